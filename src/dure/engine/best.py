@@ -1,0 +1,37 @@
+"""From slices of logits to the best tokens of the whole vocabulary.
+
+Pure. Every rank reports the best of its slice with the slice's log-sum-exp; the union of these holds
+the best of all, because a token outside of its slice's best k is outside of the best k altogether.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dure.engine.executor import Candidates, Floats, Ints
+from dure.engine.sums import best_logits
+
+__all__ = ["SliceBest", "best_of_slice", "merge"]
+
+SliceBest = tuple[Ints, Floats, float]  # ids in the whole vocabulary, logits, log-sum-exp
+
+
+def best_of_slice(logits: Floats, k: int, first_id: int) -> SliceBest:
+    """The best k of a slice whose first token has `first_id`. logits: float32 [n]."""
+    ids, log_sum_exp = best_logits(logits, min(k, logits.size))
+    return ids + np.int32(first_id), logits[ids], log_sum_exp
+
+
+def merge(slices: Sequence[SliceBest], k: int, n_vocab: int) -> Candidates:
+    """The best k of all slices, best first; of equal logits the lower id first."""
+    ids = np.concatenate([s[0] for s in slices])
+    logits = np.concatenate([s[1] for s in slices])
+    order = np.lexsort((ids, -logits))[:k]
+    return Candidates(
+        ids[order],
+        logits[order],
+        float(np.logaddexp.reduce([s[2] for s in slices])),
+        whole=len(order) == n_vocab,
+    )

@@ -1,0 +1,171 @@
+"""The central seam: `Executor.step(Batch) -> StepResult`.
+
+Knows what goes into a step of a model and what comes out.
+Refuses to know whether one process or many machines answer, and what a request is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dure.errors import UsageError
+
+__all__ = [
+    "BEST",
+    "Batch",
+    "Candidates",
+    "Executor",
+    "ExecutorInfo",
+    "KvOp",
+    "RankFacts",
+    "StepResult",
+    "StepStats",
+    "check_batch",
+]
+
+BEST = 256  # logits a rank reports of its slice, unless a step asks for fewer
+
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class KvOp:
+    """A change of the KV cache, made before a step's tokens are decoded.
+
+    `copy_to` is None: forget positions [start, stop) of `sequence`; else: copy them to that sequence.
+    `sequence` -1 is every sequence, `stop` -1 the end.
+    """
+
+    sequence: int
+    start: int = 0
+    stop: int = -1
+    copy_to: int | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tokens of one step. All arrays have one entry a token.
+
+    tokens: int32 [n], ids of the model's vocabulary.
+    positions: int32 [n], each token's place in its sequence.
+    sequences: int32 [n], the sequence each token belongs to.
+    outputs: the indices of the tokens whose logits are wanted, ascending.
+    n_best: how many of the best logits come back for each; 1 is enough for greedy choice.
+    kv: changes of the KV cache that come first.
+    """
+
+    tokens: Ints
+    positions: Ints
+    sequences: Ints
+    outputs: Sequence[int] = ()
+    n_best: int = BEST
+    kv: Sequence[KvOp] = ()
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The best tokens of one output row, best first; of equal logits the lower id first.
+
+    ids: int32 [k], logits: float32 [k].
+    log_sum_exp: of the logits of the whole vocabulary; NaN where only the best one was asked for.
+    whole: every token of the vocabulary is here.
+    """
+
+    ids: Ints
+    logits: Floats
+    log_sum_exp: float
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """What a step took, one entry a rank.
+
+    step_s: seconds in the step; of these sync_s in sums; idle_s: seconds waited for the step to come.
+    bytes_sent: to other ranks, by the sums and by reporting the best logits.
+    """
+
+    step_s: tuple[float, ...]
+    sync_s: tuple[float, ...]
+    idle_s: tuple[float, ...]
+    bytes_sent: tuple[float, ...]
+
+    @property
+    def compute_s(self) -> tuple[float, ...]:
+        """Seconds in the step outside of the sums, a rank."""
+        return tuple(a - b for a, b in zip(self.step_s, self.sync_s, strict=True))
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """`rows[i]` belongs to `Batch.outputs[i]`."""
+
+    rows: tuple[Candidates, ...]
+    stats: StepStats
+
+
+@dataclass(frozen=True)
+class RankFacts:
+    """What one rank's process holds: its weights, its KV cache and the most memory it ever had."""
+
+    host: str
+    weights_bytes: int
+    kv_bytes: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class ExecutorInfo:
+    """What a caller must know to make steps."""
+
+    n_ranks: int
+    n_vocab: int
+    n_ctx: int
+    n_batch: int  # the most tokens in one step
+    n_sequences: int
+    n_outputs: int  # the most rows of logits of one step
+    threads: tuple[int, ...] = (1,)
+
+
+def check_batch(batch: Batch, info: ExecutorInfo) -> None:
+    """Raises UsageError where a batch breaks the limits of an executor."""
+    n = len(batch.tokens)
+    if n > info.n_batch:
+        raise UsageError(f"a step of {n} tokens is over the limit of {info.n_batch}: divide it")
+    if len(batch.outputs) > info.n_outputs:
+        raise UsageError(
+            f"{len(batch.outputs)} output rows are over the limit of {info.n_outputs} in one step"
+        )
+    if not 1 <= batch.n_best <= info.n_vocab:
+        raise UsageError(f"n_best is {batch.n_best}, but the vocabulary has {info.n_vocab} tokens")
+    if n and (wrong := batch.tokens[(batch.tokens < 0) | (batch.tokens >= info.n_vocab)]).size:
+        raise UsageError(f"token {wrong[0]} is outside of the vocabulary of {info.n_vocab}")
+    if any(not 0 <= i < n for i in batch.outputs):
+        raise UsageError(f"outputs {list(batch.outputs)} are not all among the step's {n} tokens")
+
+
+class Executor(Protocol):
+    """Runs steps of one model. Not thread-safe: one step at a time.
+
+    Every method raises EngineError when the engine has failed; it must then be closed.
+    """
+
+    info: ExecutorInfo
+
+    def step(self, batch: Batch) -> StepResult:
+        """Decode a batch. Raises UsageError where it breaks the limits in `info`."""
+
+    def logits(self, row: int) -> Floats:
+        """All logits of output `row` of the last step: float32 [n_vocab]."""
+
+    def facts(self) -> list[RankFacts]:
+        """What every rank holds now."""
+
+    def close(self) -> None:
+        """End every process and free the memory. May be called again."""

@@ -1,0 +1,91 @@
+"""The executor of one process: the whole model, no ranks, no sums."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from dure.engine.best import best_of_slice, merge
+from dure.engine.executor import (
+    Batch,
+    ExecutorInfo,
+    Floats,
+    RankFacts,
+    StepResult,
+    StepStats,
+    check_batch,
+)
+from dure.engine.llama import Limits, LoadedModel
+from dure.engine.memory import peak_bytes
+
+__all__ = ["LocalExecutor"]
+
+
+class LocalExecutor:
+    """Runs a model of any architecture that llama.cpp knows, in this process.
+
+    Raises ModelError or ResourceError where it cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        limits: Limits,
+        *,
+        kv_bytes: int = 0,
+        progress: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self._model = LoadedModel(path, limits, progress=progress)
+        self._kv_bytes = kv_bytes
+        self._outputs: tuple[int, ...] = ()
+        self._last_end = time.perf_counter()
+        self.info = ExecutorInfo(
+            n_ranks=1,
+            n_vocab=self._model.n_vocab,
+            n_ctx=limits.n_ctx,
+            n_batch=limits.n_batch,
+            n_sequences=limits.n_sequences,
+            n_outputs=limits.n_outputs,
+            threads=(limits.threads,),
+        )
+
+    def step(self, batch: Batch) -> StepResult:
+        """Decode a batch; see `Executor.step`."""
+        check_batch(batch, self.info)
+        start = time.perf_counter()
+        self._model.change_kv(batch.kv)
+        self._outputs = tuple(batch.outputs)
+        if batch.tokens.size:
+            self._model.decode(batch.tokens, batch.positions, batch.sequences, batch.outputs)
+        rows = tuple(
+            merge(
+                [best_of_slice(self._model.logits(i), batch.n_best, 0)],
+                batch.n_best,
+                self.info.n_vocab,
+            )
+            for i in batch.outputs
+        )
+        end = time.perf_counter()
+        stats = StepStats((end - start,), (0.0,), (start - self._last_end,), (0.0,))
+        self._last_end = end
+        return StepResult(rows, stats)
+
+    def logits(self, row: int) -> Floats:
+        """All logits of an output row of the last step: float32 [n_vocab]."""
+        return np.array(self._model.logits(self._outputs[row]))
+
+    def facts(self) -> list[RankFacts]:
+        """What this process holds."""
+        return [
+            RankFacts(
+                socket.gethostname(), self._model.weights_bytes, self._kv_bytes, peak_bytes()
+            )
+        ]
+
+    def close(self) -> None:
+        """Free the model."""
+        self._model.close()

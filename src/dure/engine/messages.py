@@ -1,0 +1,194 @@
+"""What the processes of an engine say to each other, as typed records.
+
+Knows the records and how they become bytes.
+Refuses to know how bytes travel: client and rank 0 use a Unix socket, ranks use MPI.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dure.engine.executor import Batch, Floats, KvOp
+
+__all__ = [
+    "Facts",
+    "FromRank0",
+    "GetFacts",
+    "GetLogits",
+    "Job",
+    "Loading",
+    "Logits",
+    "RankError",
+    "RankStep",
+    "Ready",
+    "Row",
+    "Step",
+    "StepDone",
+    "Stop",
+    "ToRank",
+    "ToRank0",
+    "decode",
+    "encode",
+    "pack_step",
+    "unpack",
+]
+
+
+class Job(msgspec.Struct):
+    """All that a rank must know to start, written to a file that every rank reads."""
+
+    socket: str  # where the client listens, for rank 0
+    model: str  # the whole model, for rank 0's embedding rows
+    shards: list[str]
+    vocabulary: list[tuple[int, int]]  # each rank's rows, half-open
+    embedding_scale: float
+    points: tuple[str, ...]
+    sums_per_pass: int
+    wire: str
+    threads: list[int]
+    n_ctx: int
+    n_batch: int
+    n_sequences: int
+    n_outputs: int
+    two_phase_above: float
+    wait_s: float
+    staged: bool = False
+
+
+class RankError(msgspec.Struct):
+    """Why a rank gave up; written beside the job file, for the client."""
+
+    kind: str  # the name of a class in dure.errors
+    message: str
+
+
+class _Message(msgspec.Struct, tag=True, array_like=True):
+    pass
+
+
+class Step(_Message):
+    """`Batch` for rank 0."""
+
+    tokens: bytes
+    positions: bytes
+    sequences: bytes
+    outputs: list[int]
+    n_best: int
+    kv: list[tuple[int, int, int, int | None]]
+
+
+class RankStep(_Message):
+    """A step for the other ranks: as `Step`, but embeddings follow instead of tokens."""
+
+    positions: bytes
+    sequences: bytes
+    outputs: list[int]
+    n_best: int
+    kv: list[tuple[int, int, int, int | None]]
+
+
+class GetLogits(_Message):
+    """All logits of one output row of the last step are wanted."""
+
+    row: int
+
+
+class GetFacts(_Message):
+    """What every rank holds is wanted."""
+
+
+class Stop(_Message):
+    """End in peace."""
+
+
+class Loading(_Message):
+    """Rank 0 has loaded this part (0 to 1) of its shard."""
+
+    fraction: float
+
+
+class Ready(_Message):
+    """Every rank has loaded its shard."""
+
+    n_ctx: int
+
+
+class Row(msgspec.Struct, array_like=True):
+    """`Candidates`."""
+
+    ids: bytes
+    logits: bytes
+    log_sum_exp: float
+
+
+class StepDone(_Message):
+    """`StepResult`. stats: (step_s, sync_s, idle_s, bytes_sent) a rank."""
+
+    rows: list[Row]
+    stats: list[tuple[float, float, float, float]]
+
+
+class Logits(_Message):
+    """float32 [n_vocab]."""
+
+    values: bytes
+
+
+class Facts(_Message):
+    """`RankFacts`, a tuple a rank."""
+
+    ranks: list[tuple[str, int, int, int]]
+
+
+ToRank0 = Step | GetLogits | GetFacts | Stop
+ToRank = RankStep | GetLogits | GetFacts | Stop
+FromRank0 = Loading | Ready | StepDone | Logits | Facts
+
+encode = msgspec.msgpack.Encoder().encode
+_HEADER = struct.Struct("<I")
+
+
+def decode(data: bytes, kind: Any) -> Any:
+    """The record in `data`, of one of the types in `kind`."""
+    return msgspec.msgpack.decode(data, type=kind)
+
+
+def step_of(batch: Batch) -> Step:
+    """A batch as a message."""
+    return Step(
+        batch.tokens.tobytes(),
+        batch.positions.tobytes(),
+        batch.sequences.tobytes(),
+        list(batch.outputs),
+        batch.n_best,
+        [(op.sequence, op.start, op.stop, op.copy_to) for op in batch.kv],
+    )
+
+
+def kv_ops(kv: list[tuple[int, int, int, int | None]]) -> list[KvOp]:
+    """The changes of the KV cache in a message."""
+    return [KvOp(*op) for op in kv]
+
+
+def pack_step(step: Step, embeddings: Floats) -> bytes:
+    """One message for the other ranks: a length, the record, the embeddings' bytes."""
+    head = encode(RankStep(step.positions, step.sequences, step.outputs, step.n_best, step.kv))
+    return b"".join((_HEADER.pack(len(head)), head, embeddings.tobytes()))
+
+
+def pack(message: ToRank) -> bytes:
+    """One message without embeddings for the other ranks."""
+    head = encode(message)
+    return _HEADER.pack(len(head)) + head
+
+
+def unpack(data: bytes | bytearray) -> tuple[Any, Floats]:
+    """The record and the embeddings (float32, flat) of a message to a rank."""
+    (size,) = _HEADER.unpack_from(data)
+    stop = _HEADER.size + size
+    record = decode(bytes(data[_HEADER.size : stop]), ToRank)
+    return record, np.frombuffer(bytes(data[stop:]), np.float32)

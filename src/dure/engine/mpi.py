@@ -1,0 +1,332 @@
+"""The executor of several local ranks: starts them with mpiexec, and asks rank 0.
+
+Knows processes: how they are started, how their end shows, and that none is left behind.
+Refuses to know tensors: rank 0 does the rest, see `rank`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+import dure.errors
+from dure.engine import messages as msg
+from dure.engine.executor import (
+    Batch,
+    Candidates,
+    ExecutorInfo,
+    Floats,
+    RankFacts,
+    StepResult,
+    StepStats,
+    check_batch,
+)
+from dure.engine.llama import Limits
+from dure.engine.sums import Wire
+from dure.errors import DureError, EngineError, ResourceError, UsageError
+from dure.model.cut import CutPlan
+
+__all__ = ["MpiExecutor", "MpiOptions"]
+
+WAIT_S = 30.0  # for another rank, within a step; DURE_STEP_TIMEOUT
+STOP_S = 5.0  # for ranks to end in peace
+LINK_LATENCY_S, LINK_BYTES_PER_S = 100e-6, 117e6  # gigabit Ethernet between small boards
+
+
+class MpiOptions(msgspec.Struct, frozen=True):
+    """How ranks talk. `wait_s`: how long one rank waits for another before the job ends."""
+
+    wire: Wire = Wire.Q8
+    wait_s: float = WAIT_S
+    staged: bool = False
+
+
+class MpiExecutor:
+    """Runs a model that was cut over several ranks on this machine.
+
+    `model`: the whole model, for embedding rows; `shards`: a rank's GGUF each, cut by `plan`.
+    `limits.threads` is one rank's; `kv_bytes`: a rank's KV cache each, as planned.
+    Raises the error of the rank that could not load, ResourceError where mpiexec is missing.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        shards: Sequence[Path],
+        plan: CutPlan,
+        limits: Limits,
+        *,
+        options: MpiOptions | None = None,
+        kv_bytes: Sequence[int] = (),
+        progress: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self._options = options or MpiOptions(wait_s=_wait_s())
+        self._kv_bytes = kv_bytes or [0] * len(shards)
+        self.info = ExecutorInfo(
+            n_ranks=len(shards),
+            n_vocab=plan.shape.n_vocab,
+            n_ctx=limits.n_ctx,
+            n_batch=limits.n_batch,
+            n_sequences=limits.n_sequences,
+            n_outputs=limits.n_outputs,
+            threads=(limits.threads,) * len(shards),
+        )
+        job = _job(model, shards, plan, limits, self._options)
+        self._process = _Job(job, len(shards), progress)
+
+    def step(self, batch: Batch) -> StepResult:
+        """Decode a batch; see `Executor.step`."""
+        check_batch(batch, self.info)
+        # Every sum may wait; but a step whose answer takes longer than all this has lost rank 0.
+        patience_s = 4 * self._options.wait_s + 2.0 * len(batch.tokens)
+        done = self._process.ask(msg.step_of(batch), msg.StepDone, patience_s)
+        step_s, sync_s, idle_s, bytes_sent = zip(*done.stats, strict=True)
+        return StepResult(
+            tuple(self._candidates(row) for row in done.rows),
+            StepStats(step_s, sync_s, idle_s, bytes_sent),
+        )
+
+    def _candidates(self, row: msg.Row) -> Candidates:
+        ids = np.frombuffer(row.ids, np.int32)
+        whole = len(ids) == self.info.n_vocab
+        return Candidates(ids, np.frombuffer(row.logits, np.float32), row.log_sum_exp, whole)
+
+    def logits(self, row: int) -> Floats:
+        """All logits of an output row of the last step: float32 [n_vocab]."""
+        done = self._process.ask(msg.GetLogits(row), msg.Logits, 4 * self._options.wait_s)
+        return np.frombuffer(done.values, np.float32)
+
+    def facts(self) -> list[RankFacts]:
+        """What every rank holds now."""
+        done = self._process.ask(msg.GetFacts(), msg.Facts, 4 * self._options.wait_s)
+        return [
+            RankFacts(host, weights, kv, peak)
+            for (host, weights, peak), kv in zip(done.ranks, self._kv_bytes, strict=True)
+        ]
+
+    def close(self) -> None:
+        """End all ranks."""
+        self._process.close()
+
+
+def _wait_s() -> float:
+    text = os.environ.get("DURE_STEP_TIMEOUT", "")
+    try:
+        seconds = float(text or WAIT_S)
+    except ValueError:
+        seconds = -1.0
+    if not seconds > 0:
+        raise UsageError(f"DURE_STEP_TIMEOUT is {text!r}: give seconds above 0, as in 30")
+    return seconds
+
+
+def _two_phase_above(n_ranks: int) -> float:
+    """Bytes of a vector above which fewer bytes are worth one more round trip."""
+    if n_ranks <= 2:
+        return float(2**62)  # never: JSON has no infinity
+    saved = (n_ranks - 1) * (1 - 2 / n_ranks)
+    return LINK_LATENCY_S * LINK_BYTES_PER_S / saved
+
+
+def _job(
+    model: Path, shards: Sequence[Path], plan: CutPlan, limits: Limits, options: MpiOptions
+) -> msg.Job:
+    return msg.Job(
+        socket="",
+        model=str(model.absolute()),
+        shards=[str(path.absolute()) for path in shards],
+        vocabulary=[(rank.vocabulary.start, rank.vocabulary.stop) for rank in plan.ranks],
+        embedding_scale=plan.architecture.embedding_scale(plan.shape.n_embd),
+        points=plan.architecture.sums,
+        sums_per_pass=2 * plan.shape.n_layer,
+        wire=options.wire.value,
+        threads=[limits.threads] * len(shards),
+        n_ctx=limits.n_ctx,
+        n_batch=limits.n_batch,
+        n_sequences=limits.n_sequences,
+        n_outputs=limits.n_outputs,
+        two_phase_above=_two_phase_above(len(shards)),
+        wait_s=options.wait_s,
+        staged=options.staged,
+    )
+
+
+class _Job:
+    """The processes of one mpiexec, and the socket to rank 0."""
+
+    def __init__(self, job: msg.Job, n_ranks: int, progress: Callable[[float], None]) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="dure-"))
+        self._connection: Connection | None = None
+        self._mpiexec: subprocess.Popen[bytes] | None = None
+        try:
+            self._start(job, n_ranks)
+            self._await_ready(progress)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, job: msg.Job, n_ranks: int) -> None:
+        mpiexec = _find_mpiexec()
+        job.socket = str(self._directory / "rank0.sock")
+        job_file = self._directory / "job.json"
+        job_file.write_bytes(msgspec.json.encode(job))
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(job.socket)
+        self._listener.listen(1)
+        with (self._directory / "log").open("wb") as log:
+            self._mpiexec = subprocess.Popen(
+                [*mpiexec, *_command(job_file, n_ranks)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={"UCX_LOG_LEVEL": "fatal", "HYDRA_TOPO_DEBUG": "0", **os.environ},
+                start_new_session=True,  # a terminal's Ctrl-C is for us alone
+            )
+
+    def _await_ready(self, progress: Callable[[float], None]) -> None:
+        self._listener.settimeout(0.05)
+        while self._connection is None:
+            try:
+                accepted, _ = self._listener.accept()
+                accepted.setblocking(True)
+                self._connection = Connection(accepted.detach())
+            except TimeoutError:
+                self._check_alive("while starting")
+        self._listener.close()
+        while True:
+            message = self._receive("while loading", None)
+            if isinstance(message, msg.Ready):
+                return
+            progress(message.fraction)
+
+    def ask(self, request: Any, kind: type[Any], patience_s: float) -> Any:
+        """Send a request to rank 0 and return its answer, of type `kind`."""
+        if self._connection is None:
+            raise EngineError("the engine is closed: start it again")
+        try:
+            self._connection.send_bytes(msg.encode(request))
+            answer = self._receive("while answering", patience_s)
+        except (ConnectionError, OSError) as error:
+            raise self._failure("while answering") from error
+        if not isinstance(answer, kind):
+            raise EngineError(f"rank 0 answered {type(answer).__name__} to {type(request).__name__}")
+        return answer
+
+    def _receive(self, when: str, patience_s: float | None) -> Any:
+        connection = self._connection
+        assert connection is not None
+        give_up = None if patience_s is None else time.monotonic() + patience_s
+        while not connection.poll(0.2):
+            self._check_alive(when)
+            if give_up is not None and time.monotonic() > give_up:
+                raise EngineError(f"rank 0 did not answer within {patience_s:g} s {when}: start again")
+        try:
+            return msg.decode(connection.recv_bytes(), msg.FromRank0)
+        except (EOFError, ConnectionError) as error:
+            raise self._failure(when) from error
+
+    def _check_alive(self, when: str) -> None:
+        if self._mpiexec is not None and self._mpiexec.poll() is not None:
+            raise self._failure(when)
+
+    def _failure(self, when: str) -> DureError:
+        """Why the ranks ended: what one wrote, or what mpiexec saw."""
+        if self._mpiexec is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._mpiexec.wait(STOP_S)
+        errors = sorted(self._directory.glob("rank*.error"))
+        if errors:
+            error = msgspec.json.decode(errors[0].read_bytes(), type=msg.RankError)
+            rank = errors[0].stem.removeprefix("rank")
+            kind = getattr(dure.errors, error.kind, EngineError)
+            return kind(f"rank {rank}: {error.message}")  # type: ignore[no-any-return]
+        return EngineError(_explain((self._directory / "log").read_text(errors="replace"), when))
+
+    def close(self) -> None:
+        """End all processes, in peace if they let us, and remove what was written."""
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.send_bytes(msg.encode(msg.Stop()))
+            self._end_processes(STOP_S)
+            self._connection.close()
+            self._connection = None
+        else:
+            self._end_processes(0.0)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _end_processes(self, patience_s: float) -> None:
+        if self._mpiexec is None:
+            return
+        for sign, wait_s in ((None, patience_s), (signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
+            if sign is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._mpiexec.pid, sign)
+            try:
+                self._mpiexec.wait(wait_s)
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
+
+def _find_mpiexec() -> list[str]:
+    """mpiexec of this Python's environment, or DURE_MPIEXEC."""
+    named = os.environ.get("DURE_MPIEXEC")
+    beside = Path(sysconfig.get_path("scripts")) / "mpiexec"
+    path = named or (str(beside) if beside.exists() else None) or shutil.which("mpiexec")
+    if path is None or shutil.which(path) is None:
+        raise ResourceError(
+            f"mpiexec is not installed ({named or beside} does not exist): "
+            "`pip install mpich` brings it, or use --ranks 1"
+        )
+    return [path]
+
+
+def _command(job_file: Path, n_ranks: int) -> list[str]:
+    """One part for each rank, so that DURE_RANK_WRAPPER may put each into its own surroundings."""
+    wrapper = os.environ.get("DURE_RANK_WRAPPER", "")
+    parts = [
+        [
+            "-n",
+            "1",
+            *shlex.split(wrapper.replace("{rank}", str(rank))),
+            sys.executable,
+            "-m",
+            "dure.engine.rank",
+            str(job_file),
+        ]
+        for rank in range(n_ranks)
+    ]
+    return [word for i, part in enumerate(parts) for word in ([":"] if i else []) + part]
+
+
+def _explain(log: str, when: str) -> str:
+    """One line from what mpiexec printed about a rank that died."""
+    rank = re.search(r"RANK (\d+) PID", log)
+    killed = re.search(r"KILLED BY SIGNAL: (\d+)", log) or re.search(r"EXIT CODE: (\d+)", log)
+    who = f"rank {rank[1]}" if rank else "a rank"
+    number = int(killed[1]) if killed else 0
+    if number == signal.SIGKILL:
+        return (
+            f"{who} was killed {when} (signal 9): if nobody did, its machine ran out of memory; "
+            "use a smaller --ctx or more ranks"
+        )
+    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
+    cause = f"signal or exit code {number}" if number else last[:200] or "no reason given"
+    return f"{who} died {when} ({cause}): start again with --verbose and report it if it returns"

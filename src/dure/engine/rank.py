@@ -1,0 +1,330 @@
+"""One rank: a process that holds one shard and takes part in every step.
+
+Started by `mpiexec` as `python -m dure.engine.rank JOB`. Rank 0 also talks to the client: it turns
+tokens into embeddings, hands every step to the others, and merges their best logits.
+Crash-only: what goes wrong is written beside the job file, and the whole job ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+import numpy as np
+
+from dure.engine import messages as msg
+from dure.engine.best import SliceBest, best_of_slice, merge
+from dure.engine.embedding import EmbeddingTable
+from dure.engine.executor import Floats
+from dure.engine.llama import Limits, LoadedModel
+from dure.engine.memory import peak_bytes
+from dure.engine.sums import Sums, Wire, mpi
+from dure.errors import DureError, EngineError
+from dure.model.gguf import open_gguf
+
+TAG_STEP, TAG_REPORT = 1, 2
+SPIN_S = 0.003  # after a step, the next one is probably near
+SLEEP_S = 0.002  # then this long between looks
+LOOK_FOR_PARENT_S = 1.0
+_STATS = 4  # float64 figures at the head of a report
+
+
+class RankProcess:
+    """What rank 0 and the others share: a shard, its sums, and one step on it."""
+
+    def __init__(self, job: msg.Job, connection: Connection | None) -> None:
+        self.job = job
+        self.comm = mpi().COMM_WORLD
+        self.rank: int = self.comm.rank
+        self._sums = Sums(
+            job.points,
+            Wire(job.wire),
+            two_phase_above=job.two_phase_above,
+            wait_s=job.wait_s,
+            staged=job.staged,
+        )
+        self.model = LoadedModel(
+            Path(job.shards[self.rank]),
+            Limits(
+                job.n_ctx, job.threads[self.rank], job.n_batch, job.n_sequences, job.n_outputs
+            ),
+            eval_callback=self._sums.callback,
+            progress=_Progress(connection) if connection else lambda _: None,
+        )
+        self.first_id, stop = job.vocabulary[self.rank]
+        if self.model.n_vocab != stop - self.first_id:
+            raise EngineError(
+                f"shard {Path(job.shards[self.rank]).name} has {self.model.n_vocab} vocabulary rows "
+                f"instead of {stop - self.first_id}: delete it and cut again"
+            )
+        self._outputs: list[int] = []
+        self._idle_since = time.perf_counter()
+
+    def step(self, step: msg.RankStep, embeddings: Floats) -> list[SliceBest]:
+        """Decode the step on this rank's shard; the best of its slice for every output row."""
+        start = time.perf_counter()
+        idle_s = start - self._idle_since
+        self.model.change_kv(msg.kv_ops(step.kv))
+        positions = np.frombuffer(step.positions, np.int32)
+        self._outputs = step.outputs
+        self._sums.begin()
+        if positions.size:
+            self.model.decode(
+                embeddings.reshape(positions.size, self.model.n_embd),
+                positions,
+                np.frombuffer(step.sequences, np.int32),
+                step.outputs,
+            )
+        sums = self._sums.end()
+        if positions.size and (not sums.n_sums or sums.n_sums % self.job.sums_per_pass):
+            raise EngineError(
+                f"{sums.n_sums} sums in a step instead of a multiple of {self.job.sums_per_pass}: "
+                "llama.cpp's graph is not the one that dure's table describes; please report it"
+            )
+        best = [
+            best_of_slice(self.model.logits(i), step.n_best, self.first_id) for i in step.outputs
+        ]
+        self._idle_since = time.perf_counter()
+        self.stats = (self._idle_since - start, sums.sync_s, idle_s, sums.bytes_sent)
+        return best
+
+    def logits(self, row: int) -> Floats:
+        """This rank's slice of the logits of an output row."""
+        return np.array(self.model.logits(self._outputs[row]))
+
+    def facts(self) -> tuple[str, int, int]:
+        """Host, bytes of weights, peak bytes of memory."""
+        return socket.gethostname(), self.model.weights_bytes, peak_bytes()
+
+
+class _Progress:
+    """Tells the client how much of rank 0's shard is loaded; a client that is gone ends the job."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._told = connection, -1.0
+
+    def __call__(self, fraction: float) -> None:
+        if fraction - self._told >= 0.01:
+            self._told = fraction
+            self._connection.send_bytes(msg.encode(msg.Loading(fraction)))
+
+
+# ---------------------------------------------------------------- the other ranks
+
+
+def follow(process: RankProcess) -> None:
+    """Take part in every step that rank 0 sends, until it says stop."""
+    comm = process.comm
+    while True:
+        record, embeddings = msg.unpack(_receive(comm))
+        match record:
+            case msg.RankStep():
+                best = process.step(record, embeddings)
+                comm.Send(_report(process.stats, best), 0, TAG_REPORT)
+            case msg.GetLogits():
+                comm.Send(process.logits(record.row), 0, TAG_REPORT)
+            case msg.GetFacts():
+                comm.send(process.facts(), 0, TAG_REPORT)
+            case msg.Stop():
+                return
+
+
+def _receive(comm: Any) -> bytearray:
+    """The next message of rank 0. Spins for a moment, then looks now and then: idling is cheap."""
+    status = mpi().Status()
+    spin_until = time.perf_counter() + SPIN_S
+    parent, look_at = os.getppid(), time.perf_counter() + LOOK_FOR_PARENT_S
+    while (message := comm.Improbe(0, TAG_STEP, status)) is None:
+        now = time.perf_counter()
+        if now > spin_until:
+            time.sleep(SLEEP_S)
+        if now > look_at:
+            look_at = now + LOOK_FOR_PARENT_S
+            if os.getppid() != parent:
+                os._exit(1)  # mpiexec is gone, and MPI would wait for it
+    data = bytearray(status.Get_count())
+    message.Recv(data)
+    return data
+
+
+def _report(stats: tuple[float, ...], best: list[SliceBest]) -> bytes:
+    """Stats, then for every row its log-sum-exp, ids and logits: sizes that rank 0 knows."""
+    parts = [np.array(stats, np.float64).tobytes()]
+    for ids, logits, log_sum_exp in best:
+        parts += [np.float64(log_sum_exp).tobytes(), ids.tobytes(), logits.tobytes()]
+    return b"".join(parts)
+
+
+def _report_size(n_rows: int, k: int) -> int:
+    return 8 * _STATS + n_rows * (8 + 8 * k)
+
+
+def _read_report(data: bytes, n_rows: int, k: int) -> tuple[tuple[float, ...], list[SliceBest]]:
+    stats = tuple(np.frombuffer(data, np.float64, _STATS).tolist())
+    best: list[SliceBest] = []
+    for row in range(n_rows):
+        at = 8 * _STATS + row * (8 + 8 * k)
+        log_sum_exp = float(np.frombuffer(data, np.float64, 1, at)[0])
+        ids = np.frombuffer(data, np.int32, k, at + 8)
+        best.append((ids, np.frombuffer(data, np.float32, k, at + 8 + 4 * k), log_sum_exp))
+    return stats, best
+
+
+# ---------------------------------------------------------------- rank 0
+
+
+class Leader:
+    """Rank 0: answers the client, and leads the others."""
+
+    def __init__(self, process: RankProcess, connection: Connection) -> None:
+        self._process, self._connection = process, connection
+        self._comm, self._job = process.comm, process.job
+        self._others = range(1, self._comm.size)
+        self._table = EmbeddingTable(open_gguf(Path(self._job.model)), self._job.embedding_scale)
+
+    def lead(self) -> None:
+        """Answer requests until the client says stop."""
+        self._connection.send_bytes(msg.encode(msg.Ready(self._job.n_ctx)))
+        while True:
+            request = msg.decode(self._receive(), msg.ToRank0)
+            if isinstance(request, msg.Stop):
+                self._wait(self._tell(msg.pack(request)))
+                return
+            self._connection.send_bytes(msg.encode(self._answer(request)))
+
+    def _receive(self) -> bytes:
+        """The client's next request. Sleeps until it comes; ends if mpiexec or the client is gone."""
+        parent = os.getppid()
+        while not self._connection.poll(LOOK_FOR_PARENT_S):
+            if os.getppid() != parent:
+                os._exit(1)
+        return self._connection.recv_bytes()
+
+    def _answer(self, request: msg.ToRank0) -> msg.FromRank0:
+        match request:
+            case msg.Step():
+                return self._step(request)
+            case msg.GetLogits():
+                return self._logits(request)
+            case _:
+                return self._facts()
+
+    def _step(self, step: msg.Step) -> msg.StepDone:
+        embeddings = self._table.rows(np.frombuffer(step.tokens, np.int32))
+        sends = self._tell(msg.pack_step(step, embeddings))
+        sizes = [self._n_best(p, step.n_best) for p in self._others]
+        buffers = [bytearray(_report_size(len(step.outputs), k)) for k in sizes]
+        reports = [
+            self._comm.Irecv(buffer, p, TAG_REPORT)
+            for p, buffer in zip(self._others, buffers, strict=True)
+        ]
+        own = self._process.step(
+            msg.RankStep(step.positions, step.sequences, step.outputs, step.n_best, step.kv),
+            embeddings,
+        )
+        self._wait(reports + sends)
+        others = [
+            _read_report(bytes(buffer), len(step.outputs), k)
+            for buffer, k in zip(buffers, sizes, strict=True)
+        ]
+        rows = [
+            self._row([best, *(theirs[row] for _, theirs in others)], step.n_best)
+            for row, best in enumerate(own)
+        ]
+        stats = [self._process.stats, *(stats for stats, _ in others)]
+        sizes = [0, *map(len, buffers)]
+        return msg.StepDone(
+            rows,
+            [(a, b, c, d + n) for (a, b, c, d), n in zip(stats, sizes, strict=True)],
+        )
+
+    def _n_best(self, rank: int, k: int) -> int:
+        start, stop = self._job.vocabulary[rank]
+        return min(k, stop - start)
+
+    def _row(self, slices: list[SliceBest], k: int) -> msg.Row:
+        best = merge(slices, k, self._table.n_vocab)
+        return msg.Row(best.ids.tobytes(), best.logits.tobytes(), best.log_sum_exp)
+
+    def _logits(self, request: msg.GetLogits) -> msg.Logits:
+        sends = self._tell(msg.pack(request))
+        slices = [np.empty(stop - start, np.float32) for start, stop in self._job.vocabulary]
+        slices[0] = self._process.logits(request.row)
+        reports = [self._comm.Irecv(slices[p], p, TAG_REPORT) for p in self._others]
+        self._wait(reports + sends)
+        return msg.Logits(np.concatenate(slices).tobytes())
+
+    def _facts(self) -> msg.Facts:
+        sends = self._tell(msg.pack(msg.GetFacts()))
+        facts = [self._process.facts()]
+        facts += [self._comm.recv(source=p, tag=TAG_REPORT) for p in self._others]
+        self._wait(sends)
+        return msg.Facts(facts)
+
+    def _tell(self, data: bytes) -> list[Any]:
+        return [self._comm.Isend(data, p, TAG_STEP) for p in self._others]
+
+    def _wait(self, requests: list[Any]) -> None:
+        """Wait for requests, but no longer than a rank may take."""
+        give_up = time.perf_counter() + self._job.wait_s
+        request = mpi().Request
+        while not request.Testall(requests):
+            if time.perf_counter() > give_up:
+                late = [i + 1 for i, r in enumerate(requests[: len(self._others)]) if r]
+                raise EngineError(
+                    f"rank {late[0] if late else '?'} did not report within {self._job.wait_s:g} s: "
+                    "is its machine on, and its cable in?"
+                )
+
+
+# ---------------------------------------------------------------- start and end
+
+
+def main() -> None:
+    """Run this rank until the job ends. The job file is the only argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's business
+    job_file = Path(sys.argv[1])
+    job = msgspec.json.decode(job_file.read_bytes(), type=msg.Job)
+    mpi().Init_thread(mpi().THREAD_FUNNELED)
+    rank = mpi().COMM_WORLD.rank
+    try:
+        _run(job, rank)
+    except (EOFError, ConnectionError):
+        _abort(job_file, rank, None)  # the client is gone: nobody is left to be told
+    except DureError as error:
+        _abort(job_file, rank, msg.RankError(type(error).__name__, str(error)))
+    mpi().Finalize()
+
+
+def _run(job: msg.Job, rank: int) -> None:
+    if rank > 0:
+        process = RankProcess(job, None)
+        process.comm.Barrier()
+        follow(process)
+        return
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.connect(job.socket)
+        connection = Connection(unix.detach())
+    process = RankProcess(job, connection)
+    process.comm.Barrier()
+    Leader(process, connection).lead()
+
+
+def _abort(job_file: Path, rank: int, error: msg.RankError | None) -> NoReturn:
+    if error is not None:
+        part = job_file.with_name(f"rank{rank}.part")
+        part.write_bytes(msgspec.json.encode(error))
+        part.replace(job_file.with_name(f"rank{rank}.error"))
+    mpi().COMM_WORLD.Abort(1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

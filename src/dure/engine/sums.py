@@ -1,0 +1,169 @@
+"""The native library: sums over all ranks, and the best logits of a slice.
+
+Knows how to load `native/sums.c` and what its functions mean.
+Refuses to know steps and shards. Source: `native/sums.c`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dure.engine.executor import Floats, Ints
+from dure.errors import EngineError, ResourceError
+
+__all__ = ["Status", "SumStats", "Sums", "Wire", "best_logits", "exchange_seconds", "mpi"]
+
+
+class Wire(Enum):
+    """How partial vectors travel: 8-bit blocks of 32 (34 bytes), or float32."""
+
+    Q8 = "q8"
+    F32 = "f32"
+
+
+class Status(IntEnum):
+    """What became of the sums of a step."""
+
+    OK = 0
+    DEADLINE = 1
+    MPI_FAILED = 2
+    BAD_TENSOR = 3
+    NO_MEMORY = 4
+
+
+@dataclass(frozen=True)
+class SumStats:
+    """Of one step on one rank: seconds in sums, bytes sent, number of sums."""
+
+    sync_s: float
+    bytes_sent: float
+    n_sums: int
+
+
+class _Stats(ctypes.Structure):
+    _fields_ = (
+        ("sync_s", ctypes.c_double),
+        ("bytes_sent", ctypes.c_double),
+        ("n_sums", ctypes.c_int64),
+        ("status", ctypes.c_int32),
+        ("waiting_for", ctypes.c_int32),
+    )
+
+
+@cache
+def mpi() -> Any:
+    """`mpi4py.MPI`, loaded but not initialized; the library of sums needs its `libmpi`."""
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    mpi4py.rc.finalize = False
+    from mpi4py import MPI
+
+    return MPI
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    import llama_cpp.llama_cpp  # noqa: F401 - brings libggml-base into the process
+
+    mpi()
+    path = Path(__file__).with_name("libdure_sums.so")
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise ResourceError(
+            f"dure's native library cannot be loaded ({error}): install dure again with `pip install .`"
+        ) from error
+    library.dure_best.restype = ctypes.c_float
+    library.dure_exchange_seconds.restype = ctypes.c_double
+    return library
+
+
+class Sums:
+    """This rank's end of the sums. Needs MPI to be initialized; one a process.
+
+    `points`: where a partial vector stands, see `Architecture.sums`.
+    `two_phase_above`: bytes of an encoded vector above which it is scattered, then gathered.
+    `wait_s`: no rank waits longer than this for another.
+    `staged`: copy every tensor out and in, as for device memory (for tests).
+    """
+
+    def __init__(
+        self,
+        points: tuple[str, ...],
+        wire: Wire,
+        *,
+        two_phase_above: float,
+        wait_s: float,
+        staged: bool = False,
+    ) -> None:
+        status = _library().dure_sums_start(
+            "\n".join(points).encode(),
+            int(wire is Wire.F32),
+            ctypes.c_double(two_phase_above),
+            ctypes.c_double(wait_s),
+            int(staged),
+        )
+        if status != Status.OK:
+            raise EngineError(f"the sums cannot start: {Status(status).name}")
+        self._wait_s = wait_s
+
+    @property
+    def callback(self) -> int:
+        """The address of the callback for llama.cpp."""
+        return ctypes.cast(_library().dure_sums_callback, ctypes.c_void_p).value or 0
+
+    def begin(self) -> None:
+        """Forget the last step's figures."""
+        _library().dure_sums_begin()
+
+    def end(self) -> SumStats:
+        """The step's figures. Raises EngineError where a sum failed."""
+        stats = _Stats()
+        _library().dure_sums_end(ctypes.byref(stats))
+        if stats.status == Status.DEADLINE:
+            raise EngineError(
+                f"rank {stats.waiting_for} did not answer within {self._wait_s:g} s: "
+                "is its machine on, and its cable in?"
+            )
+        if stats.status != Status.OK:
+            raise EngineError(f"a sum over the ranks failed: {Status(stats.status).name}")
+        return SumStats(stats.sync_s, stats.bytes_sent, stats.n_sums)
+
+    def sum(self, x: Floats) -> None:
+        """Sum x (float32, a multiple of 32 elements) over all ranks, in place."""
+        _library().dure_sums_sum(ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(x.size))
+        self.end()
+
+
+def exchange_seconds(n_bytes: int, repeats: int) -> float:
+    """Mean seconds of one exchange of n_bytes with every other rank. All ranks call it at once."""
+    seconds = float(
+        _library().dure_exchange_seconds(ctypes.c_size_t(n_bytes), ctypes.c_int(repeats))
+    )
+    if math.isnan(seconds):
+        raise EngineError("an exchange between the ranks failed")
+    return seconds
+
+
+def best_logits(logits: Floats, k: int) -> tuple[Ints, float]:
+    """Ids of the k best logits (in no order), and the log-sum-exp of all (NaN where k is 1).
+
+    logits: float32 [n], contiguous; 1 <= k <= n. Of equal logits the lower id is taken.
+    """
+    ids = np.empty(k, np.int32)
+    log_sum_exp = _library().dure_best(
+        ctypes.c_void_p(logits.ctypes.data),
+        ctypes.c_int(logits.size),
+        ctypes.c_int(k),
+        ctypes.c_void_p(ids.ctypes.data),
+    )
+    return ids, float(log_sum_exp)

@@ -1,0 +1,303 @@
+"""Cut a model: write one smaller GGUF for every rank, streaming.
+
+Knows what a shard's header says and where its bytes come from. Memory stays at a few chunks,
+whatever the model's size; the source is read once for all ranks.
+Refuses to know which cut is wise: that is a `CutPlan`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dure.errors import ResourceError
+from dure.model.architecture import Along, Rule
+from dure.model.cut import CutPlan, Span
+from dure.model.ggml import GgmlType, dequantize, quantize, type_named
+from dure.model.gguf import GgufFile, GgufWriter, Tensor, TensorSpec, Value, ValueKind, value_of
+
+__all__ = ["Shard", "cut_model", "is_finished", "plan_shards"]
+
+FORMAT = 1  # part of a shard's name: raise it when the same plan would be written otherwise
+CHUNK_BYTES = 4 << 20
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One tensor of a shard: `spec` is what is written, made from `source` by `rule` and `span`.
+
+    `zero` writes zeros of the shape; `factor` multiplies a float32 tensor.
+    """
+
+    source: Tensor
+    spec: TensorSpec
+    rule: Rule
+    span: Span | None
+    zero: bool = False
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One rank's part of a model: where it lies or will lie, and how large its weights are."""
+
+    rank: int
+    path: Path
+    weights_bytes: int
+    _metadata: Mapping[str, Value]
+    _pieces: tuple[_Piece, ...]
+
+    @property
+    def manifest(self) -> Path:
+        """The file beside a finished shard that says its size and SHA-256."""
+        return self.path.with_suffix(".json")
+
+
+def plan_shards(model: GgufFile, plan: CutPlan, directory: Path) -> list[Shard]:
+    """Every rank's shard of `model`, as it would be written into `directory`. Writes nothing."""
+    return [_shard(model, plan, directory, rank) for rank in range(len(plan.ranks))]
+
+
+def _shard(model: GgufFile, plan: CutPlan, directory: Path, rank: int) -> Shard:
+    pieces = tuple(_pieces(model, plan, rank))
+    name = _shard_name(model, plan, rank)
+    return Shard(
+        rank,
+        directory / f"{name}.gguf",
+        sum(piece.spec.size_bytes for piece in pieces),
+        _metadata(model, plan, rank),
+        pieces,
+    )
+
+
+def _shard_name(model: GgufFile, plan: CutPlan, rank: int) -> str:
+    digest = hashlib.sha256()
+    digest.update(json.dumps([FORMAT, model.fingerprint, _plan_facts(plan), rank]).encode())
+    stem = model.paths[0].name.removesuffix(".gguf")[:80]
+    return f"{stem}-rank{rank}of{len(plan.ranks)}-{digest.hexdigest()[:16]}"
+
+
+def _plan_facts(plan: CutPlan) -> dict[str, Any]:
+    """The plan as plain data: what a shard records of it, and what its name is the hash of."""
+    return {
+        "ranks": [
+            [[s.start, s.stop] for s in (r.heads, r.kv_heads, r.ffn, r.vocabulary)]
+            for r in plan.ranks
+        ],
+        "reencoded": {name: type_.name for name, type_ in plan.reencoded.items()},
+    }
+
+
+def _metadata(model: GgufFile, plan: CutPlan, rank: int) -> dict[str, Value]:
+    """A shard's header: the source's, without its tokenizer, with this rank's sizes."""
+    source, shape, cut = plan.architecture.name, plan.shape, plan.ranks[rank]
+    target = plan.architecture.shard_name or source
+    kept = {
+        key.replace(f"{source}.", f"{target}.", 1) if key.startswith(f"{source}.") else key: value
+        for key, value in model.metadata.items()
+        if not key.startswith(("tokenizer.", "split.")) and key != "general.alignment"
+    }
+    numbers = {
+        "attention.head_count": len(cut.heads),
+        "attention.head_count_kv": len(cut.kv_heads),
+        "attention.key_length": shape.key_length,
+        "attention.value_length": shape.value_length,
+        "rope.dimension_count": model.int(f"{source}.rope.dimension_count", shape.key_length),
+        plan.architecture.ffn_length_key: len(cut.ffn),
+        "vocab_size": len(cut.vocabulary),
+    }
+    texts = {
+        "general.architecture": target,
+        "tokenizer.ggml.model": "no_vocab",
+        "dure.cut.source": model.fingerprint,
+        "dure.cut.plan": json.dumps(_plan_facts(plan)),
+    }
+    return {
+        **kept,
+        **{f"{target}.{k}": value_of(ValueKind.UINT32, n) for k, n in numbers.items()},
+        **{k: value_of(ValueKind.STRING, text) for k, text in texts.items()},
+        "dure.cut.rank": value_of(ValueKind.UINT32, rank),
+    }
+
+
+def _pieces(model: GgufFile, plan: CutPlan, rank: int) -> Iterator[_Piece]:
+    for tensor in model.tensors.values():
+        piece = _piece(model, plan, tensor, rank)
+        if piece is not None:
+            yield piece
+
+
+def _piece(model: GgufFile, plan: CutPlan, tensor: Tensor, rank: int) -> _Piece | None:
+    rule = plan.architecture.rule(tensor.name)
+    name, type_, zero, factor = tensor.name, plan.type_of(tensor), False, 1.0
+    if "output.weight" in model.tensors:
+        if name == "token_embd.weight":
+            if plan.architecture.ties_output:
+                return None  # rank 0 reads embeddings from the source, the other ranks never do
+            zero, type_ = True, _filler_type(tensor)
+        elif name == "output.weight" and plan.architecture.ties_output:
+            name = "token_embd.weight"
+    if rule.along is Along.FIRST_RANK:
+        zero = rank > 0
+    if name.endswith("attn_q_norm.weight"):
+        factor = plan.architecture.query_correction(plan.shape, len(plan.ranks[rank].heads))
+    spec = TensorSpec(name, plan.shape_of(tensor, rank), type_)
+    return _Piece(tensor, spec, rule, plan.span(rule, rank), zero, factor)
+
+
+def _filler_type(tensor: Tensor) -> GgmlType:
+    """A small type for a tensor that llama.cpp asks for and no rank reads."""
+    return type_named("Q4_0" if tensor.shape[0] % 32 == 0 else "F16")
+
+
+# ---------------------------------------------------------------- writing
+
+
+def is_finished(shard: Shard, *, verify: bool = False) -> bool:
+    """Whether a shard lies there whole; `verify` reads it all and compares its SHA-256."""
+    try:
+        manifest = json.loads(shard.manifest.read_text())
+        if shard.path.stat().st_size != manifest["size_bytes"]:
+            return False
+        return not verify or _sha256(shard.path) == manifest["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def cut_model(
+    model: GgufFile,
+    shards: Sequence[Shard],
+    *,
+    verify: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[Shard]:
+    """Write the shards that are not finished yet; return those that were written.
+
+    `progress` is told the bytes of the source that were read, chunk by chunk; their sum over a
+    whole cut is `model.size_bytes` less the header. A second process waits for the first.
+    Raises ResourceError where the disk is too small, ModelError where the source ends early.
+    """
+    if not shards:
+        return []
+    directory = shards[0].path.parent
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("w")
+    except OSError as error:
+        raise ResourceError(f"cannot write shards to {directory}: {error.strerror}") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = [shard for shard in shards if not is_finished(shard, verify=verify)]
+        if missing:
+            _check_space(directory, missing)
+            _write(model, missing, progress)
+        return missing
+
+
+def _check_space(directory: Path, shards: Sequence[Shard]) -> None:
+    needed = sum(shard.weights_bytes for shard in shards)
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise ResourceError(
+            f"{directory} has {free / 1e9:.1f} GB free, but the shards need {needed / 1e9:.1f} GB: "
+            "make room, or name another directory"
+        )
+
+
+def _write(model: GgufFile, shards: Sequence[Shard], progress: Callable[[int], None]) -> None:
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                GgufWriter(shard.path, shard._metadata, [piece.spec for piece in shard._pieces])
+            )
+            for shard in shards
+        ]
+        pieces = [{piece.source.name: piece for piece in shard._pieces} for shard in shards]
+        for tensor in model.tensors.values():
+            targets = [
+                (writer, table[tensor.name])
+                for writer, table in zip(writers, pieces, strict=True)
+                if tensor.name in table
+            ]
+            _write_tensor(model, tensor, targets, progress)
+    for shard, writer in zip(shards, writers, strict=True):
+        _write_manifest(shard, writer.sha256)
+
+
+def _write_tensor(
+    model: GgufFile,
+    tensor: Tensor,
+    targets: Sequence[tuple[GgufWriter, _Piece]],
+    progress: Callable[[int], None],
+) -> None:
+    """Stream one tensor into every shard that has a part of it, a few rows at a time."""
+    if not targets:
+        progress(tensor.size_bytes)
+        return
+    n_rows = tensor.shape[1] if len(tensor.shape) > 1 else 1
+    step = max(1, CHUNK_BYTES // tensor.row_bytes)
+    for plane in range(tensor.n_rows // n_rows):
+        for first in range(0, n_rows, step):
+            rows = Span(first, min(first + step, n_rows))
+            size = len(rows) * tensor.row_bytes
+            data = model.read(tensor, (plane * n_rows + first) * tensor.row_bytes, size)
+            block = np.frombuffer(data, np.uint8).reshape(len(rows), tensor.row_bytes)
+            for writer, piece in targets:
+                part = _part(block, rows, piece)
+                if part.size:
+                    writer.write(np.ascontiguousarray(part).data)
+            progress(size)
+
+
+def _part(block: Bytes, rows: Span, piece: _Piece) -> Bytes:
+    """A piece's part of some rows of its source. block: uint8 [len(rows), row_bytes]."""
+    source, target, columns = piece.source, piece.spec.type, piece.span
+    if piece.rule.axis == 1 and piece.span is not None:
+        lo = max(rows.start, piece.span.start) - rows.start
+        hi = min(rows.stop, piece.span.stop) - rows.start
+        block, columns = block[lo : max(lo, hi)], None
+    if piece.zero:
+        return np.zeros((block.shape[0], target.row_bytes(piece.spec.shape[0])), np.uint8)
+    if target == source.type and piece.factor == 1.0:
+        if columns is None:
+            return block
+        start = source.type.row_bytes(columns.start)
+        return block[:, start : source.type.row_bytes(columns.stop)]
+    return _reencode(block, piece, columns)
+
+
+def _reencode(block: Bytes, piece: _Piece, columns: Span | None) -> Bytes:
+    n_columns = piece.source.shape[0]
+    floats = dequantize(block, piece.source.type, block.shape[0] * n_columns)
+    floats = floats.reshape(block.shape[0], n_columns) * np.float32(piece.factor)
+    if columns is not None:
+        floats = floats[:, columns.start : columns.stop]
+    return quantize(np.ascontiguousarray(floats), piece.spec.type)
+
+
+def _write_manifest(shard: Shard, sha256: str) -> None:
+    facts = {"size_bytes": shard.path.stat().st_size, "sha256": sha256}
+    part = shard.manifest.with_suffix(".json.part")
+    try:
+        part.write_text(json.dumps(facts))
+        part.replace(shard.manifest)
+    except OSError as error:
+        raise ResourceError(f"cannot write {shard.manifest}: {error.strerror}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
