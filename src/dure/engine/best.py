@@ -6,6 +6,7 @@ the best of all, because a token outside of its slice's best k is outside of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,9 +30,5 @@ def merge(slices: Sequence[SliceBest], k: int, n_vocab: int) -> Candidates:
     ids = np.concatenate([s[0] for s in slices])
     logits = np.concatenate([s[1] for s in slices])
     order = np.lexsort((ids, -logits))[:k]
-    return Candidates(
-        ids[order],
-        logits[order],
-        float(np.logaddexp.reduce([s[2] for s in slices])),
-        whole=len(order) == n_vocab,
-    )
+    log_sum_exp = math.nan if k == 1 else float(np.logaddexp.reduce([s[2] for s in slices]))
+    return Candidates(ids[order], logits[order], log_sum_exp, whole=len(order) == n_vocab)

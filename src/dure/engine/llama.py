@@ -148,9 +148,7 @@ class LoadedModel:
         """Forget or copy positions of sequences."""
         for op in ops:
             if op.copy_to is not None:
-                lib.llama_memory_seq_cp(
-                    self._memory, op.sequence, op.copy_to, op.start, op.stop
-                )
+                lib.llama_memory_seq_cp(self._memory, op.sequence, op.copy_to, op.start, op.stop)
             elif not lib.llama_memory_seq_rm(self._memory, op.sequence, op.start, op.stop):
                 raise EngineError(
                     f"positions {op.start} to {op.stop} of sequence {op.sequence} cannot be "

@@ -81,9 +81,7 @@ class LocalExecutor:
     def facts(self) -> list[RankFacts]:
         """What this process holds."""
         return [
-            RankFacts(
-                socket.gethostname(), self._model.weights_bytes, self._kv_bytes, peak_bytes()
-            )
+            RankFacts(socket.gethostname(), self._model.weights_bytes, self._kv_bytes, peak_bytes())
         ]
 
     def close(self) -> None:

@@ -139,9 +139,9 @@ class Logits(_Message):
 
 
 class Facts(_Message):
-    """`RankFacts`, a tuple a rank."""
+    """A rank's host, bytes of weights, and peak bytes of memory each."""
 
-    ranks: list[tuple[str, int, int, int]]
+    ranks: list[tuple[str, int, int]]
 
 
 ToRank0 = Step | GetLogits | GetFacts | Stop

@@ -51,10 +51,14 @@ LINK_LATENCY_S, LINK_BYTES_PER_S = 100e-6, 117e6  # gigabit Ethernet between sma
 
 
 class MpiOptions(msgspec.Struct, frozen=True):
-    """How ranks talk. `wait_s`: how long one rank waits for another before the job ends."""
+    """How ranks talk.
+
+    wait_s: how long one rank waits for another before the job ends; None: DURE_STEP_TIMEOUT, or 30.
+    staged: copy tensors out and in as if they lay in device memory.
+    """
 
     wire: Wire = Wire.Q8
-    wait_s: float = WAIT_S
+    wait_s: float | None = None
     staged: bool = False
 
 
@@ -77,7 +81,8 @@ class MpiExecutor:
         kv_bytes: Sequence[int] = (),
         progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        self._options = options or MpiOptions(wait_s=_wait_s())
+        options = options or MpiOptions()
+        self._wait_s = options.wait_s or _wait_s()
         self._kv_bytes = kv_bytes or [0] * len(shards)
         self.info = ExecutorInfo(
             n_ranks=len(shards),
@@ -88,14 +93,14 @@ class MpiExecutor:
             n_outputs=limits.n_outputs,
             threads=(limits.threads,) * len(shards),
         )
-        job = _job(model, shards, plan, limits, self._options)
+        job = _job(model, shards, plan, limits, options, self._wait_s)
         self._process = _Job(job, len(shards), progress)
 
     def step(self, batch: Batch) -> StepResult:
         """Decode a batch; see `Executor.step`."""
         check_batch(batch, self.info)
         # Every sum may wait; but a step whose answer takes longer than all this has lost rank 0.
-        patience_s = 4 * self._options.wait_s + 2.0 * len(batch.tokens)
+        patience_s = 4 * self._wait_s + 2.0 * len(batch.tokens)
         done = self._process.ask(msg.step_of(batch), msg.StepDone, patience_s)
         step_s, sync_s, idle_s, bytes_sent = zip(*done.stats, strict=True)
         return StepResult(
@@ -110,12 +115,12 @@ class MpiExecutor:
 
     def logits(self, row: int) -> Floats:
         """All logits of an output row of the last step: float32 [n_vocab]."""
-        done = self._process.ask(msg.GetLogits(row), msg.Logits, 4 * self._options.wait_s)
+        done = self._process.ask(msg.GetLogits(row), msg.Logits, 4 * self._wait_s)
         return np.frombuffer(done.values, np.float32)
 
     def facts(self) -> list[RankFacts]:
         """What every rank holds now."""
-        done = self._process.ask(msg.GetFacts(), msg.Facts, 4 * self._options.wait_s)
+        done = self._process.ask(msg.GetFacts(), msg.Facts, 4 * self._wait_s)
         return [
             RankFacts(host, weights, kv, peak)
             for (host, weights, peak), kv in zip(done.ranks, self._kv_bytes, strict=True)
@@ -146,7 +151,12 @@ def _two_phase_above(n_ranks: int) -> float:
 
 
 def _job(
-    model: Path, shards: Sequence[Path], plan: CutPlan, limits: Limits, options: MpiOptions
+    model: Path,
+    shards: Sequence[Path],
+    plan: CutPlan,
+    limits: Limits,
+    options: MpiOptions,
+    wait_s: float,
 ) -> msg.Job:
     return msg.Job(
         socket="",
@@ -163,7 +173,7 @@ def _job(
         n_sequences=limits.n_sequences,
         n_outputs=limits.n_outputs,
         two_phase_above=_two_phase_above(len(shards)),
-        wait_s=options.wait_s,
+        wait_s=wait_s,
         staged=options.staged,
     )
 
@@ -226,7 +236,9 @@ class _Job:
         except (ConnectionError, OSError) as error:
             raise self._failure("while answering") from error
         if not isinstance(answer, kind):
-            raise EngineError(f"rank 0 answered {type(answer).__name__} to {type(request).__name__}")
+            raise EngineError(
+                f"rank 0 answered {type(answer).__name__} to {type(request).__name__}"
+            )
         return answer
 
     def _receive(self, when: str, patience_s: float | None) -> Any:
@@ -236,7 +248,9 @@ class _Job:
         while not connection.poll(0.2):
             self._check_alive(when)
             if give_up is not None and time.monotonic() > give_up:
-                raise EngineError(f"rank 0 did not answer within {patience_s:g} s {when}: start again")
+                raise EngineError(
+                    f"rank 0 did not answer within {patience_s:g} s {when}: start again"
+                )
         try:
             return msg.decode(connection.recv_bytes(), msg.FromRank0)
         except (EOFError, ConnectionError) as error:
@@ -256,7 +270,7 @@ class _Job:
             error = msgspec.json.decode(errors[0].read_bytes(), type=msg.RankError)
             rank = errors[0].stem.removeprefix("rank")
             kind = getattr(dure.errors, error.kind, EngineError)
-            return kind(f"rank {rank}: {error.message}")  # type: ignore[no-any-return]
+            return kind(f"rank {rank}: {error.message}")
         return EngineError(_explain((self._directory / "log").read_text(errors="replace"), when))
 
     def close(self) -> None:
@@ -274,7 +288,11 @@ class _Job:
     def _end_processes(self, patience_s: float) -> None:
         if self._mpiexec is None:
             return
-        for sign, wait_s in ((None, patience_s), (signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
+        for sign, wait_s in (
+            (None, patience_s),
+            (signal.SIGTERM, STOP_S),
+            (signal.SIGKILL, STOP_S),
+        ):
             if sign is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._mpiexec.pid, sign)

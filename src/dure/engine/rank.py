@@ -52,9 +52,7 @@ class RankProcess:
         )
         self.model = LoadedModel(
             Path(job.shards[self.rank]),
-            Limits(
-                job.n_ctx, job.threads[self.rank], job.n_batch, job.n_sequences, job.n_outputs
-            ),
+            Limits(job.n_ctx, job.threads[self.rank], job.n_batch, job.n_sequences, job.n_outputs),
             eval_callback=self._sums.callback,
             progress=_Progress(connection) if connection else lambda _: None,
         )

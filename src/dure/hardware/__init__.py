@@ -1,0 +1,1 @@
+"""What a machine is: facts, and the one module that probes."""

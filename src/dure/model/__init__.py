@@ -1,0 +1,1 @@
+"""What a GGUF is, and how it is cut."""

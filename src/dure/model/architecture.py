@@ -84,7 +84,9 @@ _EXPERTS: Mapping[str, Rule] = {
     "ffn_up_exps.weight": Rule(Along.FFN, 1),
     "ffn_up_exps.bias": Rule(Along.FFN),
     "ffn_down_exps.weight": Rule(Along.FFN, 0),
-    "ffn_down_exps.bias": Rule(Along.FIRST_RANK),  # added before the experts' sum, which is ours too
+    "ffn_down_exps.bias": Rule(
+        Along.FIRST_RANK
+    ),  # added before the experts' sum, which is ours too
 }
 _ENDS: Mapping[str, Rule] = {
     "token_embd.weight": Rule(Along.VOCABULARY, 1),
@@ -161,9 +163,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             (_AFTER_ATTENTION, _AFTER_DENSE),
             shard_name="exaone",  # qwen2's query rows must be n_embd; exaone's graph is the same
         ),
-        Architecture(
-            "qwen3", {**_NORMS, **_ATTENTION, **_DENSE}, (_AFTER_ATTENTION, _AFTER_DENSE)
-        ),
+        Architecture("qwen3", {**_NORMS, **_ATTENTION, **_DENSE}, (_AFTER_ATTENTION, _AFTER_DENSE)),
         Architecture(
             "qwen3moe",
             {**_NORMS, **_ATTENTION, **_EXPERTS},
@@ -271,7 +271,9 @@ def _number(model: GgufFile, key: str, default: int | None) -> int:
     value = model.metadata.get(key)
     if value is None:
         if default is None:
-            raise ModelError(f"{model.paths[0].name}: metadata {key} is missing: get the file again")
+            raise ModelError(
+                f"{model.paths[0].name}: metadata {key} is missing: get the file again"
+            )
         return default
     if isinstance(value.value, list):
         numbers = set(value.value)

@@ -123,9 +123,7 @@ def plan_cut(model: GgufFile, shares: Sequence[float]) -> CutPlan:
         RankCut(heads, kv_heads, columns, rows)
         for (heads, kv_heads), columns, rows in zip(attention, ffn, vocabulary, strict=True)
     )
-    return CutPlan(
-        shape, architecture, tuple(shares), ranks, {**attention_types, **ffn_types}
-    )
+    return CutPlan(shape, architecture, tuple(shares), ranks, {**attention_types, **ffn_types})
 
 
 def _check_shares(shares: Sequence[float]) -> None:
@@ -169,9 +167,7 @@ def apportion(n_units: int, shares: Sequence[float]) -> list[int]:
     wanted = [n_units * share / sum(shares) for share in shares]
     counts = [max(1, math.floor(w)) for w in wanted]
     while sum(counts) > n_units:
-        most_over = max(
-            (i for i in range(n) if counts[i] > 1), key=lambda i: counts[i] - wanted[i]
-        )
+        most_over = max((i for i in range(n) if counts[i] > 1), key=lambda i: counts[i] - wanted[i])
         counts[most_over] -= 1
     while sum(counts) < n_units:
         neediest = max(range(n), key=lambda i: wanted[i] - counts[i])
@@ -270,9 +266,7 @@ def _cut_inside_groups(
     return heads
 
 
-def _ranks_by_kv_head(
-    shares: Sequence[float], n_head_kv: int, group: int
-) -> list[Sequence[float]]:
+def _ranks_by_kv_head(shares: Sequence[float], n_head_kv: int, group: int) -> list[Sequence[float]]:
     """Divide the ranks, in order, over the KV heads: 1 to `group` of them each, as evenly as can be."""
     total, taken, start = sum(shares), 0.0, 0
     members: list[Sequence[float]] = []

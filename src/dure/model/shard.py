@@ -299,5 +299,3 @@ def _write_manifest(shard: Shard, sha256: str) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-

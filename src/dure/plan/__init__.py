@@ -1,0 +1,1 @@
+"""Pure arithmetic about memory and speed. No I/O."""

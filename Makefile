@@ -1,0 +1,62 @@
+# make demo    install into .venv, then run the demo model on one rank and cut over two
+# make test    install what tests need, and run them all
+# make check   every linter, then the tests
+# make lint    every linter
+# make format  format the code and mend what the linter can
+# make docs    write docs/cli.md anew
+# make clean   remove .venv and what was built
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(shell find src -name '*.py')
+
+# llama.cpp's AMX kernels crash when some compilers build them: docs/decisions/0003-no-amx.md
+CMAKE_ARGS += -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__
+export CMAKE_ARGS
+
+.PHONY: demo install test check lint format docs clean
+
+demo: install
+	$(BIN)/python examples/demo.py
+
+install: $(VENV)/installed
+
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "dure needs Python 3.11 or newer: make PYTHON=/path/to/python3.12 demo"; exit 1; }
+	@command -v c++ >/dev/null || \
+	    { echo "dure needs a C and C++ compiler: apt install build-essential"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/installed: $(VENV)/python $(SOURCES)
+	@echo "Installing dure. The first time, llama.cpp is compiled for this CPU: 4 to 10 minutes."
+	$(BIN)/python -m pip install --quiet .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --group test --group lint
+	@touch $@
+
+test: install $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+check: lint test
+
+lint: install $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy src tests bench examples/demo.py
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: install
+	$(BIN)/typer dure.cli.main utils docs --name dure --title "The command line" --output docs/cli.md
+
+clean:
+	rm -rf $(VENV) build

@@ -1,0 +1,1 @@
+"""dure: one large language model across the machines you own."""

@@ -1,0 +1,184 @@
+"""`dure bench`: prompt and generation speed, measured as `llama-bench` does.
+
+Random tokens, no sampling: a warm-up, then `--repeat` times a prompt from an empty cache, then
+`--repeat` times a generation from an empty cache. A generation's first token is decoded, not prompted.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from dure.cli.console import bytes_text, loading_bar, output, print_json
+from dure.cli.opening import Options, opened
+from dure.cli.parameters import Ctx, Json, Model, Ranks, Shares, Sync, Threads
+from dure.engine.executor import Batch, Executor, KvOp, RankFacts, StepStats
+from dure.engine.sums import Wire
+from dure.errors import UsageError
+
+__all__ = ["bench"]
+
+CTX_GRAIN = 256
+
+
+def bench(
+    model: Model,
+    ranks: Ranks = None,
+    shares: Shares = None,
+    threads: Threads = None,
+    sync: Sync = Wire.Q8,
+    n_prompt: Annotated[int, typer.Option("-p", "--prompt", help="Tokens of the prompt.")] = 512,
+    n_generate: Annotated[int, typer.Option("-n", "--generate", help="Tokens to generate.")] = 128,
+    repeat: Annotated[int, typer.Option(help="Runs of each; medians are shown.")] = 5,
+    ctx: Ctx = None,
+    as_json: Json = False,
+) -> None:
+    """Measure speed, time and bytes per token, and memory, on one rank or cut over several.
+
+    Example: dure bench models/dure-demo.gguf --ranks 2 -p 128 -n 64
+    """
+    for name, number in (("-p", n_prompt), ("-n", n_generate), ("--repeat", repeat)):
+        if number < 1:
+            raise UsageError(f"{name} {number}: give a number above 0")
+    needed = -(-max(n_prompt, n_generate) // CTX_GRAIN) * CTX_GRAIN
+    options = Options(model, ranks, shares, threads, ctx or needed, sync)
+    with opened(options) as (_, executor):
+        if executor.info.n_ctx < max(n_prompt, n_generate):
+            raise UsageError(f"--ctx {ctx} is less than -p or -n: leave it out, or raise it")
+        with loading_bar(f"measuring {model.name}") as progress:
+            facts = _measure(executor, n_prompt, n_generate, repeat, progress)
+    facts = {"model": str(model), "sync": sync.value, **facts}
+    if as_json:
+        print_json(facts)
+    else:
+        _print(facts)
+
+
+def _measure(
+    executor: Executor,
+    n_prompt: int,
+    n_generate: int,
+    repeat: int,
+    progress: Callable[[float], None],
+) -> dict[str, Any]:
+    tokens = np.random.default_rng(0).integers(0, executor.info.n_vocab, max(n_prompt, n_generate))
+    runs = _Runs(executor, tokens.astype(np.int32))
+    runs.prompt(n_prompt)
+    runs.generate(1)
+    prompts, generations, steps = [], [], []
+    for i in range(repeat):
+        prompts.append(n_prompt / runs.prompt(n_prompt))
+        progress((i + 1) / (2 * repeat))
+    for i in range(repeat):
+        seconds, stats = runs.generate(n_generate)
+        generations.append(n_generate / seconds)
+        steps += stats
+        progress((repeat + i + 1) / (2 * repeat))
+    return {
+        "ranks": executor.info.n_ranks,
+        "threads": executor.info.threads[0],
+        "prompt": {"tokens": n_prompt, "tokens_per_s": _spread(prompts)},
+        "generation": {"tokens": n_generate, "tokens_per_s": _spread(generations)},
+        **_per_token(steps),
+        **_memory(executor.facts()),
+    }
+
+
+class _Runs:
+    """Single runs, each from an empty cache."""
+
+    def __init__(self, executor: Executor, tokens: np.ndarray[Any, np.dtype[np.int32]]) -> None:
+        self._executor, self._tokens = executor, tokens
+
+    def prompt(self, n: int) -> float:
+        """Seconds to decode a prompt of n tokens in the largest batches, with its last logits."""
+        n_batch = self._executor.info.n_batch
+        self._forget()
+        start = time.perf_counter()
+        for first in range(0, n, n_batch):
+            stop = min(first + n_batch, n)
+            self._step(first, stop, [stop - first - 1] if stop == n else [])
+        return time.perf_counter() - start
+
+    def generate(self, n: int) -> tuple[float, list[StepStats]]:
+        """Seconds to decode n tokens one after the other, and each step's figures."""
+        self._forget()
+        start = time.perf_counter()
+        stats = [self._step(i, i + 1, [0]) for i in range(n)]
+        return time.perf_counter() - start, stats
+
+    def _step(self, first: int, stop: int, outputs: Sequence[int]) -> StepStats:
+        batch = Batch(
+            self._tokens[first:stop],
+            np.arange(first, stop, dtype=np.int32),
+            np.zeros(stop - first, np.int32),
+            outputs,
+            n_best=1,
+        )
+        return self._executor.step(batch).stats
+
+    def _forget(self) -> None:
+        nothing = np.zeros(0, np.int32)
+        self._executor.step(Batch(nothing, nothing, nothing, kv=[KvOp(0)]))
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "runs": values,
+    }
+
+
+def _per_token(steps: list[StepStats]) -> dict[str, Any]:
+    """Medians over the generated tokens of each rank's milliseconds and bytes, and their means."""
+
+    def by_rank(part: Callable[[StepStats], Sequence[float]]) -> list[float]:
+        return [float(x) for x in np.median([part(step) for step in steps], axis=0)]
+
+    times = {
+        "compute": [1e3 * x for x in by_rank(lambda step: step.compute_s)],
+        "sync": [1e3 * x for x in by_rank(lambda step: step.sync_s)],
+        "idle": [1e3 * x for x in by_rank(lambda step: step.idle_s)],
+    }
+    sent = by_rank(lambda step: step.bytes_sent)
+    return {
+        "per_token_ms": {name: statistics.mean(values) for name, values in times.items()},
+        "per_token_ms_by_rank": times,
+        "bytes_sent_per_token": statistics.mean(sent),
+        "bytes_sent_per_token_by_rank": sent,
+    }
+
+
+def _memory(ranks: list[RankFacts]) -> dict[str, Any]:
+    return {
+        "weights_bytes": [rank.weights_bytes for rank in ranks],
+        "kv_bytes": [rank.kv_bytes for rank in ranks],
+        "peak_memory_bytes": [rank.peak_bytes for rank in ranks],
+    }
+
+
+def _print(facts: dict[str, Any]) -> None:
+    token = facts["per_token_ms"]
+    output.print(f"{facts['ranks']} rank(s) of {facts['threads']} thread(s), {facts['sync']} sums")
+    for name in ("prompt", "generation"):
+        speed = facts[name]["tokens_per_s"]
+        output.print(
+            f"{name:<12}{speed['median']:8.2f} tokens/s  ({speed['min']:.2f} to {speed['max']:.2f}, "
+            f"{facts[name]['tokens']} tokens, {len(speed['runs'])} runs)"
+        )
+    output.print(
+        f"per token   compute {token['compute']:.2f} ms, sync {token['sync']:.2f} ms, "
+        f"idle {token['idle']:.2f} ms, {bytes_text(facts['bytes_sent_per_token'])} sent"
+    )
+    for rank, peak in enumerate(facts["peak_memory_bytes"]):
+        output.print(
+            f"rank {rank:<7}peak memory {bytes_text(peak)} (weights "
+            f"{bytes_text(facts['weights_bytes'][rank])}, KV cache {bytes_text(facts['kv_bytes'][rank])})"
+        )

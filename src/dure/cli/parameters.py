@@ -1,0 +1,71 @@
+"""The options that several commands share, with their help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dure.engine.sums import Wire
+
+__all__ = [
+    "Ctx",
+    "Json",
+    "MaxTokens",
+    "MinP",
+    "Model",
+    "Ranks",
+    "Seed",
+    "Shares",
+    "Sync",
+    "Temperature",
+    "Threads",
+    "TopK",
+    "TopP",
+]
+
+Model = Annotated[
+    Path,
+    typer.Argument(help="A GGUF file; of a split one, any part.", show_default=False),
+]
+Ranks = Annotated[
+    int | None,
+    typer.Option(help="Cut the model over this many ranks on this machine.", show_default="1"),
+]
+Shares = Annotated[
+    str | None,
+    typer.Option(help="Each rank's share of the work, as in 3,2.", show_default="equal"),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", "-t", help="Threads of each rank.", show_default="cores / ranks"),
+]
+Ctx = Annotated[
+    int | None,
+    typer.Option(
+        "--ctx", "-c", help="Context in tokens.", show_default="4096, or less if trained for less"
+    ),
+]
+Sync = Annotated[
+    Wire,
+    typer.Option(help="How partial sums travel: 8-bit blocks, or exact float32."),
+]
+Temperature = Annotated[
+    float, typer.Option("--temp", help="Temperature; 0 always takes the best token.")
+]
+TopP = Annotated[float, typer.Option(help="Keep the best tokens up to this probability; 1 is off.")]
+TopK = Annotated[int, typer.Option(help="Keep this many best tokens; 0 is off.")]
+MinP = Annotated[
+    float, typer.Option(help="Keep tokens with this part of the best one's probability; 0 is off.")
+]
+Seed = Annotated[
+    int | None, typer.Option(help="Repeat the same random choices.", show_default="random")
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens", "-n", help="End the answer after this many tokens.", show_default="context"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]

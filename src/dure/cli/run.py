@@ -1,0 +1,148 @@
+"""`dure run`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from dure.cli.console import bytes_text, errors, print_json, write
+from dure.cli.interrupt import Interrupt
+from dure.cli.opening import Options, opened
+from dure.cli.parameters import (
+    Ctx,
+    Json,
+    MaxTokens,
+    MinP,
+    Model,
+    Ranks,
+    Seed,
+    Shares,
+    Sync,
+    Temperature,
+    Threads,
+    TopK,
+    TopP,
+)
+from dure.engine.executor import RankFacts
+from dure.engine.sums import Wire
+from dure.errors import UsageError
+from dure.generate.sampling import Sampling
+from dure.generate.session import Session, Timings
+from dure.model.vocabulary import Vocabulary
+
+__all__ = ["run", "timings_of"]
+
+
+def run(
+    model: Model,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="What to answer; without it, standard input is read."),
+    ] = None,
+    ranks: Ranks = None,
+    shares: Shares = None,
+    threads: Threads = None,
+    ctx: Ctx = None,
+    sync: Sync = Wire.Q8,
+    temp: Temperature = 0.8,
+    top_p: TopP = 0.95,
+    top_k: TopK = 40,
+    min_p: MinP = 0.05,
+    seed: Seed = None,
+    max_tokens: MaxTokens = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text itself, without the chat template.")
+    ] = False,
+    system: Annotated[str | None, typer.Option(help="A system message before the prompt.")] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Then say what the answer took.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write one answer, streaming, on one rank or cut over several.
+
+    Example: dure run models/dure-demo.gguf "Tell me a story about a goat." --ranks 2 --verbose
+    """
+    sampling = Sampling(temp, top_k, top_p, min_p, seed)
+    text = _prompt(prompt)
+    options = Options(model, ranks, shares, threads, ctx, sync)
+    with Interrupt() as interrupt, opened(options) as (gguf, executor):
+        vocabulary = Vocabulary(gguf)
+        session = Session(executor, vocabulary)
+        tokens = _tokens(vocabulary, text, system, raw)
+        answer = ""
+        for piece in session.answer(
+            tokens, sampling, max_tokens=max_tokens, cancelled=interrupt.came
+        ):
+            answer += piece.text
+            if not as_json:
+                write(piece.text)
+        facts = executor.facts() if verbose or as_json else []
+    if as_json:
+        print_json(_as_json(answer, session, facts))
+    else:
+        write("\n")
+    if verbose:
+        _print_timings(session.timings, facts)
+    if interrupt.came():
+        raise typer.Exit(130)
+
+
+def _prompt(prompt: str | None) -> str:
+    if prompt is None:
+        if sys.stdin.isatty():
+            errors.print("type the prompt, then Ctrl-D:")
+        prompt = sys.stdin.read()
+    if not prompt.strip():
+        raise UsageError("the prompt is empty: give some text, or pipe it in")
+    return prompt
+
+
+def _tokens(vocabulary: Vocabulary, text: str, system: str | None, raw: bool) -> list[int]:
+    if raw or not vocabulary.has_chat_template:
+        if system is not None:
+            raise UsageError("--system needs a chat template: leave out --raw, or use a chat model")
+        return vocabulary.tokenize(text)
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    return vocabulary.chat_prompt([*messages, {"role": "user", "content": text}])
+
+
+def timings_of(timings: Timings) -> dict[str, Any]:
+    """An answer's figures as plain data; milliseconds a token are of decode steps."""
+    return {
+        "prompt_tokens": timings.prompt_tokens,
+        "cached_tokens": timings.cached_tokens,
+        "prompt_tokens_per_s": timings.prompt_per_s,
+        "tokens": timings.tokens,
+        "tokens_per_s": timings.generated_per_s,
+        "per_token_ms": {
+            "compute": 1e3 * timings.mean_s(lambda step: step.compute_s),
+            "sync": 1e3 * timings.mean_s(lambda step: step.sync_s),
+        },
+        "bytes_sent_per_token": timings.mean_s(lambda step: step.bytes_sent),
+    }
+
+
+def _as_json(answer: str, session: Session, facts: list[RankFacts]) -> dict[str, Any]:
+    return {
+        "text": answer,
+        "finish": session.finish,
+        "ranks": len(facts),
+        **timings_of(session.timings),
+        "peak_memory_bytes": [rank.peak_bytes for rank in facts],
+    }
+
+
+def _print_timings(timings: Timings, facts: list[RankFacts]) -> None:
+    figures = timings_of(timings)
+    token = figures["per_token_ms"]
+    peaks = ", ".join(bytes_text(rank.peak_bytes) for rank in facts)
+    errors.print(
+        f"\nprompt      {timings.prompt_tokens} tokens, {timings.prompt_per_s:.1f} tokens/s\n"
+        f"generation  {timings.tokens} tokens, {timings.generated_per_s:.1f} tokens/s\n"
+        f"per token   compute {token['compute']:.2f} ms, sync {token['sync']:.2f} ms, "
+        f"{bytes_text(figures['bytes_sent_per_token'])} sent by each rank\n"
+        f"peak memory {peaks}"
+    )

@@ -1,0 +1,25 @@
+"""GGUF files: checked before they are believed, and written in one pass.
+
+Knows the container: header, metadata, tensor directory, split files. It knows nothing about
+architectures, and it never decodes a tensor. Every count and length in a file is compared
+with the bytes that are left before anything is allocated or looped over.
+Source of the format: llama.cpp `gguf.h`.
+"""
+
+from __future__ import annotations
+
+from dure.model.gguf.reader import GgufFile, open_gguf
+from dure.model.gguf.values import Tensor, TensorSpec, Value, ValueKind, array_of, value_of
+from dure.model.gguf.writer import GgufWriter
+
+__all__ = [
+    "GgufFile",
+    "GgufWriter",
+    "Tensor",
+    "TensorSpec",
+    "Value",
+    "ValueKind",
+    "array_of",
+    "open_gguf",
+    "value_of",
+]

@@ -1,0 +1,120 @@
+"""Text to tokens and back, and a conversation to a prompt, as the model's own file defines them.
+
+Knows llama.cpp's vocabulary code and the chat template in the metadata.
+Refuses to know weights: only the vocabulary is loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dure.errors import ModelError, UsageError
+from dure.model.gguf import GgufFile
+
+__all__ = ["Vocabulary"]
+
+Message = Mapping[str, Any]  # {"role": ..., "content": ...}, as in the OpenAI API
+
+
+class Vocabulary:
+    """The tokenizer of one model. Raises ModelError where the file has none."""
+
+    def __init__(self, model: GgufFile) -> None:
+        kind = model.str("tokenizer.ggml.model", "")
+        if kind in ("", "no_vocab"):
+            raise ModelError(
+                f"{model.paths[0].name} has no tokenizer (is it a shard, or a file of random "
+                "weights?): name the whole model, or use `dure bench`"
+            )
+        self._template = model.str("tokenizer.chat_template", "")
+        self._name = model.paths[0].name
+        self._load(model.paths[0])
+
+    def _load(self, path: Path) -> None:
+        import llama_cpp.llama_cpp as lib
+
+        self._lib = lib
+        params = lib.llama_model_default_params()
+        params.vocab_only = True
+        self._model = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not self._model:
+            raise ModelError(
+                f"llama.cpp cannot read the tokenizer of {path.name}: get the file again"
+            )
+        self._vocabulary = lib.llama_model_get_vocab(self._model)
+        self.n_tokens = int(lib.llama_vocab_n_tokens(self._vocabulary))
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model says how a conversation is written."""
+        return bool(self._template)
+
+    def tokenize(self, text: str, *, special: bool = False, add_bos: bool = True) -> list[int]:
+        """The tokens of a text.
+
+        `special`: read names of special tokens as these tokens. `add_bos`: begin as the model wants.
+        """
+        data = text.encode("utf-8", "surrogateescape")
+        capacity = len(data) + 8
+        while True:
+            tokens = (ctypes.c_int32 * capacity)()
+            n = self._lib.llama_tokenize(
+                self._vocabulary, data, len(data), tokens, capacity, add_bos, special
+            )
+            if n >= 0:
+                return list(tokens[:n])
+            capacity = -n
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of a token; part of a character, perhaps. Special tokens are empty unless asked."""
+        capacity = 64
+        while True:
+            buffer = ctypes.create_string_buffer(capacity)
+            n = self._lib.llama_token_to_piece(
+                self._vocabulary, token, buffer, capacity, 0, special
+            )
+            if n >= 0:
+                return buffer.raw[:n]
+            capacity = -n
+
+    def is_end(self, token: int) -> bool:
+        """Whether the model ends its answer with this token."""
+        return bool(self._lib.llama_vocab_is_eog(self._vocabulary, token))
+
+    def chat_prompt(self, messages: Sequence[Message], *, add_generation: bool = True) -> list[int]:
+        """The tokens of a conversation, up to where the answer begins.
+
+        Raises UsageError where the model has no chat template, or its template refuses the messages.
+        """
+        if not self._template:
+            raise UsageError(
+                f"{self._name} has no chat template: use `dure run --raw` to continue text"
+            )
+        from jinja2 import TemplateError
+        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+        formatter = Jinja2ChatFormatter(
+            self._template, self._text_of("eos"), self._text_of("bos"), add_generation
+        )
+        try:
+            prompt = formatter(messages=[dict(m) for m in messages]).prompt
+        except (TemplateError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"the chat template of {self._name} refuses these messages: {error}"
+            ) from error
+        bos = self._text_of("bos")
+        written = bool(bos) and prompt.startswith(bos)
+        return self.tokenize(prompt, special=True, add_bos=not written)
+
+    def _text_of(self, which: str) -> str:
+        token = getattr(self._lib, f"llama_vocab_{which}")(self._vocabulary)
+        return self.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+    def close(self) -> None:
+        """Free the vocabulary."""
+        if self._model:
+            self._lib.llama_model_free(self._model)
+            self._model = None

@@ -1,0 +1,78 @@
+"""How much memory a model takes: pure arithmetic over shapes, cuts and contexts.
+
+Knows what llama.cpp allocates. Refuses to look at any machine: it is given a `Machine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dure.errors import ResourceError, UsageError
+from dure.hardware.machine import Machine
+from dure.model.architecture import Shape
+
+__all__ = ["DEFAULT_CTX", "PROCESS_BYTES", "RankMemory", "choose_ctx", "kv_bytes_per_token"]
+
+DEFAULT_CTX = 4096
+CTX_GRAIN = 256  # llama.cpp rounds a context up to this
+F16_BYTES = 2
+# Beside weights and KV cache: Python, MPI, llama.cpp's compute buffers.
+PROCESS_BYTES = 300_000_000
+
+
+def kv_bytes_per_token(shape: Shape, n_head_kv: int) -> int:
+    """Bytes of the KV cache (float16) for one position on a rank with so many KV heads."""
+    return shape.n_layer * n_head_kv * (shape.key_length + shape.value_length) * F16_BYTES
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """One rank's memory: bytes of weights, and of the KV cache for each position."""
+
+    weights_bytes: int
+    kv_bytes_per_token: int
+
+    def total_bytes(self, n_ctx: int) -> int:
+        """What the rank's process takes with a context of n_ctx."""
+        return self.weights_bytes + self.kv_bytes_per_token * n_ctx + PROCESS_BYTES
+
+
+def choose_ctx(
+    asked: int | None, trained: int, ranks: Sequence[RankMemory], machine: Machine
+) -> int:
+    """The context to run with when all `ranks` share `machine`: what was asked for, or a default.
+
+    Raises UsageError where `asked` makes no sense, ResourceError where it does not fit the memory.
+    """
+    if asked is not None and asked < 1:
+        raise UsageError(f"--ctx {asked}: give a number of tokens above 0, as in {DEFAULT_CTX}")
+    if asked is not None and asked > trained:
+        raise UsageError(
+            f"--ctx {asked} is more than the {trained} tokens this model was trained for: "
+            f"use at most --ctx {trained}"
+        )
+    n_ctx = _rounded(asked or min(DEFAULT_CTX, trained))
+    needed = sum(rank.total_bytes(n_ctx) for rank in ranks)
+    if needed > machine.available_bytes:
+        raise ResourceError(_too_large(n_ctx, needed, ranks, machine))
+    return n_ctx
+
+
+def _rounded(n_ctx: int) -> int:
+    return -(-n_ctx // CTX_GRAIN) * CTX_GRAIN
+
+
+def _too_large(n_ctx: int, needed: int, ranks: Sequence[RankMemory], machine: Machine) -> str:
+    fixed = sum(rank.total_bytes(0) for rank in ranks)
+    per_token = sum(rank.kv_bytes_per_token for rank in ranks)
+    most = (machine.available_bytes - fixed) // max(1, per_token) // CTX_GRAIN * CTX_GRAIN
+    cure = (
+        f"use --ctx {most} or less"
+        if most >= CTX_GRAIN
+        else "even the weights do not fit: use a smaller or more quantized model, or more machines"
+    )
+    return (
+        f"a context of {n_ctx} tokens needs {needed / 1e9:.2f} GB in all, but "
+        f"{machine.available_bytes / 1e9:.2f} GB are free: {cure}"
+    )
