@@ -19,10 +19,10 @@ import numpy as np
 
 from dure.engine.executor import Floats, Ints, KvOp
 from dure.errors import EngineError, ModelError, ResourceError
+from dure.model.llama_log import captured_log, silence_llama
 
-__all__ = ["Limits", "LoadedModel", "captured_log", "has_amx", "start_backend"]
+__all__ = ["Limits", "LoadedModel", "has_amx"]
 
-_GGML_LOG_WARN = 3
 _MAX_POSITIONS_PER_TOKEN = 4
 
 
@@ -43,28 +43,6 @@ class Limits:
     n_outputs: int = 32
 
 
-class _Log:
-    """llama.cpp's log: silent, its last warnings and errors kept to explain a failure."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.keep = lib.llama_log_callback(self._write)  # a collected callback crashes the process
-        lib.llama_log_set(self.keep, ctypes.c_void_p(0))
-
-    def _write(self, level: int, text: bytes, _: Any) -> None:
-        if level >= _GGML_LOG_WARN:
-            self.lines.append(text.decode("utf-8", "replace").strip())
-            del self.lines[:-20]
-
-
-_log: _Log | None = None
-
-
-def captured_log() -> list[str]:
-    """The last warnings and errors that llama.cpp wrote."""
-    return list(_log.lines) if _log else []
-
-
 @cache
 def has_amx() -> bool:
     """Whether llama.cpp was built with its AMX kernels, which crash on some machines.
@@ -74,14 +52,6 @@ def has_amx() -> bool:
     """
     cpu = ctypes.CDLL(str(Path(lib.__file__).with_name("lib") / "libggml-cpu.so"))
     return bool(cpu.ggml_cpu_has_amx_int8())
-
-
-def start_backend() -> None:
-    """Start llama.cpp once in this process, with its log captured."""
-    global _log  # noqa: PLW0603 - llama.cpp's log is global as well
-    if _log is None:
-        _log = _Log()
-        lib.llama_backend_init()
 
 
 class LoadedModel:
@@ -99,7 +69,7 @@ class LoadedModel:
         eval_callback: int | None = None,
         progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        start_backend()
+        silence_llama()
         self.limits = limits
         self._model = _load_model(path, progress)
         try:

@@ -13,6 +13,7 @@ from typing import Any
 
 from dure.errors import ModelError, UsageError
 from dure.model.gguf import GgufFile
+from dure.model.llama_log import silence_llama
 
 __all__ = ["Vocabulary"]
 
@@ -37,6 +38,7 @@ class Vocabulary:
         import llama_cpp.llama_cpp as lib
 
         self._lib = lib
+        silence_llama()
         params = lib.llama_model_default_params()
         params.vocab_only = True
         self._model = lib.llama_model_load_from_file(str(path).encode(), params)
