@@ -17,7 +17,9 @@ def answer(ranks: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "dure.cli.main", "run", str(MODEL), PROMPT]
     command += ["--ranks", str(ranks), "--sync", "f32", "--temp", "0", "--threads", "1"]
     print(f"$ dure {' '.join(command[3:5])} '{PROMPT}' {' '.join(command[6:])}\n", flush=True)
-    done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, check=True)
+    done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)  # dure has said why
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 

@@ -428,6 +428,26 @@ static void sift_down(const float *x, int32_t *heap, int n, int i) {
     }
 }
 
+// The first i with x[i] == value, or 0.
+static int32_t first_equal(const float *x, int n, float value) {
+    enum { STRIDE = 64 };
+    int i = 0;
+    for (int found = 0; i + STRIDE <= n; i += STRIDE) {
+        for (int j = 0; j < STRIDE; j++) {
+            found |= x[i + j] == value;
+        }
+        if (found) {
+            break;
+        }
+    }
+    for (; i < n; i++) {
+        if (x[i] == value) {
+            return i;
+        }
+    }
+    return 0;
+}
+
 // The k best of x[n] (ids in no order; of equals the lower id), and log(sum(exp(x))).
 // 1 <= k <= n. For k == 1 the logarithm is not computed, and NaN is returned.
 EXPORT float dure_best(const float *x, int n, int k, int32_t *ids) {
@@ -449,13 +469,7 @@ EXPORT float dure_best(const float *x, int n, int k, int32_t *ids) {
         max = x[i] > max ? x[i] : max;
     }
     if (k == 1) {
-        ids[0] = 0;
-        for (i = 0; i < n; i++) {
-            if (x[i] == max) {
-                ids[0] = i;
-                break;
-            }
-        }
+        ids[0] = first_equal(x, n, max);
         return NAN;
     }
     for (i = 0; i < k; i++) {

@@ -70,7 +70,6 @@ def opened(options: Options) -> Iterator[tuple[GgufFile, Executor]]:
     shares = parse_shares(options.shares, options.ranks)
     machine = probe()
     threads = _threads(options.threads, len(shares), machine)
-    _warn(len(shares), machine)
     with open_gguf(options.model) as model:
         start = _start_one if len(shares) == 1 else _start_many
         executor = start(model, shares, threads, options, machine)
@@ -106,6 +105,7 @@ def _start_one(
 ) -> Executor:
     memory, trained = _memory_of_whole(model)
     n_ctx = choose_ctx(options.ctx, trained, [memory], machine)
+    _warn(1, machine)
     with loading_bar(f"loading {options.model.name}") as progress:
         return LocalExecutor(
             model.paths[0],
@@ -134,6 +134,7 @@ def _start_many(
     shards = plan_shards(model, plan, shard_directory())
     memory = [_rank_memory(plan, shard) for shard in shards]
     n_ctx = choose_ctx(options.ctx, plan.shape.context_length, memory, machine)
+    _warn(len(shares), machine)
     with progress_bar(f"cutting {options.model.name}", model.size_bytes) as progress:
         cut_model(model, shards, progress=progress)
     with loading_bar(f"loading {len(shards)} shards") as loaded:

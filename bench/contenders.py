@@ -1,0 +1,188 @@
+"""The programs that are compared: how each is found, run once and read.
+
+Knows the command lines and the output of `dure bench`, `llama-bench` and `dllama`.
+Refuses to know how often they run and what their numbers are compared with.
+
+The peers are found by environment variables: nothing is downloaded or built here.
+Every measuring function returns tokens/s as `{"prompt": ..., "generation": ...}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hosts import Host, rank_prefix
+from measure import BenchError
+
+PARTS = ("prompt", "generation")
+TIMEOUT_S = 1800.0
+DLLAMA_PORT = 9990
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What every contender is given: tokens of the prompt and tokens to generate."""
+
+    prompt_tokens: int
+    generation_tokens: int
+
+
+def llama_bench_program() -> str:
+    """The path of llama-bench, from DURE_LLAMA_BENCH. Raises BenchError."""
+    return _peer("DURE_LLAMA_BENCH", "llama.cpp's llama-bench")
+
+
+def dllama_program() -> str:
+    """The path of dllama, from DURE_DLLAMA. Raises BenchError."""
+    return _peer("DURE_DLLAMA", "Distributed Llama's dllama")
+
+
+def installed_program(name: str) -> str:
+    """A program of this Python's environment, or else of PATH. Raises BenchError."""
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(name, path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
+    if found is None:
+        raise BenchError(f"`{name}` not found: install dure into this Python's environment")
+    return found
+
+
+def output(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    """What a program prints to stdout. Raises BenchError with its last words when it fails."""
+    try:
+        done = subprocess.run(
+            argv, env={**os.environ, **(environment or {})}, check=False, timeout=TIMEOUT_S,
+            capture_output=True, encoding="utf-8", errors="replace",
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise BenchError(f"`{shlex.join(argv)}` ran longer than {TIMEOUT_S:g} s") from None
+    if done.returncode != 0:
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise BenchError(
+            f"`{shlex.join(argv)}` ended with status {done.returncode}: " + "\n  ".join(lines[-8:])
+        )
+    return done.stdout
+
+
+def mpi_environment(device: str) -> dict[str, str]:
+    """Variables that make MPI's ranks talk over the network device `device` only.
+
+    Without them MPICH and UCX would use shared memory between hosts that share a kernel.
+    """
+    return {"UCX_TLS": "tcp,self", "MPIR_CVAR_NOLOCAL": "1", "UCX_NET_DEVICES": device}
+
+
+def dure(
+    model: Path, ranks: int, threads: int, load: Load, *,
+    prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Run `dure bench` on `ranks` ranks of `threads` threads; medians of its own runs."""
+    argv = [
+        *prefix, installed_program("dure"), "bench", str(model),
+        "--ranks", str(ranks), "--threads", str(threads),
+        "-p", str(load.prompt_tokens), "-n", str(load.generation_tokens), "--json",
+    ]  # fmt: skip
+    answer = _json(argv, environment)
+    try:
+        return {part: float(answer[part]["tokens_per_s"]["median"]) for part in PARTS}
+    except (KeyError, TypeError, ValueError) as error:
+        raise BenchError(f"`dure bench --json` printed something else: {answer}") from error
+
+
+def dure_on_hosts(hosts: Sequence[Host], model: Path, load: Load) -> dict[str, float]:
+    """Run `dure bench` with rank i on host i and CPU i, one thread each."""
+    environment = mpi_environment(hosts[0].device)
+    environment["DURE_RANK_WRAPPER"] = shlex.join(rank_prefix())
+    return dure(model, len(hosts), 1, load, environment=environment)
+
+
+def llama_bench(
+    model: Path, threads: int, load: Load, *, prefix: Sequence[str] = ()
+) -> dict[str, float]:
+    """Run llama-bench with its defaults; medians of its own repetitions."""
+    argv = [
+        *prefix, llama_bench_program(), "-m", str(model), "-t", str(threads),
+        "-p", str(load.prompt_tokens), "-n", str(load.generation_tokens), "-o", "json",
+    ]  # fmt: skip
+    tests = _json(argv, None)
+    try:
+        rates = {test["n_gen"] > 0: statistics.median(test["samples_ts"]) for test in tests}
+        return {"prompt": rates[False], "generation": rates[True]}
+    except (KeyError, TypeError) as error:
+        raise BenchError(f"llama-bench printed something else: {tests}") from error
+
+
+def dllama_on_hosts(
+    hosts: Sequence[Host], model: Path, tokenizer: Path, load: Load
+) -> dict[str, float]:
+    """Run dllama's root on the first host and a worker on every other, one thread each.
+
+    Prompt and generation are two runs, so that both begin with an empty cache, as they do in
+    `dure bench`. The rates are dllama's own: its work and its exchanges, without its sampling.
+    """
+    prompt = _dllama_rates(hosts, model, tokenizer, Load(load.prompt_tokens, 1))
+    generation = _dllama_rates(hosts, model, tokenizer, Load(1, load.generation_tokens))
+    return {"prompt": prompt["Evaluation"], "generation": generation["Prediction"]}
+
+
+def _dllama_rates(
+    hosts: Sequence[Host], model: Path, tokenizer: Path, load: Load
+) -> dict[str, float]:
+    program = dllama_program()
+    worker = [program, "worker", "--port", str(DLLAMA_PORT), "--nthreads", "1"]
+    # The tokenizer makes one token of each letter and adds the one that begins a text; dllama
+    # evaluates all but the last, and --steps counts the evaluated tokens too.
+    root = [
+        program, "inference", "--model", str(model), "--tokenizer", str(tokenizer),
+        "--prompt", "a" * load.prompt_tokens,
+        "--steps", str(load.prompt_tokens + load.generation_tokens),
+        "--nthreads", "1", "--buffer-float-type", "q80", "--temperature", "0",
+        "--workers", *(f"{host.address}:{DLLAMA_PORT}" for host in hosts[1:]),
+    ]  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        for cpu, host in enumerate(hosts[1:], start=1):
+            process = stack.enter_context(host.running(worker, cpu))
+            host.wait_for_listener(process, DLLAMA_PORT)
+        text = output(hosts[0].command(root, cpu=0))
+    return _read_dllama(text, load)
+
+
+def _read_dllama(text: str, load: Load) -> dict[str, float]:
+    expected = {"Evaluation": load.prompt_tokens, "Prediction": load.generation_tokens}
+    rates = {}
+    for section, tokens in expected.items():
+        found = re.search(rf"^{section}\n(?: .*\n)*? *nTokens: {tokens}\n *tokens/s: ([\d.]+)",
+                          text, re.MULTILINE)  # fmt: skip
+        if found is None:
+            tail = "\n  ".join(text.splitlines()[-8:])
+            raise BenchError(f"dllama did not report {section} of {tokens} tokens:\n  {tail}")
+        rates[section] = float(found[1])
+    return rates
+
+
+def _peer(variable: str, what: str) -> str:
+    path = os.environ.get(variable)
+    if not path:
+        raise BenchError(f"set {variable} to the path of {what} (see bench/README.md)")
+    if not (Path(path).is_file() and os.access(path, os.X_OK)):
+        raise BenchError(f"{variable}={path} is not a program: set it to the path of {what}")
+    return str(Path(path).resolve())
+
+
+def _json(argv: Sequence[str], environment: Mapping[str, str] | None) -> Any:
+    text = output(argv, environment)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BenchError(f"`{shlex.join(argv)}` did not print JSON: {text[:400]!r}") from error

@@ -1,0 +1,28 @@
+"""One rank of exchange.py: the exchange of dure's native sums, timed inside the rank.
+
+Knows nothing of hosts or links; `mpiexec` starts one on each. Rank 0 prints the mean seconds.
+
+    mpiexec -n 2 python bench/exchange_rank.py BYTES REPEATS
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+
+from dure.engine.sums import Sums, Wire, exchange_seconds, mpi
+
+
+def run(n_bytes: int, repeats: int) -> None:
+    """Exchange with the other ranks, first a tenth of the repeats to warm up, and print."""
+    mpi().Init()
+    Sums((), Wire.Q8, two_phase_above=math.inf, wait_s=30.0)
+    exchange_seconds(n_bytes, max(1, repeats // 10))
+    seconds = exchange_seconds(n_bytes, repeats)
+    if mpi().COMM_WORLD.rank == 0:
+        print(f"{seconds:.9g}", flush=True)
+    mpi().Finalize()
+
+
+if __name__ == "__main__":
+    run(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,247 @@
+"""Side-by-side measurements: alternating rounds, medians, ratios, one report.
+
+Knows how to repeat named measurements in turn and how to compare two of them.
+Refuses to know what is measured: programs, models and networks are the callers'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+Sample = Mapping[str, float]
+"""One measurement: the key of a quantity to its value, in the quantity's unit."""
+
+
+BUSY_LOAD = 0.7
+
+
+class BenchError(Exception):
+    """A benchmark cannot run; the message says why and what to do about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A program under measurement.
+
+    `measure` runs it once and returns one value for every quantity. It raises BenchError when
+    the program cannot be run or answers something unexpected.
+    """
+
+    name: str
+    measure: Callable[[], Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """What is compared, and the ratio (first contender / second) that is aimed at.
+
+    `key` is its name in a Sample, `label` what is printed. `at_least` is true where more is
+    better (tokens/s) and false where less is (seconds).
+    """
+
+    key: str
+    label: str
+    unit: str
+    target: float
+    at_least: bool = True
+
+    def met(self, ratio: float) -> bool:
+        """Whether `ratio` reaches the target."""
+        return ratio >= self.target if self.at_least else ratio <= self.target
+
+    @property
+    def goal(self) -> str:
+        """The target as it is printed, such as `>= 0.98`."""
+        return f"{'>=' if self.at_least else '<='} {self.target:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The values of one quantity over all rounds, in the quantity's unit."""
+
+    median: float
+    min: float
+    max: float
+    runs: list[float]
+
+    @classmethod
+    def of(cls, runs: Sequence[float]) -> Spread:
+        """The spread of one or more values."""
+        return cls(statistics.median(runs), min(runs), max(runs), list(runs))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One quantity of two contenders; `ratio` is of the medians, first over second."""
+
+    quantity: Quantity
+    spreads: dict[str, Spread]
+    ratio: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the ratio reaches the quantity's target."""
+        return self.quantity.met(self.ratio)
+
+    def as_json(self) -> dict[str, Any]:
+        """The comparison as plain values for `json.dumps`."""
+        spreads = {name: asdict(spread) for name, spread in self.spreads.items()}
+        return {
+            "quantity": self.quantity.label,
+            "unit": self.quantity.unit,
+            "contenders": spreads,
+            "ratio": self.ratio,
+            "target": self.quantity.goal,
+            "met": self.met,
+        }
+
+
+def alternate(contenders: Sequence[Contender], rounds: int) -> dict[str, list[Sample]]:
+    """Measure every contender once a round and return the samples by contender.
+
+    Every second round runs in the opposite order (A B, B A, A B, ...), so that a machine that
+    drifts (heat, neighbours) does not favour whoever always comes first.
+    Progress goes to stderr. Raises BenchError as the contenders do.
+    """
+    warn_if_busy()
+    samples: dict[str, list[Sample]] = {contender.name: [] for contender in contenders}
+    for number in range(rounds):
+        order = contenders if number % 2 == 0 else list(reversed(contenders))
+        for contender in order:
+            sample = contender.measure()
+            samples[contender.name].append(sample)
+            values = ", ".join(f"{name} {value:.4g}" for name, value in sample.items())
+            progress(f"round {number + 1}/{rounds}  {contender.name}: {values}")
+    return samples
+
+
+def compare(
+    quantities: Sequence[Quantity], contenders: Sequence[Contender], rounds: int
+) -> list[Comparison]:
+    """Alternate two contenders for `rounds` rounds and compare each quantity's medians."""
+    first, second = contenders
+    samples = alternate(contenders, rounds)
+    comparisons = []
+    for quantity in quantities:
+        spreads = {
+            contender.name: Spread.of([sample[quantity.key] for sample in samples[contender.name]])
+            for contender in contenders
+        }
+        ratio = spreads[first.name].median / spreads[second.name].median
+        comparisons.append(Comparison(quantity, spreads, ratio))
+    return comparisons
+
+
+def table(comparisons: Sequence[Comparison]) -> str:
+    """The comparisons as text: a row for each, `median (min-max)` for each contender."""
+    names = list(comparisons[0].spreads)
+    rows = [["quantity", *names, "ratio", "target", ""]]
+    for comparison in comparisons:
+        cells = [_cell(comparison.spreads[name]) for name in names]
+        label = f"{comparison.quantity.label} [{comparison.quantity.unit}]"
+        verdict = "met" if comparison.met else "MISSED"
+        rows.append([label, *cells, f"{comparison.ratio:.3f}", comparison.quantity.goal, verdict])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(spread: Spread) -> str:
+    return f"{spread.median:.4g} ({spread.min:.4g}-{spread.max:.4g})"
+
+
+def warn_if_busy() -> None:
+    """Say so when other programs run: they slow the contenders, and not by the same factor."""
+    load = os.getloadavg()[0]
+    if load > BUSY_LOAD:
+        progress(f"warning: the machine is busy (load {load:.1f}): the ratios mean little")
+
+
+def machine() -> dict[str, Any]:
+    """The machine in a few words: processor, cores, system, load (one minute's average)."""
+    return {
+        "load": os.getloadavg()[0],
+        "processor": _processor(Path("/proc/cpuinfo")),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+    }
+
+
+def _processor(cpuinfo: Path) -> str:
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("model name", "Model"):
+                return value.strip()
+    return platform.machine()
+
+
+def report(
+    bench: str, settings: Mapping[str, Any], comparisons: Sequence[Comparison], as_json: bool
+) -> int:
+    """Print the result to stdout; return the exit status: 0 all targets met, 1 one missed."""
+    if as_json:
+        document = {
+            "bench": bench,
+            "settings": dict(settings),
+            "machine": machine(),
+            "comparisons": [comparison.as_json() for comparison in comparisons],
+        }
+        print(json.dumps(document, indent=2))
+    else:
+        print("  ".join(f"{name} {value}" for name, value in settings.items()))
+        print(table(comparisons))
+    return 0 if all(comparison.met for comparison in comparisons) else 1
+
+
+def progress(message: str) -> None:
+    """Tell whoever waits what has just happened, on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """A command line with what every benchmark takes: `--rounds` and `--json`."""
+    result = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Exit status: 0 all targets met, 1 a target missed, 2 the benchmark cannot run.",
+    )
+    result.add_argument(
+        "--rounds",
+        type=positive,
+        default=rounds,
+        metavar="N",
+        help="alternating rounds; medians are over these (default %(default)s)",
+    )
+    result.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return result
+
+
+def positive(text: str) -> int:
+    """An argument that must be a whole number above zero. Raises ValueError."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(f"{value} is not above zero")
+    return value
+
+
+def main(run: Callable[[], int]) -> None:
+    """Run a benchmark's body and exit with its status; a BenchError is one line and status 2."""
+    try:
+        status = run()
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)

@@ -1,0 +1,368 @@
+"""Models with a real model's shape and random weights: for speed, not for sense.
+
+Knows the shapes of a few published models, how to write them as GGUF in Q4_0, and how to write
+the same weights in the files that Distributed Llama reads (`.m` and `.t`).
+Refuses to know who runs them.
+
+A random Q4_0 matrix takes as long to multiply as a trained one, so no download is needed.
+Where a published model shares one matrix between embedding and output, so do these files.
+Rope scaling is left out: it changes the angles, not the work.
+Files are kept and used again; a file that was not finished never gets its name.
+
+    python bench/shapes.py qwen3-0.6b --dllama
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from measure import BenchError, main, progress
+
+REVISION = 1
+"""Part of every file name: raised when the contents of the files change."""
+
+SEED = 20_251
+CONTEXT_LENGTH = 4096
+Q4_0_BLOCK, Q4_0_BLOCK_BYTES = 32, 18
+LARGEST_PIECE = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The numbers that decide how much work a model is; names as in GGUF's metadata."""
+
+    architecture: str
+    layers: int
+    embedding: int
+    feed_forward: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    rope_base: int
+    norm_epsilon_exponent: int  # 6 stands for 1e-6
+    tied: bool  # the embedding is the output matrix too
+    experts: int = 0
+    experts_used: int = 0
+    expert_feed_forward: int = 0
+
+    @property
+    def head_norms(self) -> bool:
+        """Whether queries and keys are normalized per head, as Qwen3 does."""
+        return self.architecture.startswith("qwen3")
+
+
+SHAPES: dict[str, Shape] = {
+    "qwen3-0.6b": Shape("qwen3", 28, 1024, 3072, 16, 8, 128, 151_936, 1_000_000, 6, True),
+    "qwen3-1.7b": Shape("qwen3", 28, 2048, 6144, 16, 8, 128, 151_936, 1_000_000, 6, True),
+    "llama-3.2-1b": Shape("llama", 16, 2048, 8192, 32, 8, 64, 128_256, 500_000, 5, True),
+    "qwen3-30b-a3b-12-layers": Shape(
+        "qwen3moe", 12, 2048, 6144, 32, 4, 128, 151_936, 1_000_000, 6, False,
+        experts=128, experts_used=8, expert_feed_forward=768,
+    ),
+}  # fmt: skip
+"""Published shapes (source: each model's `config.json`); the last has 12 of its 48 layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor to be written: rows of `columns` weights, in the file's order of dimensions."""
+
+    name: str
+    dimensions: tuple[int, ...]  # slowest first; the last is the row
+    kind: str  # "q4_0", "ones" or "normal" (the last two float32)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The array's shape: bytes for Q4_0, float32 numbers for the rest."""
+        if self.kind != "q4_0":
+            return self.dimensions
+        return (*self.dimensions[:-1], self.dimensions[-1] // Q4_0_BLOCK * Q4_0_BLOCK_BYTES)
+
+    def contents(self) -> npt.NDArray[Any]:
+        """The weights, always the same for the same name and dimensions."""
+        if self.kind == "ones":
+            return np.ones(self.dimensions, np.float32)
+        random = np.random.default_rng([SEED, zlib.crc32(self.name.encode())])
+        if self.kind == "normal":
+            deviation = np.float32(self.dimensions[-1] ** -0.5)
+            return random.standard_normal(self.dimensions, np.float32) * deviation
+        return _random_q4_0(random, self.dimensions).reshape(self.stored_shape)
+
+
+def _random_q4_0(random: np.random.Generator, dimensions: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    # A block of 32 weights is a float16 scale d and 32 numbers of 4 bits; a weight is d * (n - 8).
+    # Evenly drawn n - 8 deviate by 4.6, so this d keeps the length of a vector over a product.
+    blocks = np.empty((int(np.prod(dimensions)) // Q4_0_BLOCK, Q4_0_BLOCK_BYTES), np.uint8)
+    scale = np.array([dimensions[-1] ** -0.5 / 4.6], np.float16)
+    blocks[:, :2] = scale.view(np.uint8)
+    step = LARGEST_PIECE // Q4_0_BLOCK_BYTES
+    for start in range(0, len(blocks), step):
+        piece = blocks[start : start + step, 2:]
+        piece[:] = random.integers(0, 256, piece.shape, dtype=np.uint8)
+    return blocks
+
+
+def tensors(shape: Shape) -> Iterator[Tensor]:
+    """All tensors of a model, named as llama.cpp names them."""
+    s = shape
+    yield Tensor("token_embd.weight", (s.vocabulary, s.embedding), "q4_0")
+    yield Tensor("output_norm.weight", (s.embedding,), "ones")
+    if not s.tied:
+        yield Tensor("output.weight", (s.vocabulary, s.embedding), "q4_0")
+    for layer in range(s.layers):
+        yield from _attention(s, f"blk.{layer}")
+        yield from (_experts if s.experts else _feed_forward)(s, f"blk.{layer}")
+
+
+def _attention(s: Shape, block: str) -> Iterator[Tensor]:
+    query, key = s.heads * s.head_size, s.kv_heads * s.head_size
+    yield Tensor(f"{block}.attn_norm.weight", (s.embedding,), "ones")
+    yield Tensor(f"{block}.ffn_norm.weight", (s.embedding,), "ones")
+    if s.head_norms:
+        yield Tensor(f"{block}.attn_q_norm.weight", (s.head_size,), "ones")
+        yield Tensor(f"{block}.attn_k_norm.weight", (s.head_size,), "ones")
+    yield Tensor(f"{block}.attn_q.weight", (query, s.embedding), "q4_0")
+    yield Tensor(f"{block}.attn_k.weight", (key, s.embedding), "q4_0")
+    yield Tensor(f"{block}.attn_v.weight", (key, s.embedding), "q4_0")
+    yield Tensor(f"{block}.attn_output.weight", (s.embedding, query), "q4_0")
+
+
+def _feed_forward(s: Shape, block: str) -> Iterator[Tensor]:
+    yield Tensor(f"{block}.ffn_gate.weight", (s.feed_forward, s.embedding), "q4_0")
+    yield Tensor(f"{block}.ffn_up.weight", (s.feed_forward, s.embedding), "q4_0")
+    yield Tensor(f"{block}.ffn_down.weight", (s.embedding, s.feed_forward), "q4_0")
+
+
+def _experts(s: Shape, block: str) -> Iterator[Tensor]:
+    wide, narrow = s.expert_feed_forward, s.embedding
+    yield Tensor(f"{block}.ffn_gate_inp.weight", (s.experts, narrow), "normal")
+    yield Tensor(f"{block}.ffn_gate_exps.weight", (s.experts, wide, narrow), "q4_0")
+    yield Tensor(f"{block}.ffn_up_exps.weight", (s.experts, wide, narrow), "q4_0")
+    yield Tensor(f"{block}.ffn_down_exps.weight", (s.experts, narrow, wide), "q4_0")
+
+
+def default_directory() -> Path:
+    """Where the files are kept unless told otherwise: `dure/bench` in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "dure" / "bench"
+
+
+def shape_of(name: str) -> Shape:
+    """The shape called `name`. Raises BenchError for an unknown one, listing the known."""
+    if name not in SHAPES:
+        raise BenchError(f"no shape is called {name!r}: choose from {', '.join(SHAPES)}")
+    return SHAPES[name]
+
+
+def gguf_file(name: str, directory: Path) -> Path:
+    """The GGUF of the shape called `name`, written first if it is not there yet."""
+    shape = shape_of(name)
+    path = directory / f"{name}-q4_0-r{REVISION}.gguf"
+    if not path.exists():
+        progress(f"writing {path}")
+        with _finished(path) as unfinished:
+            _write_gguf(shape, unfinished)
+    return path
+
+
+def dllama_files(name: str, directory: Path) -> tuple[Path, Path]:
+    """Distributed Llama's model (`.m`) with the GGUF's weights, and a tokenizer (`.t`) for it."""
+    shape = shape_of(name)
+    source = gguf_file(name, directory)
+    model, tokenizer = source.with_suffix(".m"), source.with_suffix(".t")
+    for path, write in (
+        (model, partial(_write_dllama_model, shape, source)),
+        (tokenizer, partial(_write_dllama_tokenizer, shape.vocabulary)),
+    ):
+        if not path.exists():
+            progress(f"writing {path}")
+            with _finished(path) as unfinished, unfinished.open("wb") as file:
+                write(file)
+    return model, tokenizer
+
+
+@contextmanager
+def _finished(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield unfinished
+        unfinished.rename(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _write_gguf(shape: Shape, path: Path) -> None:
+    writer = gguf.GGUFWriter(path, shape.architecture)
+    _add_metadata(writer, shape)
+    for tensor in tensors(shape):
+        quantized = tensor.kind == "q4_0"
+        dtype = np.dtype(np.uint8 if quantized else np.float32)
+        size = int(np.prod(tensor.stored_shape)) * dtype.itemsize
+        raw = gguf.GGMLQuantizationType.Q4_0 if quantized else gguf.GGMLQuantizationType.F32
+        writer.add_tensor_info(tensor.name, tensor.stored_shape, dtype, size, raw)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor in tensors(shape):
+        writer.write_tensor_data(tensor.contents())
+    writer.close()
+
+
+def _add_metadata(writer: Any, s: Shape) -> None:
+    writer.add_name("random weights")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+    writer.add_block_count(s.layers)
+    writer.add_context_length(CONTEXT_LENGTH)
+    writer.add_embedding_length(s.embedding)
+    writer.add_feed_forward_length(s.feed_forward)
+    writer.add_head_count(s.heads)
+    writer.add_head_count_kv(s.kv_heads)
+    writer.add_key_length(s.head_size)
+    writer.add_value_length(s.head_size)
+    writer.add_rope_dimension_count(s.head_size)
+    writer.add_rope_freq_base(float(s.rope_base))
+    writer.add_layer_norm_rms_eps(10.0**-s.norm_epsilon_exponent)
+    writer.add_vocab_size(s.vocabulary)
+    writer.add_tokenizer_model("no_vocab")
+    if s.experts:
+        writer.add_expert_count(s.experts)
+        writer.add_expert_used_count(s.experts_used)
+        writer.add_expert_feed_forward_length(s.expert_feed_forward)
+
+
+# Distributed Llama's files (source: its `src/llm.hpp`, `src/llm.cpp`, `src/tokenizer.cpp`):
+# a magic number, the header's size in bytes with both of these, then pairs of 32-bit key and
+# value. Its Q4_0 block is ggml's; embedding, norms and router are float32.
+_MODEL_MAGIC = 0xA00ABCD
+_TOKENIZER_MAGIC = 0x567124
+_ARCHITECTURES = {"llama": 0xABCD00, "qwen3": 0xABCD01, "qwen3moe": 0xABCD02}
+_SILU = 1
+_Q40 = 2
+
+
+def _dllama_header(magic: int, pairs: Sequence[tuple[int, int]]) -> bytes:
+    data = b"".join(struct.pack("<ii", key, value) for key, value in pairs)
+    return struct.pack("<ii", magic, 8 + len(data)) + data
+
+
+def _dllama_model_pairs(s: Shape) -> list[tuple[int, int]]:
+    pairs = [
+        (0, 0),  # version
+        (1, _ARCHITECTURES[s.architecture]),
+        (2, s.embedding),
+        (3, s.feed_forward),
+        (4, s.layers),
+        (5, s.heads),
+        (6, s.kv_heads),
+        (7, s.experts),
+        (8, s.experts_used),
+        (9, s.vocabulary),
+        (10, CONTEXT_LENGTH),
+        (11, _SILU),
+        (12, s.rope_base),
+        (13, _Q40),
+        (19, s.head_size),
+        (20, s.norm_epsilon_exponent),
+    ]
+    return [*pairs, (21, s.expert_feed_forward)] if s.experts else pairs
+
+
+def _write_dllama_model(shape: Shape, source: Path, file: BinaryIO) -> None:
+    weights = {tensor.name: tensor.data for tensor in gguf.GGUFReader(source).tensors}
+    embedding = weights["token_embd.weight"]
+    file.write(_dllama_header(_MODEL_MAGIC, _dllama_model_pairs(shape)))
+    rows = max(1, LARGEST_PIECE // (4 * shape.embedding))
+    for start in range(0, shape.vocabulary, rows):
+        piece = gguf.dequantize(embedding[start : start + rows], gguf.GGMLQuantizationType.Q4_0)
+        file.write(piece.astype("<f4").tobytes())
+    for layer in range(shape.layers):
+        for matrix in _dllama_layer(shape, layer, weights):
+            file.write(matrix.tobytes())
+    file.write(weights["output_norm.weight"].tobytes())
+    file.write(weights.get("output.weight", embedding).tobytes())
+
+
+def _dllama_layer(
+    shape: Shape, layer: int, weights: dict[str, npt.NDArray[Any]]
+) -> Iterator[npt.NDArray[Any]]:
+    def named(*names: str) -> Iterator[npt.NDArray[Any]]:
+        return (weights[f"blk.{layer}.{name}.weight"] for name in names)
+
+    yield from named("attn_q", "attn_k", "attn_v", "attn_output")
+    if shape.experts:
+        yield from named("ffn_gate_inp")
+        for expert in range(shape.experts):
+            stacks = named("ffn_gate_exps", "ffn_down_exps", "ffn_up_exps")
+            yield from (stack[expert] for stack in stacks)
+    else:
+        yield from named("ffn_gate", "ffn_down", "ffn_up")
+    if shape.head_norms:
+        yield from named("attn_q_norm", "attn_k_norm")
+    yield from named("attn_norm", "ffn_norm")
+
+
+def _write_dllama_tokenizer(vocabulary: int, file: BinaryIO) -> None:
+    # One token for each printable character and no longer piece that could join two of them:
+    # a prompt of n characters is n tokens and the one that begins every text.
+    words = [
+        chr(i).encode() if i < 127 and chr(i).isprintable() else f"<{i:06}>".encode()
+        for i in range(vocabulary)
+    ]
+    begin, end = vocabulary - 2, vocabulary - 1
+    pairs = [
+        (0, 1),  # version
+        (1, vocabulary),
+        (2, max(map(len, words))),
+        (3, begin),
+        (9, 1),  # how many tokens end a text
+        (10, 1),  # the token that begins a text is added
+    ]
+    file.write(_dllama_header(_TOKENIZER_MAGIC, pairs))
+    file.write(struct.pack("<i", end))
+    for i, word in enumerate(words):
+        file.write(struct.pack("<fI", -float(i), len(word)) + word)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Give a command line `--shape` and `--dir`."""
+    parser.add_argument(
+        "--shape", default="qwen3-0.6b", metavar="NAME",
+        help=f"the model's shape: {', '.join(SHAPES)} (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dir", type=Path, default=default_directory(), metavar="DIR",
+        help="where the random models are kept (default %(default)s)",
+    )  # fmt: skip
+
+
+def run() -> int:
+    """Write the files asked for on the command line and print their paths."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", help=", ".join(SHAPES))
+    parser.add_argument("--dllama", action="store_true", help="write the .m and .t files too")
+    parser.add_argument("--dir", type=Path, default=default_directory(), help="%(default)s")
+    arguments = parser.parse_args()
+    print(gguf_file(arguments.name, arguments.dir))
+    if arguments.dllama:
+        print(*dllama_files(arguments.name, arguments.dir), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    main(run)
