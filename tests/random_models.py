@@ -25,10 +25,13 @@ import numpy as np
 import numpy.typing as npt
 from llama_cpp import llama_cpp as binding
 
+from dure.engine.llama import has_amx
+
 Floats = npt.NDArray[np.float32]
 Value = int | float | str
 
 _LOGIT_STD = 2.0  # spread wanted of the logits, about that of a trained model
+_POST_NORM = 0.5  # of what a half-layer adds; with 1.0 seven layers amplify a flipped rounding
 _EXPERT_PARENT = {"qwen3moe"}  # feed_forward_length is that of all used experts together
 
 
@@ -133,8 +136,7 @@ def write_split(
 
 
 def reference_logits(path: Path, tokens: Sequence[int], n_prefill: int) -> Floats:
-    """Logits of the whole model, computed by llama.cpp in this process on one CPU thread,
-    with its plain (not repacked) kernels.
+    """Logits of the whole model, computed by llama.cpp in this process on one CPU thread.
 
     Decodes `tokens[:n_prefill]` as one batch, then every further token in a batch of its own.
     Returns float32 [len(tokens) - n_prefill + 1, n_vocab]: the row after the last prompt token,
@@ -205,7 +207,7 @@ def _attention(blk: str, shape: Shape) -> Iterator[_Tensor]:
     if shape.moe_bias:
         yield _bias(f"{blk}.attn_output", shape.n_embd)
     if shape.post_norms:
-        yield _norm(f"{blk}.post_attention_norm", shape.n_embd)
+        yield _norm(f"{blk}.post_attention_norm", shape.n_embd, mean=_POST_NORM)
 
 
 def _feed_forward(blk: str, shape: Shape) -> Iterator[_Tensor]:
@@ -219,7 +221,7 @@ def _feed_forward(blk: str, shape: Shape) -> Iterator[_Tensor]:
         yield _matrix(f"{blk}.ffn_up", shape.n_ff, shape.n_embd, gain=1.5)
         yield _matrix(f"{blk}.ffn_down", shape.n_embd, shape.n_ff, gain=1.5)
     if shape.post_norms:
-        yield _norm(f"{blk}.post_ffw_norm", shape.n_embd)
+        yield _norm(f"{blk}.post_ffw_norm", shape.n_embd, mean=_POST_NORM)
 
 
 def _experts(blk: str, shape: Shape) -> Iterator[_Tensor]:
@@ -388,8 +390,7 @@ def _loaded(path: Path, n_ctx: int, n_batch: int) -> Iterator[tuple[Any, Any]]:
     model_params = binding.llama_model_default_params()
     model_params.n_gpu_layers = 0
     model_params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
-    # Plain kernels: GCC 12 drops stores before `ldtilecfg`, so llama.cpp's AMX ones crash.
-    model_params.use_extra_bufts = False
+    model_params.use_extra_bufts = not has_amx()  # the same kernels as the ranks use
     model = binding.llama_model_load_from_file(str(path).encode(), model_params)
     if not model:
         raise RuntimeError(f"llama.cpp refuses {path}: {''.join(_messages)}")
