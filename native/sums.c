@@ -448,46 +448,27 @@ static int32_t first_equal(const float *x, int n, float value) {
     return 0;
 }
 
-// The k best of x[n] (ids in no order; of equals the lower id), and log(sum(exp(x))).
-// 1 <= k <= n. For k == 1 the logarithm is not computed, and NaN is returned.
-EXPORT float dure_best(const float *x, int n, int k, int32_t *ids) {
-    float lanes[16];
-    for (int i = 0; i < 16; i++) {
-        lanes[i] = -INFINITY;
-    }
-    int i = 0;
-    for (; i + 16 <= n; i += 16) {
-        for (int j = 0; j < 16; j++) {
-            lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
-        }
-    }
-    float max = -INFINITY;
-    for (int j = 0; j < 16; j++) {
-        max = lanes[j] > max ? lanes[j] : max;
-    }
-    for (; i < n; i++) {
-        max = x[i] > max ? x[i] : max;
-    }
-    if (k == 1) {
-        ids[0] = first_equal(x, n, max);
-        return NAN;
-    }
-    for (i = 0; i < k; i++) {
+static void best_by_heap(const float *x, int n, int k, int32_t *ids) {
+    for (int i = 0; i < k; i++) {
         ids[i] = i;
     }
-    for (i = k / 2 - 1; i >= 0; i--) {
+    for (int i = k / 2 - 1; i >= 0; i--) {
         sift_down(x, ids, k, i);
     }
-    for (i = k; i < n; i++) {
+    for (int i = k; i < n; i++) {
         if (x[i] > x[ids[0]]) {
             ids[0] = i;
             sift_down(x, ids, k, 0);
         }
     }
+}
+
+// log(sum(exp(x))) of x[n], whose largest is max.
+static float log_sum_exp(const float *x, int n, float max) {
     double sum = 0;
-    for (i = 0; i + 16 <= n; i += 16) {
-        float part = 0;
-        float e[16];
+    int i = 0;
+    for (; i + 16 <= n; i += 16) {
+        float e[16], part = 0;
         for (int j = 0; j < 16; j++) {
             e[j] = exp_of_negative(x[i + j] - max);
         }
@@ -500,4 +481,36 @@ EXPORT float dure_best(const float *x, int n, int k, int32_t *ids) {
         sum += exp_of_negative(x[i] - max);
     }
     return (float)(max + log(sum));
+}
+
+static float largest(const float *x, int n) {
+    float lanes[16], max = -INFINITY;
+    for (int j = 0; j < 16; j++) {
+        lanes[j] = -INFINITY;
+    }
+    int i = 0;
+    for (; i + 16 <= n; i += 16) {
+        for (int j = 0; j < 16; j++) {
+            lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
+        }
+    }
+    for (int j = 0; j < 16; j++) {
+        max = lanes[j] > max ? lanes[j] : max;
+    }
+    for (; i < n; i++) {
+        max = x[i] > max ? x[i] : max;
+    }
+    return max;
+}
+
+// The k best of x[n] (ids in no order; of equals the lower id), 1 <= k <= n.
+// Returns log(sum(exp(x))) if it is wanted, else NaN.
+EXPORT float dure_best(const float *x, int n, int k, int32_t *ids, int want_sum) {
+    const float max = k == 1 || want_sum ? largest(x, n) : 0.0f;
+    if (k == 1) {
+        ids[0] = first_equal(x, n, max);
+    } else {
+        best_by_heap(x, n, k, ids);
+    }
+    return want_sum ? log_sum_exp(x, n, max) : NAN;
 }

@@ -46,12 +46,11 @@ def bench(
         if number < 1:
             raise UsageError(f"{name} {number}: give a number above 0")
     needed = -(-max(n_prompt, n_generate) // CTX_GRAIN) * CTX_GRAIN
-    options = Options(model, ranks, shares, threads, ctx or needed, sync)
-    with opened(options) as (_, executor):
-        if executor.info.n_ctx < max(n_prompt, n_generate):
-            raise UsageError(f"--ctx {ctx} is less than -p or -n: leave it out, or raise it")
-        with loading_bar(f"measuring {model.name}") as progress:
-            facts = _measure(executor, n_prompt, n_generate, repeat, progress)
+    if ctx is not None and ctx < max(n_prompt, n_generate):
+        raise UsageError(f"--ctx {ctx} is less than -p or -n: raise it, or use smaller -p and -n")
+    options = Options(model, ranks, shares, threads, needed if ctx is None else ctx, sync)
+    with opened(options) as (_, executor), loading_bar(f"measuring {model.name}") as progress:
+        facts = _measure(executor, n_prompt, n_generate, repeat, progress)
     facts = {"model": str(model), "sync": sync.value, **facts}
     if as_json:
         print_json(facts)

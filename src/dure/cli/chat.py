@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dure.cli.console import errors, write
+from dure.cli.console import errors, print_error, write
 from dure.cli.interrupt import Interrupt
 from dure.cli.opening import Options, opened
 from dure.cli.parameters import (
@@ -67,7 +67,9 @@ def chat(
             )
         conversation = _Conversation(executor, vocabulary, sampling, max_tokens, system)
         if sys.stdin.isatty():
-            errors.print(f"{model.name}. Ctrl-C stops an answer, /clear forgets, Ctrl-D ends.")
+            errors.print(
+                f"{model.name}. Ctrl-C stops an answer, /clear forgets, Ctrl-D ends.", markup=False
+            )
         while (line := _read_line()) is not None:
             if line.strip() == "/clear":
                 conversation.clear()
@@ -125,7 +127,7 @@ class _Conversation:
                     write(piece.text)
         except UsageError as error:  # this turn does not fit; the program and the rest go on
             self._turns.pop()
-            errors.print(f"dure: {error}", style="red", markup=False, soft_wrap=True)
+            print_error(error)
             return
         write("\n")
         if self._session.finish == "length":

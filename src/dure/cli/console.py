@@ -1,4 +1,7 @@
-"""What the command line writes where: data on stdout, everything else on stderr."""
+"""What the command line writes where: data on stdout, everything else on stderr.
+
+Names and texts from files are shown as they are: no markup, no emoji codes, no control characters.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,37 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-__all__ = ["bytes_text", "errors", "loading_bar", "output", "print_json", "progress_bar", "write"]
+__all__ = [
+    "bytes_text",
+    "errors",
+    "loading_bar",
+    "output",
+    "print_error",
+    "print_json",
+    "printable",
+    "progress_bar",
+    "write",
+]
 
-errors = Console(stderr=True, highlight=False)
-output = Console(highlight=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
+output = Console(highlight=False, emoji=False, markup=False)
 
 
 def write(text: str) -> None:
     """Write generated text to stdout as it comes."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """The text on one line, fit for a terminal: control characters are written as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def print_error(error: Exception) -> None:
+    """Write an error to stderr, on one line."""
+    text = f"dure: {printable(str(error))}"
+    errors.print(text, style="red", markup=False, soft_wrap=True)
 
 
 def print_json(data: Any) -> None:
@@ -49,7 +73,7 @@ def bytes_text(n: float) -> str:
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar of bytes on stderr, shown on a terminal only. Yields a function that is told of more."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
@@ -63,7 +87,11 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def loading_bar(title: str) -> Iterator[Callable[[float], None]]:
     """A bar from 0 to 1 on stderr, shown on a terminal only. Yields a function that is told how far."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+    )
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(title, total=1.0)
         yield lambda fraction: bar.update(task, completed=fraction)

@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 failed, 2 asked for something that makes no sense, 130 sto
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -17,11 +19,11 @@ import typer
 
 from dure.cli.bench import bench
 from dure.cli.chat import chat
-from dure.cli.console import errors
+from dure.cli.console import print_error
 from dure.cli.cut import cut
 from dure.cli.run import run
 from dure.cli.show import show
-from dure.errors import DureError
+from dure.errors import DureError, ResourceError
 
 __all__ = ["app", "main"]
 
@@ -55,14 +57,25 @@ def _options(
 def main() -> None:
     """Run the command line; a user's mistakes and a machine's troubles are told in one line."""
     signal.signal(signal.SIGTERM, _end)
+    _accept_all_bytes()
     try:
         app()
     except DureError as error:
-        errors.print(f"dure: {error}", style="red", markup=False, soft_wrap=True)
+        print_error(error)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: be quiet
-        sys.exit(0)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        print_error(ResourceError("no space left to write to: make room, or write elsewhere"))
+        sys.exit(1)
+
+
+def _accept_all_bytes() -> None:
+    """A prompt from a pipe or the name of a file may be no text in this locale's encoding."""
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):  # None, where the shell closed it
+            stream.reconfigure(errors=errors)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

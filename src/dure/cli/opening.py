@@ -30,6 +30,9 @@ from dure.plan.memory import DEFAULT_CTX, RankMemory, choose_ctx, kv_bytes_per_t
 
 __all__ = ["Options", "opened", "parse_shares", "shard_directory"]
 
+MOST_RANKS = 1024
+LARGEST_SHARE = 1e9
+
 
 @dataclass(frozen=True)
 class Options:
@@ -45,14 +48,16 @@ class Options:
 
 def parse_shares(shares: str | None, ranks: int | None) -> list[float]:
     """One share for every rank. Raises UsageError where they are no numbers, or as many as ranks."""
-    if ranks is not None and ranks < 1:
-        raise UsageError(f"--ranks {ranks}: give a number above 0")
+    if ranks is not None and not 1 <= ranks <= MOST_RANKS:
+        raise UsageError(f"--ranks {ranks}: give a number from 1 to {MOST_RANKS}")
     if shares is None:
         return [1.0] * (ranks or 1)
     try:
         numbers = [float(word) for word in shares.split(",")]
     except ValueError:
         raise UsageError(f"--shares {shares}: give a number for every rank, as in 3,2") from None
+    if not all(0 < number <= LARGEST_SHARE for number in numbers):
+        raise UsageError(f"--shares {shares}: every rank needs a number above 0, as in 3,2")
     if ranks is not None and ranks != len(numbers):
         raise UsageError(f"--shares {shares} names {len(numbers)} ranks, but --ranks says {ranks}")
     return numbers

@@ -27,7 +27,7 @@ from dure.cli.parameters import (
 )
 from dure.engine.executor import RankFacts
 from dure.engine.sums import Wire
-from dure.errors import UsageError
+from dure.errors import EngineError, UsageError
 from dure.generate.sampling import Sampling
 from dure.generate.session import Session, Timings
 from dure.model.vocabulary import Vocabulary
@@ -73,12 +73,16 @@ def run(
         session = Session(executor, vocabulary)
         tokens = _tokens(vocabulary, text, system, raw)
         answer = ""
-        for piece in session.answer(
-            tokens, sampling, max_tokens=max_tokens, cancelled=interrupt.came
-        ):
-            answer += piece.text
-            if not as_json:
-                write(piece.text)
+        try:
+            for piece in session.answer(
+                tokens, sampling, max_tokens=max_tokens, cancelled=interrupt.came
+            ):
+                answer += piece.text
+                if not as_json:
+                    write(piece.text)
+        except EngineError:
+            write("\n" if answer and not as_json else "")  # the error begins its own line
+            raise
         facts = executor.facts() if verbose or as_json else []
     if as_json:
         print_json(_as_json(answer, session, facts))

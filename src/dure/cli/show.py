@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from dure.cli.console import bytes_text, output, print_json
+from dure.cli.console import bytes_text, output, print_json, printable
 from dure.cli.opening import shard_directory
 from dure.cli.parameters import Json, Model
 from dure.errors import DureError, ModelError
@@ -152,7 +152,7 @@ def _print(facts: dict[str, Any]) -> None:
         "shape": ", ".join(f"{k.replace('_', ' ')} {n}" for k, n in list(shape.items())[1:]),
     }
     for name, text in lines.items():
-        output.print(f"{name:<14}{text}", markup=False, soft_wrap=True)
+        output.print(f"{name:<14}{printable(text)}", soft_wrap=True)
     output.print()
     output.print(_cuts_table(facts["cuts"]))
     _print_lists(facts)
@@ -164,7 +164,7 @@ def _cuts_table(cuts: list[dict[str, Any]]) -> Table:
         if cut["possible"]:
             table.add_row(str(cut["ranks"]), _sizes(cut["bytes"]), _note(cut))
         else:
-            table.add_row(str(cut["ranks"]), "cannot be cut", cut["reason"])
+            table.add_row(str(cut["ranks"]), "cannot be cut", printable(cut["reason"]))
     return table
 
 
@@ -193,10 +193,10 @@ def _print_lists(facts: dict[str, Any]) -> None:
     for tensor in facts.get("tensors", []):
         shape = " x ".join(str(n) for n in tensor["shape"])
         output.print(
-            f"{tensor['name']:<36}{shape:<24}{tensor['type']:<8}{bytes_text(tensor['bytes'])}",
-            markup=False,
+            f"{printable(tensor['name']):<36}{shape:<24}{tensor['type']:<8}"
+            f"{bytes_text(tensor['bytes'])}",
             soft_wrap=True,
         )
     for key, value in facts.get("metadata", {}).items():
         text = str(value) if len(str(value)) <= 200 else f"{str(value)[:200]}…"
-        output.print(f"{key:<44}{text!r}", markup=False, soft_wrap=True)
+        output.print(f"{printable(key):<44}{text!r}", soft_wrap=True)

@@ -21,7 +21,7 @@ SliceBest = tuple[Ints, Floats, float]  # ids in the whole vocabulary, logits, l
 
 def best_of_slice(logits: Floats, k: int, first_id: int) -> SliceBest:
     """The best k of a slice whose first token has `first_id`. logits: float32 [n]."""
-    ids, log_sum_exp = best_logits(logits, min(k, logits.size))
+    ids, log_sum_exp = best_logits(logits, min(k, logits.size), want_sum=k > 1)
     return ids + np.int32(first_id), logits[ids], log_sum_exp
 
 

@@ -58,7 +58,9 @@ class LoadedModel:
     """A model and its context. Not thread-safe.
 
     `eval_callback` is the address of a native `ggml_backend_sched_eval_callback`, or None.
-    Raises ModelError where llama.cpp refuses the file, ResourceError where memory is short.
+    `cure` is what a user should do with a file that llama.cpp refuses.
+    Raises ModelError where llama.cpp refuses the file, ResourceError where memory is short, and what
+    `progress` raises.
     """
 
     def __init__(
@@ -68,10 +70,11 @@ class LoadedModel:
         *,
         eval_callback: int | None = None,
         progress: Callable[[float], None] = lambda _: None,
+        cure: str = "get the file again, or use a model that llama.cpp knows",
     ) -> None:
         silence_llama()
         self.limits = limits
-        self._model = _load_model(path, progress)
+        self._model = _load_model(path, progress, cure)
         try:
             self._context = _make_context(self._model, limits, eval_callback, path)
         except ResourceError:
@@ -180,10 +183,15 @@ def _pointer(array: np.ndarray[Any, Any], type_: Any) -> Any:
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(type_))
 
 
-def _load_model(path: Path, progress: Callable[[float], None]) -> Any:
+def _load_model(path: Path, progress: Callable[[float], None], cure: str) -> Any:
+    raised: list[BaseException] = []
+
     def told(fraction: float, _: Any) -> bool:
-        progress(fraction)
-        return True
+        try:
+            progress(fraction)
+        except BaseException as error:  # Ctrl-C, perhaps; ctypes would print and forget it
+            raised.append(error)
+        return not raised  # False ends the loading
 
     params = lib.llama_model_default_params()
     # Read, not mapped: repacked weights are copies, and a map beside them would double the memory.
@@ -192,8 +200,12 @@ def _load_model(path: Path, progress: Callable[[float], None]) -> Any:
     callback = lib.llama_progress_callback(told)
     params.progress_callback = callback
     model = lib.llama_model_load_from_file(str(path).encode(), params)
+    if raised:
+        if model:
+            lib.llama_model_free(model)
+        raise raised[0]
     if not model:
-        raise ModelError(f"llama.cpp cannot load {path.name}: {_reason()}")
+        raise ModelError(f"llama.cpp cannot load {path.name}: {_reason()}: {cure}")
     return model
 
 

@@ -7,6 +7,7 @@ Refuses to know tensors: rank 0 does the rest, see `rank`.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shlex
@@ -137,7 +138,7 @@ def _wait_s() -> float:
         seconds = float(text or WAIT_S)
     except ValueError:
         seconds = -1.0
-    if not seconds > 0:
+    if not 0 < seconds < math.inf:
         raise UsageError(f"DURE_STEP_TIMEOUT is {text!r}: give seconds above 0, as in 30")
     return seconds
 
@@ -198,7 +199,12 @@ class _Job:
         job_file = self._directory / "job.json"
         job_file.write_bytes(msgspec.json.encode(job))
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(job.socket)
+        try:
+            self._listener.bind(job.socket)
+        except OSError as error:
+            raise ResourceError(
+                f"no socket at {job.socket} ({error}): set TMPDIR to a directory with a short path"
+            ) from error
         self._listener.listen(1)
         with (self._directory / "log").open("wb") as log:
             self._mpiexec = subprocess.Popen(
@@ -347,4 +353,4 @@ def _explain(log: str, when: str) -> str:
         )
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
     cause = f"signal or exit code {number}" if number else last[:200] or "no reason given"
-    return f"{who} died {when} ({cause}): start again with --verbose and report it if it returns"
+    return f"{who} died {when} ({cause}): start again, and please report it if it returns"

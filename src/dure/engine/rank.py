@@ -55,6 +55,7 @@ class RankProcess:
             Limits(job.n_ctx, job.threads[self.rank], job.n_batch, job.n_sequences, job.n_outputs),
             eval_callback=self._sums.callback,
             progress=_Progress(connection) if connection else lambda _: None,
+            cure=f"delete {job.shards[self.rank]}, and it is cut again",
         )
         self.first_id, stop = job.vocabulary[self.rank]
         if self.model.n_vocab != stop - self.first_id:

@@ -154,8 +154,8 @@ def exchange_seconds(n_bytes: int, repeats: int) -> float:
     return seconds
 
 
-def best_logits(logits: Floats, k: int) -> tuple[Ints, float]:
-    """Ids of the k best logits (in no order), and the log-sum-exp of all (NaN where k is 1).
+def best_logits(logits: Floats, k: int, *, want_sum: bool) -> tuple[Ints, float]:
+    """Ids of the k best logits (in no order), and the log-sum-exp of all if wanted, else NaN.
 
     logits: float32 [n], contiguous; 1 <= k <= n. Of equal logits the lower id is taken.
     """
@@ -165,5 +165,6 @@ def best_logits(logits: Floats, k: int) -> tuple[Ints, float]:
         ctypes.c_int(logits.size),
         ctypes.c_int(k),
         ctypes.c_void_p(ids.ctypes.data),
+        ctypes.c_int(want_sum),
     )
     return ids, float(log_sum_exp)

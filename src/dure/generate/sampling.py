@@ -32,7 +32,7 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, 0.0, math.inf)
+        _check("temp", self.temperature, 0.0, math.inf)
         _check("top-k", self.top_k, 0, math.inf)
         _check("top-p", self.top_p, 0.0, 1.0)
         _check("min-p", self.min_p, 0.0, 1.0)
@@ -66,8 +66,10 @@ class Sampler:
         if kept is None:
             kept = keep(_all_of(whole()), self._sampling)
             assert kept is not None, "all logits decide every choice"
-        logits = kept.logits.astype(np.float64) / self._sampling.temperature
-        total = np.cumsum(np.exp(logits - logits.max()))
+        logits = kept.logits.astype(np.float64)
+        with np.errstate(over="ignore"):  # a temperature near 0: all but the best are -inf
+            weights = np.exp((logits - logits.max()) / self._sampling.temperature)
+        total = np.cumsum(weights)
         place = np.searchsorted(total, self._random.random() * total[-1], side="right")
         return int(kept.ids[min(place, len(kept.ids) - 1)])
 
@@ -77,6 +79,8 @@ def keep(best: Candidates, sampling: Sampling) -> Candidates | None:
     decided = best.whole
     if 0 < sampling.top_k <= len(best.ids):
         best, decided = _first(best, sampling.top_k), True
+    elif sampling.top_k and not decided and sampling.top_p < 1:
+        return None  # top-p counts the probabilities of the top-k, whose sum is not known
     relative = _probabilities(best, renormalize=decided)
     before = np.cumsum(relative) - relative  # of all that are better
     n_top_p = int(np.searchsorted(before, sampling.top_p, side="left"))

@@ -195,7 +195,10 @@ def cut_model(
         directory.mkdir(parents=True, exist_ok=True)
         lock = (directory / ".lock").open("w")
     except OSError as error:
-        raise ResourceError(f"cannot write shards to {directory}: {error.strerror}") from error
+        raise ResourceError(
+            f"cannot write shards to {directory}: {error.strerror}: name another directory (--out of "
+            "`dure cut`, or DURE_CACHE)"
+        ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         missing = [shard for shard in shards if not is_finished(shard, verify=verify)]

@@ -95,15 +95,14 @@ class Vocabulary:
             raise UsageError(
                 f"{self._name} has no chat template: use `dure run --raw` to continue text"
             )
-        from jinja2 import TemplateError
         from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-        formatter = Jinja2ChatFormatter(
-            self._template, self._text_of("eos"), self._text_of("bos"), add_generation
-        )
         try:
+            formatter = Jinja2ChatFormatter(
+                self._template, self._text_of("eos"), self._text_of("bos"), add_generation
+            )
             prompt = formatter(messages=[dict(m) for m in messages]).prompt
-        except (TemplateError, ValueError, TypeError) as error:
+        except Exception as error:  # a template is a program from the file: it may raise anything
             raise UsageError(
                 f"the chat template of {self._name} refuses these messages: {error}"
             ) from error
