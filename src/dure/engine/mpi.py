@@ -277,7 +277,7 @@ class _Job:
             rank = errors[0].stem.removeprefix("rank")
             kind = getattr(dure.errors, error.kind, EngineError)
             return kind(f"rank {rank}: {error.message}")
-        return EngineError(_explain((self._directory / "log").read_text(errors="replace"), when))
+        return EngineError(_explain(self._directory, when))
 
     def close(self) -> None:
         """End all processes, in peace if they let us, and remove what was written."""
@@ -340,12 +340,12 @@ def _command(job_file: Path, n_ranks: int) -> list[str]:
     return [word for i, part in enumerate(parts) for word in ([":"] if i else []) + part]
 
 
-def _explain(log: str, when: str) -> str:
+def _explain(directory: Path, when: str) -> str:
     """One line from what mpiexec printed about a rank that died."""
-    rank = re.search(r"RANK (\d+) PID", log)
-    killed = re.search(r"KILLED BY SIGNAL: (\d+)", log) or re.search(r"EXIT CODE: (\d+)", log)
-    who = f"rank {rank[1]}" if rank else "a rank"
-    number = int(killed[1]) if killed else 0
+    log = (directory / "log").read_text(errors="replace")
+    who = _rank_of(directory, re.search(r"PID (\d+) RUNNING AT", log))
+    code = re.search(r"EXIT CODE: (\d+)", log)
+    number = int(code[1]) if code else 0
     if number == signal.SIGKILL:
         return (
             f"{who} was killed {when} (signal 9): if nobody did, its machine ran out of memory; "
@@ -354,3 +354,10 @@ def _explain(log: str, when: str) -> str:
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
     cause = f"signal or exit code {number}" if number else last[:200] or "no reason given"
     return f"{who} died {when} ({cause}): start again, and please report it if it returns"
+
+
+def _rank_of(directory: Path, pid: re.Match[str] | None) -> str:
+    for file in directory.glob("rank*.pid"):
+        if pid is not None and file.read_text() == pid[1]:
+            return f"rank {file.stem.removeprefix('rank')}"
+    return "a rank"

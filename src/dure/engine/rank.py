@@ -8,6 +8,7 @@ Crash-only: what goes wrong is written beside the job file, and the whole job en
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -290,13 +291,16 @@ def main() -> None:
     """Run this rank until the job ends. The job file is the only argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's business
     job_file = Path(sys.argv[1])
+    if number := os.environ.get("PMI_RANK"):  # mpiexec names a dead process, not its rank
+        job_file.with_name(f"rank{number}.pid").write_text(str(os.getpid()))
     job = msgspec.json.decode(job_file.read_bytes(), type=msg.Job)
     mpi().Init_thread(mpi().THREAD_FUNNELED)
     rank = mpi().COMM_WORLD.rank
     try:
         _run(job, rank)
-    except (EOFError, ConnectionError):
-        _abort(job_file, rank, None)  # the client is gone: nobody is left to be told
+    except (EOFError, ConnectionError):  # the client is gone: nobody is left to tell, or to tidy up
+        shutil.rmtree(job_file.parent, ignore_errors=True)
+        _abort(job_file, rank, None)
     except DureError as error:
         _abort(job_file, rank, msg.RankError(type(error).__name__, str(error)))
     mpi().Finalize()
