@@ -197,7 +197,7 @@ def test_a_rank_killed_while_loading_is_named(model_path: Path, tmp_path: Path) 
     os.mkfifo(shards[1])
 
     def kill_when_started() -> None:
-        while not list(tmp_path.glob("dure-*/rank1.pid")):
+        while len(_ranks(tmp_path)) < 2:
             time.sleep(0.01)
         time.sleep(0.5)
         _ranks(tmp_path)[1].kill()
@@ -207,6 +207,23 @@ def test_a_rank_killed_while_loading_is_named(model_path: Path, tmp_path: Path) 
     with pytest.raises(EngineError, match=r"rank 1 was killed while .*ran out of memory"):
         _start(model_path, shards, plan)
     killer.join()
+
+
+@pytest.mark.parametrize(
+    ("what", "cause"),
+    [("exit 7", "exit code 7"), ("kill -6 $$", "signal 6"), ("exec /nonexistent", "code 127")],
+)
+def test_a_rank_that_never_starts_ends_the_others(
+    what: str, cause: str, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever stands before its command, a rank that ends before MPI has started is named."""
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text(f'#!/bin/sh\nrank=$1; shift\n[ $rank = 1 ] && {what}\nexec "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("DURE_RANK_WRAPPER", f"{wrapper} {{rank}}")
+    shards, plan = _cut(model_path, tmp_path / "shards")
+    with pytest.raises(EngineError, match=rf"rank 1 died while starting \(.*{cause}"):
+        _start(model_path, shards, plan)
 
 
 def test_a_missing_mpiexec_says_what_brings_it(

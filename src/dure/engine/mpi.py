@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -26,6 +25,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import psutil
 
 import dure.errors
 from dure.engine import messages as msg
@@ -48,6 +48,11 @@ __all__ = ["MpiExecutor", "MpiOptions"]
 
 WAIT_S = 30.0  # for another rank, within a step; DURE_STEP_TIMEOUT
 STOP_S = 5.0  # for ranks to end in peace
+# mpiexec ends a job when a process is killed, but waits for ever when one merely exits before MPI has
+# started. So each rank runs under a guard that notes its exit code and dies of a signal itself.
+_GUARD = '"$@" || { code=$?; echo $code >"$0"; kill -9 $$; }'
+_KILLED = 128 + signal.SIGKILL
+_REPORT = "start again, and please report it if it returns"
 LINK_LATENCY_S, LINK_BYTES_PER_S = 100e-6, 117e6  # gigabit Ethernet between small boards
 
 
@@ -184,6 +189,7 @@ class _Job:
 
     def __init__(self, job: msg.Job, n_ranks: int, progress: Callable[[float], None]) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="dure-"))
+        self._listener = socket.socket(socket.AF_UNIX)
         self._connection: Connection | None = None
         self._mpiexec: subprocess.Popen[bytes] | None = None
         try:
@@ -198,7 +204,6 @@ class _Job:
         job.socket = str(self._directory / "rank0.sock")
         job_file = self._directory / "job.json"
         job_file.write_bytes(msgspec.json.encode(job))
-        self._listener = socket.socket(socket.AF_UNIX)
         try:
             self._listener.bind(job.socket)
         except OSError as error:
@@ -281,6 +286,7 @@ class _Job:
 
     def close(self) -> None:
         """End all processes, in peace if they let us, and remove what was written."""
+        self._listener.close()
         if self._connection is not None:
             with contextlib.suppress(OSError):
                 self._connection.send_bytes(msg.encode(msg.Stop()))
@@ -292,8 +298,10 @@ class _Job:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _end_processes(self, patience_s: float) -> None:
+        """Let mpiexec end, ask it to, make it; then make end what it left, as a halted rank."""
         if self._mpiexec is None:
             return
+        started = _descendants(self._mpiexec.pid)
         for sign, wait_s in (
             (None, patience_s),
             (signal.SIGTERM, STOP_S),
@@ -302,11 +310,19 @@ class _Job:
             if sign is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._mpiexec.pid, sign)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._mpiexec.wait(wait_s)
-                return
-            except subprocess.TimeoutExpired:
-                continue
+                break
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return list(psutil.Process(pid).children(recursive=True))
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _find_mpiexec() -> list[str]:
@@ -329,6 +345,10 @@ def _command(job_file: Path, n_ranks: int) -> list[str]:
         [
             "-n",
             "1",
+            "sh",
+            "-c",
+            _GUARD,
+            str(job_file.with_name(f"rank{rank}.exit")),
             *shlex.split(wrapper.replace("{rank}", str(rank))),
             sys.executable,
             "-m",
@@ -341,23 +361,24 @@ def _command(job_file: Path, n_ranks: int) -> list[str]:
 
 
 def _explain(directory: Path, when: str) -> str:
-    """One line from what mpiexec printed about a rank that died."""
-    log = (directory / "log").read_text(errors="replace")
-    who = _rank_of(directory, re.search(r"PID (\d+) RUNNING AT", log))
-    code = re.search(r"EXIT CODE: (\d+)", log)
-    number = int(code[1]) if code else 0
-    if number == signal.SIGKILL:
+    """One line about the rank that died first, from its guard's note, or else mpiexec's last line."""
+    notes = sorted(directory.glob("rank*.exit"), key=lambda note: note.stat().st_mtime_ns)
+    if not notes:
+        log = (directory / "log").read_text(errors="replace").splitlines()
+        last = next((line.strip() for line in reversed(log) if line.strip()), "")
+        return f"mpiexec ended {when} ({last[:200] or 'no reason given'}): {_REPORT}"
+    rank, code = notes[0].stem.removeprefix("rank"), int(notes[0].read_text() or 0)
+    if code == _KILLED:
         return (
-            f"{who} was killed {when} (signal 9): if nobody did, its machine ran out of memory; "
-            "use a smaller --ctx or more ranks"
+            f"rank {rank} was killed {when} (signal 9): if nobody did, its machine ran out of "
+            "memory; use a smaller --ctx or more ranks"
         )
-    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
-    cause = f"signal or exit code {number}" if number else last[:200] or "no reason given"
-    return f"{who} died {when} ({cause}): start again, and please report it if it returns"
+    cause = f"signal {code - 128}" if code > 128 else f"exit code {code}"
+    return f"rank {rank} died {when} ({cause}{_last_words(directory)}): {_REPORT}"
 
 
-def _rank_of(directory: Path, pid: re.Match[str] | None) -> str:
-    for file in directory.glob("rank*.pid"):
-        if pid is not None and file.read_text() == pid[1]:
-            return f"rank {file.stem.removeprefix('rank')}"
-    return "a rank"
+def _last_words(directory: Path) -> str:
+    """The last line of the log before mpiexec's own, as of a Python that could not start."""
+    log = (directory / "log").read_text(errors="replace").split("\n=====")[0]
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return f", {lines[-1][:200]}" if lines and lines[-1] != "Killed" else ""

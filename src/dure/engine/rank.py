@@ -13,12 +13,14 @@ import signal
 import socket
 import sys
 import time
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
 import numpy as np
+import psutil
 
 from dure.engine import messages as msg
 from dure.engine.best import SliceBest, best_of_slice, merge
@@ -33,7 +35,7 @@ from dure.model.gguf import open_gguf
 TAG_STEP, TAG_REPORT = 1, 2
 SPIN_S = 0.003  # after a step, the next one is probably near
 SLEEP_S = 0.002  # then this long between looks
-LOOK_FOR_PARENT_S = 1.0
+LOOK_FOR_STARTER_S = 1.0
 _STATS = 4  # float64 figures at the head of a report
 
 
@@ -116,6 +118,28 @@ class _Progress:
             self._connection.send_bytes(msg.encode(msg.Loading(fraction)))
 
 
+@cache
+def _starters() -> tuple[int, ...]:
+    """The processes that started this one, up to mpiexec's own proxy, as they were at first."""
+    return _ancestors()
+
+
+def _ancestors() -> tuple[int, ...]:
+    pids: list[int] = []
+    for process in psutil.Process().parents():
+        pids.append(process.pid)
+        if process.name().startswith("hydra"):
+            break
+    return tuple(pids)
+
+
+def end_if_alone() -> None:
+    """End this process at once when mpiexec is gone: MPI would wait for it for ever."""
+    started_by = _starters()
+    if _ancestors()[: len(started_by)] != started_by:
+        os._exit(1)
+
+
 # ---------------------------------------------------------------- the other ranks
 
 
@@ -140,15 +164,14 @@ def _receive(comm: Any) -> bytearray:
     """The next message of rank 0. Spins for a moment, then looks now and then: idling is cheap."""
     status = mpi().Status()
     spin_until = time.perf_counter() + SPIN_S
-    parent, look_at = os.getppid(), time.perf_counter() + LOOK_FOR_PARENT_S
+    look_at = time.perf_counter() + LOOK_FOR_STARTER_S
     while (message := comm.Improbe(0, TAG_STEP, status)) is None:
         now = time.perf_counter()
         if now > spin_until:
             time.sleep(SLEEP_S)
         if now > look_at:
-            look_at = now + LOOK_FOR_PARENT_S
-            if os.getppid() != parent:
-                os._exit(1)  # mpiexec is gone, and MPI would wait for it
+            look_at = now + LOOK_FOR_STARTER_S
+            end_if_alone()
     data = bytearray(status.Get_count())
     message.Recv(data)
     return data
@@ -201,10 +224,8 @@ class Leader:
 
     def _receive(self) -> bytes:
         """The client's next request. Sleeps until it comes; ends if mpiexec or the client is gone."""
-        parent = os.getppid()
-        while not self._connection.poll(LOOK_FOR_PARENT_S):
-            if os.getppid() != parent:
-                os._exit(1)
+        while not self._connection.poll(LOOK_FOR_STARTER_S):
+            end_if_alone()
         return self._connection.recv_bytes()
 
     def _answer(self, request: msg.ToRank0) -> msg.FromRank0:
@@ -290,9 +311,8 @@ class Leader:
 def main() -> None:
     """Run this rank until the job ends. The job file is the only argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's business
+    _starters()
     job_file = Path(sys.argv[1])
-    if number := os.environ.get("PMI_RANK"):  # mpiexec names a dead process, not its rank
-        job_file.with_name(f"rank{number}.pid").write_text(str(os.getpid()))
     job = msgspec.json.decode(job_file.read_bytes(), type=msg.Job)
     mpi().Init_thread(mpi().THREAD_FUNNELED)
     rank = mpi().COMM_WORLD.rank
