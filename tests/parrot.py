@@ -1,0 +1,115 @@
+"""A language model that says what it was told: a GGUF that llama.cpp loads, runs and cuts.
+
+Every token has exactly one successor, far ahead of all others, whatever came before it. So tests know
+its text beforehand, on every CPU, at every usual temperature and in every cut.
+
+Its embedding of a token is the axis of the token's successor, its layer adds zero, and its output
+matrix has each successor's axis as that successor's row. Knows nothing about ranks.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dure.model.ggml import type_named
+from dure.model.gguf import GgufWriter, TensorSpec, Value, ValueKind, open_gguf, value_of
+from dure.model.vocabulary import Vocabulary
+
+WIDTH, HEADS, KV_HEADS, HEAD = 128, 4, 2, 32
+LEAD = 16.0  # a successor's logit is this times sqrt(WIDTH), all others are zero
+
+Floats = npt.NDArray[np.float32]
+
+
+def tokens_of(model: Path, text: str) -> list[int]:
+    """A text's tokens by the vocabulary of a model."""
+    with open_gguf(model) as gguf:
+        vocabulary = Vocabulary(gguf)
+        tokens = vocabulary.tokenize(text, special=True, add_bos=False)
+        vocabulary.close()
+    return tokens
+
+
+def write_parrot(
+    path: Path,
+    source: Path,
+    says: Sequence[int],
+    *,
+    n_ctx: int = 65536,
+    template: str | None = None,
+) -> None:
+    """Write a model with the vocabulary of `source` that says the tokens `says`, over and over.
+
+    The tokens must differ from each other and be at most WIDTH; after any other token it begins anew.
+    `template` replaces the chat template; "" leaves the model without one.
+    """
+    assert len(set(says)) == len(says) <= WIDTH, "every token has one successor"
+    with open_gguf(source) as gguf:
+        kept = {k: v for k, v in gguf.metadata.items() if k.startswith("tokenizer.")}
+        n_vocab = gguf.tensors["token_embd.weight"].shape[1]
+    if template is not None:
+        kept.pop("tokenizer.chat_template", None)
+    if template:
+        kept["tokenizer.chat_template"] = value_of(ValueKind.STRING, template)
+    tensors = _tensors(says, n_vocab)
+    specs = [TensorSpec(name, x.shape[::-1], type_named("F32")) for name, x in tensors.items()]
+    with GgufWriter(path, {**_metadata(n_ctx), **kept}, specs) as writer:
+        for x in tensors.values():
+            writer.write(np.ascontiguousarray(x))
+
+
+def _metadata(n_ctx: int) -> dict[str, Value]:
+    numbers = {
+        "block_count": 1,
+        "context_length": n_ctx,
+        "embedding_length": WIDTH,
+        "feed_forward_length": WIDTH,
+        "attention.head_count": HEADS,
+        "attention.head_count_kv": KV_HEADS,
+        "attention.key_length": HEAD,
+        "attention.value_length": HEAD,
+    }
+    epsilon = Value(ValueKind.FLOAT32, struct.pack("<f", 1e-6))
+    return {
+        "general.architecture": value_of(ValueKind.STRING, "qwen3"),
+        "general.name": value_of(ValueKind.STRING, "parrot"),
+        "qwen3.attention.layer_norm_rms_epsilon": epsilon,
+        **{f"qwen3.{key}": value_of(ValueKind.UINT32, n) for key, n in numbers.items()},
+    }
+
+
+def _tensors(says: Sequence[int], n_vocab: int) -> dict[str, Floats]:
+    """By name, in numpy's order of axes."""
+    axes = np.eye(WIDTH, dtype=np.float32)
+    embedding, output = np.tile(axes[0], (n_vocab, 1)), np.zeros((n_vocab, WIDTH), np.float32)
+    for place, token in enumerate(says):
+        embedding[token] = axes[(place + 1) % len(says)]
+        output[token] = LEAD * axes[place]
+    blk = "blk.0"
+    zeros = {
+        f"{blk}.attn_q.weight": (HEADS * HEAD, WIDTH),
+        f"{blk}.attn_k.weight": (KV_HEADS * HEAD, WIDTH),
+        f"{blk}.attn_v.weight": (KV_HEADS * HEAD, WIDTH),
+        f"{blk}.attn_output.weight": (WIDTH, HEADS * HEAD),
+        f"{blk}.ffn_gate.weight": (WIDTH, WIDTH),
+        f"{blk}.ffn_up.weight": (WIDTH, WIDTH),
+        f"{blk}.ffn_down.weight": (WIDTH, WIDTH),
+    }
+    ones = {
+        f"{blk}.attn_norm.weight": WIDTH,
+        f"{blk}.ffn_norm.weight": WIDTH,
+        f"{blk}.attn_q_norm.weight": HEAD,
+        f"{blk}.attn_k_norm.weight": HEAD,
+        "output_norm.weight": WIDTH,
+    }
+    return {
+        "token_embd.weight": embedding,
+        **{name: np.zeros(shape, np.float32) for name, shape in zeros.items()},
+        **{name: np.ones(n, np.float32) for name, n in ones.items()},
+        "output.weight": output,
+    }
