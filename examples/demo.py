@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 MODEL = Path(__file__).parents[1] / "models" / "dure-demo.gguf"
-PROMPT = "Tell me a story about a goat and a broken fence."
+PROMPT = "Tell me a story about a goat."
 
 
 def answer(ranks: int) -> dict[str, Any]:
