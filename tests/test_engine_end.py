@@ -154,6 +154,27 @@ def test_ranks_end_with_their_client(
     _assert_none_left(tmp_path)
 
 
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_ranks_end_with_a_client_that_ends_while_they_start(
+    sign: signal.Signals, model_path: Path, tmp_path: Path
+) -> None:
+    """At any moment of the start: before mpiexec's ranks, in MPI's own start, while loading."""
+    _cut(model_path, tmp_path / "shards")
+    command = [sys.executable, "-c", CLIENT, str(model_path), str(tmp_path / "shards"), "idle"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for moment in range(16):
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env
+        ) as client:
+            while not any("job.json" in " ".join(p.cmdline()) for p in _processes(tmp_path)):
+                assert client.poll() is None
+                time.sleep(0.002)
+            time.sleep(moment * 0.03)
+            client.send_signal(sign)
+            client.wait(30)
+        _assert_none_left(tmp_path)
+
+
 def _start(
     model: Path, shards: list[Path], plan: CutPlan, wait_s: float | None = None
 ) -> MpiExecutor:

@@ -301,7 +301,6 @@ class _Job:
         """Let mpiexec end, ask it to, make it; then make end what it left, as a halted rank."""
         if self._mpiexec is None:
             return
-        started = _descendants(self._mpiexec.pid)
         for sign, wait_s in (
             (None, patience_s),
             (signal.SIGTERM, STOP_S),
@@ -313,16 +312,16 @@ class _Job:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._mpiexec.wait(wait_s)
                 break
-        for process in started:
-            with contextlib.suppress(psutil.NoSuchProcess):
+        if self._mpiexec.returncode != 0:
+            _kill_all_of(self._directory / "job.json")
+
+
+def _kill_all_of(job_file: Path) -> None:
+    """Kill every process that was started for a job: it is named in their command lines."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(job_file) in process.cmdline():
                 process.kill()
-
-
-def _descendants(pid: int) -> list[psutil.Process]:
-    try:
-        return list(psutil.Process(pid).children(recursive=True))
-    except psutil.NoSuchProcess:
-        return []
 
 
 def _find_mpiexec() -> list[str]:

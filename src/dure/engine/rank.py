@@ -7,6 +7,7 @@ Crash-only: what goes wrong is written beside the job file, and the whole job en
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -36,6 +37,7 @@ TAG_STEP, TAG_REPORT = 1, 2
 SPIN_S = 0.003  # after a step, the next one is probably near
 SLEEP_S = 0.002  # then this long between looks
 LOOK_FOR_STARTER_S = 1.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _STATS = 4  # float64 figures at the head of a report
 
 
@@ -131,6 +133,14 @@ def _ancestors() -> tuple[int, ...]:
         if process.name().startswith("hydra"):
             break
     return tuple(pids)
+
+
+def _end_with_guard() -> None:
+    """Have the kernel end this process with its guard: while MPI starts, nothing here could look."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:  # it is gone already
+        os._exit(1)
 
 
 def end_if_alone() -> None:
@@ -311,6 +321,7 @@ class Leader:
 def main() -> None:
     """Run this rank until the job ends. The job file is the only argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's business
+    _end_with_guard()
     _starters()
     job_file = Path(sys.argv[1])
     job = msgspec.json.decode(job_file.read_bytes(), type=msg.Job)
