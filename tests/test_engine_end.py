@@ -26,9 +26,10 @@ from dure.model.shard import cut_model, plan_shards
 
 END_S = 10.0  # within which all processes must be gone
 CLIENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from cut_models import cut_executor, step
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where tests run in the background
 with cut_executor(Path(sys.argv[1]), [1, 1], Path(sys.argv[2])) as executor:
     step(executor, [1, 2, 3], 0)
     print("ready", flush=True)
@@ -120,6 +121,19 @@ def test_a_killed_mpiexec_ends_the_ranks(running: MpiExecutor, tmp_path: Path) -
     _mpiexec(tmp_path).kill()
     with pytest.raises(EngineError, match="please report it"):
         _steps_until_it_ends(running)
+
+
+def test_idle_ranks_end_when_all_that_started_them_is_killed(
+    running: MpiExecutor, tmp_path: Path
+) -> None:
+    """Neither mpiexec nor its proxy can end them any more: they see that they are alone."""
+    ranks, mpiexec = _ranks(tmp_path), _mpiexec(tmp_path)
+    (proxy,) = mpiexec.children()
+    mpiexec.suspend()
+    proxy.kill()
+    mpiexec.kill()
+    _, alive = psutil.wait_procs(ranks, timeout=END_S)
+    assert alive == []
 
 
 @pytest.mark.parametrize("rank", [0, 1])
