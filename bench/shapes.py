@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,10 +26,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import gguf
 import numpy as np
 import numpy.typing as npt
 from measure import BenchError, main, progress
+
+try:
+    import gguf
+except ModuleNotFoundError:
+    print("error: the benchmarks write models with PyPI's gguf: pip install gguf", file=sys.stderr)
+    sys.exit(2)
 
 REVISION = 1
 """Part of every file name: raised when the contents of the files change."""

@@ -27,8 +27,9 @@ def answer(ranks: int) -> dict[str, Any]:
 def report(result: dict[str, Any]) -> None:
     """One run's figures."""
     token = result["per_token_ms"]
+    ranks = "1 rank" if result["ranks"] == 1 else f"{result['ranks']} ranks"
     print(
-        f"{result['ranks']} rank(s): {result['tokens']} tokens at {result['tokens_per_s']:.1f} tokens/s; "
+        f"{ranks}: {result['tokens']} tokens at {result['tokens_per_s']:.1f} tokens/s; "
         f"per token compute {token['compute']:.3f} ms, sync {token['sync']:.3f} ms\n"
     )
 
@@ -39,9 +40,9 @@ def main() -> None:
     print(one["text"], "\n")
     report(one)
     two = answer(2)
+    print(two["text"], "\n")
     report(two)
     if one["text"] != two["text"]:
-        print(two["text"])
         sys.exit("the two texts differ: this is a bug, please report it with both texts")
     print("Both wrote the same text: the two shards are one model.")
 

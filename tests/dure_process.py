@@ -41,7 +41,7 @@ class Dure:
 
     def __init__(self, cache: Path) -> None:
         self.mark = uuid.uuid4().hex
-        unwanted = ("DURE_", "NO_COLOR", "FORCE_COLOR", "TTY_")
+        unwanted = ("DURE_", "NO_COLOR", "FORCE_COLOR", "TTY_", "PYTHONUNBUFFERED")
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(unwanted)},
             "DURE_CACHE": str(cache),

@@ -8,6 +8,9 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,10 +162,37 @@ def test_run_writes_a_character_of_several_tokens_whole(dure: Dure, tmp_path: Pa
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_run_streams_and_ctrl_c_keeps_what_was_written(
-    dure: Dure, parrot: Path, ranks: int
-) -> None:
-    """Text comes while more is generated; Ctrl-C ends it early, with code 130 and a line end.
+def test_run_streams(dure: Dure, parrot: Path, ranks: int) -> None:
+    """The first token is written before the others are there.
+
+    The pipe has room for six bytes: for one token, and not for an answer that comes all at once.
+    """
+    reading, writing = os.pipe()
+    room = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096) - 6
+    os.write(writing, bytes(room))
+    process = dure.start("run", parrot, "hi", *GREEDY, "-n", 50, "--ranks", ranks, stdout=writing)
+    os.close(writing)
+    with open(reading, "rb", buffering=0) as stream:  # noqa: PTH123 - a pipe has no path
+        give_up = time.monotonic() + WAIT_S
+        while waiting_bytes(reading) == room:
+            assert process.poll() is None
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        text = b"".join(iter(lambda: stream.read(65536), b""))[room:].decode()
+    assert process.wait(WAIT_S) == 0
+    assert text == (SAID * 10)[: len(text) - 1] + "\n"
+    assert len(text) > 100
+
+
+def waiting_bytes(pipe: int) -> int:
+    """How much lies in a pipe, unread."""
+    answer = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ctrl_c_ends_a_run_and_keeps_what_was_written(dure: Dure, parrot: Path, ranks: int) -> None:
+    """The answer ends early, with code 130 and a line end.
 
     The pipe is too small for the whole answer, so the program cannot have finished before Ctrl-C.
     """
@@ -172,12 +202,13 @@ def test_run_streams_and_ctrl_c_keeps_what_was_written(
     process = dure.start("run", parrot, "hi", *GREEDY, *options, stdout=writing)
     os.close(writing)
     with open(reading, "rb", buffering=0) as stream:  # noqa: PTH123 - a pipe has no path
-        text = stream.read(10)
+        text = stream.read(1)
         process.send_signal(signal.SIGINT)
         text += b"".join(iter(lambda: stream.read(65536), b""))
     assert process.wait(WAIT_S) == 130
-    assert (SAID * 1000).startswith(text[:-1].decode())
     assert text.endswith(b"\n")
+    assert text[:4] == b" one"
+    assert (SAID * 1000).startswith(text[:-1].decode())
     assert len(text) < len(SAID) * 8000 / len(tokens_of(DEMO, SAID)) / 2
 
 

@@ -92,6 +92,8 @@ def test_every_plan_is_legal(
         _assert_covers([r.ffn for r in plan.ranks], n_ff)
         _assert_covers([r.vocabulary for r in plan.ranks], n_vocab)
         _assert_heads(plan, kv, group)
+        columns = model.tensors["blk.0.ffn_down.weight"].type.block_size
+        assert ("blk.0.ffn_down.weight" in plan.reencoded) == (n_ff // columns < len(shares))
         for name in ("blk.0.attn_output.weight", "blk.0.ffn_down.weight"):
             block = plan.type_of(model.tensors[name]).block_size
             widths = [plan.shape_of(model.tensors[name], i)[0] for i in range(len(shares))]
@@ -156,6 +158,15 @@ def test_blocks_of_256_that_forbid_a_cut_are_reencoded(tmp_path: Path) -> None:
         assert down.type.name == "Q4_K"
         assert down.name not in plan_cut(model, [1, 1]).reencoded
         assert plan_cut(model, [1] * 4).reencoded[down.name].name == "Q5_0"
+
+
+@pytest.mark.parametrize("shares", [[1, 1], [7, 1]])
+def test_whole_blocks_matter_more_than_shares(shares: list[float], tmp_path: Path) -> None:
+    """Four heads of 64 are a block of 256: where blocks fit the ranks, nothing is re-encoded."""
+    with open_gguf(_model(tmp_path, "qwen3", "Q4_K")) as model:
+        plan = plan_cut(model, shares)
+    assert [len(rank.heads) for rank in plan.ranks] == [4, 4]
+    assert plan.reencoded == {}
 
 
 def test_a_tensor_no_table_knows_is_named(tmp_path: Path) -> None:

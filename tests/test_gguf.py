@@ -202,7 +202,7 @@ def test_a_file_that_shrinks_after_opening_is_an_error_and_no_crash(tmp_path: Pa
         (b"tjgg" + bytes(40), "format before GGUF: convert the model again"),
         (b"\x1f\x8b" + bytes(40), "compressed file: unpack it first"),
         (bytes(4096), "begins with zeros: the download was not finished"),
-        (b"\xff\n\x00\x1b[0m", "this is no GGUF, it begins with b'\\xff\\n\\x00\\x1b'"),
+        (b"\xff\n\x00\x1b[0m", "this is no GGUF, it begins with \\xff\\n\\x00\\x1b: name"),
         (struct.pack("<4sIQQ", b"GGUF", 1, 0, 0), "GGUF version 1 is too old"),
         (struct.pack("<4sIQQ", b"GGUF", 4, 0, 0), "GGUF version 4 is unknown"),
         (struct.pack(">4sIQQ", b"GGUF", 3, 0, 0), "big-endian GGUF: use a little-endian one"),

@@ -109,19 +109,19 @@ def machine(available_bytes: int) -> Machine:
 
 
 def test_the_default_context_is_4096_or_what_the_model_was_trained_for() -> None:
-    """Without a wish, the smaller of the two, in llama.cpp's steps of 256."""
+    """Without a wish, the smaller of the two, and never more than was trained."""
     ranks = [RankMemory(10**9, 1000)]
     assert choose_ctx(None, 131072, ranks, machine(10**11)) == DEFAULT_CTX
     assert choose_ctx(None, 2048, ranks, machine(10**11)) == 2048
-    assert choose_ctx(None, 1000, ranks, machine(10**11)) == 1024
+    assert choose_ctx(None, 1000, ranks, machine(10**11)) == 1000
 
 
-def test_a_wished_context_is_rounded_up_to_llama_cpps_steps() -> None:
-    """As llama.cpp would round it anyway; never less than was asked for."""
+def test_a_wished_context_is_kept_and_its_cache_counted_as_llama_cpp_rounds_it() -> None:
+    """The limit of an answer is what was asked for; the memory is that of the next step of 256."""
     ranks = [RankMemory(10**9, 1000)]
-    assert choose_ctx(1, 2048, ranks, machine(10**11)) == CTX_GRAIN
-    assert choose_ctx(2048, 2048, ranks, machine(10**11)) == 2048
-    assert choose_ctx(1025, 2048, ranks, machine(10**11)) == 1280
+    for asked in (1, 1025, 2048):
+        assert choose_ctx(asked, 2048, ranks, machine(10**11)) == asked
+    assert [ranks[0].kv_bytes(n) for n in (1, CTX_GRAIN, 1025)] == [256_000, 256_000, 1_280_000]
 
 
 @pytest.mark.parametrize("asked", [0, -1])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def test_a_damaged_manifest_means_unfinished(
 
 
 @pytest.fixture(scope="module")
-def large_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def large_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """About 1.5 GB, so that a cut takes a while and must stream."""
     shape = replace(
         SHAPES["qwen3"], n_layer=1, n_embd=2048, n_head=16, head_dim=128, n_ff=57_344, n_vocab=4096
@@ -117,10 +118,21 @@ def large_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("large") / "model.gguf"
     write_random_model(path, shape, "F32")
     assert path.stat().st_size > 1_200_000_000
-    return path
+    yield path
+    path.unlink()
 
 
-def test_a_cut_takes_little_memory_whatever_the_model(large_model: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def large_shards(tmp_path: Path) -> Iterator[Path]:
+    """Where shards of the large model may lie; nothing is left on the disk."""
+    yield tmp_path
+    for path in tmp_path.iterdir():
+        path.unlink()
+
+
+def test_a_cut_takes_little_memory_whatever_the_model(
+    large_model: Path, large_shards: Path
+) -> None:
     """Cutting 1.5 GB stays under 600 MB, and the progress adds up to all tensors' bytes."""
     script = CUT.replace(
         "written = cut_model(model, shards)",
@@ -129,7 +141,7 @@ def test_a_cut_takes_little_memory_whatever_the_model(large_model: Path, tmp_pat
     )
     script += "from dure.engine.memory import peak_bytes; print(peak_bytes())"
     done = subprocess.run(
-        [sys.executable, "-c", script, large_model, tmp_path],
+        [sys.executable, "-c", script, large_model, large_shards],
         capture_output=True,
         text=True,
         check=True,
@@ -139,19 +151,19 @@ def test_a_cut_takes_little_memory_whatever_the_model(large_model: Path, tmp_pat
     assert int(peak_bytes) < 600_000_000
 
 
-def test_a_killed_cut_leaves_no_half_shard(large_model: Path, tmp_path: Path) -> None:
+def test_a_killed_cut_leaves_no_half_shard(large_model: Path, large_shards: Path) -> None:
     """Killed in the middle, nothing bears a shard's name; the next cut completes it."""
-    process = subprocess.Popen([sys.executable, "-c", CUT, large_model, tmp_path])
-    while not any(part.stat().st_size > 1 << 20 for part in tmp_path.glob("*.part")):
+    process = subprocess.Popen([sys.executable, "-c", CUT, large_model, large_shards])
+    while not any(part.stat().st_size > 1 << 20 for part in large_shards.glob("*.part")):
         assert process.poll() is None, "the cut ended before it could be killed"
         time.sleep(0.005)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert list(tmp_path.glob("*.gguf")) == []
-    shards, written = _cut(large_model, tmp_path)
+    assert list(large_shards.glob("*.gguf")) == []
+    shards, written = _cut(large_model, large_shards)
     assert written == shards
     assert all(is_finished(shard, verify=True) for shard in shards)
-    assert list(tmp_path.glob("*.part")) == []
+    assert list(large_shards.glob("*.part")) == []
 
 
 def test_two_cuts_at_once_write_the_shards_once(model_path: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from dure.cli.parameters import Ctx, Json, Model, Ranks, Shares, Sync, Threads
 from dure.engine.executor import Batch, Executor, KvOp, RankFacts, StepStats
 from dure.engine.sums import Wire
 from dure.errors import UsageError
+from dure.model.gguf import open_gguf
 
 __all__ = ["bench"]
 
@@ -48,7 +49,15 @@ def bench(
     needed = -(-max(n_prompt, n_generate) // CTX_GRAIN) * CTX_GRAIN
     if ctx is not None and ctx < max(n_prompt, n_generate):
         raise UsageError(f"--ctx {ctx} is less than -p or -n: raise it, or use smaller -p and -n")
-    options = Options(model, ranks, shares, threads, needed if ctx is None else ctx, sync)
+    with open_gguf(model) as gguf:
+        trained = gguf.int(f"{gguf.architecture}.context_length", needed)
+    if max(n_prompt, n_generate) > trained:
+        raise UsageError(
+            f"-p {n_prompt} or -n {n_generate} is more than the {trained} tokens this model was "
+            "trained for: use fewer"
+        )
+    n_ctx = min(needed, trained) if ctx is None else ctx
+    options = Options(model, ranks, shares, threads, n_ctx, sync)
     with opened(options) as (_, executor), loading_bar(f"measuring {model.name}") as progress:
         facts = _measure(executor, n_prompt, n_generate, repeat, progress)
     facts = {"model": str(model), "sync": sync.value, **facts}
@@ -165,7 +174,9 @@ def _memory(ranks: list[RankFacts]) -> dict[str, Any]:
 
 def _print(facts: dict[str, Any]) -> None:
     token = facts["per_token_ms"]
-    output.print(f"{facts['ranks']} rank(s) of {facts['threads']} thread(s), {facts['sync']} sums")
+    output.print(
+        f"ranks {facts['ranks']}, threads of each {facts['threads']}, sums in {facts['sync']}"
+    )
     for name in ("prompt", "generation"):
         speed = facts[name]["tokens_per_s"]
         output.print(

@@ -33,6 +33,7 @@ from dure.model.vocabulary import Vocabulary
 
 __all__ = ["chat"]
 
+HELP = "Ctrl-C stops an answer, /clear forgets the conversation, /exit or Ctrl-D ends."
 ANSWER_ROOM = 0.25  # of the context, kept free when old turns are forgotten
 
 
@@ -67,12 +68,12 @@ def chat(
             )
         conversation = _Conversation(executor, vocabulary, sampling, max_tokens, system)
         if sys.stdin.isatty():
-            errors.print(
-                f"{model.name}. Ctrl-C stops an answer, /clear forgets, Ctrl-D ends.", markup=False
-            )
+            errors.print(f"{model.name}. {HELP}", markup=False)
         while (line := _read_line()) is not None:
             if line.strip() == "/clear":
                 conversation.clear()
+            elif line.strip() == "/help":
+                errors.print(HELP)
             elif line.strip():
                 conversation.turn(line)
 
@@ -130,6 +131,8 @@ class _Conversation:
             print_error(error)
             return
         write("\n")
+        if self._session.finish == "cancelled":
+            errors.print("(stopped)")
         if self._session.finish == "length":
             errors.print("(the answer was cut off by its limit)")
         self._turns.append({"role": "assistant", "content": answer})

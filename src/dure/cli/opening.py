@@ -115,7 +115,7 @@ def _start_one(
         return LocalExecutor(
             model.paths[0],
             Limits(n_ctx, threads),
-            kv_bytes=memory.kv_bytes_per_token * n_ctx,
+            kv_bytes=memory.kv_bytes(n_ctx),
             progress=progress,
         )
 
@@ -149,7 +149,7 @@ def _start_many(
             plan,
             Limits(n_ctx, threads),
             options=MpiOptions(wire=options.sync),
-            kv_bytes=[rank.kv_bytes_per_token * n_ctx for rank in memory],
+            kv_bytes=[rank.kv_bytes(n_ctx) for rank in memory],
             progress=loaded,
         )
 

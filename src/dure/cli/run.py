@@ -30,6 +30,7 @@ from dure.engine.sums import Wire
 from dure.errors import EngineError, UsageError
 from dure.generate.sampling import Sampling
 from dure.generate.session import Session, Timings
+from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 
 __all__ = ["run", "timings_of"]
@@ -66,7 +67,8 @@ def run(
     Example: dure run models/dure-demo.gguf "Tell me a story about a goat." --ranks 2 --verbose
     """
     sampling = Sampling(temp, top_k, top_p, min_p, seed)
-    text = _prompt(prompt)
+    with open_gguf(model):
+        text = _prompt(prompt)  # nobody should type one for a file that cannot be opened
     options = Options(model, ranks, shares, threads, ctx, sync)
     with Interrupt() as interrupt, opened(options) as (gguf, executor):
         vocabulary = Vocabulary(gguf)

@@ -48,7 +48,8 @@ class Sampling:
 
 def _check(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high or math.isinf(value):
-        raise UsageError(f"--{name} {value:g} must be between {low:g} and {high:g}")
+        wanted = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of {low:g} or more"
+        raise UsageError(f"--{name} {value:g} makes no sense: give a number {wanted}")
 
 
 class Sampler:
@@ -86,7 +87,8 @@ def keep(best: Candidates, sampling: Sampling) -> Candidates | None:
     n_top_p = int(np.searchsorted(before, sampling.top_p, side="left"))
     n_min_p = int(np.count_nonzero(relative >= sampling.min_p * relative[0]))
     n = max(1, min(n_top_p if sampling.top_p < 1 else len(relative), n_min_p))
-    closes = n < len(relative) or float(before[-1] + relative[-1]) >= sampling.top_p
+    reached = sampling.top_p < 1 and float(before[-1] + relative[-1]) >= sampling.top_p
+    closes = n < len(relative) or reached
     return _first(best, n) if decided or closes else None
 
 

@@ -108,7 +108,8 @@ class Session:
         if len(prompt) >= self._executor.info.n_ctx:
             raise UsageError(
                 f"the prompt has {len(prompt)} tokens, but the context holds "
-                f"{self._executor.info.n_ctx} with the answer: use a larger --ctx or a shorter prompt"
+                f"{self._executor.info.n_ctx} with the answer: use a shorter prompt, or a "
+                "larger --ctx if the model allows it"
             )
 
     def _is_full(self, max_tokens: int | None) -> bool:

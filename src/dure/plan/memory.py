@@ -35,7 +35,11 @@ class RankMemory:
 
     def total_bytes(self, n_ctx: int) -> int:
         """What the rank's process takes with a context of n_ctx."""
-        return self.weights_bytes + self.kv_bytes_per_token * n_ctx + PROCESS_BYTES
+        return self.weights_bytes + self.kv_bytes(n_ctx) + PROCESS_BYTES
+
+    def kv_bytes(self, n_ctx: int) -> int:
+        """The KV cache of a context of n_ctx, which llama.cpp rounds up."""
+        return self.kv_bytes_per_token * _rounded(n_ctx)
 
 
 def choose_ctx(
@@ -52,7 +56,7 @@ def choose_ctx(
             f"--ctx {asked} is more than the {trained} tokens this model was trained for: "
             f"use at most --ctx {trained}"
         )
-    n_ctx = _rounded(asked or min(DEFAULT_CTX, trained))
+    n_ctx = asked or min(DEFAULT_CTX, trained)
     needed = sum(rank.total_bytes(n_ctx) for rank in ranks)
     if needed > machine.available_bytes:
         raise ResourceError(_too_large(n_ctx, needed, ranks, machine))

@@ -300,7 +300,10 @@ def _what_else(first: bytes) -> tuple[str, str]:
         return "this is a compressed file", "unpack it first"
     if not first.strip(b"\0"):
         return "the file begins with zeros", "the download was not finished, download it again"
-    return f"this is no GGUF, it begins with {first[:4]!r}", "name a .gguf file"
+    return (
+        f"this is no GGUF, it begins with {shown(first[:4].decode('latin-1'))}",
+        "name a .gguf file",
+    )
 
 
 def read_into(file: BinaryIO, target: memoryview, offset: int, path: Path) -> int:
