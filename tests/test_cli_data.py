@@ -265,7 +265,7 @@ def test_bench_prints_its_figures(dure: Dure) -> None:
     done = dure("bench", DEMO, "-p", 8, "-n", 4, "--repeat", 1, "--threads", 1, "--ranks", 2)
     assert (done.returncode, done.stderr) == (0, "")
     for pattern in (
-        r"^2 rank\(s\) of 1 thread\(s\), q8 sums$",
+        r"^ranks 2, threads of each 1, sums in q8$",
         r"^prompt +[\d.]+ tokens/s",
         r"^generation +[\d.]+ tokens/s",
         r"^per token +compute [\d.]+ ms, sync [\d.]+ ms, idle [\d.]+ ms, [\d.]+ kB sent$",

@@ -139,14 +139,16 @@ def test_the_best_logits_are_those_of_a_stable_sort(
 
 @settings(deadline=None, max_examples=200)
 @given(below=st.floats(0, 100), n=st.integers(1, 40), best=st.sampled_from([-70, 0, 70]))
-def test_the_sum_of_exponentials_is_exact_to_the_last_bits(below: float, n: int, best: int) -> None:
+def test_the_log_of_exponentials_is_exact_to_two_millionths(
+    below: float, n: int, best: int
+) -> None:
     """One logit, and n others all equally far below it, so that no error hides in a mean."""
     logits = np.full(n + 1, best - below, np.float32)
     logits[n // 2] = best
     _, log_sum_exp = best_logits(logits, 1, want_sum=True)
     difference = np.float64(logits[-1]) - best  # as float32 has it
     exact = best + np.log1p(n * np.exp(difference))
-    assert abs(log_sum_exp - exact) <= 5e-7 + 2**-23 * abs(exact)
+    assert abs(log_sum_exp - exact) <= 2e-6 + 2**-23 * abs(exact)
 
 
 @settings(deadline=None, max_examples=100)

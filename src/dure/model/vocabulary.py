@@ -59,7 +59,8 @@ class Vocabulary:
 
         `special`: read names of special tokens as these tokens. `add_bos`: begin as the model wants.
         """
-        data = text.encode("utf-8", "surrogateescape")
+        # llama.cpp aborts the process at some bytes that are no UTF-8: each becomes U+FFFD first.
+        data = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
         capacity = len(data) + 8
         while True:
             tokens = (ctypes.c_int32 * capacity)()
