@@ -72,7 +72,7 @@ def test_run_reads_the_prompt_from_stdin_where_none_is_named(dure: Dure) -> None
 
 def test_a_piped_prompt_may_be_no_utf8(dure: Dure) -> None:
     """Bytes that are no text are answered like any prompt."""
-    prompt = b"\xff\xfe goat"
+    prompt = b"goat \xff \xf4\xb8\xb5\x80"
     environment = {"PYTHONIOENCODING": "utf-8:strict"}
     for command in ("run", "chat"):
         done = dure(command, DEMO, "-t", 1, stdin=prompt, **environment)

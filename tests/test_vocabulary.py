@@ -54,6 +54,7 @@ def test_every_text_comes_back_from_its_tokens(vocabulary: Vocabulary, text: str
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=100))
+@example(b"\xf4\xb8\xb5\x80")  # above U+10FFFF: llama.cpp itself aborts the process
 def test_bytes_that_are_no_text_are_tokens_all_the_same(
     vocabulary: Vocabulary, data: bytes
 ) -> None:
@@ -64,10 +65,12 @@ def test_bytes_that_are_no_text_are_tokens_all_the_same(
 
 
 def test_a_broken_byte_leaves_the_text_around_it(vocabulary: Vocabulary) -> None:
-    """A byte that is no UTF-8 becomes U+FFFD, and nothing else changes."""
+    """A byte that is no UTF-8, or half of a pair, becomes U+FFFD, and nothing else changes."""
     text = (b"The goat \xff " + "두레".encode()).decode("utf-8", "surrogateescape")
     back = written(vocabulary, vocabulary.tokenize(text)).decode()
     assert back == "The goat \N{REPLACEMENT CHARACTER} 두레"
+    half = written(vocabulary, vocabulary.tokenize("goat \ud83d!")).decode()
+    assert half == "goat \N{REPLACEMENT CHARACTER}!"
 
 
 def test_special_tokens_are_marks_only_where_that_is_asked_for(vocabulary: Vocabulary) -> None:
