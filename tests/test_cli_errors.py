@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 import struct
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dure_process import Dure, error_line
+from dure_process import DURE, Dure, error_line
 from parrot import write_parrot
 from random_models import Shape, write_random_model
 
@@ -281,6 +282,16 @@ def test_an_empty_prompt_is_refused(dure: Dure, prompt: str) -> None:
     """An empty argument and an empty pipe are told alike."""
     check_refusal(dure, SENSELESS, ("prompt is empty", "pipe it in"), "run", DEMO, prompt)
     assert "prompt is empty" in error_line(dure("run", DEMO, stdin=prompt).stderr)
+
+
+def test_a_closed_standard_input_is_an_empty_prompt(dure: Dure) -> None:
+    """A shell's `<&-` leaves no standard input at all."""
+    command = ["sh", "-c", '"$@" <&-', "sh", *DURE, "run", str(DEMO)]
+    done = subprocess.run(
+        command, env=dure.environment, capture_output=True, text=True, check=False
+    )
+    assert "prompt is empty" in error_line(done.stderr)
+    assert done.returncode == SENSELESS
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

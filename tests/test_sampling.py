@@ -156,6 +156,15 @@ def test_a_flat_vocabulary_is_fetched_whole() -> None:
     assert max(chosen) > best.ids.max()
 
 
+def test_a_high_temperature_brings_tokens_whose_probability_vanished() -> None:
+    """Filters come before temperature: where they are off, all of the vocabulary takes part."""
+    logits = np.linspace(0, -200, 300, dtype=np.float32)
+    sampling = Sampling(temperature=1e6, top_k=0, top_p=1, min_p=0, seed=1)
+    sampler, best = Sampler(sampling), union(logits, sampling, [100])
+    chosen = {sampler.choose(best, lambda: logits) for _ in range(200)}
+    assert max(chosen) >= BEST
+
+
 def test_top_p_that_closes_within_the_best_fetches_nothing() -> None:
     """A sharp distribution needs no more than the union, even with top-k off."""
     logits = np.linspace(0, -200, 2000, dtype=np.float32)

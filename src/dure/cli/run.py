@@ -97,11 +97,11 @@ def run(
 
 
 def _prompt(prompt: str | None) -> str:
-    if prompt is None:
+    if prompt is None and sys.stdin is not None:  # None, where the shell closed it
         if sys.stdin.isatty():
             errors.print("type the prompt, then Ctrl-D:")
         prompt = sys.stdin.read()
-    if not prompt.strip():
+    if prompt is None or not prompt.strip():
         raise UsageError("the prompt is empty: give some text, or pipe it in")
     return prompt
 
