@@ -24,8 +24,6 @@ from dure.model.gguf import open_gguf
 
 __all__ = ["bench"]
 
-CTX_GRAIN = 256
-
 
 def bench(
     model: Model,
@@ -46,18 +44,17 @@ def bench(
     for name, number in (("-p", n_prompt), ("-n", n_generate), ("--repeat", repeat)):
         if number < 1:
             raise UsageError(f"{name} {number}: give a number above 0")
-    needed = -(-max(n_prompt, n_generate) // CTX_GRAIN) * CTX_GRAIN
-    if ctx is not None and ctx < max(n_prompt, n_generate):
+    needed = max(n_prompt, n_generate)
+    if ctx is not None and ctx < needed:
         raise UsageError(f"--ctx {ctx} is less than -p or -n: raise it, or use smaller -p and -n")
     with open_gguf(model) as gguf:
         trained = gguf.int(f"{gguf.architecture}.context_length", needed)
-    if max(n_prompt, n_generate) > trained:
+    if needed > trained:
         raise UsageError(
             f"-p {n_prompt} or -n {n_generate} is more than the {trained} tokens this model was "
             "trained for: use fewer"
         )
-    n_ctx = min(needed, trained) if ctx is None else ctx
-    options = Options(model, ranks, shares, threads, n_ctx, sync)
+    options = Options(model, ranks, shares, threads, needed if ctx is None else ctx, sync)
     with opened(options) as (_, executor), loading_bar(f"measuring {model.name}") as progress:
         facts = _measure(executor, n_prompt, n_generate, repeat, progress)
     facts = {"model": str(model), "sync": sync.value, **facts}

@@ -33,7 +33,7 @@ from dure.generate.session import Session, Timings
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 
-__all__ = ["run", "timings_of"]
+__all__ = ["run"]
 
 
 def run(
@@ -115,7 +115,7 @@ def _tokens(vocabulary: Vocabulary, text: str, system: str | None, raw: bool) ->
     return vocabulary.chat_prompt([*messages, {"role": "user", "content": text}])
 
 
-def timings_of(timings: Timings) -> dict[str, Any]:
+def _figures_of(timings: Timings) -> dict[str, Any]:
     """An answer's figures as plain data; milliseconds a token are of decode steps."""
     return {
         "prompt_tokens": timings.prompt_tokens,
@@ -136,13 +136,13 @@ def _as_json(answer: str, session: Session, facts: list[RankFacts]) -> dict[str,
         "text": answer,
         "finish": session.finish,
         "ranks": len(facts),
-        **timings_of(session.timings),
+        **_figures_of(session.timings),
         "peak_memory_bytes": [rank.peak_bytes for rank in facts],
     }
 
 
 def _print_timings(timings: Timings, facts: list[RankFacts]) -> None:
-    figures = timings_of(timings)
+    figures = _figures_of(timings)
     token = figures["per_token_ms"]
     peaks = ", ".join(bytes_text(rank.peak_bytes) for rank in facts)
     errors.print(

@@ -217,7 +217,7 @@ class _Job:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={"UCX_LOG_LEVEL": "fatal", "HYDRA_TOPO_DEBUG": "0", **os.environ},
+                env={"UCX_LOG_LEVEL": "fatal", **os.environ},
                 start_new_session=True,  # a terminal's Ctrl-C is for us alone
             )
 
