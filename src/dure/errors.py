@@ -5,19 +5,25 @@ Anything that is not a `DureError` is a bug of ours and may show its traceback.
 
     DureError
     ├── UsageError      the caller asked for something that makes no sense
+    │   └── ContextError    a prompt is longer than the context
     ├── ModelError      a file is no model, is damaged, or is of a kind we do not know
     ├── CutError        a model cannot be cut in the way that was asked for
     ├── ResourceError   memory, disk or a program that should be installed is missing
-    └── EngineError     a rank failed to load, died, or missed a step's deadline
+    ├── EngineError     a rank failed to load, died, or missed a step's deadline
+    ├── BusyError       too many requests wait already
+    └── NotReadyError   the model is not loaded yet, or the server is stopping
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "BusyError",
+    "ContextError",
     "CutError",
     "DureError",
     "EngineError",
     "ModelError",
+    "NotReadyError",
     "ResourceError",
     "UsageError",
 ]
@@ -35,6 +41,14 @@ class UsageError(DureError):
     exit_code = 2
 
 
+class ContextError(UsageError):
+    """A prompt is longer than the context: n_prompt tokens, where n_ctx is the limit."""
+
+    def __init__(self, message: str, n_prompt: int, n_ctx: int) -> None:
+        super().__init__(message)
+        self.n_prompt, self.n_ctx = n_prompt, n_ctx
+
+
 class ModelError(DureError):
     """A file is no model, is damaged, or is of a kind we do not know."""
 
@@ -49,3 +63,19 @@ class ResourceError(DureError):
 
 class EngineError(DureError):
     """A rank failed to load, died, or missed a step's deadline."""
+
+
+class BusyError(DureError):
+    """Too many requests wait already: try again after retry_after_s seconds."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class NotReadyError(DureError):
+    """The model is not loaded yet (progress: how far, 0 to 1), or the server is stopping."""
+
+    def __init__(self, message: str, progress: float = 0.0) -> None:
+        super().__init__(message)
+        self.progress = progress

@@ -1,0 +1,243 @@
+"""What a generation request is, and the events that answer it.
+
+Knows plain values that travel between the process that serves and the one that generates.
+Refuses to know text, HTTP and how tokens are computed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from dure.errors import UsageError
+
+__all__ = [
+    "Done",
+    "EngineStats",
+    "Event",
+    "Failed",
+    "FinishReason",
+    "Grammar",
+    "ModelInfo",
+    "Progress",
+    "Request",
+    "Sampling",
+    "Timings",
+    "Token",
+]
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the next token is chosen, in the terms of llama.cpp's samplers.
+
+    temperature 0 is greedy. These values switch a part off: top_k 0, top_p 1, min_p 0, typical_p 1,
+    top_n_sigma -1, repeat_penalty 1, frequency_penalty 0, presence_penalty 0, dry_multiplier 0,
+    xtc_probability 0, mirostat 0. A window of -1 is the whole context.
+    seed None is random; the same seed, prompt and parameters give the same tokens.
+    logit_bias: token id to what is added to its logit; -inf forbids it.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    seed: int | None = None
+    logit_bias: dict[int, float] = {}
+
+    def __post_init__(self) -> None:
+        """Raises UsageError naming the parameter that makes no sense."""
+        for name, (low, high) in _RANGES.items():
+            _check(name, getattr(self, name), low, high)
+        if self.seed is not None:
+            _check("seed", self.seed, 0, 2**63 - 1)
+        if any(math.isnan(bias) or bias == math.inf for bias in self.logit_bias.values()):
+            raise UsageError("logit_bias: every bias must be a number, or -inf to forbid the token")
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0.0, math.inf),
+    "top_k": (0, math.inf),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "typical_p": (0.0, 1.0),
+    "top_n_sigma": (-1.0, math.inf),
+    "repeat_penalty": (0.0, math.inf),
+    "repeat_last_n": (-1, math.inf),
+    "frequency_penalty": (-math.inf, math.inf),
+    "presence_penalty": (-math.inf, math.inf),
+    "dry_multiplier": (0.0, math.inf),
+    "dry_base": (0.0, math.inf),
+    "dry_allowed_length": (0, math.inf),
+    "dry_penalty_last_n": (-1, math.inf),
+    "xtc_probability": (0.0, 1.0),
+    "xtc_threshold": (0.0, 1.0),
+    "mirostat": (0, 2),
+    "mirostat_tau": (0.0, math.inf),
+    "mirostat_eta": (0.0, math.inf),
+}
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if low <= value <= high and math.isfinite(value):
+        return
+    if math.isinf(low):
+        wanted = "a finite number"
+    elif math.isinf(high):
+        wanted = f"a number of {low:g} or more"
+    else:
+        wanted = f"a number from {low:g} to {high:g}"
+    raise UsageError(f"{name} {value:g} makes no sense: give {wanted}")
+
+
+class Grammar(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A GBNF grammar that the answer must follow; llama.cpp's syntax.
+
+    With `triggers` it is lazy: the answer is free until its text matches one of these regular
+    expressions, whose first group (or whole match) then begins the grammar. `trigger_tokens` likewise.
+    """
+
+    gbnf: str
+    root: str = "root"
+    triggers: tuple[str, ...] = ()
+    trigger_tokens: tuple[int, ...] = ()
+
+    @property
+    def lazy(self) -> bool:
+        """Whether the answer begins free."""
+        return bool(self.triggers or self.trigger_tokens)
+
+
+class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One answer that is wanted.
+
+    prompt: token ids. max_tokens None: up to the end of the context.
+    n_logprobs: None, or how many of the best tokens come with each token, besides the chosen one's.
+    ignore_eos: go on when the model wants to end. end_tokens: end here as well.
+    cache_prompt: reuse, and leave behind, the KV cache of the prompt.
+    owner: whose request it is; work is shared fairly between owners.
+    """
+
+    id: str
+    prompt: list[int]
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    n_logprobs: int | None = None
+    grammar: Grammar | None = None
+    ignore_eos: bool = False
+    end_tokens: tuple[int, ...] = ()
+    cache_prompt: bool = True
+    owner: str = ""
+
+
+class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an answer took; seconds. prompt_tokens counts those of the prompt that were cached too."""
+
+    queue_s: float = 0.0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prompt_s: float = 0.0
+    tokens: int = 0
+    generate_s: float = 0.0
+    compute_s: float = 0.0  # of the decode steps: mean over ranks
+    sync_s: float = 0.0
+
+
+class _Event(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    id: str
+
+
+class Progress(_Event, frozen=True):
+    """The prompt's `processed` tokens are in the KV cache, `cached` of them from before."""
+
+    total: int
+    cached: int
+    processed: int
+    elapsed_s: float
+
+
+class Token(_Event, frozen=True):
+    """The next token. With logprobs: its own, and the best (token, logprob), best first."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Done(_Event, frozen=True):
+    """The end. `end_token`: what the model ended with; it is not among the tokens."""
+
+    reason: FinishReason
+    timings: Timings
+    end_token: int | None = None
+
+
+class Failed(_Event, frozen=True):
+    """The request cannot be answered. kind: the name of a class in dure.errors."""
+
+    kind: str
+    message: str
+
+
+Event = Progress | Token | Done | Failed
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """What a server must know of the model that runs. n_ctx: the most tokens of one request."""
+
+    path: str
+    name: str
+    architecture: str
+    n_ctx: int
+    n_ctx_train: int
+    n_vocab: int
+    n_embd: int
+    n_sequences: int  # answers at once
+    n_ranks: int
+    threads: tuple[int, ...]
+    weights_bytes: int
+    n_params: int
+    file_type: str  # the commonest tensor type, as "Q4_0"
+    embeds: bool = True
+
+
+class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Figures of the engine since it started; kv_* count positions of the KV cache."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_used: int = 0
+    kv_total: int = 0
+    prompt_tokens: int = 0  # computed
+    prompt_s: float = 0.0
+    generated_tokens: int = 0
+    generate_s: float = 0.0
+    cache_queries: int = 0  # prompt tokens that were looked up
+    cache_hits: int = 0  # of these, found
+    steps: int = 0
+    step_s: float = 0.0
+    sync_s: tuple[float, ...] = ()  # a rank
+    bytes_sent: tuple[float, ...] = ()  # a rank
+    peak_bytes: tuple[int, ...] = ()  # a rank
+    sequences_held: int = 0  # by running requests and by the prefix cache
+
+

@@ -1,0 +1,164 @@
+"""A conversation to be continued, and the events of its continuation, whatever API asked for it.
+
+Every dialect (OpenAI chat and responses, Anthropic, Ollama) turns its request into a `ChatTask`, and
+`ChatEvent`s into its own stream. Refuses to know HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dure.generate.request import Sampling, Timings
+
+__all__ = [
+    "ChatEvent",
+    "ChatTask",
+    "Content",
+    "Finished",
+    "GenerationOptions",
+    "JsonObject",
+    "JsonSchema",
+    "NamedTool",
+    "PromptProgress",
+    "Reasoning",
+    "TokenLogprob",
+    "Tool",
+    "ToolArguments",
+    "ToolCall",
+]
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function the model may call. parameters: a JSON schema; strict: arguments must follow it."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class NamedTool:
+    """The model must call this tool."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class JsonObject:
+    """The answer must be a JSON object."""
+
+
+@dataclass(frozen=True)
+class JsonSchema:
+    """The answer must be JSON that follows a schema."""
+
+    schema: Mapping[str, Any]
+    name: str = ""
+    strict: bool = True
+
+
+@dataclass(frozen=True)
+class ChatTask:
+    """What the model is given to answer.
+
+    messages: as in OpenAI's chat API: role (system, developer, user, assistant, tool), content (text,
+    None or parts), tool_calls, tool_call_id, reasoning_content.
+    continue_last: the last message is an assistant's, and the answer goes on where it stops.
+    grammar: GBNF of the caller's own.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
+    parallel_tool_calls: bool = True
+    response_format: JsonObject | JsonSchema | None = None
+    grammar: str | None = None
+    enable_thinking: bool | None = None
+    reasoning_effort: str | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    continue_last: bool = False
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How an answer is generated, besides what it is about. stop: texts that end it, not included."""
+
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    n_logprobs: int | None = None
+    ignore_eos: bool = False
+    cache_prompt: bool = True
+    owner: str = ""
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token's text and bytes, and its natural logarithm of probability; `top` has no `top` itself."""
+
+    text: str
+    data: bytes
+    logprob: float
+    token: int
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptProgress:
+    """The prompt is being computed: `processed` of `total` tokens, `cached` of them from before."""
+
+    total: int
+    cached: int
+    processed: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class Content:
+    """More of the answer's text."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """More of the text that the model thinks before it answers."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """The model begins to call a tool; `index` counts the answer's calls from 0."""
+
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class ToolArguments:
+    """More of the JSON text of a call's arguments."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end. stop_text: the stop string that was met, None where the model ended by itself."""
+
+    reason: Literal["stop", "length", "tool_calls", "cancelled"]
+    timings: Timings
+    stop_text: str | None = None
+
+
+ChatEvent = PromptProgress | Content | Reasoning | ToolCall | ToolArguments | Finished

@@ -1,0 +1,62 @@
+"""The seam between serving and generating: what the API asks of an engine.
+
+Implemented by `dure.generate.client.EngineClient`, whose engine is a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal, Protocol
+
+from dure.generate.request import EngineStats, Event, ModelInfo, Request
+
+__all__ = ["Answer", "Engine", "EngineState"]
+
+EngineState = Literal["loading", "ready", "restarting", "failed", "stopped"]
+
+
+class Answer(Protocol):
+    """The events of one request, in order; the last is Done or Failed.
+
+    Leaving the iteration early does not end the request: `cancel` does.
+    """
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """The events as they come."""
+
+    def cancel(self) -> None:
+        """End the request; Done("cancelled") follows. Nothing happens where it has ended."""
+
+
+class Engine(Protocol):
+    """Answers requests, many at once."""
+
+    @property
+    def state(self) -> EngineState:
+        """What the engine is doing."""
+
+    @property
+    def progress(self) -> float:
+        """While loading or restarting: how far, 0 to 1."""
+
+    @property
+    def reason(self) -> str:
+        """Where it failed: why."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model that runs. Raises NotReadyError before it has been loaded once."""
+
+    @property
+    def stats(self) -> EngineStats:
+        """The latest figures, at most a second old while anything runs."""
+
+    def submit(self, request: Request) -> Answer:
+        """Begin a request.
+
+        Raises ContextError where it can never fit, BusyError where too many wait, NotReadyError while
+        the model is being loaded for the first time.
+        """
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+        """A pooled embedding, not normalized, of every input's tokens. Raises as `submit`."""
