@@ -15,11 +15,12 @@ import numpy as np
 import typer
 
 from dure.cli.console import bytes_text, loading_bar, output, print_json
-from dure.cli.opening import Options, opened
+from dure.cli.opening import opened
 from dure.cli.parameters import Ctx, Json, Model, Ranks, Shares, Sync, Threads
 from dure.engine.executor import Batch, Executor, KvOp, RankFacts, StepStats
 from dure.engine.sums import Wire
 from dure.errors import UsageError
+from dure.generate.opening import Wishes
 from dure.model.gguf import open_gguf
 
 __all__ = ["bench"]
@@ -54,8 +55,8 @@ def bench(
             f"-p {n_prompt} or -n {n_generate} is more than the {trained} tokens this model was "
             "trained for: use fewer"
         )
-    options = Options(model, ranks, shares, threads, needed if ctx is None else ctx, sync)
-    with opened(options) as (_, executor), loading_bar(f"measuring {model.name}") as progress:
+    wishes = Wishes(ranks, shares, threads, needed if ctx is None else ctx, sync=sync)
+    with opened(model, wishes) as (_, executor), loading_bar(f"measuring {model.name}") as progress:
         facts = _measure(executor, n_prompt, n_generate, repeat, progress)
     facts = {"model": str(model), "sync": sync.value, **facts}
     if as_json:

@@ -9,7 +9,7 @@ import typer
 
 from dure.cli.console import errors, print_error, write
 from dure.cli.interrupt import Interrupt
-from dure.cli.opening import Options, opened
+from dure.cli.opening import opened
 from dure.cli.parameters import (
     Ctx,
     MaxTokens,
@@ -28,6 +28,7 @@ from dure.engine.executor import Executor
 from dure.engine.sums import Wire
 from dure.errors import UsageError
 from dure.generate.sampling import Sampling
+from dure.generate.opening import Wishes
 from dure.generate.session import Session
 from dure.model.vocabulary import Vocabulary
 
@@ -58,9 +59,9 @@ def chat(
 
     Example: dure chat models/dure-demo.gguf --ranks 2
     """
-    sampling = Sampling(temp, top_k, top_p, min_p, seed)
-    options = Options(model, ranks, shares, threads, ctx, sync)
-    with opened(options) as (gguf, executor):
+    sampling = Sampling(temperature=temp, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+    wishes = Wishes(ranks, shares, threads, ctx, sync=sync)
+    with opened(model, wishes) as (gguf, executor):
         vocabulary = Vocabulary(gguf)
         if not vocabulary.has_chat_template:
             raise UsageError(

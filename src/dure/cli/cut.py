@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dure.cli.console import bytes_text, errors, output, print_json, progress_bar
-from dure.cli.opening import parse_shares
+from dure.generate.opening import parse_shares
 from dure.cli.parameters import Json, Model, Ranks, Shares
 from dure.errors import UsageError
 from dure.model.cut import CutPlan, plan_cut

@@ -9,7 +9,7 @@ import typer
 
 from dure.cli.console import bytes_text, errors, print_json, write
 from dure.cli.interrupt import Interrupt
-from dure.cli.opening import Options, opened
+from dure.cli.opening import opened
 from dure.cli.parameters import (
     Ctx,
     Json,
@@ -29,6 +29,7 @@ from dure.engine.executor import RankFacts
 from dure.engine.sums import Wire
 from dure.errors import EngineError, UsageError
 from dure.generate.sampling import Sampling
+from dure.generate.opening import Wishes
 from dure.generate.session import Session, Timings
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
@@ -66,11 +67,11 @@ def run(
 
     Example: dure run models/dure-demo.gguf "Tell me a story about a goat." --ranks 2 --verbose
     """
-    sampling = Sampling(temp, top_k, top_p, min_p, seed)
+    sampling = Sampling(temperature=temp, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
     with open_gguf(model):
         text = _prompt(prompt)  # nobody should type one for a file that cannot be opened
-    options = Options(model, ranks, shares, threads, ctx, sync)
-    with Interrupt() as interrupt, opened(options) as (gguf, executor):
+    wishes = Wishes(ranks, shares, threads, ctx, sync=sync)
+    with Interrupt() as interrupt, opened(model, wishes) as (gguf, executor):
         vocabulary = Vocabulary(gguf)
         session = Session(executor, vocabulary)
         tokens = _tokens(vocabulary, text, system, raw)

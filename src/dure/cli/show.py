@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from dure.cli.console import bytes_text, output, print_json, printable
-from dure.cli.opening import shard_directory
+from dure.generate.opening import shard_directory
 from dure.cli.parameters import Json, Model
 from dure.errors import DureError, ModelError
 from dure.model.architecture import shape_of

@@ -11,12 +11,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dure.engine.executor import Candidates, Floats, Ints
+from dure.engine.executor import Adjustment, Candidates, Floats, Ints
 from dure.engine.sums import best_logits
 
-__all__ = ["SliceBest", "best_of_slice", "merge"]
+__all__ = ["SliceBest", "adjust", "best_of_slice", "merge"]
 
 SliceBest = tuple[Ints, Floats, float]  # ids in the whole vocabulary, logits, log-sum-exp
+
+
+def adjust(logits: Floats, change: Adjustment | None, first_id: int) -> None:
+    """Apply an adjustment to a slice whose first token has `first_id`, in place. logits: float32 [n]."""
+    if change is None:
+        return
+    local = change.ids - np.int32(first_id)
+    mine = (local >= 0) & (local < logits.size)
+    at = local[mine]
+    x = logits[at] + change.before[mine]
+    repeat = change.repeat[mine]
+    logits[at] = np.where(x <= 0, x * repeat, x / repeat) + change.after[mine]
 
 
 def best_of_slice(logits: Floats, k: int, first_id: int) -> SliceBest:

@@ -17,6 +17,7 @@ from dure.errors import UsageError
 
 __all__ = [
     "BEST",
+    "Adjustment",
     "Batch",
     "Candidates",
     "Executor",
@@ -49,6 +50,21 @@ class KvOp:
 
 
 @dataclass(frozen=True)
+class Adjustment:
+    """Changes of some logits before the best are chosen: penalties and biases.
+
+    The logit x of ids[i] becomes r(x + before[i]) + after[i], where r multiplies by repeat[i] what is not
+    above zero, and divides by it what is: llama.cpp's order of bias, penalties and DRY.
+    ids: int32 [m], each once; before, repeat, after: float32 [m]; `before` may be -inf.
+    """
+
+    ids: Ints
+    before: Floats
+    repeat: Floats
+    after: Floats
+
+
+@dataclass(frozen=True)
 class Batch:
     """The tokens of one step. All arrays have one entry a token.
 
@@ -58,6 +74,8 @@ class Batch:
     outputs: the indices of the tokens whose logits are wanted, ascending.
     n_best: how many of the best logits come back for each; 1 is enough for greedy choice.
     kv: changes of the KV cache that come first.
+    adjust: for every output what to change of its logits, or empty.
+    embed: the hidden states of the outputs are wanted instead of logits.
     """
 
     tokens: Ints
@@ -66,6 +84,8 @@ class Batch:
     outputs: Sequence[int] = ()
     n_best: int = BEST
     kv: Sequence[KvOp] = ()
+    adjust: Sequence[Adjustment | None] = ()
+    embed: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,10 +124,14 @@ class StepStats:
 
 @dataclass(frozen=True)
 class StepResult:
-    """`rows[i]` belongs to `Batch.outputs[i]`."""
+    """`rows[i]` belongs to `Batch.outputs[i]`.
+
+    embeddings: float32 [n_outputs, n_embd] where they were asked for; there are no rows then.
+    """
 
     rows: tuple[Candidates, ...]
     stats: StepStats
+    embeddings: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +146,11 @@ class RankFacts:
 
 @dataclass(frozen=True)
 class ExecutorInfo:
-    """What a caller must know to make steps."""
+    """What a caller must know to make steps.
+
+    n_ctx: positions of each sequence in the KV cache.
+    can_forget: the end of a sequence can be forgotten; not so where a model keeps a running state.
+    """
 
     n_ranks: int
     n_vocab: int
@@ -131,6 +159,7 @@ class ExecutorInfo:
     n_sequences: int
     n_outputs: int  # the most rows of logits of one step
     threads: tuple[int, ...] = (1,)
+    can_forget: bool = True
 
 
 def check_batch(batch: Batch, info: ExecutorInfo) -> None:
@@ -146,6 +175,8 @@ def check_batch(batch: Batch, info: ExecutorInfo) -> None:
         raise UsageError(f"n_best is {batch.n_best}, but the vocabulary has {info.n_vocab} tokens")
     if n and (wrong := batch.tokens[(batch.tokens < 0) | (batch.tokens >= info.n_vocab)]).size:
         raise UsageError(f"token {wrong[0]} is outside of the vocabulary of {info.n_vocab}")
+    if batch.adjust and len(batch.adjust) != len(batch.outputs):
+        raise UsageError(f"{len(batch.adjust)} adjustments for {len(batch.outputs)} outputs")
     if any(not 0 <= i < n for i in batch.outputs):
         raise UsageError(f"outputs {list(batch.outputs)} are not all among the step's {n} tokens")
 
@@ -162,7 +193,19 @@ class Executor(Protocol):
         """Decode a batch. Raises UsageError where it breaks the limits in `info`."""
 
     def logits(self, row: int) -> Floats:
-        """All logits of output `row` of the last step: float32 [n_vocab]."""
+        """All logits of output `row` of the last step, adjusted as the step said: float32 [n_vocab]."""
+
+    def save(self, sequence: int, path: str) -> int:
+        """Write a sequence's KV cache to files that begin with `path`; the bytes written, all ranks.
+
+        Raises ResourceError where it cannot be written; what was begun is removed.
+        """
+
+    def load(self, sequence: int, path: str, n_tokens: int) -> bool:
+        """Read back what `save` wrote into an empty sequence: n_tokens positions.
+
+        False where a file is missing, damaged, or does not fit; the sequence is empty then.
+        """
 
     def facts(self) -> list[RankFacts]:
         """What every rank holds now."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,8 +22,10 @@ from dure.engine.executor import Floats, Ints, KvOp
 from dure.errors import EngineError, ModelError, ResourceError
 from dure.model.llama_log import captured_log, silence_llama
 
-__all__ = ["Limits", "LoadedModel", "has_amx"]
+__all__ = ["Limits", "LoadedModel", "has_amx", "load_model", "rank_file"]
 
+CTX_GRAIN = 256  # llama.cpp pads a sequence's cells to this
+DEFAULT_CURE = "get the file again, or use a model that llama.cpp knows"
 _MAX_POSITIONS_PER_TOKEN = 4
 
 
@@ -30,7 +33,7 @@ _MAX_POSITIONS_PER_TOKEN = 4
 class Limits:
     """What a context is made for.
 
-    n_ctx: positions in the KV cache, shared by all sequences.
+    n_ctx: positions of each sequence in the KV cache.
     n_batch: tokens that one decode may hold; they are computed in one go.
     n_outputs: rows of logits one decode may give.
     threads: that compute.
@@ -54,6 +57,11 @@ def has_amx() -> bool:
     return bool(cpu.ggml_cpu_has_amx_int8())
 
 
+def rank_file(path: str, rank: int) -> Path:
+    """Where a rank keeps its part of a sequence that is saved as `path`."""
+    return Path(f"{path}.rank{rank}")
+
+
 class LoadedModel:
     """A model and its context. Not thread-safe.
 
@@ -70,11 +78,10 @@ class LoadedModel:
         *,
         eval_callback: int | None = None,
         progress: Callable[[float], None] = lambda _: None,
-        cure: str = "get the file again, or use a model that llama.cpp knows",
+        cure: str = DEFAULT_CURE,
     ) -> None:
-        silence_llama()
         self.limits = limits
-        self._model = _load_model(path, progress, cure)
+        self._model = load_model(path, progress, cure)
         try:
             self._context = _make_context(self._model, limits, eval_callback, path)
         except ResourceError:
@@ -85,6 +92,11 @@ class LoadedModel:
         self.n_embd = int(lib.llama_model_n_embd(self._model))
         self.weights_bytes = int(lib.llama_model_size(self._model))
         self._memory = lib.llama_get_memory(self._context)
+        # A running state (Mamba and its kin) holds a whole sequence, and cannot go back.
+        self.can_forget = not (
+            lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
+        )
+        self._embeds = False
         self._batch = _Batch(limits.n_batch)
         self._open = True
 
@@ -117,16 +129,72 @@ class LoadedModel:
             raise EngineError(f"token {token} of the last batch has no logits")
         return np.ctypeslib.as_array(pointer, (self.n_vocab,))
 
+    def embeddings(self, tokens: Sequence[int]) -> Floats:
+        """Hidden states of these tokens of the last batch: float32 [n, n_embd].
+
+        The batch must have been decoded after `want_embeddings(True)`.
+        """
+        rows = np.empty((len(tokens), self.n_embd), np.float32)
+        for row, token in enumerate(tokens):
+            pointer = lib.llama_get_embeddings_ith(self._context, token)
+            if not pointer:
+                raise EngineError(f"token {token} of the last batch has no hidden state")
+            rows[row] = np.ctypeslib.as_array(pointer, (self.n_embd,))
+        return rows
+
+    def want_embeddings(self, wanted: bool) -> None:
+        """Have the next batches give hidden states as well as logits."""
+        if wanted != self._embeds:
+            self._embeds = wanted
+            lib.llama_set_embeddings(self._context, wanted)
+
+    def save(self, sequence: int, path: Path) -> int:
+        """Write a sequence's KV cache; the bytes written. Raises ResourceError where that fails."""
+        part = path.with_name(path.name + ".part")
+        tokens = (lib.llama_token * 0)()
+        written = lib.llama_state_seq_save_file(
+            self._context, os.fsencode(part), sequence, tokens, 0
+        )
+        if not written:
+            part.unlink(missing_ok=True)
+            raise ResourceError(f"{path.name} cannot be written in {path.parent}: make room there")
+        part.replace(path)
+        return int(written)
+
+    def load(self, sequence: int, path: Path, n_tokens: int) -> bool:
+        """Read a sequence's KV cache of n_tokens positions; False, and empty, where that fails."""
+        n_read, tokens = ctypes.c_size_t(), (lib.llama_token * 1)()
+        read = path.is_file() and lib.llama_state_seq_load_file(
+            self._context, os.fsencode(path), sequence, tokens, 1, ctypes.byref(n_read)
+        )
+        if read and lib.llama_memory_seq_pos_max(self._memory, sequence) == n_tokens - 1:
+            return True
+        lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        return False
+
     def change_kv(self, ops: Iterable[KvOp]) -> None:
         """Forget or copy positions of sequences."""
         for op in ops:
             if op.copy_to is not None:
-                lib.llama_memory_seq_cp(self._memory, op.sequence, op.copy_to, op.start, op.stop)
+                self._copy(op, op.copy_to)
             elif not lib.llama_memory_seq_rm(self._memory, op.sequence, op.start, op.stop):
                 raise EngineError(
                     f"positions {op.start} to {op.stop} of sequence {op.sequence} cannot be "
                     "forgotten in this model's cache"
                 )
+
+    def _copy(self, op: KvOp, target: int) -> None:
+        """Copy through a buffer: llama.cpp's own copy between streams moves all that a stream may hold."""
+        size = lib.llama_state_seq_get_size(self._context, op.sequence)
+        buffer = np.empty(size, np.uint8)
+        data = _pointer(buffer, ctypes.c_uint8)
+        lib.llama_state_seq_get_data(self._context, data, size, op.sequence)
+        if not lib.llama_state_seq_set_data(self._context, data, size, target):
+            raise EngineError(f"sequence {op.sequence} cannot be copied to sequence {target}")
+        if op.start > 0:
+            lib.llama_memory_seq_rm(self._memory, target, 0, op.start)
+        if op.stop >= 0:
+            lib.llama_memory_seq_rm(self._memory, target, op.stop, -1)
 
     def close(self) -> None:
         """Free the context and the model."""
@@ -183,7 +251,13 @@ def _pointer(array: np.ndarray[Any, Any], type_: Any) -> Any:
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(type_))
 
 
-def _load_model(path: Path, progress: Callable[[float], None], cure: str) -> Any:
+def load_model(
+    path: Path,
+    progress: Callable[[float], None],
+    cure: str = DEFAULT_CURE,
+) -> Any:
+    """llama.cpp's `llama_model *`. Raises ModelError where it refuses, and what `progress` raises."""
+    silence_llama()
     raised: list[BaseException] = []
 
     def told(fraction: float, _: Any) -> bool:
@@ -216,13 +290,13 @@ def _reason() -> str:
 
 def _make_context(model: Any, limits: Limits, eval_callback: int | None, path: Path) -> Any:
     params = lib.llama_context_default_params()
-    params.n_ctx = limits.n_ctx
+    params.n_ctx = -(-limits.n_ctx // CTX_GRAIN) * CTX_GRAIN * limits.n_sequences
     params.n_batch = params.n_ubatch = limits.n_batch
     params.n_seq_max = limits.n_sequences
     params.n_outputs_max = min(limits.n_outputs, limits.n_batch)
     params.n_outputs_max_per_seq = 0  # as many as n_outputs_max
     params.n_threads = params.n_threads_batch = limits.threads
-    params.kv_unified = True
+    params.kv_unified = False  # attention over one sequence's cells, not all: docs/decisions/0007
     if eval_callback is not None:
         params.cb_eval = type(params.cb_eval)(eval_callback)
     context = lib.llama_init_from_model(model, params)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dure.engine.best import best_of_slice, merge
+from dure.engine.best import adjust, best_of_slice, merge
 from dure.engine.executor import (
+    Adjustment,
     Batch,
+    Candidates,
     ExecutorInfo,
     Floats,
     RankFacts,
@@ -19,7 +21,7 @@ from dure.engine.executor import (
     StepStats,
     check_batch,
 )
-from dure.engine.llama import Limits, LoadedModel
+from dure.engine.llama import Limits, LoadedModel, rank_file
 from dure.engine.memory import peak_bytes
 
 __all__ = ["LocalExecutor"]
@@ -51,6 +53,7 @@ class LocalExecutor:
             n_sequences=limits.n_sequences,
             n_outputs=limits.n_outputs,
             threads=(limits.threads,),
+            can_forget=self._model.can_forget,
         )
 
     def step(self, batch: Batch) -> StepResult:
@@ -59,24 +62,38 @@ class LocalExecutor:
         start = time.perf_counter()
         self._model.change_kv(batch.kv)
         self._outputs = tuple(batch.outputs)
+        self._model.want_embeddings(batch.embed)
         if batch.tokens.size:
             self._model.decode(batch.tokens, batch.positions, batch.sequences, batch.outputs)
-        rows = tuple(
-            merge(
-                [best_of_slice(self._model.logits(i), batch.n_best, 0)],
-                batch.n_best,
-                self.info.n_vocab,
-            )
-            for i in batch.outputs
-        )
+        rows = () if batch.embed else self._rows(batch)
+        embeddings = self._model.embeddings(batch.outputs) if batch.embed else None
         end = time.perf_counter()
         stats = StepStats((end - start,), (0.0,), (start - self._last_end,), (0.0,))
         self._last_end = end
-        return StepResult(rows, stats)
+        return StepResult(rows, stats, embeddings)
+
+    def _rows(self, batch: Batch) -> tuple[Candidates, ...]:
+        changes = batch.adjust or [None] * len(batch.outputs)
+        return tuple(
+            self._row(self._model.logits(i), change, batch.n_best)
+            for i, change in zip(batch.outputs, changes, strict=True)
+        )
+
+    def _row(self, logits: Floats, change: Adjustment | None, n_best: int) -> Candidates:
+        adjust(logits, change, 0)
+        return merge([best_of_slice(logits, n_best, 0)], n_best, self.info.n_vocab)
 
     def logits(self, row: int) -> Floats:
         """All logits of an output row of the last step: float32 [n_vocab]."""
         return np.array(self._model.logits(self._outputs[row]))
+
+    def save(self, sequence: int, path: str) -> int:
+        """Write a sequence's KV cache; see `Executor.save`."""
+        return self._model.save(sequence, rank_file(path, 0))
+
+    def load(self, sequence: int, path: str, n_tokens: int) -> bool:
+        """Read back a sequence's KV cache; see `Executor.load`."""
+        return self._model.load(sequence, rank_file(path, 0), n_tokens)
 
     def facts(self) -> list[RankFacts]:
         """What this process holds."""

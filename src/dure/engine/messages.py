@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dure.engine.executor import Batch, Floats, KvOp
+from dure.engine.executor import Adjustment, Batch, Floats, KvOp
 
 __all__ = [
     "Facts",
@@ -20,12 +20,15 @@ __all__ = [
     "GetFacts",
     "GetLogits",
     "Job",
+    "Load",
     "Loading",
     "Logits",
     "RankError",
     "RankStep",
     "Ready",
     "Row",
+    "Save",
+    "Saved",
     "Step",
     "StepDone",
     "Stop",
@@ -70,6 +73,15 @@ class _Message(msgspec.Struct, tag=True, array_like=True):
     pass
 
 
+class Adjust(msgspec.Struct, array_like=True):
+    """`Adjustment`."""
+
+    ids: bytes
+    before: bytes
+    repeat: bytes
+    after: bytes
+
+
 class Step(_Message):
     """`Batch` for rank 0."""
 
@@ -79,6 +91,8 @@ class Step(_Message):
     outputs: list[int]
     n_best: int
     kv: list[tuple[int, int, int, int | None]]
+    adjust: list[Adjust | None] = []
+    embed: bool = False
 
 
 class RankStep(_Message):
@@ -89,6 +103,23 @@ class RankStep(_Message):
     outputs: list[int]
     n_best: int
     kv: list[tuple[int, int, int, int | None]]
+    adjust: list[Adjust | None] = []
+    embed: bool = False
+
+
+class Save(_Message):
+    """A sequence is to be written: each rank its own part."""
+
+    sequence: int
+    path: str
+
+
+class Load(_Message):
+    """A sequence is to be read back, with so many positions: each rank its own part."""
+
+    sequence: int
+    path: str
+    n_tokens: int
 
 
 class GetLogits(_Message):
@@ -126,10 +157,17 @@ class Row(msgspec.Struct, array_like=True):
 
 
 class StepDone(_Message):
-    """`StepResult`. stats: (step_s, sync_s, idle_s, bytes_sent) a rank."""
+    """`StepResult`. stats: (step_s, sync_s, idle_s, bytes_sent) a rank. embeddings: float32."""
 
     rows: list[Row]
     stats: list[tuple[float, float, float, float]]
+    embeddings: bytes = b""
+
+
+class Saved(_Message):
+    """Bytes written or positions read by every rank; -1 where it failed."""
+
+    ranks: list[int]
 
 
 class Logits(_Message):
@@ -144,9 +182,9 @@ class Facts(_Message):
     ranks: list[tuple[str, int, int]]
 
 
-ToRank0 = Step | GetLogits | GetFacts | Stop
-ToRank = RankStep | GetLogits | GetFacts | Stop
-FromRank0 = Loading | Ready | StepDone | Logits | Facts
+ToRank0 = Step | GetLogits | Save | Load | GetFacts | Stop
+ToRank = RankStep | GetLogits | Save | Load | GetFacts | Stop
+FromRank0 = Loading | Ready | StepDone | Logits | Saved | Facts
 
 encode = msgspec.msgpack.Encoder().encode
 _HEADER = struct.Struct("<I")
@@ -166,6 +204,27 @@ def step_of(batch: Batch) -> Step:
         list(batch.outputs),
         batch.n_best,
         [(op.sequence, op.start, op.stop, op.copy_to) for op in batch.kv],
+        [_adjust_of(change) for change in batch.adjust],
+        batch.embed,
+    )
+
+
+def _adjust_of(change: Adjustment | None) -> Adjust | None:
+    if change is None:
+        return None
+    arrays = (change.ids, change.before, change.repeat, change.after)
+    return Adjust(*(array.tobytes() for array in arrays))
+
+
+def adjustments(messages: list[Adjust | None]) -> list[Adjustment | None]:
+    """The changes of logits in a message."""
+    return [message and _adjustment(message) for message in messages]
+
+
+def _adjustment(message: Adjust) -> Adjustment:
+    floats = (message.before, message.repeat, message.after)
+    return Adjustment(
+        np.frombuffer(message.ids, np.int32), *(np.frombuffer(x, np.float32) for x in floats)
     )
 
 
@@ -174,9 +233,22 @@ def kv_ops(kv: list[tuple[int, int, int, int | None]]) -> list[KvOp]:
     return [KvOp(*op) for op in kv]
 
 
+def rank_step(step: Step) -> RankStep:
+    """A step as the ranks get it: without tokens."""
+    return RankStep(
+        step.positions,
+        step.sequences,
+        step.outputs,
+        step.n_best,
+        step.kv,
+        step.adjust,
+        step.embed,
+    )
+
+
 def pack_step(step: Step, embeddings: Floats) -> bytes:
     """One message for the other ranks: a length, the record, the embeddings' bytes."""
-    head = encode(RankStep(step.positions, step.sequences, step.outputs, step.n_best, step.kv))
+    head = encode(rank_step(step))
     return b"".join((_HEADER.pack(len(head)), head, embeddings.tobytes()))
 
 

@@ -34,12 +34,13 @@ from dure.engine.executor import (
     Candidates,
     ExecutorInfo,
     Floats,
+    KvOp,
     RankFacts,
     StepResult,
     StepStats,
     check_batch,
 )
-from dure.engine.llama import Limits
+from dure.engine.llama import Limits, rank_file
 from dure.engine.sums import Wire
 from dure.errors import DureError, EngineError, ResourceError, UsageError
 from dure.model.cut import CutPlan
@@ -47,6 +48,7 @@ from dure.model.cut import CutPlan
 __all__ = ["MpiExecutor", "MpiOptions"]
 
 WAIT_S = 30.0  # for another rank, within a step; DURE_STEP_TIMEOUT
+KEEP_S = 300.0  # for writing or reading a long sequence on a slow disk
 STOP_S = 5.0  # for ranks to end in peace
 # mpiexec ends a job when a process is killed, but waits for ever when one merely exits before MPI has
 # started. So each rank runs under a guard that notes its exit code and dies of a signal itself.
@@ -112,7 +114,11 @@ class MpiExecutor:
         return StepResult(
             tuple(self._candidates(row) for row in done.rows),
             StepStats(step_s, sync_s, idle_s, bytes_sent),
+            self._embeddings(done.embeddings, len(batch.outputs)) if batch.embed else None,
         )
+
+    def _embeddings(self, data: bytes, n: int) -> Floats:
+        return np.frombuffer(data, np.float32).reshape(n, -1)
 
     def _candidates(self, row: msg.Row) -> Candidates:
         ids = np.frombuffer(row.ids, np.int32)
@@ -123,6 +129,23 @@ class MpiExecutor:
         """All logits of an output row of the last step: float32 [n_vocab]."""
         done = self._process.ask(msg.GetLogits(row), msg.Logits, 4 * self._wait_s)
         return np.frombuffer(done.values, np.float32)
+
+    def save(self, sequence: int, path: str) -> int:
+        """Write a sequence's KV cache; see `Executor.save`."""
+        saved = self._process.ask(msg.Save(sequence, path), msg.Saved, KEEP_S)
+        if min(saved.ranks) < 0:
+            for rank in range(self.info.n_ranks):
+                rank_file(path, rank).unlink(missing_ok=True)
+            raise ResourceError(f"the cache {path} cannot be written: make room there")
+        return sum(saved.ranks)
+
+    def load(self, sequence: int, path: str, n_tokens: int) -> bool:
+        """Read back a sequence's KV cache; see `Executor.load`."""
+        loaded = self._process.ask(msg.Load(sequence, path, n_tokens), msg.Saved, KEEP_S)
+        if min(loaded.ranks) == n_tokens:
+            return True
+        self.step(Batch(*([np.zeros(0, np.int32)] * 3), kv=[KvOp(sequence)]))
+        return False
 
     def facts(self) -> list[RankFacts]:
         """What every rank holds now."""

@@ -24,13 +24,13 @@ import numpy as np
 import psutil
 
 from dure.engine import messages as msg
-from dure.engine.best import SliceBest, best_of_slice, merge
+from dure.engine.best import SliceBest, adjust, best_of_slice, merge
 from dure.engine.embedding import EmbeddingTable
 from dure.engine.executor import Floats
-from dure.engine.llama import Limits, LoadedModel
+from dure.engine.llama import Limits, LoadedModel, rank_file
 from dure.engine.memory import peak_bytes
 from dure.engine.sums import Sums, Wire, mpi
-from dure.errors import DureError, EngineError
+from dure.errors import DureError, EngineError, ResourceError
 from dure.model.gguf import open_gguf
 
 TAG_STEP, TAG_REPORT = 1, 2
@@ -78,6 +78,7 @@ class RankProcess:
         self.model.change_kv(msg.kv_ops(step.kv))
         positions = np.frombuffer(step.positions, np.int32)
         self._outputs = step.outputs
+        self.model.want_embeddings(step.embed)
         self._sums.begin()
         if positions.size:
             self.model.decode(
@@ -92,12 +93,34 @@ class RankProcess:
                 f"{sums.n_sums} sums in a step instead of a multiple of {self.job.sums_per_pass}: "
                 "llama.cpp's graph is not the one that dure's table describes; please report it"
             )
-        best = [
-            best_of_slice(self.model.logits(i), step.n_best, self.first_id) for i in step.outputs
-        ]
+        best = [] if step.embed else self._best(step)
         self._idle_since = time.perf_counter()
         self.stats = (self._idle_since - start, sums.sync_s, idle_s, sums.bytes_sent)
         return best
+
+    def _best(self, step: msg.RankStep) -> list[SliceBest]:
+        changes = msg.adjustments(step.adjust) or [None] * len(step.outputs)
+        for i, change in zip(step.outputs, changes, strict=True):
+            adjust(self.model.logits(i), change, self.first_id)
+        return [
+            best_of_slice(self.model.logits(i), step.n_best, self.first_id) for i in step.outputs
+        ]
+
+    def embeddings(self) -> Floats:
+        """Hidden states of the last step's outputs; every rank has the same."""
+        return self.model.embeddings(self._outputs)
+
+    def save(self, request: msg.Save) -> int:
+        """Write this rank's part of a sequence; the bytes, or -1 where it cannot be written."""
+        try:
+            return self.model.save(request.sequence, rank_file(request.path, self.rank))
+        except ResourceError:
+            return -1
+
+    def load(self, request: msg.Load) -> int:
+        """Read this rank's part of a sequence; its positions, or -1 where that fails."""
+        path = rank_file(request.path, self.rank)
+        return request.n_tokens if self.model.load(request.sequence, path, request.n_tokens) else -1
 
     def logits(self, row: int) -> Floats:
         """This rank's slice of the logits of an output row."""
@@ -164,6 +187,10 @@ def follow(process: RankProcess) -> None:
                 comm.Send(_report(process.stats, best), 0, TAG_REPORT)
             case msg.GetLogits():
                 comm.Send(process.logits(record.row), 0, TAG_REPORT)
+            case msg.Save():
+                comm.send(process.save(record), 0, TAG_REPORT)
+            case msg.Load():
+                comm.send(process.load(record), 0, TAG_REPORT)
             case msg.GetFacts():
                 comm.send(process.facts(), 0, TAG_REPORT)
             case msg.Stop():
@@ -244,6 +271,8 @@ class Leader:
                 return self._step(request)
             case msg.GetLogits():
                 return self._logits(request)
+            case msg.Save() | msg.Load():
+                return self._keep(request)
             case _:
                 return self._facts()
 
@@ -251,18 +280,16 @@ class Leader:
         embeddings = self._table.rows(np.frombuffer(step.tokens, np.int32))
         sends = self._tell(msg.pack_step(step, embeddings))
         sizes = [self._n_best(p, step.n_best) for p in self._others]
-        buffers = [bytearray(_report_size(len(step.outputs), k)) for k in sizes]
+        n_rows = 0 if step.embed else len(step.outputs)
+        buffers = [bytearray(_report_size(n_rows, k)) for k in sizes]
         reports = [
             self._comm.Irecv(buffer, p, TAG_REPORT)
             for p, buffer in zip(self._others, buffers, strict=True)
         ]
-        own = self._process.step(
-            msg.RankStep(step.positions, step.sequences, step.outputs, step.n_best, step.kv),
-            embeddings,
-        )
+        own = self._process.step(msg.rank_step(step), embeddings)
         self._wait(reports + sends)
         others = [
-            _read_report(bytes(buffer), len(step.outputs), k)
+            _read_report(bytes(buffer), n_rows, k)
             for buffer, k in zip(buffers, sizes, strict=True)
         ]
         rows = [
@@ -274,7 +301,16 @@ class Leader:
         return msg.StepDone(
             rows,
             [(a, b, c, d + n) for (a, b, c, d), n in zip(stats, sizes, strict=True)],
+            self._process.embeddings().tobytes() if step.embed else b"",
         )
+
+    def _keep(self, request: msg.Save | msg.Load) -> msg.Saved:
+        sends = self._tell(msg.pack(request))
+        does = self._process.save if isinstance(request, msg.Save) else self._process.load
+        ranks = [does(request)]  # type: ignore[arg-type]
+        ranks += [self._comm.recv(source=p, tag=TAG_REPORT) for p in self._others]
+        self._wait(sends)
+        return msg.Saved(ranks)
 
     def _n_best(self, rank: int, k: int) -> int:
         start, stop = self._job.vocabulary[rank]

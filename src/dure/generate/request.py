@@ -15,6 +15,7 @@ from dure.errors import UsageError
 
 __all__ = [
     "Done",
+    "Embedded",
     "EngineStats",
     "Event",
     "Failed",
@@ -81,12 +82,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_p": (0.0, 1.0),
     "typical_p": (0.0, 1.0),
     "top_n_sigma": (-1.0, math.inf),
-    "repeat_penalty": (0.0, math.inf),
+    "repeat_penalty": (1e-3, math.inf),  # it divides
     "repeat_last_n": (-1, math.inf),
     "frequency_penalty": (-math.inf, math.inf),
     "presence_penalty": (-math.inf, math.inf),
     "dry_multiplier": (0.0, math.inf),
-    "dry_base": (0.0, math.inf),
+    "dry_base": (1.0, math.inf),
     "dry_allowed_length": (0, math.inf),
     "dry_penalty_last_n": (-1, math.inf),
     "xtc_probability": (0.0, 1.0),
@@ -135,6 +136,8 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     ignore_eos: go on when the model wants to end. end_tokens: end here as well.
     cache_prompt: reuse, and leave behind, the KV cache of the prompt.
     owner: whose request it is; work is shared fairly between owners.
+    answered: tokens of the answer that were given before, by an engine that is gone; it goes on there.
+    embed: no answer is wanted, but the prompt's embedding.
     """
 
     id: str
@@ -147,6 +150,8 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     end_tokens: tuple[int, ...] = ()
     cache_prompt: bool = True
     owner: str = ""
+    answered: list[int] = []
+    embed: bool = False
 
 
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -198,7 +203,13 @@ class Failed(_Event, frozen=True):
     message: str
 
 
-Event = Progress | Token | Done | Failed
+class Embedded(_Event, frozen=True):
+    """The embedding of a prompt: float32, not normalized."""
+
+    values: bytes
+
+
+Event = Progress | Token | Done | Embedded | Failed
 
 
 class ModelInfo(msgspec.Struct, frozen=True):

@@ -1,82 +1,172 @@
 """Choose the next token from the best of the vocabulary, exactly as from all of it.
 
-Pure but for the random numbers, which a seed repeats.
-The ranks report the best 256 logits with the log-sum-exp of all. Where these decide the choice
-(greedy, top-k within them, top-p or min-p that close within them) nothing else is needed; where they do
-not, the whole logits are asked for. Filters come in llama.cpp's order: top-k, top-p, min-p, temperature.
+The ranks report the best 256 logits with the log-sum-exp of all, after penalties and biases. Where these
+decide the choice (greedy, top-k within them, top-p or min-p that close within them) nothing else is
+needed; where they do not (flat distributions, typical-p without top-k, mirostat, a grammar that refuses
+the choice), the whole logits are asked for. The filters are llama.cpp's, in its order: top-n-sigma,
+top-k, typical-p, top-p, min-p, XTC, temperature.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from dure.engine.executor import BEST, Candidates, Floats
-from dure.errors import UsageError
+from dure.engine.executor import BEST, Adjustment, Candidates, Floats, Ints
+from dure.errors import EngineError
+from dure.generate.chain import Chain, DryPenalties, GrammarState
+from dure.generate.request import Grammar, Sampling
+from dure.model.vocabulary import Vocabulary
 
-__all__ = ["Sampler", "Sampling"]
+__all__ = ["GrammarEnd", "Sampler", "Sampling", "keep", "n_best_of"]
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to choose. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 switch a filter off."""
-
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        _check("temp", self.temperature, 0.0, math.inf)
-        _check("top-k", self.top_k, 0, math.inf)
-        _check("top-p", self.top_p, 0.0, 1.0)
-        _check("min-p", self.min_p, 0.0, 1.0)
-        _check("seed", self.seed or 0, 0, 2**63)
-
-    @property
-    def n_best(self) -> int:
-        """How many candidates a step should report, so that the choice is mostly decided."""
-        if self.temperature == 0:
-            return 1
-        return self.top_k if 1 < self.top_k <= BEST else BEST
+_FOR_GRAMMAR = 64  # candidates, among which one is mostly allowed
 
 
-def _check(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high or math.isinf(value):
-        wanted = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of {low:g} or more"
-        raise UsageError(f"--{name} {value:g} makes no sense: give a number {wanted}")
+class GrammarEnd(Exception):  # noqa: N818  # not an error: the answer is complete
+    """No token may follow: the grammar has ended, or every token is forbidden."""
+
+
+def n_best_of(sampling: Sampling, *, n_logprobs: int | None = None, grammar: bool = False) -> int:
+    """How many candidates a step should report, so that the choice is mostly decided."""
+    least = 1
+    if n_logprobs is not None:
+        least = max(2, n_logprobs)
+    if grammar:
+        least = max(least, _FOR_GRAMMAR)
+    if _is_greedy(sampling):
+        return least
+    return max(least, sampling.top_k if 1 < sampling.top_k <= BEST else BEST)
+
+
+def _is_greedy(s: Sampling) -> bool:
+    return s.temperature == 0 and s.typical_p == 1 and s.xtc_probability == 0
 
 
 class Sampler:
-    """Chooses one sequence's tokens. The same seed and logits give the same tokens."""
+    """Chooses one answer's tokens. The same seed, prompt and logits give the same tokens.
 
-    def __init__(self, sampling: Sampling) -> None:
-        self._sampling = sampling
-        self._random = np.random.default_rng(sampling.seed)
+    context: what comes before the answer, for penalties. forbidden: tokens that are never chosen.
+    Raises UsageError where the grammar cannot be read.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        vocabulary: Vocabulary | None = None,
+        *,
+        context: Sequence[int] = (),
+        grammar: Grammar | None = None,
+        forbidden: Sequence[int] = (),
+        n_logprobs: int | None = None,
+        n_vocab: int = 0,
+    ) -> None:
+        self.sampling = sampling
+        self.n_best = n_best_of(sampling, n_logprobs=n_logprobs, grammar=grammar is not None)
+        seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+        self._chain = Chain(sampling, seed, n_vocab)
+        self._bias = {**sampling.logit_bias, **dict.fromkeys(forbidden, -math.inf)}
+        self._history = list(context)
+        self._place = 0
+        self._grammar = self._dry = None
+        if grammar is not None:
+            assert vocabulary is not None, "a grammar speaks of texts"
+            self._grammar = GrammarState(grammar, vocabulary)
+        if sampling.dry_multiplier > 0 and sampling.dry_penalty_last_n != 0:
+            assert vocabulary is not None, "DRY's breakers are texts"
+            self._dry = DryPenalties(sampling, vocabulary)
+            for token in self._history:
+                self._dry.accept(token)
 
     def choose(self, best: Candidates, whole: Callable[[], Floats]) -> int:
-        """The next token. `whole` fetches all logits, float32 [n_vocab]; called only if needed."""
-        if self._sampling.temperature == 0:
+        """The next token. `whole` fetches all logits, float32 [n_vocab]; called only if needed.
+
+        Choosing does not change anything: `accept` does. Raises GrammarEnd.
+        """
+        if math.isnan(best.logits[0]):
+            raise EngineError("the model computed a logit that is no number: is the file damaged?")
+        if best.logits[0] == -math.inf:
+            raise GrammarEnd
+        token = self._draw(best, whole)
+        if self._grammar is None or self._grammar.allows(token):
+            return token
+        return self._choose_allowed(self._grammar, best, whole)
+
+    def accept(self, token: int) -> None:
+        """The answer goes on with this token."""
+        self._place += 1
+        self._history.append(token)
+        if self._dry is not None:
+            self._dry.accept(token)
+        if self._grammar is not None:
+            self._grammar.accept(token)
+
+    def _draw(self, best: Candidates, whole: Callable[[], Floats]) -> int:
+        if _is_greedy(self.sampling):
             return int(best.ids[0])
-        kept = keep(best, self._sampling)
-        if kept is None:
-            kept = keep(_all_of(whole()), self._sampling)
-            assert kept is not None, "all logits decide every choice"
-        logits = kept.logits.astype(np.float64)
-        with np.errstate(over="ignore"):  # a temperature near 0: all but the best are -inf
-            weights = np.exp((logits - logits.max()) / self._sampling.temperature)
-        total = np.cumsum(weights)
-        place = np.searchsorted(total, self._random.random() * total[-1], side="right")
-        return int(kept.ids[min(place, len(kept.ids) - 1)])
+        if self._decides(best):
+            return self._chain.draw(_first(best, self.sampling.top_k or len(best.ids)), self._place)
+        kept = None if self._needs_all() else keep(best, self.sampling)
+        if kept is not None:
+            return self._chain.draw(kept, self._place, filtered=True)
+        return self._chain.draw(_all_of(whole()), self._place)
+
+    def _decides(self, best: Candidates) -> bool:
+        """Whether the filters see with `best` all they would see of the vocabulary."""
+        return best.whole or (not self._needs_all() and 0 < self.sampling.top_k <= len(best.ids))
+
+    def _needs_all(self) -> bool:
+        s = self.sampling
+        flat = s.typical_p < 1 and not 0 < s.top_k <= BEST
+        return flat or s.top_n_sigma > 0 or s.mirostat > 0
+
+    def _choose_allowed(
+        self, grammar: GrammarState, best: Candidates, whole: Callable[[], Floats]
+    ) -> int:
+        if _is_greedy(self.sampling) and (token := grammar.first_allowed(best)) is not None:
+            return token
+        allowed = grammar.masked(_all_of(whole()))
+        if not allowed.ids.size:
+            raise GrammarEnd
+        if _is_greedy(self.sampling):
+            return int(allowed.ids[0])
+        return self._chain.draw(allowed, self._place)
+
+    # ------------------------------------------------------------ penalties and biases
+
+    def adjustment(self) -> Adjustment | None:
+        """What the next step changes of the logits before the best are chosen."""
+        counts = self._counts()
+        dry = np.unique(np.array(self._history, np.int32)) if self._dry else np.zeros(0, np.int32)
+        ids = np.array(sorted({*self._bias, *counts, *dry.tolist()}), np.int32)
+        if not ids.size:
+            return None
+        s = self.sampling
+        before = np.array([self._bias.get(i, 0.0) for i in ids.tolist()], np.float32)
+        n = np.array([counts.get(i, 0) for i in ids.tolist()], np.float32)
+        after = -(n * np.float32(s.frequency_penalty) + (n > 0) * np.float32(s.presence_penalty))
+        repeat = np.where(n > 0, np.float32(s.repeat_penalty), np.float32(1))
+        if self._dry is not None:
+            after[np.searchsorted(ids, dry)] += self._dry.of(dry)
+        return Adjustment(ids, before, repeat.astype(np.float32), after.astype(np.float32))
+
+    def _counts(self) -> dict[int, int]:
+        """How often each token stands in the penalties' window."""
+        s = self.sampling
+        off = s.repeat_penalty == 1 and s.frequency_penalty == 0 and s.presence_penalty == 0
+        if off or s.repeat_last_n == 0:
+            return {}
+        window = self._history if s.repeat_last_n < 0 else self._history[-s.repeat_last_n :]
+        ids, counts = np.unique(np.array(window, np.int32), return_counts=True)
+        return dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
 
 def keep(best: Candidates, sampling: Sampling) -> Candidates | None:
-    """What the filters leave of the whole vocabulary, or None where `best` cannot tell."""
+    """What top-k, top-p and min-p leave of the whole vocabulary, or None where `best` cannot tell."""
     decided = best.whole
     if 0 < sampling.top_k <= len(best.ids):
         best, decided = _first(best, sampling.top_k), True
@@ -105,7 +195,7 @@ def _first(best: Candidates, n: int) -> Candidates:
 
 
 def _all_of(logits: Floats) -> Candidates:
-    ids = np.argsort(-logits, kind="stable").astype(np.int32)
+    ids: Ints = np.argsort(-logits, kind="stable").astype(np.int32)
     largest = float(logits.max())
     log_sum_exp = largest + math.log(float(np.exp(logits.astype(np.float64) - largest).sum()))
     return Candidates(ids, logits[ids], log_sum_exp, whole=True)

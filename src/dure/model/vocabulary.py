@@ -31,7 +31,9 @@ class Vocabulary:
                 "weights?): name the whole model, or use `dure bench`"
             )
         self._template = model.str("tokenizer.chat_template", "")
+        self._tool_template = model.str("tokenizer.chat_template.tool_use", "")
         self._name = model.paths[0].name
+        self.n_ctx_train = model.int(f"{model.architecture}.context_length", 0)
         self._load(model.paths[0])
 
     def _load(self, path: Path) -> None:
@@ -50,9 +52,33 @@ class Vocabulary:
         self.n_tokens = int(lib.llama_vocab_n_tokens(self._vocabulary))
 
     @property
+    def pointer(self) -> Any:
+        """llama.cpp's own `llama_vocab *`, valid until `close`."""
+        return self._vocabulary
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether the model says how a conversation is written."""
         return bool(self._template)
+
+    @property
+    def name(self) -> str:
+        """The model file's name, for errors."""
+        return self._name
+
+    def chat_template(self, *, tools: bool = False) -> str:
+        """The text of the chat template, "" without one. tools: the one for tools, if there are two."""
+        return (tools and self._tool_template) or self._template
+
+    @property
+    def bos_text(self) -> str:
+        """How the token that begins a text is written, "" without one."""
+        return self._text_of("bos")
+
+    @property
+    def eos_text(self) -> str:
+        """How the token that ends a text is written, "" without one."""
+        return self._text_of("eos")
 
     def tokenize(self, text: str, *, special: bool = False, add_bos: bool = True) -> list[int]:
         """The tokens of a text.
@@ -86,6 +112,16 @@ class Vocabulary:
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""
         return bool(self._lib.llama_vocab_is_eog(self._vocabulary, token))
+
+    def accepts_grammar(self, gbnf: str, root: str = "root") -> bool:
+        """Whether llama.cpp can follow a GBNF grammar. Bound its size and nesting before you ask."""
+        sampler = self._lib.llama_sampler_init_grammar(
+            self._vocabulary, gbnf.encode(), root.encode()
+        )
+        if not sampler:
+            return False
+        self._lib.llama_sampler_free(sampler)
+        return True
 
     def chat_prompt(self, messages: Sequence[Message], *, add_generation: bool = True) -> list[int]:
         """The tokens of a conversation, up to where the answer begins.

@@ -33,19 +33,25 @@ class RankMemory:
     weights_bytes: int
     kv_bytes_per_token: int
 
-    def total_bytes(self, n_ctx: int) -> int:
-        """What the rank's process takes with a context of n_ctx."""
-        return self.weights_bytes + self.kv_bytes(n_ctx) + PROCESS_BYTES
+    def total_bytes(self, n_ctx: int, n_sequences: int = 1) -> int:
+        """What the rank's process takes with so many contexts of n_ctx."""
+        return self.weights_bytes + self.kv_bytes(n_ctx, n_sequences) + PROCESS_BYTES
 
-    def kv_bytes(self, n_ctx: int) -> int:
-        """The KV cache of a context of n_ctx, which llama.cpp rounds up."""
-        return self.kv_bytes_per_token * _rounded(n_ctx)
+    def kv_bytes(self, n_ctx: int, n_sequences: int = 1) -> int:
+        """The KV cache of so many contexts of n_ctx, which llama.cpp rounds up."""
+        return self.kv_bytes_per_token * _rounded(n_ctx) * n_sequences
 
 
 def choose_ctx(
-    asked: int | None, trained: int, ranks: Sequence[RankMemory], machine: Machine
+    asked: int | None,
+    trained: int,
+    ranks: Sequence[RankMemory],
+    machine: Machine,
+    n_sequences: int = 1,
 ) -> int:
     """The context to run with when all `ranks` share `machine`: what was asked for, or a default.
+
+    Each of n_sequences has a context of its own.
 
     Raises UsageError where `asked` makes no sense, ResourceError where it does not fit the memory.
     """
@@ -57,9 +63,9 @@ def choose_ctx(
             f"use at most --ctx {trained}"
         )
     n_ctx = asked or min(DEFAULT_CTX, trained)
-    needed = sum(rank.total_bytes(n_ctx) for rank in ranks)
+    needed = sum(rank.total_bytes(n_ctx, n_sequences) for rank in ranks)
     if needed > machine.available_bytes:
-        raise ResourceError(_too_large(n_ctx, needed, ranks, machine))
+        raise ResourceError(_too_large(n_ctx, n_sequences, needed, ranks, machine))
     return n_ctx
 
 
@@ -67,16 +73,22 @@ def _rounded(n_ctx: int) -> int:
     return -(-n_ctx // CTX_GRAIN) * CTX_GRAIN
 
 
-def _too_large(n_ctx: int, needed: int, ranks: Sequence[RankMemory], machine: Machine) -> str:
+def _too_large(
+    n_ctx: int, n_sequences: int, needed: int, ranks: Sequence[RankMemory], machine: Machine
+) -> str:
     fixed = sum(rank.total_bytes(0) for rank in ranks)
-    per_token = sum(rank.kv_bytes_per_token for rank in ranks)
+    per_token = n_sequences * sum(rank.kv_bytes_per_token for rank in ranks)
     most = (machine.available_bytes - fixed) // max(1, per_token) // CTX_GRAIN * CTX_GRAIN
+    fewer = ", or a smaller --parallel" if n_sequences > 1 else ""
     cure = (
-        f"use --ctx {most} or less"
+        f"use --ctx {most} or less{fewer}"
         if most >= CTX_GRAIN
         else "even the weights do not fit: use a smaller or more quantized model, or more machines"
     )
+    what = f"{n_sequences} contexts of {n_ctx} tokens need" if n_sequences > 1 else (
+        f"a context of {n_ctx} tokens needs"
+    )
     return (
-        f"a context of {n_ctx} tokens needs {needed / 1e9:.2f} GB in all, but "
-        f"{machine.available_bytes / 1e9:.2f} GB are free: {cure}"
+        f"{what} {needed / 1e9:.2f} GB in all, but {machine.available_bytes / 1e9:.2f} GB are "
+        f"free: {cure}"
     )

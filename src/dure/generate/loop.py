@@ -1,0 +1,455 @@
+"""The engine's loop: requests in, steps of the model, events out.
+
+Knows how scheduler, executor, samplers and the store of prefixes work together.
+Refuses to know processes, HTTP and text.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dure.engine.executor import Batch, Candidates, Executor, Floats, KvOp, StepStats
+from dure.errors import DureError
+from dure.generate.request import (
+    Done,
+    Embedded,
+    EngineStats,
+    Event,
+    Failed,
+    FinishReason,
+    Progress,
+    Request,
+    Timings,
+    Token,
+)
+from dure.generate.sampling import GrammarEnd, Sampler
+from dure.generate.scheduler import (
+    Action,
+    Copy,
+    Drop,
+    Forget,
+    Load,
+    Running,
+    Scheduler,
+    SchedulerLimits,
+    Store,
+    Work,
+)
+from dure.generate.store import PrefixStore
+from dure.model.vocabulary import Vocabulary
+
+__all__ = ["EngineLoop"]
+
+STEP_S = 0.4  # a step that answers wait for should not take longer, however long a prompt is
+LEAST_CHUNK = 32
+NOTHING = np.zeros(0, np.int32)
+
+
+@dataclass
+class _Answer:
+    """One request while it is here, with its clock."""
+
+    request: Request
+    submitted: float
+    admitted: float = 0.0
+    first: float = 0.0
+    sampler: Sampler | None = None
+    n_reused: int = 0
+    compute_s: float = 0.0
+    sync_s: float = 0.0
+    embedding: Floats | None = None
+
+
+class EngineLoop:
+    """Answers many requests on one executor. Not thread-safe.
+
+    store: where prefixes go that have no room in the KV cache, if anywhere; store_tokens: how many.
+    Raises EngineError, from `step`, when the executor has failed; it is then of no more use.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        vocabulary: Vocabulary,
+        *,
+        pooling: str = "last",
+        store: PrefixStore | None = None,
+        store_tokens: int = 0,
+    ) -> None:
+        info = executor.info
+        self._executor, self._vocabulary, self._pooling = executor, vocabulary, pooling
+        self._store = store
+        self._scheduler = Scheduler(
+            SchedulerLimits(
+                info.n_sequences,
+                info.n_ctx,
+                info.n_batch,
+                store_tokens if store is not None else 0,
+                info.can_forget,
+            )
+        )
+        for key, tokens in store.scan() if store is not None else ():
+            self._scheduler.know_stored(key, tokens)
+        self._answers: dict[str, _Answer] = {}
+        self._kv: list[KvOp] = []  # to be done at the beginning of the next step
+        self._prefill_per_s = 0.0
+        self._events: list[Event] = []
+        self._totals = _Totals(info.n_ranks)
+
+    # ------------------------------------------------------------ requests
+
+    def submit(self, request: Request) -> None:
+        """Begin a request; what is wrong with it comes as an event."""
+        try:
+            self._scheduler.add(request)
+        except DureError as error:
+            self._fail(request.id, error)
+            return
+        self._answers[request.id] = _Answer(request, time.perf_counter())
+
+    def cancel(self, request_id: str) -> None:
+        """End a request early; Done("cancelled") is its last event."""
+        was = self._scheduler.cancel(request_id)
+        if was is None:
+            return
+        answer = self._answers.pop(request_id)
+        running = was if isinstance(was, Running) else None
+        self._events.append(Done(request_id, "cancelled", _timings(answer, running)))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._answers or self._events)
+
+    def stats(self, peak_bytes: tuple[int, ...] = ()) -> EngineStats:
+        """Figures since the loop began. peak_bytes: of each rank, which it does not know itself."""
+        scheduler, info = self._scheduler, self._executor.info
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=scheduler.n_waiting,
+            kv_used=scheduler.kv_used,
+            kv_total=info.n_ctx * info.n_sequences,
+            cache_queries=scheduler.cache_queries,
+            cache_hits=scheduler.cache_hits,
+            sequences_held=scheduler.n_held,
+            peak_bytes=peak_bytes,
+            **self._totals.as_fields(),
+        )
+
+    def persist(self) -> None:
+        """Store every sequence that no request runs in and that is worth it."""
+        for action in self._scheduler.unsaved():
+            self._do(action)
+
+    # ------------------------------------------------------------ one step
+
+    def step(self) -> list[Event]:
+        """Admit what waits, compute one step, and tell what came of it."""
+        self._do_due()
+        for running, actions in self._scheduler.admit():
+            self._begin(running, actions)
+        embeds = [r for r in self._scheduler.running if r.request.embed]
+        if embeds:
+            self._embed(embeds[0])
+        if work := self._scheduler.next_work(self._chunk()):
+            self._compute(work)
+        self._do_due()
+        events, self._events = self._events, []
+        return events
+
+    def _chunk(self) -> int:
+        """Tokens of prompts that a step may hold beside answers that run, to keep those fluent."""
+        return max(LEAST_CHUNK, int(self._prefill_per_s * STEP_S))
+
+    def _begin(self, running: Running, actions: Sequence[Action]) -> None:
+        answer = self._answers[running.request.id]
+        answer.admitted = time.perf_counter()
+        if not all([self._do(action) for action in actions]):
+            self._scheduler.lost(running)
+        answer.n_reused = running.n_reused
+        if running.request.embed:
+            return
+        try:
+            answer.sampler = self._sampler(running)
+        except DureError as error:
+            self._end(running)
+            self._fail(running.request.id, error)
+            return
+        self._tell_progress(running, answer)
+
+    def _sampler(self, running: Running) -> Sampler:
+        request = running.request
+        sampler = Sampler(
+            request.sampling,
+            self._vocabulary,
+            context=request.prompt,
+            grammar=request.grammar,
+            forbidden=self._vocabulary.ends if request.ignore_eos else (),
+            n_logprobs=request.n_logprobs,
+            n_vocab=self._executor.info.n_vocab,
+        )
+        for token in request.answered:
+            sampler.accept(token)
+        return sampler
+
+    def _compute(self, work: Sequence[Work]) -> None:
+        outputs = [w for w in work if w.output and w.running.request.max_tokens != 0]
+        samplers = [self._sampler_of(w.running) for w in outputs]
+        changes = [sampler.adjustment() for sampler in samplers]
+        n_best = max((sampler.n_best for sampler in samplers), default=1)
+        start = time.perf_counter()
+        result = self._executor.step(
+            Batch(
+                np.concatenate([np.array(w.tokens, np.int32) for w in work]),
+                np.concatenate([_positions(w) for w in work]),
+                np.concatenate([np.full(len(w.tokens), w.running.slot, np.int32) for w in work]),
+                _last_of(work, outputs),
+                min(n_best, self._executor.info.n_vocab),
+                self._take_kv(),
+                changes if any(changes) else (),
+            )
+        )
+        self._measure(work, time.perf_counter() - start, result.stats)
+        in_prefill = [w.running for w in work if w.running.in_prefill]
+        self._scheduler.advance(work)
+        for running in in_prefill:
+            self._tell_progress(running, self._answers[running.request.id])
+        for row, (w, sampler) in enumerate(zip(outputs, samplers, strict=True)):
+            self._choose(w.running, sampler, result.rows[row], row, result.stats)
+        for w in work:
+            if w.output and w.running.request.max_tokens == 0:
+                self._finish(w.running, "length")
+
+    def _sampler_of(self, running: Running) -> Sampler:
+        sampler = self._answers[running.request.id].sampler
+        assert sampler is not None, "made when the request was admitted"
+        return sampler
+
+    def _choose(
+        self, running: Running, sampler: Sampler, best: Candidates, row: int, stats: StepStats
+    ) -> None:
+        request, answer = running.request, self._answers[running.request.id]
+        if answer.first:
+            answer.compute_s += float(np.mean(stats.compute_s))
+            answer.sync_s += float(np.mean(stats.sync_s))
+        else:
+            answer.first = time.perf_counter()
+        try:
+            token = sampler.choose(best, lambda: self._executor.logits(row))
+        except GrammarEnd:
+            self._finish(running, "stop")
+            return
+        if self._is_end(request, token):
+            self._finish(running, "stop", token)
+            return
+        sampler.accept(token)
+        self._events.append(self._token(request, token, best, row))
+        self._totals.generated_tokens += 1
+        goes_on = self._scheduler.append(running, token)
+        if not goes_on or running.n_answered == request.max_tokens:
+            self._finish(running, "length")
+
+    def _is_end(self, request: Request, token: int) -> bool:
+        return token in request.end_tokens or (
+            not request.ignore_eos and self._vocabulary.is_end(token)
+        )
+
+    def _token(self, request: Request, token: int, best: Candidates, row: int) -> Token:
+        if request.n_logprobs is None:
+            return Token(request.id, token)
+        ids, logprobs = best.ids.tolist(), (best.logits - best.log_sum_exp).tolist()
+        if token in ids:
+            own = logprobs[ids.index(token)]
+        else:  # it was chosen from the whole vocabulary
+            own = float(self._executor.logits(row)[token]) - best.log_sum_exp
+        top = tuple(zip(ids, logprobs, strict=True))[: request.n_logprobs]
+        return Token(request.id, token, own, top)
+
+    # ------------------------------------------------------------ ends
+
+    def _finish(self, running: Running, reason: FinishReason, end_token: int | None = None) -> None:
+        answer = self._end(running)
+        timings = _timings(answer, running)
+        self._totals.finish(timings)
+        self._events.append(Done(running.request.id, reason, timings, end_token))
+
+    def _end(self, running: Running) -> _Answer:
+        self._scheduler.finish(running)
+        return self._answers.pop(running.request.id)
+
+    def _fail(self, request_id: str, error: DureError) -> None:
+        self._answers.pop(request_id, None)
+        self._events.append(Failed(request_id, type(error).__name__, str(error)))
+
+    def _tell_progress(self, running: Running, answer: _Answer) -> None:
+        elapsed_s = time.perf_counter() - answer.admitted
+        self._events.append(
+            Progress(
+                running.request.id,
+                running.n_prompt,
+                answer.n_reused,
+                min(running.n_cached, running.n_prompt),
+                elapsed_s,
+            )
+        )
+
+    def _measure(self, work: Sequence[Work], elapsed_s: float, stats: StepStats) -> None:
+        n_prefill = sum(len(w.tokens) for w in work if w.running.in_prefill)
+        self._totals.step(elapsed_s, n_prefill, stats)
+        if n_prefill >= LEAST_CHUNK:
+            rate = n_prefill / elapsed_s
+            self._prefill_per_s = (
+                0.7 * self._prefill_per_s + 0.3 * rate if self._prefill_per_s else rate
+            )
+
+    # ------------------------------------------------------------ embeddings
+
+    def _embed(self, running: Running) -> None:
+        """Compute one chunk of a prompt whose embedding is wanted."""
+        answer = self._answers[running.request.id]
+        mean = self._pooling == "mean"
+        most = self._executor.info.n_outputs if mean else self._executor.info.n_batch
+        start, stop = running.n_cached, min(running.n_cached + most, len(running.tokens))
+        last = stop == len(running.tokens)
+        n = stop - start
+        outputs = range(n) if mean else [n - 1] if last else []
+        if self._pooling == "cls":
+            outputs = [0] if start == 0 else []
+        result = self._executor.step(
+            Batch(
+                np.array(running.tokens[start:stop], np.int32),
+                np.arange(start, stop, dtype=np.int32),
+                np.full(n, running.slot, np.int32),
+                outputs,
+                kv=self._take_kv(),
+                embed=True,
+            )
+        )
+        self._scheduler.advance([Work(running, start, tuple(running.tokens[start:stop]), last)])
+        if result.embeddings is not None and len(result.embeddings):
+            total = result.embeddings.sum(axis=0, dtype=np.float32)
+            answer.embedding = total if answer.embedding is None else answer.embedding + total
+        if last:
+            assert answer.embedding is not None, "the last chunk has an output"
+            values = answer.embedding / (len(running.tokens) if mean else 1)
+            self._end(running)
+            self._events.append(
+                Embedded(running.request.id, values.astype(np.float32).tobytes())
+            )
+
+    # ------------------------------------------------------------ the KV cache
+
+    def _do_due(self) -> None:
+        for action in self._scheduler.due():
+            self._do(action)
+
+    def _do(self, action: Action) -> bool:
+        """False where a prefix is not where it should be."""
+        match action:
+            case Forget(slot, start):
+                self._kv.append(KvOp(slot, start))
+            case Copy(source, slot, n):
+                self._kv.append(KvOp(source, 0, n, copy_to=slot))
+            case Store():
+                self._flush()
+                if self._store is not None and not self._store.save(action):
+                    self._scheduler.not_stored(action.key)
+            case Load():
+                return self._load(action)
+            case Drop():
+                if self._store is not None:
+                    self._store.drop(action)
+        return True
+
+    def _load(self, load: Load) -> bool:
+        self._flush()
+        if self._store is None or not self._store.load(load):
+            return False
+        if load.n < load.n_stored:
+            self._kv.append(KvOp(load.slot, load.n))
+        return True
+
+    def _take_kv(self) -> list[KvOp]:
+        kv, self._kv = self._kv, []
+        return kv
+
+    def _flush(self) -> None:
+        """Have changes of the KV cache made now, without tokens."""
+        if self._kv:
+            self._executor.step(Batch(NOTHING, NOTHING, NOTHING, kv=self._take_kv()))
+
+
+@dataclass
+class _Totals:
+    """Sums of all steps and answers."""
+
+    n_ranks: int
+    prompt_tokens: int = 0
+    prompt_s: float = 0.0
+    generated_tokens: int = 0
+    generate_s: float = 0.0
+    steps: int = 0
+    step_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._sync_s = np.zeros(self.n_ranks)
+        self._bytes_sent = np.zeros(self.n_ranks)
+
+    def step(self, elapsed_s: float, n_prefill: int, stats: StepStats) -> None:
+        self.steps += 1
+        self.step_s += elapsed_s
+        self.prompt_tokens += n_prefill
+        self._sync_s += stats.sync_s
+        self._bytes_sent += stats.bytes_sent
+
+    def finish(self, timings: Timings) -> None:
+        self.prompt_s += timings.prompt_s
+        self.generate_s += timings.generate_s
+
+    def as_fields(self) -> dict[str, object]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "prompt_s": self.prompt_s,
+            "generated_tokens": self.generated_tokens,
+            "generate_s": self.generate_s,
+            "steps": self.steps,
+            "step_s": self.step_s,
+            "sync_s": tuple(self._sync_s.tolist()),
+            "bytes_sent": tuple(self._bytes_sent.tolist()),
+        }
+
+
+def _positions(work: Work) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    return np.arange(work.start, work.start + len(work.tokens), dtype=np.int32)
+
+
+def _last_of(work: Sequence[Work], outputs: Sequence[Work]) -> list[int]:
+    """The places in the batch of the last token of each of `outputs`."""
+    wanted, places, n = deque(outputs), [], 0
+    for w in work:
+        n += len(w.tokens)
+        if wanted and wanted[0] is w:
+            places.append(n - 1)
+            wanted.popleft()
+    return places
+
+
+def _timings(answer: _Answer, running: Running | None) -> Timings:
+    now = time.perf_counter()
+    if running is None:
+        return Timings(queue_s=now - answer.submitted, prompt_tokens=len(answer.request.prompt))
+    return Timings(
+        queue_s=answer.admitted - answer.submitted,
+        prompt_tokens=len(answer.request.prompt),
+        cached_tokens=min(answer.n_reused, len(answer.request.prompt)),
+        prompt_s=(answer.first or now) - answer.admitted,
+        tokens=running.n_answered,
+        generate_s=now - answer.first if answer.first else 0.0,
+        compute_s=answer.compute_s,
+        sync_s=answer.sync_s,
+    )

@@ -1,0 +1,239 @@
+"""From a model file and a few wishes to an executor that runs: wiring, in one place.
+
+Chooses context and threads, cuts what is not cut yet, and starts the ranks. Tells its progress to
+functions it is given, and refuses to know terminals.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import platformdirs
+
+from dure.engine.executor import Executor
+from dure.engine.llama import Limits, has_amx
+from dure.engine.local import LocalExecutor
+from dure.engine.mpi import MpiExecutor, MpiOptions
+from dure.engine.sums import Wire
+from dure.errors import ModelError, UsageError
+from dure.hardware.machine import Machine
+from dure.hardware.probe import probe
+from dure.model.architecture import shape_of
+from dure.model.cut import CutPlan, plan_cut
+from dure.model.gguf import GgufFile
+from dure.model.shard import Shard, cut_model, plan_shards
+from dure.plan.memory import DEFAULT_CTX, RankMemory, choose_ctx, kv_bytes_per_token
+
+__all__ = [
+    "Listener",
+    "Opened",
+    "Silent",
+    "Wishes",
+    "cache_directory",
+    "open_executor",
+    "parse_shares",
+    "shard_directory",
+]
+
+MOST_RANKS = 1024
+MOST_SEQUENCES = 128  # llama.cpp's own limit is 256
+LARGEST_SHARE = 1e9
+LEAST_OUTPUTS = 32
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for; None is "you choose".
+
+    ctx: the longest prompt with its answer. parallel: answers at once, each with a context of its own.
+    """
+
+    ranks: int | None = None
+    shares: str | None = None
+    threads: int | None = None
+    ctx: int | None = None
+    parallel: int = 1
+    sync: Wire = Wire.Q8
+
+
+class Listener(Protocol):
+    """Is told what takes long, and what is worth a warning."""
+
+    def cutting(self, name: str, total_bytes: int) -> AbstractContextManager[Callable[[int], None]]:
+        """A model is being cut; the function is told of more bytes."""
+
+    def loading(self, what: str) -> AbstractContextManager[Callable[[float], None]]:
+        """Weights are being loaded; the function is told how much of them, 0 to 1."""
+
+    def warn(self, text: str) -> None:
+        """Something is right, but slower than need be."""
+
+
+class Silent:
+    """Listens to nothing."""
+
+    def cutting(
+        self, name: str, total_bytes: int
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """Nobody looks."""
+        return nullcontext(lambda _: None)
+
+    def loading(self, what: str) -> AbstractContextManager[Callable[[float], None]]:
+        """Nobody looks."""
+        return nullcontext(lambda _: None)
+
+    def warn(self, text: str) -> None:
+        """Nobody listens."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An executor, the bytes of its KV cache for each position, and what its cut is called."""
+
+    executor: Executor
+    kv_bytes_per_token: int
+    cut_name: str
+
+
+def parse_shares(shares: str | None, ranks: int | None) -> list[float]:
+    """One share for every rank. Raises UsageError where they are no numbers, or as many as ranks."""
+    if ranks is not None and not 1 <= ranks <= MOST_RANKS:
+        raise UsageError(f"--ranks {ranks}: give a number from 1 to {MOST_RANKS}")
+    if shares is None:
+        return [1.0] * (ranks or 1)
+    try:
+        numbers = [float(word) for word in shares.split(",")]
+    except ValueError:
+        raise UsageError(f"--shares {shares}: give a number for every rank, as in 3,2") from None
+    if not all(0 < number <= LARGEST_SHARE for number in numbers):
+        raise UsageError(f"--shares {shares}: every rank needs a number above 0, as in 3,2")
+    if ranks is not None and ranks != len(numbers):
+        raise UsageError(f"--shares {shares} names {len(numbers)} ranks, but --ranks says {ranks}")
+    return numbers
+
+
+def cache_directory() -> Path:
+    """Where what can be made again is kept: DURE_CACHE, or the user's cache directory."""
+    named = os.environ.get("DURE_CACHE")
+    return Path(named) if named else platformdirs.user_cache_path("dure")
+
+
+def shard_directory() -> Path:
+    """Where shards are kept."""
+    return cache_directory() / "shards"
+
+
+def open_executor(model: GgufFile, wishes: Wishes, listener: Listener | None = None) -> Opened:
+    """Start a model. Raises a DureError that says what does not fit, and how to mend it."""
+    listener = listener or Silent()
+    shares = parse_shares(wishes.shares, wishes.ranks)
+    machine = probe()
+    threads = _threads(wishes.threads, len(shares), machine)
+    if not 1 <= wishes.parallel <= MOST_SEQUENCES:
+        raise UsageError(f"--parallel {wishes.parallel}: give a number from 1 to {MOST_SEQUENCES}")
+    start = _start_one if len(shares) == 1 else _start_many
+    return start(model, shares, threads, wishes, machine, listener)
+
+
+def _threads(asked: int | None, n_ranks: int, machine: Machine) -> int:
+    if asked is None:
+        return max(1, machine.cores // n_ranks)
+    if not 1 <= asked <= 512:
+        raise UsageError(f"--threads {asked}: give a number from 1 to 512")
+    return asked
+
+
+def _warn(n_ranks: int, machine: Machine, listener: Listener) -> None:
+    if n_ranks > machine.cores:
+        listener.warn(
+            f"{n_ranks} ranks share the {machine.cores} cores of this machine: right, but slower "
+            "than fewer ranks"
+        )
+    if has_amx():
+        listener.warn(
+            "llama.cpp was built with AMX kernels that crash on some machines; they are not used. "
+            "`make` builds it without them, and faster than this"
+        )
+
+
+def _limits(n_ctx: int, threads: int, wishes: Wishes) -> Limits:
+    return Limits(
+        n_ctx,
+        threads,
+        n_sequences=wishes.parallel,
+        n_outputs=max(LEAST_OUTPUTS, wishes.parallel),
+    )
+
+
+def _start_one(
+    model: GgufFile,
+    _shares: Sequence[float],
+    threads: int,
+    wishes: Wishes,
+    machine: Machine,
+    listener: Listener,
+) -> Opened:
+    memory, trained = _memory_of_whole(model)
+    n_ctx = choose_ctx(wishes.ctx, trained, [memory], machine, wishes.parallel)
+    _warn(1, machine, listener)
+    with listener.loading(model.paths[0].name) as progress:
+        executor = LocalExecutor(
+            model.paths[0],
+            _limits(n_ctx, threads, wishes),
+            kv_bytes=memory.kv_bytes(n_ctx, wishes.parallel),
+            progress=progress,
+        )
+    return Opened(executor, memory.kv_bytes_per_token, "whole")
+
+
+def _memory_of_whole(model: GgufFile) -> tuple[RankMemory, int]:
+    """A whole model's memory and its trained context; without the KV cache where that is no attention."""
+    weights_bytes = sum(tensor.size_bytes for tensor in model.tensors.values())
+    try:
+        shape = shape_of(model)
+    except ModelError:  # llama.cpp may know it all the same, or say better what is wrong
+        trained = model.int(f"{model.architecture}.context_length", DEFAULT_CTX)
+        return RankMemory(weights_bytes, 0), trained
+    per_token = kv_bytes_per_token(shape, shape.n_head_kv)
+    return RankMemory(weights_bytes, per_token), shape.context_length
+
+
+def _start_many(
+    model: GgufFile,
+    shares: Sequence[float],
+    threads: int,
+    wishes: Wishes,
+    machine: Machine,
+    listener: Listener,
+) -> Opened:
+    plan = plan_cut(model, shares)
+    shards = plan_shards(model, plan, shard_directory())
+    memory = [_rank_memory(plan, shard) for shard in shards]
+    n_ctx = choose_ctx(wishes.ctx, plan.shape.context_length, memory, machine, wishes.parallel)
+    _warn(len(shares), machine, listener)
+    with listener.cutting(model.paths[0].name, model.size_bytes) as progress:
+        cut_model(model, shards, progress=progress)
+    with listener.loading(f"{len(shards)} shards") as loaded:
+        executor = MpiExecutor(
+            model.paths[0],
+            [shard.path for shard in shards],
+            plan,
+            _limits(n_ctx, threads, wishes),
+            options=MpiOptions(wire=wishes.sync),
+            kv_bytes=[rank.kv_bytes(n_ctx, wishes.parallel) for rank in memory],
+            progress=loaded,
+        )
+    per_token = sum(rank.kv_bytes_per_token for rank in memory)
+    return Opened(executor, per_token, "-".join(shard.path.stem[:8] for shard in shards))
+
+
+def _rank_memory(plan: CutPlan, shard: Shard) -> RankMemory:
+    return RankMemory(
+        shard.weights_bytes,
+        kv_bytes_per_token(plan.shape, len(plan.ranks[shard.rank].kv_heads)),
+    )

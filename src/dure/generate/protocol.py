@@ -1,0 +1,128 @@
+"""What the process that serves and the process that generates say to each other, as typed records.
+
+Knows the records and how they become bytes. Refuses to know how bytes travel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from dure.generate.request import EngineStats, Event, ModelInfo, Request
+
+__all__ = [
+    "Cancel",
+    "EngineOptions",
+    "Events",
+    "Fatal",
+    "FromWorker",
+    "Loading",
+    "Ready",
+    "Start",
+    "Stats",
+    "Stop",
+    "Submit",
+    "ToWorker",
+    "Warned",
+    "decode",
+    "encode",
+]
+
+
+class EngineOptions(msgspec.Struct, kw_only=True):
+    """What to run, and how.
+
+    model: a GGUF. ranks to sync: as the command line has them.
+    embedding: the model only makes embeddings (as BERT does).
+    store: a directory for prefixes that have no room in the KV cache, or "" for none; store_bytes: how
+    much of it may be used; persistent: it is to survive this process.
+    """
+
+    model: str
+    ranks: int | None = None
+    shares: str | None = None
+    threads: int | None = None
+    ctx: int | None = None
+    parallel: int = 4
+    sync: str = "q8"
+    embedding: bool = False
+    pooling: str = ""
+    store: str = ""
+    store_bytes: int = 0
+    persistent: bool = False
+
+
+class _Message(msgspec.Struct, tag=True, array_like=True):
+    pass
+
+
+class Start(_Message):
+    """The first message: load this."""
+
+    options: EngineOptions
+
+
+class Submit(_Message):
+    """Begin a request."""
+
+    request: Request
+
+
+class Cancel(_Message):
+    """End a request."""
+
+    id: str
+
+
+class Stop(_Message):
+    """End in peace."""
+
+
+class Loading(_Message):
+    """The model is cut or loaded: what, and how far (0 to 1)."""
+
+    what: str
+    fraction: float
+
+
+class Warned(_Message):
+    """Something is right, but slower than need be."""
+
+    text: str
+
+
+class Ready(_Message):
+    """Requests can come."""
+
+    info: ModelInfo
+
+
+class Events(_Message):
+    """What a step brought."""
+
+    events: list[Event]
+
+
+class Stats(_Message):
+    """Figures; sent now and then while anything runs, and once when nothing does any more."""
+
+    stats: EngineStats
+
+
+class Fatal(_Message):
+    """The engine ends. kind: the name of a class in dure.errors."""
+
+    kind: str
+    message: str
+
+
+ToWorker = Start | Submit | Cancel | Stop
+FromWorker = Loading | Warned | Ready | Events | Stats | Fatal
+
+encode = msgspec.msgpack.Encoder().encode
+
+
+def decode(data: bytes, kind: Any) -> Any:
+    """The record in `data`, of one of the types in `kind`."""
+    return msgspec.msgpack.decode(data, type=kind)

@@ -1,0 +1,285 @@
+"""The process that generates: one model, one loop, one client at the other end of a Unix socket.
+
+Started as `python -m dure.generate.worker SOCKET`. Crash-only: what goes wrong is told in one message,
+and the process ends; its client starts another one and gives it the requests that ran.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dure.engine.embedder import Embedder
+from dure.engine.sums import Wire
+from dure.errors import DureError
+from dure.generate import protocol as msg
+from dure.generate.loop import EngineLoop
+from dure.generate.opening import Opened, Wishes, open_executor
+from dure.generate.request import Embedded, EngineStats, Event, Failed, ModelInfo, Request
+from dure.generate.store import PrefixStore
+from dure.model.gguf import GgufFile, open_gguf
+from dure.model.vocabulary import Vocabulary
+
+TELL_STATS_S = 0.5
+PERSIST_AFTER_S = 2.0  # of quiet
+_POOLING = {0: "last", 1: "mean", 2: "cls", 3: "last"}  # llama.cpp's llama_pooling_type
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Client:
+    """The other end: sends messages, and listens in a thread of its own."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._told = -1.0
+
+    def listen(self) -> None:
+        """Collect what the client sends from now on; its end counts as Stop."""
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                self._inbox.put(self.receive())
+        except (EOFError, OSError):
+            self._inbox.put(msg.Stop())
+
+    def receive(self) -> Any:
+        """The next message."""
+        return msg.decode(self._connection.recv_bytes(), msg.ToWorker)
+
+    def send(self, message: Any) -> None:
+        """Send one message."""
+        self._connection.send_bytes(msg.encode(message))
+
+    def inbox(self, timeout_s: float | None) -> Iterator[Any]:
+        """What has come; waits for the first of it up to timeout_s."""
+        try:
+            yield self._inbox.get(timeout=timeout_s) if timeout_s else self._inbox.get_nowait()
+            while True:
+                yield self._inbox.get_nowait()
+        except queue.Empty:
+            return
+
+    # ------------------------------------------------------------ a Listener of `opening`
+
+    @contextmanager
+    def cutting(self, name: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+        """Tells the client how much of a model is cut."""
+        done = 0
+
+        def more(n: int) -> None:
+            nonlocal done
+            done += n
+            self._tell(f"cutting {name}", done / max(1, total_bytes))
+
+        yield more
+
+    @contextmanager
+    def _loading(self, what: str) -> Iterator[Callable[[float], None]]:
+        yield lambda fraction: self._tell(f"loading {what}", fraction)
+
+    def loading(self, what: str) -> AbstractContextManager[Callable[[float], None]]:
+        """Tells the client how much of the weights is loaded."""
+        self._told = -1.0
+        return self._loading(what)
+
+    def warn(self, text: str) -> None:
+        """Passes a warning on."""
+        self.send(msg.Warned(text))
+
+    def _tell(self, what: str, fraction: float) -> None:
+        if abs(fraction - self._told) >= 0.01:
+            self._told = fraction
+            self.send(msg.Loading(what, fraction))
+
+
+class Generator:
+    """A model that generates, until the client has had enough."""
+
+    def __init__(self, options: msg.EngineOptions, client: Client) -> None:
+        self._options, self._client = options, client
+        with open_gguf(Path(options.model)) as gguf:
+            self._vocabulary = Vocabulary(gguf)
+            wishes = Wishes(
+                options.ranks,
+                options.shares,
+                options.threads,
+                options.ctx,
+                options.parallel,
+                Wire(options.sync),
+            )
+            opened = open_executor(gguf, wishes, client)
+            self._executor = opened.executor
+            store, store_tokens = self._store(gguf, opened)
+            pooling = options.pooling or _POOLING.get(
+                gguf.int(f"{gguf.architecture}.pooling_type", 3), "last"
+            )
+            self._loop = EngineLoop(
+                opened.executor,
+                self._vocabulary,
+                pooling=pooling,
+                store=store,
+                store_tokens=store_tokens,
+            )
+            self._peak_bytes = tuple(rank.peak_bytes for rank in opened.executor.facts())
+            client.send(msg.Ready(_info(gguf, opened)))
+
+    def _store(self, gguf: GgufFile, opened: Opened) -> tuple[PrefixStore | None, int]:
+        per_token = opened.kv_bytes_per_token
+        if not self._options.store or not per_token:
+            return None, 0
+        directory = Path(self._options.store) / f"{gguf.fingerprint[:16]}-{opened.cut_name}"
+        store = PrefixStore(directory, opened.executor)
+        most = min(self._options.store_bytes, store.free_bytes() // 2)
+        return store, most // per_token
+
+    def run(self) -> None:
+        """Answer until Stop comes."""
+        told_at = worked_at = time.monotonic()
+        quiet = True
+        while True:
+            for message in self._client.inbox(None if self._loop.busy else 0.5):
+                if not self._take(message):
+                    return
+            if self._loop.busy:
+                self._send(self._loop.step())
+                quiet = False
+                worked_at = time.monotonic()
+            if not quiet and (not self._loop.busy or worked_at - told_at > TELL_STATS_S):
+                quiet, told_at = not self._loop.busy, worked_at
+                self._client.send(msg.Stats(self._stats()))
+            if self._options.persistent and self._is_long_quiet(worked_at):
+                self._loop.persist()
+
+    def _is_long_quiet(self, worked_at: float) -> bool:
+        return not self._loop.busy and time.monotonic() - worked_at > PERSIST_AFTER_S
+
+    def _take(self, message: Any) -> bool:
+        match message:
+            case msg.Submit(request):
+                self._loop.submit(request)
+            case msg.Cancel(request_id):
+                self._loop.cancel(request_id)
+            case _:
+                return False
+        return True
+
+    def _send(self, events: list[Event]) -> None:
+        if events:
+            self._client.send(msg.Events(events))
+
+    def _stats(self) -> EngineStats:
+        return self._loop.stats(self._peak_bytes)
+
+    def close(self) -> None:
+        """Keep what is to be kept, and end the ranks."""
+        if self._options.persistent:
+            self._loop.persist()
+        self._executor.close()
+
+
+class EmbeddingServer:
+    """A model that only makes embeddings."""
+
+    def __init__(self, options: msg.EngineOptions, client: Client) -> None:
+        self._client = client
+        with open_gguf(Path(options.model)) as gguf:
+            with client.loading(gguf.paths[0].name) as progress:
+                self._embedder = Embedder(
+                    gguf, options.threads, options.ctx, options.pooling, progress=progress
+                )
+            opened = self._embedder.info
+            client.send(msg.Ready(_info(gguf, Opened(self._embedder, 0, "whole"))))
+        self._n_ctx = opened.n_ctx
+        self._done = EngineStats()
+
+    def run(self) -> None:
+        """Answer until Stop comes."""
+        while True:
+            for message in self._client.inbox(3600.0):
+                match message:
+                    case msg.Submit(request):
+                        self._client.send(msg.Events([self._embed(request)]))
+                    case msg.Stop():
+                        return
+
+    def _embed(self, request: Request) -> Event:
+        try:
+            values = self._embedder.embed(np.array(request.prompt, np.int32))
+        except DureError as error:
+            return Failed(request.id, type(error).__name__, str(error))
+        return Embedded(request.id, values.tobytes())
+
+    def close(self) -> None:
+        """Free the model."""
+        self._embedder.close()
+
+
+def _info(gguf: GgufFile, opened: Opened) -> ModelInfo:
+    info = opened.executor.info
+    weights: dict[str, int] = {}
+    for tensor in gguf.tensors.values():
+        weights[tensor.type.name] = weights.get(tensor.type.name, 0) + tensor.size_bytes
+    return ModelInfo(
+        path=str(gguf.paths[0]),
+        name=gguf.str("general.name", "") or gguf.paths[0].stem,
+        architecture=gguf.architecture,
+        n_ctx=info.n_ctx,
+        n_ctx_train=gguf.int(f"{gguf.architecture}.context_length", info.n_ctx),
+        n_vocab=info.n_vocab,
+        n_embd=gguf.int(f"{gguf.architecture}.embedding_length", 0),
+        n_sequences=info.n_sequences,
+        n_ranks=info.n_ranks,
+        threads=info.threads,
+        weights_bytes=sum(weights.values()),
+        n_params=sum(int(np.prod(tensor.shape)) for tensor in gguf.tensors.values()),
+        file_type=max(weights, key=lambda name: weights[name]),
+    )
+
+
+def main() -> None:
+    """Serve the client at the socket that is the only argument, until it is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's business
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.connect(sys.argv[1])
+        client = Client(Connection(unix.detach()))
+    try:
+        _serve(client)
+    except DureError as error:
+        client.send(msg.Fatal(type(error).__name__, str(error)))
+        sys.exit(1)
+    except (EOFError, ConnectionError):  # the client is gone
+        os._exit(1)
+
+
+def _serve(client: Client) -> None:
+    start = client.receive()
+    kind = EmbeddingServer if start.options.embedding else Generator
+    server = kind(start.options, client)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through `finally`: no rank is left
+    try:
+        client.listen()
+        server.run()
+    finally:
+        server.close()
+
+
+if __name__ == "__main__":
+    main()

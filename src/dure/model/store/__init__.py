@@ -1,0 +1,31 @@
+"""Which models this machine has, and where they come from.
+
+Knows names, the models directory, and how to bring a model here whole. Knows nothing about what is
+inside a model beyond its header, and nothing about terminals.
+"""
+
+from __future__ import annotations
+
+from dure.model.store.download import Patience
+from dure.model.store.library import Facts, Library, Record, StoredModel, facts_at, models_directory
+from dure.model.store.names import HubName, Name, UrlName, parse_name, short_names
+from dure.model.store.pull import Pulled, pull
+from dure.model.store.watching import Watcher
+
+__all__ = [
+    "Facts",
+    "HubName",
+    "Library",
+    "Name",
+    "Patience",
+    "Pulled",
+    "Record",
+    "StoredModel",
+    "UrlName",
+    "Watcher",
+    "facts_at",
+    "models_directory",
+    "parse_name",
+    "pull",
+    "short_names",
+]

@@ -1,0 +1,237 @@
+"""Bring a model here, whole: from a name to files, a record, and a header that was read.
+
+Wires names, hub, download and library together. Interrupted at any point, the next pull of the same
+name goes on; two pulls of one name at once wait for each other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import httpx2
+import msgspec
+
+from dure.errors import ModelError, UsageError
+from dure.model.gguf import open_gguf
+from dure.model.store.choosing import choose
+from dure.model.store.download import Patience, Source, check_space, client, download, sha256_of
+from dure.model.store.hub import Hub
+from dure.model.store.library import FileRecord, Library, Record, StoredModel, facts_of
+from dure.model.store.names import HubName, Name, UrlName
+from dure.model.store.watching import Watcher
+
+__all__ = ["Pulled", "pull"]
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A model that lies here now. `fresh` is whether anything had to be brought; `reused_bytes` came
+    from the hub's cache on this machine."""
+
+    model: StoredModel
+    fresh: bool
+    reused_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be brought: a record as far as it is known, and a source for every file."""
+
+    record: Record
+    sources: tuple[Source, ...]
+    cached: Callable[[FileRecord], Path | None]
+
+
+def pull(
+    name: Name,
+    library: Library,
+    watch: Watcher,
+    patience: Patience | None = None,
+    sha256: str | None = None,
+) -> Pulled:
+    """Bring a model into the library, or go on with it; `sha256` is what a file at an address must be.
+
+    Raises UsageError for a name that is not there, ResourceError where network, disk or permissions
+    do not do, ModelError where what comes is no whole model.
+    """
+    patience = patience or Patience()
+    if isinstance(name, HubName):
+        plan = _plan_of_hub(name, Hub(), watch, patience)
+    else:
+        plan = _plan_of_url(name, sha256)
+    _check_paths(library, plan.record)
+    with library.locked(
+        plan.record.name,
+        lambda: watch.note(f"another process is pulling {plan.record.name}: waiting"),
+    ):
+        return _pull(plan, library, watch, patience)
+
+
+def _plan_of_hub(name: HubName, hub: Hub, watch: Watcher, patience: Patience) -> _Plan:
+    listing = hub.listing(name, watch, patience)
+    variant = choose(f"hf:{name.repo}", listing.files, name.wanted)
+    whole = HubName(name.repo, variant.label, name.revision)
+    if name.wanted is None:
+        watch.note(f"{name}: taking {variant.label}, {variant.size_bytes / 1e9:.2f} GB")
+    folder = f"{name.repo}@{name.revision}" if name.revision else name.repo
+    files = {f"{folder}/{file.path}": file for file in variant.files}
+    record = Record(
+        name=str(whole),
+        source=f"{hub.endpoint}/{name.repo}",
+        revision=listing.commit,
+        files=tuple(
+            FileRecord(path=path, size_bytes=file.size_bytes, sha256=file.sha256)
+            for path, file in files.items()
+        ),
+    )
+
+    def cached(file: FileRecord) -> Path | None:
+        return hub.cached(name.repo, files[file.path])
+
+    return _Plan(record, tuple(hub.source(listing, file) for file in variant.files), cached)
+
+
+def _plan_of_url(name: UrlName, sha256: str | None) -> _Plan:
+    parts = urlsplit(name.url)
+    file = FileRecord(path=f"{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}", sha256=sha256)
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    record = Record(name=plain, source=plain, files=(file,))
+    return _Plan(record, (Source(url=name.url, sha256=sha256),), lambda _file: None)
+
+
+def _check_paths(library: Library, record: Record) -> None:
+    """A path from a listing or an address stays below the library, and belongs to one model."""
+    for file in record.files:
+        parts = PurePosixPath(file.path).parts
+        if file.path.startswith("/") or ".." in parts or "\0" in file.path or "\\" in file.path:
+            raise UsageError(f"{record.name}: {file.path!r} is no path that dure writes to")
+    other = library.read(library.path_of(record.files[0]))
+    if other is not None and other.name != record.name and other.source != record.source:
+        raise UsageError(
+            f"{record.name} would overwrite {other.name}, which has the same path: remove that first, "
+            f"with `dure rm {other.name}`"
+        )
+
+
+def _pull(plan: _Plan, library: Library, watch: Watcher, patience: Patience) -> Pulled:
+    before = library.read(library.path_of(plan.record.files[0]))
+    if before is not None and (model := _still_right(before, plan.record, library)):
+        return Pulled(model, fresh=False)
+    bringing = _Bringing(plan, library, watch, patience)
+    bringing.check_space()
+    files = bringing.all_files()
+    record = msgspec.structs.replace(plan.record, files=files)
+    return Pulled(_finish(record, library), fresh=True, reused_bytes=bringing.reused_bytes)
+
+
+def _still_right(before: Record, wanted: Record, library: Library) -> StoredModel | None:
+    """The model that lies here already, where it is what the other side has now."""
+    known = {file.path: file.sha256 for file in before.files}
+    if any(file.path not in known for file in wanted.files):
+        return None
+    if any(file.sha256 and file.sha256 != known[file.path] for file in wanted.files):
+        return None
+    return library.find(before.name)
+
+
+class _Bringing:
+    """The files of one pull, brought one after the other."""
+
+    def __init__(self, plan: _Plan, library: Library, watch: Watcher, patience: Patience) -> None:
+        self._plan, self._library, self._watch, self._patience = plan, library, watch, patience
+        begun = library.read_pull(library.path_of(plan.record.files[0]))
+        self._begun = {file.path: file for file in begun.files} if begun is not None else {}
+        self._record = plan.record
+        self.reused_bytes = 0
+
+    def check_space(self) -> None:
+        """Raises ResourceError where the disk has no room for what is still to come."""
+        missing = [
+            (file.size_bytes or 0) - _length(_part(self._library.path_of(file)))
+            for file in self._record.files
+            if _length(self._library.path_of(file)) != file.size_bytes
+            and self._plan.cached(file) is None
+        ]
+        check_space(self._library.directory, sum(max(0, size) for size in missing))
+
+    def all_files(self) -> tuple[FileRecord, ...]:
+        """Bring every file that is not here; their records, with the checksums that were found."""
+        self._library.begin(self._record)
+        with client(self._patience) as http:
+            pairs = zip(self._record.files, self._plan.sources, strict=True)
+            return tuple(self._file(http, file, source) for file, source in pairs)
+
+    def _file(self, http: httpx2.Client, file: FileRecord, source: Source) -> FileRecord:
+        target = self._library.path_of(file)
+        if file.sha256 and _length(target) == file.size_bytes and sha256_of(target) == file.sha256:
+            return file
+        blob = self._plan.cached(file)
+        if blob is not None and self._reuse(blob, file, target):
+            return file
+        begun = self._begun.get(file.path)
+        if begun is not None and begun.sha256 != file.sha256:
+            _part(target).unlink(missing_ok=True)  # the beginning of another file
+            begun = None
+        sha256 = download(
+            http,
+            replace(source, etag=begun.etag if begun else None),
+            target,
+            watch=self._watch,
+            patience=self._patience,
+            learn=lambda size, etag: self._learn(file, size, etag),
+        )
+        return FileRecord(path=file.path, size_bytes=_length(target), sha256=sha256)
+
+    def _learn(self, file: FileRecord, size_bytes: int | None, etag: str | None) -> None:
+        """Keep what the first answer said, so that a later pull can tell whether the file is the same."""
+        learnt = msgspec.structs.replace(file, size_bytes=size_bytes, etag=etag)
+        files = tuple(learnt if one.path == file.path else one for one in self._record.files)
+        if files != self._record.files:
+            self._record = msgspec.structs.replace(self._record, files=files)
+            self._library.begin(self._record)
+
+    def _reuse(self, blob: Path, file: FileRecord, target: Path) -> bool:
+        """Link a file of the hub's cache, where its bytes are right."""
+        self._watch.note(f"{target.name} is in the Hugging Face cache: checking it")
+        if sha256_of(blob) != file.sha256:
+            self._watch.note(f"{blob} is damaged: downloading instead")
+            return False
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+            os.link(blob.resolve(), target)
+        except OSError:  # on another disk
+            target.symlink_to(blob.resolve())
+        self.reused_bytes += file.size_bytes or 0
+        return True
+
+
+def _part(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part")
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _finish(record: Record, library: Library) -> StoredModel:
+    """Read the header; a model that cannot be read is not kept."""
+    paths = [library.path_of(file) for file in record.files]
+    try:
+        with open_gguf(paths[0]) as gguf:
+            facts = facts_of(gguf)
+    except ModelError as error:
+        library.remove(StoredModel(record.name, tuple(paths), 0, record))
+        raise ModelError(
+            f"{record.name} came whole but is no model, and was deleted: {error}"
+        ) from error
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return library.finish(msgspec.structs.replace(record, facts=facts, pulled_at=now))
