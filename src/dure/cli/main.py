@@ -1,4 +1,4 @@
-"""The command line: `dure run`, `chat`, `show`, `cut`, `bench`.
+"""The command line: all commands, and how a person is told what went wrong.
 
 The composition root: it wires the parts together and knows how to talk to a person.
 Exit codes: 0 done, 1 failed, 2 asked for something that makes no sense, 130 stopped by Ctrl-C.
@@ -19,23 +19,34 @@ import typer
 
 from dure.cli.bench import bench
 from dure.cli.chat import chat
+from dure.cli.completion import complete_bash
+from dure.cli.config import config
+from dure.cli.configuration import Configured
 from dure.cli.console import print_error
 from dure.cli.cut import cut
+from dure.cli.ls import ls
+from dure.cli.ps import ps
+from dure.cli.pull import pull
+from dure.cli.rm import rm
 from dure.cli.run import run
+from dure.cli.serve import serve
 from dure.cli.show import show
+from dure.cli.stop import stop
 from dure.errors import DureError, ResourceError
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="dure",
+    cls=Configured,
     help="One large language model across the machines you own.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, chat, show, cut, bench):
+for command in (run, chat, serve, ps, stop, pull, ls, rm, show, cut, bench):
     app.command()(command)
+app.add_typer(config, name="config")
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,7 +70,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _end)
     _accept_all_bytes()
     try:
-        app()
+        if os.environ.get("_DURE_COMPLETE") == "complete_bash":
+            complete_bash(lambda: app(prog_name="dure"))
+        else:
+            app(prog_name="dure")
     except DureError as error:
         print_error(error)
         sys.exit(error.exit_code)

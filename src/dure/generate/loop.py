@@ -133,6 +133,7 @@ class EngineLoop:
             running=len(scheduler.running),
             waiting=scheduler.n_waiting,
             kv_used=scheduler.kv_used,
+            kv_kept=scheduler.kv_kept,
             kv_total=info.n_ctx * info.n_sequences,
             cache_queries=scheduler.cache_queries,
             cache_hits=scheduler.cache_hits,

@@ -232,11 +232,15 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Figures of the engine since it started; kv_* count positions of the KV cache."""
+    """Figures of the engine since it started.
+
+    kv_*: positions of the KV cache, used by running requests, and kept for prompts that begin alike.
+    """
 
     running: int = 0
     waiting: int = 0
     kv_used: int = 0
+    kv_kept: int = 0
     kv_total: int = 0
     prompt_tokens: int = 0  # computed
     prompt_s: float = 0.0

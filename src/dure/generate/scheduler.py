@@ -196,10 +196,13 @@ class Scheduler:
 
     @property
     def kv_used(self) -> int:
-        """Positions of the KV cache that are in use."""
-        return sum(
-            slot.running.n_cached if slot.running else len(slot.held) for slot in self._slots
-        )
+        """Positions of the KV cache that running requests use."""
+        return sum(running.n_cached for running in self.running)
+
+    @property
+    def kv_kept(self) -> int:
+        """Positions of the KV cache that are kept in case a prompt begins alike."""
+        return sum(len(slot.held) for slot in self._slots if slot.running is None)
 
     # ------------------------------------------------------------ requests come and go
 
