@@ -14,7 +14,7 @@ from cut_models import LIMITS, Floats, cut_executor, whole_executor
 from dure.engine.executor import Batch, Executor, KvOp
 from dure.engine.llama import Limits
 from dure.engine.sums import Wire
-from dure.generate.sampling import Sampling
+from dure.generate.request import Sampling
 from dure.generate.session import Session
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary

@@ -14,7 +14,7 @@ from parrot import tokens_of, write_parrot
 from dure.engine.llama import Limits, LoadedModel
 from dure.engine.local import LocalExecutor
 from dure.errors import UsageError
-from dure.generate.sampling import Sampling
+from dure.generate.request import Sampling
 from dure.generate.session import Session
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
@@ -176,7 +176,7 @@ def test_max_tokens_ends_with_length(
     prompt = turns(vocabulary, QUESTIONS[:1], [])
     tokens = [piece.token for piece in session.answer(prompt, GREEDY, max_tokens=max_tokens)]
     assert len(tokens) == max_tokens == session.timings.tokens
-    assert len(session.timings.steps) == max_tokens - 1
+    assert session.timings.n_steps == max_tokens - 1
     assert session.finish == "length"
 
 
@@ -201,7 +201,7 @@ def test_the_answer_ends_with_length_where_the_context_is_full(
     session = Session(executor, vocabulary)
     for n_prompt in (1, 100, 255):
         tokens = [piece.token for piece in session.answer([7] * n_prompt, GREEDY)]
-        assert tokens == (says * 7)[: 256 - n_prompt + 1]
+        assert tokens == (says * 7)[: 256 - n_prompt]
         assert session.finish == "length"
     executor.close()
 

@@ -44,7 +44,7 @@ class UsageError(DureError):
 class ContextError(UsageError):
     """A prompt is longer than the context: n_prompt tokens, where n_ctx is the limit."""
 
-    def __init__(self, message: str, n_prompt: int, n_ctx: int) -> None:
+    def __init__(self, message: str, n_prompt: int = 0, n_ctx: int = 0) -> None:
         super().__init__(message)
         self.n_prompt, self.n_ctx = n_prompt, n_ctx
 

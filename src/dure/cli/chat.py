@@ -9,12 +9,14 @@ import typer
 
 from dure.cli.console import errors, print_error, write
 from dure.cli.interrupt import Interrupt
+from dure.cli.models import resolve_model
 from dure.cli.opening import opened
 from dure.cli.parameters import (
     Ctx,
     MaxTokens,
     MinP,
     Model,
+    Pull,
     Ranks,
     Seed,
     Shares,
@@ -27,8 +29,8 @@ from dure.cli.parameters import (
 from dure.engine.executor import Executor
 from dure.engine.sums import Wire
 from dure.errors import UsageError
-from dure.generate.sampling import Sampling
 from dure.generate.opening import Wishes
+from dure.generate.request import Sampling
 from dure.generate.session import Session
 from dure.model.vocabulary import Vocabulary
 
@@ -54,6 +56,7 @@ def chat(
     system: Annotated[
         str | None, typer.Option(help="A system message before the conversation.")
     ] = None,
+    pull: Pull = False,
 ) -> None:
     """Talk with a model. Ctrl-C stops an answer; /clear forgets; Ctrl-D or /exit ends.
 
@@ -61,15 +64,16 @@ def chat(
     """
     sampling = Sampling(temperature=temp, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
     wishes = Wishes(ranks, shares, threads, ctx, sync=sync)
-    with opened(model, wishes) as (gguf, executor):
+    file = resolve_model(model, may_pull=True, pull_now=pull)
+    with opened(file, wishes) as (gguf, executor):
         vocabulary = Vocabulary(gguf)
         if not vocabulary.has_chat_template:
             raise UsageError(
-                f"{model.name} has no chat template: use `dure run --raw` to continue text"
+                f"{file.name} has no chat template: use `dure run --raw` to continue text"
             )
         conversation = _Conversation(executor, vocabulary, sampling, max_tokens, system)
         if sys.stdin.isatty():
-            errors.print(f"{model.name}. {HELP}", markup=False)
+            errors.print(f"{file.name}. {HELP}", markup=False)
         while (line := _read_line()) is not None:
             if line.strip() == "/clear":
                 conversation.clear()

@@ -9,6 +9,7 @@ import typer
 
 from dure.cli.console import bytes_text, errors, print_json, write
 from dure.cli.interrupt import Interrupt
+from dure.cli.models import resolve_model
 from dure.cli.opening import opened
 from dure.cli.parameters import (
     Ctx,
@@ -16,6 +17,7 @@ from dure.cli.parameters import (
     MaxTokens,
     MinP,
     Model,
+    Pull,
     Ranks,
     Seed,
     Shares,
@@ -28,9 +30,9 @@ from dure.cli.parameters import (
 from dure.engine.executor import RankFacts
 from dure.engine.sums import Wire
 from dure.errors import EngineError, UsageError
-from dure.generate.sampling import Sampling
 from dure.generate.opening import Wishes
-from dure.generate.session import Session, Timings
+from dure.generate.request import Sampling
+from dure.generate.session import Session
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 
@@ -61,6 +63,7 @@ def run(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Then say what the answer took.")
     ] = False,
+    pull: Pull = False,
     as_json: Json = False,
 ) -> None:
     """Write one answer, streaming, on one rank or cut over several.
@@ -68,10 +71,11 @@ def run(
     Example: dure run models/dure-demo.gguf "Tell me a story about a goat." --ranks 2 --verbose
     """
     sampling = Sampling(temperature=temp, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
-    with open_gguf(model):
+    file = resolve_model(model, may_pull=True, pull_now=pull)
+    with open_gguf(file):
         text = _prompt(prompt)  # nobody should type one for a file that cannot be opened
     wishes = Wishes(ranks, shares, threads, ctx, sync=sync)
-    with Interrupt() as interrupt, opened(model, wishes) as (gguf, executor):
+    with Interrupt() as interrupt, opened(file, wishes) as (gguf, executor):
         vocabulary = Vocabulary(gguf)
         session = Session(executor, vocabulary)
         tokens = _tokens(vocabulary, text, system, raw)
@@ -92,7 +96,7 @@ def run(
     else:
         write("\n")
     if verbose:
-        _print_timings(session.timings, facts)
+        _print_timings(session, facts)
     if interrupt.came():
         raise typer.Exit(130)
 
@@ -116,8 +120,10 @@ def _tokens(vocabulary: Vocabulary, text: str, system: str | None, raw: bool) ->
     return vocabulary.chat_prompt([*messages, {"role": "user", "content": text}])
 
 
-def _figures_of(timings: Timings) -> dict[str, Any]:
+def _figures_of(session: Session) -> dict[str, Any]:
     """An answer's figures as plain data; milliseconds a token are of decode steps."""
+    timings = session.timings
+    steps = max(1, timings.n_steps)
     return {
         "prompt_tokens": timings.prompt_tokens,
         "cached_tokens": timings.cached_tokens,
@@ -125,10 +131,10 @@ def _figures_of(timings: Timings) -> dict[str, Any]:
         "tokens": timings.tokens,
         "tokens_per_s": timings.generated_per_s,
         "per_token_ms": {
-            "compute": 1e3 * timings.mean_s(lambda step: step.compute_s),
-            "sync": 1e3 * timings.mean_s(lambda step: step.sync_s),
+            "compute": 1e3 * timings.compute_s / steps,
+            "sync": 1e3 * timings.sync_s / steps,
         },
-        "bytes_sent_per_token": timings.mean_s(lambda step: step.bytes_sent),
+        "bytes_sent_per_token": session.bytes_sent / max(1, timings.tokens),
     }
 
 
@@ -137,18 +143,19 @@ def _as_json(answer: str, session: Session, facts: list[RankFacts]) -> dict[str,
         "text": answer,
         "finish": session.finish,
         "ranks": len(facts),
-        **_figures_of(session.timings),
+        **_figures_of(session),
         "peak_memory_bytes": [rank.peak_bytes for rank in facts],
     }
 
 
-def _print_timings(timings: Timings, facts: list[RankFacts]) -> None:
-    figures = _figures_of(timings)
+def _print_timings(session: Session, facts: list[RankFacts]) -> None:
+    figures = _figures_of(session)
     token = figures["per_token_ms"]
     peaks = ", ".join(bytes_text(rank.peak_bytes) for rank in facts)
     errors.print(
-        f"\nprompt      {timings.prompt_tokens} tokens, {timings.prompt_per_s:.1f} tokens/s\n"
-        f"generation  {timings.tokens} tokens, {timings.generated_per_s:.1f} tokens/s\n"
+        f"\nprompt      {figures['prompt_tokens']} tokens, "
+        f"{figures['prompt_tokens_per_s']:.1f} tokens/s\n"
+        f"generation  {figures['tokens']} tokens, {figures['tokens_per_s']:.1f} tokens/s\n"
         f"per token   compute {token['compute']:.2f} ms, sync {token['sync']:.2f} ms, "
         f"{bytes_text(figures['bytes_sent_per_token'])} sent by each rank\n"
         f"peak memory {peaks}"

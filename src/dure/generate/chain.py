@@ -25,6 +25,8 @@ __all__ = ["Chain", "DryPenalties", "GrammarState", "TokenArray"]
 
 _ENTRY = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _MASK = 0xFFFF_FFFF
+_INT_MAX = 2**31 - 1  # ctypes would cut off what is above
+_LONGEST_WINDOW = 1 << 20
 _RANDOM_SEED = 0xFFFF_FFFF  # llama.cpp takes this one for "choose a seed"
 
 
@@ -82,7 +84,8 @@ class Chain:
 
         filtered: top-k to min-p have been applied already.
         """
-        tokens = TokenArray(best.ids, best.logits)
+        n = int(np.count_nonzero(best.logits > -np.inf))  # typical-p stumbles over the others
+        tokens = TokenArray(best.ids[:n], best.logits[:n])
         if self._mirostat is not None:
             tokens.apply(self._temperature.pointer)
             tokens.apply(self._mirostat.pointer)
@@ -106,7 +109,7 @@ class Chain:
 def _filters(s: Sampling) -> list[Any]:
     return [
         *([lib.llama_sampler_init_top_n_sigma(s.top_n_sigma)] if s.top_n_sigma > 0 else []),
-        *([lib.llama_sampler_init_top_k(s.top_k)] if s.top_k > 0 else []),
+        *([lib.llama_sampler_init_top_k(min(s.top_k, _INT_MAX))] if s.top_k > 0 else []),
         *([lib.llama_sampler_init_typical(s.typical_p, 1)] if s.typical_p < 1 else []),
         *([lib.llama_sampler_init_top_p(s.top_p, 1)] if s.top_p < 1 else []),
         *([lib.llama_sampler_init_min_p(s.min_p, 1)] if s.min_p > 0 else []),
@@ -141,14 +144,16 @@ class DryPenalties:
     def __init__(self, sampling: Sampling, vocabulary: Vocabulary) -> None:
         breakers = [text.encode() for text in sampling.dry_sequence_breakers]
         self._breakers = (ctypes.c_char_p * len(breakers))(*breakers)
-        last_n = sampling.dry_penalty_last_n
+        # llama.cpp makes room for so many at once: no more than a text may have
+        most = vocabulary.n_ctx_train or _LONGEST_WINDOW
+        asked = sampling.dry_penalty_last_n
         self._sampler = _Owned(
             lib.llama_sampler_init_dry(
                 vocabulary.pointer,
                 sampling.dry_multiplier,
                 sampling.dry_base,
-                sampling.dry_allowed_length,
-                vocabulary.n_ctx_train if last_n < 0 else last_n,
+                min(sampling.dry_allowed_length, _INT_MAX),
+                most if asked < 0 else min(asked, most),
                 self._breakers,
                 len(breakers),
             )

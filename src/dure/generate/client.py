@@ -16,12 +16,21 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
 
 import dure.errors
-from dure.errors import BusyError, ContextError, DureError, EngineError, NotReadyError, UsageError
+from dure.errors import (
+    BusyError,
+    ContextError,
+    DureError,
+    EngineError,
+    NotReadyError,
+    ResourceError,
+    UsageError,
+)
 from dure.generate import protocol as msg
 from dure.generate.request import (
     Done,
@@ -34,9 +43,12 @@ from dure.generate.request import (
     Request,
     Timings,
     Token,
+    check_tokens,
 )
 
 __all__ = ["EngineClient"]
+
+State = Literal["loading", "ready", "restarting", "failed", "stopped"]
 
 MOST_DEATHS = 3  # of the engine, before a request that was there each time is given up
 PAUSES_S = (0.0, 0.0, 1.0, 5.0, 15.0, 60.0)  # before the next start, after so many failed ones
@@ -53,6 +65,7 @@ class _Pending:
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     tokens: list[int] = field(default_factory=list)
     admitted: bool = False
+    cancelled: bool = False
     deaths: int = 0
 
 
@@ -89,7 +102,7 @@ class EngineClient:
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._options, self._max_waiting, self._warn = options, max_waiting, warn
-        self.state: str = "loading"
+        self.state: State = "loading"
         self.progress, self.doing, self.reason = 0.0, "starting", ""
         self.stats = EngineStats()
         self.restarts = 0
@@ -122,10 +135,14 @@ class EngineClient:
         if request.sampling.seed is None:  # a replay must draw the same numbers
             seeded = msgspec.structs.replace(request.sampling, seed=secrets.randbits(63))
             request = msgspec.structs.replace(request, sampling=seeded)
+        try:
+            data = msg.encode(msg.Submit(request))
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise UsageError(f"the request cannot be sent to the engine: {error}") from None
         pending = _Pending(request)
         self._pending[request.id] = pending
         if self.state == "ready":
-            self._send(msg.Submit(request))
+            self._send_bytes(data)
         return _Answer(pending, self._cancel)
 
     def _check(self, request: Request) -> None:
@@ -136,6 +153,7 @@ class EngineClient:
             raise EngineError(f"the engine does not run: {self.reason}")
         if request.id in self._pending:
             raise UsageError(f"request {request.id} runs already: give each its own id")
+        check_tokens(request, info.n_vocab)
         n = len(request.prompt)
         if n >= info.n_ctx + self._options.embedding:
             raise ContextError(
@@ -151,18 +169,10 @@ class EngineClient:
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
         """A pooled embedding of every input's tokens; see `dure.serve.engine.Engine.embed`."""
-        answers = [
-            self.submit(
-                Request(
-                    id=f"embed-{secrets.token_hex(8)}",
-                    prompt=list(tokens),
-                    embed=True,
-                    cache_prompt=False,
-                )
-            )
-            for tokens in inputs
-        ]
+        answers: list[_Answer] = []
         try:
+            for tokens in inputs:
+                answers.append(self.submit(_embedding_of(tokens)))
             return [await _embedding(answer) for answer in answers]
         finally:
             for answer in answers:
@@ -172,12 +182,18 @@ class EngineClient:
         pending = self._pending.get(request_id)
         if pending is None:
             return
+        pending.cancelled = True
         if self.state == "ready":
             self._send(msg.Cancel(request_id))
         else:
+            self._end_cancelled()
+
+    def _end_cancelled(self) -> None:
+        """End what was cancelled, while no worker is there that could."""
+        for pending in [p for p in self._pending.values() if p.cancelled]:
             n = len(pending.request.prompt)
             timings = Timings(prompt_tokens=n, tokens=len(pending.tokens))
-            self._deliver(Done(request_id, "cancelled", timings))
+            self._deliver(Done(pending.request.id, "cancelled", timings))
 
     # ------------------------------------------------------------ its life
 
@@ -193,9 +209,11 @@ class EngineClient:
 
     async def close(self) -> None:
         """End the engine; what still runs is cancelled."""
-        self._stopping, self.state = True, "stopped"
+        loading, self._stopping, self.state = self.state != "ready", True, "stopped"
         self._send(msg.Stop())
         if self._process is not None:
+            if loading and self._process.returncode is None:
+                self._process.terminate()  # it does not listen yet
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._process.wait(), STOP_S)
             if self._process.returncode is None:
@@ -204,19 +222,23 @@ class EngineClient:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        self._fail_all("NotReadyError", "the server is stopping")
+        stopping = "the server is stopping: try another one, or later"
+        if self._first is not None and not self._first.done():
+            self._end_first(NotReadyError(stopping))
+        self._fail_all("NotReadyError", stopping)
 
     async def _live(self) -> None:
         failures = 0
         while not self._stopping:
-            was_ready = await self._run_worker()
+            was_ready = await self._try_worker()
             if self._stopping or self._given_up():
                 return
             failures = 0 if was_ready else failures + 1
             self.state = "restarting" if failures < len(PAUSES_S) // 2 else "failed"
             self.restarts += 1
             self._warn(f"the engine ended ({self.reason}); it is started again")
-            self._count_deaths()
+            self._end_cancelled()
+            self._count_deaths(was_ready)
             if self.state == "failed":
                 self._fail_all("EngineError", f"the engine does not start: {self.reason}")
             await asyncio.sleep(PAUSES_S[min(failures, len(PAUSES_S) - 1)])
@@ -225,11 +247,23 @@ class EngineClient:
         """Whether the model could not even be loaded once: a user's mistake, which stays one."""
         if self._info is not None:
             return False
-        assert self._first is not None, "start made it"
         self.state = "failed"
-        self._first.set_exception(self._error or EngineError(self.reason))
-        self._first.exception()  # nobody may ask for it
+        self._end_first(self._error or EngineError(self.reason))
         return True
+
+    def _end_first(self, error: DureError) -> None:
+        assert self._first is not None, "start made it"
+        self._first.set_exception(error)
+        self._first.exception()  # nobody may ask for it
+
+    async def _try_worker(self) -> bool:
+        """One worker; where the system could not even start it, it was not ready."""
+        try:
+            return await self._run_worker()
+        except OSError as error:
+            self.reason = f"the engine cannot be started: {error}"
+            self._error = ResourceError(self.reason)
+            return False
 
     async def _run_worker(self) -> bool:
         """One worker, from its start to its end; whether it was ready in between."""
@@ -242,6 +276,7 @@ class EngineClient:
             if not connected.done():
                 connected.set_result((reader, writer))
 
+        server: asyncio.Server | None = None
         try:
             path = directory / "engine.sock"
             server = await asyncio.start_unix_server(accept, path)
@@ -255,8 +290,11 @@ class EngineClient:
                 )
             return await self._follow(self._process, connected, directory / "log")
         finally:
-            server.close()
+            if server is not None:
+                server.close()
             await self._reap()
+            if connected.done():
+                connected.result()[1].close()
             shutil.rmtree(directory, ignore_errors=True)
 
     async def _follow(
@@ -279,7 +317,8 @@ class EngineClient:
         self._writer = None
         if not self._stopping:
             self.state = "restarting"
-        await ended
+        await asyncio.wait({ended}, timeout=STOP_S)  # one that does not end is killed
+        ended.cancel()
         if self._error is None:
             self.reason = _last_words(process.returncode, log)
         return was_ready
@@ -311,6 +350,8 @@ class EngineClient:
                 self._error, self.reason = getattr(dure.errors, kind, EngineError)(text), text
 
     def _begin(self, info: ModelInfo) -> None:
+        if self._stopping:
+            return
         self._info, self.state, self.progress, self.doing = info, "ready", 1.0, ""
         if self._first is not None and not self._first.done():
             self._first.set_result(None)
@@ -332,9 +373,12 @@ class EngineClient:
             del self._pending[event.id]
         pending.events.put_nowait(event)
 
-    def _count_deaths(self) -> None:
-        for pending in list(self._pending.values()):
-            pending.deaths += pending.admitted
+    def _count_deaths(self, was_ready: bool) -> None:
+        """Hold a death against the requests that ran; where none did, one kills before it is told of."""
+        pendings = list(self._pending.values())
+        none_ran = was_ready and not any(pending.admitted for pending in pendings)
+        for pending in pendings:
+            pending.deaths += pending.admitted or none_ran
             pending.admitted = False
             if pending.deaths >= MOST_DEATHS:
                 self._deliver(
@@ -351,10 +395,11 @@ class EngineClient:
             self._deliver(Failed(request_id, kind, text))
 
     def _send(self, message: object) -> None:
-        if self._writer is None or self._writer.is_closing():
-            return
-        data = msg.encode(message)
-        self._writer.write(_FRAME.pack(len(data)) + data)
+        self._send_bytes(msg.encode(message))
+
+    def _send_bytes(self, data: bytes) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(_FRAME.pack(len(data)) + data)
 
 
 async def _receive(reader: asyncio.StreamReader) -> object:
@@ -362,6 +407,12 @@ async def _receive(reader: asyncio.StreamReader) -> object:
     if size == -1:
         (size,) = _LONG_FRAME.unpack(await reader.readexactly(_LONG_FRAME.size))
     return msg.decode(await reader.readexactly(size), msg.FromWorker)
+
+
+def _embedding_of(tokens: Sequence[int]) -> Request:
+    return Request(
+        id=f"embed-{secrets.token_hex(8)}", prompt=list(tokens), embed=True, cache_prompt=False
+    )
 
 
 async def _embedding(answer: _Answer) -> list[float]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dure.engine.executor import Batch, Candidates, Executor, Floats, KvOp, StepStats
-from dure.errors import DureError
+from dure.errors import DureError, ModelError
 from dure.generate.request import (
     Done,
     Embedded,
@@ -26,6 +26,7 @@ from dure.generate.request import (
     Request,
     Timings,
     Token,
+    check_tokens,
 )
 from dure.generate.sampling import GrammarEnd, Sampler
 from dure.generate.scheduler import (
@@ -96,7 +97,7 @@ class EngineLoop:
         for key, tokens in store.scan() if store is not None else ():
             self._scheduler.know_stored(key, tokens)
         self._answers: dict[str, _Answer] = {}
-        self._kv: list[KvOp] = []  # to be done at the beginning of the next step
+        self._kv = [KvOp(-1)]  # to be done at the beginning of the next step
         self._prefill_per_s = 0.0
         self._events: list[Event] = []
         self._totals = _Totals(info.n_ranks)
@@ -106,6 +107,7 @@ class EngineLoop:
     def submit(self, request: Request) -> None:
         """Begin a request; what is wrong with it comes as an event."""
         try:
+            check_tokens(request, self._executor.info.n_vocab)
             self._scheduler.add(request)
         except DureError as error:
             self._fail(request.id, error)
@@ -149,17 +151,28 @@ class EngineLoop:
 
     # ------------------------------------------------------------ one step
 
+    def admit(self) -> list[Event]:
+        """Admit what waits, as `step` does, and tell of it before anything is computed."""
+        self._admit()
+        return self._take_events()
+
     def step(self) -> list[Event]:
         """Admit what waits, compute one step, and tell what came of it."""
-        self._do_due()
-        for running, actions in self._scheduler.admit():
-            self._begin(running, actions)
+        self._admit()
         embeds = [r for r in self._scheduler.running if r.request.embed]
         if embeds:
             self._embed(embeds[0])
         if work := self._scheduler.next_work(self._chunk()):
             self._compute(work)
         self._do_due()
+        return self._take_events()
+
+    def _admit(self) -> None:
+        self._do_due()
+        for running, actions in self._scheduler.admit():
+            self._begin(running, actions)
+
+    def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
         return events
 
@@ -170,7 +183,7 @@ class EngineLoop:
     def _begin(self, running: Running, actions: Sequence[Action]) -> None:
         answer = self._answers[running.request.id]
         answer.admitted = time.perf_counter()
-        if not all([self._do(action) for action in actions]):
+        if not all([self._do(action) for action in actions]):  # noqa: C419  # each is done
             self._scheduler.lost(running)
         answer.n_reused = running.n_reused
         if running.request.embed:
@@ -245,6 +258,10 @@ class EngineLoop:
         except GrammarEnd:
             self._finish(running, "stop")
             return
+        except ModelError as error:
+            self._end(running)
+            self._fail(request.id, error)
+            return
         if self._is_end(request, token):
             self._finish(running, "stop", token)
             return
@@ -252,7 +269,8 @@ class EngineLoop:
         self._events.append(self._token(request, token, best, row))
         self._totals.generated_tokens += 1
         goes_on = self._scheduler.append(running, token)
-        if not goes_on or running.n_answered == request.max_tokens:
+        enough = request.max_tokens is not None and running.n_answered >= request.max_tokens
+        if enough or not goes_on:
             self._finish(running, "length")
 
     def _is_end(self, request: Request, token: int) -> bool:
@@ -339,9 +357,7 @@ class EngineLoop:
             assert answer.embedding is not None, "the last chunk has an output"
             values = answer.embedding / (len(running.tokens) if mean else 1)
             self._end(running)
-            self._events.append(
-                Embedded(running.request.id, values.astype(np.float32).tobytes())
-            )
+            self._events.append(Embedded(running.request.id, values.astype(np.float32).tobytes()))
 
     # ------------------------------------------------------------ the KV cache
 

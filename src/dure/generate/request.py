@@ -27,6 +27,7 @@ __all__ = [
     "Sampling",
     "Timings",
     "Token",
+    "check_tokens",
 ]
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -154,6 +155,18 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     embed: bool = False
 
 
+def check_tokens(request: Request, n_vocab: int) -> None:
+    """Raises UsageError where a request names a token that a vocabulary of n_vocab does not have."""
+    for where, tokens in (
+        ("prompt", request.prompt),
+        ("logit_bias", request.sampling.logit_bias),
+        ("end_tokens", request.end_tokens),
+    ):
+        wrong = next((token for token in tokens if not 0 <= token < n_vocab), None)
+        if wrong is not None:
+            raise UsageError(f"{where}: there is no token {wrong}, only 0 to {n_vocab - 1}")
+
+
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an answer took; seconds. prompt_tokens counts those of the prompt that were cached too."""
 
@@ -165,6 +178,22 @@ class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
     generate_s: float = 0.0
     compute_s: float = 0.0  # of the decode steps: mean over ranks
     sync_s: float = 0.0
+
+    @property
+    def prompt_per_s(self) -> float:
+        """Prompt tokens a second, without those that were cached."""
+        computed = self.prompt_tokens - self.cached_tokens
+        return computed / self.prompt_s if self.prompt_s else 0.0
+
+    @property
+    def n_steps(self) -> int:
+        """Decode steps: the first token comes with the prompt."""
+        return max(0, self.tokens - 1)
+
+    @property
+    def generated_per_s(self) -> float:
+        """Generated tokens a second; the first comes with the prompt and is not counted."""
+        return self.n_steps / self.generate_s if self.generate_s else 0.0
 
 
 class _Event(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -254,5 +283,3 @@ class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):
     bytes_sent: tuple[float, ...] = ()  # a rank
     peak_bytes: tuple[int, ...] = ()  # a rank
     sequences_held: int = 0  # by running requests and by the prefix cache
-
-

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dure.engine.executor import BEST, Adjustment, Candidates, Floats, Ints
-from dure.errors import EngineError
+from dure.errors import ModelError
 from dure.generate.chain import Chain, DryPenalties, GrammarState
 from dure.generate.request import Grammar, Sampling
 from dure.model.vocabulary import Vocabulary
@@ -85,10 +85,12 @@ class Sampler:
     def choose(self, best: Candidates, whole: Callable[[], Floats]) -> int:
         """The next token. `whole` fetches all logits, float32 [n_vocab]; called only if needed.
 
-        Choosing does not change anything: `accept` does. Raises GrammarEnd.
+        Choosing does not change anything: `accept` does. Only mirostat learns from its own choices,
+        so an answer that is taken up after a lost engine goes on with mirostat begun anew.
+        Raises GrammarEnd; ModelError where the logits are no numbers.
         """
         if math.isnan(best.logits[0]):
-            raise EngineError("the model computed a logit that is no number: is the file damaged?")
+            raise ModelError("the model computed a logit that is no number: is the file damaged?")
         if best.logits[0] == -math.inf:
             raise GrammarEnd
         token = self._draw(best, whole)
@@ -109,7 +111,7 @@ class Sampler:
         if _is_greedy(self.sampling):
             return int(best.ids[0])
         if self._decides(best):
-            return self._chain.draw(_first(best, self.sampling.top_k or len(best.ids)), self._place)
+            return self._chain.draw(best, self._place)
         kept = None if self._needs_all() else keep(best, self.sampling)
         if kept is not None:
             return self._chain.draw(kept, self._place, filtered=True)

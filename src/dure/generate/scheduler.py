@@ -34,6 +34,7 @@ __all__ = [
     "SchedulerLimits",
     "Store",
     "Work",
+    "key_of",
 ]
 
 WORTH_SHARING = 16  # fewer cached tokens than this are computed again sooner than copied
@@ -235,6 +236,7 @@ class Scheduler:
         """Tell what the store held from before, oldest first."""
         self._stored[key] = len(tokens)
         self._tree.put(key, tokens)
+        self._due += self._drop_oldest()
 
     def due(self) -> list[Action]:
         """What must be done to the KV cache since the last time, before anything else."""
@@ -269,7 +271,7 @@ class Scheduler:
 
     def _is_being_computed(self, request: Request) -> bool:
         """Whether a prompt that runs begins alike: then it is better to wait and copy."""
-        if not request.cache_prompt:
+        if not _reuses(request) or not self.limits.can_forget:
             return False
         found = self._tree.longest(request.prompt)
         cached = found[1] if found else 0
@@ -284,6 +286,8 @@ class Scheduler:
         tokens = [*request.prompt, *request.answered]
         source, n = self._find(request, tokens)
         slot = self._choose_slot(source, n)
+        if slot.index != source and n < WORTH_SHARING:
+            source, n = None, 0
         actions = self._fill(slot, source, n)
         slot.used = self._admissions
         slot.held = tokens[:n]
@@ -296,15 +300,16 @@ class Scheduler:
 
     def _find(self, request: Request, tokens: list[int]) -> tuple[int | str | None, int]:
         """Where the longest prefix of some tokens is, and how long; the last is computed in any case."""
-        found = self._tree.longest(tokens) if request.cache_prompt else None
+        found = self._tree.longest(tokens) if _reuses(request) else None
         if found is None:
             return None, 0
-        key, n = found
-        if not self.limits.can_forget and n != len(self._tree.tokens(key)):
-            return None, 0
-        n = min(n, len(tokens) - 1)
-        too_long = not self.limits.can_forget and n != len(self._tree.tokens(key))
-        return (None, 0) if n < WORTH_SHARING or too_long else (key, n)
+        key, n = found[0], min(found[1], len(tokens) - 1)
+        return (key, n) if self.limits.can_forget or n == self._n_held_by(key) else (None, 0)
+
+    def _n_held_by(self, key: int | str) -> int:
+        """How many tokens are there; a running sequence has more than the tree knows."""
+        running = self._slots[key].running if isinstance(key, int) else None
+        return running.n_cached if running else len(self._tree.tokens(key))
 
     def _choose_slot(self, source: int | str | None, n: int) -> _Slot:
         free = [slot for slot in self._slots if slot.running is None]
@@ -321,7 +326,7 @@ class Scheduler:
         """What makes a sequence hold the first n tokens of its source, and nothing else."""
         if source == slot.index:
             return [*self._save(slot, keep=n), Forget(slot.index, n)] if len(slot.held) > n else []
-        actions = self._save(slot, keep=0)
+        actions = self._save(slot, keep=0, spare=source if isinstance(source, str) else None)
         if slot.held:
             actions.append(Forget(slot.index, 0))
         slot.stored, slot.stored_key = 0, ""
@@ -337,7 +342,7 @@ class Scheduler:
         """What was to be copied or loaded for a request was not there: all is computed anew."""
         slot = self._slots[running.slot]
         if slot.stored_key:
-            self._forget_stored(slot.stored_key)
+            self._due += self._forget_stored(slot.stored_key)
         slot.stored, slot.stored_key = 0, ""
         self.cache_hits -= running.n_reused
         running.n_cached = running.n_reused = 0
@@ -351,16 +356,19 @@ class Scheduler:
         free = [slot for slot in self._slots if slot.running is None]
         return [action for slot in free for action in self._save(slot, keep=0)]
 
-    def _save(self, slot: _Slot, *, keep: int) -> list[Action]:
-        """What stores a sequence before all but `keep` of its tokens are lost, if that is worth it."""
+    def _save(self, slot: _Slot, *, keep: int, spare: str | None = None) -> list[Action]:
+        """What stores a sequence before all but `keep` of its tokens are lost, if that is worth it.
+
+        spare: is about to be read from the store, and must not be dropped for it.
+        """
         n = len(slot.held)
-        is_large = n > self.limits.store_tokens
+        is_large = n > self.limits.store_tokens - (self._stored[spare] if spare else 0)
         if is_large or n - max(keep, slot.stored) < WORTH_STORING:
             return []
-        key = _key_of(slot.held)
+        key = key_of(slot.held)
         store = Store(slot.index, key, tuple(slot.held))
         drops: list[Action] = []
-        if slot.stored_key and slot.stored_key != key:
+        if slot.stored_key not in {"", key, spare}:
             prefix = self._tree.tokens(slot.stored_key) if slot.stored_key in self._tree else []
             if prefix == slot.held[: len(prefix)]:
                 drops += self._forget_stored(slot.stored_key)
@@ -369,9 +377,13 @@ class Scheduler:
         self._tree.put(key, slot.held)
         self._tree.put(slot.index, slot.held)  # found first: it need not be read
         slot.stored, slot.stored_key = n, key
+        return [store, *drops, *self._drop_oldest(spare)]
+
+    def _drop_oldest(self, spare: str | None = None) -> list[Action]:
+        drops: list[Action] = []
         while sum(self._stored.values()) > self.limits.store_tokens:
-            drops += self._forget_stored(next(iter(self._stored)))
-        return [store, *drops]
+            drops += self._forget_stored(next(key for key in self._stored if key != spare))
+        return drops
 
     def not_stored(self, key: str) -> None:
         """Storing failed."""
@@ -446,5 +458,11 @@ def _work(running: Running, most: int) -> Work:
     return Work(running, start, tokens, output=start + len(tokens) == len(running.tokens))
 
 
-def _key_of(tokens: Sequence[int]) -> str:
+def _reuses(request: Request) -> bool:
+    """Whether cached tokens serve a request; an embedding needs the hidden states of all."""
+    return request.cache_prompt and not request.embed
+
+
+def key_of(tokens: Sequence[int]) -> str:
+    """What a stored sequence is called: the hash of its tokens."""
     return hashlib.blake2b(np.array(tokens, np.int32).tobytes(), digest_size=16).hexdigest()

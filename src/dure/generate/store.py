@@ -6,6 +6,7 @@ A prefix whose files are damaged or incomplete counts as missing: it is computed
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from dure.engine.executor import Executor
 from dure.errors import ResourceError
-from dure.generate.scheduler import Drop, Load, Store
+from dure.generate.scheduler import Drop, Load, Store, key_of
 
 __all__ = ["PrefixStore"]
 
@@ -24,13 +25,23 @@ class PrefixStore:
 
     def __init__(self, directory: Path, executor: Executor) -> None:
         self._directory, self._executor = directory, executor
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceError(
+                f"the cache directory {directory} cannot be made ({error.strerror}): name another one"
+            ) from error
 
     def scan(self) -> Iterator[tuple[str, list[int]]]:
-        """What is stored, oldest first: key and tokens."""
-        found = sorted(self._directory.glob("*.tokens"), key=lambda path: path.stat().st_mtime_ns)
-        for path in found:
-            yield path.stem, np.frombuffer(path.read_bytes(), np.int32).tolist()
+        """What is stored, oldest first: key and tokens. Deletes what is damaged or has no tokens."""
+        whole = {path.stem: tokens for path in self._oldest_first() if (tokens := _read(path))}
+        for path in self._directory.iterdir():
+            if (key := path.name.partition(".")[0]) not in whole:
+                self.drop(Drop(key))
+        yield from whole.items()
+
+    def _oldest_first(self) -> list[Path]:
+        return sorted(self._directory.glob("*.tokens"), key=lambda path: path.stat().st_mtime_ns)
 
     def save(self, store: Store) -> bool:
         """Write a sequence. False where there is no room; nothing is left of it then."""
@@ -49,17 +60,30 @@ class PrefixStore:
         path = self._tokens_of(load.key)
         if not path.is_file() or path.stat().st_size != 4 * load.n_stored:
             return False
-        path.touch()
+        with contextlib.suppress(OSError):  # on a disk that is read-only it does not get younger
+            path.touch()
         return self._executor.load(load.slot, str(self._directory / load.key), load.n_stored)
 
     def drop(self, drop: Drop) -> None:
         """Delete a sequence."""
         for path in self._directory.glob(f"{drop.key}.*"):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is written over when it is stored again
+                path.unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
-        """How much room there is where the store lies."""
-        return shutil.disk_usage(self._directory).free
+        """How much room there is for the store, with what it holds already."""
+        held = sum(path.stat().st_size for path in self._directory.iterdir())
+        return shutil.disk_usage(self._directory).free + held
 
     def _tokens_of(self, key: str) -> Path:
         return self._directory / f"{key}.tokens"
+
+
+def _read(path: Path) -> list[int]:
+    """The tokens in a file; none where they are not those that its name is the hash of."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return []
+    tokens: list[int] = np.frombuffer(data[: len(data) // 4 * 4], np.int32).tolist()
+    return tokens if key_of(tokens) == path.stem else []

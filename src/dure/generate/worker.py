@@ -151,20 +151,24 @@ class Generator:
     def run(self) -> None:
         """Answer until Stop comes."""
         told_at = worked_at = time.monotonic()
-        quiet = True
+        quiet, persisted = True, not self._options.persistent
         while True:
             for message in self._client.inbox(None if self._loop.busy else 0.5):
                 if not self._take(message):
                     return
             if self._loop.busy:
+                self._send(
+                    self._loop.admit()
+                )  # told first: computing may be the end of this process
                 self._send(self._loop.step())
-                quiet = False
+                quiet, persisted = False, not self._options.persistent
                 worked_at = time.monotonic()
             if not quiet and (not self._loop.busy or worked_at - told_at > TELL_STATS_S):
                 quiet, told_at = not self._loop.busy, worked_at
                 self._client.send(msg.Stats(self._stats()))
-            if self._options.persistent and self._is_long_quiet(worked_at):
+            if not persisted and self._is_long_quiet(worked_at):
                 self._loop.persist()
+                persisted = True  # also where it failed: a full disk stays full
 
     def _is_long_quiet(self, worked_at: float) -> bool:
         return not self._loop.busy and time.monotonic() - worked_at > PERSIST_AFTER_S
