@@ -44,6 +44,11 @@ def llama_bench_program() -> str:
     return _peer("DURE_LLAMA_BENCH", "llama.cpp's llama-bench")
 
 
+def llama_server_program() -> str:
+    """The path of llama-server, from DURE_LLAMA_SERVER. Raises BenchError."""
+    return _peer("DURE_LLAMA_SERVER", "llama.cpp's llama-server")
+
+
 def dllama_program() -> str:
     """The path of dllama, from DURE_DLLAMA. Raises BenchError."""
     return _peer("DURE_DLLAMA", "Distributed Llama's dllama")

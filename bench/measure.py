@@ -45,22 +45,26 @@ class Quantity:
     """What is compared, and the ratio (first contender / second) that is aimed at.
 
     `key` is its name in a Sample, `label` what is printed. `at_least` is true where more is
-    better (tokens/s) and false where less is (seconds).
+    better (tokens/s) and false where less is (seconds). Without a target it is only shown.
     """
 
     key: str
     label: str
     unit: str
-    target: float
+    target: float | None
     at_least: bool = True
 
     def met(self, ratio: float) -> bool:
         """Whether `ratio` reaches the target."""
+        if self.target is None:
+            return True
         return ratio >= self.target if self.at_least else ratio <= self.target
 
     @property
     def goal(self) -> str:
         """The target as it is printed, such as `>= 0.98`."""
+        if self.target is None:
+            return "none"
         return f"{'>=' if self.at_least else '<='} {self.target:g}"
 
 
@@ -148,7 +152,7 @@ def table(comparisons: Sequence[Comparison]) -> str:
     for comparison in comparisons:
         cells = [_cell(comparison.spreads[name]) for name in names]
         label = f"{comparison.quantity.label} [{comparison.quantity.unit}]"
-        verdict = "met" if comparison.met else "MISSED"
+        verdict = _verdict(comparison)
         rows.append([label, *cells, f"{comparison.ratio:.3f}", comparison.quantity.goal, verdict])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
@@ -156,6 +160,12 @@ def table(comparisons: Sequence[Comparison]) -> str:
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _verdict(comparison: Comparison) -> str:
+    if comparison.quantity.target is None:
+        return ""
+    return "met" if comparison.met else "MISSED"
 
 
 def _cell(spread: Spread) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import typer
 
 from dure.cli.console import bytes_text, loading_bar, output, print_json
+from dure.cli.models import resolve_model
 from dure.cli.opening import opened
 from dure.cli.parameters import Ctx, Json, Model, Ranks, Shares, Sync, Threads
 from dure.engine.executor import Batch, Executor, KvOp, RankFacts, StepStats
@@ -48,7 +49,8 @@ def bench(
     needed = max(n_prompt, n_generate)
     if ctx is not None and ctx < needed:
         raise UsageError(f"--ctx {ctx} is less than -p or -n: raise it, or use smaller -p and -n")
-    with open_gguf(model) as gguf:
+    file = resolve_model(model)
+    with open_gguf(file) as gguf:
         trained = gguf.int(f"{gguf.architecture}.context_length", needed)
     if needed > trained:
         raise UsageError(
@@ -56,9 +58,9 @@ def bench(
             "trained for: use fewer"
         )
     wishes = Wishes(ranks, shares, threads, needed if ctx is None else ctx, sync=sync)
-    with opened(model, wishes) as (_, executor), loading_bar(f"measuring {model.name}") as progress:
+    with opened(file, wishes) as (_, executor), loading_bar(f"measuring {file.name}") as progress:
         facts = _measure(executor, n_prompt, n_generate, repeat, progress)
-    facts = {"model": str(model), "sync": sync.value, **facts}
+    facts = {"model": str(file), "sync": sync.value, **facts}
     if as_json:
         print_json(facts)
     else:

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from dure.cli.console import bytes_text, errors, output, print_json, progress_bar
-from dure.generate.opening import parse_shares
+from dure.cli.models import resolve_model
 from dure.cli.parameters import Json, Model, Ranks, Shares
 from dure.errors import UsageError
+from dure.generate.opening import parse_shares
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.shard import Shard, cut_model, is_finished, plan_shards
@@ -37,13 +38,14 @@ def cut(
     wanted = parse_shares(shares, ranks)
     if len(wanted) < 2:
         raise UsageError("one rank needs no cut: give --ranks 2 or more, or --shares as in 3,2")
-    with open_gguf(model) as gguf:
+    file = resolve_model(model)
+    with open_gguf(file) as gguf:
         plan = plan_cut(gguf, wanted)
         shards = plan_shards(gguf, plan, out)
         if dry_run:
             written = [shard for shard in shards if not is_finished(shard)]
         else:
-            with progress_bar(f"cutting {model.name}", gguf.size_bytes) as progress:
+            with progress_bar(f"cutting {file.name}", gguf.size_bytes) as progress:
                 written = cut_model(gguf, shards, verify=True, progress=progress)
         facts = _facts(gguf, plan, shards, written)
     if as_json:

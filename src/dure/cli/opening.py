@@ -17,9 +17,7 @@ __all__ = ["TerminalListener", "opened"]
 class TerminalListener:
     """Shows bars and warnings on stderr."""
 
-    def cutting(
-        self, name: str, total_bytes: int
-    ) -> AbstractContextManager[Callable[[int], None]]:
+    def cutting(self, name: str, total_bytes: int) -> AbstractContextManager[Callable[[int], None]]:
         """A bar of bytes."""
         return progress_bar(f"cutting {name}", total_bytes)
 

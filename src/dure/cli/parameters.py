@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dure.cli.completion import models
 from dure.engine.sums import Wire
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "MaxTokens",
     "MinP",
     "Model",
+    "Pull",
     "Ranks",
     "Seed",
     "Shares",
@@ -26,8 +27,17 @@ __all__ = [
 ]
 
 Model = Annotated[
-    Path,
-    typer.Argument(help="A GGUF file; of a split one, any part.", show_default=False),
+    str,
+    typer.Argument(
+        help="A name (qwen3:4b, hf:owner/repository:Q4_K_M, or as `dure ls` shows it), or a GGUF "
+        "file; of a split one, any part.",
+        autocompletion=models,
+        show_default=False,
+    ),
+]
+Pull = Annotated[
+    bool,
+    typer.Option("--pull", help="Pull the model where it is not on this machine, without asking."),
 ]
 Ranks = Annotated[
     int | None,

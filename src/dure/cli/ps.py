@@ -50,7 +50,8 @@ def _row(server: RunningServer) -> dict[str, Any]:
         "generated_tokens": int(generated),
         "tokens_per_s": generated / seconds if seconds else 0.0,
         "kv_cache_used": (
-            figures.get("dure_kv_positions_used", 0.0) / max(1.0, figures.get("dure_kv_positions", 0.0))
+            figures.get("dure_kv_positions_used", 0.0)
+            / max(1.0, figures.get("dure_kv_positions", 0.0))
         ),
         "up_s": int(time.time() - server.started),
     }

@@ -56,7 +56,9 @@ def serve(
     pull: Pull = False,
     alias: Annotated[
         list[str] | None,
-        typer.Option(help="Name of the model for clients; may be given again.", show_default="file"),
+        typer.Option(
+            help="Name of the model for clients; may be given again.", show_default="file"
+        ),
     ] = None,
     api_key_file: Annotated[
         Path | None,

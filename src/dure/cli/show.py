@@ -8,9 +8,10 @@ import typer
 from rich.table import Table
 
 from dure.cli.console import bytes_text, output, print_json, printable
-from dure.generate.opening import shard_directory
+from dure.cli.models import resolve_model
 from dure.cli.parameters import Json, Model
 from dure.errors import DureError, ModelError
+from dure.generate.opening import shard_directory
 from dure.model.architecture import shape_of
 from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile, open_gguf
@@ -35,7 +36,7 @@ def show(
 
     Example: dure show models/dure-demo.gguf
     """
-    with open_gguf(model) as gguf:
+    with open_gguf(resolve_model(model)) as gguf:
         facts = _facts(gguf)
         if tensors:
             facts["tensors"] = _tensors(gguf)

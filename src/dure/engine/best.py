@@ -42,5 +42,6 @@ def merge(slices: Sequence[SliceBest], k: int, n_vocab: int) -> Candidates:
     ids = np.concatenate([s[0] for s in slices])
     logits = np.concatenate([s[1] for s in slices])
     order = np.lexsort((ids, -logits))[:k]
-    log_sum_exp = math.nan if k == 1 else float(np.logaddexp.reduce([s[2] for s in slices]))
+    sums = [log_sum_exp for _, best, log_sum_exp in slices if best.max() > -np.inf]
+    log_sum_exp = math.nan if k == 1 else float(np.logaddexp.reduce(sums))
     return Candidates(ids[order], logits[order], log_sum_exp, whole=len(order) == n_vocab)

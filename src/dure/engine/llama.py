@@ -158,7 +158,12 @@ class LoadedModel:
         if not written:
             part.unlink(missing_ok=True)
             raise ResourceError(f"{path.name} cannot be written in {path.parent}: make room there")
-        part.replace(path)
+        try:
+            part.replace(path)
+        except OSError as error:
+            raise ResourceError(
+                f"{path} cannot be written ({error.strerror}): make room"
+            ) from error
         return int(written)
 
     def load(self, sequence: int, path: Path, n_tokens: int) -> bool:
@@ -193,8 +198,10 @@ class LoadedModel:
             raise EngineError(f"sequence {op.sequence} cannot be copied to sequence {target}")
         if op.start > 0:
             lib.llama_memory_seq_rm(self._memory, target, 0, op.start)
-        if op.stop >= 0:
-            lib.llama_memory_seq_rm(self._memory, target, op.stop, -1)
+        if op.stop >= 0 and not lib.llama_memory_seq_rm(self._memory, target, op.stop, -1):
+            raise EngineError(
+                f"sequence {op.sequence} can only be copied whole in this model's cache"
+            )
 
     def close(self) -> None:
         """Free the context and the model."""

@@ -218,7 +218,7 @@ def _adjust_of(change: Adjustment | None) -> Adjust | None:
 
 def adjustments(messages: list[Adjust | None]) -> list[Adjustment | None]:
     """The changes of logits in a message."""
-    return [message and _adjustment(message) for message in messages]
+    return [None if message is None else _adjustment(message) for message in messages]
 
 
 def _adjustment(message: Adjust) -> Adjustment:

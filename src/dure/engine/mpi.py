@@ -144,7 +144,8 @@ class MpiExecutor:
         loaded = self._process.ask(msg.Load(sequence, path, n_tokens), msg.Saved, KEEP_S)
         if min(loaded.ranks) == n_tokens:
             return True
-        self.step(Batch(*([np.zeros(0, np.int32)] * 3), kv=[KvOp(sequence)]))
+        none = np.zeros(0, np.int32)
+        self.step(Batch(none, none, none, kv=[KvOp(sequence)]))
         return False
 
     def facts(self) -> list[RankFacts]:

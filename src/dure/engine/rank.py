@@ -289,8 +289,7 @@ class Leader:
         own = self._process.step(msg.rank_step(step), embeddings)
         self._wait(reports + sends)
         others = [
-            _read_report(bytes(buffer), n_rows, k)
-            for buffer, k in zip(buffers, sizes, strict=True)
+            _read_report(bytes(buffer), n_rows, k) for buffer, k in zip(buffers, sizes, strict=True)
         ]
         rows = [
             self._row([best, *(theirs[row] for _, theirs in others)], step.n_best)

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -304,7 +304,8 @@ class EngineClient:
         log: Path,
     ) -> bool:
         ended = asyncio.create_task(process.wait())
-        await asyncio.wait({ended, connected}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {ended, connected}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         was_ready = False
         if connected.done():
             reader, self._writer = connected.result()

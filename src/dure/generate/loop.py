@@ -130,18 +130,25 @@ class EngineLoop:
 
     def stats(self, peak_bytes: tuple[int, ...] = ()) -> EngineStats:
         """Figures since the loop began. peak_bytes: of each rank, which it does not know itself."""
-        scheduler, info = self._scheduler, self._executor.info
+        scheduler, info, totals = self._scheduler, self._executor.info, self._totals
         return EngineStats(
             running=len(scheduler.running),
             waiting=scheduler.n_waiting,
             kv_used=scheduler.kv_used,
             kv_kept=scheduler.kv_kept,
             kv_total=info.n_ctx * info.n_sequences,
+            prompt_tokens=totals.prompt_tokens,
+            prompt_s=totals.prompt_s,
+            generated_tokens=totals.generated_tokens,
+            generate_s=totals.generate_s,
             cache_queries=scheduler.cache_queries,
             cache_hits=scheduler.cache_hits,
-            sequences_held=scheduler.n_held,
+            steps=totals.steps,
+            step_s=totals.step_s,
+            sync_s=tuple(totals.sync_s.tolist()),
+            bytes_sent=tuple(totals.bytes_sent.tolist()),
             peak_bytes=peak_bytes,
-            **self._totals.as_fields(),
+            sequences_held=scheduler.n_held,
         )
 
     def persist(self) -> None:
@@ -414,31 +421,19 @@ class _Totals:
     step_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self._sync_s = np.zeros(self.n_ranks)
-        self._bytes_sent = np.zeros(self.n_ranks)
+        self.sync_s = np.zeros(self.n_ranks)
+        self.bytes_sent = np.zeros(self.n_ranks)
 
     def step(self, elapsed_s: float, n_prefill: int, stats: StepStats) -> None:
         self.steps += 1
         self.step_s += elapsed_s
         self.prompt_tokens += n_prefill
-        self._sync_s += stats.sync_s
-        self._bytes_sent += stats.bytes_sent
+        self.sync_s += stats.sync_s
+        self.bytes_sent += stats.bytes_sent
 
     def finish(self, timings: Timings) -> None:
         self.prompt_s += timings.prompt_s
         self.generate_s += timings.generate_s
-
-    def as_fields(self) -> dict[str, object]:
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "prompt_s": self.prompt_s,
-            "generated_tokens": self.generated_tokens,
-            "generate_s": self.generate_s,
-            "steps": self.steps,
-            "step_s": self.step_s,
-            "sync_s": tuple(self._sync_s.tolist()),
-            "bytes_sent": tuple(self._bytes_sent.tolist()),
-        }
 
 
 def _positions(work: Work) -> np.ndarray[tuple[int], np.dtype[np.int32]]:

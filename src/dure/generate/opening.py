@@ -64,13 +64,15 @@ class Wishes:
 class Listener(Protocol):
     """Is told what takes long, and what is worth a warning."""
 
-    def cutting(self, name: str, total_bytes: int) -> AbstractContextManager[Callable[[int], None]]:
+    def cutting(
+        self, name: str, total_bytes: int, /
+    ) -> AbstractContextManager[Callable[[int], None]]:
         """A model is being cut; the function is told of more bytes."""
 
-    def loading(self, what: str) -> AbstractContextManager[Callable[[float], None]]:
+    def loading(self, what: str, /) -> AbstractContextManager[Callable[[float], None]]:
         """Weights are being loaded; the function is told how much of them, 0 to 1."""
 
-    def warn(self, text: str) -> None:
+    def warn(self, text: str, /) -> None:
         """Something is right, but slower than need be."""
 
 
@@ -78,16 +80,16 @@ class Silent:
     """Listens to nothing."""
 
     def cutting(
-        self, name: str, total_bytes: int
+        self, _name: str, _total_bytes: int
     ) -> AbstractContextManager[Callable[[int], None]]:
         """Nobody looks."""
         return nullcontext(lambda _: None)
 
-    def loading(self, what: str) -> AbstractContextManager[Callable[[float], None]]:
+    def loading(self, _what: str) -> AbstractContextManager[Callable[[float], None]]:
         """Nobody looks."""
         return nullcontext(lambda _: None)
 
-    def warn(self, text: str) -> None:
+    def warn(self, _text: str) -> None:
         """Nobody listens."""
 
 

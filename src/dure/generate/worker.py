@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import queue
+import shutil
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from dure.engine.embedder import Embedder
+from dure.engine.executor import ExecutorInfo
 from dure.engine.sums import Wire
 from dure.errors import DureError
 from dure.generate import protocol as msg
@@ -137,7 +139,7 @@ class Generator:
                 store_tokens=store_tokens,
             )
             self._peak_bytes = tuple(rank.peak_bytes for rank in opened.executor.facts())
-            client.send(msg.Ready(_info(gguf, opened)))
+            client.send(msg.Ready(_info(gguf, opened.executor.info)))
 
     def _store(self, gguf: GgufFile, opened: Opened) -> tuple[PrefixStore | None, int]:
         per_token = opened.kv_bytes_per_token
@@ -194,6 +196,8 @@ class Generator:
         """Keep what is to be kept, and end the ranks."""
         if self._options.persistent:
             self._loop.persist()
+        elif self._options.store:
+            shutil.rmtree(self._options.store, ignore_errors=True)
         self._executor.close()
 
 
@@ -207,10 +211,7 @@ class EmbeddingServer:
                 self._embedder = Embedder(
                     gguf, options.threads, options.ctx, options.pooling, progress=progress
                 )
-            opened = self._embedder.info
-            client.send(msg.Ready(_info(gguf, Opened(self._embedder, 0, "whole"))))
-        self._n_ctx = opened.n_ctx
-        self._done = EngineStats()
+            client.send(msg.Ready(_info(gguf, self._embedder.info)))
 
     def run(self) -> None:
         """Answer until Stop comes."""
@@ -234,8 +235,7 @@ class EmbeddingServer:
         self._embedder.close()
 
 
-def _info(gguf: GgufFile, opened: Opened) -> ModelInfo:
-    info = opened.executor.info
+def _info(gguf: GgufFile, info: ExecutorInfo) -> ModelInfo:
     weights: dict[str, int] = {}
     for tensor in gguf.tensors.values():
         weights[tensor.type.name] = weights.get(tensor.type.name, 0) + tensor.size_bytes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,11 @@ class Vocabulary:
             if n >= 0:
                 return buffer.raw[:n]
             capacity = -n
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Every token that ends an answer."""
+        return tuple(token for token in range(self.n_tokens) if self.is_end(token))
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""

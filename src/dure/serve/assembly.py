@@ -13,7 +13,7 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -50,7 +50,7 @@ class ServerPlan:
 
     engine: EngineOptions
     settings: ServerSettings
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     embedding: EngineOptions | None = None
     chat_template: str | None = None
     slots: bool = True

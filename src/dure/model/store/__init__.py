@@ -2,14 +2,13 @@
 
 Knows names, the models directory, and how to bring a model here whole. Knows nothing about what is
 inside a model beyond its header, and nothing about terminals.
+`store.pull` and what it needs of the network are imported where something is pulled, not here.
 """
 
 from __future__ import annotations
 
-from dure.model.store.download import Patience
 from dure.model.store.library import Facts, Library, Record, StoredModel, facts_at, models_directory
 from dure.model.store.names import HubName, Name, UrlName, parse_name, short_names
-from dure.model.store.pull import Pulled, pull
 from dure.model.store.watching import Watcher
 
 __all__ = [
@@ -17,8 +16,6 @@ __all__ = [
     "HubName",
     "Library",
     "Name",
-    "Patience",
-    "Pulled",
     "Record",
     "StoredModel",
     "UrlName",
@@ -26,6 +23,5 @@ __all__ = [
     "facts_at",
     "models_directory",
     "parse_name",
-    "pull",
     "short_names",
 ]

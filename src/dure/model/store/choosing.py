@@ -14,7 +14,10 @@ from dure.errors import ModelError, UsageError
 __all__ = ["PART", "RemoteFile", "Variant", "choose", "preference_of", "tag_of", "variants_of"]
 
 # What is taken where nothing is asked for: small without hurting, then what is nearest to it.
-_WANTED = "Q4_K_M Q4_0 MXFP4 Q4_K_S Q4_1 IQ4_NL IQ4_XS Q5_K_M Q5_0 Q6_K Q8_0 BF16 F16 F32".split()
+_WANTED = (
+    *("Q4_K_M", "Q4_0", "MXFP4", "Q4_K_S", "Q4_1", "IQ4_NL", "IQ4_XS", "Q5_K_M", "Q5_0"),
+    *("Q6_K", "Q8_0", "BF16", "F16", "F32"),
+)
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 _TAG = re.compile(
     r"(?:^|[-._/])(?P<tag>(?:UD-)?(?:I?Q\d\w*|TQ\d_\d|B?F16|F32|MXFP4\w*|NVFP4))$", re.IGNORECASE

@@ -27,7 +27,7 @@ from dure.model.store.watching import Watcher
 
 __all__ = [
     "RETRIED",
-    "Dropped",
+    "DroppedError",
     "Patience",
     "Source",
     "check_space",
@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 1 << 20
-RANGE_BYTES = 32 << 30  # content networks refuse to send more than some 50 GB in one answer
 _CHANGED = "it has changed on the server"
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
 _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-\d+/(?P<total>\d+|\*)")
@@ -60,12 +59,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to bear a bad line: so many tries without a new byte, waiting longer each time."""
+    """How long to bear a bad line: so many tries without a new byte, waiting longer each time.
+
+    Larger files are asked for in pieces: content networks send no more than some 50 GB at once.
+    """
 
     tries: int = 6
     timeout_s: float = 30.0
     first_wait_s: float = 1.0
     longest_wait_s: float = 300.0
+    piece_bytes: int = 32 << 30
 
     def wait_s(self, failures: int, asked_s: float | None) -> float:
         """Seconds before the next try, after so many failures; the server may have asked for some."""
@@ -75,7 +78,7 @@ class Patience:
         return wait * random.uniform(0.75, 1.25)  # noqa: S311 - spreads clients, no secret
 
 
-class Dropped(Exception):
+class DroppedError(Exception):
     """This try failed, and another may not; `asked_s` is the server's Retry-After."""
 
     def __init__(self, reason: str, asked_s: float | None = None) -> None:
@@ -83,7 +86,7 @@ class Dropped(Exception):
         self.asked_s = asked_s
 
 
-class _Restart(Exception):
+class _RestartError(Exception):
     """What lies here cannot be gone on with."""
 
 
@@ -181,13 +184,13 @@ class _Transfer:
                 failures = 0 if self._done > before else failures + 1
                 if failures >= self._patience.tries:
                     raise self._gave_up("the server sends nothing")
-            except _Restart as restart:
+            except _RestartError as restart:
                 restarts += 1
                 if restarts >= self._patience.tries:
                     raise self._gave_up(str(restart)) from restart
                 self._watch.note(f"{self._name}: {restart}: from the beginning")
                 self._restart()
-            except Dropped as dropped:
+            except DroppedError as dropped:
                 failures = 1 if self._done > before else failures + 1
                 if failures >= self._patience.tries:
                     raise self._gave_up(str(dropped)) from dropped
@@ -231,39 +234,37 @@ class _Transfer:
             with self._http.stream("GET", self._source.url, headers=self._headers()) as response:
                 self._check(response)
                 self._read(response)
+        except (httpx2.InvalidURL, httpx2.TooManyRedirects, httpx2.UnsupportedProtocol) as error:
+            raise ResourceError(
+                f"{self._name}: the address leads nowhere ({error}): check it"
+            ) from error
         except httpx2.TransportError as error:
-            raise Dropped(lost(error)) from error
+            raise DroppedError(lost(error)) from error
 
     def _headers(self) -> dict[str, str]:
-        headers = dict(self._source.headers)
-        large = self._size is not None and self._size > RANGE_BYTES
-        if self._done or large:
-            stop = (
-                f"{min(self._done + RANGE_BYTES, self._size) - 1}" if large and self._size else ""
-            )
-            headers["range"] = f"bytes={self._done}-{stop}"
-        if (
-            self._done
-            and self._etag
-            and not self._etag.startswith("W/")
-            and not self._source.sha256
-        ):
+        headers, piece = dict(self._source.headers), self._patience.piece_bytes
+        if self._size is not None and self._size - self._done > piece:
+            headers["range"] = f"bytes={self._done}-{self._done + piece - 1}"
+        elif self._done:
+            headers["range"] = f"bytes={self._done}-"
+        strong = self._etag is not None and not self._etag.startswith("W/")
+        if self._done and strong and self._etag and not self._source.sha256:
             headers["if-range"] = self._etag
         return headers
 
     def _check(self, response: httpx2.Response) -> None:
         status = response.status_code
         if status in RETRIED:
-            raise Dropped(f"the server answers {status}", retry_after(response))
+            raise DroppedError(f"the server answers {status}", retry_after(response))
         if status == 416:
-            raise _Restart(_CHANGED)
+            raise _RestartError(_CHANGED)
         if status not in (200, 206):
             raise _refused(self._source, response)
         self._check_range(response)
         if not self._source.sha256:
             etag = response.headers.get("etag")
             if self._done and self._etag and etag and etag != self._etag:
-                raise _Restart(_CHANGED)
+                raise _RestartError(_CHANGED)
             self._etag = etag
         if self._size is None and (length := response.headers.get("content-length", "")).isdigit():
             self._size = self._done + int(length)
@@ -275,17 +276,19 @@ class _Transfer:
         if response.status_code == 200:
             if self._done:
                 conditional = "if-range" in response.request.headers
-                raise _Restart(_CHANGED if conditional else "the server cannot go on in the middle")
+                raise _RestartError(
+                    _CHANGED if conditional else "the server cannot go on in the middle"
+                )
             return
         match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         if match is None or int(match["first"]) != self._done:
-            raise _Restart("the server sent another range than was asked for")
+            raise _RestartError("the server sent another range than was asked for")
         if self._size is not None and match["total"] not in ("*", str(self._size)):
-            raise _Restart(_CHANGED)
+            raise _RestartError(_CHANGED)
 
     def _read(self, response: httpx2.Response) -> None:
         self._file.seek(self._done)
-        for chunk in response.iter_raw(CHUNK_BYTES):
+        for chunk in response.iter_raw():
             if self._size is not None and self._done + len(chunk) > self._size:
                 raise ModelError(
                     f"{self._name}: the server sends more than the {self._size} bytes it announced: "
@@ -303,7 +306,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def wait_told(dropped: Dropped, failures: int, patience: Patience, watch: Watcher) -> None:
+def wait_told(dropped: DroppedError, failures: int, patience: Patience, watch: Watcher) -> None:
     """Wait before the next try, and say so. Raises ResourceError where the server asks for too long."""
     if dropped.asked_s is not None and dropped.asked_s > patience.longest_wait_s:
         raise ResourceError(f"{dropped}, and asks to wait {dropped.asked_s:.0f} s: pull again then")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -19,7 +19,7 @@ from dure.errors import DureError, ResourceError, UsageError
 from dure.model.store.choosing import RemoteFile
 from dure.model.store.download import (
     RETRIED,
-    Dropped,
+    DroppedError,
     Patience,
     Source,
     lost,
@@ -45,15 +45,21 @@ class Listing:
 
 
 class Hub:
-    """The hub at HF_ENDPOINT, with the user's token."""
+    """The hub at an endpoint, with a token; what is not given is as `huggingface_hub` has it:
+    HF_ENDPOINT, HF_TOKEN or the stored login (False for none), and the cache below HF_HOME."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        token: str | Literal[False] | None = None,
+        cache: Path | None = None,
+    ) -> None:
         from huggingface_hub import HfApi, constants, get_token
 
-        self.endpoint = str(constants.ENDPOINT).rstrip("/")
-        self.cache = Path(constants.HF_HUB_CACHE)
+        self.endpoint = str(endpoint or constants.ENDPOINT).rstrip("/")
+        self.cache = cache or Path(constants.HF_HUB_CACHE)
         self._offline = bool(constants.HF_HUB_OFFLINE)
-        self._token = get_token()
+        self._token = get_token() if token is None else token
         self._api: Any = HfApi(endpoint=self.endpoint, token=self._token or False)
 
     def listing(self, name: HubName, watch: Watcher, patience: Patience) -> Listing:
@@ -126,9 +132,13 @@ class Hub:
                 if error.response.status_code not in RETRIED:
                     raise self._refusal(name, error.response) from error
                 status = error.response.status_code
-                dropped = Dropped(f"the hub answers {status}", retry_after(error.response))
+                dropped = DroppedError(f"the hub answers {status}", retry_after(error.response))
+            except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+                raise UsageError(
+                    f"HF_ENDPOINT {self.endpoint} is no address: write it as https://huggingface.co"
+                ) from error
             except httpx2.TransportError as error:
-                dropped = Dropped(lost(error))
+                dropped = DroppedError(lost(error))
             except ValueError as error:
                 raise ResourceError(
                     f"{self.endpoint} answers what no hub does: check HF_ENDPOINT"

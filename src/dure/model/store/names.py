@@ -101,8 +101,10 @@ def _short(text: str) -> HubName:
 def _near(short: str) -> str:
     """The names that may have been meant, as the end of a sentence."""
     known = list(short_names())
-    same_family = [name for name in known if name.startswith(f"{short.partition(':')[0]}:")]
-    near = same_family or difflib.get_close_matches(short, known, n=4, cutoff=0.5)
+    family = short.partition(":")[0]
+    near = [name for name in known if name.partition(":")[0] == family]
+    near = near or [name for name in known if name.startswith(short)]
+    near = near or difflib.get_close_matches(short, known, n=4, cutoff=0.5)
     if near:
         return f": did you mean {', '.join(near)}?"
     return ": `dure ls` shows those on this machine, hf:owner/repository names others"
@@ -110,10 +112,9 @@ def _near(short: str) -> str:
 
 def _address(text: str) -> Name:
     """A web address; one of a hub's file or repository is taken for what it shows."""
-    parts = urlsplit(text)
     try:
-        host = parts.hostname
-        _ = parts.port
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port  # both may be malformed
     except ValueError:
         host = None
     if not host:

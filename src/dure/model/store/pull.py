@@ -18,7 +18,7 @@ import msgspec
 
 from dure.errors import ModelError, UsageError
 from dure.model.gguf import open_gguf
-from dure.model.store.choosing import choose
+from dure.model.store.choosing import PART, choose
 from dure.model.store.download import Patience, Source, check_space, client, download, sha256_of
 from dure.model.store.hub import Hub
 from dure.model.store.library import FileRecord, Library, Record, StoredModel, facts_of
@@ -53,6 +53,7 @@ def pull(
     watch: Watcher,
     patience: Patience | None = None,
     sha256: str | None = None,
+    hub: Hub | None = None,
 ) -> Pulled:
     """Bring a model into the library, or go on with it; `sha256` is what a file at an address must be.
 
@@ -61,7 +62,7 @@ def pull(
     """
     patience = patience or Patience()
     if isinstance(name, HubName):
-        plan = _plan_of_hub(name, Hub(), watch, patience)
+        plan = _plan_of_hub(name, hub or Hub(), watch, patience)
     else:
         plan = _plan_of_url(name, sha256)
     _check_paths(library, plan.record)
@@ -97,11 +98,27 @@ def _plan_of_hub(name: HubName, hub: Hub, watch: Watcher, patience: Patience) ->
 
 
 def _plan_of_url(name: UrlName, sha256: str | None) -> _Plan:
+    """One file at an address, or all parts of a split one."""
     parts = urlsplit(name.url)
-    file = FileRecord(path=f"{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}", sha256=sha256)
-    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-    record = Record(name=plain, source=plain, files=(file,))
-    return _Plan(record, (Source(url=name.url, sha256=sha256),), lambda _file: None)
+    host = parts.netloc.rpartition("@")[2]
+    addresses = _all_parts(parts.path)
+    if sha256 is not None and len(addresses) > 1:
+        raise UsageError(f"--sha256 is of one file, but {name} is one of {len(addresses)} parts")
+    files = tuple(FileRecord(path=f"{host}{unquote(path)}", sha256=sha256) for path in addresses)
+    first = parts._replace(netloc=host, path=addresses[0], query="", fragment="").geturl()
+    sources = tuple(
+        Source(url=parts._replace(path=path).geturl(), sha256=sha256) for path in addresses
+    )
+    return _Plan(Record(name=first, source=first, files=files), sources, lambda _file: None)
+
+
+def _all_parts(path: str) -> list[str]:
+    """The paths of all parts of a split model, of which this is one; or this alone."""
+    match = PART.fullmatch(path)
+    if match is None:
+        return [path]
+    numbers = range(1, int(match["count"]) + 1)
+    return [f"{match['stem']}-{number:05}-of-{match['count']}.gguf" for number in numbers]
 
 
 def _check_paths(library: Library, record: Record) -> None:
@@ -126,7 +143,9 @@ def _pull(plan: _Plan, library: Library, watch: Watcher, patience: Patience) -> 
     bringing.check_space()
     files = bringing.all_files()
     record = msgspec.structs.replace(plan.record, files=files)
-    return Pulled(_finish(record, library), fresh=True, reused_bytes=bringing.reused_bytes)
+    verified = all(file.sha256 for file in plan.record.files)
+    model = _finish(record, library, verified=verified)
+    return Pulled(model, fresh=True, reused_bytes=bringing.reused_bytes)
 
 
 def _still_right(before: Record, wanted: Record, library: Library) -> StoredModel | None:
@@ -222,16 +241,18 @@ def _length(path: Path) -> int:
         return 0
 
 
-def _finish(record: Record, library: Library) -> StoredModel:
-    """Read the header; a model that cannot be read is not kept."""
+def _finish(record: Record, library: Library, *, verified: bool) -> StoredModel:
+    """Read the header. What cannot be read is kept only where its checksum says that it is right."""
     paths = [library.path_of(file) for file in record.files]
     try:
         with open_gguf(paths[0]) as gguf:
             facts = facts_of(gguf)
     except ModelError as error:
+        if verified:
+            raise ModelError(
+                f"{record.name} came as its repository has it, but dure cannot read it: {error}"
+            ) from error
         library.remove(StoredModel(record.name, tuple(paths), 0, record))
-        raise ModelError(
-            f"{record.name} came whole but is no model, and was deleted: {error}"
-        ) from error
+        raise ModelError(f"{record.name} is no model, and was deleted: {error}") from error
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return library.finish(msgspec.structs.replace(record, facts=facts, pulled_at=now))

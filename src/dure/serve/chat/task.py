@@ -89,7 +89,7 @@ class ChatTask:
 class GenerationOptions:
     """How an answer is generated, besides what it is about. stop: texts that end it, not included."""
 
-    sampling: Sampling = Sampling()
+    sampling: Sampling = Sampling()  # noqa: RUF009 - it is frozen
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     n_logprobs: int | None = None
@@ -121,10 +121,11 @@ class PromptProgress:
 
 @dataclass(frozen=True)
 class Content:
-    """More of the answer's text."""
+    """More of the answer's text. tokens: those it came from, where it is told which."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ class Finished:
     reason: Literal["stop", "length", "tool_calls", "cancelled"]
     timings: Timings
     stop_text: str | None = None
+    reasoning_tokens: int = 0
 
 
 ChatEvent = PromptProgress | Content | Reasoning | ToolCall | ToolArguments | Finished

@@ -1,0 +1,103 @@
+"""What the shell proposes for a MODEL, and how bash gets names with colons right.
+
+Must be quick and must not fail: it runs at every press of the Tab key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from dure.errors import DureError
+from dure.model.store import Library, StoredModel, short_names
+
+__all__ = ["complete_bash", "models", "pullable", "removable"]
+
+MOST_FILES = 200
+
+
+def models(incomplete: str) -> list[str]:
+    """Names for a MODEL argument: models on this machine, and GGUF files and folders at a path."""
+    return [*_stored(incomplete, unfinished=False), *_files(incomplete)]
+
+
+def removable(incomplete: str) -> list[str]:
+    """Names for `dure rm`: models on this machine, whole or not."""
+    return _stored(incomplete, unfinished=True)
+
+
+def pullable(incomplete: str) -> list[str]:
+    """Names for `dure pull`: the short ones."""
+    return [name for name in short_names() if name.startswith(incomplete)]
+
+
+def _stored(incomplete: str, *, unfinished: bool) -> list[str]:
+    try:
+        found = [model for model in Library().models() if unfinished or not model.unfinished]
+    except (DureError, OSError):
+        return []
+    names = [name for model in found for name in _names(model)]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _names(model: StoredModel) -> list[str]:
+    return [name for name in (model.short_name, model.name) if name]
+
+
+def _files(incomplete: str) -> list[str]:
+    """Files that end in .gguf and folders, as paths that go on from what was typed."""
+    folder, _, beginning = incomplete.rpartition("/")
+    shown = f"{folder}/" if "/" in incomplete else ""
+    try:
+        entries = sorted(Path(shown or ".").expanduser().iterdir())
+    except OSError:
+        return []
+    found = [
+        f"{shown}{entry.name}{'/' if entry.is_dir() else ''}"
+        for entry in entries
+        if entry.name.startswith(beginning)
+        and (beginning.startswith(".") or not entry.name.startswith("."))
+        and (entry.is_dir() or entry.suffix == ".gguf")
+    ]
+    return found[:MOST_FILES]
+
+
+def complete_bash(run: Callable[[], None]) -> None:
+    """Run the completion for bash, which takes a colon for the end of a word.
+
+    The words that it has split are joined again, and of every proposal only the part behind the
+    last colon is printed, as that is the word that bash replaces.
+    """
+    words = os.environ.get("COMP_WORDS", "").split("\n")
+    current = int(os.environ.get("COMP_CWORD", "0") or 0)
+    joined, place = _join(words, current)
+    os.environ["COMP_WORDS"], os.environ["COMP_CWORD"] = "\n".join(joined), str(place)
+    word = joined[place] if place < len(joined) else ""
+    prefix = word[: word.rfind(":") + 1]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            run()
+    finally:
+        lines = said.getvalue().splitlines()
+        sys.stdout.write("\n".join(line.removeprefix(prefix) for line in lines))
+        sys.stdout.flush()
+
+
+def _join(words: list[str], current: int) -> tuple[list[str], int]:
+    """Words as a person sees them, and which of them is the current one."""
+    joined: list[str] = []
+    place = 0
+    for index, word in enumerate(words):
+        before = words[index - 1] if index else ""
+        if joined and index > 1 and (word.startswith(":") or before.endswith(":")):
+            joined[-1] += word
+        else:
+            joined.append(word)
+        if index == current:
+            place = len(joined) - 1
+    return joined, place if current < len(words) else len(joined)

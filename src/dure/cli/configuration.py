@@ -1,0 +1,310 @@
+"""Options from the environment and from the configuration file, for every command alike.
+
+Flags come first, then `DURE_<COMMAND>_<OPTION>` and `DURE_<OPTION>`, then the file's section of the
+command and its `[defaults]`, then the option's default. No option is known here by name: they are
+read off the commands, so that a new one takes part without a line of code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import typer
+from typer.core import TyperGroup, TyperOption
+
+from dure.errors import DureError, ResourceError, UsageError
+
+__all__ = [
+    "DEFAULTS",
+    "Configured",
+    "Setting",
+    "check",
+    "config_path",
+    "effective",
+    "key_of",
+    "options_of",
+    "read_config",
+]
+
+DEFAULTS = "defaults"
+UNCONFIGURED = "config"  # the command that mends a broken file must not depend on it
+Table = Mapping[str, Any]
+_WRITTEN: dict[type, tuple[tuple[type, ...], str]] = {  # how values of a type stand in the file
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One option of one command as it would be used now, and what says so."""
+
+    command: str
+    key: str
+    value: Any
+    origin: str
+    text: str
+
+    @property
+    def source(self) -> str:
+        """What kind of thing says so: environment, file or default."""
+        return self.origin.split()[0]
+
+
+def config_path() -> Path:
+    """The configuration file: DURE_CONFIG, or `dure/config.toml` in the user's configuration directory."""
+    named = os.environ.get("DURE_CONFIG")
+    return (
+        Path(named).expanduser() if named else platformdirs.user_config_path("dure") / "config.toml"
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What the file says, not yet checked; nothing where there is none.
+
+    Raises UsageError for what is no TOML, ResourceError for what cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except FileNotFoundError:
+        if os.environ.get("DURE_CONFIG"):
+            raise UsageError(f"DURE_CONFIG names {path}, which is not there") from None
+        return {}
+    except OSError as error:
+        raise ResourceError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}: mend it, or try `dure config edit`") from error
+
+
+# ---------------------------------------------------------------- the options of the commands
+
+
+def key_of(option: TyperOption) -> str:
+    """An option's name in the file: its first long form without dashes before it."""
+    long = [name for name in option.opts if name.startswith("--")]
+    return (long or option.opts)[0].lstrip("-")
+
+
+def options_of(command: Any) -> dict[str, TyperOption]:
+    """The options of a command that can be configured, by their keys."""
+    options = [p for p in command.params if isinstance(p, TyperOption)]
+    return {
+        key_of(option): option for option in options if option.expose_value and not option.is_eager
+    }
+
+
+def _commands(group: Any) -> dict[str, Any]:
+    """Every command that takes part, by its name in the file; `a.b` for one of a group."""
+    found: dict[str, Any] = {}
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            inner = _commands(command) if name != UNCONFIGURED else {}
+            found |= {f"{name}.{sub}": one for sub, one in inner.items()}
+        else:
+            found[name] = command
+    return found
+
+
+def _variables(command: str, key: str) -> list[str]:
+    """The environment variables of an option; the first that is set counts."""
+
+    def variable(text: str) -> str:
+        return f"DURE_{text}".replace("-", "_").replace(".", "_").upper()
+
+    return [variable(f"{command}.{key}"), variable(key)]
+
+
+# ---------------------------------------------------------------- checking
+
+
+def check(table: Table, group: Any, path: Path) -> None:
+    """Raises UsageError, with near names, for a section, key or value that no option has."""
+    commands = _commands(group)
+    for section, values in _sections(table, commands, path):
+        known = _known(section, commands)
+        for key, value in values.items():
+            options = known.get(_spelt(key))
+            place = f"{path}: [{section}] {key}"
+            if options is None:
+                raise UsageError(f"{place}: no such option{_near(_spelt(key), known)}")
+            for option in options:
+                _check_value(option, value, f"{place} = {value!r}")
+
+
+def _sections(
+    table: Table, commands: Mapping[str, Any], path: Path
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    groups = {name.partition(".")[0] for name in commands if "." in name}
+    for section, values in table.items():
+        if not isinstance(values, dict):
+            raise UsageError(f"{path}: {section}: put it below a section, as [{DEFAULTS}] or [run]")
+        if section in groups:
+            yield from _sections_of_group(section, values, commands, path)
+        elif section in commands or section == DEFAULTS:
+            yield section, values
+        else:
+            near = _near(section, [*commands, DEFAULTS])
+            raise UsageError(f"{path}: [{section}]: no such command{near}")
+
+
+def _sections_of_group(
+    group: str, values: Mapping[str, Any], commands: Mapping[str, Any], path: Path
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name, inner in values.items():
+        section = f"{group}.{name}"
+        if section not in commands or not isinstance(inner, dict):
+            raise UsageError(f"{path}: [{section}]: no such command{_near(section, commands)}")
+        yield section, inner
+
+
+def _known(section: str, commands: Mapping[str, Any]) -> dict[str, list[TyperOption]]:
+    """The keys of a section, and the options that each is for."""
+    known: dict[str, list[TyperOption]] = {}
+    for name, command in commands.items():
+        if section in (name, DEFAULTS):
+            for key, option in options_of(command).items():
+                known.setdefault(key, []).append(option)
+    return known
+
+
+def _spelt(key: str) -> str:
+    return key.replace("_", "-")
+
+
+def _near(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f": did you mean {' or '.join(near)}?" if near else f": there are {', '.join(known)}"
+
+
+def _check_value(option: TyperOption, value: Any, place: str) -> None:
+    """Raises UsageError where a value of the file is of a kind that the option is not."""
+    many = option.multiple or option.nargs != 1
+    if many != isinstance(value, list):
+        raise UsageError(f"{place}: give {'a list' if many else 'one value'}")
+    read = _read(option, value, place)
+    for one, given in zip(read if many else [read], value if many else [value], strict=True):
+        kinds, wanted = _WRITTEN.get(type(one), ((str,), "a text in quotes"))
+        if type(given) not in kinds:
+            raise UsageError(f"{place}: give {wanted}")
+
+
+def _read(option: TyperOption, value: Any, place: str) -> Any:
+    """A value as the option takes it. Raises UsageError where it does not."""
+    context = typer.Context(typer.core.TyperCommand("dure"))
+    try:
+        return option.process_value(context, value)
+    except typer.BadParameter as error:
+        raise UsageError(f"{place}: {error.message.rstrip('.')}") from error
+
+
+# ---------------------------------------------------------------- taking part
+
+
+class Configured(TyperGroup):
+    """The commands, each with its options taken from the environment and the file as well."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As the base does; and the chosen command then knows where else its options stand."""
+        found = super().resolve_command(ctx, args)
+        name, command = found[:2]
+        if name is not None and command is not None:
+            try:
+                _prepare(ctx, self, name)
+            except DureError:
+                if not ctx.resilient_parsing:  # the shell only asks for completions
+                    raise
+        return found
+
+
+def _prepare(ctx: Any, group: Any, name: str) -> None:
+    if name == UNCONFIGURED:
+        return
+    table = read_config(config_path())
+    check(table, group, config_path())
+    commands = _commands(group)
+    chosen = {full: one for full, one in commands.items() if full.partition(".")[0] == name}
+    for full, command in chosen.items():
+        _listen(full, command)
+    ctx.default_map = _default_map(table, chosen)
+
+
+def _listen(name: str, command: Any) -> None:
+    """Let a command's options hear their environment variables, once these are checked."""
+    for key, option in options_of(command).items():
+        option.envvar, option.show_envvar = _variables(name, key), False
+        for variable in option.envvar:
+            if text := os.environ.get(variable):
+                _read(option, option.value_from_envvar(_no_context()), f"{variable}={text}")
+                break
+
+
+def _no_context() -> typer.Context:
+    return typer.Context(typer.core.TyperCommand("dure"))
+
+
+def _default_map(table: Table, commands: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by parameter, as nested as the commands are."""
+    tree: dict[str, Any] = {}
+    for name, command in commands.items():
+        values = {
+            option.name: found[0]
+            for key, option in options_of(command).items()
+            if (found := _in_file(table, name, key)) is not None
+        }
+        *above, last = name.split(".")
+        node = tree
+        for part in above:
+            node = node.setdefault(part, {})
+        node[last] = values
+    return tree
+
+
+def _in_file(table: Table, command: str, key: str) -> tuple[Any, str] | None:
+    """What the file says of an option, and in which section."""
+    own: Any = table
+    for part in command.split("."):
+        own = own.get(part, {})
+    for section, values in ((command, own), (DEFAULTS, table.get(DEFAULTS, {}))):
+        for written, value in values.items():
+            if _spelt(written) == key:
+                return value, section
+    return None
+
+
+def effective(group: Any, table: Table) -> list[Setting]:
+    """Every option of every command as it would be used now without flags."""
+    return [
+        _setting(name, key, option, table)
+        for name, command in _commands(group).items()
+        for key, option in options_of(command).items()
+    ]
+
+
+def _setting(command: str, key: str, option: TyperOption, table: Table) -> Setting:
+    for variable in _variables(command, key):
+        if text := os.environ.get(variable):
+            option.envvar = [variable]
+            raw = option.value_from_envvar(_no_context())
+            value = _read(option, raw, f"{variable}={text}")
+            return Setting(command, key, _plain(value), f"environment {variable}", str(text))
+    if found := _in_file(table, command, key):
+        return Setting(command, key, found[0], f"file [{found[1]}]", str(found[0]))
+    value = _plain(option.get_default(_no_context(), call=False))
+    text = option.show_default if isinstance(option.show_default, str) else str(value)
+    return Setting(command, key, value, "default", text if value is None else str(value))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    value = getattr(value, "value", value)  # of an enumeration
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)

@@ -1,0 +1,117 @@
+"""Anthropic's turns of content blocks become messages of a chat.
+
+Refuses to know options, HTTP and how an answer is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from dure.errors import UsageError
+from dure.serve.anthropic.requests import (
+    Block,
+    CountTokensRequest,
+    InputMessage,
+    OtherBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+
+__all__ = ["messages_of"]
+
+Message = dict[str, Any]
+
+
+def messages_of(request: CountTokensRequest) -> list[Message]:
+    """The chat's messages. Raises UsageError naming the block that a text model cannot read."""
+    messages: list[Message] = []
+    if request.system:
+        messages.append({"role": "system", "content": _system(request.system)})
+    for index, message in enumerate(request.messages):
+        messages += _messages(message, f"messages.{index}")
+    return messages
+
+
+def _system(system: str | Sequence[TextBlock]) -> str:
+    return system if isinstance(system, str) else "\n\n".join(block.text for block in system)
+
+
+def _messages(message: InputMessage, place: str) -> list[Message]:
+    if isinstance(message.content, str):
+        return [{"role": message.role, "content": message.content}]
+    blocks = [(block, f"{place}.content.{i}") for i, block in enumerate(message.content)]
+    for block, where in blocks:
+        _check(block, message.role, where)
+    if message.role == "assistant":
+        return [_assistant(message.content)]
+    # A call's results follow the call, whatever else the user says with them.
+    results = [_result(block, at) for block, at in blocks if isinstance(block, ToolResultBlock)]
+    texts = [block.text for block in message.content if isinstance(block, TextBlock)]
+    if texts or not results:
+        return [*results, {"role": message.role, "content": "\n".join(texts)}]
+    return results
+
+
+_BLOCKS_OF = {
+    "user": (TextBlock, ToolResultBlock),
+    "assistant": (TextBlock, ThinkingBlock, ToolUseBlock),
+    "system": (TextBlock,),
+}
+
+
+def _check(block: Block, role: str, place: str) -> None:
+    if isinstance(block, OtherBlock):
+        raise _unreadable(block, place)
+    if not isinstance(block, _BLOCKS_OF[role]):
+        raise UsageError(f"{place}: a block of type {block.type!r} is not of the role {role!r}")
+
+
+def _unreadable(block: OtherBlock, place: str) -> UsageError:
+    if block.type == "image":
+        return UsageError(f"{place}: image input is not supported: this model reads text only")
+    return UsageError(
+        f"{place}: blocks of type {block.type!r} are not supported: this model reads text only"
+    )
+
+
+def _assistant(blocks: Sequence[Block]) -> Message:
+    texts = [block.text for block in blocks if isinstance(block, TextBlock)]
+    thoughts = [block.thinking for block in blocks if isinstance(block, ThinkingBlock)]
+    calls = [_call(block) for block in blocks if isinstance(block, ToolUseBlock)]
+    message: Message = {"role": "assistant", "content": "".join(texts) if texts else None}
+    if any(thoughts):
+        message["reasoning_content"] = "\n".join(thoughts)
+    if calls:
+        message["tool_calls"] = calls
+    elif not texts:
+        message["content"] = ""
+    return message
+
+
+def _call(block: ToolUseBlock) -> dict[str, Any]:
+    arguments = msgspec.json.encode(block.input).decode()
+    function = {"name": block.name, "arguments": arguments}
+    return {"id": block.id, "type": "function", "function": function}
+
+
+def _result(block: ToolResultBlock, place: str) -> Message:
+    text = _result_text(block, place)
+    if block.is_error:
+        text = f"Error: {text}" if text else "Error"
+    return {"role": "tool", "tool_call_id": block.tool_use_id, "content": text}
+
+
+def _result_text(block: ToolResultBlock, place: str) -> str:
+    if block.content is None or isinstance(block.content, str):
+        return block.content or ""
+    texts = []
+    for index, part in enumerate(block.content):
+        if isinstance(part, OtherBlock):
+            raise _unreadable(part, f"{place}.content.{index}")
+        texts.append(part.text)
+    return "\n".join(texts)

@@ -1,0 +1,148 @@
+"""A request for a message becomes a chat task and options.
+
+Refuses to know HTTP and how the answer is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import msgspec
+
+from dure.errors import UsageError
+from dure.generate.request import Sampling
+from dure.serve.anthropic.answer import Thoughts
+from dure.serve.anthropic.conversation import messages_of
+from dure.serve.anthropic.requests import (
+    AdaptiveThinking,
+    CountTokensRequest,
+    MessagesRequest,
+    NoThinking,
+    OtherTool,
+    OwnTool,
+    Thinking,
+    ToolChoice,
+)
+from dure.serve.chat.task import ChatTask, GenerationOptions, JsonSchema, NamedTool, Tool
+
+__all__ = ["options_of", "quieter", "task_of", "thoughts_of"]
+
+
+def task_of(request: CountTokensRequest) -> ChatTask:
+    """What the model is given to answer. Raises UsageError naming what cannot be honoured."""
+    messages = messages_of(request)
+    tools = tuple(_tool(tool, i) for i, tool in enumerate(request.tools or ()))
+    config = request.output_config
+    return ChatTask(
+        messages=messages,
+        tools=tools,
+        tool_choice=_choice(request, tools),
+        parallel_tool_calls=not (
+            request.tool_choice and request.tool_choice.disable_parallel_tool_use
+        ),
+        response_format=_response_format(request),
+        enable_thinking=_thinks(request),
+        reasoning_effort=config.effort if config else None,
+        continue_last=_continues(messages),
+    )
+
+
+def options_of(request: MessagesRequest, defaults: Sampling, owner: str = "") -> GenerationOptions:
+    """How the answer is generated; `defaults` stand where the request says nothing.
+
+    A thinking budget is a target in Anthropic's API, not a limit: max_tokens limits thoughts and
+    answer together, and the budget must leave room for the answer.
+    """
+    if isinstance(request.thinking, Thinking) and (
+        request.thinking.budget_tokens >= request.max_tokens
+    ):
+        raise UsageError(
+            f"thinking.budget_tokens {request.thinking.budget_tokens} leaves no room for the "
+            f"answer: give less than max_tokens {request.max_tokens}"
+        )
+    given = {"temperature": request.temperature, "top_k": request.top_k, "top_p": request.top_p}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return GenerationOptions(
+        sampling=msgspec.structs.replace(defaults, **changes),
+        max_tokens=request.max_tokens,
+        stop=_stop(request),
+        owner=owner,
+    )
+
+
+def quieter(request: CountTokensRequest, task: ChatTask) -> ChatTask | None:
+    """The task without thoughts, to be tried first: unasked, Anthropic's models do not think.
+
+    None where the request says how much is thought. A model that always thinks refuses this task.
+    """
+    if request.thinking is not None or task.reasoning_effort is not None:
+        return None
+    return replace(task, enable_thinking=False)
+
+
+def thoughts_of(request: CountTokensRequest) -> Thoughts:
+    """What is told of thoughts. A client that did not ask for any expects none, and reads text first."""
+    if not isinstance(request.thinking, Thinking | AdaptiveThinking):
+        return "hidden"
+    return "omitted" if request.thinking.display == "omitted" else "told"
+
+
+def _thinks(request: CountTokensRequest) -> bool | None:
+    """None leaves it to the model, which is what `adaptive` means."""
+    if isinstance(request.thinking, Thinking):
+        return True
+    return False if isinstance(request.thinking, NoThinking) else None
+
+
+def _stop(request: MessagesRequest) -> tuple[str, ...]:
+    stops = tuple(request.stop_sequences or ())
+    if "" in stops:
+        raise UsageError("stop_sequences: an empty text stops nothing: leave it out")
+    return stops
+
+
+def _continues(messages: list[dict[str, Any]]) -> bool:
+    last = messages[-1]
+    if last["role"] != "assistant":
+        return False
+    if last.get("tool_calls"):
+        raise UsageError("messages: the last one calls tools: give a tool_result for every call")
+    return True
+
+
+def _tool(tool: OwnTool | OtherTool, index: int) -> Tool:
+    if isinstance(tool, OtherTool):
+        raise UsageError(
+            f"tools.{index}: type {tool.type!r} is not supported: give tools of your own, "
+            "with an input_schema"
+        )
+    if tool.defer_loading:
+        raise UsageError(f"tools.{index}.defer_loading is not supported: leave it out")
+    return Tool(tool.name, tool.description or "", tool.input_schema, bool(tool.strict))
+
+
+def _choice(
+    request: CountTokensRequest, tools: tuple[Tool, ...]
+) -> Literal["none", "auto", "required"] | NamedTool:
+    choice = request.tool_choice
+    if choice is None or choice.type == "auto":
+        return "auto"
+    if choice.type == "none":
+        return "none"
+    if not tools:
+        raise UsageError(f"tool_choice of type {choice.type!r} needs tools: give some")
+    if not isinstance(choice, ToolChoice):
+        return "required"
+    if all(tool.name != choice.name for tool in tools):
+        raise UsageError(f"tool_choice names {choice.name!r}, which is not among the tools")
+    return NamedTool(choice.name)
+
+
+def _response_format(request: CountTokensRequest) -> JsonSchema | None:
+    wanted = request.output_format
+    if request.output_config and request.output_config.format:
+        if wanted:
+            raise UsageError("output_format and output_config.format say the same: give one")
+        wanted = request.output_config.format
+    return JsonSchema(wanted.schema_) if wanted else None

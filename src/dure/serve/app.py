@@ -1,0 +1,68 @@
+"""The web application: which routes there are, how they are documented.
+
+Knows the routers and the OpenAPI document. Refuses to know guards, sockets and engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from dure.serve import docs
+from dure.serve.errors import install_error_handlers
+from dure.serve.openai import chat, completions, embeddings, health, models, native, tokens
+from dure.serve.state import ServerState
+
+__all__ = ["build_app"]
+
+OPENAI = (
+    chat.router,
+    completions.router,
+    embeddings.router,
+    models.router,
+    native.router,
+    tokens.router,
+    health.router,
+)
+
+
+def build_app(state: ServerState, dialects: Sequence[APIRouter] = ()) -> FastAPI:
+    """The application of one server; dialects: routers of other APIs."""
+    app = _App(
+        title="dure", version=_version(), docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    app.state.server = state
+    for router in (*OPENAI, *dialects, docs.router):
+        app.include_router(router)
+    install_error_handlers(app)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("dure")
+    except PackageNotFoundError:  # run from a source tree
+        return "0"
+
+
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The document of the API, without what FastAPI only believes we answer."""
+        if self.openapi_schema is None:
+            document = get_openapi(title=self.title, version=self.version, routes=self.routes)
+            _drop_validation_errors(document)
+            self.openapi_schema = document
+        return self.openapi_schema
+
+
+def _drop_validation_errors(document: dict[str, Any]) -> None:
+    """FastAPI answers 422 where we answer 400."""
+    for methods in document.get("paths", {}).values():
+        for operation in methods.values():
+            operation.get("responses", {}).pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        document.get("components", {}).get("schemas", {}).pop(name, None)

@@ -1,0 +1,31 @@
+"""The names of ASGI's parts, and wrapping of what is sent. Source: the ASGI specification, HTTP 2.3."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+__all__ = ["App", "Headers", "Message", "Receive", "Scope", "Send", "header", "with_headers"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first header of that name (lower case), None where there is none."""
+    return next((value for key, value in scope["headers"] if key == name), None)
+
+
+def with_headers(send: Send, more: Callable[[], Iterable[tuple[bytes, bytes]]]) -> Send:
+    """A `send` that adds headers to the answer, asked for when it starts."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), *more()]
+        await send(message)
+
+    return sending

@@ -1,0 +1,160 @@
+"""API keys: where they are kept, and whether one that is shown is among them.
+
+Keeps digests only, compares every key in constant time, and reads its file again when that changes,
+so that a key is revoked without a restart. Refuses to know HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dure.errors import DureError, UsageError
+
+__all__ = ["ApiKey", "KeyRing", "keys_of_environment", "parse_keys", "read_key_file"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_LARGEST_FILE_BYTES = 1 << 20
+
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key under its name. digest: its SHA-256; the key itself is not kept."""
+
+    name: str
+    digest: bytes = field(repr=False)
+
+
+def keys_of_environment(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """What DURE_API_KEYS holds: `name:key` or `key` each, with commas between them."""
+    words = environment.get("DURE_API_KEYS", "").split(",")
+    return tuple(word.strip() for word in words if word.strip())
+
+
+def parse_keys(lines: Iterable[str], source: str) -> list[ApiKey]:
+    """The keys of `name:key` and `key` lines; the latter are named by their place, as `key-3`.
+
+    Raises UsageError naming the place, never the key.
+    """
+    keys: dict[str, ApiKey] = {}
+    for place, line in enumerate(lines, start=1):
+        if text := line.strip():
+            key = _parse_key(text, place, source)
+            if keys.setdefault(key.name, key) is not key:
+                raise UsageError(f"{source}: two keys are named {key.name}: rename one")
+    return list(keys.values())
+
+
+def _parse_key(text: str, place: int, source: str) -> ApiKey:
+    name, colon, key = (part.strip() for part in text.partition(":"))
+    if not colon:
+        name, key = f"key-{place}", name
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{source}: the name of key {place} must be letters, digits and . _ @ -, at most 64"
+        )
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise UsageError(f"{source}: key {place} must be printable ASCII without spaces")
+    return ApiKey(name, _digest(key.encode()))
+
+
+def read_key_file(path: Path) -> list[ApiKey]:
+    """The keys of a file; lines that begin with # are comments. Raises UsageError."""
+    lines = _private_text(path).splitlines()
+    keys = parse_keys(("" if line.lstrip().startswith("#") else line for line in lines), str(path))
+    if not keys:
+        raise UsageError(f"{path} holds no API key: write one a line, as name:key")
+    return keys
+
+
+def _private_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            _check_private(path, os.fstat(file.fileno()))
+            return file.read(_LARGEST_FILE_BYTES).decode()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the API keys: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is no text: write one API key a line, as name:key") from None
+
+
+def _check_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{path} is no file: name a file of API keys, one a line")
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise UsageError(f"{path} can be read by other users of this machine: chmod 600 {path}")
+    if status.st_size > _LARGEST_FILE_BYTES:
+        raise UsageError(f"{path} is larger than 1 MiB: name a file of API keys, one a line")
+
+
+class KeyRing:
+    """The keys that are good now: those that were given, and those of the file as it stands."""
+
+    def __init__(self, given: Iterable[str] = (), path: Path | None = None) -> None:
+        """Raises UsageError where a key or the file makes no sense, or two share a name."""
+        self._given = parse_keys(given, "DURE_API_KEYS")
+        self._path = path
+        self._stamp = _stamp(path) if path else None
+        self._from_file = read_key_file(path) if path else []
+        self._check_names()
+        self.problem: str | None = None
+
+    def __iter__(self) -> Iterator[ApiKey]:
+        yield from self._given
+        yield from self._from_file
+
+    def __bool__(self) -> bool:
+        return bool(self._given) or self._path is not None
+
+    def name_of(self, shown: bytes) -> str | None:
+        """The name of the key that was shown, or None where it is not ours.
+
+        Takes as long for every key, right or wrong.
+        """
+        digest, found = _digest(shown), None
+        for key in self:
+            if hmac.compare_digest(key.digest, digest):
+                found = key.name
+        return found
+
+    def refresh(self) -> bool:
+        """Read the file again where it has changed; True where it was read.
+
+        A file that is gone or broken revokes all of its keys; `problem` then says why.
+        """
+        if self._path is None or (stamp := _stamp(self._path)) == self._stamp:
+            return False
+        self._stamp, self._from_file, self.problem = stamp, [], None
+        try:
+            self._from_file = read_key_file(self._path)
+            self._check_names()
+        except DureError as error:
+            self._from_file, self.problem = [], str(error)
+        return True
+
+    def _check_names(self) -> None:
+        given = {key.name for key in self._given}
+        for key in self._from_file:
+            if key.name in given:
+                raise UsageError(f"{self._path}: {key.name} is in DURE_API_KEYS too: rename one")
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """What changes with a file: its time, size and inode."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -1,0 +1,77 @@
+"""Reads a certificate and its key, and says in one line what is wrong with them."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from dure.errors import UsageError
+
+__all__ = ["Tls"]
+
+Stamp = tuple[int, ...]
+
+
+class Tls:
+    """A server's TLS, version 1.2 or newer. Renewed files are taken over by `refresh`."""
+
+    def __init__(self, cert: Path, key: Path) -> None:
+        """Raises UsageError where a file is missing, is no PEM, or the two do not belong together."""
+        self._cert, self._key = cert, key
+        self._stamp = _stamp(cert, key)
+        self.context = _context(cert, key)
+
+    def refresh(self) -> bool:
+        """Use the files as they are now, for new connections; True where they have changed.
+
+        Raises UsageError where they do not fit together; the old ones stay in use.
+        """
+        stamp = _stamp(self._cert, self._key)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        _context(self._cert, self._key)  # a pair that is only half written spoils nothing
+        _load(self.context, self._cert, self._key)
+        return True
+
+
+def _context(cert: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    _load(context, cert, key)
+    return context
+
+
+def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
+    for path, what in ((cert, "certificate"), (key, "key of the certificate")):
+        try:
+            if b"-----BEGIN" not in path.read_bytes():
+                raise UsageError(f"{path}: the {what} is no PEM file: convert it with openssl")
+        except OSError as error:
+            raise UsageError(f"{path}: cannot read the {what}: {error.strerror}") from None
+
+    def no_password() -> str:
+        raise UsageError(f"{key} is encrypted: decrypt it with `openssl pkey -in {key}`")
+
+    try:
+        context.load_cert_chain(cert, key, no_password)
+    except ssl.SSLError as error:
+        raise UsageError(_problem(error, cert, key)) from None
+
+
+def _problem(error: ssl.SSLError, cert: Path, key: Path) -> str:
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return f"{key} is not the key of {cert}: name the two files that were made together"
+    return f"{cert} and {key} cannot be used for TLS ({error.reason or 'damaged'}): make them anew"
+
+
+def _stamp(*paths: Path) -> Stamp:
+    stamp: list[int] = []
+    for path in paths:
+        try:
+            status = path.stat()
+            stamp += (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError:
+            stamp.append(0)
+    return tuple(stamp)

@@ -1,0 +1,144 @@
+"""An engine whose answers are timed as they come, and whose prompts are not longer than allowed.
+
+Stands at the seam between API and engine, so that every dialect is measured alike. Refuses to know
+HTTP: the record of the request that is being answered is found in a context variable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from dure.errors import ContextError
+from dure.generate.request import Done, EngineStats, Event, Failed, ModelInfo, Request, Token
+from dure.serve.access_log import RequestRecord, current_record
+from dure.serve.engine import Answer, Engine, EngineState
+from dure.serve.metrics import Metrics
+
+__all__ = ["MeasuredEngine"]
+
+
+class MeasuredEngine:
+    """An `Engine` that tells `metrics`, and the record of the request, what its answers took.
+
+    max_prompt_tokens: longer prompts are refused with ContextError. None: the context is the limit.
+    """
+
+    def __init__(
+        self, engine: Engine, metrics: Metrics, model: str, max_prompt_tokens: int | None = None
+    ) -> None:
+        self._engine, self._metrics, self._model = engine, metrics, model
+        self._most = max_prompt_tokens
+
+    @property
+    def state(self) -> EngineState:
+        """See Engine."""
+        return self._engine.state
+
+    @property
+    def progress(self) -> float:
+        """See Engine."""
+        return self._engine.progress
+
+    @property
+    def reason(self) -> str:
+        """See Engine."""
+        return self._engine.reason
+
+    @property
+    def info(self) -> ModelInfo:
+        """See Engine."""
+        return self._engine.info
+
+    @property
+    def stats(self) -> EngineStats:
+        """See Engine."""
+        return self._engine.stats
+
+    def submit(self, request: Request) -> Answer:
+        """Begin a request, and its clock. Raises as Engine, and ContextError above our own limit."""
+        self._check(len(request.prompt))
+        record = current_record.get()
+        if record:
+            record.model = self._model
+            record.prompt_tokens = (record.prompt_tokens or 0) + len(request.prompt)
+        answer = _MeasuredAnswer(self._engine.submit(request), self._metrics, record)
+        if record:
+            record.at_end.append(answer.close)
+        return answer
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+        """See Engine."""
+        for tokens in inputs:
+            self._check(len(tokens))
+        if record := current_record.get():
+            record.model = self._model
+            record.prompt_tokens = sum(map(len, inputs))
+        return await self._engine.embed(inputs)
+
+    def _check(self, n_tokens: int) -> None:
+        if self._most is not None and n_tokens > self._most:
+            raise ContextError(
+                f"the prompt has {n_tokens} tokens, and this server takes {self._most}: shorten it",
+                n_tokens,
+                self._most,
+            )
+
+
+class _MeasuredAnswer:
+    """An answer whose events are timed on their way; the last one is counted once."""
+
+    def __init__(self, answer: Answer, metrics: Metrics, record: RequestRecord | None) -> None:
+        self._answer, self._metrics, self._record = answer, metrics, record
+        self._start = time.perf_counter()
+        self._cancelled = self._closed = False
+
+    def cancel(self) -> None:
+        """See Answer."""
+        self._cancelled = True
+        self._answer.cancel()
+
+    def close(self) -> None:
+        """Nobody will read on: what has not ended was cancelled. The engine's work ends."""
+        if not self._closed:
+            self.cancel()
+            self._end("cancelled")
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        clock, previous = time.perf_counter, 0.0
+        observe = self._metrics.observe_next_token
+        async for event in self._answer:
+            if isinstance(event, Token):
+                now = clock()
+                if previous:
+                    observe(now - previous)
+                else:
+                    self._first_token(now - self._start)
+                previous = now
+            elif isinstance(event, Done):
+                self._done(event)
+            elif isinstance(event, Failed):
+                self._end("error")
+            yield event
+
+    def _first_token(self, seconds: float) -> None:
+        self._metrics.observe_first_token(seconds)
+        if self._record and self._record.ttft_s is None:
+            self._record.ttft_s = seconds
+
+    def _done(self, done: Done) -> None:
+        """An answer that was cancelled by its reader, who read on, met a stop string."""
+        met_stop = done.reason == "cancelled" and self._cancelled
+        self._end("stop" if met_stop else done.reason, done)
+
+    def _end(self, reason: str, done: Done | None = None) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        timings = done.timings if done else None
+        self._metrics.observe_answer(reason, time.perf_counter() - self._start, timings)
+        if record := self._record:
+            record.finish_reason = reason
+            if timings:
+                record.completion_tokens = (record.completion_tokens or 0) + timings.tokens
+                record.cached_tokens = (record.cached_tokens or 0) + timings.cached_tokens

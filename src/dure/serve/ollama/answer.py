@@ -1,0 +1,164 @@
+"""An answer in Ollama's API, as lines of a stream and as one object.
+
+Pure: chat events in, objects out. Refuses to know HTTP and how lines are framed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import msgspec
+
+from dure.generate.request import Timings
+from dure.serve.chat.task import (
+    ChatEvent,
+    Content,
+    Finished,
+    Reasoning,
+    TokenLogprob,
+    ToolArguments,
+    ToolCall,
+)
+from dure.serve.openai.usage import logprob_entries
+
+__all__ = ["Answer", "chatted", "generated", "now"]
+
+Line = dict[str, Any]
+
+
+class Said(Protocol):
+    """How one of the two routes says what the model wrote."""
+
+    def __call__(self, content: str, thinking: str, calls: Sequence[Line]) -> Line:
+        """The fields of a line."""
+
+
+def chatted(content: str, thinking: str, calls: Sequence[Line]) -> Line:
+    """As `/api/chat` says it."""
+    message: Line = {"role": "assistant", "content": content}
+    if thinking:
+        message["thinking"] = thinking
+    if calls:
+        message["tool_calls"] = list(calls)
+    return {"message": message}
+
+
+def generated(content: str, thinking: str, calls: Sequence[Line]) -> Line:
+    """As `/api/generate` says it."""
+    said: Line = {"response": content}
+    if thinking:
+        said["thinking"] = thinking
+    if calls:
+        said["tool_calls"] = list(calls)
+    return said
+
+
+def now() -> str:
+    """The time to the nanosecond, as Go writes it."""
+    seconds, ns = divmod(time.time_ns(), 10**9)
+    return f"{_to_the_second(seconds)}.{ns:09d}Z"
+
+
+@lru_cache(maxsize=2)
+def _to_the_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+class Answer:
+    """One answer while it is written; `say` tells the routes apart."""
+
+    def __init__(self, model: str, say: Said) -> None:
+        self._model, self._say = model, say
+        self._started_s = time.perf_counter()
+        self._content: list[str] = []
+        self._thinking: list[str] = []
+        self._logprobs: list[Line] = []
+        self._calls: list[Line] = []
+        self._call: tuple[ToolCall, list[str]] | None = None
+        self._end: Line = {}
+
+    def loaded(self) -> Line:
+        """The answer to a request without a prompt: the model is there."""
+        return {**self._line(), "done": True, "done_reason": "load"}
+
+    def whole(self) -> Line:
+        """The answer in one object."""
+        content, thinking = "".join(self._content), "".join(self._thinking)
+        line = {**self._line(content, thinking, self._calls), **self._end}
+        if self._logprobs:
+            line["logprobs"] = self._logprobs
+        return line
+
+    def feed(self, event: ChatEvent) -> list[Line]:
+        """The lines that the next event adds."""
+        match event:
+            case Content(text, logprobs):
+                self._content.append(text)
+                return [*self._close(), *self._more(self._line(text), text, logprobs)]
+            case Reasoning(text, logprobs):
+                self._thinking.append(text)
+                return self._more(self._line("", text), text, logprobs)
+            case ToolCall():
+                lines = self._close()
+                self._call = (event, [])
+                return lines
+            case ToolArguments(_, text):
+                if self._call is not None:
+                    self._call[1].append(text)
+                return []
+            case Finished():
+                return [*self._close(), self._finish(event)]
+            case _:
+                return []
+
+    def _line(self, content: str = "", thinking: str = "", calls: Sequence[Line] = ()) -> Line:
+        head: Line = {"model": self._model, "created_at": now()}
+        return {**head, **self._say(content, thinking, calls), "done": False}
+
+    def _more(self, line: Line, text: str, logprobs: Sequence[TokenLogprob]) -> list[Line]:
+        if logprobs:
+            line["logprobs"] = logprob_entries(logprobs)
+            self._logprobs += line["logprobs"]
+        return [line] if text or logprobs else []
+
+    def _close(self) -> list[Line]:
+        """A call is told whole; one that was cut off is none."""
+        if self._call is None:
+            return []
+        call, pieces = self._call
+        self._call = None
+        try:
+            arguments = msgspec.json.decode("".join(pieces) or "{}")
+        except msgspec.DecodeError:
+            return []
+        if not isinstance(arguments, dict):
+            return []
+        function = {"index": call.index, "name": call.name, "arguments": arguments}
+        told = {"id": call.id, "function": function}
+        self._calls.append(told)
+        return [self._line("", "", [told])]
+
+    def _finish(self, event: Finished) -> Line:
+        reason = "length" if event.reason == "length" else "stop"
+        elapsed_s = time.perf_counter() - self._started_s
+        self._end = {"done": True, "done_reason": reason, **_durations(event.timings, elapsed_s)}
+        return {**self._line(), **self._end}
+
+
+def _durations(timings: Timings, elapsed_s: float) -> Line:
+    """Nanoseconds. The model was loaded before."""
+    return {
+        "total_duration": _ns(elapsed_s),
+        "load_duration": 0,
+        "prompt_eval_count": timings.prompt_tokens,
+        "prompt_eval_duration": _ns(timings.prompt_s),
+        "eval_count": timings.tokens,
+        "eval_duration": _ns(timings.generate_s),
+    }
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)

@@ -1,0 +1,134 @@
+"""The bodies of requests to `/api/...`, as Ollama defines them.
+
+Knows names and types; a field that is not here is refused by name.
+Refuses to know what a value means: `mapping` does, and refuses what this server cannot do.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from annotated_types import MaxLen
+from pydantic import Field
+
+from dure.serve.body import StrictModel
+from dure.serve.ollama.options import Options
+
+__all__ = [
+    "AnswerRequest",
+    "ChatRequest",
+    "EmbedRequest",
+    "EmbeddingsRequest",
+    "GenerateRequest",
+    "InputMessage",
+    "ShowRequest",
+]
+
+KeepAlive = str | float | None
+
+
+class CalledFunction(StrictModel):
+    """A function and its arguments."""
+
+    name: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    index: int | None = None
+    description: str | None = None
+
+
+class InputCall(StrictModel):
+    """A call that the model made earlier."""
+
+    function: CalledFunction
+    id: str | None = None
+    type: Literal["function"] | None = None
+
+
+class InputMessage(StrictModel):
+    """One turn. tool_name, tool_call_id: whose result the content is."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = None
+    thinking: str | None = None
+    images: list[Any] | None = None
+    tool_calls: list[InputCall] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class ToolFunction(StrictModel):
+    """A function that the model may call. parameters: a JSON schema."""
+
+    name: str = Field(min_length=1)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class InputTool(StrictModel):
+    """A tool; functions are the only kind."""
+
+    function: ToolFunction
+    type: Literal["function"] | None = None
+
+
+class _Request(StrictModel):
+    model: str
+    options: Options | None = None
+    keep_alive: KeepAlive = None
+
+
+class AnswerRequest(_Request):
+    """What all requests for an answer share. stream None is true.
+
+    A prompt is never shortened to fit, and a full context is never shifted: an answer ends there.
+    """
+
+    stream: bool | None = None
+    format: Literal["", "json"] | dict[str, Any] | None = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    truncate: bool | None = None
+    shift: bool | None = None
+
+
+class ChatRequest(AnswerRequest):
+    """A conversation to be continued."""
+
+    messages: list[InputMessage] | None = None
+    tools: list[InputTool] | None = None
+
+
+class GenerateRequest(AnswerRequest):
+    """A prompt to be answered; raw: to be continued as it stands."""
+
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    template: str | None = None
+    context: list[int] | None = None
+    raw: bool | None = None
+    images: list[Any] | None = None
+
+
+class EmbedRequest(_Request):
+    """Texts whose meaning is wanted as vectors."""
+
+    input: str | Annotated[list[str], MaxLen(2048)]
+    truncate: bool | None = None
+    dimensions: int | None = Field(default=None, ge=1)
+
+
+class EmbeddingsRequest(_Request):
+    """A text whose meaning is wanted as a vector."""
+
+    prompt: str | None = None
+
+
+class ShowRequest(StrictModel):
+    """A model that is to be described. verbose: with long lists, such as the tokenizer's."""
+
+    model: str | None = None
+    name: str | None = None
+    verbose: bool | None = None

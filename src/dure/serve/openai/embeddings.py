@@ -1,0 +1,121 @@
+"""/v1/embeddings: texts to vectors of length 1.
+
+Knows the shapes in and out. Refuses to know how a model pools.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from annotated_types import Ge, Le, MaxLen
+from fastapi import APIRouter, Request, Response
+from numpy.typing import NDArray
+
+from dure.serve.body import JsonRoute, StrictModel
+from dure.serve.errors import ForbiddenError, ParameterError, json_response
+from dure.serve.openai.answers import ERRORS, Embeddings, documented
+from dure.serve.openai.prompts import ContentObject, Mixed, PromptObject, Token, Tokenizer
+from dure.serve.sse import while_connected
+from dure.serve.state import ServerState, State
+
+__all__ = ["router"]
+
+MAX_INPUTS = 2048  # as OpenAI
+NOT_EMBEDDING = {501: "the model that runs does not embed"}
+
+router = APIRouter(route_class=JsonRoute, tags=["embeddings"])
+
+Vector = NDArray[np.float32]
+Input = (
+    str
+    | PromptObject
+    | ContentObject
+    | Annotated[list[Token | str | Mixed | PromptObject | ContentObject], MaxLen(1 << 20)]
+)
+
+
+class EmbeddingRequest(StrictModel):
+    """The body of /v1/embeddings. dimensions: keep only the first ones."""
+
+    input: Input
+    model: Annotated[str, MaxLen(1024)] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Ge(1), Le(1 << 20)] | None = None
+    user: str | None = None
+    embd_normalize: Literal[2] | None = None  # llama-server's name of the Euclidean length
+
+
+@router.post("/v1/embeddings", **documented(Embeddings, errors=ERRORS | NOT_EMBEDDING))
+async def create_embeddings(body: EmbeddingRequest, request: Request, state: State) -> Response:
+    """Vectors of texts; near ones mean alike."""
+    return await while_connected(request, _openai(body, _source(state)))
+
+
+@router.post("/embedding", **documented(list[Any], errors=ERRORS | NOT_EMBEDDING))
+@router.post("/embeddings", **documented(list[Any], alias=True))
+async def create_native_embeddings(
+    body: EmbeddingRequest, request: Request, state: State
+) -> Response:
+    """Vectors of texts, in llama-server's own shape."""
+    return await while_connected(request, _native(body, _source(state)))
+
+
+def _source(state: ServerState) -> ServerState:
+    """The state of the model that embeds."""
+    found = state.embedder
+    found.ready()
+    if not found.engine.info.embeds:
+        raise ForbiddenError(f"{found.model} does not embed: serve a model that does beside it")
+    return found
+
+
+async def _openai(body: EmbeddingRequest, state: ServerState) -> Response:
+    vectors, n_tokens = await _vectors(body, state)
+    encode = _base64 if body.encoding_format == "base64" else _numbers
+    data = [
+        {"object": "embedding", "index": index, "embedding": encode(vector)}
+        for index, vector in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+    return json_response({"object": "list", "data": data, "model": state.model, "usage": usage})
+
+
+async def _native(body: EmbeddingRequest, state: ServerState) -> Response:
+    vectors, _ = await _vectors(body, state)
+    encode = _base64 if body.encoding_format == "base64" else lambda v: [_numbers(v)]
+    return json_response(
+        [{"index": index, "embedding": encode(vector)} for index, vector in enumerate(vectors)]
+    )
+
+
+async def _vectors(body: EmbeddingRequest, state: ServerState) -> tuple[list[Vector], int]:
+    inputs = await Tokenizer(state, "input").many(body.input)
+    if len(inputs) > MAX_INPUTS:
+        raise ParameterError("input", f"input: {len(inputs)} texts, at most {MAX_INPUTS} at once")
+    n_embd = state.engine.info.n_embd
+    if body.dimensions is not None and body.dimensions > n_embd:
+        raise ParameterError("dimensions", f"dimensions: the model has only {n_embd}")
+    n_tokens, at_once = sum(map(len, inputs)), state.engine.info.n_sequences
+    vectors: list[Vector] = []
+    for at in range(0, len(inputs), at_once):  # many texts never fill the queue of all requests
+        raw = await state.engine.embed(inputs[at : at + at_once])
+        vectors += [_unit(vector, body.dimensions) for vector in raw]
+    return vectors, n_tokens
+
+
+def _unit(vector: Sequence[float], dimensions: int | None) -> Vector:
+    kept = np.asarray(vector[:dimensions], dtype=np.float64)
+    length = float(np.linalg.norm(kept))
+    return (kept / length if length > 0 else kept).astype(np.float32)
+
+
+def _numbers(vector: Vector) -> list[float]:
+    values: list[float] = vector.tolist()
+    return values
+
+
+def _base64(vector: Vector) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()

@@ -1,0 +1,48 @@
+"""What a text completion must follow: a grammar of the caller's, or one made of a JSON schema."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from dure.errors import UsageError
+from dure.generate.request import Grammar
+from dure.serve import json_schema
+from dure.serve.chat.caller_grammar import check_grammar, check_rules
+from dure.serve.chat.gbnf import read_gbnf
+from dure.serve.errors import ParameterError
+from dure.serve.state import ServerState
+
+__all__ = ["grammar_of"]
+
+
+async def grammar_of(
+    state: ServerState, gbnf: str | None, schema: dict[str, Any] | None
+) -> Grammar | None:
+    """Raises ParameterError where both are given, UsageError where the schema cannot be kept."""
+    if schema is not None and gbnf:
+        raise ParameterError("grammar", "grammar and json_schema exclude each other: give one")
+    if schema is not None:
+        return await asyncio.to_thread(_named, "json_schema", _of_schema, schema)
+    if gbnf:
+        return await asyncio.to_thread(_named, "grammar", _checked, gbnf, state)
+    return None
+
+
+def _named(param: str, make: Callable[..., Grammar], *given: Any) -> Grammar:
+    try:
+        return make(*given)
+    except UsageError as error:
+        raise ParameterError(param, str(error)) from error
+
+
+def _of_schema(schema: dict[str, Any]) -> Grammar:
+    gbnf = json_schema.grammar_of(schema)
+    check_rules(read_gbnf(gbnf))
+    return Grammar(gbnf)
+
+
+def _checked(gbnf: str, state: ServerState) -> Grammar:
+    check_grammar(state.vocabulary, gbnf)
+    return Grammar(gbnf)

@@ -1,0 +1,29 @@
+"""Filling in the middle: the tokens by which some models were taught it."""
+
+from __future__ import annotations
+
+from dure.serve.errors import ParameterError
+from dure.serve.state import ServerState
+
+__all__ = ["with_suffix"]
+
+
+async def with_suffix(state: ServerState, prompt: list[int], suffix: str) -> list[int]:
+    """A prompt after which the model writes what comes between `prompt` and `suffix`.
+
+    Raises ParameterError where the model was not taught it.
+    """
+    before, after, middle = _marks(state)
+    tokens = await state.tokenize(suffix, add_bos=False)
+    return [before, *prompt, after, *tokens, middle]
+
+
+def _marks(state: ServerState) -> tuple[int, int, int]:
+    import llama_cpp.llama_cpp as lib
+
+    names = ("pre", "suf", "mid")
+    marks = [getattr(lib, f"llama_vocab_fim_{n}")(state.vocabulary.pointer) for n in names]
+    if min(marks) < 0:
+        raise ParameterError("suffix", "suffix: this model was not taught to fill in the middle")
+    before, after, middle = marks
+    return before, after, middle

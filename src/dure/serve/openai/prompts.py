@@ -1,0 +1,96 @@
+"""Prompts as text, as tokens, and as both: what completions, tokenizing and embeddings take.
+
+Knows the shapes and how they become tokens. Refuses to know what is done with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le, MaxLen
+from pydantic import Field
+
+from dure.serve.body import StrictModel
+from dure.serve.errors import ParameterError
+from dure.serve.state import ServerState
+
+__all__ = ["ContentObject", "PromptField", "PromptObject", "Token", "Tokenizer", "as_prompts"]
+
+Token = Annotated[int, Ge(0), Le(2**31 - 1)]
+Mixed = list[Token | str]
+
+
+class PromptObject(StrictModel):
+    """A prompt as llama-server writes one that might bring images along."""
+
+    prompt_string: str
+
+
+class TextContent(StrictModel):
+    """A piece of text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ContentObject(StrictModel):
+    """A text in pieces."""
+
+    content: Annotated[list[TextContent], Field(min_length=1)]
+
+
+PromptField = (
+    str | PromptObject | Annotated[list[Token | str | Mixed | PromptObject], MaxLen(1 << 20)]
+)
+
+
+def as_prompts(given: Any) -> list[Any]:
+    """The prompts of a field: a text, an object or a list with a token in it is one prompt."""
+    if not isinstance(given, list):
+        return [given]
+    if any(isinstance(part, int) for part in given):
+        return [given]
+    return given
+
+
+class Tokenizer:
+    """Makes prompts tokens. param: the field's name in complaints."""
+
+    def __init__(self, state: ServerState, param: str) -> None:
+        self._state, self._param = state, param
+
+    async def many(self, given: Any) -> list[list[int]]:
+        """The prompts of a field. Raises ParameterError where there is none, or one is empty."""
+        prompts = [await self.one(prompt) for prompt in as_prompts(given)]
+        if not prompts:
+            raise ParameterError(self._param, f"{self._param}: the list is empty")
+        for tokens in prompts:
+            if not tokens:
+                raise ParameterError(
+                    self._param, f"{self._param}: a prompt is empty: give some text"
+                )
+        return prompts
+
+    async def one(self, prompt: Any) -> list[int]:
+        """The tokens of one prompt, begun as the model wants where it begins with text."""
+        if isinstance(prompt, PromptObject):
+            prompt = prompt.prompt_string
+        elif isinstance(prompt, ContentObject):
+            prompt = "".join(part.text for part in prompt.content)
+        if isinstance(prompt, str):
+            return await self._state.tokenize(prompt, special=True)
+        return await self._mixed(prompt)
+
+    async def _mixed(self, parts: Sequence[int | str], *, add_bos: bool = True) -> list[int]:
+        tokens: list[int] = []
+        for part in parts:
+            if isinstance(part, str):
+                begins = add_bos and not tokens
+                tokens += await self._state.tokenize(part, special=True, add_bos=begins)
+            elif isinstance(part, int):
+                tokens.append(part)
+            else:
+                raise ParameterError(self._param, f"{self._param}: a prompt inside of a prompt")
+        self._state.check_tokens(tokens, self._param)
+        return tokens

@@ -1,0 +1,115 @@
+"""Which servers run on this machine: one small file a server, for `dure ps` and `dure stop`.
+
+Knows processes by number and start time, so that a number that is used again is never mistaken.
+Refuses to know what a server does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+import platformdirs
+import psutil
+
+__all__ = ["RunningServer", "registered", "running_servers", "runtime_directory"]
+
+_log = logging.getLogger("dure.serve")
+_SAME_START_S = 2.0  # start times are computed from the clock, which may be set
+
+
+class RunningServer(msgspec.Struct, frozen=True, kw_only=True):
+    """A server as others find it; times are seconds since 1970.
+
+    url: `http://127.0.0.1:8080`, or `unix:/path`. process_started: when its process was started.
+    key: an API key for this user's own commands; "" where the server wants none.
+    """
+
+    pid: int
+    process_started: float
+    url: str
+    model: str
+    started: float
+    key: str = ""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether this very process is still there."""
+        try:
+            process = psutil.Process(self.pid)
+            gone = process.status() == psutil.STATUS_ZOMBIE
+            return not gone and abs(process.create_time() - self.process_started) < _SAME_START_S
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.Error:  # it is there, but another user's
+            return True
+
+
+def runtime_directory() -> Path:
+    """Where servers leave word: DURE_RUNTIME, else below XDG_RUNTIME_DIR, else the user's state."""
+    if named := os.environ.get("DURE_RUNTIME"):
+        return Path(named)
+    if named := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(named) / "dure"
+    return platformdirs.user_state_path("dure") / "run"
+
+
+def running_servers(directory: Path | None = None) -> list[RunningServer]:
+    """The servers that run, oldest first. Files of servers that are gone are removed."""
+    found = []
+    for path in sorted((directory or runtime_directory()).glob("*.json")):
+        server = _read(path)
+        if server is not None and server.is_alive:
+            found.append(server)
+        else:
+            with suppress(OSError):
+                path.unlink()
+    return sorted(found, key=lambda server: server.started)
+
+
+def _read(path: Path) -> RunningServer | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunningServer)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+@contextmanager
+def registered(url: str, model: str, started: float, key: str = "") -> Iterator[None]:
+    """This process serves at `url` until the block ends.
+
+    Where the file cannot be written the server runs all the same, and the log says so.
+    """
+    server = RunningServer(
+        pid=os.getpid(),
+        process_started=psutil.Process().create_time(),
+        url=url,
+        model=model,
+        started=started,
+        key=key,
+    )
+    path = _write(server)
+    try:
+        yield
+    finally:
+        if path:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _write(server: RunningServer) -> Path | None:
+    directory = runtime_directory()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f"{server.pid}-", suffix=".part", dir=directory)
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgspec.json.encode(server))
+        return Path(name).rename(Path(name).with_suffix(".json"))
+    except OSError as error:
+        _log.warning("`dure ps` will not show this server: %s: %s", directory, error.strerror)
+        return None

@@ -1,0 +1,180 @@
+"""An answer in the Responses API, as a stream of typed events and as one object.
+
+Pure: chat events in, events out; the object is what the events have told, at any moment.
+Refuses to know HTTP and how events are framed.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, Literal
+
+from dure.generate.request import Timings
+from dure.serve.chat.task import (
+    ChatEvent,
+    Content,
+    Finished,
+    PromptProgress,
+    Reasoning,
+    ToolArguments,
+    ToolCall,
+)
+from dure.serve.openai.live import LiveTimings
+from dure.serve.openai.usage import progress_of, timings_of
+from dure.serve.responses.items import CallItem, MessageItem, OutputItem, ReasoningItem
+from dure.serve.responses.mapping import LOGPROBS, SEALED_REASONING
+from dure.serve.responses.requests import ResponsesRequest
+
+__all__ = ["ResponseAnswer"]
+
+Event = dict[str, Any]
+Status = Literal["in_progress", "completed", "incomplete", "failed"]
+
+
+class ResponseAnswer:
+    """One response while it is written.
+
+    echo: fields of the response that repeat the request.
+    """
+
+    def __init__(self, request: ResponsesRequest, echo: dict[str, Any]) -> None:
+        self._id = f"resp_{uuid.uuid4().hex}"
+        self._created_at = int(time.time())
+        self._completed_at: int | None = None
+        self._echo = echo
+        include = request.include or ()
+        self._with_logprobs, self._seal = LOGPROBS in include, SEALED_REASONING in include
+        self._status: Status = "in_progress"
+        self._items: list[OutputItem] = []
+        self._open: MessageItem | ReasoningItem | None = None
+        self._calls: dict[int, CallItem] = {}
+        self._usage: dict[str, Any] | None = None
+        self._incomplete: dict[str, Any] | None = None
+        self._error: dict[str, Any] | None = None
+        self._with_progress = request.return_progress
+        self._live = LiveTimings() if request.timings_per_token else None
+        self._begun = False
+        self._number = -1
+
+    def value(self) -> dict[str, Any]:
+        """The response as it stands."""
+        return {
+            "id": self._id,
+            "object": "response",
+            "created_at": self._created_at,
+            "completed_at": self._completed_at,
+            "status": self._status,
+            "error": self._error,
+            "incomplete_details": self._incomplete,
+            **self._echo,
+            "output": [item.value() for item in self._items],
+            "usage": self._usage,
+        }
+
+    def feed(self, event: ChatEvent) -> list[Event]:
+        """What is said of the next event; before that of the first, that there is a response."""
+        begun = self._begin()
+        told = self._told(event)
+        if self._live is not None:
+            self._live.see(event)
+            told = [{"timings": self._live.timings(), **one} for one in told]
+        return self._numbered([*begun, *told])
+
+    def fail(self, message: str, code: str = "server_error") -> list[Event]:
+        """What is said where generation fails in the middle."""
+        events = [*self._begin(), *self._close_all("incomplete")]
+        self._status, self._error = "failed", {"code": code, "message": message}
+        return self._numbered([*events, {"type": "response.failed", "response": self.value()}])
+
+    def _begin(self) -> list[Event]:
+        if self._begun:
+            return []
+        self._begun = True
+        kinds = ("response.created", "response.in_progress")
+        return [{"type": kind, "response": self.value()} for kind in kinds]
+
+    def _told(self, event: ChatEvent) -> list[Event]:
+        match event:
+            case Content(text, logprobs):
+                item, events = self._message()
+                return [*events, item.more(text, logprobs)]
+            case Reasoning(text):
+                thought, events = self._thought()
+                return [*events, thought.more(text)]
+            case ToolCall(index, id, name):
+                return self._begin_call(index, id, name)
+            case ToolArguments(index, text):
+                return [self._calls[index].more(text)]
+            case PromptProgress():
+                return self._progress(event)
+            case Finished():
+                return self._finish(event)
+
+    def _progress(self, event: PromptProgress) -> list[Event]:
+        if not self._with_progress:
+            return []
+        fields = {"response": self.value(), "prompt_progress": progress_of(event)}
+        return [{"type": "response.in_progress", **fields}]
+
+    def _message(self) -> tuple[MessageItem, list[Event]]:
+        if isinstance(self._open, MessageItem):
+            return self._open, []
+        events = self._close_all("completed")
+        item = MessageItem(len(self._items), with_logprobs=self._with_logprobs)
+        self._items.append(item)
+        self._open = item
+        return item, [*events, *item.opened()]
+
+    def _thought(self) -> tuple[ReasoningItem, list[Event]]:
+        if isinstance(self._open, ReasoningItem):
+            return self._open, []
+        events = self._close_all("completed")
+        item = ReasoningItem(len(self._items), seal=self._seal)
+        self._items.append(item)
+        self._open = item
+        return item, [*events, *item.opened()]
+
+    def _begin_call(self, index: int, call_id: str, name: str) -> list[Event]:
+        events = self._close_all("completed")
+        call = CallItem(len(self._items), call_id, name)
+        self._items.append(call)
+        self._calls[index] = call
+        return [*events, *call.opened()]
+
+    def _close_all(self, status: Literal["completed", "incomplete"]) -> list[Event]:
+        events: list[Event] = []
+        for item in (self._open, *self._calls.values()):
+            if item is not None and item.status == "in_progress":
+                events += item.closed(status)
+        self._open = None
+        return events
+
+    def _finish(self, event: Finished) -> list[Event]:
+        whole = event.reason in ("stop", "tool_calls")
+        events = self._close_all("completed" if whole else "incomplete")
+        self._status = "completed" if whole else "incomplete"
+        self._incomplete = None if whole else {"reason": "max_output_tokens"}
+        self._completed_at = int(time.time()) if whole else None
+        self._usage = _usage_of(event.timings, event.reasoning_tokens)
+        last = {"type": f"response.{self._status}", "response": self.value()}
+        return [*events, {**last, "timings": timings_of(event.timings)}]
+
+    def _numbered(self, events: list[Event]) -> list[Event]:
+        for event in events:
+            self._number += 1
+            event["sequence_number"] = self._number
+        return events
+
+
+def _usage_of(timings: Timings, reasoning_tokens: int) -> dict[str, Any]:
+    return {
+        "input_tokens": timings.prompt_tokens,
+        "input_tokens_details": {
+            "cached_tokens": timings.cached_tokens,
+            "cache_write_tokens": timings.prompt_tokens - timings.cached_tokens,
+        },
+        "output_tokens": timings.tokens,
+        "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
+        "total_tokens": timings.prompt_tokens + timings.tokens,
+    }

@@ -1,0 +1,43 @@
+"""The objects of an answer as the OpenAPI document describes them. Answers are written directly."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["ResponseObject"]
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class ResponseItem(_Open):
+    """A message, a reasoning or a call of a function."""
+
+    type: Literal["message", "reasoning", "function_call"]
+    id: str
+    status: Literal["in_progress", "completed", "incomplete"]
+
+
+class ResponseUsage(_Open):
+    """Tokens of an answer."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+class ResponseObject(_Open):
+    """An answer, and what it was asked to be."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["completed", "incomplete"]
+    model: str
+    output: list[ResponseItem]
+    usage: ResponseUsage
+    error: None
+    incomplete_details: dict[str, Any] | None

@@ -1,0 +1,227 @@
+"""The items of an answer while they are written: what each tells the stream, and what it is at last.
+
+An item yields events without their sequence numbers, and its `value` as it stands.
+Refuses to know which item comes when, and how the response ends.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from dure.serve.chat.task import TokenLogprob
+from dure.serve.openai.usage import logprob_entries
+from dure.serve.responses.conversation import sealed
+
+__all__ = ["CallItem", "MessageItem", "OutputItem", "ReasoningItem"]
+
+Event = dict[str, Any]
+Status = Literal["in_progress", "completed", "incomplete"]
+
+
+class OutputItem(Protocol):
+    """One item of the output."""
+
+    @property
+    def status(self) -> Status:
+        """Whether it is written still, whole, or cut off."""
+
+    def opened(self) -> list[Event]:
+        """What is said as it begins."""
+
+    def closed(self, status: Status) -> list[Event]:
+        """What is said as it ends, whole or cut off."""
+
+    def value(self) -> dict[str, Any]:
+        """The item as it stands."""
+
+
+class _Item:
+    """What all items share: a name, a place, a status."""
+
+    prefix = "item"
+
+    def __init__(self, index: int) -> None:
+        self.id = f"{self.prefix}_{uuid.uuid4().hex}"
+        self.index = index
+        self.status: Status = "in_progress"
+
+    def value(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _added(self) -> Event:
+        return {
+            "type": "response.output_item.added",
+            "output_index": self.index,
+            "item": self.value(),
+        }
+
+    def _done(self) -> Event:
+        return {
+            "type": "response.output_item.done",
+            "output_index": self.index,
+            "item": self.value(),
+        }
+
+    def _event(self, kind: str, **fields: Any) -> Event:
+        return {"type": kind, "item_id": self.id, "output_index": self.index, **fields}
+
+
+class _TextItem(_Item):
+    """An item with one part of text."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self._pieces: list[str] = []
+        self._begun = False
+
+    @property
+    def text(self) -> str:
+        """What was written so far."""
+        return "".join(self._pieces)
+
+    def _part(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _text_done(self) -> Event:
+        raise NotImplementedError
+
+    def opened(self) -> list[Event]:
+        added = self._added()
+        self._begun = True
+        part = self._event("response.content_part.added", content_index=0, part=self._part())
+        return [added, part]
+
+    def closed(self, status: Status) -> list[Event]:
+        part = self._event("response.content_part.done", content_index=0, part=self._part())
+        self.status = status
+        return [self._text_done(), part, self._done()]
+
+
+class MessageItem(_TextItem):
+    """What the model says. with_logprobs: every part carries those of its tokens."""
+
+    prefix = "msg"
+
+    def __init__(self, index: int, *, with_logprobs: bool) -> None:
+        super().__init__(index)
+        self._logprobs: list[dict[str, Any]] | None = [] if with_logprobs else None
+
+    def more(self, text: str, logprobs: Sequence[TokenLogprob]) -> Event:
+        """More text, and what is said of it."""
+        self._pieces.append(text)
+        told = logprob_entries(logprobs)
+        if self._logprobs is not None:
+            self._logprobs += told
+        return {
+            "type": "response.output_text.delta",
+            "item_id": self.id,
+            "output_index": self.index,
+            "content_index": 0,
+            "delta": text,
+            "logprobs": told,
+        }
+
+    def value(self) -> dict[str, Any]:
+        """The message; without its part until that has begun."""
+        return {
+            "id": self.id,
+            "type": "message",
+            "status": self.status,
+            "role": "assistant",
+            "content": [self._part()] if self._begun else [],
+        }
+
+    def _part(self) -> dict[str, Any]:
+        logprobs = list(self._logprobs or ())
+        return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": logprobs}
+
+    def _text_done(self) -> Event:
+        return self._event(
+            "response.output_text.done",
+            content_index=0,
+            text=self.text,
+            logprobs=self._logprobs or [],
+        )
+
+
+class ReasoningItem(_TextItem):
+    """What the model thinks. seal: the item carries `encrypted_content` as well."""
+
+    prefix = "rs"
+
+    def __init__(self, index: int, *, seal: bool) -> None:
+        super().__init__(index)
+        self._seal = seal
+
+    def more(self, text: str) -> Event:
+        """More text, and what is said of it."""
+        self._pieces.append(text)
+        return {
+            "type": "response.reasoning_text.delta",
+            "item_id": self.id,
+            "output_index": self.index,
+            "content_index": 0,
+            "delta": text,
+        }
+
+    def value(self) -> dict[str, Any]:
+        """The item; without its part until that has begun."""
+        content = [self._part()] if self._begun else []
+        ended = self.status != "in_progress"
+        return {
+            "id": self.id,
+            "type": "reasoning",
+            "status": self.status,
+            "summary": [],
+            "content": content,
+            "encrypted_content": sealed(self.text) if self._seal and ended else None,
+        }
+
+    def _part(self) -> dict[str, Any]:
+        return {"type": "reasoning_text", "text": self.text}
+
+    def _text_done(self) -> Event:
+        return self._event("response.reasoning_text.done", content_index=0, text=self.text)
+
+
+class CallItem(_Item):
+    """A call of a function."""
+
+    prefix = "fc"
+
+    def __init__(self, index: int, call_id: str, name: str) -> None:
+        super().__init__(index)
+        self._call_id, self._name = call_id, name
+        self._pieces: list[str] = []
+
+    def opened(self) -> list[Event]:
+        """The call is named before its arguments come."""
+        return [self._added()]
+
+    def more(self, text: str) -> Event:
+        """More of the arguments, and what is said of it."""
+        self._pieces.append(text)
+        return self._event("response.function_call_arguments.delta", delta=text)
+
+    def closed(self, status: Status) -> list[Event]:
+        """The arguments are whole, or cut off."""
+        self.status = status
+        done = self._event(
+            "response.function_call_arguments.done",
+            name=self._name,
+            arguments="".join(self._pieces),
+        )
+        return [done, self._done()]
+
+    def value(self) -> dict[str, Any]:
+        """The call as it stands."""
+        return {
+            "id": self.id,
+            "type": "function_call",
+            "status": self.status,
+            "call_id": self._call_id,
+            "name": self._name,
+            "arguments": "".join(self._pieces),
+        }

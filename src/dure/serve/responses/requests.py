@@ -1,0 +1,301 @@
+"""The body of a request to `/v1/responses`, as OpenAI defines it.
+
+Knows names and types; a field that is not here is refused by name.
+Refuses to know what a value means: `mapping` does, and refuses what this server cannot do.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from dure.serve.body import StrictModel
+
+__all__ = [
+    "AllowedTools",
+    "FunctionCall",
+    "FunctionCallOutput",
+    "FunctionTool",
+    "Item",
+    "JsonObjectFormat",
+    "JsonSchemaFormat",
+    "MessageItem",
+    "NamedFunction",
+    "OtherItem",
+    "OtherPart",
+    "OtherTool",
+    "OtherToolChoice",
+    "Part",
+    "ReasoningItem",
+    "ReasoningOptions",
+    "RefusalPart",
+    "ResponsesRequest",
+    "TextOptions",
+    "TextPart",
+]
+
+INT32 = 2**31 - 1
+Status = Literal["in_progress", "completed", "incomplete"] | None
+
+
+class _Other(BaseModel):
+    """Of a type that OpenAI knows and this server does not."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+
+
+class TextPart(StrictModel):
+    """Text that was said. Annotations and logprobs come with an answer that is handed back."""
+
+    type: Literal["input_text", "output_text", "text", "reasoning_text", "summary_text"]
+    text: str
+    annotations: list[Any] | None = None
+    logprobs: list[Any] | None = None
+
+
+class RefusalPart(StrictModel):
+    """Text by which a model refused to answer."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+class OtherPart(_Other):
+    """An image, a file, a sound."""
+
+
+_TEXT_PARTS = {"input_text", "output_text", "text", "reasoning_text", "summary_text"}
+
+
+def _part_tag(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    if kind in _TEXT_PARTS:
+        return "text"
+    return "refusal" if kind == "refusal" else "other"
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("text")]
+    | Annotated[RefusalPart, Tag("refusal")]
+    | Annotated[OtherPart, Tag("other")],
+    Discriminator(_part_tag),
+]
+
+
+class MessageItem(StrictModel):
+    """What somebody said, or an answer that is handed back."""
+
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[Part]
+    id: str | None = None
+    status: Status = None
+    phase: None = None
+
+
+class FunctionCall(StrictModel):
+    """A call that the model made earlier. arguments: JSON text."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+    id: str | None = None
+    status: Status = None
+    caller: None = None
+    namespace: None = None
+
+
+class FunctionCallOutput(StrictModel):
+    """What a call returned."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: str | list[Part]
+    name: str | None = None
+    id: str | None = None
+    status: Status = None
+    caller: None = None
+    namespace: None = None
+
+
+class ReasoningItem(StrictModel):
+    """What the model thought before an earlier answer."""
+
+    type: Literal["reasoning"]
+    id: str | None = None
+    summary: list[TextPart] = Field(default_factory=list)
+    content: list[TextPart] | None = None
+    encrypted_content: str | None = None
+    status: Status = None
+
+
+class OtherItem(_Other):
+    """A call of one of OpenAI's own tools, a reference to something stored."""
+
+
+_ITEMS = {"message", "function_call", "function_call_output", "reasoning"}
+
+
+def _item_tag(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(getattr(value, "type", "other"))
+    kind = value.get("type", "message")
+    return kind if isinstance(kind, str) and kind in _ITEMS else "other"
+
+
+Item = Annotated[
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[FunctionCall, Tag("function_call")]
+    | Annotated[FunctionCallOutput, Tag("function_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[OtherItem, Tag("other")],
+    Discriminator(_item_tag),
+]
+
+
+class FunctionTool(StrictModel):
+    """A function that the model may call. parameters: a JSON schema."""
+
+    type: Literal["function"]
+    name: str = Field(min_length=1)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class OtherTool(_Other):
+    """One of OpenAI's own tools."""
+
+
+def _function_tag(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "function" if kind == "function" else "other"
+
+
+Tool = Annotated[
+    Annotated[FunctionTool, Tag("function")] | Annotated[OtherTool, Tag("other")],
+    Discriminator(_function_tag),
+]
+
+
+class NamedFunction(StrictModel):
+    """A function, by its name."""
+
+    type: Literal["function"]
+    name: str
+
+
+class AllowedTools(StrictModel):
+    """Only these of the request's tools may be called."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[NamedFunction]
+
+
+class OtherToolChoice(_Other):
+    """One of OpenAI's own tools must be called."""
+
+
+def _choice_tag(value: Any) -> str:
+    if isinstance(value, str):
+        return "word"
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return kind if kind in ("function", "allowed_tools") else "other"
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("word")]
+    | Annotated[NamedFunction, Tag("function")]
+    | Annotated[AllowedTools, Tag("allowed_tools")]
+    | Annotated[OtherToolChoice, Tag("other")],
+    Discriminator(_choice_tag),
+]
+
+
+class TextFormat(StrictModel):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(StrictModel):
+    """A JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(StrictModel):
+    """JSON that follows a schema."""
+
+    type: Literal["json_schema"]
+    name: str
+    schema_: dict[str, Any] = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+class TextOptions(StrictModel):
+    """What the text of the answer must look like."""
+
+    format: (
+        Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+        | None
+    ) = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class ReasoningOptions(StrictModel):
+    """How much the model thinks before it answers, and what is shown of it."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class StreamOptions(StrictModel):
+    """How the stream is written."""
+
+    include_obfuscation: bool | None = None
+
+
+class ResponsesRequest(StrictModel):
+    """One answer that is wanted.
+
+    The last group is llama-server's: what a client may read of the work while it is done.
+    """
+
+    input: str | list[Item]
+    model: str | None = None
+    instructions: str | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
+    max_output_tokens: int | None = Field(default=None, ge=1, le=INT32)
+    max_tool_calls: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    include: list[str] | None = None
+    metadata: dict[str, str] | None = Field(default=None, max_length=16)
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: Literal["in_memory"] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    store: bool | None = None
+    background: bool | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    prompt: Any = None
+
+    timings_per_token: bool = False
+    return_progress: bool = False

@@ -1,0 +1,175 @@
+"""Answers that take long: streams of chunks with signs of life, and the client's hanging up.
+
+Knows ASGI: when headers go out, who watches the line, and that work ends with the client.
+Refuses to know what the chunks say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import Request, Response
+from starlette.types import Receive, Scope, Send
+
+from dure.errors import DureError
+
+__all__ = ["EventStream", "opened", "sse", "while_connected"]
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder().encode
+
+KEEP_ALIVE = b": keep-alive\n\n"
+FIRST_CHUNK_S = 2.0  # an error within this time still becomes a status
+CLIENT_GONE = 499  # as nginx logs it; nobody reads it
+
+Chunks = AsyncGenerator[bytes, None]
+
+
+def sse(data: object, event: str | None = None) -> bytes:
+    """One server-sent event of JSON data."""
+    if event is None:
+        return b"data: " + _encode(data) + b"\n\n"
+    return b"event: " + event.encode() + b"\ndata: " + _encode(data) + b"\n\n"
+
+
+class EventStream(Response):
+    """Sends chunks as they come, one write each, and closes them when the client hangs up.
+
+    keep_alive_s: a silence as long as this is broken by `comment`; b"" never breaks it.
+    failure: the chunk that tells of an error in the middle of the stream.
+    """
+
+    def __init__(
+        self,
+        chunks: Chunks,
+        failure: Callable[[Exception], bytes],
+        *,
+        keep_alive_s: float,
+        comment: bytes = KEEP_ALIVE,
+        media_type: str = "text/event-stream",
+    ) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(None, 200, headers, media_type)
+        del self.headers["content-length"]
+        self._chunks, self._failure = chunks, failure
+        self._keep_alive_s, self._comment = keep_alive_s, comment
+        self._last = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI)
+        """Send until the chunks or the client end."""
+        try:
+            await _first_of(self._send(send), receive)
+        finally:
+            await self._chunks.aclose()
+
+    async def _send(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        self._last = asyncio.get_running_loop().time()
+        beat = asyncio.create_task(self._beat(send)) if self._comment else None
+        try:
+            await self._send_chunks(send)
+        finally:
+            if beat is not None:
+                beat.cancel()
+                with suppress(asyncio.CancelledError):
+                    await beat
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_chunks(self, send: Send) -> None:
+        clock = asyncio.get_running_loop().time
+        try:
+            async for chunk in self._chunks:
+                self._last = clock()
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except OSError:
+            raise  # the line is dead: there is nobody to tell
+        except Exception as error:
+            if not isinstance(error, DureError):
+                log.exception("a stream broke off")
+            chunk = self._failure(error)
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def _beat(self, send: Send) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            wait = self._last + self._keep_alive_s - clock()
+            if wait > 0:
+                await asyncio.sleep(wait)
+                continue
+            self._last = clock()
+            await send({"type": "http.response.body", "body": self._comment, "more_body": True})
+
+
+async def opened(chunks: Chunks, request: Request) -> Chunks | None:
+    """The same chunks, once the first is there or it has been waited for.
+
+    Raises what the first raises, so that an error at the beginning can be a status.
+    None: the client has gone, and the chunks are closed.
+    """
+    first = asyncio.ensure_future(anext(chunks))
+    gone = asyncio.create_task(_hang_up(request.receive))
+    try:
+        await asyncio.wait(
+            {first, gone}, timeout=FIRST_CHUNK_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        if first.done():
+            first.result()
+    except BaseException:
+        await _cancelled(first)
+        await chunks.aclose()
+        raise
+    finally:
+        await _cancelled(gone)
+    if not first.done() and gone.done() and not gone.cancelled():
+        await _cancelled(first)
+        await chunks.aclose()
+        return None
+    return _resumed(first, chunks)
+
+
+async def _resumed(first: asyncio.Future[bytes], chunks: Chunks) -> Chunks:
+    try:
+        yield await first
+        async for chunk in chunks:
+            yield chunk
+    finally:
+        await _cancelled(first)
+        await chunks.aclose()
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | Response:
+    """The work's result. Where the client hangs up first, the work is cancelled."""
+    result = await _first_of(work, request.receive)
+    return Response(status_code=CLIENT_GONE) if result is None else result
+
+
+async def _first_of(work: Coroutine[Any, Any, T], receive: Receive) -> T | None:
+    """The work's result, or None where the client hung up before it was there."""
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_hang_up(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        await _cancelled(task)
+        await _cancelled(gone)
+
+
+async def _hang_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancelled(task: asyncio.Future[Any]) -> None:
+    """End a task and wait for its end; what it raises has been seen already, or is nobody's."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
