@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -46,6 +48,7 @@ NO_TARGET = None
 def run() -> int:
     """Measure what the command line asks for; return the exit status."""
     arguments = _command_line().parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # stops the server too
     setting = _setting(arguments)
     if arguments.soak:
         return soak(arguments.server, setting, arguments.soak * 60, arguments.json)

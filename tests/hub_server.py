@@ -11,8 +11,6 @@ import json
 import re
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -251,10 +249,3 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.hold:
             self.server.hub.release.wait(120)
         self.close_connection = True
-
-
-@contextmanager
-def hub_server() -> Iterator[HubServer]:
-    """A hub that runs while the block does."""
-    with HubServer() as hub:
-        yield hub

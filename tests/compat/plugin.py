@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 OUTCOMES_VARIABLE = "DURE_COMPAT_OUTCOMES"
+SERVER_ENDED = "Server process died"
 
 # The suite downloads files with this package; the chosen tests never do.
 sys.modules.setdefault("wget", ModuleType("wget"))
@@ -42,4 +43,10 @@ def _last_line(report: pytest.TestReport) -> str:
     if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
         return str(report.longrepr[2])
     crash = getattr(report.longrepr, "reprcrash", None)
-    return str(crash.message) if crash else str(report.longrepr or "")
+    message = str(crash.message) if crash else str(report.longrepr or "")
+    return message + _servers_words(report) if SERVER_ENDED in message else message
+
+
+def _servers_words(report: pytest.TestReport) -> str:
+    lines = [line for line in report.capstdout.splitlines() if line.startswith("error:")]
+    return f" ({lines[-1]})" if lines else ""

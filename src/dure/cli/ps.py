@@ -10,7 +10,6 @@ import time
 import urllib.parse
 from typing import Any
 
-from prometheus_client.parser import text_string_to_metric_families
 from rich.table import Table
 
 from dure.cli.console import errors, output, print_json, printable
@@ -59,6 +58,8 @@ def _row(server: RunningServer) -> dict[str, Any]:
 
 def _ask(server: RunningServer) -> tuple[str, dict[str, float]]:
     """What a server says of itself: its status, and its metrics by name."""
+    from prometheus_client.parser import text_string_to_metric_families
+
     try:
         code, body = _get(server, "/health")
         if code != 200:

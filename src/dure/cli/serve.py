@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,9 +29,11 @@ from dure.generate.protocol import EngineOptions
 from dure.generate.request import Sampling
 from dure.hardware.probe import probe
 from dure.model.gguf import open_gguf
-from dure.serve.assembly import ServerPlan, run_server
 from dure.serve.guards.keys import keys_of_environment
 from dure.serve.settings import LogFormat, ServerSettings, check_binding
+
+if TYPE_CHECKING:
+    from dure.serve.assembly import ServerPlan
 
 __all__ = ["serve"]
 
@@ -112,8 +114,8 @@ def serve(
         typer.Option(help="Another model, for embeddings.", show_default="the model itself"),
     ] = None,
     pooling: Annotated[
-        str | None,
-        typer.Option(help="How embeddings are pooled: mean, cls or last.", show_default="model's"),
+        Literal["mean", "cls", "last"] | None,
+        typer.Option(help="How embeddings are pooled.", show_default="as the model was made"),
     ] = None,
     chat_template: Annotated[
         Path | None, typer.Option(help="Jinja file instead of the model's own chat template.")
@@ -164,6 +166,8 @@ def serve(
     embedder = embedding_model and resolve_model(embedding_model, may_pull=True, pull_now=pull)
     with open_gguf(path):
         pass  # what is no model is told at once
+    from dure.serve.assembly import ServerPlan
+
     plan = ServerPlan(
         engine=EngineOptions(
             model=str(path.absolute()),
@@ -195,6 +199,8 @@ def serve(
 
 
 def _run(plan: ServerPlan) -> int:
+    from dure.serve.assembly import run_server
+
     with loading_bar(f"loading {printable(plan.name)}") as bar:
         return run_server(
             plan,

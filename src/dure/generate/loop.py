@@ -338,33 +338,40 @@ class EngineLoop:
     def _embed(self, running: Running) -> None:
         """Compute one chunk of a prompt whose embedding is wanted."""
         answer = self._answers[running.request.id]
-        mean = self._pooling == "mean"
-        most = self._executor.info.n_outputs if mean else self._executor.info.n_batch
-        start, stop = running.n_cached, min(running.n_cached + most, len(running.tokens))
-        last = stop == len(running.tokens)
-        n = stop - start
-        outputs = range(n) if mean else [n - 1] if last else []
-        if self._pooling == "cls":
-            outputs = [0] if start == 0 else []
+        start, stop, wanted = self._embedding_chunk(running)
+        tokens = running.tokens[start:stop]
         result = self._executor.step(
             Batch(
-                np.array(running.tokens[start:stop], np.int32),
+                np.array(tokens, np.int32),
                 np.arange(start, stop, dtype=np.int32),
-                np.full(n, running.slot, np.int32),
-                outputs,
+                np.full(len(tokens), running.slot, np.int32),
+                range(len(tokens)) if wanted else (),
                 kv=self._take_kv(),
-                embed=True,
+                embed=wanted,
             )
         )
-        self._scheduler.advance([Work(running, start, tuple(running.tokens[start:stop]), last)])
-        if result.embeddings is not None and len(result.embeddings):
+        self._scheduler.advance([Work(running, start, tuple(tokens), output=False)])
+        if result.embeddings is not None:
             total = result.embeddings.sum(axis=0, dtype=np.float32)
             answer.embedding = total if answer.embedding is None else answer.embedding + total
-        if last:
-            assert answer.embedding is not None, "the last chunk has an output"
-            values = answer.embedding / (len(running.tokens) if mean else 1)
+        if answer.embedding is not None and (stop == running.n_prompt or self._pooling == "cls"):
+            values = answer.embedding / np.float32(stop if self._pooling == "mean" else 1)
             self._end(running)
-            self._events.append(Embedded(running.request.id, values.astype(np.float32).tobytes()))
+            self._events.append(Embedded(running.request.id, values.tobytes()))
+
+    def _embedding_chunk(self, running: Running) -> tuple[int, int, bool]:
+        """The next tokens, half-open, and whether their hidden states are wanted.
+
+        Where they are, llama.cpp gives them for every token of a step, whose outputs are limited.
+        """
+        start, n, info = running.n_cached, running.n_prompt, self._executor.info
+        if self._pooling == "mean":
+            return start, min(start + info.n_outputs, n), True
+        if self._pooling == "cls":
+            return 0, 1, True
+        if start < n - 1:
+            return start, min(start + info.n_batch, n - 1), False
+        return start, n, True
 
     # ------------------------------------------------------------ the KV cache
 

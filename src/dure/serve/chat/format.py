@@ -7,7 +7,7 @@ no I/O, no HTTP.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -131,6 +131,8 @@ class ChatFormatter:
     def _grammar(self, task: ChatTask, plan: Plan, dialect: _Dialect) -> Grammar | None:
         if task.grammar is not None:
             check_grammar(self._vocabulary, task.grammar)
+            if plan.reasoning == "free" and not _asks_to_think(task):
+                plan = replace(plan, reasoning="none")  # the caller has said how the answer begins
             return wrapped(task.grammar, plan)
         root, triggers, tag = dialect.format.grammar(plan)
         if not root:
@@ -216,6 +218,10 @@ def _plan(task: ChatTask, tools: Sequence[Tool], marks: Marks, state: Reasoning)
         content=_content_rule(rules, task.response_format),
         reasoning=state,
     )
+
+
+def _asks_to_think(task: ChatTask) -> bool:
+    return bool(task.enable_thinking) or task.reasoning_effort not in (None, "none")
 
 
 @lru_cache(maxsize=64)  # clients send the same tools with every request

@@ -1,0 +1,666 @@
+"""The engine's loop on real models: every request gets the text it would get alone.
+
+The demo model where real logits matter, a parrot where the text must be known beforehand, and two ranks
+where it must be the same over MPI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pytest
+from cut_models import cut_executor, prefill_and_decode, step
+from parrot import write_parrot
+
+from dure.engine.executor import Executor, KvOp
+from dure.engine.llama import Limits
+from dure.engine.local import LocalExecutor
+from dure.generate.loop import EngineLoop
+from dure.generate.request import (
+    Done,
+    Embedded,
+    Event,
+    Failed,
+    Grammar,
+    Progress,
+    Request,
+    Sampling,
+    Token,
+)
+from dure.generate.store import PrefixStore
+from dure.model.gguf import open_gguf
+from dure.model.vocabulary import Vocabulary
+
+DEMO = Path(__file__).parent.parent / "models" / "dure-demo.gguf"
+GREEDY = Sampling(temperature=0)
+LIMITS = Limits(n_ctx=1024, threads=1, n_sequences=4)
+SAYS = [*range(300, 340)]  # a parrot's text
+# A parrot at this temperature says its text now and then only, and exactly the same in every batch.
+WILD = Sampling(temperature=60, top_k=40, top_p=1, min_p=0, seed=7)
+QUESTIONS = [
+    "Who is the baker?",
+    "Tell me a story about a goat.",
+    "What does Joon do?",
+    "Tell me a story about a spoon.",
+    "Where was the goat?",
+    "Tell me about the barley.",
+]
+
+
+@dataclass
+class Told:
+    """What was told of one request."""
+
+    tokens: list[Token] = field(default_factory=list)
+    progress: list[Progress] = field(default_factory=list)
+    end: Done | Failed | Embedded | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        return [event.token for event in self.tokens]
+
+    @property
+    def done(self) -> Done:
+        assert isinstance(self.end, Done), self.end
+        return self.end
+
+    @property
+    def embedding(self) -> npt.NDArray[np.float32]:
+        assert isinstance(self.end, Embedded), self.end
+        return np.frombuffer(self.end.values, np.float32)
+
+
+def run(
+    loop: EngineLoop,
+    *requests: Request,
+    after_step: Callable[[int, dict[str, Told]], None] = lambda *_: None,
+) -> dict[str, Told]:
+    """Answer some requests; each has one end, and nothing comes after it."""
+    told = {request.id: Told() for request in requests}
+    for request in requests:
+        loop.submit(request)
+    for n in range(100_000):
+        if not loop.busy:
+            break
+        for event in loop.step():
+            tell(told[event.id], event)
+        after_step(n, told)
+    assert all(t.end is not None for t in told.values())
+    return told
+
+
+def tell(told: Told, event: Event) -> None:
+    assert told.end is None, "nothing comes after the end"
+    match event:
+        case Token():
+            told.tokens.append(event)
+        case Progress():
+            told.progress.append(event)
+        case _:
+            told.end = event
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Iterator[Vocabulary]:
+    """The demo model's vocabulary."""
+    with open_gguf(DEMO) as gguf:
+        vocabulary = Vocabulary(gguf)
+        yield vocabulary
+        vocabulary.close()
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[LocalExecutor]:
+    """The demo model, four sequences of 1,024."""
+    executor = LocalExecutor(DEMO, LIMITS)
+    yield executor
+    executor.close()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
+    """The demo model cut over two ranks."""
+    with cut_executor(DEMO, [1, 1], tmp_path_factory.mktemp("shards"), limits=LIMITS) as executor:
+        yield executor
+
+
+@pytest.fixture(scope="module")
+def parrot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExecutor]:
+    """A parrot with two sequences of 256."""
+    path = tmp_path_factory.mktemp("parrot") / "parrot.gguf"
+    write_parrot(path, DEMO, SAYS)
+    executor = LocalExecutor(path, Limits(256, threads=1, n_sequences=2))
+    yield executor
+    executor.close()
+
+
+@pytest.fixture
+def loop(demo: LocalExecutor, vocabulary: Vocabulary) -> EngineLoop:
+    """A loop on the demo model that has cached nothing."""
+    return EngineLoop(demo, vocabulary)
+
+
+def question(vocabulary: Vocabulary, text: str) -> list[int]:
+    return vocabulary.chat_prompt([{"role": "user", "content": text}])
+
+
+def asked(vocabulary: Vocabulary, texts: Sequence[str], max_tokens: int = 40) -> list[Request]:
+    return [
+        Request(id=text, prompt=question(vocabulary, text), sampling=GREEDY, max_tokens=max_tokens)
+        for text in texts
+    ]
+
+
+# ---------------------------------------------------------------- many at once
+
+
+@pytest.mark.parametrize("ranks", ["demo", "two_ranks"])
+def test_many_at_once_get_the_text_they_get_alone(
+    request: pytest.FixtureRequest, vocabulary: Vocabulary, ranks: str
+) -> None:
+    """Six questions on four sequences, batched and one by one, on one rank and on two: the same."""
+    executor: Executor = request.getfixturevalue(ranks)
+    requests = asked(vocabulary, QUESTIONS)
+    together = run(EngineLoop(executor, vocabulary), *requests)
+    for r in requests:
+        alone = run(EngineLoop(executor, vocabulary), r)[r.id]
+        assert together[r.id].ids == alone.ids
+        assert together[r.id].done.reason == alone.done.reason
+        assert together[r.id].done.end_token == alone.done.end_token
+
+
+def test_a_request_that_comes_later_joins_those_that_run(
+    loop: EngineLoop, vocabulary: Vocabulary
+) -> None:
+    """It does not wait for them, and nobody's text changes."""
+    first, second = asked(vocabulary, QUESTIONS[1::2][:2], max_tokens=60)
+    told = {first.id: Told(), second.id: Told()}
+    loop.submit(first)
+    for n in range(300):
+        if n == 10:
+            loop.submit(second)
+        for event in loop.step():
+            tell(told[event.id], event)
+        if n == 20:
+            assert told[first.id].end is None
+            assert told[second.id].ids
+    for r in (first, second):
+        assert told[r.id].ids == run(EngineLoop(loop._executor, vocabulary), r)[r.id].ids
+
+
+def test_random_choice_is_the_same_in_every_company(
+    parrot: LocalExecutor, vocabulary: Vocabulary
+) -> None:
+    """With a seed, penalties and a bias, an answer does not depend on what runs beside it."""
+    sampling = msgspec.structs.replace(
+        WILD, repeat_penalty=1.2, presence_penalty=0.3, dry_multiplier=0.5, logit_bias={5: 1.0}
+    )
+    requests = [
+        Request(
+            id=str(seed),
+            prompt=[7, 8, 9],
+            sampling=msgspec.structs.replace(sampling, seed=seed),
+            max_tokens=50,
+        )
+        for seed in range(5)
+    ]
+    together = run(EngineLoop(parrot, vocabulary), *requests)
+    assert len({tuple(told.ids) for told in together.values()}) == 5
+    for r in requests:
+        assert run(EngineLoop(parrot, vocabulary), r)[r.id].ids == together[r.id].ids
+
+
+def test_a_long_prompt_comes_in_chunks_beside_an_answer(
+    loop: EngineLoop, vocabulary: Vocabulary
+) -> None:
+    """The answer goes on while the prompt is computed; progress is told, and both texts are right."""
+    talk = asked(vocabulary, QUESTIONS[1:2], max_tokens=200)[0]
+    long = Request(
+        id="long",
+        prompt=vocabulary.tokenize("Mina bakes bread, and Joon makes hooks. " * 75),
+        sampling=GREEDY,
+        max_tokens=8,
+    )
+    assert len(long.prompt) > loop._executor.info.n_batch
+    answered: list[int] = []
+    told = run(loop, talk, long, after_step=lambda _, t: answered.append(len(t[talk.id].tokens)))
+    assert max(b - a for a, b in pairwise(answered)) == 1
+    processed = [p.processed for p in told["long"].progress]
+    assert processed == sorted(processed)
+    assert processed[-1] == len(long.prompt)
+    assert len(processed) > 2
+    assert all(p.total == len(long.prompt) for p in told["long"].progress)
+    for r in (talk, long):
+        assert told[r.id].ids == run(EngineLoop(loop._executor, vocabulary), r)[r.id].ids
+
+
+def test_one_that_is_admitted_is_told_of_before_it_is_computed(
+    loop: EngineLoop, vocabulary: Vocabulary
+) -> None:
+    """So that a request that ends the process is known to have run."""
+    (r,) = asked(vocabulary, QUESTIONS[:1])
+    loop.submit(r)
+    (event,) = loop.admit()
+    assert isinstance(event, Progress)
+    assert (event.id, event.processed) == (r.id, 0)
+    assert loop.stats().steps == 0
+    loop.cancel(r.id)
+
+
+# ---------------------------------------------------------------- prefixes
+
+
+def test_the_next_turn_reuses_the_last(loop: EngineLoop, vocabulary: Vocabulary) -> None:
+    """All but the new question is cached, and the answer is that of an empty cache."""
+    (first,) = asked(vocabulary, QUESTIONS[1:2])
+    answer = run(loop, first)[first.id]
+    prompt = first.prompt + answer.ids + question(vocabulary, QUESTIONS[4])
+    turn = Request(id="turn", prompt=prompt, sampling=GREEDY, max_tokens=30)
+    told = run(loop, turn)["turn"]
+    assert told.done.timings.cached_tokens >= len(first.prompt) + len(answer.ids) - 1
+    assert told.progress[0].cached == told.done.timings.cached_tokens
+    fresh = run(EngineLoop(loop._executor, vocabulary), turn)["turn"]
+    assert fresh.done.timings.cached_tokens == 0
+    assert told.ids == fresh.ids
+
+
+@pytest.mark.parametrize("ranks", ["demo", "two_ranks"])
+def test_a_shared_prompt_is_computed_once_for_all(
+    request: pytest.FixtureRequest, vocabulary: Vocabulary, ranks: str
+) -> None:
+    """Four requests that begin with the same 100 tokens: three copy them, and each text is right."""
+    executor: Executor = request.getfixturevalue(ranks)
+    system = vocabulary.tokenize("The goat looked at the barley, and Mina baked bread. " * 8)
+    assert len(system) >= 100
+    requests = [
+        Request(id=q, prompt=system + question(vocabulary, q), sampling=GREEDY, max_tokens=12)
+        for q in QUESTIONS[:4]
+    ]
+    together = run(EngineLoop(executor, vocabulary), *requests)
+    cached = [told.done.timings.cached_tokens for told in together.values()]
+    assert sorted(cached)[0] == 0
+    assert all(n >= len(system) for n in sorted(cached)[1:])
+    for r in requests:
+        assert together[r.id].ids == run(EngineLoop(executor, vocabulary), r)[r.id].ids
+
+
+def test_without_caching_nothing_is_reused_or_left(
+    loop: EngineLoop, vocabulary: Vocabulary
+) -> None:
+    """The same prompt again is computed again."""
+    (r,) = asked(vocabulary, QUESTIONS[:1])
+    r = msgspec.structs.replace(r, cache_prompt=False)
+    for _ in range(2):
+        assert run(loop, r)[r.id].done.timings.cached_tokens == 0
+    assert loop.stats().kv_kept == 0
+    assert loop.stats().sequences_held == 0
+
+
+# ---------------------------------------------------------------- ends
+
+
+def test_max_tokens_ends_with_length(parrot: LocalExecutor, vocabulary: Vocabulary) -> None:
+    """Exactly so many tokens; none where none are wanted, with the prompt computed."""
+    for n in (0, 1, 7):
+        r = Request(id="r", prompt=[7, 8], sampling=GREEDY, max_tokens=n)
+        told = run(EngineLoop(parrot, vocabulary), r)["r"]
+        assert told.ids == SAYS[:n]
+        assert told.done.reason == "length"
+        assert told.done.timings.tokens == n
+        assert told.progress[-1].processed == 2
+
+
+@pytest.mark.parametrize("n_prompt", [1, 100, 255])
+def test_a_full_context_ends_with_length(
+    parrot: LocalExecutor, vocabulary: Vocabulary, n_prompt: int
+) -> None:
+    """Prompt and answer fill it, and no step fails."""
+    told = run(
+        EngineLoop(parrot, vocabulary), Request(id="r", prompt=[7] * n_prompt, sampling=GREEDY)
+    )["r"]
+    assert told.ids == (SAYS * 7)[: 256 - n_prompt]
+    assert told.done.reason == "length"
+
+
+def test_the_models_end_is_stop_and_no_token(loop: EngineLoop, vocabulary: Vocabulary) -> None:
+    """It is told as the end's token; with `ignore_eos` the answer goes on instead."""
+    (r,) = asked(vocabulary, QUESTIONS[:1], max_tokens=200)
+    told = run(loop, r)[r.id]
+    assert told.done.reason == "stop"
+    assert told.done.end_token in vocabulary.ends
+    assert not set(told.ids) & set(vocabulary.ends)
+    on = run(loop, msgspec.structs.replace(r, ignore_eos=True))[r.id]
+    assert on.done.reason == "length"
+    assert len(on.ids) == 200
+    assert on.ids[: len(told.ids)] == told.ids
+    assert not set(on.ids) & set(vocabulary.ends)
+
+
+def test_a_callers_own_end_token_is_stop(parrot: LocalExecutor, vocabulary: Vocabulary) -> None:
+    """Also where the model's end is ignored."""
+    r = Request(id="r", prompt=[7], sampling=GREEDY, end_tokens=(SAYS[5], SAYS[9]), ignore_eos=True)
+    told = run(EngineLoop(parrot, vocabulary), r)["r"]
+    assert told.ids == SAYS[:5]
+    assert (told.done.reason, told.done.end_token) == ("stop", SAYS[5])
+
+
+def test_a_grammar_is_followed_to_its_end(loop: EngineLoop, vocabulary: Vocabulary) -> None:
+    """Beside a free answer, one says what its grammar wants, and ends there."""
+    free, bound = asked(vocabulary, QUESTIONS[:2])
+    grammar = Grammar('root ::= "The answer is " ("yes" | "no") "."')
+    told = run(loop, free, msgspec.structs.replace(bound, grammar=grammar))
+    text = b"".join(vocabulary.piece(token) for token in told[bound.id].ids)
+    assert text in (b"The answer is yes.", b"The answer is no.")
+    assert told[bound.id].done.reason == "stop"
+    assert told[free.id].ids == run(EngineLoop(loop._executor, vocabulary), free)[free.id].ids
+
+
+def test_where_all_is_forbidden_the_answer_ends(loop: EngineLoop, vocabulary: Vocabulary) -> None:
+    """A grammar that has ended, and no end that may be chosen: stop, without a token for it."""
+    (r,) = asked(vocabulary, QUESTIONS[:1])
+    told = run(loop, msgspec.structs.replace(r, grammar=Grammar('root ::= "A"'), ignore_eos=True))
+    assert told[r.id].done.reason == "stop"
+    assert told[r.id].done.end_token is None
+
+
+def test_a_cancelled_request_ends_wherever_it_is(loop: EngineLoop, vocabulary: Vocabulary) -> None:
+    """In its answer, in the middle of its prompt, and while it waits; the others do not notice."""
+    first, *_ = requests = asked(vocabulary, QUESTIONS[:4], max_tokens=30)
+    long = Request(id="long", prompt=[7] * 1000, sampling=GREEDY)
+    waiting = Request(id="waiting", prompt=[9] * 100, sampling=GREEDY)
+
+    def cancel(n: int, told: dict[str, Told]) -> None:
+        if n == 2:
+            loop.cancel("waiting")
+        if len(told[first.id].tokens) == 5:
+            loop.cancel(first.id)
+        if told["long"].progress and 0 < told["long"].progress[-1].processed < 1000:
+            loop.cancel("long")
+
+    told = run(loop, long, *requests, waiting, after_step=cancel)
+    assert {told[name].done.reason for name in ("long", "waiting", first.id)} == {"cancelled"}
+    assert told["long"].ids == told["waiting"].ids == []
+    assert told["waiting"].progress == []
+    assert 5 <= len(told[first.id].ids) < 30
+    for r in requests[1:]:
+        assert told[r.id].ids == run(EngineLoop(loop._executor, vocabulary), r)[r.id].ids
+    loop.cancel("long")  # again, or one that never was: nothing happens
+    loop.cancel("nobody")
+
+
+def test_no_sequence_is_lost_over_many_requests(
+    parrot: LocalExecutor, vocabulary: Vocabulary
+) -> None:
+    """After 60 requests, half of them cancelled, all is free and the next text is right."""
+    loop = EngineLoop(parrot, vocabulary)
+    requests = [
+        Request(id=str(n), prompt=[7] * (n % 90 + 1), sampling=GREEDY, max_tokens=6)
+        for n in range(60)
+    ]
+
+    def cancel(n: int, _: dict[str, Told]) -> None:
+        loop.cancel(str(2 * n % 60))
+
+    run(loop, *requests, after_step=cancel)
+    stats = loop.stats()
+    assert (stats.running, stats.waiting, stats.kv_used) == (0, 0, 0)
+    assert (
+        run(loop, Request(id="r", prompt=[5], sampling=GREEDY, max_tokens=3))["r"].ids == SAYS[:3]
+    )
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "named"),
+    [
+        ({"prompt": []}, "UsageError", "prompt is empty"),
+        ({"prompt": [7] * 1024}, "ContextError", "1024 tokens"),
+        ({"prompt": [7, 2048]}, "UsageError", "no token 2048"),
+        ({"prompt": [7, -1]}, "UsageError", "no token -1"),
+        ({"prompt": [2**40]}, "UsageError", "no token 1099511627776"),
+        ({"sampling": Sampling(logit_bias={2**40: 1.0})}, "UsageError", "logit_bias"),
+        ({"end_tokens": (5000,)}, "UsageError", "end_tokens"),
+        ({"grammar": Grammar("root ::= (")}, "UsageError", "grammar cannot be read"),
+    ],
+)
+def test_a_request_that_makes_no_sense_fails_alone(
+    loop: EngineLoop, vocabulary: Vocabulary, wrong: dict[str, object], kind: str, named: str
+) -> None:
+    """It is told why, and the one beside it is answered."""
+    (good,) = asked(vocabulary, QUESTIONS[:1], max_tokens=5)
+    bad = Request(**{"id": "bad", "prompt": [7], **wrong})  # type: ignore[arg-type]
+    told = run(loop, bad, good)
+    failed = told["bad"].end
+    assert isinstance(failed, Failed)
+    assert failed.kind == kind
+    assert named in failed.message
+    assert len(told[good.id].ids) == 5
+    assert loop.stats().running == 0
+
+
+def test_a_replayed_answer_goes_on_as_if_never_stopped(
+    parrot: LocalExecutor, vocabulary: Vocabulary
+) -> None:
+    """Given the tokens so far, the rest is that of the undisturbed answer, seed and penalties included."""
+    sampling = msgspec.structs.replace(WILD, repeat_penalty=1.5, dry_multiplier=0.8)
+    r = Request(id="r", prompt=[7, 8], sampling=sampling, max_tokens=40)
+    undisturbed = run(EngineLoop(parrot, vocabulary), r)["r"].ids
+    assert len(undisturbed) == 40
+    for n in (1, 17, 39):
+        replayed = msgspec.structs.replace(r, answered=undisturbed[:n])
+        told = run(EngineLoop(parrot, vocabulary), replayed)["r"]
+        assert told.ids == undisturbed[n:]
+        assert told.done.timings.tokens == 40
+
+
+# ---------------------------------------------------------------- logprobs and embeddings
+
+
+def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    x = logits.astype(np.float64)
+    return np.asarray(x - x.max() - np.log(np.exp(x - x.max()).sum()))
+
+
+@pytest.mark.parametrize("ranks", ["demo", "two_ranks"])
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=3, top_k=0, top_p=1, seed=3)])
+def test_logprobs_are_those_of_all_logits(
+    request: pytest.FixtureRequest, vocabulary: Vocabulary, ranks: str, sampling: Sampling
+) -> None:
+    """The chosen token's and the best five's, against log-softmax of the model's whole logits."""
+    executor: Executor = request.getfixturevalue(ranks)
+    prompt = question(vocabulary, QUESTIONS[1])
+    r = Request(id="r", prompt=prompt, sampling=sampling, max_tokens=6, n_logprobs=5)
+    told = run(EngineLoop(executor, vocabulary), r)["r"]
+    rows = prefill_and_decode(executor, [*prompt, *told.ids[:-1]], len(prompt))
+    for token, logits in zip(told.tokens, rows, strict=True):
+        expected = log_softmax(logits)
+        assert token.logprob == pytest.approx(expected[token.token], abs=0.02)
+        assert len(token.top) == 5
+        best = np.sort(expected)[::-1][:5]
+        np.testing.assert_allclose([p for _, p in token.top], best, atol=0.02)
+        for top, p in token.top:
+            assert p == pytest.approx(expected[top], abs=0.02)
+        assert sum(np.exp(p) for _, p in token.top) <= 1 + 1e-4
+
+
+def test_logprobs_of_no_best_are_the_chosen_ones_alone(
+    loop: EngineLoop, vocabulary: Vocabulary
+) -> None:
+    """n_logprobs 0: its own, and no others; without it, nothing."""
+    (r,) = asked(vocabulary, QUESTIONS[:1], max_tokens=3)
+    for token in run(loop, msgspec.structs.replace(r, n_logprobs=0))[r.id].tokens:
+        assert token.logprob is not None
+        assert token.logprob <= 0
+        assert token.top == ()
+    assert all(t.logprob is None for t in run(loop, r)[r.id].tokens)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "cls"])
+def test_embeddings_do_not_depend_on_what_runs_beside_them(
+    demo: LocalExecutor, vocabulary: Vocabulary, pooling: str
+) -> None:
+    """A short and a long text, alone and beside two answers: the same vectors, and right answers."""
+    texts = [
+        vocabulary.tokenize("The goat looked at the barley."),
+        vocabulary.tokenize("Mina bakes bread, and Joon makes hooks. " * 75),
+    ]
+    assert len(texts[1]) > demo.info.n_batch
+    embeds = [Request(id=f"e{i}", prompt=text, embed=True) for i, text in enumerate(texts)]
+    alone = [run(EngineLoop(demo, vocabulary, pooling=pooling), e)[e.id].embedding for e in embeds]
+    answers = asked(vocabulary, QUESTIONS[1:3])
+    loop = EngineLoop(demo, vocabulary, pooling=pooling)
+    told = run(loop, answers[0], *embeds, answers[1])
+    for e, vector in zip(embeds, alone, strict=True):
+        assert vector.shape == (demo._model.n_embd,)
+        assert np.linalg.norm(vector) > 0
+        np.testing.assert_allclose(told[e.id].embedding, vector, rtol=0.05, atol=0.05)
+        again = run(loop, e)[e.id].embedding  # nothing of it was cached
+        np.testing.assert_allclose(again, vector, rtol=0.05, atol=0.05)
+    for r in answers:
+        assert told[r.id].ids == run(EngineLoop(demo, vocabulary), r)[r.id].ids
+
+
+def test_two_ranks_embed_as_one(
+    demo: LocalExecutor, two_ranks: Executor, vocabulary: Vocabulary
+) -> None:
+    """Last token's and mean, within the rounding of the sums."""
+    text = vocabulary.tokenize("The goat looked at the barley, and then at Mina.")
+    for pooling in ("last", "mean"):
+        one, two = (
+            run(
+                EngineLoop(executor, vocabulary, pooling=pooling),
+                Request(id="e", prompt=text, embed=True),
+            )["e"].embedding
+            for executor in (demo, two_ranks)
+        )
+        cosine = float(one @ two / np.linalg.norm(one) / np.linalg.norm(two))
+        assert cosine > 0.999
+
+
+def test_a_mean_is_the_mean_of_every_tokens_hidden_state(
+    demo: LocalExecutor, vocabulary: Vocabulary
+) -> None:
+    """Over chunks of 32 as over tokens one by one, whose last hidden states are known."""
+    text = vocabulary.tokenize("The goat looked at the barley, and then at Mina. " * 4)
+    assert len(text) > demo.info.n_outputs
+
+    def embedding(pooling: str, prompt: list[int]) -> npt.NDArray[np.float32]:
+        loop = EngineLoop(demo, vocabulary, pooling=pooling)
+        return run(loop, Request(id="e", prompt=prompt, embed=True))["e"].embedding
+
+    each = [embedding("last", text[:n]) for n in range(1, len(text) + 1)]
+    np.testing.assert_allclose(embedding("mean", text), np.mean(each, axis=0), atol=0.05)
+    np.testing.assert_allclose(embedding("cls", text), each[0], atol=0.05)
+
+
+# ---------------------------------------------------------------- the store
+
+
+@pytest.mark.parametrize("ranks", ["demo", "two_ranks"])
+def test_more_conversations_than_sequences_are_stored_and_loaded(
+    request: pytest.FixtureRequest, vocabulary: Vocabulary, tmp_path: Path, ranks: str
+) -> None:
+    """Six long talks on four sequences: each is found again, and goes on with the same text."""
+    executor: Executor = request.getfixturevalue(ranks)
+    store = PrefixStore(tmp_path / "store", executor)
+    loop = EngineLoop(executor, vocabulary, store=store, store_tokens=10_000)
+    talks = [
+        Request(
+            id=q,
+            prompt=vocabulary.tokenize(f"{q} " * 15) + question(vocabulary, q),
+            sampling=GREEDY,
+            max_tokens=5,
+        )
+        for q in QUESTIONS
+    ]
+    fresh = {q.id: run(loop, q)[q.id].ids for q in talks}
+    assert list((tmp_path / "store").glob("*.tokens"))
+    for talk in talks:
+        again = run(loop, talk)[talk.id]
+        assert again.done.timings.cached_tokens == len(talk.prompt) - 1
+        assert again.ids == fresh[talk.id]
+
+
+def long_talk(vocabulary: Vocabulary, n: int = 0) -> Request:
+    prompt = vocabulary.tokenize(f"Number {n}: the goat looked at the barley. " * 12)
+    return Request(id=f"talk{n}", prompt=prompt, sampling=GREEDY, max_tokens=5)
+
+
+def persisted(executor: Executor, vocabulary: Vocabulary, directory: Path) -> list[int]:
+    """Store one talk in a directory; its answer."""
+    loop = EngineLoop(
+        executor, vocabulary, store=PrefixStore(directory, executor), store_tokens=5_000
+    )
+    answer = run(loop, long_talk(vocabulary))["talk0"].ids
+    loop.persist()
+    loop.persist()  # again: there is nothing new
+    assert len(list(directory.glob("*.tokens"))) == 1
+    return answer
+
+
+def taken_up(executor: Executor, vocabulary: Vocabulary, directory: Path) -> Told:
+    """The same talk by a loop that knows only the directory."""
+    store = PrefixStore(directory, executor)
+    loop = EngineLoop(executor, vocabulary, store=store, store_tokens=5_000)
+    return run(loop, long_talk(vocabulary))["talk0"]
+
+
+@pytest.mark.parametrize("ranks", ["demo", "two_ranks"])
+def test_a_store_survives_a_restart(
+    request: pytest.FixtureRequest, vocabulary: Vocabulary, tmp_path: Path, ranks: str
+) -> None:
+    """A new loop finds the prompt cached, and says the same."""
+    executor: Executor = request.getfixturevalue(ranks)
+    answer = persisted(executor, vocabulary, tmp_path)
+    told = taken_up(executor, vocabulary, tmp_path)
+    assert told.done.timings.cached_tokens == len(long_talk(vocabulary).prompt) - 1
+    assert told.ids == answer
+
+
+@pytest.mark.parametrize("ranks", ["demo", "two_ranks"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "other"])
+def test_a_damaged_store_is_computed_again(
+    request: pytest.FixtureRequest,
+    vocabulary: Vocabulary,
+    tmp_path: Path,
+    ranks: str,
+    damage: str,
+) -> None:
+    """One rank's file missing, empty, cut off, or something else: the text is right all the same."""
+    executor: Executor = request.getfixturevalue(ranks)
+    answer = persisted(executor, vocabulary, tmp_path)
+    path = sorted(tmp_path.glob("*.rank*"))[-1]
+    match damage:
+        case "missing":
+            path.unlink()
+        case "empty":
+            path.write_bytes(b"")
+        case "cut":
+            path.write_bytes(path.read_bytes()[:-1000])
+        case "other":
+            path.write_bytes(b"something else" * 100)
+    told = taken_up(executor, vocabulary, tmp_path)
+    assert told.done.timings.cached_tokens == 0
+    assert told.ids == answer
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sequence_is_right_after_a_failed_load(
+    demo: LocalExecutor, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    """What was half read is gone: the logits are those of a clean sequence."""
+    tokens = vocabulary.tokenize("The goat looked at the barley. " * 6)
+    clean = step(demo, tokens, 0, kv=[KvOp(-1)])
+    demo.save(0, str(tmp_path / "x"))
+    path = tmp_path / "x.rank0"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert not demo.load(1, str(tmp_path / "x"), len(tokens))
+    np.testing.assert_allclose(step(demo, tokens, 0, sequence=1), clean, atol=1e-3)
