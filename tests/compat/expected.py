@@ -126,8 +126,8 @@ _HEAD = "\n".join(  # one sentence a line
         "llama.cpp tests its own server with pytest files and a few scripts.",
         "Programs written for `llama-server` rely on what these fix, so they run against `dure serve` too: "
         "unchanged, over HTTP, started through a launcher that translates llama-server's flags.",
-        "They are taken from llama-cpp-python's source package 0.3.36, which carries llama.cpp's sources.\n",
-        "Their models cannot be had without a download, so all cases run with this repository's demo model.",
+        "They come with llama.cpp's sources in llama-cpp-python's source package, version 0.3.36.\n",
+        "Their models cannot be had without a download: all cases run with this repository's demo model.",
         "Many cases expect text or token counts of their own model; these are told apart from what differs "
         "because of dure:\n",
         "- *the test's model*: the case expects its own model's text, tokens or abilities; "

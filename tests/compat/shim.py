@@ -20,6 +20,7 @@ from typing import NoReturn
 
 __all__ = ["UntranslatableError", "api_keys", "main", "to_dure", "to_llama_server"]
 
+DEMO_CONTEXT = 2048
 MODEL_VARIABLE = "DURE_COMPAT_MODEL"
 LLAMA_SERVER_VARIABLE = "DURE_COMPAT_LLAMA_SERVER"
 
@@ -157,10 +158,14 @@ def api_keys(argv: Sequence[str]) -> dict[str, str]:
 
 
 def _context_of_a_slot(total: int, argv: Sequence[str]) -> int:
-    """llama-server divides its context between its slots; ours is every request's."""
-    if "--kv-unified" in argv or "--parallel" not in argv:
-        return total
-    return total // int(argv[argv.index("--parallel") + 1])
+    """llama-server divides its context between its slots; ours is every request's.
+
+    It takes a longer context than its model's with a warning, dure refuses it.
+    """
+    slots = 1
+    if "--parallel" in argv and "--kv-unified" not in argv:
+        slots = int(argv[argv.index("--parallel") + 1])
+    return min(total // slots, DEMO_CONTEXT)
 
 
 def to_llama_server(argv: Sequence[str], model: Path, program: str) -> list[str]:

@@ -46,7 +46,8 @@ from dure.model.vocabulary import Vocabulary
 
 __all__ = ["EngineLoop"]
 
-STEP_S = 0.4  # a step that answers wait for should not take longer, however long a prompt is
+STEP_S = 0.4  # a step that answers wait for should not take longer, however long a prompt is,
+BURST_S = 3.0  # but prompts that take no longer than this together are not drawn out
 LEAST_CHUNK = 32
 NOTHING = np.zeros(0, np.int32)
 
@@ -169,7 +170,7 @@ class EngineLoop:
         embeds = [r for r in self._scheduler.running if r.request.embed]
         if embeds:
             self._embed(embeds[0])
-        if work := self._scheduler.next_work(self._chunk()):
+        if work := self._scheduler.next_work(*self._chunk()):
             self._compute(work)
         self._do_due()
         return self._take_events()
@@ -183,9 +184,10 @@ class EngineLoop:
         events, self._events = self._events, []
         return events
 
-    def _chunk(self) -> int:
-        """Tokens of prompts that a step may hold beside answers that run, to keep those fluent."""
-        return max(LEAST_CHUNK, int(self._prefill_per_s * STEP_S))
+    def _chunk(self) -> tuple[int, int]:
+        """How many tokens of prompts may come in a step beside answers, and how many all at once."""
+        chunk, burst = (int(self._prefill_per_s * seconds) for seconds in (STEP_S, BURST_S))
+        return max(LEAST_CHUNK, chunk), burst
 
     def _begin(self, running: Running, actions: Sequence[Action]) -> None:
         answer = self._answers[running.request.id]
@@ -346,6 +348,7 @@ class EngineLoop:
                 np.arange(start, stop, dtype=np.int32),
                 np.full(len(tokens), running.slot, np.int32),
                 range(len(tokens)) if wanted else (),
+                n_best=1,
                 kv=self._take_kv(),
                 embed=wanted,
             )
@@ -412,7 +415,7 @@ class EngineLoop:
     def _flush(self) -> None:
         """Have changes of the KV cache made now, without tokens."""
         if self._kv:
-            self._executor.step(Batch(NOTHING, NOTHING, NOTHING, kv=self._take_kv()))
+            self._executor.step(Batch(NOTHING, NOTHING, NOTHING, n_best=1, kv=self._take_kv()))
 
 
 @dataclass

@@ -400,18 +400,18 @@ class Scheduler:
 
     # ------------------------------------------------------------ steps
 
-    def next_work(self, prefill_limit: int) -> list[Work]:
+    def next_work(self, prefill_limit: int, burst: int = 0) -> list[Work]:
         """The next step's tokens, in the order of their sequences.
 
-        prefill_limit: how many tokens of prompts may come besides answers that run; without any, a
-        step is filled.
+        prefill_limit: how many tokens of prompts may come besides answers that run. Without any, or
+        where all prompts together have no more than `burst` tokens left, a step is filled.
         """
         running = [r for r in self.running if not r.request.embed]
         decodes = [r for r in running if not r.in_prefill]
         prefills = [r for r in running if r.in_prefill]
         work = [_work(r, 1) for r in decodes]
         budget = self.limits.n_batch - len(work)
-        if decodes:
+        if decodes and sum(r.remaining for r in prefills) > burst:
             budget = min(budget, max(1, prefill_limit))
         for r in sorted(prefills, key=lambda r: r.remaining - r.skipped // PATIENCE):
             if budget > 0:
