@@ -19,6 +19,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from dure.engine.executor import Floats, Ints, KvOp
+from dure.engine.sealed_file import is_whole, seal
 from dure.errors import EngineError, ModelError, ResourceError
 from dure.model.llama_log import captured_log, silence_llama
 
@@ -159,6 +160,7 @@ class LoadedModel:
             part.unlink(missing_ok=True)
             raise ResourceError(f"{path.name} cannot be written in {path.parent}: make room there")
         try:
+            seal(part)
             part.replace(path)
         except OSError as error:
             raise ResourceError(
@@ -169,7 +171,7 @@ class LoadedModel:
     def load(self, sequence: int, path: Path, n_tokens: int) -> bool:
         """Read a sequence's KV cache of n_tokens positions; False, and empty, where that fails."""
         n_read, tokens = ctypes.c_size_t(), (lib.llama_token * 1)()
-        read = path.is_file() and lib.llama_state_seq_load_file(
+        read = is_whole(path) and lib.llama_state_seq_load_file(
             self._context, os.fsencode(path), sequence, tokens, 1, ctypes.byref(n_read)
         )
         if read and lib.llama_memory_seq_pos_max(self._memory, sequence) == n_tokens - 1:

@@ -85,5 +85,7 @@ def _read(path: Path) -> list[int]:
         data = path.read_bytes()
     except OSError:
         return []
-    tokens: list[int] = np.frombuffer(data[: len(data) // 4 * 4], np.int32).tolist()
+    if len(data) % 4:
+        return []
+    tokens: list[int] = np.frombuffer(data, np.int32).tolist()
     return tokens if key_of(tokens) == path.stem else []

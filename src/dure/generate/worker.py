@@ -282,6 +282,7 @@ def _serve(client: Client) -> None:
         client.listen()
         server.run()
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come with the client's end
         server.close()
 
 
