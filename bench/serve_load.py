@@ -22,7 +22,7 @@ from typing import Any
 from measure import BenchError
 from serve_client import Address, Answer, Body, stream
 
-FIRST_WORD, LAST_WORD = 1_000, 50_000
+FIRST_WORD, LAST_WORD = 300, 1_999  # ordinary tokens of every vocabulary, also of the demo model
 """Token ids that prompts are drawn from: ordinary words in every vocabulary of 100,000 and more."""
 
 WORDS = (

@@ -10,7 +10,7 @@ matrix has each successor's axis as that successor's row. Knows nothing about ra
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +42,12 @@ def write_parrot(
     *,
     n_ctx: int = 65536,
     template: str | None = None,
+    metadata: Mapping[str, Value] | None = None,
 ) -> None:
     """Write a model with the vocabulary of `source` that says the tokens `says`, over and over.
 
     The tokens must differ from each other and be at most WIDTH; after any other token it begins anew.
-    `template` replaces the chat template; "" leaves the model without one.
+    `template` replaces the chat template; "" leaves the model without one. `metadata` comes besides.
     """
     assert len(set(says)) == len(says) <= WIDTH, "every token has one successor"
     with open_gguf(source) as gguf:
@@ -58,7 +59,7 @@ def write_parrot(
         kept["tokenizer.chat_template"] = value_of(ValueKind.STRING, template)
     tensors = _tensors(says, n_vocab)
     specs = [TensorSpec(name, x.shape[::-1], type_named("F32")) for name, x in tensors.items()]
-    with GgufWriter(path, {**_metadata(n_ctx), **kept}, specs) as writer:
+    with GgufWriter(path, {**_metadata(n_ctx), **kept, **(metadata or {})}, specs) as writer:
         for x in tensors.values():
             writer.write(np.ascontiguousarray(x))
 

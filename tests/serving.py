@@ -103,8 +103,20 @@ class Served:
 @contextlib.contextmanager
 def served_model() -> Iterator[Served]:
     """A server of the demo model, on an engine as users run it."""
-    engine = EngineClient(EngineOptions(model=str(DEMO_MODEL), ranks=1, threads=1, ctx=N_CTX))
-    server = Served(state_of(engine), engine=engine)
+    engine = engine_of(DEMO_MODEL)
+    with served_engine(state_of(engine), engine) as server:
+        yield server
+
+
+def engine_of(model: Path) -> EngineClient:
+    """An engine as users run it, not yet started."""
+    return EngineClient(EngineOptions(model=str(model), ranks=1, threads=1, ctx=N_CTX))
+
+
+@contextlib.contextmanager
+def served_engine(state: ServerState, engine: EngineClient) -> Iterator[Served]:
+    """A server of an engine that runs while the block does."""
+    server = Served(state, engine=engine)
     try:
         yield server
     finally:
@@ -134,6 +146,7 @@ class Script:
     """One answer. text: what the model writes. pieces: instead of it, its tokens.
 
     end: how it ends, where max_tokens does not end it sooner. refusal: raised when it is submitted.
+    hasty: it is all written before anyone can cancel it.
     failure: a Failed event (kind, message) in place of the end. hold: wait for this before every
     token but the first. silent: wait for `hold` before the first as well.
     """
@@ -146,6 +159,7 @@ class Script:
     hold: threading.Event | None = None
     silent: bool = False
     cached: int = 0
+    hasty: bool = False
 
 
 class ScriptedAnswer:
@@ -173,7 +187,7 @@ class ScriptedAnswer:
         for token in self._engine.tokens_of(script):
             if n and script.hold is not None:
                 await self._wait()
-            if self._cancelled:
+            if self._cancelled and not script.hasty:
                 break
             if request.max_tokens is not None and n >= request.max_tokens:
                 reason = "length"

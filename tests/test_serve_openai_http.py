@@ -87,7 +87,7 @@ def test_a_body_that_is_no_request_is_refused(http: httpx.Client, body: bytes) -
     [
         ("max_tokens", "12"),
         ("max_tokens", 1.5),
-        ("max_tokens", 0),
+        ("max_tokens", -2),
         ("max_tokens", 10**30),
         ("temperature", -1),
         ("temperature", "hot"),
@@ -194,6 +194,75 @@ def test_an_unknown_address_and_a_wrong_method_are_told(http: httpx.Client) -> N
         assert response.status_code == status
         assert response.json()["error"]["code"] == status
         assert response.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_of_no_tokens_may_be_asked_for_to_have_the_prompt_computed(
+    http: httpx.Client, engine: ScriptedEngine, stream: bool
+) -> None:
+    body = {"max_tokens": 0, "stream": stream}
+    chat = http.post(CHAT, json={**body, "messages": MESSAGES, "logprobs": True})
+    text = http.post("/v1/completions", json={**body, "prompt": "x", "logprobs": 1})
+    assert [request.max_tokens for request in engine.requests] == [0, 0]
+    if stream:
+        for answer in (chat, text):
+            assert events_of(answer)[-1]["choices"][0]["finish_reason"] == "length"
+        return
+    (choice,) = chat.json()["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("", "length")
+    assert choice["logprobs"]["content"] == []
+    (choice,) = text.json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("", "length")
+    assert choice["logprobs"]["tokens"] == []
+    assert text.json()["usage"]["completion_tokens"] == 0
+
+
+def test_a_prompt_is_shown_without_what_begins_the_answer(http: httpx.Client) -> None:
+    shown = {"messages": MESSAGES, "add_generation_prompt": False}
+    without = http.post("/apply-template", json=shown).json()["prompt"]
+    whole = http.post("/apply-template", json={"messages": MESSAGES}).json()["prompt"]
+    assert whole.startswith(without)
+    assert "assistant" in whole.removeprefix(without)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_only_tokens_up_to_a_stop_string_are_counted(
+    http: httpx.Client, engine: ScriptedEngine, stream: bool
+) -> None:
+    """However many the engine had written before it heard that nobody wants them."""
+    text = "The bell rings at noon, and again at dusk."
+    engine.scripts = [Script(text, hasty=True)]
+    usage = {"stream_options": {"include_usage": True}} if stream else {}
+    answer = http.post(
+        CHAT, json={"messages": MESSAGES, "stop": ["rings"], "stream": stream, **usage}
+    )
+    told = events_of(answer)[-1] if stream else answer.json()
+    tokens = [vocabulary().piece(token) for token in engine.tokens_of(Script(text))]
+    wanted = next(n for n in range(len(tokens)) if b"rings" in b"".join(tokens[:n]))
+    assert wanted < len(tokens)
+    assert told["usage"]["completion_tokens"] == told["timings"]["predicted_n"] == wanted
+    whole_ms = 20.0  # of a script
+    part_ms = whole_ms * (wanted - 1) / (len(tokens) - 1)
+    assert told["timings"]["predicted_ms"] == pytest.approx(part_ms, abs=0.01)
+
+
+def test_an_answer_that_is_complete_by_its_stop_string_survives_the_engine(
+    http: httpx.Client, engine: ScriptedEngine
+) -> None:
+    engine.scripts = [Script("Dae does not.", hasty=True, failure=("EngineError", "gone"))]
+    answer = http.post(CHAT, json={"messages": MESSAGES, "stop": [" not"]}).json()
+    assert answer["choices"][0]["message"]["content"] == "Dae does"
+    assert answer["usage"]["completion_tokens"] > 0
+
+
+def test_choices_share_the_tokens_of_their_prompt(
+    http: httpx.Client, engine: ScriptedEngine
+) -> None:
+    engine.scripts = [Script("Dae does."), Script("Dae does not."), Script("Dae.")]
+    answer = http.post(CHAT, json={"messages": MESSAGES, "n": 3}).json()
+    lengths = [len(engine.tokens_of(Script(c["message"]["content"]))) for c in answer["choices"]]
+    assert answer["usage"]["completion_tokens"] == sum(lengths)
+    assert answer["usage"]["prompt_tokens"] == len(engine.requests[0].prompt)
 
 
 def test_a_thousand_damaged_bodies_are_refused_and_the_next_request_is_answered(

@@ -163,6 +163,7 @@ class LoadedModel:
             seal(part)
             part.replace(path)
         except OSError as error:
+            part.unlink(missing_ok=True)
             raise ResourceError(
                 f"{path} cannot be written ({error.strerror}): make room"
             ) from error

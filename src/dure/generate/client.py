@@ -201,6 +201,7 @@ class EngineClient:
         """Begin to load the model; `ready` tells when it is there."""
         self._first = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._live())
+        self._task.add_done_callback(self._tell_bug)
 
     async def ready(self) -> None:
         """Wait until the model has been loaded once. Raises the error that prevents it."""
@@ -242,6 +243,15 @@ class EngineClient:
             if self.state == "failed":
                 self._fail_all("EngineError", f"the engine does not start: {self.reason}")
             await asyncio.sleep(PAUSES_S[min(failures, len(PAUSES_S) - 1)])
+
+    def _tell_bug(self, task: asyncio.Task[None]) -> None:
+        """Nobody waits for ever where there is a bug here; `close` raises it."""
+        if task.cancelled() or (bug := task.exception()) is None:
+            return
+        self.state, self.reason = "failed", f"{type(bug).__name__}: {bug}"
+        if self._first is not None and not self._first.done():
+            self._end_first(EngineError(self.reason))
+        self._fail_all("EngineError", self.reason)
 
     def _given_up(self) -> bool:
         """Whether the model could not even be loaded once: a user's mistake, which stays one."""

@@ -13,7 +13,8 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from dure.serve import docs
-from dure.serve.errors import install_error_handlers
+from dure.serve.body import JsonRoute
+from dure.serve.errors import Shape, install_error_handlers
 from dure.serve.openai import chat, completions, embeddings, health, models, native, tokens
 from dure.serve.state import ServerState
 
@@ -38,8 +39,17 @@ def build_app(state: ServerState, dialects: Sequence[APIRouter] = ()) -> FastAPI
     app.state.server = state
     for router in (*OPENAI, *dialects, docs.router):
         app.include_router(router)
-    install_error_handlers(app)
+    install_error_handlers(app, _shapes(dialects))
     return app
+
+
+def _shapes(dialects: Sequence[APIRouter]) -> dict[str, Shape]:
+    """Of every dialect that has addresses of its own: where they begin, and the shape of its errors."""
+    return {
+        router.prefix: router.route_class.error_body
+        for router in dialects
+        if router.prefix and issubclass(router.route_class, JsonRoute)
+    }
 
 
 def _version() -> str:

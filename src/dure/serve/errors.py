@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -26,6 +26,7 @@ __all__ = [
     "NotFoundError",
     "ParameterError",
     "Problem",
+    "Shape",
     "install_error_handlers",
     "json_response",
     "openai_error",
@@ -62,6 +63,8 @@ class Problem:
     extra: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
 
+
+Shape = Callable[[Problem], dict[str, Any]]
 
 FINAL = {"x-should-retry": "false"}
 
@@ -187,12 +190,17 @@ def json_response(
     )
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Answer every error of the app in OpenAI's shape."""
+def install_error_handlers(app: FastAPI, shapes: Mapping[str, Shape]) -> None:
+    """Answer errors that no route answers, such as that there is none, in the shape of their path.
 
-    async def answer(_: Request, error: Exception) -> Response:
-        problem = problem_of(error)
-        return json_response(openai_error(problem), problem.status, problem.headers)
+    shapes: the beginning of a path, without a slash at its end, to the shape of errors below it;
+    others are in OpenAI's.
+    """
+
+    async def answer(request: Request, error: Exception) -> Response:
+        problem, path = problem_of(error), f"{request.url.path}/"
+        shape = next((shapes[at] for at in shapes if path.startswith(f"{at}/")), openai_error)
+        return json_response(shape(problem), problem.status, problem.headers)
 
     for kind in (errors.DureError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, answer)

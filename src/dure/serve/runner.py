@@ -17,7 +17,16 @@ import msgspec
 
 from dure import errors
 from dure.errors import BusyError, ContextError, DureError, EngineError
-from dure.generate.request import Done, Failed, Grammar, Progress, Request, Sampling, Token
+from dure.generate.request import (
+    Done,
+    Failed,
+    Grammar,
+    Progress,
+    Request,
+    Sampling,
+    Timings,
+    Token,
+)
 from dure.serve.chat.task import (
     ChatEvent,
     Content,
@@ -309,6 +318,7 @@ class _Assembly:
         self._logprobs = options.n_logprobs is not None
         self._text: TextAssembler[Token] = TextAssembler(stop)
         self._tokens: list[Token] = []  # read, but not yet part of an event
+        self._n_read = 0
         self._n_reasoning = 0
 
     async def events(self, answer: Answer, request: Request) -> AsyncGenerator[ChatEvent, None]:
@@ -329,12 +339,19 @@ class _Assembly:
                         yield last
                     return
                 elif isinstance(event, Failed):
-                    raise _error_of(event, request, self._state)
-            raise EngineError("the engine ended without finishing the answer: ask again")
+                    if self._text.stop is None:
+                        raise _error_of(event, request, self._state)
+                    break
+            if self._text.stop is None:
+                raise EngineError("the engine ended without finishing the answer: ask again")
+            timings = Timings(prompt_tokens=len(request.prompt), tokens=self._n_read)
+            for last in self._done(Done(request.id, "cancelled", timings)):  # it was complete
+                yield last
         finally:
             answer.cancel()
 
     def _token(self, event: Token) -> Iterator[Piece]:
+        self._n_read += 1
         piece = self._state.piece(event.token, self._special)
         return self._pieces(self._text.feed(piece, event))
 
@@ -376,7 +393,8 @@ class _Assembly:
         reason = self._reason(done, stop)
         if reason in ("stop", "tool_calls") and stop is None:
             self._reader.check()
-        yield Finished(reason, done.timings, stop, self._n_reasoning)
+        timings = done.timings if stop is None else _up_to(self._n_read, done.timings)
+        yield Finished(reason, timings, stop, self._n_reasoning)
 
     def _reason(
         self, done: Done, stop: str | None
@@ -386,6 +404,21 @@ class _Assembly:
         if done.reason == "length" and stop is None:
             return "length"
         return "tool_calls" if self._reader.called else "stop"
+
+
+def _up_to(n: int, timings: Timings) -> Timings:
+    """The timings of an answer's first n tokens: what came after a stop string is nobody's answer."""
+    steps = max(0, n - 1)
+    if steps >= timings.n_steps:
+        return timings
+    part = steps / timings.n_steps
+    return msgspec.structs.replace(
+        timings,
+        tokens=n,
+        generate_s=timings.generate_s * part,
+        compute_s=timings.compute_s * part,
+        sync_s=timings.sync_s * part,
+    )
 
 
 def _error_of(event: Failed, request: Request, state: ServerState) -> DureError:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from dure.serve.openai.answers import ERRORS
+
 __all__ = ["MessageObject", "TokenCount", "documented"]
 
 
@@ -64,18 +66,10 @@ class AnthropicError(BaseModel):
     error: AnthropicErrorObject
 
 
-_ERRORS = {
-    400: "a parameter makes no sense; the prompt is longer than the context",
-    429: "too many requests wait: try again after Retry-After seconds",
-    500: "the model or the server failed",
-    503: "the model is being loaded, or the server stops",
-}
-
-
 def documented(answer: type[BaseModel], *, stream: bool = False) -> dict[str, Any]:
     """The arguments of a route that document it."""
     responses: dict[int | str, Any] = {
-        status: {"model": AnthropicError, "description": text} for status, text in _ERRORS.items()
+        status: {"model": AnthropicError, "description": text} for status, text in ERRORS.items()
     }
     ok: dict[str, Any] = {"model": answer, "description": "the answer"}
     if stream:

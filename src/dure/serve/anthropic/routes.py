@@ -39,9 +39,9 @@ class _Route(JsonRoute):
 
 def router() -> APIRouter:
     """The routes of Anthropic's API."""
-    routes = APIRouter(route_class=_Route, tags=["Anthropic"])
-    routes.post("/v1/messages", **documented(MessageObject, stream=True))(create_message)
-    routes.post("/v1/messages/count_tokens", **documented(TokenCount))(count_message_tokens)
+    routes = APIRouter(prefix="/v1/messages", route_class=_Route, tags=["Anthropic"])
+    routes.post("", **documented(MessageObject, stream=True))(create_message)
+    routes.post("/count_tokens", **documented(TokenCount))(count_message_tokens)
     return routes
 
 

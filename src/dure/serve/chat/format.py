@@ -204,7 +204,12 @@ class _Dialect:
         if tools and not native:
             messages, tools = with_tools(messages, tools), []
         fitted = adapted(messages, self.can, native_calls=native)
-        return self.template.render(fitted, tools=tools, variables=variables)
+        return self.template.render(
+            fitted,
+            tools=tools,
+            add_generation_prompt=task.add_generation,
+            variables=variables,
+        )
 
 
 def _plan(task: ChatTask, tools: Sequence[Tool], marks: Marks, state: Reasoning) -> Plan:

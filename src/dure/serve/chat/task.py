@@ -70,6 +70,7 @@ class ChatTask:
     messages: as in OpenAI's chat API: role (system, developer, user, assistant, tool), content (text,
     None or parts), tool_calls, tool_call_id, reasoning_content.
     continue_last: the last message is an assistant's, and the answer goes on where it stops.
+    add_generation: the prompt ends where the answer begins; without it, after the last message.
     grammar: GBNF of the caller's own.
     """
 
@@ -83,6 +84,7 @@ class ChatTask:
     reasoning_effort: str | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     continue_last: bool = False
+    add_generation: bool = True
 
 
 @dataclass(frozen=True)

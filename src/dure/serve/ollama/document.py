@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from dure.serve.openai.answers import ERRORS
+
 __all__ = [
     "Chatted",
     "Described",
@@ -96,14 +98,7 @@ class OllamaError(BaseModel):
     error: str
 
 
-_ERRORS = {
-    400: "a parameter makes no sense; the prompt is longer than the context",
-    404: "there is no such model",
-    429: "too many requests wait: try again after Retry-After seconds",
-    500: "the model or the server failed",
-    501: "the model that runs does not embed",
-    503: "the model is being loaded, or the server stops",
-}
+_ERRORS = ERRORS | {404: "there is no such model", 501: "the model that runs does not embed"}
 
 
 def documented(answer: type[BaseModel], *, stream: bool = False) -> dict[str, Any]:

@@ -285,6 +285,6 @@ def documented(
     ok: dict[str, Any] = {"model": answer, "description": "the answer"}
     if stream:
         ok["description"] = "the answer; with `stream` server-sent events, the last `[DONE]`"
-        ok["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        ok["content"] = {"text/event-stream": {"schema": {}}}
     responses[200] = ok
     return {"responses": responses, "response_model": None, "include_in_schema": not alias}

@@ -104,16 +104,17 @@ class _Answer:
         """The answer in chunks: a role first, deltas, a finish, and usage where it is asked for."""
         n = self._body.n or 1
         writers = [_Writer(index, self._body, self._chunk) for index in range(n)]
-        finished: list[Finished] = []
+        finished: dict[int, Finished] = {}
         async with aclosing(events):
             async for index, event in events:
                 if isinstance(event, Finished):
-                    finished.append(event)
+                    finished[index] = event
                 for chunk in writers[index].write(event):
                     yield chunk
         options = self._body.stream_options
         if options is not None and options.include_usage:
-            last = {"usage": usage_of(finished), "timings": timings_of(finished[-1].timings)}
+            ends = [finished[index] for index in sorted(finished)]
+            last = {"usage": usage_of(ends), "timings": timings_of(ends[0].timings)}
             yield sse({**self._chunk([]), **last})
         yield b"data: [DONE]\n\n"
 

@@ -178,7 +178,7 @@ class MessagesRequest(StrictModel):
 
     def task(self, grammar: str | None = None, schema: dict[str, Any] | None = None) -> ChatTask:
         """What the model is asked. Raises ParameterError where fields contradict each other."""
-        tools = self._tools()
+        tools, goes_on = self._tools(), self._continues()
         messages = [message.model_dump(exclude_none=True) for message in self.messages]
         return ChatTask(
             messages=messages,
@@ -190,7 +190,8 @@ class MessagesRequest(StrictModel):
             enable_thinking=self._thinking(),
             reasoning_effort=self.reasoning_effort,
             template_kwargs=self._template_kwargs(),
-            continue_last=self._continues(),
+            continue_last=goes_on,
+            add_generation=goes_on or self.add_generation_prompt is not False,
         )
 
     def _tools(self) -> tuple[Tool, ...]:
@@ -256,13 +257,7 @@ class MessagesRequest(StrictModel):
                 "continue_final_message",
                 "continue_final_message: the last message is not the assistant's",
             )
-        goes_on = wanted is not False and not self.add_generation_prompt and self._can_go_on()
-        if self.add_generation_prompt is False and not goes_on:
-            raise ParameterError(
-                "add_generation_prompt",
-                "add_generation_prompt: without it nothing would begin the answer: leave it out",
-            )
-        return goes_on
+        return wanted is not False and not self.add_generation_prompt and self._can_go_on()
 
     def _can_go_on(self) -> bool:
         last = self.messages[-1]
@@ -314,6 +309,16 @@ class ChatRequest(GenerationParameters, MessagesRequest):
 
     def as_task(self) -> ChatTask:
         """What the model is asked. Raises ParameterError."""
+        task = self.as_prompt()
+        if not task.add_generation:
+            raise ParameterError(
+                "add_generation_prompt",
+                "add_generation_prompt: without it nothing would begin the answer: leave it out",
+            )
+        return task
+
+    def as_prompt(self) -> ChatTask:
+        """The same, where it is only shown: nothing need begin an answer."""
         return self.task(self.grammar or None, self.json_schema)
 
     def n_logprobs(self) -> int | None:

@@ -166,7 +166,7 @@ class _Answer:
             ends = [finished[index] for index in sorted(finished)]
             last = {
                 "usage": usage_of(ends, len(self._prompts)),
-                "timings": timings_of(ends[-1].timings),
+                "timings": timings_of(ends[0].timings),
             }
             yield sse({**self._head, "choices": [], **last})
         yield b"data: [DONE]\n\n"

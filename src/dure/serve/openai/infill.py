@@ -14,8 +14,10 @@ async def with_suffix(state: ServerState, prompt: list[int], suffix: str) -> lis
     Raises ParameterError where the model was not taught it.
     """
     before, after, middle = _marks(state)
+    bos = await state.tokenize("", add_bos=True)  # where the model wants one, it stays the first
+    n = len(bos) if prompt[: len(bos)] == bos else 0
     tokens = await state.tokenize(suffix, add_bos=False)
-    return [before, *prompt, after, *tokens, middle]
+    return [*prompt[:n], before, *prompt[n:], after, *tokens, middle]
 
 
 def _marks(state: ServerState) -> tuple[int, int, int]:

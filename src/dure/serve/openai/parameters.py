@@ -75,7 +75,9 @@ class GenerationParameters(StrictModel):
     ignore_eos: bool | None = None
     cache_prompt: bool | None = None
     n_predict: Annotated[int, Ge(-1), Le(INT32)] | None = Field(None, description="-1: no limit")
-    max_tokens: Annotated[int, Ge(-1), Le(INT32)] | None = Field(None, description="-1: no limit")
+    max_tokens: Annotated[int, Ge(-1), Le(INT32)] | None = Field(
+        None, description="-1: no limit; 0: only the prompt is computed, and kept"
+    )
     n_probs: Annotated[int, Ge(0), Le(256)] | None = None
     grammar: Annotated[str, MaxLen(1_000_000)] | None = Field(None, description="GBNF")
     json_schema: dict[str, Any] | None = None
@@ -123,11 +125,8 @@ class GenerationParameters(StrictModel):
         if len(set(given.values())) > 1:
             names = " and ".join(given)
             raise ParameterError(next(iter(given)), f"{names} say different things: give one")
-        for name, n in given.items():
-            if n == 0:
-                raise ParameterError(name, f"{name} 0 asks for no answer: give 1 or more")
-            return None if n < 0 else n
-        return None
+        limit = next(iter(given.values()), -1)
+        return None if limit < 0 else limit
 
     def _sampling(self, state: ServerState) -> Sampling:
         given: dict[str, Any] = {

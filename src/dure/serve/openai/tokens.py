@@ -82,5 +82,5 @@ async def detokenize(body: DetokenizeRequest, state: State) -> Response:
 @router.post("/apply-template", **documented(Prompt, errors=REFUSED))
 async def apply_template(body: ChatRequest, state: State) -> Response:
     """The prompt that a conversation becomes."""
-    prepared = await state.prepare(body.as_task())
+    prepared = await state.prepare(body.as_prompt())
     return json_response({"prompt": prepared.prompt_text})
