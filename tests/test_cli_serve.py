@@ -161,7 +161,7 @@ def test_commands_without_a_server_say_so(home: Home) -> None:
         (["--port", "99999"], "port 99999"),
         (["--tls-cert", "nowhere.pem"], "TLS needs both files"),
         (["--ranks", "99"], "99"),
-        (["--temp", "-1"], "temperature -1"),
+        (["--temp", "-1"], "--temp -1"),
         (["--chat-template", "nowhere.jinja"], "nowhere.jinja"),
         (["--embedding-model", "./nowhere.gguf"], "nowhere.gguf"),
         (["--api-key-file", "nowhere.keys"], "nowhere.keys"),

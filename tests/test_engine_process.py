@@ -103,6 +103,13 @@ def assert_none_left(directory: Path) -> None:
         time.sleep(0.05)
 
 
+def rank_1(directory: Path) -> int:
+    """The process id of the second rank."""
+    ranks = [p for p in processes(directory) if "dure.engine.rank" in p.cmdline()[2:3]]
+    pids: dict[str, int] = {p.environ()["PMI_RANK"]: p.pid for p in ranks}
+    return pids["1"]
+
+
 def options_of(model: Path, **more: Any) -> EngineOptions:
     given = {"threads": 1, "ctx": 512, "parallel": 4, **more}
     return EngineOptions(model=str(model), **given)
@@ -241,15 +248,10 @@ def test_eight_greedy_streams_of_a_real_model_survive_a_kill(vocabulary: Vocabul
 def test_a_killed_rank_is_as_good_as_a_killed_engine(parrot: Path, own_files: Path) -> None:
     """Of two ranks one dies; the engine is started again, and the answers go on."""
 
-    def rank_1(_: EngineClient) -> int:
-        ranks = [p for p in processes(own_files) if "dure.engine.rank" in p.cmdline()[2:3]]
-        pids: dict[str, int] = {p.environ()["PMI_RANK"]: p.pid for p in ranks}
-        return pids["1"]
-
     async def work() -> None:
         async with engine(options_of(parrot, ranks=2, sync="f32")) as client:
             assert client.info.n_ranks == 2
-            await compare(client, eight_kinds(), rank_1)
+            await compare(client, eight_kinds(), lambda _: rank_1(own_files))
 
     run(work)
 
@@ -543,7 +545,7 @@ def test_closing_ends_what_runs_and_takes_nothing_more(parrot: Path) -> None:
 
 
 def test_ranks_leave_no_shared_memory(parrot: Path, own_files: Path) -> None:
-    """What workers and ranks had mapped of it is gone with them."""
+    """What workers and ranks had mapped of it is gone with them, also where one was killed."""
     shared: set[str] = set()
 
     async def work() -> None:
@@ -552,8 +554,12 @@ def test_ranks_leave_no_shared_memory(parrot: Path, own_files: Path) -> None:
             assert len(processes(own_files)) > 2
             for process in processes(own_files):
                 shared.update(m.path for m in process.memory_maps() if m.path.startswith(SHARED))
+            os.kill(rank_1(own_files), signal.SIGKILL)
+            await texts(client, [Request(id="s", prompt=[7], sampling=GREEDY, max_tokens=20)])
+            assert client.restarts == 1
 
     run(work)
+    assert shared
     assert [path for path in shared if Path(path).exists()] == []
 
 

@@ -25,6 +25,7 @@ from dure.cli.parameters import (
     Threads,
     TopK,
     TopP,
+    sampling_of,
 )
 from dure.engine.executor import Executor
 from dure.engine.sums import Wire
@@ -62,7 +63,7 @@ def chat(
 
     Example: dure chat models/dure-demo.gguf --ranks 2
     """
-    sampling = Sampling(temperature=temp, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+    sampling = sampling_of(temp, top_p, top_k, min_p, seed)
     wishes = Wishes(ranks, shares, threads, ctx, sync=sync)
     file = resolve_model(model, may_pull=True, pull_now=pull)
     with opened(file, wishes) as (gguf, executor):

@@ -8,6 +8,8 @@ import typer
 
 from dure.cli.completion import models
 from dure.engine.sums import Wire
+from dure.errors import UsageError
+from dure.generate.request import Sampling
 
 __all__ = [
     "Ctx",
@@ -24,6 +26,7 @@ __all__ = [
     "Threads",
     "TopK",
     "TopP",
+    "sampling_of",
 ]
 
 Model = Annotated[
@@ -79,3 +82,14 @@ MaxTokens = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
+
+_OPTIONS = {"temperature": "--temp", "top_k": "--top-k", "top_p": "--top-p", "min_p": "--min-p"}
+
+
+def sampling_of(temp: float, top_p: float, top_k: int, min_p: float, seed: int | None) -> Sampling:
+    """How tokens are chosen. Raises UsageError naming the option that makes no sense."""
+    try:
+        return Sampling(temperature=temp, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed)
+    except UsageError as error:
+        name, _, rest = str(error).partition(" ")
+        raise UsageError(f"{_OPTIONS.get(name, f'--{name}')} {rest}") from None

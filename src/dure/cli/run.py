@@ -26,12 +26,12 @@ from dure.cli.parameters import (
     Threads,
     TopK,
     TopP,
+    sampling_of,
 )
 from dure.engine.executor import RankFacts
 from dure.engine.sums import Wire
 from dure.errors import EngineError, UsageError
 from dure.generate.opening import Wishes
-from dure.generate.request import Sampling
 from dure.generate.session import Session
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
@@ -70,7 +70,7 @@ def run(
 
     Example: dure run models/dure-demo.gguf "Tell me a story about a goat." --ranks 2 --verbose
     """
-    sampling = Sampling(temperature=temp, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+    sampling = sampling_of(temp, top_p, top_k, min_p, seed)
     file = resolve_model(model, may_pull=True, pull_now=pull)
     with open_gguf(file):
         text = _prompt(prompt)  # nobody should type one for a file that cannot be opened

@@ -22,6 +22,7 @@ from dure.cli.parameters import (
     Threads,
     TopK,
     TopP,
+    sampling_of,
 )
 from dure.engine.sums import Wire
 from dure.errors import ResourceError, UsageError
@@ -183,7 +184,7 @@ def serve(
             persistent=cache_dir is not None,
         ),
         settings=settings,
-        sampling=Sampling(temperature=temp, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed),
+        sampling=sampling_of(temp, top_p, top_k, min_p, seed),
         embedding=EngineOptions(
             model=str(Path(embedder).absolute()),
             threads=threads,

@@ -37,6 +37,7 @@ TAG_STEP, TAG_REPORT = 1, 2
 SPIN_S = 0.003  # after a step, the next one is probably near
 SLEEP_S = 0.002  # then this long between looks
 LOOK_FOR_STARTER_S = 1.0
+_MPICH_SHARED = "/dev/shm/mpich_shm"  # noqa: S108  # where Linux keeps it
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _STATS = 4  # float64 figures at the head of a report
 
@@ -376,6 +377,7 @@ def _run(job: msg.Job, rank: int) -> None:
     if rank > 0:
         process = RankProcess(job, None)
         process.comm.Barrier()
+        _unname_shared_memory()
         follow(process)
         return
     with socket.socket(socket.AF_UNIX) as unix:
@@ -383,7 +385,16 @@ def _run(job: msg.Job, rank: int) -> None:
         connection = Connection(unix.detach())
     process = RankProcess(job, connection)
     process.comm.Barrier()
+    _unname_shared_memory()
     Leader(process, connection).lead()
+
+
+def _unname_shared_memory() -> None:
+    """Unlink what MPICH shares between ranks, now that all have it: a killed rank would leave it behind."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    for path in {line.split(maxsplit=5)[-1] for line in lines if _MPICH_SHARED in line}:
+        Path(path).unlink(missing_ok=True)
 
 
 def _abort(job_file: Path, rank: int, error: msg.RankError | None) -> NoReturn:

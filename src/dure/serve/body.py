@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from dure.errors import DureError
 from dure.serve.errors import Problem, json_response, openai_error, problem_of
 
-__all__ = ["JsonRoute", "StrictModel", "decode_json"]
+__all__ = ["JsonRoute", "StrictModel", "decode_json", "examples"]
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,11 @@ class StrictModel(BaseModel):
         schema = handler(source)
         _fail_fast(schema)
         return schema
+
+
+def examples(*bodies: dict[str, Any]) -> ConfigDict:
+    """The setting of a body's model that shows these in the document, and on its page to be tried."""
+    return ConfigDict(json_schema_extra={"examples": list(bodies)})
 
 
 def decode_json(body: bytes) -> Any:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from dure.serve.body import StrictModel
+from dure.serve.body import StrictModel, examples
 
 __all__ = [
     "Block",
@@ -217,8 +217,15 @@ class Metadata(StrictModel):
     user_id: str | None = None
 
 
+_CONVERSATION = {"messages": [{"role": "user", "content": "Tell me a story."}]}
+_QUESTION = {**_CONVERSATION, "max_tokens": 64}
+_PLACE = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
+
+
 class CountTokensRequest(StrictModel):
     """A conversation whose tokens are counted."""
+
+    model_config = examples(_CONVERSATION)
 
     messages: list[InputMessage] = Field(min_length=1)
     model: str | None = None
@@ -239,6 +246,12 @@ class CountTokensRequest(StrictModel):
 
 class MessagesRequest(CountTokensRequest):
     """One answer that is wanted."""
+
+    model_config = examples(
+        _QUESTION,
+        {**_QUESTION, "system": "Be brief.", "stream": True},
+        {**_QUESTION, "tools": [{"name": "weather", "input_schema": _PLACE}]},
+    )
 
     max_tokens: int = Field(ge=1, le=2**31 - 1)
     stop_sequences: list[str] | None = None

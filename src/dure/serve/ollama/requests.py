@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import MaxLen
 from pydantic import Field
 
-from dure.serve.body import StrictModel
+from dure.serve.body import StrictModel, examples
 from dure.serve.ollama.options import Options
 
 __all__ = [
@@ -93,8 +93,23 @@ class AnswerRequest(_Request):
     shift: bool | None = None
 
 
+_SHORT = {"num_predict": 64}
+_CONVERSATION = {"messages": [{"role": "user", "content": "Tell me a story."}], "options": _SHORT}
+_PLACE = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
+
+
 class ChatRequest(AnswerRequest):
     """A conversation to be continued."""
+
+    model_config = examples(
+        {"model": "any", **_CONVERSATION},
+        {"model": "any", **_CONVERSATION, "stream": False, "format": _PLACE},
+        {
+            "model": "any",
+            **_CONVERSATION,
+            "tools": [{"function": {"name": "weather", "parameters": _PLACE}}],
+        },
+    )
 
     messages: list[InputMessage] | None = None
     tools: list[InputTool] | None = None
@@ -102,6 +117,11 @@ class ChatRequest(AnswerRequest):
 
 class GenerateRequest(AnswerRequest):
     """A prompt to be answered; raw: to be continued as it stands."""
+
+    model_config = examples(
+        {"model": "any", "prompt": "Tell me a story.", "options": _SHORT, "stream": False},
+        {"model": "any", "prompt": "The bell", "raw": True, "options": _SHORT},
+    )
 
     prompt: str | None = None
     suffix: str | None = None
@@ -115,6 +135,8 @@ class GenerateRequest(AnswerRequest):
 class EmbedRequest(_Request):
     """Texts whose meaning is wanted as vectors."""
 
+    model_config = examples({"model": "any", "input": ["a bell", "the river"]})
+
     input: str | Annotated[list[str], MaxLen(2048)]
     truncate: bool | None = None
     dimensions: int | None = Field(default=None, ge=1)
@@ -123,11 +145,15 @@ class EmbedRequest(_Request):
 class EmbeddingsRequest(_Request):
     """A text whose meaning is wanted as a vector."""
 
+    model_config = examples({"model": "any", "prompt": "a bell"})
+
     prompt: str | None = None
 
 
 class ShowRequest(StrictModel):
     """A model that is to be described. verbose: with long lists, such as the tokenizer's."""
+
+    model_config = examples({"model": "dure-demo"})
 
     model: str | None = None
     name: str | None = None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import Field
 
-from dure.serve.body import StrictModel
+from dure.serve.body import StrictModel, examples
 from dure.serve.chat.task import ChatTask, JsonObject, JsonSchema, NamedTool, Tool
 from dure.serve.errors import ParameterError
 from dure.serve.openai.parameters import INT32, GenerationParameters, StreamOptions
@@ -279,8 +279,27 @@ def _format_of(given: ResponseFormat | None) -> JsonObject | JsonSchema | None:
     return None
 
 
+_QUESTION = {"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 64}
+_PLACE = {
+    "type": "object",
+    "properties": {"place": {"type": "string"}},
+    "required": ["place"],
+    "additionalProperties": False,
+}
+_WEATHER = {"type": "function", "function": {"name": "weather", "parameters": _PLACE}}
+_FORMAT = {"type": "json_schema", "json_schema": {"name": "place", "schema": _PLACE}}
+
+
 class ChatRequest(GenerationParameters, MessagesRequest):
     """The body of /v1/chat/completions."""
+
+    model_config = examples(
+        _QUESTION,
+        {**_QUESTION, "stream": True, "stream_options": {"include_usage": True}},
+        {**_QUESTION, "logprobs": True, "top_logprobs": 3, "temperature": 0},
+        {**_QUESTION, "tools": [_WEATHER], "tool_choice": "auto"},
+        {**_QUESTION, "response_format": _FORMAT},
+    )
 
     n: Annotated[int, Ge(1), Le(128)] | None = None
     logprobs: bool | None = None

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 from fastapi import APIRouter, Request, Response
 
-from dure.serve.body import JsonRoute
+from dure.serve.body import JsonRoute, examples
 from dure.serve.chat.task import Content, Finished, PromptProgress, TokenLogprob
 from dure.serve.errors import ParameterError, json_response
 from dure.serve.openai.answers import Completion, documented
@@ -39,6 +39,12 @@ router = APIRouter(route_class=JsonRoute, tags=["completions"])
 
 class CompletionRequest(GenerationParameters):
     """The body of /v1/completions."""
+
+    model_config = examples(
+        {"prompt": "Once upon a time", "max_tokens": 32},
+        {"prompt": ["The bell", "The river"], "max_tokens": 16, "n": 2, "seed": 1, "stream": True},
+        {"prompt": [1, 2, 3], "max_tokens": 16, "echo": True},
+    )
 
     prompt: PromptField
     suffix: str | None = None

@@ -14,7 +14,7 @@ from annotated_types import Ge, Le, MaxLen
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
-from dure.serve.body import JsonRoute, StrictModel
+from dure.serve.body import JsonRoute, StrictModel, examples
 from dure.serve.errors import ForbiddenError, ParameterError, json_response
 from dure.serve.openai.answers import ERRORS, Embeddings, documented
 from dure.serve.openai.prompts import ContentObject, Mixed, PromptObject, Token, Tokenizer
@@ -39,6 +39,8 @@ Input = (
 
 class EmbeddingRequest(StrictModel):
     """The body of /v1/embeddings. dimensions: keep only the first ones."""
+
+    model_config = examples({"input": "a bell"}, {"input": ["a bell", "the river", [1, 2, 3]]})
 
     input: Input
     model: Annotated[str, MaxLen(1024)] | None = None

@@ -13,7 +13,7 @@ import msgspec
 from annotated_types import MaxLen
 from fastapi import APIRouter, Request, Response
 
-from dure.serve.body import JsonRoute
+from dure.serve.body import JsonRoute, examples
 from dure.serve.chat.task import Content, Finished, GenerationOptions, PromptProgress
 from dure.serve.errors import ParameterError, json_response
 from dure.serve.openai.answers import NativeCompletion, documented
@@ -35,6 +35,12 @@ router = APIRouter(route_class=JsonRoute, tags=["llama-server"])
 
 class NativeRequest(GenerationParameters):
     """The body of /completion. response_fields: only these of the answer, parts named with `/`."""
+
+    model_config = examples(
+        {"prompt": "Once upon a time", "n_predict": 32},
+        {"prompt": "The answer is", "n_predict": 16, "grammar": 'root ::= " yes" | " no"'},
+        {"prompt": ["The bell", [1, 2, "river"]], "n_predict": 16, "n_probs": 3, "stream": True},
+    )
 
     prompt: PromptField
     return_tokens: bool | None = None

@@ -7,7 +7,7 @@ from typing import Annotated
 from annotated_types import MaxLen
 from fastapi import APIRouter, Response
 
-from dure.serve.body import JsonRoute, StrictModel
+from dure.serve.body import JsonRoute, StrictModel, examples
 from dure.serve.errors import json_response
 from dure.serve.openai.answers import ERRORS, Prompt, Text, Tokens, documented
 from dure.serve.openai.chat_request import ChatRequest
@@ -23,6 +23,8 @@ REFUSED = ERRORS
 class TokenizeRequest(StrictModel):
     """add_special: begin as the model wants. parse_special: read names of special tokens as these."""
 
+    model_config = examples({"content": "The bell rings.", "with_pieces": True})
+
     content: str | Mixed
     add_special: bool | None = None
     parse_special: bool | None = None
@@ -32,6 +34,8 @@ class TokenizeRequest(StrictModel):
 
 class DetokenizeRequest(StrictModel):
     """Tokens to be text again."""
+
+    model_config = examples({"tokens": [1, 2, 3]})
 
     tokens: Annotated[list[Token], MaxLen(1 << 20)]
     model: str | None = None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from dure.serve.body import StrictModel
+from dure.serve.body import StrictModel, examples
 
 __all__ = [
     "AllowedTools",
@@ -262,11 +262,31 @@ class StreamOptions(StrictModel):
     include_obfuscation: bool | None = None
 
 
+_PLACE = {
+    "type": "object",
+    "properties": {"place": {"type": "string"}},
+    "required": ["place"],
+    "additionalProperties": False,
+}
+_QUESTION = {"input": "Tell me a story.", "max_output_tokens": 64}
+
+
 class ResponsesRequest(StrictModel):
     """One answer that is wanted.
 
     The last group is llama-server's: what a client may read of the work while it is done.
     """
+
+    model_config = examples(
+        _QUESTION,
+        {**_QUESTION, "instructions": "Be brief.", "stream": True},
+        {**_QUESTION, "input": [{"role": "user", "content": "What is a bell?"}]},
+        {**_QUESTION, "tools": [{"type": "function", "name": "weather", "parameters": _PLACE}]},
+        {
+            **_QUESTION,
+            "text": {"format": {"type": "json_schema", "name": "place", "schema": _PLACE}},
+        },
+    )
 
     input: str | list[Item]
     model: str | None = None
