@@ -27,7 +27,6 @@ from dure.cli.parameters import (
 from dure.engine.sums import Wire
 from dure.errors import ResourceError, UsageError
 from dure.generate.protocol import EngineOptions
-from dure.generate.request import Sampling
 from dure.hardware.probe import probe
 from dure.model.gguf import open_gguf
 from dure.serve.guards.keys import keys_of_environment
