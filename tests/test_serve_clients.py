@@ -229,8 +229,10 @@ def taken(url: str) -> Iterator[None]:
     body = {"messages": QUESTION, "stream": True, "temperature": 0}
     with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as answer:
         assert answer.status_code == 200
-        next(answer.iter_raw())
+        chunks = answer.iter_raw()  # held: where it is collected, the line is closed
+        next(chunks)
         yield
+        chunks.close()
 
 
 def test_openai_is_told_when_there_is_no_place_and_when_to_come_back(busy: str) -> None:

@@ -75,6 +75,7 @@ def keep_to_the_document(operation: Any, n_cases: int, mode: GenerationMode) -> 
     def ask(case: Any) -> None:
         answer = case.call_and_validate(checks=CHECKS, timeout=120)
         statuses[answer.status_code] += 1
+        if mode.is_positive and answer.status_code==400: print(case.method, case.path, str(answer.json())[:250], str(case.body)[:300])
 
     with suppress(Unsatisfiable):  # an address without parameters cannot be asked wrongly
         ask()

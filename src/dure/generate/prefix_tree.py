@@ -5,6 +5,7 @@ Pure. Knows sequences of tokens and the keys that hold them; refuses to know whe
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -12,6 +13,7 @@ from typing import Generic, TypeVar
 __all__ = ["PrefixTree", "common_length"]
 
 Key = TypeVar("Key", bound=Hashable)
+_INT32 = "i"  # four bytes a token: an idle server may remember a million of them
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:
@@ -33,7 +35,7 @@ def common_length(a: Sequence[int], b: Sequence[int]) -> int:
 class _Node(Generic[Key]):
     """The tokens from its parent to here. keys: whose sequences end here."""
 
-    tokens: list[int]
+    tokens: array[int]
     children: dict[int, _Node[Key]] = field(default_factory=dict)
     keys: dict[Key, None] = field(default_factory=dict)
 
@@ -49,8 +51,8 @@ class PrefixTree(Generic[Key]):
     """Keys with a sequence of tokens each."""
 
     def __init__(self) -> None:
-        self._root: _Node[Key] = _Node([])
-        self._sequences: dict[Key, list[int]] = {}
+        self._root: _Node[Key] = _Node(array(_INT32))
+        self._sequences: dict[Key, array[int]] = {}
 
     def __contains__(self, key: Key) -> bool:
         return key in self._sequences
@@ -60,15 +62,20 @@ class PrefixTree(Generic[Key]):
 
     def tokens(self, key: Key) -> list[int]:
         """A key's sequence; raises KeyError."""
-        return self._sequences[key]
+        return self._sequences[key].tolist()
+
+    def length(self, key: Key) -> int:
+        """How many tokens a key's sequence has; raises KeyError."""
+        return len(self._sequences[key])
 
     def put(self, key: Key, tokens: Sequence[int]) -> None:
         """Let a key hold a sequence, instead of what it held. An empty one removes it."""
         self.remove(key)
         if not tokens:
             return
-        self._sequences[key] = list(tokens)
-        node, rest = self._root, list(tokens)
+        rest = array(_INT32, tokens)
+        self._sequences[key] = rest
+        node = self._root
         while rest:
             child = node.children.get(rest[0])
             if child is None:
@@ -96,9 +103,10 @@ class PrefixTree(Generic[Key]):
 
     def longest(self, tokens: Sequence[int]) -> tuple[Key, int] | None:
         """A key whose sequence begins like `tokens`, and for how many; None where none does."""
+        wanted = array(_INT32, tokens)
         node, n = self._root, 0
-        while (child := node.children.get(tokens[n]) if n < len(tokens) else None) is not None:
-            same = common_length(child.tokens, tokens[n : n + len(child.tokens)])
+        while (child := node.children.get(wanted[n]) if n < len(wanted) else None) is not None:
+            same = common_length(child.tokens, wanted[n : n + len(child.tokens)])
             node, n = child, n + same
             if same < len(child.tokens):
                 break

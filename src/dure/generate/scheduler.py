@@ -309,7 +309,7 @@ class Scheduler:
     def _n_held_by(self, key: int | str) -> int:
         """How many tokens are there; a running sequence has more than the tree knows."""
         running = self._slots[key].running if isinstance(key, int) else None
-        return running.n_cached if running else len(self._tree.tokens(key))
+        return running.n_cached if running else self._tree.length(key)
 
     def _choose_slot(self, source: int | str | None, n: int) -> _Slot:
         free = [slot for slot in self._slots if slot.running is None]
@@ -333,7 +333,7 @@ class Scheduler:
         if isinstance(source, int):
             actions.append(Copy(source, slot.index, n))
         elif source is not None:
-            actions.append(Load(source, slot.index, len(self._tree.tokens(source)), n))
+            actions.append(Load(source, slot.index, self._tree.length(source), n))
             slot.stored, slot.stored_key = n, source
             self._stored[source] = self._stored.pop(source)  # the youngest again
         return actions

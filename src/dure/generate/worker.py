@@ -30,12 +30,14 @@ from dure.errors import DureError
 from dure.generate import protocol as msg
 from dure.generate.loop import EngineLoop
 from dure.generate.opening import Opened, Wishes, open_executor
-from dure.generate.request import Embedded, EngineStats, Event, Failed, ModelInfo, Request
+from dure.generate.request import Embedded, Event, Failed, ModelInfo, Request
 from dure.generate.store import PrefixStore
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
 
 TELL_STATS_S = 0.5
+IDLE_S = 0.5  # between looks for messages
+LOOK_EVERY_S = 5.0  # at idle ranks: one that has died is noticed before a request needs it
 PERSIST_AFTER_S = 2.0  # of quiet
 _POOLING = {0: "last", 1: "mean", 2: "cls", 3: "last"}  # llama.cpp's llama_pooling_type
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -138,7 +140,9 @@ class Generator:
                 store=store,
                 store_tokens=store_tokens,
             )
-            self._peak_bytes = tuple(rank.peak_bytes for rank in opened.executor.facts())
+            self._peak_bytes: tuple[int, ...] = ()
+            self._told_at = self._worked_at = self._looked_at = time.monotonic()
+            self._resting, self._persisted = False, not options.persistent
             client.send(msg.Ready(_info(gguf, opened.executor.info)))
 
     def _store(self, gguf: GgufFile, opened: Opened) -> tuple[PrefixStore | None, int]:
@@ -152,28 +156,39 @@ class Generator:
 
     def run(self) -> None:
         """Answer until Stop comes."""
-        told_at = worked_at = time.monotonic()
-        quiet, persisted = True, not self._options.persistent
         while True:
-            for message in self._client.inbox(None if self._loop.busy else 0.5):
+            for message in self._client.inbox(None if self._loop.busy else IDLE_S):
                 if not self._take(message):
                     return
             if self._loop.busy:
-                self._send(
-                    self._loop.admit()
-                )  # told first: computing may be the end of this process
-                self._send(self._loop.step())
-                quiet, persisted = False, not self._options.persistent
-                worked_at = time.monotonic()
-            if not quiet and (not self._loop.busy or worked_at - told_at > TELL_STATS_S):
-                quiet, told_at = not self._loop.busy, worked_at
-                self._client.send(msg.Stats(self._stats()))
-            if not persisted and self._is_long_quiet(worked_at):
-                self._loop.persist()
-                persisted = True  # also where it failed: a full disk stays full
+                self._work()
+            else:
+                self._rest()
 
-    def _is_long_quiet(self, worked_at: float) -> bool:
-        return not self._loop.busy and time.monotonic() - worked_at > PERSIST_AFTER_S
+    def _work(self) -> None:
+        self._send(self._loop.admit())  # told first: computing may be the end of this process
+        self._send(self._loop.step())
+        self._worked_at = time.monotonic()
+        self._resting, self._persisted = False, not self._options.persistent
+        if self._worked_at - self._told_at > TELL_STATS_S:
+            self._tell()
+
+    def _rest(self) -> None:
+        """What is done when nothing runs: figures once, prefixes to the disk, and a look at the ranks."""
+        now = time.monotonic()
+        if not self._resting or now - self._looked_at > LOOK_EVERY_S:
+            self._looked_at = now
+            self._peak_bytes = tuple(rank.peak_bytes for rank in self._executor.facts())
+        if not self._resting:
+            self._resting = True
+            self._tell()
+        if not self._persisted and now - self._worked_at > PERSIST_AFTER_S:
+            self._loop.persist()
+            self._persisted = True  # also where it failed: a full disk stays full
+
+    def _tell(self) -> None:
+        self._told_at = time.monotonic()
+        self._client.send(msg.Stats(self._loop.stats(self._peak_bytes)))
 
     def _take(self, message: Any) -> bool:
         match message:
@@ -188,9 +203,6 @@ class Generator:
     def _send(self, events: list[Event]) -> None:
         if events:
             self._client.send(msg.Events(events))
-
-    def _stats(self) -> EngineStats:
-        return self._loop.stats(self._peak_bytes)
 
     def close(self) -> None:
         """Keep what is to be kept, and end the ranks."""
