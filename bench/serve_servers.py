@@ -33,12 +33,16 @@ STOP_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What both servers are given. `context` is tokens for each of the `slots`."""
+    """What both servers are given. `context` is tokens for each of the `slots`.
+
+    cache_mb: for computed prompts beside the KV cache; None: each server's own default.
+    """
 
     model: Path
     threads: int
     slots: int
     context: int
+    cache_mb: int | None = None
 
 
 def llama_server(setting: Setting, port: int) -> list[str]:
@@ -47,7 +51,7 @@ def llama_server(setting: Setting, port: int) -> list[str]:
         llama_server_program(), "--model", str(setting.model),
         "--host", HOST, "--port", str(port), "--threads", str(setting.threads),
         "--parallel", str(setting.slots), "--ctx-size", str(setting.slots * setting.context),
-        "--metrics",
+        "--metrics", *_cache("--cache-ram", setting),
     ]  # fmt: skip
 
 
@@ -57,7 +61,12 @@ def dure_serve(setting: Setting, port: int) -> list[str]:
         sys.executable, "-m", "dure.cli.main", "serve", str(setting.model),
         "--host", HOST, "--port", str(port), "--threads", str(setting.threads),
         "--parallel", str(setting.slots), "--ctx", str(setting.context),
+        *_cache("--cache-size", setting),
     ]  # fmt: skip
+
+
+def _cache(option: str, setting: Setting) -> list[str]:
+    return [] if setting.cache_mb is None else [option, str(setting.cache_mb)]
 
 
 Command = Callable[[Setting, int], list[str]]

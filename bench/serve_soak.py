@@ -31,6 +31,7 @@ STUCK_AFTER_S = 300.0
 IDLE_WITHIN_S = 60.0
 GROWTH_ALLOWED = 1.05
 WARM_UP_SHARE = 0.2
+CACHE_MB = 64  # of computed prompts: full before the warm-up ends, so that its growth is over
 PREFIXES = 4
 IDLE_METRICS = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
 
@@ -73,7 +74,7 @@ _GOOD = ("answered", "hung up", "told to wait")
 
 def soak(name: str, setting: Setting, seconds: float, as_json: bool) -> int:
     """Soak the server called `name`; print what was seen; return 0 where nothing is wrong."""
-    with running(name, setting) as server:
+    with running(name, replace(setting, cache_mb=CACHE_MB)) as server:
         result = asyncio.run(_soak(server, setting, seconds))
     faults = result.faults
     if as_json:
