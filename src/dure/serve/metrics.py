@@ -236,7 +236,8 @@ def _engine_figures(stats: EngineStats, model: Labels) -> Iterator[Metric]:
     for name, text, value in (
         ("requests_running", "Requests being answered", stats.running),
         ("requests_waiting", "Requests that wait", stats.waiting),
-        ("kv_positions_used", "Positions of the KV cache in use", stats.kv_used),
+        ("kv_positions_used", "Positions of the KV cache that answers use", stats.kv_used),
+        ("kv_positions_kept", "Positions kept for prompts that begin alike", stats.kv_kept),
         ("kv_positions", "Positions of the KV cache", stats.kv_total),
         ("sequences_held", "Sequences of requests and of the prefix cache", stats.sequences_held),
     ):
