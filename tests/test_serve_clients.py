@@ -232,7 +232,7 @@ def taken(url: str) -> Iterator[None]:
         chunks = answer.iter_raw()  # held: where it is collected, the line is closed
         next(chunks)
         yield
-        chunks.close()
+        del chunks
 
 
 def test_openai_is_told_when_there_is_no_place_and_when_to_come_back(busy: str) -> None:
@@ -242,29 +242,36 @@ def test_openai_is_told_when_there_is_no_place_and_when_to_come_back(busy: str) 
         assert int(refused.value.response.headers["retry-after"]) >= 1
 
 
+def ask(client: openai.OpenAI) -> str:
+    answer = client.chat.completions.create(messages=QUESTION, **GREEDY)
+    return answer.choices[0].message.content or ""
+
+
 def test_openai_tries_again_by_itself_and_gets_its_answer(busy: str) -> None:
     tries: list[int] = []
     refused = threading.Event()
 
-    def seen(response: httpx.Response) -> None:
+    def seen(response: Any) -> None:
         tries.append(response.status_code)
         refused.set()
 
     with (
-        httpx.Client(event_hooks={"response": [seen]}, timeout=60) as http,
+        openai.DefaultHttpxClient(event_hooks={"response": [seen]}, timeout=60) as http,
         openai.OpenAI(base_url=f"{busy}/v1", api_key="none", http_client=http) as client,
         ThreadPoolExecutor() as threads,
     ):
         with taken(busy):
-            asked = threads.submit(client.chat.completions.create, messages=QUESTION, **GREEDY)
+            asked = threads.submit(ask, client)
             assert refused.wait(60)
-        assert asked.result(60).choices[0].message.content
+        assert asked.result(60)
     assert tries == [429, 200]
 
 
 def test_the_asynchronous_openai_client_does_the_same(url: str) -> None:
     async def ask() -> None:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=60) as client:
+        async with openai.AsyncOpenAI(
+            base_url=f"{url}/v1", api_key="none", timeout=60, max_retries=20
+        ) as client:
             await chats(client)
             await others(client)
 
@@ -282,9 +289,7 @@ async def chats(client: openai.AsyncOpenAI) -> None:
     (call,) = called.choices[0].message.tool_calls or []
     assert call.type == "function"
     assert is_a_ring(call.function.name, call.function.arguments)
-    parsed = await client.chat.completions.parse(
-        messages=QUESTION, response_format=Place, **LONG
-    )
+    parsed = await client.chat.completions.parse(messages=QUESTION, response_format=Place, **LONG)
     assert isinstance(parsed.choices[0].message.parsed, Place)
     both = await asyncio.gather(*(create(messages=QUESTION, **GREEDY) for _ in range(4)))
     assert {one.choices[0].message.content for one in both} == {text}  # 429 is tried again
@@ -321,12 +326,19 @@ def test_anthropic_chat_and_its_stream_say_the_same(claude: anthropic.Anthropic)
 
 def test_anthropic_tools_are_called_whole_and_streamed(claude: anthropic.Anthropic) -> None:
     tool: Any = {"name": "ring", "description": "Ring a bell.", "input_schema": PARAMETERS}
-    asked: Any = {"messages": QUESTION, "tools": [tool], "tool_choice": {"type": "any"}, **CLAUDE, "max_tokens": 400}
+    asked: Any = {
+        "messages": QUESTION,
+        "tools": [tool],
+        "tool_choice": {"type": "any"},
+        **CLAUDE,
+        "max_tokens": 400,
+    }
     whole = claude.messages.create(**asked)
     with claude.messages.stream(**asked) as stream:
         streamed = stream.get_final_message()
     for answer in (whole, streamed):
-        (call,) = (block for block in answer.content if block.type == "tool_use")
+        content: list[Any] = list(answer.content)
+        (call,) = (block for block in content if block.type == "tool_use")
         assert is_a_ring(call.name, call.input)
         assert answer.stop_reason == "tool_use"
 
@@ -335,7 +347,9 @@ def test_anthropic_errors_have_its_shape_at_every_address_below_its_own(
     claude: anthropic.Anthropic, url: str
 ) -> None:
     with pytest.raises(anthropic.BadRequestError, match="wings"):
-        claude.messages.create(messages=QUESTION, extra_body={"wings": 2}, model="any", max_tokens=9)
+        claude.messages.create(
+            messages=QUESTION, extra_body={"wings": 2}, model="any", max_tokens=9
+        )
     for method, path, status in (
         ("GET", "/v1/messages", 405),
         ("POST", "/v1/messages/batches", 404),

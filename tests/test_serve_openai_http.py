@@ -518,6 +518,21 @@ def test_a_grammar_or_a_schema_reaches_the_engine_and_a_wrong_one_is_refused(
     assert_refused(http.post("/completion", json={"prompt": "x", **both}))
 
 
+def test_a_schema_may_say_which_object_is_wanted_but_not_contradict_another(
+    http: httpx.Client, engine: ScriptedEngine
+) -> None:
+    engine.default = Script('{"bell": 1}')
+    schema = {"type": "object", "properties": {"bell": {"type": "integer"}}}
+    body: dict[str, Any] = {"messages": MESSAGES, "json_schema": schema}
+    plain: dict[str, Any] = {"type": "json_object"}
+    assert http.post(CHAT, json={**body, "response_format": plain}).status_code == 200
+    assert http.post(CHAT, json=body).status_code == 200
+    first, second = (request.grammar for request in engine.requests)
+    assert first == second
+    other = {**body, "response_format": {**plain, "schema": {"type": "object"}}}
+    assert_refused(http.post(CHAT, json=other), "json_schema")
+
+
 def test_a_suffix_is_refused_where_the_model_cannot_fill_in(http: httpx.Client) -> None:
     body = {"prompt": "x", "suffix": "y"}
     assert_refused(http.post("/v1/completions", json=body), "suffix")

@@ -5,10 +5,12 @@ Knows the routers and the OpenAPI document. Refuses to know guards, sockets and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
@@ -63,8 +65,15 @@ class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The document of the API, without what FastAPI only believes we answer."""
         if self.openapi_schema is None:
-            document = get_openapi(title=self.title, version=self.version, routes=self.routes)
+            document = get_openapi(
+                title=self.title,
+                version=self.version,
+                routes=self.routes,
+                separate_input_output_schemas=False,
+            )
             _drop_validation_errors(document)
+            document = _with_short_names(document)
+            _drop_unused(document)
             self.openapi_schema = document
         return self.openapi_schema
 
@@ -76,3 +85,25 @@ def _drop_validation_errors(document: dict[str, Any]) -> None:
             operation.get("responses", {}).pop("422", None)
     for name in ("HTTPValidationError", "ValidationError"):
         document.get("components", {}).get("schemas", {}).pop(name, None)
+
+
+def _with_short_names(document: dict[str, Any]) -> dict[str, Any]:
+    """Types that two dialects have are named with the dialect, not with a path in our source."""
+    text = msgspec.json.encode(document).decode()
+    return cast(dict[str, Any], msgspec.json.decode(_LONG_NAME.sub(_short, text)))
+
+
+_LONG_NAME = re.compile(r"\bdure__serve__(\w+?)__\w+?__(\w+)")
+
+
+def _short(name: re.Match[str]) -> str:
+    dialect = {"openai": "OpenAI"}.get(name[1], name[1].capitalize())
+    return f"{dialect}{name[2]}"
+
+
+def _drop_unused(document: dict[str, Any]) -> None:
+    """Types that are only read to be refused are nobody's business."""
+    text = msgspec.json.encode(document).decode()
+    schemas = document.get("components", {}).get("schemas", {})
+    for name in [name for name in schemas if f'"#/components/schemas/{name}"' not in text]:
+        del schemas[name]

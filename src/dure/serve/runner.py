@@ -6,19 +6,18 @@ Refuses to know HTTP and how events are written.
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Literal
 
 import msgspec
 
 from dure import errors
-from dure.errors import BusyError, ContextError, DureError, EngineError
+from dure.errors import ContextError, DureError, EngineError
 from dure.generate.request import (
     Done,
+    Event,
     Failed,
     Grammar,
     Progress,
@@ -39,41 +38,15 @@ from dure.serve.chat.task import (
     ToolCall,
 )
 from dure.serve.engine import Answer
+from dure.serve.runs import Merged, Run
 from dure.serve.state import Prepared, ServerState
 from dure.serve.text import Chunk, TextAssembler
 
-__all__ = ["Merged", "Run", "TextEvent", "run_chat", "run_chats", "run_text", "run_texts"]
+__all__ = ["TextEvent", "run_chat", "run_chats", "run_text", "run_texts"]
 
 TextEvent = Content | PromptProgress | Finished
 Piece = Content | Reasoning | ToolCall | ToolArguments
-E = TypeVar("E")
-_Queue: TypeAlias = "asyncio.Queue[tuple[int, E | Exception | None]]"
-
-
-class Run(Generic[E]):
-    """The events of an answer that the engine has begun; iterate it once.
-
-    The engine's work ends when the iteration ends or is cancelled, and at `aclose`, which whoever
-    does not iterate to the end must call (`contextlib.aclosing`).
-    """
-
-    def __init__(self, answer: Answer, events: AsyncGenerator[E, None]) -> None:
-        self._answer, self._events = answer, events
-
-    def __aiter__(self) -> AsyncIterator[E]:
-        return self
-
-    async def __anext__(self) -> E:
-        return await self._events.__anext__()
-
-    def cancel(self) -> None:
-        """End the engine's work, without waiting."""
-        self._answer.cancel()
-
-    async def aclose(self) -> None:
-        """End the engine's work and the iteration."""
-        self._answer.cancel()
-        await self._events.aclose()
+_UNFINISHED = "the engine ended without finishing the answer: ask again"
 
 
 def run_chat(
@@ -132,92 +105,6 @@ def run_texts(
         return run_text(state, prompts[at // n], options, grammar, index=at % n)
 
     return Merged(begin, n * len(prompts), state.engine.info.n_sequences)
-
-
-class Merged(Generic[E]):
-    """The events of n runs as they come, each with its run's index. Close it as a Run.
-
-    The first at_once begin with it, all or none; each of the others when one ends, so that one
-    request never fills the queue of all.
-    """
-
-    def __init__(self, begin: Callable[[int], Run[E]], n: int, at_once: int) -> None:
-        self._begin = begin
-        self._runs: list[Run[E]] = []
-        self._later = iter(range(min(n, at_once), n))
-        try:
-            for index in range(min(n, at_once)):
-                self._runs.append(begin(index))
-        except BaseException:
-            self._cancel()
-            raise
-        self._events = self._one() if n == 1 else self._many()
-
-    def __aiter__(self) -> AsyncIterator[tuple[int, E]]:
-        return self
-
-    async def __anext__(self) -> tuple[int, E]:
-        return await self._events.__anext__()
-
-    async def aclose(self) -> None:
-        """End the engine's work on all of them."""
-        self._cancel()
-        await self._events.aclose()
-
-    def _cancel(self) -> None:
-        for run in self._runs:
-            run.cancel()
-
-    async def _one(self) -> AsyncGenerator[tuple[int, E], None]:
-        async with aclosing(self._runs[0]) as run:
-            async for event in run:
-                yield 0, event
-
-    async def _many(self) -> AsyncGenerator[tuple[int, E], None]:
-        queue: _Queue[E] = asyncio.Queue()
-        tasks = [
-            asyncio.create_task(self._pump(index, run, queue))
-            for index, run in enumerate(self._runs)
-        ]
-        try:
-            left = len(tasks)
-            while left:
-                index, event = await queue.get()
-                if event is None:
-                    left -= 1
-                elif isinstance(event, Exception):
-                    raise event
-                else:
-                    yield index, event
-        finally:
-            self._cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _pump(self, index: int, run: Run[E], queue: _Queue[E]) -> None:
-        """One run after the other, until none is left."""
-        try:
-            while True:
-                async with aclosing(run):
-                    async for event in run:
-                        queue.put_nowait((index, event))
-                if (later := next(self._later, None)) is None:
-                    break
-                index, run = later, await self._begun_later(later)
-            queue.put_nowait((index, None))
-        except Exception as error:  # raised where the events are read
-            queue.put_nowait((index, error))
-
-    async def _begun_later(self, index: int) -> Run[E]:
-        while True:
-            try:
-                run = self._begin(index)
-            except BusyError as busy:  # the request was admitted: this part of it waits its turn
-                await asyncio.sleep(busy.retry_after_s)
-            else:
-                self._runs.append(run)
-                return run
 
 
 def _request(
@@ -324,31 +211,33 @@ class _Assembly:
     async def events(self, answer: Answer, request: Request) -> AsyncGenerator[ChatEvent, None]:
         try:
             async for event in answer:
-                if isinstance(event, Token):
-                    if self._text.stop is None:
-                        for piece in self._token(event):
-                            yield piece
-                        if self._text.stop is not None:
-                            answer.cancel()
-                elif isinstance(event, Progress):
-                    yield PromptProgress(
-                        event.total, event.cached, event.processed, event.elapsed_s
-                    )
-                elif isinstance(event, Done):
-                    for last in self._done(event):
-                        yield last
+                for one in self._read(event, answer, request):
+                    yield one
+                if isinstance(event, Done | Failed):
                     return
-                elif isinstance(event, Failed):
-                    if self._text.stop is None:
-                        raise _error_of(event, request, self._state)
-                    break
-            if self._text.stop is None:
-                raise EngineError("the engine ended without finishing the answer: ask again")
-            timings = Timings(prompt_tokens=len(request.prompt), tokens=self._n_read)
-            for last in self._done(Done(request.id, "cancelled", timings)):  # it was complete
-                yield last
+            for one in self._failed(Failed(request.id, "EngineError", _UNFINISHED), request):
+                yield one
         finally:
             answer.cancel()
+
+    def _read(self, event: Event, answer: Answer, request: Request) -> Iterator[ChatEvent]:
+        if isinstance(event, Token) and self._text.stop is None:
+            yield from self._token(event)
+            if self._text.stop is not None:
+                answer.cancel()
+        elif isinstance(event, Progress):
+            yield PromptProgress(event.total, event.cached, event.processed, event.elapsed_s)
+        elif isinstance(event, Done):
+            yield from self._done(event)
+        elif isinstance(event, Failed):
+            yield from self._failed(event, request)
+
+    def _failed(self, event: Failed, request: Request) -> Iterator[ChatEvent]:
+        """An answer that has met a stop string was complete before: only its times are not known."""
+        if self._text.stop is None:
+            raise _error_of(event, request, self._state)
+        timings = Timings(prompt_tokens=len(request.prompt), tokens=self._n_read)
+        yield from self._done(Done(request.id, "cancelled", timings))
 
     def _token(self, event: Token) -> Iterator[Piece]:
         self._n_read += 1

@@ -1,6 +1,7 @@
 """The bodies of requests to `/v1/messages` and `/v1/messages/count_tokens`, as Anthropic defines them.
 
-Knows names and types; a field that is not here is refused by name.
+Knows names and types; a field that is not here is refused by name. What is read only to be refused
+(`Other...`) is not in the OpenAPI document.
 Refuses to know what a value means: `mapping` does, and refuses what this server cannot do.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic.json_schema import SkipJsonSchema
 
 from dure.serve.body import StrictModel, examples
 
@@ -100,7 +102,7 @@ def _tool_tag(value: Any) -> str:
 
 
 ResultBlock = Annotated[
-    Annotated[TextBlock, Tag("text")] | Annotated[OtherBlock, Tag("other")],
+    Annotated[TextBlock, Tag("text")] | Annotated[SkipJsonSchema[OtherBlock], Tag("other")],
     Discriminator(_result_tag),
 ]
 Block = Annotated[
@@ -108,7 +110,7 @@ Block = Annotated[
     | Annotated[ThinkingBlock, Tag("thinking")]
     | Annotated[ToolUseBlock, Tag("tool_use")]
     | Annotated[ToolResultBlock, Tag("tool_result")]
-    | Annotated[OtherBlock, Tag("other")],
+    | Annotated[SkipJsonSchema[OtherBlock], Tag("other")],
     Discriminator(_block_tag),
 ]
 
@@ -142,7 +144,8 @@ class OtherTool(BaseModel):
 
 
 Tool = Annotated[
-    Annotated[OwnTool, Tag("own")] | Annotated[OtherTool, Tag("other")], Discriminator(_tool_tag)
+    Annotated[OwnTool, Tag("own")] | Annotated[SkipJsonSchema[OtherTool], Tag("other")],
+    Discriminator(_tool_tag),
 ]
 
 

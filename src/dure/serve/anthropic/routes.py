@@ -22,7 +22,8 @@ from dure.serve.anthropic.requests import CountTokensRequest, MessagesRequest
 from dure.serve.body import JsonRoute
 from dure.serve.chat.task import ChatEvent
 from dure.serve.errors import Problem, json_response, problem_of
-from dure.serve.runner import Run, run_chat
+from dure.serve.runner import run_chat
+from dure.serve.runs import Run
 from dure.serve.sse import EventStream, opened, sse, while_connected
 from dure.serve.state import Prepared, ServerState, State, owner_of
 

@@ -48,7 +48,8 @@ from dure.serve.ollama.requests import (
     ShowRequest,
 )
 from dure.serve.openai.grammars import grammar_of
-from dure.serve.runner import Run, TextEvent, run_chat, run_text
+from dure.serve.runner import TextEvent, run_chat, run_text
+from dure.serve.runs import Run
 from dure.serve.sse import EventStream, opened, while_connected
 from dure.serve.state import ServerState, State, owner_of
 

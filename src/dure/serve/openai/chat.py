@@ -28,7 +28,8 @@ from dure.serve.openai.answers import ChatCompletion, InputTokens, documented
 from dure.serve.openai.chat_request import ChatRequest
 from dure.serve.openai.live import LiveTimings
 from dure.serve.openai.usage import logprob_entries, progress_of, timings_of, usage_of
-from dure.serve.runner import Merged, run_chats
+from dure.serve.runner import run_chats
+from dure.serve.runs import Merged
 from dure.serve.sse import EventStream, opened, sse, while_connected
 from dure.serve.state import Prepared, ServerState, State, owner_of
 

@@ -219,8 +219,8 @@ class MessagesRequest(StrictModel):
         self, grammar: str | None, schema: dict[str, Any] | None
     ) -> JsonObject | JsonSchema | None:
         wanted = _format_of(self.response_format)
-        if schema is not None and wanted is None:
-            wanted = JsonSchema(schema)
+        if schema is not None and wanted in (None, JsonObject()):
+            wanted = JsonSchema(schema)  # besides "some object", it says which
         elif schema is not None:
             raise ParameterError("json_schema", "json_schema and response_format: give only one")
         if grammar is not None and wanted is not None:

@@ -26,7 +26,8 @@ from dure.serve.openai.live import LiveTimings
 from dure.serve.openai.parameters import GenerationParameters, StreamOptions
 from dure.serve.openai.prompts import PromptField, Tokenizer
 from dure.serve.openai.usage import LOWEST, progress_of, timings_of, usage_of
-from dure.serve.runner import Merged, TextEvent, run_texts
+from dure.serve.runner import TextEvent, run_texts
+from dure.serve.runs import Merged
 from dure.serve.sse import EventStream, opened, sse, while_connected
 from dure.serve.state import ServerState, State, owner_of
 

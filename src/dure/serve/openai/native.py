@@ -24,7 +24,8 @@ from dure.serve.openai.live import LiveTimings
 from dure.serve.openai.parameters import GenerationParameters
 from dure.serve.openai.prompts import PromptField, Tokenizer, as_prompts
 from dure.serve.openai.usage import logprob_entries, progress_of, timings_of
-from dure.serve.runner import Merged, TextEvent, run_texts
+from dure.serve.runner import TextEvent, run_texts
+from dure.serve.runs import Merged
 from dure.serve.sse import EventStream, opened, sse, while_connected
 from dure.serve.state import ServerState, State, owner_of
 

@@ -1,6 +1,7 @@
 """The body of a request to `/v1/responses`, as OpenAI defines it.
 
-Knows names and types; a field that is not here is refused by name.
+Knows names and types; a field that is not here is refused by name. What is read only to be refused
+(`Other...`) is not in the OpenAPI document.
 Refuses to know what a value means: `mapping` does, and refuses what this server cannot do.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic.json_schema import SkipJsonSchema
 
 from dure.serve.body import StrictModel, examples
 
@@ -79,7 +81,7 @@ def _part_tag(value: Any) -> str:
 Part = Annotated[
     Annotated[TextPart, Tag("text")]
     | Annotated[RefusalPart, Tag("refusal")]
-    | Annotated[OtherPart, Tag("other")],
+    | Annotated[SkipJsonSchema[OtherPart], Tag("other")],
     Discriminator(_part_tag),
 ]
 
@@ -151,7 +153,7 @@ Item = Annotated[
     | Annotated[FunctionCall, Tag("function_call")]
     | Annotated[FunctionCallOutput, Tag("function_call_output")]
     | Annotated[ReasoningItem, Tag("reasoning")]
-    | Annotated[OtherItem, Tag("other")],
+    | Annotated[SkipJsonSchema[OtherItem], Tag("other")],
     Discriminator(_item_tag),
 ]
 
@@ -176,7 +178,7 @@ def _function_tag(value: Any) -> str:
 
 
 Tool = Annotated[
-    Annotated[FunctionTool, Tag("function")] | Annotated[OtherTool, Tag("other")],
+    Annotated[FunctionTool, Tag("function")] | Annotated[SkipJsonSchema[OtherTool], Tag("other")],
     Discriminator(_function_tag),
 ]
 
@@ -211,7 +213,7 @@ ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("word")]
     | Annotated[NamedFunction, Tag("function")]
     | Annotated[AllowedTools, Tag("allowed_tools")]
-    | Annotated[OtherToolChoice, Tag("other")],
+    | Annotated[SkipJsonSchema[OtherToolChoice], Tag("other")],
     Discriminator(_choice_tag),
 ]
 

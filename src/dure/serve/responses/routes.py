@@ -20,7 +20,8 @@ from dure.serve.responses.document import ResponseObject
 from dure.serve.responses.echo import echo_of
 from dure.serve.responses.mapping import options_of, task_of
 from dure.serve.responses.requests import ResponsesRequest
-from dure.serve.runner import Run, run_chat
+from dure.serve.runner import run_chat
+from dure.serve.runs import Run
 from dure.serve.sse import EventStream, opened, sse, while_connected
 from dure.serve.state import ServerState, State, owner_of
 
