@@ -598,3 +598,9 @@ def test_every_answer_follows_the_document(http: httpx.Client, engine: ScriptedE
             msgspec.json.decode(http.post(path, json=body).content),
             {**schema, "components": document["components"]},
         )
+
+
+def test_the_address_itself_says_hello(http: httpx.Client) -> None:
+    """GET and HEAD of / are 200: browsers and Ollama's clients look there first."""
+    assert "/docs" in http.get("/").text
+    assert http.head("/").status_code == 200
