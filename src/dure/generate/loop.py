@@ -46,8 +46,8 @@ from dure.model.vocabulary import Vocabulary
 
 __all__ = ["EngineLoop"]
 
-STEP_S = 0.4  # a step that answers wait for should not take longer, however long a prompt is,
-BURST_S = 3.0  # but prompts that take no longer than this together are not drawn out
+STEP_S = 0.4  # of a long prompt beside answers that run: their next tokens wait for it
+SHORT_S = 1.0  # a prompt that takes no longer is not drawn out
 LEAST_CHUNK = 32
 NOTHING = np.zeros(0, np.int32)
 
@@ -185,9 +185,9 @@ class EngineLoop:
         return events
 
     def _chunk(self) -> tuple[int, int]:
-        """How many tokens of prompts may come in a step beside answers, and how many all at once."""
-        chunk, burst = (int(self._prefill_per_s * seconds) for seconds in (STEP_S, BURST_S))
-        return max(LEAST_CHUNK, chunk), burst
+        """How many tokens of long prompts a step may hold beside answers, and what a short prompt is."""
+        chunk, short = (int(self._prefill_per_s * seconds) for seconds in (STEP_S, SHORT_S))
+        return max(LEAST_CHUNK, chunk), short
 
     def _begin(self, running: Running, actions: Sequence[Action]) -> None:
         answer = self._answers[running.request.id]
@@ -242,8 +242,10 @@ class EngineLoop:
         self._scheduler.advance(work)
         for running in in_prefill:
             self._tell_progress(running, self._answers[running.request.id])
+        took = float(np.mean(result.stats.compute_s)), float(np.mean(result.stats.sync_s))
         for row, (w, sampler) in enumerate(zip(outputs, samplers, strict=True)):
-            self._choose(w.running, sampler, result.rows[row], row, result.stats)
+            self._clock(self._answers[w.running.request.id], *took)
+            self._choose(w.running, sampler, result.rows[row], row)
         for w in work:
             if w.output and w.running.request.max_tokens == 0:
                 self._finish(w.running, "length")
@@ -253,15 +255,15 @@ class EngineLoop:
         assert sampler is not None, "made when the request was admitted"
         return sampler
 
-    def _choose(
-        self, running: Running, sampler: Sampler, best: Candidates, row: int, stats: StepStats
-    ) -> None:
-        request, answer = running.request, self._answers[running.request.id]
+    def _clock(self, answer: _Answer, compute_s: float, sync_s: float) -> None:
         if answer.first:
-            answer.compute_s += float(np.mean(stats.compute_s))
-            answer.sync_s += float(np.mean(stats.sync_s))
+            answer.compute_s += compute_s
+            answer.sync_s += sync_s
         else:
             answer.first = time.perf_counter()
+
+    def _choose(self, running: Running, sampler: Sampler, best: Candidates, row: int) -> None:
+        request = running.request
         try:
             token = sampler.choose(best, lambda: self._executor.logits(row))
         except GrammarEnd:

@@ -44,6 +44,7 @@ MOST_RANKS = 1024
 MOST_SEQUENCES = 128  # llama.cpp's own limit is 256
 LARGEST_SHARE = 1e9
 LEAST_OUTPUTS = 32
+PREFILL = 512  # tokens of prompts in a step; those of running answers come on top
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ def _limits(n_ctx: int, threads: int, wishes: Wishes) -> Limits:
     return Limits(
         n_ctx,
         threads,
+        n_batch=PREFILL + (wishes.parallel if wishes.parallel > 1 else 0),
         n_sequences=wishes.parallel,
         n_outputs=max(LEAST_OUTPUTS, wishes.parallel),
     )

@@ -81,6 +81,8 @@ class Sampler:
             self._dry = DryPenalties(sampling, vocabulary)
             for token in self._history:
                 self._dry.accept(token)
+        self._has_penalties = _has_penalties(sampling)
+        self._fixed = None if self._has_penalties or self._dry else self._adjustment()
 
     def choose(self, best: Candidates, whole: Callable[[], Floats]) -> int:
         """The next token. `whole` fetches all logits, float32 [n_vocab]; called only if needed.
@@ -142,6 +144,11 @@ class Sampler:
 
     def adjustment(self) -> Adjustment | None:
         """What the next step changes of the logits before the best are chosen."""
+        if self._has_penalties or self._dry is not None:
+            return self._adjustment()
+        return self._fixed
+
+    def _adjustment(self) -> Adjustment | None:
         counts = self._counts()
         dry = np.unique(np.array(self._history, np.int32)) if self._dry else np.zeros(0, np.int32)
         ids = np.array(sorted({*self._bias, *counts, *dry.tolist()}), np.int32)
@@ -158,13 +165,17 @@ class Sampler:
 
     def _counts(self) -> dict[int, int]:
         """How often each token stands in the penalties' window."""
-        s = self.sampling
-        off = s.repeat_penalty == 1 and s.frequency_penalty == 0 and s.presence_penalty == 0
-        if off or s.repeat_last_n == 0:
+        if not self._has_penalties:
             return {}
-        window = self._history if s.repeat_last_n < 0 else self._history[-s.repeat_last_n :]
+        last_n = self.sampling.repeat_last_n
+        window = self._history if last_n < 0 else self._history[-last_n:]
         ids, counts = np.unique(np.array(window, np.int32), return_counts=True)
         return dict(zip(ids.tolist(), counts.tolist(), strict=True))
+
+
+def _has_penalties(s: Sampling) -> bool:
+    off = s.repeat_penalty == 1 and s.frequency_penalty == 0 and s.presence_penalty == 0
+    return not off and s.repeat_last_n != 0
 
 
 def keep(best: Candidates, sampling: Sampling) -> Candidates | None:

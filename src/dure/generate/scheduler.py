@@ -177,6 +177,7 @@ class Scheduler:
         self.cache_hits = 0
 
         self._due: list[Action] = []
+        self._waited = False  # answers did, in the last step
 
     # ------------------------------------------------------------ what there is
 
@@ -400,25 +401,21 @@ class Scheduler:
 
     # ------------------------------------------------------------ steps
 
-    def next_work(self, prefill_limit: int, burst: int = 0) -> list[Work]:
+    def next_work(self, prefill_limit: int, short: int = 0) -> list[Work]:
         """The next step's tokens, in the order of their sequences.
 
-        prefill_limit: how many tokens of prompts may come besides answers that run. Without any, or
-        where all prompts together have no more than `burst` tokens left, a step is filled.
+        prefill_limit: how many tokens of long prompts may come besides answers that run; without any,
+        a step is filled. A prompt with no more than `short` tokens left is not drawn out by this, and
+        where more of these begin than answers run, the answers wait for one step.
         """
         running = [r for r in self.running if not r.request.embed]
-        decodes = [r for r in running if not r.in_prefill]
+        decodes = [_work(r, 1) for r in running if not r.in_prefill]
         prefills = [r for r in running if r.in_prefill]
-        work = [_work(r, 1) for r in decodes]
-        budget = self.limits.n_batch - len(work)
-        if decodes and sum(r.remaining for r in prefills) > burst:
-            budget = min(budget, max(1, prefill_limit))
-        for r in sorted(prefills, key=lambda r: r.remaining - r.skipped // PATIENCE):
-            if budget > 0:
-                chunk = _work(r, budget)
-                work.append(chunk)
-                budget -= len(chunk.tokens)
-        return sorted(work, key=lambda w: w.running.slot)
+        budget = self.limits.n_batch - len(decodes)
+        chunks = _chunks(prefills, budget, max(1, prefill_limit) if decodes else budget, short)
+        n_beginning = sum(chunk.output for chunk in chunks)
+        self._waited = not self._waited and bool(short) and n_beginning > len(decodes) > 0
+        return sorted([*([] if self._waited else decodes), *chunks], key=lambda w: w.running.slot)
 
     def advance(self, work: Sequence[Work]) -> None:
         """The tokens of a step are in the KV cache."""
@@ -450,6 +447,19 @@ class Scheduler:
         slot.stored, slot.stored_key = 0, ""
         self._tree.remove(slot.index)
         self._due.append(Forget(slot.index, 0))
+
+
+def _chunks(prefills: Sequence[Running], budget: int, long_budget: int, short: int) -> list[Work]:
+    """What of the prompts a step computes, within `budget` tokens, of which long prompts get less."""
+    chunks = []
+    for running in sorted(prefills, key=lambda r: r.remaining - r.skipped // PATIENCE):
+        is_long = running.remaining > short
+        most = min(budget, long_budget) if is_long else budget
+        if most > 0:
+            chunks.append(_work(running, most))
+            budget -= len(chunks[-1].tokens)
+            long_budget -= len(chunks[-1].tokens) if is_long else 0
+    return chunks
 
 
 def _work(running: Running, most: int) -> Work:

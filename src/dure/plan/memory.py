@@ -85,8 +85,10 @@ def _too_large(
         if most >= CTX_GRAIN
         else "even the weights do not fit: use a smaller or more quantized model, or more machines"
     )
-    what = f"{n_sequences} contexts of {n_ctx} tokens need" if n_sequences > 1 else (
-        f"a context of {n_ctx} tokens needs"
+    what = (
+        f"{n_sequences} contexts of {n_ctx} tokens need"
+        if n_sequences > 1
+        else (f"a context of {n_ctx} tokens needs")
     )
     return (
         f"{what} {needed / 1e9:.2f} GB in all, but {machine.available_bytes / 1e9:.2f} GB are "
