@@ -27,7 +27,8 @@ async def told(client: httpx.AsyncClient, thing: str, seen: Callable[[], None]) 
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    text, finish, usage = "", None, {}
+    text, finish = "", None
+    usage: dict[str, int] = {}
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
         assert response.status_code == 200
         async for line in response.aiter_lines():
