@@ -1,7 +1,8 @@
 """Stands in for `llama-server`: takes its flags and becomes `dure serve`.
 
 Knows what each flag of llama-server that its tests use is called here.
-Refuses what it cannot translate, by name: a test never passes because its flag was ignored.
+Refuses what it cannot translate, by name. Flags that only choose how llama-server computes (batches,
+attention, one range of cells) and the context beyond the demo model's are left out: `_NOTHING` below.
 
 The tests name models that would have to be downloaded; all of them get the one file that
 DURE_COMPAT_MODEL names. With DURE_COMPAT_LLAMA_SERVER the same file is served by that llama-server
