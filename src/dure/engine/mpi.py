@@ -52,7 +52,8 @@ KEEP_S = 300.0  # for writing or reading a long sequence on a slow disk
 STOP_S = 5.0  # for ranks to end in peace
 # mpiexec ends a job when a process is killed, but waits for ever when one merely exits before MPI has
 # started. So each rank runs under a guard that notes its exit code and dies of a signal itself.
-_GUARD = '"$@" || { code=$?; echo $code >"$0"; kill -9 $$; }'
+# What the rank says goes to a file: mpiexec may end before it has passed everything on.
+_GUARD = '"$@" 2>"$0.words" || { code=$?; echo $code >"$0"; kill -9 $$; }'
 _KILLED = 128 + signal.SIGKILL
 _REPORT = "start again, and please report it if it returns"
 LINK_LATENCY_S, LINK_BYTES_PER_S = 100e-6, 117e6  # gigabit Ethernet between small boards
@@ -397,11 +398,11 @@ def _explain(directory: Path, when: str) -> str:
             "memory; use a smaller --ctx or more ranks"
         )
     cause = f"signal {code - 128}" if code > 128 else f"exit code {code}"
-    return f"rank {rank} died {when} ({cause}{_last_words(directory)}): {_REPORT}"
+    return f"rank {rank} died {when} ({cause}{_last_words(notes[0])}): {_REPORT}"
 
 
-def _last_words(directory: Path) -> str:
-    """The last line of the log before mpiexec's own, as of a Python that could not start."""
-    log = (directory / "log").read_text(errors="replace").split("\n=====")[0]
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return f", {lines[-1][:200]}" if lines and lines[-1] != "Killed" else ""
+def _last_words(note: Path) -> str:
+    """The last line that a rank wrote before it left its note, as of a Python that could not start."""
+    said = note.with_name(f"{note.name}.words")
+    lines = [line.strip() for line in said.read_text(errors="replace").splitlines() if line.strip()]
+    return f", {lines[-1][:200]}" if lines else ""
