@@ -254,6 +254,7 @@ def test_where_there_is_no_room_nothing_is_left(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     assert done.stdout == "right\n", done.stderr
 

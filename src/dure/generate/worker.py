@@ -157,7 +157,7 @@ class Generator:
     def run(self) -> None:
         """Answer until Stop comes."""
         while True:
-            for message in self._client.inbox(None if self._loop.busy else IDLE_S):
+            for message in self._client.inbox(IDLE_S if self._resting else None):
                 if not self._take(message):
                     return
             if self._loop.busy:
