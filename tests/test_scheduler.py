@@ -7,6 +7,7 @@ compares them with what the scheduler believes.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 
 import pytest
@@ -286,7 +287,12 @@ class AnyRequests(RuleBasedStateMachine):
             self.simulation.finish_all()
 
 
-AnyRequests.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+AnyRequests.TestCase.settings = settings(
+    max_examples=150,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize="DURE_RANDOM_TESTS" not in os.environ,
+)
 TestAnyRequests = AnyRequests.TestCase
 
 
