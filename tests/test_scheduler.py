@@ -114,6 +114,7 @@ class Simulation:
         self.log.append(action)
         match action:
             case Forget(slot, start):
+                assert len(self.cache[slot]) > start, "there is something to forget"
                 assert self.limits.can_forget or start == 0
                 del self.cache[slot][start:]
             case Copy(source, slot, n):
@@ -127,7 +128,8 @@ class Simulation:
             case Load():
                 return self.load(action)
             case Drop(key):
-                self.stored.pop(key, None)  # again is harmless: what is gone stays gone
+                assert key in self.stored, "dropped once"
+                del self.stored[key]
         return True
 
     def store(self, slot: int, key: str, tokens: tuple[int, ...]) -> None:
@@ -711,11 +713,11 @@ def test_what_is_kept_can_be_stored_before_the_end() -> None:
     s.add(family(3, 200), wanted=50)
     for _ in range(10):
         s.step()
-    actions = s.scheduler.unsaved()
+    actions = list(s.scheduler.unsaved())
     assert {a.key for a in actions if isinstance(a, Store)} == {
         key_of(family(f, 200)) for f in (1, 2)
     }
     for action in actions:
         s.do(action)
-    assert s.scheduler.unsaved() == []
+    assert list(s.scheduler.unsaved()) == []
     s.finish_all()

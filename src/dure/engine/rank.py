@@ -35,7 +35,8 @@ from dure.model.gguf import open_gguf
 
 TAG_STEP, TAG_REPORT = 1, 2
 SPIN_S = 0.003  # after a step, the next one is probably near
-SLEEP_S = 0.002  # then this long between looks
+NAP_SHARE = 0.05  # then naps between looks grow with the wait: a step is this much of it late
+LONGEST_NAP_S = 0.02
 LOOK_FOR_STARTER_S = 1.0
 _MPICH_SHARED = "/dev/shm/mpich_shm"  # noqa: S108  # where Linux keeps it
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -199,14 +200,14 @@ def follow(process: RankProcess) -> None:
 
 
 def _receive(comm: Any) -> bytearray:
-    """The next message of rank 0. Spins for a moment, then looks now and then: idling is cheap."""
+    """The next message of rank 0. Spins for a moment, then looks ever more rarely: idling is cheap."""
     status = mpi().Status()
-    spin_until = time.perf_counter() + SPIN_S
-    look_at = time.perf_counter() + LOOK_FOR_STARTER_S
+    start = time.perf_counter()
+    look_at = start + LOOK_FOR_STARTER_S
     while (message := comm.Improbe(0, TAG_STEP, status)) is None:
         now = time.perf_counter()
-        if now > spin_until:
-            time.sleep(SLEEP_S)
+        if now - start > SPIN_S:
+            time.sleep(min((now - start) * NAP_SHARE, LONGEST_NAP_S))
         if now > look_at:
             look_at = now + LOOK_FOR_STARTER_S
             end_if_alone()

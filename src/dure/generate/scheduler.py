@@ -352,10 +352,14 @@ class Scheduler:
 
     # ------------------------------------------------------------ the store
 
-    def unsaved(self) -> list[Action]:
-        """What stores every sequence that no request runs in."""
-        free = [slot for slot in self._slots if slot.running is None]
-        return [action for slot in free for action in self._save(slot, keep=0)]
+    def unsaved(self) -> Iterator[Action]:
+        """What stores every sequence that no request runs in; each must be done before the next.
+
+        What could not be stored (`not_stored`) is not there to be dropped for the next.
+        """
+        for slot in self._slots:
+            if slot.running is None:
+                yield from self._save(slot, keep=0)
 
     def _save(self, slot: _Slot, *, keep: int, spare: str | None = None) -> list[Action]:
         """What stores a sequence before all but `keep` of its tokens are lost, if that is worth it.
@@ -446,7 +450,8 @@ class Scheduler:
         slot.held = []
         slot.stored, slot.stored_key = 0, ""
         self._tree.remove(slot.index)
-        self._due.append(Forget(slot.index, 0))
+        if running.n_cached:
+            self._due.append(Forget(slot.index, 0))
 
 
 def _chunks(prefills: Sequence[Running], budget: int, long_budget: int, short: int) -> list[Work]:
