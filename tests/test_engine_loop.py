@@ -175,6 +175,28 @@ def test_many_at_once_get_the_text_they_get_alone(
         assert together[r.id].done.end_token == alone.done.end_token
 
 
+@pytest.mark.parametrize("ranks", ["demo", "two_ranks"])
+def test_answers_go_on_where_they_have_moved_to(
+    request: pytest.FixtureRequest, vocabulary: Vocabulary, ranks: str
+) -> None:
+    """When answers between them have ended, the others become neighbours; their text is the same."""
+    executor: Executor = request.getfixturevalue(ranks)
+    requests = [
+        msgspec.structs.replace(r, max_tokens=3 if n in {1, 2} else 40)
+        for n, r in enumerate(asked(vocabulary, QUESTIONS[:4]))
+    ]
+    loop = EngineLoop(executor, vocabulary, pass_tokens=1_000)
+    places: set[tuple[int, ...]] = set()
+    together = run(
+        loop,
+        *requests,
+        after_step=lambda *_: places.add(tuple(r.slot for r in loop._scheduler.running)),
+    )
+    assert (0, 1) in places or (2, 3) in places
+    for r in requests:
+        assert together[r.id].ids == run(EngineLoop(executor, vocabulary), r)[r.id].ids
+
+
 def test_a_request_that_comes_later_joins_those_that_run(
     loop: EngineLoop, vocabulary: Vocabulary
 ) -> None:

@@ -236,7 +236,7 @@ def test_the_same_steps_give_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_sequences_share_a_batch_and_a_cache(tmp_path: Path) -> None:
-    """Two sequences in one batch, one copied and one cut back, give what the whole model gives."""
+    """Two sequences in one batch, copied, cut back and swapped, give what the whole model gives."""
     path = tmp_path / "model.gguf"
     write_random_model(path, SHAPES["qwen3"], "F32")
     tokens = _random_tokens(SHAPES["qwen3"].n_vocab, 24)
@@ -251,7 +251,10 @@ def test_sequences_share_a_batch_and_a_cache(tmp_path: Path) -> None:
 
 
 def _mixed_steps(executor: Executor, tokens: Sequence[int]) -> Floats:
-    """Copy sequence 0 to 1, go on with both in one batch, then cut 0 back to 5 tokens."""
+    """Copy sequence 0 to 1, go on with both in one batch, cut 0 back to 5 tokens, and swap both.
+
+    Sequence 1 then changes places with one that holds nothing.
+    """
     both = Batch(
         np.array([tokens[10], tokens[11]], np.int32),
         np.array([10, 10], np.int32),
@@ -264,4 +267,8 @@ def _mixed_steps(executor: Executor, tokens: Sequence[int]) -> Floats:
     rows = [executor.logits(0), executor.logits(1)]
     rows.append(step(executor, tokens[12:20], 5, kv=[KvOp(0, 5)]))
     rows.append(step(executor, tokens[20:22], 11, sequence=1))
+    rows.append(step(executor, tokens[22:23], 13, kv=[KvOp(0, swap_with=1)]))
+    rows.append(step(executor, tokens[23:24], 13, sequence=1))
+    rows.append(step(executor, tokens[:2], 0, sequence=1, kv=[KvOp(1, swap_with=2)]))
+    rows.append(step(executor, tokens[2:4], 14, sequence=2))
     return np.stack(rows)

@@ -35,6 +35,7 @@ from dure.generate.scheduler import (
     Scheduler,
     SchedulerLimits,
     Store,
+    Swap,
     Work,
     key_of,
 )
@@ -76,6 +77,8 @@ class Simulation:
                 self.scheduler.lost(running)
             self.check_running(running)
             admitted.append(running)
+        for swap in self.scheduler.side_by_side():
+            self.do(swap)
         return admitted
 
     def step(self, prefill_limit: int = 10**9) -> list[Work]:
@@ -123,6 +126,9 @@ class Simulation:
                 assert n <= len(self.cache[source])
                 assert self.limits.can_forget or n == len(self.cache[source])
                 self.cache[slot] = self.cache[source][:n]
+            case Swap(slot, other):
+                assert slot != other
+                self.cache[slot], self.cache[other] = self.cache[other], self.cache[slot]
             case Store(slot, key, tokens):
                 self.store(slot, key, tokens)
             case Load():
@@ -207,13 +213,16 @@ class AnyRequests(RuleBasedStateMachine):
     """Requests that begin alike or not, come, are cancelled, end, and come again with more."""
 
     @initialize(
-        n_slots=st.integers(1, 4),
+        n_slots=st.integers(1, 6),
         n_batch=st.sampled_from([8, 64, 300]),
         store_tokens=st.sampled_from([0, 100, 250, 1_000]),
         can_forget=st.booleans(),
+        pass_tokens=st.sampled_from([0, 10, 1_000]),
     )
-    def begin(self, n_slots: int, n_batch: int, store_tokens: int, can_forget: bool) -> None:
-        limits = SchedulerLimits(n_slots, 256, n_batch, store_tokens, can_forget)
+    def begin(
+        self, n_slots: int, n_batch: int, store_tokens: int, can_forget: bool, pass_tokens: int
+    ) -> None:
+        limits = SchedulerLimits(n_slots, 256, n_batch, store_tokens, can_forget, pass_tokens)
         self.simulation = Simulation(limits)
         self.names: list[str] = []
 
@@ -721,3 +730,57 @@ def test_what_is_kept_can_be_stored_before_the_end() -> None:
         s.do(action)
     assert list(s.scheduler.unsaved()) == []
     s.finish_all()
+
+
+# ---------------------------------------------------------------- neighbours
+
+
+def with_gaps(pass_tokens: int, *, n: int = 100, kept: int = 50) -> Simulation:
+    """Six sequences: the first, third and sixth run, n tokens each; the others hold `kept` each."""
+    s = Simulation(SchedulerLimits(6, 1_000, 512, pass_tokens=pass_tokens))
+    names = [s.add(family(f, n if f in {0, 2, 5} else kept), wanted=300) for f in range(6)]
+    for _ in range(10):
+        s.step()
+    for f in (1, 3, 4):
+        s.scheduler.cancel(names[f])
+    return s
+
+
+def places(s: Simulation) -> list[int]:
+    return [r.slot for r in s.scheduler.running]
+
+
+def test_running_sequences_become_neighbours() -> None:
+    """So one pass over the weights serves them all, and what is kept is still found."""
+    s = with_gaps(pass_tokens=1_000)
+    s.step()
+    assert places(s) == [1, 2, 3] or places(s) == [0, 1, 2] or places(s) == [2, 3, 4]
+    s.finish_all()
+    for f in (1, 3, 4):
+        s.add([*family(f, 50), 7], wanted=1)
+    assert [r.n_reused for r in s.admit()] == [50, 50, 50]
+
+
+def test_as_little_as_possible_is_moved() -> None:
+    """The sequence with the least moves to the others, whatever lies between."""
+    s = with_gaps(pass_tokens=1_000, n=100, kept=10)
+    s.log.clear()
+    s.step()
+    (swap,) = [action for action in s.log if isinstance(action, Swap)]
+    assert {swap.slot, swap.other} == {5, 1}
+    assert places(s) == [0, 1, 2]
+
+
+def test_nothing_is_moved_where_it_does_not_pay_soon() -> None:
+    s = with_gaps(pass_tokens=1)
+    s.step()
+    assert places(s) == [0, 2, 5]
+    assert not any(isinstance(action, Swap) for action in s.log)
+
+
+def test_neighbours_stay_where_they_are() -> None:
+    s = with_gaps(pass_tokens=1_000)
+    s.step()
+    s.log.clear()
+    s.finish_all()
+    assert not any(isinstance(action, Swap) for action in s.log)

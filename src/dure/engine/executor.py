@@ -39,7 +39,8 @@ Floats = npt.NDArray[np.float32]
 class KvOp:
     """A change of the KV cache, made before a step's tokens are decoded.
 
-    `copy_to` is None: forget positions [start, stop) of `sequence`; else: copy them to that sequence.
+    `copy_to` and `swap_with` None: forget positions [start, stop) of `sequence`. `copy_to`: copy them to
+    that sequence, which is empty. `swap_with`: both sequences then hold what the other held.
     `sequence` -1 is every sequence, `stop` -1 the end.
     """
 
@@ -47,6 +48,7 @@ class KvOp:
     start: int = 0
     stop: int = -1
     copy_to: int | None = None
+    swap_with: int | None = None
 
 
 @dataclass(frozen=True)

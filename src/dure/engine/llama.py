@@ -181,9 +181,11 @@ class LoadedModel:
         return False
 
     def change_kv(self, ops: Iterable[KvOp]) -> None:
-        """Forget or copy positions of sequences."""
+        """Forget, copy or swap positions of sequences."""
         for op in ops:
-            if op.copy_to is not None:
+            if op.swap_with is not None:
+                self._swap(op.sequence, op.swap_with)
+            elif op.copy_to is not None:
                 self._copy(op, op.copy_to)
             elif not lib.llama_memory_seq_rm(self._memory, op.sequence, op.start, op.stop):
                 raise EngineError(
@@ -193,18 +195,37 @@ class LoadedModel:
 
     def _copy(self, op: KvOp, target: int) -> None:
         """Copy through a buffer: llama.cpp's own copy between streams moves all that a stream may hold."""
-        size = lib.llama_state_seq_get_size(self._context, op.sequence)
-        buffer = np.empty(size, np.uint8)
-        data = _pointer(buffer, ctypes.c_uint8)
-        lib.llama_state_seq_get_data(self._context, data, size, op.sequence)
-        if not lib.llama_state_seq_set_data(self._context, data, size, target):
-            raise EngineError(f"sequence {op.sequence} cannot be copied to sequence {target}")
+        self._put(self._taken(op.sequence), target)
         if op.start > 0:
             lib.llama_memory_seq_rm(self._memory, target, 0, op.start)
         if op.stop >= 0 and not lib.llama_memory_seq_rm(self._memory, target, op.stop, -1):
             raise EngineError(
                 f"sequence {op.sequence} can only be copied whole in this model's cache"
             )
+
+    def _swap(self, sequence: int, other: int) -> None:
+        held, other_held = self._taken(sequence), self._taken(other)
+        for place in (sequence, other):
+            lib.llama_memory_seq_rm(self._memory, place, -1, -1)
+        self._put(held, other)
+        self._put(other_held, sequence)
+
+    def _taken(self, sequence: int) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+        """What a sequence holds, as bytes; None where that is nothing."""
+        if lib.llama_memory_seq_pos_max(self._memory, sequence) < 0:
+            return None
+        held = np.empty(lib.llama_state_seq_get_size(self._context, sequence), np.uint8)
+        lib.llama_state_seq_get_data(
+            self._context, _pointer(held, ctypes.c_uint8), held.size, sequence
+        )
+        return held
+
+    def _put(self, held: np.ndarray[Any, np.dtype[np.uint8]] | None, sequence: int) -> None:
+        """Let an empty sequence hold what `_taken` gave."""
+        if held is not None and not lib.llama_state_seq_set_data(
+            self._context, _pointer(held, ctypes.c_uint8), held.size, sequence
+        ):
+            raise EngineError(f"the KV cache has no room to copy to sequence {sequence}")
 
     def close(self) -> None:
         """Free the context and the model."""

@@ -14,6 +14,9 @@ import numpy as np
 
 from dure.engine.executor import Adjustment, Batch, Floats, KvOp
 
+KvTuple = tuple[int, int, int, int | None, int | None]
+"""The fields of a `KvOp`."""
+
 __all__ = [
     "Facts",
     "FromRank0",
@@ -90,7 +93,7 @@ class Step(_Message):
     sequences: bytes
     outputs: list[int]
     n_best: int
-    kv: list[tuple[int, int, int, int | None]]
+    kv: list[KvTuple]
     adjust: list[Adjust | None] = []
     embed: bool = False
 
@@ -102,7 +105,7 @@ class RankStep(_Message):
     sequences: bytes
     outputs: list[int]
     n_best: int
-    kv: list[tuple[int, int, int, int | None]]
+    kv: list[KvTuple]
     adjust: list[Adjust | None] = []
     embed: bool = False
 
@@ -203,7 +206,7 @@ def step_of(batch: Batch) -> Step:
         batch.sequences.tobytes(),
         list(batch.outputs),
         batch.n_best,
-        [(op.sequence, op.start, op.stop, op.copy_to) for op in batch.kv],
+        [(op.sequence, op.start, op.stop, op.copy_to, op.swap_with) for op in batch.kv],
         [_adjust_of(change) for change in batch.adjust],
         batch.embed,
     )
@@ -228,7 +231,7 @@ def _adjustment(message: Adjust) -> Adjustment:
     )
 
 
-def kv_ops(kv: list[tuple[int, int, int, int | None]]) -> list[KvOp]:
+def kv_ops(kv: list[KvTuple]) -> list[KvOp]:
     """The changes of the KV cache in a message."""
     return [KvOp(*op) for op in kv]
 

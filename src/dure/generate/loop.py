@@ -39,6 +39,7 @@ from dure.generate.scheduler import (
     Scheduler,
     SchedulerLimits,
     Store,
+    Swap,
     Work,
 )
 from dure.generate.store import PrefixStore
@@ -71,6 +72,7 @@ class EngineLoop:
     """Answers many requests on one executor. Not thread-safe.
 
     store: where prefixes go that have no room in the KV cache, if anywhere; store_tokens: how many.
+    pass_tokens: see SchedulerLimits.
     Raises EngineError, from `step`, when the executor has failed; it is then of no more use.
     """
 
@@ -82,6 +84,7 @@ class EngineLoop:
         pooling: str = "last",
         store: PrefixStore | None = None,
         store_tokens: int = 0,
+        pass_tokens: int = 0,
     ) -> None:
         info = executor.info
         self._executor, self._vocabulary, self._pooling = executor, vocabulary, pooling
@@ -93,6 +96,7 @@ class EngineLoop:
                 info.n_batch,
                 store_tokens if store is not None else 0,
                 info.can_forget,
+                pass_tokens,
             )
         )
         for key, tokens in store.scan() if store is not None else ():
@@ -179,6 +183,8 @@ class EngineLoop:
         self._do_due()
         for running, actions in self._scheduler.admit():
             self._begin(running, actions)
+        for swap in self._scheduler.side_by_side():
+            self._do(swap)
 
     def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
@@ -391,6 +397,8 @@ class EngineLoop:
                 self._kv.append(KvOp(slot, start))
             case Copy(source, slot, n):
                 self._kv.append(KvOp(source, 0, n, copy_to=slot))
+            case Swap(slot, other):
+                self._kv.append(KvOp(slot, swap_with=other))
             case Store():
                 self._flush()
                 if self._store is not None and not self._store.save(action):

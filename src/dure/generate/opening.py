@@ -96,9 +96,10 @@ class Silent:
 
 @dataclass(frozen=True)
 class Opened:
-    """An executor, the bytes of its KV cache for each position, and what its cut is called."""
+    """An executor, the bytes of its weights and of its KV cache for each position, its cut's name."""
 
     executor: Executor
+    weights_bytes: int
     kv_bytes_per_token: int
     cut_name: str
 
@@ -192,7 +193,7 @@ def _start_one(
             kv_bytes=memory.kv_bytes(n_ctx, wishes.parallel),
             progress=progress,
         )
-    return Opened(executor, memory.kv_bytes_per_token, "whole")
+    return Opened(executor, memory.weights_bytes, memory.kv_bytes_per_token, "whole")
 
 
 def _memory_of_whole(model: GgufFile) -> tuple[RankMemory, int]:
@@ -232,8 +233,12 @@ def _start_many(
             kv_bytes=[rank.kv_bytes(n_ctx, wishes.parallel) for rank in memory],
             progress=loaded,
         )
-    per_token = sum(rank.kv_bytes_per_token for rank in memory)
-    return Opened(executor, per_token, "-".join(shard.path.stem[:8] for shard in shards))
+    return Opened(
+        executor,
+        sum(rank.weights_bytes for rank in memory),
+        sum(rank.kv_bytes_per_token for rank in memory),
+        "-".join(shard.path.stem[:8] for shard in shards),
+    )
 
 
 def _rank_memory(plan: CutPlan, shard: Shard) -> RankMemory:

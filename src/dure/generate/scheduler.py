@@ -7,6 +7,8 @@ Pure: values in, values out; no clock, no I/O, no model. It is told what happene
 - `next_work`: the tokens of the next step: one for every answer that runs, and a chunk of the prompts;
 - `advance`, `append`, `finish`: what became of it; `due`: what must be done to the KV cache for that.
 
+- `side_by_side`: llama.cpp computes sequences in one pass over the weights only where these are neighbours.
+
 A sequence keeps its tokens when its request ends: they are the prefix cache, found through a radix tree.
 What is pushed out of a sequence is stored outside of the KV cache, oldest forgotten first.
 """
@@ -14,7 +16,8 @@ What is pushed out of a sequence is stored outside of the KV cache, oldest forgo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,12 +36,14 @@ __all__ = [
     "Scheduler",
     "SchedulerLimits",
     "Store",
+    "Swap",
     "Work",
     "key_of",
 ]
 
 WORTH_SHARING = 16  # fewer cached tokens than this are computed again sooner than copied
 WORTH_STORING = 64
+PAYS_IN_STEPS = 8  # a swap that costs more than it saves in so many steps is not made
 PATIENCE = 2  # a prompt that waits while so many times its tokens go to others comes first
 
 
@@ -49,6 +54,7 @@ class SchedulerLimits:
     n_slots: answers at once, each in a sequence of n_ctx positions. n_batch: tokens of a step.
     store_tokens: how many tokens may be stored outside of the KV cache.
     can_forget: the end of a sequence can be taken back.
+    pass_tokens: how many tokens move to another sequence in the time of one pass over the weights.
     """
 
     n_slots: int
@@ -56,6 +62,7 @@ class SchedulerLimits:
     n_batch: int
     store_tokens: int = 0
     can_forget: bool = True
+    pass_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,14 @@ class Copy:
     source: int
     slot: int
     n: int
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Let two sequences hold what the other held."""
+
+    slot: int
+    other: int
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,7 @@ class Drop:
     key: str
 
 
-Action = Forget | Copy | Store | Load | Drop
+Action = Forget | Copy | Swap | Store | Load | Drop
 
 
 @dataclass
@@ -160,6 +175,11 @@ class _Slot:
     stored: int = 0
     stored_key: str = ""
     used: int = 0  # when it was last used, in admissions
+
+    @property
+    def n_held(self) -> int:
+        """How many tokens are in it."""
+        return self.running.n_cached if self.running else len(self.held)
 
 
 class Scheduler:
@@ -350,6 +370,34 @@ class Scheduler:
         slot.held = []
         self._tree.remove(slot.index)
 
+    # ------------------------------------------------------------ neighbours
+
+    def side_by_side(self) -> list[Swap]:
+        """What brings the running sequences next to each other, where that is soon worth it."""
+        places = [r.slot for r in self.running if not r.request.embed]
+        n_gaps = sum(b - a > 1 for a, b in itertools.pairwise(places))
+        if not n_gaps or not self.limits.pass_tokens:
+            return []
+        starts = range(self.limits.n_slots - len(places) + 1)
+        pairs = min((_swaps(places, start) for start in starts), key=self._n_moved)
+        if self._n_moved(pairs) > PAYS_IN_STEPS * n_gaps * self.limits.pass_tokens:
+            return []
+        return [self._swap(self._slots[a], self._slots[b]) for a, b in pairs]
+
+    def _n_moved(self, pairs: Iterable[tuple[int, int]]) -> int:
+        return sum(self._slots[place].n_held for pair in pairs for place in pair)
+
+    def _swap(self, a: _Slot, b: _Slot) -> Swap:
+        a.index, b.index = b.index, a.index
+        self._slots[a.index], self._slots[b.index] = a, b
+        tokens = {slot: self._tree.tokens(slot) for slot in (a.index, b.index) if slot in self._tree}
+        self._tree.put(a.index, tokens.get(b.index, []))
+        self._tree.put(b.index, tokens.get(a.index, []))
+        for slot in (a, b):
+            if slot.running is not None:
+                slot.running.slot = slot.index
+        return Swap(a.index, b.index)
+
     # ------------------------------------------------------------ the store
 
     def unsaved(self) -> Iterator[Action]:
@@ -452,6 +500,14 @@ class Scheduler:
         self._tree.remove(slot.index)
         if running.n_cached:
             self._due.append(Forget(slot.index, 0))
+
+
+def _swaps(places: Sequence[int], start: int) -> list[tuple[int, int]]:
+    """Which places change with which, so that those given fill a range that begins at `start`."""
+    wanted = range(start, start + len(places))
+    return list(
+        zip([p for p in places if p not in wanted], sorted({*wanted} - {*places}), strict=True)
+    )
 
 
 def _chunks(prefills: Sequence[Running], budget: int, long_budget: int, short: int) -> list[Work]:

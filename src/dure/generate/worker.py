@@ -34,6 +34,7 @@ from dure.generate.request import Embedded, Event, Failed, ModelInfo, Request
 from dure.generate.store import PrefixStore
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
+from dure.plan.memory import tokens_moved_in_a_pass
 
 TELL_STATS_S = 0.5
 IDLE_S = 0.5  # between looks for messages
@@ -139,6 +140,9 @@ class Generator:
                 pooling=pooling,
                 store=store,
                 store_tokens=store_tokens,
+                pass_tokens=tokens_moved_in_a_pass(
+                    opened.weights_bytes, opened.kv_bytes_per_token
+                ),
             )
             self._peak_bytes: tuple[int, ...] = ()
             self._told_at = self._worked_at = self._looked_at = time.monotonic()

@@ -12,18 +12,36 @@ from dure.errors import ResourceError, UsageError
 from dure.hardware.machine import Machine
 from dure.model.architecture import Shape
 
-__all__ = ["DEFAULT_CTX", "PROCESS_BYTES", "RankMemory", "choose_ctx", "kv_bytes_per_token"]
+__all__ = [
+    "DEFAULT_CTX",
+    "PROCESS_BYTES",
+    "RankMemory",
+    "choose_ctx",
+    "kv_bytes_per_token",
+    "tokens_moved_in_a_pass",
+]
 
 DEFAULT_CTX = 4096
 CTX_GRAIN = 256  # llama.cpp rounds a context up to this
 F16_BYTES = 2
 # Beside weights and KV cache: Python, MPI, llama.cpp's compute buffers.
 PROCESS_BYTES = 300_000_000
+_TOUCHED_IN_A_MOVE = 4  # read and written, out of the KV cache and into it again
 
 
 def kv_bytes_per_token(shape: Shape, n_head_kv: int) -> int:
     """Bytes of the KV cache (float16) for one position on a rank with so many KV heads."""
     return shape.n_layer * n_head_kv * (shape.key_length + shape.value_length) * F16_BYTES
+
+
+def tokens_moved_in_a_pass(weights_bytes: int, kv_bytes_per_token: int) -> int:
+    """How many tokens' KV cache moves to another sequence while all weights are read once.
+
+    0 where that is not known, as for a model with a running state instead of a KV cache.
+    """
+    if not kv_bytes_per_token:
+        return 0
+    return weights_bytes // (_TOUCHED_IN_A_MOVE * kv_bytes_per_token)
 
 
 @dataclass(frozen=True)
