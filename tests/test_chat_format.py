@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -398,6 +399,16 @@ def test_a_callers_grammar_holds_for_the_answer_after_the_thoughts(
     plain = prepared(vocabulary, ChatTask([USER], grammar=gbnf), GEMMA)
     assert plain.grammar is not None
     assert plain.grammar.gbnf == gbnf
+
+
+def test_a_template_that_has_no_clock_is_told_the_date(vocabulary: Vocabulary) -> None:
+    """Llama 3's templates fall back to a day of 2024; a request may say another day."""
+    dated = "{%- if not date_string is defined %}{% set date_string = '26 Jul 2024' %}{% endif %}"
+    template = dated + "{{- date_string }}"
+    today = datetime.now().strftime("%d %b %Y")
+    assert prepared(vocabulary, ChatTask([USER]), template).prompt_text == today
+    told = ChatTask([USER], template_kwargs={"date_string": "1 May 2030"})
+    assert prepared(vocabulary, told, template).prompt_text == "1 May 2030"
 
 
 # ---------------------------------------------------------------- thinking

@@ -162,6 +162,18 @@ def test_what_is_wrong_a_hundred_thousand_times_is_refused_at_the_first(
     assert len(response.content) < 1000
 
 
+def test_a_whole_number_may_be_written_as_a_float(
+    http: httpx.Client, engine: ScriptedEngine
+) -> None:
+    """5.0 is an integer to JSON schemas, and so to our document; 5.5, true and "5" are none."""
+    assert http.post(CHAT, json={"messages": MESSAGES, "max_tokens": 5.0}).status_code == 200
+    assert engine.requests[-1].max_tokens == 5
+    for wrong in (5.5, True, "5"):
+        assert_refused(
+            http.post(CHAT, json={"messages": MESSAGES, "max_tokens": wrong}), "max_tokens"
+        )
+
+
 def test_limits_that_contradict_each_other_are_refused(http: httpx.Client) -> None:
     body = {"messages": MESSAGES, "max_tokens": 5, "max_completion_tokens": 6}
     assert_refused(http.post(CHAT, json=body), "max_completion_tokens")

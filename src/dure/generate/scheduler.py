@@ -390,7 +390,9 @@ class Scheduler:
     def _swap(self, a: _Slot, b: _Slot) -> Swap:
         a.index, b.index = b.index, a.index
         self._slots[a.index], self._slots[b.index] = a, b
-        tokens = {slot: self._tree.tokens(slot) for slot in (a.index, b.index) if slot in self._tree}
+        tokens = {
+            slot: self._tree.tokens(slot) for slot in (a.index, b.index) if slot in self._tree
+        }
         self._tree.put(a.index, tokens.get(b.index, []))
         self._tree.put(b.index, tokens.get(a.index, []))
         for slot in (a, b):

@@ -140,9 +140,7 @@ class Generator:
                 pooling=pooling,
                 store=store,
                 store_tokens=store_tokens,
-                pass_tokens=tokens_moved_in_a_pass(
-                    opened.weights_bytes, opened.kv_bytes_per_token
-                ),
+                pass_tokens=tokens_moved_in_a_pass(opened.weights_bytes, opened.kv_bytes_per_token),
             )
             self._peak_bytes: tuple[int, ...] = ()
             self._told_at = self._worked_at = self._looked_at = time.monotonic()

@@ -14,7 +14,7 @@ from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, core_schema
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from dure.errors import DureError
@@ -27,15 +27,26 @@ log = logging.getLogger(__name__)
 MAX_MEMBERS = 4096
 
 
-def _fail_fast(schema: Any) -> None:
+def _adapt(schema: Any, *, in_list: bool = False) -> None:
+    """Lists fail at their first bad item; integers outside of lists may be written as 64.0."""
     if isinstance(schema, dict):
-        if schema.get("type") == "list":
-            schema["fail_fast"] = True
+        is_list = schema.get("type") == "list"
         for part in schema.values():
-            _fail_fast(part)
+            _adapt(part, in_list=in_list or is_list)
+        if is_list:
+            schema["fail_fast"] = True
+        elif schema.get("type") == "int" and not in_list:
+            inner = dict(schema)
+            schema.clear()
+            schema.update(core_schema.no_info_before_validator_function(_whole, inner))  # type: ignore[arg-type]
     elif isinstance(schema, list | tuple):
         for part in schema:
-            _fail_fast(part)
+            _adapt(part, in_list=in_list)
+
+
+def _whole(value: Any) -> Any:
+    """64 for 64.0: to JSON they are one number, and some languages' clients know no other."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class StrictModel(BaseModel):
@@ -49,7 +60,7 @@ class StrictModel(BaseModel):
     ) -> CoreSchema:
         """Every list is refused at its first bad item: a million complaints would take minutes."""
         schema = handler(source)
-        _fail_fast(schema)
+        _adapt(schema)
         return schema
 
 

@@ -92,6 +92,7 @@ class _MeasuredAnswer:
         self._answer, self._metrics, self._record = answer, metrics, record
         self._start = time.perf_counter()
         self._cancelled = self._closed = False
+        self._n_read = 0  # tokens before it was cancelled: what came after is nobody's answer
 
     def cancel(self) -> None:
         """See Answer."""
@@ -109,6 +110,7 @@ class _MeasuredAnswer:
         observe = self._metrics.observe_next_token
         async for event in self._answer:
             if isinstance(event, Token):
+                self._n_read += not self._cancelled
                 now = clock()
                 if previous:
                     observe(now - previous)
@@ -139,6 +141,6 @@ class _MeasuredAnswer:
         self._metrics.observe_answer(reason, time.perf_counter() - self._start, timings)
         if record := self._record:
             record.finish_reason = reason
+            record.completion_tokens = (record.completion_tokens or 0) + self._n_read
             if timings:
-                record.completion_tokens = (record.completion_tokens or 0) + timings.tokens
                 record.cached_tokens = (record.cached_tokens or 0) + timings.cached_tokens

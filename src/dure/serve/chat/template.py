@@ -56,6 +56,7 @@ class ChatTemplate:
     ) -> str:
         """The prompt's text. Raises UsageError where the template refuses, or breaks."""
         values = {
+            "date_string": _strftime_now("%d %b %Y"),  # else Llama 3 thinks it is July 2024
             **(variables or {}),
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,
