@@ -38,7 +38,7 @@ def _adapt(schema: Any, *, in_list: bool = False) -> None:
         elif schema.get("type") == "int" and not in_list:
             inner = dict(schema)
             schema.clear()
-            schema.update(core_schema.no_info_before_validator_function(_whole, inner))  # type: ignore[arg-type]
+            schema.update(core_schema.no_info_before_validator_function(_whole, inner))
     elif isinstance(schema, list | tuple):
         for part in schema:
             _adapt(part, in_list=in_list)
