@@ -49,6 +49,24 @@ def test_a_served_model_answers_is_listed_and_stops(home: Home) -> None:
     assert json.loads(home.dure("ps", "--json").stdout) == []
 
 
+def test_on_a_terminal_the_bar_goes_when_the_model_is_there(home: Home) -> None:
+    """Then nothing is drawn any more until Ctrl-C, which is answered with a word."""
+    with home.dure.terminal("serve", DEMO, "--port", 0, "-t", 1) as terminal:
+        terminal.read_until("Ctrl-C stops")
+        time.sleep(1)
+        terminal.type("\x03")
+        after = terminal.read_all()
+    assert "stops when what it is answering is done" in after
+    assert "loading" not in after
+    assert "%" not in after
+
+
+def test_addresses_are_whole_on_a_narrow_terminal(home: Home) -> None:
+    with home.serving("--alias", "a-name-of-a-model-that-is-rather-long") as server:
+        shown = home.dure("ps", COLUMNS="80").stdout
+    assert server.url in shown
+
+
 def test_several_ranks_serve_the_same_text_as_one(home: Home) -> None:
     """With float32 sums, a model cut over two ranks gives one rank's greedy answer."""
     with home.serving() as one:

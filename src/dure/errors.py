@@ -9,6 +9,7 @@ Anything that is not a `DureError` is a bug of ours and may show its traceback.
     ├── ModelError      a file is no model, is damaged, or is of a kind we do not know
     ├── CutError        a model cannot be cut in the way that was asked for
     ├── ResourceError   memory, disk or a program that should be installed is missing
+    ├── ClusterError    a machine of the cluster cannot be reached, trusted or used
     ├── EngineError     a rank failed to load, died, or missed a step's deadline
     ├── BusyError       too many requests wait already
     └── NotReadyError   the model is not loaded yet, or the server is stopping
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 __all__ = [
     "BusyError",
+    "ClusterError",
     "ContextError",
     "CutError",
     "DureError",
@@ -59,6 +61,10 @@ class CutError(DureError):
 
 class ResourceError(DureError):
     """Memory, disk space or an installed program is missing."""
+
+
+class ClusterError(DureError):
+    """A machine of the cluster cannot be reached, trusted or used."""
 
 
 class EngineError(DureError):

@@ -19,12 +19,15 @@ import typer
 
 from dure.cli.bench import bench
 from dure.cli.chat import chat
+from dure.cli.cluster import cluster
 from dure.cli.completion import complete_bash
 from dure.cli.config import config
 from dure.cli.configuration import Configured
 from dure.cli.console import print_error
 from dure.cli.cut import cut
+from dure.cli.join import join
 from dure.cli.ls import ls
+from dure.cli.node import node
 from dure.cli.ps import ps
 from dure.cli.pull import pull
 from dure.cli.rm import rm
@@ -44,9 +47,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, chat, serve, ps, stop, pull, ls, rm, show, cut, bench):
+for command in (run, chat, serve, ps, stop, pull, ls, rm, show, cut, bench, join):
     app.command()(command)
-app.add_typer(config, name="config")
+for group, name in ((cluster, "cluster"), (node, "node"), (config, "config")):
+    app.add_typer(group, name=name)
 
 
 def _print_version(wanted: bool) -> None:

@@ -124,8 +124,8 @@ def _connection(url: str) -> http.client.HTTPConnection:
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("model", "url", "status", "running", "waiting", "tokens/s", "KV cache", "up"):
-        table.add_column(name, overflow="fold")
+    for name in ("model", "url", "status", "run", "wait", "tok/s", "KV", "up"):
+        table.add_column(name, overflow="fold", no_wrap=name != "model")
     for row in rows:
         table.add_row(
             printable(row["model"]),

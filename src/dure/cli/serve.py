@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -201,11 +202,18 @@ def serve(
 def _run(plan: ServerPlan) -> int:
     from dure.serve.assembly import run_server
 
-    with loading_bar(f"loading {printable(plan.name)}") as bar:
+    with ExitStack() as while_loading:
+        bar = while_loading.enter_context(loading_bar(f"loading {printable(plan.name)}"))
+
+        def ready() -> None:
+            while_loading.close()
+            _say("ready: the API is described at /docs; Ctrl-C stops")
+
         return run_server(
             plan,
             announce=lambda url: _say(f"{plan.name} at {url} (loading)"),
-            ready=lambda: _say("ready: the API is described at /docs; Ctrl-C stops"),
+            ready=ready,
+            stopping=lambda: _say("stops when what it is answering is done; Ctrl-C ends it at once"),
             warn=_say,
             progress=lambda _what, fraction: bar(fraction),
         )

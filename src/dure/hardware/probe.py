@@ -1,14 +1,30 @@
-"""Look at this machine. The only module that does; everything else takes a `Machine`."""
+"""Look at this machine. The only module that does; everything else takes what it returns."""
 
 from __future__ import annotations
 
 import os
+import platform as python_platform
+import shutil
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
 
 import psutil
 
+from dure.hardware.health import Health, Link, Platform
 from dure.hardware.machine import Machine
 
-__all__ = ["probe"]
+__all__ = ["health", "platform", "probe"]
+
+# What decides which of llama.cpp's kernels run: as Linux names them on x86 and on ARM.
+_FEATURES = (
+    "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16",
+    "amx_int8", "neon", "asimd", "asimddp", "i8mm", "sve", "sve2", "fphp", "bf16",
+)  # fmt: skip
+_SENSORS = ("cpu_thermal", "coretemp", "k10temp", "zenpower", "soc_thermal", "cpu-thermal")
+_PI_THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
+_PI_NOW = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
 
 
 def probe() -> Machine:
@@ -22,3 +38,95 @@ def _cores() -> int:
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def platform(versions: Mapping[str, str]) -> Platform:
+    """What this machine is for good. versions: of the software that the caller knows."""
+    machine = probe()
+    processor, features = _processor()
+    return Platform(
+        socket.gethostname(),
+        python_platform.machine(),
+        processor,
+        features,
+        machine.cores,
+        machine.memory_bytes,
+        dict(versions),
+    )
+
+
+def _processor() -> tuple[str, tuple[str, ...]]:
+    """Its name and the features that matter, from what Linux tells; empty elsewhere."""
+    fields: dict[str, str] = {}
+    for line in _text(Path("/proc/cpuinfo")).splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    board = _text(Path("/proc/device-tree/model")).strip("\0 \n")
+    name = fields.get("model name") or board or fields.get("Model") or python_platform.processor()
+    return name, tuple(feature for feature in _FEATURES if feature in flags)
+
+
+def health(directory: Path) -> Health:
+    """How this machine is now. directory: on the disk whose room matters."""
+    frequency = psutil.cpu_freq()
+    return Health(
+        temperature_c=_temperature(),
+        throttled=_throttled(),
+        clock_mhz=float(frequency.current) if frequency else None,
+        load=psutil.getloadavg()[0],
+        up_s=time.time() - psutil.boot_time(),
+        available_bytes=int(psutil.virtual_memory().available),
+        disk_free_bytes=_free(directory),
+        links=_links(),
+    )
+
+
+def _free(directory: Path) -> int:
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return shutil.disk_usage(directory).free
+
+
+def _temperature() -> float | None:
+    """The warmest reading of the processor's own sensors, else of any."""
+    if not hasattr(psutil, "sensors_temperatures"):
+        return None
+    found = psutil.sensors_temperatures()
+    names = [name for name in _SENSORS if name in found] or list(found)
+    readings = [float(one.current) for name in names for one in found[name] if one.current]
+    return max(readings) if readings else None
+
+
+def _throttled() -> tuple[str, ...]:
+    """Why it runs slower than it could, now: a Raspberry Pi's firmware knows."""
+    try:
+        bits = int(_text(_PI_THROTTLED).strip() or "0", 16)
+    except ValueError:
+        return ()
+    return tuple(name for bit, name in _PI_NOW.items() if bits >> bit & 1)
+
+
+def _links() -> tuple[Link, ...]:
+    addresses, counters = psutil.net_if_addrs(), psutil.net_io_counters(pernic=True)
+    links = []
+    for name, state in sorted(psutil.net_if_stats().items()):
+        own = tuple(
+            one.address.partition("%")[0]
+            for one in addresses.get(name, ())
+            if one.family in {socket.AF_INET, socket.AF_INET6}
+        )
+        if state.isup and own and name in counters:
+            seen = counters[name]
+            errors = seen.errin + seen.errout + seen.dropin + seen.dropout
+            links.append(
+                Link(name, own, max(0, state.speed), errors, seen.bytes_recv, seen.bytes_sent)
+            )
+    return tuple(links)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -67,13 +67,14 @@ def run_server(
     *,
     announce: Callable[[str], None] = lambda _: None,
     ready: Callable[[], None] = lambda: None,
+    stopping: Callable[[], None] = lambda: None,
     warn: Callable[[str], None] = lambda _: None,
     progress: Callable[[str, float], None] = lambda _what, _fraction: None,
 ) -> int:
     """Serve until a signal comes; the exit code.
 
     announce: gets the URL once it answers, while the model may still be loading; ready: is called
-    when the model is there; warn: gets what a person should know; progress: what is being loaded, and
+    when the model is there, stopping when it begins to end; warn: gets what a person should know; progress: what is being loaded, and
     how far (0 to 1). Raises the DureError that prevents it.
     """
     vocabulary = _vocabulary(Path(plan.engine.model))
@@ -107,6 +108,7 @@ def run_server(
             model=plan.name,
             around=life.around(),
             announce=announce,
+            stopping=lambda: stopping() if life.error is None else None,
         )
     if life.error is not None:
         raise life.error

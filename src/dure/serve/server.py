@@ -49,12 +49,13 @@ def serve(
     model: str,
     around: AbstractAsyncContextManager[object] | None = None,
     announce: Callable[[str], None] = lambda _: None,
+    stopping: Callable[[], None] = lambda: None,
 ) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code: 0, or 128 + the signal that came twice.
 
     around: entered in the server's event loop before the first request is taken, left after the last.
-    announce: gets the URL once it answers. Raises UsageError or ResourceError before anything runs
-    where settings, files or the address make no sense.
+    announce: gets the URL once it answers; stopping: is called when it begins to end. Raises UsageError
+    or ResourceError before anything runs where settings, files or the address make no sense.
     """
     check_binding(settings)
     _allow_files(2 * settings.max_connections)
@@ -72,6 +73,7 @@ def serve(
         sink = stack.enter_context(LogSink(settings.log_file))
         server = HttpServer(app, settings, metrics, keys, sink, tls)
         server.on_started = partial(announce, binding.url)
+        server.on_stopping = stopping
 
         async def run() -> None:
             with server.capture_signals():
@@ -106,6 +108,7 @@ class HttpServer(uvicorn.Server):
         self.running = RunningRequests()
         self.exit_code = 0
         self.on_started: Callable[[], None] = lambda: None
+        self.on_stopping: Callable[[], None] = lambda: None
         self._end_at: float | None = None
         guarded_app = guarded(app, settings, keys, self.running, metrics, self._ended)
         super().__init__(_config(guarded_app, settings, tls))
@@ -115,6 +118,7 @@ class HttpServer(uvicorn.Server):
         if self._end_at is None:
             self.running.stop()
             self._end_at = time.monotonic() + self._settings.deadline_s
+            self.on_stopping()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (the signature of a handler)
         """SIGTERM or SIGINT has come."""

@@ -1,0 +1,242 @@
+"""`dure cluster`: make a cluster, invite machines, see how they are, remove them."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.table import Table
+
+from dure.cli.console import bytes_text, errors, output, print_json, printable
+from dure.cli.parameters import Json
+from dure.cluster.finding import DOOR, announced
+from dure.cluster.https import NodeServer, listener
+from dure.cluster.identity import check_name
+from dure.cluster.invitation import Code
+from dure.cluster.joining import JOIN_PORT, door_app, door_context
+from dure.cluster.membership import Cluster, cluster_directory
+from dure.cluster.survey import NodeReport, Nodes
+from dure.errors import UsageError
+
+__all__ = ["cluster"]
+
+WATCH_EVERY_S = 2.0
+cluster = typer.Typer(help="Machines that run one model together.", no_args_is_help=True)
+
+
+def _this() -> Cluster:
+    return Cluster(cluster_directory())
+
+
+@cluster.command()
+def init(
+    name: Annotated[str, typer.Option(help="What the cluster is called.")] = "home",
+) -> None:
+    """Make this machine the root of a new cluster: it gets the authority that nodes will trust.
+
+    Example: dure cluster init --name attic
+    """
+    made = Cluster.create(cluster_directory(), name)
+    errors.print(f"cluster {made.name} is kept in {made.directory}", markup=False)
+    errors.print("next: `dure cluster invite` here, `dure join CODE` on a machine", markup=False)
+
+
+@cluster.command()
+def invite(
+    machines: Annotated[int, typer.Option(help="How many machines: a code for each.")] = 1,
+    minutes: Annotated[float, typer.Option(help="How long the codes are good.")] = 60.0,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "0.0.0.0",  # noqa: S104  # who joins shows a code
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = JOIN_PORT,
+) -> None:
+    """Let machines join: shows a code for each, and waits until all have come.
+
+    A code is good for one machine. Ctrl-C leaves; codes that were not used are good again when the
+    command runs the next time, until they expire.
+
+    Example: dure cluster invite --machines 4
+    """
+    if not 1 <= machines <= 1000 or not 0 < minutes <= 60 * 24 * 30:
+        raise UsageError("--machines is 1 to 1000, and --minutes above 0 up to 43200 (30 days)")
+    root = _this()
+    with (
+        listener(host, port) as listening,
+        announced(DOOR, f"{root.name}-root", port, {"authority": _authority(root)}) as is_announced,
+    ):
+        codes = [root.invite(minutes * 60) for _ in range(machines)]
+        for code in codes:
+            output.print(f"dure join {code}{_port(port)}")
+        _explain(port, minutes, is_announced)
+        _wait(root, listening, machines, minutes * 60)
+
+
+def _authority(root: Cluster) -> str:
+    """Whose door it is, as its codes say it."""
+    return Code.new(root.authority.fingerprint).authority
+
+
+def _port(port: int) -> str:
+    return "" if port == JOIN_PORT else f" --root {socket.gethostname()}:{port}"
+
+
+def _explain(port: int, minutes: float, is_announced: bool) -> None:
+    sys.stdout.flush()
+    each = f"type it on the machine that joins, within {minutes:g} minutes"
+    if is_announced:
+        errors.print(f"{each}; where this root is not found: --root HOST", markup=False)
+    else:
+        errors.print(
+            f"{each}, with --root HOST: mDNS does not work here, so nobody finds port {port}",
+            markup=False,
+        )
+
+
+def _wait(root: Cluster, listening: socket.socket, machines: int, seconds: float) -> None:
+    came = threading.Semaphore(0)
+
+    def joined(name: str) -> None:
+        errors.print(f"{name} has joined: start `dure node` on it", markup=False)
+        came.release()
+
+    server = NodeServer(door_app(root, joined), door_context(root))
+    ended = _in_background(server, listening)
+    end = time.monotonic() + seconds
+    try:
+        for _ in range(machines):
+            while not came.acquire(timeout=0.2):
+                if time.monotonic() > end:
+                    raise UsageError("nobody came in time: `dure cluster invite` makes a new code")
+        time.sleep(0.2)  # the last answer is on its way
+    finally:
+        server.should_exit = True
+        ended()
+
+
+def _in_background(server: NodeServer, listening: socket.socket) -> Callable[[], None]:
+    """Run a server in a thread, which leaves signals to us; the function waits for its end."""
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    return lambda: thread.join(5.0)
+
+
+@cluster.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every 2 seconds.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show every node: whether it answers, what it is, how warm and how busy it is.
+
+    Example: dure cluster status --watch
+    """
+    root = _this()
+    nodes = Nodes(root)
+    if watch and as_json:
+        raise UsageError("--watch draws a table: leave out --json, or ask again and again")
+    if watch:
+        _watch(lambda: _table(root, nodes.survey(root.members)))
+        return
+    reports = nodes.survey(root.members)
+    if as_json:
+        print_json({"cluster": root.name, "nodes": [_facts(report) for report in reports]})
+    elif not reports:
+        errors.print(f"cluster {root.name} has no nodes yet: `dure cluster invite`", markup=False)
+    else:
+        output.print(_table(root, reports))
+        for report in reports:
+            if report.problem:
+                errors.print(report.problem, markup=False, soft_wrap=True)
+
+
+def _watch(draw: Callable[[], Table]) -> None:
+    stop = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGINT, end)
+    with Live(draw(), console=output, auto_refresh=False) as live:
+        while not stop.wait(WATCH_EVERY_S):
+            live.update(draw(), refresh=True)
+
+
+def _facts(report: NodeReport) -> dict[str, Any]:
+    return {
+        "name": report.member.name,
+        "host": report.member.host,
+        "port": report.member.port,
+        "joined": report.member.joined,
+        "answers": not report.problem,
+        "problem": report.problem or None,
+        "platform": dataclasses.asdict(report.platform) if report.platform else None,
+        "health": dataclasses.asdict(report.health) if report.health else None,
+    }
+
+
+def _table(root: Cluster, reports: list[NodeReport]) -> Table:
+    table = Table(f"node of {printable(root.name)}", box=None, pad_edge=False)
+    for heading in ("address", "state", "machine", "cores", "free memory", "load", "°C", "MHz"):
+        table.add_column(heading, justify="right" if heading in _RIGHT else "left")
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
+    for report in reports:
+        address = f"{report.member.host}:{report.member.port}"
+        if report.platform is None or report.health is None:
+            table.add_row(report.member.name, address, "does not answer")
+            continue
+        now, machine = report.health, report.platform
+        table.add_row(
+            report.member.name,
+            address,
+            ", ".join(now.throttled) or "well",
+            printable(f"{machine.architecture}, {machine.processor}"),
+            str(machine.cores),
+            f"{bytes_text(now.available_bytes)} of {bytes_text(machine.memory_bytes)}",
+            f"{now.load:.1f}",
+            "" if now.temperature_c is None else f"{now.temperature_c:.0f}",
+            "" if now.clock_mhz is None else f"{now.clock_mhz:.0f}",
+        )
+    return table
+
+
+_RIGHT = {"cores", "free memory", "load", "°C", "MHz"}
+
+
+@cluster.command()
+def remove(
+    node: Annotated[str, typer.Argument(help="The node's name.", show_default=False)],
+) -> None:
+    """Remove a node: its certificate is good no more. It may join again with a new code.
+
+    Example: dure cluster remove pi-4
+    """
+    member = _this().remove(check_name(node))
+    errors.print(f"{member.name} belongs to the cluster no more", markup=False)
+
+
+@cluster.command()
+def events(
+    last: Annotated[int, typer.Option("--last", "-n", help="How many; 0 is all.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Show what happened in the cluster: who came, who was refused, who went.
+
+    Example: dure cluster events -n 10
+    """
+    found = list(_this().events.read())[-max(0, last) :]
+    if as_json:
+        print_json(found)
+        return
+    for event in found:
+        when = datetime.fromtimestamp(event.get("time", 0)).strftime("%Y-%m-%d %H:%M:%S")
+        rest = " ".join(
+            f"{key}={value}" for key, value in event.items() if key not in {"time", "event"}
+        )
+        output.print(printable(f"{when} {event.get('event')} {rest}"), soft_wrap=True)

@@ -1,0 +1,52 @@
+"""The cluster's event log: what happened, when, to which node. One line of JSON each, in the past tense.
+
+Knows one file. Refuses to know what events mean.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["EventLog"]
+
+MOST_BYTES = 8 << 20  # then the older half is cut off
+
+
+class EventLog:
+    """Events in a file, oldest first."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, event: str, **facts: Any) -> None:
+        """Note that something happened. Raises OSError."""
+        line = json.dumps({"time": time.time(), "event": event, **facts}) + "\n"
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line)
+            size = file.tell()
+        if size > MOST_BYTES:
+            self._shorten()
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """All events; a line that was cut off by a full disk is passed over."""
+        try:
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                yield event
+
+    def _shorten(self) -> None:
+        lines = self._path.read_bytes().splitlines(keepends=True)
+        part = self._path.with_name(f"{self._path.name}.part")
+        part.write_bytes(b"".join(lines[len(lines) // 2 :]))
+        part.replace(self._path)

@@ -1,0 +1,296 @@
+"""Who is who in a cluster: a private certificate authority, and the certificates that it gives.
+
+Knows keys, certificates, what each is good for, and TLS contexts made of them. Refuses to know addresses,
+and what is said over TLS.
+
+A node's certificate is good for answering only; the root's is good for asking too. So no node can command
+another, whatever it has been made to do: TLS itself refuses.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from dure.errors import ClusterError, UsageError
+
+__all__ = [
+    "Authority",
+    "Credentials",
+    "answering_context",
+    "asking_context",
+    "check_name",
+    "fingerprint",
+    "new_request",
+]
+
+AUTHORITY_YEARS, LEAF_YEARS = 30, 10
+CLOCKS_DIFFER = datetime.timedelta(days=1)  # a board without a clock battery wakes up in the past
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_ANSWERS, _ASKS = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+
+
+def check_name(name: str) -> str:
+    """The name itself. Raises UsageError where it is no host name."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is no name for a node: use small letters, digits and hyphens, as in pi-4"
+        )
+    return name
+
+
+def fingerprint(certificate_der: bytes) -> bytes:
+    """SHA-256 of a certificate: 32 bytes."""
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(certificate_der)
+    return digest.finalize()
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """The files that prove who one is: a private key, its certificate, and the authority's."""
+
+    directory: Path
+
+    @property
+    def key(self) -> Path:
+        """The private key; nobody else may read it."""
+        return self.directory / "key.pem"
+
+    @property
+    def certificate(self) -> Path:
+        """One's own certificate."""
+        return self.directory / "certificate.pem"
+
+    @property
+    def authority(self) -> Path:
+        """The certificate of the cluster's authority."""
+        return self.directory / "authority.pem"
+
+    @property
+    def exist(self) -> bool:
+        """Whether all three are there."""
+        return all(path.is_file() for path in (self.key, self.certificate, self.authority))
+
+    @property
+    def name(self) -> str:
+        """Whom the certificate names."""
+        certificate = x509.load_pem_x509_certificate(self.certificate.read_bytes())
+        return _name_of(certificate.subject)
+
+    def write(self, key: bytes, certificate: bytes, authority: bytes) -> None:
+        """Write all three (PEM). Raises OSError."""
+        _write_private(self.key, key)
+        self.certificate.write_bytes(certificate)
+        self.authority.write_bytes(authority)
+
+
+def new_request(name: str) -> tuple[bytes, bytes]:
+    """A new private key and a request for its certificate, both PEM. The key stays where it was made."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(_subject(check_name(name)))
+        .sign(key, hashes.SHA256())
+    )
+    return _key_pem(key), request.public_bytes(serialization.Encoding.PEM)
+
+
+class Authority:
+    """The cluster's certificate authority: its key and certificate lie in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._key_file = directory / "authority.key.pem"
+        self._certificate_file = directory / "authority.pem"
+        try:
+            key = serialization.load_pem_private_key(self._key_file.read_bytes(), None)
+            self.certificate = x509.load_pem_x509_certificate(self._certificate_file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ClusterError(
+                f"{directory} holds no cluster's authority ({error}): `dure cluster init` makes one"
+            ) from error
+        assert isinstance(key, ec.EllipticCurvePrivateKey), "we made it"
+        self._key = key
+
+    @classmethod
+    def create(cls, directory: Path, name: str) -> Authority:
+        """Make an authority. Raises OSError."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = _subject(f"dure cluster {name}")
+        certificate = (
+            _builder(subject, subject, key.public_key(), AUTHORITY_YEARS)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs_certificates=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .sign(key, hashes.SHA256())
+        )
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_private(directory / "authority.key.pem", _key_pem(key))
+        (directory / "authority.pem").write_bytes(_pem(certificate))
+        return cls(directory)
+
+    @property
+    def pem(self) -> bytes:
+        """The authority's own certificate."""
+        return _pem(self.certificate)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What an invitation names, so that a node knows whom it joins: 32 bytes."""
+        return fingerprint(self.certificate.public_bytes(serialization.Encoding.DER))
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """Its certificate and key, for the one server that a stranger may talk to: the one for joining."""
+        return self._certificate_file, self._key_file
+
+    def sign(self, request: bytes, name: str, *, asks: bool = False) -> tuple[bytes, int]:
+        """A certificate for the key in a request (PEM), and its serial number.
+
+        asks: it may command nodes. Raises UsageError where the request is none.
+        """
+        try:
+            asked = x509.load_pem_x509_csr(request)
+            if not asked.is_signature_valid:
+                raise InvalidSignature("its signature is wrong")
+            key = asked.public_key()
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise UsageError(f"this is no request for a certificate: {error}") from error
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise UsageError("the request's key is not of the kind that dure makes")
+        uses = [_ANSWERS, _ASKS] if asks else [_ANSWERS]
+        certificate = (
+            _builder(_subject(check_name(name)), self.certificate.subject, key, LEAF_YEARS)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(uses), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False
+            )
+            .sign(self._key, hashes.SHA256())
+        )
+        return _pem(certificate), certificate.serial_number
+
+    def revocations(self, serials: Iterable[int]) -> bytes:
+        """The signed list of certificates that are good no more (PEM)."""
+        now = _now()
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(now - CLOCKS_DIFFER)
+            .next_update(now + datetime.timedelta(days=365 * AUTHORITY_YEARS))
+        )
+        for serial in serials:
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder()
+                .serial_number(serial)
+                .revocation_date(now - CLOCKS_DIFFER)
+                .build()
+            )
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+# ---------------------------------------------------------------- TLS
+
+
+def answering_context(own: Credentials) -> ssl.SSLContext:
+    """For a node's server: it talks to whoever may ask by this cluster's authority, to nobody else."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(own.certificate, own.key)
+    context.load_verify_locations(own.authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    return context
+
+
+def asking_context(own: Credentials, revocations: Path) -> ssl.SSLContext:
+    """For the root: it talks to nodes of its authority that are not revoked, each by its name.
+
+    revocations: the file of the authority's list.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(own.certificate, own.key)
+    context.load_verify_locations(own.authority)
+    context.load_verify_locations(revocations)
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF | ssl.VERIFY_X509_STRICT
+    return context
+
+
+# ---------------------------------------------------------------- certificates
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, years: int
+) -> x509.CertificateBuilder:
+    now = _now()
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCKS_DIFFER)
+        .not_valid_after(now + datetime.timedelta(days=365 * years))
+    )
+
+
+def _usage(*, signs_certificates: bool = False) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _name_of(subject: x509.Name) -> str:
+    return str(subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    """Write a file that nobody else can read, not even for a moment."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+    part.replace(path)

@@ -1,0 +1,49 @@
+"""A node's own process: it answers the root until it is told to end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+
+from dure.cluster.agent import agent_app
+from dure.cluster.finding import NODE, announced
+from dure.cluster.https import NodeServer, listener
+from dure.cluster.identity import Credentials, answering_context
+from dure.cluster.joining import NodeFile
+from dure.errors import ClusterError
+
+__all__ = ["node_directory", "run_node"]
+
+
+def node_directory() -> Path:
+    """Where a node keeps all it has: DURE_NODE, or the user's data directory."""
+    named = os.environ.get("DURE_NODE")
+    return Path(named) if named else platformdirs.user_data_path("dure") / "node"
+
+
+def run_node(
+    directory: Path, host: str, port: int | None, announce: Callable[[str, bool], None]
+) -> None:
+    """Answer the root until SIGTERM or SIGINT. announce: is told the address, and if mDNS tells it too.
+
+    Raises ClusterError where this machine has not joined, ResourceError where the port is taken.
+    """
+    node, own = NodeFile.read(directory), Credentials(directory)
+    if not own.exist:
+        raise ClusterError(
+            f"{directory} lacks the node's certificate: join again, with a code of `dure cluster invite`"
+        )
+    port = port or node.port
+    with (
+        listener(host, port) as listening,
+        announced(NODE, node.name, port, {"name": node.name}) as is_announced,
+    ):
+        server = NodeServer(
+            agent_app(directory),
+            answering_context(own),
+            lambda: announce(f"{node.name} of {node.cluster} at {host}:{port}", is_announced),
+        )
+        server.run([listening])

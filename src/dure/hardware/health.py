@@ -1,0 +1,54 @@
+"""How a machine is now: frozen facts that change by the minute. The one module that probes is `probe`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Health", "Link", "Platform"]
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What a machine is for good.
+
+    host: what it calls itself. architecture: as `uname -m` has it. features: of its processor, those that
+    llama.cpp has kernels for. versions: of dure and of what must be the same on all nodes, by name.
+    """
+
+    host: str
+    architecture: str
+    processor: str
+    features: tuple[str, ...]
+    cores: int
+    memory_bytes: int
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A network interface that is up. speed_mbit: 0 where it does not say. errors: since it came up."""
+
+    name: str
+    addresses: tuple[str, ...]
+    speed_mbit: int
+    errors: int
+    received_bytes: int
+    sent_bytes: int
+
+
+@dataclass(frozen=True)
+class Health:
+    """What a machine's sensors say.
+
+    temperature_c, clock_mhz: None where there is no sensor. throttled: why it runs slower than it could.
+    load: processes that want a core, over a minute. up_s: since it started.
+    """
+
+    temperature_c: float | None
+    throttled: tuple[str, ...]
+    clock_mhz: float | None
+    load: float
+    up_s: float
+    available_bytes: int
+    disk_free_bytes: int
+    links: tuple[Link, ...]
