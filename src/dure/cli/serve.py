@@ -213,7 +213,9 @@ def _run(plan: ServerPlan) -> int:
             plan,
             announce=lambda url: _say(f"{plan.name} at {url} (loading)"),
             ready=ready,
-            stopping=lambda: _say("stops when what it is answering is done; Ctrl-C ends it at once"),
+            stopping=lambda: _say(
+                "stops when what it is answering is done; Ctrl-C ends it at once"
+            ),
             warn=_say,
             progress=lambda _what, fraction: bar(fraction),
         )

@@ -74,8 +74,8 @@ def run_server(
     """Serve until a signal comes; the exit code.
 
     announce: gets the URL once it answers, while the model may still be loading; ready: is called
-    when the model is there, stopping when it begins to end; warn: gets what a person should know; progress: what is being loaded, and
-    how far (0 to 1). Raises the DureError that prevents it.
+    when the model is there, stopping when it begins to end; warn: gets what a person should know;
+    progress: what is being loaded, and how far (0 to 1). Raises the DureError that prevents it.
     """
     vocabulary = _vocabulary(Path(plan.engine.model))
     formatter = (
