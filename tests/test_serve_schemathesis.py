@@ -14,14 +14,17 @@ from contextlib import suppress
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import FailureGroup
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import (
+    AcceptedNegativeData,
     content_type_conformance,
     negative_data_rejection,
     response_schema_conformance,
@@ -108,12 +111,30 @@ def keep_to_the_document(operation: Any, n_cases: int, mode: GenerationMode) -> 
     )
     @given(like_an_example(operation) if mode.is_positive else operation.as_strategy(mode))
     def ask(case: Any) -> None:
-        answer = case.call_and_validate(checks=CHECKS, timeout=120)
+        answer = case.call(timeout=120)
         statuses[answer.status_code] += 1
+        try:
+            case.validate_response(answer, checks=CHECKS)
+        except FailureGroup as found:
+            if not is_allowed_after_all(found, case):
+                raise
 
     with suppress(Unsatisfiable):  # an address without parameters cannot be asked wrongly
         ask()
     return statuses
+
+
+def is_allowed_after_all(found: FailureGroup, case: Any) -> bool:
+    """Whether all that is wrong is that schemathesis takes a body for forbidden which is not.
+
+    It breaks one alternative of a message by its role, which may be another alternative's.
+    """
+    if not all(isinstance(one, AcceptedNegativeData) for one in found.exceptions):
+        return False
+    document = case.operation.schema.raw_schema
+    body = document["paths"][case.path][case.method.lower()]["requestBody"]["content"]
+    schema = {**body["application/json"]["schema"], "components": document["components"]}
+    return jsonschema.Draft202012Validator(schema).is_valid(case.body)
 
 
 @st.composite
@@ -131,12 +152,12 @@ def like_an_example(draw: st.DrawFn, operation: Any) -> Any:
     return case
 
 
-def as_most_write_it(value: Any) -> Any:
-    """JSON without 3.0 in place of 3, which is an integer to the document and a float to the server."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+def as_most_write_it(value: Any, *, in_list: bool = False) -> Any:
+    """JSON without 3.0 in place of 3 inside of lists, where the server is stricter than the document."""
+    if in_list and isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, list):
-        return [as_most_write_it(part) for part in value]
+        return [as_most_write_it(part, in_list=True) for part in value]
     if isinstance(value, dict):
-        return {name: as_most_write_it(part) for name, part in value.items()}
+        return {name: as_most_write_it(part, in_list=in_list) for name, part in value.items()}
     return value

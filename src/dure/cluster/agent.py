@@ -9,13 +9,36 @@ from __future__ import annotations
 import dataclasses
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Header, Request, Response
+from fastapi import Path as InPath
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
 
+from dure.cluster.shards import CHUNK_BYTES, HeldShard, ShardStore
+from dure.errors import DureError, ResourceError
 from dure.hardware.probe import health, platform
 
-__all__ = ["agent_app", "versions"]
+__all__ = ["MOST_BODY_BYTES", "agent_app", "versions"]
+
+MOST_BODY_BYTES = CHUNK_BYTES + (1 << 16)
+MOST_SHARD_BYTES = 1 << 50
+Name = Annotated[str, InPath(max_length=200)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Begun(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    size_bytes: Annotated[int, Field(gt=0, lt=MOST_SHARD_BYTES)]
+
+
+class _Finished(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    digest: Sha256
 
 
 def versions() -> dict[str, str]:
@@ -27,7 +50,17 @@ def versions() -> dict[str, str]:
 def agent_app(directory: Path) -> FastAPI:
     """The agent of the node whose files lie in `directory`."""
     app = FastAPI(title="dure node", docs_url=None, redoc_url=None)
+    app.add_exception_handler(DureError, _refused)
+    _add_facts(app, directory)
+    _add_shards(app, ShardStore(directory / "shards"))
+    return app
 
+
+def _refused(_request: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": str(error)}, 507 if isinstance(error, ResourceError) else 400)
+
+
+def _add_facts(app: FastAPI, directory: Path) -> None:
     @app.get("/facts")
     def facts() -> dict[str, Any]:
         """What this machine is, and how it is now."""
@@ -36,4 +69,56 @@ def agent_app(directory: Path) -> FastAPI:
             "health": dataclasses.asdict(health(directory)),
         }
 
-    return app
+
+def _add_shards(app: FastAPI, store: ShardStore) -> None:
+    refusals: dict[int | str, Any] = {
+        400: {"description": "it makes no sense"},
+        507: {"description": "there is no room"},
+    }
+
+    @app.get("/shards")
+    def shards() -> dict[str, Any]:
+        """Every shard that is here or on its way, and the room that is left."""
+        return {"shards": [_told(held) for held in store.all()], "free_bytes": store.free_bytes()}
+
+    @app.post("/shards/{name}", responses=refusals)
+    def begin(name: Name, begun: _Begun) -> dict[str, Any]:
+        """Make room for a shard, or go on with one; what is there of it."""
+        held = store.begin(name, begun.size_bytes)
+        return {**_told(held), "chunks": held.chunks.hex()}
+
+    @app.put("/shards/{name}/chunks/{index}", responses=refusals)
+    async def put(
+        name: Name, index: int, request: Request, x_sha256: Annotated[Sha256, Header()]
+    ) -> dict[str, Any]:
+        """Take a chunk."""
+        data = await request.body()
+        await run_in_threadpool(store.put, name, index, data, bytes.fromhex(x_sha256))
+        return {}
+
+    @app.post("/shards/{name}/finish", responses=refusals)
+    def finish(name: Name, finished: _Finished) -> dict[str, Any]:
+        """A shard is complete."""
+        store.finish(name, finished.digest)
+        return {}
+
+    @app.post("/shards/{name}/check", responses=refusals)
+    def check(name: Name) -> dict[str, Any]:
+        """Read a whole shard; where a chunk is damaged, it is to be sent again."""
+        return {"sound": store.is_sound(name)}
+
+    @app.delete("/shards/{name}", responses=refusals)
+    def delete(name: Name) -> dict[str, Any]:
+        """Forget a shard."""
+        store.delete(name)
+        return {}
+
+
+def _told(held: HeldShard) -> dict[str, Any]:
+    return {
+        "name": held.name,
+        "size_bytes": held.size_bytes,
+        "whole": held.whole,
+        "digest": held.digest,
+        "used": held.used,
+    }

@@ -19,10 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dure.errors import ClusterError, ResourceError
 
-__all__ = ["NodeServer", "SmallBodies", "ask", "listener", "peer_certificate"]
+__all__ = ["Line", "NodeServer", "SmallBodies", "UnreachableError", "ask", "listener"]
 
 MOST_BODY_BYTES = 1 << 16
-SILENCE_S = 20.0  # a connection that says nothing for so long is closed
+SILENCE_S = 60.0  # a connection that says nothing for so long is closed
 CONNECTIONS = 64
 _log = logging.getLogger(__name__)
 
@@ -44,14 +44,22 @@ def listener(host: str, port: int) -> socket.socket:
     return found
 
 
+class UnreachableError(ClusterError):
+    """Nobody answers there, or the line broke: it may be better in a moment."""
+
+
 class NodeServer(uvicorn.Server):
-    """An ASGI app behind TLS. on_started: is called once it answers."""
+    """An ASGI app behind TLS. on_started: is called once it answers. most_bytes: of a request's body."""
 
     def __init__(
-        self, app: ASGIApp, context: ssl.SSLContext, on_started: Callable[[], None] = lambda: None
+        self,
+        app: ASGIApp,
+        context: ssl.SSLContext,
+        on_started: Callable[[], None] = lambda: None,
+        most_bytes: int = MOST_BODY_BYTES,
     ) -> None:
         config = uvicorn.Config(
-            SmallBodies(app),
+            SmallBodies(app, most_bytes),
             ws="none",
             lifespan="auto",
             log_config=None,
@@ -77,7 +85,7 @@ class NodeServer(uvicorn.Server):
 class SmallBodies:
     """Lets no body through that is larger than any question is, or that comes too slowly."""
 
-    def __init__(self, app: ASGIApp, most_bytes: int = MOST_BODY_BYTES) -> None:
+    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
         self._app, self._most = app, most_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,6 +155,72 @@ class _Connection(http.client.HTTPSConnection):
             raise
 
 
+class Line:
+    """A connection to one machine that is kept between questions. Not thread-safe; `close` it.
+
+    name: whom its certificate must name, where the context looks. check: gets the certificate (DER)
+    before anything is sent. if_silent: the cure where nothing listens.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        context: ssl.SSLContext,
+        name: str,
+        *,
+        timeout_s: float = 10.0,
+        check: Callable[[bytes], None] = lambda _: None,
+        if_silent: str = "start `dure node` on it",
+    ) -> None:
+        self._connection = _Connection(*address, context, name, timeout_s)
+        self._check, self._if_silent = check, if_silent
+        self._where = f"{name} at {address[0]}:{address[1]}"
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        """The JSON that it answers. body: bytes as they are, anything else as JSON.
+
+        Raises ClusterError, and what the check raises; UnreachableError, and the next question begins
+        with a new connection, where the line is the problem.
+        """
+        try:
+            return self._ask(method, path, body, headers)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _ask(self, method: str, path: str, body: Any, headers: dict[str, str]) -> Any:
+        connection, where = self._connection, self._where
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+        try:
+            if connection.sock is None:
+                connection.connect()
+                self._check(_peer_certificate(connection.sock))
+            connection.request(method, path, data, {"content-type": kind, **headers})
+            answer = connection.getresponse()
+            text = answer.read()
+        except ssl.SSLCertVerificationError as error:
+            raise ClusterError(
+                f"{where} is not who it should be ({error.verify_message}): join it again, and look "
+                "at who has that address"
+            ) from error
+        except ssl.SSLEOFError as error:
+            raise UnreachableError(f"{where} does not answer: the line broke") from error
+        except ssl.SSLError as error:
+            raise ClusterError(
+                f"{where} does not let this machine in ({error.reason or error}): was it removed, or "
+                "is it another cluster's?"
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = _reason(error, self._if_silent)
+            raise UnreachableError(f"{where} does not answer: {reason}") from error
+        return _decoded(where, answer.status, text)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._connection.close()
+
+
 def ask(
     address: tuple[str, int],
     context: ssl.SSLContext,
@@ -154,44 +228,17 @@ def ask(
     method: str,
     path: str,
     body: Any = None,
-    *,
-    timeout_s: float = 10.0,
-    check: Callable[[bytes], None] = lambda _: None,
-    if_silent: str = "start `dure node` on it",
+    **more: Any,
 ) -> Any:
-    """The JSON that a machine answers. name: whom its certificate must name, where the context looks.
-
-    check: gets the certificate (DER) before anything is sent. if_silent: the cure where nothing listens.
-    Raises ClusterError, and what check raises.
-    """
-    host, port = address
-    connection = _Connection(host, port, context, name, timeout_s)
-    where = f"{name} at {host}:{port}"
+    """One question on a `Line` of its own, with its arguments and errors."""
+    line = Line(address, context, name, **more)
     try:
-        connection.connect()
-        check(peer_certificate(connection.sock))
-        data = None if body is None else json.dumps(body).encode()
-        connection.request(method, path, data, {"content-type": "application/json"})
-        answer = connection.getresponse()
-        text = answer.read()
-    except ssl.SSLCertVerificationError as error:
-        raise ClusterError(
-            f"{where} is not who it should be ({error.verify_message}): join it again, and look at "
-            "who has that address"
-        ) from error
-    except ssl.SSLError as error:
-        raise ClusterError(
-            f"{where} does not let this machine in ({error.reason or error}): was it removed, or is "
-            "it another cluster's?"
-        ) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise ClusterError(f"{where} does not answer: {_reason(error, if_silent)}") from error
+        return line.ask(method, path, body)
     finally:
-        connection.close()
-    return _decoded(where, answer.status, text)
+        line.close()
 
 
-def peer_certificate(sock: socket.socket | None) -> bytes:
+def _peer_certificate(sock: socket.socket | None) -> bytes:
     """The certificate (DER) at the other end of a TLS socket."""
     assert isinstance(sock, ssl.SSLSocket), "connected"
     return sock.getpeercert(binary_form=True) or b""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import platformdirs
 
-from dure.cluster.agent import agent_app
+from dure.cluster.agent import MOST_BODY_BYTES, agent_app
 from dure.cluster.finding import NODE, announced
 from dure.cluster.https import NodeServer, listener
 from dure.cluster.identity import Credentials, answering_context
@@ -45,5 +45,6 @@ def run_node(
             agent_app(directory),
             answering_context(own),
             lambda: announce(f"{node.name} of {node.cluster} at {host}:{port}", is_announced),
+            MOST_BODY_BYTES,
         )
         server.run([listening])

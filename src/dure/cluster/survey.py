@@ -9,12 +9,11 @@ import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from dure.cluster.finding import NODE, find
-from dure.cluster.https import ask
+from dure.cluster.https import Line, ask
 from dure.cluster.identity import asking_context
 from dure.cluster.membership import Cluster, Member
 from dure.errors import ClusterError
@@ -48,12 +47,10 @@ class Nodes:
         with ThreadPoolExecutor(max_workers=AT_ONCE) as threads:
             return list(threads.map(lambda m: self._report(m, context, timeout_s), members))
 
-    def ask(
-        self, member: Member, method: str, path: str, body: Any = None, timeout_s: float = 10.0
-    ) -> Any:
-        """What a node answers. Raises ClusterError."""
+    def line(self, member: Member, timeout_s: float = 10.0) -> Line:
+        """A connection to a node; close it."""
         address = (member.host, member.port)
-        return ask(address, self._context(), member.name, method, path, body, timeout_s=timeout_s)
+        return Line(address, self._context(), member.name, timeout_s=timeout_s)
 
     def _context(self) -> ssl.SSLContext:
         return asking_context(self._cluster.credentials, self._cluster.revocations)

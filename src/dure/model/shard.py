@@ -24,12 +24,22 @@ from dure.errors import ResourceError
 from dure.model.architecture import Along, Rule
 from dure.model.cut import CutPlan, Span
 from dure.model.ggml import GgmlType, dequantize, quantize, type_named
-from dure.model.gguf import GgufFile, GgufWriter, Tensor, TensorSpec, Value, ValueKind, value_of
+from dure.model.gguf import (
+    GgufFile,
+    GgufWriter,
+    Sink,
+    Tensor,
+    TensorSpec,
+    Value,
+    ValueKind,
+    value_of,
+)
 
-__all__ = ["Shard", "cut_model", "is_finished", "plan_shards"]
+__all__ = ["Shard", "cut_model", "is_finished", "plan_shards", "stream_shards"]
 
 FORMAT = 1  # part of a shard's name: raise it when the same plan would be written otherwise
 CHUNK_BYTES = 4 << 20
+HEADER_BYTES = 1 << 20  # more than any shard's header takes
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -57,6 +67,16 @@ class Shard:
     weights_bytes: int
     _metadata: Mapping[str, Value]
     _pieces: tuple[_Piece, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is called wherever it lies: by its content."""
+        return self.path.stem
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the whole file, or a little more."""
+        return self.weights_bytes + HEADER_BYTES
 
     @property
     def manifest(self) -> Path:
@@ -218,24 +238,46 @@ def _check_space(directory: Path, shards: Sequence[Shard]) -> None:
         )
 
 
+def stream_shards(
+    model: GgufFile,
+    targets: Sequence[tuple[Shard, Sink]],
+    progress: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Cut a model into sinks, as on other machines, instead of files; reads the source once for all.
+
+    Raises what the sinks raise, ModelError where the source ends early.
+    """
+    _write_into(model, [shard for shard, _ in targets], [sink for _, sink in targets], progress)
+
+
 def _write(model: GgufFile, shards: Sequence[Shard], progress: Callable[[int], None]) -> None:
+    writers = _write_into(model, shards, [shard.path for shard in shards], progress)
+    for shard, writer in zip(shards, writers, strict=True):
+        _write_manifest(shard, writer.sha256)
+
+
+def _write_into(
+    model: GgufFile,
+    shards: Sequence[Shard],
+    targets: Sequence[Path | Sink],
+    progress: Callable[[int], None],
+) -> list[GgufWriter]:
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(
-                GgufWriter(shard.path, shard._metadata, [piece.spec for piece in shard._pieces])
+                GgufWriter(target, shard._metadata, [piece.spec for piece in shard._pieces])
             )
-            for shard in shards
+            for shard, target in zip(shards, targets, strict=True)
         ]
         pieces = [{piece.source.name: piece for piece in shard._pieces} for shard in shards]
         for tensor in model.tensors.values():
-            targets = [
+            parts = [
                 (writer, table[tensor.name])
                 for writer, table in zip(writers, pieces, strict=True)
                 if tensor.name in table
             ]
-            _write_tensor(model, tensor, targets, progress)
-    for shard, writer in zip(shards, writers, strict=True):
-        _write_manifest(shard, writer.sha256)
+            _write_tensor(model, tensor, parts, progress)
+    return writers
 
 
 def _write_tensor(

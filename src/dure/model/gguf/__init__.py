@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from dure.model.gguf.reader import GgufFile, open_gguf
 from dure.model.gguf.values import Tensor, TensorSpec, Value, ValueKind, array_of, value_of
-from dure.model.gguf.writer import GgufWriter
+from dure.model.gguf.writer import GgufWriter, Sink
 
 __all__ = [
     "GgufFile",
     "GgufWriter",
+    "Sink",
     "Tensor",
     "TensorSpec",
     "Value",

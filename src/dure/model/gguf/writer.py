@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 
 from dure.errors import ResourceError
 from dure.model.gguf.values import (
@@ -36,14 +36,30 @@ if TYPE_CHECKING:
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+class Sink(Protocol):
+    """Where a file's bytes go, in order; its methods raise ResourceError where that fails."""
+
+    def open(self, size_bytes: int) -> None:
+        """So many bytes will come."""
+
+    def write(self, data: memoryview) -> None:
+        """These come next."""
+
+    def finish(self) -> None:
+        """All have come."""
+
+    def drop(self) -> None:
+        """Nothing more comes. After `finish` this only lets go of what was held, else of all."""
+
+
 class GgufWriter:
-    """Writes a model of the given tensors in one pass, to `path` only when it is complete.
+    """Writes a model of the given tensors in one pass: to a path, only when it is complete, or to a sink.
 
     with GgufWriter(path, metadata, specs) as writer:
         for spec in specs:
             writer.write(data of spec)  # uint8, in as many chunks as you like
 
-    The bytes go to `<path>.part`, which is renamed at the end and deleted on an exception.
+    For a path, the bytes go to `<path>.part`, which is renamed at the end and deleted on an exception.
     A `Value` in `metadata` is copied as it is, anything else gets the kind llama.cpp expects;
     `general.alignment` is set from `alignment`. `sha256` and `size_bytes` are the file's.
     Raises ModelError for tensors llama.cpp cannot hold, ResourceError for a full disk, and ValueError
@@ -52,24 +68,23 @@ class GgufWriter:
 
     def __init__(
         self,
-        path: Path,
+        target: Path | Sink,
         metadata: Mapping[str, Value | bool | int | float | str],
         tensors: Sequence[TensorSpec],
         alignment: int = DEFAULT_ALIGNMENT,
     ) -> None:
         if not is_alignment(alignment):
             raise ValueError(f"alignment {alignment} is not a power of two to {MAX_ALIGNMENT}")
-        self.path = path
-        self._part_path = path.with_name(path.name + ".part")
         self._tensors = tuple(tensors)
         self._alignment = alignment
         self._header = self._encode_header(metadata)
-        self._file: BinaryIO | None = None
         self._digest = hashlib.sha256()
         self._current = 0  # the tensor that is being written, and its bytes so far
         self._done = 0
+        self._is_open = False
         padded = (aligned(tensor.size_bytes, alignment) for tensor in self._tensors)
         self.size_bytes = len(self._header) + sum(padded)
+        self._sink: Sink = _FileSink(target) if isinstance(target, Path) else target
 
     @property
     def sha256(self) -> str:
@@ -78,10 +93,8 @@ class GgufWriter:
 
     def __enter__(self) -> Self:
         try:
-            with self._telling():
-                if shutil.disk_usage(self.path.parent).free < self.size_bytes:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                self._file = self._part_path.open("wb", buffering=0)
+            self._sink.open(self.size_bytes)
+            self._is_open = True
             self._put(self._header)
         except BaseException:
             self._drop()
@@ -117,49 +130,18 @@ class GgufWriter:
     def _finish(self) -> None:
         if self._current < len(self._tensors):
             raise ValueError(f"{self._tensors[self._current].name} was not written completely")
-        with self._telling():
-            os.fsync(self._opened().fileno())
-            self._part_path.replace(self.path)
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        self._sink.finish()
 
     def _drop(self) -> None:
-        """Close the file; unless it was renamed, it is deleted."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-            self._part_path.unlink(missing_ok=True)
-
-    def _opened(self) -> BinaryIO:
-        if self._file is None:
-            raise ValueError("write inside `with GgufWriter(...)`")
-        return self._file
+        self._is_open = False
+        self._sink.drop()
 
     def _put(self, data: bytes | memoryview) -> None:
-        file, view = self._opened(), memoryview(data)
+        if not self._is_open:
+            raise ValueError("write inside `with GgufWriter(...)`")
+        view = memoryview(data)
         self._digest.update(view)
-        with self._telling():
-            while view:
-                view = view[file.write(view) :]
-
-    @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Turn a failed system call into the ResourceError that tells about it."""
-        try:
-            yield
-        except OSError as error:
-            folder = self.path.parent
-            if error.errno not in _NO_SPACE:
-                raise ResourceError(
-                    f"{shown(str(self.path))} cannot be written: {error.strerror}"
-                ) from error
-            raise ResourceError(
-                f"disk full ({error.strerror}): {self.size_bytes} bytes needed in "
-                f"{shown(str(folder))}, {shutil.disk_usage(folder).free} free: make room there"
-            ) from error
+        self._sink.write(view)
 
     def _encode_header(self, metadata: Mapping[str, object]) -> bytes:
         values = {key: guessed(value) for key, value in metadata.items()}
@@ -180,3 +162,60 @@ class GgufWriter:
             offset += aligned(tensor.size_bytes, self._alignment)
         header = b"".join(pieces)
         return header.ljust(aligned(len(header), self._alignment), b"\0")
+
+
+class _FileSink:
+    """A file that is there when it is complete."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._part_path = path.with_name(path.name + ".part")
+        self._file: BinaryIO | None = None
+        self._size_bytes = 0
+
+    def open(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        with self._telling():
+            if shutil.disk_usage(self._path.parent).free < size_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._file = self._part_path.open("wb", buffering=0)
+
+    def write(self, data: memoryview) -> None:
+        assert self._file is not None, "open comes first"
+        with self._telling():
+            while data:
+                data = data[self._file.write(data) :]
+
+    def finish(self) -> None:
+        assert self._file is not None, "open comes first"
+        with self._telling():
+            os.fsync(self._file.fileno())
+            self._part_path.replace(self._path)
+            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def drop(self) -> None:
+        """Close the file; unless it was renamed, it is deleted."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._part_path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Turn a failed system call into the ResourceError that tells about it."""
+        try:
+            yield
+        except OSError as error:
+            folder = self._path.parent
+            if error.errno not in _NO_SPACE:
+                raise ResourceError(
+                    f"{shown(str(self._path))} cannot be written: {error.strerror}"
+                ) from error
+            raise ResourceError(
+                f"disk full ({error.strerror}): {self._size_bytes} bytes needed in "
+                f"{shown(str(folder))}, {shutil.disk_usage(folder).free} free: make room there"
+            ) from error

@@ -1,0 +1,232 @@
+"""A node's shards: files that come in chunks, each checked, and that survive a cut line or a lost machine.
+
+Knows one directory and what lies in it: `NAME.gguf` with `NAME.chunks`, the SHA-256 of each of its chunks.
+While a shard is on its way, it is `NAME.part`, in its full size from the beginning; a chunk whose
+SHA-256 is not noted has not come. Refuses to know who sends them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dure.errors import ResourceError, UsageError
+
+__all__ = ["CHUNK_BYTES", "HeldShard", "ShardStore", "root_digest"]
+
+CHUNK_BYTES = 4 << 20
+SPARE_BYTES = 256 << 20  # of the disk, that no shard may take
+_DIGEST = 32
+_MISSING = bytes(_DIGEST)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def root_digest(chunks: bytes) -> str:
+    """One digest for a whole shard: of the digests of its chunks."""
+    return hashlib.sha256(chunks).hexdigest()
+
+
+@dataclass(frozen=True)
+class HeldShard:
+    """What is there of a shard. chunks: the SHA-256 of each, 32 bytes, zeros where it has not come."""
+
+    name: str
+    size_bytes: int
+    whole: bool
+    chunks: bytes
+    used: float  # when it was last used, since 1970
+
+    @property
+    def digest(self) -> str:
+        """See `root_digest`."""
+        return root_digest(self.chunks)
+
+
+class ShardStore:
+    """The shards below one directory. quota_bytes: how much all may take; 0 is as much as fits."""
+
+    def __init__(self, directory: Path, quota_bytes: int = 0) -> None:
+        self._directory, self._quota = directory, quota_bytes
+        self._lock = threading.Lock()
+
+    # ------------------------------------------------------------ what there is
+
+    def held(self, name: str) -> HeldShard | None:
+        """What is there of a shard. Raises UsageError where that is no shard's name."""
+        _check(name)
+        for path, whole in ((self.path(name), True), (self._part(name), False)):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                chunks = self._chunks(name).read_bytes()
+                if len(chunks) == _count(status.st_size) * _DIGEST and not (
+                    whole and _MISSING in _pieces(chunks)
+                ):
+                    return HeldShard(name, status.st_size, whole, chunks, status.st_atime)
+        return None
+
+    def all(self) -> list[HeldShard]:
+        """Every shard, those that were used longest ago first."""
+        names = {path.stem for path in self._directory.glob("*.chunks")}
+        found = [held for name in names if (held := self.held(name)) is not None]
+        return sorted(found, key=lambda held: held.used)
+
+    def path(self, name: str) -> Path:
+        """Where a whole shard lies."""
+        return self._directory / f"{_check(name)}.gguf"
+
+    def free_bytes(self) -> int:
+        """How much may still come."""
+        free = shutil.disk_usage(_existing(self._directory)).free - SPARE_BYTES
+        if self._quota:
+            free = min(free, self._quota - sum(held.size_bytes for held in self.all()))
+        return max(0, free)
+
+    # ------------------------------------------------------------ what comes
+
+    def begin(self, name: str, size_bytes: int) -> HeldShard:
+        """Make room for a shard, or go on with one that was begun; what is there of it.
+
+        Raises ResourceError, before anything is sent, where it does not fit.
+        """
+        with self._lock:
+            held = self.held(name)
+            if held is not None and held.size_bytes == size_bytes:
+                return held
+            self._delete(name)
+            self._reserve(name, size_bytes)
+            made = self.held(name)
+            assert made is not None, "it was just made"
+            return made
+
+    def _reserve(self, name: str, size_bytes: int) -> None:
+        free = self.free_bytes()
+        if size_bytes <= 0:
+            raise UsageError(f"a shard of {size_bytes} bytes is none")
+        if size_bytes > free:
+            raise ResourceError(
+                f"{name} needs {size_bytes / 1e9:.2f} GB, and {self._directory} has room for "
+                f"{free / 1e9:.2f} GB: `dure cache prune` makes room, or raise the quota"
+            )
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with self._part(name).open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size_bytes)
+            self._chunks(name).write_bytes(_MISSING * _count(size_bytes))
+        except OSError as error:
+            self._delete(name)
+            raise _told(error, self._directory) from error
+
+    def put(self, name: str, index: int, data: bytes, digest: bytes) -> None:
+        """Write a chunk. Raises UsageError where it is not what its digest says, or belongs nowhere."""
+        held = self.held(name)
+        if held is None or held.whole:
+            raise UsageError(f"{name} is not being sent: begin it first")
+        offset = index * CHUNK_BYTES
+        if not 0 <= offset < held.size_bytes or len(data) != min(
+            CHUNK_BYTES, held.size_bytes - offset
+        ):
+            raise UsageError(f"{name} has no chunk {index} of {len(data)} bytes")
+        if hashlib.sha256(data).digest() != digest:
+            raise UsageError(f"chunk {index} of {name} was damaged on its way: send it again")
+        try:
+            _write_at(self._part(name), offset, data)
+            _write_at(self._chunks(name), index * _DIGEST, digest)
+        except OSError as error:
+            raise _told(error, self._directory) from error
+
+    def finish(self, name: str, digest: str) -> None:
+        """A shard is complete. Raises UsageError where a chunk is missing, or it is another one."""
+        with self._lock:
+            held = self.held(name)
+            if held is None or _MISSING in _pieces(held.chunks):
+                raise UsageError(f"{name} is not complete: send what is missing")
+            if held.digest != digest:
+                self._delete(name)
+                raise UsageError(f"{name} is not what was sent before under that name: begin anew")
+            if not held.whole:
+                with self._part(name).open("rb") as file:
+                    os.fsync(file.fileno())
+                self._part(name).replace(self.path(name))
+
+    # ------------------------------------------------------------ what goes
+
+    def delete(self, name: str) -> None:
+        """Forget a shard; nothing happens where it is not there."""
+        with self._lock:
+            self._delete(_check(name))
+
+    def is_sound(self, name: str) -> bool:
+        """Read a whole shard and compare every chunk; one that is damaged is to be sent again.
+
+        Then it counts as begun, without the chunks that are damaged.
+        """
+        held = self.held(name)
+        if held is None or not held.whole:
+            return False
+        good = list(_pieces(held.chunks))
+        with self.path(name).open("rb") as file:
+            for index, digest in enumerate(good):
+                if hashlib.sha256(file.read(CHUNK_BYTES)).digest() != digest:
+                    good[index] = _MISSING
+        if _MISSING not in good:
+            return True
+        with self._lock:
+            self.path(name).replace(self._part(name))
+            self._chunks(name).write_bytes(b"".join(good))
+        return False
+
+    def _delete(self, name: str) -> None:
+        for path in (self.path(name), self._part(name), self._chunks(name)):
+            path.unlink(missing_ok=True)
+
+    def _part(self, name: str) -> Path:
+        return self._directory / f"{_check(name)}.part"
+
+    def _chunks(self, name: str) -> Path:
+        return self._directory / f"{_check(name)}.chunks"
+
+
+def _check(name: str) -> str:
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise UsageError(f"{name!r} is no name of a shard")
+    return name
+
+
+def _count(size_bytes: int) -> int:
+    return -(-size_bytes // CHUNK_BYTES)
+
+
+def _pieces(chunks: bytes) -> Iterator[bytes]:
+    return (chunks[at : at + _DIGEST] for at in range(0, len(chunks), _DIGEST))
+
+
+def _write_at(path: Path, offset: int, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(descriptor, view, offset)
+            view, offset = view[written:], offset + written
+    finally:
+        os.close(descriptor)
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _told(error: OSError, directory: Path) -> ResourceError:
+    if error.errno in _NO_SPACE:
+        return ResourceError(f"the disk of {directory} is full: `dure cache prune` makes room")
+    return ResourceError(f"{directory} cannot be written: {error.strerror}")
