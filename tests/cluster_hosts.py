@@ -40,7 +40,13 @@ class Machine:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("DURE_")}
         own = {
             name: str(self.home / name.lower())
-            for name in ("DURE_NODE", "DURE_CLUSTER", "DURE_CACHE", "DURE_CONFIG", "DURE_RUNTIME")
+            for name in (
+                "DURE_NODE_DIR",
+                "DURE_CLUSTER_DIR",
+                "DURE_CACHE",
+                "DURE_CONFIG",
+                "DURE_RUNTIME",
+            )
         }
         (self.home / "dure_config").touch()
         return {**kept, **own, "COLUMNS": "250"}

@@ -95,7 +95,7 @@ def test_an_expired_code_lets_nobody_in(three: list[Machine]) -> None:
     root, one, _ = three
     root.dure("cluster", "init")
     code = invited(root)
-    memory = root.home / "dure_cluster" / "cluster.json"
+    memory = root.home / "dure_cluster_dir" / "cluster.json"
     state = json.loads(memory.read_text())
     state["invitations"][0]["expires"] = 1.0
     memory.write_text(json.dumps(state))

@@ -39,7 +39,7 @@ class Sandbox:
             ["unshare", "--mount", "sh", "-c", hidden + script],
             env={
                 **{k: v for k, v in os.environ.items() if k != "SUDO_USER"},
-                "DURE_NODE": str(self.node),
+                "DURE_NODE_DIR": str(self.node),
                 "PATH": f"{self.programs}:{os.environ['PATH']}",
                 "COLUMNS": "200",
                 **environment,
@@ -72,7 +72,7 @@ def test_it_is_installed_started_and_removed(sandbox: Sandbox) -> None:
         "daemon-reload",
     ]
     assert f"User={USER}\n" in done.stdout
-    assert f"Environment=DURE_NODE={sandbox.node}\n" in done.stdout
+    assert f"Environment=DURE_NODE_DIR={sandbox.node}\n" in done.stdout
     assert f"ExecStart={DURE} node\n" in done.stdout
     assert "dure-node.service:" not in done.stderr  # systemd-analyze's complaints
     assert "journalctl -u dure-node" in done.stderr

@@ -229,7 +229,7 @@ def expected(model: Path, directory: Path) -> list[bytes]:
 
 def on_nodes(nodes: list[Machine]) -> list[bytes]:
     """The shards that nodes hold, one each."""
-    files = [list((node.home / "dure_node" / "shards").glob("*.gguf")) for node in nodes]
+    files = [list((node.home / "dure_node_dir" / "shards").glob("*.gguf")) for node in nodes]
     assert [len(found) for found in files] == [1] * len(nodes)
     return [found[0].read_bytes() for found in files]
 

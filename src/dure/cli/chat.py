@@ -16,6 +16,7 @@ from dure.cli.parameters import (
     MaxTokens,
     MinP,
     Model,
+    OnCluster,
     Pull,
     Ranks,
     Seed,
@@ -44,6 +45,7 @@ ANSWER_ROOM = 0.25  # of the context, kept free when old turns are forgotten
 def chat(
     model: Model,
     ranks: Ranks = None,
+    cluster: OnCluster = False,
     shares: Shares = None,
     threads: Threads = None,
     ctx: Ctx = None,
@@ -64,7 +66,7 @@ def chat(
     Example: dure chat models/dure-demo.gguf --ranks 2
     """
     sampling = sampling_of(temp, top_p, top_k, min_p, seed)
-    wishes = Wishes(ranks, shares, threads, ctx, sync=sync)
+    wishes = Wishes(ranks, shares, threads, ctx, sync=sync, cluster=cluster)
     file = resolve_model(model, may_pull=True, pull_now=pull)
     with opened(file, wishes) as (gguf, executor):
         vocabulary = Vocabulary(gguf)

@@ -17,6 +17,7 @@ __all__ = [
     "MaxTokens",
     "MinP",
     "Model",
+    "OnCluster",
     "Pull",
     "Ranks",
     "Seed",
@@ -45,6 +46,12 @@ Pull = Annotated[
 Ranks = Annotated[
     int | None,
     typer.Option(help="Cut the model over this many ranks on this machine.", show_default="1"),
+]
+OnCluster = Annotated[
+    bool,
+    typer.Option(
+        "--cluster", help="Cut the model over the machines of the cluster, this one first."
+    ),
 ]
 Shares = Annotated[
     str | None,

@@ -17,6 +17,7 @@ from dure.cli.parameters import (
     MaxTokens,
     MinP,
     Model,
+    OnCluster,
     Pull,
     Ranks,
     Seed,
@@ -46,6 +47,7 @@ def run(
         typer.Argument(help="What to answer; without it, standard input is read."),
     ] = None,
     ranks: Ranks = None,
+    cluster: OnCluster = False,
     shares: Shares = None,
     threads: Threads = None,
     ctx: Ctx = None,
@@ -74,7 +76,7 @@ def run(
     file = resolve_model(model, may_pull=True, pull_now=pull)
     with open_gguf(file):
         text = _prompt(prompt)  # nobody should type one for a file that cannot be opened
-    wishes = Wishes(ranks, shares, threads, ctx, sync=sync)
+    wishes = Wishes(ranks, shares, threads, ctx, sync=sync, cluster=cluster)
     with Interrupt() as interrupt, opened(file, wishes) as (gguf, executor):
         vocabulary = Vocabulary(gguf)
         session = Session(executor, vocabulary)

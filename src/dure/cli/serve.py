@@ -14,6 +14,7 @@ from dure.cli.parameters import (
     Ctx,
     MinP,
     Model,
+    OnCluster,
     Pull,
     Ranks,
     Seed,
@@ -52,6 +53,7 @@ def serve(
         int, typer.Option(help="Answers at once; each has a context of its own.")
     ] = 4,
     ranks: Ranks = None,
+    cluster: OnCluster = False,
     shares: Shares = None,
     threads: Threads = None,
     ctx: Ctx = None,
@@ -173,6 +175,7 @@ def serve(
         engine=EngineOptions(
             model=str(path.absolute()),
             ranks=ranks,
+            cluster=cluster,
             shares=shares,
             threads=threads,
             ctx=ctx,

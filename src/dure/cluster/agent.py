@@ -6,18 +6,24 @@ write anywhere else.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
+from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Request, Response
+import msgspec
+from fastapi import FastAPI, Header, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi import Path as InPath
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from dure.cluster.ranks import MOST_ORDER_BYTES, RankOrder, RankReport, RankRuns, device_of
 from dure.cluster.shards import CHUNK_BYTES, HeldShard, ShardStore
+from dure.engine.messages import RankError
 from dure.errors import DureError, ResourceError
 from dure.hardware.probe import health, platform
 
@@ -25,6 +31,7 @@ __all__ = ["MOST_BODY_BYTES", "agent_app", "versions"]
 
 MOST_BODY_BYTES = CHUNK_BYTES + (1 << 16)
 MOST_SHARD_BYTES = 1 << 50
+ORDER_S = 20.0  # to say what is wanted
 Name = Annotated[str, InPath(max_length=200)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -52,7 +59,9 @@ def agent_app(directory: Path) -> FastAPI:
     app = FastAPI(title="dure node", docs_url=None, redoc_url=None)
     app.add_exception_handler(DureError, _refused)
     _add_facts(app, directory)
-    _add_shards(app, ShardStore(directory / "shards"))
+    store = ShardStore(directory / "shards")
+    _add_shards(app, store)
+    _add_ranks(app, directory, RankRuns(directory, store))
     return app
 
 
@@ -112,6 +121,41 @@ def _add_shards(app: FastAPI, store: ShardStore) -> None:
         """Forget a shard."""
         store.delete(name)
         return {}
+
+
+def _add_ranks(app: FastAPI, directory: Path, runs: RankRuns) -> None:
+    @app.websocket("/rank")
+    async def rank(socket: WebSocket) -> None:
+        """Start this node's rank; the line carries what its proxy and mpiexec say, and ends it."""
+        await socket.accept()
+        try:
+            async with asyncio.timeout(ORDER_S):
+                data = await socket.receive_bytes()
+            if len(data) > MOST_ORDER_BYTES:
+                raise ValueError("the order is too long")
+            order = msgspec.json.decode(data, type=RankOrder)
+        except (TimeoutError, WebSocketDisconnect, ValueError, KeyError, RuntimeError):
+            await socket.close(1003, "this is no order")
+            return
+        host = (socket.scope.get("server") or ("", 0))[0]
+        async with runs.alone():
+            try:
+                device = device_of(host, health(directory).links)
+                report = await runs.run(order, device, _blocks(socket), socket.send_bytes)
+            except DureError as error:
+                kind = type(error).__name__
+                told = msgspec.json.encode(RankError(kind, str(error))).decode()
+                report = RankReport(1, {f"rank{order.rank}.error": told})
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the root has gone
+                await socket.send_text(msgspec.json.encode(report).decode())
+                await socket.close()
+
+
+async def _blocks(socket: WebSocket) -> AsyncIterator[bytes]:
+    """What comes over a line, until it ends."""
+    with contextlib.suppress(WebSocketDisconnect, KeyError, RuntimeError):
+        while True:
+            yield await socket.receive_bytes()
 
 
 def _told(held: HeldShard) -> dict[str, Any]:

@@ -23,6 +23,7 @@ __all__ = ["Line", "NodeServer", "SmallBodies", "UnreachableError", "ask", "list
 
 MOST_BODY_BYTES = 1 << 16
 SILENCE_S = 60.0  # a connection that says nothing for so long is closed
+LOST_S = 120.0  # a line that says nothing for so long is lost
 CONNECTIONS = 64
 _log = logging.getLogger(__name__)
 
@@ -60,7 +61,11 @@ class NodeServer(uvicorn.Server):
     ) -> None:
         config = uvicorn.Config(
             SmallBodies(app, most_bytes),
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=most_bytes,
+            ws_ping_interval=20.0,
+            ws_ping_timeout=LOST_S,
+            ws_per_message_deflate=False,
             lifespan="auto",
             log_config=None,
             access_log=False,

@@ -28,8 +28,8 @@ FORGET_INVITATIONS_S = 30 * 86400.0  # after they expired: until then one is tol
 
 
 def cluster_directory() -> Path:
-    """Where the root keeps its cluster: DURE_CLUSTER, or the user's data directory."""
-    named = os.environ.get("DURE_CLUSTER")
+    """Where the root keeps its cluster: DURE_CLUSTER_DIR, or the user's data directory."""
+    named = os.environ.get("DURE_CLUSTER_DIR")
     return Path(named) if named else platformdirs.user_data_path("dure") / "cluster"
 
 
@@ -67,7 +67,7 @@ class Cluster:
         if (directory / "cluster.json").exists():
             raise UsageError(
                 f"{directory} holds a cluster already: `dure cluster status` shows it; another one "
-                "needs another directory (DURE_CLUSTER)"
+                "needs another directory (DURE_CLUSTER_DIR)"
             )
         authority = Authority.create(directory, name)
         key, request = new_request(ROOT_NAME)
@@ -163,7 +163,7 @@ class Cluster:
         except (OSError, msgspec.MsgspecError) as error:
             raise ClusterError(
                 f"{self.directory / 'cluster.json'} cannot be read ({error}): bring it back from a "
-                "copy, or begin anew with `dure cluster init` in another directory (DURE_CLUSTER)"
+                "copy, or begin anew with `dure cluster init` in another directory (DURE_CLUSTER_DIR)"
             ) from error
 
     @contextlib.contextmanager

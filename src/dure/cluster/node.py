@@ -19,8 +19,8 @@ __all__ = ["node_directory", "run_node"]
 
 
 def node_directory() -> Path:
-    """Where a node keeps all it has: DURE_NODE, or the user's data directory."""
-    named = os.environ.get("DURE_NODE")
+    """Where a node keeps all it has: DURE_NODE_DIR, or the user's data directory."""
+    named = os.environ.get("DURE_NODE_DIR")
     return Path(named) if named else platformdirs.user_data_path("dure") / "node"
 
 

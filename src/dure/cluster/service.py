@@ -31,7 +31,7 @@ StartLimitIntervalSec=0
 
 [Service]
 ExecStart={program} -m dure.cli.main node
-Environment=DURE_NODE={directory}
+Environment=DURE_NODE_DIR={directory}
 {user}Restart=always
 RestartSec=2
 KillMode=mixed
@@ -63,7 +63,7 @@ class Service:
         """The unit for the node in `directory`."""
         if any(c in str(directory) for c in " \"'\\%\n"):
             raise UsageError(
-                f"{directory} has a blank or a quote in its name: let DURE_NODE name another directory"
+                f"{directory} has a blank or a quote in its name: let DURE_NODE_DIR name another directory"
             )
         return _TEXT.format(
             program=sys.executable,
@@ -74,8 +74,8 @@ class Service:
 
     @property
     def node_directory(self) -> Path:
-        """Where this user's node keeps all it has: DURE_NODE, or below the user's home."""
-        named = os.environ.get("DURE_NODE")
+        """Where this user's node keeps all it has: DURE_NODE_DIR, or below the user's home."""
+        named = os.environ.get("DURE_NODE_DIR")
         if named or not self.of_system:
             return node_directory()
         return Path(pwd.getpwnam(self.user).pw_dir) / ".local" / "share" / "dure" / "node"

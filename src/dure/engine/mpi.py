@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -45,7 +45,7 @@ from dure.engine.sums import Wire
 from dure.errors import DureError, EngineError, ResourceError, UsageError
 from dure.model.cut import CutPlan
 
-__all__ = ["MpiExecutor", "MpiOptions"]
+__all__ = ["GUARD", "Launch", "MpiExecutor", "MpiOptions"]
 
 WAIT_S = 30.0  # for another rank, within a step; DURE_STEP_TIMEOUT
 KEEP_S = 300.0  # for writing or reading a long sequence on a slow disk
@@ -53,7 +53,7 @@ STOP_S = 5.0  # for ranks to end in peace
 # mpiexec ends a job when a process is killed, but waits for ever when one merely exits before MPI has
 # started. So each rank runs under a guard that notes its exit code and dies of a signal itself.
 # What the rank says goes to a file: mpiexec may end before it has passed everything on.
-_GUARD = '"$@" 2>"$0.words" || { code=$?; echo $code >"$0"; kill -9 $$; }'
+GUARD = '"$@" 2>"$0.words" || { code=$?; echo $code >"$0"; kill -9 $$; }'
 _KILLED = 128 + signal.SIGKILL
 _REPORT = "start again, and please report it if it returns"
 LINK_LATENCY_S, LINK_BYTES_PER_S = 100e-6, 117e6  # gigabit Ethernet between small boards
@@ -71,11 +71,25 @@ class MpiOptions(msgspec.Struct, frozen=True):
     staged: bool = False
 
 
+class Launch(Protocol):
+    """Where the ranks of a job are started: on this machine, or on others."""
+
+    def prepare(self, job: msg.Job, directory: Path) -> None:
+        """Write what starting needs into the job's directory."""
+
+    def arguments(self, job_file: Path, n_ranks: int) -> list[str]:
+        """mpiexec's arguments. Each rank dies of a signal, whatever it dies of (see GUARD)."""
+
+    def environment(self) -> dict[str, str]:
+        """What mpiexec's environment has besides this process's own."""
+
+
 class MpiExecutor:
-    """Runs a model that was cut over several ranks on this machine.
+    """Runs a model that was cut over several ranks, on this machine or where `launch` starts them.
 
     `model`: the whole model, for embedding rows; `shards`: a rank's GGUF each, cut by `plan`.
-    `limits.threads` is one rank's; `kv_bytes`: a rank's KV cache each, as planned.
+    `limits.threads` is one rank's, `threads` every rank's where they differ; `kv_bytes`: a rank's KV
+    cache each, as planned.
     Raises the error of the rank that could not load, ResourceError where mpiexec is missing.
     """
 
@@ -87,10 +101,13 @@ class MpiExecutor:
         limits: Limits,
         *,
         options: MpiOptions | None = None,
+        threads: Sequence[int] = (),
         kv_bytes: Sequence[int] = (),
+        launch: Launch | None = None,
         progress: Callable[[float], None] = lambda _: None,
     ) -> None:
         options = options or MpiOptions()
+        threads = tuple(threads) or (limits.threads,) * len(shards)
         self._wait_s = options.wait_s or _wait_s()
         self._kv_bytes = kv_bytes or [0] * len(shards)
         self.info = ExecutorInfo(
@@ -100,10 +117,10 @@ class MpiExecutor:
             n_batch=limits.n_batch,
             n_sequences=limits.n_sequences,
             n_outputs=limits.n_outputs,
-            threads=(limits.threads,) * len(shards),
+            threads=threads,
         )
-        job = _job(model, shards, plan, limits, options, self._wait_s)
-        self._process = _Job(job, len(shards), progress)
+        job = _job(model, shards, plan, limits, threads, options, self._wait_s)
+        self._process = _Job(job, launch or _HereLaunch(), progress)
 
     def step(self, batch: Batch) -> StepResult:
         """Decode a batch; see `Executor.step`."""
@@ -186,6 +203,7 @@ def _job(
     shards: Sequence[Path],
     plan: CutPlan,
     limits: Limits,
+    threads: Sequence[int],
     options: MpiOptions,
     wait_s: float,
 ) -> msg.Job:
@@ -198,7 +216,7 @@ def _job(
         points=plan.architecture.sums,
         sums_per_pass=2 * plan.shape.n_layer,
         wire=options.wire.value,
-        threads=[limits.threads] * len(shards),
+        threads=list(threads),
         n_ctx=limits.n_ctx,
         n_batch=limits.n_batch,
         n_sequences=limits.n_sequences,
@@ -212,19 +230,19 @@ def _job(
 class _Job:
     """The processes of one mpiexec, and the socket to rank 0."""
 
-    def __init__(self, job: msg.Job, n_ranks: int, progress: Callable[[float], None]) -> None:
+    def __init__(self, job: msg.Job, launch: Launch, progress: Callable[[float], None]) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="dure-"))
         self._listener = socket.socket(socket.AF_UNIX)
         self._connection: Connection | None = None
         self._mpiexec: subprocess.Popen[bytes] | None = None
         try:
-            self._start(job, n_ranks)
+            self._start(job, launch)
             self._await_ready(progress)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, job: msg.Job, n_ranks: int) -> None:
+    def _start(self, job: msg.Job, launch: Launch) -> None:
         mpiexec = _find_mpiexec()
         job.socket = str(self._directory / "rank0.sock")
         job_file = self._directory / "job.json"
@@ -236,13 +254,14 @@ class _Job:
                 f"no socket at {job.socket} ({error}): set TMPDIR to a directory with a short path"
             ) from error
         self._listener.listen(1)
+        launch.prepare(job, self._directory)
         with (self._directory / "log").open("wb") as log:
             self._mpiexec = subprocess.Popen(
-                [*mpiexec, *_command(job_file, n_ranks)],
+                [*mpiexec, *launch.arguments(job_file, len(job.shards))],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={"UCX_LOG_LEVEL": "fatal", **os.environ},
+                env={"UCX_LOG_LEVEL": "fatal", **os.environ, **launch.environment()},
                 start_new_session=True,  # a terminal's Ctrl-C is for us alone
             )
 
@@ -362,26 +381,36 @@ def _find_mpiexec() -> list[str]:
     return [path]
 
 
-def _command(job_file: Path, n_ranks: int) -> list[str]:
-    """One part for each rank, so that DURE_RANK_WRAPPER may put each into its own surroundings."""
-    wrapper = os.environ.get("DURE_RANK_WRAPPER", "")
-    parts = [
-        [
-            "-n",
-            "1",
-            "sh",
-            "-c",
-            _GUARD,
-            str(job_file.with_name(f"rank{rank}.exit")),
-            *shlex.split(wrapper.replace("{rank}", str(rank))),
-            sys.executable,
-            "-m",
-            "dure.engine.rank",
-            str(job_file),
+class _HereLaunch:
+    """All ranks on this machine."""
+
+    def prepare(self, job: msg.Job, directory: Path) -> None:
+        """The job file is enough."""
+
+    def environment(self) -> dict[str, str]:
+        """Nothing besides."""
+        return {}
+
+    def arguments(self, job_file: Path, n_ranks: int) -> list[str]:
+        """One part for each rank, so that DURE_RANK_WRAPPER may put each into its own surroundings."""
+        wrapper = os.environ.get("DURE_RANK_WRAPPER", "")
+        parts = [
+            [
+                "-n",
+                "1",
+                "sh",
+                "-c",
+                GUARD,
+                str(job_file.with_name(f"rank{rank}.exit")),
+                *shlex.split(wrapper.replace("{rank}", str(rank))),
+                sys.executable,
+                "-m",
+                "dure.engine.rank",
+                str(job_file),
+            ]
+            for rank in range(n_ranks)
         ]
-        for rank in range(n_ranks)
-    ]
-    return [word for i, part in enumerate(parts) for word in ([":"] if i else []) + part]
+        return [word for i, part in enumerate(parts) for word in ([":"] if i else []) + part]
 
 
 def _explain(directory: Path, when: str) -> str:

@@ -35,9 +35,13 @@ __all__ = [
     "Silent",
     "Wishes",
     "cache_directory",
+    "limits_of",
     "open_executor",
+    "opened_many",
     "parse_shares",
+    "rank_memory",
     "shard_directory",
+    "threads_of",
 ]
 
 MOST_RANKS = 1024
@@ -52,6 +56,7 @@ class Wishes:
     """What the user asked for; None is "you choose".
 
     ctx: the longest prompt with its answer. parallel: answers at once, each with a context of its own.
+    cluster: on the cluster's machines, one rank each; else all on this one.
     """
 
     ranks: int | None = None
@@ -60,6 +65,7 @@ class Wishes:
     ctx: int | None = None
     parallel: int = 1
     sync: Wire = Wire.Q8
+    cluster: bool = False
 
 
 class Listener(Protocol):
@@ -135,16 +141,21 @@ def shard_directory() -> Path:
 def open_executor(model: GgufFile, wishes: Wishes, listener: Listener | None = None) -> Opened:
     """Start a model. Raises a DureError that says what does not fit, and how to mend it."""
     listener = listener or Silent()
+    if wishes.cluster:
+        from dure.generate.cluster_opening import start_on_cluster
+
+        return start_on_cluster(model, wishes, listener)
     shares = parse_shares(wishes.shares, wishes.ranks)
     machine = probe()
-    threads = _threads(wishes.threads, len(shares), machine)
+    threads = threads_of(wishes.threads, len(shares), machine)
     if not 1 <= wishes.parallel <= MOST_SEQUENCES:
         raise UsageError(f"--parallel {wishes.parallel}: give a number from 1 to {MOST_SEQUENCES}")
     start = _start_one if len(shares) == 1 else _start_many
     return start(model, shares, threads, wishes, machine, listener)
 
 
-def _threads(asked: int | None, n_ranks: int, machine: Machine) -> int:
+def threads_of(asked: int | None, n_ranks: int, machine: Machine) -> int:
+    """A rank's threads on a machine that n_ranks share. Raises UsageError."""
     if asked is None:
         return max(1, machine.cores // n_ranks)
     if not 1 <= asked <= 512:
@@ -165,7 +176,8 @@ def _warn(n_ranks: int, machine: Machine, listener: Listener) -> None:
         )
 
 
-def _limits(n_ctx: int, threads: int, wishes: Wishes) -> Limits:
+def limits_of(n_ctx: int, threads: int, wishes: Wishes) -> Limits:
+    """What each rank's context is made for."""
     return Limits(
         n_ctx,
         threads,
@@ -189,7 +201,7 @@ def _start_one(
     with listener.loading(model.paths[0].name) as progress:
         executor = LocalExecutor(
             model.paths[0],
-            _limits(n_ctx, threads, wishes),
+            limits_of(n_ctx, threads, wishes),
             kv_bytes=memory.kv_bytes(n_ctx, wishes.parallel),
             progress=progress,
         )
@@ -218,7 +230,7 @@ def _start_many(
 ) -> Opened:
     plan = plan_cut(model, shares)
     shards = plan_shards(model, plan, shard_directory())
-    memory = [_rank_memory(plan, shard) for shard in shards]
+    memory = [rank_memory(plan, shard) for shard in shards]
     n_ctx = choose_ctx(wishes.ctx, plan.shape.context_length, memory, machine, wishes.parallel)
     _warn(len(shares), machine, listener)
     with listener.cutting(model.paths[0].name, model.size_bytes) as progress:
@@ -228,11 +240,18 @@ def _start_many(
             model.paths[0],
             [shard.path for shard in shards],
             plan,
-            _limits(n_ctx, threads, wishes),
+            limits_of(n_ctx, threads, wishes),
             options=MpiOptions(wire=wishes.sync),
             kv_bytes=[rank.kv_bytes(n_ctx, wishes.parallel) for rank in memory],
             progress=loaded,
         )
+    return opened_many(executor, shards, memory)
+
+
+def opened_many(
+    executor: Executor, shards: Sequence[Shard], memory: Sequence[RankMemory]
+) -> Opened:
+    """An executor of these shards, with what it holds in all."""
     return Opened(
         executor,
         sum(rank.weights_bytes for rank in memory),
@@ -241,7 +260,8 @@ def _start_many(
     )
 
 
-def _rank_memory(plan: CutPlan, shard: Shard) -> RankMemory:
+def rank_memory(plan: CutPlan, shard: Shard) -> RankMemory:
+    """What a rank of a cut takes."""
     return RankMemory(
         shard.weights_bytes,
         kv_bytes_per_token(plan.shape, len(plan.ranks[shard.rank].kv_heads)),

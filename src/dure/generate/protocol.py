@@ -41,6 +41,7 @@ class EngineOptions(msgspec.Struct, kw_only=True):
 
     model: str
     ranks: int | None = None
+    cluster: bool = False
     shares: str | None = None
     threads: int | None = None
     ctx: int | None = None

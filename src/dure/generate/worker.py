@@ -127,6 +127,7 @@ class Generator:
                 options.ctx,
                 options.parallel,
                 Wire(options.sync),
+                options.cluster,
             )
             opened = open_executor(gguf, wishes, client)
             self._executor = opened.executor

@@ -1,0 +1,123 @@
+"""The root's end of a rank on a node: what mpiexec runs, for each node, in place of ssh.
+
+    python -m dure.cluster.launcher DIRECTORY HOST PROGRAM --control-port HOST:PORT ... --proxy-id N
+
+Asks the node called HOST to start its rank, and passes on what the proxy there and mpiexec say to each
+other, inside TLS. At the end, what the rank left behind is written into DIRECTORY, the job's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from dure.cluster.identity import asking_context
+from dure.cluster.membership import Cluster
+from dure.cluster.ranks import BLOCK_BYTES, RankOrder, RankReport
+from dure.engine.messages import Job, RankError
+
+__all__ = ["LaunchFile", "NodeRank", "main"]
+
+CONNECT_S = 10.0
+
+
+class NodeRank(msgspec.Struct):
+    """Where a rank runs: the node's address, and what its shard is called."""
+
+    rank: int
+    host: str
+    port: int
+    shard: str
+
+
+class LaunchFile(msgspec.Struct):
+    """What the launcher reads in the job's directory: whose nodes, and which rank is on which."""
+
+    cluster: str
+    nodes: dict[str, NodeRank]
+
+
+def main() -> None:
+    """Start a node's rank and stay until it has ended."""
+    directory, name, arguments = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    launch = msgspec.json.decode((directory / "launch.json").read_bytes(), type=LaunchFile)
+    node = launch.nodes[name]
+    try:
+        sys.exit(_run(directory, launch, name, arguments))
+    except (OSError, WebSocketException, EOFError) as error:
+        reason = f"node {name} at {node.host}:{node.port} does not start its rank: {error}"
+        _write_error(directory, node.rank, reason)
+        sys.exit(1)
+
+
+def _run(directory: Path, launch: LaunchFile, name: str, arguments: list[str]) -> int:
+    node = launch.nodes[name]
+    job = msgspec.json.decode((directory / "job.json").read_bytes(), type=Job)
+    order = RankOrder(job, node.rank, node.shard, int(_value(arguments, "--proxy-id")))
+    host, _, port = _value(arguments, "--control-port").rpartition(":")
+    cluster = Cluster(Path(launch.cluster))
+    context = asking_context(cluster.credentials, cluster.revocations)
+    plain = socket.create_connection((node.host, node.port), CONNECT_S)
+    with (
+        connect(
+            f"wss://{name}:{node.port}/rank",
+            sock=plain,
+            ssl=context,
+            server_hostname=name,
+            compression=None,
+            proxy=None,
+            open_timeout=CONNECT_S,
+            ping_interval=None,  # TCP itself rides out what it can
+            max_size=None,
+        ) as line,
+        socket.create_connection((host, int(port))) as control,
+    ):
+        line.send(msgspec.json.encode(order))
+        threading.Thread(target=_outgoing, args=(control, line), daemon=True).start()
+        report = _incoming(line, control)
+    for file, text in report.files.items():
+        if "/" not in file and file.startswith("rank"):
+            (directory / file).write_text(text)
+    return report.exit_code
+
+
+def _outgoing(control: socket.socket, line: ClientConnection) -> None:
+    """What mpiexec says, to the node; its end closes the line."""
+    with contextlib.suppress(OSError, ConnectionClosed):
+        while block := control.recv(BLOCK_BYTES):
+            line.send(block)
+    line.close()
+
+
+def _incoming(line: ClientConnection, control: socket.socket) -> RankReport:
+    """What the node says, to mpiexec, until its report comes. Raises EOFError where none does."""
+    with contextlib.suppress(ConnectionClosed):
+        for message in line:
+            if isinstance(message, str):
+                return msgspec.json.decode(message.encode(), type=RankReport)
+            with contextlib.suppress(OSError):  # mpiexec has gone; the report may still come
+                control.sendall(message)
+    raise EOFError("the line to it has ended")
+
+
+def _value(arguments: list[str], option: str) -> str:
+    return arguments[arguments.index(option) + 1]
+
+
+def _write_error(directory: Path, rank: int, reason: str) -> None:
+    """As the rank itself would have, so that the user is told."""
+    path = directory / f"rank{rank}.error"
+    with contextlib.suppress(OSError):
+        if not path.exists():
+            path.write_bytes(msgspec.json.encode(RankError("ClusterError", reason)))
+
+
+if __name__ == "__main__":
+    main()

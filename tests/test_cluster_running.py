@@ -1,0 +1,179 @@
+"""One model on several machines, each a network namespace: the same text as on one, whatever dies."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from cluster_hosts import WAIT_S, Machine, joined, machines
+
+from dure.cluster.membership import Member
+from dure.cluster.readiness import check_nodes, common_ctx, machine_of
+from dure.cluster.survey import NodeReport
+from dure.errors import ClusterError, ResourceError
+from dure.hardware.health import Health, Platform
+from dure.plan.memory import RankMemory
+
+DEMO = Path(__file__).parent.parent / "models" / "dure-demo.gguf"
+STORY = "Tell me a story about a goat."
+GREEDY = ("--temp", "0", "--sync", "f32", "-t", "1")
+ASK = """
+import json, sys, urllib.request
+body = {"messages": [{"role": "user", "content": sys.argv[2]}], "temperature": 0, "stream": True,
+        "max_tokens": 150}
+request = urllib.request.Request(sys.argv[1] + "/v1/chat/completions", json.dumps(body).encode())
+for line in urllib.request.urlopen(request, timeout=120):
+    if line.startswith(b"data: {"):
+        choices = json.loads(line[6:])["choices"]
+        text = choices[0]["delta"].get("content") if choices else None
+        print(text or "", end="", flush=True)
+    elif line.startswith(b"data: [DONE]"):
+        print("<done>", flush=True)
+"""
+
+
+# ---------------------------------------------------------------- which nodes are ready
+
+PLATFORM = Platform("pi", "aarch64", "Cortex-A76", (), 4, 8 << 30, {"dure": "1", "llama.cpp": "2"})
+HEALTH = Health(None, (), None, 0.0, 0.0, 8 << 30, 1 << 40, ())
+MEMBER = Member("pi-1", "10.0.0.1", 7474, 1, 0.0)
+
+
+def test_nodes_with_the_roots_software_are_ready() -> None:
+    report = NodeReport(MEMBER, platform=PLATFORM, health=HEALTH)
+    assert check_nodes([report], {"dure": "1", "llama.cpp": "2"}) == [PLATFORM]
+    assert machine_of(report).cores == 4
+
+
+def test_other_software_is_refused_by_the_nodes_name() -> None:
+    report = NodeReport(MEMBER, platform=PLATFORM, health=HEALTH)
+    with pytest.raises(ClusterError, match=r"pi-1 has llama\.cpp 2, and the root 3"):
+        check_nodes([report], {"dure": "1", "llama.cpp": "3"})
+    with pytest.raises(ClusterError, match="pi-1 has mpich none"):
+        check_nodes([report], {"mpich": "5"})
+
+
+def test_a_silent_node_and_no_nodes_are_told() -> None:
+    with pytest.raises(ClusterError, match="pi-1 sleeps; or remove it"):
+        check_nodes([NodeReport(MEMBER, "pi-1 sleeps")], {})
+    with pytest.raises(ClusterError, match="`dure cluster invite`"):
+        check_nodes([], {})
+
+
+def test_the_smallest_machine_sets_the_context_and_is_named() -> None:
+    memory = RankMemory(1 << 30, 1 << 20)
+    report = NodeReport(MEMBER, platform=PLATFORM, health=HEALTH)
+    small = replace(HEALTH, available_bytes=2 << 30)
+    tight = NodeReport(MEMBER, platform=PLATFORM, health=small)
+    ranks = [("the root", memory, machine_of(report)), ("pi-1", memory, machine_of(tight))]
+    assert common_ctx(256, 4096, ranks, 1) == 256
+    with pytest.raises(ResourceError, match=r"^pi-1: a context of 4096 tokens needs"):
+        common_ctx(4096, 4096, ranks, 1)
+
+
+# ---------------------------------------------------------------- on hosts
+
+
+@pytest.fixture(scope="module")
+def alone() -> str:
+    """The demo model's answer on one rank."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dure.cli.main", "run", DEMO, STORY, *GREEDY, "-n", "150"],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Machine]]:
+    """A root with four nodes."""
+    with machines(tmp_path_factory.mktemp("hosts"), 5) as hosts:
+        joined(*hosts)
+        yield hosts
+
+
+def ranks_of(machine: Machine) -> list[psutil.Process]:
+    """The rank processes on a host."""
+    pids = subprocess.run(
+        ["ip", "netns", "pids", machine.name], capture_output=True, text=True, check=True
+    ).stdout.split()
+    found = []
+    for pid in map(int, pids):
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if process.cmdline()[1:3] == ["-m", "dure.engine.rank"]:
+                found.append(process)
+    return found
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_five_machines_write_the_text_of_one(five: list[Machine], alone: str) -> None:
+    """And no rank is left on any of them afterwards; so again with one node fewer each time."""
+    root, *nodes = five
+    for n in (4, 3, 2, 1):
+        said = root.dure("run", DEMO, STORY, "--cluster", *GREEDY, "-n", "150")
+        assert said.strip() == alone
+        wait_until(lambda: not any(map(ranks_of, five)))
+        if n > 1:
+            root.dure("cluster", "remove", nodes[n - 1].name)
+
+
+def test_too_many_ranks_and_a_missing_node_are_told(five: list[Machine]) -> None:
+    root, node, *_ = five
+    refused = root.dure("run", DEMO, "hi", "--cluster", "--ranks", 9, status=2)
+    assert "the cluster has 2 machines" in refused
+    node.stop()
+    refused = root.dure("run", DEMO, "hi", "--cluster", status=1)
+    assert f"{node.name} at {node.host.address}:7474 does not answer" in refused
+    assert "start `dure node` on it" in refused
+    node.start("node", says=f"{node.name} of home at")
+
+
+@pytest.mark.parametrize("whose", ["the node", "the root"])
+def test_a_stream_goes_on_when_a_rank_is_killed(
+    five: list[Machine], alone: str, whose: str
+) -> None:
+    """kill -9 in the middle: the engine starts again from the shards, and the text is the same."""
+    root, node, *_ = five
+    root.start("serve", DEMO, "--cluster", "--port", 18080, *GREEDY, says="ready")
+    url = "http://127.0.0.1:18080"
+    told = root.home / "answer"
+    with told.open("wb") as file:
+        asking = subprocess.Popen(
+            root.host.command([sys.executable, "-c", ASK, url, STORY]), stdout=file
+        )
+    wait_until(lambda: len(told.read_text()) > 20)
+    for rank in ranks_of(node if whose == "the node" else root):
+        rank.kill()
+    assert asking.wait(WAIT_S) == 0
+    assert told.read_text() == f"{alone}<done>\n"
+    root.stop()
+    wait_until(lambda: not any(map(ranks_of, five)))
+
+
+def test_a_nodes_agent_that_ends_takes_its_rank_along(five: list[Machine]) -> None:
+    root, node, *_ = five
+    root.start("serve", DEMO, "--cluster", "--port", 18080, *GREEDY, says="ready")
+    assert ranks_of(node)
+    node.stop()
+    wait_until(lambda: not ranks_of(node))
+    node.start("node", says=f"{node.name} of home at")
+    wait_until(lambda: ranks_of(node))  # taken in again by itself
+    root.stop()
+    wait_until(lambda: not any(map(ranks_of, five)))
