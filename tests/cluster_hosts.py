@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hosts import Host, linked_hosts
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 DURE = (sys.executable, "-m", "dure.cli.main")
 
 

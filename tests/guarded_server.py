@@ -65,6 +65,7 @@ class ScriptedEngine:
 
     state: EngineState = "ready"
     progress = 1.0
+    doing = ""
     reason = ""
     info = ModelInfo("/m.gguf", "m", "qwen3", 64, 64, 9, 8, 4, 2, (1, 1), 10, 10, "F16")
     stats = EngineStats(

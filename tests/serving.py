@@ -225,6 +225,7 @@ class ScriptedEngine:
     cancelled: set[str] = field(default_factory=set)
     state: EngineState = "ready"
     progress: float = 1.0
+    doing: str = ""
     reason: str = ""
     stats: EngineStats = field(default_factory=EngineStats)
     info: ModelInfo = field(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,6 +24,7 @@ from dure.hardware.health import Health, Platform
 from dure.plan.memory import RankMemory
 
 DEMO = Path(__file__).parent.parent / "models" / "dure-demo.gguf"
+PORT = 18080
 STORY = "Tell me a story about a goat."
 GREEDY = ("--temp", "0", "--sync", "f32", "-t", "1")
 ASK = """
@@ -145,35 +148,120 @@ def test_too_many_ranks_and_a_missing_node_are_told(five: list[Machine]) -> None
     node.start("node", says=f"{node.name} of home at")
 
 
+@contextlib.contextmanager
+def serving(root: Machine, *options: object) -> Iterator[None]:
+    """The root serves the demo model on the cluster; no rank is left afterwards."""
+    root.start("serve", DEMO, "--cluster", "--port", PORT, *GREEDY, *options, says="ready")
+    yield
+    root.stop()
+
+
+@contextlib.contextmanager
+def asking(root: Machine) -> Iterator[Callable[[], str]]:
+    """A story is being told when the block begins; the function waits for its end, and gives it."""
+    told = root.home / "answer"
+    with told.open("wb") as file:
+        url = f"http://127.0.0.1:{PORT}"
+        process = subprocess.Popen(
+            root.host.command([sys.executable, "-c", ASK, url, STORY]), stdout=file
+        )
+
+    def whole() -> str:
+        assert process.wait(WAIT_S) == 0
+        return told.read_text()
+
+    try:
+        wait_until(lambda: len(told.read_text()) > 20)
+        yield whole
+    finally:
+        process.kill()
+        process.wait()
+
+
+def events_of(root: Machine) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = json.loads(root.dure("cluster", "events", "--json"))
+    return events
+
+
 @pytest.mark.parametrize("whose", ["the node", "the root"])
 def test_a_stream_goes_on_when_a_rank_is_killed(
     five: list[Machine], alone: str, whose: str
 ) -> None:
     """kill -9 in the middle: the engine starts again from the shards, and the text is the same."""
     root, node, *_ = five
-    root.start("serve", DEMO, "--cluster", "--port", 18080, *GREEDY, says="ready")
-    url = "http://127.0.0.1:18080"
-    told = root.home / "answer"
-    with told.open("wb") as file:
-        asking = subprocess.Popen(
-            root.host.command([sys.executable, "-c", ASK, url, STORY]), stdout=file
-        )
-    wait_until(lambda: len(told.read_text()) > 20)
-    for rank in ranks_of(node if whose == "the node" else root):
-        rank.kill()
-    assert asking.wait(WAIT_S) == 0
-    assert told.read_text() == f"{alone}<done>\n"
-    root.stop()
+    with serving(root), asking(root) as story:
+        for rank in ranks_of(node if whose == "the node" else root):
+            rank.kill()
+        assert story() == f"{alone}<done>\n"
+    wait_until(lambda: not any(map(ranks_of, five)))
+    ended, started = [e for e in events_of(root) if e["event"].startswith("engine")][-2:]
+    assert "was killed" in ended["reason"]
+    assert node.name in started["nodes"]
+    assert started["load_s"] > 0
+
+
+def test_a_node_that_comes_back_in_time_is_waited_for(five: list[Machine], alone: str) -> None:
+    """Its agent dies, and its rank with it; the stream pauses, /health says whom it waits for."""
+    root, node, *_ = five
+    with serving(root), asking(root) as story:
+        node.stop()
+        wait_until(lambda: not ranks_of(node))
+        wait_until(lambda: f"waiting for {node.name}" in health_of(root))
+        node.start("node", says=f"{node.name} of home at")
+        assert story() == f"{alone}<done>\n"
     wait_until(lambda: not any(map(ranks_of, five)))
 
 
-def test_a_nodes_agent_that_ends_takes_its_rank_along(five: list[Machine]) -> None:
+def health_of(root: Machine) -> str:
+    """What /health answers."""
+    command = ["curl", "-s", f"http://127.0.0.1:{PORT}/health"]
+    done = subprocess.run(root.host.command(command), capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+def test_one_that_stays_away_is_done_without_and_taken_in_again(
+    five: list[Machine], alone: str
+) -> None:
+    """The root goes on alone, with the same text; when the node is back, it takes part again."""
     root, node, *_ = five
-    root.start("serve", DEMO, "--cluster", "--port", 18080, *GREEDY, says="ready")
-    assert ranks_of(node)
-    node.stop()
-    wait_until(lambda: not ranks_of(node))
-    node.start("node", says=f"{node.name} of home at")
-    wait_until(lambda: ranks_of(node))  # taken in again by itself
-    root.stop()
+    with serving(root, "--grace", 2):
+        with asking(root) as story:
+            node.stop()
+            assert story() == f"{alone}<done>\n"
+        assert not ranks_of(node)
+        node.start("node", says=f"{node.name} of home at")
+        wait_until(lambda: ranks_of(node))
+        wait_until(lambda: '"ok"' in health_of(root))
+        with asking(root) as story:
+            assert story() == f"{alone}<done>\n"
+    happened = [event["event"] for event in events_of(root)]
+    assert happened[-4:] == ["left_out", "engine_started", "engine_ended", "engine_started"]
+    wait_until(lambda: not any(map(ranks_of, five)))
+
+
+@pytest.mark.parametrize("seconds", [4, 20])
+def test_a_cable_that_is_out_for_a_while_costs_no_token(
+    five: list[Machine], alone: str, seconds: int
+) -> None:
+    root, node, *_ = five
+    with serving(root), asking(root) as story:
+        for state in ("down", "up"):
+            link = ["ip", "-n", node.name, "link", "set", node.host.device, state]
+            subprocess.run(link, check=True)
+            time.sleep(seconds if state == "down" else 0)
+        assert story() == f"{alone}<done>\n"
+    wait_until(lambda: not any(map(ranks_of, five)))
+
+
+def test_a_node_that_is_halted_for_a_while_costs_no_token(five: list[Machine], alone: str) -> None:
+    """SIGSTOP for ten seconds, less than a step may wait."""
+    root, node, *_ = five
+    with serving(root), asking(root) as story:
+        halted = ranks_of(node)
+        for rank in halted:
+            rank.suspend()
+        time.sleep(10)
+        for rank in halted:
+            rank.resume()
+        assert story() == f"{alone}<done>\n"
     wait_until(lambda: not any(map(ranks_of, five)))

@@ -54,6 +54,10 @@ def serve(
     ] = 4,
     ranks: Ranks = None,
     cluster: OnCluster = False,
+    grace: Annotated[
+        float,
+        typer.Option(help="Seconds to wait for a node that is lost, before going on without it."),
+    ] = 60.0,
     shares: Shares = None,
     threads: Threads = None,
     ctx: Ctx = None,
@@ -176,6 +180,7 @@ def serve(
             model=str(path.absolute()),
             ranks=ranks,
             cluster=cluster,
+            grace_s=max(0.1, grace),
             shares=shares,
             threads=threads,
             ctx=ctx,

@@ -152,10 +152,10 @@ def _add_ranks(app: FastAPI, directory: Path, runs: RankRuns) -> None:
 
 
 async def _blocks(socket: WebSocket) -> AsyncIterator[bytes]:
-    """What comes over a line, until it ends."""
-    with contextlib.suppress(WebSocketDisconnect, KeyError, RuntimeError):
-        while True:
-            yield await socket.receive_bytes()
+    """What mpiexec says over a line, until it or the line has ended."""
+    with contextlib.suppress(RuntimeError):
+        while block := (await socket.receive()).get("bytes"):
+            yield block
 
 
 def _told(held: HeldShard) -> dict[str, Any]:

@@ -9,9 +9,11 @@ other, inside TLS. At the end, what the rank left behind is written into DIRECTO
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -22,10 +24,13 @@ from dure.cluster.identity import asking_context
 from dure.cluster.membership import Cluster
 from dure.cluster.ranks import BLOCK_BYTES, RankOrder, RankReport
 from dure.engine.messages import Job, RankError
+from dure.engine.mpi import RUNNING
 
 __all__ = ["LaunchFile", "NodeRank", "main"]
 
 CONNECT_S = 10.0
+REPORT_S = 10.0  # for a node to end its rank, and to say how it ended
+MPIEXEC_ENDED = "mpiexec has ended"
 
 
 class NodeRank(msgspec.Struct):
@@ -49,12 +54,18 @@ def main() -> None:
     directory, name, arguments = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
     launch = msgspec.json.decode((directory / "launch.json").read_bytes(), type=LaunchFile)
     node = launch.nodes[name]
+    where = f"node {name} at {node.host}:{node.port}"
+    running = directory / f"{name}{RUNNING}"
+    running.touch()
     try:
         sys.exit(_run(directory, launch, name, arguments))
-    except (OSError, WebSocketException, EOFError) as error:
-        reason = f"node {name} at {node.host}:{node.port} does not start its rank: {error}"
-        _write_error(directory, node.rank, reason)
-        sys.exit(1)
+    except (OSError, WebSocketException) as error:
+        _write_error(directory, node.rank, f"{where} does not start its rank: {error}")
+    except EOFError:
+        _write_error(directory, node.rank, f"the line to {where} broke: look at cable and power")
+    finally:
+        running.unlink(missing_ok=True)
+    sys.exit(1)
 
 
 def _run(directory: Path, launch: LaunchFile, name: str, arguments: list[str]) -> int:
@@ -80,6 +91,9 @@ def _run(directory: Path, launch: LaunchFile, name: str, arguments: list[str]) -
         socket.create_connection((host, int(port))) as control,
     ):
         line.send(msgspec.json.encode(order))
+        signal.signal(
+            signal.SIGTERM, lambda *_: None
+        )  # mpiexec's; its end shows, and is waited for
         threading.Thread(target=_outgoing, args=(control, line), daemon=True).start()
         report = _incoming(line, control)
     for file, text in report.files.items():
@@ -89,11 +103,14 @@ def _run(directory: Path, launch: LaunchFile, name: str, arguments: list[str]) -
 
 
 def _outgoing(control: socket.socket, line: ClientConnection) -> None:
-    """What mpiexec says, to the node; its end closes the line."""
-    with contextlib.suppress(OSError, ConnectionClosed):
+    """What mpiexec says, to the node; its end ends the rank, whose report is then waited for."""
+    with contextlib.suppress(OSError):
         while block := control.recv(BLOCK_BYTES):
             line.send(block)
-    line.close()
+    with contextlib.suppress(ConnectionClosed):
+        line.send(MPIEXEC_ENDED)
+        time.sleep(REPORT_S)
+        line.close()
 
 
 def _incoming(line: ClientConnection, control: socket.socket) -> RankReport:

@@ -45,7 +45,7 @@ from dure.engine.sums import Wire
 from dure.errors import DureError, EngineError, ResourceError, UsageError
 from dure.model.cut import CutPlan
 
-__all__ = ["GUARD", "Launch", "MpiExecutor", "MpiOptions"]
+__all__ = ["GUARD", "RUNNING", "Launch", "MpiExecutor", "MpiOptions"]
 
 WAIT_S = 30.0  # for another rank, within a step; DURE_STEP_TIMEOUT
 KEEP_S = 300.0  # for writing or reading a long sequence on a slow disk
@@ -54,6 +54,7 @@ STOP_S = 5.0  # for ranks to end in peace
 # started. So each rank runs under a guard that notes its exit code and dies of a signal itself.
 # What the rank says goes to a file: mpiexec may end before it has passed everything on.
 GUARD = '"$@" 2>"$0.words" || { code=$?; echo $code >"$0"; kill -9 $$; }'
+RUNNING = ".running"  # files of this ending are there while a launcher of ranks elsewhere runs
 _KILLED = 128 + signal.SIGKILL
 _REPORT = "start again, and please report it if it returns"
 LINK_LATENCY_S, LINK_BYTES_PER_S = 100e-6, 117e6  # gigabit Ethernet between small boards
@@ -320,6 +321,7 @@ class _Job:
         if self._mpiexec is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._mpiexec.wait(STOP_S)
+        self._await_launchers()
         errors = sorted(self._directory.glob("rank*.error"))
         if errors:
             error = msgspec.json.decode(errors[0].read_bytes(), type=msg.RankError)
@@ -327,6 +329,12 @@ class _Job:
             kind = getattr(dure.errors, error.kind, EngineError)
             return kind(f"rank {rank}: {error.message}")
         return EngineError(_explain(self._directory, when))
+
+    def _await_launchers(self) -> None:
+        """What starts ranks elsewhere also brings back what they said; it is given time for it."""
+        give_up = time.monotonic() + STOP_S
+        while any(self._directory.glob(f"*{RUNNING}")) and time.monotonic() < give_up:
+            time.sleep(0.02)
 
     def close(self) -> None:
         """End all processes, in peace if they let us, and remove what was written."""

@@ -106,6 +106,7 @@ class EngineClient:
         self.progress, self.doing, self.reason = 0.0, "starting", ""
         self.stats = EngineStats()
         self.restarts = 0
+        self._ended = ""
         self._info: ModelInfo | None = None
         self._pending: dict[str, _Pending] = {}
         self._writer: asyncio.StreamWriter | None = None
@@ -237,6 +238,7 @@ class EngineClient:
             failures = 0 if was_ready else failures + 1
             self.state = "restarting" if failures < len(PAUSES_S) // 2 else "failed"
             self.restarts += 1
+            self._ended = self.reason
             self._warn(f"the engine ended ({self.reason}); it is started again")
             self._end_cancelled()
             self._count_deaths(was_ready)
@@ -319,7 +321,7 @@ class EngineClient:
         was_ready = False
         if connected.done():
             reader, self._writer = connected.result()
-            self._send(msg.Start(self._options))
+            self._send(msg.Start(msgspec.structs.replace(self._options, ended=self._ended)))
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:
                     message = await _receive(reader)

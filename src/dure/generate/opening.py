@@ -56,7 +56,8 @@ class Wishes:
     """What the user asked for; None is "you choose".
 
     ctx: the longest prompt with its answer. parallel: answers at once, each with a context of its own.
-    cluster: on the cluster's machines, one rank each; else all on this one.
+    cluster: on the cluster's machines, one rank each; else all on this one. grace_s: how long a node that
+    is missing is waited for, before it goes on without; 0 fails at once. ended: why the last start ended.
     """
 
     ranks: int | None = None
@@ -66,6 +67,8 @@ class Wishes:
     parallel: int = 1
     sync: Wire = Wire.Q8
     cluster: bool = False
+    grace_s: float = 0.0
+    ended: str = ""
 
 
 class Listener(Protocol):
@@ -102,12 +105,16 @@ class Silent:
 
 @dataclass(frozen=True)
 class Opened:
-    """An executor, the bytes of its weights and of its KV cache for each position, its cut's name."""
+    """An executor, the bytes of its weights and of its KV cache for each position, its cut's name.
+
+    who_is_back: names a machine that was missing and could take part now; "" where none is.
+    """
 
     executor: Executor
     weights_bytes: int
     kv_bytes_per_token: int
     cut_name: str
+    who_is_back: Callable[[], str] = lambda: ""
 
 
 def parse_shares(shares: str | None, ranks: int | None) -> list[float]:

@@ -33,7 +33,8 @@ __all__ = [
 class EngineOptions(msgspec.Struct, kw_only=True):
     """What to run, and how.
 
-    model: a GGUF. ranks to sync: as the command line has them.
+    model: a GGUF. ranks to sync: as the command line has them. grace_s: how long a missing node of the
+    cluster is waited for, where `ended` says why the engine before this one ended.
     embedding: the model only makes embeddings (as BERT does).
     store: a directory for prefixes that have no room in the KV cache, or "" for none; store_bytes: how
     much of it may be used; persistent: it is to survive this process.
@@ -42,6 +43,8 @@ class EngineOptions(msgspec.Struct, kw_only=True):
     model: str
     ranks: int | None = None
     cluster: bool = False
+    grace_s: float = 60.0
+    ended: str = ""
     shares: str | None = None
     threads: int | None = None
     ctx: int | None = None

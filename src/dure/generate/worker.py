@@ -26,7 +26,7 @@ import numpy as np
 from dure.engine.embedder import Embedder
 from dure.engine.executor import ExecutorInfo
 from dure.engine.sums import Wire
-from dure.errors import DureError
+from dure.errors import ClusterError, DureError
 from dure.generate import protocol as msg
 from dure.generate.loop import EngineLoop
 from dure.generate.opening import Opened, Wishes, open_executor
@@ -40,6 +40,7 @@ TELL_STATS_S = 0.5
 IDLE_S = 0.5  # between looks for messages
 LOOK_EVERY_S = 5.0  # at idle ranks: one that has died is noticed before a request needs it
 PERSIST_AFTER_S = 2.0  # of quiet
+QUIET_S = 3.0  # before the engine starts again, with a machine that was missing
 _POOLING = {0: "last", 1: "mean", 2: "cls", 3: "last"}  # llama.cpp's llama_pooling_type
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -128,9 +129,11 @@ class Generator:
                 options.parallel,
                 Wire(options.sync),
                 options.cluster,
+                options.grace_s if options.ended else 0.0,
+                options.ended,
             )
             opened = open_executor(gguf, wishes, client)
-            self._executor = opened.executor
+            self._executor, self._who_is_back = opened.executor, opened.who_is_back
             store, store_tokens = self._store(gguf, opened)
             pooling = options.pooling or _POOLING.get(
                 gguf.int(f"{gguf.architecture}.pooling_type", 3), "last"
@@ -185,6 +188,8 @@ class Generator:
         if not self._resting:
             self._resting = True
             self._tell()
+        if now - self._worked_at > QUIET_S and (name := self._who_is_back()):
+            raise ClusterError(f"{name} is back: it takes part again")
         if not self._persisted and now - self._worked_at > PERSIST_AFTER_S:
             self._loop.persist()
             self._persisted = True  # also where it failed: a full disk stays full

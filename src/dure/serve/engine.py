@@ -40,6 +40,10 @@ class Engine(Protocol):
         """While loading or restarting: how far, 0 to 1."""
 
     @property
+    def doing(self) -> str:
+        """What is being loaded or waited for, while it is not ready."""
+
+    @property
     def reason(self) -> str:
         """Where it failed: why."""
 

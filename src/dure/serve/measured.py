@@ -41,6 +41,11 @@ class MeasuredEngine:
         return self._engine.progress
 
     @property
+    def doing(self) -> str:
+        """See Engine."""
+        return self._engine.doing
+
+    @property
     def reason(self) -> str:
         """See Engine."""
         return self._engine.reason

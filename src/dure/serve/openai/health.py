@@ -27,7 +27,8 @@ async def show_health(state: State) -> Response:
     """Whether requests are answered now."""
     state.ready()
     if state.engine.state == "restarting":
-        raise NotReadyError("Loading model", state.engine.progress)
+        doing = state.engine.doing or "the engine starts again"
+        raise NotReadyError(f"Loading model: {doing}", state.engine.progress)
     return json_response({"status": "ok"})
 
 
