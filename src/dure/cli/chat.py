@@ -17,6 +17,7 @@ from dure.cli.parameters import (
     MinP,
     Model,
     OnCluster,
+    OnNodes,
     Pull,
     Ranks,
     Seed,
@@ -46,6 +47,7 @@ def chat(
     model: Model,
     ranks: Ranks = None,
     cluster: OnCluster = False,
+    nodes: OnNodes = None,
     shares: Shares = None,
     threads: Threads = None,
     ctx: Ctx = None,
@@ -66,7 +68,7 @@ def chat(
     Example: dure chat models/dure-demo.gguf --ranks 2
     """
     sampling = sampling_of(temp, top_p, top_k, min_p, seed)
-    wishes = Wishes(ranks, shares, threads, ctx, sync=sync, cluster=cluster)
+    wishes = Wishes(ranks, shares, threads, ctx, sync=sync, cluster=cluster, nodes=nodes)
     file = resolve_model(model, may_pull=True, pull_now=pull)
     with opened(file, wishes) as (gguf, executor):
         vocabulary = Vocabulary(gguf)

@@ -24,9 +24,12 @@ from dure.cluster.https import NodeServer, listener
 from dure.cluster.identity import check_name
 from dure.cluster.invitation import Code
 from dure.cluster.joining import JOIN_PORT, door_app, door_context
-from dure.cluster.membership import Cluster, cluster_directory
+from dure.cluster.membership import ROOT_NAME, Cluster, cluster_directory
+from dure.cluster.speeds import KnownSpeeds, link_speed, measure_here, measure_nodes
 from dure.cluster.survey import NodeReport, Nodes
+from dure.engine.speed import MEASURED_TYPES
 from dure.errors import UsageError
+from dure.hardware.probe import probe
 
 __all__ = ["cluster"]
 
@@ -207,6 +210,75 @@ def _table(root: Cluster, reports: list[NodeReport]) -> Table:
 
 
 _RIGHT = {"cores", "free memory", "load", "°C", "MHz"}
+
+
+@cluster.command()
+def bench(
+    types: Annotated[
+        str, typer.Option("--types", help="Of weights, as GGUF names them.")
+    ] = "Q4_0,Q4_K,Q8_0,F16",
+    as_json: Json = False,
+) -> None:
+    """Measure every machine's speed with weights of each type, and every link; it is kept.
+
+    What is kept decides the shares of `--cluster`. Measure while nothing else runs.
+
+    Example: dure cluster bench --types Q4_K
+    """
+    root = _this()
+    names = [name.strip().upper() for name in types.split(",") if name.strip()]
+    unknown = [name for name in names if name not in MEASURED_TYPES]
+    if unknown or not names:
+        raise UsageError(f"--types {types}: give some of {', '.join(MEASURED_TYPES)}")
+    nodes, known, members = Nodes(root), KnownSpeeds(root.directory), root.members
+    for name in names:
+        with errors.status(f"measuring {name}"):
+            known.keep(ROOT_NAME, speed=measure_here(name, probe().cores))
+            for node, speed in measure_nodes(nodes, members, name).items():
+                known.keep(node, speed=speed)
+    for member in members:
+        with errors.status(f"measuring the link to {member.name}"):
+            known.keep(member.name, link=link_speed(nodes, member))
+    machines = [ROOT_NAME, *(member.name for member in members)]
+    rows = [_measured(known, machine, names) for machine in machines]
+    if as_json:
+        print_json(rows)
+    else:
+        output.print(_speed_table(rows, names))
+
+
+def _measured(known: KnownSpeeds, machine: str, types: list[str]) -> dict[str, Any]:
+    link, speeds = known.link(machine), {name: known.speed(machine, name) for name in types}
+    return {
+        "name": machine,
+        "types": {
+            name: {
+                "decode_bytes_per_s": speed.decode_bytes_per_s,
+                "prompt_bytes_per_s": speed.prompt_bytes_per_s,
+                "threads": speed.threads,
+            }
+            for name, speed in speeds.items()
+            if speed
+        },
+        "round_trip_s": link.round_trip_s if link else None,
+        "link_bytes_per_s": link.bytes_per_s if link else None,
+    }
+
+
+def _speed_table(rows: list[dict[str, Any]], types: list[str]) -> Table:
+    table = Table("machine", box=None, pad_edge=False)
+    for heading in (*(f"{name}, GB/s" for name in types), "round trip, µs", "link, MB/s"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        speeds = [f"{row['types'][name]['decode_bytes_per_s'] / 1e9:.1f}" for name in types]
+        link = row["link_bytes_per_s"]
+        table.add_row(
+            row["name"],
+            *speeds,
+            f"{row['round_trip_s'] * 1e6:.0f}" if link else "",
+            f"{link / 1e6:.0f}" if link else "",
+        )
+    return table
 
 
 @cluster.command()

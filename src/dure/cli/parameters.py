@@ -18,6 +18,7 @@ __all__ = [
     "MinP",
     "Model",
     "OnCluster",
+    "OnNodes",
     "Pull",
     "Ranks",
     "Seed",
@@ -51,6 +52,14 @@ OnCluster = Annotated[
     bool,
     typer.Option(
         "--cluster", help="Cut the model over the machines of the cluster, this one first."
+    ),
+]
+OnNodes = Annotated[
+    str | None,
+    typer.Option(
+        "--nodes",
+        help="With --cluster: exactly these nodes, as in pi-1,pi-2, or `all`.",
+        show_default="those that make it faster",
     ),
 ]
 Shares = Annotated[

@@ -18,6 +18,7 @@ from dure.cli.parameters import (
     MinP,
     Model,
     OnCluster,
+    OnNodes,
     Pull,
     Ranks,
     Seed,
@@ -48,6 +49,7 @@ def run(
     ] = None,
     ranks: Ranks = None,
     cluster: OnCluster = False,
+    nodes: OnNodes = None,
     shares: Shares = None,
     threads: Threads = None,
     ctx: Ctx = None,
@@ -76,7 +78,7 @@ def run(
     file = resolve_model(model, may_pull=True, pull_now=pull)
     with open_gguf(file):
         text = _prompt(prompt)  # nobody should type one for a file that cannot be opened
-    wishes = Wishes(ranks, shares, threads, ctx, sync=sync, cluster=cluster)
+    wishes = Wishes(ranks, shares, threads, ctx, sync=sync, cluster=cluster, nodes=nodes)
     with Interrupt() as interrupt, opened(file, wishes) as (gguf, executor):
         vocabulary = Vocabulary(gguf)
         session = Session(executor, vocabulary)

@@ -15,6 +15,7 @@ from dure.cli.parameters import (
     MinP,
     Model,
     OnCluster,
+    OnNodes,
     Pull,
     Ranks,
     Seed,
@@ -54,6 +55,7 @@ def serve(
     ] = 4,
     ranks: Ranks = None,
     cluster: OnCluster = False,
+    nodes: OnNodes = None,
     grace: Annotated[
         float,
         typer.Option(help="Seconds to wait for a node that is lost, before going on without it."),
@@ -180,6 +182,7 @@ def serve(
             model=str(path.absolute()),
             ranks=ranks,
             cluster=cluster,
+            nodes=nodes,
             grace_s=max(0.1, grace),
             shares=shares,
             threads=threads,

@@ -23,9 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dure.cluster.ranks import MOST_ORDER_BYTES, RankOrder, RankReport, RankRuns, device_of
 from dure.cluster.shards import CHUNK_BYTES, HeldShard, ShardStore
+from dure.cluster.speeds import measure_here
 from dure.engine.messages import RankError
 from dure.errors import DureError, ResourceError
-from dure.hardware.probe import health, platform
+from dure.hardware.probe import health, platform, probe
 
 __all__ = ["MOST_BODY_BYTES", "agent_app", "versions"]
 
@@ -40,6 +41,12 @@ class _Begun(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     size_bytes: Annotated[int, Field(gt=0, lt=MOST_SHARD_BYTES)]
+
+
+class _Measured(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Annotated[str, Field(pattern="^[A-Z0-9_]{1,16}$")]
 
 
 class _Finished(BaseModel):
@@ -59,6 +66,7 @@ def agent_app(directory: Path) -> FastAPI:
     app = FastAPI(title="dure node", docs_url=None, redoc_url=None)
     app.add_exception_handler(DureError, _refused)
     _add_facts(app, directory)
+    _add_speed(app)
     store = ShardStore(directory / "shards")
     _add_shards(app, store)
     _add_ranks(app, directory, RankRuns(directory, store))
@@ -66,7 +74,7 @@ def agent_app(directory: Path) -> FastAPI:
 
 
 def _refused(_request: Request, error: Exception) -> Response:
-    return JSONResponse({"detail": str(error)}, 507 if isinstance(error, ResourceError) else 400)
+    return JSONResponse({"detail": str(error)}, 413 if isinstance(error, ResourceError) else 400)
 
 
 def _add_facts(app: FastAPI, directory: Path) -> None:
@@ -79,10 +87,23 @@ def _add_facts(app: FastAPI, directory: Path) -> None:
         }
 
 
+def _add_speed(app: FastAPI) -> None:
+    @app.post("/speed", responses={400: {"description": "there is no such type"}})
+    def speed(measured: _Measured) -> dict[str, Any]:
+        """Measure how fast this machine computes with weights of a type."""
+        found = measure_here(measured.type, probe().cores)
+        return {name: getattr(found, name) for name in found.__struct_fields__}
+
+    @app.post("/sink")
+    async def sink(request: Request) -> dict[str, Any]:
+        """Take bytes and forget them: it measures the line."""
+        return {"bytes": len(await request.body())}
+
+
 def _add_shards(app: FastAPI, store: ShardStore) -> None:
     refusals: dict[int | str, Any] = {
         400: {"description": "it makes no sense"},
-        507: {"description": "there is no room"},
+        413: {"description": "there is no room"},
     }
 
     @app.get("/shards")

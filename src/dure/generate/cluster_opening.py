@@ -8,17 +8,20 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from dure.cluster.agent import versions
 from dure.cluster.distribution import Delivery, deliver, whole_shards
 from dure.cluster.launch import ClusterLaunch
-from dure.cluster.membership import Cluster, Member
+from dure.cluster.membership import ROOT_NAME, Cluster, Member
 from dure.cluster.membership import cluster_directory as home_of_cluster
 from dure.cluster.readiness import check_nodes, common_ctx, machine_of
 from dure.cluster.returning import Returning
+from dure.cluster.speeds import KnownSpeeds, link_speed, measure_here, measure_nodes
 from dure.cluster.survey import NodeReport, Nodes
 from dure.engine.mpi import MpiExecutor, MpiOptions
+from dure.engine.speed import MEASURED_TYPES
+from dure.engine.sums import Wire
 from dure.errors import UsageError
 from dure.generate.opening import (
     Listener,
@@ -32,10 +35,14 @@ from dure.generate.opening import (
     shard_directory,
     threads_of,
 )
+from dure.hardware.machine import Machine
 from dure.hardware.probe import health, probe
+from dure.model.architecture import shape_of
 from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, cut_model, plan_shards
+from dure.plan.memory import DEFAULT_CTX, PROCESS_BYTES, kv_bytes_per_token
+from dure.plan.placement import Candidate, Work, place, shares_of
 
 __all__ = ["start_on_cluster"]
 
@@ -54,17 +61,17 @@ def start_on_cluster(model: GgufFile, wishes: Wishes, listener: Listener) -> Ope
         cluster.events.add("engine_ended", reason=wishes.ended)
     there, missing = _gather(cluster, nodes, wishes, listener)
     clock.note("gather_s")
+    chosen = _Choice(model, wishes, cluster, nodes, listener).of(there, bool(missing))
+    clock.note("choose_s")
     returning = Returning(nodes, [report.member for report in missing])
-    if not there:
+    if not chosen.reports:
         alone = replace(wishes, cluster=False, ranks=None, shares=None)
         opened = open_executor(model, alone, listener)
     else:
-        opened = _Placement(model, wishes, there, bool(missing)).open(
-            cluster, nodes, listener, clock
-        )
+        opened = _Placement(model, wishes, chosen).open(cluster, nodes, listener, clock)
     cluster.events.add(
         "engine_started",
-        nodes=[report.member.name for report in there],
+        nodes=[report.member.name for report in chosen.reports],
         without=[report.member.name for report in missing],
         **clock.seconds,
     )
@@ -111,24 +118,124 @@ def _gather(
     return there, missing
 
 
-class _Placement:
-    """Which part of a model each machine gets.
+@dataclass(frozen=True)
+class _Chosen:
+    """The nodes that take part, and the shares of the root and of each."""
 
-    is_reduced: nodes are missing, so that --ranks and --shares fit no more.
-    """
+    reports: list[NodeReport]
+    shares: list[float]
+
+
+class _Choice:
+    """Decides which nodes take part, and how much of a model each machine gets."""
 
     def __init__(
-        self, model: GgufFile, wishes: Wishes, reports: Sequence[NodeReport], is_reduced: bool
+        self, model: GgufFile, wishes: Wishes, cluster: Cluster, nodes: Nodes, listener: Listener
     ) -> None:
-        self._model, self._wishes = model, wishes
-        self._members = [report.member for report in reports]
-        n_ranks = 1 + len(reports)
+        self._model, self._wishes, self._listener = model, wishes, listener
+        self._cluster, self._nodes = cluster, nodes
+        self._known = KnownSpeeds(cluster.directory)
+
+    def of(self, there: list[NodeReport], is_reduced: bool) -> _Chosen:
+        """From the nodes that are there. is_reduced: others are missing, so --shares fits no more."""
+        wishes, named = self._wishes, self._named(there, is_reduced)
+        n_ranks = 1 + len(named)
         if wishes.ranks not in {None, n_ranks} and not is_reduced:
             raise UsageError(
                 f"--ranks {wishes.ranks}: the cluster has {n_ranks} machines, with a rank on each"
             )
-        shares = None if is_reduced else wishes.shares
-        self._plan = plan_cut(model, parse_shares(shares, n_ranks))
+        if wishes.shares is not None and not is_reduced:
+            return _Chosen(named, parse_shares(wishes.shares, n_ranks))
+        if not named:
+            return _Chosen([], [1.0])
+        machines = self._machines(named)
+        work = _work_of(self._model, wishes)
+        if wishes.nodes is not None or wishes.ranks is not None:
+            by_name = shares_of(machines, work)
+            return _Chosen(named, [by_name[machine.name] for machine in machines])
+        placement = place(machines, work)
+        for name, reason in placement.left_out.items():
+            self._cluster.events.add("not_used", node=name, reason=reason)
+            self._listener.warn(f"{name} does not take part: {reason} (--nodes insists)")
+        used = [report for report in named if report.member.name in placement.shares]
+        names = [ROOT_NAME, *(report.member.name for report in used)]
+        return _Chosen(used, [placement.shares[name] for name in names])
+
+    def _named(self, there: list[NodeReport], is_reduced: bool) -> list[NodeReport]:
+        """Those that --nodes names, in the order in which they joined."""
+        nodes = self._wishes.nodes
+        if nodes in {None, "all"}:
+            return there
+        names = {name.strip() for name in str(nodes).split(",") if name.strip()}
+        found = [report for report in there if report.member.name in names]
+        unknown = names - {report.member.name for report in found}
+        if unknown and not is_reduced:
+            for name in sorted(unknown):
+                self._cluster.member(name)  # says which there are
+        return found
+
+    def _machines(self, reports: list[NodeReport]) -> list[Candidate]:
+        """What is known of the root and these nodes; measured first, where it is not known yet."""
+        type_name = _main_type(self._model)
+        missing = [r for r in reports if self._known.speed(r.member.name, type_name) is None]
+        if missing or self._known.speed(ROOT_NAME, type_name) is None:
+            with self._listener.loading(f"measuring how fast the machines are with {type_name}"):
+                self._measure(missing, type_name)
+        here = probe()
+        machines = [self._candidate(ROOT_NAME, type_name, here)]
+        return machines + [
+            self._candidate(report.member.name, type_name, machine_of(report)) for report in reports
+        ]
+
+    def _measure(self, reports: list[NodeReport], type_name: str) -> None:
+        members = [report.member for report in reports]
+        for name, speed in measure_nodes(self._nodes, members, type_name).items():
+            self._known.keep(name, speed=speed)
+        for member in members:
+            self._known.keep(member.name, link=link_speed(self._nodes, member))
+        if self._known.speed(ROOT_NAME, type_name) is None:
+            self._known.keep(ROOT_NAME, speed=measure_here(type_name, probe().cores))
+
+    def _candidate(self, name: str, type_name: str, machine: Machine) -> Candidate:
+        speed, link = self._known.speed(name, type_name), self._known.link(name)
+        assert speed is not None, "measured"
+        return Candidate(
+            name,
+            speed.decode_bytes_per_s,
+            machine.available_bytes - PROCESS_BYTES,
+            link.round_trip_s if link else 0.0,
+            link.bytes_per_s if link else float("inf"),
+        )
+
+
+def _main_type(model: GgufFile) -> str:
+    """The type of most of a model's weights, or one like it that can be written to measure it."""
+    sizes: dict[str, int] = {}
+    for tensor in model.tensors.values():
+        sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.size_bytes
+    name = max(sizes, key=lambda name: sizes[name])
+    return name if name in MEASURED_TYPES else "Q4_K"
+
+
+def _work_of(model: GgufFile, wishes: Wishes) -> Work:
+    shape = shape_of(model)
+    n_ctx = wishes.ctx or min(DEFAULT_CTX, shape.context_length)
+    wire = 4.0 if wishes.sync is Wire.F32 else 34 / 32
+    return Work(
+        sum(tensor.size_bytes for tensor in model.tensors.values()),
+        kv_bytes_per_token(shape, shape.n_head_kv) * n_ctx * wishes.parallel,
+        2 * shape.n_layer,
+        shape.n_embd * wire,
+    )
+
+
+class _Placement:
+    """What each machine holds, and starting it there."""
+
+    def __init__(self, model: GgufFile, wishes: Wishes, chosen: _Chosen) -> None:
+        self._model, self._wishes, reports = model, wishes, chosen.reports
+        self._members = [report.member for report in reports]
+        self._plan = plan_cut(model, chosen.shares)
         self._shards = plan_shards(model, self._plan, shard_directory())
         self._memory = [rank_memory(self._plan, shard) for shard in self._shards]
         here, names = probe(), ["the root", *(member.name for member in self._members)]

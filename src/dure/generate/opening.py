@@ -56,7 +56,8 @@ class Wishes:
     """What the user asked for; None is "you choose".
 
     ctx: the longest prompt with its answer. parallel: answers at once, each with a context of its own.
-    cluster: on the cluster's machines, one rank each; else all on this one. grace_s: how long a node that
+    cluster: on the cluster's machines, one rank each; else all on this one. nodes: exactly these, or
+    "all"; None: those that make it faster. grace_s: how long a node that
     is missing is waited for, before it goes on without; 0 fails at once. ended: why the last start ended.
     """
 
@@ -67,6 +68,7 @@ class Wishes:
     parallel: int = 1
     sync: Wire = Wire.Q8
     cluster: bool = False
+    nodes: str | None = None
     grace_s: float = 0.0
     ended: str = ""
 

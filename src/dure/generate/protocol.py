@@ -43,6 +43,7 @@ class EngineOptions(msgspec.Struct, kw_only=True):
     model: str
     ranks: int | None = None
     cluster: bool = False
+    nodes: str | None = None
     grace_s: float = 60.0
     ended: str = ""
     shares: str | None = None

@@ -129,6 +129,7 @@ class Generator:
                 options.parallel,
                 Wire(options.sync),
                 options.cluster,
+                options.nodes,
                 options.grace_s if options.ended else 0.0,
                 options.ended,
             )

@@ -1,0 +1,89 @@
+"""Who gets which part of a model: shares follow speed, memory limits them, and dear machines stay out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dure.errors import ResourceError
+from dure.plan.placement import Candidate, Work, place, shares_of, token_s
+
+GB = 1e9
+WORK = Work(weights_bytes=4 * GB, kv_bytes=0.5 * GB, n_sums=64, sum_bytes=4352)
+ROOT = Candidate("root", 10 * GB, 16 * GB)
+
+
+def node(name: str, speed_gb: float = 10, free_gb: float = 16, trip_us: float = 100) -> Candidate:
+    return Candidate(name, speed_gb * GB, free_gb * GB, trip_us * 1e-6, 117e6)
+
+
+def test_shares_follow_speed() -> None:
+    """Three machines of 10, 5 and 5 GB/s: a half and two quarters, and all are done at once."""
+    placement = place([ROOT, node("a", 5), node("b", 5)], WORK)
+    assert dict(placement.shares) == pytest.approx({"root": 0.5, "a": 0.25, "b": 0.25})
+    compute = 0.5 * 4 * GB / (10 * GB)
+    assert placement.token_s == pytest.approx(compute + 64 * (50e-6 + 2 * 4352 / 117e6))
+
+
+def test_memory_limits_a_share_and_the_others_take_the_rest_by_speed() -> None:
+    small = node("small", 20, free_gb=0.9)
+    shares = shares_of([ROOT, small, node("b", 30)], WORK)
+    assert shares["small"] == pytest.approx(0.2)
+    assert shares["b"] == pytest.approx(3 * shares["root"])
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_a_machine_that_costs_more_than_it_saves_is_left_out_and_it_is_said_why() -> None:
+    """A board of a tenth of the speed behind a slow link."""
+    placement = place([ROOT, node("a"), node("slow", 0.5, trip_us=3000)], WORK)
+    assert set(placement.shares) == {"root", "a"}
+    assert "ms with it, and takes" in placement.left_out["slow"]
+
+
+def test_a_small_model_stays_on_the_root() -> None:
+    placement = place([ROOT, node("a"), node("b")], Work(4e6, 1e6, 8, 272))
+    assert dict(placement.shares) == {"root": 1.0}
+    assert set(placement.left_out) == {"a", "b"}
+
+
+def test_a_slow_machine_stays_where_its_memory_is_needed() -> None:
+    """What would be faster without it does not fit without it."""
+    machines = [
+        Candidate("root", 10 * GB, 2.5 * GB),
+        node("slow", 0.5, free_gb=2.5, trip_us=3000),
+    ]
+    placement = place(machines, WORK)
+    assert set(placement.shares) == {"root", "slow"}
+
+
+def test_too_little_memory_is_told_with_both_numbers() -> None:
+    with pytest.raises(ResourceError, match=r"takes 4\.5 GB.*together have 3\.0 GB free"):
+        place([Candidate("root", GB, 2 * GB), node("a", free_gb=1)], WORK)
+
+
+@given(
+    speeds=st.lists(st.floats(0.1, 100), min_size=1, max_size=8),
+    frees=st.lists(st.floats(0, 20), min_size=8, max_size=8),
+    trips=st.lists(st.floats(10, 10_000), min_size=8, max_size=8),
+)
+def test_whatever_the_machines(speeds: list[float], frees: list[float], trips: list[float]) -> None:
+    """Shares add up, fit, are positive; no machine that takes part would better be left out."""
+    machines = [
+        node(f"m{i}", speed, free, trip)
+        for i, (speed, free, trip) in enumerate(zip(speeds, frees, trips, strict=False))
+    ]
+    try:
+        placement = place(machines, WORK)
+    except ResourceError:
+        assert sum(frees[: len(speeds)]) <= 4.5 + 1e-6
+        return
+    assert sum(placement.shares.values()) == pytest.approx(1)
+    assert "m0" in placement.shares
+    used = [m for m in machines if m.name in placement.shares]
+    for m in used:
+        assert 0 <= placement.shares[m.name] <= m.free_bytes / (4.5 * GB) + 1e-9
+    assert placement.token_s == pytest.approx(token_s(used, WORK))
+    assert placement.token_s <= token_s(machines, WORK)
+    for m in used[1:]:
+        assert placement.token_s <= token_s([one for one in used if one is not m], WORK)
