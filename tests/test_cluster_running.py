@@ -12,9 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from cluster_hosts import WAIT_S, Machine, joined, machines
+from cluster_hosts import WAIT_S, Machine, joined, machines, ranks_of
 
 from dure.cluster.membership import Member
 from dure.cluster.readiness import check_nodes, common_ctx, machine_of
@@ -104,20 +103,6 @@ def five(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Machine]]:
     with machines(tmp_path_factory.mktemp("hosts"), 5) as hosts:
         joined(*hosts)
         yield hosts
-
-
-def ranks_of(machine: Machine) -> list[psutil.Process]:
-    """The rank processes on a host."""
-    pids = subprocess.run(
-        ["ip", "netns", "pids", machine.name], capture_output=True, text=True, check=True
-    ).stdout.split()
-    found = []
-    for pid in map(int, pids):
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            if process.cmdline()[1:3] == ["-m", "dure.engine.rank"]:
-                found.append(process)
-    return found
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -266,3 +251,27 @@ def test_a_node_that_is_halted_for_a_while_costs_no_token(five: list[Machine], a
             rank.resume()
         assert story() == f"{alone}<done>\n"
     wait_until(lambda: not any(map(ranks_of, five)))
+
+
+def test_shards_on_nodes_are_listed_deleted_and_sent_again(five: list[Machine], alone: str) -> None:
+    root, node, *_ = five
+    run = ("run", DEMO, STORY, *ALL, *GREEDY, "-n", "150")
+    assert root.dure(*run).strip() == alone
+    kept = json.loads(root.dure("cache", "ls", "--cluster", "--json"))
+    assert node.name in {one["node"] for one in kept}
+    root.dure("cache", "prune", "--days", 0, "--cluster")
+    assert json.loads(root.dure("cache", "ls", "--cluster", "--json")) == []
+    assert root.dure(*run).strip() == alone
+
+
+def test_machines_that_cost_more_than_they_save_are_left_out(five: list[Machine]) -> None:
+    """The demo model is a toy: one machine alone is faster, and it is said why."""
+    root, node, *_ = five
+    speeds = json.loads(root.dure("cluster", "bench", "--types", "F16,F32", "--json"))
+    assert {one["name"] for one in speeds} >= {"dure-root", node.name}
+    assert all(one["types"]["F16"]["decode_bytes_per_s"] > 1e6 for one in speeds)
+    assert all(one["round_trip_s"] > 0 for one in speeds if one["name"] != "dure-root")
+    root.dure("run", DEMO, "hi", "--cluster", "-n", 1)
+    assert not any(map(ranks_of, five))
+    assert events_of(root)[-1]["nodes"] == []
+    assert {"not_used"} == {e["event"] for e in events_of(root)[-2:-1]}

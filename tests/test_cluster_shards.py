@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -103,6 +104,18 @@ def test_damage_on_the_disk_is_found_and_only_that_chunk_is_sent_again(tmp_path:
     store.finish(NAME, DIGEST)
     assert store.is_sound(NAME)
     assert store.path(NAME).read_bytes() == DATA
+
+
+def test_a_shard_that_somebody_wrote_to_is_checked_before_it_is_used(tmp_path: Path) -> None:
+    """Damaged, it counts as begun; only touched, it is whole after it was read once."""
+    store = filled(tmp_path)
+    os.utime(store.use(NAME))
+    assert store.all()[0].whole
+    with store.path(NAME).open("r+b") as file:
+        file.write(b"?")
+    assert not store.all()[0].whole
+    with pytest.raises(UsageError, match="is not here: start again"):
+        store.use(NAME)
 
 
 def test_a_shard_of_another_size_under_the_same_name_begins_anew(tmp_path: Path) -> None:

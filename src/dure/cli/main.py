@@ -18,6 +18,7 @@ from typing import Annotated
 import typer
 
 from dure.cli.bench import bench
+from dure.cli.cache import cache
 from dure.cli.chat import chat
 from dure.cli.cluster import cluster
 from dure.cli.completion import complete_bash
@@ -49,7 +50,12 @@ app = typer.Typer(
 )
 for command in (run, chat, serve, ps, stop, pull, ls, rm, show, cut, bench, join):
     app.command()(command)
-for group, name in ((cluster, "cluster"), (node, "node"), (config, "config")):
+for group, name in (
+    (cluster, "cluster"),
+    (node, "node"),
+    (cache, "cache"),
+    (config, "config"),
+):
     app.add_typer(group, name=name)
 
 

@@ -74,7 +74,7 @@ class RankRuns:
     ) -> RankReport:
         """Start the rank, and let its proxy talk to mpiexec until either end has had enough.
 
-        incoming: what mpiexec says; its end ends the rank. Raises ClusterError where the shard is not
+        incoming: what mpiexec says; its end ends the rank. Raises UsageError where the shard is not
         here, ResourceError where the rank cannot be started.
         """
         self._prepare(order)
@@ -87,15 +87,11 @@ class RankRuns:
 
     def _prepare(self, order: RankOrder) -> None:
         """Make the run's directory anew, with the job and the only program that the proxy finds."""
-        held = self._store.held(order.shard)
-        if held is None or not held.whole:
-            raise ClusterError(f"the shard {order.shard} is not here: start again, and it is sent")
+        path = str(self._store.use(order.shard))
         shutil.rmtree(self._directory, ignore_errors=True)
         job_file, note = self._directory / "job.json", f"rank{order.rank}.exit"
-        path = str(self._store.path(order.shard))
         order.job.shards = [path] * len(order.job.shards)
         try:
-            os.utime(path)  # used now
             self._directory.mkdir(parents=True)
             job_file.write_bytes(msgspec.json.encode(order.job))
             words = [sys.executable, "-m", "dure.engine.rank", str(job_file)]

@@ -2,7 +2,8 @@
 
 Knows one directory and what lies in it: `NAME.gguf` with `NAME.chunks`, the SHA-256 of each of its chunks.
 While a shard is on its way, it is `NAME.part`, in its full size from the beginning; a chunk whose
-SHA-256 is not noted has not come. Refuses to know who sends them.
+SHA-256 is not noted has not come. Both files of a whole shard have the same time of change: where they
+have not, somebody has written to it, and it is read and compared. Refuses to know who sends them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +76,10 @@ class ShardStore:
         return None
 
     def all(self) -> list[HeldShard]:
-        """Every shard, those that were used longest ago first."""
+        """Every shard, those that were used longest ago first. One that has changed is checked."""
         names = {path.stem for path in self._directory.glob("*.chunks")}
+        for name in names:
+            self._check_if_changed(name)
         found = [held for name in names if (held := self.held(name)) is not None]
         return sorted(found, key=lambda held: held.used)
 
@@ -97,6 +101,7 @@ class ShardStore:
 
         Raises ResourceError, before anything is sent, where it does not fit.
         """
+        self._check_if_changed(name)
         with self._lock:
             held = self.held(name)
             if held is not None and held.size_bytes == size_bytes:
@@ -156,6 +161,17 @@ class ShardStore:
                 with self._part(name).open("rb") as file:
                     os.fsync(file.fileno())
                 self._part(name).replace(self.path(name))
+                self._note_unchanged(name)
+
+    def use(self, name: str) -> Path:
+        """Where a whole shard lies; it counts as used now. Raises UsageError where it is not whole."""
+        held = self.held(name)
+        if held is None or not held.whole:
+            raise UsageError(f"the shard {name} is not here: start again, and it is sent")
+        path = self.path(name)
+        changed = path.stat().st_mtime_ns
+        os.utime(path, ns=(time.time_ns(), changed))
+        return path
 
     # ------------------------------------------------------------ what goes
 
@@ -178,11 +194,22 @@ class ShardStore:
                 if hashlib.sha256(file.read(CHUNK_BYTES)).digest() != digest:
                     good[index] = _MISSING
         if _MISSING not in good:
+            self._note_unchanged(name)
             return True
         with self._lock:
             self.path(name).replace(self._part(name))
             self._chunks(name).write_bytes(b"".join(good))
         return False
+
+    def _check_if_changed(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            times = {path.stat().st_mtime_ns for path in (self.path(name), self._chunks(name))}
+            if len(times) > 1:
+                self.is_sound(name)
+
+    def _note_unchanged(self, name: str) -> None:
+        changed = self.path(name).stat().st_mtime_ns
+        os.utime(self._chunks(name), ns=(changed, changed))
 
     def _delete(self, name: str) -> None:
         for path in (self.path(name), self._part(name), self._chunks(name)):

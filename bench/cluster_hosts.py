@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from hosts import Host, linked_hosts
 
 WAIT_S = 120.0
@@ -123,3 +124,17 @@ def joined(root: Machine, *nodes: Machine) -> None:
         node.dure("join", invited(root), "--root", root.host.address)
         node.start("node", says=f"{node.name} of home at")
         root.stop()
+
+
+def ranks_of(machine: Machine) -> list[psutil.Process]:
+    """The rank processes on a host."""
+    pids = subprocess.run(
+        ["ip", "netns", "pids", machine.name], capture_output=True, text=True, check=True
+    ).stdout.split()
+    found = []
+    for pid in map(int, pids):
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if process.cmdline()[1:3] == ["-m", "dure.engine.rank"]:
+                found.append(process)
+    return found

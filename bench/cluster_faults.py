@@ -1,0 +1,233 @@
+"""Faults in a cluster: many seeded runs, each with one fault at a random moment of a greedy stream.
+
+Three hosts (network namespaces on 1 Gbit/s links) serve the demo model with a rank on each. In every run
+a story is streamed, a fault is made, and the story must end as it does undisturbed. What is measured is the
+time from the fault to the next token.
+
+    sudo -E "$(command -v python)" bench/cluster_faults.py --runs 100
+
+Needs root and iproute2. A fault that nothing felt, because the story was over, is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from cluster_hosts import WAIT_S, Machine, joined, machines, ranks_of
+from measure import BenchError, main, positive, progress
+
+DEMO = Path(__file__).parent.parent / "models" / "dure-demo.gguf"
+STORY = "Tell me a story about a goat."
+PORT = 18080
+TOKENS = 400
+ASK = """
+import json, sys, time, urllib.request
+body = {"messages": [{"role": "user", "content": sys.argv[2]}], "temperature": 0, "stream": True,
+        "max_tokens": int(sys.argv[3]), "ignore_eos": True}
+request = urllib.request.Request(sys.argv[1] + "/v1/chat/completions", json.dumps(body).encode())
+for line in urllib.request.urlopen(request, timeout=300):
+    if line.startswith(b"data: "):
+        print(time.time(), line[6:].decode().strip(), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a fault did. pause_s: from the fault to the next text. whole: the text was right."""
+
+    fault: str
+    pause_s: float
+    whole: bool
+
+
+class Campaign:
+    """A cluster that serves, and the faults that can happen to it."""
+
+    def __init__(self, hosts: list[Machine], draw: random.Random) -> None:
+        self._root, *self._nodes = hosts
+        self._draw = draw
+        self.faults: dict[str, Callable[[], None]] = {
+            "a node's rank is killed": self._kill_rank,
+            "the root's rank is killed": lambda: _kill(ranks_of(self._root)),
+            "an agent is killed": self._kill_agent,
+            "a cable is out": self._cable_out,
+            "a rank is halted": self._halt,
+            "a shard is damaged": self._damage_shard,
+        }
+
+    def serve(self) -> None:
+        """Begin to serve."""
+        self._root.start(
+            *("serve", DEMO, "--cluster", "--nodes", "all", "--port", PORT),
+            *("--temp", 0, "--sync", "f32", "-t", 1),
+            says="ready",
+        )
+
+    def run(self, fault: str, after: int, expected: str) -> Outcome | None:
+        """Stream a story, make the fault after so many pieces of text; None where it was over before."""
+        with self._asking() as log:
+            _wait(lambda: len(_texts(log)) >= after)
+            begun = time.time()
+            self.faults[fault]()
+            _wait(lambda: log.read_text().endswith("[DONE]\n"))
+        texts = _texts(log)
+        later = [at for at, _ in texts if at > begun]
+        if not later:
+            return None
+        whole = "".join(text for _, text in texts) == expected
+        # What was on its way when the fault came is followed by the pause that it made.
+        times = [begun, *later]
+        pause_s = max(b - a for a, b in itertools.pairwise(times))
+        return Outcome(fault, pause_s, whole)
+
+    def undisturbed(self) -> str:
+        """The story."""
+        with self._asking() as log:
+            _wait(lambda: log.read_text().endswith("[DONE]\n"))
+        return "".join(text for _, text in _texts(log))
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[Path]:
+        log = self._root.home / "answer"
+        url = f"http://127.0.0.1:{PORT}"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                self._root.host.command([sys.executable, "-c", ASK, url, STORY, str(TOKENS)]),
+                stdout=file,
+            )
+        try:
+            yield log
+        finally:
+            process.kill()
+            process.wait()
+
+    # ------------------------------------------------------------ faults
+
+    def _node(self) -> Machine:
+        return self._draw.choice(self._nodes)
+
+    def _kill_rank(self) -> None:
+        _kill(ranks_of(self._node()))
+
+    def _kill_agent(self) -> None:
+        node = self._node()
+        node.started[-1].kill()
+        node.started.pop().wait()
+        time.sleep(self._draw.uniform(0, 5))
+        node.start("node", says=f"{node.name} of home at")
+
+    def _cable_out(self) -> None:
+        node = self._node()
+        for state, seconds in (("down", self._draw.uniform(3, 30)), ("up", 0.0)):
+            link = ["ip", "-n", node.name, "link", "set", node.host.device, state]
+            subprocess.run(link, check=True)
+            time.sleep(seconds)
+
+    def _halt(self) -> None:
+        halted = ranks_of(self._node())
+        for rank in halted:
+            rank.suspend()
+        time.sleep(20)
+        for rank in halted:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rank.resume()
+
+    def _damage_shard(self) -> None:
+        node = self._node()
+        for path in (node.home / "dure_node_dir" / "shards").glob("*.gguf"):
+            with path.open("r+b") as file:
+                file.seek(self._draw.randrange(path.stat().st_size))
+                file.write(b"\xa5\x5a")
+        _kill(ranks_of(node))
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _texts(log: Path) -> list[tuple[float, str]]:
+    """Pieces of text with the times at which they came."""
+    found = []
+    for line in log.read_text().splitlines():
+        at, _, data = line.partition(" ")
+        if not data.startswith("{") or not data.endswith("}"):
+            continue
+        choices = json.loads(data).get("choices")
+        if choices and (text := choices[0]["delta"].get("content")):
+            found.append((float(at), text))
+    return found
+
+
+def _wait(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 2 * WAIT_S
+    while not condition():
+        if time.monotonic() > end:
+            raise BenchError("a stream stands still")
+        time.sleep(0.01)
+
+
+def run() -> int:
+    """Run the campaign; 0 where every story was whole."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--runs", type=positive, default=100, help="default %(default)s")
+    options.add_argument("--seed", type=int, default=1, help="default %(default)s")
+    options.add_argument("--json", action="store_true", help="print data as JSON")
+    arguments = options.parse_args()
+    draw = random.Random(arguments.seed)
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory() as directory, machines(Path(directory), 3) as hosts:
+        joined(*hosts)
+        campaign = Campaign(hosts, draw)
+        campaign.serve()
+        expected = campaign.undisturbed()
+        names = list(campaign.faults)
+        for number in range(arguments.runs):
+            fault, after = names[number % len(names)], draw.randrange(5, 150)
+            outcome = campaign.run(fault, after, expected)
+            said = "was over" if outcome is None else f"{outcome.pause_s:.1f} s"
+            progress(f"{number + 1}/{arguments.runs} {fault}: {said}")
+            if outcome is not None:
+                outcomes.append(outcome)
+                if not outcome.whole:
+                    progress("  the story was not the same")
+    return _report(outcomes, arguments.json)
+
+
+def _report(outcomes: list[Outcome], as_json: bool) -> int:
+    wrong = sum(not outcome.whole for outcome in outcomes)
+    rows = []
+    for fault in [*dict.fromkeys(outcome.fault for outcome in outcomes), "all"]:
+        pauses = sorted(o.pause_s for o in outcomes if fault in {o.fault, "all"})
+        rows.append((fault, len(pauses), pauses[len(pauses) // 2], pauses[-1]))
+    if as_json:
+        keys = ("fault", "runs", "median_s", "worst_s")
+        print(
+            json.dumps(
+                {"wrong": wrong, "faults": [dict(zip(keys, row, strict=True)) for row in rows]}
+            )
+        )
+    else:
+        for fault, n, median, worst in rows:
+            print(f"{fault:28} {n:4} runs  median {median:6.1f} s  worst {worst:6.1f} s")
+        print(f"{wrong} stories of {len(outcomes)} were not the same")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,157 @@
+"""`dure cache`: the shards that this machine and its nodes keep, and making room."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from dure.cli.console import bytes_text, errors, output, print_json, printable
+from dure.cli.parameters import Json
+from dure.errors import ClusterError, ResourceError, UsageError
+from dure.generate.opening import shard_directory
+
+__all__ = ["cache"]
+
+DAY_S = 86400.0
+HERE = "here"
+cache = typer.Typer(
+    help="The shards that are kept, so that the next start is quick.", no_args_is_help=True
+)
+OnNodes = Annotated[
+    bool, typer.Option("--cluster", help="Also those on the nodes of this root's cluster.")
+]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A shard. node: where, HERE for this machine. used: when last, since 1970."""
+
+    node: str
+    name: str
+    size_bytes: int
+    whole: bool
+    used: float
+
+
+@cache.command("ls")
+def ls(cluster: OnNodes = False, as_json: Json = False) -> None:
+    """List shards, those that were used longest ago first.
+
+    Example: dure cache ls --cluster
+    """
+    kept = sorted(_kept(cluster), key=lambda one: one.used)
+    if as_json:
+        print_json([_facts(one) for one in kept])
+    elif not kept:
+        errors.print(f"no shard is kept in {shard_directory()}", markup=False)
+    else:
+        output.print(_table(kept))
+
+
+@cache.command()
+def prune(
+    days: Annotated[
+        float, typer.Option(help="Those that were not used for so many days; 0 is all.")
+    ] = 30.0,
+    cluster: OnNodes = False,
+    as_json: Json = False,
+) -> None:
+    """Delete shards that were not used for a while; the next start that needs one makes it again.
+
+    A shard that runs now is in memory, and may be deleted.
+
+    Example: dure cache prune --days 7 --cluster
+    """
+    if days < 0:
+        raise UsageError(f"--days {days:g}: give a number from 0")
+    before = time.time() - days * DAY_S
+    old = [one for one in _kept(cluster) if one.used <= before]
+    for node in {one.node for one in old}:
+        _delete(node, [one.name for one in old if one.node == node])
+    if as_json:
+        print_json([_facts(one) for one in old])
+    freed = bytes_text(sum(one.size_bytes for one in old))
+    errors.print(f"{len(old)} shards deleted, {freed} free again", markup=False)
+
+
+def _facts(one: _Kept) -> dict[str, Any]:
+    return {
+        "node": one.node,
+        "name": one.name,
+        "size_bytes": one.size_bytes,
+        "whole": one.whole,
+        "used": one.used,
+    }
+
+
+def _table(kept: list[_Kept]) -> Table:
+    table = Table("machine", box=None, pad_edge=False)
+    for heading in ("shard", "size", "last used"):
+        table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
+    for one in kept:
+        when = datetime.fromtimestamp(one.used).strftime("%Y-%m-%d %H:%M")
+        table.add_row(
+            printable(one.node),
+            printable(one.name),
+            bytes_text(one.size_bytes),
+            when if one.whole else "not complete",
+        )
+    return table
+
+
+def _kept(cluster: bool) -> Iterator[_Kept]:
+    for path in shard_directory().glob("*.gguf"):
+        with contextlib.suppress(OSError):  # it is being deleted
+            status = path.stat()
+            used = max(status.st_atime, status.st_mtime)
+            yield _Kept(HERE, path.stem, status.st_size, path.with_suffix(".json").exists(), used)
+    if cluster:
+        yield from _on_nodes()
+
+
+def _on_nodes() -> Iterator[_Kept]:
+    """What the nodes keep; one that does not answer is told of and passed over."""
+    from dure.cluster.membership import Cluster, cluster_directory
+    from dure.cluster.survey import Nodes
+
+    root = Cluster(cluster_directory())
+    nodes = Nodes(root)
+    for member in root.members:
+        with contextlib.closing(nodes.line(member)) as line:
+            try:
+                told = line.ask("GET", "/shards")["shards"]
+            except ClusterError as error:
+                errors.print(str(error), markup=False, soft_wrap=True)
+                continue
+        for one in told:
+            yield _Kept(member.name, one["name"], one["size_bytes"], one["whole"], one["used"])
+
+
+def _delete(node: str, names: list[str]) -> None:
+    if node == HERE:
+        for name in names:
+            _delete_here(shard_directory() / f"{name}.gguf")
+        return
+    from dure.cluster.membership import Cluster, cluster_directory
+    from dure.cluster.survey import Nodes
+
+    root = Cluster(cluster_directory())
+    with contextlib.closing(Nodes(root).line(root.member(node))) as line:
+        for name in names:
+            line.ask("DELETE", f"/shards/{name}")
+
+
+def _delete_here(path: Path) -> None:
+    for one in (path.with_suffix(".json"), path):
+        try:
+            one.unlink(missing_ok=True)
+        except OSError as error:
+            raise ResourceError(f"{one} cannot be deleted: {error.strerror}") from error
