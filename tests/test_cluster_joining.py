@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 from cluster_hosts import Machine, invited, joined, machines
+from needs_root import needs_root
 
 from dure.cluster.joining import JOIN_PORT, NODE_PORT
+
+pytestmark = needs_root
 
 
 @pytest.fixture

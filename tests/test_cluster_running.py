@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from cluster_hosts import WAIT_S, Machine, joined, machines, ranks_of
+from needs_root import needs_root
 
 from dure.cluster.membership import Member
 from dure.cluster.readiness import check_nodes, common_ctx, machine_of
@@ -112,6 +113,7 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
+@needs_root
 def test_five_machines_write_the_text_of_one(five: list[Machine], alone: str) -> None:
     """And no rank is left on any of them afterwards; so again with one node fewer each time."""
     root, *nodes = five
@@ -123,6 +125,7 @@ def test_five_machines_write_the_text_of_one(five: list[Machine], alone: str) ->
             root.dure("cluster", "remove", nodes[n - 1].name)
 
 
+@needs_root
 def test_too_many_ranks_and_a_missing_node_are_told(five: list[Machine]) -> None:
     root, node, *_ = five
     refused = root.dure("run", DEMO, "hi", "--cluster", "--ranks", 9, status=2)
@@ -170,6 +173,7 @@ def events_of(root: Machine) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("whose", ["the node", "the root"])
+@needs_root
 def test_a_stream_goes_on_when_a_rank_is_killed(
     five: list[Machine], alone: str, whose: str
 ) -> None:
@@ -186,6 +190,7 @@ def test_a_stream_goes_on_when_a_rank_is_killed(
     assert started["load_s"] > 0
 
 
+@needs_root
 def test_a_node_that_comes_back_in_time_is_waited_for(five: list[Machine], alone: str) -> None:
     """Its agent dies, and its rank with it; the stream pauses, /health says whom it waits for."""
     root, node, *_ = five
@@ -205,6 +210,7 @@ def health_of(root: Machine) -> str:
     return done.stdout
 
 
+@needs_root
 def test_one_that_stays_away_is_done_without_and_taken_in_again(
     five: list[Machine], alone: str
 ) -> None:
@@ -226,6 +232,7 @@ def test_one_that_stays_away_is_done_without_and_taken_in_again(
 
 
 @pytest.mark.parametrize("seconds", [4, 20])
+@needs_root
 def test_a_cable_that_is_out_for_a_while_costs_no_token(
     five: list[Machine], alone: str, seconds: int
 ) -> None:
@@ -239,6 +246,7 @@ def test_a_cable_that_is_out_for_a_while_costs_no_token(
     wait_until(lambda: not any(map(ranks_of, five)))
 
 
+@needs_root
 def test_a_node_that_is_halted_for_a_while_costs_no_token(five: list[Machine], alone: str) -> None:
     """SIGSTOP for ten seconds, less than a step may wait."""
     root, node, *_ = five
@@ -253,6 +261,7 @@ def test_a_node_that_is_halted_for_a_while_costs_no_token(five: list[Machine], a
     wait_until(lambda: not any(map(ranks_of, five)))
 
 
+@needs_root
 def test_shards_on_nodes_are_listed_deleted_and_sent_again(five: list[Machine], alone: str) -> None:
     root, node, *_ = five
     run = ("run", DEMO, STORY, *ALL, *GREEDY, "-n", "150")
@@ -264,6 +273,7 @@ def test_shards_on_nodes_are_listed_deleted_and_sent_again(five: list[Machine], 
     assert root.dure(*run).strip() == alone
 
 
+@needs_root
 def test_machines_that_cost_more_than_they_save_are_left_out(five: list[Machine]) -> None:
     """The demo model is a toy: one machine alone is faster, and it is said why."""
     root, node, *_ = five

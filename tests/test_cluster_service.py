@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from needs_root import needs_root
+
+pytestmark = needs_root
 
 DURE = f"{sys.executable} -m dure.cli.main"
 UNIT = "/etc/systemd/system/dure-node.service"

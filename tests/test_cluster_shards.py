@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from cluster_hosts import Machine, joined, machines
+from needs_root import needs_root
 from random_models import SHAPES, write_random_model
 
 from dure.cluster.shards import CHUNK_BYTES, ShardStore, root_digest
@@ -135,6 +136,7 @@ def test_a_quota_is_told_before_the_first_byte(tmp_path: Path) -> None:
     store.begin("other", len(DATA))
 
 
+@needs_root
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     """On a file system of 600 MB a shard of 400 MB does not fit beside what is kept free."""
     script = (
@@ -247,6 +249,7 @@ def on_nodes(nodes: list[Machine]) -> list[bytes]:
     return [found[0].read_bytes() for found in files]
 
 
+@needs_root
 def test_nodes_get_what_would_be_cut_and_get_it_once(
     three: list[Machine], model: Path, tmp_path: Path
 ) -> None:
@@ -259,6 +262,7 @@ def test_nodes_get_what_would_be_cut_and_get_it_once(
     assert not list(root.home.rglob("*.gguf"))
 
 
+@needs_root
 def test_a_cut_line_and_a_killed_root_cost_only_what_was_on_the_way(
     three: list[Machine], model: Path, tmp_path: Path
 ) -> None:
