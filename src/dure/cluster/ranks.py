@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 
 from dure.cluster.shards import ShardStore
 from dure.engine.messages import Job
-from dure.engine.mpi import GUARD
+from dure.engine.mpi import GUARD, kill_all_of
 from dure.errors import ClusterError, ResourceError
 from dure.hardware.health import Link
 
@@ -161,12 +160,13 @@ class _Proxy:
         process = self._process
         if process is None:
             return
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(process.wait(), END_S)
-        await asyncio.to_thread(_kill_all_in, self._directory)
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, sign)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(process.wait(), END_S)
+        await asyncio.to_thread(kill_all_of, self._directory / "job.json")
         await process.wait()
 
 
@@ -196,14 +196,6 @@ async def _talk(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         writer.close()
-
-
-def _kill_all_in(directory: Path) -> None:
-    """Kill whatever names the run's directory in its command line, as ranks and proxy do."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if any(word.startswith(f"{directory}/") for word in process.cmdline()):
-                process.kill()
 
 
 def _environment(directory: Path, device: str) -> dict[str, str]:

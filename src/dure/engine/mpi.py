@@ -45,7 +45,7 @@ from dure.engine.sums import Wire
 from dure.errors import DureError, EngineError, ResourceError, UsageError
 from dure.model.cut import CutPlan
 
-__all__ = ["GUARD", "RUNNING", "Launch", "MpiExecutor", "MpiOptions"]
+__all__ = ["GUARD", "RUNNING", "Launch", "MpiExecutor", "MpiOptions", "kill_all_of"]
 
 WAIT_S = 30.0  # for another rank, within a step; DURE_STEP_TIMEOUT
 KEEP_S = 300.0  # for writing or reading a long sequence on a slow disk
@@ -365,10 +365,10 @@ class _Job:
                 self._mpiexec.wait(wait_s)
                 break
         if self._mpiexec.returncode != 0:
-            _kill_all_of(self._directory / "job.json")
+            kill_all_of(self._directory / "job.json")
 
 
-def _kill_all_of(job_file: Path) -> None:
+def kill_all_of(job_file: Path) -> None:
     """Kill every process that was started for a job: it is named in their command lines."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

@@ -154,8 +154,8 @@ class Generator:
 
     def _store(self, gguf: GgufFile, opened: Opened) -> tuple[PrefixStore | None, int]:
         per_token = opened.kv_bytes_per_token
-        if not self._options.store or not per_token:
-            return None, 0
+        if not self._options.store or not per_token or self._options.cluster:
+            return None, 0  # the store's directory is on one machine only
         directory = Path(self._options.store) / f"{gguf.fingerprint[:16]}-{opened.cut_name}"
         store = PrefixStore(directory, opened.executor)
         most = min(self._options.store_bytes, store.free_bytes() // 2)
