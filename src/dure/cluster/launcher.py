@@ -91,9 +91,7 @@ def _run(directory: Path, launch: LaunchFile, name: str, arguments: list[str]) -
         socket.create_connection((host, int(port))) as control,
     ):
         line.send(msgspec.json.encode(order))
-        signal.signal(
-            signal.SIGTERM, lambda *_: None
-        )  # mpiexec's; its end shows, and is waited for
+        signal.signal(signal.SIGTERM, lambda *_: None)  # mpiexec's own end shows, and is waited for
         threading.Thread(target=_outgoing, args=(control, line), daemon=True).start()
         report = _incoming(line, control)
     for file, text in report.files.items():
@@ -104,10 +102,10 @@ def _run(directory: Path, launch: LaunchFile, name: str, arguments: list[str]) -
 
 def _outgoing(control: socket.socket, line: ClientConnection) -> None:
     """What mpiexec says, to the node; its end ends the rank, whose report is then waited for."""
-    with contextlib.suppress(OSError):
-        while block := control.recv(BLOCK_BYTES):
-            line.send(block)
     with contextlib.suppress(ConnectionClosed):
+        with contextlib.suppress(OSError):
+            while block := control.recv(BLOCK_BYTES):
+                line.send(block)
         line.send(MPIEXEC_ENDED)
         time.sleep(REPORT_S)
         line.close()
