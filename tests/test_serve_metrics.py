@@ -14,8 +14,11 @@ from guarded_server import ScriptedEngine, serving, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from dure.cluster.membership import Member
+from dure.cluster.survey import NodeReport
 from dure.errors import ContextError
 from dure.generate.request import Done, Event, Failed, Progress, Request, Timings, Token
+from dure.hardware.health import Health, Link
 from dure.serve.access_log import RequestRecord, current_record
 from dure.serve.measured import MeasuredEngine
 from dure.serve.metrics import Histogram, Metrics
@@ -113,6 +116,26 @@ def test_the_same_quantity_has_the_same_value_under_every_name(metrics: Metrics)
     ):
         assert [value(metrics, name) for name in names] == [value_wanted] * len(names)
     assert value(metrics, "dure_sync_seconds_total", rank="1") == 0.5
+
+
+def test_nodes_are_told_with_what_their_sensors_say() -> None:
+    """One that answers, without a temperature sensor; and one that does not answer."""
+    link = Link("eth0", ("10.0.0.2",), 1000, 3, 50, 60)
+    now = Health(None, ("throttled",), 1500.0, 0.5, 9.0, 100, 200, (link,))
+    reports = [
+        NodeReport(Member("pi-1", "10.0.0.2", 1, 1, 0.0), health=now),
+        NodeReport(Member("pi-2", "10.0.0.3", 1, 1, 0.0), "does not answer"),
+    ]
+    metrics = Metrics(ScriptedEngine(), "m", lambda: reports)
+    assert value(metrics, "dure_node_up", node="pi-1") == 1
+    assert value(metrics, "dure_node_up", node="pi-2") == 0
+    assert value(metrics, "dure_node_throttled", node="pi-1") == 1
+    assert value(metrics, "dure_node_clock_hertz", node="pi-1") == 1.5e9
+    assert value(metrics, "dure_node_link_errors_total", node="pi-1", device="eth0") == 3
+    assert not any(
+        sample.name == "dure_node_temperature_celsius"
+        for sample in samples(metrics.text().decode())
+    )
 
 
 # Histograms

@@ -148,8 +148,10 @@ def status(
         _watch(lambda: _table(root, nodes.survey(root.members)))
         return
     reports = nodes.survey(root.members)
+    started = _last_start(root)
     if as_json:
-        print_json({"cluster": root.name, "nodes": [_facts(report) for report in reports]})
+        found = [_facts(report) for report in reports]
+        print_json({"cluster": root.name, "nodes": found, "last_start": started or None})
     elif not reports:
         errors.print(f"cluster {root.name} has no nodes yet: `dure cluster invite`", markup=False)
     else:
@@ -157,6 +159,14 @@ def status(
         for report in reports:
             if report.problem:
                 errors.print(report.problem, markup=False, soft_wrap=True)
+        for name, reason in started.get("left_out", {}).items():
+            errors.print(f"{name} did not take part: {reason}", markup=False, soft_wrap=True)
+
+
+def _last_start(root: Cluster) -> dict[str, Any]:
+    """The last start of a model on this cluster: its shares, and who was left out."""
+    starts = [event for event in root.events.read() if event.get("event") == "engine_started"]
+    return starts[-1] if starts else {}
 
 
 def _watch(draw: Callable[[], Table]) -> None:
@@ -186,7 +196,10 @@ def _facts(report: NodeReport) -> dict[str, Any]:
 
 def _table(root: Cluster, reports: list[NodeReport]) -> Table:
     table = Table(f"node of {printable(root.name)}", box=None, pad_edge=False)
-    for heading in ("address", "state", "machine", "cores", "free memory", "load", "°C", "MHz"):
+    shares = _last_start(root).get("shares", {})
+    for heading in (
+        *("address", "state", "share", "machine", "cores", "free memory", "load", "°C", "MHz"),
+    ):
         table.add_column(heading, justify="right" if heading in _RIGHT else "left")
     table.columns[0].no_wrap = table.columns[1].no_wrap = True
     for report in reports:
@@ -199,6 +212,7 @@ def _table(root: Cluster, reports: list[NodeReport]) -> Table:
             report.member.name,
             address,
             ", ".join(now.throttled) or "well",
+            f"{shares[report.member.name]:.0%}" if report.member.name in shares else "",
             printable(f"{machine.architecture}, {machine.processor}"),
             str(machine.cores),
             f"{bytes_text(now.available_bytes)} of {bytes_text(machine.memory_bytes)}",
@@ -209,7 +223,7 @@ def _table(root: Cluster, reports: list[NodeReport]) -> Table:
     return table
 
 
-_RIGHT = {"cores", "free memory", "load", "°C", "MHz"}
+_RIGHT = {"share", "cores", "free memory", "load", "°C", "MHz"}
 
 
 @cluster.command()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from dure.cluster.agent import versions
 from dure.cluster.distribution import Delivery, deliver, whole_shards
@@ -71,7 +71,9 @@ def start_on_cluster(model: GgufFile, wishes: Wishes, listener: Listener) -> Ope
         opened = _Placement(model, wishes, chosen).open(cluster, nodes, listener, clock)
     cluster.events.add(
         "engine_started",
-        nodes=[report.member.name for report in chosen.reports],
+        model=model.paths[0].name,
+        shares=chosen.shares_by_name,
+        left_out=dict(chosen.left_out),
         without=[report.member.name for report in missing],
         **clock.seconds,
     )
@@ -120,10 +122,18 @@ def _gather(
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The nodes that take part, and the shares of the root and of each."""
+    """The nodes that take part, the shares of the root and of each, and who does not take part, why."""
 
     reports: list[NodeReport]
     shares: list[float]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shares_by_name(self) -> dict[str, float]:
+        """Each machine's part of the whole."""
+        names = [ROOT_NAME, *(report.member.name for report in self.reports)]
+        total = sum(self.shares)
+        return {n: round(share / total, 4) for n, share in zip(names, self.shares, strict=True)}
 
 
 class _Choice:
@@ -155,11 +165,10 @@ class _Choice:
             return _Chosen(named, [by_name[machine.name] for machine in machines])
         placement = place(machines, work)
         for name, reason in placement.left_out.items():
-            self._cluster.events.add("not_used", node=name, reason=reason)
             self._listener.warn(f"{name} does not take part: {reason} (--nodes insists)")
         used = [report for report in named if report.member.name in placement.shares]
         names = [ROOT_NAME, *(report.member.name for report in used)]
-        return _Chosen(used, [placement.shares[name] for name in names])
+        return _Chosen(used, [placement.shares[name] for name in names], placement.left_out)
 
     def _named(self, there: list[NodeReport], is_reduced: bool) -> list[NodeReport]:
         """Those that --nodes names, in the order in which they joined."""

@@ -85,7 +85,10 @@ def run_server(
     )
     with _store(plan.engine) as options:
         engine = EngineClient(options, max_waiting=plan.settings.max_waiting, warn=warn)
-        metrics = Metrics(engine, plan.name)
+        watch = ClusterWatch()
+        if options.cluster:
+            watch.start()
+        metrics = Metrics(engine, plan.name, watch.reports)
         embedding = _embedding(plan, warn)
         state = ServerState(
             engine=MeasuredEngine(engine, metrics, plan.name, plan.settings.max_prompt_tokens),
@@ -110,6 +113,7 @@ def run_server(
             announce=announce,
             stopping=lambda: stopping() if life.error is None else None,
         )
+    watch.stop()
     if life.error is not None:
         raise life.error
     return code

@@ -20,9 +20,11 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from dure.cluster.survey import NodeReport
 from dure.errors import NotReadyError
 from dure.generate.request import EngineStats, Timings
 from dure.serve.access_log import RequestRecord
+from dure.serve.cluster_watch import node_metrics
 from dure.serve.engine import Engine
 
 __all__ = ["CONTENT_TYPE", "Histogram", "Metrics"]
@@ -79,11 +81,14 @@ class Histogram:
 class Metrics(Collector):
     """What a server counts itself, beside what its engine counts. Used from one thread.
 
-    model: as clients name it; it labels every figure of the model.
+    model: as clients name it; it labels every figure of the model. nodes: what the cluster's nodes said
+    last.
     """
 
-    def __init__(self, engine: Engine, model: str) -> None:
-        self._engine, self._model = engine, model
+    def __init__(
+        self, engine: Engine, model: str, nodes: Callable[[], Sequence[NodeReport]] = tuple
+    ) -> None:
+        self._engine, self._model, self._nodes = engine, model, nodes
         self._first_token, self._next_token = Histogram(_FIRST_TOKEN_S), Histogram(_NEXT_TOKEN_S)
         self._request, self._queue = Histogram(_REQUEST_S), Histogram(_REQUEST_S)
         self._finished: Counter[str] = Counter()
@@ -133,6 +138,7 @@ class Metrics(Collector):
         yield from self._ours(stats)
         yield from self._as_vllm(stats)
         yield from self._as_llama_server(stats)
+        yield from node_metrics(self._nodes())
 
     def _ours(self, stats: EngineStats) -> Iterator[Metric]:
         model = {"model": self._model}

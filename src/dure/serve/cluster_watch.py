@@ -1,0 +1,84 @@
+"""The cluster's nodes as a server watches them: asked now and then, and told as metrics.
+
+Knows which of a node's facts have which names. Refuses to act on them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from dure.cluster.membership import Cluster, cluster_directory
+from dure.cluster.survey import NodeReport, Nodes
+from dure.errors import DureError
+from dure.hardware.health import Health
+
+__all__ = ["ClusterWatch", "node_metrics"]
+
+LOOK_EVERY_S = 15.0
+
+_GAUGES: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
+    ("temperature_celsius", "Its processor's temperature", lambda now: now.temperature_c),
+    ("throttled", "Whether it runs slower than it could", lambda now: bool(now.throttled)),
+    ("clock_hertz", "Its clock", lambda now: now.clock_mhz and now.clock_mhz * 1e6),
+    ("load", "Processes that want a core", lambda now: now.load),
+    ("memory_available_bytes", "Memory that is free", lambda now: now.available_bytes),
+    ("disk_free_bytes", "Room on its disk", lambda now: now.disk_free_bytes),
+)
+
+
+class ClusterWatch:
+    """Asks all nodes for their facts, in a thread, from `start` to `stop`."""
+
+    def __init__(self) -> None:
+        self._reports: Sequence[NodeReport] = ()
+        self._stopped = threading.Event()
+
+    def reports(self) -> Sequence[NodeReport]:
+        """What the nodes said last."""
+        return self._reports
+
+    def start(self) -> None:
+        """Begin to look."""
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped.set()
+
+    def _look(self) -> None:
+        while True:
+            try:
+                cluster = Cluster(cluster_directory())
+                self._reports = Nodes(cluster).survey(cluster.members)
+            except (DureError, OSError):  # it is being changed: look again
+                self._reports = ()
+            if self._stopped.wait(LOOK_EVERY_S):
+                return
+
+
+def node_metrics(reports: Sequence[NodeReport]) -> Iterator[Metric]:
+    """Every node's facts as metrics; families without samples where there are no nodes."""
+    up = GaugeMetricFamily("dure_node_up", "Whether the node answers", labels=("node",))
+    for report in reports:
+        up.add_metric((report.member.name,), float(not report.problem))
+    yield up
+    healthy = [(report.member.name, report.health) for report in reports if report.health]
+    for name, text, read in _GAUGES:
+        family = GaugeMetricFamily(f"dure_node_{name}", text, labels=("node",))
+        for node, now in healthy:
+            if (value := read(now)) is not None:
+                family.add_metric((node,), float(value))
+        yield family
+    names = ("node", "device")
+    errors = CounterMetricFamily("dure_node_link_errors", "Errors and drops", labels=names)
+    received = CounterMetricFamily("dure_node_link_received_bytes", "Received", labels=names)
+    sent = CounterMetricFamily("dure_node_link_sent_bytes", "Sent", labels=names)
+    for node, now in healthy:
+        for link in now.links:
+            errors.add_metric((node, link.name), link.errors)
+            received.add_metric((node, link.name), link.received_bytes)
+            sent.add_metric((node, link.name), link.sent_bytes)
+    yield from (errors, received, sent)
