@@ -28,6 +28,7 @@ from dure.model.vocabulary import Vocabulary
 from dure.serve import anthropic, ollama, responses
 from dure.serve.app import build_app
 from dure.serve.chat.format import ChatFormatter
+from dure.serve.cluster_watch import ClusterWatch
 from dure.serve.measured import MeasuredEngine
 from dure.serve.metrics import Metrics
 from dure.serve.server import serve
