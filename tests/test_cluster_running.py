@@ -27,7 +27,7 @@ DEMO = Path(__file__).parent.parent / "models" / "dure-demo.gguf"
 PORT = 18080
 STORY = "Tell me a story about a goat."
 GREEDY = ("--temp", "0", "--sync", "f32", "-t", "1")
-ALL = ("--cluster", "--nodes", "all")  # the demo model is faster on one machine
+ALL = ("--cluster", "--nodes", "all")  # the demo model may be faster on one machine
 ASK = """
 import json, sys, urllib.request
 body = {"messages": [{"role": "user", "content": sys.argv[2]}], "temperature": 0, "stream": True,
@@ -275,12 +275,17 @@ def test_shards_on_nodes_are_listed_deleted_and_sent_again(five: list[Machine], 
 
 @needs_root
 def test_machines_that_cost_more_than_they_save_are_left_out(five: list[Machine]) -> None:
-    """The demo model is a toy: one machine alone is faster, and it is said why."""
+    """Behind links whose round trip takes a second, as far as is known: and it is said why."""
     root, node, *_ = five
     speeds = json.loads(root.dure("cluster", "bench", "--types", "F16,F32", "--json"))
     assert {one["name"] for one in speeds} >= {"dure-root", node.name}
     assert all(one["types"]["F16"]["decode_bytes_per_s"] > 1e6 for one in speeds)
     assert all(one["round_trip_s"] > 0 for one in speeds if one["name"] != "dure-root")
+    kept = root.home / "dure_cluster_dir" / "speeds.json"
+    known = json.loads(kept.read_text())
+    for link in known["links"].values():
+        link["round_trip_s"] = 1.0
+    kept.write_text(json.dumps(known))
     root.dure("run", DEMO, "hi", "--cluster", "-n", 1)
     assert not any(map(ranks_of, five))
     told = json.loads(root.dure("cluster", "status", "--json"))["last_start"]
