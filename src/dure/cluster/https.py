@@ -25,7 +25,6 @@ MOST_BODY_BYTES = 1 << 16
 SILENCE_S = 60.0  # a connection that says nothing for so long is closed
 LOST_S = 120.0  # a line that says nothing for so long is lost
 CONNECTIONS = 64
-_log = logging.getLogger(__name__)
 
 
 def listener(host: str, port: int) -> socket.socket:

@@ -6,7 +6,6 @@ certificate is the authority that the code names. Refuses to know how machines f
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,6 @@ from dure.errors import ClusterError, DureError
 __all__ = ["JOIN_PORT", "NODE_PORT", "NodeFile", "door_app", "door_context", "join"]
 
 JOIN_PORT, NODE_PORT = 7473, 7474
-_log = logging.getLogger(__name__)
 
 
 class _Wish(BaseModel):
