@@ -185,7 +185,7 @@ with open_gguf(Path(sys.argv[1])) as model:
     shards = plan_shards(model, plan, Path("nowhere"))
     lines = [nodes.line(member) for member in members]
     deliveries = [
-        Delivery(shard, member.name, line)
+        Delivery(shard, line)
         for shard, member, line in zip(shards, members, lines)
         if shard.name not in whole_shards(line)
     ]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from dure.cli.console import bytes_text, errors, output, print_json, printable
 from dure.cli.parameters import Json
+from dure.cluster.membership import Cluster, cluster_directory
+from dure.cluster.survey import Nodes
 from dure.errors import ClusterError, ResourceError, UsageError
 from dure.generate.opening import shard_directory
+from dure.model.shard import delete_shard
 
 __all__ = ["cache"]
 
@@ -49,7 +51,7 @@ def ls(cluster: OnNodes = False, as_json: Json = False) -> None:
     """
     kept = sorted(_kept(cluster), key=lambda one: one.used)
     if as_json:
-        print_json([_facts(one) for one in kept])
+        print_json([asdict(one) for one in kept])
     elif not kept:
         errors.print(f"no shard is kept in {shard_directory()}", markup=False)
     else:
@@ -77,19 +79,9 @@ def prune(
     for node in {one.node for one in old}:
         _delete(node, [one.name for one in old if one.node == node])
     if as_json:
-        print_json([_facts(one) for one in old])
+        print_json([asdict(one) for one in old])
     freed = bytes_text(sum(one.size_bytes for one in old))
     errors.print(f"{len(old)} shards deleted, {freed} free again", markup=False)
-
-
-def _facts(one: _Kept) -> dict[str, Any]:
-    return {
-        "node": one.node,
-        "name": one.name,
-        "size_bytes": one.size_bytes,
-        "whole": one.whole,
-        "used": one.used,
-    }
 
 
 def _table(kept: list[_Kept]) -> Table:
@@ -119,11 +111,7 @@ def _kept(cluster: bool) -> Iterator[_Kept]:
 
 def _on_nodes() -> Iterator[_Kept]:
     """What the nodes keep; one that does not answer is told of and passed over."""
-    from dure.cluster.membership import Cluster, cluster_directory
-    from dure.cluster.survey import Nodes
-
-    root = Cluster(cluster_directory())
-    nodes = Nodes(root)
+    root, nodes = _cluster()
     for member in root.members:
         with contextlib.closing(nodes.line(member)) as line:
             try:
@@ -137,21 +125,22 @@ def _on_nodes() -> Iterator[_Kept]:
 
 def _delete(node: str, names: list[str]) -> None:
     if node == HERE:
-        for name in names:
-            _delete_here(shard_directory() / f"{name}.gguf")
+        _delete_here(names)
         return
-    from dure.cluster.membership import Cluster, cluster_directory
-    from dure.cluster.survey import Nodes
-
-    root = Cluster(cluster_directory())
-    with contextlib.closing(Nodes(root).line(root.member(node))) as line:
+    root, nodes = _cluster()
+    with contextlib.closing(nodes.line(root.member(node))) as line:
         for name in names:
             line.ask("DELETE", f"/shards/{name}")
 
 
-def _delete_here(path: Path) -> None:
-    for one in (path.with_suffix(".json"), path):
+def _delete_here(names: list[str]) -> None:
+    for name in names:
         try:
-            one.unlink(missing_ok=True)
+            delete_shard(shard_directory() / f"{name}.gguf")
         except OSError as error:
-            raise ResourceError(f"{one} cannot be deleted: {error.strerror}") from error
+            raise ResourceError(f"{error.filename} cannot be deleted: {error.strerror}") from error
+
+
+def _cluster() -> tuple[Cluster, Nodes]:
+    root = Cluster(cluster_directory())
+    return root, Nodes(root)

@@ -145,7 +145,7 @@ def status(
     if watch and as_json:
         raise UsageError("--watch draws a table: leave out --json, or ask again and again")
     if watch:
-        _watch(lambda: _table(root, nodes.survey(root.members)))
+        _watch(lambda: _table(root, nodes.survey(root.members), _last_start(root)))
         return
     reports = nodes.survey(root.members)
     started = _last_start(root)
@@ -155,7 +155,7 @@ def status(
     elif not reports:
         errors.print(f"cluster {root.name} has no nodes yet: `dure cluster invite`", markup=False)
     else:
-        output.print(_table(root, reports))
+        output.print(_table(root, reports, started))
         for report in reports:
             if report.problem:
                 errors.print(report.problem, markup=False, soft_wrap=True)
@@ -194,9 +194,9 @@ def _facts(report: NodeReport) -> dict[str, Any]:
     }
 
 
-def _table(root: Cluster, reports: list[NodeReport]) -> Table:
+def _table(root: Cluster, reports: list[NodeReport], started: dict[str, Any]) -> Table:
     table = Table(f"node of {printable(root.name)}", box=None, pad_edge=False)
-    shares = _last_start(root).get("shares", {})
+    shares = started.get("shares", {})
     for heading in (
         *("address", "state", "share", "machine", "cores", "free memory", "load", "°C", "MHz"),
     ):

@@ -14,6 +14,7 @@ from dure.cli.parameters import Json
 from dure.errors import DureError, ModelError, ResourceError, UsageError
 from dure.generate.opening import shard_directory
 from dure.model.gguf import open_gguf
+from dure.model.shard import delete_shard
 from dure.model.store import Library, StoredModel
 
 __all__ = ["rm"]
@@ -101,8 +102,7 @@ def _remove(library: Library, model: StoredModel, shards: list[Path]) -> None:
     try:
         library.remove(model)
         for shard in shards:
-            shard.unlink(missing_ok=True)
-            shard.with_suffix(".json").unlink(missing_ok=True)
+            delete_shard(shard)
     except OSError as error:
         raise ResourceError(
             f"cannot delete {error.filename or model.path}: {error.strerror}"

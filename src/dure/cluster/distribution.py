@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from dure.cluster.https import Line, UnreachableError
@@ -30,20 +30,20 @@ PAUSE_S = 0.5  # between tries on a broken line
 
 @dataclass
 class Delivery:
-    """A shard for a node, and how far it is. sent_bytes: over the line, of size_bytes in all."""
+    """A shard for the node at the other end of a line, and how far it is.
+
+    sent_bytes: over the line; done_bytes: with those that the node had already.
+    """
 
     shard: Shard
-    node: str
     line: Line
     sent_bytes: int = 0
-    size_bytes: int = 0
     done_bytes: int = 0
-    _known: list[bytes] = field(default_factory=list)
 
 
-def whole_shards(line: Line) -> dict[str, int]:
-    """The shards that a node has whole: their size by name."""
-    return {s["name"]: s["size_bytes"] for s in line.ask("GET", "/shards")["shards"] if s["whole"]}
+def whole_shards(line: Line) -> set[str]:
+    """The names of the shards that a node has whole."""
+    return {held["name"] for held in line.ask("GET", "/shards")["shards"] if held["whole"]}
 
 
 def deliver(
@@ -74,6 +74,7 @@ class _NodeSink:
         self._delivery, self._patience_s, self._progress = delivery, patience_s, progress
         self._buffer = bytearray()
         self._index = 0
+        self._known: list[bytes] = []  # digests of the chunks that the node has
         self._digests: list[bytes] = []
         self._chunks: queue.Queue[tuple[int, bytes] | None] = queue.Queue(AHEAD)
         self._error: BaseException | None = None
@@ -83,9 +84,8 @@ class _NodeSink:
 
     def open(self, size_bytes: int) -> None:
         """Have the node make room; what it has already is not sent again."""
-        self._delivery.size_bytes = size_bytes
         told = self._patiently(lambda: self._ask("POST", "", {"size_bytes": size_bytes}))
-        self._delivery._known = list(_digests_in(bytes.fromhex(told["chunks"])))
+        self._known = list(_digests_in(bytes.fromhex(told["chunks"])))
         self._thread.start()
 
     def write(self, data: memoryview) -> None:
@@ -138,7 +138,7 @@ class _NodeSink:
     def _send(self, index: int, chunk: bytes) -> None:
         digest = hashlib.sha256(chunk).digest()
         self._digests.append(digest)
-        if self._delivery._known[index : index + 1] != [digest]:
+        if self._known[index : index + 1] != [digest]:
             self._patiently(
                 lambda: self._ask("PUT", f"/chunks/{index}", chunk, **{"x-sha256": digest.hex()})
             )

@@ -292,7 +292,7 @@ def _bring_shards(
             line = nodes.line(member, SHARD_TIMEOUT_S)
             lines.callback(line.close)
             if shard.name not in whole_shards(line):
-                deliveries.append(Delivery(shard, member.name, line))
+                deliveries.append(Delivery(shard, line))
         total = sum(delivery.shard.weights_bytes for delivery in deliveries)
         with listener.cutting(f"{model.paths[0].name} for {len(deliveries)} nodes", total) as told:
             seen = 0

@@ -35,11 +35,10 @@ from dure.model.gguf import (
     value_of,
 )
 
-__all__ = ["Shard", "cut_model", "is_finished", "plan_shards", "stream_shards"]
+__all__ = ["Shard", "cut_model", "delete_shard", "is_finished", "plan_shards", "stream_shards"]
 
 FORMAT = 1  # part of a shard's name: raise it when the same plan would be written otherwise
 CHUNK_BYTES = 4 << 20
-HEADER_BYTES = 1 << 20  # more than any shard's header takes
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -72,11 +71,6 @@ class Shard:
     def name(self) -> str:
         """What it is called wherever it lies: by its content."""
         return self.path.stem
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the whole file, or a little more."""
-        return self.weights_bytes + HEADER_BYTES
 
     @property
     def manifest(self) -> Path:
@@ -193,6 +187,12 @@ def is_finished(shard: Shard, *, verify: bool = False) -> bool:
         return not verify or _sha256(shard.path) == manifest["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def delete_shard(path: Path) -> None:
+    """Delete a shard's file and its manifest; nothing happens where they are not there. Raises OSError."""
+    path.with_suffix(".json").unlink(missing_ok=True)  # first: what has none is cut again
+    path.unlink(missing_ok=True)
 
 
 def cut_model(
