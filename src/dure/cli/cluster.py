@@ -23,7 +23,7 @@ from dure.cluster.finding import DOOR, announced
 from dure.cluster.https import NodeServer, listener
 from dure.cluster.identity import check_name
 from dure.cluster.invitation import Code
-from dure.cluster.joining import JOIN_PORT, door_app, door_context
+from dure.cluster.joining import JOIN_PORT
 from dure.cluster.membership import ROOT_NAME, Cluster, cluster_directory
 from dure.cluster.speeds import KnownSpeeds, link_speed, measure_here, measure_nodes
 from dure.cluster.survey import NodeReport, Nodes
@@ -109,6 +109,8 @@ def _wait(root: Cluster, listening: socket.socket, machines: int, seconds: float
     def joined(name: str) -> None:
         errors.print(f"{name} has joined: start `dure node` on it", markup=False)
         came.release()
+
+    from dure.cluster.door import door_app, door_context
 
     server = NodeServer(door_app(root, joined), door_context(root))
     ended = _in_background(server, listening)

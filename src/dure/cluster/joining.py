@@ -1,42 +1,28 @@
-"""How a machine joins: it shows a code, and gets a certificate. Both ends of that one question.
+"""How a machine joins: it shows a code, and gets a certificate. `door` is the other end.
 
-Knows the root's door, which is open only while somebody is invited, and whom a node believes: one whose
-certificate is the authority that the code names. Refuses to know how machines find each other.
+Knows whom a node believes: one whose certificate is the authority that the code names.
+Refuses to know how machines find each other.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from fastapi import FastAPI, HTTPException, Request
-from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from dure.cluster.https import ask
 from dure.cluster.identity import Credentials, fingerprint, new_request
-from dure.cluster.invitation import Code, RefusedError
-from dure.cluster.membership import ROOT_NAME, Cluster
-from dure.errors import ClusterError, DureError
+from dure.cluster.invitation import Code
+from dure.cluster.membership import ROOT_NAME
+from dure.errors import ClusterError
 
-__all__ = ["JOIN_PORT", "NODE_PORT", "NodeFile", "door_app", "door_context", "join"]
+__all__ = ["JOIN_PORT", "NODE_PORT", "NodeFile", "join"]
 
 JOIN_PORT, NODE_PORT = 7473, 7474
-
-
-class _Wish(BaseModel):
-    """What a machine says that wants to join. port: of its agent."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    secret: Annotated[str, StringConstraints(max_length=64)]
-    name: Annotated[str, StringConstraints(max_length=63)]
-    request: Annotated[str, StringConstraints(max_length=8192)]
-    port: int
 
 
 class NodeFile(msgspec.Struct):
@@ -61,44 +47,6 @@ class NodeFile(msgspec.Struct):
             raise ClusterError(
                 f"{path} cannot be read ({error}): join again, with --force"
             ) from error
-
-
-# ---------------------------------------------------------------- the root's door
-
-
-def door_context(cluster: Cluster) -> ssl.SSLContext:
-    """TLS for the door: its certificate is the authority itself, which the code names."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(*cluster.authority.files)
-    return context
-
-
-def door_app(cluster: Cluster, joined: Callable[[str], None]) -> FastAPI:
-    """Lets in who shows a good code. joined: is told of each by name."""
-    app = FastAPI(title="dure join", docs_url=None, redoc_url=None)
-
-    @app.post("/join")
-    def join_(wish: _Wish, request: Request) -> dict[str, str]:
-        """Give a machine its certificate."""
-        host = request.client.host if request.client else ""
-        try:
-            if not 0 < wish.port < 1 << 16:
-                raise RefusedError(f"port {wish.port} is no port")
-            certificate = cluster.join(
-                wish.secret, wish.name, wish.request.encode(), host, wish.port
-            )
-        except DureError as error:
-            cluster.events.add("refused", host=host, name=wish.name, reason=str(error))
-            raise HTTPException(403, str(error)) from None
-        joined(wish.name)
-        return {
-            "certificate": certificate.decode(),
-            "authority": cluster.authority.pem.decode(),
-            "cluster": cluster.name,
-        }
-
-    return app
 
 
 # ---------------------------------------------------------------- the machine that joins

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import platformdirs
 
-from dure.cluster.agent import MOST_BODY_BYTES, agent_app
 from dure.cluster.finding import NODE, announced
 from dure.cluster.https import NodeServer, listener
 from dure.cluster.identity import Credentials, answering_context
@@ -31,6 +30,8 @@ def run_node(
 
     Raises ClusterError where this machine has not joined, ResourceError where the port is taken.
     """
+    from dure.cluster.agent import MOST_BODY_BYTES, agent_app
+
     node, own = NodeFile.read(directory), Credentials(directory)
     if not own.exist:
         raise ClusterError(
