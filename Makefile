@@ -3,7 +3,7 @@
 # make check   every linter, then the tests
 # make lint    every linter
 # make format  format the code and mend what the linter can
-# make docs    write docs/cli.md anew
+# make docs    write docs/cli.md and other generated parts anew
 # make clean   remove .venv and what was built
 
 PYTHON ?= python3
@@ -48,7 +48,7 @@ check: lint test
 lint: install $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy src tests bench examples/demo.py
+	$(BIN)/mypy src tests bench docs examples/demo.py
 	$(BIN)/lint-imports
 
 format: $(VENV)/installed-dev
@@ -57,6 +57,7 @@ format: $(VENV)/installed-dev
 
 docs: install
 	$(BIN)/typer dure.cli.main utils docs --name dure --title "The command line" --output docs/cli.md
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) build

@@ -184,10 +184,13 @@ def test_a_stream_goes_on_when_a_rank_is_killed(
             rank.kill()
         assert story() == f"{alone}<done>\n"
     wait_until(lambda: not any(map(ranks_of, five)))
-    ended, started = [e for e in events_of(root) if e["event"].startswith("engine")][-2:]
+    ended, started, replayed = events_of(root)[-3:]
     assert "was killed" in ended["reason"]
+    assert ended["silent_s"] >= 0
     assert node.name in started["shares"]
     assert started["load_s"] > 0
+    assert replayed["event"] == "replayed"
+    assert replayed["replay_s"] > 0
 
 
 @needs_root

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from generate import PARTS, renewed
 from typer.main import get_command
 
 from dure.cli.main import app
@@ -30,6 +31,16 @@ def test_the_command_line_page_is_what_the_program_says(tmp_path: Path) -> None:
         capture_output=True,
     )
     assert (ROOT / "docs" / "cli.md").read_text() == page.read_text(), "stale: run `make docs`"
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_generated_part_is_what_the_program_says(name: str) -> None:
+    """Parts of other pages are not stale either."""
+    file, make = PARTS[name]
+    page = (ROOT / "docs" / file).read_text()
+    assert page == renewed(page, name, make()), "stale: run `make docs`"
+    with pytest.raises(ValueError, match="0 places"):
+        renewed("# A page", name, make())
 
 
 @pytest.mark.parametrize("name", NAMES)

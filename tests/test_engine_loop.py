@@ -21,6 +21,7 @@ from parrot import write_parrot
 from dure.engine.executor import Executor, KvOp
 from dure.engine.llama import Limits
 from dure.engine.local import LocalExecutor
+from dure.generate.checkpoints import Checkpoints
 from dure.generate.loop import EngineLoop
 from dure.generate.request import (
     Done,
@@ -673,6 +674,30 @@ def test_a_damaged_store_is_computed_again(
     assert told.done.timings.cached_tokens == 0
     assert told.ids == answer
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ranks", ["demo", "two_ranks"])
+def test_an_answer_that_goes_on_is_stored_as_it_grows(
+    request: pytest.FixtureRequest, vocabulary: Vocabulary, tmp_path: Path, ranks: str
+) -> None:
+    """One file at a time, ever longer; the text is that of a loop that stores nothing."""
+    executor: Executor = request.getfixturevalue(ranks)
+    talk = msgspec.structs.replace(long_talk(vocabulary), max_tokens=200, ignore_eos=True)
+    plain = run(EngineLoop(executor, vocabulary), talk)["talk0"].ids
+    store = PrefixStore(tmp_path, executor)
+    loop = EngineLoop(
+        executor, vocabulary, store=store, store_tokens=5_000, checkpoints=Checkpoints(1e-9)
+    )
+    loop.submit(talk)
+    sizes, ids = [], []
+    while loop.busy:
+        ids += [event.token for event in loop.step() if isinstance(event, Token)]
+        sizes += [path.stat().st_size // 4 for path in tmp_path.glob("*.tokens")]
+        assert len(list(tmp_path.glob("*.tokens"))) <= 1
+    assert ids == plain
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) >= 2
+    assert max(sizes) > len(talk.prompt)
 
 
 def test_a_sequence_is_right_after_a_failed_load(

@@ -332,6 +332,36 @@ def test_what_was_stored_outlives_a_killed_engine(parrot: Path, tmp_path: Path) 
     run(work)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_answer_goes_on_from_what_was_stored_while_it_ran(
+    parrot: Path, tmp_path: Path, own_files: Path, ranks: int
+) -> None:
+    """Killed in the middle: prompt and answer so far are read, not computed again."""
+    options = options_of(
+        parrot,
+        ranks=ranks,
+        sync="f32",
+        ctx=1024,
+        store=str(tmp_path / "store"),
+        store_bytes=100_000_000,
+        checkpoint_s=1e-6,
+    )
+
+    async def work() -> None:
+        async with engine(options) as client:
+            request = Request(id="r", prompt=[7] * 200, sampling=GREEDY, max_tokens=500)
+            stream = Stream(client, request)
+            await stream.has(100)
+            os.kill(rank_1(own_files) if ranks > 1 else client.pid or 0, signal.SIGKILL)
+            await stream.task
+            assert stream.tokens == (SAYS * 13)[:500]
+            assert stream.end.timings.cached_tokens == 200
+            assert client.restarts == 1
+        assert not list((tmp_path / "store").rglob("*.rank*"))
+
+    run(work)
+
+
 def talk(name: str, first: int) -> Request:
     return Request(id=name, prompt=[first] * 200, sampling=GREEDY, max_tokens=3)
 

@@ -264,8 +264,9 @@ def test_room_counts_what_the_store_holds_already(demo: LocalExecutor, tmp_path:
     store = stored(demo, tmp_path)
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
     free = shutil.disk_usage(tmp_path).free
-    assert store.free_bytes() >= size
-    assert abs(store.free_bytes() - size - free) < 10**9  # others write to the disk as well
+    room = min(store.free_bytes())
+    assert room >= size
+    assert abs(room - size - free) < 10**9  # others write to the disk as well
 
 
 def test_the_key_is_the_tokens_and_nothing_else() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from typing import Annotated
 
 import typer
@@ -23,7 +24,12 @@ FIND_S = 10.0
 
 def join(
     code: Annotated[
-        str, typer.Argument(help="As `dure cluster invite` shows it.", show_default=False)
+        str,
+        typer.Argument(
+            help="As `dure cluster invite` shows it; - reads it from the input, where no list of "
+            "processes shows it.",
+            show_default=False,
+        ),
     ],
     root: Annotated[
         str | None,
@@ -42,7 +48,8 @@ def join(
 
     Example: dure join 4QX7M-... --root 192.168.1.10
     """
-    parsed, directory = Code.parse(code), node_directory()
+    typed = sys.stdin.readline().strip() if code == "-" else code
+    parsed, directory = Code.parse(typed), node_directory()
     if Credentials(directory).exist and not force:
         raise UsageError(
             f"this machine is {Credentials(directory).name} of a cluster already: --force joins "

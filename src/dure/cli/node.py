@@ -8,6 +8,8 @@ import typer
 from typer.core import TyperGroup
 
 from dure.cli.console import errors
+from dure.cli.parameters import Json
+from dure.cluster.joining import JOIN_PORT
 from dure.cluster.node import node_directory, run_node
 from dure.cluster.service import Service, service_for
 
@@ -72,6 +74,80 @@ def uninstall(user: User = None) -> None:
     service = service_for(user)
     service.uninstall()
     errors.print(f"{service.path} is removed", markup=False)
+
+
+@node.command()
+def add(
+    hosts: Annotated[
+        list[str],
+        typer.Argument(
+            help="As ssh takes them: HOST, USER@HOST or USER@HOST:PORT.", show_default=False
+        ),
+    ],
+    package: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="What they install: a wheel, an sdist or a checkout that is here, or what pip takes, "
+            "as dure==1.0.",
+            show_default="where this dure came from",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What the node is called.", show_default="the host's name")
+    ] = None,
+    user: Annotated[
+        str, typer.Option(help="Whose rights the node has where one logs in as root.")
+    ] = "dure",
+    root: Annotated[
+        str | None,
+        typer.Option(
+            help="This machine's address as they see it.", show_default="where ssh comes from"
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(help="This root's port for those who join.")] = JOIN_PORT,
+    service: Annotated[
+        bool, typer.Option("--service/--no-service", help="Install the service that runs the node.")
+    ] = True,
+    reinstall: Annotated[
+        bool, typer.Option("--reinstall", help="Install anew where this version is already.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Look at the hosts, and show what would be run.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make nodes of other machines over ssh: install dure, join, start the service; on the root.
+
+    ssh must let you in by a key. What is done already is passed over, so the same command goes on
+    after a failure.
+
+    Example: dure node add pi@192.168.1.11 pi@192.168.1.12
+    """
+    from dure.cli.adding import add_machines, show_plan
+    from dure.cluster.adding import Wishes, destinations
+    from dure.cluster.identity import check_name
+    from dure.cluster.membership import Cluster, cluster_directory
+    from dure.cluster.package import installed_from, package_of
+
+    cluster = Cluster(cluster_directory())
+    wishes = Wishes(
+        installed_from() if package is None else package_of(package),
+        name=check_name(name) if name else "",
+        user=user,
+        root=_address(root, port) if root else "",
+        port=port,
+        service=service,
+        reinstall=reinstall,
+    )
+    work = show_plan if dry_run else add_machines
+    if not work(cluster, destinations(hosts, wishes), wishes, as_json=as_json):
+        raise typer.Exit(1)
+
+
+def _address(root: str, port: int) -> str:
+    """The root's door; its port where none is said."""
+    return root if ":" in root else f"{root}:{port}"
 
 
 def _journal(service: Service) -> str:

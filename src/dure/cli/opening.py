@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dure.cli.console import errors, loading_bar, progress_bar
 from dure.engine.executor import Executor
+from dure.generate.lifecycle import Happening
 from dure.generate.opening import Wishes, open_executor
 from dure.model.gguf import GgufFile, open_gguf
 
@@ -24,6 +25,13 @@ class TerminalListener:
     def loading(self, what: str) -> AbstractContextManager[Callable[[float], None]]:
         """A bar from 0 to 1."""
         return loading_bar(f"loading {what}")
+
+    def doing(self, what: str) -> AbstractContextManager[Callable[[float], None]]:
+        """A bar from 0 to 1."""
+        return loading_bar(what)
+
+    def happened(self, happening: Happening) -> None:
+        """The bars tell enough."""
 
     def warn(self, text: str) -> None:
         """A yellow line."""

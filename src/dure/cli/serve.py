@@ -42,6 +42,7 @@ __all__ = ["serve"]
 
 STORE_PART = 0.1  # of the free memory, for prefixes that have no room in the KV cache
 MB = 1_000_000
+CHECKPOINT_S = 2.0  # of computing that may be lost with a node
 
 
 def serve(
@@ -193,6 +194,7 @@ def serve(
             store=str(cache_dir.absolute()) if cache_dir else "",
             store_bytes=_store_bytes(cache_size),
             persistent=cache_dir is not None,
+            checkpoint_s=CHECKPOINT_S if cluster else 0.0,
         ),
         settings=settings,
         sampling=sampling_of(temp, top_p, top_k, min_p, seed),

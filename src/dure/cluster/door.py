@@ -6,17 +6,22 @@ Refuses to know how machines find it. `joining` is the other end.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
+from dure.cluster.https import NodeServer, listener
 from dure.cluster.invitation import RefusedError
 from dure.cluster.membership import Cluster
 from dure.errors import DureError
 
-__all__ = ["door_app", "door_context"]
+__all__ = ["door_app", "door_context", "open_door"]
+
+CLOSE_S = 5.0
 
 
 class _Wish(BaseModel):
@@ -63,3 +68,17 @@ def door_app(cluster: Cluster, joined: Callable[[str], None]) -> FastAPI:
         }
 
     return app
+
+
+@contextmanager
+def open_door(cluster: Cluster, host: str, port: int) -> Iterator[None]:
+    """The door is open while the block runs. Raises ResourceError where the port is taken."""
+    with listener(host, port) as listening:
+        server = NodeServer(door_app(cluster, lambda _name: None), door_context(cluster))
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()  # which leaves signals to us
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            thread.join(CLOSE_S)

@@ -56,7 +56,7 @@ class RankRuns:
     """The rank of this node, one at a time: a new order ends what the one before it started."""
 
     def __init__(self, directory: Path, store: ShardStore) -> None:
-        self._directory, self._store = directory / "run", store
+        self._directory, self._kept, self._store = directory / "run", directory / "prefixes", store
         self._current: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
@@ -90,6 +90,7 @@ class RankRuns:
         shutil.rmtree(self._directory, ignore_errors=True)
         job_file, note = self._directory / "job.json", f"rank{order.rank}.exit"
         order.job.shards = [path] * len(order.job.shards)
+        order.job.kept = str(self._kept)
         try:
             self._directory.mkdir(parents=True)
             job_file.write_bytes(msgspec.json.encode(order.job))

@@ -24,6 +24,7 @@ __all__ = [
     "ExecutorInfo",
     "KvOp",
     "RankFacts",
+    "RankKept",
     "StepResult",
     "StepStats",
     "check_batch",
@@ -147,6 +148,14 @@ class RankFacts:
 
 
 @dataclass(frozen=True)
+class RankKept:
+    """What one rank has of saved sequences. free_bytes: that may be used for them, with what they take."""
+
+    keys: frozenset[str]
+    free_bytes: int
+
+
+@dataclass(frozen=True)
 class ExecutorInfo:
     """What a caller must know to make steps.
 
@@ -208,6 +217,12 @@ class Executor(Protocol):
 
         False where a file is missing, damaged, or does not fit; the sequence is empty then.
         """
+
+    def keep_only(self, directory: str, keys: Sequence[str]) -> list[RankKept]:
+        """Have every rank delete what was saved in a directory but for these; what it has of them."""
+
+    def drop(self, path: str) -> None:
+        """Delete what `save` wrote; nothing happens where it is not there."""
 
     def facts(self) -> list[RankFacts]:
         """What every rank holds now."""

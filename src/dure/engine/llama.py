@@ -23,7 +23,7 @@ from dure.engine.sealed_file import is_whole, seal
 from dure.errors import EngineError, ModelError, ResourceError
 from dure.model.llama_log import captured_log, silence_llama
 
-__all__ = ["Limits", "LoadedModel", "has_amx", "load_model", "rank_file"]
+__all__ = ["Limits", "LoadedModel", "has_amx", "load_model"]
 
 CTX_GRAIN = 256  # llama.cpp pads a sequence's cells to this
 DEFAULT_CURE = "get the file again, or use a model that llama.cpp knows"
@@ -56,11 +56,6 @@ def has_amx() -> bool:
     """
     cpu = ctypes.CDLL(str(Path(lib.__file__).with_name("lib") / "libggml-cpu.so"))
     return bool(cpu.ggml_cpu_has_amx_int8())
-
-
-def rank_file(path: str, rank: int) -> Path:
-    """Where a rank keeps its part of a sequence that is saved as `path`."""
-    return Path(f"{path}.rank{rank}")
 
 
 class LoadedModel:

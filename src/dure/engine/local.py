@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,13 @@ from dure.engine.executor import (
     ExecutorInfo,
     Floats,
     RankFacts,
+    RankKept,
     StepResult,
     StepStats,
     check_batch,
 )
-from dure.engine.llama import Limits, LoadedModel, rank_file
+from dure.engine.kept import KeptFiles
+from dure.engine.llama import Limits, LoadedModel
 from dure.engine.memory import peak_bytes
 
 __all__ = ["LocalExecutor"]
@@ -42,7 +44,7 @@ class LocalExecutor:
         progress: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._model = LoadedModel(path, limits, progress=progress)
-        self._kv_bytes = kv_bytes
+        self._kv_bytes, self._kept = kv_bytes, KeptFiles(0)
         self._outputs: tuple[int, ...] = ()
         self._last_end = time.perf_counter()
         self.info = ExecutorInfo(
@@ -89,11 +91,20 @@ class LocalExecutor:
 
     def save(self, sequence: int, path: str) -> int:
         """Write a sequence's KV cache; see `Executor.save`."""
-        return self._model.save(sequence, rank_file(path, 0))
+        return self._model.save(sequence, self._kept.file(path))
 
     def load(self, sequence: int, path: str, n_tokens: int) -> bool:
         """Read back a sequence's KV cache; see `Executor.load`."""
-        return self._model.load(sequence, rank_file(path, 0), n_tokens)
+        return self._model.load(sequence, self._kept.file(path), n_tokens)
+
+    def keep_only(self, directory: str, keys: Sequence[str]) -> list[RankKept]:
+        """Delete what else was saved in a directory; see `Executor.keep_only`."""
+        found, free_bytes = self._kept.keep_only(directory, keys)
+        return [RankKept(frozenset(found), free_bytes)]
+
+    def drop(self, path: str) -> None:
+        """Delete what was saved."""
+        self._kept.drop(path)
 
     def facts(self) -> list[RankFacts]:
         """What this process holds."""

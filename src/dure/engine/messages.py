@@ -18,11 +18,14 @@ KvTuple = tuple[int, int, int, int | None, int | None]
 """The fields of a `KvOp`."""
 
 __all__ = [
+    "Drop",
     "Facts",
     "FromRank0",
     "GetFacts",
     "GetLogits",
     "Job",
+    "Keep",
+    "Kept",
     "Load",
     "Loading",
     "Logits",
@@ -63,6 +66,7 @@ class Job(msgspec.Struct):
     two_phase_above: float
     wait_s: float
     staged: bool = False
+    kept: str = ""  # where this rank's machine keeps saved sequences; "": where the client says
 
 
 class RankError(msgspec.Struct):
@@ -125,6 +129,19 @@ class Load(_Message):
     n_tokens: int
 
 
+class Keep(_Message):
+    """Of the sequences saved in a directory only these are wanted; the answer is `Kept`."""
+
+    directory: str
+    keys: list[str]
+
+
+class Drop(_Message):
+    """A saved sequence is not wanted any more; the answer is `Kept`."""
+
+    path: str
+
+
 class GetLogits(_Message):
     """All logits of one output row of the last step are wanted."""
 
@@ -173,6 +190,12 @@ class Saved(_Message):
     ranks: list[int]
 
 
+class Kept(_Message):
+    """Which of the sequences asked for every rank has, and its bytes of room."""
+
+    ranks: list[tuple[list[str], int]]
+
+
 class Logits(_Message):
     """float32 [n_vocab]."""
 
@@ -185,9 +208,9 @@ class Facts(_Message):
     ranks: list[tuple[str, int, int]]
 
 
-ToRank0 = Step | GetLogits | Save | Load | GetFacts | Stop
-ToRank = RankStep | GetLogits | Save | Load | GetFacts | Stop
-FromRank0 = Loading | Ready | StepDone | Logits | Saved | Facts
+ToRank0 = Step | GetLogits | Save | Load | Keep | Drop | GetFacts | Stop
+ToRank = RankStep | GetLogits | Save | Load | Keep | Drop | GetFacts | Stop
+FromRank0 = Loading | Ready | StepDone | Logits | Saved | Kept | Facts
 
 encode = msgspec.msgpack.Encoder().encode
 _HEADER = struct.Struct("<I")

@@ -36,11 +36,12 @@ from dure.engine.executor import (
     Floats,
     KvOp,
     RankFacts,
+    RankKept,
     StepResult,
     StepStats,
     check_batch,
 )
-from dure.engine.llama import Limits, rank_file
+from dure.engine.llama import Limits
 from dure.engine.sums import Wire
 from dure.errors import DureError, EngineError, ResourceError, UsageError
 from dure.model.cut import CutPlan
@@ -153,8 +154,7 @@ class MpiExecutor:
         """Write a sequence's KV cache; see `Executor.save`."""
         saved = self._process.ask(msg.Save(sequence, path), msg.Saved, KEEP_S)
         if min(saved.ranks) < 0:
-            for rank in range(self.info.n_ranks):
-                rank_file(path, rank).unlink(missing_ok=True)
+            self.drop(path)
             raise ResourceError(f"the cache {path} cannot be written: make room there")
         return sum(saved.ranks)
 
@@ -166,6 +166,15 @@ class MpiExecutor:
         none = np.zeros(0, np.int32)
         self.step(Batch(none, none, none, kv=[KvOp(sequence)]))
         return False
+
+    def keep_only(self, directory: str, keys: Sequence[str]) -> list[RankKept]:
+        """Delete what else was saved in a directory; see `Executor.keep_only`."""
+        kept = self._process.ask(msg.Keep(directory, list(keys)), msg.Kept, KEEP_S)
+        return [RankKept(frozenset(found), free) for found, free in kept.ranks]
+
+    def drop(self, path: str) -> None:
+        """Delete what was saved."""
+        self._process.ask(msg.Drop(path), msg.Kept, KEEP_S)
 
     def facts(self) -> list[RankFacts]:
         """What every rank holds now."""

@@ -27,7 +27,8 @@ from dure.engine import messages as msg
 from dure.engine.best import SliceBest, adjust, best_of_slice, merge
 from dure.engine.embedding import EmbeddingTable
 from dure.engine.executor import Floats
-from dure.engine.llama import Limits, LoadedModel, rank_file
+from dure.engine.kept import KeptFiles
+from dure.engine.llama import Limits, LoadedModel
 from dure.engine.memory import peak_bytes
 from dure.engine.sums import Sums, Wire, mpi
 from dure.errors import DureError, EngineError, ResourceError
@@ -40,6 +41,7 @@ LONGEST_NAP_S = 0.02
 LOOK_FOR_STARTER_S = 1.0
 _MPICH_SHARED = "/dev/shm/mpich_shm"  # noqa: S108  # where Linux keeps it
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+Kept = msg.Save | msg.Load | msg.Keep | msg.Drop
 _STATS = 4  # float64 figures at the head of a report
 
 
@@ -57,6 +59,7 @@ class RankProcess:
             wait_s=job.wait_s,
             staged=job.staged,
         )
+        self._kept = KeptFiles(self.rank, job.kept)
         self.model = LoadedModel(
             Path(job.shards[self.rank]),
             Limits(job.n_ctx, job.threads[self.rank], job.n_batch, job.n_sequences, job.n_outputs),
@@ -112,17 +115,25 @@ class RankProcess:
         """Hidden states of the last step's outputs; every rank has the same."""
         return self.model.embeddings(self._outputs)
 
-    def save(self, request: msg.Save) -> int:
-        """Write this rank's part of a sequence; the bytes, or -1 where it cannot be written."""
-        try:
-            return self.model.save(request.sequence, rank_file(request.path, self.rank))
-        except ResourceError:
-            return -1
+    def keep(self, request: Kept) -> Any:
+        """Save, read back, look for or delete this rank's part of sequences; what the client is told.
 
-    def load(self, request: msg.Load) -> int:
-        """Read this rank's part of a sequence; its positions, or -1 where that fails."""
-        path = rank_file(request.path, self.rank)
-        return request.n_tokens if self.model.load(request.sequence, path, request.n_tokens) else -1
+        Bytes saved or positions read, -1 where that failed; or what is there, and the room for more.
+        """
+        match request:
+            case msg.Save(sequence, path):
+                try:
+                    return self.model.save(sequence, self._kept.file(path))
+                except ResourceError:
+                    return -1
+            case msg.Load(sequence, path, n_tokens):
+                is_read = self.model.load(sequence, self._kept.file(path), n_tokens)
+                return n_tokens if is_read else -1
+            case msg.Keep(directory, keys):
+                return self._kept.keep_only(directory, keys)
+            case msg.Drop(path):
+                self._kept.drop(path)
+                return [], 0
 
     def logits(self, row: int) -> Floats:
         """This rank's slice of the logits of an output row."""
@@ -189,10 +200,8 @@ def follow(process: RankProcess) -> None:
                 comm.Send(_report(process.stats, best), 0, TAG_REPORT)
             case msg.GetLogits():
                 comm.Send(process.logits(record.row), 0, TAG_REPORT)
-            case msg.Save():
-                comm.send(process.save(record), 0, TAG_REPORT)
-            case msg.Load():
-                comm.send(process.load(record), 0, TAG_REPORT)
+            case msg.Save() | msg.Load() | msg.Keep() | msg.Drop():
+                comm.send(process.keep(record), 0, TAG_REPORT)
             case msg.GetFacts():
                 comm.send(process.facts(), 0, TAG_REPORT)
             case msg.Stop():
@@ -273,7 +282,7 @@ class Leader:
                 return self._step(request)
             case msg.GetLogits():
                 return self._logits(request)
-            case msg.Save() | msg.Load():
+            case msg.Save() | msg.Load() | msg.Keep() | msg.Drop():
                 return self._keep(request)
             case _:
                 return self._facts()
@@ -305,13 +314,12 @@ class Leader:
             self._process.embeddings().tobytes() if step.embed else b"",
         )
 
-    def _keep(self, request: msg.Save | msg.Load) -> msg.Saved:
+    def _keep(self, request: Kept) -> msg.Saved | msg.Kept:
         sends = self._tell(msg.pack(request))
-        does = self._process.save if isinstance(request, msg.Save) else self._process.load
-        ranks = [does(request)]  # type: ignore[arg-type]
+        ranks = [self._process.keep(request)]
         ranks += [self._comm.recv(source=p, tag=TAG_REPORT) for p in self._others]
         self._wait(sends)
-        return msg.Saved(ranks)
+        return (msg.Saved if isinstance(request, msg.Save | msg.Load) else msg.Kept)(ranks)
 
     def _n_best(self, rank: int, k: int) -> int:
         start, stop = self._job.vocabulary[rank]

@@ -13,6 +13,7 @@ import shutil
 import struct
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from dure.errors import (
     UsageError,
 )
 from dure.generate import protocol as msg
+from dure.generate.lifecycle import Happening, Lifecycle, State
 from dure.generate.request import (
     Done,
     Embedded,
@@ -48,10 +50,10 @@ from dure.generate.request import (
 
 __all__ = ["EngineClient"]
 
-State = Literal["loading", "ready", "restarting", "failed", "stopped"]
-
 MOST_DEATHS = 3  # of the engine, before a request that was there each time is given up
+FORGIVEN_S = 60.0  # an engine that answered so long did not die of its requests
 PAUSES_S = (0.0, 0.0, 1.0, 5.0, 15.0, 60.0)  # before the next start, after so many failed ones
+HOPELESS, HOPELESS_CLUSTER = 3, 8  # failed starts in a row; nodes and their cables may come back
 STOP_S = 10.0
 _FRAME = struct.Struct("!i")  # as multiprocessing.connection has it
 _LONG_FRAME = struct.Struct("!Q")
@@ -102,11 +104,15 @@ class EngineClient:
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._options, self._max_waiting, self._warn = options, max_waiting, warn
-        self.state: State = "loading"
+        self._lifecycle = Lifecycle()
         self.progress, self.doing, self.reason = 0.0, "starting", ""
         self.stats = EngineStats()
         self.restarts = 0
-        self._ended = ""
+        self._failures = 0  # to start, in a row
+        self._ended, self._silent_s = "", 0.0
+        self._heard = self._ready_since = (
+            0.0  # when an answer went on, and when the model was there
+        )
         self._info: ModelInfo | None = None
         self._pending: dict[str, _Pending] = {}
         self._writer: asyncio.StreamWriter | None = None
@@ -117,6 +123,23 @@ class EngineClient:
         self._error: DureError | None = None
 
     # ------------------------------------------------------------ what a server asks
+
+    @property
+    def state(self) -> Literal["loading", "ready", "restarting", "failed", "stopped"]:
+        """What the engine is doing, as a client of the API sees it."""
+        match self._lifecycle.state:
+            case State.READY:
+                return "ready"
+            case State.STOPPED:
+                return "stopped"
+            case State.FAILED:
+                return "failed"
+        if self._is_hopeless():
+            return "failed"
+        return "loading" if self._info is None else "restarting"
+
+    def _is_hopeless(self) -> bool:
+        return self._failures >= (HOPELESS_CLUSTER if self._options.cluster else HOPELESS)
 
     @property
     def info(self) -> ModelInfo:
@@ -211,7 +234,8 @@ class EngineClient:
 
     async def close(self) -> None:
         """End the engine; what still runs is cancelled."""
-        loading, self._stopping, self.state = self.state != "ready", True, "stopped"
+        loading, self._stopping = self.state != "ready", True
+        self._lifecycle.on(Happening.STOPS)
         self._send(msg.Stop())
         if self._process is not None:
             if loading and self._process.returncode is None:
@@ -230,38 +254,41 @@ class EngineClient:
         self._fail_all("NotReadyError", stopping)
 
     async def _live(self) -> None:
-        failures = 0
-        while not self._stopping:
+        while True:
             was_ready = await self._try_worker()
-            if self._stopping or self._given_up():
+            if self._stopping:
                 return
-            failures = 0 if was_ready else failures + 1
-            self.state = "restarting" if failures < len(PAUSES_S) // 2 else "failed"
+            self._lifecycle.on(Happening.LOST)
+            if self._info is None:  # a user's mistake, which stays one
+                self._give_up_first()
+                return
+            self._failures = 0 if was_ready else self._failures + 1
             self.restarts += 1
-            self._ended = self.reason
+            self._ended, self.doing, self.progress = self.reason, "the engine starts again", 0.0
+            self._silent_s = time.monotonic() - self._heard if was_ready and self._pending else 0.0
             self._warn(f"the engine ended ({self.reason}); it is started again")
             self._end_cancelled()
             self._count_deaths(was_ready)
-            if self.state == "failed":
+            if self._is_hopeless():
+                self._lifecycle.on(Happening.GIVES_UP)
                 self._fail_all("EngineError", f"the engine does not start: {self.reason}")
-            await asyncio.sleep(PAUSES_S[min(failures, len(PAUSES_S) - 1)])
+            await asyncio.sleep(PAUSES_S[min(self._failures, len(PAUSES_S) - 1)])
+            if self._stopping:
+                return
+            self._lifecycle.on(Happening.RESTARTS)
 
     def _tell_bug(self, task: asyncio.Task[None]) -> None:
         """Nobody waits for ever where there is a bug here; `close` raises it."""
         if task.cancelled() or (bug := task.exception()) is None:
             return
-        self.state, self.reason = "failed", f"{type(bug).__name__}: {bug}"
+        self._lifecycle.state, self.reason = State.FAILED, f"{type(bug).__name__}: {bug}"
         if self._first is not None and not self._first.done():
             self._end_first(EngineError(self.reason))
         self._fail_all("EngineError", self.reason)
 
-    def _given_up(self) -> bool:
-        """Whether the model could not even be loaded once: a user's mistake, which stays one."""
-        if self._info is not None:
-            return False
-        self.state = "failed"
+    def _give_up_first(self) -> None:
+        self._lifecycle.on(Happening.GIVES_UP)
         self._end_first(self._error or EngineError(self.reason))
-        return True
 
     def _end_first(self, error: DureError) -> None:
         assert self._first is not None, "start made it"
@@ -321,20 +348,26 @@ class EngineClient:
         was_ready = False
         if connected.done():
             reader, self._writer = connected.result()
-            self._send(msg.Start(msgspec.structs.replace(self._options, ended=self._ended)))
+            self._send(msg.Start(self._options_now()))
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:
                     message = await _receive(reader)
                     was_ready = was_ready or isinstance(message, msg.Ready)
                     self._take(message)
         self._writer = None
-        if not self._stopping:
-            self.state = "restarting"
         await asyncio.wait({ended}, timeout=STOP_S)  # one that does not end is killed
         ended.cancel()
         if self._error is None:
             self.reason = _last_words(process.returncode, log)
         return was_ready
+
+    def _options_now(self) -> msg.EngineOptions:
+        """A context that was promised is kept, also where fewer machines are left."""
+        options = self._options
+        ctx = self._info.n_ctx if self._info and options.cluster else options.ctx
+        return msgspec.structs.replace(
+            options, ctx=ctx, ended=self._ended, silent_s=round(self._silent_s, 2)
+        )
 
     async def _reap(self) -> None:
         if self._process is not None and self._process.returncode is None:
@@ -348,12 +381,15 @@ class EngineClient:
     def _take(self, message: object) -> None:
         match message:
             case msg.Events(events):
+                self._heard = time.monotonic()
                 for event in events:
                     self._deliver(event)
             case msg.Stats(stats):
                 self.stats = stats
             case msg.Loading(what, fraction):
                 self.doing, self.progress = what, fraction
+            case msg.Happened(happening):
+                self._lifecycle.on(Happening(happening))
             case msg.Warned(text):
                 if not self.restarts:
                     self._warn(text)
@@ -365,7 +401,9 @@ class EngineClient:
     def _begin(self, info: ModelInfo) -> None:
         if self._stopping:
             return
-        self._info, self.state, self.progress, self.doing = info, "ready", 1.0, ""
+        self._lifecycle.on(Happening.LOADED)
+        self._info, self.progress, self.doing = info, 1.0, ""
+        self._heard = self._ready_since = time.monotonic()
         if self._first is not None and not self._first.done():
             self._first.set_result(None)
         for pending in self._pending.values():
@@ -389,6 +427,9 @@ class EngineClient:
     def _count_deaths(self, was_ready: bool) -> None:
         """Hold a death against the requests that ran; where none did, one kills before it is told of."""
         pendings = list(self._pending.values())
+        if was_ready and time.monotonic() - self._ready_since > FORGIVEN_S:
+            for pending in pendings:
+                pending.deaths = 0
         none_ran = was_ready and not any(pending.admitted for pending in pendings)
         for pending in pendings:
             pending.deaths += pending.admitted or none_ran

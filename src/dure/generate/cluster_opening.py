@@ -10,24 +10,26 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dure.cluster.agent import versions
 from dure.cluster.distribution import Delivery, deliver, whole_shards
 from dure.cluster.launch import ClusterLaunch
 from dure.cluster.membership import ROOT_NAME, Cluster, Member
 from dure.cluster.membership import cluster_directory as home_of_cluster
-from dure.cluster.readiness import check_nodes, common_ctx, machine_of
+from dure.cluster.readiness import common_ctx, machine_of
 from dure.cluster.returning import Returning
 from dure.cluster.speeds import KnownSpeeds, link_speed, measure_here, measure_nodes
 from dure.cluster.survey import NodeReport, Nodes
 from dure.engine.mpi import MpiExecutor, MpiOptions
 from dure.engine.speed import MEASURED_TYPES
 from dure.engine.sums import Wire
-from dure.errors import UsageError
+from dure.errors import ResourceError, UsageError
+from dure.generate.gathering import Gathering
+from dure.generate.lifecycle import Happening
 from dure.generate.opening import (
     Listener,
     Opened,
     Wishes,
     limits_of,
+    memory_of_whole,
     open_executor,
     opened_many,
     parse_shares,
@@ -47,28 +49,37 @@ from dure.plan.placement import Candidate, Work, place, shares_of
 __all__ = ["start_on_cluster"]
 
 SHARD_TIMEOUT_S = 60.0  # for a node to take a chunk
-LOOK_EVERY_S = 1.0  # for nodes that are waited for
 
 
 def start_on_cluster(model: GgufFile, wishes: Wishes, listener: Listener) -> Opened:
     """Start a model on the root and the nodes of its cluster, one rank each; as `open_executor`.
 
-    A node that does not answer is waited for, wishes.grace_s; then it goes on without.
+    A node that does not answer is waited for, wishes.grace_s; then it goes on without, where what is
+    left has the memory for it.
     """
     cluster = Cluster(home_of_cluster())
     nodes, clock = Nodes(cluster), _Clock()
     if wishes.ended:
-        cluster.events.add("engine_ended", reason=wishes.ended)
-    there, missing = _gather(cluster, nodes, wishes, listener)
-    clock.note("gather_s")
-    chosen = _Choice(model, wishes, cluster, nodes, listener).of(there, bool(missing))
+        cluster.events.add("engine_ended", reason=wishes.ended, silent_s=wishes.silent_s)
+    gathering = Gathering(cluster, nodes, wishes.grace_s, listener)
+    while True:
+        there, missing = gathering.wait()
+        clock.note("gather_s")
+        listener.happened(Happening.PLACES)
+        try:
+            chosen = _Choice(model, wishes, cluster, nodes, listener).of(there, bool(missing))
+            start = (
+                _Alone(model, wishes) if not chosen.reports else _Placement(model, wishes, chosen)
+            )
+        except ResourceError as error:
+            if not missing:
+                raise
+            listener.happened(Happening.LACKS)
+            gathering.insist(str(error))
+        else:
+            break
     clock.note("choose_s")
-    returning = Returning(nodes, [report.member for report in missing])
-    if not chosen.reports:
-        alone = replace(wishes, cluster=False, ranks=None, shares=None)
-        opened = open_executor(model, alone, listener)
-    else:
-        opened = _Placement(model, wishes, chosen).open(cluster, nodes, listener, clock)
+    opened = start.open(cluster, nodes, listener, clock)
     cluster.events.add(
         "engine_started",
         model=model.paths[0].name,
@@ -77,7 +88,12 @@ def start_on_cluster(model: GgufFile, wishes: Wishes, listener: Listener) -> Ope
         without=[report.member.name for report in missing],
         **clock.seconds,
     )
-    return replace(opened, who_is_back=returning.who)
+    returning = Returning(nodes, [report.member for report in missing])
+    return replace(
+        opened,
+        who_is_back=returning.who,
+        note=lambda event, facts: cluster.events.add(event, **facts),
+    )
 
 
 class _Clock:
@@ -90,34 +106,8 @@ class _Clock:
     def note(self, part: str) -> None:
         """A part has ended."""
         now = time.monotonic()
-        self.seconds[part], self._last = round(now - self._last, 2), now
-
-
-def _gather(
-    cluster: Cluster, nodes: Nodes, wishes: Wishes, listener: Listener
-) -> tuple[list[NodeReport], list[NodeReport]]:
-    """The nodes that are ready, and those that are not, once they have been waited for."""
-    give_up = time.monotonic() + wishes.grace_s
-    reports = nodes.survey(cluster.members)
-    while missing := [report for report in reports if report.problem]:
-        left = give_up - time.monotonic()
-        if left <= 0:
-            break
-        names = ", ".join(report.member.name for report in missing)
-        with listener.loading(f"waiting for {names}") as progress:
-            progress(1 - left / wishes.grace_s)
-            time.sleep(min(left, LOOK_EVERY_S))
-        reports = nodes.survey(cluster.members)
-    if not missing or not wishes.grace_s:
-        check_nodes(reports, versions())
-        return reports, []
-    for report in missing:
-        cluster.events.add("left_out", node=report.member.name, reason=report.problem)
-        listener.warn(f"goes on without a node: {report.problem}")
-    there = [report for report in reports if not report.problem]
-    if there:
-        check_nodes(there, versions())
-    return there, missing
+        self.seconds[part] = round(self.seconds.get(part, 0.0) + now - self._last, 2)
+        self._last = now
 
 
 @dataclass(frozen=True)
@@ -188,7 +178,7 @@ class _Choice:
         type_name = _main_type(self._model)
         missing = [r for r in reports if self._known.speed(r.member.name, type_name) is None]
         if missing or self._known.speed(ROOT_NAME, type_name) is None:
-            with self._listener.loading(f"measuring how fast the machines are with {type_name}"):
+            with self._listener.doing(f"measuring how fast the machines are with {type_name}"):
                 self._measure(missing, type_name)
         here = probe()
         machines = [self._candidate(ROOT_NAME, type_name, here)]
@@ -238,6 +228,21 @@ def _work_of(model: GgufFile, wishes: Wishes) -> Work:
     )
 
 
+class _Alone:
+    """The root holds it all."""
+
+    def __init__(self, model: GgufFile, wishes: Wishes) -> None:
+        self._model = model
+        self._wishes = replace(wishes, cluster=False, ranks=None, shares=None)
+        memory_of_whole(model, self._wishes, probe())  # raises where that is too little
+
+    def open(self, _cluster: Cluster, _nodes: Nodes, listener: Listener, clock: _Clock) -> Opened:
+        """Start it here."""
+        opened = open_executor(self._model, self._wishes, listener)
+        clock.note("load_s")
+        return opened
+
+
 class _Placement:
     """What each machine holds, and starting it there."""
 
@@ -257,11 +262,13 @@ class _Placement:
     def open(self, cluster: Cluster, nodes: Nodes, listener: Listener, clock: _Clock) -> Opened:
         """Bring every machine its shard, and start the ranks."""
         wanted = list(zip(self._members, self._shards[1:], strict=True))
+        listener.happened(Happening.SENDS)
         _bring_shards(self._model, nodes, wanted, listener)
         with listener.cutting(self._model.paths[0].name, self._model.size_bytes) as progress:
             cut_model(self._model, self._shards[:1], progress=progress)
         clock.note("shards_s")
         wishes = self._wishes
+        listener.happened(Happening.LOADS)
         with listener.loading(f"{len(self._shards)} shards") as loaded:
             executor = MpiExecutor(
                 self._model.paths[0],

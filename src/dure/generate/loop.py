@@ -15,6 +15,7 @@ import numpy as np
 
 from dure.engine.executor import Batch, Candidates, Executor, Floats, KvOp, StepStats
 from dure.errors import DureError, ModelError
+from dure.generate.checkpoints import Checkpoints
 from dure.generate.request import (
     Done,
     Embedded,
@@ -72,7 +73,7 @@ class EngineLoop:
     """Answers many requests on one executor. Not thread-safe.
 
     store: where prefixes go that have no room in the KV cache, if anywhere; store_tokens: how many.
-    pass_tokens: see SchedulerLimits.
+    checkpoints: when an answer that goes on is stored as well. pass_tokens: see SchedulerLimits.
     Raises EngineError, from `step`, when the executor has failed; it is then of no more use.
     """
 
@@ -84,11 +85,12 @@ class EngineLoop:
         pooling: str = "last",
         store: PrefixStore | None = None,
         store_tokens: int = 0,
+        checkpoints: Checkpoints | None = None,
         pass_tokens: int = 0,
     ) -> None:
         info = executor.info
         self._executor, self._vocabulary, self._pooling = executor, vocabulary, pooling
-        self._store = store
+        self._store, self._checkpoints = store, checkpoints
         self._scheduler = Scheduler(
             SchedulerLimits(
                 info.n_sequences,
@@ -177,7 +179,26 @@ class EngineLoop:
         if work := self._scheduler.next_work(*self._chunk()):
             self._compute(work)
         self._do_due()
+        self._checkpoint()
         return self._take_events()
+
+    def _checkpoint(self) -> None:
+        """Store an answer that would take long to compute again, should this be the end of the engine."""
+        if self._checkpoints is None or not (rate := self._tokens_per_s()):
+            return
+        for running in self._scheduler.running:
+            n_new = self._scheduler.n_unsaved(running)
+            start = time.perf_counter()
+            if self._checkpoints.is_due(n_new, running.n_cached, rate, start):
+                for action in self._scheduler.save(running):
+                    self._do(action)
+                now = time.perf_counter()
+                self._checkpoints.took(now - start, running.n_cached, now)
+
+    def _tokens_per_s(self) -> float:
+        """How fast tokens are computed again; 0 where that is not known yet."""
+        totals = self._totals
+        return self._prefill_per_s or totals.generated_tokens / (totals.step_s or 1.0)
 
     def _admit(self) -> None:
         self._do_due()

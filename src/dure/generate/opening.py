@@ -6,12 +6,13 @@ functions it is given, and refuses to know terminals.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import platformdirs
 
@@ -21,6 +22,7 @@ from dure.engine.local import LocalExecutor
 from dure.engine.mpi import MpiExecutor, MpiOptions
 from dure.engine.sums import Wire
 from dure.errors import ModelError, UsageError
+from dure.generate.lifecycle import Happening
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
 from dure.model.architecture import shape_of
@@ -36,6 +38,7 @@ __all__ = [
     "Wishes",
     "cache_directory",
     "limits_of",
+    "memory_of_whole",
     "open_executor",
     "opened_many",
     "parse_shares",
@@ -57,8 +60,9 @@ class Wishes:
 
     ctx: the longest prompt with its answer. parallel: answers at once, each with a context of its own.
     cluster: on the cluster's machines, one rank each; else all on this one. nodes: exactly these, or
-    "all"; None: those that make it faster. grace_s: how long a node that
-    is missing is waited for, before it goes on without; 0 fails at once. ended: why the last start ended.
+    "all"; None: those that make it faster. grace_s: how long a node that is missing is waited for,
+    before it goes on without; 0 fails at once.
+    ended: why the engine before this one ended; silent_s: when its answers had stood still for so long.
     """
 
     ranks: int | None = None
@@ -71,6 +75,7 @@ class Wishes:
     nodes: str | None = None
     grace_s: float = 0.0
     ended: str = ""
+    silent_s: float = 0.0
 
 
 class Listener(Protocol):
@@ -83,6 +88,12 @@ class Listener(Protocol):
 
     def loading(self, what: str, /) -> AbstractContextManager[Callable[[float], None]]:
         """Weights are being loaded; the function is told how much of them, 0 to 1."""
+
+    def doing(self, what: str, /) -> AbstractContextManager[Callable[[float], None]]:
+        """Something else takes long; the function is told how much of it is done, 0 to 1."""
+
+    def happened(self, happening: Happening, /) -> None:
+        """The start of the engine has come so far."""
 
     def warn(self, text: str, /) -> None:
         """Something is right, but slower than need be."""
@@ -101,22 +112,31 @@ class Silent:
         """Nobody looks."""
         return nullcontext(lambda _: None)
 
+    def doing(self, _what: str) -> AbstractContextManager[Callable[[float], None]]:
+        """Nobody looks."""
+        return nullcontext(lambda _: None)
+
+    def happened(self, _happening: Happening) -> None:
+        """Nobody asks."""
+
     def warn(self, _text: str) -> None:
         """Nobody listens."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An executor, the bytes of its weights and of its KV cache for each position, its cut's name.
+    """An executor, the bytes of its weights, of each rank's KV cache for one position, its cut's name.
 
     who_is_back: names a machine that was missing and could take part now; "" where none is.
+    note: keeps an event with its facts.
     """
 
     executor: Executor
     weights_bytes: int
-    kv_bytes_per_token: int
+    kv_token_bytes: tuple[int, ...]
     cut_name: str
     who_is_back: Callable[[], str] = lambda: ""
+    note: Callable[[str, Mapping[str, Any]], None] = lambda _event, _facts: None
 
 
 def parse_shares(shares: str | None, ranks: int | None) -> list[float]:
@@ -204,9 +224,9 @@ def _start_one(
     machine: Machine,
     listener: Listener,
 ) -> Opened:
-    memory, trained = _memory_of_whole(model)
-    n_ctx = choose_ctx(wishes.ctx, trained, [memory], machine, wishes.parallel)
+    memory, n_ctx = memory_of_whole(model, wishes, machine)
     _warn(1, machine, listener)
+    listener.happened(Happening.LOADS)
     with listener.loading(model.paths[0].name) as progress:
         executor = LocalExecutor(
             model.paths[0],
@@ -214,19 +234,24 @@ def _start_one(
             kv_bytes=memory.kv_bytes(n_ctx, wishes.parallel),
             progress=progress,
         )
-    return Opened(executor, memory.weights_bytes, memory.kv_bytes_per_token, "whole")
+    return Opened(executor, memory.weights_bytes, (memory.kv_bytes_per_token,), "whole")
 
 
-def _memory_of_whole(model: GgufFile) -> tuple[RankMemory, int]:
-    """A whole model's memory and its trained context; without the KV cache where that is no attention."""
+def memory_of_whole(model: GgufFile, wishes: Wishes, machine: Machine) -> tuple[RankMemory, int]:
+    """What a whole model takes on one machine, and its context there. Raises ResourceError.
+
+    Without the KV cache where the model has no attention.
+    """
     weights_bytes = sum(tensor.size_bytes for tensor in model.tensors.values())
     try:
         shape = shape_of(model)
     except ModelError:  # llama.cpp may know it all the same, or say better what is wrong
         trained = model.int(f"{model.architecture}.context_length", DEFAULT_CTX)
-        return RankMemory(weights_bytes, 0), trained
-    per_token = kv_bytes_per_token(shape, shape.n_head_kv)
-    return RankMemory(weights_bytes, per_token), shape.context_length
+        memory = RankMemory(weights_bytes, 0)
+    else:
+        trained = shape.context_length
+        memory = RankMemory(weights_bytes, kv_bytes_per_token(shape, shape.n_head_kv))
+    return memory, choose_ctx(wishes.ctx, trained, [memory], machine, wishes.parallel)
 
 
 def _start_many(
@@ -242,8 +267,10 @@ def _start_many(
     memory = [rank_memory(plan, shard) for shard in shards]
     n_ctx = choose_ctx(wishes.ctx, plan.shape.context_length, memory, machine, wishes.parallel)
     _warn(len(shares), machine, listener)
+    listener.happened(Happening.SENDS)
     with listener.cutting(model.paths[0].name, model.size_bytes) as progress:
         cut_model(model, shards, progress=progress)
+    listener.happened(Happening.LOADS)
     with listener.loading(f"{len(shards)} shards") as loaded:
         executor = MpiExecutor(
             model.paths[0],
@@ -261,11 +288,12 @@ def opened_many(
     executor: Executor, shards: Sequence[Shard], memory: Sequence[RankMemory]
 ) -> Opened:
     """An executor of these shards, with what it holds in all."""
+    names = "".join(shard.name for shard in shards)
     return Opened(
         executor,
         sum(rank.weights_bytes for rank in memory),
-        sum(rank.kv_bytes_per_token for rank in memory),
-        "-".join(shard.path.stem[:8] for shard in shards),
+        tuple(rank.kv_bytes_per_token for rank in memory),
+        hashlib.blake2b(names.encode(), digest_size=8).hexdigest(),
     )
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "Events",
     "Fatal",
     "FromWorker",
+    "Happened",
     "Loading",
     "Ready",
     "Start",
@@ -34,10 +35,13 @@ class EngineOptions(msgspec.Struct, kw_only=True):
     """What to run, and how.
 
     model: a GGUF. ranks to sync: as the command line has them. grace_s: how long a missing node of the
-    cluster is waited for, where `ended` says why the engine before this one ended.
+    cluster is waited for. ended: why the engine before this one ended, silent_s: after an answer had
+    stood still for so long.
     embedding: the model only makes embeddings (as BERT does).
     store: a directory for prefixes that have no room in the KV cache, or "" for none; store_bytes: how
-    much of it may be used; persistent: it is to survive this process.
+    much of it may be used on this machine; persistent: it is to survive this process.
+    checkpoint_s: an answer whose tokens would take so long to compute again is stored while it goes on;
+    0 stores none.
     """
 
     model: str
@@ -46,6 +50,7 @@ class EngineOptions(msgspec.Struct, kw_only=True):
     nodes: str | None = None
     grace_s: float = 60.0
     ended: str = ""
+    silent_s: float = 0.0
     shares: str | None = None
     threads: int | None = None
     ctx: int | None = None
@@ -56,6 +61,7 @@ class EngineOptions(msgspec.Struct, kw_only=True):
     store: str = ""
     store_bytes: int = 0
     persistent: bool = False
+    checkpoint_s: float = 0.0
 
 
 class _Message(msgspec.Struct, tag=True, array_like=True):
@@ -91,6 +97,12 @@ class Loading(_Message):
     fraction: float
 
 
+class Happened(_Message):
+    """The engine comes into another state: a `dure.generate.lifecycle.Happening`."""
+
+    happening: str
+
+
 class Warned(_Message):
     """Something is right, but slower than need be."""
 
@@ -123,7 +135,7 @@ class Fatal(_Message):
 
 
 ToWorker = Start | Submit | Cancel | Stop
-FromWorker = Loading | Warned | Ready | Events | Stats | Fatal
+FromWorker = Loading | Happened | Warned | Ready | Events | Stats | Fatal
 
 encode = msgspec.msgpack.Encoder().encode
 

@@ -177,8 +177,13 @@ class _Slot:
     used: int = 0  # when it was last used, in admissions
 
     @property
+    def tokens(self) -> list[int]:
+        """The tokens in it."""
+        return self.running.tokens[: self.running.n_cached] if self.running else self.held
+
+    @property
     def n_held(self) -> int:
-        """How many tokens are in it."""
+        """How many these are."""
         return self.running.n_cached if self.running else len(self.held)
 
 
@@ -411,26 +416,36 @@ class Scheduler:
             if slot.running is None:
                 yield from self._save(slot, keep=0)
 
+    def n_unsaved(self, running: Running) -> int:
+        """How many tokens of a request would be lost with the KV cache."""
+        can_be_stored = _reuses(running.request) and self.limits.store_tokens
+        return running.n_cached - self._slots[running.slot].stored if can_be_stored else 0
+
+    def save(self, running: Running) -> list[Action]:
+        """What stores the tokens of a request that goes on."""
+        return self._save(self._slots[running.slot], keep=0)
+
     def _save(self, slot: _Slot, *, keep: int, spare: str | None = None) -> list[Action]:
         """What stores a sequence before all but `keep` of its tokens are lost, if that is worth it.
 
         spare: is about to be read from the store, and must not be dropped for it.
         """
-        n = len(slot.held)
+        held = slot.tokens
+        n = len(held)
         is_large = n > self.limits.store_tokens - (self._stored[spare] if spare else 0)
         if is_large or n - max(keep, slot.stored) < WORTH_STORING:
             return []
-        key = key_of(slot.held)
-        store = Store(slot.index, key, tuple(slot.held))
+        key = key_of(held)
+        store = Store(slot.index, key, tuple(held))
         drops: list[Action] = []
         if slot.stored_key not in {"", key, spare}:
             prefix = self._tree.tokens(slot.stored_key) if slot.stored_key in self._tree else []
-            if prefix == slot.held[: len(prefix)]:
+            if prefix == held[: len(prefix)]:
                 drops += self._forget_stored(slot.stored_key)
         self._stored.pop(key, None)
         self._stored[key] = n
-        self._tree.put(key, slot.held)
-        self._tree.put(slot.index, slot.held)  # found first: it need not be read
+        self._tree.put(key, held)
+        self._tree.put(slot.index, held)  # found first: it need not be read
         slot.stored, slot.stored_key = n, key
         return [store, *drops, *self._drop_oldest(spare)]
 

@@ -1,7 +1,7 @@
 """Cached prefixes outside of the KV cache: files, in memory or on a disk.
 
-Knows file names. Every rank writes its own part beside the others'; the tokens lie next to them.
-A prefix whose files are damaged or incomplete counts as missing: it is computed again.
+Knows the files of their tokens, which lie on this machine; every rank keeps its own part on its own.
+A prefix whose files are damaged, or that a rank does not have, counts as missing: it is computed again.
 """
 
 from __future__ import annotations
@@ -33,12 +33,20 @@ class PrefixStore:
             ) from error
 
     def scan(self) -> Iterator[tuple[str, list[int]]]:
-        """What is stored, oldest first: key and tokens. Deletes what is damaged or has no tokens."""
-        whole = {path.stem: tokens for path in self._oldest_first() if (tokens := _read(path))}
+        """What every rank has, oldest first: key and tokens. Deletes what is damaged or incomplete."""
+        told = {path.stem: tokens for path in self._oldest_first() if (tokens := _read(path))}
+        ranks = self._executor.keep_only(str(self._directory), [*told])
+        whole = {key: t for key, t in told.items() if all(key in rank.keys for rank in ranks)}
         for path in self._directory.iterdir():
             if (key := path.name.partition(".")[0]) not in whole:
-                self.drop(Drop(key))
+                self._executor.drop(str(self._directory / key))
+                path.unlink(missing_ok=True)
         yield from whole.items()
+
+    def clear(self) -> None:
+        """Delete everything, on every rank."""
+        self._executor.keep_only(str(self._directory), [])
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def _oldest_first(self) -> list[Path]:
         return sorted(self._directory.glob("*.tokens"), key=lambda path: path.stat().st_mtime_ns)
@@ -66,14 +74,14 @@ class PrefixStore:
 
     def drop(self, drop: Drop) -> None:
         """Delete a sequence."""
-        for path in self._directory.glob(f"{drop.key}.*"):
-            with contextlib.suppress(OSError):  # it is written over when it is stored again
-                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is written over when it is stored again
+            self._tokens_of(drop.key).unlink(missing_ok=True)
+        self._executor.drop(str(self._directory / drop.key))
 
-    def free_bytes(self) -> int:
-        """How much room there is for the store, with what it holds already."""
-        held = sum(path.stat().st_size for path in self._directory.iterdir())
-        return shutil.disk_usage(self._directory).free + held
+    def free_bytes(self) -> list[int]:
+        """How much room each rank has for the store, with what it holds already."""
+        keys = [path.stem for path in self._directory.glob("*.tokens")]
+        return [rank.free_bytes for rank in self._executor.keep_only(str(self._directory), keys)]
 
     def _tokens_of(self, key: str) -> Path:
         return self._directory / f"{key}.tokens"

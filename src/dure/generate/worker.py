@@ -9,14 +9,13 @@ from __future__ import annotations
 import ctypes
 import os
 import queue
-import shutil
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,11 @@ from dure.engine.executor import ExecutorInfo
 from dure.engine.sums import Wire
 from dure.errors import ClusterError, DureError
 from dure.generate import protocol as msg
+from dure.generate.checkpoints import Checkpoints
+from dure.generate.lifecycle import Happening
 from dure.generate.loop import EngineLoop
 from dure.generate.opening import Opened, Wishes, open_executor
-from dure.generate.request import Embedded, Event, Failed, ModelInfo, Request
+from dure.generate.request import Embedded, Event, Failed, ModelInfo, Request, Token
 from dure.generate.store import PrefixStore
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
@@ -95,14 +96,19 @@ class Client:
 
         yield more
 
-    @contextmanager
-    def _loading(self, what: str) -> Iterator[Callable[[float], None]]:
-        yield lambda fraction: self._tell(f"loading {what}", fraction)
-
     def loading(self, what: str) -> AbstractContextManager[Callable[[float], None]]:
         """Tells the client how much of the weights is loaded."""
+        return self.doing(f"loading {what}")
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[Callable[[float], None]]:
+        """Tells the client how much is done of what takes long."""
         self._told = -1.0
-        return self._loading(what)
+        yield lambda fraction: self._tell(what, fraction)
+
+    def happened(self, happening: Happening) -> None:
+        """Tells the client which state the engine comes into."""
+        self.send(msg.Happened(happening))
 
     def warn(self, text: str) -> None:
         """Passes a warning on."""
@@ -130,12 +136,13 @@ class Generator:
                 Wire(options.sync),
                 options.cluster,
                 options.nodes,
-                options.grace_s if options.ended else 0.0,
+                options.grace_s,
                 options.ended,
+                options.silent_s,
             )
             opened = open_executor(gguf, wishes, client)
             self._executor, self._who_is_back = opened.executor, opened.who_is_back
-            store, store_tokens = self._store(gguf, opened)
+            self._note, self._store = opened.note, self._open_store(gguf, opened)
             pooling = options.pooling or _POOLING.get(
                 gguf.int(f"{gguf.architecture}.pooling_type", 3), "last"
             )
@@ -143,23 +150,34 @@ class Generator:
                 opened.executor,
                 self._vocabulary,
                 pooling=pooling,
-                store=store,
-                store_tokens=store_tokens,
-                pass_tokens=tokens_moved_in_a_pass(opened.weights_bytes, opened.kv_bytes_per_token),
+                store=self._store,
+                store_tokens=self._store_tokens(opened),
+                checkpoints=Checkpoints(options.checkpoint_s) if options.checkpoint_s else None,
+                pass_tokens=tokens_moved_in_a_pass(
+                    opened.weights_bytes, sum(opened.kv_token_bytes)
+                ),
             )
             self._peak_bytes: tuple[int, ...] = ()
             self._told_at = self._worked_at = self._looked_at = time.monotonic()
             self._resting, self._persisted = False, not options.persistent
+            self._replays_since = 0.0
             client.send(msg.Ready(_info(gguf, opened.executor.info)))
 
-    def _store(self, gguf: GgufFile, opened: Opened) -> tuple[PrefixStore | None, int]:
-        per_token = opened.kv_bytes_per_token
-        if not self._options.store or not per_token or self._options.cluster:
-            return None, 0  # the store's directory is on one machine only
+    def _open_store(self, gguf: GgufFile, opened: Opened) -> PrefixStore | None:
+        if not self._options.store or not sum(opened.kv_token_bytes):
+            return None
         directory = Path(self._options.store) / f"{gguf.fingerprint[:16]}-{opened.cut_name}"
-        store = PrefixStore(directory, opened.executor)
-        most = min(self._options.store_bytes, store.free_bytes() // 2)
-        return store, most // per_token
+        return PrefixStore(directory, opened.executor)
+
+    def _store_tokens(self, opened: Opened) -> int:
+        """How many tokens may be stored: half of any rank's room, and here what the user allows."""
+        if self._store is None:
+            return 0
+        each = opened.kv_token_bytes
+        room = zip(self._store.free_bytes(), each, strict=True)
+        fits = min(free // 2 // bytes_ for free, bytes_ in room if bytes_)
+        here = each[0] if self._options.cluster else sum(each)
+        return min(fits, self._options.store_bytes // here)
 
     def run(self) -> None:
         """Answer until Stop comes."""
@@ -174,11 +192,25 @@ class Generator:
 
     def _work(self) -> None:
         self._send(self._loop.admit())  # told first: computing may be the end of this process
-        self._send(self._loop.step())
+        events = self._loop.step()
+        self._send(events)
+        if self._replays_since and any(isinstance(event, Token) for event in events):
+            self._note_replay()
         self._worked_at = time.monotonic()
         self._resting, self._persisted = False, not self._options.persistent
         if self._worked_at - self._told_at > TELL_STATS_S:
             self._tell()
+
+    def _note_replay(self) -> None:
+        """What it took to take up the answers of the engine before this one."""
+        stats = self._loop.stats()
+        facts = {
+            "replay_s": round(time.monotonic() - self._replays_since, 2),
+            "computed_tokens": stats.prompt_tokens,
+            "cached_tokens": stats.cache_hits,
+        }
+        self._note("replayed", facts)
+        self._replays_since = 0.0
 
     def _rest(self) -> None:
         """What is done when nothing runs: figures once, prefixes to the disk, and a look at the ranks."""
@@ -202,6 +234,8 @@ class Generator:
     def _take(self, message: Any) -> bool:
         match message:
             case msg.Submit(request):
+                if request.answered and not self._replays_since:
+                    self._replays_since = time.monotonic()
                 self._loop.submit(request)
             case msg.Cancel(request_id):
                 self._loop.cancel(request_id)
@@ -213,12 +247,18 @@ class Generator:
         if events:
             self._client.send(msg.Events(events))
 
+    def finish(self) -> None:
+        """Keep what is to outlive this engine, and nothing else."""
+        if self._store is None:
+            return
+        with suppress(DureError):  # of ranks that are gone
+            if self._options.persistent:
+                self._loop.persist()
+            else:
+                self._store.clear()
+
     def close(self) -> None:
-        """Keep what is to be kept, and end the ranks."""
-        if self._options.persistent:
-            self._loop.persist()
-        elif self._options.store:
-            shutil.rmtree(self._options.store, ignore_errors=True)
+        """End the ranks."""
         self._executor.close()
 
 
@@ -228,6 +268,7 @@ class EmbeddingServer:
     def __init__(self, options: msg.EngineOptions, client: Client) -> None:
         self._client = client
         with open_gguf(Path(options.model)) as gguf:
+            client.happened(Happening.LOADS)
             with client.loading(gguf.paths[0].name) as progress:
                 self._embedder = Embedder(
                     gguf, options.threads, options.ctx, options.pooling, progress=progress
@@ -250,6 +291,9 @@ class EmbeddingServer:
         except DureError as error:
             return Failed(request.id, type(error).__name__, str(error))
         return Embedded(request.id, values.tobytes())
+
+    def finish(self) -> None:
+        """There is nothing to keep."""
 
     def close(self) -> None:
         """Free the model."""
@@ -299,11 +343,17 @@ def _serve(client: Client) -> None:
     kind = EmbeddingServer if start.options.embedding else Generator
     server = kind(start.options, client)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through `finally`: no rank is left
+    is_over = True
     try:
         client.listen()
         server.run()
+    except DureError:
+        is_over = False  # what is stored is for the engine after this one
+        raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come with the client's end
+        if is_over:
+            server.finish()
         server.close()
 
 

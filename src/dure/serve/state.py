@@ -146,7 +146,8 @@ class ServerState:
     def ready(self) -> None:
         """Raises NotReadyError (or EngineError's kin of `engine.info`) before a model was loaded."""
         if self.engine.state == "loading":
-            raise NotReadyError("Loading model", self.engine.progress)
+            doing = f": {self.engine.doing}" if self.engine.doing else ""
+            raise NotReadyError(f"Loading model{doing}", self.engine.progress)
         if self.engine.state == "stopped":
             raise NotReadyError("the server is stopping")
         if self.engine.state == "failed":

@@ -27,8 +27,7 @@ async def show_health(state: State) -> Response:
     """Whether requests are answered now."""
     state.ready()
     if state.engine.state == "restarting":
-        doing = state.engine.doing or "the engine starts again"
-        raise NotReadyError(f"Loading model: {doing}", state.engine.progress)
+        raise NotReadyError(f"Loading model: {state.engine.doing}", state.engine.progress)
     return json_response({"status": "ok"})
 
 
