@@ -65,6 +65,7 @@ class Campaign:
             "a cable is out": self._cable_out,
             "a rank is halted": self._halt,
             "a shard is damaged": self._damage_shard,
+            "a disk is full": self._fill_disk,
         }
 
     def serve(self) -> None:
@@ -151,6 +152,25 @@ class Campaign:
                 file.seek(self._draw.randrange(path.stat().st_size))
                 file.write(b"\xa5\x5a")
         _kill(ranks_of(node))
+
+    def _fill_disk(self) -> None:
+        """The node has lost its shard and has no room for it, for a while."""
+        node = self._node()
+        shards = node.home / "dure_node_dir" / "shards"
+        with _small_disk(shards):
+            _kill(ranks_of(node))
+            time.sleep(self._draw.uniform(3, 30))
+
+
+@contextlib.contextmanager
+def _small_disk(directory: Path) -> Iterator[None]:
+    """An empty and full disk at this place, while the block runs."""
+    options = ["-o", "size=1m"]
+    subprocess.run(["mount", "-t", "tmpfs", *options, "none", str(directory)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
 def _kill(processes: list[psutil.Process]) -> None:

@@ -126,15 +126,23 @@ def joined(root: Machine, *nodes: Machine) -> None:
         root.stop()
 
 
-def ranks_of(machine: Machine) -> list[psutil.Process]:
-    """The rank processes on a host."""
+def processes_of(machine: Machine) -> list[psutil.Process]:
+    """Every process on a host."""
     pids = subprocess.run(
         ["ip", "netns", "pids", machine.name], capture_output=True, text=True, check=True
     ).stdout.split()
     found = []
     for pid in map(int, pids):
         with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
+            found.append(psutil.Process(pid))
+    return found
+
+
+def ranks_of(machine: Machine) -> list[psutil.Process]:
+    """The rank processes on a host."""
+    found = []
+    for process in processes_of(machine):
+        with contextlib.suppress(psutil.Error):
             if process.cmdline()[1:3] == ["-m", "dure.engine.rank"]:
                 found.append(process)
     return found

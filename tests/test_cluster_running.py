@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_hosts import WAIT_S, Machine, joined, machines, ranks_of
+from cluster_hosts import WAIT_S, Machine, joined, machines, processes_of, ranks_of
 from needs_root import needs_root
 
 from dure.cluster.membership import Member
@@ -62,6 +62,13 @@ def test_other_software_is_refused_by_the_nodes_name() -> None:
         check_nodes([report], {"dure": "1", "llama.cpp": "3"})
     with pytest.raises(ClusterError, match="pi-1 has mpich none"):
         check_nodes([report], {"mpich": "5"})
+
+
+def test_a_build_for_another_processor_is_refused() -> None:
+    """As where a card was moved from one board to another."""
+    moved = replace(PLATFORM, problem="llama.cpp was built for another processor, with DOTPROD")
+    with pytest.raises(ClusterError, match=r"pi-1: .* with DOTPROD: install dure again on it"):
+        check_nodes([NodeReport(MEMBER, platform=moved, health=HEALTH)], PLATFORM.versions)
 
 
 def test_a_silent_node_and_no_nodes_are_told() -> None:
@@ -186,7 +193,7 @@ def test_a_stream_goes_on_when_a_rank_is_killed(
     wait_until(lambda: not any(map(ranks_of, five)))
     ended, started, replayed = events_of(root)[-3:]
     assert "was killed" in ended["reason"]
-    assert ended["silent_s"] >= 0
+    assert ended["silent_s"] > 0
     assert node.name in started["shares"]
     assert started["load_s"] > 0
     assert replayed["event"] == "replayed"
@@ -230,7 +237,8 @@ def test_one_that_stays_away_is_done_without_and_taken_in_again(
         with asking(root) as story:
             assert story() == f"{alone}<done>\n"
     happened = [event["event"] for event in events_of(root)]
-    assert happened[-4:] == ["left_out", "engine_started", "engine_ended", "engine_started"]
+    expected = ["left_out", "engine_started", "replayed", "engine_ended", "engine_started"]
+    assert happened[-5:] == expected
     wait_until(lambda: not any(map(ranks_of, five)))
 
 
@@ -262,6 +270,77 @@ def test_a_node_that_is_halted_for_a_while_costs_no_token(five: list[Machine], a
             rank.resume()
         assert story() == f"{alone}<done>\n"
     wait_until(lambda: not any(map(ranks_of, five)))
+
+
+@needs_root
+def test_a_root_that_is_killed_and_started_again_needs_no_hand_on_a_node(
+    five: list[Machine], alone: str
+) -> None:
+    """Nodes stay, shards stay, and so does what was computed of the conversation before."""
+    root, node, *_ = five
+    prefixes = ("--cache-dir", root.home / "prefixes")
+    with serving(root, *prefixes):
+        assert cached_tokens(root) == 0
+        wait_until(lambda: list((node.home / "dure_node_dir" / "prefixes").rglob("*.rank1")))
+        agent = node.started[-1].pid
+        with asking(root):
+            for process in processes_of(root):
+                process.kill()
+    wait_until(lambda: not ranks_of(node))
+    with serving(root, *prefixes), asking(root) as story:
+        assert cached_tokens(root) > 100
+        assert story() == f"{alone}<done>\n"
+    assert node.started[-1].pid == agent
+    assert node.started[-1].poll() is None
+
+
+def cached_tokens(root: Machine) -> int:
+    """How many tokens of a long prompt were there before it was asked."""
+    body = {"prompt": "The goat looked at the barley. " * 20, "max_tokens": 1}
+    command = ["curl", "-s", f"http://127.0.0.1:{PORT}/v1/completions", "-d", json.dumps(body)]
+    done = subprocess.run(root.host.command(command), capture_output=True, text=True, check=True)
+    return int(json.loads(done.stdout)["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+
+@needs_root
+def test_a_node_without_room_is_done_without_until_it_has_some(
+    five: list[Machine], alone: str
+) -> None:
+    """Its shard is lost and its quota too small: the stream goes on without it."""
+    root, node, *_ = five
+    with serving(root), asking(root) as story:
+        node.stop()
+        root_shards = node.home / "dure_node_dir" / "shards"
+        for path in root_shards.iterdir():
+            path.unlink()
+        node.start("node", "--quota", "0.001", says=f"{node.name} of home at")
+        assert story() == f"{alone}<done>\n"
+        assert not ranks_of(node)
+        assert f"{node.name} has room for 0.00 GB" in root.dure("cluster", "events")
+        refused = root.dure("run", DEMO, "hi", *ALL, status=1)
+        assert f"{node.name} has room for 0.00 GB" in refused
+        node.stop()
+        node.start("node", says=f"{node.name} of home at")
+        wait_until(lambda: ranks_of(node))
+    wait_until(lambda: not any(map(ranks_of, five)))
+
+
+@needs_root
+def test_a_network_device_may_be_named(five: list[Machine], alone: str) -> None:
+    """On both ends; one that is not there is told with those that are."""
+    root, node, *_ = five
+    run = ("run", DEMO, STORY, *ALL, *GREEDY, "-n", "150", "--interface")
+    device = root.host.device
+    assert root.dure(*run, device).strip() == alone
+    refused = root.dure(*run, "eth9", status=2)
+    assert "no such network device that is up, only" in refused
+    assert device in refused
+    node.stop()
+    refused = node.dure("node", "--interface", "eth9", status=2)
+    assert node.host.device in refused
+    node.start("node", "--interface", node.host.device, says=f"{node.name} of home at")
+    assert root.dure(*run, device).strip() == alone
+    assert "here, as a node" in node.dure("cache", "ls")
 
 
 @needs_root

@@ -63,7 +63,8 @@ def sandbox(tmp_path: Path) -> Sandbox:
 def test_it_is_installed_started_and_removed(sandbox: Sandbox) -> None:
     """systemd finds nothing wrong in the unit; the service is that user's, and is gone afterwards."""
     done = sandbox.run(
-        f"{DURE} node install --user {USER} && cat {UNIT} && systemd-analyze verify {UNIT} "
+        f"{DURE} node install --user {USER} --quota 20 --interface eth0 "
+        f"&& cat {UNIT} && systemd-analyze verify {UNIT} "
         f"&& {DURE} node uninstall --user {USER} && ls {UNIT}"
     )
     assert "No such file" in done.stderr, done.stderr  # of ls
@@ -76,7 +77,7 @@ def test_it_is_installed_started_and_removed(sandbox: Sandbox) -> None:
     ]
     assert f"User={USER}\n" in done.stdout
     assert f"Environment=DURE_NODE_DIR={sandbox.node}\n" in done.stdout
-    assert f"ExecStart={DURE} node\n" in done.stdout
+    assert f"ExecStart={DURE} node run --quota 20 --interface eth0\n" in done.stdout
     assert "dure-node.service:" not in done.stderr  # systemd-analyze's complaints
     assert "journalctl -u dure-node" in done.stderr
 

@@ -15,6 +15,8 @@ from rich.table import Table
 from dure.cli.console import bytes_text, errors, output, print_json, printable
 from dure.cli.parameters import Json
 from dure.cluster.membership import Cluster, cluster_directory
+from dure.cluster.node import node_directory
+from dure.cluster.shards import ShardStore
 from dure.cluster.survey import Nodes
 from dure.errors import ClusterError, ResourceError, UsageError
 from dure.generate.opening import shard_directory
@@ -23,7 +25,7 @@ from dure.model.shard import delete_shard
 __all__ = ["cache"]
 
 DAY_S = 86400.0
-HERE = "here"
+HERE, NODE = "here", "here, as a node"
 cache = typer.Typer(
     help="The shards that are kept, so that the next start is quick.", no_args_is_help=True
 )
@@ -34,7 +36,7 @@ OnNodes = Annotated[
 
 @dataclass(frozen=True)
 class _Kept:
-    """A shard. node: where, HERE for this machine. used: when last, since 1970."""
+    """A shard. node: where, HERE or NODE for this machine. used: when last, since 1970."""
 
     node: str
     name: str
@@ -105,8 +107,15 @@ def _kept(cluster: bool) -> Iterator[_Kept]:
             status = path.stat()
             used = max(status.st_atime, status.st_mtime)
             yield _Kept(HERE, path.stem, status.st_size, path.with_suffix(".json").exists(), used)
+    for held in _node_store().all():
+        yield _Kept(NODE, held.name, held.size_bytes, held.whole, held.used)
     if cluster:
         yield from _on_nodes()
+
+
+def _node_store() -> ShardStore:
+    """What this machine keeps for the cluster that it is a node of."""
+    return ShardStore(node_directory() / "shards")
 
 
 def _on_nodes() -> Iterator[_Kept]:
@@ -126,6 +135,10 @@ def _on_nodes() -> Iterator[_Kept]:
 def _delete(node: str, names: list[str]) -> None:
     if node == HERE:
         _delete_here(names)
+        return
+    if node == NODE:
+        for name in names:
+            _node_store().delete(name)
         return
     root, nodes = _cluster()
     with contextlib.closing(nodes.line(root.member(node))) as line:

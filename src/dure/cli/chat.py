@@ -17,6 +17,7 @@ from dure.cli.parameters import (
     MinP,
     Model,
     OnCluster,
+    OnInterface,
     OnNodes,
     Pull,
     Ranks,
@@ -48,6 +49,7 @@ def chat(
     ranks: Ranks = None,
     cluster: OnCluster = False,
     nodes: OnNodes = None,
+    interface: OnInterface = None,
     shares: Shares = None,
     threads: Threads = None,
     ctx: Ctx = None,
@@ -68,7 +70,13 @@ def chat(
     Example: dure chat models/dure-demo.gguf --ranks 2
     """
     sampling = sampling_of(temp, top_p, top_k, min_p, seed)
-    wishes = Wishes(ranks, shares, threads, ctx, sync=sync, cluster=cluster, nodes=nodes)
+    wishes = Wishes(
+        *(ranks, shares, threads, ctx),
+        sync=sync,
+        cluster=cluster,
+        nodes=nodes,
+        interface=interface,
+    )
     file = resolve_model(model, may_pull=True, pull_now=pull)
     with opened(file, wishes) as (gguf, executor):
         vocabulary = Vocabulary(gguf)

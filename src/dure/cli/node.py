@@ -12,6 +12,7 @@ from dure.cli.parameters import Json
 from dure.cluster.joining import JOIN_PORT
 from dure.cluster.node import node_directory, run_node
 from dure.cluster.service import Service, service_for
+from dure.errors import UsageError
 
 __all__ = ["node"]
 
@@ -31,18 +32,46 @@ node = typer.Typer(
 )
 
 
+Quota = Annotated[
+    float | None,
+    typer.Option(help="GB that shards may take here.", show_default="as much as fits"),
+]
+Interface = Annotated[
+    str | None,
+    typer.Option(
+        help="The network device that this node's rank uses, as in eth0.",
+        show_default="the one that the root comes through",
+    ),
+]
+
+
 @node.command()
 def run(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "0.0.0.0",  # noqa: S104  # TLS lets only the root in
     port: Annotated[
         int | None, typer.Option(help="The port to listen on.", show_default="as joined")
     ] = None,
+    quota: Quota = None,
+    interface: Interface = None,
 ) -> None:
     """Answer the root until Ctrl-C or SIGTERM. Only the cluster's root is let in, by its certificate.
 
     Example: dure node
     """
-    run_node(node_directory(), host, port, _announce)
+    run_node(
+        node_directory(),
+        host,
+        port,
+        _announce,
+        quota_bytes=_quota_bytes(quota),
+        interface=interface or "",
+    )
+
+
+def _quota_bytes(quota: float | None) -> int:
+    if quota is not None and not 0 < quota < 1e6:
+        raise UsageError(f"--quota {quota:g}: give GB above 0")
+    return int((quota or 0) * 1e9)
 
 
 User = Annotated[
@@ -52,15 +81,21 @@ User = Annotated[
 
 
 @node.command()
-def install(user: User = None) -> None:
+def install(user: User = None, quota: Quota = None, interface: Interface = None) -> None:
     """Let the node start with this machine: a systemd service of a user without privileges.
 
-    With sudo it is a service of the system; without, one of your own.
+    With sudo it is a service of the system; without, one of your own. What is given here is in its unit.
 
     Example: sudo dure node install --user pi
     """
+    _quota_bytes(quota)
     service = service_for(user)
-    service.install()
+    service.install(
+        [
+            *(["--quota", f"{quota:g}"] if quota else []),
+            *(["--interface", interface] if interface else []),
+        ]
+    )
     errors.print(f"{service.path} runs the node as {service.user}", markup=False)
     errors.print(f"what it says: {_journal(service)}", markup=False)
 

@@ -18,6 +18,7 @@ __all__ = [
     "MinP",
     "Model",
     "OnCluster",
+    "OnInterface",
     "OnNodes",
     "Pull",
     "Ranks",
@@ -60,6 +61,14 @@ OnNodes = Annotated[
         "--nodes",
         help="With --cluster: exactly these nodes, as in pi-1,pi-2, or `all`.",
         show_default="those that make it faster",
+    ),
+]
+OnInterface = Annotated[
+    str | None,
+    typer.Option(
+        "--interface",
+        help="With --cluster: this machine's network device towards the nodes, as in eth0.",
+        show_default="the one that leads there",
     ),
 ]
 Shares = Annotated[

@@ -18,6 +18,7 @@ from dure.cli.parameters import (
     MinP,
     Model,
     OnCluster,
+    OnInterface,
     OnNodes,
     Pull,
     Ranks,
@@ -50,6 +51,7 @@ def run(
     ranks: Ranks = None,
     cluster: OnCluster = False,
     nodes: OnNodes = None,
+    interface: OnInterface = None,
     shares: Shares = None,
     threads: Threads = None,
     ctx: Ctx = None,
@@ -78,7 +80,13 @@ def run(
     file = resolve_model(model, may_pull=True, pull_now=pull)
     with open_gguf(file):
         text = _prompt(prompt)  # nobody should type one for a file that cannot be opened
-    wishes = Wishes(ranks, shares, threads, ctx, sync=sync, cluster=cluster, nodes=nodes)
+    wishes = Wishes(
+        *(ranks, shares, threads, ctx),
+        sync=sync,
+        cluster=cluster,
+        nodes=nodes,
+        interface=interface,
+    )
     with Interrupt() as interrupt, opened(file, wishes) as (gguf, executor):
         vocabulary = Vocabulary(gguf)
         session = Session(executor, vocabulary)

@@ -15,6 +15,7 @@ from dure.cli.parameters import (
     MinP,
     Model,
     OnCluster,
+    OnInterface,
     OnNodes,
     Pull,
     Ranks,
@@ -57,6 +58,7 @@ def serve(
     ranks: Ranks = None,
     cluster: OnCluster = False,
     nodes: OnNodes = None,
+    interface: OnInterface = None,
     grace: Annotated[
         float,
         typer.Option(help="Seconds to wait for a node that is lost, before going on without it."),
@@ -184,6 +186,7 @@ def serve(
             ranks=ranks,
             cluster=cluster,
             nodes=nodes,
+            interface=interface,
             grace_s=max(0.1, grace),
             shares=shares,
             threads=threads,

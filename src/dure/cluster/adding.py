@@ -7,13 +7,14 @@ Refuses to know how a person is told, and to keep anything: whoever runs it agai
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
-from shlex import quote
+from shlex import quote, split
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
@@ -47,6 +48,7 @@ AT_ONCE = 32
 CODE_S = 900.0
 ANSWER_S = 90.0  # a board reads all of Python from its card at the first start
 LAST_LINES = 12
+_SERVICE_OPTIONS = ("--quota", "--interface")  # of `dure node install`
 # llama.cpp's AMX kernels crash when some compilers build them: docs/decisions/0003-no-amx.md
 CMAKE_ARGS = "-DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__"
 COMPILER_BYTES = 1_000_000_000  # what one compiler of llama.cpp may want of memory
@@ -194,8 +196,9 @@ def _installing(facts: Facts, wishes: Wishes, wanted: dict[str, str]) -> list[Ac
 
 _IS_SAME = """import sys
 from importlib.metadata import version
-found = {name: version(name) for name in WANTED}
-sys.exit(f"it got {found}, and the root has {WANTED}" if found != WANTED else 0)"""
+wanted = WANTED
+found = {name: version(name) for name in wanted}
+sys.exit(f"it got {found}, and the root has {wanted}" if found != wanted else 0)"""
 
 
 def _install_script(facts: Facts, words: str, wanted: dict[str, str], *, clear: bool) -> str:
@@ -234,7 +237,14 @@ def _root_for(facts: Facts, wishes: Wishes) -> str:
 
 def _service_script(facts: Facts) -> str:
     sudo = "" if facts.is_root else "sudo -n "
-    return f"{sudo}{_dure(facts)} node install --user {quote(facts.user)}"
+    return f"{sudo}{_dure(facts)} node install --user {quote(facts.user)}{_kept(facts.unit)}"
+
+
+def _kept(unit: str) -> str:
+    """The options of a service that is there already, as a person chose them."""
+    words = split(unit)
+    given = [pair for pair in pairwise(words) if pair[0] in _SERVICE_OPTIONS]
+    return "".join(f" {option} {quote(value)}" for option, value in given)
 
 
 def _dure(facts: Facts) -> str:
@@ -251,36 +261,44 @@ def add(
 
     Raises ResourceError where the door's port is taken. What fails on a machine is in its outcome.
     """
-    with ExitStack() as stack:
-        stack.enter_context(open_door(cluster, "0.0.0.0", wishes.port))  # noqa: S104  # who joins shows a code
-        directory = Path(stack.enter_context(TemporaryDirectory(prefix="dure-")))
+    with (
+        open_door(cluster, "0.0.0.0", wishes.port),  # noqa: S104  # who joins shows a code
+        _at_once(hosts) as (directory, connections, threads),
+    ):
         packed = wishes.package.packed(directory) if wishes.package.path is not None else None
-        connections = [Connection(host, directory / str(n)) for n, host in enumerate(hosts)]
-        threads = stack.enter_context(ThreadPoolExecutor(AT_ONCE))
-        for connection in connections:
-            stack.callback(connection.close)  # before the threads are waited for: Ctrl-C ends them
-        return list(
-            threads.map(
-                lambda c: _Adding(cluster, wishes, c, progress, packed).outcome(), connections
-            )
-        )
+
+        def one(connection: Connection) -> Outcome:
+            return _Adding(cluster, wishes, connection, progress, packed).outcome()
+
+        return list(threads.map(one, connections))
 
 
 def rehearse(
     cluster: Cluster, hosts: Sequence[Destination], wishes: Wishes, progress: Progress
 ) -> list[tuple[Outcome | None, list[str]]]:
     """Look at the machines, change nothing: how each would end already, else what would be run here."""
+    with _at_once(hosts) as (_, connections, threads):
+
+        def one(connection: Connection) -> tuple[Outcome | None, list[str]]:
+            return _Adding(cluster, wishes, connection, progress, None).rehearsed()
+
+        return list(threads.map(one, connections))
+
+
+@contextmanager
+def _at_once(
+    hosts: Sequence[Destination],
+) -> Iterator[tuple[Path, list[Connection], ThreadPoolExecutor]]:
+    """A directory that nobody else may enter, a connection for each host, not open yet, and threads."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="dure-")))
-        connections = [Connection(host, directory / str(n)) for n, host in enumerate(hosts)]
         threads = stack.enter_context(ThreadPoolExecutor(AT_ONCE))
-        for connection in connections:
+        connections = [Connection(host, directory / str(n)) for n, host in enumerate(hosts)]
+        for (
+            connection
+        ) in connections:  # closed before the threads are waited for: so Ctrl-C ends them
             stack.callback(connection.close)
-        return list(
-            threads.map(
-                lambda c: _Adding(cluster, wishes, c, progress, None).rehearsed(), connections
-            )
-        )
+        yield directory, connections, threads
 
 
 class _Adding:
@@ -336,8 +354,12 @@ class _Adding:
         facts, member, ready = self._looked()
         if ready is not None:
             return ready
-        for action in planned(facts, self._wishes, self._versions, member=member is not None):
+        actions = planned(facts, self._wishes, self._versions, member=member is not None)
+        last = {action.step: action for action in actions}
+        for action in actions:
             self._act(action, facts)
+            if action is last[action.step]:
+                self._done.append(action.step)
         if not self._wishes.service:
             report = self._asked()
             if report.platform is None or report.platform.versions != self._versions:
@@ -351,7 +373,7 @@ class _Adding:
         self._connection.open()
         self._begin(Step.CHECK)
         said = self._connection.run(looking(self._wishes.user))
-        self._check(said, "look whether `sh` is its login shell")
+        self._check(said, f"`{self._ssh('uname')}` must work")
         facts = inspected(said.lines)
         if trouble := facts.trouble():
             raise StepError(Failure(Step.CHECK, *trouble))
@@ -384,8 +406,6 @@ class _Adding:
         self._check(answer, self._cure(action.step, facts))
         if action.step == Step.JOIN:
             self._node = self._joined(facts)
-        if action.step not in self._done:
-            self._done.append(action.step)
 
     def _joined(self, facts: Facts) -> str:
         """The name under which it joined."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,11 +22,20 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from dure.cluster.ranks import MOST_ORDER_BYTES, RankOrder, RankReport, RankRuns, device_of
+from dure.cluster.ranks import (
+    MOST_ORDER_BYTES,
+    RankOrder,
+    RankReport,
+    RankRuns,
+    device_of,
+    named_device,
+)
 from dure.cluster.shards import CHUNK_BYTES, HeldShard, ShardStore
 from dure.cluster.speeds import measure_here
+from dure.engine.build import problem_of_build
 from dure.engine.messages import RankError
 from dure.errors import DureError, ResourceError
+from dure.hardware.health import Platform
 from dure.hardware.probe import health, platform, probe
 
 __all__ = ["MOST_BODY_BYTES", "agent_app", "versions"]
@@ -61,15 +71,25 @@ def versions() -> dict[str, str]:
     return {name: version(package) for name, package in names.items()}
 
 
-def agent_app(directory: Path) -> FastAPI:
-    """The agent of the node whose files lie in `directory`."""
+@cache
+def own_platform() -> Platform:
+    """What this machine is; llama.cpp is started once to see whether it can be."""
+    return platform(versions(), problem_of_build)
+
+
+def agent_app(directory: Path, quota_bytes: int = 0, interface: str = "") -> FastAPI:
+    """The agent of the node whose files lie in `directory`.
+
+    quota_bytes: for shards; 0 is as much as fits. interface: the network device that ranks use, or ""
+    for the one that the root comes through.
+    """
     app = FastAPI(title="dure node", docs_url=None, redoc_url=None)
     app.add_exception_handler(DureError, _refused)
     _add_facts(app, directory)
     _add_speed(app)
-    store = ShardStore(directory / "shards")
+    store = ShardStore(directory / "shards", quota_bytes)
     _add_shards(app, store)
-    _add_ranks(app, directory, RankRuns(directory, store))
+    _add_ranks(app, RankRuns(directory, store), lambda host: _device(directory, host, interface))
     return app
 
 
@@ -82,7 +102,7 @@ def _add_facts(app: FastAPI, directory: Path) -> None:
     def facts() -> dict[str, Any]:
         """What this machine is, and how it is now."""
         return {
-            "platform": dataclasses.asdict(platform(versions())),
+            "platform": dataclasses.asdict(own_platform()),
             "health": dataclasses.asdict(health(directory)),
         }
 
@@ -143,7 +163,12 @@ def _add_shards(app: FastAPI, store: ShardStore) -> None:
         return {}
 
 
-def _add_ranks(app: FastAPI, directory: Path, runs: RankRuns) -> None:
+def _device(directory: Path, host: str, interface: str) -> str:
+    links = health(directory).links
+    return named_device(interface, links) if interface else device_of(host, links)
+
+
+def _add_ranks(app: FastAPI, runs: RankRuns, device_for: Callable[[str], str]) -> None:
     @app.websocket("/rank")
     async def rank(socket: WebSocket) -> None:
         """Start this node's rank; the line carries what its proxy and mpiexec say, and ends it."""
@@ -160,7 +185,7 @@ def _add_ranks(app: FastAPI, directory: Path, runs: RankRuns) -> None:
         host = (socket.scope.get("server") or ("", 0))[0]
         async with runs.alone():
             try:
-                device = device_of(host, health(directory).links)
+                device = device_for(host)
                 report = await runs.run(order, device, _blocks(socket), socket.send_bytes)
             except DureError as error:
                 kind = type(error).__name__

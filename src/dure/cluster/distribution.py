@@ -21,7 +21,7 @@ from dure.errors import ClusterError
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, stream_shards
 
-__all__ = ["Delivery", "deliver", "whole_shards"]
+__all__ = ["Delivery", "deliver", "room_for", "whole_shards"]
 
 T = TypeVar("T")
 AHEAD = 4  # chunks that wait for a node while others go on
@@ -44,6 +44,13 @@ class Delivery:
 def whole_shards(line: Line) -> set[str]:
     """The names of the shards that a node has whole."""
     return {held["name"] for held in line.ask("GET", "/shards")["shards"] if held["whole"]}
+
+
+def room_for(shard: Shard, line: Line) -> int:
+    """How many bytes of a shard a node has or could take."""
+    told = line.ask("GET", "/shards")
+    held = sum(one["size_bytes"] for one in told["shards"] if one["name"] == shard.name)
+    return int(held + told["free_bytes"])
 
 
 def deliver(

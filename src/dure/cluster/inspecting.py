@@ -18,6 +18,7 @@ from cryptography import x509
 
 from dure.cluster.identity import fingerprint
 from dure.cluster.membership import Cluster, Member
+from dure.cluster.service import UNIT
 from dure.errors import ClusterError
 
 __all__ = ["PACKAGES", "Facts", "inspected", "looking"]
@@ -70,6 +71,7 @@ say free_kib "$(df -Pk "$there" | awk 'NR == 2 { print $4 }')"
 node=${DURE_NODE_DIR:-$home/.local/share/dure/node}
 say node_directory "$node"
 [ -r "$node/node.json" ] && say node "$(cat "$node/node.json")"
+[ -r UNIT ] && say unit "$(sed -n s/^ExecStart=//p UNIT)"
 [ -r "$node/authority.pem" ] && say authority "$(echo $(cat "$node/authority.pem"))"
 [ -r "$node/certificate.pem" ] && say certificate "$(echo $(cat "$node/certificate.pem"))"
 [ -x "$base/venv/bin/python" ] && "$base/venv/bin/python" -c 'import sys
@@ -82,7 +84,8 @@ exit 0
 def looking(user: str) -> str:
     """The script that looks at a machine. user: whose rights the node will have where root logs in."""
     names = " ".join(PACKAGES.values())
-    return _LOOK.replace("WISHED", quote(user)).replace("NAMES", names)
+    script = _LOOK.replace("WISHED", quote(user)).replace("NAMES", names)
+    return script.replace("UNIT", f"/etc/systemd/system/{UNIT}")
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ class Facts:
     """What the script found. base: where dure is installed. user: whose rights the node has.
 
     python: the program that is new enough, "" where none is; python_seen: the last that was looked at.
-    reached_from: the root's address as the machine sees it. authority, certificate: PEM on one line.
+    reached_from: the root's address as the machine sees it. unit: the command of the service that is there.
+    authority, certificate: PEM on one line.
     """
 
     system: str = ""
@@ -112,6 +116,7 @@ class Facts:
     node_directory: str = ""
     node_name: str = ""
     node_cluster: str = ""
+    unit: str = ""
     authority: str = ""
     certificate: str = ""
     versions: dict[str, str] | None = None
@@ -214,6 +219,7 @@ def _facts(told: dict[str, str], node: str, cluster: str) -> Facts:
         node_directory=told.get("node_directory", ""),
         node_name=node,
         node_cluster=cluster,
+        unit=told.get("unit", ""),
         authority=told.get("authority", ""),
         certificate=told.get("certificate", ""),
         versions=found if all(found.values()) else None,

@@ -15,7 +15,7 @@ import msgspec
 
 from dure.cluster.launcher import LaunchFile, NodeRank
 from dure.cluster.membership import Cluster, Member
-from dure.cluster.ranks import device_of, network_environment
+from dure.cluster.ranks import device_of, named_device, network_environment
 from dure.engine.messages import Job
 from dure.engine.mpi import GUARD
 from dure.errors import ClusterError
@@ -27,14 +27,23 @@ __all__ = ["ClusterLaunch"]
 class ClusterLaunch:
     """Starts rank 0 here and rank i+1 on the i-th node; see `dure.engine.mpi.Launch`.
 
-    nodes: each with the name of its shard. links: this machine's network devices.
+    nodes: each with the name of its shard. links: this machine's network devices. interface: the one to
+    use, or None for the one that leads to the first node.
     """
 
     def __init__(
-        self, cluster: Cluster, nodes: Sequence[tuple[Member, str]], links: tuple[Link, ...]
+        self,
+        cluster: Cluster,
+        nodes: Sequence[tuple[Member, str]],
+        links: tuple[Link, ...],
+        interface: str | None = None,
     ) -> None:
         self._cluster, self._nodes = cluster, nodes
-        self._device = device_of(_address_towards(nodes[0][0]), links)
+        self._device = (
+            named_device(interface, links)
+            if interface
+            else device_of(_address_towards(nodes[0][0]), links)
+        )
 
     def prepare(self, job: Job, directory: Path) -> None:  # noqa: ARG002  # it is in its file
         """Write the program that mpiexec runs for each node, and what that program must know."""

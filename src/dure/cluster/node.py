@@ -13,6 +13,7 @@ from dure.cluster.https import NodeServer, listener
 from dure.cluster.identity import Credentials, answering_context
 from dure.cluster.joining import NodeFile
 from dure.errors import ClusterError
+from dure.hardware.probe import health
 
 __all__ = ["node_directory", "run_node"]
 
@@ -24,13 +25,23 @@ def node_directory() -> Path:
 
 
 def run_node(
-    directory: Path, host: str, port: int | None, announce: Callable[[str, bool], None]
+    directory: Path,
+    host: str,
+    port: int | None,
+    announce: Callable[[str, bool], None],
+    *,
+    quota_bytes: int = 0,
+    interface: str = "",
 ) -> None:
     """Answer the root until SIGTERM or SIGINT. announce: is told the address, and if mDNS tells it too.
 
-    Raises ClusterError where this machine has not joined, ResourceError where the port is taken.
+    quota_bytes, interface: as `agent_app` has them.
+
+    Raises ClusterError where this machine has not joined, ResourceError where the port is taken,
+    UsageError where there is no such interface.
     """
-    from dure.cluster.agent import MOST_BODY_BYTES, agent_app
+    from dure.cluster.agent import MOST_BODY_BYTES, agent_app, own_platform
+    from dure.cluster.ranks import named_device
 
     node, own = NodeFile.read(directory), Credentials(directory)
     if not own.exist:
@@ -38,12 +49,15 @@ def run_node(
             f"{directory} lacks the node's certificate: join again, with a code of `dure cluster invite`"
         )
     port = port or node.port
+    own_platform()  # llama.cpp is tried now: the root does not wait long for facts
+    if interface:
+        named_device(interface, health(directory).links)
     with (
         listener(host, port) as listening,
         announced(NODE, node.name, port, {"name": node.name}) as is_announced,
     ):
         server = NodeServer(
-            agent_app(directory),
+            agent_app(directory, quota_bytes, interface),
             answering_context(own),
             lambda: announce(f"{node.name} of {node.cluster} at {host}:{port}", is_announced),
             MOST_BODY_BYTES,

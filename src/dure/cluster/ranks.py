@@ -25,10 +25,18 @@ import msgspec
 from dure.cluster.shards import ShardStore
 from dure.engine.messages import Job
 from dure.engine.mpi import GUARD, kill_all_of
-from dure.errors import ClusterError, ResourceError
+from dure.errors import ClusterError, ResourceError, UsageError
 from dure.hardware.health import Link
 
-__all__ = ["MOST_ORDER_BYTES", "RankOrder", "RankReport", "RankRuns"]
+__all__ = [
+    "MOST_ORDER_BYTES",
+    "RankOrder",
+    "RankReport",
+    "RankRuns",
+    "device_of",
+    "named_device",
+    "network_environment",
+]
 
 MOST_ORDER_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 16
@@ -225,6 +233,16 @@ def device_of(address: str, links: tuple[Link, ...]) -> str:
         if address in link.addresses:
             return link.name
     raise ClusterError(f"no network device of this machine has the address {address}")
+
+
+def named_device(name: str, links: tuple[Link, ...]) -> str:
+    """A network device that the user names. Raises UsageError where it is not up."""
+    if name not in (names := [link.name for link in links]):
+        raise UsageError(
+            f"--interface {name}: this machine has no such network device that is up, only "
+            f"{', '.join(names)}"
+        )
+    return name
 
 
 def _files_in(directory: Path) -> dict[str, str]:

@@ -31,6 +31,10 @@ def check_nodes(reports: Sequence[NodeReport], versions: Mapping[str, str]) -> l
                     f"{report.member.name} has {name} {theirs}, and the root {version}: install the "
                     "same on both"
                 )
+        if report.platform.problem:
+            raise ClusterError(
+                f"{report.member.name}: {report.platform.problem}: install dure again on it"
+            )
         platforms.append(report.platform)
     return platforms
 

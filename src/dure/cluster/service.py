@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,7 @@ Wants=network-online.target
 StartLimitIntervalSec=0
 
 [Service]
-ExecStart={program} -m dure.cli.main node
+ExecStart={program} -m dure.cli.main node run{options}
 Environment=DURE_NODE_DIR={directory}
 {user}Restart=always
 RestartSec=2
@@ -59,14 +61,15 @@ class Service:
         """The unit's file."""
         return self.units / UNIT
 
-    def text(self, directory: Path) -> str:
-        """The unit for the node in `directory`."""
+    def text(self, directory: Path, options: Sequence[str] = ()) -> str:
+        """The unit for the node in `directory`. options: of `dure node run`."""
         if any(c in str(directory) for c in " \"'\\%\n"):
             raise UsageError(
                 f"{directory} has a blank or a quote in its name: let DURE_NODE_DIR name another directory"
             )
         return _TEXT.format(
             program=sys.executable,
+            options="".join(f" {shlex.quote(word)}" for word in options),
             directory=directory,
             user=f"User={self.user}\n" if self.of_system else "",
             target="multi-user.target" if self.of_system else "default.target",
@@ -80,8 +83,10 @@ class Service:
             return node_directory()
         return Path(pwd.getpwnam(self.user).pw_dir) / ".local" / "share" / "dure" / "node"
 
-    def install(self) -> None:
+    def install(self, options: Sequence[str] = ()) -> None:
         """Write the unit, and start it now and with every start of the machine.
+
+        options: of `dure node run`.
 
         Raises ClusterError where the user's node has not joined, ResourceError where systemd refuses.
         """
@@ -92,7 +97,7 @@ class Service:
                 f"{directory} is not {self.user}'s: join as the user that the node runs as, with "
                 f"`sudo -u {self.user} dure join CODE`"
             )
-        text = self.text(directory)
+        text = self.text(directory, options)
         try:
             self.units.mkdir(parents=True, exist_ok=True)
             self.path.write_text(text)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dure.cluster.distribution import Delivery, deliver, whole_shards
+from dure.cluster.distribution import Delivery, deliver, room_for, whole_shards
 from dure.cluster.launch import ClusterLaunch
 from dure.cluster.membership import ROOT_NAME, Cluster, Member
 from dure.cluster.membership import cluster_directory as home_of_cluster
@@ -61,23 +61,8 @@ def start_on_cluster(model: GgufFile, wishes: Wishes, listener: Listener) -> Ope
     nodes, clock = Nodes(cluster), _Clock()
     if wishes.ended:
         cluster.events.add("engine_ended", reason=wishes.ended, silent_s=wishes.silent_s)
-    gathering = Gathering(cluster, nodes, wishes.grace_s, listener)
-    while True:
-        there, missing = gathering.wait()
-        clock.note("gather_s")
-        listener.happened(Happening.PLACES)
-        try:
-            chosen = _Choice(model, wishes, cluster, nodes, listener).of(there, bool(missing))
-            start = (
-                _Alone(model, wishes) if not chosen.reports else _Placement(model, wishes, chosen)
-            )
-        except ResourceError as error:
-            if not missing:
-                raise
-            listener.happened(Happening.LACKS)
-            gathering.insist(str(error))
-        else:
-            break
+    there = _There(model, wishes, cluster, nodes, listener, clock)
+    chosen, start = there.choose()
     clock.note("choose_s")
     opened = start.open(cluster, nodes, listener, clock)
     cluster.events.add(
@@ -85,15 +70,82 @@ def start_on_cluster(model: GgufFile, wishes: Wishes, listener: Listener) -> Ope
         model=model.paths[0].name,
         shares=chosen.shares_by_name,
         left_out=dict(chosen.left_out),
-        without=[report.member.name for report in missing],
+        without=[member.name for member, _ in there.without],
         **clock.seconds,
     )
-    returning = Returning(nodes, [report.member for report in missing])
+    returning = Returning(nodes, there.without)
     return replace(
         opened,
         who_is_back=returning.who,
         note=lambda event, facts: cluster.events.add(event, **facts),
     )
+
+
+class _There:
+    """Finds nodes that can run a model: gathers them, and goes without those that have no room for it.
+
+    without: those that are missing or full, each with the bytes that its disk lacks.
+    """
+
+    def __init__(
+        self,
+        model: GgufFile,
+        wishes: Wishes,
+        cluster: Cluster,
+        nodes: Nodes,
+        listener: Listener,
+        clock: _Clock,
+    ) -> None:
+        self._model, self._wishes, self._cluster = model, wishes, cluster
+        self._nodes, self._listener, self._clock = nodes, listener, clock
+        self._full: dict[str, tuple[Member, int]] = {}
+        self.without: list[tuple[Member, int]] = []
+
+    def choose(self) -> tuple[_Chosen, _Alone | _Placement]:
+        """Who takes part, ready to be started."""
+        gathering = Gathering(self._cluster, self._nodes, self._wishes.grace_s, self._listener)
+        while True:
+            there, missing = gathering.wait()
+            self._clock.note("gather_s")
+            self._listener.happened(Happening.PLACES)
+            self.without = [(report.member, 0) for report in missing] + [*self._full.values()]
+            try:
+                chosen, start = self._place(there)
+            except ResourceError as error:
+                if not missing:
+                    raise
+                gathering.insist(str(error))
+            else:
+                if not self._go_without(start.full(self._nodes)):
+                    return chosen, start
+            self._listener.happened(Happening.LACKS)
+
+    def _place(self, there: list[NodeReport]) -> tuple[_Chosen, _Alone | _Placement]:
+        model, wishes = self._model, self._wishes
+        usable = [report for report in there if report.member.name not in self._full]
+        choice = _Choice(model, wishes, self._cluster, self._nodes, self._listener)
+        chosen = choice.of(usable, bool(self.without))
+        return chosen, _Placement(model, wishes, chosen) if chosen.reports else _Alone(
+            model, wishes
+        )
+
+    def _go_without(self, full: Sequence[_Full]) -> bool:
+        """Whether nodes have too little room. At the first start that is an error that the user mends."""
+        if full and not self._wishes.ended:
+            raise ResourceError(full[0].reason)
+        for one in full:
+            self._cluster.events.add("left_out", node=one.member.name, reason=one.reason)
+            self._full[one.member.name] = (one.member, one.needed_bytes)
+        return bool(full)
+
+
+@dataclass(frozen=True)
+class _Full:
+    """A node whose disk has no room for its shard of so many bytes."""
+
+    member: Member
+    needed_bytes: int
+    reason: str
 
 
 class _Clock:
@@ -236,6 +288,10 @@ class _Alone:
         self._wishes = replace(wishes, cluster=False, ranks=None, shares=None)
         memory_of_whole(model, self._wishes, probe())  # raises where that is too little
 
+    def full(self, _nodes: Nodes) -> Sequence[_Full]:
+        """No node takes part."""
+        return ()
+
     def open(self, _cluster: Cluster, _nodes: Nodes, listener: Listener, clock: _Clock) -> Opened:
         """Start it here."""
         opened = open_executor(self._model, self._wishes, listener)
@@ -258,6 +314,20 @@ class _Placement:
         trained = self._plan.shape.context_length
         self._n_ctx = common_ctx(wishes.ctx, trained, ranks, wishes.parallel)
         self._threads = [threads_of(wishes.threads, 1, machine) for machine in machines]
+
+    def full(self, nodes: Nodes) -> Sequence[_Full]:
+        """The nodes that neither have their shard nor room for it."""
+        found = []
+        for member, shard in zip(self._members, self._shards[1:], strict=True):
+            with contextlib.closing(nodes.line(member)) as line:
+                room = room_for(shard, line)
+            if room < shard.weights_bytes:
+                reason = (
+                    f"{member.name} has room for {room / 1e9:.2f} GB, and its shard takes "
+                    f"{shard.weights_bytes / 1e9:.2f} GB: `dure cache prune --cluster` makes room"
+                )
+                found.append(_Full(member, shard.weights_bytes, reason))
+        return found
 
     def open(self, cluster: Cluster, nodes: Nodes, listener: Listener, clock: _Clock) -> Opened:
         """Bring every machine its shard, and start the ranks."""
@@ -282,6 +352,7 @@ class _Placement:
                     cluster,
                     [(member, shard.name) for member, shard in wanted],
                     health(shard_directory()).links,
+                    wishes.interface,
                 ),
                 progress=loaded,
             )

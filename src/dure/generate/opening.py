@@ -60,7 +60,8 @@ class Wishes:
 
     ctx: the longest prompt with its answer. parallel: answers at once, each with a context of its own.
     cluster: on the cluster's machines, one rank each; else all on this one. nodes: exactly these, or
-    "all"; None: those that make it faster. grace_s: how long a node that is missing is waited for,
+    "all"; None: those that make it faster. interface: this machine's network device towards the nodes;
+    None: the one that leads there. grace_s: how long a node that is missing is waited for,
     before it goes on without; 0 fails at once.
     ended: why the engine before this one ended; silent_s: when its answers had stood still for so long.
     """
@@ -73,6 +74,7 @@ class Wishes:
     sync: Wire = Wire.Q8
     cluster: bool = False
     nodes: str | None = None
+    interface: str | None = None
     grace_s: float = 0.0
     ended: str = ""
     silent_s: float = 0.0

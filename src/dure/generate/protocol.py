@@ -48,6 +48,7 @@ class EngineOptions(msgspec.Struct, kw_only=True):
     ranks: int | None = None
     cluster: bool = False
     nodes: str | None = None
+    interface: str | None = None
     grace_s: float = 60.0
     ended: str = ""
     silent_s: float = 0.0

@@ -136,6 +136,7 @@ class Generator:
                 Wire(options.sync),
                 options.cluster,
                 options.nodes,
+                options.interface,
                 options.grace_s,
                 options.ended,
                 options.silent_s,

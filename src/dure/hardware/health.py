@@ -13,6 +13,7 @@ class Platform:
 
     host: what it calls itself. architecture: as `uname -m` has it. features: of its processor, those that
     llama.cpp has kernels for. versions: of dure and of what must be the same on all nodes, by name.
+    problem: why that software does not run here, or "".
     """
 
     host: str
@@ -22,6 +23,7 @@ class Platform:
     cores: int
     memory_bytes: int
     versions: dict[str, str]
+    problem: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform as python_platform
 import shutil
 import socket
+import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import psutil
@@ -19,8 +21,8 @@ __all__ = ["health", "platform", "probe"]
 
 # What decides which of llama.cpp's kernels run: as Linux names them on x86 and on ARM.
 _FEATURES = (
-    "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16",
-    "amx_int8", "neon", "asimd", "asimddp", "i8mm", "sve", "sve2", "fphp", "bf16",
+    "avx", "avx2", "fma", "f16c", "bmi2", "avx_vnni", "avx512f", "avx512bw", "avx512vbmi", "avx512_vnni",
+    "avx512_bf16", "amx_int8", "neon", "asimd", "asimddp", "asimdhp", "i8mm", "sve", "sve2", "fphp", "bf16",
 )  # fmt: skip
 _SENSORS = ("cpu_thermal", "coretemp", "k10temp", "zenpower", "soc_thermal", "cpu-thermal")
 _PI_THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
@@ -40,8 +42,11 @@ def _cores() -> int:
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
-def platform(versions: Mapping[str, str]) -> Platform:
-    """What this machine is for good. versions: of the software that the caller knows."""
+def platform(versions: Mapping[str, str], problem: Callable[[Collection[str]], str]) -> Platform:
+    """What this machine is for good. versions: of the software that the caller knows.
+
+    problem: why that does not run on a processor with these features.
+    """
     machine = probe()
     processor, features = _processor()
     return Platform(
@@ -52,6 +57,7 @@ def platform(versions: Mapping[str, str]) -> Platform:
         machine.cores,
         machine.memory_bytes,
         dict(versions),
+        problem(features),
     )
 
 
@@ -100,11 +106,23 @@ def _temperature() -> float | None:
 
 def _throttled() -> tuple[str, ...]:
     """Why it runs slower than it could, now: a Raspberry Pi's firmware knows."""
+    told = _text(_PI_THROTTLED) or _vcgencmd()
     try:
-        bits = int(_text(_PI_THROTTLED).strip() or "0", 16)
+        bits = int(told.strip().removeprefix("throttled=") or "0", 16)
     except ValueError:
         return ()
     return tuple(name for bit, name in _PI_NOW.items() if bits >> bit & 1)
+
+
+def _vcgencmd() -> str:
+    """What the firmware's own tool says, where Linux does not pass it on; "" where it is not there."""
+    program = shutil.which("vcgencmd")
+    if program is None:
+        return ""
+    asked = [program, "get_throttled"]
+    with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+        return subprocess.run(asked, capture_output=True, text=True, timeout=2, check=False).stdout
+    return ""
 
 
 def _links() -> tuple[Link, ...]:
