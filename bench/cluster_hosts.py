@@ -17,17 +17,24 @@ from pathlib import Path
 
 import psutil
 from hosts import Host, linked_hosts
+from measure import BenchError
 
 WAIT_S = 120.0
+CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
+PERIOD_US = (
+    4000  # short: a slow processor, not one that sleeps now and then (a quota is 1 ms or more)
+)
 DURE = (sys.executable, "-m", "dure.cli.main")
 
 
 @dataclass
 class Machine:
-    """One host, with what it keeps below `home`."""
+    """One host, with what it keeps below `home`; on one processor `cpu`, and of it a `quota`, if given."""
 
     host: Host
     home: Path
+    cpu: int | None = None
+    quota: float = 1.0
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -52,10 +59,30 @@ class Machine:
         (self.home / "dure_config").touch()
         return {**kept, **own, "COLUMNS": "250"}
 
+    def command(self, *arguments: object) -> list[str]:
+        """`dure` with these arguments on this host."""
+        words = self.host.command([*DURE, *map(str, arguments)], self.cpu)
+        if self.quota == 1:
+            return words
+        return ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self._group / "tasks"), *words]
+
+    @property
+    def _group(self) -> Path:
+        """The control group (version 1) that holds this host's processes to its quota."""
+        group = CPU_GROUPS / self.name
+        if not group.exists():
+            try:
+                group.mkdir()
+                (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+                (group / "cpu.cfs_quota_us").write_text(str(int(self.quota * PERIOD_US)))
+            except OSError as error:
+                raise BenchError(f"no quota of a processor can be set: {error}") from error
+        return group
+
     def dure(self, *arguments: object, status: int = 0) -> str:
         """What a command prints that must end with this status: its output, or else its errors."""
         done = subprocess.run(
-            self.host.command([*DURE, *map(str, arguments)]),
+            self.command(*arguments),
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -71,7 +98,7 @@ class Machine:
         log = self.home / f"log{len(self.started)}"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                self.host.command([*DURE, *map(str, arguments)]),
+                self.command(*arguments),
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -96,6 +123,12 @@ class Machine:
             process.wait()
         self.started.clear()
 
+    def close(self) -> None:
+        """End what was started, and give up the quota."""
+        self.stop()
+        with contextlib.suppress(OSError):
+            (CPU_GROUPS / self.name).rmdir()
+
 
 @contextmanager
 def machines(directory: Path, count: int) -> Iterator[list[Machine]]:
@@ -108,7 +141,7 @@ def machines(directory: Path, count: int) -> Iterator[list[Machine]]:
             yield found
         finally:
             for machine in found:
-                machine.stop()
+                machine.close()
 
 
 def invited(root: Machine) -> str:

@@ -52,6 +52,7 @@ for user in pi guest bare; do
     useradd --create-home --shell /bin/sh $user
     usermod --password '*' $user
 done
+usermod --shell "$(command -v fish || echo /bin/sh)" guest
 echo 'pi ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/pi
 rm -rf /etc/systemd/system/dure-node.service /opt/dure /var/lib/dure /root/.bashrc /root/.profile
 printf '[global]\nno-index = true\n' >/etc/pip.conf
@@ -59,9 +60,9 @@ printf '[global]\nno-index = true\n' >/etc/pip.conf
 cat /etc/ssh/key_of_host.pub
 """
 _PYTHON = """#!/bin/sh
-# A venv sees what is installed for the tests, but for dure: so nothing is compiled.
-{python} "$@" || exit
-[ "$1 $2" = "-m venv" ] || exit 0
+# A venv sees what is installed for the tests, but for dure: so nothing is compiled, and pip is there.
+[ "$1 $2" = "-m venv" ] || exec {python} "$@"
+{python} "$@" --without-pip || exit
 for last; do :; done
 for packages in "$last"/lib/python*/site-packages; do echo /srv/installed >$packages/of_test.pth; done
 """
@@ -100,7 +101,6 @@ class Computer:
                 "COLUMNS": "250",
                 "LANG": "C.UTF-8",
             },
-            cwd="/",
             input=feed,
             capture_output=True,
             text=True,
@@ -124,18 +124,28 @@ class Computer:
 def computers(count: int) -> Iterator[list[Computer]]:
     """So many machines on a switch; the first may log in to the others, and knows their keys."""
     with linked_hosts(count) as hosts:
-        found = [_started(host) for host in hosts]
-        root, *others = found
-        root.run("mkdir", "-p", "/root/.ssh")
-        root.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", KEY)
-        public = root.run("cat", f"{KEY}.pub")
-        for other in others:
-            other.key = other.run("sh", "-c", _SSHD, feed=public)
-            _furnish(other)
-        known = "".join(f"{other.host.address} {other.key}" for other in others)
-        root.write("/root/.ssh/known_hosts", known)
-        root.write("/root/.ssh/config", f"IdentityFile {KEY}\nIdentitiesOnly yes\n", "600")
-        yield found
+        found: list[Computer] = []
+        try:
+            found.extend(_started(host) for host in hosts)
+            _introduce(*found)
+            yield found
+        finally:
+            for computer in found:
+                computer.process.kill()
+                computer.process.wait()
+
+
+def _introduce(root: Computer, *others: Computer) -> None:
+    """The root gets a key that opens the others, and knows theirs."""
+    root.run("mkdir", "-p", "/root/.ssh")
+    root.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", KEY)
+    public = root.run("cat", f"{KEY}.pub")
+    for other in others:
+        other.key = other.run("sh", "-c", _SSHD, feed=public)
+        _furnish(other)
+    known = "".join(f"{other.host.address} {other.key}" for other in others)
+    root.write("/root/.ssh/known_hosts", known)
+    root.write("/root/.ssh/config", f"IdentityFile {KEY}\nIdentitiesOnly yes\n", "600")
 
 
 def _started(host: Host) -> Computer:
@@ -160,7 +170,7 @@ def _furnish(computer: Computer) -> None:
     for place in map(Path, sys.path):
         if place.name == "site-packages":
             for entry in place.iterdir():
-                if not entry.name.startswith(("dure", "pip", "__")) and entry.suffix != ".pth":
+                if not entry.name.startswith(("dure", "__")) and entry.suffix != ".pth":
                     entries.setdefault(entry.name, entry)
     computer.run("ln", "-s", *map(str, entries.values()), "/srv/installed")
 

@@ -54,3 +54,19 @@ def test_what_was_not_used_for_days_goes_and_is_made_again(dure: Dure, tmp_path:
 def test_days_below_none_make_no_sense(dure: Dure) -> None:
     assert "--days -1" in error_line(dure("cache", "prune", "--days", -1).stderr)
     assert len(kept(dure)) == 2
+
+
+def test_damage_is_found_told_and_made_good(dure: Dure, tmp_path: Path) -> None:
+    """One byte in the middle, as a failing card changes it: its time of change is what it was."""
+    assert "2 of 2 shards are sound" in dure("cache", "check").stderr
+    (damaged, _) = sorted(tmp_path.rglob("*.gguf"))
+    right, times = damaged.read_bytes(), damaged.stat()
+    middle = len(right) // 2
+    damaged.write_bytes(right[:middle] + bytes([right[middle] ^ 1]) + right[middle + 1 :])
+    os.utime(damaged, ns=(times.st_atime_ns, times.st_mtime_ns))
+    told = dure("cache", "check", "--json")
+    assert {one["name"]: one["sound"] for one in json.loads(told.stdout)}[damaged.stem] is False
+    assert f"here: {damaged.stem} is damaged" in told.stderr
+    assert "1 of 2 shards are sound" in told.stderr
+    assert dure("run", DEMO, "Hello", "--ranks", 2, "-n", 1).returncode == 0
+    assert damaged.read_bytes() == right

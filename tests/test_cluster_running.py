@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -350,6 +351,14 @@ def test_shards_on_nodes_are_listed_deleted_and_sent_again(five: list[Machine], 
     assert root.dure(*run).strip() == alone
     kept = json.loads(root.dure("cache", "ls", "--cluster", "--json"))
     assert node.name in {one["node"] for one in kept}
+    (shard,) = (node.home / "dure_node_dir" / "shards").glob("*.gguf")
+    right, times = shard.read_bytes(), shard.stat()
+    shard.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    checked = json.loads(root.dure("cache", "check", "--cluster", "--json"))
+    assert [one["node"] for one in checked if not one["sound"]] == [node.name]
+    assert root.dure(*run).strip() == alone
+    assert shard.read_bytes() == right
     root.dure("cache", "prune", "--days", 0, "--cluster")
     assert json.loads(root.dure("cache", "ls", "--cluster", "--json")) == []
     assert root.dure(*run).strip() == alone

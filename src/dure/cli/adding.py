@@ -14,8 +14,9 @@ from rich.progress import Progress as Bars
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from dure.cli.console import bytes_text, errors, output, print_json, printable
-from dure.cluster.adding import Outcome, Progress, State, Step, Wishes, add, rehearse
+from dure.cluster.adding import Outcome, Progress, State, add, rehearse
 from dure.cluster.membership import Cluster
+from dure.cluster.preparing import Step, Wishes
 from dure.cluster.ssh import Destination
 
 __all__ = ["add_machines", "show_plan"]
@@ -147,7 +148,7 @@ class _Board:
             TimeElapsedColumn(),
             TextColumn("{task.fields[said]}", markup=False, style="dim"),
         )
-        self._bars = Bars(*columns, console=errors, transient=True, expand=True)
+        self._bars = Bars(*columns, console=errors, transient=True)
         self._tasks: dict[str, TaskID] = {
             host: self._bars.add_task(printable(host), total=1, doing="", said="") for host in hosts
         }

@@ -12,7 +12,14 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from dure.cli.console import bytes_text, errors, output, print_json, printable
+from dure.cli.console import (
+    bytes_text,
+    errors,
+    output,
+    print_json,
+    printable,
+    progress_bar,
+)
 from dure.cli.parameters import Json
 from dure.cluster.membership import Cluster, cluster_directory
 from dure.cluster.node import node_directory
@@ -20,11 +27,12 @@ from dure.cluster.shards import ShardStore
 from dure.cluster.survey import Nodes
 from dure.errors import ClusterError, ResourceError, UsageError
 from dure.generate.opening import shard_directory
-from dure.model.shard import delete_shard
+from dure.model.shard import delete_shard, is_whole
 
 __all__ = ["cache"]
 
 DAY_S = 86400.0
+CHECK_S = 1800.0  # for a node to read a shard: a slow card, and much on it
 HERE, NODE = "here", "here, as a node"
 cache = typer.Typer(
     help="The shards that are kept, so that the next start is quick.", no_args_is_help=True
@@ -84,6 +92,42 @@ def prune(
         print_json([asdict(one) for one in old])
     freed = bytes_text(sum(one.size_bytes for one in old))
     errors.print(f"{len(old)} shards deleted, {freed} free again", markup=False)
+
+
+@cache.command()
+def check(cluster: OnNodes = False, as_json: Json = False) -> None:
+    """Read every shard and compare it with its SHA-256; what is damaged is made or sent again.
+
+    That happens at the next start that needs it. The disk of a machine with damage may be failing.
+
+    Example: dure cache check --cluster
+    """
+    whole = [one for one in _kept(cluster) if one.whole]
+    with progress_bar("reading shards", sum(one.size_bytes for one in whole)) as progress:
+        sound = []
+        for one in whole:
+            sound.append(_is_sound(one))
+            progress(one.size_bytes)
+    rows = [{**asdict(one), "sound": is_sound} for one, is_sound in zip(whole, sound, strict=True)]
+    if as_json:
+        print_json(rows)
+    for one in (one for one, is_sound in zip(whole, sound, strict=True) if not is_sound):
+        errors.print(f"{one.node}: {one.name} is damaged", style="yellow", markup=False)
+    errors.print(f"{sum(sound)} of {len(sound)} shards are sound", markup=False)
+
+
+def _is_sound(one: _Kept) -> bool:
+    """Whether a shard is what it was; one that is not will be made again."""
+    if one.node == NODE:
+        return _node_store().is_sound(one.name)
+    if one.node == HERE:
+        if is_sound := is_whole(shard_directory() / f"{one.name}.gguf", verify=True):
+            return is_sound
+        _delete_here([one.name])
+        return False
+    root, nodes = _cluster()
+    with contextlib.closing(nodes.line(root.member(one.node), CHECK_S)) as line:
+        return bool(line.ask("POST", f"/shards/{one.name}/check")["sound"])
 
 
 def _table(kept: list[_Kept]) -> Table:

@@ -160,10 +160,11 @@ def add(
     Example: dure node add pi@192.168.1.11 pi@192.168.1.12
     """
     from dure.cli.adding import add_machines, show_plan
-    from dure.cluster.adding import Wishes, destinations
+    from dure.cluster.adding import destinations
     from dure.cluster.identity import check_name
     from dure.cluster.membership import Cluster, cluster_directory
     from dure.cluster.package import installed_from, package_of
+    from dure.cluster.preparing import Wishes
 
     cluster = Cluster(cluster_directory())
     wishes = Wishes(

@@ -1,68 +1,59 @@
 """Machines become nodes over ssh: each is looked at, gets the root's dure, joins, and starts its node.
 
-Knows the steps, in their order, and what each runs on the machine; `planned` says it as values.
+Knows the order of things, and what each way to fail means; `preparing` decides what is run on a machine.
 Refuses to know how a person is told, and to keep anything: whoever runs it again goes on where it ended.
 """
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import pairwise
 from pathlib import Path
-from shlex import quote, split
+from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from dure.cluster.agent import versions
 from dure.cluster.door import open_door
-from dure.cluster.inspecting import PACKAGES, Facts, inspected, looking
-from dure.cluster.joining import JOIN_PORT
+from dure.cluster.inspecting import Facts, inspected, looking
 from dure.cluster.membership import Cluster, Member
-from dure.cluster.package import Package
+from dure.cluster.preparing import (
+    Action,
+    Sends,
+    Step,
+    Wishes,
+    planned,
+    root_for,
+    service_script,
+)
 from dure.cluster.ssh import Answer, Connection, Destination, LoginError, as_typed
 from dure.cluster.survey import NodeReport, Nodes
 from dure.errors import ClusterError, DureError, UsageError
 from dure.hardware.health import Platform
 
 __all__ = [
-    "Action",
     "Failure",
     "Outcome",
     "Progress",
     "State",
-    "Step",
     "StepError",
-    "Wishes",
     "add",
     "destinations",
-    "planned",
     "rehearse",
 ]
 
 AT_ONCE = 32
 CODE_S = 900.0
-ANSWER_S = 90.0  # a board reads all of Python from its card at the first start
+START_S, ANSWER_S = 15.0, 90.0  # a board reads all of Python from its card at the first start
 LAST_LINES = 12
-_SERVICE_OPTIONS = ("--quota", "--interface")  # of `dure node install`
-# llama.cpp's AMX kernels crash when some compilers build them: docs/decisions/0003-no-amx.md
-CMAKE_ARGS = "-DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__"
-COMPILER_BYTES = 1_000_000_000  # what one compiler of llama.cpp may want of memory
-
-
-class Step(StrEnum):
-    """What is done to a machine, in this order."""
-
-    LOG_IN = "log in"
-    CHECK = "check"
-    INSTALL = "install"
-    JOIN = "join"
-    SERVICE = "service"
-    ANSWER = "answer"
+_INSTALL_CURE = (
+    "mend what its lines say, and run the same command again; --from says another package"
+)
 
 
 class State(StrEnum):
@@ -71,41 +62,6 @@ class State(StrEnum):
     ANSWERS = "answers"
     JOINED = "joined"
     FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the machines are to become.
-
-    package: what they install. name: of a single machine; "" is its host name. user: whose rights the node
-    has where one logs in as root. root: this machine's address as they see it, HOST or HOST:PORT; "" is
-    the one from which ssh reaches them. port: of this root's door.
-    """
-
-    package: Package
-    name: str = ""
-    user: str = "dure"
-    root: str = ""
-    port: int = JOIN_PORT
-    service: bool = True
-    reinstall: bool = False
-
-
-class Sends(StrEnum):
-    """What a script reads."""
-
-    NOTHING = ""
-    PACKAGE = "package"
-    CODE = "code"
-
-
-@dataclass(frozen=True)
-class Action:
-    """One script that runs on a machine."""
-
-    step: Step
-    script: str
-    sends: Sends = Sends.NOTHING
 
 
 @dataclass(frozen=True)
@@ -161,96 +117,6 @@ def destinations(hosts: Sequence[str], wishes: Wishes) -> list[Destination]:
     return found
 
 
-# ---------------------------------------------------------------- what is to be done
-
-
-def planned(facts: Facts, wishes: Wishes, wanted: dict[str, str], *, member: bool) -> list[Action]:
-    """What a machine still lacks. wanted: the root's versions. member: it belongs to this cluster."""
-    actions = []
-    if wishes.reinstall or facts.versions != wanted:
-        actions += _installing(facts, wishes, wanted)
-    if not member:
-        actions.append(Action(Step.JOIN, _join_script(facts, wishes), Sends.CODE))
-    if wishes.service:
-        actions.append(Action(Step.SERVICE, _service_script(facts)))
-    return actions
-
-
-def _installing(facts: Facts, wishes: Wishes, wanted: dict[str, str]) -> list[Action]:
-    package, words, actions = wishes.package, wishes.package.words, []
-    if facts.is_root and not facts.user_exists:
-        home = quote(facts.user_home)
-        made = f"useradd --system --create-home --home-dir {home} --shell /usr/sbin/nologin"
-        actions.append(Action(Step.INSTALL, f"{made} {quote(facts.user)}"))
-    if package.path is not None:
-        brought = f"{facts.base}/brought"
-        is_archive = package.path.is_dir()
-        words = f"{brought}/dure" if is_archive else f"{brought}/{package.file_name}"
-        taken = "tar xzf -" if is_archive else f"cat >{quote(package.file_name)}"
-        room = quote(brought)
-        script = f"umask 022; rm -rf {room} && mkdir -p {room} && cd {room} && {taken}"
-        actions.append(Action(Step.INSTALL, script, Sends.PACKAGE))
-    script = _install_script(facts, words, wanted, clear=wishes.reinstall)
-    return [*actions, Action(Step.INSTALL, script)]
-
-
-_IS_SAME = """import sys
-from importlib.metadata import version
-wanted = WANTED
-found = {name: version(name) for name in wanted}
-sys.exit(f"it got {found}, and the root has {wanted}" if found != wanted else 0)"""
-
-
-def _install_script(facts: Facts, words: str, wanted: dict[str, str], *, clear: bool) -> str:
-    """Compiles below `base`, for /tmp is small memory on many boards, and one at a time."""
-    base, jobs = facts.base, max(1, min(facts.cores, facts.memory_bytes // COMPILER_BYTES))
-    packages = {PACKAGES[name]: version for name, version in wanted.items()}
-    is_same = _IS_SAME.replace("WANTED", repr(packages))
-    return f"""set -e
-umask 022
-mkdir -p {quote(base)}
-cd {quote(base)}
-if command -v flock >/dev/null; then exec 9>lock; flock 9; fi
-rm -rf build && mkdir build
-export TMPDIR={quote(base)}/build PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
-export CMAKE_ARGS={quote(CMAKE_ARGS)} CMAKE_BUILD_PARALLEL_LEVEL={jobs}
-{facts.python} -m venv {"--clear " if clear else ""}venv
-venv/bin/python -m pip install --progress-bar off {quote(words)}
-venv/bin/python -c {quote(is_same)}
-rm -rf build brought"""
-
-
-def _join_script(facts: Facts, wishes: Wishes) -> str:
-    name = f" --name {quote(wishes.name)}" if wishes.name else ""
-    anew = " --force" if facts.node_name else ""
-    join = f"{_dure(facts)} join - --root {quote(_root_for(facts, wishes))}{name}{anew}"
-    home = f"env HOME={quote(facts.user_home)} "
-    as_user = f"runuser -u {quote(facts.user)} -- {home}" if facts.is_root else ""
-    return f"cd / && {as_user}{join}"
-
-
-def _root_for(facts: Facts, wishes: Wishes) -> str:
-    if wishes.root:
-        return wishes.root
-    return f"{facts.reached_from}:{wishes.port}"
-
-
-def _service_script(facts: Facts) -> str:
-    sudo = "" if facts.is_root else "sudo -n "
-    return f"{sudo}{_dure(facts)} node install --user {quote(facts.user)}{_kept(facts.unit)}"
-
-
-def _kept(unit: str) -> str:
-    """The options of a service that is there already, as a person chose them."""
-    words = split(unit)
-    given = [pair for pair in pairwise(words) if pair[0] in _SERVICE_OPTIONS]
-    return "".join(f" {option} {quote(value)}" for option, value in given)
-
-
-def _dure(facts: Facts) -> str:
-    return f"env DURE_NODE_DIR={quote(facts.node_directory)} {quote(facts.base + '/venv/bin/dure')}"
-
-
 # ---------------------------------------------------------------- doing it
 
 
@@ -294,11 +160,26 @@ def _at_once(
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="dure-")))
         threads = stack.enter_context(ThreadPoolExecutor(AT_ONCE))
         connections = [Connection(host, directory / str(n)) for n, host in enumerate(hosts)]
-        for (
-            connection
-        ) in connections:  # closed before the threads are waited for: so Ctrl-C ends them
-            stack.callback(connection.close)
+        for connection in connections:
+            stack.callback(
+                connection.close
+            )  # before the threads are waited for: so Ctrl-C ends them
         yield directory, connections, threads
+
+
+def _last(answer: Answer) -> str:
+    """What a command that failed said at the end."""
+    said = [line for line in answer.lines if line.strip()]
+    return said[-1].removeprefix("dure: ") if said else f"exit status {answer.status}"
+
+
+def _listens(member: Member) -> bool:
+    """Whether the agent's port is open: quicker to know than who answers there."""
+    try:
+        socket.create_connection((member.host, member.port), 1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 class _Adding:
@@ -401,9 +282,12 @@ class _Adding:
         if action.sends == Sends.CODE:
             sends = f"{self._cluster.invite(CODE_S)}\n".encode()
         answer = self._connection.run(action.script, sends, self._said)
-        if action.step == Step.SERVICE and answer.status:
-            raise StepError(self._no_service(answer, action, facts))
-        self._check(answer, self._cure(action.step, facts))
+        if answer.status and not self._connection.closed.is_set():
+            if action.step == Step.JOIN:
+                raise StepError(self._not_joined(answer, facts))
+            if action.step == Step.SERVICE:
+                raise StepError(self._no_service(answer, action, facts))
+        self._check(answer, _INSTALL_CURE)
         if action.step == Step.JOIN:
             self._node = self._joined(facts)
 
@@ -421,9 +305,12 @@ class _Adding:
         return Nodes(self._cluster).survey([self._cluster.member(self._node)])[0]
 
     def _answered(self) -> NodeReport:
-        give_up = time.monotonic() + ANSWER_S
+        began = time.monotonic()
+        while not _listens(self._cluster.member(self._node)):
+            if time.monotonic() > began + START_S or self._connection.closed.wait(0.2):
+                break
         while (report := self._asked()).problem:
-            if time.monotonic() > give_up or self._connection.closed.wait(1.0):
+            if time.monotonic() > began + ANSWER_S or self._connection.closed.wait(1.0):
                 log = self._connection.run("journalctl -u dure-node -n 12 --no-pager -o cat")
                 cure = (
                     f"does its firewall let this root reach port {report.member.port}? What it says: "
@@ -451,11 +338,10 @@ class _Adding:
         """Raises StepError where a command failed."""
         if answer.status == 0:
             return
-        said = [line for line in answer.lines if line.strip()]
-        reason = said[-1].removeprefix("dure: ") if said else f"exit status {answer.status}"
+        reason = _last(answer)
         if self._connection.closed.is_set():
             reason, cure = "it was stopped", "the same command goes on"
-        raise StepError(Failure(self._step, reason, cure, tuple(said[-LAST_LINES:])))
+        raise StepError(Failure(self._step, reason, cure, answer.lines[-LAST_LINES:]))
 
     def _failed(self, error: DureError) -> Outcome:
         if isinstance(error, StepError):
@@ -466,27 +352,37 @@ class _Adding:
             failure = Failure(self._step, str(error), "")
         return Outcome(self._host, State.FAILED, self._node, tuple(self._done), failure=failure)
 
-    def _cure(self, step: Step, facts: Facts) -> str:
-        if step == Step.INSTALL:
-            return "mend what its lines say, and run the same command again; --from says another package"
-        seen = _root_for(facts, self._wishes)
-        return (
-            f"it must reach this root at {seen}, through both firewalls; --root HOST says another "
-            "address, --name OTHER another name"
-        )
+    def _not_joined(self, answer: Answer, facts: Facts) -> Failure:
+        lines = answer.lines[-LAST_LINES:]
+        reason = _last(answer)
+        if "does not answer" in reason:
+            return Failure(
+                Step.JOIN,
+                f"it does not reach this root at {root_for(facts, self._wishes)}",
+                "let it through this machine's firewall, or say another address of it with --root HOST",
+                lines,
+            )
+        if "is there already" in reason:
+            cure = (
+                "add it alone with --name OTHER, or remove the other one with `dure cluster remove`"
+            )
+            reason = reason.partition(" refuses: ")[2].partition(":")[0]
+            return Failure(Step.JOIN, reason, cure, lines)
+        return Failure(Step.JOIN, reason, "`dure cluster events` tells what was refused", lines)
 
     def _no_service(self, answer: Answer, action: Action, facts: Facts) -> Failure:
         text = "\n".join(answer.lines)
         by_hand = action.script.replace("sudo -n ", "sudo ", 1)
         typed = as_typed(self._connection.destination, by_hand, terminal=True)
         lines = answer.lines[-LAST_LINES:]
-        if "sudo:" in text and ("password" in text or "terminal" in text):
+        if "sudo:" in text and any(word in text for word in ("password", "terminal", "tty")):
             return Failure(Step.SERVICE, "sudo wants a password there", f"`{typed}`", lines)
         if "sudo" in text and "not found" in text:
-            as_root = _service_script(facts).removeprefix("sudo -n ")
+            as_root = service_script(facts).removeprefix("sudo -n ")
             return Failure(Step.SERVICE, "it has no sudo", f"as root on it: `{as_root}`", lines)
-        reason = lines[-1].removeprefix("dure: ") if lines else f"exit status {answer.status}"
-        return Failure(Step.SERVICE, reason, f"`{typed}` once it is mended; or --no-service", lines)
+        return Failure(
+            Step.SERVICE, _last(answer), f"`{typed}` once it is mended; or --no-service", lines
+        )
 
     def _ssh(self, script: str) -> str:
         return as_typed(self._connection.destination, script)

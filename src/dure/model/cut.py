@@ -6,6 +6,7 @@ Refuses to know where the shares come from (`plan`) and how bytes are moved (`sh
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -157,21 +158,21 @@ def _check_tensors(model: GgufFile, architecture: Architecture, shape: Shape) ->
 
 
 def apportion(n_units: int, shares: Sequence[float]) -> list[int]:
-    """Divide whole units by shares (largest remainder), at least one each.
+    """Divide whole units by shares, at least one each, so that the largest count / share is smallest.
 
-    Raises ValueError where there are fewer units than shares.
+    Ranks wait for the slowest one at every sum, so what counts is who has most for its share
+    (D'Hondt's method). Raises ValueError where there are fewer units than shares.
     """
     n = len(shares)
     if n_units < n:
         raise ValueError(f"{n_units} units cannot be divided over {n}")
-    wanted = [n_units * share / sum(shares) for share in shares]
-    counts = [max(1, math.floor(w)) for w in wanted]
-    while sum(counts) > n_units:
-        most_over = max((i for i in range(n) if counts[i] > 1), key=lambda i: counts[i] - wanted[i])
-        counts[most_over] -= 1
-    while sum(counts) < n_units:
-        neediest = max(range(n), key=lambda i: wanted[i] - counts[i])
-        counts[neediest] += 1
+    counts = [1] * n
+    heap = [(2 / share, i) for i, share in enumerate(shares)]  # with one unit more
+    heapq.heapify(heap)
+    for _ in range(n_units - n):
+        _, i = heap[0]
+        counts[i] += 1
+        heapq.heapreplace(heap, ((counts[i] + 1) / shares[i], i))
     return counts
 
 

@@ -35,7 +35,15 @@ from dure.model.gguf import (
     value_of,
 )
 
-__all__ = ["Shard", "cut_model", "delete_shard", "is_finished", "plan_shards", "stream_shards"]
+__all__ = [
+    "Shard",
+    "cut_model",
+    "delete_shard",
+    "is_finished",
+    "is_whole",
+    "plan_shards",
+    "stream_shards",
+]
 
 FORMAT = 1  # part of a shard's name: raise it when the same plan would be written otherwise
 CHUNK_BYTES = 4 << 20
@@ -180,11 +188,16 @@ def _filler_type(tensor: Tensor) -> GgmlType:
 
 def is_finished(shard: Shard, *, verify: bool = False) -> bool:
     """Whether a shard lies there whole; `verify` reads it all and compares its SHA-256."""
+    return is_whole(shard.path, verify=verify)
+
+
+def is_whole(path: Path, *, verify: bool = False) -> bool:
+    """As `is_finished`, of whatever shard lies at a path."""
     try:
-        manifest = json.loads(shard.manifest.read_text())
-        if shard.path.stat().st_size != manifest["size_bytes"]:
+        manifest = json.loads(path.with_suffix(".json").read_text())
+        if path.stat().st_size != manifest["size_bytes"]:
             return False
-        return not verify or _sha256(shard.path) == manifest["sha256"]
+        return not verify or _sha256(path) == manifest["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
