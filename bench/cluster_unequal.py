@@ -1,7 +1,10 @@
 """Unequal machines: the shares that dure plans from measured speeds, beside equal ones.
 
-Three hosts (network namespaces on 1 Gbit/s links) have a whole processor, 0.6 and 0.3 of one. What is
-predicted comes from the measured speeds and the two cuts: at every sum all wait for the slowest.
+Three hosts (network namespaces on 1 Gbit/s links) have a whole processor, 0.6 and 0.3 of one, as control
+groups allow it. What is predicted comes from the measured speeds and links and the two cuts: at every sum
+all wait for the slowest. A prompt is measured: between two of its sums lie many of the periods (4 ms) in
+which a quota is spent. Between two sums of one token lies less than one, so that a machine with a quota is
+there as fast as any other until it halts, which no slow machine does.
 
     sudo -E "$(command -v python)" bench/cluster_unequal.py
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,35 +32,61 @@ from dure.model.gguf import open_gguf
 
 PARTS = ((0, 1.0), (1, 0.6), (1, 0.3))
 """Of every host: its processor, and how much of it."""
-TOKENS = 48
+TOKENS = 512
 CLOSE = 0.2
+Q8_BYTES = 34 / 32  # on the wire, for a number
 _SECTIONS = (
     {Along.QUERY, Along.KEY, Along.VALUE, Along.CONTEXT, Along.HEADS},
     {Along.FFN},
-    {Along.VOCABULARY},
 )
-"""What lies between two sums."""
+"""What lies between two sums; of a prompt's logits only the last are computed."""
 
 
 def contender(root: Machine, model: Path, name: str, *options: object) -> Contender:
-    """A model that generates on the cluster, with some shares."""
+    """A model that reads a prompt on the cluster, with some shares."""
 
     def measure() -> Sample:
         said = root.dure(
-            *("run", model, "a b c d e f g h", "--raw", "--json", "-t", 1, "-n", TOKENS),
-            *("--temp", 0, "--cluster", "--nodes", "all", *options),
+            *("bench", model, "--json", "-t", 1, "-p", TOKENS, "-n", 1, "--repeat", 1),
+            *("--cluster", "--nodes", "all", *options),
         )
-        return {"generation": float(json.loads(said)["tokens_per_s"])}
+        return {"prompt": float(json.loads(said)["prompt"]["tokens_per_s"]["median"])}
 
     return Contender(name, measure)
 
 
-def token_s(model: Path, shares: Sequence[float], speeds: Sequence[float]) -> float:
-    """The predicted time of the weights of a token, without sums; speeds: bytes per second."""
-    with open_gguf(model) as gguf:
-        plan = plan_cut(gguf, shares)
-        sizes = [_section_bytes(plan, gguf.tensors, along) for along in _SECTIONS]
-    return sum(max(n / s for n, s in zip(ranks, speeds, strict=True)) for ranks in sizes)
+@dataclass(frozen=True)
+class Measured:
+    """Of each machine bytes of weights per second, decoding and in a prompt; of the slowest link."""
+
+    decode: list[float]
+    prompt: list[float]
+    link: float
+
+    @classmethod
+    def of(cls, root: Machine, names: Sequence[str]) -> Measured:
+        """As the root keeps it."""
+        known = KnownSpeeds(root.home / "dure_cluster_dir")
+        speeds = [speed for name in names if (speed := known.speed(name, "Q4_0")) is not None]
+        links = [link.bytes_per_s for name in names if (link := known.link(name)) is not None]
+        return cls(
+            [speed.decode_bytes_per_s for speed in speeds],
+            [speed.prompt_bytes_per_s for speed in speeds],
+            min(links),
+        )
+
+    def prompt_s(self, model: Path, shares: Sequence[float]) -> float:
+        """The predicted time of a prompt cut by these shares."""
+        with open_gguf(model) as gguf:
+            plan = plan_cut(gguf, shares)
+            sizes = [_section_bytes(plan, gguf.tensors, along) for along in _SECTIONS]
+        compute = sum(
+            max(size / speed for size, speed in zip(ranks, self.prompt, strict=True))
+            for ranks in sizes
+        )
+        n, shape = len(shares), plan.shape
+        sent = 2 * (n - 1) / n * shape.n_embd * Q8_BYTES  # in two phases
+        return TOKENS * (compute + 2 * shape.n_layer * sent / self.link)
 
 
 def _section_bytes(plan: CutPlan, tensors: Mapping[str, Any], along: set[Along]) -> list[int]:
@@ -82,16 +112,14 @@ def run() -> int:
         planned = contender(root, model, "planned")
         equal = contender(root, model, "equal", "--shares", "1,1,1")
         alternate([planned], 1)  # measures the machines, and sends the shards
-        known = KnownSpeeds(root.home / "dure_cluster_dir")
-        names = [ROOT_NAME, *(node.name for node in nodes)]
-        found = [known.speed(name, "Q4_0") for name in names]
-        speeds = [speed.decode_bytes_per_s for speed in found if speed is not None]
-        ratio = token_s(model, [1, 1, 1], speeds) / token_s(model, speeds, speeds)
-        quantity = Quantity("generation", "generation", "tok/s", round(ratio * (1 - CLOSE), 3))
+        found = Measured.of(root, [ROOT_NAME, *(node.name for node in nodes)])
+        ratio = found.prompt_s(model, [1, 1, 1]) / found.prompt_s(model, found.decode)
+        quantity = Quantity("prompt", "prompt", "tok/s", round(ratio * (1 - CLOSE), 3))
         comparisons = compare([quantity], [planned, equal], arguments.rounds)
     settings = {
         "model": arguments.shape,
-        "speeds": [f"{speed / 1e9:.2f} GB/s" for speed in speeds],
+        "decoding": [f"{speed / 1e9:.2f} GB/s" for speed in found.decode],
+        "prompt": [f"{speed / 1e9:.0f} GB/s" for speed in found.prompt],
         "predicted_ratio": round(ratio, 3),
         "measured_to_predicted": round(comparisons[0].ratio / ratio, 3),
     }

@@ -17,7 +17,18 @@ import typer
 from dure.cli.console import bytes_text, loading_bar, output, print_json
 from dure.cli.models import resolve_model
 from dure.cli.opening import opened
-from dure.cli.parameters import Ctx, Json, Model, Ranks, Shares, Sync, Threads
+from dure.cli.parameters import (
+    Ctx,
+    Json,
+    Model,
+    OnCluster,
+    OnInterface,
+    OnNodes,
+    Ranks,
+    Shares,
+    Sync,
+    Threads,
+)
 from dure.engine.executor import Batch, Executor, KvOp, RankFacts, StepStats
 from dure.engine.sums import Wire
 from dure.errors import UsageError
@@ -30,6 +41,9 @@ __all__ = ["bench"]
 def bench(
     model: Model,
     ranks: Ranks = None,
+    cluster: OnCluster = False,
+    nodes: OnNodes = None,
+    interface: OnInterface = None,
     shares: Shares = None,
     threads: Threads = None,
     sync: Sync = Wire.Q8,
@@ -40,6 +54,8 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure speed, time and bytes per token, and memory, on one rank or cut over several.
+
+    What `dure cluster bench` measures is each machine for itself; this is the model on all of them.
 
     Example: dure bench models/dure-demo.gguf --ranks 2 -p 128 -n 64
     """
@@ -57,7 +73,13 @@ def bench(
             f"-p {n_prompt} or -n {n_generate} is more than the {trained} tokens this model was "
             "trained for: use fewer"
         )
-    wishes = Wishes(ranks, shares, threads, needed if ctx is None else ctx, sync=sync)
+    wishes = Wishes(
+        *(ranks, shares, threads, needed if ctx is None else ctx),
+        sync=sync,
+        cluster=cluster,
+        nodes=nodes,
+        interface=interface,
+    )
     with opened(file, wishes) as (_, executor), loading_bar(f"measuring {file.name}") as progress:
         facts = _measure(executor, n_prompt, n_generate, repeat, progress)
     facts = {"model": str(file), "sync": sync.value, **facts}

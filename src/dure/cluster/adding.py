@@ -31,7 +31,7 @@ from dure.cluster.preparing import (
     root_for,
     service_script,
 )
-from dure.cluster.ssh import Answer, Connection, Destination, LoginError, as_typed
+from dure.cluster.ssh import BROKEN, Answer, Connection, Destination, LoginError, as_typed
 from dure.cluster.survey import NodeReport, Nodes
 from dure.errors import ClusterError, DureError, UsageError
 from dure.hardware.health import Platform
@@ -51,6 +51,7 @@ AT_ONCE = 32
 CODE_S = 900.0
 START_S, ANSWER_S = 15.0, 90.0  # a board reads all of Python from its card at the first start
 LAST_LINES = 12
+_AGAIN = "run the same command again: it goes on"
 _INSTALL_CURE = (
     "mend what its lines say, and run the same command again; --from says another package"
 )
@@ -226,9 +227,9 @@ class _Adding:
         typed = as_typed(self._connection.destination, action.script)
         if action.sends == Sends.PACKAGE:
             assert self._wishes.package.path is not None
-            path = quote(str(self._wishes.package.path))
-            is_tree = self._wishes.package.path.is_dir()
-            return f"tar czf - {path} | {typed}" if is_tree else f"{typed} <{path}"
+            if self._wishes.package.path.is_dir():
+                return f"{typed}  # reads an archive of {self._wishes.package.path}"
+            return f"{typed} <{quote(str(self._wishes.package.path))}"
         return f"{typed}  # reads a new code" if action.sends == Sends.CODE else typed
 
     def _whole(self) -> Outcome:
@@ -242,9 +243,7 @@ class _Adding:
             if action is last[action.step]:
                 self._done.append(action.step)
         if not self._wishes.service:
-            report = self._asked()
-            if report.platform is None or report.platform.versions != self._versions:
-                return Outcome(self._host, State.JOINED, self._node, tuple(self._done))
+            return Outcome(self._host, State.JOINED, self._node, tuple(self._done))
         self._begin(Step.ANSWER)
         return self._answers(self._answered())
 
@@ -283,6 +282,9 @@ class _Adding:
             sends = f"{self._cluster.invite(CODE_S)}\n".encode()
         answer = self._connection.run(action.script, sends, self._said)
         if answer.status and not self._connection.closed.is_set():
+            if answer.status == BROKEN:
+                lines = answer.lines[-LAST_LINES:]
+                raise StepError(Failure(action.step, "the line to it broke", _AGAIN, lines))
             if action.step == Step.JOIN:
                 raise StepError(self._not_joined(answer, facts))
             if action.step == Step.SERVICE:
@@ -340,7 +342,7 @@ class _Adding:
             return
         reason = _last(answer)
         if self._connection.closed.is_set():
-            reason, cure = "it was stopped", "the same command goes on"
+            reason, cure = "it was stopped", _AGAIN
         raise StepError(Failure(self._step, reason, cure, answer.lines[-LAST_LINES:]))
 
     def _failed(self, error: DureError) -> Outcome:

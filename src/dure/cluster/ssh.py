@@ -21,8 +21,9 @@ from pathlib import Path
 
 from dure.errors import ClusterError, ResourceError, UsageError
 
-__all__ = ["Answer", "Connection", "Destination", "LoginError", "as_typed"]
+__all__ = ["BROKEN", "Answer", "Connection", "Destination", "LoginError", "as_typed"]
 
+BROKEN = 255
 CONNECT_S = 10
 LOGIN_S = 60.0  # a name server that is slow, a jump host, a board that just starts
 _OPTIONS = (
@@ -97,7 +98,7 @@ def as_typed(destination: Destination, script: str, *, terminal: bool = False) -
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command said, on both streams, and its exit status; 255 where the connection broke."""
+    """What a command said, on both streams, and its exit status; BROKEN is ssh's own."""
 
     status: int
     lines: tuple[str, ...]
@@ -158,16 +159,14 @@ class Connection:
     ) -> Answer:
         """Run a script with `sh` there. sends: its input. said: is told each line as it comes.
 
-        The script holds no backslash: not every login shell reads one between quotes as `sh` does.
+        Have no backslash in the script: not every login shell reads one between quotes as `sh` does.
         """
-        assert "\\" not in script, "fish would read it"
         if self.closed.is_set():
-            return Answer(255, ())
+            return Answer(BROKEN, ())
         with ExitStack() as stack:
             given = stack.enter_context(sends.open("rb")) if isinstance(sends, Path) else None
-            ssh = self._ssh(
-                "ControlMaster=no", "ProxyCommand=false"
-            )  # by that login, or not at all
+            # By that login, or not at all: without it, ssh would begin another one.
+            ssh = self._ssh("ControlMaster=no", "ProxyCommand=false")
             process = stack.enter_context(
                 subprocess.Popen(
                     [*ssh, "--", self.destination.target, f"exec sh -c {shlex.quote(script)}"],
