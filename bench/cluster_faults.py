@@ -77,7 +77,11 @@ class Campaign:
         )
 
     def run(self, fault: str, after: int, expected: str) -> Outcome | None:
-        """Stream a story, make the fault after so many pieces of text; None where it was over before."""
+        """Stream a story, make the fault after so many pieces of text; None where it was over before.
+
+        Every node has a rank when it begins: one that was left out is taken in again when it is quiet.
+        """
+        _wait(lambda: all(map(ranks_of, self._nodes)))
         with self._asking() as log:
             _wait(lambda: len(_texts(log)) >= after)
             begun = time.time()

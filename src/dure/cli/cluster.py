@@ -20,7 +20,7 @@ from rich.table import Table
 from dure.cli.console import bytes_text, errors, output, print_json, printable
 from dure.cli.parameters import Json
 from dure.cluster.finding import DOOR, announced
-from dure.cluster.https import NodeServer, listener
+from dure.cluster.https import listener
 from dure.cluster.identity import check_name
 from dure.cluster.invitation import Code
 from dure.cluster.joining import JOIN_PORT
@@ -110,27 +110,15 @@ def _wait(root: Cluster, listening: socket.socket, machines: int, seconds: float
         errors.print(f"{name} has joined: start `dure node` on it", markup=False)
         came.release()
 
-    from dure.cluster.door import door_app, door_context
+    from dure.cluster.door import open_door
 
-    server = NodeServer(door_app(root, joined), door_context(root))
-    ended = _in_background(server, listening)
     end = time.monotonic() + seconds
-    try:
+    with open_door(root, listening, joined):
         for _ in range(machines):
             while not came.acquire(timeout=0.2):
                 if time.monotonic() > end:
                     raise UsageError("nobody came in time: `dure cluster invite` makes a new code")
         time.sleep(0.2)  # the last answer is on its way
-    finally:
-        server.should_exit = True
-        ended()
-
-
-def _in_background(server: NodeServer, listening: socket.socket) -> Callable[[], None]:
-    """Run a server in a thread, which leaves signals to us; the function waits for its end."""
-    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-    thread.start()
-    return lambda: thread.join(5.0)
 
 
 @cluster.command()

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from dure.cluster.agent import versions
 from dure.cluster.door import open_door
+from dure.cluster.https import listener
 from dure.cluster.inspecting import Facts, inspected, looking
 from dure.cluster.membership import Cluster, Member
 from dure.cluster.preparing import (
@@ -129,7 +130,8 @@ def add(
     Raises ResourceError where the door's port is taken. What fails on a machine is in its outcome.
     """
     with (
-        open_door(cluster, "0.0.0.0", wishes.port),  # noqa: S104  # who joins shows a code
+        listener("0.0.0.0", wishes.port) as listening,  # noqa: S104  # who joins shows a code
+        open_door(cluster, listening),
         _at_once(hosts) as (directory, connections, threads),
     ):
         packed = wishes.package.packed(directory) if wishes.package.path is not None else None
@@ -162,9 +164,7 @@ def _at_once(
         threads = stack.enter_context(ThreadPoolExecutor(AT_ONCE))
         connections = [Connection(host, directory / str(n)) for n, host in enumerate(hosts)]
         for connection in connections:
-            stack.callback(
-                connection.close
-            )  # before the threads are waited for: so Ctrl-C ends them
+            stack.callback(connection.close)  # before threads are waited for: so Ctrl-C ends them
         yield directory, connections, threads
 
 

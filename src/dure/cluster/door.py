@@ -5,6 +5,7 @@ Refuses to know how machines find it. `joining` is the other end.
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Annotated
 from fastapi import FastAPI, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from dure.cluster.https import NodeServer, listener
+from dure.cluster.https import NodeServer
 from dure.cluster.invitation import RefusedError
 from dure.cluster.membership import Cluster
 from dure.errors import DureError
@@ -71,14 +72,15 @@ def door_app(cluster: Cluster, joined: Callable[[str], None]) -> FastAPI:
 
 
 @contextmanager
-def open_door(cluster: Cluster, host: str, port: int) -> Iterator[None]:
-    """The door is open while the block runs. Raises ResourceError where the port is taken."""
-    with listener(host, port) as listening:
-        server = NodeServer(door_app(cluster, lambda _name: None), door_context(cluster))
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-        thread.start()  # which leaves signals to us
-        try:
-            yield
-        finally:
-            server.should_exit = True
-            thread.join(CLOSE_S)
+def open_door(
+    cluster: Cluster, listening: socket.socket, joined: Callable[[str], None] = lambda _name: None
+) -> Iterator[None]:
+    """The door is open on a socket while the block runs. joined: is told of each by name."""
+    server = NodeServer(door_app(cluster, joined), door_context(cluster))
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()  # which leaves signals to us
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(CLOSE_S)
