@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,6 +23,7 @@ from dure.engine.executor import Executor, KvOp
 from dure.engine.llama import Limits
 from dure.engine.local import LocalExecutor
 from dure.generate.checkpoints import Checkpoints
+from dure.generate.drafting import Drafting
 from dure.generate.loop import EngineLoop
 from dure.generate.request import (
     Done,
@@ -582,6 +584,117 @@ def test_a_mean_is_the_mean_of_every_tokens_hidden_state(
     each = [embedding("last", text[:n]) for n in range(1, len(text) + 1)]
     np.testing.assert_allclose(embedding("mean", text), np.mean(each, axis=0), atol=0.05)
     np.testing.assert_allclose(embedding("cls", text), each[0], atol=0.05)
+
+
+# ---------------------------------------------------------------- guessing ahead
+
+
+class Eager(Drafting):
+    """Tries all that it may, whatever that costs."""
+
+    def plan(
+        self,
+        n_answers: int,  # noqa: ARG002  # as its base
+        guesses: Sequence[tuple[int, float]],
+        most: int,
+    ) -> list[int]:
+        counts = []
+        for n, _ in guesses:
+            counts.append(min(n, self.most, most))
+            most -= counts[-1]
+        return counts
+
+
+PENALTIES = msgspec.structs.replace(
+    WILD, repeat_penalty=1.5, presence_penalty=0.5, repeat_last_n=20, logit_bias={3: 2.0}
+)
+KINDS: dict[str, dict[str, Any]] = {
+    "greedy": {"sampling": GREEDY},
+    "wild": {"sampling": WILD},
+    "penalties": {"sampling": PENALTIES},
+    "dry": {"sampling": msgspec.structs.replace(WILD, dry_multiplier=0.8)},
+    "mirostat": {"sampling": msgspec.structs.replace(WILD, mirostat=2)},
+    "grammar": {"sampling": WILD, "grammar": Grammar(r"root ::= [^\n]+")},
+    "logprobs": {"sampling": GREEDY, "n_logprobs": 3},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guessing_ahead_changes_no_token(
+    parrot: LocalExecutor, vocabulary: Vocabulary, kind: str
+) -> None:
+    """A text that repeats itself, of every kind, alone and beside others; many guesses are right."""
+    requests = [
+        Request(
+            id=f"{kind}{i}", prompt=[7, 8, 9 + i], max_tokens=200, ignore_eos=True, **KINDS[kind]
+        )
+        for i in range(3)
+    ]
+    plain = run(EngineLoop(parrot, vocabulary), *requests)
+    guessed = run(EngineLoop(parrot, vocabulary, drafting=Eager()), *requests)
+    alone = run(EngineLoop(parrot, vocabulary, drafting=Eager()), requests[0])
+    for name, told in guessed.items():
+        assert told.ids == plain[name].ids
+        assert [t.logprob for t in told.tokens] == [t.logprob for t in plain[name].tokens]
+        assert told.done.reason == plain[name].done.reason
+        assert told.done.timings.tokens == 200
+    assert alone[requests[0].id].ids == plain[requests[0].id].ids
+    accepted = guessed[requests[0].id].done.timings.accepted
+    assert accepted > 50 if kind in {"greedy", "logprobs"} else accepted >= 0
+
+
+@pytest.mark.parametrize("ranks", ["demo", "two_ranks"])
+def test_a_models_own_text_is_the_same_with_guesses(
+    request: pytest.FixtureRequest, vocabulary: Vocabulary, ranks: str
+) -> None:
+    """Greedy texts of the demo model that go on for long: some guesses are right, some are not."""
+    executor: Executor = request.getfixturevalue(ranks)
+    asked = [
+        Request(
+            id=q,
+            prompt=question(vocabulary, q),
+            sampling=GREEDY,
+            max_tokens=300,
+            ignore_eos=True,
+        )
+        for q in QUESTIONS[:3]
+    ]
+    plain = run(EngineLoop(executor, vocabulary), *asked)
+    guessed = run(EngineLoop(executor, vocabulary, drafting=Eager()), *asked)
+    assert {q: told.ids for q, told in guessed.items()} == {
+        q: told.ids for q, told in plain.items()
+    }
+    drafted = sum(told.done.timings.drafted for told in guessed.values())
+    accepted = sum(told.done.timings.accepted for told in guessed.values())
+    assert 0 < accepted < drafted
+
+
+def test_after_wrong_guesses_a_sequence_is_what_it_says(
+    parrot: LocalExecutor, vocabulary: Vocabulary
+) -> None:
+    """The next turn takes up the sequence of the answer, and says what a fresh one says."""
+    loop = EngineLoop(parrot, vocabulary, drafting=Eager())
+    first = Request(id="a", prompt=[7, 8, 9] * 5, sampling=WILD, max_tokens=90, ignore_eos=True)
+    said = run(loop, first)["a"]
+    assert said.done.timings.accepted < said.done.timings.drafted
+    later = msgspec.structs.replace(first, id="b", prompt=[*first.prompt, *said.ids, 9])
+    again = run(loop, later)["b"]
+    assert again.done.timings.cached_tokens >= len(first.prompt) + len(said.ids) - 1
+    assert again.ids == run(EngineLoop(parrot, vocabulary), later)["b"].ids
+
+
+def test_guesses_end_with_the_answer(parrot: LocalExecutor, vocabulary: Vocabulary) -> None:
+    """Exactly as many tokens as asked for; a context that is full ends it too."""
+    for n in (1, 2, 17, 64):
+        request = Request(id="r", prompt=SAYS * 3, sampling=GREEDY, max_tokens=n, ignore_eos=True)
+        told = run(EngineLoop(parrot, vocabulary, drafting=Eager()), request)["r"]
+        assert told.ids == (SAYS * 3)[:n]
+        assert told.done.reason == "length"
+    endless = Request(id="r", prompt=SAYS * 3, sampling=GREEDY, ignore_eos=True)
+    plain = run(EngineLoop(parrot, vocabulary), endless)["r"]
+    told = run(EngineLoop(parrot, vocabulary, drafting=Eager()), endless)["r"]
+    assert told.ids == plain.ids
+    assert told.done.reason == "length"
 
 
 # ---------------------------------------------------------------- the store

@@ -13,6 +13,7 @@ from dure.cli.models import resolve_model
 from dure.cli.opening import opened
 from dure.cli.parameters import (
     Ctx,
+    Guess,
     MaxTokens,
     MinP,
     Model,
@@ -30,9 +31,9 @@ from dure.cli.parameters import (
     TopP,
     sampling_of,
 )
-from dure.engine.executor import Executor
 from dure.engine.sums import Wire
 from dure.errors import UsageError
+from dure.generate.drafting import Draft, drafting_for
 from dure.generate.opening import Wishes
 from dure.generate.request import Sampling
 from dure.generate.session import Session
@@ -50,6 +51,7 @@ def chat(
     cluster: OnCluster = False,
     nodes: OnNodes = None,
     interface: OnInterface = None,
+    draft: Guess = Draft.LOOKUP,
     shares: Shares = None,
     threads: Threads = None,
     ctx: Ctx = None,
@@ -84,7 +86,9 @@ def chat(
             raise UsageError(
                 f"{file.name} has no chat template: use `dure run --raw` to continue text"
             )
-        conversation = _Conversation(executor, vocabulary, sampling, max_tokens, system)
+        session = Session(executor, vocabulary, drafting_for(gguf, draft))
+        n_ctx = executor.info.n_ctx
+        conversation = _Conversation(session, n_ctx, vocabulary, sampling, max_tokens, system)
         if sys.stdin.isatty():
             errors.print(f"{file.name}. {HELP}", markup=False)
         while (line := _read_line()) is not None:
@@ -114,15 +118,16 @@ class _Conversation:
 
     def __init__(
         self,
-        executor: Executor,
+        session: Session,
+        n_ctx: int,
         vocabulary: Vocabulary,
         sampling: Sampling,
         max_tokens: int | None,
         system: str | None,
     ) -> None:
-        self._session = Session(executor, vocabulary)
-        self._vocabulary, self._sampling, self._max_tokens = vocabulary, sampling, max_tokens
-        self._limit = int(executor.info.n_ctx * (1 - ANSWER_ROOM))
+        self._session, self._vocabulary = session, vocabulary
+        self._sampling, self._max_tokens = sampling, max_tokens
+        self._limit = int(n_ctx * (1 - ANSWER_ROOM))
         self._system = [{"role": "system", "content": system}] if system is not None else []
         self._turns: list[dict[str, str]] = []
 

@@ -9,10 +9,12 @@ import typer
 from dure.cli.completion import models
 from dure.engine.sums import Wire
 from dure.errors import UsageError
+from dure.generate.drafting import Draft
 from dure.generate.request import Sampling
 
 __all__ = [
     "Ctx",
+    "Guess",
     "Json",
     "MaxTokens",
     "MinP",
@@ -88,6 +90,14 @@ Ctx = Annotated[
 Sync = Annotated[
     Wire,
     typer.Option(help="How partial sums travel: 8-bit blocks, or exact float32."),
+]
+Guess = Annotated[
+    Draft,
+    typer.Option(
+        "--draft",
+        help="Guess tokens ahead by looking up what followed before; the text is the same, and comes "
+        "sooner where it repeats itself.",
+    ),
 ]
 Temperature = Annotated[
     float, typer.Option("--temp", help="Temperature; 0 always takes the best token.")

@@ -13,6 +13,7 @@ from dure.cli.models import resolve_model
 from dure.cli.opening import opened
 from dure.cli.parameters import (
     Ctx,
+    Guess,
     Json,
     MaxTokens,
     MinP,
@@ -34,6 +35,7 @@ from dure.cli.parameters import (
 from dure.engine.executor import RankFacts
 from dure.engine.sums import Wire
 from dure.errors import EngineError, UsageError
+from dure.generate.drafting import Draft, drafting_for
 from dure.generate.opening import Wishes
 from dure.generate.session import Session
 from dure.model.gguf import open_gguf
@@ -52,6 +54,7 @@ def run(
     cluster: OnCluster = False,
     nodes: OnNodes = None,
     interface: OnInterface = None,
+    draft: Guess = Draft.LOOKUP,
     shares: Shares = None,
     threads: Threads = None,
     ctx: Ctx = None,
@@ -89,7 +92,7 @@ def run(
     )
     with Interrupt() as interrupt, opened(file, wishes) as (gguf, executor):
         vocabulary = Vocabulary(gguf)
-        session = Session(executor, vocabulary)
+        session = Session(executor, vocabulary, drafting_for(gguf, draft))
         tokens = _tokens(vocabulary, text, system, raw)
         answer = ""
         try:
@@ -142,6 +145,8 @@ def _figures_of(session: Session) -> dict[str, Any]:
         "prompt_tokens_per_s": timings.prompt_per_s,
         "tokens": timings.tokens,
         "tokens_per_s": timings.generated_per_s,
+        "drafted_tokens": timings.drafted,
+        "accepted_tokens": timings.accepted,
         "per_token_ms": {
             "compute": 1e3 * timings.compute_s / steps,
             "sync": 1e3 * timings.sync_s / steps,
@@ -167,7 +172,8 @@ def _print_timings(session: Session, facts: list[RankFacts]) -> None:
     errors.print(
         f"\nprompt      {figures['prompt_tokens']} tokens, "
         f"{figures['prompt_tokens_per_s']:.1f} tokens/s\n"
-        f"generation  {figures['tokens']} tokens, {figures['tokens_per_s']:.1f} tokens/s\n"
+        f"generation  {figures['tokens']} tokens, {figures['tokens_per_s']:.1f} tokens/s, "
+        f"{figures['accepted_tokens']} of {figures['drafted_tokens']} guessed ones right\n"
         f"per token   compute {token['compute']:.2f} ms, sync {token['sync']:.2f} ms, "
         f"{bytes_text(figures['bytes_sent_per_token'])} sent by each rank\n"
         f"peak memory {peaks}"

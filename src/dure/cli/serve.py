@@ -12,6 +12,7 @@ from dure.cli.console import errors, loading_bar, printable
 from dure.cli.models import resolve_model
 from dure.cli.parameters import (
     Ctx,
+    Guess,
     MinP,
     Model,
     OnCluster,
@@ -30,6 +31,7 @@ from dure.cli.parameters import (
 )
 from dure.engine.sums import Wire
 from dure.errors import ResourceError, UsageError
+from dure.generate.drafting import Draft
 from dure.generate.protocol import EngineOptions
 from dure.hardware.probe import probe
 from dure.model.gguf import open_gguf
@@ -59,6 +61,7 @@ def serve(
     cluster: OnCluster = False,
     nodes: OnNodes = None,
     interface: OnInterface = None,
+    draft: Guess = Draft.LOOKUP,
     grace: Annotated[
         float,
         typer.Option(help="Seconds to wait for a node that is lost, before going on without it."),
@@ -197,6 +200,7 @@ def serve(
             store=str(cache_dir.absolute()) if cache_dir else "",
             store_bytes=_store_bytes(cache_size),
             persistent=cache_dir is not None,
+            draft=draft.value,
             checkpoint_s=CHECKPOINT_S if cluster else 0.0,
         ),
         settings=settings,

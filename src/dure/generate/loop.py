@@ -9,13 +9,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
-from dure.engine.executor import Batch, Candidates, Executor, Floats, KvOp, StepStats
+from dure.engine.executor import Batch, Candidates, Executor, KvOp, StepStats
 from dure.errors import DureError, ModelError
+from dure.generate.answers import Answer, Totals, timings_of
 from dure.generate.checkpoints import Checkpoints
+from dure.generate.drafting import Drafting
+from dure.generate.lookup import Guess, Lookup
 from dure.generate.request import (
     Done,
     Embedded,
@@ -25,7 +28,6 @@ from dure.generate.request import (
     FinishReason,
     Progress,
     Request,
-    Timings,
     Token,
     check_tokens,
 )
@@ -54,26 +56,12 @@ LEAST_CHUNK = 32
 NOTHING = np.zeros(0, np.int32)
 
 
-@dataclass
-class _Answer:
-    """One request while it is here, with its clock."""
-
-    request: Request
-    submitted: float
-    admitted: float = 0.0
-    first: float = 0.0
-    sampler: Sampler | None = None
-    n_reused: int = 0
-    compute_s: float = 0.0
-    sync_s: float = 0.0
-    embedding: Floats | None = None
-
-
 class EngineLoop:
     """Answers many requests on one executor. Not thread-safe.
 
     store: where prefixes go that have no room in the KV cache, if anywhere; store_tokens: how many.
     checkpoints: when an answer that goes on is stored as well. pass_tokens: see SchedulerLimits.
+    drafting: how many tokens are guessed ahead; None guesses none.
     Raises EngineError, from `step`, when the executor has failed; it is then of no more use.
     """
 
@@ -86,9 +74,11 @@ class EngineLoop:
         store: PrefixStore | None = None,
         store_tokens: int = 0,
         checkpoints: Checkpoints | None = None,
+        drafting: Drafting | None = None,
         pass_tokens: int = 0,
     ) -> None:
         info = executor.info
+        self._drafting = drafting if info.can_forget else None
         self._executor, self._vocabulary, self._pooling = executor, vocabulary, pooling
         self._store, self._checkpoints = store, checkpoints
         self._scheduler = Scheduler(
@@ -103,11 +93,11 @@ class EngineLoop:
         )
         for key, tokens in store.scan() if store is not None else ():
             self._scheduler.know_stored(key, tokens)
-        self._answers: dict[str, _Answer] = {}
+        self._answers: dict[str, Answer] = {}
         self._kv = [KvOp(-1)]  # to be done at the beginning of the next step
         self._prefill_per_s = 0.0
         self._events: list[Event] = []
-        self._totals = _Totals(info.n_ranks)
+        self._totals = Totals(info.n_ranks)
 
     # ------------------------------------------------------------ requests
 
@@ -119,7 +109,7 @@ class EngineLoop:
         except DureError as error:
             self._fail(request.id, error)
             return
-        self._answers[request.id] = _Answer(request, time.perf_counter())
+        self._answers[request.id] = Answer(request, time.perf_counter())
 
     def cancel(self, request_id: str) -> None:
         """End a request early; Done("cancelled") is its last event."""
@@ -128,7 +118,7 @@ class EngineLoop:
             return
         answer = self._answers.pop(request_id)
         running = was if isinstance(was, Running) else None
-        self._events.append(Done(request_id, "cancelled", _timings(answer, running)))
+        self._events.append(Done(request_id, "cancelled", timings_of(answer, running)))
 
     @property
     def busy(self) -> bool:
@@ -152,6 +142,8 @@ class EngineLoop:
             cache_hits=scheduler.cache_hits,
             steps=totals.steps,
             step_s=totals.step_s,
+            drafted=totals.drafted,
+            accepted=totals.accepted,
             sync_s=tuple(totals.sync_s.tolist()),
             bytes_sent=tuple(totals.bytes_sent.tolist()),
             peak_bytes=peak_bytes,
@@ -177,7 +169,7 @@ class EngineLoop:
         if embeds:
             self._embed(embeds[0])
         if work := self._scheduler.next_work(*self._chunk()):
-            self._compute(work)
+            self._compute(self._with_drafts(work))
         self._do_due()
         self._checkpoint()
         return self._take_events()
@@ -226,6 +218,8 @@ class EngineLoop:
             return
         try:
             answer.sampler = self._sampler(running)
+            if self._drafting is not None and answer.sampler.can_draft:
+                answer.lookup = Lookup(running.tokens)
         except DureError as error:
             self._end(running)
             self._fail(running.request.id, error)
@@ -247,18 +241,59 @@ class EngineLoop:
             sampler.accept(token)
         return sampler
 
+    # ------------------------------------------------------------ guessing ahead
+
+    def _with_drafts(self, work: Sequence[Work]) -> Sequence[Work]:
+        """The same step with guessed tokens, where all that it does is to go on with answers."""
+        if self._drafting is None or any(w.running.in_prefill for w in work):
+            return work
+        guesses = {i: guess for i, w in enumerate(work) if (guess := self._guess(w)) is not None}
+        chances = [
+            (
+                len(guess.tokens),
+                self._answers[work[i].running.request.id].acceptance.of(guess.length),
+            )
+            for i, guess in guesses.items()
+        ]
+        info = self._executor.info
+        most = min(info.n_outputs, info.n_batch) - len(work)
+        counts = self._drafting.plan(len(work), chances, most)
+        drafted = list(work)
+        for (i, guess), n in zip(guesses.items(), counts, strict=True):
+            drafted[i] = replace(work[i], drafts=guess.tokens[:n])
+        return drafted
+
+    def _guess(self, work: Work) -> Guess | None:
+        """What an answer may go on with, no longer than it may become."""
+        assert self._drafting is not None, "asked before"
+        running = work.running
+        answer = self._answers[running.request.id]
+        if answer.lookup is None:
+            return None
+        room = self._executor.info.n_ctx - len(running.tokens) - 1
+        if running.request.max_tokens is not None:
+            room = min(room, running.request.max_tokens - running.n_answered - 1)
+        return answer.lookup.guess(min(room, self._drafting.most))
+
+    # ------------------------------------------------------------ computing
+
     def _compute(self, work: Sequence[Work]) -> None:
         outputs = [w for w in work if w.output and w.running.request.max_tokens != 0]
         samplers = [self._sampler_of(w.running) for w in outputs]
-        changes = [sampler.adjustment() for sampler in samplers]
+        changes = [
+            sampler.adjustment(w.drafts[:n])
+            for w, sampler in zip(outputs, samplers, strict=True)
+            for n in range(len(w.drafts) + 1)
+        ]
         n_best = max((sampler.n_best for sampler in samplers), default=1)
+        sizes = [len(w.tokens) + len(w.drafts) for w in work]
         start = time.perf_counter()
         result = self._executor.step(
             Batch(
-                np.concatenate([np.array(w.tokens, np.int32) for w in work]),
+                np.concatenate([np.array(w.tokens + w.drafts, np.int32) for w in work]),
                 np.concatenate([_positions(w) for w in work]),
-                np.concatenate([np.full(len(w.tokens), w.running.slot, np.int32) for w in work]),
-                _last_of(work, outputs),
+                np.repeat(np.array([w.running.slot for w in work], np.int32), sizes),
+                _rows_of(work, outputs),
                 min(n_best, self._executor.info.n_vocab),
                 self._take_kv(),
                 changes if any(changes) else (),
@@ -270,46 +305,74 @@ class EngineLoop:
         for running in in_prefill:
             self._tell_progress(running, self._answers[running.request.id])
         took = float(np.mean(result.stats.compute_s)), float(np.mean(result.stats.sync_s))
-        for row, (w, sampler) in enumerate(zip(outputs, samplers, strict=True)):
+        row = 0
+        for w, sampler in zip(outputs, samplers, strict=True):
             self._clock(self._answers[w.running.request.id], *took)
-            self._choose(w.running, sampler, result.rows[row], row)
+            self._go_on(w, sampler, result.rows, row)
+            row += len(w.drafts) + 1
         for w in work:
             if w.output and w.running.request.max_tokens == 0:
                 self._finish(w.running, "length")
+
+    def _go_on(self, work: Work, sampler: Sampler, rows: Sequence[Candidates], first: int) -> None:
+        """Choose the next token, and those after it for as long as the drafts are what is chosen."""
+        running, n_right = work.running, 0
+        answer = self._answers[running.request.id]
+        for row, best in enumerate(rows[first : first + len(work.drafts) + 1], first):
+            token = self._choose(running, sampler, best, row)
+            if token is None:
+                break
+            answer.learn(token)
+            is_right = work.drafts[n_right : n_right + 1] == (token,)
+            n_right += is_right
+            if self._append(running, token, best, row, in_cache=is_right) or not is_right:
+                break
+        answer.n_drafts += len(work.drafts)
+        answer.n_accepted += n_right
+        self._scheduler.settle(work, n_right)
 
     def _sampler_of(self, running: Running) -> Sampler:
         sampler = self._answers[running.request.id].sampler
         assert sampler is not None, "made when the request was admitted"
         return sampler
 
-    def _clock(self, answer: _Answer, compute_s: float, sync_s: float) -> None:
+    def _clock(self, answer: Answer, compute_s: float, sync_s: float) -> None:
         if answer.first:
             answer.compute_s += compute_s
             answer.sync_s += sync_s
         else:
             answer.first = time.perf_counter()
 
-    def _choose(self, running: Running, sampler: Sampler, best: Candidates, row: int) -> None:
+    def _choose(self, running: Running, sampler: Sampler, best: Candidates, row: int) -> int | None:
+        """The next token, or None where the answer ends before it."""
         request = running.request
         try:
             token = sampler.choose(best, lambda: self._executor.logits(row))
         except GrammarEnd:
             self._finish(running, "stop")
-            return
+            return None
         except ModelError as error:
             self._end(running)
             self._fail(request.id, error)
-            return
+            return None
         if self._is_end(request, token):
             self._finish(running, "stop", token)
-            return
+            return None
         sampler.accept(token)
+        return token
+
+    def _append(
+        self, running: Running, token: int, best: Candidates, row: int, *, in_cache: bool
+    ) -> bool:
+        """The answer goes on with a token; whether that was its last."""
+        request = running.request
         self._events.append(self._token(request, token, best, row))
         self._totals.generated_tokens += 1
-        goes_on = self._scheduler.append(running, token)
+        goes_on = self._scheduler.append(running, token, in_cache=in_cache)
         enough = request.max_tokens is not None and running.n_answered >= request.max_tokens
         if enough or not goes_on:
             self._finish(running, "length")
+        return enough or not goes_on
 
     def _is_end(self, request: Request, token: int) -> bool:
         return token in request.end_tokens or (
@@ -331,11 +394,11 @@ class EngineLoop:
 
     def _finish(self, running: Running, reason: FinishReason, end_token: int | None = None) -> None:
         answer = self._end(running)
-        timings = _timings(answer, running)
+        timings = timings_of(answer, running)
         self._totals.finish(timings)
         self._events.append(Done(running.request.id, reason, timings, end_token))
 
-    def _end(self, running: Running) -> _Answer:
+    def _end(self, running: Running) -> Answer:
         self._scheduler.finish(running)
         return self._answers.pop(running.request.id)
 
@@ -343,7 +406,7 @@ class EngineLoop:
         self._answers.pop(request_id, None)
         self._events.append(Failed(request_id, type(error).__name__, str(error)))
 
-    def _tell_progress(self, running: Running, answer: _Answer) -> None:
+    def _tell_progress(self, running: Running, answer: Answer) -> None:
         elapsed_s = time.perf_counter() - answer.admitted
         self._events.append(
             Progress(
@@ -358,6 +421,8 @@ class EngineLoop:
     def _measure(self, work: Sequence[Work], elapsed_s: float, stats: StepStats) -> None:
         n_prefill = sum(len(w.tokens) for w in work if w.running.in_prefill)
         self._totals.step(elapsed_s, n_prefill, stats)
+        if self._drafting is not None and not n_prefill:
+            self._drafting.costs.saw(sum(1 + len(w.drafts) for w in work), elapsed_s)
         if n_prefill >= LEAST_CHUNK:
             rate = n_prefill / elapsed_s
             self._prefill_per_s = (
@@ -449,60 +514,16 @@ class EngineLoop:
             self._executor.step(Batch(NOTHING, NOTHING, NOTHING, n_best=1, kv=self._take_kv()))
 
 
-@dataclass
-class _Totals:
-    """Sums of all steps and answers."""
-
-    n_ranks: int
-    prompt_tokens: int = 0
-    prompt_s: float = 0.0
-    generated_tokens: int = 0
-    generate_s: float = 0.0
-    steps: int = 0
-    step_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.sync_s = np.zeros(self.n_ranks)
-        self.bytes_sent = np.zeros(self.n_ranks)
-
-    def step(self, elapsed_s: float, n_prefill: int, stats: StepStats) -> None:
-        self.steps += 1
-        self.step_s += elapsed_s
-        self.prompt_tokens += n_prefill
-        self.sync_s += stats.sync_s
-        self.bytes_sent += stats.bytes_sent
-
-    def finish(self, timings: Timings) -> None:
-        self.prompt_s += timings.prompt_s
-        self.generate_s += timings.generate_s
-
-
 def _positions(work: Work) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-    return np.arange(work.start, work.start + len(work.tokens), dtype=np.int32)
+    return np.arange(work.start, work.start + len(work.tokens) + len(work.drafts), dtype=np.int32)
 
 
-def _last_of(work: Sequence[Work], outputs: Sequence[Work]) -> list[int]:
-    """The places in the batch of the last token of each of `outputs`."""
-    wanted, places, n = deque(outputs), [], 0
+def _rows_of(work: Sequence[Work], outputs: Sequence[Work]) -> list[int]:
+    """The places in the batch of the last token, and of the drafts, of each of `outputs`."""
+    wanted, places, n = deque(outputs), list[int](), 0
     for w in work:
-        n += len(w.tokens)
+        n += len(w.tokens) + len(w.drafts)
         if wanted and wanted[0] is w:
-            places.append(n - 1)
+            places += range(n - len(w.drafts) - 1, n)
             wanted.popleft()
     return places
-
-
-def _timings(answer: _Answer, running: Running | None) -> Timings:
-    now = time.perf_counter()
-    if running is None:
-        return Timings(queue_s=now - answer.submitted, prompt_tokens=len(answer.request.prompt))
-    return Timings(
-        queue_s=answer.admitted - answer.submitted,
-        prompt_tokens=len(answer.request.prompt),
-        cached_tokens=min(answer.n_reused, len(answer.request.prompt)),
-        prompt_s=(answer.first or now) - answer.admitted,
-        tokens=running.n_answered,
-        generate_s=now - answer.first if answer.first else 0.0,
-        compute_s=answer.compute_s,
-        sync_s=answer.sync_s,
-    )

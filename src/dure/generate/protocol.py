@@ -42,6 +42,7 @@ class EngineOptions(msgspec.Struct, kw_only=True):
     much of it may be used on this machine; persistent: it is to survive this process.
     checkpoint_s: an answer whose tokens would take so long to compute again is stored while it goes on;
     0 stores none.
+    draft: where tokens are guessed from: "lookup", or "off".
     """
 
     model: str
@@ -63,6 +64,7 @@ class EngineOptions(msgspec.Struct, kw_only=True):
     store_bytes: int = 0
     persistent: bool = False
     checkpoint_s: float = 0.0
+    draft: str = "lookup"
 
 
 class _Message(msgspec.Struct, tag=True, array_like=True):

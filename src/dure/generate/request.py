@@ -168,7 +168,10 @@ def check_tokens(request: Request, n_vocab: int) -> None:
 
 
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an answer took; seconds. prompt_tokens counts those of the prompt that were cached too."""
+    """What an answer took; seconds. prompt_tokens counts those of the prompt that were cached too.
+
+    drafted: tokens that were guessed ahead; accepted: of these, how many were right.
+    """
 
     queue_s: float = 0.0
     prompt_tokens: int = 0
@@ -178,6 +181,8 @@ class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
     generate_s: float = 0.0
     compute_s: float = 0.0  # of the decode steps: mean over ranks
     sync_s: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def prompt_per_s(self) -> float:
@@ -279,6 +284,8 @@ class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):
     cache_hits: int = 0  # of these, found
     steps: int = 0
     step_s: float = 0.0
+    drafted: int = 0  # tokens guessed ahead, of answers that ended
+    accepted: int = 0  # of these, right
     sync_s: tuple[float, ...] = ()  # a rank
     bytes_sent: tuple[float, ...] = ()  # a rank
     peak_bytes: tuple[int, ...] = ()  # a rank

@@ -142,14 +142,22 @@ class Sampler:
 
     # ------------------------------------------------------------ penalties and biases
 
-    def adjustment(self) -> Adjustment | None:
-        """What the next step changes of the logits before the best are chosen."""
+    @property
+    def can_draft(self) -> bool:
+        """Whether the adjustment is known for tokens that are only guessed: DRY learns from each."""
+        return self._dry is None
+
+    def adjustment(self, ahead: Sequence[int] = ()) -> Adjustment | None:
+        """What a step changes of the logits before the best are chosen.
+
+        ahead: tokens that the answer may go on with, before the one that these logits are for.
+        """
         if self._has_penalties or self._dry is not None:
-            return self._adjustment()
+            return self._adjustment(ahead)
         return self._fixed
 
-    def _adjustment(self) -> Adjustment | None:
-        counts = self._counts()
+    def _adjustment(self, ahead: Sequence[int] = ()) -> Adjustment | None:
+        counts = self._counts(ahead)
         dry = np.unique(np.array(self._history, np.int32)) if self._dry else np.zeros(0, np.int32)
         ids = np.array(sorted({*self._bias, *counts, *dry.tolist()}), np.int32)
         if not ids.size:
@@ -163,12 +171,13 @@ class Sampler:
             after[np.searchsorted(ids, dry)] += self._dry.of(dry)
         return Adjustment(ids, before, repeat.astype(np.float32), after.astype(np.float32))
 
-    def _counts(self) -> dict[int, int]:
+    def _counts(self, ahead: Sequence[int]) -> dict[int, int]:
         """How often each token stands in the penalties' window."""
         if not self._has_penalties:
             return {}
         last_n = self.sampling.repeat_last_n
-        window = self._history if last_n < 0 else self._history[-last_n:]
+        text = [*self._history, *ahead] if ahead else self._history
+        window = text if last_n < 0 else text[-last_n:]
         ids, counts = np.unique(np.array(window, np.int32), return_counts=True)
         return dict(zip(ids.tolist(), counts.tolist(), strict=True))
 

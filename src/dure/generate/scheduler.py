@@ -157,12 +157,16 @@ class Running:
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens of one request in a step. output: they are its last, and the next one is wanted."""
+    """Tokens of one request in a step. output: they are its last, and the next one is wanted.
+
+    drafts: tokens that may be the next ones; what would follow each of them is wanted as well.
+    """
 
     running: Running
     start: int
     tokens: tuple[int, ...]
     output: bool
+    drafts: tuple[int, ...] = ()
 
 
 @dataclass
@@ -487,7 +491,7 @@ class Scheduler:
         return sorted([*([] if self._waited else decodes), *chunks], key=lambda w: w.running.slot)
 
     def advance(self, work: Sequence[Work]) -> None:
-        """The tokens of a step are in the KV cache."""
+        """The tokens of a step are in the KV cache; its drafts too, but they do not count yet."""
         n_prefill = sum(len(w.tokens) for w in work if w.running.in_prefill)
         served = {id(w.running): len(w.tokens) for w in work}
         for running in self.running:
@@ -499,10 +503,20 @@ class Scheduler:
             if was_prefill and not w.running.in_prefill and w.running.request.cache_prompt:
                 self._tree.put(w.running.slot, w.running.tokens)
 
-    def append(self, running: Running, token: int) -> bool:
-        """The answer goes on with a token; False where that was the last that the context holds."""
+    def append(self, running: Running, token: int, *, in_cache: bool = False) -> bool:
+        """The answer goes on with a token; False where that was the last that the context holds.
+
+        in_cache: it was a draft, and is in the KV cache already.
+        """
         running.tokens.append(token)
+        running.n_cached += in_cache
         return len(running.tokens) < self.limits.n_ctx
+
+    def settle(self, work: Work, n_right: int) -> None:
+        """So many of the drafts were the next tokens, which are in the KV cache then; the others go."""
+        slot = self._slots[work.running.slot]
+        if n_right < len(work.drafts):
+            self._due.append(Forget(slot.index, work.start + len(work.tokens) + n_right))
 
     def finish(self, running: Running) -> None:
         """A request has ended; its sequence may go on holding its tokens."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import dure.errors
 from dure.engine.executor import Executor
 from dure.errors import ContextError, EngineError, UsageError
+from dure.generate.drafting import Drafting
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Done, Failed, Request, Sampling, Timings, Token
 from dure.model.vocabulary import Vocabulary
@@ -36,9 +37,11 @@ class Session:
     context is reached) or "cancelled"; `timings` what it took, `bytes_sent` what every rank sent for it.
     """
 
-    def __init__(self, executor: Executor, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, executor: Executor, vocabulary: Vocabulary, drafting: Drafting | None = None
+    ) -> None:
         self._executor, self._vocabulary = executor, vocabulary
-        self._loop = EngineLoop(executor, vocabulary)
+        self._loop = EngineLoop(executor, vocabulary, drafting=drafting)
         self.timings, self.bytes_sent, self.finish = Timings(), 0.0, ""
 
     def answer(

@@ -28,6 +28,7 @@ from dure.engine.sums import Wire
 from dure.errors import ClusterError, DureError
 from dure.generate import protocol as msg
 from dure.generate.checkpoints import Checkpoints
+from dure.generate.drafting import drafting_for
 from dure.generate.lifecycle import Happening
 from dure.generate.loop import EngineLoop
 from dure.generate.opening import Opened, Wishes, open_executor
@@ -154,6 +155,7 @@ class Generator:
                 store=self._store,
                 store_tokens=self._store_tokens(opened),
                 checkpoints=Checkpoints(options.checkpoint_s) if options.checkpoint_s else None,
+                drafting=drafting_for(gguf, options.draft),
                 pass_tokens=tokens_moved_in_a_pass(
                     opened.weights_bytes, sum(opened.kv_token_bytes)
                 ),

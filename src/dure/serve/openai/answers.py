@@ -81,6 +81,8 @@ class TimingFigures(_Answer):
     predicted_ms: float
     predicted_per_token_ms: float
     predicted_per_second: float
+    draft_n: int = 0
+    draft_n_accepted: int = 0
     queue_ms: float
     compute_ms: float
     sync_ms: float

@@ -40,6 +40,11 @@ def timings_of(timings: Timings) -> dict[str, Any]:
         **_rates("prompt", timings.prompt_s, timings.prompt_per_s),
         "predicted_n": timings.tokens,
         **_rates("predicted", timings.generate_s, timings.generated_per_s),
+        **(
+            {"draft_n": timings.drafted, "draft_n_accepted": timings.accepted}
+            if timings.drafted
+            else {}
+        ),
         "queue_ms": _ms(timings.queue_s),
         "compute_ms": _ms(timings.compute_s),
         "sync_ms": _ms(timings.sync_s),
