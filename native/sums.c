@@ -12,6 +12,7 @@
 #include <ggml.h>
 #include <math.h>
 #include <mpi.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -44,6 +45,11 @@ struct sums_stats {
     int32_t waiting_for;  // with DEADLINE: the first rank nothing came from, or -1
 };
 
+// When one sum came how far, by MPI_Wtime. Read by Python through the same layout.
+struct sum_times {
+    double begun, encoded, arrived, ended;
+};
+
 static struct {
     MPI_Comm comm;
     int rank, n_ranks;
@@ -58,7 +64,15 @@ static struct {
     uint8_t *sent, *received;
     float *values;
     size_t sent_cap, received_cap, values_cap;
+    struct sum_times *trace;  // of the first sums since sums_begin; NULL where nobody asks
+    int64_t trace_cap;
 } g;
+
+// The times of the sum that is being computed; a place that nobody reads where nobody asks.
+static struct sum_times *times(void) {
+    static struct sum_times unread;
+    return g.trace && g.stats.n_sums >= 1 && g.stats.n_sums <= g.trace_cap ? &g.trace[g.stats.n_sums - 1] : &unread;
+}
 
 // ---------------------------------------------------------------- encoding
 
@@ -235,6 +249,7 @@ static bool sum_one_phase(float *x, size_t n_blocks) {
     if (!swap_with_all(spans, g.sent, spans, g.received, slot)) {
         return false;
     }
+    times()->arrived = MPI_Wtime();
     add_all(x, spans[0], g.received, slot);
     return true;
 }
@@ -256,6 +271,7 @@ static bool sum_two_phases(float *x, size_t n_blocks) {
     if (!swap_with_all(mine, g.sent, slices, g.received, 0)) {
         return false;
     }
+    times()->arrived = MPI_Wtime();
     memcpy(g.received + own.start * unit, g.sent + own.start * unit, own.count * unit);
     memset(x, 0, n_blocks * BLOCK * sizeof(float));
     add(x, g.received, n_blocks);
@@ -270,6 +286,7 @@ static bool sum_blocks(float *x, size_t n_blocks) {
         return false;
     }
     encode(x, g.sent, n_blocks);
+    times()->encoded = MPI_Wtime();
     const bool two = g.n_ranks > 2 && (double)bytes > g.two_phase_above;
     return two ? sum_two_phases(x, n_blocks) : sum_one_phase(x, n_blocks);
 }
@@ -326,9 +343,11 @@ EXPORT bool dure_sums_callback(struct ggml_tensor *t, bool ask, void *user) {
     if (ggml_nelements(t) == 0) {  // of a last layer when no logits are wanted
         return true;
     }
-    const double start = MPI_Wtime();
+    struct sum_times *const now = times();
+    const double start = now->begun = MPI_Wtime();
     const bool ok = sum_tensor(t);
-    g.stats.sync_s += MPI_Wtime() - start;
+    now->ended = MPI_Wtime();
+    g.stats.sync_s += now->ended - start;
     return ok;
 }
 
@@ -361,6 +380,21 @@ EXPORT int dure_sums_start(const char *points, int wire, double two_phase_above,
     g.wait_s = wait_s;
     g.staged = staged != 0;
     return g.requests ? OK : NO_MEMORY;
+}
+
+// From now on the times of the first n sums of a step are kept; 0 keeps none. Returns a status.
+EXPORT int dure_sums_trace(int64_t n) {
+    free(g.trace);
+    g.trace = n ? calloc((size_t)n, sizeof *g.trace) : NULL;
+    g.trace_cap = g.trace ? n : 0;
+    return n && !g.trace ? NO_MEMORY : OK;
+}
+
+// The times of the sums since sums_begin, at most as many as are kept; returns how many.
+EXPORT int64_t dure_sums_times(struct sum_times *out) {
+    const int64_t n = g.stats.n_sums < g.trace_cap ? g.stats.n_sums : g.trace_cap;
+    memcpy(out, g.trace, (size_t)n * sizeof *out);
+    return n;
 }
 
 EXPORT void dure_sums_begin(void) { g.stats = (struct sums_stats){.waiting_for = -1}; }
@@ -513,4 +547,49 @@ EXPORT float dure_best(const float *x, int n, int k, int32_t *ids, int want_sum)
         best_by_heap(x, n, k, ids);
     }
     return want_sum ? log_sum_exp(x, n, max) : NAN;
+}
+
+// ---------------------------------------------------------------- memory
+
+struct reader {
+    const float *x;
+    size_t n;
+    int repeats;
+    float sum;
+};
+
+static void *read_all(void *user) {
+    struct reader *const r = user;
+    float lanes[64] = {0};
+    for (int k = 0; k < r->repeats; k++) {
+        for (size_t i = 0; i + 64 <= r->n; i += 64) {
+            for (int j = 0; j < 64; j++) {
+                lanes[j] += r->x[i + j];
+            }
+        }
+    }
+    for (int j = 0; j < 64; j++) {
+        r->sum += lanes[j];
+    }
+    return NULL;
+}
+
+// Bytes of memory a second that so many threads read together, each its part of x[n]; 0 where it failed.
+EXPORT double dure_read_bytes_per_second(const float *x, size_t n, int n_threads, int repeats) {
+    struct reader readers[n_threads];
+    pthread_t threads[n_threads];
+    const size_t part = n / (size_t)n_threads;
+    const double start = MPI_Wtime();
+    int begun = 0;
+    for (; begun < n_threads; begun++) {
+        readers[begun] = (struct reader){x + part * (size_t)begun, part, repeats, 0};
+        if (pthread_create(&threads[begun], NULL, read_all, &readers[begun]) != 0) {
+            break;
+        }
+    }
+    for (int i = 0; i < begun; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    const double seconds = MPI_Wtime() - start;
+    return begun == n_threads ? (double)(part * sizeof *x) * n_threads * repeats / seconds : 0;
 }

@@ -9,11 +9,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from dure.cli.bench_trace import print_trace, trace_figures, write_trace
 from dure.cli.console import bytes_text, loading_bar, output, print_json
 from dure.cli.models import resolve_model
 from dure.cli.opening import opened
@@ -30,12 +32,15 @@ from dure.cli.parameters import (
     Threads,
 )
 from dure.engine.executor import Batch, Executor, KvOp, RankFacts, StepStats
+from dure.engine.mpi import MpiExecutor
 from dure.engine.sums import Wire
 from dure.errors import UsageError
 from dure.generate.opening import Wishes
-from dure.model.gguf import open_gguf
+from dure.model.gguf import GgufFile, open_gguf
 
 __all__ = ["bench"]
+
+TRACED = 32  # tokens
 
 
 def bench(
@@ -51,6 +56,14 @@ def bench(
     n_generate: Annotated[int, typer.Option("-n", "--generate", help="Tokens to generate.")] = 128,
     repeat: Annotated[int, typer.Option(help="Runs of each; medians are shown.")] = 5,
     ctx: Ctx = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write where the time of each layer goes, for ui.perfetto.dev, and show it beside "
+            "what memory and network allow at best; for two ranks or more.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure speed, time and bytes per token, and memory, on one rank or cut over several.
@@ -80,13 +93,33 @@ def bench(
         nodes=nodes,
         interface=interface,
     )
-    with opened(file, wishes) as (_, executor), loading_bar(f"measuring {file.name}") as progress:
-        facts = _measure(executor, n_prompt, n_generate, repeat, progress)
+    with opened(file, wishes) as (gguf, executor):
+        with loading_bar(f"measuring {file.name}") as progress:
+            facts = _measure(executor, n_prompt, n_generate, repeat, progress)
+        if trace is not None:
+            facts["trace"] = _trace(executor, gguf, sync, trace, min(n_generate, TRACED))
     facts = {"model": str(file), "sync": sync.value, **facts}
     if as_json:
         print_json(facts)
     else:
         _print(facts)
+
+
+def _trace(
+    executor: Executor, gguf: GgufFile, sync: Wire, path: Path, n_tokens: int
+) -> dict[str, Any]:
+    """Trace a few tokens, write them to a file, and tell what they took."""
+    if not isinstance(executor, MpiExecutor):
+        raise UsageError(
+            "--trace tells what happens between ranks: use it with --ranks 2 or --cluster"
+        )
+    runs = _Runs(executor, np.zeros(n_tokens, np.int32))
+    runs.generate(1)
+    executor.trace()
+    runs.generate(n_tokens)
+    ranks = executor.traced()
+    write_trace(path, ranks, executor.facts())
+    return trace_figures(executor, ranks, gguf, sync)
 
 
 def _measure(
@@ -196,6 +229,8 @@ def _memory(ranks: list[RankFacts]) -> dict[str, Any]:
 
 def _print(facts: dict[str, Any]) -> None:
     token = facts["per_token_ms"]
+    if "trace" in facts:
+        print_trace(facts["trace"])
     output.print(
         f"ranks {facts['ranks']}, threads of each {facts['threads']}, sums in {facts['sync']}"
     )

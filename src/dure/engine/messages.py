@@ -29,6 +29,8 @@ __all__ = [
     "Load",
     "Loading",
     "Logits",
+    "Probe",
+    "Probed",
     "RankError",
     "RankStep",
     "Ready",
@@ -40,6 +42,8 @@ __all__ = [
     "Stop",
     "ToRank",
     "ToRank0",
+    "Trace",
+    "Traced",
     "decode",
     "encode",
     "pack_step",
@@ -148,6 +152,18 @@ class GetLogits(_Message):
     row: int
 
 
+class Trace(_Message):
+    """From now on every rank notes the times of each step; or it tells them, and stops."""
+
+    on: bool
+
+
+class Probe(_Message):
+    """How fast every rank reads memory, and how long an exchange of so many bytes takes, is wanted."""
+
+    n_bytes: int
+
+
 class GetFacts(_Message):
     """What every rank holds is wanted."""
 
@@ -196,6 +212,19 @@ class Kept(_Message):
     ranks: list[tuple[list[str], int]]
 
 
+class Traced(_Message):
+    """`RankTrace` of every rank: its clock, and (begun, ended, float64 [n_sums, 4]) of each step."""
+
+    ranks: list[tuple[float, list[tuple[float, float, bytes]]]]
+
+
+class Probed(_Message):
+    """Bytes of memory that each rank reads in a second; seconds of an exchange among all."""
+
+    read_bytes_per_s: list[float]
+    exchange_s: float
+
+
 class Logits(_Message):
     """float32 [n_vocab]."""
 
@@ -208,9 +237,9 @@ class Facts(_Message):
     ranks: list[tuple[str, int, int]]
 
 
-ToRank0 = Step | GetLogits | Save | Load | Keep | Drop | GetFacts | Stop
-ToRank = RankStep | GetLogits | Save | Load | Keep | Drop | GetFacts | Stop
-FromRank0 = Loading | Ready | StepDone | Logits | Saved | Kept | Facts
+ToRank0 = Step | GetLogits | Save | Load | Keep | Drop | Trace | Probe | GetFacts | Stop
+ToRank = RankStep | GetLogits | Save | Load | Keep | Drop | Trace | Probe | GetFacts | Stop
+FromRank0 = Loading | Ready | StepDone | Logits | Saved | Kept | Traced | Probed | Facts
 
 encode = msgspec.msgpack.Encoder().encode
 _HEADER = struct.Struct("<I")

@@ -43,6 +43,7 @@ from dure.engine.executor import (
 )
 from dure.engine.llama import Limits
 from dure.engine.sums import Wire
+from dure.engine.trace import RankTrace, StepTrace
 from dure.errors import DureError, EngineError, ResourceError, UsageError
 from dure.model.cut import CutPlan
 
@@ -175,6 +176,29 @@ class MpiExecutor:
     def drop(self, path: str) -> None:
         """Delete what was saved."""
         self._process.ask(msg.Drop(path), msg.Kept, KEEP_S)
+
+    def trace(self) -> None:
+        """Note the times of every step from now on, until `traced`."""
+        self._process.ask(msg.Trace(on=True), msg.Traced, 4 * self._wait_s)
+
+    def traced(self) -> list[RankTrace]:
+        """What every rank noted since `trace`."""
+        done = self._process.ask(msg.Trace(on=False), msg.Traced, 4 * self._wait_s)
+        return [
+            RankTrace(
+                clock,
+                tuple(
+                    StepTrace(begun, ended, np.frombuffer(sums, np.float64).reshape(-1, 4))
+                    for begun, ended, sums in steps
+                ),
+            )
+            for clock, steps in done.ranks
+        ]
+
+    def probe(self, n_bytes: int) -> tuple[list[float], float]:
+        """Bytes of memory that each rank reads in a second; seconds of an exchange of n_bytes."""
+        done = self._process.ask(msg.Probe(n_bytes), msg.Probed, KEEP_S)
+        return done.read_bytes_per_s, done.exchange_s
 
     def facts(self) -> list[RankFacts]:
         """What every rank holds now."""

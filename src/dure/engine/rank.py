@@ -30,11 +30,14 @@ from dure.engine.executor import Floats
 from dure.engine.kept import KeptFiles
 from dure.engine.llama import Limits, LoadedModel
 from dure.engine.memory import peak_bytes
-from dure.engine.sums import Sums, Wire, mpi
+from dure.engine.sums import Sums, Wire, exchange_seconds, mpi, read_bytes_per_s
 from dure.errors import DureError, EngineError, ResourceError
 from dure.model.gguf import open_gguf
 
-TAG_STEP, TAG_REPORT = 1, 2
+TAG_STEP, TAG_REPORT, TAG_CLOCK = 1, 2, 3
+CLOCK_ASKS = 64
+MOST_PASSES = 8  # of a step, whose times are kept: llama.cpp divides long prompts
+WARM_UP, EXCHANGES = 50, 300
 SPIN_S = 0.003  # after a step, the next one is probably near
 NAP_SHARE = 0.05  # then naps between looks grow with the wait: a step is this much of it late
 LONGEST_NAP_S = 0.02
@@ -74,11 +77,12 @@ class RankProcess:
                 f"instead of {stop - self.first_id}: delete it and cut again"
             )
         self._outputs: list[int] = []
+        self._steps: list[tuple[float, float, bytes]] | None = None  # noted while traced
         self._idle_since = time.perf_counter()
 
     def step(self, step: msg.RankStep, embeddings: Floats) -> list[SliceBest]:
         """Decode the step on this rank's shard; the best of its slice for every output row."""
-        start = time.perf_counter()
+        start, begun = time.perf_counter(), mpi().Wtime()
         idle_s = start - self._idle_since
         self.model.change_kv(msg.kv_ops(step.kv))
         positions = np.frombuffer(step.positions, np.int32)
@@ -100,6 +104,8 @@ class RankProcess:
             )
         best = [] if step.embed else self._best(step)
         self._idle_since = time.perf_counter()
+        if self._steps is not None and positions.size:
+            self._steps.append((begun, mpi().Wtime(), self._sums.times().tobytes()))
         self.stats = (self._idle_since - start, sums.sync_s, idle_s, sums.bytes_sent)
         return best
 
@@ -134,6 +140,19 @@ class RankProcess:
             case msg.Drop(path):
                 self._kept.drop(path)
                 return [], 0
+
+    def trace(self, request: msg.Trace) -> list[tuple[float, float, bytes]]:
+        """Note the times of steps from now on, or tell those that were noted and stop."""
+        noted = self._steps or []
+        self._steps = [] if request.on else None
+        self._sums.trace(self.job.sums_per_pass * MOST_PASSES if request.on else 0)
+        return noted
+
+    def probe(self, request: msg.Probe) -> tuple[float, float]:
+        """Bytes of memory that this rank reads in a second; seconds of an exchange. All ranks at once."""
+        read = read_bytes_per_s(self.job.threads[self.rank])
+        exchange_seconds(request.n_bytes, WARM_UP)
+        return read, exchange_seconds(request.n_bytes, EXCHANGES)
 
     def logits(self, row: int) -> Floats:
         """This rank's slice of the logits of an output row."""
@@ -202,6 +221,11 @@ def follow(process: RankProcess) -> None:
                 comm.Send(process.logits(record.row), 0, TAG_REPORT)
             case msg.Save() | msg.Load() | msg.Keep() | msg.Drop():
                 comm.send(process.keep(record), 0, TAG_REPORT)
+            case msg.Trace():
+                comm.send(process.trace(record), 0, TAG_REPORT)
+                _tell_clock(comm)
+            case msg.Probe():
+                comm.send(process.probe(record), 0, TAG_REPORT)
             case msg.GetFacts():
                 comm.send(process.facts(), 0, TAG_REPORT)
             case msg.Stop():
@@ -223,6 +247,13 @@ def _receive(comm: Any) -> bytearray:
     data = bytearray(status.Get_count())
     message.Recv(data)
     return data
+
+
+def _tell_clock(comm: Any) -> None:
+    """Answer rank 0, which compares clocks."""
+    for _ in range(CLOCK_ASKS):
+        comm.recv(source=0, tag=TAG_CLOCK)
+        comm.send(mpi().Wtime(), 0, TAG_CLOCK)
 
 
 def _report(stats: tuple[float, ...], best: list[SliceBest]) -> bytes:
@@ -284,6 +315,10 @@ class Leader:
                 return self._logits(request)
             case msg.Save() | msg.Load() | msg.Keep() | msg.Drop():
                 return self._keep(request)
+            case msg.Trace():
+                return self._trace(request)
+            case msg.Probe():
+                return self._probe(request)
             case _:
                 return self._facts()
 
@@ -320,6 +355,33 @@ class Leader:
         ranks += [self._comm.recv(source=p, tag=TAG_REPORT) for p in self._others]
         self._wait(sends)
         return (msg.Saved if isinstance(request, msg.Save | msg.Load) else msg.Kept)(ranks)
+
+    def _trace(self, request: msg.Trace) -> msg.Traced:
+        sends = self._tell(msg.pack(request))
+        ranks = [(0.0, self._process.trace(request))]
+        for p in self._others:
+            noted = self._comm.recv(source=p, tag=TAG_REPORT)
+            ranks.append((self._clock_of(p), noted))
+        self._wait(sends)
+        return msg.Traced(ranks)
+
+    def _clock_of(self, rank: int) -> float:
+        """A rank's clock less this one's, from the quickest of many answers."""
+        answers = []
+        for _ in range(CLOCK_ASKS):
+            asked = mpi().Wtime()
+            self._comm.send(None, rank, TAG_CLOCK)
+            told = self._comm.recv(source=rank, tag=TAG_CLOCK)
+            took = mpi().Wtime() - asked
+            answers.append((took, told - asked - took / 2))
+        return float(min(answers)[1])
+
+    def _probe(self, request: msg.Probe) -> msg.Probed:
+        sends = self._tell(msg.pack(request))
+        ranks = [self._process.probe(request)]
+        ranks += [self._comm.recv(source=p, tag=TAG_REPORT) for p in self._others]
+        self._wait(sends)
+        return msg.Probed([read for read, _ in ranks], max(took for _, took in ranks))
 
     def _n_best(self, rank: int, k: int) -> int:
         start, stop = self._job.vocabulary[rank]

@@ -17,9 +17,19 @@ from typing import Any
 import numpy as np
 
 from dure.engine.executor import Floats, Ints
+from dure.engine.trace import Times
 from dure.errors import EngineError, ResourceError
 
-__all__ = ["Status", "SumStats", "Sums", "Wire", "best_logits", "exchange_seconds", "mpi"]
+__all__ = [
+    "Status",
+    "SumStats",
+    "Sums",
+    "Wire",
+    "best_logits",
+    "exchange_seconds",
+    "mpi",
+    "read_bytes_per_s",
+]
 
 
 class Wire(Enum):
@@ -84,6 +94,8 @@ def _library() -> ctypes.CDLL:
         ) from error
     library.dure_best.restype = ctypes.c_float
     library.dure_exchange_seconds.restype = ctypes.c_double
+    library.dure_sums_times.restype = ctypes.c_int64
+    library.dure_read_bytes_per_second.restype = ctypes.c_double
     return library
 
 
@@ -114,7 +126,7 @@ class Sums:
         )
         if status != Status.OK:
             raise EngineError(f"the sums cannot start: {Status(status).name}")
-        self._wait_s = wait_s
+        self._wait_s, self._n_traced = wait_s, 0
 
     @property
     def callback(self) -> int:
@@ -138,6 +150,22 @@ class Sums:
             raise EngineError(f"a sum over the ranks failed: {Status(stats.status).name}")
         return SumStats(stats.sync_s, stats.bytes_sent, stats.n_sums)
 
+    def trace(self, n_sums: int) -> None:
+        """Keep the times of the first n_sums of every step; 0 keeps none. Raises EngineError."""
+        if _library().dure_sums_trace(ctypes.c_int64(n_sums)) != Status.OK:
+            raise EngineError(f"there is no memory for the times of {n_sums} sums")
+        self._n_traced = n_sums
+
+    def times(self) -> Times:
+        """Of each sum of the last step when it began, was encoded, had arrived and ended.
+
+        float64 [n_sums, 4], seconds of this machine's monotonic clock.
+        """
+        times = np.zeros((self._n_traced, 4))
+        if not self._n_traced:
+            return times
+        return times[: _library().dure_sums_times(ctypes.c_void_p(times.ctypes.data))]
+
     def sum(self, x: Floats) -> None:
         """Sum x (float32, a multiple of 32 elements) over all ranks, in place."""
         _library().dure_sums_sum(ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(x.size))
@@ -152,6 +180,17 @@ def exchange_seconds(n_bytes: int, repeats: int) -> float:
     if math.isnan(seconds):
         raise EngineError("an exchange between the ranks failed")
     return seconds
+
+
+def read_bytes_per_s(n_threads: int, n_bytes: int = 256 << 20, repeats: int = 4) -> float:
+    """How fast so many threads of this machine read memory together: the best of three tries."""
+    x = np.ones(n_bytes // 4, np.float32)
+    pointer, n = ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(x.size)
+    tries = [
+        float(_library().dure_read_bytes_per_second(pointer, n, n_threads, repeats))
+        for _ in range(3)
+    ]
+    return max(tries)
 
 
 def best_logits(logits: Floats, k: int, *, want_sum: bool) -> tuple[Ints, float]:
