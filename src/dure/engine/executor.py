@@ -224,6 +224,9 @@ class Executor(Protocol):
     def drop(self, path: str) -> None:
         """Delete what `save` wrote; nothing happens where it is not there."""
 
+    def set_threads(self, threads: Sequence[int]) -> None:
+        """Decode single tokens with so many threads on each rank; prompts with those from before."""
+
     def facts(self) -> list[RankFacts]:
         """What every rank holds now."""
 

@@ -77,7 +77,7 @@ class LoadedModel:
         cure: str = DEFAULT_CURE,
     ) -> None:
         self.limits = limits
-        self._model = load_model(path, progress, cure)
+        self._model, self._prompt_threads = load_model(path, progress, cure), limits.threads
         try:
             self._context = _make_context(self._model, limits, eval_callback, path)
         except ResourceError:
@@ -221,6 +221,10 @@ class LoadedModel:
             self._context, _pointer(held, ctypes.c_uint8), held.size, sequence
         ):
             raise EngineError(f"the KV cache has no room to copy to sequence {sequence}")
+
+    def set_threads(self, n: int) -> None:
+        """Decode single tokens with so many threads; prompts go on with those it was made with."""
+        lib.llama_set_n_threads(self._context, n, self._prompt_threads)
 
     def close(self) -> None:
         """Free the context and the model."""

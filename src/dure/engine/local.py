@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,11 @@ class LocalExecutor:
     def drop(self, path: str) -> None:
         """Delete what was saved."""
         self._kept.drop(path)
+
+    def set_threads(self, threads: Sequence[int]) -> None:
+        """Decode with so many threads; see `Executor.set_threads`."""
+        self._model.set_threads(threads[0])
+        self.info = replace(self.info, threads=tuple(threads))
 
     def facts(self) -> list[RankFacts]:
         """What this process holds."""

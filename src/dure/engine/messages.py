@@ -18,6 +18,7 @@ KvTuple = tuple[int, int, int, int | None, int | None]
 """The fields of a `KvOp`."""
 
 __all__ = [
+    "Done",
     "Drop",
     "Facts",
     "FromRank0",
@@ -37,6 +38,7 @@ __all__ = [
     "Row",
     "Save",
     "Saved",
+    "SetThreads",
     "Step",
     "StepDone",
     "Stop",
@@ -152,6 +154,12 @@ class GetLogits(_Message):
     row: int
 
 
+class SetThreads(_Message):
+    """Every rank is to decode with its number of threads; the answer is `Done`."""
+
+    threads: list[int]
+
+
 class Trace(_Message):
     """From now on every rank notes the times of each step; or it tells them, and stops."""
 
@@ -212,6 +220,10 @@ class Kept(_Message):
     ranks: list[tuple[list[str], int]]
 
 
+class Done(_Message):
+    """It is done."""
+
+
 class Traced(_Message):
     """`RankTrace` of every rank: its clock, and (begun, ended, float64 [n_sums, 4]) of each step."""
 
@@ -237,9 +249,13 @@ class Facts(_Message):
     ranks: list[tuple[str, int, int]]
 
 
-ToRank0 = Step | GetLogits | Save | Load | Keep | Drop | Trace | Probe | GetFacts | Stop
-ToRank = RankStep | GetLogits | Save | Load | Keep | Drop | Trace | Probe | GetFacts | Stop
-FromRank0 = Loading | Ready | StepDone | Logits | Saved | Kept | Traced | Probed | Facts
+ToRank0 = (
+    Step | GetLogits | Save | Load | Keep | Drop | SetThreads | Trace | Probe | GetFacts | Stop
+)
+ToRank = (
+    RankStep | GetLogits | Save | Load | Keep | Drop | SetThreads | Trace | Probe | GetFacts | Stop
+)
+FromRank0 = Loading | Ready | StepDone | Logits | Saved | Kept | Done | Traced | Probed | Facts
 
 encode = msgspec.msgpack.Encoder().encode
 _HEADER = struct.Struct("<I")

@@ -19,6 +19,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
@@ -176,6 +177,11 @@ class MpiExecutor:
     def drop(self, path: str) -> None:
         """Delete what was saved."""
         self._process.ask(msg.Drop(path), msg.Kept, KEEP_S)
+
+    def set_threads(self, threads: Sequence[int]) -> None:
+        """Decode with so many threads on each rank; see `Executor.set_threads`."""
+        self._process.ask(msg.SetThreads(list(threads)), msg.Done, 4 * self._wait_s)
+        self.info = replace(self.info, threads=tuple(threads))
 
     def trace(self) -> None:
         """Note the times of every step from now on, until `traced`."""

@@ -141,6 +141,10 @@ class RankProcess:
                 self._kept.drop(path)
                 return [], 0
 
+    def set_threads(self, request: msg.SetThreads) -> None:
+        """Decode with this rank's number of threads from now on."""
+        self.model.set_threads(request.threads[self.rank])
+
     def trace(self, request: msg.Trace) -> list[tuple[float, float, bytes]]:
         """Note the times of steps from now on, or tell those that were noted and stop."""
         noted = self._steps or []
@@ -221,6 +225,8 @@ def follow(process: RankProcess) -> None:
                 comm.Send(process.logits(record.row), 0, TAG_REPORT)
             case msg.Save() | msg.Load() | msg.Keep() | msg.Drop():
                 comm.send(process.keep(record), 0, TAG_REPORT)
+            case msg.SetThreads():
+                process.set_threads(record)
             case msg.Trace():
                 comm.send(process.trace(record), 0, TAG_REPORT)
                 _tell_clock(comm)
@@ -315,6 +321,11 @@ class Leader:
                 return self._logits(request)
             case msg.Save() | msg.Load() | msg.Keep() | msg.Drop():
                 return self._keep(request)
+            case msg.SetThreads():
+                sends = self._tell(msg.pack(request))
+                self._process.set_threads(request)
+                self._wait(sends)
+                return msg.Done()
             case msg.Trace():
                 return self._trace(request)
             case msg.Probe():

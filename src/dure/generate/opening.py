@@ -23,6 +23,7 @@ from dure.engine.mpi import MpiExecutor, MpiOptions
 from dure.engine.sums import Wire
 from dure.errors import ModelError, UsageError
 from dure.generate.lifecycle import Happening
+from dure.generate.threads import tune_threads
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
 from dure.model.architecture import shape_of
@@ -172,6 +173,18 @@ def shard_directory() -> Path:
 def open_executor(model: GgufFile, wishes: Wishes, listener: Listener | None = None) -> Opened:
     """Start a model. Raises a DureError that says what does not fit, and how to mend it."""
     listener = listener or Silent()
+    opened = _open(model, wishes, listener)
+    if wishes.threads is None and max(opened.executor.info.threads) > 1:
+        key = f"{model.fingerprint[:16]}-{opened.cut_name}"
+        try:
+            tune_threads(opened.executor, key, cache_directory() / "threads.json")
+        except BaseException:
+            opened.executor.close()
+            raise
+    return opened
+
+
+def _open(model: GgufFile, wishes: Wishes, listener: Listener) -> Opened:
     if wishes.cluster:
         from dure.generate.cluster_opening import start_on_cluster
 
