@@ -1,0 +1,175 @@
+"""Guessing ahead: generation with and without it, on texts that repeat themselves and on one that does not.
+
+The demo model writes the texts: what follows what is real. A dense shape with random weights then computes
+them: a step costs what it costs there, and the token chosen is always the text's next one. So the guesses
+that are right are those that would be right, and the time is that of a model worth waiting for.
+
+    python bench/speculation.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from measure import BenchError, Contender, Quantity, Sample, compare, main, parser, positive, report
+from shapes import add_model_options, gguf_file
+
+from dure.engine.executor import Candidates, Executor, Floats
+from dure.engine.llama import Limits
+from dure.engine.local import LocalExecutor
+from dure.generate.drafting import Drafting, drafting_for
+from dure.generate.loop import EngineLoop
+from dure.generate.request import Done, Request, Sampling, Token
+from dure.generate.sampling import Sampler
+from dure.generate.scheduler import Running
+from dure.model.gguf import GgufFile, open_gguf
+from dure.model.vocabulary import Vocabulary
+
+DEMO = Path(__file__).parent.parent / "models" / "dure-demo.gguf"
+GREEDY = Sampling(temperature=0)
+N_CTX = 2048
+FIRST, OTHER = "Tell me a story about a goat.", "Tell me a story about a spoon."
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt, and the answer that the demo model gave to it."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+class Written:
+    """Chooses a text's tokens, whatever the logits are."""
+
+    n_best, can_draft = 1, True
+
+    def __init__(self, answer: Sequence[int]) -> None:
+        self._rest = list(reversed(answer))
+
+    def adjustment(self, _ahead: Sequence[int] = ()) -> None:
+        """Nothing is changed."""
+
+    def choose(self, _best: Candidates, _whole: Callable[[], Floats]) -> int:
+        """The next token."""
+        return self._rest[-1]
+
+    def accept(self, _token: int) -> None:
+        """On to the one after it."""
+        self._rest.pop()
+
+
+class Recital(EngineLoop):
+    """Computes a text that is written already."""
+
+    def __init__(
+        self, executor: Executor, vocabulary: Vocabulary, drafting: Drafting | None
+    ) -> None:
+        super().__init__(executor, vocabulary, drafting=drafting)
+        self.text: Sequence[int] = ()
+
+    def _sampler(self, _running: Running) -> Sampler:
+        return Written(self.text)  # type: ignore[return-value]
+
+    def recite(self, text: Text) -> Done:
+        """The end of the answer."""
+        self.text = text.answer
+        asked = Request(
+            id="r", prompt=text.prompt, sampling=GREEDY, max_tokens=len(text.answer),
+            ignore_eos=True, cache_prompt=False,
+        )  # fmt: skip
+        self.submit(asked)
+        while self.busy:
+            for event in self.step():
+                if isinstance(event, Done):
+                    return event
+        raise BenchError("the text did not end")
+
+
+def texts(n_tokens: int) -> dict[str, Text]:
+    """What the demo model says: a story; the same once more; another one after it."""
+    with open_gguf(DEMO) as gguf:
+        vocabulary = Vocabulary(gguf)
+        executor = LocalExecutor(DEMO, Limits(N_CTX, threads=1))
+        loop = EngineLoop(executor, vocabulary)
+
+        def say(*turns: str) -> Text:
+            messages = [
+                {"role": "assistant" if i % 2 else "user", "content": turn}
+                for i, turn in enumerate(turns)
+            ]
+            prompt = vocabulary.chat_prompt(messages)
+            loop.submit(Request(id="r", prompt=prompt, sampling=GREEDY, max_tokens=n_tokens))
+            answer = []
+            while loop.busy:
+                answer += [e.token for e in loop.step() if isinstance(e, Token)]
+            return Text(prompt, answer)
+
+        story = say(FIRST)
+        told = b"".join(vocabulary.piece(token) for token in story.answer).decode()
+        quoted = Text(say(FIRST, told, FIRST).prompt, story.answer)
+        found = {"new": story, "quoted": quoted, "another": say(FIRST, told, OTHER)}
+        executor.close()
+        vocabulary.close()
+    return found
+
+
+def contender(
+    name: str, executor: Executor, vocabulary: Vocabulary, text: Text, drafting: Drafting | None
+) -> Contender:
+    """Generation of one text."""
+    loop = Recital(executor, vocabulary, drafting)
+
+    def measure() -> Sample:
+        begun = time.perf_counter()
+        done = loop.recite(text)
+        took = time.perf_counter() - begun - done.timings.prompt_s
+        accepted = done.timings.accepted / max(1, done.timings.drafted)
+        return {"generation": done.timings.n_steps / took, "accepted": accepted}
+
+    return Contender(name, measure)
+
+
+def run() -> int:
+    """Compare; 0 where every goal is met."""
+    options = parser(__doc__, rounds=3)
+    options.add_argument("--threads", type=positive, default=2, help="default %(default)s")
+    options.add_argument("--tokens", type=positive, default=200, help="default %(default)s")
+    add_model_options(options)
+    arguments = options.parse_args()
+    model = gguf_file(arguments.shape, arguments.dir)
+    found = texts(arguments.tokens)
+    goals = {"new": 0.97, "another": 0.97, "quoted": 1.5}
+    executor = LocalExecutor(model, Limits(N_CTX, threads=arguments.threads))
+    status = 0
+    with open_gguf(DEMO) as demo, open_gguf(model) as gguf:
+        vocabulary = Vocabulary(demo)
+        for name, text in found.items():
+            status |= _compare(name, executor, vocabulary, text, gguf, goals[name], arguments)
+    executor.close()
+    return status
+
+
+def _compare(
+    name: str,
+    executor: Executor,
+    vocabulary: Vocabulary,
+    text: Text,
+    gguf: GgufFile,
+    goal: float,
+    arguments: argparse.Namespace,
+) -> int:
+    guessing = contender("guessing", executor, vocabulary, text, drafting_for(gguf, "lookup"))
+    plain = contender("plain", executor, vocabulary, text, None)
+    quantity = Quantity("generation", f"generation, {name}", "tok/s", goal)
+    comparisons = compare([quantity], [guessing, plain], arguments.rounds)
+    settings = {"model": arguments.shape, "threads": arguments.threads, "tokens": len(text.answer)}
+    return report("speculation", settings, comparisons, arguments.json)
+
+
+if __name__ == "__main__":
+    main(run)
