@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from dure.cluster.shards import ShardStore
+from dure.engine.environment import with_huge_pages
 from dure.engine.messages import Job
 from dure.engine.mpi import GUARD, kill_all_of
 from dure.errors import ClusterError, ResourceError, UsageError
@@ -210,11 +211,13 @@ async def _talk(
 def _environment(directory: Path, device: str) -> dict[str, str]:
     """What the rank sees: of this process's own only what programs need to run at all."""
     kept = ("HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "USER")
-    return {
-        **{name: os.environ[name] for name in kept if name in os.environ},
-        "PATH": f"{directory}:/usr/bin:/bin",
-        **network_environment(device),
-    }
+    return with_huge_pages(
+        {
+            **{name: os.environ[name] for name in kept if name in os.environ},
+            "PATH": f"{directory}:/usr/bin:/bin",
+            **network_environment(device),
+        }
+    )
 
 
 def network_environment(device: str) -> dict[str, str]:

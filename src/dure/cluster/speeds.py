@@ -19,6 +19,7 @@ import msgspec
 
 from dure.cluster.membership import Member
 from dure.cluster.survey import Nodes
+from dure.engine.environment import with_huge_pages
 from dure.engine.speed import Speed
 from dure.errors import ClusterError, EngineError
 
@@ -75,6 +76,7 @@ def measure_here(type_name: str, threads: int) -> Speed:
     done = subprocess.run(
         [sys.executable, "-m", "dure.engine.speed", type_name, str(threads)],
         capture_output=True,
+        env=with_huge_pages(os.environ),
         timeout=MEASURE_S,
         check=False,
     )

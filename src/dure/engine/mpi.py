@@ -30,6 +30,7 @@ import psutil
 
 import dure.errors
 from dure.engine import messages as msg
+from dure.engine.environment import with_huge_pages
 from dure.engine.executor import (
     Batch,
     Candidates,
@@ -301,7 +302,9 @@ class _Job:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={"UCX_LOG_LEVEL": "fatal", **os.environ, **launch.environment()},
+                env=with_huge_pages(
+                    {"UCX_LOG_LEVEL": "fatal", **os.environ, **launch.environment()}
+                ),
                 start_new_session=True,  # a terminal's Ctrl-C is for us alone
             )
 

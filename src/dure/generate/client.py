@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import shutil
 import struct
@@ -23,6 +24,7 @@ import msgspec
 import numpy as np
 
 import dure.errors
+from dure.engine.environment import with_huge_pages
 from dure.errors import (
     BusyError,
     ContextError,
@@ -325,6 +327,7 @@ class EngineClient:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    env=with_huge_pages(os.environ),
                     start_new_session=True,  # a terminal's Ctrl-C is for us alone
                 )
             return await self._follow(self._process, connected, directory / "log")
