@@ -65,7 +65,9 @@ def test_damage_is_found_told_and_made_good(dure: Dure, tmp_path: Path) -> None:
     damaged.write_bytes(right[:middle] + bytes([right[middle] ^ 1]) + right[middle + 1 :])
     os.utime(damaged, ns=(times.st_atime_ns, times.st_mtime_ns))
     told = dure("cache", "check", "--json")
-    assert {one["name"]: one["sound"] for one in json.loads(told.stdout)}[damaged.stem] is False
+    assert told.returncode == 1
+    states = {one["name"]: one["state"] for one in json.loads(told.stdout)}
+    assert states[damaged.stem] == "damaged"
     assert f"here: {damaged.stem} is damaged" in told.stderr
     assert "1 of 2 shards are sound" in told.stderr
     assert dure("run", DEMO, "Hello", "--ranks", 2, "-n", 1).returncode == 0

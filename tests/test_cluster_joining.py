@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster_hosts import Machine, invited, joined, machines
+from cluster_hosts import WAIT_S, Machine, invited, joined, machines
 from needs_root import needs_root
 
 from dure.cluster.joining import JOIN_PORT, NODE_PORT
@@ -123,6 +124,36 @@ def test_a_node_that_has_moved_is_found_again(three: list[Machine]) -> None:
     assert nodes_of(root) == {one.name: True}
     assert "moved" in events_of(root)
     assert json.loads(root.dure("cluster", "status", "--json"))["nodes"][0]["host"] == "10.213.0.77"
+    for change in (("del", "10.213.0.77/24"), ("add", f"{one.host.address}/24")):  # while it runs
+        subprocess.run(
+            ["ip", "-n", one.name, "address", *change, "dev", one.host.device], check=True
+        )
+    give_up = time.monotonic() + WAIT_S
+    while nodes_of(root) != {one.name: True}:
+        assert time.monotonic() < give_up
+    told = json.loads(root.dure("cluster", "status", "--json"))["nodes"][0]
+    assert told["host"] == one.host.address
+
+
+def test_a_node_says_whose_it_is_and_leaves(three: list[Machine]) -> None:
+    """Not while it runs; then nothing of it is left, and what lay beside it is."""
+    root, one, _ = three
+    joined(root, one)
+    refused = one.dure("cluster", "status", status=1)
+    assert (
+        f"this machine is {one.name}, a node of the cluster home: type that on its root" in refused
+    )
+    assert f"{one.name}, a node of the cluster home" in one.dure("node", "status")
+    assert json.loads(one.dure("node", "status", "--json"))["answers"] is True
+    assert "the node still runs" in one.dure("node", "leave", status=2)
+    one.stop()
+    assert json.loads(one.dure("node", "status", "--json"))["answers"] is False
+    kept = one.home / "dure_node_dir"
+    (kept / "shards").mkdir(exist_ok=True)
+    (kept / "mine").touch()
+    one.dure("node", "leave")
+    assert [path.name for path in kept.iterdir()] == ["mine"]
+    assert "has not joined" in one.dure("node", "status", status=1)
 
 
 GARBAGE = """

@@ -73,7 +73,7 @@ def test_a_build_for_another_processor_is_refused() -> None:
 
 
 def test_a_silent_node_and_no_nodes_are_told() -> None:
-    with pytest.raises(ClusterError, match="pi-1 sleeps; or remove it"):
+    with pytest.raises(ClusterError, match=r"pi-1 sleeps\. --nodes names those to go on with"):
         check_nodes([NodeReport(MEMBER, "pi-1 sleeps")], {})
     with pytest.raises(ClusterError, match="`dure cluster invite`"):
         check_nodes([], {})
@@ -138,10 +138,15 @@ def test_too_many_ranks_and_a_missing_node_are_told(five: list[Machine]) -> None
     root, node, *_ = five
     refused = root.dure("run", DEMO, "hi", "--cluster", "--ranks", 9, status=2)
     assert "the cluster has 2 machines" in refused
+    refused = root.dure("run", DEMO, "hi", "--cluster", "--shares", "1,1,1", status=2)
+    assert f"here are 2, in this order: dure-root, {node.name}" in refused
+    assert "are for --cluster" in root.dure("run", DEMO, "hi", "--nodes", "all", status=2)
+    assert "name some" in root.dure("run", DEMO, "hi", "--cluster", "--nodes", ",", status=2)
     node.stop()
-    refused = root.dure("run", DEMO, "hi", "--cluster", status=1)
+    refused = root.dure("run", DEMO, "hi", "--cluster", "--nodes", "all", status=1)
     assert f"{node.name} at {node.host.address}:7474 does not answer" in refused
     assert "start `dure node` on it" in refused
+    root.dure("run", DEMO, "hi", "--cluster", "-n", 1)  # who is not named may be missing
     node.start("node", says=f"{node.name} of home at")
 
 
@@ -317,9 +322,9 @@ def test_a_node_without_room_is_done_without_until_it_has_some(
         node.start("node", "--quota", "0.001", says=f"{node.name} of home at")
         assert story() == f"{alone}<done>\n"
         assert not ranks_of(node)
-        assert f"{node.name} has room for 0.00 GB" in root.dure("cluster", "events")
+        assert f"{node.name} has room for 1 MB" in root.dure("cluster", "events")
         refused = root.dure("run", DEMO, "hi", *ALL, status=1)
-        assert f"{node.name} has room for 0.00 GB" in refused
+        assert f"{node.name} has room for 1 MB" in refused
         node.stop()
         node.start("node", says=f"{node.name} of home at")
         wait_until(lambda: ranks_of(node))
@@ -355,8 +360,8 @@ def test_shards_on_nodes_are_listed_deleted_and_sent_again(five: list[Machine], 
     right, times = shard.read_bytes(), shard.stat()
     shard.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
     os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
-    checked = json.loads(root.dure("cache", "check", "--cluster", "--json"))
-    assert [one["node"] for one in checked if not one["sound"]] == [node.name]
+    checked = root.dure("cache", "check", "--cluster", status=1)
+    assert f"{node.name}: {shard.stem} is damaged" in checked
     assert root.dure(*run).strip() == alone
     assert shard.read_bytes() == right
     root.dure("cache", "prune", "--days", 0, "--cluster")
@@ -382,3 +387,15 @@ def test_machines_that_cost_more_than_they_save_are_left_out(five: list[Machine]
     told = json.loads(root.dure("cluster", "status", "--json"))["last_start"]
     assert told["shares"] == {"dure-root": 1.0}
     assert "ms with it, and takes" in told["left_out"][node.name]
+
+
+@needs_root
+def test_a_node_that_is_removed_is_done_without_when_it_is_quiet(five: list[Machine]) -> None:
+    root, node, *_ = five
+    with serving(root):
+        assert ranks_of(node)
+        root.dure("cluster", "remove", node.name)
+        wait_until(lambda: not ranks_of(node))
+        wait_until(lambda: '"ok"' in health_of(root))
+    reasons = [e["reason"] for e in events_of(root) if e["event"] == "engine_ended"]
+    assert reasons[-1] == f"{node.name} belongs to the cluster no more"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -13,7 +13,7 @@ from dure.cluster.agent import versions
 from dure.cluster.identity import new_request
 from dure.cluster.membership import Cluster, Member
 from dure.cluster.survey import NodeReport, Nodes
-from dure.errors import ClusterError
+from dure.errors import ClusterError, UsageError
 from dure.generate import gathering
 from dure.generate.gathering import Gathering
 from dure.generate.opening import Silent
@@ -50,7 +50,7 @@ class Listens(Silent):
         self.told.append(what)
         return nullcontext(lambda _: None)
 
-    def warn(self, text: str) -> None:
+    def news(self, text: str) -> None:
         self.told.append(text)
 
 
@@ -69,9 +69,11 @@ def cluster(tmp_path: Path) -> Cluster:
     return made
 
 
-def gathered(cluster: Cluster, grace_s: float, *there: str) -> tuple[Gathering, Listens]:
+def gathered(
+    cluster: Cluster, grace_s: float, *there: str, **more: Any
+) -> tuple[Gathering, Listens]:
     listener = Listens()
-    return Gathering(cluster, cast(Nodes, Answers(*there)), grace_s, listener), listener
+    return Gathering(cluster, cast(Nodes, Answers(*there)), grace_s, listener, **more), listener
 
 
 def names(reports: Sequence[NodeReport]) -> list[str]:
@@ -84,17 +86,38 @@ def test_all_that_answer_are_taken_at_once(cluster: Cluster) -> None:
     assert (names(there), missing, listener.told) == (["a", "b"], [], [])
 
 
-def test_without_grace_a_missing_node_is_an_error(cluster: Cluster) -> None:
-    waits, _ = gathered(cluster, 0.0, "a")
+def test_one_that_is_insisted_on_is_an_error_without_grace(cluster: Cluster) -> None:
+    waits, _ = gathered(cluster, 0.0, "a", insists=True)
     with pytest.raises(ClusterError, match="b does not answer"):
         waits.wait()
+
+
+def test_without_grace_it_goes_on_with_those_that_are_there(cluster: Cluster) -> None:
+    """Where nobody insists; and it says so."""
+    waits, listener = gathered(cluster, 0.0, "a")
+    there, missing = waits.wait()
+    assert (names(there), names(missing)) == (["a"], ["b"])
+    assert listener.told == ["goes on without a node: b does not answer"]
+
+
+def test_only_those_that_are_named_are_asked(cluster: Cluster) -> None:
+    waits, listener = gathered(cluster, 0.0, "a", named=["a"], insists=True)
+    there, missing = waits.wait()
+    assert (names(there), missing, listener.told) == (["a"], [], [])
+    unknown, _ = gathered(cluster, 0.0, "a", named=["c"], insists=True)
+    with pytest.raises(UsageError, match="no node is called 'c'"):
+        unknown.wait()
 
 
 def test_one_that_comes_in_time_is_waited_for(cluster: Cluster) -> None:
     waits, listener = gathered(cluster, 60.0, "a", "", "a b")
     there, missing = waits.wait()
     assert (names(there), missing) == (["a", "b"], [])
-    assert listener.told == ["waiting for b", "waiting for a, b"]
+    assert listener.told == [
+        "waits for b, 60 s at most (--grace)",
+        "waiting for b",
+        "waiting for a, b",
+    ]
 
 
 def test_one_that_stays_away_is_left_out_and_noted(cluster: Cluster) -> None:

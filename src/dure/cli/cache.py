@@ -32,6 +32,7 @@ from dure.model.shard import delete_shard, is_whole
 __all__ = ["cache"]
 
 DAY_S = 86400.0
+SOUND = "sound"
 CHECK_S = 1800.0  # for a node to read a shard: a slow card, and much on it
 HERE, NODE = "here", "here, as a node"
 cache = typer.Typer(
@@ -96,24 +97,35 @@ def prune(
 
 @cache.command()
 def check(cluster: OnNodes = False, as_json: Json = False) -> None:
-    """Read every shard and compare it with its SHA-256; what is damaged is made or sent again.
+    """Read every shard and compare it with its SHA-256. The exit status is 1 where one is damaged.
 
-    That happens at the next start that needs it. The disk of a machine with damage may be failing.
+    What is damaged is made or sent again at the next start that needs it; that disk may be failing.
 
     Example: dure cache check --cluster
     """
-    whole = [one for one in _kept(cluster) if one.whole]
-    with progress_bar("reading shards", sum(one.size_bytes for one in whole)) as progress:
-        sound = []
-        for one in whole:
-            sound.append(_is_sound(one))
+    kept = list(_kept(cluster))
+    states = {}
+    with progress_bar("reading shards", sum(one.size_bytes for one in kept)) as progress:
+        for one in kept:
+            states[one] = _state(one)
             progress(one.size_bytes)
-    rows = [{**asdict(one), "sound": is_sound} for one, is_sound in zip(whole, sound, strict=True)]
     if as_json:
-        print_json(rows)
-    for one in (one for one, is_sound in zip(whole, sound, strict=True) if not is_sound):
-        errors.print(f"{one.node}: {one.name} is damaged", style="yellow", markup=False)
-    errors.print(f"{sum(sound)} of {len(sound)} shards are sound", markup=False)
+        print_json([{**asdict(one), "state": state} for one, state in states.items()])
+    for one, state in states.items():
+        if state != SOUND:
+            errors.print(f"{one.node}: {one.name} is {state}", style="yellow", markup=False)
+    n_sound = sum(state == SOUND for state in states.values())
+    errors.print(f"{n_sound} of {len(states)} shards are sound", markup=False)
+    if n_sound < len(states):
+        errors.print("the next start that needs the others makes or sends them again", markup=False)
+        raise typer.Exit(1)
+
+
+def _state(one: _Kept) -> str:
+    """What a shard is; one that somebody wrote to is found damaged when it is listed."""
+    if not one.whole:
+        return "not complete, or damaged"
+    return SOUND if _is_sound(one) else "damaged"
 
 
 def _is_sound(one: _Kept) -> bool:

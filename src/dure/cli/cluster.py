@@ -23,13 +23,14 @@ from dure.cluster.finding import DOOR, announced
 from dure.cluster.https import listener
 from dure.cluster.identity import check_name
 from dure.cluster.invitation import Code
-from dure.cluster.joining import JOIN_PORT
-from dure.cluster.membership import ROOT_NAME, Cluster, cluster_directory
+from dure.cluster.joining import JOIN_PORT, NodeFile
+from dure.cluster.membership import ROOT_NAME, Cluster, Member, cluster_directory
+from dure.cluster.node import node_directory
 from dure.cluster.speeds import KnownSpeeds, link_speed, measure_here, measure_nodes
 from dure.cluster.survey import NodeReport, Nodes
 from dure.engine.speed import MEASURED_TYPES
-from dure.errors import UsageError
-from dure.hardware.probe import probe
+from dure.errors import ClusterError, UsageError
+from dure.hardware.probe import health, platform, probe
 
 __all__ = ["cluster"]
 
@@ -38,7 +39,14 @@ cluster = typer.Typer(help="Machines that run one model together.", no_args_is_h
 
 
 def _this() -> Cluster:
-    return Cluster(cluster_directory())
+    """The cluster whose root this machine is. Raises ClusterError."""
+    directory = cluster_directory()
+    if not (directory / "cluster.json").exists() and (node_directory() / "node.json").exists():
+        own = NodeFile.read(node_directory())
+        raise ClusterError(
+            f"this machine is {own.name}, a node of the cluster {own.cluster}: type that on its root"
+        )
+    return Cluster(directory)
 
 
 @cluster.command()
@@ -78,7 +86,7 @@ def invite(
         codes = [root.invite(minutes * 60) for _ in range(machines)]
         for code in codes:
             output.print(f"dure join {code}{_port(port)}")
-        _explain(port, minutes, is_announced)
+        _explain(port, minutes, machines, is_announced)
         _wait(root, listening, machines, minutes * 60)
 
 
@@ -91,16 +99,22 @@ def _port(port: int) -> str:
     return "" if port == JOIN_PORT else f" --root {socket.gethostname()}:{port}"
 
 
-def _explain(port: int, minutes: float, is_announced: bool) -> None:
+def _explain(port: int, minutes: float, machines: int, is_announced: bool) -> None:
     sys.stdout.flush()
-    each = f"type it on the machine that joins, within {minutes:g} minutes"
+    what = "it on the machine that joins" if machines == 1 else "one on each machine that joins"
+    each, here = f"type {what}, within {minutes:g} minutes", _own_address()
+    root = f"--root {here}" if port == JOIN_PORT else f"--root {here}:{port}"
     if is_announced:
-        errors.print(f"{each}; where this root is not found: --root HOST", markup=False)
+        errors.print(f"{each}; where this root is not found: {root}", markup=False)
     else:
-        errors.print(
-            f"{each}, with --root HOST: mDNS does not work here, so nobody finds port {port}",
-            markup=False,
-        )
+        errors.print(f"{each}, with {root}: mDNS does not work here", markup=False)
+
+
+def _own_address() -> str:
+    """The first of this machine's addresses that another one may know, or HOST."""
+    links = health(cluster_directory()).links
+    addresses = [address for link in links if link.name != "lo" for address in link.addresses]
+    return next((address for address in addresses if "." in address), "HOST")
 
 
 def _wait(root: Cluster, listening: socket.socket, machines: int, seconds: float) -> None:
@@ -188,12 +202,13 @@ def _table(root: Cluster, reports: list[NodeReport], started: dict[str, Any]) ->
     table = Table(f"node of {printable(root.name)}", box=None, pad_edge=False)
     shares = started.get("shares", {})
     for heading in (
-        *("address", "state", "share", "machine", "cores", "free memory", "load", "°C", "MHz"),
+        *("address", "state", "last share", "machine", "cores", "free memory", "load", "°C", "MHz"),
     ):
         table.add_column(heading, justify="right" if heading in _RIGHT else "left")
     table.columns[0].no_wrap = table.columns[1].no_wrap = True
-    for report in reports:
-        address = f"{report.member.host}:{report.member.port}"
+    for report in [_of_root(root), *reports]:
+        is_root = report.member.name == ROOT_NAME
+        address = "here" if is_root else f"{report.member.host}:{report.member.port}"
         if report.platform is None or report.health is None:
             table.add_row(report.member.name, address, "does not answer")
             continue
@@ -213,7 +228,13 @@ def _table(root: Cluster, reports: list[NodeReport], started: dict[str, Any]) ->
     return table
 
 
-_RIGHT = {"share", "cores", "free memory", "load", "°C", "MHz"}
+def _of_root(root: Cluster) -> NodeReport:
+    """This machine, as the nodes tell of themselves."""
+    here = Member(ROOT_NAME, "", 0, 0, 0.0)
+    return NodeReport(here, platform=platform({}, lambda _: ""), health=health(root.directory))
+
+
+_RIGHT = {"last share", "cores", "free memory", "load", "°C", "MHz"}
 
 
 @cluster.command()
@@ -294,7 +315,10 @@ def remove(
     Example: dure cluster remove pi-4
     """
     member = _this().remove(check_name(node))
-    errors.print(f"{member.name} belongs to the cluster no more", markup=False)
+    errors.print(
+        f"{member.name} belongs to the cluster no more; `dure node leave` on it deletes what it kept",
+        markup=False,
+    )
 
 
 @cluster.command()

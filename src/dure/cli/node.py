@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from dure.cli.console import errors
+from dure.cli.console import bytes_text, errors, output, print_json
 from dure.cli.parameters import Json
-from dure.cluster.joining import JOIN_PORT
-from dure.cluster.node import node_directory, run_node
+from dure.cluster.joining import JOIN_PORT, NodeFile
+from dure.cluster.node import forget, node_directory, run_node
 from dure.cluster.service import Service, service_for
-from dure.errors import UsageError
+from dure.cluster.shards import ShardStore
+from dure.errors import ResourceError, UsageError
 
 __all__ = ["node"]
 
@@ -70,7 +72,7 @@ def run(
 
 def _quota_bytes(quota: float | None) -> int:
     if quota is not None and not 0 < quota < 1e6:
-        raise UsageError(f"--quota {quota:g}: give GB above 0")
+        raise UsageError(f"--quota {quota:g}: give GB, above 0 and below a million")
     return int((quota or 0) * 1e9)
 
 
@@ -109,6 +111,62 @@ def uninstall(user: User = None) -> None:
     service = service_for(user)
     service.uninstall()
     errors.print(f"{service.path} is removed", markup=False)
+
+
+@node.command()
+def status(as_json: Json = False) -> None:
+    """Show which cluster this machine is a node of, and what it keeps for it.
+
+    Example: dure node status
+    """
+    directory = node_directory()
+    own, shards = NodeFile.read(directory), ShardStore(directory / "shards").all()
+    facts = {
+        "name": own.name,
+        "cluster": own.cluster,
+        "port": own.port,
+        "answers": _listens(own.port),
+        "directory": str(directory),
+        "shards": len(shards),
+        "shards_bytes": sum(held.size_bytes for held in shards),
+    }
+    if as_json:
+        print_json(facts)
+        return
+    answers = "answers" if facts["answers"] else "does not answer: `dure node` starts it"
+    output.print(f"{own.name}, a node of the cluster {own.cluster}", markup=False)
+    output.print(f"port {own.port} {answers}", markup=False)
+    kept = f"{len(shards)} shards, {bytes_text(sum(held.size_bytes for held in shards))}"
+    output.print(f"{kept} in {directory}", markup=False, soft_wrap=True)
+
+
+@node.command()
+def leave() -> None:
+    """Leave the cluster: delete this node's certificate, its shards, and all else it kept.
+
+    Stop the node first. The root forgets it by `dure cluster remove`.
+
+    Example: dure node leave
+    """
+    directory = node_directory()
+    own = NodeFile.read(directory)
+    if _listens(own.port):
+        raise UsageError(
+            "the node still runs: end it first, by `dure node uninstall` or Ctrl-C where it runs"
+        )
+    try:
+        forget(directory)
+    except OSError as error:
+        raise ResourceError(f"{error.filename} cannot be deleted: {error.strerror}") from error
+    errors.print(f"this machine is no node of the cluster {own.cluster} any more", markup=False)
+    errors.print(f"on the root: `dure cluster remove {own.name}`", markup=False)
+
+
+def _listens(port: int) -> bool:
+    """Whether a node's agent answers here."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @node.command()

@@ -33,6 +33,10 @@ class TerminalListener:
     def happened(self, happening: Happening) -> None:
         """The bars tell enough."""
 
+    def news(self, text: str) -> None:
+        """A yellow line too."""
+        self.warn(text)
+
     def warn(self, text: str) -> None:
         """A yellow line."""
         errors.print(text, style="yellow", markup=False)

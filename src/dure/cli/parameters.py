@@ -75,11 +75,19 @@ OnInterface = Annotated[
 ]
 Shares = Annotated[
     str | None,
-    typer.Option(help="Each rank's share of the work, as in 3,2.", show_default="equal"),
+    typer.Option(
+        help="Each rank's share of the work, as in 3,2.",
+        show_default="equal; with --cluster by speed",
+    ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", "-t", help="Threads of each rank.", show_default="cores / ranks"),
+    typer.Option(
+        "--threads",
+        "-t",
+        help="Threads of each rank.",
+        show_default="cores / ranks; with --cluster all cores",
+    ),
 ]
 Ctx = Annotated[
     int | None,

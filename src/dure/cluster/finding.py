@@ -5,8 +5,10 @@ Knows names of services. Refuses to believe them: whoever answers must prove who
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,33 +22,68 @@ __all__ = ["announced", "find"]
 DOOR = "_dure-join._tcp.local."
 NODE = "_dure-node._tcp.local."
 ASK_MS = 1000
+LOOK_EVERY_S = 5.0  # at this machine's addresses
 
 
 @contextmanager
 def announced(kind: str, name: str, port: int, told: dict[str, str]) -> Iterator[bool]:
-    """A service is announced while the block runs; False where the network allows none."""
-    info = ServiceInfo(
-        kind,
-        f"{name}.{kind}",
-        port=port,
-        addresses=[address.packed for address in _addresses()],
-        properties=dict(told),
-        server=f"{name}.local.",
-    )
+    """A service is announced while the block runs, also when this machine's addresses change.
+
+    False where the network allows no announcing.
+    """
+    announcing = _Announcing(kind, name, port, told)
+    is_announced = announcing.begin()
+    ended = threading.Event()
+    watch = threading.Thread(target=announcing.follow, args=(ended,), daemon=True)
+    watch.start()
     try:
-        zeroconf = Zeroconf(interfaces=InterfaceChoice.All)
-    except (OSError, ZeroconfError):
-        yield False
-        return
-    try:
-        try:
-            zeroconf.register_service(info, allow_name_change=True)
-        except (OSError, ZeroconfError):
-            yield False
-            return
-        yield True
+        yield is_announced
     finally:
-        zeroconf.close()
+        ended.set()
+        watch.join()
+        announcing.end()
+
+
+class _Announcing:
+    """One service, under the addresses that this machine has now."""
+
+    def __init__(self, kind: str, name: str, port: int, told: dict[str, str]) -> None:
+        self._kind, self._name, self._port, self._told = kind, name, port, told
+        self._zeroconf: Zeroconf | None = None
+        self._addresses: list[ipaddress.IPv4Address] = []
+
+    def begin(self) -> bool:
+        """Announce it; whether the network allows that."""
+        self._addresses = _addresses()
+        info = ServiceInfo(
+            self._kind,
+            f"{self._name}.{self._kind}",
+            port=self._port,
+            addresses=[address.packed for address in self._addresses],
+            properties=dict(self._told),
+            server=f"{self._name}.local.",
+        )
+        try:
+            self._zeroconf = Zeroconf(interfaces=InterfaceChoice.All)
+            self._zeroconf.register_service(info, allow_name_change=True)
+        except (OSError, ZeroconfError):
+            self.end()
+            return False
+        return True
+
+    def follow(self, ended: threading.Event) -> None:
+        """Announce it anew whenever the addresses have changed: sockets belong to addresses."""
+        while not ended.wait(LOOK_EVERY_S):
+            if _addresses() != self._addresses:
+                self.end()
+                self.begin()
+
+    def end(self) -> None:
+        """Announce it no more."""
+        if self._zeroconf is not None:
+            with contextlib.suppress(OSError, ZeroconfError):  # the network is gone
+                self._zeroconf.close()
+            self._zeroconf = None
 
 
 class _Seen(ServiceListener):

@@ -48,7 +48,7 @@ class ClusterLaunch:
     def prepare(self, job: Job, directory: Path) -> None:  # noqa: ARG002  # it is in its file
         """Write the program that mpiexec runs for each node, and what that program must know."""
         nodes = {
-            member.name: NodeRank(rank, member.host, member.port, shard)
+            _called(rank): NodeRank(member.name, rank, member.host, member.port, shard)
             for rank, (member, shard) in enumerate(self._nodes, 1)
         }
         launch = LaunchFile(str(self._cluster.directory.absolute()), nodes)
@@ -65,15 +65,23 @@ class ClusterLaunch:
 
     def arguments(self, job_file: Path, n_ranks: int) -> list[str]:
         """One part for each rank; a node's agent makes a program of the name `dure-rank`."""
-        hosts = ",".join(["localhost", *(member.name for member, _ in self._nodes)])
+        hosts = ",".join(["127.0.0.1", *map(_called, range(1, n_ranks))])
         first = ["sh", "-c", GUARD, str(job_file.with_name("rank0.exit"))]
         first += [sys.executable, "-m", "dure.engine.rank", str(job_file)]
         others = [word for _ in range(n_ranks - 1) for word in (":", "-n", "1", "dure-rank")]
         return [
             *("-launcher", "rsh", "-launcher-exec", str(job_file.with_name("launcher"))),
-            *("-iface", "lo", "-hosts", hosts, "-genvnone"),
+            *("-iface", "lo", "-localhost", "127.0.0.1", "-hosts", hosts, "-genvnone"),
             *("-n", "1", *first, *others),
         ]
+
+
+def _called(rank: int) -> str:
+    """What mpiexec calls the node of a rank: an address that no machine has.
+
+    It would ask the name server for a name, and wait where that is silent; an address is not asked for.
+    """
+    return f"240.0.{rank >> 8}.{rank & 255}"
 
 
 def _address_towards(member: Member) -> str:

@@ -2,8 +2,8 @@
 
     python -m dure.cluster.launcher DIRECTORY HOST PROGRAM --control-port HOST:PORT ... --proxy-id N
 
-Asks the node called HOST to start its rank, and passes on what the proxy there and mpiexec say to each
-other, inside TLS. At the end, what the rank left behind is written into DIRECTORY, the job's own.
+Asks the node that stands for HOST to start its rank, and passes on what the proxy there and mpiexec say
+to each other, inside TLS. At the end, what the rank left behind is written into DIRECTORY, the job's own.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ MPIEXEC_ENDED = "mpiexec has ended"
 
 
 class NodeRank(msgspec.Struct):
-    """Where a rank runs: the node's address, and what its shard is called."""
+    """Where a rank runs: the node and its address, and what its shard is called."""
 
+    name: str
     rank: int
     host: str
     port: int
@@ -43,7 +44,7 @@ class NodeRank(msgspec.Struct):
 
 
 class LaunchFile(msgspec.Struct):
-    """What the launcher reads in the job's directory: whose nodes, and which rank is on which."""
+    """What the launcher reads in the job's directory: whose nodes, and by what mpiexec calls each."""
 
     cluster: str
     nodes: dict[str, NodeRank]
@@ -51,14 +52,14 @@ class LaunchFile(msgspec.Struct):
 
 def main() -> None:
     """Start a node's rank and stay until it has ended."""
-    directory, name, arguments = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    directory, called, arguments = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
     launch = msgspec.json.decode((directory / "launch.json").read_bytes(), type=LaunchFile)
-    node = launch.nodes[name]
-    where = f"node {name} at {node.host}:{node.port}"
-    running = directory / f"{name}{RUNNING}"
+    node = launch.nodes[called]
+    where = f"node {node.name} at {node.host}:{node.port}"
+    running = directory / f"{node.name}{RUNNING}"
     running.touch()
     try:
-        sys.exit(_run(directory, launch, name, arguments))
+        sys.exit(_run(directory, Path(launch.cluster), node, arguments))
     except (OSError, WebSocketException) as error:
         _write_error(directory, node.rank, f"{where} does not start its rank: {error}")
     except EOFError:
@@ -68,20 +69,19 @@ def main() -> None:
     sys.exit(1)
 
 
-def _run(directory: Path, launch: LaunchFile, name: str, arguments: list[str]) -> int:
-    node = launch.nodes[name]
+def _run(directory: Path, home: Path, node: NodeRank, arguments: list[str]) -> int:
     job = msgspec.json.decode((directory / "job.json").read_bytes(), type=Job)
     order = RankOrder(job, node.rank, node.shard, int(_value(arguments, "--proxy-id")))
     host, _, port = _value(arguments, "--control-port").rpartition(":")
-    cluster = Cluster(Path(launch.cluster))
+    cluster = Cluster(home)
     context = asking_context(cluster.credentials, cluster.revocations)
     plain = socket.create_connection((node.host, node.port), CONNECT_S)
     with (
         connect(
-            f"wss://{name}:{node.port}/rank",
+            f"wss://{node.name}:{node.port}/rank",
             sock=plain,
             ssl=context,
-            server_hostname=name,
+            server_hostname=node.name,
             compression=None,
             proxy=None,
             open_timeout=CONNECT_S,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +17,28 @@ from dure.cluster.joining import NodeFile
 from dure.errors import ClusterError
 from dure.hardware.probe import health
 
-__all__ = ["node_directory", "run_node"]
+__all__ = ["forget", "node_directory", "run_node"]
 
 
 def node_directory() -> Path:
     """Where a node keeps all it has: DURE_NODE_DIR, or the user's data directory."""
     named = os.environ.get("DURE_NODE_DIR")
     return Path(named) if named else platformdirs.user_data_path("dure") / "node"
+
+
+def forget(directory: Path) -> None:
+    """Delete what a node has in its directory, and the directory where nothing else is in it.
+
+    Raises OSError.
+    """
+    own = Credentials(directory)
+    for path in (own.key, own.certificate, own.authority, directory / "node.json"):
+        path.unlink(missing_ok=True)
+    for name in ("prefixes", "run", "shards"):
+        if (directory / name).exists():
+            shutil.rmtree(directory / name)
+    with contextlib.suppress(OSError):  # somebody keeps other things there
+        directory.rmdir()
 
 
 def run_node(

@@ -210,20 +210,25 @@ async def _talk(
 
 def _environment(directory: Path, device: str) -> dict[str, str]:
     """What the rank sees: of this process's own only what programs need to run at all."""
-    kept = ("HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "USER")
+    kept = ("HOME", "LANG", "LD_LIBRARY_PATH", "USER")
     return with_huge_pages(
         {
             **{name: os.environ[name] for name in kept if name in os.environ},
             "PATH": f"{directory}:/usr/bin:/bin",
+            "TMPDIR": str(directory),  # what hydra leaves there goes with the next run
             **network_environment(device),
         }
     )
 
 
 def network_environment(device: str) -> dict[str, str]:
-    """What lets MPI use one network device, and nothing else."""
+    """What lets MPI use one network device, and nothing else.
+
+    It looks up its own machine's name; a name server that is silent is not waited for.
+    """
     return {
         "MPIR_CVAR_NOLOCAL": "1",
+        "RES_OPTIONS": "timeout:1 attempts:1",
         "UCX_LOG_LEVEL": "fatal",
         "UCX_NET_DEVICES": device,
         "UCX_TLS": "tcp,self",

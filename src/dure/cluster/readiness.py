@@ -23,7 +23,10 @@ def check_nodes(reports: Sequence[NodeReport], versions: Mapping[str, str]) -> l
     platforms = []
     for report in reports:
         if report.platform is None:
-            raise ClusterError(f"{report.problem}; or remove it with `dure cluster remove`")
+            raise ClusterError(
+                f"{report.problem}. --nodes names those to go on with; `dure cluster remove` is for one "
+                "that stays away"
+            )
         for name, version in versions.items():
             theirs = report.platform.versions.get(name, "none")
             if theirs != version:

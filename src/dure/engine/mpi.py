@@ -303,7 +303,12 @@ class _Job:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=with_huge_pages(
-                    {"UCX_LOG_LEVEL": "fatal", **os.environ, **launch.environment()}
+                    {
+                        "UCX_LOG_LEVEL": "fatal",
+                        **os.environ,
+                        "TMPDIR": str(self._directory),  # what hydra leaves there goes with it
+                        **launch.environment(),
+                    }
                 ),
                 start_new_session=True,  # a terminal's Ctrl-C is for us alone
             )

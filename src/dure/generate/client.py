@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import psutil
 
 import dure.errors
 from dure.engine.environment import with_huge_pages
@@ -57,6 +58,7 @@ FORGIVEN_S = 60.0  # an engine that answered so long did not die of its requests
 PAUSES_S = (0.0, 0.0, 1.0, 5.0, 15.0, 60.0)  # before the next start, after so many failed ones
 HOPELESS, HOPELESS_CLUSTER = 3, 8  # failed starts in a row; nodes and their cables may come back
 STOP_S = 10.0
+_PREFIX = "dure-engine-"
 _FRAME = struct.Struct("!i")  # as multiprocessing.connection has it
 _LONG_FRAME = struct.Struct("!Q")
 
@@ -309,7 +311,8 @@ class EngineClient:
     async def _run_worker(self) -> bool:
         """One worker, from its start to its end; whether it was ready in between."""
         self._error, self.reason = None, "it gave no reason"
-        directory = Path(tempfile.mkdtemp(prefix="dure-engine-"))
+        _remove_left_behind(Path(tempfile.gettempdir()))
+        directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         connected: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
         connected = asyncio.get_running_loop().create_future()
 
@@ -393,8 +396,8 @@ class EngineClient:
                 self.doing, self.progress = what, fraction
             case msg.Happened(happening):
                 self._lifecycle.on(Happening(happening))
-            case msg.Warned(text):
-                if not self.restarts:
+            case msg.Warned(text, is_news):
+                if is_news or not self.restarts:
                     self._warn(text)
             case msg.Ready(info):
                 self._begin(info)
@@ -404,6 +407,8 @@ class EngineClient:
     def _begin(self, info: ModelInfo) -> None:
         if self._stopping:
             return
+        if self.restarts:
+            self._warn("the engine is ready again")
         self._lifecycle.on(Happening.LOADED)
         self._info, self.progress, self.doing = info, 1.0, ""
         self._heard = self._ready_since = time.monotonic()
@@ -464,6 +469,14 @@ async def _receive(reader: asyncio.StreamReader) -> object:
     if size == -1:
         (size,) = _LONG_FRAME.unpack(await reader.readexactly(_LONG_FRAME.size))
     return msg.decode(await reader.readexactly(size), msg.FromWorker)
+
+
+def _remove_left_behind(directory: Path) -> None:
+    """Delete what processes left there that were killed."""
+    for path in directory.glob(f"{_PREFIX}*"):
+        pid = path.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _embedding_of(tokens: Sequence[int]) -> Request:

@@ -73,10 +73,11 @@ def start_on_cluster(model: GgufFile, wishes: Wishes, listener: Listener) -> Ope
         without=[member.name for member, _ in there.without],
         **clock.seconds,
     )
-    returning = Returning(nodes, there.without)
+    used = [report.member.name for report in chosen.reports]
+    returning = Returning(cluster, nodes, there.without, used)
     return replace(
         opened,
-        who_is_back=returning.who,
+        why_again=returning.why,
         note=lambda event, facts: cluster.events.add(event, **facts),
     )
 
@@ -103,7 +104,15 @@ class _There:
 
     def choose(self) -> tuple[_Chosen, _Alone | _Placement]:
         """Who takes part, ready to be started."""
-        gathering = Gathering(self._cluster, self._nodes, self._wishes.grace_s, self._listener)
+        wishes = self._wishes
+        gathering = Gathering(
+            self._cluster,
+            self._nodes,
+            wishes.grace_s,
+            self._listener,
+            named=_names(wishes.nodes),
+            insists=wishes.nodes is not None or wishes.shares is not None,
+        )
         while True:
             there, missing = gathering.wait()
             self._clock.note("gather_s")
@@ -148,6 +157,16 @@ class _Full:
     reason: str
 
 
+def _names(nodes: str | None) -> list[str] | None:
+    """The nodes that --nodes names; None for all. Raises UsageError where it names none."""
+    if nodes is None or nodes == "all":
+        return None
+    names = [name.strip().lower() for name in nodes.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"--nodes {nodes}: name some, as in pi-1,pi-2, or say `all`")
+    return names
+
+
 class _Clock:
     """What each part of a start took."""
 
@@ -190,14 +209,14 @@ class _Choice:
 
     def of(self, there: list[NodeReport], is_reduced: bool) -> _Chosen:
         """From the nodes that are there. is_reduced: others are missing, so --shares fits no more."""
-        wishes, named = self._wishes, self._named(there, is_reduced)
+        wishes, named = self._wishes, there
         n_ranks = 1 + len(named)
         if wishes.ranks not in {None, n_ranks} and not is_reduced:
             raise UsageError(
                 f"--ranks {wishes.ranks}: the cluster has {n_ranks} machines, with a rank on each"
             )
         if wishes.shares is not None and not is_reduced:
-            return _Chosen(named, parse_shares(wishes.shares, n_ranks))
+            return _Chosen(named, self._shares(wishes.shares, named))
         if not named:
             return _Chosen([], [1.0])
         machines = self._machines(named)
@@ -212,18 +231,16 @@ class _Choice:
         names = [ROOT_NAME, *(report.member.name for report in used)]
         return _Chosen(used, [placement.shares[name] for name in names], placement.left_out)
 
-    def _named(self, there: list[NodeReport], is_reduced: bool) -> list[NodeReport]:
-        """Those that --nodes names, in the order in which they joined."""
-        nodes = self._wishes.nodes
-        if nodes in {None, "all"}:
-            return there
-        names = {name.strip() for name in str(nodes).split(",") if name.strip()}
-        found = [report for report in there if report.member.name in names]
-        unknown = names - {report.member.name for report in found}
-        if unknown and not is_reduced:
-            for name in sorted(unknown):
-                self._cluster.member(name)  # says which there are
-        return found
+    def _shares(self, shares: str, reports: list[NodeReport]) -> list[float]:
+        """Those of the user. Raises UsageError where they are not as many as machines."""
+        names = [ROOT_NAME, *(report.member.name for report in reports)]
+        numbers = parse_shares(shares, None)
+        if len(numbers) != len(names):
+            raise UsageError(
+                f"--shares {shares} is for {len(numbers)} machines, and here are {len(names)}, in this "
+                f"order: {', '.join(names)}"
+            )
+        return numbers
 
     def _machines(self, reports: list[NodeReport]) -> list[Candidate]:
         """What is known of the root and these nodes; measured first, where it is not known yet."""
@@ -323,8 +340,9 @@ class _Placement:
                 room = room_for(shard, line)
             if room < shard.weights_bytes:
                 reason = (
-                    f"{member.name} has room for {room / 1e9:.2f} GB, and its shard takes "
-                    f"{shard.weights_bytes / 1e9:.2f} GB: `dure cache prune --cluster` makes room"
+                    f"{member.name} has room for {room / 1e6:,.0f} MB, and its shard takes "
+                    f"{shard.weights_bytes / 1e6:,.0f} MB: `dure cache prune --days 0 --cluster` makes "
+                    "room, or a larger --quota on it"
                 )
                 found.append(_Full(member, shard.weights_bytes, reason))
         return found

@@ -6,9 +6,10 @@ Refuses to know models: it is told when what is there is too little.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from dure.cluster.agent import versions
-from dure.cluster.membership import Cluster
+from dure.cluster.membership import Cluster, Member
 from dure.cluster.readiness import check_nodes
 from dure.cluster.survey import NodeReport, Nodes
 from dure.generate.lifecycle import Happening
@@ -20,11 +21,26 @@ LOOK_EVERY_S = 1.0
 
 
 class Gathering:
-    """Waits for nodes: for those that are missing up to grace_s; 0 takes their absence for an error."""
+    """Waits for nodes that are missing, up to grace_s.
 
-    def __init__(self, cluster: Cluster, nodes: Nodes, grace_s: float, listener: Listener) -> None:
+    named: these are asked, and no others; None: all. insists: without one that is missing it does not go
+    on where grace_s is 0.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        nodes: Nodes,
+        grace_s: float,
+        listener: Listener,
+        *,
+        named: Collection[str] | None = None,
+        insists: bool = False,
+    ) -> None:
         self._cluster, self._nodes, self._listener = cluster, nodes, listener
+        self._named, self._insists = named, insists
         self._grace_s, self._give_up = grace_s, time.monotonic() + grace_s
+        self._is_told = False
         self._too_little = ""  # why those that were there are not enough
         self._there: list[NodeReport] = []
         listener.happened(Happening.GATHERS)
@@ -41,10 +57,10 @@ class Gathering:
         """
         before = {report.member.name for report in self._there}
         while True:
-            reports = self._nodes.survey(self._cluster.members)
+            reports = self._nodes.survey(self._members())
             self._there = [report for report in reports if not report.problem]
             missing = [report for report in reports if report.problem]
-            if not missing or not self._grace_s:
+            if not missing or (self._insists and not self._grace_s):
                 check_nodes(reports, versions())
                 return reports, []
             is_over = time.monotonic() >= self._give_up
@@ -54,9 +70,19 @@ class Gathering:
                 return self._without(missing)
             self._pause(missing)
 
+    def _members(self) -> list[Member]:
+        """Raises ClusterError for a name that is none of the cluster's."""
+        if self._named is None:
+            return self._cluster.members
+        wanted = {self._cluster.member(name).name for name in self._named}
+        return [member for member in self._cluster.members if member.name in wanted]
+
     def _pause(self, missing: list[NodeReport]) -> None:
         names = ", ".join(report.member.name for report in missing)
         left = self._give_up - time.monotonic()
+        if not self._is_told:
+            self._is_told = True
+            self._listener.news(f"waits for {names}, {self._grace_s:g} s at most (--grace)")
         because = f", as {self._too_little}" if self._too_little else ""
         with self._listener.doing(f"waiting for {names}{because}") as progress:
             progress(min(1.0, 1 - left / self._grace_s))
@@ -65,7 +91,7 @@ class Gathering:
     def _without(self, missing: list[NodeReport]) -> tuple[list[NodeReport], list[NodeReport]]:
         for report in missing:
             self._cluster.events.add("left_out", node=report.member.name, reason=report.problem)
-            self._listener.warn(f"goes on without a node: {report.problem}")
+            self._listener.news(f"goes on without a node: {report.problem}")
         if self._there:
             check_nodes(self._there, versions())
         return self._there, missing

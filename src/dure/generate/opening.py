@@ -98,6 +98,9 @@ class Listener(Protocol):
     def happened(self, happening: Happening, /) -> None:
         """The start of the engine has come so far."""
 
+    def news(self, text: str, /) -> None:
+        """Something happened to a machine."""
+
     def warn(self, text: str, /) -> None:
         """Something is right, but slower than need be."""
 
@@ -122,6 +125,9 @@ class Silent:
     def happened(self, _happening: Happening) -> None:
         """Nobody asks."""
 
+    def news(self, _text: str) -> None:
+        """Nobody listens."""
+
     def warn(self, _text: str) -> None:
         """Nobody listens."""
 
@@ -130,7 +136,7 @@ class Silent:
 class Opened:
     """An executor, the bytes of its weights, of each rank's KV cache for one position, its cut's name.
 
-    who_is_back: names a machine that was missing and could take part now; "" where none is.
+    why_again: why it should start again when it is quiet, as with a machine that is back; "" where not.
     note: keeps an event with its facts.
     """
 
@@ -138,7 +144,7 @@ class Opened:
     weights_bytes: int
     kv_token_bytes: tuple[int, ...]
     cut_name: str
-    who_is_back: Callable[[], str] = lambda: ""
+    why_again: Callable[[], str] = lambda: ""
     note: Callable[[str, Mapping[str, Any]], None] = lambda _event, _facts: None
 
 
@@ -185,6 +191,8 @@ def open_executor(model: GgufFile, wishes: Wishes, listener: Listener | None = N
 
 
 def _open(model: GgufFile, wishes: Wishes, listener: Listener) -> Opened:
+    if not wishes.cluster and (wishes.nodes or wishes.interface):
+        raise UsageError("--nodes and --interface are for --cluster: add that, or leave them out")
     if wishes.cluster:
         from dure.generate.cluster_opening import start_on_cluster
 

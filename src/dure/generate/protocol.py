@@ -107,9 +107,10 @@ class Happened(_Message):
 
 
 class Warned(_Message):
-    """Something is right, but slower than need be."""
+    """Something is right, but slower than need be; or, where it is news, something happened."""
 
     text: str
+    is_news: bool = False
 
 
 class Ready(_Message):

@@ -111,6 +111,10 @@ class Client:
         """Tells the client which state the engine comes into."""
         self.send(msg.Happened(happening))
 
+    def news(self, text: str) -> None:
+        """Passes on what happened."""
+        self.send(msg.Warned(text, is_news=True))
+
     def warn(self, text: str) -> None:
         """Passes a warning on."""
         self.send(msg.Warned(text))
@@ -143,7 +147,7 @@ class Generator:
                 options.silent_s,
             )
             opened = open_executor(gguf, wishes, client)
-            self._executor, self._who_is_back = opened.executor, opened.who_is_back
+            self._executor, self._why_again = opened.executor, opened.why_again
             self._note, self._store = opened.note, self._open_store(gguf, opened)
             pooling = options.pooling or _POOLING.get(
                 gguf.int(f"{gguf.architecture}.pooling_type", 3), "last"
@@ -224,8 +228,8 @@ class Generator:
         if not self._resting:
             self._resting = True
             self._tell()
-        if now - self._worked_at > QUIET_S and (name := self._who_is_back()):
-            raise ClusterError(f"{name} is back: it takes part again")
+        if now - self._worked_at > QUIET_S and (why := self._why_again()):
+            raise ClusterError(why)
         if not self._persisted and now - self._worked_at > PERSIST_AFTER_S:
             self._loop.persist()
             self._persisted = True  # also where it failed: a full disk stays full
