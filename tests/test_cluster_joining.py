@@ -124,10 +124,8 @@ def test_a_node_that_has_moved_is_found_again(three: list[Machine]) -> None:
     assert nodes_of(root) == {one.name: True}
     assert "moved" in events_of(root)
     assert json.loads(root.dure("cluster", "status", "--json"))["nodes"][0]["host"] == "10.213.0.77"
-    for change in (("del", "10.213.0.77/24"), ("add", f"{one.host.address}/24")):  # while it runs
-        subprocess.run(
-            ["ip", "-n", one.name, "address", *change, "dev", one.host.device], check=True
-        )
+    for step in (("del", "10.213.0.77/24"), ("add", f"{one.host.address}/24")):  # while it runs
+        subprocess.run(["ip", "-n", one.name, "address", *step, "dev", one.host.device], check=True)
     give_up = time.monotonic() + WAIT_S
     while nodes_of(root) != {one.name: True}:
         assert time.monotonic() < give_up

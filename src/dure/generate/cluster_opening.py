@@ -112,6 +112,7 @@ class _There:
             self._listener,
             named=_names(wishes.nodes),
             insists=wishes.nodes is not None or wishes.shares is not None,
+            may_be_alone=bool(wishes.ended),
         )
         while True:
             there, missing = gathering.wait()
@@ -302,7 +303,9 @@ class _Alone:
 
     def __init__(self, model: GgufFile, wishes: Wishes) -> None:
         self._model = model
-        self._wishes = replace(wishes, cluster=False, ranks=None, shares=None)
+        self._wishes = replace(
+            wishes, cluster=False, ranks=None, shares=None, nodes=None, interface=None
+        )
         memory_of_whole(model, self._wishes, probe())  # raises where that is too little
 
     def full(self, _nodes: Nodes) -> Sequence[_Full]:

@@ -24,7 +24,8 @@ class Gathering:
     """Waits for nodes that are missing, up to grace_s.
 
     named: these are asked, and no others; None: all. insists: without one that is missing it does not go
-    on where grace_s is 0.
+    on where grace_s is 0. may_be_alone: a cluster without nodes is no error, as when the last was removed
+    from a model that runs.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class Gathering:
         *,
         named: Collection[str] | None = None,
         insists: bool = False,
+        may_be_alone: bool = False,
     ) -> None:
         self._cluster, self._nodes, self._listener = cluster, nodes, listener
-        self._named, self._insists = named, insists
+        self._named, self._insists, self._may_be_alone = named, insists, may_be_alone
         self._grace_s, self._give_up = grace_s, time.monotonic() + grace_s
         self._is_told = False
         self._too_little = ""  # why those that were there are not enough
@@ -58,6 +60,8 @@ class Gathering:
         before = {report.member.name for report in self._there}
         while True:
             reports = self._nodes.survey(self._members())
+            if not reports and self._may_be_alone:
+                return [], []
             self._there = [report for report in reports if not report.problem]
             missing = [report for report in reports if report.problem]
             if not missing or (self._insists and not self._grace_s):
