@@ -1,4 +1,4 @@
-"""The cluster's nodes as a server watches them: asked now and then, and told as metrics.
+"""The cluster's nodes as a server watches them: asked now and then, told as metrics, changes noted.
 
 Knows which of a node's facts have which names. Refuses to act on them.
 """
@@ -6,10 +6,12 @@ Knows which of a node's facts have which names. Refuses to act on them.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from dure.cluster.changes import Changes
 from dure.cluster.membership import Cluster, cluster_directory
 from dure.cluster.survey import NodeReport, Nodes
 from dure.errors import DureError
@@ -30,7 +32,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
 
 
 class ClusterWatch:
-    """Asks all nodes for their facts, in a thread, from `start` to `stop`."""
+    """Asks all nodes for their facts, in a thread, from `start` to `stop`; changes become events."""
 
     def __init__(self) -> None:
         self._reports: Sequence[NodeReport] = ()
@@ -49,10 +51,13 @@ class ClusterWatch:
         self._stopped.set()
 
     def _look(self) -> None:
+        changes = Changes()
         while True:
             try:
                 cluster = Cluster(cluster_directory())
                 self._reports = Nodes(cluster).survey(cluster.members)
+                for event, facts in changes.of(self._reports, time.monotonic()):
+                    cluster.events.add(event, **facts)
             except (DureError, OSError):  # it is being changed: look again
                 self._reports = ()
             if self._stopped.wait(LOOK_EVERY_S):
