@@ -12,10 +12,12 @@ from dure.cli.models import resolve_model
 from dure.cli.parameters import Json, Model
 from dure.errors import DureError, ModelError
 from dure.generate.opening import shard_directory
+from dure.hardware.probe import platform
 from dure.model.architecture import shape_of
 from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.shard import plan_shards
+from dure.plan.kernels import is_repacked
 
 __all__ = ["show"]
 
@@ -57,8 +59,20 @@ def _facts(gguf: GgufFile) -> dict[str, Any]:
         "parameters": sum(t.n_elements for t in gguf.tensors.values()),
         "shape": _shape(gguf),
         "types": _types(gguf),
+        "not_repacked": _not_repacked(gguf),
         "cuts": [_cut(gguf, n) for n in range(1, MOST_RANKS + 1)],
     }
+
+
+def _not_repacked(gguf: GgufFile) -> dict[str, int]:
+    """By type, the bytes of matrices that this processor computes without its quickest kernels."""
+    features = platform({}, lambda _: "").features
+    found: dict[str, int] = {}
+    for tensor in gguf.tensors.values():
+        is_matrix = len(tensor.shape) > 1 and not tensor.name.startswith("token_embd")
+        if is_matrix and not is_repacked(tensor.type.name, tensor.shape[1], features):
+            found[tensor.type.name] = found.get(tensor.type.name, 0) + tensor.size_bytes
+    return found
 
 
 def _shape(gguf: GgufFile) -> dict[str, int]:
@@ -149,6 +163,11 @@ def _print(facts: dict[str, Any]) -> None:
             f"{name} {entry['tensors']} ({bytes_text(entry['bytes'])})"
             for name, entry in facts["types"].items()
         ),
+        "slower here": ", ".join(
+            f"{name} ({bytes_text(size)}) has no repacked kernels on this processor"
+            for name, size in facts["not_repacked"].items()
+        )
+        or "nothing: all matrices have repacked kernels on this processor",
         "context": f"{shape['context_length']} tokens" if shape else "(not in the header)",
         "shape": ", ".join(f"{k.replace('_', ' ')} {n}" for k, n in list(shape.items())[1:]),
     }

@@ -1,0 +1,31 @@
+"""Which weights llama.cpp computes with its quickest kernels, on a processor with some features.
+
+Those read weights that it has repacked when it loaded them, several rows side by side; which types have
+them depends on the processor. Pure. Source: llama.cpp, as llama-cpp-python 0.3.36 has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+__all__ = ["is_repacked"]
+
+# Of each type, the processor's feature (as Linux calls it) and the rows that are taken together.
+_REPACKED: Mapping[str, tuple[tuple[str, int], ...]] = {
+    "Q2_K": (("avx512f", 8),),
+    "Q4_0": (("avx2", 8), ("asimddp", 4)),
+    "Q4_K": (("avx2", 8), ("asimddp", 8)),
+    "Q5_K": (("asimddp", 8),),
+    "Q6_K": (("asimddp", 8),),
+    "Q8_0": (("asimddp", 4),),
+    "IQ4_NL": (("avx2", 8), ("asimddp", 4)),
+    "MXFP4": (("avx2", 8), ("asimddp", 4)),
+}
+
+
+def is_repacked(type_name: str, n_rows: int, features: Collection[str]) -> bool:
+    """Whether a matrix of this type and so many rows is repacked."""
+    return any(
+        feature in features and n_rows % together == 0
+        for feature, together in _REPACKED.get(type_name, ())
+    )
