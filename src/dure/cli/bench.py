@@ -22,6 +22,7 @@ from dure.cli.opening import opened
 from dure.cli.parameters import (
     Ctx,
     Json,
+    Mlock,
     Model,
     OnCluster,
     OnInterface,
@@ -52,6 +53,7 @@ def bench(
     shares: Shares = None,
     threads: Threads = None,
     sync: Sync = Wire.Q8,
+    mlock: Mlock = False,
     n_prompt: Annotated[int, typer.Option("-p", "--prompt", help="Tokens of the prompt.")] = 512,
     n_generate: Annotated[int, typer.Option("-n", "--generate", help="Tokens to generate.")] = 128,
     repeat: Annotated[int, typer.Option(help="Runs of each; medians are shown.")] = 5,
@@ -92,6 +94,7 @@ def bench(
         cluster=cluster,
         nodes=nodes,
         interface=interface,
+        mlock=mlock,
     )
     with opened(file, wishes) as (gguf, executor):
         with loading_bar(f"measuring {file.name}") as progress:

@@ -16,6 +16,7 @@ from dure.cli.parameters import (
     Guess,
     MaxTokens,
     MinP,
+    Mlock,
     Model,
     OnCluster,
     OnInterface,
@@ -56,6 +57,7 @@ def chat(
     threads: Threads = None,
     ctx: Ctx = None,
     sync: Sync = Wire.Q8,
+    mlock: Mlock = False,
     temp: Temperature = 0.8,
     top_p: TopP = 0.95,
     top_k: TopK = 40,
@@ -78,6 +80,7 @@ def chat(
         cluster=cluster,
         nodes=nodes,
         interface=interface,
+        mlock=mlock,
     )
     file = resolve_model(model, may_pull=True, pull_now=pull)
     with opened(file, wishes) as (gguf, executor):

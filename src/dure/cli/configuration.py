@@ -76,7 +76,9 @@ def read_config(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_bytes().decode())
     except FileNotFoundError:
         if os.environ.get("DURE_CONFIG"):
-            raise UsageError(f"DURE_CONFIG names {path}, which is not there") from None
+            raise UsageError(
+                f"DURE_CONFIG names {path}, which is not there: `dure config set` makes it, or unset it"
+            ) from None
         return {}
     except OSError as error:
         raise ResourceError(f"cannot read {path}: {error.strerror}") from error

@@ -18,6 +18,7 @@ __all__ = [
     "Json",
     "MaxTokens",
     "MinP",
+    "Mlock",
     "Model",
     "OnCluster",
     "OnInterface",
@@ -106,6 +107,9 @@ Guess = Annotated[
         help="Guess tokens ahead by looking up what followed before; the text is the same, and comes "
         "sooner where it repeats itself.",
     ),
+]
+Mlock = Annotated[
+    bool, typer.Option("--mlock", help="Keep the weights in memory, whatever else wants it.")
 ]
 Temperature = Annotated[
     float, typer.Option("--temp", help="Temperature; 0 always takes the best token.")

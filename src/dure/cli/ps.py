@@ -38,7 +38,8 @@ def ps(as_json: Json = False) -> None:
 def _row(server: RunningServer) -> dict[str, Any]:
     status, figures = _ask(server)
     generated = figures.get("dure_generated_tokens_total", 0.0)
-    seconds = figures.get("dure_generate_seconds_total", 0.0)
+    followed = figures.get("dure_next_token_seconds_count", 0.0)  # also of answers that run
+    seconds = figures.get("dure_next_token_seconds_sum", 0.0)
     return {
         "model": server.model,
         "url": server.url,
@@ -47,7 +48,7 @@ def _row(server: RunningServer) -> dict[str, Any]:
         "running": int(figures.get("dure_requests_running", 0)),
         "waiting": int(figures.get("dure_requests_waiting", 0)),
         "generated_tokens": int(generated),
-        "tokens_per_s": generated / seconds if seconds else 0.0,
+        "tokens_per_s": followed / seconds if seconds else 0.0,
         "kv_cache_used": (
             figures.get("dure_kv_positions_used", 0.0)
             / max(1.0, figures.get("dure_kv_positions", 0.0))

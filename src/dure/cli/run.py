@@ -17,6 +17,7 @@ from dure.cli.parameters import (
     Json,
     MaxTokens,
     MinP,
+    Mlock,
     Model,
     OnCluster,
     OnInterface,
@@ -59,6 +60,7 @@ def run(
     threads: Threads = None,
     ctx: Ctx = None,
     sync: Sync = Wire.Q8,
+    mlock: Mlock = False,
     temp: Temperature = 0.8,
     top_p: TopP = 0.95,
     top_k: TopK = 40,
@@ -89,6 +91,7 @@ def run(
         cluster=cluster,
         nodes=nodes,
         interface=interface,
+        mlock=mlock,
     )
     with Interrupt() as interrupt, opened(file, wishes) as (gguf, executor):
         vocabulary = Vocabulary(gguf)

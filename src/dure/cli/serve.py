@@ -14,6 +14,7 @@ from dure.cli.parameters import (
     Ctx,
     Guess,
     MinP,
+    Mlock,
     Model,
     OnCluster,
     OnInterface,
@@ -70,6 +71,7 @@ def serve(
     threads: Threads = None,
     ctx: Ctx = None,
     sync: Sync = Wire.Q8,
+    mlock: Mlock = False,
     pull: Pull = False,
     alias: Annotated[
         list[str] | None,
@@ -201,6 +203,7 @@ def serve(
             store_bytes=_store_bytes(cache_size),
             persistent=cache_dir is not None,
             draft=draft.value,
+            mlock=mlock,
             checkpoint_s=CHECKPOINT_S if cluster else 0.0,
         ),
         settings=settings,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -37,7 +38,7 @@ class Limits:
     n_ctx: positions of each sequence in the KV cache.
     n_batch: tokens that one decode may hold; they are computed in one go.
     n_outputs: rows of logits one decode may give.
-    threads: that compute.
+    threads: that compute. lock: weights are never swapped out.
     """
 
     n_ctx: int
@@ -45,6 +46,7 @@ class Limits:
     n_batch: int = 512
     n_sequences: int = 1
     n_outputs: int = 32
+    lock: bool = False
 
 
 @cache
@@ -77,7 +79,8 @@ class LoadedModel:
         cure: str = DEFAULT_CURE,
     ) -> None:
         self.limits = limits
-        self._model, self._prompt_threads = load_model(path, progress, cure), limits.threads
+        self._model = load_model(path, progress, cure, lock=limits.lock)
+        self._prompt_threads = limits.threads
         try:
             self._context = _make_context(self._model, limits, eval_callback, path)
         except ResourceError:
@@ -285,8 +288,14 @@ def load_model(
     path: Path,
     progress: Callable[[float], None],
     cure: str = DEFAULT_CURE,
+    *,
+    lock: bool = False,
 ) -> Any:
-    """llama.cpp's `llama_model *`. Raises ModelError where it refuses, and what `progress` raises."""
+    """llama.cpp's `llama_model *`. lock: its weights are never swapped out.
+
+    Raises ModelError where llama.cpp refuses, ResourceError where memory cannot be locked, and what
+    `progress` raises.
+    """
     silence_llama()
     raised: list[BaseException] = []
 
@@ -299,7 +308,7 @@ def load_model(
 
     params = lib.llama_model_default_params()
     # Read, not mapped: repacked weights are copies, and a map beside them would double the memory.
-    params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+    params.load_mode = lib.LLAMA_LOAD_MODE_MLOCK if lock else lib.LLAMA_LOAD_MODE_NONE
     params.use_extra_bufts = not has_amx()
     callback = lib.llama_progress_callback(told)
     params.progress_callback = callback
@@ -310,7 +319,22 @@ def load_model(
         raise raised[0]
     if not model:
         raise ModelError(f"llama.cpp cannot load {path.name}: {_reason()}: {cure}")
+    if lock and (locked := _locked_bytes()) < (size := int(lib.llama_model_size(model))):
+        lib.llama_model_free(model)
+        raise ResourceError(
+            f"only {locked / 1e6:,.0f} MB of {size / 1e6:,.0f} MB can be locked in memory: raise the limit "
+            "(`ulimit -l unlimited`, or LimitMEMLOCK=infinity of a service), or leave out --mlock"
+        )
     return model
+
+
+def _locked_bytes() -> int:
+    """How much of this process's memory is locked; of a system that does not tell, as much as asked."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return sys.maxsize
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmLck"))
 
 
 def _reason() -> str:

@@ -72,6 +72,7 @@ class Job(msgspec.Struct):
     two_phase_above: float
     wait_s: float
     staged: bool = False
+    lock: bool = False
     kept: str = ""  # where this rank's machine keeps saved sequences; "": where the client says
 
 

@@ -265,6 +265,7 @@ def _job(
         two_phase_above=_two_phase_above(len(shards)),
         wait_s=wait_s,
         staged=options.staged,
+        lock=limits.lock,
     )
 
 

@@ -65,7 +65,10 @@ class RankProcess:
         self._kept = KeptFiles(self.rank, job.kept)
         self.model = LoadedModel(
             Path(job.shards[self.rank]),
-            Limits(job.n_ctx, job.threads[self.rank], job.n_batch, job.n_sequences, job.n_outputs),
+            Limits(
+                *(job.n_ctx, job.threads[self.rank], job.n_batch, job.n_sequences, job.n_outputs),
+                lock=job.lock,
+            ),
             eval_callback=self._sums.callback,
             progress=_Progress(connection) if connection else lambda _: None,
             cure=f"delete {job.shards[self.rank]}, and it is cut again",

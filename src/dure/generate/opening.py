@@ -64,6 +64,7 @@ class Wishes:
     "all"; None: those that make it faster. interface: this machine's network device towards the nodes;
     None: the one that leads there. grace_s: how long a node that is missing is waited for,
     before it goes on without; 0 fails at once.
+    mlock: weights are never swapped out.
     ended: why the engine before this one ended; silent_s: when its answers had stood still for so long.
     """
 
@@ -79,6 +80,7 @@ class Wishes:
     grace_s: float = 0.0
     ended: str = ""
     silent_s: float = 0.0
+    mlock: bool = False
 
 
 class Listener(Protocol):
@@ -236,6 +238,7 @@ def limits_of(n_ctx: int, threads: int, wishes: Wishes) -> Limits:
         n_batch=PREFILL + (wishes.parallel if wishes.parallel > 1 else 0),
         n_sequences=wishes.parallel,
         n_outputs=max(LEAST_OUTPUTS, wishes.parallel),
+        lock=wishes.mlock,
     )
 
 

@@ -145,6 +145,7 @@ class Generator:
                 options.grace_s,
                 options.ended,
                 options.silent_s,
+                options.mlock,
             )
             opened = open_executor(gguf, wishes, client)
             self._executor, self._why_again = opened.executor, opened.why_again

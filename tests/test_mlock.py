@@ -1,0 +1,57 @@
+"""Weights that stay in memory: locked, or a clear word that they cannot be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from cut_models import cut_executor
+from dure_process import Dure
+
+from dure.engine.llama import Limits
+
+DEMO = Path(__file__).parent.parent / "models" / "dure-demo.gguf"
+MODEL_KB = DEMO.stat().st_size >> 10
+
+
+def locked_kb(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmLck"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_ranks_lock_their_weights(tmp_path: Path) -> None:
+    """Each its own shard: together the model."""
+    limits = Limits(n_ctx=256, threads=1, lock=True)
+    with cut_executor(DEMO, [1, 1], tmp_path, limits=limits):
+        started = psutil.Process().children(recursive=True)
+        ranks = [p.pid for p in started if p.cmdline()[1:3] == ["-m", "dure.engine.rank"]]
+        locked = [locked_kb(pid) for pid in ranks]
+    assert len(locked) == 2
+    assert min(locked) > MODEL_KB // 4
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes away a right of root's")
+def test_what_cannot_be_locked_is_told_with_the_cure(tmp_path: Path) -> None:
+    """64 kB may be locked, and the right to lock more is gone."""
+    dure = Dure(tmp_path)
+    done = subprocess.run(
+        [
+            *("prlimit", "--memlock=65536:65536", "setpriv", "--bounding-set=-ipc_lock"),
+            *("--inh-caps=-ipc_lock", sys.executable, "-m", "dure.cli.main"),
+            *("run", DEMO, "Hello", "-n", "1", "--mlock"),
+        ],
+        env=dure.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "can be locked in memory: raise the limit (`ulimit -l unlimited`" in done.stderr
+    assert dure("run", DEMO, "Hello", "-n", 1, "--mlock").returncode == 0
