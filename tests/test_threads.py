@@ -82,6 +82,17 @@ def test_what_was_measured_is_kept_for_the_model_and_its_cut(tmp_path: Path) -> 
     assert fewer.steps > 0
 
 
+def test_a_start_that_answers_wait_for_measures_nothing(tmp_path: Path) -> None:
+    """It takes what is known, else all cores."""
+    file = tmp_path / "threads.json"
+    executor = Clockwork({2: 2.0, 1: 1.0})
+    tune_threads(cast(Executor, executor), "model", file, may_measure=False)
+    assert (executor.steps, executor.threads) == (0, [2])
+    tuned(file, {2: 2.0, 1: 1.0})
+    tune_threads(cast(Executor, executor), "model", file, may_measure=False)
+    assert (executor.steps, executor.threads) == (0, [1])
+
+
 def test_a_file_that_cannot_be_read_or_written_costs_only_time(tmp_path: Path) -> None:
     damaged = tmp_path / "threads.json"
     damaged.write_text("[1, 2")

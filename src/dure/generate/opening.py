@@ -185,7 +185,12 @@ def open_executor(model: GgufFile, wishes: Wishes, listener: Listener | None = N
     if wishes.threads is None and max(opened.executor.info.threads) > 1:
         key = f"{model.fingerprint[:16]}-{opened.cut_name}"
         try:
-            tune_threads(opened.executor, key, cache_directory() / "threads.json")
+            tune_threads(
+                opened.executor,
+                key,
+                cache_directory() / "threads.json",
+                may_measure=not wishes.ended,  # answers wait
+            )
         except BaseException:
             opened.executor.close()
             raise

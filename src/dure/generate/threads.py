@@ -7,6 +7,7 @@ too, a thread less is quicker, for all wait for the last one. Prompts take all c
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,21 +18,24 @@ from dure.engine.executor import Batch, Executor, KvOp
 
 __all__ = ["candidates", "tune_threads"]
 
-WARM_UP, STEPS = 2, 8
+WARM_UP, STEPS = 1, 6
+ENOUGH_S = 5.0  # of measuring: a start is not to wait for long
 WORTH = 0.97  # of the time with fewer threads, or these are enough
 MOST_KEPT = 200  # models
 
 
-def tune_threads(executor: Executor, key: str, file: Path) -> None:
+def tune_threads(executor: Executor, key: str, file: Path, *, may_measure: bool = True) -> None:
     """Let each rank decode with as many threads as is quickest.
 
     key: of the model and its cut; what was measured for it stands in `file`, or is measured and noted
-    there. The KV cache must be empty, and is empty afterwards.
+    there, where that may take time. The KV cache must be empty, and is empty afterwards.
     """
     most = executor.info.threads
     known = _read(file)
     chosen = known.get(key, [])
     if len(chosen) != len(most) or any(n > m for n, m in zip(chosen, most, strict=True)):
+        if not may_measure:
+            return
         chosen = _measured(executor, most)
         known[key] = chosen
         _write(file, dict(list(known.items())[-MOST_KEPT:]))
@@ -48,6 +52,7 @@ def _measured(executor: Executor, most: Sequence[int]) -> list[int]:
     tried = [candidates(n) for n in most]
     best = [float("inf")] * len(most)
     chosen = list(most)
+    give_up = time.monotonic() + ENOUGH_S
     for i in range(max(map(len, tried))):
         threads = [rank[min(i, len(rank) - 1)] for rank in tried]
         executor.set_threads(threads)
@@ -55,6 +60,8 @@ def _measured(executor: Executor, most: Sequence[int]) -> list[int]:
         for rank, seconds in enumerate(took):
             if seconds < best[rank] / WORTH:  # as quick with fewer
                 best[rank], chosen[rank] = min(best[rank], float(seconds)), threads[rank]
+        if time.monotonic() > give_up:
+            break
     nothing = np.zeros(0, np.int32)
     executor.step(Batch(nothing, nothing, nothing, n_best=1, kv=[KvOp(-1)]))
     return chosen
