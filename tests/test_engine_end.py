@@ -17,7 +17,7 @@ import pytest
 from cut_models import LIMITS, cut_executor, step
 from random_models import SHAPES, write_random_model
 
-from dure.engine.executor import Batch
+from dure.engine.executor import Batch, KvOp
 from dure.engine.mpi import MpiExecutor, MpiOptions
 from dure.errors import DureError, EngineError, ModelError, ResourceError, UsageError
 from dure.model.cut import CutPlan, plan_cut
@@ -104,8 +104,9 @@ def test_a_rank_killed_between_steps_is_named(
 
 
 def _steps_until_it_ends(executor: MpiExecutor) -> None:
-    for i in range(10_000):
-        step(executor, [i % 100], 3 + i % 400)
+    for i in range(1_000_000):
+        place = i % 400
+        step(executor, [i % 100], place, kv=[] if place else [KvOp(-1)])
 
 
 @pytest.mark.parametrize("rank", [0, 1])
