@@ -239,7 +239,7 @@ def test_one_that_stays_away_is_done_without_and_taken_in_again(
         with asking(root) as story:
             node.stop()
             assert story() == f"{alone}<done>\n"
-        assert not ranks_of(node)
+        wait_until(lambda: not ranks_of(node))
         node.start("node", says=f"{node.name} of home at")
         wait_until(lambda: ranks_of(node))
         wait_until(lambda: '"ok"' in health_of(root))
@@ -326,7 +326,7 @@ def test_a_node_without_room_is_done_without_until_it_has_some(
         node.start("node", "--quota", "0.001", says=f"{node.name} of home at")
         assert story() == f"{alone}<done>\n"
         wait_until(lambda: not ranks_of(node))  # that of the agent before ends by itself
-        assert f"{node.name} has room for 1 MB" in root.dure("cluster", "events")
+        wait_until(lambda: f"{node.name} has room for 1 MB" in root.dure("cluster", "events"))
         refused = root.dure("run", DEMO, "hi", *ALL, status=1)
         assert f"{node.name} has room for 1 MB" in refused
         node.stop()
