@@ -71,7 +71,8 @@ static struct {
 // The times of the sum that is being computed; a place that nobody reads where nobody asks.
 static struct sum_times *times(void) {
     static struct sum_times unread;
-    return g.trace && g.stats.n_sums >= 1 && g.stats.n_sums <= g.trace_cap ? &g.trace[g.stats.n_sums - 1] : &unread;
+    const bool is_kept = g.trace && g.stats.n_sums >= 1 && g.stats.n_sums <= g.trace_cap;
+    return is_kept ? &g.trace[g.stats.n_sums - 1] : &unread;
 }
 
 // ---------------------------------------------------------------- encoding

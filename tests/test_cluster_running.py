@@ -142,6 +142,8 @@ def test_too_many_ranks_and_a_missing_node_are_told(five: list[Machine]) -> None
     assert f"here are 2, in this order: dure-root, {node.name}" in refused
     assert "are for --cluster" in root.dure("run", DEMO, "hi", "--nodes", "all", status=2)
     assert "name some" in root.dure("run", DEMO, "hi", "--cluster", "--nodes", ",", status=2)
+    twice = f"{node.name},{node.name}"
+    root.dure("run", DEMO, "hi", "--cluster", "--nodes", twice, "--ranks", 2, "-n", 1)
     node.stop()
     refused = root.dure("run", DEMO, "hi", "--cluster", "--nodes", "all", status=1)
     assert f"{node.name} at {node.host.address}:7474 does not answer" in refused

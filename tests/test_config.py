@@ -159,6 +159,7 @@ def test_a_file_that_is_named_must_be_there(dure: Dure, tmp_path: Path) -> None:
     """DURE_CONFIG with a typing error is no empty configuration."""
     done = dure("ls", DURE_CONFIG=str(tmp_path / "nothing.toml"))
     assert f"DURE_CONFIG names {tmp_path / 'nothing.toml'}" in error_line(done.stderr)
+    assert "Usage" in dure("ls", "--help", DURE_CONFIG=str(tmp_path / "nothing.toml")).stdout
     other = tmp_path / "other.toml"
     other.write_text("[ls]\njson = true\n")
     assert dure("ls", DURE_CONFIG=str(other)).stdout == "[]\n"

@@ -97,9 +97,13 @@ def bench(
         mlock=mlock,
     )
     with opened(file, wishes) as (gguf, executor):
+        if trace is not None and not isinstance(executor, MpiExecutor):
+            raise UsageError(
+                "--trace tells what happens between ranks: use it with --ranks 2 or --cluster"
+            )
         with loading_bar(f"measuring {file.name}") as progress:
             facts = _measure(executor, n_prompt, n_generate, repeat, progress)
-        if trace is not None:
+        if trace is not None and isinstance(executor, MpiExecutor):
             facts["trace"] = _trace(executor, gguf, sync, trace, min(n_generate, TRACED))
     facts = {"model": str(file), "sync": sync.value, **facts}
     if as_json:
@@ -109,13 +113,9 @@ def bench(
 
 
 def _trace(
-    executor: Executor, gguf: GgufFile, sync: Wire, path: Path, n_tokens: int
+    executor: MpiExecutor, gguf: GgufFile, sync: Wire, path: Path, n_tokens: int
 ) -> dict[str, Any]:
     """Trace a few tokens, write them to a file, and tell what they took."""
-    if not isinstance(executor, MpiExecutor):
-        raise UsageError(
-            "--trace tells what happens between ranks: use it with --ranks 2 or --cluster"
-        )
     runs = _Runs(executor, np.zeros(n_tokens, np.int32))
     runs.generate(1)
     executor.trace()

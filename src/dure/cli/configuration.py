@@ -221,7 +221,8 @@ class Configured(TyperGroup):
             try:
                 _prepare(ctx, self, name)
             except DureError:
-                if not ctx.resilient_parsing:  # the shell only asks for completions
+                asks_for_help = any(word in {"-h", "--help"} for word in args)
+                if not ctx.resilient_parsing and not asks_for_help:  # nor a shell, for completions
                     raise
         return found
 

@@ -73,8 +73,8 @@ def _address(root: str | None, code: Code) -> tuple[str, int]:
         found = find(DOOR, "authority", code.authority, FIND_S)
         if not found:
             raise ClusterError(
-                f"the root was not found within {FIND_S:g} s: does `dure cluster invite` run there? "
-                "On another network, say --root HOST"
+                f"the code's root was not found within {FIND_S:g} s: does `dure cluster invite` run "
+                "there, and is the code from it? On another network, say --root HOST"
             )
         return found[0]
     host, colon, port = root.rpartition(":")

@@ -27,7 +27,9 @@ class TerminalListener:
         return loading_bar(f"loading {what}")
 
     def doing(self, what: str) -> AbstractContextManager[Callable[[float], None]]:
-        """A bar from 0 to 1."""
+        """A bar from 0 to 1; where nobody sees bars, a line."""
+        if not errors.is_terminal:
+            errors.print(what, markup=False)
         return loading_bar(what)
 
     def happened(self, happening: Happening) -> None:

@@ -162,7 +162,7 @@ def _names(nodes: str | None) -> list[str] | None:
     """The nodes that --nodes names; None for all. Raises UsageError where it names none."""
     if nodes is None or nodes == "all":
         return None
-    names = [name.strip().lower() for name in nodes.split(",") if name.strip()]
+    names = list(dict.fromkeys(n.strip().lower() for n in nodes.split(",") if n.strip()))
     if not names:
         raise UsageError(f"--nodes {nodes}: name some, as in pi-1,pi-2, or say `all`")
     return names
@@ -210,25 +210,24 @@ class _Choice:
 
     def of(self, there: list[NodeReport], is_reduced: bool) -> _Chosen:
         """From the nodes that are there. is_reduced: others are missing, so --shares fits no more."""
-        wishes, named = self._wishes, there
-        n_ranks = 1 + len(named)
+        wishes, n_ranks = self._wishes, 1 + len(there)
         if wishes.ranks not in {None, n_ranks} and not is_reduced:
             raise UsageError(
                 f"--ranks {wishes.ranks}: the cluster has {n_ranks} machines, with a rank on each"
             )
         if wishes.shares is not None and not is_reduced:
-            return _Chosen(named, self._shares(wishes.shares, named))
-        if not named:
+            return _Chosen(there, self._shares(wishes.shares, there))
+        if not there:
             return _Chosen([], [1.0])
-        machines = self._machines(named)
+        machines = self._machines(there)
         work = _work_of(self._model, wishes)
         if wishes.nodes is not None or wishes.ranks is not None:
             by_name = shares_of(machines, work)
-            return _Chosen(named, [by_name[machine.name] for machine in machines])
+            return _Chosen(there, [by_name[machine.name] for machine in machines])
         placement = place(machines, work)
         for name, reason in placement.left_out.items():
             self._listener.warn(f"{name} does not take part: {reason} (--nodes insists)")
-        used = [report for report in named if report.member.name in placement.shares]
+        used = [report for report in there if report.member.name in placement.shares]
         names = [ROOT_NAME, *(report.member.name for report in used)]
         return _Chosen(used, [placement.shares[name] for name in names], placement.left_out)
 
