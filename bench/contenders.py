@@ -4,7 +4,8 @@ Knows the command lines and the output of `dure bench`, `llama-bench` and `dllam
 Refuses to know how often they run and what their numbers are compared with.
 
 The peers are found by environment variables: nothing is downloaded or built here.
-Every measuring function returns tokens/s as `{"prompt": ..., "generation": ...}`.
+Every measuring function returns tokens/s as `{"prompt": ..., "generation": ...}`; those that tell
+where the time of a generated token goes add `compute_ms` and `sync_ms`.
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hosts import Host, rank_prefix
+from hosts import Host, cpu_of, rank_prefix
 from measure import BenchError
 
 PARTS = ("prompt", "generation")
+SPLIT = ("compute", "sync")
 TIMEOUT_S = 1800.0
 DLLAMA_PORT = 9990
+RPC_PORT = 9992
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class Load:
 
     prompt_tokens: int
     generation_tokens: int
+    depth: int = 0  # tokens that are in the context before
+    repeats: int = 5  # medians of these are taken; where a program can repeat
 
 
 def llama_bench_program() -> str:
@@ -47,6 +53,11 @@ def llama_bench_program() -> str:
 def llama_server_program() -> str:
     """The path of llama-server, from DURE_LLAMA_SERVER. Raises BenchError."""
     return _peer("DURE_LLAMA_SERVER", "llama.cpp's llama-server")
+
+
+def rpc_server_program() -> str:
+    """The path of llama.cpp's RPC server, from DURE_RPC_SERVER. Raises BenchError."""
+    return _peer("DURE_RPC_SERVER", "llama.cpp's ggml-rpc-server")
 
 
 def dllama_program() -> str:
@@ -96,29 +107,52 @@ def dure(
     argv = [
         *prefix, installed_program("dure"), "bench", str(model),
         "--ranks", str(ranks), "--threads", str(threads),
-        "-p", str(load.prompt_tokens), "-n", str(load.generation_tokens), "--json",
+        "-p", str(load.prompt_tokens), "-n", str(load.generation_tokens), "-d", str(load.depth),
+        "--repeat", str(load.repeats), "--json",
     ]  # fmt: skip
     answer = _json(argv, environment)
     try:
-        return {part: float(answer[part]["tokens_per_s"]["median"]) for part in PARTS}
+        rates = {part: float(answer[part]["tokens_per_s"]["median"]) for part in PARTS}
+        return rates | {f"{name}_ms": float(answer["per_token_ms"][name]) for name in SPLIT}
     except (KeyError, TypeError, ValueError) as error:
         raise BenchError(f"`dure bench --json` printed something else: {answer}") from error
 
 
 def dure_on_hosts(hosts: Sequence[Host], model: Path, load: Load) -> dict[str, float]:
-    """Run `dure bench` with rank i on host i and CPU i, one thread each."""
-    environment = mpi_environment(hosts[0].device)
-    environment["DURE_RANK_WRAPPER"] = shlex.join(rank_prefix())
-    return dure(model, len(hosts), 1, load, environment=environment)
+    """Run `dure bench` with rank i on host i and, where there is one, CPU i; one thread each."""
+    return dure(model, len(hosts), 1, load, environment=_on_hosts(hosts))
+
+
+def floor_on_hosts(hosts: Sequence[Host], model: Path) -> dict[str, float]:
+    """What memory and link would allow at best there, as `dure bench --trace` measures them."""
+    with tempfile.TemporaryDirectory() as folder:
+        argv = [
+            installed_program("dure"), "bench", str(model), "--ranks", str(len(hosts)),
+            *("--threads", "1", "-p", "1", "-n", "32", "--repeat", "1", "--json"),
+            *("--trace", f"{folder}/trace.json"),
+        ]  # fmt: skip
+        answer = _json(argv, _on_hosts(hosts))
+    try:
+        floor = answer["trace"]["floor_ms"]
+        return {"generation": 1e3 / sum(floor.values()), **{f"{k}_ms": floor[k] for k in floor}}
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise BenchError(f"`dure bench --trace --json` printed something else: {answer}") from error
+
+
+def _on_hosts(hosts: Sequence[Host]) -> dict[str, str]:
+    wrapper = shlex.join(rank_prefix(len(hosts)))
+    return {**mpi_environment(hosts[0].device), "DURE_RANK_WRAPPER": wrapper}
 
 
 def llama_bench(
-    model: Path, threads: int, load: Load, *, prefix: Sequence[str] = ()
-) -> dict[str, float]:
+    model: Path, threads: int, load: Load, *,
+    prefix: Sequence[str] = (), more: Sequence[str] = (),
+) -> dict[str, float]:  # fmt: skip
     """Run llama-bench with its defaults; medians of its own repetitions."""
     argv = [
         *prefix, llama_bench_program(), "-m", str(model), "-t", str(threads),
-        "-p", str(load.prompt_tokens), "-n", str(load.generation_tokens), "-o", "json",
+        "-p", str(load.prompt_tokens), "-n", str(load.generation_tokens), "-d", str(load.depth),
+        "-r", str(load.repeats), "-o", "json", *more,
     ]  # fmt: skip
     tests = _json(argv, None)
     try:
@@ -126,6 +160,24 @@ def llama_bench(
         return {"prompt": rates[False], "generation": rates[True]}
     except (KeyError, TypeError) as error:
         raise BenchError(f"llama-bench printed something else: {tests}") from error
+
+
+def llama_rpc_on_hosts(
+    hosts: Sequence[Host], model: Path, split: str, load: Load
+) -> dict[str, float]:
+    """Run llama-bench on the first host over an RPC server on every host, one thread each.
+
+    split: `layer` or `tensor`, see its --split-mode.
+    """
+    server = [rpc_server_program(), "-t", "1", "-d", "CPU", "-p", str(RPC_PORT)]
+    with contextlib.ExitStack() as stack:
+        for rank, host in enumerate(hosts):
+            words = [*server, "-H", host.address]
+            process = stack.enter_context(host.running(words, cpu_of(rank, len(hosts))))
+            host.wait_for_listener(process, RPC_PORT)
+        places = ",".join(f"{host.address}:{RPC_PORT}" for host in hosts)
+        more = ["--rpc", places, "-ngl", "999", "-sm", split]
+        return llama_bench(model, 1, load, prefix=hosts[0].command([]), more=more)
 
 
 def dllama_on_hosts(
@@ -138,7 +190,12 @@ def dllama_on_hosts(
     """
     prompt = _dllama_rates(hosts, model, tokenizer, Load(load.prompt_tokens, 1))
     generation = _dllama_rates(hosts, model, tokenizer, Load(1, load.generation_tokens))
-    return {"prompt": prompt["Evaluation"], "generation": generation["Prediction"]}
+    return {
+        "prompt": prompt["Evaluation"],
+        "generation": generation["Prediction"],
+        "compute_ms": generation["compute_ms"],
+        "sync_ms": generation["sync_ms"],
+    }
 
 
 def _dllama_rates(
@@ -153,13 +210,14 @@ def _dllama_rates(
         "--prompt", "a" * load.prompt_tokens,
         "--steps", str(load.prompt_tokens + load.generation_tokens),
         "--nthreads", "1", "--buffer-float-type", "q80", "--temperature", "0",
-        "--workers", *(f"{host.address}:{DLLAMA_PORT}" for host in hosts[1:]),
     ]  # fmt: skip
+    if hosts[1:]:
+        root += ["--workers", *(f"{host.address}:{DLLAMA_PORT}" for host in hosts[1:])]
     with contextlib.ExitStack() as stack:
-        for cpu, host in enumerate(hosts[1:], start=1):
-            process = stack.enter_context(host.running(worker, cpu))
+        for rank, host in enumerate(hosts[1:], start=1):
+            process = stack.enter_context(host.running(worker, cpu_of(rank, len(hosts))))
             host.wait_for_listener(process, DLLAMA_PORT)
-        text = output(hosts[0].command(root, cpu=0))
+        text = output(hosts[0].command(root, cpu_of(0, len(hosts))))
     return _read_dllama(text, load)
 
 
@@ -173,7 +231,9 @@ def _read_dllama(text: str, load: Load) -> dict[str, float]:
             tail = "\n  ".join(text.splitlines()[-8:])
             raise BenchError(f"dllama did not report {section} of {tokens} tokens:\n  {tail}")
         rates[section] = float(found[1])
-    return rates
+    steps = re.findall(r"Pred *(\d+) ms Sync *(\d+) ms", text)
+    compute, sync = (statistics.mean(float(step[i]) for step in steps) for i in (0, 1))
+    return {**rates, "compute_ms": compute, "sync_ms": sync}
 
 
 def _peer(variable: str, what: str) -> str:

@@ -16,11 +16,12 @@ from dure.engine.sums import Sums, Wire, exchange_seconds, mpi
 def run(n_bytes: int, repeats: int) -> None:
     """Exchange with the other ranks, first a tenth of the repeats to warm up, and print."""
     mpi().Init()
-    Sums((), Wire.Q8, two_phase_above=math.inf, wait_s=30.0)
+    sums = Sums((), Wire.Q8, max_values=n_bytes, wait_s=30.0, two_phase_above=math.inf)
     exchange_seconds(n_bytes, max(1, repeats // 10))
     seconds = exchange_seconds(n_bytes, repeats)
     if mpi().COMM_WORLD.rank == 0:
         print(f"{seconds:.9g}", flush=True)
+    sums.close()
     mpi().Finalize()
 
 

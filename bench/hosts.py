@@ -56,7 +56,7 @@ class Host:
         return [*host_prefix(self.name, None if cpu is None else str(cpu)), *argv]
 
     @contextlib.contextmanager
-    def running(self, argv: Sequence[str], cpu: int) -> Iterator[subprocess.Popen[bytes]]:
+    def running(self, argv: Sequence[str], cpu: int | None) -> Iterator[subprocess.Popen[bytes]]:
         """Run `argv` on this host in the background, silent, and kill it at the end."""
         quiet = subprocess.DEVNULL
         process = subprocess.Popen(self.command(argv, cpu), stdout=quiet, stderr=quiet)
@@ -99,9 +99,14 @@ def host_prefix(name: str, cpu: str | None) -> list[str]:
     return enter + rename + pin
 
 
-def rank_prefix() -> list[str]:
-    """The prefix that puts rank `{rank}` on host `{rank}` and on CPU `{rank}`."""
-    return host_prefix(f"{PREFIX}{{rank}}", "{rank}")
+def rank_prefix(n_ranks: int) -> list[str]:
+    """The prefix that puts rank `{rank}` on host `{rank}`, and on CPU `{rank}` where all have one."""
+    return host_prefix(f"{PREFIX}{{rank}}", "{rank}" if cpu_of(0, n_ranks) is not None else None)
+
+
+def cpu_of(rank: int, n_ranks: int) -> int | None:
+    """The CPU that a rank is pinned to; none where there are fewer CPUs than ranks."""
+    return rank if n_ranks <= (os.cpu_count() or 1) else None
 
 
 def _words(process: subprocess.Popen[bytes]) -> str:

@@ -132,22 +132,41 @@ def compare(
     quantities: Sequence[Quantity], contenders: Sequence[Contender], rounds: int
 ) -> list[Comparison]:
     """Alternate two contenders for `rounds` rounds and compare each quantity's medians."""
-    first, second = contenders
+    return compare_with_each({contenders[1].name: quantities}, contenders, rounds)
+
+
+def compare_with_each(
+    goals: Mapping[str, Sequence[Quantity]], contenders: Sequence[Contender], rounds: int
+) -> list[Comparison]:
+    """Alternate all contenders, and compare the first with each other one.
+
+    goals: what is compared with each, by its name.
+    """
+    first = contenders[0].name
     samples = alternate(contenders, rounds)
+
+    def spread(name: str, quantity: Quantity) -> Spread:
+        return Spread.of([sample[quantity.key] for sample in samples[name]])
+
     comparisons = []
-    for quantity in quantities:
-        spreads = {
-            contender.name: Spread.of([sample[quantity.key] for sample in samples[contender.name]])
-            for contender in contenders
-        }
-        ratio = spreads[first.name].median / spreads[second.name].median
-        comparisons.append(Comparison(quantity, spreads, ratio))
+    for other, quantities in goals.items():
+        for quantity in quantities:
+            spreads = {name: spread(name, quantity) for name in (first, other)}
+            ratio = spreads[first].median / spreads[other].median
+            comparisons.append(Comparison(quantity, spreads, ratio))
     return comparisons
 
 
 def table(comparisons: Sequence[Comparison]) -> str:
-    """The comparisons as text: a row for each, `median (min-max)` for each contender."""
-    names = list(comparisons[0].spreads)
+    """The comparisons as text, those of the same contenders below each other."""
+    groups: dict[tuple[str, ...], list[Comparison]] = {}
+    for comparison in comparisons:
+        groups.setdefault(tuple(comparison.spreads), []).append(comparison)
+    return "\n\n".join(_table(names, group) for names, group in groups.items())
+
+
+def _table(names: Sequence[str], comparisons: Sequence[Comparison]) -> str:
+    """A row for each comparison, `median (min-max)` for each contender."""
     rows = [["quantity", *names, "ratio", "target", ""]]
     for comparison in comparisons:
         cells = [_cell(comparison.spreads[name]) for name in names]

@@ -12,27 +12,29 @@ from pathlib import Path
 
 from contenders import PARTS, Load, dure, installed_program, llama_bench, llama_bench_program
 from measure import Comparison, Contender, Quantity, compare, main, parser, positive, report
-from shapes import add_model_options, gguf_file
+from shapes import MIXES, add_model_options, gguf_file
 
-TARGET = 0.98
+TARGET = 1.0
 
 
 def run() -> int:
     """Measure what the command line asks for; return the exit status."""
     options = parser(__doc__, rounds=5)
     add_model_options(options)
+    options.add_argument("--mix", choices=MIXES, default="q4_0", help="its types (%(default)s)")
     options.add_argument("--model", type=Path, help="a GGUF file, instead of --shape")
     options.add_argument(
         "--threads", type=positive, nargs="+", default=[1, 2], metavar="T", help="default 1 2"
     )
     options.add_argument("-p", type=positive, default=512, help="prompt tokens (%(default)s)")
     options.add_argument("-n", type=positive, default=128, help="generated tokens (%(default)s)")
+    options.add_argument("-r", type=positive, default=5, help="runs in a round (%(default)s)")
     options.add_argument("--cpus", metavar="LIST", help="pin both to these CPUs, as for taskset")
     arguments = options.parse_args()
     llama_bench_program()
     installed_program("dure")
-    model = arguments.model or gguf_file(arguments.shape, arguments.dir)
-    load = Load(arguments.p, arguments.n)
+    model = arguments.model or gguf_file(arguments.shape, arguments.dir, arguments.mix)
+    load = Load(arguments.p, arguments.n, repeats=arguments.r)
     prefix = ["taskset", "-c", arguments.cpus] if arguments.cpus else []
     comparisons: list[Comparison] = []
     for threads in arguments.threads:

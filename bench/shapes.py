@@ -1,10 +1,10 @@
 """Models with a real model's shape and random weights: for speed, not for sense.
 
-Knows the shapes of a few published models, how to write them as GGUF in Q4_0, and how to write
-the same weights in the files that Distributed Llama reads (`.m` and `.t`).
+Knows the shapes of a few published models, how to write them as GGUF in a mix of types, and how to
+write the same weights in the files that Distributed Llama reads (`.m` and `.t`; only `q4_0`).
 Refuses to know who runs them.
 
-A random Q4_0 matrix takes as long to multiply as a trained one, so no download is needed.
+A random quantized matrix takes as long to multiply as a trained one, so no download is needed.
 Where a published model shares one matrix between embedding and output, so do these files.
 Rope scaling is left out: it changes the angles, not the work.
 Files are kept and used again; a file that was not finished never gets its name.
@@ -36,12 +36,12 @@ except ModuleNotFoundError:
     print("error: the benchmarks write models with PyPI's gguf: pip install gguf", file=sys.stderr)
     sys.exit(2)
 
-REVISION = 1
+REVISION = 2
 """Part of every file name: raised when the contents of the files change."""
 
 SEED = 20_251
-CONTEXT_LENGTH = 4096
-Q4_0_BLOCK, Q4_0_BLOCK_BYTES = 32, 18
+CONTEXT_LENGTH = 32_768
+DLLAMA_CONTEXT_LENGTH = 4096  # its KV cache is as long
 LARGEST_PIECE = 64 << 20
 
 
@@ -78,8 +78,36 @@ SHAPES: dict[str, Shape] = {
         "qwen3moe", 12, 2048, 6144, 32, 4, 128, 151_936, 1_000_000, 6, False,
         experts=128, experts_used=8, expert_feed_forward=768,
     ),
+    "qwen3-30b-a3b": Shape(
+        "qwen3moe", 48, 2048, 6144, 32, 4, 128, 151_936, 1_000_000, 6, False,
+        experts=128, experts_used=8, expert_feed_forward=768,
+    ),
 }  # fmt: skip
-"""Published shapes (source: each model's `config.json`); the last has 12 of its 48 layers."""
+"""Published shapes (source: each model's `config.json`); one has 12 of its 48 layers."""
+
+MIXES = ("q4_0", "q4_k_m", "q8_0")
+"""Types as `llama-quantize` gives them; but `q4_0` is Q4_0 throughout, as for Distributed Llama."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A type's blocks: how many weights and bytes, and where its scales (float16) stand.
+
+    A scale is `factor` / sqrt(columns), which keeps the length of a vector over a product where all
+    other bytes are drawn evenly.
+    """
+
+    weights: int
+    bytes: int
+    scales: tuple[tuple[int, float], ...]  # offset in bytes, factor
+
+
+BLOCKS: dict[str, Blocks] = {
+    "Q4_0": Blocks(32, 18, ((0, 1 / 4.6),)),  # d * (n - 8)
+    "Q8_0": Blocks(32, 34, ((0, 1 / 74),)),  # d * n
+    "Q4_K": Blocks(256, 144, ((0, 1 / 258), (2, 7.5 / 258))),  # d * s * n - dmin * m
+    "Q6_K": Blocks(256, 210, ((208, 1 / 1366),)),  # d * s * (n - 32)
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,76 +116,86 @@ class Tensor:
 
     name: str
     dimensions: tuple[int, ...]  # slowest first; the last is the row
-    kind: str  # "q4_0", "ones" or "normal" (the last two float32)
+    kind: str  # a key of BLOCKS, or "ones" or "normal" (float32)
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """The array's shape: bytes for Q4_0, float32 numbers for the rest."""
-        if self.kind != "q4_0":
+        """The array's shape: bytes for a quantized type, float32 numbers for the rest."""
+        if (blocks := BLOCKS.get(self.kind)) is None:
             return self.dimensions
-        return (*self.dimensions[:-1], self.dimensions[-1] // Q4_0_BLOCK * Q4_0_BLOCK_BYTES)
+        return (*self.dimensions[:-1], self.dimensions[-1] // blocks.weights * blocks.bytes)
 
     def contents(self) -> npt.NDArray[Any]:
-        """The weights, always the same for the same name and dimensions."""
+        """The weights, always the same for the same name, type and dimensions."""
         if self.kind == "ones":
             return np.ones(self.dimensions, np.float32)
         random = np.random.default_rng([SEED, zlib.crc32(self.name.encode())])
         if self.kind == "normal":
             deviation = np.float32(self.dimensions[-1] ** -0.5)
             return random.standard_normal(self.dimensions, np.float32) * deviation
-        return _random_q4_0(random, self.dimensions).reshape(self.stored_shape)
+        return _random_blocks(random, self.dimensions, BLOCKS[self.kind]).reshape(self.stored_shape)
 
 
-def _random_q4_0(random: np.random.Generator, dimensions: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    # A block of 32 weights is a float16 scale d and 32 numbers of 4 bits; a weight is d * (n - 8).
-    # Evenly drawn n - 8 deviate by 4.6, so this d keeps the length of a vector over a product.
-    blocks = np.empty((int(np.prod(dimensions)) // Q4_0_BLOCK, Q4_0_BLOCK_BYTES), np.uint8)
-    scale = np.array([dimensions[-1] ** -0.5 / 4.6], np.float16)
-    blocks[:, :2] = scale.view(np.uint8)
-    step = LARGEST_PIECE // Q4_0_BLOCK_BYTES
-    for start in range(0, len(blocks), step):
-        piece = blocks[start : start + step, 2:]
+def _random_blocks(
+    random: np.random.Generator, dimensions: tuple[int, ...], blocks: Blocks
+) -> npt.NDArray[np.uint8]:
+    found = np.empty((int(np.prod(dimensions)) // blocks.weights, blocks.bytes), np.uint8)
+    step = LARGEST_PIECE // blocks.bytes
+    for start in range(0, len(found), step):
+        piece = found[start : start + step]
         piece[:] = random.integers(0, 256, piece.shape, dtype=np.uint8)
-    return blocks
+    for offset, factor in blocks.scales:
+        scale = np.array([dimensions[-1] ** -0.5 * factor], np.float16)
+        found[:, offset : offset + 2] = scale.view(np.uint8)
+    return found
 
 
-def tensors(shape: Shape) -> Iterator[Tensor]:
+def tensors(shape: Shape, mix: str) -> Iterator[Tensor]:
     """All tensors of a model, named as llama.cpp names them."""
-    s = shape
-    yield Tensor("token_embd.weight", (s.vocabulary, s.embedding), "q4_0")
+    s, main_type = shape, mix.removesuffix("_m").upper()
+    best = "Q6_K" if mix == "q4_k_m" else main_type
+    vocabulary = (s.vocabulary, s.embedding)
+    yield Tensor("token_embd.weight", vocabulary, best if s.tied else main_type)
     yield Tensor("output_norm.weight", (s.embedding,), "ones")
     if not s.tied:
-        yield Tensor("output.weight", (s.vocabulary, s.embedding), "q4_0")
+        yield Tensor("output.weight", vocabulary, best)
     for layer in range(s.layers):
-        yield from _attention(s, f"blk.{layer}")
-        yield from (_experts if s.experts else _feed_forward)(s, f"blk.{layer}")
+        careful = best if _gets_more_bits(layer, s.layers) else main_type
+        yield from _attention(s, f"blk.{layer}", main_type, careful)
+        yield from (_experts if s.experts else _feed_forward)(s, f"blk.{layer}", main_type, careful)
 
 
-def _attention(s: Shape, block: str) -> Iterator[Tensor]:
+def _gets_more_bits(layer: int, n_layers: int) -> bool:
+    """Whether a mix spends more on this layer's values and downward projections, as llama.cpp's do."""
+    edge = n_layers // 8
+    return layer < edge or layer >= 7 * n_layers // 8 or (layer - edge) % 3 == 2
+
+
+def _attention(s: Shape, block: str, kind: str, careful: str) -> Iterator[Tensor]:
     query, key = s.heads * s.head_size, s.kv_heads * s.head_size
     yield Tensor(f"{block}.attn_norm.weight", (s.embedding,), "ones")
     yield Tensor(f"{block}.ffn_norm.weight", (s.embedding,), "ones")
     if s.head_norms:
         yield Tensor(f"{block}.attn_q_norm.weight", (s.head_size,), "ones")
         yield Tensor(f"{block}.attn_k_norm.weight", (s.head_size,), "ones")
-    yield Tensor(f"{block}.attn_q.weight", (query, s.embedding), "q4_0")
-    yield Tensor(f"{block}.attn_k.weight", (key, s.embedding), "q4_0")
-    yield Tensor(f"{block}.attn_v.weight", (key, s.embedding), "q4_0")
-    yield Tensor(f"{block}.attn_output.weight", (s.embedding, query), "q4_0")
+    yield Tensor(f"{block}.attn_q.weight", (query, s.embedding), kind)
+    yield Tensor(f"{block}.attn_k.weight", (key, s.embedding), kind)
+    yield Tensor(f"{block}.attn_v.weight", (key, s.embedding), careful)
+    yield Tensor(f"{block}.attn_output.weight", (s.embedding, query), kind)
 
 
-def _feed_forward(s: Shape, block: str) -> Iterator[Tensor]:
-    yield Tensor(f"{block}.ffn_gate.weight", (s.feed_forward, s.embedding), "q4_0")
-    yield Tensor(f"{block}.ffn_up.weight", (s.feed_forward, s.embedding), "q4_0")
-    yield Tensor(f"{block}.ffn_down.weight", (s.embedding, s.feed_forward), "q4_0")
+def _feed_forward(s: Shape, block: str, kind: str, careful: str) -> Iterator[Tensor]:
+    yield Tensor(f"{block}.ffn_gate.weight", (s.feed_forward, s.embedding), kind)
+    yield Tensor(f"{block}.ffn_up.weight", (s.feed_forward, s.embedding), kind)
+    yield Tensor(f"{block}.ffn_down.weight", (s.embedding, s.feed_forward), careful)
 
 
-def _experts(s: Shape, block: str) -> Iterator[Tensor]:
+def _experts(s: Shape, block: str, kind: str, careful: str) -> Iterator[Tensor]:
     wide, narrow = s.expert_feed_forward, s.embedding
     yield Tensor(f"{block}.ffn_gate_inp.weight", (s.experts, narrow), "normal")
-    yield Tensor(f"{block}.ffn_gate_exps.weight", (s.experts, wide, narrow), "q4_0")
-    yield Tensor(f"{block}.ffn_up_exps.weight", (s.experts, wide, narrow), "q4_0")
-    yield Tensor(f"{block}.ffn_down_exps.weight", (s.experts, narrow, wide), "q4_0")
+    yield Tensor(f"{block}.ffn_gate_exps.weight", (s.experts, wide, narrow), kind)
+    yield Tensor(f"{block}.ffn_up_exps.weight", (s.experts, wide, narrow), kind)
+    yield Tensor(f"{block}.ffn_down_exps.weight", (s.experts, narrow, wide), careful)
 
 
 def default_directory() -> Path:
@@ -173,14 +211,14 @@ def shape_of(name: str) -> Shape:
     return SHAPES[name]
 
 
-def gguf_file(name: str, directory: Path) -> Path:
+def gguf_file(name: str, directory: Path, mix: str = "q4_0") -> Path:
     """The GGUF of the shape called `name`, written first if it is not there yet."""
     shape = shape_of(name)
-    path = directory / f"{name}-q4_0-r{REVISION}.gguf"
+    path = directory / f"{name}-{mix}-r{REVISION}.gguf"
     if not path.exists():
         progress(f"writing {path}")
         with _finished(path) as unfinished:
-            _write_gguf(shape, unfinished)
+            _write_gguf(shape, mix, unfinished)
     return path
 
 
@@ -211,26 +249,26 @@ def _finished(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def _write_gguf(shape: Shape, path: Path) -> None:
+def _write_gguf(shape: Shape, mix: str, path: Path) -> None:
     writer = gguf.GGUFWriter(path, shape.architecture)
-    _add_metadata(writer, shape)
-    for tensor in tensors(shape):
-        quantized = tensor.kind == "q4_0"
+    _add_metadata(writer, shape, mix)
+    for tensor in tensors(shape, mix):
+        quantized = tensor.kind in BLOCKS
         dtype = np.dtype(np.uint8 if quantized else np.float32)
         size = int(np.prod(tensor.stored_shape)) * dtype.itemsize
-        raw = gguf.GGMLQuantizationType.Q4_0 if quantized else gguf.GGMLQuantizationType.F32
+        raw = gguf.GGMLQuantizationType[tensor.kind if quantized else "F32"]
         writer.add_tensor_info(tensor.name, tensor.stored_shape, dtype, size, raw)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for tensor in tensors(shape):
+    for tensor in tensors(shape, mix):
         writer.write_tensor_data(tensor.contents())
     writer.close()
 
 
-def _add_metadata(writer: Any, s: Shape) -> None:
+def _add_metadata(writer: Any, s: Shape, mix: str) -> None:
     writer.add_name("random weights")
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{mix.upper()}"])
     writer.add_block_count(s.layers)
     writer.add_context_length(CONTEXT_LENGTH)
     writer.add_embedding_length(s.embedding)
@@ -277,7 +315,7 @@ def _dllama_model_pairs(s: Shape) -> list[tuple[int, int]]:
         (7, s.experts),
         (8, s.experts_used),
         (9, s.vocabulary),
-        (10, CONTEXT_LENGTH),
+        (10, DLLAMA_CONTEXT_LENGTH),
         (11, _SILU),
         (12, s.rope_base),
         (13, _Q40),
@@ -361,10 +399,11 @@ def run() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("name", help=", ".join(SHAPES))
+    parser.add_argument("--mix", choices=MIXES, default="q4_0", help="default %(default)s")
     parser.add_argument("--dllama", action="store_true", help="write the .m and .t files too")
     parser.add_argument("--dir", type=Path, default=default_directory(), help="%(default)s")
     arguments = parser.parse_args()
-    print(gguf_file(arguments.name, arguments.dir))
+    print(gguf_file(arguments.name, arguments.dir, arguments.mix))
     if arguments.dllama:
         print(*dllama_files(arguments.name, arguments.dir), sep="\n")
     return 0

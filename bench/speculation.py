@@ -9,24 +9,35 @@ that are right are those that would be right, and the time is that of a model wo
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from measure import BenchError, Contender, Quantity, Sample, compare, main, parser, positive, report
+from measure import (
+    BenchError,
+    Comparison,
+    Contender,
+    Quantity,
+    Sample,
+    compare,
+    main,
+    parser,
+    positive,
+    report,
+)
 from shapes import add_model_options, gguf_file
 
 from dure.engine.executor import Candidates, Executor, Floats
 from dure.engine.llama import Limits
 from dure.engine.local import LocalExecutor
-from dure.generate.drafting import Drafting, drafting_for
+from dure.generate.drafting import drafting_for
+from dure.generate.guessing import Guessing
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Done, Request, Sampling, Token
 from dure.generate.sampling import Sampler
 from dure.generate.scheduler import Running
-from dure.model.gguf import GgufFile, open_gguf
+from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 
 DEMO = Path(__file__).parent.parent / "models" / "dure-demo.gguf"
@@ -67,9 +78,9 @@ class Recital(EngineLoop):
     """Computes a text that is written already."""
 
     def __init__(
-        self, executor: Executor, vocabulary: Vocabulary, drafting: Drafting | None
+        self, executor: Executor, vocabulary: Vocabulary, guessing: Guessing | None
     ) -> None:
-        super().__init__(executor, vocabulary, drafting=drafting)
+        super().__init__(executor, vocabulary, guessing=guessing)
         self.text: Sequence[int] = ()
 
     def _sampler(self, _running: Running) -> Sampler:
@@ -119,10 +130,10 @@ def texts(n_tokens: int) -> dict[str, Text]:
 
 
 def contender(
-    name: str, executor: Executor, vocabulary: Vocabulary, text: Text, drafting: Drafting | None
+    name: str, executor: Executor, vocabulary: Vocabulary, text: Text, guessing: Guessing | None
 ) -> Contender:
     """Generation of one text."""
-    loop = Recital(executor, vocabulary, drafting)
+    loop = Recital(executor, vocabulary, guessing)
 
     def measure() -> Sample:
         begun = time.perf_counter()
@@ -145,29 +156,19 @@ def run() -> int:
     found = texts(arguments.tokens)
     goals = {"new": 0.97, "another": 0.97, "quoted": 1.5}
     executor = LocalExecutor(model, Limits(N_CTX, threads=arguments.threads))
-    status = 0
+    comparisons: list[Comparison] = []
     with open_gguf(DEMO) as demo, open_gguf(model) as gguf:
         vocabulary = Vocabulary(demo)
         for name, text in found.items():
-            status |= _compare(name, executor, vocabulary, text, gguf, goals[name], arguments)
+            contenders = [
+                contender("guessing", executor, vocabulary, text, Guessing(drafting_for(gguf))),
+                contender("plain", executor, vocabulary, text, None),
+            ]
+            quantity = Quantity("generation", f"generation, {name}", "tokens/s", goals[name])
+            comparisons += compare([quantity], contenders, arguments.rounds)
     executor.close()
-    return status
-
-
-def _compare(
-    name: str,
-    executor: Executor,
-    vocabulary: Vocabulary,
-    text: Text,
-    gguf: GgufFile,
-    goal: float,
-    arguments: argparse.Namespace,
-) -> int:
-    guessing = contender("guessing", executor, vocabulary, text, drafting_for(gguf, "lookup"))
-    plain = contender("plain", executor, vocabulary, text, None)
-    quantity = Quantity("generation", f"generation, {name}", "tok/s", goal)
-    comparisons = compare([quantity], [guessing, plain], arguments.rounds)
-    settings = {"model": arguments.shape, "threads": arguments.threads, "tokens": len(text.answer)}
+    settings = {"model": model.name, "threads": arguments.threads, "tokens": arguments.tokens,
+                "rounds": arguments.rounds}  # fmt: skip
     return report("speculation", settings, comparisons, arguments.json)
 
 

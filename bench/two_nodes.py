@@ -1,8 +1,16 @@
-"""Two nodes on a 1 Gbit/s link: dure against Distributed Llama, same weights, same cores.
+"""Two nodes on a 1 Gbit/s link: dure against Distributed Llama and llama.cpp, same weights, same cores.
 
 Two hosts (network namespaces) are joined by a link shaped to 1 Gbit/s. Each contender gets both,
-one thread and one CPU on each, and exchanges 8-bit vectors. Prompt and generation each begin with
-an empty cache. Needs root, two CPUs and dllama (DURE_DLLAMA); see bench/README.md.
+one thread and one CPU on each, and exchanges 8-bit vectors where it can. Peers are those whose
+environment variables are set:
+
+    dllama        Distributed Llama on both hosts (DURE_DLLAMA)
+    one-process   llama-bench, 2 threads in one process, no network (DURE_LLAMA_BENCH)
+    rpc-layer     llama-bench over an RPC server on each host, split by layers (DURE_RPC_SERVER too)
+    rpc-tensor    the same, every tensor split
+    floor         no program: reading each rank's weights and exchanging each sum, measured here
+
+Prompt and generation each begin with an empty cache. Needs root and two CPUs; see bench/README.md.
 """
 
 from __future__ import annotations
@@ -10,14 +18,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from contenders import (
-    PARTS,
     Load,
     dllama_on_hosts,
-    dllama_program,
     dure_on_hosts,
+    floor_on_hosts,
     installed_program,
+    llama_bench,
+    llama_rpc_on_hosts,
 )
 from hosts import RATE, Host, linked_hosts
 from measure import (
@@ -25,7 +35,7 @@ from measure import (
     Contender,
     Quantity,
     Sample,
-    compare,
+    compare_with_each,
     main,
     parser,
     positive,
@@ -33,7 +43,17 @@ from measure import (
 )
 from shapes import add_model_options, dllama_files, gguf_file
 
-TARGET = 2.0
+NEEDED = {
+    "dllama": ("DURE_DLLAMA",),
+    "one-process": ("DURE_LLAMA_BENCH",),
+    "rpc-layer": ("DURE_LLAMA_BENCH", "DURE_RPC_SERVER"),
+    "rpc-tensor": ("DURE_LLAMA_BENCH", "DURE_RPC_SERVER"),
+    "floor": (),
+}
+PROMPT, GENERATION = (
+    {"dllama": 2.4, "one-process": 0.85, "rpc-layer": None, "rpc-tensor": None},
+    {"dllama": 2.3, "one-process": 0.95, "rpc-layer": None, "rpc-tensor": None, "floor": 0.8},
+)  # the ratios aimed at
 LEAST_BYTES_PER_TOKEN = 1024
 
 
@@ -41,29 +61,51 @@ def run() -> int:
     """Measure what the command line asks for; return the exit status."""
     options = parser(__doc__, rounds=5)
     add_model_options(options)
-    options.add_argument("-p", type=positive, default=128, help="prompt tokens (%(default)s)")
+    options.add_argument("-p", type=positive, default=512, help="prompt tokens (%(default)s)")
     options.add_argument("-n", type=positive, default=64, help="generated tokens (%(default)s)")
+    options.add_argument("-r", type=positive, default=5, help="runs in a round (%(default)s)")
     options.add_argument("--rate", default=RATE, help="of the link, for tc (default %(default)s)")
+    options.add_argument("--peers", nargs="+", choices=NEEDED, help="only these")
     arguments = options.parse_args()
-    dllama_program()
+    peers = arguments.peers or [
+        peer for peer, names in NEEDED.items() if all(map(os.environ.get, names))
+    ]
     installed_program("dure")
     if len(os.sched_getaffinity(0)) < 2:
         raise BenchError("two nodes of one core each need two CPUs")
     model = gguf_file(arguments.shape, arguments.dir)
-    files = dllama_files(arguments.shape, arguments.dir)
-    load = Load(arguments.p, arguments.n)
+    files = dllama_files(arguments.shape, arguments.dir) if "dllama" in peers else (model, model)
+    load = Load(arguments.p, arguments.n, repeats=arguments.r)
     with linked_hosts(2, arguments.rate) as hosts:
-        contenders = [
-            Contender("dure", _over_link(hosts, load, partial(dure_on_hosts, hosts, model, load))),
-            Contender(
-                "dllama", _over_link(hosts, load, partial(dllama_on_hosts, hosts, *files, load))
-            ),
-        ]
-        quantities = [Quantity(part, part, "tokens/s", TARGET) for part in PARTS]
-        comparisons = compare(quantities, contenders, arguments.rounds)
+        measured = _measured(hosts, model, files, load)
+        contenders = [Contender(name, measured[name]) for name in ("dure", *peers)]
+        goals = {peer: _goals(peer) for peer in peers}
+        comparisons = compare_with_each(goals, contenders, arguments.rounds)
     settings = {"model": model.name, "-p": arguments.p, "-n": arguments.n,
                 "rounds": arguments.rounds, "link": arguments.rate}  # fmt: skip
     return report("two_nodes", settings, comparisons, arguments.json)
+
+
+def _measured(
+    hosts: Sequence[Host], model: Path, files: tuple[Path, Path], load: Load
+) -> dict[str, Callable[[], Sample]]:
+    crossed = partial(_over_link, hosts, load)
+    return {
+        "dure": crossed(partial(dure_on_hosts, hosts, model, load)),
+        "dllama": crossed(partial(dllama_on_hosts, hosts, *files, load)),
+        "one-process": partial(llama_bench, model, 2, load),
+        "rpc-layer": crossed(partial(llama_rpc_on_hosts, hosts, model, "layer", load)),
+        "rpc-tensor": crossed(partial(llama_rpc_on_hosts, hosts, model, "tensor", load)),
+        "floor": partial(floor_on_hosts, hosts, model),
+    }
+
+
+def _goals(peer: str) -> list[Quantity]:
+    return [
+        Quantity(part, part, "tokens/s", targets[peer])
+        for part, targets in (("prompt", PROMPT), ("generation", GENERATION))
+        if peer in targets
+    ]
 
 
 def _over_link(
@@ -75,13 +117,12 @@ def _over_link(
     def checked() -> Sample:
         before = [host.bytes_sent() for host in hosts]
         sample = measure()
-        for host, sent_before in zip(hosts, before, strict=True):
-            sent = host.bytes_sent() - sent_before
-            if sent < least:
-                raise BenchError(
-                    f"host {host.name} sent {sent} bytes, fewer than the {least} this load needs: "
-                    "the ranks did not talk over the link"
-                )
+        sent = [host.bytes_sent() - was for host, was in zip(hosts, before, strict=True)]
+        if sum(sent) < least:
+            raise BenchError(
+                f"the hosts sent {sent} bytes, fewer than the {least} this load needs: the ranks did "
+                "not talk over the link"
+            )
         return sample
 
     return checked

@@ -21,8 +21,11 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { BLOCK = 32, MAX_POINTS = 8, MAX_NAME = 64, TAG = 7, SPINS_BETWEEN_CHECKS = 64 };
+enum { BLOCK = 32, MAX_POINTS = 8, MAX_NAME = 64, SPINS_BETWEEN_CHECKS = 64 };
+enum { PIECE_BYTES = 64 * 1024, SLOTS = 8 };  // of vectors on their way; receives posted ahead a rank
+enum { WARM_UP = 10, SMALL_REPEATS = 50, LARGE_REPEATS = 5, LARGE_BYTES = 4 * PIECE_BYTES };
 enum wire { WIRE_Q8 = 0, WIRE_F32 = 1 };
+enum tag { TAG_PARTS = 7, TAG_WHOLES = 8 };
 enum status { OK = 0, DEADLINE = 1, MPI_FAILED = 2, BAD_TENSOR = 3, NO_MEMORY = 4 };
 
 // 32 values on the wire: value = scale * q. 34 bytes.
@@ -50,6 +53,15 @@ struct sum_times {
     double begun, encoded, arrived, ended;
 };
 
+// Pieces of vectors from every other rank, in the order in which each sends them. As many receives as
+// there are slots are posted at all times, so what comes early lies where it belongs.
+struct ring {
+    MPI_Request *requests;  // [n_ranks * SLOTS], persistent
+    uint8_t *bytes;         // [n_ranks * SLOTS][PIECE_BYTES]
+    size_t *taken;          // [n_ranks]: pieces that were used since the start
+    bool *is_here;          // [n_ranks]: the next one has arrived
+};
+
 static struct {
     MPI_Comm comm;
     int rank, n_ranks;
@@ -60,10 +72,12 @@ static struct {
     struct point points[MAX_POINTS];
     int n_points;
     struct sums_stats stats;
-    MPI_Request *requests;
-    uint8_t *sent, *received;
-    float *values;
-    size_t sent_cap, received_cap, values_cap;
+    size_t max_blocks;         // of a vector
+    struct ring parts, wholes;  // partial vectors, and what an owner made of them
+    MPI_Request *sends;        // of this sum
+    int n_sends;
+    uint8_t *sent;            // [max_blocks] this rank's vector, encoded
+    float *values;            // [max_blocks * BLOCK] what comes from device memory
     struct sum_times *trace;  // of the first sums since sums_begin; NULL where nobody asks
     int64_t trace_cap;
 } g;
@@ -145,50 +159,156 @@ static void add(float *sum, const void *in, size_t n_blocks) {
 
 // ---------------------------------------------------------------- exchanging
 
-static bool grow(void *buffer, size_t *cap, size_t bytes) {
-    if (bytes <= *cap) {
-        return true;
+static bool failed(enum status status) {
+    g.stats.status = status;
+    return false;
+}
+
+static void close_ring(struct ring *r) {
+    for (int i = 0; r->requests && i < g.n_ranks * SLOTS; i++) {
+        if (r->requests[i] != MPI_REQUEST_NULL) {
+            MPI_Cancel(&r->requests[i]);
+            MPI_Wait(&r->requests[i], MPI_STATUS_IGNORE);
+            MPI_Request_free(&r->requests[i]);
+        }
     }
-    void **p = buffer, *larger = realloc(*p, bytes);
-    if (larger == NULL) {
-        g.stats.status = NO_MEMORY;
-        return false;
+    free(r->requests);
+    free(r->bytes);
+    free(r->taken);
+    free(r->is_here);
+    *r = (struct ring){0};
+}
+
+static bool open_ring(struct ring *r, int tag) {
+    const size_t n = (size_t)g.n_ranks * SLOTS;
+    r->requests = malloc(n * sizeof *r->requests);
+    r->bytes = malloc(n * PIECE_BYTES);
+    r->taken = calloc((size_t)g.n_ranks, sizeof *r->taken);
+    r->is_here = calloc((size_t)g.n_ranks, sizeof *r->is_here);
+    if (!r->requests || !r->bytes || !r->taken || !r->is_here) {
+        free(r->requests);
+        r->requests = NULL;
+        return failed(NO_MEMORY);
     }
-    *p = larger;
-    *cap = bytes;
+    for (size_t i = 0; i < n; i++) {
+        r->requests[i] = MPI_REQUEST_NULL;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const int p = (int)(i / SLOTS);
+        if (p != g.rank && (MPI_Recv_init(r->bytes + i * PIECE_BYTES, PIECE_BYTES, MPI_BYTE, p, tag,
+                                          g.comm, &r->requests[i]) != MPI_SUCCESS ||
+                            MPI_Start(&r->requests[i]) != MPI_SUCCESS)) {
+            return failed(MPI_FAILED);
+        }
+    }
     return true;
 }
 
-static int first_unfinished(int n_receives) {
-    for (int i = 0; i < n_receives; i++) {
-        if (g.requests[i] != MPI_REQUEST_NULL) {
-            return (g.rank + 1 + i) % g.n_ranks;
-        }
-    }
-    return -1;
+static size_t next_slot(const struct ring *r, int p) {
+    return (size_t)p * SLOTS + r->taken[p] % SLOTS;
 }
 
-// The receives come first in g.requests, from rank+1, rank+2, ...
-static bool wait_for(int n_requests, int n_receives) {
-    const double give_up = MPI_Wtime() + g.wait_s;
-    for (;;) {
-        for (int spin = 0; spin < SPINS_BETWEEN_CHECKS; spin++) {
-            int done = 0;
-            if (MPI_Testall(n_requests, g.requests, &done, MPI_STATUSES_IGNORE) != MPI_SUCCESS) {
-                g.stats.status = MPI_FAILED;
-                return false;
-            }
-            if (done) {
-                return true;
-            }
+// Whether the next piece of rank p has arrived.
+static bool is_here(struct ring *r, int p) {
+    int done = r->is_here[p];
+    if (!done &&
+        MPI_Test(&r->requests[next_slot(r, p)], &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) {
+        return failed(MPI_FAILED);
+    }
+    return r->is_here[p] = done;
+}
+
+static bool all_are_here(struct ring *r) {
+    bool all = true;
+    for (int i = 1; i < g.n_ranks; i++) {
+        all &= is_here(r, (g.rank + i) % g.n_ranks);
+    }
+    return all;
+}
+
+static const uint8_t *piece_of(const struct ring *r, int p) {
+    return r->bytes + next_slot(r, p) * PIECE_BYTES;
+}
+
+// The next piece of rank p was used: its place is for another one.
+static bool take(struct ring *r, int p) {
+    if (MPI_Start(&r->requests[next_slot(r, p)]) != MPI_SUCCESS) {
+        return failed(MPI_FAILED);
+    }
+    r->is_here[p] = false;
+    r->taken[p]++;
+    return true;
+}
+
+static bool take_all(struct ring *r) {
+    for (int i = 1; i < g.n_ranks; i++) {
+        if (!take(r, (g.rank + i) % g.n_ranks)) {
+            return false;
         }
-        sched_yield();  // costs nothing where each rank has a core, and much is won where it has not
-        if (MPI_Wtime() > give_up) {
-            for (int i = 0, done; i < n_receives; i++) {
-                MPI_Test(&g.requests[i], &done, MPI_STATUS_IGNORE);
-            }
-            g.stats.status = DEADLINE;
-            g.stats.waiting_for = first_unfinished(n_receives);
+    }
+    return true;
+}
+
+static bool send_to(int p, const uint8_t *from, size_t bytes, int tag) {
+    if (MPI_Isend(from, (int)bytes, MPI_BYTE, p, tag, g.comm, &g.sends[g.n_sends]) != MPI_SUCCESS) {
+        return failed(MPI_FAILED);
+    }
+    g.n_sends++;
+    g.stats.bytes_sent += (double)bytes;
+    return true;
+}
+
+static bool send_to_all(const uint8_t *from, size_t bytes, int tag) {
+    for (int i = 1; i < g.n_ranks; i++) {
+        if (!send_to((g.rank + i) % g.n_ranks, from, bytes, tag)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// How long nothing has moved.
+struct patience {
+    int spins;
+    double since;
+};
+
+// Whether to look once more; false when nothing has moved for too long.
+// awaited: the next pieces of this ring, or NULL for what is being sent.
+static bool look_again(struct patience *patience, const struct ring *awaited) {
+    if (g.stats.status != OK) {
+        return false;
+    }
+    if (++patience->spins % SPINS_BETWEEN_CHECKS) {
+        return true;
+    }
+    sched_yield();  // costs nothing where each rank has a core, and much is won where it has not
+    const double now = MPI_Wtime();
+    if (patience->since == 0) {
+        patience->since = now;
+    }
+    if (now - patience->since <= g.wait_s) {
+        return true;
+    }
+    for (int i = 1; awaited && i < g.n_ranks && g.stats.waiting_for < 0; i++) {
+        const int p = (g.rank + i) % g.n_ranks;
+        g.stats.waiting_for = awaited->is_here[p] ? -1 : p;
+    }
+    return failed(DEADLINE);
+}
+
+static bool await_sends(void) {
+    struct patience patience = {0};
+    for (;;) {
+        int done = 0;
+        if (MPI_Testall(g.n_sends, g.sends, &done, MPI_STATUSES_IGNORE) != MPI_SUCCESS) {
+            return failed(MPI_FAILED);
+        }
+        if (done) {
+            g.n_sends = 0;
+            return true;
+        }
+        if (!look_again(&patience, NULL)) {
             return false;
         }
     }
@@ -204,106 +324,166 @@ static struct span slice_of(int rank, size_t n_blocks) {
     return (struct span){start, stop - start};
 }
 
-// Sends `out(p)` to every other rank p and receives `in(p)` from it, all at once.
-static bool swap_with_all(const struct span *out, const uint8_t *from, const struct span *in,
-                          uint8_t *to, size_t slot) {
-    const size_t unit = block_bytes();
-    int n = 0;
-    for (int i = 1; i < g.n_ranks; i++) {
-        const int p = (g.rank + i) % g.n_ranks;
-        uint8_t *place = to + (size_t)p * slot + in[p].start * unit;
-        if (MPI_Irecv(place, (int)(in[p].count * unit), MPI_BYTE, p, TAG, g.comm,
-                      &g.requests[n++]) != MPI_SUCCESS) {
-            g.stats.status = MPI_FAILED;
-            return false;
-        }
-    }
-    const int n_receives = n;
-    for (int i = 1; i < g.n_ranks; i++) {
-        const int p = (g.rank + i) % g.n_ranks;
-        if (MPI_Isend(from + out[p].start * unit, (int)(out[p].count * unit), MPI_BYTE, p, TAG,
-                      g.comm, &g.requests[n++]) != MPI_SUCCESS) {
-            g.stats.status = MPI_FAILED;
-            return false;
-        }
-        g.stats.bytes_sent += (double)(out[p].count * unit);
-    }
-    return wait_for(n, n_receives);
+static size_t piece_blocks(void) { return PIECE_BYTES / block_bytes(); }
+
+static size_t n_pieces(struct span span) {
+    return (span.count + piece_blocks() - 1) / piece_blocks();
 }
 
-// Adds blocks [span.start, +count) of all ranks' vectors, in the order of the ranks, into `sum`.
-static void add_all(float *sum, struct span span, const uint8_t *received, size_t slot) {
-    const size_t unit = block_bytes();
+static struct span piece(struct span span, size_t i) {
+    const size_t first = i * piece_blocks(), left = span.count - first;
+    return (struct span){span.start + first, left < piece_blocks() ? left : piece_blocks()};
+}
+
+static uint8_t *place_of(struct span span) { return g.sent + span.start * block_bytes(); }
+
+// Adds all ranks' next pieces, in the order of the ranks.
+static void add_all(float *x, struct span span) {
+    float *const sum = x + span.start * BLOCK;
     memset(sum, 0, span.count * BLOCK * sizeof(float));
     for (int p = 0; p < g.n_ranks; p++) {
-        const uint8_t *vector = p == g.rank ? g.sent : received + (size_t)p * slot;
-        add(sum, vector + span.start * unit, span.count);
+        add(sum, p == g.rank ? place_of(span) : piece_of(&g.parts, p), span.count);
     }
 }
 
+// Every rank sends its whole vector to all. Where x is NULL, bytes without meaning.
 static bool sum_one_phase(float *x, size_t n_blocks) {
-    struct span spans[g.n_ranks];
-    for (int p = 0; p < g.n_ranks; p++) {
-        spans[p] = (struct span){0, n_blocks};
+    const struct span all = {0, n_blocks};
+    const size_t n = n_pieces(all);
+    struct patience patience = {0};
+    for (size_t sent = 0, added = 0; added < n;) {
+        if (sent < n) {
+            const struct span span = piece(all, sent++);
+            uint8_t *const place = x ? place_of(span) : g.sent;
+            if (x) {
+                encode(x + span.start * BLOCK, place, span.count);
+            }
+            if (sent == n) {
+                times()->encoded = MPI_Wtime();
+            }
+            if (!send_to_all(place, span.count * block_bytes(), TAG_PARTS)) {
+                return false;
+            }
+        }
+        if (all_are_here(&g.parts)) {
+            const struct span span = piece(all, added++);
+            if (added == n) {
+                times()->arrived = MPI_Wtime();
+            }
+            if (x) {
+                add_all(x, span);
+            }
+            if (!take_all(&g.parts)) {
+                return false;
+            }
+            patience = (struct patience){0};
+        } else if (sent == n && !look_again(&patience, &g.parts)) {
+            return false;
+        }
     }
-    const size_t slot = n_blocks * block_bytes();
-    if (!swap_with_all(spans, g.sent, spans, g.received, slot)) {
-        return false;
+    return await_sends();
+}
+
+// Sends piece i of every other rank's slice to that rank.
+static bool scatter(const float *x, size_t n_blocks, size_t i) {
+    for (int k = 0; k < g.n_ranks; k++) {
+        const int p = (g.rank + k) % g.n_ranks;
+        const struct span slice = slice_of(p, n_blocks);
+        if (i >= n_pieces(slice)) {
+            continue;
+        }
+        const struct span span = piece(slice, i);
+        encode(x + span.start * BLOCK, place_of(span), span.count);
+        if (p != g.rank && !send_to(p, place_of(span), span.count * block_bytes(), TAG_PARTS)) {
+            return false;
+        }
     }
-    times()->arrived = MPI_Wtime();
-    add_all(x, spans[0], g.received, slot);
     return true;
+}
+
+// The sum of a piece, as it is on the wire.
+static void set(float *x, struct span span, const uint8_t *encoded) {
+    float *const sum = x + span.start * BLOCK;
+    memset(sum, 0, span.count * BLOCK * sizeof(float));
+    add(sum, encoded, span.count);
+}
+
+// Sums a piece of this rank's own slice, and sends it to all.
+static bool own_piece(float *x, struct span span) {
+    add_all(x, span);
+    encode(x + span.start * BLOCK, place_of(span), span.count);
+    set(x, span, place_of(span));
+    return take_all(&g.parts) &&
+           send_to_all(place_of(span), span.count * block_bytes(), TAG_WHOLES);
 }
 
 // Each rank sums its own slice, then hands the sum to all: fewer bytes, one more round trip.
 static bool sum_two_phases(float *x, size_t n_blocks) {
-    const size_t unit = block_bytes(), slot = n_blocks * unit;
-    struct span slices[g.n_ranks], mine[g.n_ranks];
+    const struct span own = slice_of(g.rank, n_blocks);
+    size_t n_scatter = 0, left = n_pieces(own), n_taken[g.n_ranks];
     for (int p = 0; p < g.n_ranks; p++) {
-        slices[p] = slice_of(p, n_blocks);
-        mine[p] = slice_of(g.rank, n_blocks);
+        const size_t n = n_pieces(slice_of(p, n_blocks));
+        n_scatter = n > n_scatter ? n : n_scatter;
+        left += p == g.rank ? 0 : n;
+        n_taken[p] = 0;
     }
-    const struct span own = mine[0];
-    if (!swap_with_all(slices, g.sent, mine, g.received, slot)) {
-        return false;
+    struct patience patience = {0};
+    for (size_t scattered = 0, summed = 0; left > 0;) {
+        const size_t before = left;
+        if (scattered < n_scatter) {
+            if (!scatter(x, n_blocks, scattered++)) {
+                return false;
+            }
+            times()->encoded = MPI_Wtime();
+        }
+        if (summed < n_pieces(own) && all_are_here(&g.parts)) {
+            if (!own_piece(x, piece(own, summed++))) {
+                return false;
+            }
+            left--;
+        }
+        for (int i = 1; i < g.n_ranks; i++) {
+            const int p = (g.rank + i) % g.n_ranks;
+            const struct span slice = slice_of(p, n_blocks);
+            if (n_taken[p] < n_pieces(slice) && is_here(&g.wholes, p)) {
+                times()->arrived = MPI_Wtime();
+                set(x, piece(slice, n_taken[p]++), piece_of(&g.wholes, p));
+                if (!take(&g.wholes, p)) {
+                    return false;
+                }
+                left--;
+            }
+        }
+        if (left < before) {
+            patience = (struct patience){0};
+        } else if (scattered == n_scatter &&
+                   !look_again(&patience, summed < n_pieces(own) ? &g.parts : &g.wholes)) {
+            return false;
+        }
     }
-    add_all(x + own.start * BLOCK, own, g.received, slot);
-    encode(x + own.start * BLOCK, g.sent + own.start * unit, own.count);
-    if (!swap_with_all(mine, g.sent, slices, g.received, 0)) {
-        return false;
-    }
-    times()->arrived = MPI_Wtime();
-    memcpy(g.received + own.start * unit, g.sent + own.start * unit, own.count * unit);
-    memset(x, 0, n_blocks * BLOCK * sizeof(float));
-    add(x, g.received, n_blocks);
-    return true;
+    return await_sends();
 }
 
 // Sums x[n_blocks * BLOCK] over all ranks, in place.
 static bool sum_blocks(float *x, size_t n_blocks) {
-    const size_t bytes = n_blocks * block_bytes();
-    if (!grow(&g.sent, &g.sent_cap, bytes) ||
-        !grow(&g.received, &g.received_cap, bytes * (size_t)g.n_ranks)) {
-        return false;
+    if (n_blocks > g.max_blocks) {
+        return failed(BAD_TENSOR);
     }
-    encode(x, g.sent, n_blocks);
-    times()->encoded = MPI_Wtime();
-    const bool two = g.n_ranks > 2 && (double)bytes > g.two_phase_above;
+    const bool two = g.n_ranks > 2 && (double)(n_blocks * block_bytes()) > g.two_phase_above;
     return two ? sum_two_phases(x, n_blocks) : sum_one_phase(x, n_blocks);
 }
 
 static bool sum_tensor(struct ggml_tensor *t) {
     if (t->type != GGML_TYPE_F32 || !ggml_is_contiguous(t)) {
-        g.stats.status = BAD_TENSOR;
-        return false;
+        return failed(BAD_TENSOR);
     }
     const size_t n = (size_t)ggml_nelements(t), n_blocks = (n + BLOCK - 1) / BLOCK;
     const bool host = !g.staged && (t->buffer == NULL || ggml_backend_buffer_is_host(t->buffer));
     if (host && n % BLOCK == 0) {
         return sum_blocks(t->data, n_blocks);
     }
-    if (!grow(&g.values, &g.values_cap, n_blocks * BLOCK * sizeof(float))) {
-        return false;
+    if (n_blocks > g.max_blocks) {
+        return failed(BAD_TENSOR);
     }
     memset(g.values + n, 0, (n_blocks * BLOCK - n) * sizeof(float));
     ggml_backend_tensor_get(t, g.values, 0, n * sizeof(float));
@@ -354,14 +534,43 @@ EXPORT bool dure_sums_callback(struct ggml_tensor *t, bool ask, void *user) {
 
 // ---------------------------------------------------------------- called from Python
 
-// points: lines "=suffix of a weight" or "^prefix of a node". Needs MPI_Init to have been called.
-EXPORT int dure_sums_start(const char *points, int wire, double two_phase_above, double wait_s,
-                           int staged) {
+// Mean seconds of one exchange of n_bytes with every other rank, without encoding or adding.
+EXPORT double dure_exchange_seconds(size_t n_bytes, int repeats) {
+    const size_t n_blocks = n_bytes / block_bytes();
+    if (n_blocks > g.max_blocks) {
+        return NAN;
+    }
+    MPI_Barrier(g.comm);
+    const double start = MPI_Wtime();
+    for (int i = 0; i < repeats; i++) {
+        if (!sum_one_phase(NULL, n_blocks)) {
+            return NAN;
+        }
+    }
+    return (MPI_Wtime() - start) / repeats;
+}
+
+// Above how many bytes two phases are quicker here. One takes a + b n seconds for n bytes, as measured
+// with all ranks at once; two take 2 (a + b n / n_ranks). The answer is the same on every rank.
+static double measured_two_phase_above(void) {
+    if (g.n_ranks <= 2) {
+        return INFINITY;
+    }
+    dure_exchange_seconds(LARGE_BYTES, 1);
+    dure_exchange_seconds(block_bytes(), WARM_UP);
+    double seconds[2] = {dure_exchange_seconds(block_bytes(), SMALL_REPEATS),
+                         dure_exchange_seconds(LARGE_BYTES, LARGE_REPEATS)};
+    MPI_Allreduce(MPI_IN_PLACE, seconds, 2, MPI_DOUBLE, MPI_MAX, g.comm);
+    const double a_byte = (seconds[1] - seconds[0]) / LARGE_BYTES;
+    return seconds[0] / (a_byte * (1 - 2.0 / g.n_ranks));
+}
+
+static bool read_points(const char *points) {
     g.n_points = 0;
     for (const char *p = points; *p;) {
         const size_t n = strcspn(p, "\n");
         if (g.n_points == MAX_POINTS || n < 2 || n > MAX_NAME) {
-            return BAD_TENSOR;
+            return failed(BAD_TENSOR);
         }
         struct point *point = &g.points[g.n_points++];
         point->is_weight = p[0] == '=';
@@ -369,18 +578,54 @@ EXPORT int dure_sums_start(const char *points, int wire, double two_phase_above,
         point->name[n - 1] = 0;
         p += n + (p[n] == '\n');
     }
+    return true;
+}
+
+// All memory of the sums: a step takes no more.
+static bool open_buffers(size_t max_values) {
+    const size_t wanted = (max_values + BLOCK - 1) / BLOCK, least = LARGE_BYTES / block_bytes();
+    g.max_blocks = wanted > least ? wanted : least;
+    const size_t n_ranks = (size_t)g.n_ranks, n = n_pieces((struct span){0, g.max_blocks}) + n_ranks;
+    g.sends = calloc(2 * n * n_ranks, sizeof *g.sends);  // of two phases, which are more
+    g.sent = calloc(g.max_blocks, block_bytes());
+    g.values = malloc(g.max_blocks * BLOCK * sizeof *g.values);
+    return g.sends && g.sent && g.values ? true : failed(NO_MEMORY);
+}
+
+// Gives back what sums_start took; no sum may be on its way.
+EXPORT void dure_sums_stop(void) {
+    close_ring(&g.parts);
+    close_ring(&g.wholes);
+    free(g.sends);
+    free(g.sent);
+    free(g.values);
+    g.sends = NULL;
+    g.sent = NULL;
+    g.values = NULL;
+}
+
+// points: lines "=suffix of a weight" or "^prefix of a node". max_values: of a vector.
+// two_phase_above: below 0 it is measured. Needs MPI_Init; all ranks call it at once.
+EXPORT int dure_sums_start(const char *points, int wire, size_t max_values, double two_phase_above,
+                           double wait_s, int staged) {
+    g.stats = (struct sums_stats){.waiting_for = -1};
+    g.wire = wire;
+    g.wait_s = wait_s;
+    g.staged = staged != 0;
+    if (!read_points(points)) {
+        return g.stats.status;
+    }
     if (MPI_Comm_dup(MPI_COMM_WORLD, &g.comm) != MPI_SUCCESS) {
         return MPI_FAILED;
     }
     MPI_Comm_set_errhandler(g.comm, MPI_ERRORS_RETURN);
     MPI_Comm_rank(g.comm, &g.rank);
     MPI_Comm_size(g.comm, &g.n_ranks);
-    g.requests = calloc((size_t)g.n_ranks * 2, sizeof *g.requests);
-    g.wire = wire;
-    g.two_phase_above = two_phase_above;
-    g.wait_s = wait_s;
-    g.staged = staged != 0;
-    return g.requests ? OK : NO_MEMORY;
+    if (open_buffers(max_values) && open_ring(&g.parts, TAG_PARTS) &&
+        open_ring(&g.wholes, TAG_WHOLES)) {
+        g.two_phase_above = two_phase_above < 0 ? measured_two_phase_above() : two_phase_above;
+    }
+    return g.stats.status;
 }
 
 // From now on the times of the first n sums of a step are kept; 0 keeps none. Returns a status.
@@ -398,6 +643,8 @@ EXPORT int64_t dure_sums_times(struct sum_times *out) {
     return n;
 }
 
+EXPORT double dure_sums_two_phase_above(void) { return g.two_phase_above; }
+
 EXPORT void dure_sums_begin(void) { g.stats = (struct sums_stats){.waiting_for = -1}; }
 
 EXPORT void dure_sums_end(struct sums_stats *stats) { *stats = g.stats; }
@@ -409,28 +656,6 @@ EXPORT int dure_sums_sum(float *x, size_t n) {
     }
     sum_blocks(x, n / BLOCK);
     return g.stats.status;
-}
-
-// Mean seconds of one exchange of n_bytes with every other rank, without encoding or adding.
-EXPORT double dure_exchange_seconds(size_t n_bytes, int repeats) {
-    const size_t n_blocks = n_bytes / block_bytes(), slot = n_blocks * block_bytes();
-    struct span spans[g.n_ranks];
-    for (int p = 0; p < g.n_ranks; p++) {
-        spans[p] = (struct span){0, n_blocks};
-    }
-    if (!grow(&g.sent, &g.sent_cap, slot) ||
-        !grow(&g.received, &g.received_cap, slot * (size_t)g.n_ranks)) {
-        return NAN;
-    }
-    memset(g.sent, 0, slot);
-    MPI_Barrier(g.comm);
-    const double start = MPI_Wtime();
-    for (int i = 0; i < repeats; i++) {
-        if (!swap_with_all(spans, g.sent, spans, g.received, slot)) {
-            return NAN;
-        }
-    }
-    return (MPI_Wtime() - start) / repeats;
 }
 
 // e^x for x <= 0 to about the precision of float32, in a form that compilers vectorize.

@@ -36,6 +36,7 @@ def cut_executor(
     wire: Wire = Wire.F32,
     limits: Limits = LIMITS,
     staged: bool = False,
+    two_phase_above: float | None = None,
 ) -> Iterator[MpiExecutor]:
     """The model at `path`, cut into `directory` and running on one rank for every share."""
     with open_gguf(path) as model:
@@ -47,7 +48,7 @@ def cut_executor(
         [shard.path for shard in shards],
         plan,
         limits,
-        options=MpiOptions(wire=wire, staged=staged),
+        options=MpiOptions(wire=wire, staged=staged, two_phase_above=two_phase_above),
     )
     try:
         yield executor

@@ -1,11 +1,13 @@
 """One rank of test_sums.py: sums vectors that it makes from its rank, and says what came out.
 
     mpiexec -n N python sums_rank.py JOB
-JOB is JSON: {"wire", "two_phase_above", "wait_s", "vectors": [seed, ...], "size", "stop_rank"}.
+JOB is JSON: {"wire", "two_phase_above", "wait_s", "vectors": [seed, ...], "size", "stop_rank",
+"digest"}.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -40,12 +42,23 @@ def vector(kind: str, rank: int, size: int) -> npt.NDArray[np.float32]:
             return x
 
 
+def digest(x: npt.NDArray[np.float32]) -> str:
+    """All bits of a vector that is too long to be printed."""
+    return hashlib.sha256(x.tobytes()).hexdigest()
+
+
 def main() -> None:
     """Sum every vector; print the results as JSON, one line a rank."""
     job = json.loads(sys.argv[1])
     mpi().Init()
     rank = mpi().COMM_WORLD.rank
-    sums = Sums((), Wire(job["wire"]), two_phase_above=job["two_phase_above"], wait_s=job["wait_s"])
+    sums = Sums(
+        (),
+        Wire(job["wire"]),
+        max_values=job["size"],
+        wait_s=job["wait_s"],
+        two_phase_above=job["two_phase_above"],
+    )
     results = {}
     try:
         for kind in job["kinds"]:
@@ -54,13 +67,14 @@ def main() -> None:
                 os.kill(os.getpid(), signal.SIGSTOP)
             sums.begin()
             sums.sum(x)
-            results[kind] = x.view(np.uint32).tolist()
+            results[kind] = digest(x) if job.get("digest") else x.view(np.uint32).tolist()
     except EngineError as error:
         results["error"] = str(error)
     sys.stdout.write(json.dumps({"rank": rank, **results}) + "\n")
     sys.stdout.flush()
     if "error" in results:
         mpi().COMM_WORLD.Abort(1)
+    sums.close()
     mpi().Finalize()
 
 

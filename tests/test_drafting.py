@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dure.generate.drafting import Acceptance, Drafting, StepCosts
+from dure.generate.drafting import Acceptance, Chance, Drafting, StepCosts
 from dure.generate.lookup import LENGTHS
 
 
@@ -17,7 +17,7 @@ def drafting(costs: dict[int, float], most: int = 15) -> Drafting:
 
 
 def test_nothing_is_tried_before_a_step_was_seen() -> None:
-    assert Drafting().plan(1, [(8, 0.9)], 30) == [0]
+    assert Drafting().plan(1, [Chance(8, 0.9)], 30) == [0]
 
 
 @pytest.mark.parametrize(
@@ -32,21 +32,29 @@ def test_nothing_is_tried_before_a_step_was_seen() -> None:
 def test_as_many_are_tried_as_give_most_tokens_a_second(
     costs: dict[int, float], probability: float, expected: int
 ) -> None:
-    assert drafting(costs, most=7).plan(1, [(7, probability)], 30) == [expected]
+    assert drafting(costs, most=7).plan(1, [Chance(7, probability)], 30) == [expected]
 
 
 def test_a_larger_step_than_any_is_tried_where_guesses_are_good() -> None:
     """Otherwise it would never be known what it takes."""
-    assert drafting({1: 1.0}).plan(1, [(15, 0.95)], 30)[0] > 2
-    assert drafting({1: 1.0}).plan(1, [(15, 0.2)], 30) == [0]
+    assert drafting({1: 1.0}).plan(1, [Chance(15, 0.95)], 30)[0] > 2
+    assert drafting({1: 1.0}).plan(1, [Chance(15, 0.2)], 30) == [0]
 
 
 def test_the_best_guesses_of_several_answers_come_first() -> None:
     """And no more than there are, nor than a step holds."""
     free = drafting({4: 1.0, 40: 1.0})
-    assert free.plan(4, [(3, 0.99), (3, 0.01), (1, 0.9)], 30) == [3, 3, 1]
-    assert free.plan(4, [(3, 0.99), (3, 0.01), (1, 0.9)], 4) == [3, 0, 1]
+    assert free.plan(4, [Chance(3, 0.99), Chance(3, 0.01), Chance(1, 0.9)], 30) == [3, 3, 1]
+    assert free.plan(4, [Chance(3, 0.99), Chance(3, 0.01), Chance(1, 0.9)], 4) == [3, 0, 1]
     assert free.plan(4, [], 30) == []
+
+
+def test_asking_a_model_takes_its_time() -> None:
+    """Good guesses are not worth asking for where that takes as long as a step; cheap ones are."""
+    costs = {1: 1.0, 8: 1.0}
+    assert drafting(costs, most=7).plan(1, [Chance(7, 0.9, round_s=1.0)], 30) == [0]
+    assert drafting(costs, most=7).plan(1, [Chance(7, 0.9, round_s=0.01)], 30) == [7]
+    assert 0 < drafting(costs, most=7).plan(1, [Chance(7, 0.8, round_s=0.2)], 30)[0] < 7
 
 
 def test_what_is_right_is_learnt_soon_and_by_length() -> None:

@@ -23,7 +23,8 @@ from dure.engine.executor import Executor, KvOp
 from dure.engine.llama import Limits
 from dure.engine.local import LocalExecutor
 from dure.generate.checkpoints import Checkpoints
-from dure.generate.drafting import Drafting
+from dure.generate.drafting import Chance, Drafting
+from dure.generate.guessing import Guessing
 from dure.generate.loop import EngineLoop
 from dure.generate.request import (
     Done,
@@ -595,12 +596,12 @@ class Eager(Drafting):
     def plan(
         self,
         n_answers: int,  # noqa: ARG002  # as its base
-        guesses: Sequence[tuple[int, float]],
+        guesses: Sequence[Chance],
         most: int,
     ) -> list[int]:
         counts = []
-        for n, _ in guesses:
-            counts.append(min(n, self.most, most))
+        for guess in guesses:
+            counts.append(min(guess.most, self.most, most))
             most -= counts[-1]
         return counts
 
@@ -631,8 +632,8 @@ def test_guessing_ahead_changes_no_token(
         for i in range(3)
     ]
     plain = run(EngineLoop(parrot, vocabulary), *requests)
-    guessed = run(EngineLoop(parrot, vocabulary, drafting=Eager()), *requests)
-    alone = run(EngineLoop(parrot, vocabulary, drafting=Eager()), requests[0])
+    guessed = run(EngineLoop(parrot, vocabulary, guessing=Guessing(Eager())), *requests)
+    alone = run(EngineLoop(parrot, vocabulary, guessing=Guessing(Eager())), requests[0])
     for name, told in guessed.items():
         assert told.ids == plain[name].ids
         assert [t.logprob for t in told.tokens] == [t.logprob for t in plain[name].tokens]
@@ -660,7 +661,7 @@ def test_a_models_own_text_is_the_same_with_guesses(
         for q in QUESTIONS[:3]
     ]
     plain = run(EngineLoop(executor, vocabulary), *asked)
-    guessed = run(EngineLoop(executor, vocabulary, drafting=Eager()), *asked)
+    guessed = run(EngineLoop(executor, vocabulary, guessing=Guessing(Eager())), *asked)
     assert {q: told.ids for q, told in guessed.items()} == {
         q: told.ids for q, told in plain.items()
     }
@@ -673,7 +674,7 @@ def test_after_wrong_guesses_a_sequence_is_what_it_says(
     parrot: LocalExecutor, vocabulary: Vocabulary
 ) -> None:
     """The next turn takes up the sequence of the answer, and says what a fresh one says."""
-    loop = EngineLoop(parrot, vocabulary, drafting=Eager())
+    loop = EngineLoop(parrot, vocabulary, guessing=Guessing(Eager()))
     first = Request(id="a", prompt=[7, 8, 9] * 5, sampling=WILD, max_tokens=90, ignore_eos=True)
     said = run(loop, first)["a"]
     assert said.done.timings.accepted < said.done.timings.drafted
@@ -687,12 +688,12 @@ def test_guesses_end_with_the_answer(parrot: LocalExecutor, vocabulary: Vocabula
     """Exactly as many tokens as asked for; a context that is full ends it too."""
     for n in (1, 2, 17, 64):
         request = Request(id="r", prompt=SAYS * 3, sampling=GREEDY, max_tokens=n, ignore_eos=True)
-        told = run(EngineLoop(parrot, vocabulary, drafting=Eager()), request)["r"]
+        told = run(EngineLoop(parrot, vocabulary, guessing=Guessing(Eager())), request)["r"]
         assert told.ids == (SAYS * 3)[:n]
         assert told.done.reason == "length"
     endless = Request(id="r", prompt=SAYS * 3, sampling=GREEDY, ignore_eos=True)
     plain = run(EngineLoop(parrot, vocabulary), endless)["r"]
-    told = run(EngineLoop(parrot, vocabulary, drafting=Eager()), endless)["r"]
+    told = run(EngineLoop(parrot, vocabulary, guessing=Guessing(Eager())), endless)["r"]
     assert told.ids == plain.ids
     assert told.done.reason == "length"
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dure.errors import ResourceError
-from dure.plan.placement import Candidate, Work, place, shares_of, token_s
+from dure.plan.placement import Candidate, Work, at_work, place, shares_of, token_s
 
 GB = 1e9
 WORK = Work(weights_bytes=4 * GB, kv_bytes=0.5 * GB, n_sums=64, sum_bytes=4352)
@@ -87,3 +89,19 @@ def test_whatever_the_machines(speeds: list[float], frees: list[float], trips: l
     assert placement.token_s <= token_s(machines, WORK)
     for m in used[1:]:
         assert placement.token_s <= token_s([one for one in used if one is not m], WORK)
+
+
+def test_speeds_are_those_of_the_work_where_ranks_wait_for_each_other() -> None:
+    """Two machines that were thought to be alike; one needs 50 % longer, so it gets 40 %."""
+    shown = at_work([10 * GB, 10 * GB], [2 * GB, 2 * GB], [0.2, 0.3])
+    assert shown is not None
+    assert shown == pytest.approx([12 * GB, 8 * GB])
+    machines = [replace(ROOT, bytes_per_s=shown[0]), replace(node("a"), bytes_per_s=shown[1])]
+    shares = shares_of(machines, WORK)
+    assert shares == pytest.approx({"root": 0.6, "a": 0.4})
+    again = [0.2 * shares["root"] / 0.5, 0.3 * shares["a"] / 0.5]
+    assert at_work(shown, [4 * GB * shares["root"], 4 * GB * shares["a"]], again) is None
+
+
+def test_a_small_imbalance_is_not_worth_other_shards() -> None:
+    assert at_work([10 * GB] * 2, [2 * GB] * 2, [0.2, 0.215]) is None

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sums_rank import vector
+from sums_rank import digest, vector
 
 from dure.engine.best import best_of_slice, merge
 from dure.engine.sums import best_logits
@@ -82,6 +82,30 @@ def test_8_bit_sums_are_alike_on_every_rank_and_near(n_ranks: int, two_phase_abo
         if two_phase_above == ALWAYS and n_ranks > 2:
             most = most + 1.02 * _half_steps(exact[None] + most)[0]
         assert (np.abs(_floats(lines[0][kind]) - exact) <= most + 1e-37).all()
+
+
+@pytest.mark.parametrize("two_phase_above", [NEVER, ALWAYS, None])
+@pytest.mark.parametrize("n_ranks", [2, 3])
+def test_a_vector_of_more_pieces_than_receives_are_posted_is_summed(
+    n_ranks: int, two_phase_above: float | None
+) -> None:
+    """Of 60 pieces, the last one short: 8 receives are posted ahead a rank."""
+    size = 59 * 64 * 1024 // 4 + 32
+    lines = _run(
+        n_ranks,
+        wire="f32",
+        two_phase_above=two_phase_above,
+        wait_s=20,
+        kinds=["normal", "tiny"],
+        size=size,
+        digest=True,
+    )
+    for kind in ("normal", "tiny"):
+        expected = np.zeros(size, np.float32)
+        for rank in range(n_ranks):
+            expected += vector(kind, rank, size)
+        for line in lines:
+            assert line[kind] == digest(expected)
 
 
 def _half_steps(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

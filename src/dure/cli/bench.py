@@ -56,6 +56,9 @@ def bench(
     mlock: Mlock = False,
     n_prompt: Annotated[int, typer.Option("-p", "--prompt", help="Tokens of the prompt.")] = 512,
     n_generate: Annotated[int, typer.Option("-n", "--generate", help="Tokens to generate.")] = 128,
+    depth: Annotated[
+        int, typer.Option("-d", "--depth", help="Tokens that are in the context before.")
+    ] = 0,
     repeat: Annotated[int, typer.Option(help="Runs of each; medians are shown.")] = 5,
     ctx: Ctx = None,
     trace: Annotated[
@@ -77,16 +80,20 @@ def bench(
     for name, number in (("-p", n_prompt), ("-n", n_generate), ("--repeat", repeat)):
         if number < 1:
             raise UsageError(f"{name} {number}: give a number above 0")
-    needed = max(n_prompt, n_generate)
+    if depth < 0:
+        raise UsageError(f"-d {depth}: give 0 or a number above")
+    needed = depth + max(n_prompt, n_generate)
     if ctx is not None and ctx < needed:
-        raise UsageError(f"--ctx {ctx} is less than -p or -n: raise it, or use smaller -p and -n")
+        raise UsageError(
+            f"--ctx {ctx} is less than the {needed} tokens of -d with -p or -n: raise it, or use fewer"
+        )
     file = resolve_model(model)
     with open_gguf(file) as gguf:
         trained = gguf.int(f"{gguf.architecture}.context_length", needed)
     if needed > trained:
         raise UsageError(
-            f"-p {n_prompt} or -n {n_generate} is more than the {trained} tokens this model was "
-            "trained for: use fewer"
+            f"-d {depth} with -p {n_prompt} or -n {n_generate} is more than the {trained} tokens this "
+            "model was trained for: use fewer"
         )
     wishes = Wishes(
         *(ranks, shares, threads, needed if ctx is None else ctx),
@@ -102,7 +109,7 @@ def bench(
                 "--trace tells what happens between ranks: use it with --ranks 2 or --cluster"
             )
         with loading_bar(f"measuring {file.name}") as progress:
-            facts = _measure(executor, n_prompt, n_generate, repeat, progress)
+            facts = _measure(executor, depth, n_prompt, n_generate, repeat, progress)
         if trace is not None and isinstance(executor, MpiExecutor):
             facts["trace"] = _trace(executor, gguf, sync, trace, min(n_generate, TRACED))
     facts = {"model": str(file), "sync": sync.value, **facts}
@@ -116,7 +123,7 @@ def _trace(
     executor: MpiExecutor, gguf: GgufFile, sync: Wire, path: Path, n_tokens: int
 ) -> dict[str, Any]:
     """Trace a few tokens, write them to a file, and tell what they took."""
-    runs = _Runs(executor, np.zeros(n_tokens, np.int32))
+    runs = _Runs(executor, np.zeros(n_tokens, np.int32), 0)
     runs.generate(1)
     executor.trace()
     runs.generate(n_tokens)
@@ -127,13 +134,16 @@ def _trace(
 
 def _measure(
     executor: Executor,
+    depth: int,
     n_prompt: int,
     n_generate: int,
     repeat: int,
     progress: Callable[[float], None],
 ) -> dict[str, Any]:
-    tokens = np.random.default_rng(0).integers(0, executor.info.n_vocab, max(n_prompt, n_generate))
-    runs = _Runs(executor, tokens.astype(np.int32))
+    n_tokens = depth + max(n_prompt, n_generate)
+    tokens = np.random.default_rng(0).integers(0, executor.info.n_vocab, n_tokens)
+    runs = _Runs(executor, tokens.astype(np.int32), depth)
+    runs.fill()
     runs.prompt(n_prompt)
     runs.generate(1)
     prompts, generations, steps = [], [], []
@@ -148,6 +158,7 @@ def _measure(
     return {
         "ranks": executor.info.n_ranks,
         "threads": executor.info.threads[0],
+        "depth": depth,
         "prompt": {"tokens": n_prompt, "tokens_per_s": _spread(prompts)},
         "generation": {"tokens": n_generate, "tokens_per_s": _spread(generations)},
         **_per_token(steps),
@@ -156,26 +167,36 @@ def _measure(
 
 
 class _Runs:
-    """Single runs, each from an empty cache."""
+    """Single runs, each from a cache of `depth` tokens."""
 
-    def __init__(self, executor: Executor, tokens: np.ndarray[Any, np.dtype[np.int32]]) -> None:
-        self._executor, self._tokens = executor, tokens
+    def __init__(
+        self, executor: Executor, tokens: np.ndarray[Any, np.dtype[np.int32]], depth: int
+    ) -> None:
+        self._executor, self._tokens, self._depth = executor, tokens, depth
+
+    def fill(self) -> None:
+        """Fill an empty cache up to the depth."""
+        self._decode(0, self._depth)
 
     def prompt(self, n: int) -> float:
         """Seconds to decode a prompt of n tokens in the largest batches, with its last logits."""
-        n_batch = self._executor.info.n_batch
         self._forget()
         start = time.perf_counter()
-        for first in range(0, n, n_batch):
-            stop = min(first + n_batch, n)
-            self._step(first, stop, [stop - first - 1] if stop == n else [])
+        self._decode(self._depth, self._depth + n)
         return time.perf_counter() - start
+
+    def _decode(self, begin: int, end: int) -> None:
+        n_batch = self._executor.info.n_batch
+        for first in range(begin, end, n_batch):
+            stop = min(first + n_batch, end)
+            self._step(first, stop, [stop - first - 1] if stop == end else [])
 
     def generate(self, n: int) -> tuple[float, list[StepStats]]:
         """Seconds to decode n tokens one after the other, and each step's figures."""
         self._forget()
         start = time.perf_counter()
-        stats = [self._step(i, i + 1, [0]) for i in range(n)]
+        first = self._depth
+        stats = [self._step(i, i + 1, [0]) for i in range(first, first + n)]
         return time.perf_counter() - start, stats
 
     def _step(self, first: int, stop: int, outputs: Sequence[int]) -> StepStats:
@@ -190,7 +211,7 @@ class _Runs:
 
     def _forget(self) -> None:
         nothing = np.zeros(0, np.int32)
-        self._executor.step(Batch(nothing, nothing, nothing, kv=[KvOp(0)]))
+        self._executor.step(Batch(nothing, nothing, nothing, kv=[KvOp(0, self._depth)]))
 
 
 def _spread(values: list[float]) -> dict[str, Any]:
@@ -236,6 +257,7 @@ def _print(facts: dict[str, Any]) -> None:
         print_trace(facts["trace"])
     output.print(
         f"ranks {facts['ranks']}, threads of each {facts['threads']}, sums in {facts['sync']}"
+        + (f", {facts['depth']} tokens in the context before" if facts["depth"] else "")
     )
     for name in ("prompt", "generation"):
         speed = facts[name]["tokens_per_s"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
 from dure.cli.console import errors, print_error, write
 from dure.cli.interrupt import Interrupt
-from dure.cli.models import resolve_model
-from dure.cli.opening import opened
+from dure.cli.models import resolve_draft, resolve_model
+from dure.cli.opening import guesses, opened
 from dure.cli.parameters import (
     Ctx,
     Guess,
@@ -34,7 +35,7 @@ from dure.cli.parameters import (
 )
 from dure.engine.sums import Wire
 from dure.errors import UsageError
-from dure.generate.drafting import Draft, drafting_for
+from dure.generate.guessing import Draft
 from dure.generate.opening import Wishes
 from dure.generate.request import Sampling
 from dure.generate.session import Session
@@ -83,13 +84,15 @@ def chat(
         mlock=mlock,
     )
     file = resolve_model(model, may_pull=True, pull_now=pull)
-    with opened(file, wishes) as (gguf, executor):
+    draft = resolve_draft(draft, pull_now=pull)
+    with ExitStack() as stack, opened(file, wishes) as (gguf, executor):
         vocabulary = Vocabulary(gguf)
         if not vocabulary.has_chat_template:
             raise UsageError(
                 f"{file.name} has no chat template: use `dure run --raw` to continue text"
             )
-        session = Session(executor, vocabulary, drafting_for(gguf, draft))
+        guessing = stack.enter_context(guesses(draft, gguf, vocabulary, wishes, executor))
+        session = Session(executor, vocabulary, guessing)
         n_ctx = executor.info.n_ctx
         conversation = _Conversation(session, n_ctx, vocabulary, sampling, max_tokens, system)
         if sys.stdin.isatty():

@@ -10,9 +10,11 @@ import typer
 from dure.cli.console import errors, printable
 from dure.cli.pull import told_when_stopped, watching
 from dure.errors import UsageError
+from dure.generate.guessing import Draft
+from dure.model.gguf import open_gguf
 from dure.model.store import Library, Name, parse_name
 
-__all__ = ["resolve_model"]
+__all__ = ["resolve_draft", "resolve_model"]
 
 
 def resolve_model(text: str, *, may_pull: bool = False, pull_now: bool = False) -> Path:
@@ -36,6 +38,16 @@ def resolve_model(text: str, *, may_pull: bool = False, pull_now: bool = False) 
         return _pulled(name, library)
     more = ", or say --pull" if may_pull else ""
     raise UsageError(f"{text} is not on this machine: run `dure pull {text}`{more}")
+
+
+def resolve_draft(text: str, *, pull_now: bool = False) -> str:
+    """What --draft means: one of `Draft`, or the absolute path of a draft model."""
+    if text in set(Draft):
+        return text
+    path = resolve_model(text, may_pull=True, pull_now=pull_now)
+    with open_gguf(path):
+        pass  # what is no model is told at once
+    return str(path.absolute())
 
 
 def _is_path(text: str) -> bool:

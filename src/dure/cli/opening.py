@@ -8,11 +8,13 @@ from pathlib import Path
 
 from dure.cli.console import errors, loading_bar, progress_bar
 from dure.engine.executor import Executor
+from dure.generate.guessing import Guessing, open_guessing
 from dure.generate.lifecycle import Happening
 from dure.generate.opening import Wishes, open_executor
 from dure.model.gguf import GgufFile, open_gguf
+from dure.model.vocabulary import Vocabulary
 
-__all__ = ["TerminalListener", "opened"]
+__all__ = ["TerminalListener", "guesses", "opened"]
 
 
 class TerminalListener:
@@ -53,3 +55,17 @@ def opened(model: Path, wishes: Wishes) -> Iterator[tuple[GgufFile, Executor]]:
             yield gguf, executor
         finally:
             executor.close()
+
+
+@contextmanager
+def guesses(
+    draft: str, gguf: GgufFile, vocabulary: Vocabulary, wishes: Wishes, executor: Executor
+) -> Iterator[Guessing | None]:
+    """What guesses ahead for a running model, as --draft says; see `open_guessing`."""
+    n_ctx = executor.info.n_ctx
+    guessing = open_guessing(draft, gguf, vocabulary, wishes, n_ctx, TerminalListener())
+    try:
+        yield guessing
+    finally:
+        if guessing is not None:
+            guessing.close()

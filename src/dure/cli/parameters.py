@@ -9,7 +9,6 @@ import typer
 from dure.cli.completion import models
 from dure.engine.sums import Wire
 from dure.errors import UsageError
-from dure.generate.drafting import Draft
 from dure.generate.request import Sampling
 
 __all__ = [
@@ -101,11 +100,12 @@ Sync = Annotated[
     typer.Option(help="How partial sums travel: 8-bit blocks, or exact float32."),
 ]
 Guess = Annotated[
-    Draft,
+    str,
     typer.Option(
         "--draft",
-        help="Guess tokens ahead by looking up what followed before; the text is the same, and comes "
-        "sooner where it repeats itself.",
+        metavar="lookup|off|MODEL",
+        help="Guess tokens ahead: looked up in what was said before, or asked of a small MODEL of the "
+        "same family as well. The text is the same, and comes sooner where guesses are right.",
     ),
 ]
 Mlock = Annotated[

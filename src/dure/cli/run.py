@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 import typer
 
 from dure.cli.console import bytes_text, errors, print_json, write
 from dure.cli.interrupt import Interrupt
-from dure.cli.models import resolve_model
-from dure.cli.opening import opened
+from dure.cli.models import resolve_draft, resolve_model
+from dure.cli.opening import guesses, opened
 from dure.cli.parameters import (
     Ctx,
     Guess,
@@ -36,7 +37,7 @@ from dure.cli.parameters import (
 from dure.engine.executor import RankFacts
 from dure.engine.sums import Wire
 from dure.errors import EngineError, UsageError
-from dure.generate.drafting import Draft, drafting_for
+from dure.generate.guessing import Draft
 from dure.generate.opening import Wishes
 from dure.generate.session import Session
 from dure.model.gguf import open_gguf
@@ -93,9 +94,15 @@ def run(
         interface=interface,
         mlock=mlock,
     )
-    with Interrupt() as interrupt, opened(file, wishes) as (gguf, executor):
+    draft = resolve_draft(draft, pull_now=pull)
+    with (
+        Interrupt() as interrupt,
+        ExitStack() as stack,
+        opened(file, wishes) as (gguf, executor),
+    ):
         vocabulary = Vocabulary(gguf)
-        session = Session(executor, vocabulary, drafting_for(gguf, draft))
+        guessing = stack.enter_context(guesses(draft, gguf, vocabulary, wishes, executor))
+        session = Session(executor, vocabulary, guessing)
         tokens = _tokens(vocabulary, text, system, raw)
         answer = ""
         try:

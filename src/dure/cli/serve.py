@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dure.cli.console import errors, loading_bar, printable
-from dure.cli.models import resolve_model
+from dure.cli.models import resolve_draft, resolve_model
 from dure.cli.parameters import (
     Ctx,
     Guess,
@@ -32,7 +32,7 @@ from dure.cli.parameters import (
 )
 from dure.engine.sums import Wire
 from dure.errors import ResourceError, UsageError
-from dure.generate.drafting import Draft
+from dure.generate.guessing import Draft
 from dure.generate.protocol import EngineOptions
 from dure.hardware.probe import probe
 from dure.model.gguf import open_gguf
@@ -181,6 +181,7 @@ def serve(
     check_binding(settings)
     path = resolve_model(model, may_pull=True, pull_now=pull)
     embedder = embedding_model and resolve_model(embedding_model, may_pull=True, pull_now=pull)
+    draft = resolve_draft(draft, pull_now=pull)
     with open_gguf(path):
         pass  # what is no model is told at once
     from dure.serve.assembly import ServerPlan
@@ -202,7 +203,7 @@ def serve(
             store=str(cache_dir.absolute()) if cache_dir else "",
             store_bytes=_store_bytes(cache_size),
             persistent=cache_dir is not None,
-            draft=draft.value,
+            draft=draft,
             mlock=mlock,
             checkpoint_s=CHECKPOINT_S if cluster else 0.0,
         ),

@@ -11,13 +11,14 @@ from dure.cli.console import bytes_text, output, print_json, printable
 from dure.cli.models import resolve_model
 from dure.cli.parameters import Json, Model
 from dure.errors import DureError, ModelError
-from dure.generate.opening import shard_directory
+from dure.generate.opening import rank_memory, shard_directory
 from dure.hardware.probe import platform
-from dure.model.architecture import shape_of
+from dure.model.architecture import Shape, shape_of
 from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.shard import plan_shards
 from dure.plan.kernels import is_repacked
+from dure.plan.memory import DEFAULT_CTX, RankMemory, kv_bytes_per_token
 
 __all__ = ["show"]
 
@@ -111,7 +112,9 @@ def _cut(gguf: GgufFile, n_ranks: int) -> dict[str, Any]:
     """Whether the model runs on so many ranks; each one's bytes, what is re-encoded, or why not."""
     if n_ranks == 1:
         whole = sum(t.size_bytes for t in gguf.tensors.values())
-        return {"ranks": 1, "possible": True, "bytes": [whole], "reencoded": {}}
+        cut = {"ranks": 1, "possible": True, "bytes": [whole], "reencoded": {}}
+        memory = _memory(gguf, whole)
+        return {**cut, "memory_bytes": [memory]} if memory else cut
     try:
         plan = plan_cut(gguf, [1.0] * n_ranks)
         shards = plan_shards(gguf, plan, shard_directory())
@@ -130,9 +133,26 @@ def _cut(gguf: GgufFile, n_ranks: int) -> dict[str, Any]:
         "ranks": n_ranks,
         "possible": True,
         "bytes": [shard.weights_bytes for shard in shards],
+        "memory_bytes": [
+            rank_memory(plan, shard).total_bytes(_shown_ctx(plan.shape)) for shard in shards
+        ],
         "reencoded": reencoded,
         "reencoded_extra_bytes": more,
     }
+
+
+def _memory(gguf: GgufFile, weights_bytes: int) -> int:
+    """What the whole model takes on one machine; 0 where the header does not say enough."""
+    try:
+        shape = shape_of(gguf)
+    except ModelError:
+        return 0
+    whole = RankMemory(weights_bytes, kv_bytes_per_token(shape, shape.n_head_kv))
+    return whole.total_bytes(_shown_ctx(shape))
+
+
+def _shown_ctx(shape: Shape) -> int:
+    return min(DEFAULT_CTX, shape.context_length)
 
 
 def _tensors(gguf: GgufFile) -> list[dict[str, Any]]:
@@ -175,16 +195,20 @@ def _print(facts: dict[str, Any]) -> None:
         output.print(f"{name:<14}{printable(text)}", soft_wrap=True)
     output.print()
     output.print(_cuts_table(facts["cuts"]))
+    context = min(DEFAULT_CTX, shape.get("context_length", DEFAULT_CTX))
+    output.print(f"\nMemory is that of a rank's process with a context of {context} tokens.")
     _print_lists(facts)
 
 
 def _cuts_table(cuts: list[dict[str, Any]]) -> Table:
-    table = Table("ranks", "each rank holds", "note", box=None, pad_edge=False)
+    table = Table("ranks", "weights of each", "memory of each", "note", box=None, pad_edge=False)
     for cut in cuts:
         if cut["possible"]:
-            table.add_row(str(cut["ranks"]), _sizes(cut["bytes"]), _note(cut))
+            memory = cut.get("memory_bytes")
+            sizes = _sizes(cut["bytes"]), _sizes(memory) if memory else "not known"
+            table.add_row(str(cut["ranks"]), *sizes, _note(cut))
         else:
-            table.add_row(str(cut["ranks"]), "cannot be cut", printable(cut["reason"]))
+            table.add_row(str(cut["ranks"]), "cannot be cut", "", printable(cut["reason"]))
     return table
 
 

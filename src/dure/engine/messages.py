@@ -69,7 +69,8 @@ class Job(msgspec.Struct):
     n_batch: int
     n_sequences: int
     n_outputs: int
-    two_phase_above: float
+    max_values: int  # of a vector that is summed
+    two_phase_above: float | None
     wait_s: float
     staged: bool = False
     lock: bool = False

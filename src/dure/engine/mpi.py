@@ -61,18 +61,19 @@ GUARD = '"$@" 2>"$0.words" || { code=$?; echo $code >"$0"; kill -9 $$; }'
 RUNNING = ".running"  # files of this ending are there while a launcher of ranks elsewhere runs
 _KILLED = 128 + signal.SIGKILL
 _REPORT = "start again, and please report it if it returns"
-LINK_LATENCY_S, LINK_BYTES_PER_S = 100e-6, 117e6  # gigabit Ethernet between small boards
 
 
 class MpiOptions(msgspec.Struct, frozen=True):
     """How ranks talk.
 
     wait_s: how long one rank waits for another before the job ends; None: DURE_STEP_TIMEOUT, or 30.
+    two_phase_above: see `Sums`; None: as measured.
     staged: copy tensors out and in as if they lay in device memory.
     """
 
     wire: Wire = Wire.Q8
     wait_s: float | None = None
+    two_phase_above: float | None = None
     staged: bool = False
 
 
@@ -231,14 +232,6 @@ def _wait_s() -> float:
     return seconds
 
 
-def _two_phase_above(n_ranks: int) -> float:
-    """Bytes of a vector above which fewer bytes are worth one more round trip."""
-    if n_ranks <= 2:
-        return float(2**62)  # never: JSON has no infinity
-    saved = (n_ranks - 1) * (1 - 2 / n_ranks)
-    return LINK_LATENCY_S * LINK_BYTES_PER_S / saved
-
-
 def _job(
     model: Path,
     shards: Sequence[Path],
@@ -262,7 +255,8 @@ def _job(
         n_batch=limits.n_batch,
         n_sequences=limits.n_sequences,
         n_outputs=limits.n_outputs,
-        two_phase_above=_two_phase_above(len(shards)),
+        max_values=limits.n_batch * plan.shape.n_embd,
+        two_phase_above=options.two_phase_above,
         wait_s=wait_s,
         staged=options.staged,
         lock=limits.lock,

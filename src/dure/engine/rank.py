@@ -58,8 +58,9 @@ class RankProcess:
         self._sums = Sums(
             job.points,
             Wire(job.wire),
-            two_phase_above=job.two_phase_above,
+            max_values=job.max_values,
             wait_s=job.wait_s,
+            two_phase_above=job.two_phase_above,
             staged=job.staged,
         )
         self._kept = KeptFiles(self.rank, job.kept)
@@ -164,6 +165,10 @@ class RankProcess:
     def logits(self, row: int) -> Floats:
         """This rank's slice of the logits of an output row."""
         return np.array(self.model.logits(self._outputs[row]))
+
+    def close(self) -> None:
+        """Be ready for MPI's end."""
+        self._sums.close()
 
     def facts(self) -> tuple[str, int, int]:
         """Host, bytes of weights, peak bytes of memory."""
@@ -464,6 +469,7 @@ def _run(job: msg.Job, rank: int) -> None:
         process.comm.Barrier()
         _unname_shared_memory()
         follow(process)
+        process.close()
         return
     with socket.socket(socket.AF_UNIX) as unix:
         unix.connect(job.socket)
@@ -472,6 +478,7 @@ def _run(job: msg.Job, rank: int) -> None:
     process.comm.Barrier()
     _unname_shared_memory()
     Leader(process, connection).lead()
+    process.close()
 
 
 def _unname_shared_memory() -> None:

@@ -94,6 +94,7 @@ def _library() -> ctypes.CDLL:
         ) from error
     library.dure_best.restype = ctypes.c_float
     library.dure_exchange_seconds.restype = ctypes.c_double
+    library.dure_sums_two_phase_above.restype = ctypes.c_double
     library.dure_sums_times.restype = ctypes.c_int64
     library.dure_read_bytes_per_second.restype = ctypes.c_double
     return library
@@ -103,8 +104,10 @@ class Sums:
     """This rank's end of the sums. Needs MPI to be initialized; one a process.
 
     `points`: where a partial vector stands, see `Architecture.sums`.
-    `two_phase_above`: bytes of an encoded vector above which it is scattered, then gathered.
+    `max_values`: of a vector; what the sums need is allocated for it here, and no more later.
     `wait_s`: no rank waits longer than this for another.
+    `two_phase_above`: bytes of an encoded vector above which it is scattered, then gathered; None:
+    what is quicker on these links, as measured now.
     `staged`: copy every tensor out and in, as for device memory (for tests).
     """
 
@@ -113,14 +116,16 @@ class Sums:
         points: tuple[str, ...],
         wire: Wire,
         *,
-        two_phase_above: float,
+        max_values: int,
         wait_s: float,
+        two_phase_above: float | None = None,
         staged: bool = False,
     ) -> None:
         status = _library().dure_sums_start(
             "\n".join(points).encode(),
             int(wire is Wire.F32),
-            ctypes.c_double(two_phase_above),
+            ctypes.c_size_t(max_values),
+            ctypes.c_double(-1 if two_phase_above is None else two_phase_above),
             ctypes.c_double(wait_s),
             int(staged),
         )
@@ -142,9 +147,9 @@ class Sums:
         stats = _Stats()
         _library().dure_sums_end(ctypes.byref(stats))
         if stats.status == Status.DEADLINE:
+            late = f"rank {stats.waiting_for}" if stats.waiting_for >= 0 else "another rank"
             raise EngineError(
-                f"rank {stats.waiting_for} did not answer within {self._wait_s:g} s: "
-                "is its machine on, and its cable in?"
+                f"{late} did not answer within {self._wait_s:g} s: is its machine on, and its cable in?"
             )
         if stats.status != Status.OK:
             raise EngineError(f"a sum over the ranks failed: {Status(stats.status).name}")
@@ -165,6 +170,15 @@ class Sums:
         if not self._n_traced:
             return times
         return times[: _library().dure_sums_times(ctypes.c_void_p(times.ctypes.data))]
+
+    @property
+    def two_phase_above(self) -> float:
+        """Bytes of an encoded vector above which it is scattered, then gathered."""
+        return float(_library().dure_sums_two_phase_above())
+
+    def close(self) -> None:
+        """Give the memory back, and take back the receives that are posted."""
+        _library().dure_sums_stop()
 
     def sum(self, x: Floats) -> None:
         """Sum x (float32, a multiple of 32 elements) over all ranks, in place."""

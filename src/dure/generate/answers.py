@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dure.engine.executor import Floats, StepStats
-from dure.generate.drafting import Acceptance
+from dure.generate.drafting import BY_MODEL, Acceptance
 from dure.generate.lookup import Lookup
 from dure.generate.request import Request, Timings
 from dure.generate.sampling import Sampler
@@ -28,6 +28,7 @@ class Answer:
     sampler: Sampler | None = None
     lookup: Lookup | None = None
     acceptance: Acceptance = field(default_factory=Acceptance)
+    source: int = 0  # of the drafts of this step
     n_drafts: int = 0
     n_accepted: int = 0
     n_reused: int = 0
@@ -43,6 +44,16 @@ class Answer:
             self.acceptance.saw(guess.length, right=guess.tokens == (token,))
         self.lookup.accept(token)
 
+    def settle(self, n_drafts: int, n_right: int) -> None:
+        """So many of a step's drafts were the next tokens."""
+        self.n_drafts += n_drafts
+        self.n_accepted += n_right
+        if self.source == BY_MODEL and n_drafts:
+            for _ in range(n_right):
+                self.acceptance.saw(BY_MODEL, right=True)
+            if n_right < n_drafts:
+                self.acceptance.saw(BY_MODEL, right=False)
+
 
 @dataclass
 class Totals:
@@ -57,8 +68,10 @@ class Totals:
     step_s: float = 0.0
     drafted: int = 0
     accepted: int = 0
+    decodings: int = 0  # steps without prompts
 
     def __post_init__(self) -> None:
+        self.decoding_s = np.zeros(self.n_ranks)  # that each rank computed in these
         self.sync_s = np.zeros(self.n_ranks)
         self.bytes_sent = np.zeros(self.n_ranks)
 
@@ -67,6 +80,9 @@ class Totals:
         self.steps += 1
         self.step_s += elapsed_s
         self.prompt_tokens += n_prefill
+        if not n_prefill:
+            self.decodings += 1
+            self.decoding_s += stats.compute_s
         self.sync_s += stats.sync_s
         self.bytes_sent += stats.bytes_sent
 

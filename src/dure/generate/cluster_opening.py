@@ -23,6 +23,7 @@ from dure.engine.speed import MEASURED_TYPES
 from dure.engine.sums import Wire
 from dure.errors import ResourceError, UsageError
 from dure.generate.gathering import Gathering
+from dure.generate.learning import Learning
 from dure.generate.lifecycle import Happening
 from dure.generate.opening import (
     Listener,
@@ -79,6 +80,7 @@ def start_on_cluster(model: GgufFile, wishes: Wishes, listener: Listener) -> Ope
         opened,
         why_again=returning.why,
         note=lambda event, facts: cluster.events.add(event, **facts),
+        learn=Learning(cluster, _main_type(model), start.held_bytes).learn,
     )
 
 
@@ -307,6 +309,11 @@ class _Alone:
         )
         memory_of_whole(model, self._wishes, probe())  # raises where that is too little
 
+    @property
+    def held_bytes(self) -> Mapping[str, float]:
+        """Nothing to divide otherwise."""
+        return {}
+
     def full(self, _nodes: Nodes) -> Sequence[_Full]:
         """No node takes part."""
         return ()
@@ -333,6 +340,12 @@ class _Placement:
         trained = self._plan.shape.context_length
         self._n_ctx = common_ctx(wishes.ctx, trained, ranks, wishes.parallel)
         self._threads = [threads_of(wishes.threads, 1, machine) for machine in machines]
+
+    @property
+    def held_bytes(self) -> Mapping[str, float]:
+        """Bytes of each machine's weights, by name."""
+        names = [ROOT_NAME, *(member.name for member in self._members)]
+        return {name: shard.weights_bytes for name, shard in zip(names, self._shards, strict=True)}
 
     def full(self, nodes: Nodes) -> Sequence[_Full]:
         """The nodes that neither have their shard nor room for it."""

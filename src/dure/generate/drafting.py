@@ -10,42 +10,62 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from typing import NamedTuple
 
 from dure.generate.lookup import LENGTHS
 from dure.model.gguf import GgufFile
 
-__all__ = ["MOST_DRAFTS", "Acceptance", "Draft", "Drafting", "StepCosts", "drafting_for"]
+__all__ = [
+    "BY_MODEL",
+    "MOST_DRAFTS",
+    "Acceptance",
+    "Chance",
+    "Drafting",
+    "StepCosts",
+    "drafting_for",
+]
 
-MOST_DRAFTS, MOST_DRAFTS_OF_EXPERTS = 15, 2  # each token reads the weights of other experts
+MOST_DRAFTS, MOST_DRAFTS_OF_EXPERTS = 15, 2
+BY_MODEL, BY_MODEL_AT_FIRST = 0, 0.8  # a source of guesses, and how right it is taken to be
 WORTH = 1.05  # times as fast as without, or it is not tried
 NEW = 0.2  # of the latest step in what steps of its size take
 FADE = 0.95  # of what earlier guesses taught, at every guess
 GROWTH = 0.5  # a step of twice the tokens is taken to last 2 ** GROWTH as long, until one was seen
 
 
-class Draft(StrEnum):
-    """Where tokens are guessed from."""
+class Chance(NamedTuple):
+    """Of one answer up to `most` tokens can be guessed, each right with `probability`.
 
-    LOOKUP = "lookup"
-    OFF = "off"
+    round_s: seconds it takes to ask for one; for all answers at once.
+    """
+
+    most: int
+    probability: float
+    round_s: float = 0.0
+
+
+def _at_first() -> dict[int, float]:
+    return {**dict.fromkeys(LENGTHS, 0.5), BY_MODEL: BY_MODEL_AT_FIRST}
 
 
 @dataclass
 class Acceptance:
-    """How often the guesses of one answer are right, by the length of the ending they were found by."""
+    """How often the guesses of one answer are right, by their source.
 
-    _right: dict[int, float] = field(default_factory=lambda: dict.fromkeys(LENGTHS, 0.5))
-    _all: dict[int, float] = field(default_factory=lambda: dict.fromkeys(LENGTHS, 1.0))
+    That is the length of the ending they were found by, or BY_MODEL.
+    """
 
-    def of(self, length: int) -> float:
+    _right: dict[int, float] = field(default_factory=_at_first)
+    _all: dict[int, float] = field(default_factory=lambda: dict.fromkeys(_at_first(), 1.0))
+
+    def of(self, source: int) -> float:
         """The part that is right, 0 to 1."""
-        return self._right[length] / self._all[length]
+        return self._right[source] / self._all[source]
 
-    def saw(self, length: int, *, right: bool) -> None:
+    def saw(self, source: int, *, right: bool) -> None:
         """A guess was right, or wrong."""
-        self._right[length] = FADE * self._right[length] + right
-        self._all[length] = FADE * self._all[length] + 1
+        self._right[source] = FADE * self._right[source] + right
+        self._all[source] = FADE * self._all[source] + 1
 
 
 class StepCosts:
@@ -89,38 +109,36 @@ class Drafting:
         self.most = most
         self.costs = StepCosts()
 
-    def plan(self, n_answers: int, guesses: Sequence[tuple[int, float]], most: int) -> list[int]:
+    def plan(self, n_answers: int, guesses: Sequence[Chance], most: int) -> list[int]:
         """How many drafts to try of each guess.
 
-        n_answers: that get a token in any case. guesses: of some of these, (tokens, how probably each is
-        right). most: drafts in all.
+        n_answers: that get a token in any case. guesses: of some of these. most: drafts in all.
         """
         counts = [0] * len(guesses)
         if not self.costs.is_known or not n_answers:
             return counts
         chances = sorted(
             (
-                (probability**place, i)
-                for i, (n, probability) in enumerate(guesses)
-                for place in range(1, min(n, self.most) + 1)
+                (guess.probability**place, i, place * guess.round_s)
+                for i, guess in enumerate(guesses)
+                for place in range(1, min(guess.most, self.most) + 1)
             ),
             reverse=True,
         )[:most]
         best, best_rate = 0, WORTH * n_answers / self.costs.of(n_answers)
-        expected = float(n_answers)
-        for n, (chance, _) in enumerate(chances, 1):
+        expected, asking_s = float(n_answers), 0.0
+        for n, (chance, _, asked_s) in enumerate(chances, 1):
             expected += chance
-            rate = expected / self.costs.of(n_answers + n)
+            asking_s = max(asking_s, asked_s)
+            rate = expected / (self.costs.of(n_answers + n) + asking_s)
             if rate > best_rate:
                 best, best_rate = n, rate
-        for _, i in chances[:best]:
+        for _, i, _ in chances[:best]:
             counts[i] += 1
         return counts
 
 
-def drafting_for(model: GgufFile, draft: str) -> Drafting | None:
-    """For a model, as the user wants it; None where nothing is guessed."""
-    if draft == Draft.OFF:
-        return None
+def drafting_for(model: GgufFile) -> Drafting:
+    """For a model: each token of a mixture of experts reads the weights of others."""
     has_experts = model.int(f"{model.architecture}.expert_count", 0) > 0
     return Drafting(MOST_DRAFTS_OF_EXPERTS if has_experts else MOST_DRAFTS)

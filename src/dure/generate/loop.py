@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -17,8 +16,7 @@ from dure.engine.executor import Batch, Candidates, Executor, KvOp, StepStats
 from dure.errors import DureError, ModelError
 from dure.generate.answers import Answer, Totals, timings_of
 from dure.generate.checkpoints import Checkpoints
-from dure.generate.drafting import Drafting
-from dure.generate.lookup import Guess, Lookup
+from dure.generate.guessing import Guessing
 from dure.generate.request import (
     Done,
     Embedded,
@@ -53,6 +51,7 @@ __all__ = ["EngineLoop"]
 STEP_S = 0.4  # of a long prompt beside answers that run: their next tokens wait for it
 SHORT_S = 1.0  # a prompt that takes no longer is not drawn out
 LEAST_CHUNK = 32
+ENOUGH_STEPS = 200  # to say how fast a rank is
 NOTHING = np.zeros(0, np.int32)
 
 
@@ -61,7 +60,7 @@ class EngineLoop:
 
     store: where prefixes go that have no room in the KV cache, if anywhere; store_tokens: how many.
     checkpoints: when an answer that goes on is stored as well. pass_tokens: see SchedulerLimits.
-    drafting: how many tokens are guessed ahead; None guesses none.
+    guessing: what is guessed ahead; None guesses nothing.
     Raises EngineError, from `step`, when the executor has failed; it is then of no more use.
     """
 
@@ -74,11 +73,11 @@ class EngineLoop:
         store: PrefixStore | None = None,
         store_tokens: int = 0,
         checkpoints: Checkpoints | None = None,
-        drafting: Drafting | None = None,
+        guessing: Guessing | None = None,
         pass_tokens: int = 0,
     ) -> None:
         info = executor.info
-        self._drafting = drafting if info.can_forget else None
+        self._guessing = guessing if info.can_forget else None
         self._executor, self._vocabulary, self._pooling = executor, vocabulary, pooling
         self._store, self._checkpoints = store, checkpoints
         self._scheduler = Scheduler(
@@ -116,7 +115,7 @@ class EngineLoop:
         was = self._scheduler.cancel(request_id)
         if was is None:
             return
-        answer = self._answers.pop(request_id)
+        answer = self._leave(request_id)
         running = was if isinstance(was, Running) else None
         self._events.append(Done(request_id, "cancelled", timings_of(answer, running)))
 
@@ -149,6 +148,11 @@ class EngineLoop:
             peak_bytes=peak_bytes,
             sequences_held=scheduler.n_held,
         )
+
+    def decoding_s(self) -> tuple[float, ...]:
+        """Mean seconds that each rank computes in a step without prompts; () before there were enough."""
+        n = self._totals.decodings
+        return tuple((self._totals.decoding_s / n).tolist()) if n >= ENOUGH_STEPS else ()
 
     def persist(self) -> None:
         """Store every sequence that no request runs in and that is worth it."""
@@ -218,8 +222,8 @@ class EngineLoop:
             return
         try:
             answer.sampler = self._sampler(running)
-            if self._drafting is not None and answer.sampler.can_draft:
-                answer.lookup = Lookup(running.tokens)
+            if self._guessing is not None and answer.sampler.can_draft:
+                self._guessing.begin(answer, running.tokens)
         except DureError as error:
             self._end(running)
             self._fail(running.request.id, error)
@@ -241,39 +245,10 @@ class EngineLoop:
             sampler.accept(token)
         return sampler
 
-    # ------------------------------------------------------------ guessing ahead
-
     def _with_drafts(self, work: Sequence[Work]) -> Sequence[Work]:
-        """The same step with guessed tokens, where all that it does is to go on with answers."""
-        if self._drafting is None or any(w.running.in_prefill for w in work):
+        if self._guessing is None:
             return work
-        guesses = {i: guess for i, w in enumerate(work) if (guess := self._guess(w)) is not None}
-        chances = [
-            (
-                len(guess.tokens),
-                self._answers[work[i].running.request.id].acceptance.of(guess.length),
-            )
-            for i, guess in guesses.items()
-        ]
-        info = self._executor.info
-        most = min(info.n_outputs, info.n_batch) - len(work)
-        counts = self._drafting.plan(len(work), chances, most)
-        drafted = list(work)
-        for (i, guess), n in zip(guesses.items(), counts, strict=True):
-            drafted[i] = replace(work[i], drafts=guess.tokens[:n])
-        return drafted
-
-    def _guess(self, work: Work) -> Guess | None:
-        """What an answer may go on with, no longer than it may become."""
-        assert self._drafting is not None, "asked before"
-        running = work.running
-        answer = self._answers[running.request.id]
-        if answer.lookup is None:
-            return None
-        room = self._executor.info.n_ctx - len(running.tokens) - 1
-        if running.request.max_tokens is not None:
-            room = min(room, running.request.max_tokens - running.n_answered - 1)
-        return answer.lookup.guess(min(room, self._drafting.most))
+        return self._guessing.with_drafts(work, self._answers, self._executor.info)
 
     # ------------------------------------------------------------ computing
 
@@ -327,8 +302,7 @@ class EngineLoop:
             n_right += is_right
             if self._append(running, token, best, row, in_cache=is_right) or not is_right:
                 break
-        answer.n_drafts += len(work.drafts)
-        answer.n_accepted += n_right
+        answer.settle(len(work.drafts), n_right)
         self._scheduler.settle(work, n_right)
 
     def _sampler_of(self, running: Running) -> Sampler:
@@ -400,10 +374,16 @@ class EngineLoop:
 
     def _end(self, running: Running) -> Answer:
         self._scheduler.finish(running)
-        return self._answers.pop(running.request.id)
+        return self._leave(running.request.id)
+
+    def _leave(self, request_id: str) -> Answer:
+        if self._guessing is not None:
+            self._guessing.ended(request_id)
+        return self._answers.pop(request_id)
 
     def _fail(self, request_id: str, error: DureError) -> None:
-        self._answers.pop(request_id, None)
+        if request_id in self._answers:
+            self._leave(request_id)
         self._events.append(Failed(request_id, type(error).__name__, str(error)))
 
     def _tell_progress(self, running: Running, answer: Answer) -> None:
@@ -421,8 +401,8 @@ class EngineLoop:
     def _measure(self, work: Sequence[Work], elapsed_s: float, stats: StepStats) -> None:
         n_prefill = sum(len(w.tokens) for w in work if w.running.in_prefill)
         self._totals.step(elapsed_s, n_prefill, stats)
-        if self._drafting is not None and not n_prefill:
-            self._drafting.costs.saw(sum(1 + len(w.drafts) for w in work), elapsed_s)
+        if self._guessing is not None and not n_prefill:
+            self._guessing.drafting.costs.saw(sum(1 + len(w.drafts) for w in work), elapsed_s)
         if n_prefill >= LEAST_CHUNK:
             rate = n_prefill / elapsed_s
             self._prefill_per_s = (

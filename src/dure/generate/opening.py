@@ -139,7 +139,7 @@ class Opened:
     """An executor, the bytes of its weights, of each rank's KV cache for one position, its cut's name.
 
     why_again: why it should start again when it is quiet, as with a machine that is back; "" where not.
-    note: keeps an event with its facts.
+    note: keeps an event with its facts. learn: is told the seconds that each rank computes in a step.
     """
 
     executor: Executor
@@ -148,6 +148,7 @@ class Opened:
     cut_name: str
     why_again: Callable[[], str] = lambda: ""
     note: Callable[[str, Mapping[str, Any]], None] = lambda _event, _facts: None
+    learn: Callable[[Sequence[float]], None] = lambda _seconds: None
 
 
 def parse_shares(shares: str | None, ranks: int | None) -> list[float]:

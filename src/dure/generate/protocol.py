@@ -42,7 +42,7 @@ class EngineOptions(msgspec.Struct, kw_only=True):
     much of it may be used on this machine; persistent: it is to survive this process.
     checkpoint_s: an answer whose tokens would take so long to compute again is stored while it goes on;
     0 stores none.
-    draft: where tokens are guessed from: "lookup", or "off".
+    draft: where tokens are guessed from: "lookup", "off", or a draft model's file.
     """
 
     model: str

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import dure.errors
 from dure.engine.executor import Executor
 from dure.errors import ContextError, EngineError, UsageError
-from dure.generate.drafting import Drafting
+from dure.generate.guessing import Guessing
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Done, Failed, Request, Sampling, Timings, Token
 from dure.model.vocabulary import Vocabulary
@@ -38,10 +38,10 @@ class Session:
     """
 
     def __init__(
-        self, executor: Executor, vocabulary: Vocabulary, drafting: Drafting | None = None
+        self, executor: Executor, vocabulary: Vocabulary, guessing: Guessing | None = None
     ) -> None:
         self._executor, self._vocabulary = executor, vocabulary
-        self._loop = EngineLoop(executor, vocabulary, drafting=drafting)
+        self._loop = EngineLoop(executor, vocabulary, guessing=guessing)
         self.timings, self.bytes_sent, self.finish = Timings(), 0.0, ""
 
     def answer(

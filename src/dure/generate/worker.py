@@ -28,7 +28,7 @@ from dure.engine.sums import Wire
 from dure.errors import ClusterError, DureError
 from dure.generate import protocol as msg
 from dure.generate.checkpoints import Checkpoints
-from dure.generate.drafting import drafting_for
+from dure.generate.guessing import open_guessing
 from dure.generate.lifecycle import Happening
 from dure.generate.loop import EngineLoop
 from dure.generate.opening import Opened, Wishes, open_executor
@@ -149,9 +149,14 @@ class Generator:
             )
             opened = open_executor(gguf, wishes, client)
             self._executor, self._why_again = opened.executor, opened.why_again
+            self._learn, self._has_learnt = opened.learn, False
             self._note, self._store = opened.note, self._open_store(gguf, opened)
             pooling = options.pooling or _POOLING.get(
                 gguf.int(f"{gguf.architecture}.pooling_type", 3), "last"
+            )
+            n_ctx = opened.executor.info.n_ctx
+            self._guessing = open_guessing(
+                *(options.draft, gguf, self._vocabulary, wishes, n_ctx, client)
             )
             self._loop = EngineLoop(
                 opened.executor,
@@ -160,7 +165,7 @@ class Generator:
                 store=self._store,
                 store_tokens=self._store_tokens(opened),
                 checkpoints=Checkpoints(options.checkpoint_s) if options.checkpoint_s else None,
-                drafting=drafting_for(gguf, options.draft),
+                guessing=self._guessing,
                 pass_tokens=tokens_moved_in_a_pass(
                     opened.weights_bytes, sum(opened.kv_token_bytes)
                 ),
@@ -229,6 +234,9 @@ class Generator:
         if not self._resting:
             self._resting = True
             self._tell()
+        if not self._has_learnt and (seconds := self._loop.decoding_s()):
+            self._learn(seconds)
+            self._has_learnt = True
         if now - self._worked_at > QUIET_S and (why := self._why_again()):
             raise ClusterError(why)
         if not self._persisted and now - self._worked_at > PERSIST_AFTER_S:
@@ -267,6 +275,8 @@ class Generator:
 
     def close(self) -> None:
         """End the ranks."""
+        if self._guessing is not None:
+            self._guessing.close()
         self._executor.close()
 
 

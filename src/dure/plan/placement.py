@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from dure.errors import ResourceError
 
-__all__ = ["Candidate", "Placement", "Work", "place", "shares_of", "token_s"]
+__all__ = ["Candidate", "Placement", "Work", "at_work", "place", "shares_of", "token_s"]
+
+WORTH_CUTTING_AGAIN = 0.1  # of the time of a token: other shares mean sending shards anew
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,23 @@ def shares_of(machines: Sequence[Candidate], work: Work) -> dict[str, float]:
             both = {**full, **shares}
             return {m.name: both[m.name] for m in machines}
         full |= over
+
+
+def at_work(
+    speeds: Sequence[float], held_bytes: Sequence[float], seconds: Sequence[float]
+) -> list[float] | None:
+    """Speeds (bytes/s) as they show in a running model; None where shares by them would gain little.
+
+    speeds: as they were thought to be, and the shares were made from; held_bytes: of each machine's
+    weights; seconds: that each computes of a token. The mean stays as it was: a mixture of experts reads
+    only a part of what it holds.
+    """
+    shown = [held / took for held, took in zip(held_bytes, seconds, strict=True)]
+    best_s = sum(held_bytes) / sum(shown)
+    if max(seconds) < best_s * (1 + WORTH_CUTTING_AGAIN):
+        return None
+    scale = sum(speeds) / sum(shown)
+    return [speed * scale for speed in shown]
 
 
 def _most(machine: Candidate, work: Work) -> float:

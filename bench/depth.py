@@ -1,0 +1,86 @@
+"""Long contexts: how much slower generation becomes the more tokens are in the context.
+
+dure in one process and, where the script runs as root, on two hosts (network namespaces) with a
+1 Gbit/s link, beside llama-bench in one process: all on the same two CPUs. What is compared is what
+is left of the speed at depth 0, so a contender that is slower everywhere gains nothing by it.
+Needs llama-bench (DURE_LLAMA_BENCH); see bench/README.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from contenders import (
+    Load,
+    dure,
+    dure_on_hosts,
+    installed_program,
+    llama_bench,
+    llama_bench_program,
+)
+from hosts import RATE, linked_hosts
+from measure import Contender, Quantity, Sample, compare_with_each, main, parser, positive, report
+from shapes import add_model_options, gguf_file
+
+LEAST_LEFT = 1.0  # of what llama-bench keeps of its speed
+
+
+def run() -> int:
+    """Measure what the command line asks for; return the exit status."""
+    options = parser(__doc__, rounds=3)
+    add_model_options(options)
+    options.add_argument(
+        "--depths", type=positive, nargs="+", default=[4096, 16384], metavar="D",
+        help="tokens in the context (default 4096 16384)",
+    )  # fmt: skip
+    options.add_argument("-n", type=positive, default=32, help="generated tokens (%(default)s)")
+    options.add_argument("-r", type=positive, default=2, help="runs in a round (%(default)s)")
+    arguments = options.parse_args()
+    llama_bench_program()
+    installed_program("dure")
+    model = gguf_file(arguments.shape, arguments.dir)
+    load = Load(1, arguments.n, repeats=arguments.r)
+    programs: dict[str, Callable[[Load], Sample]] = {
+        "llama-bench": partial(llama_bench, model, 2),
+        "dure": partial(dure, model, 1, 2),
+    }
+    with contextlib.ExitStack() as stack:
+        if os.geteuid() == 0:
+            hosts = stack.enter_context(linked_hosts(2, RATE))
+            programs["dure, 2 hosts"] = partial(dure_on_hosts, hosts, model)
+        contenders = [
+            Contender(name, partial(_speeds, program, load, arguments.depths))
+            for name, program in programs.items()
+        ]
+        quantities = [
+            quantity
+            for depth in arguments.depths
+            for quantity in (
+                Quantity(f"at {depth}", f"generation at {depth}", "tokens/s", None),
+                Quantity(
+                    f"left {depth}", f"left at {depth}", "of that at 0", 1 / LEAST_LEFT, False
+                ),
+            )
+        ]
+        goals = {name: quantities for name in programs if name != "llama-bench"}
+        comparisons = compare_with_each(goals, contenders, arguments.rounds)
+    settings = {"model": model.name, "-n": arguments.n, "rounds": arguments.rounds}
+    return report("depth", settings, comparisons, arguments.json)
+
+
+def _speeds(program: Callable[[Load], Sample], load: Load, depths: list[int]) -> dict[str, float]:
+    """Tokens/s at every depth, and what that is of the speed from an empty context."""
+    empty = program(load)["generation"]
+    found = {"at 0": empty}
+    for depth in depths:
+        speed = program(replace(load, depth=depth))["generation"]
+        found |= {f"at {depth}": speed, f"left {depth}": speed / empty}
+    return found
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,251 @@
+"""All benchmarks, one after the other, and the page that shows them: docs/benchmarks.md.
+
+Each result is kept as JSON when it is there, so a run that was cut off goes on where it was: give
+--again to measure anew. Peers take part whose environment variables are set (see bench/README.md);
+network namespaces need root. Nothing else may run meanwhile. The tables of the page and its plots are
+written anew from all results that are kept; --pages only does that. Plots need matplotlib.
+
+    sudo -E "$(command -v python)" bench/everything.py --list
+    sudo -E "$(command -v python)" bench/everything.py
+    python bench/everything.py --pages
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from measure import BenchError, main, progress
+from shapes import MIXES, default_directory
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+SHAPES = {
+    "qwen3-0.6b": "Qwen3-0.6B",
+    "llama-3.2-1b": "Llama-3.2-1B",
+    "qwen3-30b-a3b-12": "Qwen3-30B-A3B, 12 of its 48 layers",
+}
+LLAMA, RPC, DLLAMA = "DURE_LLAMA_BENCH", "DURE_RPC_SERVER", "DURE_DLLAMA"
+SERVER = ("DURE_LLAMA_SERVER", "DURE_VOCABULARY")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One script with its arguments. name: of its result and of its part of the page."""
+
+    name: str
+    title: str
+    words: tuple[str, ...]
+    needs: tuple[str, ...] = ()  # environment variables
+    as_root: bool = False
+    minutes: int = 5  # about, to tell who waits
+
+    @property
+    def why_not(self) -> str:
+        """What is missing here, or ""."""
+        missing = [name for name in self.needs if not os.environ.get(name)]
+        if missing:
+            return f"set {' and '.join(missing)}"
+        return "needs root" if self.as_root and os.geteuid() != 0 else ""
+
+
+def benches() -> list[Bench]:
+    """All, in the order of the page."""
+    one_process = [
+        Bench(
+            f"one-process-{shape}-{mix}",
+            f"{title}, {mix.upper()}",
+            ("one_process.py", "--shape", shape, "--mix", mix, "--rounds", "3",
+             "-p", "256", "-n", "32", "-r", "2"),
+            (LLAMA,), minutes=4,
+        )
+        for shape, title in SHAPES.items() for mix in MIXES
+    ]  # fmt: skip
+    two_nodes = [
+        Bench(
+            f"two-nodes-{shape}", SHAPES[shape],
+            ("two_nodes.py", "--shape", shape, "--rounds", "3", "-n", "48", "-r", "2"),
+            (LLAMA, RPC, DLLAMA), as_root=True, minutes=10,
+        )
+        for shape in ("qwen3-0.6b", "qwen3-30b-a3b-12")
+    ]  # fmt: skip
+    exchanges = [
+        Bench(
+            f"exchange-{n_bytes}", f"{n_bytes:,} bytes",
+            ("exchange.py", "--bytes", str(n_bytes), "--repeats", str(repeats)),
+            as_root=True, minutes=2,
+        )
+        for n_bytes, repeats in ((2176, 5000), (1_048_560, 100))
+    ]  # fmt: skip
+    return [
+        *one_process,
+        *two_nodes,
+        Bench("scaling", "1 to 4 ranks", ("scaling.py", "-r", "2"), (DLLAMA,), True, 8),
+        *exchanges,
+        Bench("depth", "Long contexts", ("depth.py", "--rounds", "2"), (LLAMA,), True, 25),
+        Bench("speculation", "Guessing ahead", ("speculation.py", "--rounds", "5"), minutes=6),
+        Bench("large", "A model that fills the machine", ("large.py",), minutes=10),
+        Bench("serve", "Serving", ("serve.py", "--rounds", "3"), SERVER, minutes=12),
+    ]
+
+
+def run() -> int:
+    """Measure what is not measured yet, and write the page; 0 where every target is met."""
+    arguments = _arguments()
+    chosen = [b for b in benches() if b.name.startswith(tuple(arguments.only or [""]))]
+    if not chosen:
+        raise BenchError(f"no benchmark is called {' or '.join(arguments.only)}: see --list")
+    if arguments.list:
+        for bench in chosen:
+            print(f"{bench.name:<36}{bench.minutes:>3} min  {bench.why_not}")
+        return 0
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    if not arguments.pages:
+        for bench in chosen:
+            _measure(bench, arguments.results, again=arguments.again)
+    results = _read(arguments.results)
+    _write_page(results)
+    missed = [
+        f"{name}: {c['quantity']}, {' to '.join(c['contenders'])} {c['ratio']:.3f} {c['target']}"
+        for name, result in results.items()
+        for c in result["comparisons"]
+        if not c["met"]
+    ]
+    for line in missed:
+        progress(f"missed  {line}")
+    return 1 if missed else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="those that begin with a name")
+    parser.add_argument("--again", action="store_true", help="measure also what is kept")
+    parser.add_argument("--pages", action="store_true", help="measure nothing, write the page")
+    parser.add_argument("--list", action="store_true", help="say what there is and what it needs")
+    parser.add_argument(
+        "--results", type=Path, default=default_directory() / "results", metavar="DIR",
+        help="where results are kept (default %(default)s)",
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+def _measure(bench: Bench, directory: Path, *, again: bool) -> None:
+    kept = directory / f"{bench.name}.json"
+    if bench.why_not:
+        progress(f"{bench.name}: left out, {bench.why_not}")
+        return
+    if kept.exists() and not again:
+        progress(f"{bench.name}: measured before")
+        return
+    progress(f"{bench.name}: about {bench.minutes} minutes")
+    begun = time.monotonic()
+    argv = [sys.executable, str(HERE / bench.words[0]), *bench.words[1:], "--json"]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode not in (0, 1):
+        progress(f"{bench.name}: failed, and left out")
+        return
+    took = time.monotonic() - begun
+    progress(f"{bench.name}: {took / 60:.1f} minutes, {_verdict(done.returncode)}")
+    unfinished = kept.with_suffix(".part")
+    unfinished.write_text(done.stdout)
+    unfinished.replace(kept)
+
+
+def _verdict(status: int) -> str:
+    return "a target missed" if status else "all targets met"
+
+
+def _read(directory: Path) -> dict[str, Any]:
+    """The kept results by name, in the order of the page."""
+    paths = {bench.name: directory / f"{bench.name}.json" for bench in benches()}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+
+
+# ---------------------------------------------------------------- the page
+
+
+def _write_page(results: Mapping[str, Any]) -> None:
+    """Renew every part of the page between `<!-- figures: NAME -->` and `<!-- end -->`."""
+    lines, skipping = list[str](), False
+    parts = _parts(results)
+    for line in PAGE.read_text().splitlines():
+        if line == "<!-- end -->":
+            skipping = False
+        if not skipping:
+            lines.append(line)
+        if line.startswith("<!-- figures: "):
+            name = line.removeprefix("<!-- figures: ").removesuffix(" -->")
+            lines.append(parts[name])
+            skipping = True
+    PAGE.write_text("\n".join(lines) + "\n")
+    if "scaling" in results:
+        from plots import write_plots
+
+        write_plots(results, PAGE.parent / "images")
+
+
+def _parts(results: Mapping[str, Any]) -> dict[str, str]:
+    names = [bench.name for bench in benches()]
+    titles = {bench.name: bench.title for bench in benches()}
+    groups = ("one-process", "two-nodes", "scaling", "exchange", "depth", "speculation", "large",
+              "serve")  # fmt: skip
+    parts = {"machine": _machine(results)}
+    for group in groups:
+        tables = [
+            _table(titles[name], results[name])
+            for name in names
+            if name.startswith(group) and name in results
+        ]
+        parts[group] = "\n\n".join(tables) or "Not measured yet."
+    return parts
+
+
+def _machine(results: Mapping[str, Any]) -> str:
+    machines = {
+        f"{r['machine']['processor']}, {r['machine']['cores']} cores" for r in results.values()
+    }
+    return "Measured on: " + "; ".join(sorted(machines)) + "."
+
+
+def _table(title: str, result: Mapping[str, Any]) -> str:
+    """A result as a table: a row for each comparison, with minimum and maximum of the rounds."""
+    settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
+    first = next(iter(result["comparisons"][0]["contenders"]))
+    rows = [
+        f"**{title}** ({settings})", "",
+        f"| quantity | {first} | beside | | ratio | target |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for comparison in result["comparisons"]:
+        (_, own), (other, theirs) = comparison["contenders"].items()
+        rows.append(
+            f"| {comparison['quantity']}, {comparison['unit']} | {_cell(own)} | {other} | "
+            f"{_cell(theirs)} | {comparison['ratio']:.2f} | {_goal(comparison)} |"
+        )
+    return "\n".join(rows)
+
+
+def _cell(spread: Mapping[str, Any]) -> str:
+    if spread["min"] == spread["max"]:
+        return f"{spread['median']:.4g}"
+    return f"{spread['median']:.4g} ({spread['min']:.4g} to {spread['max']:.4g})"
+
+
+def _goal(comparison: Mapping[str, Any]) -> str:
+    if comparison["target"] == "none":
+        return ""
+    sign = comparison["target"].replace(">=", "≥").replace("<=", "≤")
+    return sign if comparison["met"] else f"{sign}, missed"
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,91 @@
+"""The plots of docs/benchmarks.md, as SVG and PNG. Needs matplotlib (the `bench` group).
+
+Knows how results of scaling.py and two_nodes.py become pictures. Refuses to know how they came to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from measure import BenchError
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+COLOURS = {"dure": "#1b6ca8", "dllama": "#c8553d"}
+PARTS = {"compute": "#3c7d4f", "sync": "#d9a441", "other": "#9a9a9a"}
+NAMES = {"dure": "dure", "dllama": "Distributed Llama"}
+SIZE_INCHES, DOTS_PER_INCH = (7.0, 4.0), 150
+
+
+def write_plots(results: Mapping[str, Any], directory: Path) -> None:
+    """Write every plot that the results allow. Raises BenchError where they are of another form."""
+    mpl.rcParams["svg.hashsalt"] = "dure"  # the same picture is the same file
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        medians = _medians(results["scaling"])
+        _speed_against_ranks(medians, directory / "speed-against-ranks")
+        _time_of_a_token(medians, directory / "time-of-a-token")
+    except (KeyError, ValueError) as error:
+        raise BenchError(f"the result of scaling.py is of another form ({error!r})") from error
+
+
+def _medians(result: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, float]]:
+    """By program and number of ranks: each quantity's median."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for comparison in result["comparisons"]:
+        for contender, spread in comparison["contenders"].items():
+            name, ranks = contender.split(", ")
+            figures = found.setdefault((name, int(ranks)), {})
+            figures[comparison["quantity"]] = float(spread["median"])
+    return dict(sorted(found.items(), key=lambda item: (item[0][0] != "dure", item[0][1])))
+
+
+def _speed_against_ranks(
+    medians: Mapping[tuple[str, int], Mapping[str, float]], path: Path
+) -> None:
+    figure, (left, right) = plt.subplots(1, 2, figsize=SIZE_INCHES)
+    for axes, quantity in ((left, "prompt"), (right, "generation")):
+        for name, label in NAMES.items():
+            points = [(n, f[quantity]) for (who, n), f in medians.items() if who == name]
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[name], label=label)
+        axes.set_title(quantity)
+        axes.set_xlabel("ranks, one thread each")
+        axes.set_xticks(sorted({n for _, n in medians}))
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y", alpha=0.3)
+    left.set_ylabel("tokens/s")
+    left.legend(frameon=False)
+    _save(figure, path)
+
+
+def _time_of_a_token(medians: Mapping[tuple[str, int], Mapping[str, float]], path: Path) -> None:
+    figure, axes = plt.subplots(figsize=SIZE_INCHES)
+    labels = [f"{NAMES[name]}\n{n} rank{'s' * (n > 1)}" for name, n in medians]
+    bottom = [0.0] * len(labels)
+    for part, colour in PARTS.items():
+        heights = [_milliseconds(figures, part) for figures in medians.values()]
+        axes.bar(labels, heights, bottom=bottom, color=colour, label=part, width=0.6)
+        bottom = [below + height for below, height in zip(bottom, heights, strict=True)]
+    axes.set_ylabel("ms for a generated token")
+    axes.tick_params(axis="x", labelsize=7)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _milliseconds(figures: Mapping[str, float], part: str) -> float:
+    if part != "other":
+        return figures[f"{part} a token"]
+    known = figures["compute a token"] + figures["sync a token"]
+    return max(0.0, 1e3 / figures["generation"] - known)
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(path.with_suffix(".png"), dpi=DOTS_PER_INCH)
+    plt.close(figure)
