@@ -31,7 +31,7 @@ PAGE = HERE.parent / "docs" / "benchmarks.md"
 SHAPES = {
     "qwen3-0.6b": "Qwen3-0.6B",
     "llama-3.2-1b": "Llama-3.2-1B",
-    "qwen3-30b-a3b-12": "Qwen3-30B-A3B, 12 of its 48 layers",
+    "qwen3-30b-a3b-12-layers": "Qwen3-30B-A3B, 12 of its 48 layers",
 }
 LLAMA, RPC, DLLAMA = "DURE_LLAMA_BENCH", "DURE_RPC_SERVER", "DURE_DLLAMA"
 SERVER = ("DURE_LLAMA_SERVER", "DURE_VOCABULARY")
@@ -75,7 +75,7 @@ def benches() -> list[Bench]:
             ("two_nodes.py", "--shape", shape, "--rounds", "3", "-n", "48", "-r", "2"),
             (LLAMA, RPC, DLLAMA), as_root=True, minutes=10,
         )
-        for shape in ("qwen3-0.6b", "qwen3-30b-a3b-12")
+        for shape in ("qwen3-0.6b", "qwen3-30b-a3b-12-layers")
     ]  # fmt: skip
     exchanges = [
         Bench(

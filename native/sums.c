@@ -688,20 +688,38 @@ static void sift_down(const float *x, int32_t *heap, int n, int i) {
     }
 }
 
-// The first i with x[i] == value, or 0.
-static int32_t first_equal(const float *x, int n, float value) {
-    enum { STRIDE = 64 };
-    int i = 0;
-    for (int found = 0; i + STRIDE <= n; i += STRIDE) {
-        for (int j = 0; j < STRIDE; j++) {
-            found |= x[i + j] == value;
+// The first place of the largest of x[n], in one pass; 0 where all are NaN.
+static int32_t first_largest(const float *x, int n) {
+    enum { STRIDE = 64, LANES = 16 };
+    float max = -INFINITY;
+    int first = 0, stop = n < STRIDE ? n : STRIDE;  // where it must be
+    for (int i = 0; i < n; i += STRIDE) {
+        float lanes[LANES], here = -INFINITY;
+        for (int j = 0; j < LANES; j++) {
+            lanes[j] = -INFINITY;
         }
-        if (found) {
-            break;
+        if (i + STRIDE <= n) {
+            for (int k = i; k < i + STRIDE; k += LANES) {
+                for (int j = 0; j < LANES; j++) {
+                    lanes[j] = x[k + j] > lanes[j] ? x[k + j] : lanes[j];
+                }
+            }
+        } else {
+            for (int k = i; k < n; k++) {
+                lanes[0] = x[k] > lanes[0] ? x[k] : lanes[0];
+            }
+        }
+        for (int j = 0; j < LANES; j++) {
+            here = lanes[j] > here ? lanes[j] : here;
+        }
+        if (here > max) {
+            max = here;
+            first = i;
+            stop = i + STRIDE < n ? i + STRIDE : n;
         }
     }
-    for (; i < n; i++) {
-        if (x[i] == value) {
+    for (int i = first; i < stop; i++) {
+        if (x[i] == max) {
             return i;
         }
     }
@@ -766,13 +784,12 @@ static float largest(const float *x, int n) {
 // The k best of x[n] (ids in no order; of equals the lower id), 1 <= k <= n.
 // Returns log(sum(exp(x))) if it is wanted, else NaN.
 EXPORT float dure_best(const float *x, int n, int k, int32_t *ids, int want_sum) {
-    const float max = k == 1 || want_sum ? largest(x, n) : 0.0f;
     if (k == 1) {
-        ids[0] = first_equal(x, n, max);
+        ids[0] = first_largest(x, n);
     } else {
         best_by_heap(x, n, k, ids);
     }
-    return want_sum ? log_sum_exp(x, n, max) : NAN;
+    return want_sum ? log_sum_exp(x, n, largest(x, n)) : NAN;
 }
 
 // ---------------------------------------------------------------- memory

@@ -39,9 +39,12 @@ def best_of_slice(logits: Floats, k: int, first_id: int) -> SliceBest:
 
 def merge(slices: Sequence[SliceBest], k: int, n_vocab: int) -> Candidates:
     """The best k of all slices, best first; of equal logits the lower id first."""
+    if k == 1:  # a greedy answer's every token
+        ids, logits, _ = max(slices, key=lambda best: (float(best[1][0]), -int(best[0][0])))
+        return Candidates(ids, logits, math.nan, whole=n_vocab == 1)
     ids = np.concatenate([s[0] for s in slices])
     logits = np.concatenate([s[1] for s in slices])
     order = np.lexsort((ids, -logits))[:k]
     sums = [log_sum_exp for _, best, log_sum_exp in slices if best.max() > -np.inf]
-    log_sum_exp = math.nan if k == 1 else float(np.logaddexp.reduce(sums))
+    log_sum_exp = float(np.logaddexp.reduce(sums))
     return Candidates(ids[order], logits[order], log_sum_exp, whole=len(order) == n_vocab)

@@ -6,7 +6,7 @@ Refuses to know whether one process or many machines answer, and what a request 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +28,7 @@ __all__ = [
     "StepResult",
     "StepStats",
     "check_batch",
+    "nothing",
 ]
 
 BEST = 256  # logits a rank reports of its slice, unless a step asks for fewer
@@ -192,6 +193,10 @@ def check_batch(batch: Batch, info: ExecutorInfo) -> None:
         raise UsageError(f"outputs {list(batch.outputs)} are not all among the step's {n} tokens")
 
 
+def nothing() -> None:
+    """There is nothing to do meanwhile."""
+
+
 class Executor(Protocol):
     """Runs steps of one model. Not thread-safe: one step at a time.
 
@@ -200,8 +205,11 @@ class Executor(Protocol):
 
     info: ExecutorInfo
 
-    def step(self, batch: Batch) -> StepResult:
-        """Decode a batch. Raises UsageError where it breaks the limits in `info`."""
+    def step(self, batch: Batch, meanwhile: Callable[[], None] = nothing) -> StepResult:
+        """Decode a batch. Raises UsageError where it breaks the limits in `info`.
+
+        meanwhile: is called once, while other processes compute or else before.
+        """
 
     def logits(self, row: int) -> Floats:
         """All logits of output `row` of the last step, adjusted as the step said: float32 [n_vocab]."""

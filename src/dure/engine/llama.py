@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
@@ -96,7 +96,8 @@ class LoadedModel:
             lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
         )
         self._embeds = False
-        self._batch = _Batch(limits.n_batch)
+        self._row = ctypes.c_float * self.n_vocab
+        self._batch = _Batch(limits.n_batch, self.n_embd)
         self._open = True
 
     def decode(
@@ -126,7 +127,8 @@ class LoadedModel:
         pointer = lib.llama_get_logits_ith(self._context, token)
         if not pointer:
             raise EngineError(f"token {token} of the last batch has no logits")
-        return np.ctypeslib.as_array(pointer, (self.n_vocab,))
+        address = ctypes.addressof(pointer.contents)
+        return cast(Floats, np.frombuffer(cast(Any, self._row.from_address(address)), np.float32))
 
     def embeddings(self, tokens: Sequence[int]) -> Floats:
         """Hidden states of these tokens of the last batch: float32 [n, n_embd].
@@ -242,41 +244,43 @@ class LoadedModel:
 
 
 class _Batch:
-    """A `llama_batch` over arrays of ours, filled without a Python loop."""
+    """A `llama_batch` over arrays of ours, made once and filled without a Python loop."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, n_embd: int) -> None:
         self._tokens = np.zeros(capacity, np.int32)
         self._positions = np.zeros(capacity * _MAX_POSITIONS_PER_TOKEN, np.int32)
         self._n_sequences = np.ones(capacity, np.int32)
         self._sequences = np.zeros(capacity, np.int32)
         self._outputs = np.zeros(capacity, np.int8)
+        self._embeddings = np.empty((capacity, n_embd), np.float32)  # no memory before it is used
         item = self._sequences.itemsize
         base = self._sequences.ctypes.data
         self._sequence_pointers = np.arange(base, base + capacity * item, item, dtype=np.uint64)
+        self._token_pointer = _pointer(self._tokens, ctypes.c_int32)
+        self._embeddings_pointer = _pointer(self._embeddings, ctypes.c_float)
+        self._struct = lib.llama_batch()
+        self._struct.pos = _pointer(self._positions, ctypes.c_int32)
+        self._struct.n_seq_id = _pointer(self._n_sequences, ctypes.c_int32)
+        self._struct.seq_id = _pointer(self._sequence_pointers, ctypes.POINTER(ctypes.c_int32))
+        self._struct.logits = _pointer(self._outputs, ctypes.c_int8)
 
     def fill(
         self, inputs: Ints | Floats, positions: Ints, sequences: Ints, outputs: Sequence[int]
     ) -> Any:
-        """The C struct; valid until the next call, and as long as `inputs` lives."""
+        """The C struct; valid until the next call."""
         n = len(positions)
         self._positions[:n] = positions
         self._sequences[:n] = sequences
         self._outputs[:n] = 0
         self._outputs[list(outputs)] = 1
-        batch = lib.llama_batch()
+        batch = self._struct
         batch.n_tokens = n
         if inputs.dtype == np.int32:
             self._tokens[:n] = inputs
-            batch.token = _pointer(self._tokens, ctypes.c_int32)
-            batch.embd = None
+            batch.token, batch.embd = self._token_pointer, None
         else:
-            self._embeddings = np.ascontiguousarray(inputs, np.float32)
-            batch.token = None
-            batch.embd = _pointer(self._embeddings, ctypes.c_float)
-        batch.pos = _pointer(self._positions, ctypes.c_int32)
-        batch.n_seq_id = _pointer(self._n_sequences, ctypes.c_int32)
-        batch.seq_id = _pointer(self._sequence_pointers, ctypes.POINTER(ctypes.c_int32))
-        batch.logits = _pointer(self._outputs, ctypes.c_int8)
+            self._embeddings[:n] = inputs
+            batch.token, batch.embd = None, self._embeddings_pointer
         return batch
 
 

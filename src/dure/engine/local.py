@@ -22,6 +22,7 @@ from dure.engine.executor import (
     StepResult,
     StepStats,
     check_batch,
+    nothing,
 )
 from dure.engine.kept import KeptFiles
 from dure.engine.llama import Limits, LoadedModel
@@ -59,9 +60,10 @@ class LocalExecutor:
             can_forget=self._model.can_forget,
         )
 
-    def step(self, batch: Batch) -> StepResult:
+    def step(self, batch: Batch, meanwhile: Callable[[], None] = nothing) -> StepResult:
         """Decode a batch; see `Executor.step`."""
         check_batch(batch, self.info)
+        meanwhile()
         start = time.perf_counter()
         self._model.change_kv(batch.kv)
         self._outputs = tuple(batch.outputs)

@@ -7,6 +7,7 @@ Refuses to know how bytes travel: client and rank 0 use a Unix socket, ranks use
 from __future__ import annotations
 
 import struct
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -263,9 +264,14 @@ encode = msgspec.msgpack.Encoder().encode
 _HEADER = struct.Struct("<I")
 
 
+@cache
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)
+
+
 def decode(data: bytes, kind: Any) -> Any:
     """The record in `data`, of one of the types in `kind`."""
-    return msgspec.msgpack.decode(data, type=kind)
+    return _decoder(kind).decode(data)
 
 
 def step_of(batch: Batch) -> Step:

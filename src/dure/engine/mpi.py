@@ -42,7 +42,9 @@ from dure.engine.executor import (
     StepResult,
     StepStats,
     check_batch,
+    nothing,
 )
+from dure.engine.incoming import Incoming
 from dure.engine.llama import Limits
 from dure.engine.sums import Wire
 from dure.engine.trace import RankTrace, StepTrace
@@ -128,12 +130,12 @@ class MpiExecutor:
         job = _job(model, shards, plan, limits, threads, options, self._wait_s)
         self._process = _Job(job, launch or _HereLaunch(), progress)
 
-    def step(self, batch: Batch) -> StepResult:
+    def step(self, batch: Batch, meanwhile: Callable[[], None] = nothing) -> StepResult:
         """Decode a batch; see `Executor.step`."""
         check_batch(batch, self.info)
         # Every sum may wait; but a step whose answer takes longer than all this has lost rank 0.
         patience_s = 4 * self._wait_s + 2.0 * len(batch.tokens)
-        done = self._process.ask(msg.step_of(batch), msg.StepDone, patience_s)
+        done = self._process.ask(msg.step_of(batch), msg.StepDone, patience_s, meanwhile)
         step_s, sync_s, idle_s, bytes_sent = zip(*done.stats, strict=True)
         return StepResult(
             tuple(self._candidates(row) for row in done.rows),
@@ -315,6 +317,7 @@ class _Job:
                 accepted, _ = self._listener.accept()
                 accepted.setblocking(True)
                 self._connection = Connection(accepted.detach())
+                self._incoming = Incoming(self._connection)
             except TimeoutError:
                 self._check_alive("while starting")
         self._listener.close()
@@ -324,12 +327,22 @@ class _Job:
                 return
             progress(message.fraction)
 
-    def ask(self, request: Any, kind: type[Any], patience_s: float) -> Any:
+    def ask(
+        self,
+        request: Any,
+        kind: type[Any],
+        patience_s: float,
+        meanwhile: Callable[[], None] = nothing,
+    ) -> Any:
         """Send a request to rank 0 and return its answer, of type `kind`."""
         if self._connection is None:
             raise EngineError("the engine is closed: start it again")
         try:
             self._connection.send_bytes(msg.encode(request))
+        except OSError as error:
+            raise self._failure("while answering") from error
+        meanwhile()
+        try:
             answer = self._receive("while answering", patience_s)
         except (ConnectionError, OSError) as error:
             raise self._failure("while answering") from error
@@ -343,7 +356,7 @@ class _Job:
         connection = self._connection
         assert connection is not None
         give_up = None if patience_s is None else time.monotonic() + patience_s
-        while not connection.poll(0.2):
+        while not self._incoming.wait(0.2):
             self._check_alive(when)
             if give_up is not None and time.monotonic() > give_up:
                 raise EngineError(

@@ -27,6 +27,7 @@ from dure.engine import messages as msg
 from dure.engine.best import SliceBest, adjust, best_of_slice, merge
 from dure.engine.embedding import EmbeddingTable
 from dure.engine.executor import Floats
+from dure.engine.incoming import Incoming
 from dure.engine.kept import KeptFiles
 from dure.engine.llama import Limits, LoadedModel
 from dure.engine.memory import peak_bytes
@@ -115,11 +116,10 @@ class RankProcess:
 
     def _best(self, step: msg.RankStep) -> list[SliceBest]:
         changes = msg.adjustments(step.adjust) or [None] * len(step.outputs)
-        for i, change in zip(step.outputs, changes, strict=True):
-            adjust(self.model.logits(i), change, self.first_id)
-        return [
-            best_of_slice(self.model.logits(i), step.n_best, self.first_id) for i in step.outputs
-        ]
+        rows = [self.model.logits(i) for i in step.outputs]
+        for row, change in zip(rows, changes, strict=True):
+            adjust(row, change, self.first_id)
+        return [best_of_slice(row, step.n_best, self.first_id) for row in rows]
 
     def embeddings(self) -> Floats:
         """Hidden states of the last step's outputs; every rank has the same."""
@@ -301,6 +301,7 @@ class Leader:
 
     def __init__(self, process: RankProcess, connection: Connection) -> None:
         self._process, self._connection = process, connection
+        self._incoming = Incoming(connection)
         self._comm, self._job = process.comm, process.job
         self._others = range(1, self._comm.size)
         self._table = EmbeddingTable(open_gguf(Path(self._job.model)), self._job.embedding_scale)
@@ -317,7 +318,7 @@ class Leader:
 
     def _receive(self) -> bytes:
         """The client's next request. Sleeps until it comes; ends if mpiexec or the client is gone."""
-        while not self._connection.poll(LOOK_FOR_STARTER_S):
+        while not self._incoming.wait(LOOK_FOR_STARTER_S):
             end_if_alone()
         return self._connection.recv_bytes()
 

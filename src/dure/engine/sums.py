@@ -132,6 +132,9 @@ class Sums:
         if status != Status.OK:
             raise EngineError(f"the sums cannot start: {Status(status).name}")
         self._wait_s, self._n_traced = wait_s, 0
+        self._begin, self._end = _library().dure_sums_begin, _library().dure_sums_end
+        self._stats = _Stats()
+        self._stats_pointer = ctypes.byref(self._stats)
 
     @property
     def callback(self) -> int:
@@ -140,12 +143,12 @@ class Sums:
 
     def begin(self) -> None:
         """Forget the last step's figures."""
-        _library().dure_sums_begin()
+        self._begin()
 
     def end(self) -> SumStats:
         """The step's figures. Raises EngineError where a sum failed."""
-        stats = _Stats()
-        _library().dure_sums_end(ctypes.byref(stats))
+        stats = self._stats
+        self._end(self._stats_pointer)
         if stats.status == Status.DEADLINE:
             late = f"rank {stats.waiting_for}" if stats.waiting_for >= 0 else "another rank"
             raise EngineError(

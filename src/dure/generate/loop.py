@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dure.engine.executor import Batch, Candidates, Executor, KvOp, StepStats
+from dure.engine.executor import Batch, Candidates, Executor, KvOp, StepStats, nothing
 from dure.errors import DureError, ModelError
 from dure.generate.answers import Answer, Totals, timings_of
 from dure.generate.checkpoints import Checkpoints
@@ -166,14 +166,17 @@ class EngineLoop:
         self._admit()
         return self._take_events()
 
-    def step(self) -> list[Event]:
-        """Admit what waits, compute one step, and tell what came of it."""
+    def step(self, meanwhile: Callable[[], None] = nothing) -> list[Event]:
+        """Admit what waits, compute one step, and tell what came of it.
+
+        meanwhile: is called while the step is computed, if one is; see `Executor.step`.
+        """
         self._admit()
         embeds = [r for r in self._scheduler.running if r.request.embed]
         if embeds:
             self._embed(embeds[0])
         if work := self._scheduler.next_work(*self._chunk()):
-            self._compute(self._with_drafts(work))
+            self._compute(self._with_drafts(work), meanwhile)
         self._do_due()
         self._checkpoint()
         return self._take_events()
@@ -252,7 +255,7 @@ class EngineLoop:
 
     # ------------------------------------------------------------ computing
 
-    def _compute(self, work: Sequence[Work]) -> None:
+    def _compute(self, work: Sequence[Work], meanwhile: Callable[[], None]) -> None:
         outputs = [w for w in work if w.output and w.running.request.max_tokens != 0]
         samplers = [self._sampler_of(w.running) for w in outputs]
         changes = [
@@ -272,7 +275,8 @@ class EngineLoop:
                 min(n_best, self._executor.info.n_vocab),
                 self._take_kv(),
                 changes if any(changes) else (),
-            )
+            ),
+            meanwhile,
         )
         self._measure(work, time.perf_counter() - start, result.stats)
         in_prefill = [w.running for w in work if w.running.in_prefill]

@@ -5,6 +5,7 @@ Knows the records and how they become bytes. Refuses to know how bytes travel.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -145,6 +146,11 @@ FromWorker = Loading | Happened | Warned | Ready | Events | Stats | Fatal
 encode = msgspec.msgpack.Encoder().encode
 
 
+@cache
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)
+
+
 def decode(data: bytes, kind: Any) -> Any:
     """The record in `data`, of one of the types in `kind`."""
-    return msgspec.msgpack.decode(data, type=kind)
+    return _decoder(kind).decode(data)

@@ -171,6 +171,7 @@ class Generator:
                 ),
             )
             self._peak_bytes: tuple[int, ...] = ()
+            self._pending: list[Event] = []
             self._told_at = self._worked_at = self._looked_at = time.monotonic()
             self._resting, self._persisted = False, not options.persistent
             self._replays_since = 0.0
@@ -204,9 +205,15 @@ class Generator:
                 self._rest()
 
     def _work(self) -> None:
-        self._send(self._loop.admit())  # told first: computing may be the end of this process
-        events = self._loop.step()
-        self._send(events)
+        """One step. What the last one brought is told while this one is computed."""
+        self._pending += self._loop.admit()
+        try:
+            events = self._loop.step(self._send_pending)
+        finally:
+            self._send_pending()
+        self._pending = events
+        if not self._loop.busy:
+            self._send_pending()
         if self._replays_since and any(isinstance(event, Token) for event in events):
             self._note_replay()
         self._worked_at = time.monotonic()
@@ -259,7 +266,8 @@ class Generator:
                 return False
         return True
 
-    def _send(self, events: list[Event]) -> None:
+    def _send_pending(self) -> None:
+        events, self._pending = self._pending, []
         if events:
             self._client.send(msg.Events(events))
 
