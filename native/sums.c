@@ -62,6 +62,14 @@ struct ring {
     bool *is_here;          // [n_ranks]: the next one has arrived
 };
 
+// What one sum sends. A send may be over only when its receiver is in MPI again, which it is at the next
+// sum; so two sums take turns, and none waits for its own.
+struct outbox {
+    uint8_t *bytes;  // [max_blocks] this rank's vector, encoded
+    MPI_Request *requests;
+    int n_requests;
+};
+
 static struct {
     MPI_Comm comm;
     int rank, n_ranks;
@@ -74,9 +82,7 @@ static struct {
     struct sums_stats stats;
     size_t max_blocks;         // of a vector
     struct ring parts, wholes;  // partial vectors, and what an owner made of them
-    MPI_Request *sends;        // of this sum
-    int n_sends;
-    uint8_t *sent;            // [max_blocks] this rank's vector, encoded
+    struct outbox outboxes[2], *out;
     float *values;            // [max_blocks * BLOCK] what comes from device memory
     struct sum_times *trace;  // of the first sums since sums_begin; NULL where nobody asks
     int64_t trace_cap;
@@ -250,10 +256,11 @@ static bool take_all(struct ring *r) {
 }
 
 static bool send_to(int p, const uint8_t *from, size_t bytes, int tag) {
-    if (MPI_Isend(from, (int)bytes, MPI_BYTE, p, tag, g.comm, &g.sends[g.n_sends]) != MPI_SUCCESS) {
+    MPI_Request *const request = &g.out->requests[g.out->n_requests];
+    if (MPI_Isend(from, (int)bytes, MPI_BYTE, p, tag, g.comm, request) != MPI_SUCCESS) {
         return failed(MPI_FAILED);
     }
-    g.n_sends++;
+    g.out->n_requests++;
     g.stats.bytes_sent += (double)bytes;
     return true;
 }
@@ -297,15 +304,18 @@ static bool look_again(struct patience *patience, const struct ring *awaited) {
     return failed(DEADLINE);
 }
 
-static bool await_sends(void) {
+// Takes the other outbox, once what it sent has gone.
+static bool next_outbox(void) {
+    g.out = g.out == g.outboxes ? g.outboxes + 1 : g.outboxes;
     struct patience patience = {0};
     for (;;) {
         int done = 0;
-        if (MPI_Testall(g.n_sends, g.sends, &done, MPI_STATUSES_IGNORE) != MPI_SUCCESS) {
+        if (MPI_Testall(g.out->n_requests, g.out->requests, &done, MPI_STATUSES_IGNORE) !=
+            MPI_SUCCESS) {
             return failed(MPI_FAILED);
         }
         if (done) {
-            g.n_sends = 0;
+            g.out->n_requests = 0;
             return true;
         }
         if (!look_again(&patience, NULL)) {
@@ -335,7 +345,7 @@ static struct span piece(struct span span, size_t i) {
     return (struct span){span.start + first, left < piece_blocks() ? left : piece_blocks()};
 }
 
-static uint8_t *place_of(struct span span) { return g.sent + span.start * block_bytes(); }
+static uint8_t *place_of(struct span span) { return g.out->bytes + span.start * block_bytes(); }
 
 // Adds all ranks' next pieces, in the order of the ranks.
 static void add_all(float *x, struct span span) {
@@ -350,11 +360,14 @@ static void add_all(float *x, struct span span) {
 static bool sum_one_phase(float *x, size_t n_blocks) {
     const struct span all = {0, n_blocks};
     const size_t n = n_pieces(all);
+    if (!next_outbox()) {
+        return false;
+    }
     struct patience patience = {0};
     for (size_t sent = 0, added = 0; added < n;) {
         if (sent < n) {
             const struct span span = piece(all, sent++);
-            uint8_t *const place = x ? place_of(span) : g.sent;
+            uint8_t *const place = x ? place_of(span) : g.out->bytes;
             if (x) {
                 encode(x + span.start * BLOCK, place, span.count);
             }
@@ -381,7 +394,7 @@ static bool sum_one_phase(float *x, size_t n_blocks) {
             return false;
         }
     }
-    return await_sends();
+    return true;
 }
 
 // Sends piece i of every other rank's slice to that rank.
@@ -419,6 +432,9 @@ static bool own_piece(float *x, struct span span) {
 
 // Each rank sums its own slice, then hands the sum to all: fewer bytes, one more round trip.
 static bool sum_two_phases(float *x, size_t n_blocks) {
+    if (!next_outbox()) {
+        return false;
+    }
     const struct span own = slice_of(g.rank, n_blocks);
     size_t n_scatter = 0, left = n_pieces(own), n_taken[g.n_ranks];
     for (int p = 0; p < g.n_ranks; p++) {
@@ -461,7 +477,7 @@ static bool sum_two_phases(float *x, size_t n_blocks) {
             return false;
         }
     }
-    return await_sends();
+    return true;
 }
 
 // Sums x[n_blocks * BLOCK] over all ranks, in place.
@@ -586,21 +602,31 @@ static bool open_buffers(size_t max_values) {
     const size_t wanted = (max_values + BLOCK - 1) / BLOCK, least = LARGE_BYTES / block_bytes();
     g.max_blocks = wanted > least ? wanted : least;
     const size_t n_ranks = (size_t)g.n_ranks, n = n_pieces((struct span){0, g.max_blocks}) + n_ranks;
-    g.sends = calloc(2 * n * n_ranks, sizeof *g.sends);  // of two phases, which are more
-    g.sent = calloc(g.max_blocks, block_bytes());
     g.values = malloc(g.max_blocks * BLOCK * sizeof *g.values);
-    return g.sends && g.sent && g.values ? true : failed(NO_MEMORY);
+    g.out = g.outboxes;
+    bool is_there = g.values != NULL;
+    for (struct outbox *o = g.outboxes; o < g.outboxes + 2; o++) {
+        o->bytes = calloc(g.max_blocks, block_bytes());
+        o->requests = calloc(2 * n * n_ranks, sizeof *o->requests);  // of two phases, which are more
+        o->n_requests = 0;
+        is_there &= o->bytes && o->requests;
+    }
+    return is_there ? true : failed(NO_MEMORY);
 }
 
-// Gives back what sums_start took; no sum may be on its way.
+// Gives back what sums_start took. All ranks call it at once, after the same sums.
 EXPORT void dure_sums_stop(void) {
+    if (next_outbox() && next_outbox()) {
+        MPI_Barrier(g.comm);  // until then others may need this rank to look after their sends
+    }
     close_ring(&g.parts);
     close_ring(&g.wholes);
-    free(g.sends);
-    free(g.sent);
+    for (struct outbox *o = g.outboxes; o < g.outboxes + 2; o++) {
+        free(o->bytes);
+        free(o->requests);
+        *o = (struct outbox){0};
+    }
     free(g.values);
-    g.sends = NULL;
-    g.sent = NULL;
     g.values = NULL;
 }
 
