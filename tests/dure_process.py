@@ -35,6 +35,13 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored, where the tests run in 
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
+# Becomes dure, as a process that Ctrl-C reaches.
+_IN_FRONT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored, where the tests run in the background
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
 
 class Dure:
     """Starts `dure` with its shards in `cache`; all processes it starts carry a mark of this object."""
@@ -70,7 +77,10 @@ class Dure:
         """Start, and leave running; `streams` are Popen's, standard input is empty unless named."""
         streams = {"stdin": subprocess.DEVNULL, **streams}
         return subprocess.Popen(
-            [*DURE, *map(str, arguments)], env=self.environment, bufsize=0, **streams
+            [sys.executable, "-c", _IN_FRONT, *DURE, *map(str, arguments)],
+            env=self.environment,
+            bufsize=0,
+            **streams,
         )
 
     @contextmanager

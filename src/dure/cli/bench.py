@@ -85,7 +85,7 @@ def bench(
     needed = depth + max(n_prompt, n_generate)
     if ctx is not None and ctx < needed:
         raise UsageError(
-            f"--ctx {ctx} is less than the {needed} tokens of -d with -p or -n: raise it, or use fewer"
+            f"--ctx {ctx} is less than the {needed} tokens of a run: raise it, or use smaller -d, -p and -n"
         )
     file = resolve_model(model)
     with open_gguf(file) as gguf:

@@ -185,8 +185,9 @@ def check_batch(batch: Batch, info: ExecutorInfo) -> None:
         )
     if not 1 <= batch.n_best <= info.n_vocab:
         raise UsageError(f"n_best is {batch.n_best}, but the vocabulary has {info.n_vocab} tokens")
-    if n and (wrong := batch.tokens[(batch.tokens < 0) | (batch.tokens >= info.n_vocab)]).size:
-        raise UsageError(f"token {wrong[0]} is outside of the vocabulary of {info.n_vocab}")
+    for token in (int(batch.tokens.min()), int(batch.tokens.max())) if n else ():
+        if not 0 <= token < info.n_vocab:
+            raise UsageError(f"token {token} is outside of the vocabulary of {info.n_vocab}")
     if batch.adjust and len(batch.adjust) != len(batch.outputs):
         raise UsageError(f"{len(batch.adjust)} adjustments for {len(batch.outputs)} outputs")
     if any(not 0 <= i < n for i in batch.outputs):
