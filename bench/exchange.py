@@ -19,7 +19,7 @@ from contenders import installed_program, mpi_environment, output
 from hosts import RATE, Host, linked_hosts
 from measure import BenchError, Contender, Quantity, compare, main, parser, positive, report
 
-TARGET = 1.25
+TARGET = 1.10
 PORT = 9991
 BLOCK_BYTES = 34  # 32 numbers of 8 bits and their scale: what dure exchanges
 HERE = Path(__file__).resolve().parent

@@ -255,6 +255,8 @@ def _receive(comm: Any) -> bytearray:
         now = time.perf_counter()
         if now - start > SPIN_S:
             time.sleep(min((now - start) * NAP_SHARE, LONGEST_NAP_S))
+        else:
+            os.sched_yield()  # the client may wait for this core
         if now > look_at:
             look_at = now + LOOK_FOR_STARTER_S
             end_if_alone()
@@ -434,6 +436,7 @@ class Leader:
         give_up = time.perf_counter() + self._job.wait_s
         request = mpi().Request
         while not request.Testall(requests):
+            os.sched_yield()
             if time.perf_counter() > give_up:
                 late = [i + 1 for i, r in enumerate(requests[: len(self._others)]) if r]
                 raise EngineError(
