@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -151,7 +152,7 @@ def _measure(bench: Bench, directory: Path, *, again: bool) -> None:
     begun = time.monotonic()
     argv = [sys.executable, str(HERE / bench.words[0]), *bench.words[1:], "--json"]
     done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode not in (0, 1):
+    if done.returncode not in (0, 1) or not done.stdout:
         progress(f"{bench.name}: failed, and left out")
         return
     took = time.monotonic() - begun
@@ -229,9 +230,14 @@ def _table(title: str, result: Mapping[str, Any]) -> str:
         (_, own), (other, theirs) = comparison["contenders"].items()
         rows.append(
             f"| {comparison['quantity']}, {comparison['unit']} | {_cell(own)} | {other} | "
-            f"{_cell(theirs)} | {comparison['ratio']:.2f} | {_goal(comparison)} |"
+            f"{_cell(theirs)} | {_ratio(comparison)} | {_goal(comparison)} |"
         )
     return "\n".join(rows)
+
+
+def _ratio(comparison: Mapping[str, Any]) -> str:
+    ratio = float(comparison["ratio"])
+    return f"{ratio:.2f}" if math.isfinite(ratio) else ""
 
 
 def _cell(spread: Mapping[str, Any]) -> str:

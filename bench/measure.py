@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -152,7 +153,8 @@ def compare_with_each(
     for other, quantities in goals.items():
         for quantity in quantities:
             spreads = {name: spread(name, quantity) for name in (first, other)}
-            ratio = spreads[first].median / spreads[other].median
+            own, others = spreads[first].median, spreads[other].median
+            ratio = own / others if others else math.inf  # one rank waits for nobody
             comparisons.append(Comparison(quantity, spreads, ratio))
     return comparisons
 

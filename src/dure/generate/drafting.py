@@ -26,7 +26,10 @@ __all__ = [
 ]
 
 MOST_DRAFTS, MOST_DRAFTS_OF_EXPERTS = 15, 2
-BY_MODEL, BY_MODEL_AT_FIRST = 0, 0.8  # a source of guesses, and how right it is taken to be
+BY_MODEL = 0  # a source of guesses, beside what is looked up
+# How right guesses are taken to be at first. Whether one that was looked up would have been right is seen
+# for nothing; a model must be asked.
+LOOKED_UP_AT_FIRST, BY_MODEL_AT_FIRST = 0.2, 0.8
 WORTH = 1.05  # times as fast as without, or it is not tried
 NEW = 0.2  # of the latest step in what steps of its size take
 FADE = 0.95  # of what earlier guesses taught, at every guess
@@ -45,7 +48,7 @@ class Chance(NamedTuple):
 
 
 def _at_first() -> dict[int, float]:
-    return {**dict.fromkeys(LENGTHS, 0.5), BY_MODEL: BY_MODEL_AT_FIRST}
+    return {**dict.fromkeys(LENGTHS, LOOKED_UP_AT_FIRST), BY_MODEL: BY_MODEL_AT_FIRST}
 
 
 @dataclass
