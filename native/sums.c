@@ -578,7 +578,8 @@ static double measured_two_phase_above(void) {
                          dure_exchange_seconds(LARGE_BYTES, LARGE_REPEATS)};
     MPI_Allreduce(MPI_IN_PLACE, seconds, 2, MPI_DOUBLE, MPI_MAX, g.comm);
     const double a_byte = (seconds[1] - seconds[0]) / LARGE_BYTES;
-    return seconds[0] / (a_byte * (1 - 2.0 / g.n_ranks));
+    // Where ranks share cores, the noise may be larger than what the bytes take: one phase is safe.
+    return a_byte > 0 ? seconds[0] / (a_byte * (1 - 2.0 / g.n_ranks)) : INFINITY;
 }
 
 static bool read_points(const char *points) {
@@ -669,8 +670,6 @@ EXPORT int64_t dure_sums_times(struct sum_times *out) {
     return n;
 }
 
-EXPORT double dure_sums_two_phase_above(void) { return g.two_phase_above; }
-
 EXPORT void dure_sums_begin(void) { g.stats = (struct sums_stats){.waiting_for = -1}; }
 
 EXPORT void dure_sums_end(struct sums_stats *stats) { *stats = g.stats; }
@@ -714,37 +713,39 @@ static void sift_down(const float *x, int32_t *heap, int n, int i) {
     }
 }
 
+static float largest(const float *x, int n) {
+    float lanes[16], max = -INFINITY;
+    for (int j = 0; j < 16; j++) {
+        lanes[j] = -INFINITY;
+    }
+    int i = 0;
+    for (; i + 16 <= n; i += 16) {
+        for (int j = 0; j < 16; j++) {
+            lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
+        }
+    }
+    for (int j = 0; j < 16; j++) {
+        max = lanes[j] > max ? lanes[j] : max;
+    }
+    for (; i < n; i++) {
+        max = x[i] > max ? x[i] : max;
+    }
+    return max;
+}
+
 // The first place of the largest of x[n], in one pass; 0 where all are NaN.
 static int32_t first_largest(const float *x, int n) {
-    enum { STRIDE = 64, LANES = 16 };
+    enum { STRIDE = 64 };
     float max = -INFINITY;
-    int first = 0, stop = n < STRIDE ? n : STRIDE;  // where it must be
+    int first = 0;  // of the stride that it is in
     for (int i = 0; i < n; i += STRIDE) {
-        float lanes[LANES], here = -INFINITY;
-        for (int j = 0; j < LANES; j++) {
-            lanes[j] = -INFINITY;
-        }
-        if (i + STRIDE <= n) {
-            for (int k = i; k < i + STRIDE; k += LANES) {
-                for (int j = 0; j < LANES; j++) {
-                    lanes[j] = x[k + j] > lanes[j] ? x[k + j] : lanes[j];
-                }
-            }
-        } else {
-            for (int k = i; k < n; k++) {
-                lanes[0] = x[k] > lanes[0] ? x[k] : lanes[0];
-            }
-        }
-        for (int j = 0; j < LANES; j++) {
-            here = lanes[j] > here ? lanes[j] : here;
-        }
+        const float here = largest(x + i, n - i < STRIDE ? n - i : STRIDE);
         if (here > max) {
             max = here;
             first = i;
-            stop = i + STRIDE < n ? i + STRIDE : n;
         }
     }
-    for (int i = first; i < stop; i++) {
+    for (int i = first; i < n && i < first + STRIDE; i++) {
         if (x[i] == max) {
             return i;
         }
@@ -785,26 +786,6 @@ static float log_sum_exp(const float *x, int n, float max) {
         sum += exp_of_negative(x[i] - max);
     }
     return (float)(max + log(sum));
-}
-
-static float largest(const float *x, int n) {
-    float lanes[16], max = -INFINITY;
-    for (int j = 0; j < 16; j++) {
-        lanes[j] = -INFINITY;
-    }
-    int i = 0;
-    for (; i + 16 <= n; i += 16) {
-        for (int j = 0; j < 16; j++) {
-            lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
-        }
-    }
-    for (int j = 0; j < 16; j++) {
-        max = lanes[j] > max ? lanes[j] : max;
-    }
-    for (; i < n; i++) {
-        max = x[i] > max ? x[i] : max;
-    }
-    return max;
 }
 
 // The k best of x[n] (ids in no order; of equals the lower id), 1 <= k <= n.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cut_models import whole_executor
 from dure_process import Dure, as_json, error_line
 from parrot import write_parrot
 from test_engine_loop import DEMO, KINDS, LIMITS, QUESTIONS, Eager, question, run
@@ -36,9 +37,8 @@ def vocabulary() -> Iterator[Vocabulary]:
 @pytest.fixture(scope="module")
 def demo() -> Iterator[LocalExecutor]:
     """The demo model, four sequences."""
-    executor = LocalExecutor(DEMO, LIMITS)
-    yield executor
-    executor.close()
+    with whole_executor(DEMO, LIMITS) as executor:
+        yield executor
 
 
 @pytest.fixture(scope="module")

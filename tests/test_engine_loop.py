@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cut_models import cut_executor, prefill_and_decode, step
+from cut_models import cut_executor, prefill_and_decode, step, whole_executor
 from parrot import write_parrot
 
 from dure.engine.executor import Executor, KvOp
@@ -122,9 +122,8 @@ def vocabulary() -> Iterator[Vocabulary]:
 @pytest.fixture(scope="module")
 def demo() -> Iterator[LocalExecutor]:
     """The demo model, four sequences of 1,024."""
-    executor = LocalExecutor(DEMO, LIMITS)
-    yield executor
-    executor.close()
+    with whole_executor(DEMO, LIMITS) as executor:
+        yield executor
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cut_models import cut_executor, step
+from cut_models import cut_executor, step, whole_executor
 
 from dure.engine.executor import Executor, KvOp
 from dure.engine.llama import Limits
@@ -32,9 +32,8 @@ KEY = key_of(TOKENS)
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[LocalExecutor]:
-    executor = LocalExecutor(DEMO, LIMITS)
-    yield executor
-    executor.close()
+    with whole_executor(DEMO, LIMITS) as executor:
+        yield executor
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,6 @@ def _library() -> ctypes.CDLL:
         ) from error
     library.dure_best.restype = ctypes.c_float
     library.dure_exchange_seconds.restype = ctypes.c_double
-    library.dure_sums_two_phase_above.restype = ctypes.c_double
     library.dure_sums_times.restype = ctypes.c_int64
     library.dure_read_bytes_per_second.restype = ctypes.c_double
     return library
@@ -173,11 +172,6 @@ class Sums:
         if not self._n_traced:
             return times
         return times[: _library().dure_sums_times(ctypes.c_void_p(times.ctypes.data))]
-
-    @property
-    def two_phase_above(self) -> float:
-        """Bytes of an encoded vector above which it is scattered, then gathered."""
-        return float(_library().dure_sums_two_phase_above())
 
     def close(self) -> None:
         """Give the memory back, and take back the receives that are posted."""

@@ -16,6 +16,7 @@ import numpy as np
 from dure.engine.executor import Batch, Executor, KvOp
 from dure.engine.local import LocalExecutor
 from dure.errors import UsageError
+from dure.generate.drafting import StepCosts
 from dure.generate.opening import Listener, Wishes, limits_of, memory_of_whole, threads_of
 from dure.generate.prefix_tree import common_length
 from dure.hardware.probe import probe
@@ -25,7 +26,6 @@ from dure.model.vocabulary import Vocabulary
 __all__ = ["DraftModel", "Wanted", "open_draft_model"]
 
 TRIED = 4  # steps whose time is taken at the start
-NEW = 0.2  # of the latest step in what a step takes
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,27 @@ class _Sequence:
 
 
 class DraftModel:
-    """Guesses for many answers at once. Raises EngineError as its executor does.
-
-    round_s: seconds for one token more, of every answer.
-    """
+    """Guesses for many answers at once. Raises EngineError as its executor does."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._sequences = [_Sequence([]) for _ in range(executor.info.n_sequences)]
-        self.round_s = 0.0
+        self._costs = StepCosts()
         for _ in range(TRIED):  # the first is slower, and counts for little
             self._round([0], [0], [0], [KvOp(0)])
+
+    @property
+    def round_s(self) -> float:
+        """Seconds for one token more, of every answer."""
+        return self._costs.of(1)
 
     def guess(self, wanted: Sequence[Wanted]) -> list[tuple[int, ...]]:
         """The tokens of each; none where it has a prompt left to compute, or no room."""
         n_best: dict[int, int] = {}  # by sequence: how many are wanted
         ready: dict[int, list[int]] = {}
         room = self._executor.info.n_batch
-        for want in wanted:
-            place = self._place_of(want)
+        places = [self._place_of(want) for want in wanted]
+        for place, want in zip(places, wanted, strict=True):
             if len(want.tokens) + want.n > self._executor.info.n_ctx:
                 continue
             if room > 0 and (token := self._catch_up(place, want.tokens, room)) is not None:
@@ -77,7 +79,7 @@ class DraftModel:
             ):
                 self._sequences[place].held.append(ready[place][-1])
                 ready[place].append(token)
-        return [tuple(ready.get(self._place_of(want), ())) for want in wanted]
+        return [tuple(ready.get(place, ())) for place in places]
 
     def _place_of(self, want: Wanted) -> int:
         """An answer's sequence; of the free ones that with the longest common beginning, at first."""
@@ -128,9 +130,7 @@ class DraftModel:
             kv=kv,
         )
         rows = self._executor.step(batch).rows
-        took = time.perf_counter() - begun
-        before = self.round_s or took
-        self.round_s = before + NEW * (min(took, 2 * before) - before)
+        self._costs.saw(1, time.perf_counter() - begun)
         return [int(row.ids[0]) for row in rows]
 
     def ended(self, answer: str) -> None:
@@ -176,7 +176,7 @@ def open_draft_model(
 
 
 def _check_vocabulary(draft: Vocabulary, model: Vocabulary) -> None:
-    """Raises UsageError where a token means something else to a draft model; it is closed then or not."""
+    """Close a draft model's. Raises UsageError where a token means something else to it."""
     n = min(draft.n_tokens, model.n_tokens)
     different = next((i for i in range(n) if draft.piece(i) != model.piece(i)), None)
     name = draft.name

@@ -5,11 +5,9 @@ Knows the records and how they become bytes. Refuses to know how bytes travel.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
 import msgspec
 
+from dure.engine.messages import decode, encode
 from dure.generate.request import EngineStats, Event, ModelInfo, Request
 
 __all__ = [
@@ -142,15 +140,3 @@ class Fatal(_Message):
 
 ToWorker = Start | Submit | Cancel | Stop
 FromWorker = Loading | Happened | Warned | Ready | Events | Stats | Fatal
-
-encode = msgspec.msgpack.Encoder().encode
-
-
-@cache
-def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
-    return msgspec.msgpack.Decoder(kind)
-
-
-def decode(data: bytes, kind: Any) -> Any:
-    """The record in `data`, of one of the types in `kind`."""
-    return _decoder(kind).decode(data)
