@@ -1,4 +1,4 @@
-"""What a process that computes finds in its environment, and what comes of it."""
+"""Memory in huge pages: asked for by the environment of what we start, and by a process that runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from random_models import Shape, write_random_model
 
 from dure.engine.environment import with_huge_pages
 
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-TOUCHES = """
-from pathlib import Path
+FILLS = """
 filled = b"x" * (64 << 20)
+"""
+LOADS = """
+import sys
+from dure.engine.llama import Limits, LoadedModel
+model = LoadedModel(Path(sys.argv[1]), Limits(n_ctx=256, threads=1))
+"""
+TELLS = """
 smaps = Path("/proc/self/smaps_rollup").read_text()
 print(next(line.split()[1] for line in smaps.splitlines() if line.startswith("AnonHugePages")))
 """
@@ -29,20 +36,41 @@ def test_other_choices_stay() -> None:
     assert with_huge_pages(own) == own
 
 
-@pytest.mark.skipif(
+with_huge_pages_here = pytest.mark.skipif(
     not THP.exists() or "[never]" in THP.read_text() or os.confstr("CS_GNU_LIBC_VERSION") is None,
     reason="this kernel or C library has no huge pages to give",
 )
+
+
+def plain_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+
+
+def huge_kb(program: str, environment: Mapping[str, str], *arguments: object) -> int:
+    """What a program has in huge pages at its end."""
+    script = "from pathlib import Path" + program + TELLS
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@with_huge_pages_here
 def test_large_blocks_come_in_huge_pages() -> None:
     """Of 64 MiB that a program fills, more than without; how many is the kernel's to decide."""
-
-    def huge_kb(environment: Mapping[str, str]) -> int:
-        command = [sys.executable, "-c", TOUCHES]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        return int(done.stdout)
-
-    plain = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    plain = plain_environment()
     if "[always]" in THP.read_text():
-        assert huge_kb(with_huge_pages(plain)) > 0
+        assert huge_kb(FILLS, with_huge_pages(plain)) > 0
     else:
-        assert huge_kb(with_huge_pages(plain)) > huge_kb(plain)
+        assert huge_kb(FILLS, with_huge_pages(plain)) > huge_kb(FILLS, plain)
+
+
+@with_huge_pages_here
+def test_weights_come_in_huge_pages_unless_the_user_says_no(tmp_path: Path) -> None:
+    """In a process that nobody gave an environment for it."""
+    model = tmp_path / "wide.gguf"
+    write_random_model(model, Shape("llama", 2, 1024, 8, 8, 128, 3072, 1003), "Q8_0")
+    weights_kb = huge_kb(LOADS, plain_environment(), model)
+    assert weights_kb > model.stat().st_size // 1024 // 2
+    refused = {**plain_environment(), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+    if "[always]" not in THP.read_text():
+        assert huge_kb(LOADS, refused, model) < weights_kb // 2

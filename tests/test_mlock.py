@@ -11,8 +11,9 @@ import psutil
 import pytest
 from cut_models import cut_executor
 from dure_process import Dure
+from random_models import Shape, write_random_model
 
-from dure.engine.llama import Limits
+from dure.engine.llama import Limits, LoadedModel
 
 DEMO = Path(__file__).parent.parent / "models" / "dure-demo.gguf"
 MODEL_KB = DEMO.stat().st_size >> 10
@@ -33,6 +34,15 @@ def test_ranks_lock_their_weights(tmp_path: Path) -> None:
         locked = [locked_kb(pid) for pid in ranks]
     assert len(locked) == 2
     assert min(locked) > MODEL_KB // 4
+
+
+def test_repacked_weights_are_locked_too(tmp_path: Path) -> None:
+    """Of Q4_0 matrices llama.cpp makes copies that its own lock leaves out."""
+    model = tmp_path / "wide.gguf"
+    write_random_model(model, Shape("llama", 2, 1024, 8, 8, 128, 3072, 1003), "Q4_0")
+    loaded = LoadedModel(model, Limits(n_ctx=256, threads=1, lock=True))
+    assert loaded.weights_bytes < locked_kb(os.getpid()) << 10
+    loaded.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes away a right of root's")

@@ -20,6 +20,8 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from dure.engine.executor import Floats, Ints, KvOp
+from dure.engine.memory import lock as lock_memory
+from dure.engine.memory import locked_bytes, want_huge_pages
 from dure.engine.sealed_file import is_whole, seal
 from dure.errors import EngineError, ModelError, ResourceError
 from dure.model.llama_log import captured_log, silence_llama
@@ -304,6 +306,8 @@ def load_model(
     raised: list[BaseException] = []
 
     def told(fraction: float, _: Any) -> bool:
+        if fraction == 0:  # memory is there, weights are not
+            want_huge_pages()
         try:
             progress(fraction)
         except BaseException as error:  # Ctrl-C, perhaps; ctypes would print and forget it
@@ -312,7 +316,7 @@ def load_model(
 
     params = lib.llama_model_default_params()
     # Read, not mapped: repacked weights are copies, and a map beside them would double the memory.
-    params.load_mode = lib.LLAMA_LOAD_MODE_MLOCK if lock else lib.LLAMA_LOAD_MODE_NONE
+    params.load_mode = lib.LLAMA_LOAD_MODE_NONE
     params.use_extra_bufts = not has_amx()
     callback = lib.llama_progress_callback(told)
     params.progress_callback = callback
@@ -323,22 +327,20 @@ def load_model(
         raise raised[0]
     if not model:
         raise ModelError(f"llama.cpp cannot load {path.name}: {_reason()}: {cure}")
-    if lock and (locked := _locked_bytes()) < (size := int(lib.llama_model_size(model))):
+    if lock:
+        _lock(model)
+    return model
+
+
+def _lock(model: Any) -> None:
+    """Lock weights in memory: llama.cpp's own way leaves out repacked ones, and huge pages."""
+    lock_memory()
+    if (locked := locked_bytes()) < (size := int(lib.llama_model_size(model))):
         lib.llama_model_free(model)
         raise ResourceError(
             f"only {locked / 1e6:,.0f} MB of {size / 1e6:,.0f} MB can be locked in memory: raise the limit "
             "(`ulimit -l unlimited`, or LimitMEMLOCK=infinity of a service), or leave out --mlock"
         )
-    return model
-
-
-def _locked_bytes() -> int:
-    """How much of this process's memory is locked; of a system that does not tell, as much as asked."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return sys.maxsize
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmLck"))
 
 
 def _reason() -> str:
