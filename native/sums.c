@@ -19,6 +19,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attention.h"
+#include "numbers.h"
+
 #define EXPORT __attribute__((visibility("default")))
 
 enum { BLOCK = 32, MAX_POINTS = 8, MAX_NAME = 64, SPINS_BETWEEN_CHECKS = 64 };
@@ -96,18 +99,6 @@ static struct sum_times *times(void) {
 }
 
 // ---------------------------------------------------------------- encoding
-
-static uint32_t bits_of(float x) {
-    uint32_t u;
-    memcpy(&u, &x, sizeof u);
-    return u;
-}
-
-static float float_of(uint32_t u) {
-    float x;
-    memcpy(&x, &u, sizeof x);
-    return x;
-}
 
 static void encode_q8(const float *x, struct q8_block *out, size_t n_blocks) {
     for (size_t b = 0; b < n_blocks; b++, x += BLOCK) {
@@ -531,6 +522,7 @@ static bool is_point(const struct ggml_tensor *t) {
 EXPORT bool dure_sums_callback(struct ggml_tensor *t, bool ask, void *user) {
     (void)user;
     if (ask) {
+        take_attention(t);
         return g.stats.status == OK && is_point(t);
     }
     if (g.stats.status != OK) {
@@ -681,17 +673,6 @@ EXPORT int dure_sums_sum(float *x, size_t n) {
     }
     sum_blocks(x, n / BLOCK);
     return g.stats.status;
-}
-
-// e^x for x <= 0 to about the precision of float32, in a form that compilers vectorize.
-static inline float exp_of_negative(float x) {
-    const float t = (x < -87.0f ? -87.0f : x) * 1.44269504f;
-    const float whole = rintf(t), f = (t - whole) * 0.69314718f;
-    const float p =
-        1.0f +
-        f * (1.0f +
-             f * (0.5f + f * (1.6666667e-1f + f * (4.1666667e-2f + f * (8.333333e-3f + f * 1.388889e-3f)))));
-    return p * float_of((uint32_t)((int32_t)whole + 127) << 23);
 }
 
 static void sift_down(const float *x, int32_t *heap, int n, int i) {

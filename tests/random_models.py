@@ -26,6 +26,7 @@ import numpy.typing as npt
 from llama_cpp import llama_cpp as binding
 
 from dure.engine.llama import has_amx
+from dure.engine.sums import attention_callback
 
 Floats = npt.NDArray[np.float32]
 Value = int | float | str
@@ -398,6 +399,7 @@ def _loaded(path: Path, n_ctx: int, n_batch: int) -> Iterator[tuple[Any, Any]]:
     params.n_ctx = n_ctx
     params.n_batch = params.n_ubatch = n_batch
     params.n_threads = params.n_threads_batch = 1
+    params.cb_eval = type(params.cb_eval)(attention_callback())  # that of the ranks, too
     context = binding.llama_init_from_model(model, params)
     try:
         if not context:

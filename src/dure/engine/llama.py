@@ -88,6 +88,7 @@ class LoadedModel:
         except ResourceError:
             lib.llama_model_free(self._model)
             raise
+        want_huge_pages()  # for the buffers of a step, which nothing was written to yet
         vocabulary = lib.llama_model_get_vocab(self._model)
         self.n_vocab = int(lib.llama_vocab_n_tokens(vocabulary))
         self.n_embd = int(lib.llama_model_n_embd(self._model))

@@ -25,6 +25,7 @@ __all__ = [
     "SumStats",
     "Sums",
     "Wire",
+    "attention_callback",
     "best_logits",
     "exchange_seconds",
     "mpi",
@@ -85,7 +86,7 @@ def _library() -> ctypes.CDLL:
     import llama_cpp.llama_cpp  # noqa: F401 - brings libggml-base into the process
 
     mpi()
-    path = Path(__file__).with_name("libdure_sums.so")
+    path = Path(__file__).with_name("libdure_native.so")
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
@@ -181,6 +182,11 @@ class Sums:
         """Sum x (float32, a multiple of 32 elements) over all ranks, in place."""
         _library().dure_sums_sum(ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(x.size))
         self.end()
+
+
+def attention_callback() -> int:
+    """The address of a callback for llama.cpp that has attention computed by `native/attention.c`."""
+    return ctypes.cast(_library().dure_attention_callback, ctypes.c_void_p).value or 0
 
 
 def exchange_seconds(n_bytes: int, repeats: int) -> float:

@@ -1,0 +1,607 @@
+// Attention over a KV cache in 16-bit floats, in place of llama.cpp's.
+//
+// llama.cpp asks about every node of its graph before it computes it. A node of flash attention is then
+// made a custom node, which its own threads compute by calling us; so nothing else of the graph changes.
+//
+// llama.cpp goes through the cache query by query, keeps the result in 16-bit floats in memory, and calls
+// e^x for each position: 100 ns for a query, a head and a position of 128 numbers where this was written.
+// Here up to four queries share what is read and converted, results stay in registers, and a block of
+// positions is done at once: docs/decisions/0012. Sums are in float32 throughout.
+
+#include "attention.h"
+
+#include <ggml-backend.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "numbers.h"
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#if defined(__AVX512F__)
+enum { AT_ONCE = 4, SLICE = 4 };  // positions, and 16ths of a vector: what fits the registers
+#else
+enum { AT_ONCE = 1, SLICE = 1 };
+#endif
+
+enum {
+    LANES = 16,
+    POSITIONS = 64,  // of a block: its keys and its values fit the first cache
+    FEW = 8,         // positions whose values are added before the next key head's
+    TILE = 4,        // queries that share what is read
+    ROWS = 32,       // queries that go through a block before the next is read
+    MAX_DIM = 256,
+    MAX_KINDS = 8,
+    MAX_PARTS = 256,         // of the cache that threads share out, of all units
+    LONG = 512,              // positions for each thread
+    MINUS_INFINITY = 0xfc00  // as a 16-bit float
+};
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
+typedef float quad __attribute__((vector_size(16), aligned(4)));
+
+// What a node of llama.cpp's says in its parameters, of which there are few kinds in a model.
+struct kind {
+    float scale, max_bias, softcap;  // as llama.cpp lays them out
+    int32_t params[GGML_MAX_OP_PARAMS / sizeof(int32_t)];  // of a custom node that computes it
+};
+
+// Queries that look at the same keys: `n` rows of a key head, which lie token by token. What they have
+// found is the sum of values, weighted with e^(score - max), and the sum of the weights.
+struct found {
+    float max[ROWS], weights[ROWS], values[ROWS][MAX_DIM];
+};
+
+static struct kind kinds[MAX_KINDS];
+static int n_kinds;
+static struct found parts[MAX_PARTS];
+static atomic_int parts_done[MAX_PARTS];
+
+// ---------------------------------------------------------------- sixteen lanes
+
+INLINE lanes load(const float *x) {
+    lanes v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+INLINE void store(float *x, lanes v) { memcpy(x, &v, sizeof v); }
+
+INLINE lanes load_half(const uint16_t *x) {
+#if defined(__AVX512F__)
+    return (lanes)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)x));
+#elif defined(__F16C__)
+    __m256 v[2];
+    for (int i = 0; i < 2; i++) {
+        v[i] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(x + 8 * i)));
+    }
+    return load((const float *)v);
+#elif defined(__aarch64__)
+    float32x4_t v[4];
+    for (int i = 0; i < 4; i++) {
+        v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x + 4 * i)));
+    }
+    return load((const float *)v);
+#else
+    (void)x;
+    return (lanes){0};  // never called, see knows_halves
+#endif
+}
+
+static bool knows_halves(void) {
+#if defined(__F16C__) || defined(__aarch64__)
+    return true;
+#else
+    return false;
+#endif
+}
+
+INLINE quad quarter_sum(lanes v) {
+    return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7) +
+           (__builtin_shufflevector(v, v, 8, 9, 10, 11) + __builtin_shufflevector(v, v, 12, 13, 14, 15));
+}
+
+INLINE float sum_of(lanes v) {
+    const quad q = quarter_sum(v);
+    return (q[0] + q[2]) + (q[1] + q[3]);
+}
+
+// The sums of four vectors.
+INLINE quad sums_of(const lanes v[4]) {
+    const quad a = quarter_sum(v[0]), b = quarter_sum(v[1]), c = quarter_sum(v[2]), d = quarter_sum(v[3]);
+    const quad ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const quad cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+
+// ---------------------------------------------------------------- a block of positions
+
+// Keys or values of one head: 16-bit floats, one vector every `stride` bytes.
+struct cache {
+    const char *data;
+    size_t stride;
+};
+
+INLINE const uint16_t *at(const struct cache *c, int64_t position) {
+    return (const uint16_t *)(c->data + (size_t)position * c->stride);
+}
+
+// Scores of n queries with the few positions of a block from `p` on, which is at `first`.
+INLINE void score_few(const int n, const float (*q)[MAX_DIM], int dim, const struct cache *keys, int64_t first,
+                      int p, float (*scores)[POSITIONS]) {
+    lanes sum[TILE * AT_ONCE] = {0};
+    for (int d = 0; d < dim; d += LANES) {
+        lanes key[AT_ONCE];
+        for (int i = 0; i < AT_ONCE; i++) {
+            key[i] = load_half(at(keys, first + p + i) + d);
+        }
+        for (int r = 0; r < n; r++) {
+            const lanes query = load(q[r] + d);
+            for (int i = 0; i < AT_ONCE; i++) {
+                sum[r * AT_ONCE + i] += query * key[i];
+            }
+        }
+    }
+    for (int r = 0; r < n; r++) {
+        if (AT_ONCE == 4) {
+            const quad four = sums_of(sum + r * AT_ONCE);
+            memcpy(scores[r] + p, &four, sizeof four);
+        } else {
+            for (int i = 0; i < AT_ONCE; i++) {
+                scores[r][p + i] = sum_of(sum[r * AT_ONCE + i]);
+            }
+        }
+    }
+}
+
+// Adds the values of some positions, weighted, to a slice of n rows; what was there counts `keep` times.
+INLINE void add_slice(const int n, const int n_lanes, float (*rows)[MAX_DIM], const float *keep,
+                      const float (*weights)[POSITIONS], int d, const struct cache *values, int64_t first,
+                      int begin, int end) {
+    lanes sum[TILE * SLICE];
+    for (int r = 0; r < n; r++) {
+        for (int i = 0; i < n_lanes; i++) {
+            sum[r * n_lanes + i] = load(rows[r] + d + i * LANES) * keep[r];
+        }
+    }
+    for (int p = begin; p < end; p++) {
+        const uint16_t *const value = at(values, first + p) + d;
+        for (int i = 0; i < n_lanes; i++) {
+            const lanes v = load_half(value + i * LANES);
+            for (int r = 0; r < n; r++) {
+                sum[r * n_lanes + i] += weights[r][p] * v;
+            }
+        }
+    }
+    for (int r = 0; r < n; r++) {
+        for (int i = 0; i < n_lanes; i++) {
+            store(rows[r] + d + i * LANES, sum[r * n_lanes + i]);
+        }
+    }
+}
+
+INLINE void add_some(const int n, float (*rows)[MAX_DIM], const float *keep,
+                     const float (*weights)[POSITIONS], int dim, const struct cache *values, int64_t first,
+                     int begin, int end) {
+    int d = 0;
+    for (; d + SLICE * LANES <= dim; d += SLICE * LANES) {
+        add_slice(n, SLICE, rows, keep, weights, d, values, first, begin, end);
+    }
+    for (; d < dim; d += LANES) {
+        add_slice(n, 1, rows, keep, weights, d, values, first, begin, end);
+    }
+}
+
+// How many positions of the block there are up to the last that the mask lets a query see, in whole FEWs.
+static int seen(const uint16_t *mask) {
+    for (int stop = POSITIONS; mask && stop > 0; stop -= FEW) {
+        uint16_t differs = 0;
+        for (int p = stop - FEW; p < stop; p++) {
+            differs |= mask[p] ^ MINUS_INFINITY;
+        }
+        if (differs) {
+            return stop;
+        }
+    }
+    return mask ? 0 : POSITIONS;
+}
+
+// Turns n scores into weights, e^(score - max); returns what the weights before must be multiplied with.
+static float weigh(float *scores, int n, const uint16_t *mask, float softcap, float *max, float *weights) {
+    float highest = -INFINITY, sum = 0;
+    for (int p = n; p < POSITIONS; p++) {
+        scores[p] = -INFINITY;
+    }
+    if (softcap != 0) {
+        for (int p = 0; p < n; p++) {
+            scores[p] = softcap * tanhf(scores[p]);
+        }
+    }
+    if (mask) {
+        for (int p = 0; p < POSITIONS; p += LANES) {
+            store(scores + p, load(scores + p) + load_half(mask + p));
+        }
+    }
+    for (int p = 0; p < POSITIONS; p++) {
+        highest = scores[p] > highest ? scores[p] : highest;
+    }
+    if (highest == -INFINITY) {
+        memset(scores, 0, POSITIONS * sizeof *scores);
+        return 1;
+    }
+    const float before = *max;
+    *max = highest > before ? highest : before;
+    for (int p = 0; p < POSITIONS; p++) {
+        const float x = scores[p] - *max;
+        scores[p] = x < -87.0f ? 0 : exp_of_negative(x);
+    }
+    for (int p = 0; p < POSITIONS; p++) {
+        sum += scores[p];
+    }
+    const float keep = before == -INFINITY ? 0 : exp_of_negative(before - *max);
+    *weights = *weights * keep + sum;
+    return keep;
+}
+
+// ---------------------------------------------------------------- a unit of work
+
+// All that a node says, and how its work is cut: a unit is a stream, some key heads and some of their rows.
+struct work {
+    const struct ggml_tensor *dst, *q, *k, *v, *mask, *sinks;
+    const struct kind *kind;
+    int64_t dim, n_tokens, n_heads, heads_per_key, n_keys, n_positions;
+    int64_t keys_per_unit, rows_per_unit;                    // rows: of each of its key heads
+    int64_t units_per_stream, units_per_key, n_units, n_parts;  // parts: of the positions, of each unit
+};
+
+struct unit {
+    int64_t stream, key, row;  // the first key head; the first of its rows, which lie token by token
+    int n_keys, n_rows;        // rows of each key head; of all key heads not more than ROWS
+};
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Threads share out the positions of a long cache, so that each reads memory from one end to the other,
+// and the key heads of a short one.
+static struct work work_of(const struct ggml_tensor *dst, const struct kind *kind, int n_threads) {
+    struct work w = {
+        .dst = dst, .q = dst->src[0], .k = dst->src[1], .v = dst->src[2], .mask = dst->src[3],
+        .sinks = dst->src[4], .kind = kind,
+    };
+    w.dim = w.q->ne[0];
+    w.n_tokens = w.q->ne[1];
+    w.n_heads = w.q->ne[2];
+    w.n_positions = w.k->ne[1];
+    w.n_keys = w.k->ne[2];
+    w.heads_per_key = w.n_heads / w.n_keys;
+    const int64_t rows = w.heads_per_key * w.n_tokens, n_streams = w.q->ne[3];
+    const bool is_long = w.n_positions >= LONG * n_threads;
+    w.rows_per_unit = least(rows, ROWS);
+    w.keys_per_unit = least(ROWS / w.rows_per_unit, w.n_keys);
+    if (!is_long) {
+        w.keys_per_unit = least(w.keys_per_unit, divided_up(w.n_keys * n_streams, n_threads));
+    }
+    w.units_per_key = divided_up(rows, w.rows_per_unit);
+    w.units_per_stream = divided_up(w.n_keys, w.keys_per_unit) * w.units_per_key;
+    w.n_units = n_streams * w.units_per_stream;
+    w.n_parts = is_long && w.n_units * n_threads <= MAX_PARTS ? n_threads : 1;
+    return w;
+}
+
+static struct unit unit_of(const struct work *w, int64_t i) {
+    const int64_t in_stream = i % w->units_per_stream, row = in_stream % w->units_per_key * w->rows_per_unit;
+    const int64_t key = in_stream / w->units_per_key * w->keys_per_unit;
+    return (struct unit){
+        .stream = i / w->units_per_stream,
+        .key = key,
+        .row = row,
+        .n_keys = (int)least(w->n_keys - key, w->keys_per_unit),
+        .n_rows = (int)least(w->heads_per_key * w->n_tokens - row, w->rows_per_unit),
+    };
+}
+
+static int64_t token_of(const struct work *w, const struct unit *u, int i) {
+    return (u->row + i % u->n_rows) / w->heads_per_key;
+}
+
+static int64_t head_of(const struct work *w, const struct unit *u, int i) {
+    return (u->key + i / u->n_rows) * w->heads_per_key + (u->row + i % u->n_rows) % w->heads_per_key;
+}
+
+static const uint16_t *mask_of(const struct work *w, const struct unit *u, int i, int64_t first) {
+    const struct ggml_tensor *m = w->mask;
+    if (!m) {
+        return NULL;
+    }
+    const size_t head = (size_t)(head_of(w, u, i) % m->ne[2]), stream = (size_t)(u->stream % m->ne[3]);
+    return (const uint16_t *)((const char *)m->data + (size_t)token_of(w, u, i) * m->nb[1] +
+                              head * m->nb[2] + stream * m->nb[3]) +
+           first;
+}
+
+static struct cache cache_of(const struct ggml_tensor *t, const struct work *w, const struct unit *u,
+                             int key) {
+    const size_t stream = (size_t)(u->stream / (w->q->ne[3] / t->ne[3]));
+    const size_t offset = (size_t)(u->key + key) * t->nb[2] + stream * t->nb[3];
+    return (struct cache){(const char *)t->data + offset, t->nb[1]};
+}
+
+static void read_queries(const struct work *w, const struct unit *u, float (*q)[MAX_DIM]) {
+    const float scale = w->kind->softcap != 0 ? w->kind->scale / w->kind->softcap : w->kind->scale;
+    for (int i = 0; i < u->n_keys * u->n_rows; i++) {
+        const float *const from =
+            (const float *)((const char *)w->q->data + (size_t)token_of(w, u, i) * w->q->nb[1] +
+                            (size_t)head_of(w, u, i) * w->q->nb[2] + (size_t)u->stream * w->q->nb[3]);
+        for (int64_t d = 0; d < w->dim; d++) {
+            q[i][d] = from[d] * scale;
+        }
+    }
+}
+
+// A few rows of one key head, which are computed together.
+struct tile {
+    struct cache keys, values;
+    int row, n;
+    int stop;  // no row sees a position of the block from here on
+};
+
+static int tiles_of(const struct work *w, const struct unit *u, struct tile *tiles) {
+    int n_tiles = 0;
+    for (int key = 0; key < u->n_keys; key++) {
+        const struct cache keys = cache_of(w->k, w, u, key), values = cache_of(w->v, w, u, key);
+        for (int row = key * u->n_rows, left = u->n_rows; left > 0;) {
+            const int n = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+            tiles[n_tiles++] = (struct tile){keys, values, row, n, 0};
+            row += n;
+            left -= n;
+        }
+    }
+    return n_tiles;
+}
+
+// The parts of a block's work for a tile, with its number of rows known to the compiler.
+#define FOR_ROWS(tile, CALL)      \
+    do {                          \
+        switch ((tile)->n) {      \
+            case 4: CALL(4); break; \
+            case 2: CALL(2); break; \
+            default: CALL(1);     \
+        }                         \
+    } while (0)
+
+static void score(const struct tile *t, const float (*q)[MAX_DIM], int dim, int64_t first, int p,
+                  float (*scores)[POSITIONS]) {
+#define CALL(n) score_few(n, q + t->row, dim, &t->keys, first, p, scores + t->row)
+    FOR_ROWS(t, CALL);
+#undef CALL
+}
+
+static void add(const struct tile *t, const float *keep, const float (*weights)[POSITIONS], int dim,
+                int64_t first, int begin, int end, struct found *f) {
+#define CALL(n) \
+    add_some(n, f->values + t->row, keep, weights + t->row, dim, &t->values, first, begin, end)
+    FOR_ROWS(t, CALL);
+#undef CALL
+}
+
+// What all tiles find in the block at `first`. Positions come first and key heads second, as they lie in
+// memory: the processor then foresees what will be read.
+static void look_at_block(const struct work *w, const struct unit *u, struct tile *tiles, int n_tiles,
+                          const float (*q)[MAX_DIM], int64_t first, struct found *f) {
+    static const float ones[TILE] = {1, 1, 1, 1};
+    float scores[ROWS][POSITIONS], keep[ROWS];
+    const uint16_t *masks[ROWS];
+    const int dim = (int)w->dim, step = u->n_keys > 1 ? FEW : POSITIONS;
+    for (struct tile *t = tiles; t < tiles + n_tiles; t++) {
+        t->stop = 0;
+        for (int r = t->row; r < t->row + t->n; r++) {
+            masks[r] = mask_of(w, u, r, first);
+            t->stop = (int)most(t->stop, seen(masks[r]));
+        }
+    }
+    for (int p = 0; p < POSITIONS; p += AT_ONCE) {
+        for (const struct tile *t = tiles; t < tiles + n_tiles; t++) {
+            if (p < t->stop) {
+                score(t, q, dim, first, p, scores);
+            }
+        }
+    }
+    for (const struct tile *t = tiles; t < tiles + n_tiles; t++) {
+        for (int r = t->row; t->stop > 0 && r < t->row + t->n; r++) {
+            keep[r] = weigh(scores[r], t->stop, masks[r], w->kind->softcap, &f->max[r], &f->weights[r]);
+        }
+    }
+    for (int p = 0; p < POSITIONS; p += step) {
+        for (const struct tile *t = tiles; t < tiles + n_tiles; t++) {
+            if (p < t->stop) {
+                add(t, p ? ones : keep + t->row, (const float(*)[POSITIONS])scores, dim, first, p,
+                    (int)least(p + step, t->stop), f);
+            }
+        }
+    }
+}
+
+// What the unit finds in the positions from `first` up to `stop`.
+static void look(const struct work *w, const struct unit *u, int64_t first, int64_t stop, struct found *f) {
+    float q[ROWS][MAX_DIM];
+    struct tile tiles[ROWS];
+    const int n_tiles = tiles_of(w, u, tiles);
+    read_queries(w, u, q);
+    for (int i = 0; i < u->n_keys * u->n_rows; i++) {
+        f->max[i] = -INFINITY;
+        f->weights[i] = 0;
+        memset(f->values[i], 0, (size_t)w->dim * sizeof(float));
+    }
+    for (int64_t p = first; p < stop; p += POSITIONS) {
+        look_at_block(w, u, tiles, n_tiles, q, p, f);
+    }
+}
+
+// Adds what was found in another part of the positions.
+static void join(const struct work *w, const struct unit *u, struct found *f, const struct found *other) {
+    for (int i = 0; i < u->n_keys * u->n_rows; i++) {
+        if (other->max[i] == -INFINITY) {
+            continue;
+        }
+        const float max = f->max[i] > other->max[i] ? f->max[i] : other->max[i];
+        const float a = f->max[i] == -INFINITY ? 0 : exp_of_negative(f->max[i] - max);
+        const float b = exp_of_negative(other->max[i] - max);
+        f->max[i] = max;
+        f->weights[i] = f->weights[i] * a + other->weights[i] * b;
+        for (int64_t d = 0; d < w->dim; d++) {
+            f->values[i][d] = f->values[i][d] * a + other->values[i][d] * b;
+        }
+    }
+}
+
+// A sink takes its part of the weight and gives nothing.
+static void drain(const struct work *w, const struct unit *u, struct found *f) {
+    for (int i = 0; i < u->n_keys * u->n_rows; i++) {
+        const float sink = ((const float *)w->sinks->data)[head_of(w, u, i)];
+        const float max = f->max[i] > sink ? f->max[i] : sink;
+        const float keep = f->max[i] == -INFINITY ? 0 : exp_of_negative(f->max[i] - max);
+        f->weights[i] = f->weights[i] * keep + exp_of_negative(sink - max);
+        for (int64_t d = 0; d < w->dim; d++) {
+            f->values[i][d] *= keep;
+        }
+    }
+}
+
+static void finish(const struct work *w, const struct unit *u, struct found *f) {
+    if (w->sinks) {
+        drain(w, u, f);
+    }
+    for (int i = 0; i < u->n_keys * u->n_rows; i++) {
+        const int64_t row = (u->stream * w->n_tokens + token_of(w, u, i)) * w->n_heads + head_of(w, u, i);
+        float *const to = (float *)((char *)w->dst->data + (size_t)row * w->dst->nb[1]);
+        const float share = f->weights[i] == 0 ? 0 : 1 / f->weights[i];
+        for (int64_t d = 0; d < w->dim; d++) {
+            to[d] = f->values[i][d] * share;
+        }
+    }
+}
+
+// One part of a unit; who comes last puts the parts together, always in their order.
+static void look_at_part(const struct work *w, const struct unit *u, int64_t unit, int64_t part) {
+    const int64_t blocks = w->n_positions / POSITIONS;
+    const int64_t first = blocks * part / w->n_parts, stop = blocks * (part + 1) / w->n_parts;
+    struct found *const all = parts + unit * w->n_parts;
+    look(w, u, first * POSITIONS, stop * POSITIONS, &all[part]);
+    if (atomic_fetch_add(&parts_done[unit], 1) + 1 < w->n_parts) {
+        return;
+    }
+    atomic_store(&parts_done[unit], 0);
+    for (int64_t i = 1; i < w->n_parts; i++) {
+        join(w, u, &all[0], &all[i]);
+    }
+    finish(w, u, &all[0]);
+}
+
+// Computes thread `thread`'s share of a node. llama.cpp calls it with every one of its threads.
+static void attend(struct ggml_tensor *dst, int thread, int n_threads, void *user) {
+    const struct work w = work_of(dst, user, n_threads);
+    for (int64_t i = thread; i < w.n_units * w.n_parts; i += n_threads) {
+        const struct unit u = unit_of(&w, i / w.n_parts);
+        if (w.n_parts > 1) {
+            look_at_part(&w, &u, i / w.n_parts, i % w.n_parts);
+        } else {
+            struct found f;
+            look(&w, &u, 0, w.n_positions, &f);
+            finish(&w, &u, &f);
+        }
+    }
+}
+
+// ---------------------------------------------------------------- taking a node
+
+static bool is_here(const struct ggml_tensor *t) {
+    return !t || (t->data && (!t->buffer || ggml_backend_buffer_is_host(t->buffer)));
+}
+
+static bool is_cache(const struct ggml_tensor *t, const struct ggml_tensor *q) {
+    return t->type == GGML_TYPE_F16 && t->nb[0] == sizeof(uint16_t) && t->ne[0] == q->ne[0] &&
+           t->ne[1] % POSITIONS == 0 && q->ne[2] % t->ne[2] == 0 && q->ne[3] % t->ne[3] == 0;
+}
+
+static bool is_ours(const struct ggml_tensor *t, const struct kind *kind) {
+    const struct ggml_tensor *const q = t->src[0], *k = t->src[1], *v = t->src[2], *mask = t->src[3];
+    if (!knows_halves() || kind->max_bias != 0 || t->type != GGML_TYPE_F32 || !is_here(t)) {
+        return false;
+    }
+    for (int i = 0; i < 5; i++) {
+        if (!is_here(t->src[i])) {
+            return false;
+        }
+    }
+    return q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && q->ne[0] % LANES == 0 &&
+           q->ne[0] <= MAX_DIM && is_cache(k, q) && is_cache(v, q) && k->ne[2] == v->ne[2] &&
+           (!mask || (mask->type == GGML_TYPE_F16 && mask->nb[0] == sizeof(uint16_t)));
+}
+
+// The parameters of a custom node with this kind's, as ggml itself writes them.
+static bool write_params(struct kind *kind) {
+    struct ggml_context *const ctx = ggml_init((struct ggml_init_params){
+        .mem_size = 4 * ggml_tensor_overhead(), .mem_buffer = NULL, .no_alloc = true});
+    if (!ctx) {
+        return false;
+    }
+    struct ggml_tensor *arg = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, 1);
+    const struct ggml_tensor *const node =
+        ggml_custom_4d(ctx, GGML_TYPE_F32, 1, 1, 1, 1, &arg, 1, attend, GGML_N_TASKS_MAX, kind);
+    memcpy(kind->params, node->op_params, sizeof kind->params);
+    ggml_free(ctx);
+    return true;
+}
+
+static const struct kind *kind_of(const struct ggml_tensor *t) {
+    for (int i = 0; i < n_kinds; i++) {
+        if (memcmp(&kinds[i], t->op_params, offsetof(struct kind, params)) == 0) {
+            return &kinds[i];
+        }
+    }
+    if (n_kinds == MAX_KINDS) {
+        return NULL;
+    }
+    struct kind *const kind = &kinds[n_kinds];
+    memcpy(kind, t->op_params, offsetof(struct kind, params));
+    if (!write_params(kind)) {
+        return NULL;
+    }
+    n_kinds++;
+    return kind;
+}
+
+void take_attention(struct ggml_tensor *t) {
+    if (t->op != GGML_OP_FLASH_ATTN_EXT) {
+        return;
+    }
+    const struct kind *const kind = kind_of(t);
+    if (kind && is_ours(t, kind)) {
+        memcpy(t->op_params, kind->params, sizeof kind->params);
+        t->op = GGML_OP_CUSTOM;
+    }
+}
+
+// llama.cpp's callback for a model of one process, whose graph needs nothing else.
+__attribute__((visibility("default"))) bool dure_attention_callback(struct ggml_tensor *t, bool ask,
+                                                                     void *user) {
+    (void)user;
+    if (ask) {
+        take_attention(t);
+    }
+    return !ask;
+}
