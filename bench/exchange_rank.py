@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import sys
 
-from dure.engine.sums import Sums, Wire, exchange_seconds, mpi
+from dure.engine.native import mpi
+from dure.engine.sums import Sums, Wire, exchange_seconds
 
 
 def run(n_bytes: int, repeats: int) -> None:

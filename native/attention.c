@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "numbers.h"
@@ -54,6 +55,7 @@ typedef float quad __attribute__((vector_size(16), aligned(4)));
 struct kind {
     float scale, max_bias, softcap;  // as llama.cpp lays them out
     int32_t params[GGML_MAX_OP_PARAMS / sizeof(int32_t)];  // of a custom node that computes it
+    struct attention *of;
 };
 
 // Queries that look at the same keys: `n` rows of a key head, which lie token by token. What they have
@@ -62,10 +64,13 @@ struct found {
     float max[ROWS], weights[ROWS], values[ROWS][MAX_DIM];
 };
 
-static struct kind kinds[MAX_KINDS];
-static int n_kinds;
-static struct found parts[MAX_PARTS];
-static atomic_int parts_done[MAX_PARTS];
+// Of one context of llama.cpp's, which computes one graph at a time.
+struct attention {
+    struct kind kinds[MAX_KINDS];
+    int n_kinds;
+    struct found parts[MAX_PARTS];
+    atomic_int parts_done[MAX_PARTS];
+};
 
 // ---------------------------------------------------------------- sixteen lanes
 
@@ -499,12 +504,13 @@ static void finish(const struct work *w, const struct unit *u, struct found *f) 
 static void look_at_part(const struct work *w, const struct unit *u, int64_t unit, int64_t part) {
     const int64_t blocks = w->n_positions / POSITIONS;
     const int64_t first = blocks * part / w->n_parts, stop = blocks * (part + 1) / w->n_parts;
-    struct found *const all = parts + unit * w->n_parts;
+    struct found *const all = w->kind->of->parts + unit * w->n_parts;
+    atomic_int *const done = &w->kind->of->parts_done[unit];
     look(w, u, first * POSITIONS, stop * POSITIONS, &all[part]);
-    if (atomic_fetch_add(&parts_done[unit], 1) + 1 < w->n_parts) {
+    if (atomic_fetch_add(done, 1) + 1 < w->n_parts) {
         return;
     }
-    atomic_store(&parts_done[unit], 0);
+    atomic_store(done, 0);
     for (int64_t i = 1; i < w->n_parts; i++) {
         join(w, u, &all[0], &all[i]);
     }
@@ -567,41 +573,48 @@ static bool write_params(struct kind *kind) {
     return true;
 }
 
-static const struct kind *kind_of(const struct ggml_tensor *t) {
-    for (int i = 0; i < n_kinds; i++) {
-        if (memcmp(&kinds[i], t->op_params, offsetof(struct kind, params)) == 0) {
-            return &kinds[i];
+static const struct kind *kind_of(struct attention *a, const struct ggml_tensor *t) {
+    for (int i = 0; i < a->n_kinds; i++) {
+        if (memcmp(&a->kinds[i], t->op_params, offsetof(struct kind, params)) == 0) {
+            return &a->kinds[i];
         }
     }
-    if (n_kinds == MAX_KINDS) {
+    if (a->n_kinds == MAX_KINDS) {
         return NULL;
     }
-    struct kind *const kind = &kinds[n_kinds];
+    struct kind *const kind = &a->kinds[a->n_kinds];
     memcpy(kind, t->op_params, offsetof(struct kind, params));
+    kind->of = a;
     if (!write_params(kind)) {
         return NULL;
     }
-    n_kinds++;
+    a->n_kinds++;
     return kind;
 }
 
-void take_attention(struct ggml_tensor *t) {
+void take_attention(struct attention *a, struct ggml_tensor *t) {
     if (t->op != GGML_OP_FLASH_ATTN_EXT) {
         return;
     }
-    const struct kind *const kind = kind_of(t);
+    const struct kind *const kind = kind_of(a, t);
     if (kind && is_ours(t, kind)) {
         memcpy(t->op_params, kind->params, sizeof kind->params);
         t->op = GGML_OP_CUSTOM;
     }
 }
 
-// llama.cpp's callback for a model of one process, whose graph needs nothing else.
-__attribute__((visibility("default"))) bool dure_attention_callback(struct ggml_tensor *t, bool ask,
-                                                                     void *user) {
-    (void)user;
+// ---------------------------------------------------------------- called from Python
+
+// For one context; NULL where there is no memory. To be freed after the context.
+EXPORT struct attention *dure_attention_new(void) { return calloc(1, sizeof(struct attention)); }
+
+EXPORT void dure_attention_free(struct attention *a) { free(a); }
+
+// llama.cpp's callback for a model of one process, whose graph needs nothing else; user: what
+// dure_attention_new gave.
+EXPORT bool dure_attention_callback(struct ggml_tensor *t, bool ask, void *user) {
     if (ask) {
-        take_attention(t);
+        take_attention(user, t);
     }
     return !ask;
 }

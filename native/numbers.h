@@ -1,10 +1,12 @@
-// Floating point that compilers vectorize, shared by the native files.
+// What the native files share: floating point that compilers vectorize, and what Python sees.
 
 #pragma once
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+
+#define EXPORT __attribute__((visibility("default")))
 
 static inline uint32_t bits_of(float x) {
     uint32_t u;

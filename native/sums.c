@@ -22,8 +22,6 @@
 #include "attention.h"
 #include "numbers.h"
 
-#define EXPORT __attribute__((visibility("default")))
-
 enum { BLOCK = 32, MAX_POINTS = 8, MAX_NAME = 64, SPINS_BETWEEN_CHECKS = 64 };
 enum { PIECE_BYTES = 64 * 1024, SLOTS = 8 };  // of vectors on their way; receives posted ahead a rank
 enum { WARM_UP = 10, SMALL_REPEATS = 50, LARGE_REPEATS = 5, LARGE_BYTES = 4 * PIECE_BYTES };
@@ -519,10 +517,10 @@ static bool is_point(const struct ggml_tensor *t) {
     return false;
 }
 
+// user: what dure_attention_new gave.
 EXPORT bool dure_sums_callback(struct ggml_tensor *t, bool ask, void *user) {
-    (void)user;
     if (ask) {
-        take_attention(t);
+        take_attention(user, t);
         return g.stats.status == OK && is_point(t);
     }
     if (g.stats.status != OK) {

@@ -1,4 +1,4 @@
-"""Single operations of ggml, computed by ggml's own threads: what a native file takes over is tested here."""
+"""Single operations of ggml, computed by its own threads, to test what a native file takes over."""
 
 from __future__ import annotations
 

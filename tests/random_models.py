@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from llama_cpp import llama_cpp as binding
 
+from dure.engine.attention import Attention
 from dure.engine.llama import has_amx
-from dure.engine.sums import attention_callback
 
 Floats = npt.NDArray[np.float32]
 Value = int | float | str
@@ -399,7 +399,9 @@ def _loaded(path: Path, n_ctx: int, n_batch: int) -> Iterator[tuple[Any, Any]]:
     params.n_ctx = n_ctx
     params.n_batch = params.n_ubatch = n_batch
     params.n_threads = params.n_threads_batch = 1
-    params.cb_eval = type(params.cb_eval)(attention_callback())  # that of the ranks, too
+    attention = Attention()  # that of the ranks, too
+    params.cb_eval = type(params.cb_eval)(attention.callback)
+    params.cb_eval_user_data = attention.handle
     context = binding.llama_init_from_model(model, params)
     try:
         if not context:
@@ -408,6 +410,7 @@ def _loaded(path: Path, n_ctx: int, n_batch: int) -> Iterator[tuple[Any, Any]]:
     finally:
         if context:
             binding.llama_free(context)
+        attention.close()
         binding.llama_model_free(model)
 
 

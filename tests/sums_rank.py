@@ -16,7 +16,8 @@ import sys
 import numpy as np
 import numpy.typing as npt
 
-from dure.engine.sums import Sums, Wire, mpi
+from dure.engine.native import mpi
+from dure.engine.sums import Sums, Wire
 from dure.errors import EngineError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy.typing as npt
 import pytest
 from ggml_graphs import Graph, new_graph
 
-from dure.engine.sums import attention_callback
+from dure.engine.attention import Attention
 
 Array = npt.NDArray[Any]
+Take = Callable[[Graph], None]
 
 
 @dataclass(frozen=True)
@@ -110,15 +112,22 @@ class Inputs:
         return result
 
 
-def take(graph: Graph) -> None:
-    """Ask about the node as llama.cpp does before it computes it."""
+@pytest.fixture(name="take", scope="module")
+def take_() -> Iterator[Take]:
+    """Asks about a graph's node as llama.cpp does before it computes it."""
     kind = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
-    assert not kind(attention_callback())(graph.node, True, None)
+    attention = Attention()
+
+    def take(graph: Graph) -> None:
+        assert not kind(attention.callback)(graph.node, True, attention.handle)
+
+    yield take
+    attention.close()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("name", CASES)
-def test_it_is_exact(name: str, threads: int) -> None:
+def test_it_is_exact(take: Take, name: str, threads: int) -> None:
     case = CASES[name]
     inputs = Inputs.of(case)
     with new_graph() as graph:
@@ -129,7 +138,7 @@ def test_it_is_exact(name: str, threads: int) -> None:
     np.testing.assert_allclose(result, inputs.exact(case), rtol=2e-5, atol=2e-5)
 
 
-def test_a_query_that_sees_nothing_gets_nothing() -> None:
+def test_a_query_that_sees_nothing_gets_nothing(take: Take) -> None:
     case = Case(tokens=2)
     inputs = Inputs.of(case)
     blind = np.array(inputs.mask)
@@ -142,7 +151,7 @@ def test_a_query_that_sees_nothing_gets_nothing() -> None:
     assert not result[:, 1].any()
 
 
-def test_what_lies_in_unused_cells_does_not_matter() -> None:
+def test_what_lies_in_unused_cells_does_not_matter(take: Take) -> None:
     """A cell that no query sees holds what a forgotten sequence left there."""
     case = Case(past=70)
     inputs = Inputs.of(case)
@@ -161,7 +170,7 @@ def test_what_lies_in_unused_cells_does_not_matter() -> None:
     [(Case(dim=72), 0.0), (Case(dim=320), 0.0), (Case(positions=250), 0.0), (Case(), 8.0)],
     ids=["odd dimensions", "very wide heads", "an odd cache", "a bias by distance"],
 )
-def test_what_it_does_not_know_stays_llama_cpps(case: Case, max_bias: float) -> None:
+def test_what_it_does_not_know_stays_llama_cpps(take: Take, case: Case, max_bias: float) -> None:
     inputs = Inputs.of(case)
     with new_graph() as graph:
         inputs.build(graph, case, max_bias)
@@ -170,7 +179,7 @@ def test_what_it_does_not_know_stays_llama_cpps(case: Case, max_bias: float) -> 
         assert np.isfinite(graph.compute(1)).all()
 
 
-def test_llama_cpp_agrees() -> None:
+def test_llama_cpp_agrees(take: Take) -> None:
     """Ours and llama.cpp's own differ by what its 16-bit sums lose."""
     case = Case(tokens=3)
     inputs = Inputs.of(case)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +18,7 @@ from typing import Any, cast
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
+from dure.engine.attention import Attention
 from dure.engine.executor import Floats, Ints, KvOp
 from dure.engine.memory import lock as lock_memory
 from dure.engine.memory import locked_bytes, want_huge_pages
@@ -65,7 +65,8 @@ def has_amx() -> bool:
 class LoadedModel:
     """A model and its context. Not thread-safe.
 
-    `eval_callback` is the address of a native `ggml_backend_sched_eval_callback`, or None.
+    `eval_callback` is the address of a native `ggml_backend_sched_eval_callback`, which gets our
+    attention as its user data; None: that of attention alone.
     `cure` is what a user should do with a file that llama.cpp refuses.
     Raises ModelError where llama.cpp refuses the file, ResourceError where memory is short, and what
     `progress` raises.
@@ -84,7 +85,14 @@ class LoadedModel:
         self._model = load_model(path, progress, cure, lock=limits.lock)
         self._prompt_threads = limits.threads
         try:
-            self._context = _make_context(self._model, limits, eval_callback, path)
+            self._attention = Attention()
+            self._context = _make_context(
+                self._model,
+                limits,
+                self._attention,
+                eval_callback or self._attention.callback,
+                path,
+            )
         except ResourceError:
             lib.llama_model_free(self._model)
             raise
@@ -239,6 +247,7 @@ class LoadedModel:
         if self._open:
             self._open = False
             lib.llama_free(self._context)
+            self._attention.close()
             lib.llama_model_free(self._model)
 
     def __del__(self) -> None:
@@ -349,7 +358,9 @@ def _reason() -> str:
     return lines[0].split(": ", 1)[-1] if lines else "it gives no reason"
 
 
-def _make_context(model: Any, limits: Limits, eval_callback: int | None, path: Path) -> Any:
+def _make_context(
+    model: Any, limits: Limits, attention: Attention, eval_callback: int, path: Path
+) -> Any:
     params = lib.llama_context_default_params()
     params.n_ctx = -(-limits.n_ctx // CTX_GRAIN) * CTX_GRAIN * limits.n_sequences
     params.n_batch = params.n_ubatch = limits.n_batch
@@ -358,8 +369,8 @@ def _make_context(model: Any, limits: Limits, eval_callback: int | None, path: P
     params.n_outputs_max_per_seq = 0  # as many as n_outputs_max
     params.n_threads = params.n_threads_batch = limits.threads
     params.kv_unified = False  # attention over one sequence's cells, not all: docs/decisions/0007
-    if eval_callback is not None:
-        params.cb_eval = type(params.cb_eval)(eval_callback)
+    params.cb_eval = type(params.cb_eval)(eval_callback)
+    params.cb_eval_user_data = attention.handle
     context = lib.llama_init_from_model(model, params)
     if not context:
         raise ResourceError(

@@ -27,7 +27,6 @@ from dure.engine.executor import (
 from dure.engine.kept import KeptFiles
 from dure.engine.llama import Limits, LoadedModel
 from dure.engine.memory import peak_bytes
-from dure.engine.sums import attention_callback
 
 __all__ = ["LocalExecutor"]
 
@@ -46,9 +45,7 @@ class LocalExecutor:
         kv_bytes: int = 0,
         progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        self._model = LoadedModel(
-            path, limits, eval_callback=attention_callback(), progress=progress
-        )
+        self._model = LoadedModel(path, limits, progress=progress)
         self._kv_bytes, self._kept = kv_bytes, KeptFiles(0)
         self._outputs: tuple[int, ...] = ()
         self._last_end = time.perf_counter()

@@ -31,7 +31,8 @@ from dure.engine.incoming import Incoming
 from dure.engine.kept import KeptFiles
 from dure.engine.llama import Limits, LoadedModel
 from dure.engine.memory import peak_bytes
-from dure.engine.sums import Sums, Wire, exchange_seconds, mpi, read_bytes_per_s
+from dure.engine.native import mpi
+from dure.engine.sums import Sums, Wire, exchange_seconds, read_bytes_per_s
 from dure.errors import DureError, EngineError, ResourceError
 from dure.model.gguf import open_gguf
 

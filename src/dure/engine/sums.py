@@ -1,7 +1,6 @@
-"""The native library: sums over all ranks, and the best logits of a slice.
+"""Sums over all ranks, the best logits of a slice, and how fast memory is read.
 
-Knows how to load `native/sums.c` and what its functions mean.
-Refuses to know steps and shards. Source: `native/sums.c`.
+Knows what the functions of `native/sums.c` mean. Refuses to know steps and shards.
 """
 
 from __future__ import annotations
@@ -10,25 +9,21 @@ import ctypes
 import math
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dure.engine.executor import Floats, Ints
+from dure.engine.native import library
 from dure.engine.trace import Times
-from dure.errors import EngineError, ResourceError
+from dure.errors import EngineError
 
 __all__ = [
     "Status",
     "SumStats",
     "Sums",
     "Wire",
-    "attention_callback",
     "best_logits",
     "exchange_seconds",
-    "mpi",
     "read_bytes_per_s",
 ]
 
@@ -69,37 +64,6 @@ class _Stats(ctypes.Structure):
     )
 
 
-@cache
-def mpi() -> Any:
-    """`mpi4py.MPI`, loaded but not initialized; the library of sums needs its `libmpi`."""
-    import mpi4py
-
-    mpi4py.rc.initialize = False
-    mpi4py.rc.finalize = False
-    from mpi4py import MPI
-
-    return MPI
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    import llama_cpp.llama_cpp  # noqa: F401 - brings libggml-base into the process
-
-    mpi()
-    path = Path(__file__).with_name("libdure_native.so")
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise ResourceError(
-            f"dure's native library cannot be loaded ({error}): install dure again with `pip install .`"
-        ) from error
-    library.dure_best.restype = ctypes.c_float
-    library.dure_exchange_seconds.restype = ctypes.c_double
-    library.dure_sums_times.restype = ctypes.c_int64
-    library.dure_read_bytes_per_second.restype = ctypes.c_double
-    return library
-
-
 class Sums:
     """This rank's end of the sums. Needs MPI to be initialized; one a process.
 
@@ -121,7 +85,7 @@ class Sums:
         two_phase_above: float | None = None,
         staged: bool = False,
     ) -> None:
-        status = _library().dure_sums_start(
+        status = library().dure_sums_start(
             "\n".join(points).encode(),
             int(wire is Wire.F32),
             ctypes.c_size_t(max_values),
@@ -132,14 +96,14 @@ class Sums:
         if status != Status.OK:
             raise EngineError(f"the sums cannot start: {Status(status).name}")
         self._wait_s, self._n_traced = wait_s, 0
-        self._begin, self._end = _library().dure_sums_begin, _library().dure_sums_end
+        self._begin, self._end = library().dure_sums_begin, library().dure_sums_end
         self._stats = _Stats()
         self._stats_pointer = ctypes.byref(self._stats)
 
     @property
     def callback(self) -> int:
         """The address of the callback for llama.cpp."""
-        return ctypes.cast(_library().dure_sums_callback, ctypes.c_void_p).value or 0
+        return ctypes.cast(library().dure_sums_callback, ctypes.c_void_p).value or 0
 
     def begin(self) -> None:
         """Forget the last step's figures."""
@@ -160,7 +124,7 @@ class Sums:
 
     def trace(self, n_sums: int) -> None:
         """Keep the times of the first n_sums of every step; 0 keeps none. Raises EngineError."""
-        if _library().dure_sums_trace(ctypes.c_int64(n_sums)) != Status.OK:
+        if library().dure_sums_trace(ctypes.c_int64(n_sums)) != Status.OK:
             raise EngineError(f"there is no memory for the times of {n_sums} sums")
         self._n_traced = n_sums
 
@@ -172,27 +136,22 @@ class Sums:
         times = np.zeros((self._n_traced, 4))
         if not self._n_traced:
             return times
-        return times[: _library().dure_sums_times(ctypes.c_void_p(times.ctypes.data))]
+        return times[: library().dure_sums_times(ctypes.c_void_p(times.ctypes.data))]
 
     def close(self) -> None:
         """Give the memory back, and take back the receives that are posted."""
-        _library().dure_sums_stop()
+        library().dure_sums_stop()
 
     def sum(self, x: Floats) -> None:
         """Sum x (float32, a multiple of 32 elements) over all ranks, in place."""
-        _library().dure_sums_sum(ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(x.size))
+        library().dure_sums_sum(ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(x.size))
         self.end()
-
-
-def attention_callback() -> int:
-    """The address of a callback for llama.cpp that has attention computed by `native/attention.c`."""
-    return ctypes.cast(_library().dure_attention_callback, ctypes.c_void_p).value or 0
 
 
 def exchange_seconds(n_bytes: int, repeats: int) -> float:
     """Mean seconds of one exchange of n_bytes with every other rank. All ranks call it at once."""
     seconds = float(
-        _library().dure_exchange_seconds(ctypes.c_size_t(n_bytes), ctypes.c_int(repeats))
+        library().dure_exchange_seconds(ctypes.c_size_t(n_bytes), ctypes.c_int(repeats))
     )
     if math.isnan(seconds):
         raise EngineError("an exchange between the ranks failed")
@@ -204,7 +163,7 @@ def read_bytes_per_s(n_threads: int, n_bytes: int = 256 << 20, repeats: int = 4)
     x = np.ones(n_bytes // 4, np.float32)
     pointer, n = ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(x.size)
     tries = [
-        float(_library().dure_read_bytes_per_second(pointer, n, n_threads, repeats))
+        float(library().dure_read_bytes_per_second(pointer, n, n_threads, repeats))
         for _ in range(3)
     ]
     return max(tries)
@@ -216,7 +175,7 @@ def best_logits(logits: Floats, k: int, *, want_sum: bool) -> tuple[Ints, float]
     logits: float32 [n], contiguous; 1 <= k <= n. Of equal logits the lower id is taken.
     """
     ids = np.empty(k, np.int32)
-    log_sum_exp = _library().dure_best(
+    log_sum_exp = library().dure_best(
         ctypes.c_void_p(logits.ctypes.data),
         ctypes.c_int(logits.size),
         ctypes.c_int(k),

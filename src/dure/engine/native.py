@@ -1,0 +1,46 @@
+"""The native library, loaded. What its functions mean is said by `sums` and `attention`."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dure.errors import ResourceError
+
+__all__ = ["library", "mpi"]
+
+
+@cache
+def mpi() -> Any:
+    """`mpi4py.MPI`, loaded but not initialized; the native library needs its `libmpi`."""
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    mpi4py.rc.finalize = False
+    from mpi4py import MPI
+
+    return MPI
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """All that `native/` exports. Raises ResourceError where it cannot be loaded."""
+    import llama_cpp.llama_cpp  # noqa: F401 - brings libggml-base into the process
+
+    mpi()
+    path = Path(__file__).with_name("libdure_native.so")
+    try:
+        loaded = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise ResourceError(
+            f"dure's native library cannot be loaded ({error}): install dure again with `pip install .`"
+        ) from error
+    loaded.dure_attention_new.restype = ctypes.c_void_p
+    loaded.dure_attention_free.argtypes = [ctypes.c_void_p]
+    loaded.dure_best.restype = ctypes.c_float
+    loaded.dure_exchange_seconds.restype = ctypes.c_double
+    loaded.dure_sums_times.restype = ctypes.c_int64
+    loaded.dure_read_bytes_per_second.restype = ctypes.c_double
+    return loaded
