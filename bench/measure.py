@@ -18,11 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 Sample = Mapping[str, float]
 """One measurement: the key of a quantity to its value, in the quantity's unit."""
 
-
-BUSY_LOAD = 0.7
+BUSY_PERCENT = 10.0  # of all cores together, while nothing of ours runs
 
 
 class BenchError(Exception):
@@ -195,9 +196,9 @@ def _cell(spread: Spread) -> str:
 
 def warn_if_busy() -> None:
     """Say so when other programs run: they slow the contenders, and not by the same factor."""
-    load = os.getloadavg()[0]
-    if load > BUSY_LOAD:
-        progress(f"warning: the machine is busy (load {load:.1f}): the ratios mean little")
+    busy = psutil.cpu_percent(interval=1)
+    if busy > BUSY_PERCENT:
+        progress(f"warning: the machine is busy ({busy:.0f} %): the ratios mean little")
 
 
 def machine() -> dict[str, Any]:

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "matvec.h"
 #include "numbers.h"
 
 #if defined(__F16C__)
@@ -615,6 +616,7 @@ EXPORT void dure_attention_free(struct attention *a) { free(a); }
 EXPORT bool dure_attention_callback(struct ggml_tensor *t, bool ask, void *user) {
     if (ask) {
         take_attention(user, t);
+        take_matvec(t);
     }
     return !ask;
 }

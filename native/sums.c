@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "attention.h"
+#include "matvec.h"
 #include "numbers.h"
 
 enum { BLOCK = 32, MAX_POINTS = 8, MAX_NAME = 64, SPINS_BETWEEN_CHECKS = 64 };
@@ -506,10 +507,15 @@ static bool ends_with(const char *s, const char *end) {
     return n >= m && memcmp(s + n - m, end, m) == 0;
 }
 
+// Also where we multiply.
+static bool is_product(const struct ggml_tensor *t) {
+    return t->op == GGML_OP_MUL_MAT || (t->op == GGML_OP_CUSTOM && t->src[0]);
+}
+
 static bool is_point(const struct ggml_tensor *t) {
     for (int i = 0; i < g.n_points; i++) {
         const struct point *p = &g.points[i];
-        if (p->is_weight ? t->op == GGML_OP_MUL_MAT && ends_with(t->src[0]->name, p->name)
+        if (p->is_weight ? is_product(t) && ends_with(t->src[0]->name, p->name)
                          : strncmp(t->name, p->name, strlen(p->name)) == 0) {
             return true;
         }
@@ -521,6 +527,7 @@ static bool is_point(const struct ggml_tensor *t) {
 EXPORT bool dure_sums_callback(struct ggml_tensor *t, bool ask, void *user) {
     if (ask) {
         take_attention(user, t);
+        take_matvec(t);
         return g.stats.status == OK && is_point(t);
     }
     if (g.stats.status != OK) {

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cut_models import whole_executor
 from dure_process import Dure, as_json, error_line
+from engine_loops import DEMO, KINDS, LIMITS, QUESTIONS, Eager, question, run
 from parrot import write_parrot
-from test_engine_loop import DEMO, KINDS, LIMITS, QUESTIONS, Eager, question, run
 
 from dure.engine.executor import Executor
 from dure.engine.llama import Limits

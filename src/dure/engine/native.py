@@ -27,7 +27,7 @@ def mpi() -> Any:
 @cache
 def library() -> ctypes.CDLL:
     """All that `native/` exports. Raises ResourceError where it cannot be loaded."""
-    import llama_cpp.llama_cpp  # noqa: F401 - brings libggml-base into the process
+    import llama_cpp.llama_cpp as lib  # brings libggml-base into the process
 
     mpi()
     path = Path(__file__).with_name("libdure_native.so")
@@ -43,4 +43,7 @@ def library() -> ctypes.CDLL:
     loaded.dure_exchange_seconds.restype = ctypes.c_double
     loaded.dure_sums_times.restype = ctypes.c_int64
     loaded.dure_read_bytes_per_second.restype = ctypes.c_double
+    cpu = ctypes.CDLL(str(Path(lib.__file__).with_name("lib") / "libggml-cpu.so"))
+    if cpu.ggml_cpu_has_avx2():  # and so repacks Q4_0 as our multiplication knows it
+        loaded.dure_matvec_start()
     return loaded
