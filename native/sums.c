@@ -811,10 +811,12 @@ static void *read_all(void *user) {
 }
 
 // Bytes of memory a second that so many threads read together, each its part of x[n]; 0 where it failed.
+// All ranks call it at once, and begin at once.
 EXPORT double dure_read_bytes_per_second(const float *x, size_t n, int n_threads, int repeats) {
     struct reader readers[n_threads];
     pthread_t threads[n_threads];
     const size_t part = n / (size_t)n_threads;
+    MPI_Barrier(g.comm);
     const double start = MPI_Wtime();
     int begun = 0;
     for (; begun < n_threads; begun++) {
