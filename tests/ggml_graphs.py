@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import gguf
 import llama_cpp.llama_cpp as binding
 import numpy as np
 import numpy.typing as npt
 
+from dure.engine.attention import Attention
+
 Array = npt.NDArray[Any]
 
-_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}  # ggml_type
+_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.int32): 26}  # ggml_type
 _MEMORY = 512 << 20
+_POINTERS = {  # functions that return them
+    "ggml-base": (
+        "ggml_init",
+        "ggml_new_tensor_4d",
+        "ggml_permute",
+        "ggml_flash_attn_ext",
+        "ggml_mul_mat",
+        "ggml_mul_mat_id",
+        "ggml_new_graph",
+        "ggml_get_data",
+        "ggml_backend_alloc_ctx_tensors_from_buft",
+        "ggml_backend_reg_dev_get",
+        "ggml_backend_reg_get_proc_address",
+    ),
+    "ggml-cpu": ("ggml_backend_cpu_reg",),
+}
 
 
 class _InitParams(ctypes.Structure):
@@ -32,20 +52,21 @@ def _library(name: str) -> ctypes.CDLL:
     library = ctypes.CDLL(str(Path(binding.__file__).with_name("lib") / f"lib{name}.so"))
     if name == "ggml-base":
         library.ggml_init.argtypes = [_InitParams]
-        library.ggml_op_desc.restype = ctypes.c_char_p
-        functions = ("ggml_init", "ggml_new_tensor_4d", "ggml_permute", "ggml_flash_attn_ext")
-        for function in (*functions, "ggml_new_graph", "ggml_get_data"):
-            getattr(library, function).restype = ctypes.c_void_p
+        for function in ("ggml_op_desc", "ggml_backend_buft_name"):
+            getattr(library, function).restype = ctypes.c_char_p
+    for function in _POINTERS[name]:
+        getattr(library, function).restype = ctypes.c_void_p
     return library
 
 
 class Graph:
-    """One node of flash attention. Axes are numpy's, the reverse of ggml's."""
+    """One node. Axes are numpy's, the reverse of ggml's."""
 
-    def __init__(self, context: ctypes.c_void_p) -> None:
-        self._base, self._context = _library("ggml-base"), context
+    def __init__(self, context: ctypes.c_void_p, weights: ctypes.c_void_p) -> None:
+        self._base, self._context, self._weights = _library("ggml-base"), context, weights
         self.node: ctypes.c_void_p | None = None
         self._shape: tuple[int, ...] = ()
+        self._buffers: list[ctypes.c_void_p] = []
 
     def attention(
         self,
@@ -59,13 +80,14 @@ class Graph:
         softcap: float = 0.0,
         sinks: Array | None = None,
     ) -> None:
-        """Build it as llama.cpp does.
+        """Flash attention as llama.cpp builds it.
 
         q: float32 [streams, tokens, heads, dim]. k, v: float16 [streams, positions, key heads, dim].
         mask: float16 [streams, 1, tokens, positions]. sinks: float32 [heads].
+        Its result is float32 [streams, tokens, heads, dim].
         """
         turned = [self._permuted(self._tensor(x)) for x in (q, k, v)]
-        self.node = self._pointer(
+        self.node = ctypes.c_void_p(
             self._base.ggml_flash_attn_ext(
                 *(self._context, *turned, self._tensor(mask)),
                 *(ctypes.c_float(scale), ctypes.c_float(max_bias), ctypes.c_float(softcap)),
@@ -75,14 +97,39 @@ class Graph:
             self._base.ggml_flash_attn_ext_add_sinks(self.node, self._tensor(sinks))
         self._shape = q.shape
 
+    def product(self, matrix: Array, kind: str, x: Array) -> None:
+        """A repacked matrix times vectors.
+
+        matrix: float32 [rows, width], quantized to a type here. x: float32 [n, width].
+        Its result is float32 [n, rows].
+        """
+        self.node = ctypes.c_void_p(
+            self._base.ggml_mul_mat(self._context, self._repacked(matrix, kind), self._tensor(x))
+        )
+        self._shape = (len(x), len(matrix))
+
+    def experts(self, matrices: Array, kind: str, x: Array, ids: Array) -> None:
+        """Some of several repacked matrices times vectors.
+
+        matrices: float32 [experts, rows, width]. x: float32 [tokens, 1 or used, width].
+        ids: int32 [tokens, used]. Its result is float32 [tokens, used, rows].
+        """
+        self.node = ctypes.c_void_p(
+            self._base.ggml_mul_mat_id(
+                self._context,
+                *(self._repacked(matrices, kind), self._tensor(x), self._tensor(ids)),
+            )
+        )
+        self._shape = (*ids.shape, matrices.shape[1])
+
     @property
     def operation(self) -> str:
         """What the node is now."""
         return str(self._base.ggml_op_desc(self.node).decode())
 
     def compute(self, threads: int) -> Array:
-        """float32 [streams, tokens, heads, dim]."""
-        graph = self._pointer(self._base.ggml_new_graph(self._context))
+        """The node's result."""
+        graph = ctypes.c_void_p(self._base.ggml_new_graph(self._context))
         self._base.ggml_build_forward_expand(graph, self.node)
         cpu = _library("ggml-cpu")
         assert cpu.ggml_graph_compute_with_ctx(self._context, graph, threads) == 0
@@ -91,21 +138,52 @@ class Graph:
         )
         return np.array(data, np.float32).reshape(self._shape)
 
+    def close(self) -> None:
+        """Give the memory of weights back."""
+        for buffer in self._buffers:
+            self._base.ggml_backend_buffer_free(buffer)
+
     def _tensor(self, x: Array) -> ctypes.c_void_p:
-        shape = [ctypes.c_int64(n) for n in reversed((1,) * (4 - x.ndim) + x.shape)]
-        tensor = self._pointer(
-            self._base.ggml_new_tensor_4d(self._context, _TYPES[x.dtype], *shape)
-        )
+        tensor = self._new(self._context, x.shape, _TYPES[x.dtype])
         whole = np.ascontiguousarray(x)
         ctypes.memmove(self._base.ggml_get_data(tensor), whole.ctypes.data, whole.nbytes)
         return tensor
 
-    def _permuted(self, tensor: ctypes.c_void_p) -> ctypes.c_void_p:
-        return self._pointer(self._base.ggml_permute(self._context, tensor, 0, 2, 1, 3))
+    def _repacked(self, x: Array, kind: str) -> ctypes.c_void_p:
+        """Weights in memory that llama.cpp repacks."""
+        type_ = gguf.GGMLQuantizationType[kind]
+        tensor = self._new(self._weights, x.shape, type_.value)
+        buffer = ctypes.c_void_p(
+            self._base.ggml_backend_alloc_ctx_tensors_from_buft(self._weights, _repacking())
+        )
+        assert buffer
+        self._buffers.append(buffer)
+        data = np.ascontiguousarray(gguf.quants.quantize(x, type_))
+        self._base.ggml_backend_tensor_set(
+            *(tensor, ctypes.c_void_p(data.ctypes.data)),
+            *(ctypes.c_size_t(0), ctypes.c_size_t(data.nbytes)),
+        )
+        return tensor
 
-    @staticmethod
-    def _pointer(address: int) -> ctypes.c_void_p:
-        return ctypes.c_void_p(address)
+    def _new(self, context: ctypes.c_void_p, shape: tuple[int, ...], type_: int) -> ctypes.c_void_p:
+        sizes = [ctypes.c_int64(n) for n in reversed((1,) * (4 - len(shape)) + shape)]
+        return ctypes.c_void_p(self._base.ggml_new_tensor_4d(context, type_, *sizes))
+
+    def _permuted(self, tensor: ctypes.c_void_p) -> ctypes.c_void_p:
+        return ctypes.c_void_p(self._base.ggml_permute(self._context, tensor, 0, 2, 1, 3))
+
+
+def _repacking() -> ctypes.c_void_p:
+    """The kind of memory whose tensors llama.cpp repacks."""
+    base = _library("ggml-base")
+    registry = ctypes.c_void_p(_library("ggml-cpu").ggml_backend_cpu_reg())
+    device = ctypes.c_void_p(base.ggml_backend_reg_dev_get(registry, ctypes.c_size_t(0)))
+    get = base.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_dev_get_extra_bufts")
+    kinds = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(get)(device)
+    for kind in takewhile(bool, kinds):
+        if base.ggml_backend_buft_name(ctypes.c_void_p(kind)) == b"CPU_REPACK":
+            return ctypes.c_void_p(kind)
+    raise LookupError("this llama.cpp repacks nothing")
 
 
 @contextmanager
@@ -113,7 +191,24 @@ def new_graph() -> Iterator[Graph]:
     """An empty one, whose memory is gone afterwards."""
     base = _library("ggml-base")
     context = ctypes.c_void_p(base.ggml_init(_InitParams(_MEMORY, None, False)))
+    weights = ctypes.c_void_p(base.ggml_init(_InitParams(1 << 16, None, True)))
+    graph = Graph(context, weights)
     try:
-        yield Graph(context)
+        yield graph
     finally:
+        graph.close()
+        base.ggml_free(weights)
         base.ggml_free(context)
+
+
+@contextmanager
+def taking() -> Iterator[Callable[[Graph], None]]:
+    """What asks about a graph's node as llama.cpp does before it computes it."""
+    kind = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
+    attention = Attention()
+
+    def take(graph: Graph) -> None:
+        assert not kind(attention.callback)(graph.node, True, attention.handle)
+
+    yield take
+    attention.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from ggml_graphs import Graph, new_graph
-
-from dure.engine.attention import Attention
+from ggml_graphs import Graph, new_graph, taking
 
 Array = npt.NDArray[Any]
 Take = Callable[[Graph], None]
@@ -114,15 +111,9 @@ class Inputs:
 
 @pytest.fixture(name="take", scope="module")
 def take_() -> Iterator[Take]:
-    """Asks about a graph's node as llama.cpp does before it computes it."""
-    kind = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
-    attention = Attention()
-
-    def take(graph: Graph) -> None:
-        assert not kind(attention.callback)(graph.node, True, attention.handle)
-
-    yield take
-    attention.close()
+    """Asks about a node as llama.cpp does."""
+    with taking() as take:
+        yield take
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
