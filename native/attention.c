@@ -5,7 +5,7 @@
 //
 // llama.cpp goes through the cache query by query, keeps the result in 16-bit floats in memory, and calls
 // e^x for each position: 100 ns for a query, a head and a position of 128 numbers where this was written.
-// Here up to four queries share what is read and converted, results stay in registers, and a block of
+// Here queries of a key head share what is read and converted, results stay in registers, and a block of
 // positions is done at once: docs/decisions/0012. Sums are in float32 throughout.
 
 #include "attention.h"
@@ -28,17 +28,21 @@
 #include <arm_neon.h>
 #endif
 
+// Numbers of a vector register, and queries that share what is read: what fits the registers.
 #if defined(__AVX512F__)
-enum { AT_ONCE = 4, SLICE = 4 };  // positions, and 16ths of a vector: what fits the registers
+enum { LANES = 16, TILE = 4 };
+#elif defined(__F16C__)
+enum { LANES = 8, TILE = 2 };
 #else
-enum { AT_ONCE = 1, SLICE = 1 };
+enum { LANES = 4, TILE = 4 };
 #endif
 
 enum {
-    LANES = 16,
+    GRAIN = 16,      // heads have a multiple of so many numbers
+    AT_ONCE = 4,     // positions that are scored at once
+    SLICE = 4,       // registers of values that are added at once
     POSITIONS = 64,  // of a block: its keys and its values fit the first cache
     FEW = 8,         // positions whose values are added before the next key head's
-    TILE = 4,        // queries that share what is read
     ROWS = 32,       // queries that go through a block before the next is read
     MAX_DIM = 256,
     MAX_KINDS = 8,
@@ -49,8 +53,10 @@ enum {
 
 #define INLINE static inline __attribute__((always_inline))
 
-typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
-typedef float quad __attribute__((vector_size(16), aligned(4)));
+typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
+typedef float lanes_anywhere __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
+typedef float quad __attribute__((vector_size(16)));
+typedef float quad_anywhere __attribute__((vector_size(16), aligned(4), may_alias));
 
 // What a node of llama.cpp's says in its parameters, of which there are few kinds in a model.
 struct kind {
@@ -73,31 +79,19 @@ struct attention {
     atomic_int parts_done[MAX_PARTS];
 };
 
-// ---------------------------------------------------------------- sixteen lanes
+// ---------------------------------------------------------------- lanes
 
-INLINE lanes load(const float *x) {
-    lanes v;
-    memcpy(&v, x, sizeof v);
-    return v;
-}
+INLINE lanes load(const float *x) { return *(const lanes_anywhere *)x; }
 
-INLINE void store(float *x, lanes v) { memcpy(x, &v, sizeof v); }
+INLINE void store(float *x, lanes v) { *(lanes_anywhere *)x = v; }
 
 INLINE lanes load_half(const uint16_t *x) {
 #if defined(__AVX512F__)
     return (lanes)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)x));
 #elif defined(__F16C__)
-    __m256 v[2];
-    for (int i = 0; i < 2; i++) {
-        v[i] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(x + 8 * i)));
-    }
-    return load((const float *)v);
+    return (lanes)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x));
 #elif defined(__aarch64__)
-    float32x4_t v[4];
-    for (int i = 0; i < 4; i++) {
-        v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x + 4 * i)));
-    }
-    return load((const float *)v);
+    return (lanes)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x)));
 #else
     (void)x;
     return (lanes){0};  // never called, see knows_halves
@@ -112,19 +106,21 @@ static bool knows_halves(void) {
 #endif
 }
 
-INLINE quad quarter_sum(lanes v) {
+// Four sums, of the lanes whose numbers are the same modulo four.
+INLINE quad fold(lanes v) {
+#if defined(__AVX512F__)
     return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7) +
            (__builtin_shufflevector(v, v, 8, 9, 10, 11) + __builtin_shufflevector(v, v, 12, 13, 14, 15));
-}
-
-INLINE float sum_of(lanes v) {
-    const quad q = quarter_sum(v);
-    return (q[0] + q[2]) + (q[1] + q[3]);
+#elif defined(__F16C__)
+    return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+#else
+    return (quad)v;
+#endif
 }
 
 // The sums of four vectors.
 INLINE quad sums_of(const lanes v[4]) {
-    const quad a = quarter_sum(v[0]), b = quarter_sum(v[1]), c = quarter_sum(v[2]), d = quarter_sum(v[3]);
+    const quad a = fold(v[0]), b = fold(v[1]), c = fold(v[2]), d = fold(v[3]);
     const quad ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
     const quad cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
     return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
@@ -159,14 +155,7 @@ INLINE void score_few(const int n, const float (*q)[MAX_DIM], int dim, const str
         }
     }
     for (int r = 0; r < n; r++) {
-        if (AT_ONCE == 4) {
-            const quad four = sums_of(sum + r * AT_ONCE);
-            memcpy(scores[r] + p, &four, sizeof four);
-        } else {
-            for (int i = 0; i < AT_ONCE; i++) {
-                scores[r][p + i] = sum_of(sum[r * AT_ONCE + i]);
-            }
-        }
+        *(quad_anywhere *)(scores[r] + p) = sums_of(sum + r * AT_ONCE);
     }
 }
 
@@ -370,7 +359,7 @@ static int tiles_of(const struct work *w, const struct unit *u, struct tile *til
     for (int key = 0; key < u->n_keys; key++) {
         const struct cache keys = cache_of(w->k, w, u, key), values = cache_of(w->v, w, u, key);
         for (int row = key * u->n_rows, left = u->n_rows; left > 0;) {
-            const int n = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+            const int n = left >= TILE ? TILE : left >= 2 ? 2 : 1;
             tiles[n_tiles++] = (struct tile){keys, values, row, n, 0};
             row += n;
             left -= n;
@@ -380,13 +369,15 @@ static int tiles_of(const struct work *w, const struct unit *u, struct tile *til
 }
 
 // The parts of a block's work for a tile, with its number of rows known to the compiler.
-#define FOR_ROWS(tile, CALL)      \
-    do {                          \
-        switch ((tile)->n) {      \
-            case 4: CALL(4); break; \
-            case 2: CALL(2); break; \
-            default: CALL(1);     \
-        }                         \
+#define FOR_ROWS(tile, CALL)        \
+    do {                            \
+        if ((tile)->n == TILE) {    \
+            CALL(TILE);             \
+        } else if ((tile)->n == 2) { \
+            CALL(2);                \
+        } else {                    \
+            CALL(1);                \
+        }                           \
     } while (0)
 
 static void score(const struct tile *t, const float (*q)[MAX_DIM], int dim, int64_t first, int p,
@@ -408,7 +399,7 @@ static void add(const struct tile *t, const float *keep, const float (*weights)[
 // memory: the processor then foresees what will be read.
 static void look_at_block(const struct work *w, const struct unit *u, struct tile *tiles, int n_tiles,
                           const float (*q)[MAX_DIM], int64_t first, struct found *f) {
-    static const float ones[TILE] = {1, 1, 1, 1};
+    static const float ones[4] = {1, 1, 1, 1};
     float scores[ROWS][POSITIONS], keep[ROWS];
     const uint16_t *masks[ROWS];
     const int dim = (int)w->dim, step = u->n_keys > 1 ? FEW : POSITIONS;
@@ -554,7 +545,7 @@ static bool is_ours(const struct ggml_tensor *t, const struct kind *kind) {
             return false;
         }
     }
-    return q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && q->ne[0] % LANES == 0 &&
+    return q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && q->ne[0] % GRAIN == 0 &&
            q->ne[0] <= MAX_DIM && is_cache(k, q) && is_cache(v, q) && k->ne[2] == v->ne[2] &&
            (!mask || (mask->type == GGML_TYPE_F16 && mask->nb[0] == sizeof(uint16_t)));
 }

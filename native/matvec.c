@@ -22,7 +22,7 @@
 enum {
     BLOCK = 32,        // numbers with a scale
     GROUP = 8,         // rows that lie together
-    MOST_VECTORS = 4,  // more are a matrix, which llama.cpp multiplies well
+    MOST_VECTORS = 8,  // more are a matrix, which llama.cpp multiplies well
     MAX_WIDTH = 32768,
     EVEN_LANES = 0x5555
 };
@@ -123,7 +123,7 @@ static const float *row_of(const struct ggml_tensor *t, int64_t i, int64_t j) {
     return (const float *)((const char *)t->data + (size_t)i * t->nb[1] + (size_t)j * t->nb[2]);
 }
 
-// A matrix times up to four vectors. llama.cpp calls it with every one of its threads.
+// A matrix times up to eight vectors. llama.cpp calls it with every one of its threads.
 static void multiply_all(struct ggml_tensor *dst, int thread, int n_threads) {
     const struct ggml_tensor *const w = dst->src[0], *x = dst->src[1];
     const int64_t n_blocks = w->ne[0] / BLOCK, n_groups = w->ne[1] / GROUP, n = x->ne[1];
@@ -136,12 +136,19 @@ static void multiply_all(struct ggml_tensor *dst, int thread, int n_threads) {
         vectors[i] = blocks + i * n_blocks;
         out[i] = (float *)((char *)dst->data + (size_t)i * dst->nb[1]);
     }
-    switch (n) {
-        case 1: multiply(1, w->data, n_blocks, vectors, out, first, stop); break;
-        case 2: multiply(2, w->data, n_blocks, vectors, out, first, stop); break;
-        case 3: multiply(3, w->data, n_blocks, vectors, out, first, stop); break;
-        default: multiply(4, w->data, n_blocks, vectors, out, first, stop);
+#define CASE(n) \
+    case n: multiply(n, w->data, n_blocks, vectors, out, first, stop); break
+    switch (n) {  // known to the compiler
+        CASE(1);
+        CASE(2);
+        CASE(3);
+        CASE(4);
+        CASE(5);
+        CASE(6);
+        CASE(7);
+        CASE(8);
     }
+#undef CASE
 }
 
 // The matrices of some experts, each times a vector of one token.
