@@ -48,6 +48,7 @@ enum {
     MAX_KINDS = 8,
     MAX_PARTS = 256,         // of the cache that threads share out, of all units
     LONG = 512,              // positions for each thread
+    FEW_UNITS = 4,           // for each thread: the cache is shared out
     MINUS_INFINITY = 0xfc00  // as a 16-bit float
 };
 
@@ -65,8 +66,8 @@ struct kind {
     struct attention *of;
 };
 
-// Queries that look at the same keys: `n` rows of a key head, which lie token by token. What they have
-// found is the sum of values, weighted with e^(score - max), and the sum of the weights.
+// What the rows of a unit have found: the sum of values, weighted with e^(score - max), and the sum of
+// the weights.
 struct found {
     float max[ROWS], weights[ROWS], values[ROWS][MAX_DIM];
 };
@@ -293,7 +294,8 @@ static struct work work_of(const struct ggml_tensor *dst, const struct kind *kin
     w.units_per_key = divided_up(rows, w.rows_per_unit);
     w.units_per_stream = divided_up(w.n_keys, w.keys_per_unit) * w.units_per_key;
     w.n_units = n_streams * w.units_per_stream;
-    w.n_parts = is_long && w.n_units * n_threads <= MAX_PARTS ? n_threads : 1;
+    const bool is_cut = is_long && w.n_units < FEW_UNITS * n_threads && w.n_units * n_threads <= MAX_PARTS;
+    w.n_parts = is_cut ? n_threads : 1;
     return w;
 }
 
