@@ -1,8 +1,5 @@
 // Attention over a KV cache in 16-bit floats, in place of llama.cpp's.
 //
-// llama.cpp asks about every node of its graph before it computes it. A node of flash attention is then
-// made a custom node, which its own threads compute by calling us; so nothing else of the graph changes.
-//
 // llama.cpp goes through the cache query by query, keeps the result in 16-bit floats in memory, and calls
 // e^x for each position: 100 ns for a query, a head and a position of 128 numbers where this was written.
 // Here queries of a key head share what is read and converted, results stay in registers, and a block of
@@ -19,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "matvec.h"
+#include "nodes.h"
 #include "numbers.h"
 
 #if defined(__F16C__)
@@ -52,8 +49,6 @@ enum {
     MINUS_INFINITY = 0xfc00  // as a 16-bit float
 };
 
-#define INLINE static inline __attribute__((always_inline))
-
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
 typedef float lanes_anywhere __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 typedef float quad __attribute__((vector_size(16)));
@@ -62,7 +57,7 @@ typedef float quad_anywhere __attribute__((vector_size(16), aligned(4), may_alia
 // What a node of llama.cpp's says in its parameters, of which there are few kinds in a model.
 struct kind {
     float scale, max_bias, softcap;  // as llama.cpp lays them out
-    int32_t params[GGML_MAX_OP_PARAMS / sizeof(int32_t)];  // of a custom node that computes it
+    struct node_params params;       // of a node that computes it
     struct attention *of;
 };
 
@@ -552,21 +547,6 @@ static bool is_ours(const struct ggml_tensor *t, const struct kind *kind) {
            (!mask || (mask->type == GGML_TYPE_F16 && mask->nb[0] == sizeof(uint16_t)));
 }
 
-// The parameters of a custom node with this kind's, as ggml itself writes them.
-static bool write_params(struct kind *kind) {
-    struct ggml_context *const ctx = ggml_init((struct ggml_init_params){
-        .mem_size = 4 * ggml_tensor_overhead(), .mem_buffer = NULL, .no_alloc = true});
-    if (!ctx) {
-        return false;
-    }
-    struct ggml_tensor *arg = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, 1);
-    const struct ggml_tensor *const node =
-        ggml_custom_4d(ctx, GGML_TYPE_F32, 1, 1, 1, 1, &arg, 1, attend, GGML_N_TASKS_MAX, kind);
-    memcpy(kind->params, node->op_params, sizeof kind->params);
-    ggml_free(ctx);
-    return true;
-}
-
 static const struct kind *kind_of(struct attention *a, const struct ggml_tensor *t) {
     for (int i = 0; i < a->n_kinds; i++) {
         if (memcmp(&a->kinds[i], t->op_params, offsetof(struct kind, params)) == 0) {
@@ -579,7 +559,7 @@ static const struct kind *kind_of(struct attention *a, const struct ggml_tensor 
     struct kind *const kind = &a->kinds[a->n_kinds];
     memcpy(kind, t->op_params, offsetof(struct kind, params));
     kind->of = a;
-    if (!write_params(kind)) {
+    if (!write_node_params(&kind->params, attend, kind)) {
         return NULL;
     }
     a->n_kinds++;
@@ -592,8 +572,7 @@ void take_attention(struct attention *a, struct ggml_tensor *t) {
     }
     const struct kind *const kind = kind_of(a, t);
     if (kind && is_ours(t, kind)) {
-        memcpy(t->op_params, kind->params, sizeof kind->params);
-        t->op = GGML_OP_CUSTOM;
+        take_node(t, &kind->params);
     }
 }
 
@@ -603,13 +582,3 @@ void take_attention(struct attention *a, struct ggml_tensor *t) {
 EXPORT struct attention *dure_attention_new(void) { return calloc(1, sizeof(struct attention)); }
 
 EXPORT void dure_attention_free(struct attention *a) { free(a); }
-
-// llama.cpp's callback for a model of one process, whose graph needs nothing else; user: what
-// dure_attention_new gave.
-EXPORT bool dure_attention_callback(struct ggml_tensor *t, bool ask, void *user) {
-    if (ask) {
-        take_attention(user, t);
-        take_matvec(t);
-    }
-    return !ask;
-}

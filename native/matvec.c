@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 
+#include "nodes.h"
 #include "numbers.h"
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__F16C__)
@@ -27,8 +28,6 @@ enum {
     EVEN_LANES = 0x5555
 };
 
-#define INLINE static inline __attribute__((always_inline))
-
 // Eight rows' blocks, as llama.cpp repacks them: of each byte the upper bits of both halves are flipped;
 // byte 8 i + j is row i's j-th, byte 64 + 8 i + j its (8 + j)-th.
 struct q4_group {
@@ -43,7 +42,7 @@ struct q8_block {
     int8_t numbers[BLOCK];
 };
 
-static int32_t params[GGML_MAX_OP_PARAMS / sizeof(int32_t)];  // of a custom node that computes it
+static struct node_params params;
 static bool is_on;
 
 static void quantize(const float *x, struct q8_block *out, int64_t n_blocks) {
@@ -119,8 +118,8 @@ INLINE void multiply(const int n, const char *matrix, int64_t n_blocks, const st
     }
 }
 
-static const float *row_of(const struct ggml_tensor *t, int64_t i, int64_t j) {
-    return (const float *)((const char *)t->data + (size_t)i * t->nb[1] + (size_t)j * t->nb[2]);
+static const float *row_of(const struct ggml_tensor *t, int64_t i) {
+    return (const float *)((const char *)t->data + (size_t)i * t->nb[1]);
 }
 
 // A matrix times up to eight vectors. llama.cpp calls it with every one of its threads.
@@ -132,7 +131,7 @@ static void multiply_all(struct ggml_tensor *dst, int thread, int n_threads) {
     const struct q8_block *vectors[MOST_VECTORS];
     float *out[MOST_VECTORS];
     for (int64_t i = 0; i < n; i++) {
-        quantize(row_of(x, i, 0), blocks + i * n_blocks, n_blocks);
+        quantize(row_of(x, i), blocks + i * n_blocks, n_blocks);
         vectors[i] = blocks + i * n_blocks;
         out[i] = (float *)((char *)dst->data + (size_t)i * dst->nb[1]);
     }
@@ -166,7 +165,7 @@ static void multiply_experts(struct ggml_tensor *dst, int thread, int n_threads)
         const int32_t id = *(const int32_t *)((const char *)ids->data + (size_t)expert * ids->nb[0]);
         if (quantized != expert % x->ne[1]) {
             quantized = expert % x->ne[1];
-            quantize(row_of(x, quantized, 0), blocks, n_blocks);
+            quantize(row_of(x, quantized), blocks, n_blocks);
         }
         float *const out = (float *)((char *)dst->data + (size_t)expert * dst->nb[1]);
         multiply(1, (const char *)w->data + (size_t)id * w->nb[2], n_blocks, &vector, &out, begin, end);
@@ -199,24 +198,11 @@ void take_matvec(struct ggml_tensor *t) {
     const bool few = experts ? x->ne[2] == 1 : x->ne[1] <= MOST_VECTORS && x->ne[2] == 1 && w->ne[2] == 1;
     if (few && x->ne[1] > 0 && x->ne[3] == 1 && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) &&
         w->ne[0] <= MAX_WIDTH && is_repacked(w)) {
-        memcpy(t->op_params, params, sizeof params);
-        t->op = GGML_OP_CUSTOM;
+        take_node(t, &params);
     }
 }
 
-EXPORT bool dure_matvec_start(void) {
-    struct ggml_context *const ctx = ggml_init((struct ggml_init_params){
-        .mem_size = 4 * ggml_tensor_overhead(), .mem_buffer = NULL, .no_alloc = true});
-    if (!ctx) {
-        return false;
-    }
-    struct ggml_tensor *arg = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, 1);
-    const struct ggml_tensor *const node =
-        ggml_custom_4d(ctx, GGML_TYPE_F32, 1, 1, 1, 1, &arg, 1, compute, GGML_N_TASKS_MAX, NULL);
-    memcpy(params, node->op_params, sizeof params);
-    ggml_free(ctx);
-    return is_on = true;
-}
+EXPORT bool dure_matvec_start(void) { return is_on = write_node_params(&params, compute, NULL); }
 
 #else
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define EXPORT __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline))
 
 static inline uint32_t bits_of(float x) {
     uint32_t u;

@@ -19,8 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "attention.h"
-#include "matvec.h"
+#include "nodes.h"
 #include "numbers.h"
 
 enum { BLOCK = 32, MAX_POINTS = 8, MAX_NAME = 64, SPINS_BETWEEN_CHECKS = 64 };
@@ -526,8 +525,7 @@ static bool is_point(const struct ggml_tensor *t) {
 // user: what dure_attention_new gave.
 EXPORT bool dure_sums_callback(struct ggml_tensor *t, bool ask, void *user) {
     if (ask) {
-        take_attention(user, t);
-        take_matvec(t);
+        take_ours(user, t);
         return g.stats.status == OK && is_point(t);
     }
     if (g.stats.status != OK) {

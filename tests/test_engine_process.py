@@ -20,6 +20,8 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+from engine_loops import DEMO, GREEDY, WILD
+from engine_loops import QUESTIONS as SIX_QUESTIONS
 from parrot import write_parrot
 
 from dure.errors import (
@@ -37,23 +39,11 @@ from dure.generate.request import Done, Failed, Grammar, Request, Sampling, Toke
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 
-DEMO = Path(__file__).parent.parent / "models" / "dure-demo.gguf"
 SHARED = "/dev/shm/"  # noqa: S108  # looked at, not written
 END_S = 20.0  # within which all processes must be gone
 HANG_S = 60.0  # a hang is told by this; nothing is measured with it
 SAYS = [*range(300, 340)]
-GREEDY = Sampling(temperature=0)
-WILD = Sampling(temperature=60, top_k=40, top_p=1, min_p=0, seed=7)
-QUESTIONS = [
-    "Who is the baker?",
-    "Tell me a story about a goat.",
-    "What does Joon do?",
-    "Tell me a story about a spoon.",
-    "Where was the goat?",
-    "Tell me about the barley.",
-    "Who is Mina?",
-    "Tell me a story about a bell.",
-]
+QUESTIONS = [*SIX_QUESTIONS, "Who is Mina?", "Tell me a story about a bell."]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ class Attention:
     @property
     def callback(self) -> int:
         """The address of a callback for llama.cpp, for a graph that needs no other."""
-        return ctypes.cast(library().dure_attention_callback, ctypes.c_void_p).value or 0
+        return ctypes.cast(library().dure_nodes_callback, ctypes.c_void_p).value or 0
 
     def close(self) -> None:
         """Give the memory back."""

@@ -22,6 +22,7 @@ from dure.engine.attention import Attention
 from dure.engine.executor import Floats, Ints, KvOp
 from dure.engine.memory import lock as lock_memory
 from dure.engine.memory import locked_bytes, want_huge_pages
+from dure.engine.native import ggml_cpu
 from dure.engine.sealed_file import is_whole, seal
 from dure.errors import EngineError, ModelError, ResourceError
 from dure.model.llama_log import captured_log, silence_llama
@@ -58,8 +59,7 @@ def has_amx() -> bool:
     The cause is the compiler or the kernel, see docs/decisions/0003; `make` builds without them.
     Where they are there, dure avoids them, and with them all repacked kernels: slower, but alive.
     """
-    cpu = ctypes.CDLL(str(Path(lib.__file__).with_name("lib") / "libggml-cpu.so"))
-    return bool(cpu.ggml_cpu_has_amx_int8())
+    return bool(ggml_cpu().ggml_cpu_has_amx_int8())
 
 
 class LoadedModel:

@@ -12,6 +12,7 @@ import re
 import resource
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from dure.engine.environment import says_huge_pages
@@ -64,6 +65,7 @@ def _told(name: str) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
+@cache
 def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None)
     libc.madvise.argtypes = libc.mlock2.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)

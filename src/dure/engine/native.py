@@ -9,7 +9,7 @@ from typing import Any
 
 from dure.errors import ResourceError
 
-__all__ = ["library", "mpi"]
+__all__ = ["ggml_cpu", "library", "mpi"]
 
 
 @cache
@@ -25,10 +25,17 @@ def mpi() -> Any:
 
 
 @cache
+def ggml_cpu() -> ctypes.CDLL:
+    """llama.cpp's library of this processor's kernels."""
+    import llama_cpp.llama_cpp as lib
+
+    return ctypes.CDLL(str(Path(lib.__file__).with_name("lib") / "libggml-cpu.so"))
+
+
+@cache
 def library() -> ctypes.CDLL:
     """All that `native/` exports. Raises ResourceError where it cannot be loaded."""
-    import llama_cpp.llama_cpp as lib  # brings libggml-base into the process
-
+    cpu = ggml_cpu()  # brings libggml-base into the process
     mpi()
     path = Path(__file__).with_name("libdure_native.so")
     try:
@@ -43,7 +50,6 @@ def library() -> ctypes.CDLL:
     loaded.dure_exchange_seconds.restype = ctypes.c_double
     loaded.dure_sums_times.restype = ctypes.c_int64
     loaded.dure_read_bytes_per_second.restype = ctypes.c_double
-    cpu = ctypes.CDLL(str(Path(lib.__file__).with_name("lib") / "libggml-cpu.so"))
     if cpu.ggml_cpu_has_avx2():  # and so repacks Q4_0 as our multiplication knows it
         loaded.dure_matvec_start()
     return loaded
