@@ -2,8 +2,9 @@
 
 Each result is kept as JSON when it is there, so a run that was cut off goes on where it was: give
 --again to measure anew. Peers take part whose environment variables are set (see bench/README.md);
-network namespaces need root. Nothing else may run meanwhile. The tables of the page and its plots are
-written anew from all results that are kept; --pages only does that. Plots need matplotlib.
+network namespaces need root. Nothing else may run meanwhile. Tables of the page and its plots are
+written anew from the results that are kept, and tables without one stay as they are; --pages only
+does that. Plots need matplotlib.
 
     sudo -E "$(command -v python)" bench/everything.py --list
     sudo -E "$(command -v python)" bench/everything.py
@@ -16,6 +17,7 @@ import argparse
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -177,38 +179,32 @@ def _read(directory: Path) -> dict[str, Any]:
 
 def _write_page(results: Mapping[str, Any]) -> None:
     """Renew every part of the page between `<!-- figures: NAME -->` and `<!-- end -->`."""
-    lines, skipping = list[str](), False
-    parts = _parts(results)
-    for line in PAGE.read_text().splitlines():
-        if line == "<!-- end -->":
-            skipping = False
-        if not skipping:
-            lines.append(line)
-        if line.startswith("<!-- figures: "):
-            name = line.removeprefix("<!-- figures: ").removesuffix(" -->")
-            lines.append(parts[name])
-            skipping = True
-    PAGE.write_text("\n".join(lines) + "\n")
+    page = _PART.sub(lambda part: _renewed(part, results), PAGE.read_text())
+    PAGE.write_text(page)
     if "scaling" in results:
         from plots import write_plots
 
         write_plots(results, PAGE.parent / "images")
 
 
-def _parts(results: Mapping[str, Any]) -> dict[str, str]:
-    names = [bench.name for bench in benches()]
-    titles = {bench.name: bench.title for bench in benches()}
-    groups = ("one-process", "two-nodes", "scaling", "exchange", "depth", "speculation", "large",
-              "serve")  # fmt: skip
-    parts = {"machine": _machine(results)}
-    for group in groups:
-        tables = [
-            _table(titles[name], results[name])
-            for name in names
-            if name.startswith(group) and name in results
-        ]
-        parts[group] = "\n\n".join(tables) or "Not measured yet."
-    return parts
+_PART = re.compile(
+    r"(?P<begin><!-- figures: (?P<name>\S+) -->\n)(?P<body>.*?)(?=<!-- end -->)", re.DOTALL
+)
+_TITLED = re.compile(r"\*\*(?P<title>[^*]+)\*\* .*?(?=\n\n\*\*|\Z)", re.DOTALL)
+
+
+def _renewed(part: re.Match[str], results: Mapping[str, Any]) -> str:
+    """One part of the page: tables of the results there are, and what it had for the others."""
+    name, body = part["name"], part["body"].rstrip("\n")
+    if name == "machine":
+        return part["begin"] + (_machine(results) if results else body) + "\n"
+    before = {table["title"]: table[0] for table in _TITLED.finditer(body)}
+    tables = [
+        _table(bench.title, results[bench.name]) if bench.name in results else before[bench.title]
+        for bench in benches()
+        if bench.name.startswith(name) and (bench.name in results or bench.title in before)
+    ]
+    return part["begin"] + ("\n\n".join(tables) or "Not measured yet.") + "\n"
 
 
 def _machine(results: Mapping[str, Any]) -> str:

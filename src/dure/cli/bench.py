@@ -27,6 +27,7 @@ from dure.cli.parameters import (
     OnCluster,
     OnInterface,
     OnNodes,
+    Pin,
     Ranks,
     Shares,
     Sync,
@@ -54,6 +55,7 @@ def bench(
     threads: Threads = None,
     sync: Sync = Wire.Q8,
     mlock: Mlock = False,
+    pin: Pin = False,
     n_prompt: Annotated[int, typer.Option("-p", "--prompt", help="Tokens of the prompt.")] = 512,
     n_generate: Annotated[int, typer.Option("-n", "--generate", help="Tokens to generate.")] = 128,
     depth: Annotated[
@@ -102,6 +104,7 @@ def bench(
         nodes=nodes,
         interface=interface,
         mlock=mlock,
+        pin=pin,
     )
     with opened(file, wishes) as (gguf, executor):
         if trace is not None and not isinstance(executor, MpiExecutor):

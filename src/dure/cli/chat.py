@@ -22,6 +22,7 @@ from dure.cli.parameters import (
     OnCluster,
     OnInterface,
     OnNodes,
+    Pin,
     Pull,
     Ranks,
     Seed,
@@ -59,6 +60,7 @@ def chat(
     ctx: Ctx = None,
     sync: Sync = Wire.Q8,
     mlock: Mlock = False,
+    pin: Pin = False,
     temp: Temperature = 0.8,
     top_p: TopP = 0.95,
     top_k: TopK = 40,
@@ -82,6 +84,7 @@ def chat(
         nodes=nodes,
         interface=interface,
         mlock=mlock,
+        pin=pin,
     )
     file = resolve_model(model, may_pull=True, pull_now=pull)
     draft = resolve_draft(draft, pull_now=pull)

@@ -22,6 +22,7 @@ __all__ = [
     "OnCluster",
     "OnInterface",
     "OnNodes",
+    "Pin",
     "Pull",
     "Ranks",
     "Seed",
@@ -110,6 +111,14 @@ Guess = Annotated[
 ]
 Mlock = Annotated[
     bool, typer.Option("--mlock", help="Keep the weights in memory, whatever else wants it.")
+]
+Pin = Annotated[
+    bool,
+    typer.Option(
+        "--pin",
+        help="Hold each thread to a core of its own, the quickest cores first: for a machine whose cores "
+        "are unlike, or where other programs push threads about.",
+    ),
 ]
 Temperature = Annotated[
     float, typer.Option("--temp", help="Temperature; 0 always takes the best token.")

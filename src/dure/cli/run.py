@@ -23,6 +23,7 @@ from dure.cli.parameters import (
     OnCluster,
     OnInterface,
     OnNodes,
+    Pin,
     Pull,
     Ranks,
     Seed,
@@ -62,6 +63,7 @@ def run(
     ctx: Ctx = None,
     sync: Sync = Wire.Q8,
     mlock: Mlock = False,
+    pin: Pin = False,
     temp: Temperature = 0.8,
     top_p: TopP = 0.95,
     top_k: TopK = 40,
@@ -93,6 +95,7 @@ def run(
         nodes=nodes,
         interface=interface,
         mlock=mlock,
+        pin=pin,
     )
     draft = resolve_draft(draft, pull_now=pull)
     with (

@@ -19,6 +19,7 @@ from dure.cli.parameters import (
     OnCluster,
     OnInterface,
     OnNodes,
+    Pin,
     Pull,
     Ranks,
     Seed,
@@ -72,6 +73,7 @@ def serve(
     ctx: Ctx = None,
     sync: Sync = Wire.Q8,
     mlock: Mlock = False,
+    pin: Pin = False,
     pull: Pull = False,
     alias: Annotated[
         list[str] | None,
@@ -205,6 +207,7 @@ def serve(
             persistent=cache_dir is not None,
             draft=draft,
             mlock=mlock,
+            pin=pin,
             checkpoint_s=CHECKPOINT_S if cluster else 0.0,
         ),
         settings=settings,

@@ -23,6 +23,7 @@ from dure.engine.executor import Floats, Ints, KvOp
 from dure.engine.memory import lock as lock_memory
 from dure.engine.memory import locked_bytes, want_huge_pages
 from dure.engine.native import ggml_cpu
+from dure.engine.pinning import PinnedThreads, cores_for
 from dure.engine.sealed_file import is_whole, seal
 from dure.errors import EngineError, ModelError, ResourceError
 from dure.model.llama_log import captured_log, silence_llama
@@ -42,6 +43,7 @@ class Limits:
     n_batch: tokens that one decode may hold; they are computed in one go.
     n_outputs: rows of logits one decode may give.
     threads: that compute. lock: weights are never swapped out.
+    pin: each thread is held to a core of its own, from the one numbered `first_core` on.
     """
 
     n_ctx: int
@@ -50,6 +52,8 @@ class Limits:
     n_sequences: int = 1
     n_outputs: int = 32
     lock: bool = False
+    pin: bool = False
+    first_core: int = 0
 
 
 @cache
@@ -82,6 +86,7 @@ class LoadedModel:
         cure: str = DEFAULT_CURE,
     ) -> None:
         self.limits = limits
+        cores = cores_for(limits.threads, limits.first_core) if limits.pin else None
         self._model = load_model(path, progress, cure, lock=limits.lock)
         self._prompt_threads = limits.threads
         try:
@@ -96,6 +101,7 @@ class LoadedModel:
         except ResourceError:
             lib.llama_model_free(self._model)
             raise
+        self._pinned = PinnedThreads(self._context, cores) if cores else None
         want_huge_pages()  # for the buffers of a step, which nothing was written to yet
         vocabulary = lib.llama_model_get_vocab(self._model)
         self.n_vocab = int(lib.llama_vocab_n_tokens(vocabulary))
@@ -247,6 +253,8 @@ class LoadedModel:
         if self._open:
             self._open = False
             lib.llama_free(self._context)
+            if self._pinned:
+                self._pinned.close()
             self._attention.close()
             lib.llama_model_free(self._model)
 

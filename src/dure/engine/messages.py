@@ -75,6 +75,7 @@ class Job(msgspec.Struct):
     wait_s: float
     staged: bool = False
     lock: bool = False
+    pin: bool = False
     kept: str = ""  # where this rank's machine keeps saved sequences; "": where the client says
 
 

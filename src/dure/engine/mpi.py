@@ -262,6 +262,7 @@ def _job(
         wait_s=wait_s,
         staged=options.staged,
         lock=limits.lock,
+        pin=limits.pin,
     )
 
 

@@ -71,6 +71,8 @@ class RankProcess:
             Limits(
                 *(job.n_ctx, job.threads[self.rank], job.n_batch, job.n_sequences, job.n_outputs),
                 lock=job.lock,
+                pin=job.pin,
+                first_core=self._ranks_before_here() * job.threads[self.rank] if job.pin else 0,
             ),
             eval_callback=self._sums.callback,
             progress=_Progress(connection) if connection else lambda _: None,
@@ -85,6 +87,13 @@ class RankProcess:
         self._outputs: list[int] = []
         self._steps: list[tuple[float, float, bytes]] | None = None  # noted while traced
         self._idle_since = time.perf_counter()
+
+    def _ranks_before_here(self) -> int:
+        """How many ranks of a smaller number this machine has."""
+        here = self.comm.Split_type(mpi().COMM_TYPE_SHARED)
+        before: int = here.rank
+        here.Free()
+        return before
 
     def step(self, step: msg.RankStep, embeddings: Floats) -> list[SliceBest]:
         """Decode the step on this rank's shard; the best of its slice for every output row."""

@@ -157,7 +157,9 @@ def open_draft_model(
     with open_gguf(path) as model:
         _check_vocabulary(Vocabulary(model), vocabulary)
         trained = model.int(f"{model.architecture}.context_length", n_ctx)
-        own = Wishes(ctx=min(n_ctx, trained), parallel=wishes.parallel, mlock=wishes.mlock)
+        own = Wishes(
+            ctx=min(n_ctx, trained), parallel=wishes.parallel, mlock=wishes.mlock, pin=wishes.pin
+        )
         memory, n_ctx = memory_of_whole(model, own, machine)
     with listener.loading(path.name) as progress:
         executor = LocalExecutor(

@@ -64,7 +64,7 @@ class Wishes:
     "all"; None: those that make it faster. interface: this machine's network device towards the nodes;
     None: the one that leads there. grace_s: how long a node that is missing is waited for,
     before it goes on without; 0 fails at once.
-    mlock: weights are never swapped out.
+    mlock: weights are never swapped out. pin: each thread is held to a core of its own.
     ended: why the engine before this one ended; silent_s: when its answers had stood still for so long.
     """
 
@@ -81,6 +81,7 @@ class Wishes:
     ended: str = ""
     silent_s: float = 0.0
     mlock: bool = False
+    pin: bool = False
 
 
 class Listener(Protocol):
@@ -245,6 +246,7 @@ def limits_of(n_ctx: int, threads: int, wishes: Wishes) -> Limits:
         n_sequences=wishes.parallel,
         n_outputs=max(LEAST_OUTPUTS, wishes.parallel),
         lock=wishes.mlock,
+        pin=wishes.pin,
     )
 
 

@@ -64,6 +64,7 @@ class EngineOptions(msgspec.Struct, kw_only=True):
     persistent: bool = False
     checkpoint_s: float = 0.0
     mlock: bool = False
+    pin: bool = False
     draft: str = "lookup"
 
 

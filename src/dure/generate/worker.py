@@ -146,6 +146,7 @@ class Generator:
                 options.ended,
                 options.silent_s,
                 options.mlock,
+                options.pin,
             )
             opened = open_executor(gguf, wishes, client)
             self._executor, self._why_again = opened.executor, opened.why_again

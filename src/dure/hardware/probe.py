@@ -17,13 +17,18 @@ import psutil
 from dure.hardware.health import Health, Link, Platform
 from dure.hardware.machine import Machine
 
-__all__ = ["health", "platform", "probe"]
+__all__ = ["cpus", "health", "platform", "probe"]
 
 # What decides which of llama.cpp's kernels run: as Linux names them on x86 and on ARM.
 _FEATURES = (
     "avx", "avx2", "fma", "f16c", "bmi2", "avx_vnni", "avx512f", "avx512bw", "avx512vbmi", "avx512_vnni",
     "avx512_bf16", "amx_int8", "neon", "asimd", "asimddp", "asimdhp", "i8mm", "sve", "sve2", "fphp", "bf16",
 )  # fmt: skip
+_CPUS = Path("/sys/devices/system/cpu")
+# As this process began: later a thread may be held to one of them.
+_ALLOWED = (
+    os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+)
 _SENSORS = ("cpu_thermal", "coretemp", "k10temp", "zenpower", "soc_thermal", "cpu-thermal")
 _PI_THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
 _PI_NOW = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
@@ -36,10 +41,28 @@ def probe() -> Machine:
 
 
 def _cores() -> int:
-    allowed = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(len(_ALLOWED), psutil.cpu_count(logical=False) or len(_ALLOWED)))
+
+
+def cpus() -> tuple[int, ...]:
+    """The CPUs that this process may use, in the order in which they help: quick cores before slow ones,
+    and before the further hyper-threads of any.
+    """
+    seen = dict[str, int]()  # hyper-threads met so far, by their core
+    ranked = []
+    for cpu in sorted(_ALLOWED):
+        core = _text(_CPUS / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu)
+        seen[core] = seen.get(core, 0) + 1
+        ranked.append((seen[core], -_quickness(cpu), cpu))
+    return tuple(cpu for _, _, cpu in sorted(ranked))
+
+
+def _quickness(cpu: int) -> int:
+    """A figure that is greater for quicker cores; 0 where Linux tells nothing."""
+    told = (
+        _text(_CPUS / f"cpu{cpu}" / name) for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq")
     )
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+    return next((int(text) for text in told if text), 0)
 
 
 def platform(versions: Mapping[str, str], problem: Callable[[Collection[str]], str]) -> Platform:
