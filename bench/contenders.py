@@ -107,7 +107,7 @@ def dure(
     argv = [
         *prefix, installed_program("dure"), "bench", str(model),
         "--ranks", str(ranks), "--threads", str(threads),
-        "-p", str(load.prompt_tokens), "-n", str(load.generation_tokens), "-d", str(load.depth),
+        "-p", str(max(1, load.prompt_tokens)), "-n", str(load.generation_tokens), "-d", str(load.depth),
         "--repeat", str(load.repeats), "--json",
     ]  # fmt: skip
     answer = _json(argv, environment)
@@ -148,7 +148,7 @@ def llama_bench(
     model: Path, threads: int, load: Load, *,
     prefix: Sequence[str] = (), more: Sequence[str] = (),
 ) -> dict[str, float]:  # fmt: skip
-    """Run llama-bench with its defaults; medians of its own repetitions."""
+    """Run llama-bench with its defaults; medians of its own repetitions. 0 tokens are not measured."""
     argv = [
         *prefix, llama_bench_program(), "-m", str(model), "-t", str(threads),
         "-p", str(load.prompt_tokens), "-n", str(load.generation_tokens), "-d", str(load.depth),
@@ -156,8 +156,9 @@ def llama_bench(
     ]  # fmt: skip
     tests = _json(argv, None)
     try:
-        rates = {test["n_gen"] > 0: statistics.median(test["samples_ts"]) for test in tests}
-        return {"prompt": rates[False], "generation": rates[True]}
+        rates = {PARTS[test["n_gen"] > 0]: statistics.median(test["samples_ts"]) for test in tests}
+        wanted = zip(PARTS, (load.prompt_tokens, load.generation_tokens), strict=True)
+        return {part: rates[part] for part, n in wanted if n}
     except (KeyError, TypeError) as error:
         raise BenchError(f"llama-bench printed something else: {tests}") from error
 

@@ -43,7 +43,7 @@ def run() -> int:
     llama_bench_program()
     installed_program("dure")
     model = gguf_file(arguments.shape, arguments.dir)
-    load = Load(1, arguments.n, repeats=arguments.r)
+    load = Load(0, arguments.n, repeats=arguments.r)
     programs: dict[str, Callable[[Load], Sample]] = {
         "llama-bench": partial(llama_bench, model, 2),
         "dure": partial(dure, model, 1, 2),

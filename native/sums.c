@@ -18,6 +18,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "nodes.h"
 #include "numbers.h"
@@ -49,7 +50,7 @@ struct sums_stats {
     int32_t waiting_for;  // with DEADLINE: the first rank nothing came from, or -1
 };
 
-// When one sum came how far, by MPI_Wtime. Read by Python through the same layout.
+// When one sum came how far, by the monotonic clock. Read by Python through the same layout.
 struct sum_times {
     double begun, encoded, arrived, ended;
 };
@@ -88,6 +89,13 @@ static struct {
     struct sum_times *trace;  // of the first sums since sums_begin; NULL where nobody asks
     int64_t trace_cap;
 } g;
+
+// Of the machine's monotonic clock, as Python's time.monotonic() tells it.
+static double clock_s(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
 
 // The times of the sum that is being computed; a place that nobody reads where nobody asks.
 static struct sum_times *times(void) {
@@ -279,7 +287,7 @@ static bool look_again(struct patience *patience, const struct ring *awaited) {
         return true;
     }
     sched_yield();  // costs nothing where each rank has a core, and much is won where it has not
-    const double now = MPI_Wtime();
+    const double now = clock_s();
     if (patience->since == 0) {
         patience->since = now;
     }
@@ -361,7 +369,7 @@ static bool sum_one_phase(float *x, size_t n_blocks) {
                 encode(x + span.start * BLOCK, place, span.count);
             }
             if (sent == n) {
-                times()->encoded = MPI_Wtime();
+                times()->encoded = clock_s();
             }
             if (!send_to_all(place, span.count * block_bytes(), TAG_PARTS)) {
                 return false;
@@ -370,7 +378,7 @@ static bool sum_one_phase(float *x, size_t n_blocks) {
         if (all_are_here(&g.parts)) {
             const struct span span = piece(all, added++);
             if (added == n) {
-                times()->arrived = MPI_Wtime();
+                times()->arrived = clock_s();
             }
             if (x) {
                 add_all(x, span);
@@ -439,7 +447,7 @@ static bool sum_two_phases(float *x, size_t n_blocks) {
             if (!scatter(x, n_blocks, scattered++)) {
                 return false;
             }
-            times()->encoded = MPI_Wtime();
+            times()->encoded = clock_s();
         }
         if (summed < n_pieces(own) && all_are_here(&g.parts)) {
             if (!own_piece(x, piece(own, summed++))) {
@@ -451,7 +459,7 @@ static bool sum_two_phases(float *x, size_t n_blocks) {
             const int p = (g.rank + i) % g.n_ranks;
             const struct span slice = slice_of(p, n_blocks);
             if (n_taken[p] < n_pieces(slice) && is_here(&g.wholes, p)) {
-                times()->arrived = MPI_Wtime();
+                times()->arrived = clock_s();
                 set(x, piece(slice, n_taken[p]++), piece_of(&g.wholes, p));
                 if (!take(&g.wholes, p)) {
                     return false;
@@ -524,9 +532,10 @@ static bool is_point(const struct ggml_tensor *t) {
 
 // user: what dure_attention_new gave.
 EXPORT bool dure_sums_callback(struct ggml_tensor *t, bool ask, void *user) {
+    const bool alone = g.n_ranks == 0;  // a whole model: where a sum would be is noted, if somebody asks
     if (ask) {
         take_ours(user, t);
-        return g.stats.status == OK && is_point(t);
+        return g.stats.status == OK && !(alone && !g.trace) && is_point(t);
     }
     if (g.stats.status != OK) {
         return false;
@@ -536,9 +545,9 @@ EXPORT bool dure_sums_callback(struct ggml_tensor *t, bool ask, void *user) {
         return true;
     }
     struct sum_times *const now = times();
-    const double start = now->begun = MPI_Wtime();
-    const bool ok = sum_tensor(t);
-    now->ended = MPI_Wtime();
+    const double start = now->begun = now->encoded = now->arrived = clock_s();
+    const bool ok = alone || sum_tensor(t);
+    now->ended = alone ? start : clock_s();
     g.stats.sync_s += now->ended - start;
     return ok;
 }
@@ -552,13 +561,13 @@ EXPORT double dure_exchange_seconds(size_t n_bytes, int repeats) {
         return NAN;
     }
     MPI_Barrier(g.comm);
-    const double start = MPI_Wtime();
+    const double start = clock_s();
     for (int i = 0; i < repeats; i++) {
         if (!sum_one_phase(NULL, n_blocks)) {
             return NAN;
         }
     }
-    return (MPI_Wtime() - start) / repeats;
+    return (clock_s() - start) / repeats;
 }
 
 // Above how many bytes two phases are quicker here. One takes a + b n seconds for n bytes, as measured
@@ -624,6 +633,7 @@ EXPORT void dure_sums_stop(void) {
     }
     free(g.values);
     g.values = NULL;
+    g.n_ranks = g.n_points = 0;
 }
 
 // points: lines "=suffix of a weight" or "^prefix of a node". max_values: of a vector.
@@ -648,6 +658,11 @@ EXPORT int dure_sums_start(const char *points, int wire, size_t max_values, doub
         g.two_phase_above = two_phase_above < 0 ? measured_two_phase_above() : two_phase_above;
     }
     return g.stats.status;
+}
+
+// For a process without sums: where they would be in the model that is traced next. Returns a status.
+EXPORT int dure_sums_places(const char *points) {
+    return read_points(points) ? OK : BAD_TENSOR;
 }
 
 // From now on the times of the first n sums of a step are kept; 0 keeps none. Returns a status.
@@ -809,13 +824,15 @@ static void *read_all(void *user) {
 }
 
 // Bytes of memory a second that so many threads read together, each its part of x[n]; 0 where it failed.
-// All ranks call it at once, and begin at once.
+// All ranks call it at once, and begin at once; a process without sums is alone.
 EXPORT double dure_read_bytes_per_second(const float *x, size_t n, int n_threads, int repeats) {
     struct reader readers[n_threads];
     pthread_t threads[n_threads];
     const size_t part = n / (size_t)n_threads;
-    MPI_Barrier(g.comm);
-    const double start = MPI_Wtime();
+    if (g.n_ranks > 0) {
+        MPI_Barrier(g.comm);
+    }
+    const double start = clock_s();
     int begun = 0;
     for (; begun < n_threads; begun++) {
         readers[begun] = (struct reader){x + part * (size_t)begun, part, repeats, 0};
@@ -826,6 +843,6 @@ EXPORT double dure_read_bytes_per_second(const float *x, size_t n, int n_threads
     for (int i = 0; i < begun; i++) {
         pthread_join(threads[i], NULL);
     }
-    const double seconds = MPI_Wtime() - start;
+    const double seconds = clock_s() - start;
     return begun == n_threads ? (double)(part * sizeof *x) * n_threads * repeats / seconds : 0;
 }

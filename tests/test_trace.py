@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cut_models import cut_executor, step
-from dure_process import Dure, error_line
+from dure_process import Dure
 
 from dure.engine.executor import KvOp
+from dure.engine.llama import Limits
+from dure.engine.local import LocalExecutor
 from dure.engine.mpi import MpiExecutor
 from dure.engine.trace import PARTS, RankTrace, StepTrace, chrome_events, parts_of
+from dure.errors import UsageError
+from dure.model.architecture import architecture_of, shape_of
+from dure.model.gguf import open_gguf
 
 DEMO = Path(__file__).parent.parent / "models" / "dure-demo.gguf"
 
@@ -67,18 +72,55 @@ def test_ranks_note_every_sum_of_every_step(tmp_path: Path) -> None:
     assert len(read) == 2
     assert min(read) > 1e8
     assert exchange_s > 0
-    (n_sums,) = {len(s.sums) for rank in ranks for s in rank.steps}
-    assert n_sums % 2 == 0
-    for rank in ranks:
-        assert len(rank.steps) == 3
-        for noted in rank.steps:
-            times = np.concatenate([[noted.begun], noted.sums.ravel(), [noted.ended]])
-            assert (np.diff(times) >= 0).all()
+    check_steps(ranks, 3)
     for parts, rank in zip(parts_of(ranks), ranks, strict=True):
         assert set(parts) == set(PARTS)
         assert min(parts.values()) >= 0
         took = rank.steps[-1].ended - rank.steps[0].begun
         assert 3 * sum(parts.values()) == pytest.approx(took, rel=1e-6)
+
+
+def check_steps(ranks: list[RankTrace], n_steps: int) -> None:
+    """Every step has two sums a layer, one after the other."""
+    with open_gguf(DEMO) as gguf:
+        n_layer = shape_of(gguf).n_layer
+    for rank in ranks:
+        assert len(rank.steps) == n_steps
+        for noted in rank.steps:
+            assert len(noted.sums) == 2 * n_layer
+            times = np.concatenate([[noted.begun], noted.sums.ravel(), [noted.ended]])
+            assert (np.diff(times) >= 0).all()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_whole_model_notes_its_layers(n_threads: int) -> None:
+    """In a step of its own and in one of a long prompt; what it computes is the same."""
+    with open_gguf(DEMO) as gguf:
+        points = architecture_of(gguf).sums
+    executor = LocalExecutor(DEMO, Limits(512, n_threads), points=points)
+    untraced = step(executor, [*range(300, 340)], 0)
+    assert [len(rank.steps) for rank in executor.traced()] == [0]
+    executor.trace()
+    traced = step(executor, [*range(300, 340)], 0, kv=[KvOp(0)])
+    step(executor, [340], 40)
+    (rank,) = executor.traced()
+    check_steps([rank], 2)
+    assert (traced == untraced).all()
+    (parts,) = parts_of([rank])
+    assert {name for name, seconds in parts.items() if seconds} == {
+        *("attention", "feed_forward", "head", "between")
+    }
+    step(executor, [341], 41)
+    assert executor.traced()[0].steps == ()
+    executor.close()
+
+
+def test_a_model_without_a_table_cannot_be_traced(tmp_path: Path) -> None:
+    """Nothing says where its layers are."""
+    executor = LocalExecutor(DEMO, Limits(256, threads=1))
+    with pytest.raises(UsageError, match=r"architecture whose layers .* leave out --trace"):
+        executor.trace()
+    executor.close()
 
 
 def test_the_command_writes_a_file_and_tells_a_floor(tmp_path: Path) -> None:
@@ -95,4 +137,8 @@ def test_the_command_writes_a_file_and_tells_a_floor(tmp_path: Path) -> None:
     assert len(told["per_token_ms_by_rank"]) == 2
     assert min(told["floor_ms"].values()) > 0
     alone = dure("bench", DEMO, *options)
-    assert "use it with --ranks 2" in error_line(alone.stderr)
+    assert "compute attention" in alone.stdout
+    assert "wire" not in alone.stdout
+    assert "an exchange takes" not in alone.stdout
+    events = json.loads(file.read_text())["traceEvents"]
+    assert {e["name"] for e in events if e["ph"] == "X"} >= {"attention", "feed forward", "head"}

@@ -34,7 +34,6 @@ from dure.cli.parameters import (
     Threads,
 )
 from dure.engine.executor import Batch, Executor, KvOp, RankFacts, StepStats
-from dure.engine.mpi import MpiExecutor
 from dure.engine.sums import Wire
 from dure.errors import UsageError
 from dure.generate.opening import Wishes
@@ -67,7 +66,7 @@ def bench(
         Path | None,
         typer.Option(
             help="Write where the time of each layer goes, for ui.perfetto.dev, and show it beside "
-            "what memory and network allow at best; for two ranks or more.",
+            "what memory and network allow at best.",
             show_default=False,
         ),
     ] = None,
@@ -107,13 +106,9 @@ def bench(
         pin=pin,
     )
     with opened(file, wishes) as (gguf, executor):
-        if trace is not None and not isinstance(executor, MpiExecutor):
-            raise UsageError(
-                "--trace tells what happens between ranks: use it with --ranks 2 or --cluster"
-            )
         with loading_bar(f"measuring {file.name}") as progress:
             facts = _measure(executor, depth, n_prompt, n_generate, repeat, progress)
-        if trace is not None and isinstance(executor, MpiExecutor):
+        if trace is not None:
             facts["trace"] = _trace(executor, gguf, sync, trace, min(n_generate, TRACED))
     facts = {"model": str(file), "sync": sync.value, **facts}
     if as_json:
@@ -123,7 +118,7 @@ def bench(
 
 
 def _trace(
-    executor: MpiExecutor, gguf: GgufFile, sync: Wire, path: Path, n_tokens: int
+    executor: Executor, gguf: GgufFile, sync: Wire, path: Path, n_tokens: int
 ) -> dict[str, Any]:
     """Trace a few tokens, write them to a file, and tell what they took."""
     runs = _Runs(executor, np.zeros(n_tokens, np.int32), 0)

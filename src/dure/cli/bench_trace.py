@@ -9,8 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from dure.cli.console import output
-from dure.engine.executor import RankFacts
-from dure.engine.mpi import MpiExecutor
+from dure.engine.executor import Executor, RankFacts
 from dure.engine.sums import Wire
 from dure.engine.trace import PARTS, RankTrace, chrome_events, parts_of
 from dure.errors import ResourceError
@@ -42,14 +41,16 @@ def write_trace(path: Path, ranks: list[RankTrace], facts: list[RankFacts]) -> N
 
 
 def trace_figures(
-    executor: MpiExecutor, ranks: list[RankTrace], gguf: GgufFile, wire: Wire
+    executor: Executor, ranks: list[RankTrace], gguf: GgufFile, wire: Wire
 ) -> dict[str, Any]:
     """Milliseconds of a token by part and rank, and the least that memory and network allow."""
     shape, facts = shape_of(gguf), executor.facts()
     n_bytes = shape.n_embd * 4 if wire is Wire.F32 else shape.n_embd * 34 // 32
     read, exchange_s = executor.probe(n_bytes)
-    part = _part_read(gguf)
-    memory_s = max(f.weights_bytes * part / speed for f, speed in zip(facts, read, strict=True))
+    most, part = _bytes_used(gguf)
+    memory_s = max(
+        min(f.weights_bytes, most) * part / speed for f, speed in zip(facts, read, strict=True)
+    )
     n_sums = 2 * shape.n_layer
     return {
         "per_token_ms_by_rank": [
@@ -61,14 +62,19 @@ def trace_figures(
     }
 
 
-def _part_read(gguf: GgufFile) -> float:
-    """The part of the weights that one token reads: of a mixture of experts only those it uses."""
-    total = sum(tensor.size_bytes for tensor in gguf.tensors.values())
+def _bytes_used(gguf: GgufFile) -> tuple[int, float]:
+    """Bytes of weights that tokens need, and the part of them that one token reads.
+
+    Not the table of embeddings, where it is not that of the logits as well: a row of it is nothing. Of a
+    mixture of experts only the experts that a token uses.
+    """
+    tables = {"token_embd.weight"} if "output.weight" in gguf.tensors else set[str]()
+    total = sum(t.size_bytes for name, t in gguf.tensors.items() if name not in tables)
     experts = sum(t.size_bytes for name, t in gguf.tensors.items() if "_exps." in name)
     prefix = gguf.architecture
     n = gguf.int(f"{prefix}.expert_count", 0)
     used = gguf.int(f"{prefix}.expert_used_count", n)
-    return 1 - experts / total * (1 - used / n) if n else 1.0
+    return total, 1 - experts / total * (1 - used / n) if n else 1.0
 
 
 def print_trace(figures: dict[str, Any]) -> None:
@@ -77,7 +83,7 @@ def print_trace(figures: dict[str, Any]) -> None:
     table = Table("ms a token", box=None, pad_edge=False)
     for n in range(len(ranks)):
         table.add_column(f"rank {n}", justify="right")
-    for name in PARTS:
+    for name in (part for part in PARTS if any(rank[part] for rank in ranks)):
         table.add_row(_MEANINGS[name], *(f"{rank[name]:.2f}" for rank in ranks))
     totals = [sum(rank.values()) for rank in ranks]
     table.add_row("all", *(f"{total:.2f}" for total in totals))
@@ -85,8 +91,8 @@ def print_trace(figures: dict[str, Any]) -> None:
     floor = figures["floor_ms"]
     least = sum(floor.values())
     speeds = ", ".join(f"{speed:.1f}" for speed in figures["read_gb_per_s"])
+    exchange = f", sums {floor['sums']:.2f} (an exchange takes {figures['exchange_us']:.0f} us)"
     output.print(
-        f"floor       {least:.2f} ms: weights {floor['memory']:.2f} (memory reads {speeds} GB/s), sums "
-        f"{floor['sums']:.2f} (an exchange takes {figures['exchange_us']:.0f} us); "
-        f"a token takes {max(totals) / least:.1f} times as long"
+        f"floor       {least:.2f} ms: weights {floor['memory']:.2f} (memory reads {speeds} GB/s)"
+        f"{exchange if len(ranks) > 1 else ''}; a token takes {max(totals) / least:.1f} times as long"
     )

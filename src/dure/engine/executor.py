@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from dure.engine.trace import RankTrace
 from dure.errors import UsageError
 
 __all__ = [
@@ -235,6 +236,15 @@ class Executor(Protocol):
 
     def set_threads(self, threads: Sequence[int]) -> None:
         """Decode single tokens with so many threads on each rank; prompts with those from before."""
+
+    def trace(self) -> None:
+        """Note the times of every step from now on, until `traced`. Raises UsageError where it cannot."""
+
+    def traced(self) -> list[RankTrace]:
+        """What every rank noted since `trace`."""
+
+    def probe(self, n_bytes: int, /) -> tuple[list[float], float]:
+        """Bytes of memory that each rank reads in a second; seconds of an exchange of n_bytes."""
 
     def facts(self) -> list[RankFacts]:
         """What every rank holds now."""

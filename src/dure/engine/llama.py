@@ -106,6 +106,7 @@ class LoadedModel:
         vocabulary = lib.llama_model_get_vocab(self._model)
         self.n_vocab = int(lib.llama_vocab_n_tokens(vocabulary))
         self.n_embd = int(lib.llama_model_n_embd(self._model))
+        self.n_layer = int(lib.llama_model_n_layer(self._model))
         self.weights_bytes = int(lib.llama_model_size(self._model))
         self._memory = lib.llama_get_memory(self._context)
         # A running state (Mamba and its kin) holds a whole sequence, and cannot go back.

@@ -27,6 +27,9 @@ from dure.engine.executor import (
 from dure.engine.kept import KeptFiles
 from dure.engine.llama import Limits, LoadedModel
 from dure.engine.memory import peak_bytes
+from dure.engine.sums import SumTimes, read_bytes_per_s, sums_callback
+from dure.engine.trace import MOST_PASSES, RankTrace, StepTrace
+from dure.errors import UsageError
 
 __all__ = ["LocalExecutor"]
 
@@ -34,6 +37,8 @@ __all__ = ["LocalExecutor"]
 class LocalExecutor:
     """Runs a model of any architecture that llama.cpp knows, in this process.
 
+    points: where attention and feed-forward of each layer end, as in `Architecture.sums`; () where no
+    table says, and then it cannot be traced.
     Raises ModelError or ResourceError where it cannot be loaded.
     """
 
@@ -43,9 +48,12 @@ class LocalExecutor:
         limits: Limits,
         *,
         kv_bytes: int = 0,
+        points: tuple[str, ...] = (),
         progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        self._model = LoadedModel(path, limits, progress=progress)
+        self._model = LoadedModel(path, limits, eval_callback=sums_callback(), progress=progress)
+        self._name, self._points, self._noted = path.name, points, SumTimes()
+        self._steps: list[StepTrace] | None = None  # while traced
         self._kv_bytes, self._kept = kv_bytes, KeptFiles(0)
         self._outputs: tuple[int, ...] = ()
         self._last_end = time.perf_counter()
@@ -64,7 +72,8 @@ class LocalExecutor:
         """Decode a batch; see `Executor.step`."""
         check_batch(batch, self.info)
         meanwhile()
-        start = time.perf_counter()
+        start, begun = time.perf_counter(), time.monotonic()
+        self._noted.begin()
         self._model.change_kv(batch.kv)
         self._outputs = tuple(batch.outputs)
         self._model.want_embeddings(batch.embed)
@@ -75,6 +84,8 @@ class LocalExecutor:
         end = time.perf_counter()
         stats = StepStats((end - start,), (0.0,), (start - self._last_end,), (0.0,))
         self._last_end = end
+        if self._steps is not None and batch.tokens.size:
+            self._steps.append(StepTrace(begun, time.monotonic(), self._noted.told()))
         return StepResult(rows, stats, embeddings)
 
     def _rows(self, batch: Batch) -> tuple[Candidates, ...]:
@@ -113,6 +124,25 @@ class LocalExecutor:
         """Decode with so many threads; see `Executor.set_threads`."""
         self._model.set_threads(threads[0])
         self.info = replace(self.info, threads=tuple(threads))
+
+    def trace(self) -> None:
+        """Note the times of every step from now on; see `Executor.trace`."""
+        if not self._points:
+            raise UsageError(
+                f"{self._name} is of an architecture whose layers dure cannot tell apart: leave out --trace"
+            )
+        self._steps = []
+        self._noted.keep_of(self._points, MOST_PASSES * 2 * self._model.n_layer)
+
+    def traced(self) -> list[RankTrace]:
+        """What was noted since `trace`."""
+        self._noted.keep(0)
+        steps, self._steps = self._steps or [], None
+        return [RankTrace(0.0, tuple(steps))]
+
+    def probe(self, _n_bytes: int, /) -> tuple[list[float], float]:
+        """Bytes of memory that this process's threads read in a second; nothing is exchanged."""
+        return [read_bytes_per_s(self.info.threads[0])], 0.0
 
     def facts(self) -> list[RankFacts]:
         """What this process holds."""

@@ -188,11 +188,11 @@ class MpiExecutor:
         self.info = replace(self.info, threads=tuple(threads))
 
     def trace(self) -> None:
-        """Note the times of every step from now on, until `traced`."""
+        """Note the times of every step from now on; see `Executor.trace`."""
         self._process.ask(msg.Trace(on=True), msg.Traced, 4 * self._wait_s)
 
     def traced(self) -> list[RankTrace]:
-        """What every rank noted since `trace`."""
+        """What every rank noted; see `Executor.traced`."""
         done = self._process.ask(msg.Trace(on=False), msg.Traced, 4 * self._wait_s)
         return [
             RankTrace(
@@ -206,7 +206,7 @@ class MpiExecutor:
         ]
 
     def probe(self, n_bytes: int) -> tuple[list[float], float]:
-        """Bytes of memory that each rank reads in a second; seconds of an exchange of n_bytes."""
+        """How fast ranks read and exchange; see `Executor.probe`."""
         done = self._process.ask(msg.Probe(n_bytes), msg.Probed, KEEP_S)
         return done.read_bytes_per_s, done.exchange_s
 

@@ -32,13 +32,13 @@ from dure.engine.kept import KeptFiles
 from dure.engine.llama import Limits, LoadedModel
 from dure.engine.memory import peak_bytes
 from dure.engine.native import mpi
-from dure.engine.sums import Sums, Wire, exchange_seconds, read_bytes_per_s
+from dure.engine.sums import Sums, Wire, exchange_seconds, read_bytes_per_s, sums_callback
+from dure.engine.trace import MOST_PASSES
 from dure.errors import DureError, EngineError, ResourceError
 from dure.model.gguf import open_gguf
 
 TAG_STEP, TAG_REPORT, TAG_CLOCK = 1, 2, 3
 CLOCK_ASKS = 64
-MOST_PASSES = 8  # of a step, whose times are kept: llama.cpp divides long prompts
 WARM_UP, EXCHANGES = 50, 300
 SPIN_S = 0.003  # after a step, the next one is probably near
 NAP_SHARE = 0.05  # then naps between looks grow with the wait: a step is this much of it late
@@ -74,7 +74,7 @@ class RankProcess:
                 pin=job.pin,
                 first_core=self._ranks_before_here() * job.threads[self.rank] if job.pin else 0,
             ),
-            eval_callback=self._sums.callback,
+            eval_callback=sums_callback(),
             progress=_Progress(connection) if connection else lambda _: None,
             cure=f"delete {job.shards[self.rank]}, and it is cut again",
         )
@@ -97,7 +97,7 @@ class RankProcess:
 
     def step(self, step: msg.RankStep, embeddings: Floats) -> list[SliceBest]:
         """Decode the step on this rank's shard; the best of its slice for every output row."""
-        start, begun = time.perf_counter(), mpi().Wtime()
+        start, begun = time.perf_counter(), time.monotonic()
         idle_s = start - self._idle_since
         self.model.change_kv(msg.kv_ops(step.kv))
         positions = np.frombuffer(step.positions, np.int32)
@@ -120,7 +120,7 @@ class RankProcess:
         best = [] if step.embed else self._best(step)
         self._idle_since = time.perf_counter()
         if self._steps is not None and positions.size:
-            self._steps.append((begun, mpi().Wtime(), self._sums.times().tobytes()))
+            self._steps.append((begun, time.monotonic(), self._sums.noted.told().tobytes()))
         self.stats = (self._idle_since - start, sums.sync_s, idle_s, sums.bytes_sent)
         return best
 
@@ -163,7 +163,7 @@ class RankProcess:
         """Note the times of steps from now on, or tell those that were noted and stop."""
         noted = self._steps or []
         self._steps = [] if request.on else None
-        self._sums.trace(self.job.sums_per_pass * MOST_PASSES if request.on else 0)
+        self._sums.noted.keep(self.job.sums_per_pass * MOST_PASSES if request.on else 0)
         return noted
 
     def probe(self, request: msg.Probe) -> tuple[float, float]:
@@ -279,7 +279,7 @@ def _tell_clock(comm: Any) -> None:
     """Answer rank 0, which compares clocks."""
     for _ in range(CLOCK_ASKS):
         comm.recv(source=0, tag=TAG_CLOCK)
-        comm.send(mpi().Wtime(), 0, TAG_CLOCK)
+        comm.send(time.monotonic(), 0, TAG_CLOCK)
 
 
 def _report(stats: tuple[float, ...], best: list[SliceBest]) -> bytes:
@@ -401,10 +401,10 @@ class Leader:
         """A rank's clock less this one's, from the quickest of many answers."""
         answers = []
         for _ in range(CLOCK_ASKS):
-            asked = mpi().Wtime()
+            asked = time.monotonic()
             self._comm.send(None, rank, TAG_CLOCK)
             told = self._comm.recv(source=rank, tag=TAG_CLOCK)
-            took = mpi().Wtime() - asked
+            took = time.monotonic() - asked
             answers.append((took, told - asked - took / 2))
         return float(min(answers)[1])
 

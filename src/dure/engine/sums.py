@@ -20,11 +20,13 @@ from dure.errors import EngineError
 __all__ = [
     "Status",
     "SumStats",
+    "SumTimes",
     "Sums",
     "Wire",
     "best_logits",
     "exchange_seconds",
     "read_bytes_per_s",
+    "sums_callback",
 ]
 
 
@@ -67,6 +69,47 @@ class _Stats(ctypes.Structure):
     )
 
 
+def sums_callback() -> int:
+    """The address of the callback for llama.cpp, which sums over the ranks where `Sums` were made."""
+    return ctypes.cast(library().dure_sums_callback, ctypes.c_void_p).value or 0
+
+
+class SumTimes:
+    """When the sums of a step were; in a process without `Sums`, when a whole model came to their places.
+
+    One a process.
+    """
+
+    def __init__(self) -> None:
+        self._n_kept = 0
+
+    def begin(self) -> None:
+        """Forget the last step's; `Sums.begin` does, too."""
+        library().dure_sums_begin()
+
+    def keep(self, n_sums: int) -> None:
+        """Keep the times of the first n_sums of every step; 0 keeps none. Raises EngineError."""
+        if library().dure_sums_trace(ctypes.c_int64(n_sums)) != Status.OK:
+            raise EngineError(f"there is no memory for the times of {n_sums} sums")
+        self._n_kept = n_sums
+
+    def keep_of(self, points: tuple[str, ...], n_sums: int) -> None:
+        """The same in a process without `Sums`. points: see `Architecture.sums`. Raises EngineError."""
+        if library().dure_sums_places("\n".join(points).encode()) != Status.OK:
+            raise EngineError(f"{', '.join(points)} are not places in a model; please report it")
+        self.keep(n_sums)
+
+    def told(self) -> Times:
+        """Of each sum of the last step when it began, was encoded, had arrived and ended.
+
+        float64 [n_sums, 4], seconds of this machine's monotonic clock.
+        """
+        times = np.zeros((self._n_kept, 4))
+        if not self._n_kept:
+            return times
+        return times[: library().dure_sums_times(ctypes.c_void_p(times.ctypes.data))]
+
+
 class Sums:
     """This rank's end of the sums. Needs MPI to be initialized; one a process.
 
@@ -76,6 +119,7 @@ class Sums:
     `two_phase_above`: bytes of an encoded vector above which it is scattered, then gathered; None:
     what is quicker on these links, as measured now.
     `staged`: copy every tensor out and in, as for device memory (for tests).
+    `noted`: when the sums of a step were.
     """
 
     def __init__(
@@ -98,15 +142,10 @@ class Sums:
         )
         if status != Status.OK:
             raise EngineError(f"the sums cannot start: {Status(status).name}")
-        self._wait_s, self._n_traced = wait_s, 0
+        self._wait_s, self.noted = wait_s, SumTimes()
         self._begin, self._end = library().dure_sums_begin, library().dure_sums_end
         self._stats = _Stats()
         self._stats_pointer = ctypes.byref(self._stats)
-
-    @property
-    def callback(self) -> int:
-        """The address of the callback for llama.cpp."""
-        return ctypes.cast(library().dure_sums_callback, ctypes.c_void_p).value or 0
 
     def begin(self) -> None:
         """Forget the last step's figures."""
@@ -124,22 +163,6 @@ class Sums:
         if stats.status != Status.OK:
             raise EngineError(f"a sum over the ranks failed: {Status(stats.status).name}")
         return SumStats(stats.sync_s, stats.bytes_sent, stats.n_sums)
-
-    def trace(self, n_sums: int) -> None:
-        """Keep the times of the first n_sums of every step; 0 keeps none. Raises EngineError."""
-        if library().dure_sums_trace(ctypes.c_int64(n_sums)) != Status.OK:
-            raise EngineError(f"there is no memory for the times of {n_sums} sums")
-        self._n_traced = n_sums
-
-    def times(self) -> Times:
-        """Of each sum of the last step when it began, was encoded, had arrived and ended.
-
-        float64 [n_sums, 4], seconds of this machine's monotonic clock.
-        """
-        times = np.zeros((self._n_traced, 4))
-        if not self._n_traced:
-            return times
-        return times[: library().dure_sums_times(ctypes.c_void_p(times.ctypes.data))]
 
     def close(self) -> None:
         """Give the memory back, and take back the receives that are posted."""
@@ -162,7 +185,8 @@ def exchange_seconds(n_bytes: int, repeats: int) -> float:
 
 
 def read_bytes_per_s(n_threads: int, n_bytes: int = 256 << 20, repeats: int = 1) -> float:
-    """How fast so many threads read memory while those of the other ranks do. All ranks call it at once.
+    """How fast so many threads read memory while those of the other ranks do. All ranks call it at once; a
+    process without `Sums` is alone.
 
     Ranks of one machine share its memory, as they do when they compute. The best of several tries, each
     about as long as a token: there are machines that slow down who reads for long.

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RankTrace", "StepTrace", "Times", "chrome_events", "parts_of"]
+__all__ = ["MOST_PASSES", "RankTrace", "StepTrace", "Times", "chrome_events", "parts_of"]
 
 Times = npt.NDArray[np.float64]
+MOST_PASSES = 8  # of a step, whose times are kept: llama.cpp divides long prompts
 PARTS = ("attention", "feed_forward", "head", "encode", "wait", "wire", "between")
 
 
@@ -34,7 +35,7 @@ class StepTrace:
 
 @dataclass(frozen=True)
 class RankTrace:
-    """The steps of one rank. clock_s: its machine's clock less rank 0's."""
+    """The steps of one rank, or of a whole model. clock_s: its machine's clock less rank 0's."""
 
     clock_s: float
     steps: tuple[StepTrace, ...]

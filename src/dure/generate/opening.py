@@ -26,7 +26,7 @@ from dure.generate.lifecycle import Happening
 from dure.generate.threads import tune_threads
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
-from dure.model.architecture import shape_of
+from dure.model.architecture import ARCHITECTURES, shape_of
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, cut_model, plan_shards
@@ -259,6 +259,7 @@ def _start_one(
     listener: Listener,
 ) -> Opened:
     memory, n_ctx = memory_of_whole(model, wishes, machine)
+    known = ARCHITECTURES.get(model.architecture)
     _warn(1, machine, listener)
     listener.happened(Happening.LOADS)
     with listener.loading(model.paths[0].name) as progress:
@@ -266,6 +267,7 @@ def _start_one(
             model.paths[0],
             limits_of(n_ctx, threads, wishes),
             kv_bytes=memory.kv_bytes(n_ctx, wishes.parallel),
+            points=known.sums if known else (),
             progress=progress,
         )
     return Opened(executor, memory.weights_bytes, (memory.kv_bytes_per_token,), "whole")
