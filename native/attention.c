@@ -576,9 +576,6 @@ void take_attention(struct attention *a, struct ggml_tensor *t) {
     }
 }
 
-// ---------------------------------------------------------------- called from Python
+struct attention *new_attention(void) { return calloc(1, sizeof(struct attention)); }
 
-// For one context; NULL where there is no memory. To be freed after the context.
-EXPORT struct attention *dure_attention_new(void) { return calloc(1, sizeof(struct attention)); }
-
-EXPORT void dure_attention_free(struct attention *a) { free(a); }
+void free_attention(struct attention *a) { free(a); }

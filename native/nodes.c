@@ -5,9 +5,11 @@
 
 #include "nodes.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "attention.h"
+#include "matmul.h"
 #include "matvec.h"
 #include "numbers.h"
 
@@ -30,16 +32,33 @@ void take_node(struct ggml_tensor *t, const struct node_params *params) {
     t->op = GGML_OP_CUSTOM;
 }
 
-void take_ours(void *attention, struct ggml_tensor *t) {
-    take_attention(attention, t);
+// What nodes of one context need.
+struct nodes {
+    struct attention *attention;
+    struct matmul *matmul;
+};
+
+void take_ours(struct nodes *nodes, struct ggml_tensor *t) {
+    take_attention(nodes->attention, t);
     take_matvec(t);
+    take_matmul(nodes->matmul, t);
 }
 
-// llama.cpp's callback for a model of one process, whose graph needs nothing else; user: what
-// dure_attention_new gave.
-EXPORT bool dure_nodes_callback(struct ggml_tensor *t, bool ask, void *user) {
-    if (ask) {
-        take_ours(user, t);
+EXPORT void dure_nodes_free(struct nodes *nodes) {
+    if (nodes) {
+        free_attention(nodes->attention);
+        free_matmul(nodes->matmul);
+        free(nodes);
     }
-    return !ask;
+}
+
+// For one context, to be freed after it; NULL where there is no memory.
+EXPORT struct nodes *dure_nodes_new(void) {
+    struct nodes *const nodes = calloc(1, sizeof *nodes);
+    if (!nodes || !(nodes->attention = new_attention())) {
+        dure_nodes_free(nodes);
+        return NULL;
+    }
+    nodes->matmul = new_matmul();
+    return nodes;
 }

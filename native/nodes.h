@@ -14,6 +14,8 @@ bool write_node_params(struct node_params *params, ggml_custom_op_t compute, voi
 // Makes a node of llama.cpp's graph, which is about to be computed, a custom node with these parameters.
 void take_node(struct ggml_tensor *t, const struct node_params *params);
 
+struct nodes;
+
 // Takes a node that is attention or a product of ours; does nothing with any other.
-// attention: what dure_attention_new gave.
-void take_ours(void *attention, struct ggml_tensor *t);
+// nodes: what dure_nodes_new gave.
+void take_ours(struct nodes *nodes, struct ggml_tensor *t);

@@ -530,7 +530,7 @@ static bool is_point(const struct ggml_tensor *t) {
     return false;
 }
 
-// user: what dure_attention_new gave.
+// llama.cpp's callback of every graph, of a shard or of a whole model; user: what dure_nodes_new gave.
 EXPORT bool dure_sums_callback(struct ggml_tensor *t, bool ask, void *user) {
     const bool alone = g.n_ranks == 0;  // a whole model: where a sum would be is noted, if somebody asks
     if (ask) {

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from dure.engine.executor import Batch, Executor, KvOp
 from dure.engine.llama import Limits
@@ -54,6 +55,12 @@ def cut_executor(
         yield executor
     finally:
         executor.close()
+
+
+def rank_pids() -> list[int]:
+    """The ranks that this process started, in no order."""
+    started = psutil.Process().children(recursive=True)
+    return [p.pid for p in started if p.cmdline()[1:3] == ["-m", "dure.engine.rank"]]
 
 
 @contextmanager

@@ -10,16 +10,18 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import gguf
 import llama_cpp.llama_cpp as binding
 import numpy as np
 import numpy.typing as npt
 
-from dure.engine.attention import Attention
+from dure.engine.nodes import OwnNodes
+from dure.engine.sums import sums_callback
+from dure.model.ggml import quantize, type_named
 
 Array = npt.NDArray[Any]
 
 _TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.int32): 26}  # ggml_type
+_REPACKED = {"Q4_0", "Q4_K"}
 _MEMORY = 512 << 20
 _POINTERS = {  # functions that return them
     "ggml-base": (
@@ -98,18 +100,18 @@ class Graph:
         self._shape = q.shape
 
     def product(self, matrix: Array, kind: str, x: Array) -> None:
-        """A repacked matrix times vectors.
+        """A matrix, repacked where llama.cpp repacks its type, times vectors.
 
         matrix: float32 [rows, width], quantized to a type here. x: float32 [n, width].
         Its result is float32 [n, rows].
         """
         self.node = ctypes.c_void_p(
-            self._base.ggml_mul_mat(self._context, self._repacked(matrix, kind), self._tensor(x))
+            self._base.ggml_mul_mat(self._context, self._weight(matrix, kind), self._tensor(x))
         )
         self._shape = (len(x), len(matrix))
 
     def experts(self, matrices: Array, kind: str, x: Array, ids: Array) -> None:
-        """Some of several repacked matrices times vectors.
+        """Some of several matrices, repacked as above, times vectors.
 
         matrices: float32 [experts, rows, width]. x: float32 [tokens, 1 or used, width].
         ids: int32 [tokens, used]. Its result is float32 [tokens, used, rows].
@@ -117,7 +119,7 @@ class Graph:
         self.node = ctypes.c_void_p(
             self._base.ggml_mul_mat_id(
                 self._context,
-                *(self._repacked(matrices, kind), self._tensor(x), self._tensor(ids)),
+                *(self._weight(matrices, kind), self._tensor(x), self._tensor(ids)),
             )
         )
         self._shape = (*ids.shape, matrices.shape[1])
@@ -149,16 +151,20 @@ class Graph:
         ctypes.memmove(self._base.ggml_get_data(tensor), whole.ctypes.data, whole.nbytes)
         return tensor
 
-    def _repacked(self, x: Array, kind: str) -> ctypes.c_void_p:
-        """Weights in memory that llama.cpp repacks."""
-        type_ = gguf.GGMLQuantizationType[kind]
-        tensor = self._new(self._weights, x.shape, type_.value)
+    def _weight(self, x: Array, kind: str) -> ctypes.c_void_p:
+        """Weights as llama.cpp holds them."""
+        type_ = type_named(kind)
+        data = quantize(x.reshape(-1, x.shape[-1]), type_)
+        if kind not in _REPACKED:
+            tensor = self._new(self._context, x.shape, type_.id)
+            ctypes.memmove(self._base.ggml_get_data(tensor), data.ctypes.data, data.nbytes)
+            return tensor
+        tensor = self._new(self._weights, x.shape, type_.id)
         buffer = ctypes.c_void_p(
             self._base.ggml_backend_alloc_ctx_tensors_from_buft(self._weights, _repacking())
         )
         assert buffer
         self._buffers.append(buffer)
-        data = np.ascontiguousarray(gguf.quants.quantize(x, type_))
         self._base.ggml_backend_tensor_set(
             *(tensor, ctypes.c_void_p(data.ctypes.data)),
             *(ctypes.c_size_t(0), ctypes.c_size_t(data.nbytes)),
@@ -205,10 +211,10 @@ def new_graph() -> Iterator[Graph]:
 def taking() -> Iterator[Callable[[Graph], None]]:
     """What asks about a graph's node as llama.cpp does before it computes it."""
     kind = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
-    attention = Attention()
+    nodes = OwnNodes()
 
     def take(graph: Graph) -> None:
-        assert not kind(attention.callback)(graph.node, True, attention.handle)
+        assert not kind(sums_callback())(graph.node, True, nodes.handle)
 
     yield take
-    attention.close()
+    nodes.close()

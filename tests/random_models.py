@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 from llama_cpp import llama_cpp as binding
 
-from dure.engine.attention import Attention
 from dure.engine.llama import has_amx
+from dure.engine.nodes import OwnNodes
+from dure.engine.sums import sums_callback
 
 Floats = npt.NDArray[np.float32]
 Value = int | float | str
@@ -399,9 +400,9 @@ def _loaded(path: Path, n_ctx: int, n_batch: int) -> Iterator[tuple[Any, Any]]:
     params.n_ctx = n_ctx
     params.n_batch = params.n_ubatch = n_batch
     params.n_threads = params.n_threads_batch = 1
-    attention = Attention()  # that of the ranks, too
-    params.cb_eval = type(params.cb_eval)(attention.callback)
-    params.cb_eval_user_data = attention.handle
+    nodes = OwnNodes()  # that of the ranks, too
+    params.cb_eval = type(params.cb_eval)(sums_callback())
+    params.cb_eval_user_data = nodes.handle
     context = binding.llama_init_from_model(model, params)
     try:
         if not context:
@@ -410,7 +411,7 @@ def _loaded(path: Path, n_ctx: int, n_batch: int) -> Iterator[tuple[Any, Any]]:
     finally:
         if context:
             binding.llama_free(context)
-        attention.close()
+        nodes.close()
         binding.llama_model_free(model)
 
 

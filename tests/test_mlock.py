@@ -7,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
-from cut_models import cut_executor
+from cut_models import cut_executor, rank_pids
 from dure_process import Dure
 from random_models import Shape, write_random_model
 
@@ -29,9 +28,7 @@ def test_ranks_lock_their_weights(tmp_path: Path) -> None:
     """Each its own shard: together the model."""
     limits = Limits(n_ctx=256, threads=1, lock=True)
     with cut_executor(DEMO, [1, 1], tmp_path, limits=limits):
-        started = psutil.Process().children(recursive=True)
-        ranks = [p.pid for p in started if p.cmdline()[1:3] == ["-m", "dure.engine.rank"]]
-        locked = [locked_kb(pid) for pid in ranks]
+        locked = [locked_kb(pid) for pid in rank_pids()]
     assert len(locked) == 2
     assert min(locked) > MODEL_KB // 4
 

@@ -7,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
-from cut_models import cut_executor
+from cut_models import cut_executor, rank_pids
 from dure_process import Dure
 
 from dure.engine.llama import Limits
@@ -55,9 +54,7 @@ def test_threads_stay_on_cores_of_their_own(n_threads: int) -> None:
 @needs_two
 def test_ranks_of_one_machine_take_different_cores(tmp_path: Path) -> None:
     with cut_executor(DEMO, [1, 1], tmp_path, limits=Limits(n_ctx=256, threads=1, pin=True)):
-        started = psutil.Process().children(recursive=True)
-        ranks = [p.pid for p in started if p.cmdline()[1:3] == ["-m", "dure.engine.rank"]]
-        cores = [os.sched_getaffinity(pid) for pid in ranks]
+        cores = [os.sched_getaffinity(pid) for pid in rank_pids()]
     assert sorted(map(sorted, cores)) == sorted([cpu] for cpu in probe.cpus()[:2])
 
 

@@ -35,9 +35,10 @@ from dure.cli.parameters import (
 )
 from dure.engine.executor import Batch, Executor, KvOp, RankFacts, StepStats
 from dure.engine.sums import Wire
+from dure.engine.trace import RankTrace
 from dure.errors import UsageError
 from dure.generate.opening import Wishes
-from dure.model.gguf import GgufFile, open_gguf
+from dure.model.gguf import open_gguf
 
 __all__ = ["bench"]
 
@@ -106,10 +107,11 @@ def bench(
         pin=pin,
     )
     with opened(file, wishes) as (gguf, executor):
+        traced = _traced(executor, trace, min(n_generate, TRACED)) if trace else None
         with loading_bar(f"measuring {file.name}") as progress:
             facts = _measure(executor, depth, n_prompt, n_generate, repeat, progress)
-        if trace is not None:
-            facts["trace"] = _trace(executor, gguf, sync, trace, min(n_generate, TRACED))
+        if traced:
+            facts["trace"] = trace_figures(executor, traced, gguf, sync)
     facts = {"model": str(file), "sync": sync.value, **facts}
     if as_json:
         print_json(facts)
@@ -117,17 +119,16 @@ def bench(
         _print(facts)
 
 
-def _trace(
-    executor: Executor, gguf: GgufFile, sync: Wire, path: Path, n_tokens: int
-) -> dict[str, Any]:
-    """Trace a few tokens, write them to a file, and tell what they took."""
+def _traced(executor: Executor, path: Path, n_tokens: int) -> list[RankTrace]:
+    """Trace a few tokens, and write them to a file."""
     runs = _Runs(executor, np.zeros(n_tokens, np.int32), 0)
-    runs.generate(1)
+    executor.trace()
+    runs.generate(n_tokens)  # a warm-up
     executor.trace()
     runs.generate(n_tokens)
     ranks = executor.traced()
     write_trace(path, ranks, executor.facts())
-    return trace_figures(executor, ranks, gguf, sync)
+    return ranks
 
 
 def _measure(
@@ -173,12 +174,13 @@ class _Runs:
         self._executor, self._tokens, self._depth = executor, tokens, depth
 
     def fill(self) -> None:
-        """Fill an empty cache up to the depth."""
+        """Fill the cache up to the depth, whatever it held."""
+        self._forget(0)
         self._decode(0, self._depth)
 
     def prompt(self, n: int) -> float:
         """Seconds to decode a prompt of n tokens in the largest batches, with its last logits."""
-        self._forget()
+        self._forget(self._depth)
         start = time.perf_counter()
         self._decode(self._depth, self._depth + n)
         return time.perf_counter() - start
@@ -191,7 +193,7 @@ class _Runs:
 
     def generate(self, n: int) -> tuple[float, list[StepStats]]:
         """Seconds to decode n tokens one after the other, and each step's figures."""
-        self._forget()
+        self._forget(self._depth)
         start = time.perf_counter()
         first = self._depth
         stats = [self._step(i, i + 1, [0]) for i in range(first, first + n)]
@@ -207,9 +209,9 @@ class _Runs:
         )
         return self._executor.step(batch).stats
 
-    def _forget(self) -> None:
+    def _forget(self, first: int) -> None:
         nothing = np.zeros(0, np.int32)
-        self._executor.step(Batch(nothing, nothing, nothing, kv=[KvOp(0, self._depth)]))
+        self._executor.step(Batch(nothing, nothing, nothing, kv=[KvOp(0, first)]))
 
 
 def _spread(values: list[float]) -> dict[str, Any]:

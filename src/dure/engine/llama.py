@@ -1,7 +1,7 @@
 """One model (or shard of one) in this process: loading it and decoding batches with llama.cpp.
 
 Knows llama.cpp's C interface as llama-cpp-python binds it.
-Refuses to know whether it is one of several ranks: a callback it is given sees to that.
+Refuses to know whether it is one of several ranks: where `Sums` were made, they see to that.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any, cast
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
-from dure.engine.attention import Attention
 from dure.engine.executor import Floats, Ints, KvOp
 from dure.engine.memory import lock as lock_memory
 from dure.engine.memory import locked_bytes, want_huge_pages
 from dure.engine.native import ggml_cpu
+from dure.engine.nodes import OwnNodes
 from dure.engine.pinning import PinnedThreads, cores_for
 from dure.engine.sealed_file import is_whole, seal
+from dure.engine.sums import sums_callback
 from dure.errors import EngineError, ModelError, ResourceError
 from dure.model.llama_log import captured_log, silence_llama
 
@@ -69,8 +70,6 @@ def has_amx() -> bool:
 class LoadedModel:
     """A model and its context. Not thread-safe.
 
-    `eval_callback` is the address of a native `ggml_backend_sched_eval_callback`, which gets our
-    attention as its user data; None: that of attention alone.
     `cure` is what a user should do with a file that llama.cpp refuses.
     Raises ModelError where llama.cpp refuses the file, ResourceError where memory is short, and what
     `progress` raises.
@@ -81,7 +80,6 @@ class LoadedModel:
         path: Path,
         limits: Limits,
         *,
-        eval_callback: int | None = None,
         progress: Callable[[float], None] = lambda _: None,
         cure: str = DEFAULT_CURE,
     ) -> None:
@@ -90,14 +88,8 @@ class LoadedModel:
         self._model = load_model(path, progress, cure, lock=limits.lock)
         self._prompt_threads = limits.threads
         try:
-            self._attention = Attention()
-            self._context = _make_context(
-                self._model,
-                limits,
-                self._attention,
-                eval_callback or self._attention.callback,
-                path,
-            )
+            self._nodes = OwnNodes()
+            self._context = _make_context(self._model, limits, self._nodes, path)
         except ResourceError:
             lib.llama_model_free(self._model)
             raise
@@ -256,7 +248,7 @@ class LoadedModel:
             lib.llama_free(self._context)
             if self._pinned:
                 self._pinned.close()
-            self._attention.close()
+            self._nodes.close()
             lib.llama_model_free(self._model)
 
     def __del__(self) -> None:
@@ -367,9 +359,7 @@ def _reason() -> str:
     return lines[0].split(": ", 1)[-1] if lines else "it gives no reason"
 
 
-def _make_context(
-    model: Any, limits: Limits, attention: Attention, eval_callback: int, path: Path
-) -> Any:
+def _make_context(model: Any, limits: Limits, nodes: OwnNodes, path: Path) -> Any:
     params = lib.llama_context_default_params()
     params.n_ctx = -(-limits.n_ctx // CTX_GRAIN) * CTX_GRAIN * limits.n_sequences
     params.n_batch = params.n_ubatch = limits.n_batch
@@ -378,8 +368,8 @@ def _make_context(
     params.n_outputs_max_per_seq = 0  # as many as n_outputs_max
     params.n_threads = params.n_threads_batch = limits.threads
     params.kv_unified = False  # attention over one sequence's cells, not all: docs/decisions/0007
-    params.cb_eval = type(params.cb_eval)(eval_callback)
-    params.cb_eval_user_data = attention.handle
+    params.cb_eval = type(params.cb_eval)(sums_callback())
+    params.cb_eval_user_data = nodes.handle
     context = lib.llama_init_from_model(model, params)
     if not context:
         raise ResourceError(

@@ -27,7 +27,7 @@ from dure.engine.executor import (
 from dure.engine.kept import KeptFiles
 from dure.engine.llama import Limits, LoadedModel
 from dure.engine.memory import peak_bytes
-from dure.engine.sums import SumTimes, read_bytes_per_s, sums_callback
+from dure.engine.sums import SumTimes, read_bytes_per_s
 from dure.engine.trace import MOST_PASSES, RankTrace, StepTrace
 from dure.errors import UsageError
 
@@ -51,12 +51,12 @@ class LocalExecutor:
         points: tuple[str, ...] = (),
         progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        self._model = LoadedModel(path, limits, eval_callback=sums_callback(), progress=progress)
+        self._model = LoadedModel(path, limits, progress=progress)
         self._name, self._points, self._noted = path.name, points, SumTimes()
         self._steps: list[StepTrace] | None = None  # while traced
         self._kv_bytes, self._kept = kv_bytes, KeptFiles(0)
         self._outputs: tuple[int, ...] = ()
-        self._last_end = time.perf_counter()
+        self._last_end = time.monotonic()
         self.info = ExecutorInfo(
             n_ranks=1,
             n_vocab=self._model.n_vocab,
@@ -72,8 +72,9 @@ class LocalExecutor:
         """Decode a batch; see `Executor.step`."""
         check_batch(batch, self.info)
         meanwhile()
-        start, begun = time.perf_counter(), time.monotonic()
-        self._noted.begin()
+        start = time.monotonic()
+        if self._steps is not None:
+            self._noted.begin()
         self._model.change_kv(batch.kv)
         self._outputs = tuple(batch.outputs)
         self._model.want_embeddings(batch.embed)
@@ -81,11 +82,11 @@ class LocalExecutor:
             self._model.decode(batch.tokens, batch.positions, batch.sequences, batch.outputs)
         rows = () if batch.embed else self._rows(batch)
         embeddings = self._model.embeddings(batch.outputs) if batch.embed else None
-        end = time.perf_counter()
+        end = time.monotonic()
         stats = StepStats((end - start,), (0.0,), (start - self._last_end,), (0.0,))
         self._last_end = end
         if self._steps is not None and batch.tokens.size:
-            self._steps.append(StepTrace(begun, time.monotonic(), self._noted.told()))
+            self._steps.append(StepTrace(start, end, self._noted.told()))
         return StepResult(rows, stats, embeddings)
 
     def _rows(self, batch: Batch) -> tuple[Candidates, ...]:

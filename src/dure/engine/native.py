@@ -1,4 +1,4 @@
-"""The native library, loaded. What its functions mean is said by `sums` and `attention`."""
+"""The native library, loaded. What its functions mean is said by `sums` and `nodes`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def ggml_cpu() -> ctypes.CDLL:
     """llama.cpp's library of this processor's kernels."""
     import llama_cpp.llama_cpp as lib
 
-    return ctypes.CDLL(str(Path(lib.__file__).with_name("lib") / "libggml-cpu.so"))
+    loaded = ctypes.CDLL(str(Path(lib.__file__).with_name("lib") / "libggml-cpu.so"))
+    loaded.ggml_threadpool_new.restype = ctypes.c_void_p
+    return loaded
 
 
 @cache
@@ -44,8 +46,8 @@ def library() -> ctypes.CDLL:
         raise ResourceError(
             f"dure's native library cannot be loaded ({error}): install dure again with `pip install .`"
         ) from error
-    loaded.dure_attention_new.restype = ctypes.c_void_p
-    loaded.dure_attention_free.argtypes = [ctypes.c_void_p]
+    loaded.dure_nodes_new.restype = ctypes.c_void_p
+    loaded.dure_nodes_free.argtypes = [ctypes.c_void_p]
     loaded.dure_best.restype = ctypes.c_float
     loaded.dure_exchange_seconds.restype = ctypes.c_double
     loaded.dure_sums_times.restype = ctypes.c_int64

@@ -16,6 +16,7 @@ from dure.hardware.probe import cpus
 __all__ = ["PinnedThreads", "cores_for"]
 
 _MOST_CPUS = 512  # ggml.h: GGML_MAX_N_THREADS
+_POLL = 50  # what llama.cpp's own threads have: how long they spin before they sleep
 
 
 def cores_for(n_threads: int, first: int) -> tuple[int, ...]:
@@ -39,12 +40,10 @@ class PinnedThreads:
     """
 
     def __init__(self, context: Any, cores: Sequence[int]) -> None:
-        cpu = ggml_cpu()
-        cpu.ggml_threadpool_new.restype = ctypes.c_void_p
         wanted = _Params(n_threads=len(cores), poll=_POLL, strict_cpu=True)
         for core in cores:
             wanted.cpumask[core] = True
-        self._pool = ctypes.c_void_p(cpu.ggml_threadpool_new(ctypes.byref(wanted)))
+        self._pool = ctypes.c_void_p(ggml_cpu().ggml_threadpool_new(ctypes.byref(wanted)))
         lib._lib.llama_attach_threadpool(ctypes.c_void_p(context), self._pool, self._pool)
         os.sched_setaffinity(0, {min(cores)})  # llama.cpp leaves a single thread alone
 
@@ -64,6 +63,3 @@ class _Params(ctypes.Structure):
         ("strict_cpu", ctypes.c_bool),
         ("paused", ctypes.c_bool),
     )
-
-
-_POLL = 50  # what llama.cpp's own threads have: how long they spin before they sleep

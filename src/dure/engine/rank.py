@@ -32,7 +32,7 @@ from dure.engine.kept import KeptFiles
 from dure.engine.llama import Limits, LoadedModel
 from dure.engine.memory import peak_bytes
 from dure.engine.native import mpi
-from dure.engine.sums import Sums, Wire, exchange_seconds, read_bytes_per_s, sums_callback
+from dure.engine.sums import Sums, Wire, exchange_seconds, read_bytes_per_s
 from dure.engine.trace import MOST_PASSES
 from dure.errors import DureError, EngineError, ResourceError
 from dure.model.gguf import open_gguf
@@ -74,7 +74,6 @@ class RankProcess:
                 pin=job.pin,
                 first_core=self._ranks_before_here() * job.threads[self.rank] if job.pin else 0,
             ),
-            eval_callback=sums_callback(),
             progress=_Progress(connection) if connection else lambda _: None,
             cure=f"delete {job.shards[self.rank]}, and it is cut again",
         )
@@ -86,7 +85,7 @@ class RankProcess:
             )
         self._outputs: list[int] = []
         self._steps: list[tuple[float, float, bytes]] | None = None  # noted while traced
-        self._idle_since = time.perf_counter()
+        self._idle_since = time.monotonic()
 
     def _ranks_before_here(self) -> int:
         """How many ranks of a smaller number this machine has."""
@@ -97,7 +96,7 @@ class RankProcess:
 
     def step(self, step: msg.RankStep, embeddings: Floats) -> list[SliceBest]:
         """Decode the step on this rank's shard; the best of its slice for every output row."""
-        start, begun = time.perf_counter(), time.monotonic()
+        start = time.monotonic()
         idle_s = start - self._idle_since
         self.model.change_kv(msg.kv_ops(step.kv))
         positions = np.frombuffer(step.positions, np.int32)
@@ -118,9 +117,9 @@ class RankProcess:
                 "llama.cpp's graph is not the one that dure's table describes; please report it"
             )
         best = [] if step.embed else self._best(step)
-        self._idle_since = time.perf_counter()
+        self._idle_since = time.monotonic()
         if self._steps is not None and positions.size:
-            self._steps.append((begun, time.monotonic(), self._sums.noted.told().tobytes()))
+            self._steps.append((start, self._idle_since, self._sums.noted.told().tobytes()))
         self.stats = (self._idle_since - start, sums.sync_s, idle_s, sums.bytes_sent)
         return best
 

@@ -70,14 +70,17 @@ class _Stats(ctypes.Structure):
 
 
 def sums_callback() -> int:
-    """The address of the callback for llama.cpp, which sums over the ranks where `Sums` were made."""
+    """The address of the callback for llama.cpp; its `user_data` is `OwnNodes.handle`.
+
+    It has our functions compute what they compute better, and sums over the ranks where `Sums` were made.
+    """
     return ctypes.cast(library().dure_sums_callback, ctypes.c_void_p).value or 0
 
 
 class SumTimes:
     """When the sums of a step were; in a process without `Sums`, when a whole model came to their places.
 
-    One a process.
+    Several may be there; only one of a process keeps times at a time.
     """
 
     def __init__(self) -> None:
