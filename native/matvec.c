@@ -1,128 +1,215 @@
-// Matrices of Q4_0 times few vectors, in place of llama.cpp's.
+// Matrices of Q4_0 and Q4_K times few vectors, in place of llama.cpp's: what a token is made of.
 //
-// llama.cpp repacks Q4_0 matrices in groups of eight rows, and where it was written multiplied them at
-// 17 to 20 GB/s a core while a core reads 28: what should wait for memory computes. With 512-bit vectors
-// and the 8-bit products of AVX-512 VNNI it waits for memory: docs/decisions/0013. The activations are
-// rounded to 8 bits as llama.cpp rounds them, so results differ by the order of sums alone.
+// llama.cpp repacks these matrices in groups of eight rows, and where it was written multiplied them at
+// 17 to 20 GB/s with AVX-512 and at 7 with AVX2, where a core reads 28: what should wait for memory computes.
+// Here a row has two lanes of the result, and nothing is shuffled before the last block:
+// docs/decisions/0013. The activations are rounded to 8 bits as llama.cpp rounds them, so results differ by
+// the order of sums alone.
 
 #include "matvec.h"
 
-#include <stdbool.h>
-
 #include "nodes.h"
-#include "numbers.h"
+#include "products.h"
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__F16C__)
+#if HAS_PRODUCTS
 
-#include <ggml-backend.h>
-#include <immintrin.h>
 #include <stddef.h>
-#include <stdint.h>
 #include <string.h>
 
 enum {
-    BLOCK = 32,        // numbers with a scale
-    GROUP = 8,         // rows that lie together
-    MOST_VECTORS = 8,  // more are a matrix, which llama.cpp multiplies well
+    REGISTERS = 2 * GROUP / LANES,
+    MOST_VECTORS = LANES == 16 ? 8 : 5,  // more are for matmul.c
     MAX_WIDTH = 32768,
-    EVEN_LANES = 0x5555
+    FLIPPED = (int32_t)0x88888888  // bits of Q4_0
 };
 
-// Eight rows' blocks, as llama.cpp repacks them: of each byte the upper bits of both halves are flipped;
-// byte 8 i + j is row i's j-th, byte 64 + 8 i + j its (8 + j)-th.
-struct q4_group {
-    uint16_t scales[GROUP];
-    uint8_t bytes[GROUP * BLOCK / 2];
-};
-
-// A block of a vector.
-struct q8_block {
-    float scale;
-    int32_t correction;  // -8 times the sum of all numbers: a weight w is stored as w + 8
-    int8_t numbers[BLOCK];
-};
+typedef float eight_floats __attribute__((vector_size(32)));
 
 static struct node_params params;
-static bool is_on;
 
-static void quantize(const float *x, struct q8_block *out, int64_t n_blocks) {
-    for (int64_t b = 0; b < n_blocks; b++, x += BLOCK) {
-        float largest = 0;
-        for (int i = 0; i < BLOCK; i++) {
-            const float a = fabsf(x[i]);
-            largest = a > largest ? a : largest;
-        }
-        const float d = largest / 127.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
-        int32_t sum = 0;
-        for (int i = 0; i < BLOCK; i++) {
-            const int32_t q = (int32_t)rintf(x[i] * inverse);
-            out[b].numbers[i] = (int8_t)q;
-            sum += q;
-        }
-        out[b].scale = _cvtsh_ss(_cvtss_sh(d, _MM_FROUND_TO_NEAREST_INT));
-        out[b].correction = -8 * sum;
+// ---------------------------------------------------------------- a group of rows
+
+#if defined(__AVX512VNNI__)
+INLINE ints shuffled(ints x, ints order) { return (ints)_mm512_shuffle_epi8((__m512i)x, (__m512i)order); }
+#else
+INLINE ints shuffled(ints x, ints order) { return (ints)_mm256_shuffle_epi8((__m256i)x, (__m256i)order); }
+#endif
+
+// Halves of eight bytes of each of eight rows: two lanes for each row.
+struct unpacked {
+    ints lower[REGISTERS], upper[REGISTERS];
+};
+
+// flip: bits that are flipped.
+INLINE struct unpacked unpack(const uint8_t (*bytes)[8], const int32_t flip) {
+    const ints flips = (ints){0} + flip, half = (ints){0} + 0x0f0f0f0f;
+    struct unpacked u;
+    for (int r = 0; r < REGISTERS; r++) {
+        ints v;
+        memcpy(&v, bytes + r * GROUP / REGISTERS, sizeof v);
+#if defined(__AVX512VNNI__)
+        const __m512i f = (__m512i)flips, h = (__m512i)half;  // (v ^ flips) & half, in one instruction
+        u.lower[r] = (ints)_mm512_ternarylogic_epi32((__m512i)v, f, h, 0x28);
+        u.upper[r] = (ints)_mm512_ternarylogic_epi32((__m512i)(v >> 4), f, h, 0x28);
+#else
+        v ^= flips;
+        u.lower[r] = v & half;
+        u.upper[r] = (v >> 4) & half;
+#endif
     }
+    return u;
 }
+
+// Eight bytes, for every row.
+INLINE ints eight_bytes(const void *from) {
+    typedef int64_t longs __attribute__((vector_size(sizeof(ints))));
+    int64_t x;
+    memcpy(&x, from, sizeof x);
+    return (ints)((longs){0} + x);
+}
+
+INLINE ints eight_of(const struct q8_block *v, int first) { return eight_bytes(v->numbers + first); }
+
+INLINE ints corrections_of(const struct q8_block *v) { return eight_bytes(v->corrections); }
+
+// For both lanes of each row.
+INLINE void spread(__m256 of_rows, floats out[REGISTERS]) {
+    const eight_floats x = (eight_floats)of_rows;
+#if defined(__AVX512VNNI__)
+    out[0] = __builtin_shufflevector(x, x, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+#else
+    out[0] = __builtin_shufflevector(x, x, 0, 0, 1, 1, 2, 2, 3, 3);
+    out[1] = __builtin_shufflevector(x, x, 4, 4, 5, 5, 6, 6, 7, 7);
+#endif
+}
+
+// Adds both lanes of each row.
+INLINE eight_floats gather(const floats sums[REGISTERS]) {
+    float lanes[2 * GROUP];
+    memcpy(lanes, sums, sizeof lanes);
+    eight_floats of_rows;
+    for (int i = 0; i < GROUP; i++) {
+        of_rows[i] = lanes[2 * i] + lanes[2 * i + 1];
+    }
+    return of_rows;
+}
+
+INLINE void store_rows(float *out, eight_floats x) { _mm256_storeu_ps(out, (__m256)x); }
 
 // Eight rows times n vectors: out[i][8].
-INLINE void multiply_group(const int n, const struct q4_group *rows, const struct q8_block *const *vectors,
-                           int64_t n_blocks, float *const *out) {
-    const __m512i flip = _mm512_set1_epi8((char)0x88), half = _mm512_set1_epi8(0x0f);
-    const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
-    __m512 sum[MOST_VECTORS];
-    for (int i = 0; i < n; i++) {
-        sum[i] = _mm512_setzero_ps();
-    }
+INLINE void multiply_q4_0(const int n, const struct q4_0_group *rows, const struct q8_block *const *vectors,
+                          int64_t n_blocks, float *const *out) {
+    floats sums[MOST_VECTORS][REGISTERS] = {0};
     for (int64_t b = 0; b < n_blocks; b++) {
-        const __m512i first = _mm512_loadu_si512(rows[b].bytes), second = _mm512_loadu_si512(rows[b].bytes + 64);
-        // (byte ^ flip) & half, of the lower and of the upper halves
-        const __m512i a = _mm512_ternarylogic_epi32(first, flip, half, 0x28);
-        const __m512i c = _mm512_ternarylogic_epi32(second, flip, half, 0x28);
-        const __m512i e = _mm512_ternarylogic_epi32(_mm512_srli_epi16(first, 4), flip, half, 0x28);
-        const __m512i g = _mm512_ternarylogic_epi32(_mm512_srli_epi16(second, 4), flip, half, 0x28);
-        const __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)rows[b].scales));
-        const __m512 both = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(scales));
+        const struct unpacked first = unpack(rows[b].bytes[0], FLIPPED);
+        const struct unpacked second = unpack(rows[b].bytes[1], FLIPPED);
+        floats scales[REGISTERS];
+        spread(load_halves(rows[b].scales), scales);
         for (int i = 0; i < n; i++) {
             const struct q8_block *const v = &vectors[i][b];
-            int64_t x[4];
-            memcpy(x, v->numbers, sizeof x);
-            __m512i whole = _mm512_maskz_set1_epi32(EVEN_LANES, v->correction);
-            whole = _mm512_dpbusd_epi32(whole, a, _mm512_set1_epi64(x[0]));
-            whole = _mm512_dpbusd_epi32(whole, c, _mm512_set1_epi64(x[1]));
-            whole = _mm512_dpbusd_epi32(whole, e, _mm512_set1_epi64(x[2]));
-            whole = _mm512_dpbusd_epi32(whole, g, _mm512_set1_epi64(x[3]));
-            const __m512 scale = _mm512_mul_ps(both, _mm512_set1_ps(v->scale));
-            sum[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), scale, sum[i]);
+            for (int r = 0; r < REGISTERS; r++) {
+                ints sum = HAS_VNNI ? corrections_of(v) : (ints){0};
+                sum = add(sum, first.lower[r], eight_of(v, 0));
+                sum = add(sum, second.lower[r], eight_of(v, 8));
+                sum = add(sum, first.upper[r], eight_of(v, 16));
+                sum = add(sum, second.upper[r], eight_of(v, 24));
+                const ints whole = HAS_VNNI ? sum : in_32_bits(sum) + corrections_of(v);
+                sums[i][r] += __builtin_convertvector(whole, floats) * (scales[r] * v->scale);
+            }
         }
     }
-    const __m512i order = _mm512_set_epi32(15, 13, 11, 9, 7, 5, 3, 1, 14, 12, 10, 8, 6, 4, 2, 0);
     for (int i = 0; i < n; i++) {
-        const __m512 apart = _mm512_permutexvar_ps(order, sum[i]);
-        const __m256 low = _mm512_castps512_ps256(apart);
-        const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(apart), 1));
-        _mm256_storeu_ps(out[i], _mm256_add_ps(low, high));
+        store_rows(out[i], gather(sums[i]));
     }
 }
 
-// Groups `first` up to `stop` of a matrix times n vectors; out[i]: of all rows.
-INLINE void multiply(const int n, const char *matrix, int64_t n_blocks, const struct q8_block *const *vectors,
-                     float *const *out, int64_t first, int64_t stop) {
+// Eight numbers below 256, one for each row, as factors of `scaled`.
+INLINE void spread_bytes(uint64_t of_rows, ints out[REGISTERS]) {
+    typedef int8_t bytes __attribute__((vector_size(sizeof(ints))));
+    bytes order;  // of the factor of each lane, or of both halves of a lane; -1: 0
+    const ints all = eight_bytes(&of_rows);
+    for (int r = 0; r < REGISTERS; r++) {
+        for (int i = 0; i < LANES * 4; i++) {
+            order[i] = i % (HAS_VNNI ? 4 : 2) ? -1 : (int8_t)(r * GROUP / REGISTERS + i / 8);
+        }
+        out[r] = shuffled(all, (ints)order);
+    }
+}
+
+// The same for n_super superblocks of Q4_K.
+INLINE void multiply_q4_k(const int n, const struct q4_k_group *rows, const struct q8_block *const *vectors,
+                          int64_t n_super, float *const *out) {
+    floats sums[MOST_VECTORS][REGISTERS] = {0};
+    eight_floats least[MOST_VECTORS] = {0};
+    for (int64_t s = 0; s < n_super; s++, rows++) {
+        ints whole[MOST_VECTORS][REGISTERS] = {0};
+        eight_floats whole_least[MOST_VECTORS] = {0};
+        for (int b = 0; b < SUPER; b += 2) {
+            struct unpacked parts[4];
+            for (int k = 0; k < 4; k++) {
+                parts[k] = unpack(rows->bytes[b / 2][k], 0);
+            }
+            for (int half = 0; half < 2; half++) {
+                const struct six_bits bits = six_bits_of(rows, b + half);
+                const eight_floats minima = (eight_floats)floats_of_bytes(bits.minima);
+                ints scales[REGISTERS];
+                spread_bytes(bits.scales, scales);
+                for (int i = 0; i < n; i++) {
+                    const struct q8_block *const v = &vectors[i][s * SUPER + b + half];
+                    for (int r = 0; r < REGISTERS; r++) {
+                        ints sum = {0};
+                        for (int k = 0; k < 4; k++) {
+                            sum = add(sum, half ? parts[k].upper[r] : parts[k].lower[r], eight_of(v, 8 * k));
+                        }
+                        whole[i][r] += scaled(sum, scales[r]);
+                    }
+                    whole_least[i] += minima * v->sum;
+                }
+            }
+        }
+        floats scales[REGISTERS];
+        spread(load_halves(rows->scales), scales);
+        const eight_floats minima = (eight_floats)load_halves(rows->minima);
+        for (int i = 0; i < n; i++) {
+            for (int r = 0; r < REGISTERS; r++) {
+                const float scale = vectors[i][s * SUPER].scale;
+                sums[i][r] += __builtin_convertvector(whole[i][r], floats) * (scales[r] * scale);
+            }
+            least[i] += minima * whole_least[i];
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        store_rows(out[i], gather(sums[i]) - least[i]);
+    }
+}
+
+// ---------------------------------------------------------------- a node
+
+// Groups `first` up to `stop` of a matrix like w times n vectors; out[i]: of all rows.
+INLINE void multiply(const int n, const struct ggml_tensor *w, const char *matrix,
+                     const struct q8_block *const *vectors, float *const *out, int64_t first, int64_t stop) {
+    const int64_t n_blocks = w->ne[0] / BLOCK;
     for (int64_t i = first; i < stop; i++) {
-        const struct q4_group *const rows =
-            (const struct q4_group *)(matrix + (size_t)(i * n_blocks) * sizeof(struct q4_group));
         float *to[MOST_VECTORS];
         for (int v = 0; v < n; v++) {
             to[v] = out[v] + i * GROUP;
         }
-        multiply_group(n, rows, vectors, n_blocks, to);
+        if (w->type == GGML_TYPE_Q4_0) {
+            multiply_q4_0(n, (const struct q4_0_group *)matrix + i * n_blocks, vectors, n_blocks, to);
+        } else {
+            const int64_t n_super = n_blocks / SUPER;
+            multiply_q4_k(n, (const struct q4_k_group *)matrix + i * n_super, vectors, n_super, to);
+        }
     }
 }
 
-static const float *row_of(const struct ggml_tensor *t, int64_t i) {
-    return (const float *)((const char *)t->data + (size_t)i * t->nb[1]);
+static void round_row(const struct ggml_tensor *w, const struct ggml_tensor *x, int64_t i,
+                      struct q8_block *out) {
+    const float *const row = (const float *)((const char *)x->data + (size_t)i * x->nb[1]);
+    round_vector(row, w->ne[0] / BLOCK, w->type == GGML_TYPE_Q4_K, 8, out);
 }
 
-// A matrix times up to eight vectors. llama.cpp calls it with every one of its threads.
+// A matrix times few vectors. llama.cpp calls it with every one of its threads.
 static void multiply_all(struct ggml_tensor *dst, int thread, int n_threads) {
     const struct ggml_tensor *const w = dst->src[0], *x = dst->src[1];
     const int64_t n_blocks = w->ne[0] / BLOCK, n_groups = w->ne[1] / GROUP, n = x->ne[1];
@@ -131,12 +218,16 @@ static void multiply_all(struct ggml_tensor *dst, int thread, int n_threads) {
     const struct q8_block *vectors[MOST_VECTORS];
     float *out[MOST_VECTORS];
     for (int64_t i = 0; i < n; i++) {
-        quantize(row_of(x, i), blocks + i * n_blocks, n_blocks);
+        round_row(w, x, i, blocks + i * n_blocks);
         vectors[i] = blocks + i * n_blocks;
         out[i] = (float *)((char *)dst->data + (size_t)i * dst->nb[1]);
     }
-#define CASE(n) \
-    case n: multiply(n, w->data, n_blocks, vectors, out, first, stop); break
+#define CASE(number)                                              \
+    case number:                                                  \
+        if (number <= MOST_VECTORS) {                             \
+            multiply(number, w, w->data, vectors, out, first, stop); \
+        }                                                         \
+        break
     switch (n) {  // known to the compiler
         CASE(1);
         CASE(2);
@@ -158,17 +249,17 @@ static void multiply_experts(struct ggml_tensor *dst, int thread, int n_threads)
     const int64_t first = all * thread / n_threads, stop = all * (thread + 1) / n_threads;
     struct q8_block blocks[n_blocks];
     const struct q8_block *const vector = blocks;
-    int64_t quantized = -1;
+    int64_t rounded = -1;
     for (int64_t i = first; i < stop;) {
         const int64_t expert = i / n_groups, begin = i % n_groups;
         const int64_t end = stop - i < n_groups - begin ? begin + stop - i : n_groups;
         const int32_t id = *(const int32_t *)((const char *)ids->data + (size_t)expert * ids->nb[0]);
-        if (quantized != expert % x->ne[1]) {
-            quantized = expert % x->ne[1];
-            quantize(row_of(x, quantized), blocks, n_blocks);
+        if (rounded != expert % x->ne[1]) {
+            rounded = expert % x->ne[1];
+            round_row(w, x, rounded, blocks);
         }
         float *const out = (float *)((char *)dst->data + (size_t)expert * dst->nb[1]);
-        multiply(1, (const char *)w->data + (size_t)id * w->nb[2], n_blocks, &vector, &out, begin, end);
+        multiply(1, w, (const char *)w->data + (size_t)id * w->nb[2], &vector, &out, begin, end);
         i += end - begin;
     }
 }
@@ -184,30 +275,25 @@ static void compute(struct ggml_tensor *dst, int thread, int n_threads, void *us
 
 // ---------------------------------------------------------------- taking a node
 
-static bool is_repacked(const struct ggml_tensor *w) {
-    return w->type == GGML_TYPE_Q4_0 && w->ne[1] % GROUP == 0 && w->ne[3] == 1 && w->buffer &&
-           strcmp(ggml_backend_buft_name(ggml_backend_buffer_get_type(w->buffer)), "CPU_REPACK") == 0;
-}
-
 void take_matvec(struct ggml_tensor *t) {
-    if (!is_on || (t->op != GGML_OP_MUL_MAT && t->op != GGML_OP_MUL_MAT_ID)) {
+    if (t->op != GGML_OP_MUL_MAT && t->op != GGML_OP_MUL_MAT_ID) {
         return;
     }
     const struct ggml_tensor *const w = t->src[0], *x = t->src[1];
     const bool experts = t->op == GGML_OP_MUL_MAT_ID;
     const bool few = experts ? x->ne[2] == 1 : x->ne[1] <= MOST_VECTORS && x->ne[2] == 1 && w->ne[2] == 1;
     if (few && x->ne[1] > 0 && x->ne[3] == 1 && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) &&
-        w->ne[0] <= MAX_WIDTH && is_repacked(w)) {
+        w->ne[0] <= MAX_WIDTH && w->ne[1] % GROUP == 0 && w->ne[3] == 1 && is_repacked(w)) {
         take_node(t, &params);
     }
 }
 
-EXPORT bool dure_matvec_start(void) { return is_on = write_node_params(&params, compute, NULL); }
+bool start_matvec(void) { return write_node_params(&params, compute, NULL); }
 
 #else
 
 void take_matvec(struct ggml_tensor *t) { (void)t; }
 
-EXPORT bool dure_matvec_start(void) { return false; }
+bool start_matvec(void) { return true; }
 
 #endif

@@ -12,6 +12,7 @@
 #include "matmul.h"
 #include "matvec.h"
 #include "numbers.h"
+#include "products.h"
 
 bool write_node_params(struct node_params *params, ggml_custom_op_t compute, void *user) {
     struct ggml_context *const ctx = ggml_init((struct ggml_init_params){
@@ -42,6 +43,12 @@ void take_ours(struct nodes *nodes, struct ggml_tensor *t) {
     take_attention(nodes->attention, t);
     take_matvec(t);
     take_matmul(nodes->matmul, t);
+}
+
+// Once, before the first context. repacks: see set_repacks. False where there is no memory.
+EXPORT bool dure_nodes_start(bool repacks) {
+    set_repacks(repacks);
+    return start_matvec();
 }
 
 EXPORT void dure_nodes_free(struct nodes *nodes) {

@@ -1,0 +1,126 @@
+// What products with few vectors and with many share: vectors of 8-bit numbers, weights as llama.cpp repacks
+// them, and how their products are added up.
+
+#pragma once
+
+#include <stdbool.h>
+
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define HAS_PRODUCTS 1
+
+#include <ggml.h>
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "numbers.h"
+
+#if defined(__AVX512VNNI__)
+#define HAS_VNNI 1
+enum { LANES = 16 };
+#else
+enum { LANES = 8 };
+#if defined(__AVXVNNI__)
+#define HAS_VNNI 1
+#else
+#define HAS_VNNI 0
+#endif
+#endif
+
+enum {
+    BLOCK = 32,  // numbers with a scale
+    SUPER = 8,   // blocks of a superblock
+    GROUP = 8    // rows that llama.cpp lays out together
+};
+
+typedef int32_t ints __attribute__((vector_size(LANES * 4)));
+typedef float floats __attribute__((vector_size(LANES * 4)));
+typedef float floats_anywhere __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+// Eight rows' blocks of Q4_0: of each byte the upper bits of both halves are flipped; byte 8 i + j is row i's
+// j-th, byte 64 + 8 i + j its (8 + j)-th.
+struct q4_0_group {
+    uint16_t scales[GROUP];
+    uint8_t bytes[2][GROUP][8];
+};
+
+// Eight rows' superblocks of Q4_K: for each block eight scales and eight minima of six bits, then eight bytes
+// of each row in turn, of which the lower halves are of one block and the upper of the next.
+struct q4_k_group {
+    uint16_t scales[GROUP], minima[GROUP];
+    uint8_t of_blocks[SUPER][12];
+    uint8_t bytes[SUPER / 2][4][GROUP][8];
+};
+
+// A block of a vector, rounded to 8 bits.
+struct q8_block {
+    float scale, sum;        // sum: of what the numbers stand for
+    int32_t corrections[2];  // minus the numbers' sums, of both halves, times what weights are raised by
+    int8_t numbers[BLOCK];
+};
+
+// Rounds a vector as llama.cpp does: 32 numbers at a time for types whose scales are for as many, 256 for
+// those with superblocks. raised: by how much weights are.
+void round_vector(const float *x, int64_t n_blocks, bool is_super, int32_t raised, struct q8_block *out);
+
+// Whether a matrix is of a type and in the layout that is described here.
+bool is_repacked(const struct ggml_tensor *w);
+
+INLINE __m256 load_halves(const uint16_t *from) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
+}
+
+// Scales and minima of a block of eight rows: eight numbers of six bits each.
+struct six_bits {
+    uint64_t scales, minima;
+};
+
+INLINE struct six_bits six_bits_of(const struct q4_k_group *g, int block) {
+    uint32_t words[3];  // lower bits of four rows' scales, and of their minima; those of the other rows
+    memcpy(words, g->of_blocks[block], sizeof words);
+    const uint32_t scales = (words[2] & 0x0f0f0f0fu) | (words[0] >> 2 & 0x30303030u);
+    const uint32_t minima = (words[2] >> 4 & 0x0f0f0f0fu) | (words[1] >> 2 & 0x30303030u);
+    return (struct six_bits){(words[0] & 0x3f3f3f3fu) | (uint64_t)scales << 32,
+                             (words[1] & 0x3f3f3f3fu) | (uint64_t)minima << 32};
+}
+
+INLINE __m256 floats_of_bytes(uint64_t eight) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)eight)));
+}
+
+#if HAS_VNNI
+
+INLINE ints in_32_bits(ints sum) { return sum; }
+
+// The same, multiplied with numbers below 256, of which each lane has its own.
+INLINE ints scaled(ints sum, ints factors) { return sum * factors; }
+
+// Adds to each lane the products of four numbers of a row (of 0 to 255) and of a vector.
+INLINE ints add(ints sum, ints rows, ints vector) {
+#if defined(__AVX512VNNI__)
+    return (ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)rows, (__m512i)vector);
+#else
+    return (ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)rows, (__m256i)vector);
+#endif
+}
+
+#else
+
+INLINE ints in_32_bits(ints sum) { return (ints)_mm256_madd_epi16((__m256i)sum, _mm256_set1_epi16(1)); }
+
+// The same, multiplied with numbers below 256, of which both halves of each lane have their own.
+INLINE ints scaled(ints sum, ints factors) { return (ints)_mm256_madd_epi16((__m256i)sum, (__m256i)factors); }
+
+// Adds to the two halves of each lane the products of two numbers of a row each, which have to fit 16 bits.
+INLINE ints add(ints sum, ints rows, ints vector) {
+    return (ints)_mm256_add_epi16((__m256i)sum, _mm256_maddubs_epi16((__m256i)rows, (__m256i)vector));
+}
+
+#endif
+
+#else
+#define HAS_PRODUCTS 0
+#endif
+
+// Says whether this llama.cpp repacks matrices as it does on processors with AVX2; before, none is taken for
+// repacked.
+void set_repacks(bool repacks);
