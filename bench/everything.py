@@ -196,8 +196,6 @@ _TITLED = re.compile(r"\*\*(?P<title>[^*]+)\*\* .*?(?=\n\n\*\*|\Z)", re.DOTALL)
 def _renewed(part: re.Match[str], results: Mapping[str, Any]) -> str:
     """One part of the page: tables of the results there are, and what it had for the others."""
     name, body = part["name"], part["body"].rstrip("\n")
-    if name == "machine":
-        return part["begin"] + (_machine(results) if results else body) + "\n"
     before = {table["title"]: table[0] for table in _TITLED.finditer(body)}
     tables = [
         _table(bench.title, results[bench.name]) if bench.name in results else before[bench.title]
@@ -207,16 +205,11 @@ def _renewed(part: re.Match[str], results: Mapping[str, Any]) -> str:
     return part["begin"] + ("\n\n".join(tables) or "Not measured yet.") + "\n"
 
 
-def _machine(results: Mapping[str, Any]) -> str:
-    machines = {
-        f"{r['machine']['processor']}, {r['machine']['cores']} cores" for r in results.values()
-    }
-    return "Measured on: " + "; ".join(sorted(machines)) + "."
-
-
 def _table(title: str, result: Mapping[str, Any]) -> str:
     """A result as a table: a row for each comparison, with minimum and maximum of the rounds."""
     settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
+    machine = result["machine"]
+    settings += f"; {machine['processor']}, {machine['cores']} cores, {machine['vectors']}"
     first = next(iter(result["comparisons"][0]["contenders"]))
     rows = [
         f"**{title}** ({settings})", "",

@@ -201,11 +201,24 @@ def warn_if_busy() -> None:
         progress(f"warning: the machine is busy ({busy:.0f} %): the ratios mean little")
 
 
+_VECTORS = {
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "avx2": "AVX2",
+    "asimddp": "NEON with dot products",
+    "asimd": "NEON",
+}
+"""What kernels are written for, by the flag that tells of it: the best first."""
+
+
 def machine() -> dict[str, Any]:
-    """The machine in a few words: processor, cores, system, load (one minute's average)."""
+    """The machine in a few words: processor, its vectors, cores, system, load (one minute's average)."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set[str]()
     return {
         "load": os.getloadavg()[0],
-        "processor": _processor(Path("/proc/cpuinfo")),
+        "processor": _processor(cpuinfo),
+        "vectors": next((_VECTORS[flag] for flag in _VECTORS if flag in flags), "none"),
         "cores": os.cpu_count(),
         "system": platform.platform(),
     }
