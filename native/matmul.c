@@ -39,19 +39,6 @@ enum {
     SPINS = 64
 };
 
-// A row's superblock of Q6_K: lower four and upper two bits, and a scale for each 16 numbers.
-struct q6_k_row {
-    uint8_t lower[2][2][BLOCK], upper[2][BLOCK];
-    int8_t scales[2 * SUPER];
-    uint16_t scale;
-};
-
-// A row's block of Q8_0.
-struct q8_0_row {
-    uint16_t scale;
-    int8_t numbers[BLOCK];
-};
-
 // How a type's blocks are laid out: numbers are above 0.
 struct kind {
     int n_scales;     // of a row's block, each of as many numbers
@@ -518,13 +505,8 @@ static void compute(struct ggml_tensor *dst, int thread, int n_threads, void *us
 
 // ---------------------------------------------------------------- taking a node
 
-static bool is_plain(const struct ggml_tensor *w) {
-    return !w->buffer || ggml_backend_buffer_is_host(w->buffer);
-}
-
 static bool is_known(const struct ggml_tensor *w) {
-    const bool wide = w->type == GGML_TYPE_Q6_K || w->type == GGML_TYPE_Q8_0;
-    return w->ne[1] % ROWS == 0 && w->ne[3] == 1 && (wide ? is_plain(w) : is_repacked(w));
+    return w->ne[1] % ROWS == 0 && w->ne[3] == 1 && (is_repacked(w) || is_plain(w));
 }
 
 static bool grow(struct memory *m, size_t bytes) {

@@ -1,10 +1,9 @@
-// Matrices of Q4_0 and Q4_K times few vectors, in place of llama.cpp's: what a token is made of.
+// Matrices times few vectors, in place of llama.cpp's: what a token is made of.
 //
-// llama.cpp repacks these matrices in groups of eight rows, and where it was written multiplied them at
-// 17 to 20 GB/s with AVX-512 and at 7 with AVX2, where a core reads 28: what should wait for memory computes.
-// Here a row has two lanes of the result, and nothing is shuffled before the last block:
-// docs/decisions/0013. The activations are rounded to 8 bits as llama.cpp rounds them, so results differ by
-// the order of sums alone.
+// What should wait for memory computes in llama.cpp, where matrices are repacked in groups of eight rows, and
+// a core that computes asks memory too late. Here a row of a group has two lanes of the result, nothing is
+// shuffled before the last block, and memory is asked ahead: docs/decisions/0013. The activations are rounded
+// to 8 bits as llama.cpp rounds them, so results differ by the order of sums alone.
 
 #include "matvec.h"
 
@@ -19,6 +18,8 @@
 enum {
     REGISTERS = 2 * GROUP / LANES,
     MOST_VECTORS = LANES == 16 ? 8 : 5,  // more are for matmul.c
+    MOST_OF_PLAIN = 5,                   // of matrices that are not repacked
+    AHEAD = 4608,                        // bytes that are asked for before they are needed
     MAX_WIDTH = 32768,
     FLIPPED = (int32_t)0x88888888  // bits of Q4_0
 };
@@ -96,11 +97,20 @@ INLINE eight_floats gather(const floats sums[REGISTERS]) {
 
 INLINE void store_rows(float *out, eight_floats x) { _mm256_storeu_ps(out, (__m256)x); }
 
+// Has memory send what is needed later. A core that computes between two reads does not ask early enough
+// by itself.
+INLINE void ask_ahead(const void *from, const int bytes) {
+    for (int i = 0; i < bytes; i += 64) {
+        _mm_prefetch((const char *)from + AHEAD + i, _MM_HINT_T0);
+    }
+}
+
 // Eight rows times n vectors: out[i][8].
 INLINE void multiply_q4_0(const int n, const struct q4_0_group *rows, const struct q8_block *const *vectors,
                           int64_t n_blocks, float *const *out) {
     floats sums[MOST_VECTORS][REGISTERS] = {0};
     for (int64_t b = 0; b < n_blocks; b++) {
+        ask_ahead(&rows[b], sizeof rows[b]);
         const struct unpacked first = unpack(rows[b].bytes[0], FLIPPED);
         const struct unpacked second = unpack(rows[b].bytes[1], FLIPPED);
         floats scales[REGISTERS];
@@ -145,6 +155,7 @@ INLINE void multiply_q4_k(const int n, const struct q4_k_group *rows, const stru
         ints whole[MOST_VECTORS][REGISTERS] = {0};
         eight_floats whole_least[MOST_VECTORS] = {0};
         for (int b = 0; b < SUPER; b += 2) {
+            ask_ahead(rows->bytes[b / 2], sizeof rows->bytes[b / 2]);
             struct unpacked parts[4];
             for (int k = 0; k < 4; k++) {
                 parts[k] = unpack(rows->bytes[b / 2][k], 0);
@@ -183,22 +194,128 @@ INLINE void multiply_q4_k(const int n, const struct q4_k_group *rows, const stru
     }
 }
 
+// ---------------------------------------------------------------- a row
+
+INLINE __m256i load_bytes(const void *from) { return _mm256_loadu_si256(from); }
+
+INLINE float sum_of(__m256 x) {
+    eight_floats lanes = (eight_floats)x;
+    return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
+}
+
+// The products of 32 numbers without their signs and of 32 with both signs, in eight sums.
+INLINE __m256i products_of(__m256i sizes, __m256i x) {
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+    return _mm256_dpbusd_epi32(_mm256_setzero_si256(), sizes, x);
+#elif defined(__AVXVNNI__)
+    return _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), sizes, x);
+#else
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(sizes, x), _mm256_set1_epi16(1));
+#endif
+}
+
+// A row times n vectors: out[i][0].
+INLINE void multiply_q8_0(const int n, const struct q8_0_row *row, const struct q8_block *const *vectors,
+                          int64_t n_blocks, float *const *out) {
+    __m256 sums[MOST_VECTORS];
+    for (int i = 0; i < n; i++) {
+        sums[i] = _mm256_setzero_ps();
+    }
+    for (int64_t b = 0; b < n_blocks; b++) {
+        ask_ahead(&row[b], 1);
+        const __m256i numbers = load_bytes(row[b].numbers), sizes = _mm256_abs_epi8(numbers);
+        const float scale = _cvtsh_ss(row[b].scale);
+        for (int i = 0; i < n; i++) {
+            const struct q8_block *const v = &vectors[i][b];
+            const __m256i x = _mm256_sign_epi8(load_bytes(v->numbers), numbers);
+            const __m256 whole = _mm256_cvtepi32_ps(products_of(sizes, x));
+            sums[i] = _mm256_fmadd_ps(whole, _mm256_set1_ps(scale * v->scale), sums[i]);
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        out[i][0] = sum_of(sums[i]);
+    }
+}
+
+// Of scales in both lanes, the one at `first` for the lower lane and the next for the upper, in 16 bits.
+INLINE __m256i two_scales(__m256i scales, const int first) {
+    const int16_t lower = (int16_t)(0x0100 * (2 * first + 1) + 2 * first), upper = (int16_t)(lower + 0x0202);
+    const __m256i order = _mm256_set_m128i(_mm_set1_epi16(upper), _mm_set1_epi16(lower));
+    return _mm256_shuffle_epi8(scales, order);
+}
+
+// What the raise adds to sixteen sums of two products each, to be added: eight of each scale, all alike.
+INLINE __m256i eighths_of_corrections(const struct q8_block *v) {
+    const __m256i order = _mm256_set_m128i(_mm_set1_epi16(0x0504), _mm_set1_epi16(0x0100));
+    int64_t both;
+    memcpy(&both, v->corrections, sizeof both);
+    return _mm256_shuffle_epi8(_mm256_set1_epi64x(both), order);
+}
+
+// The same for n_super superblocks of Q6_K.
+INLINE void multiply_q6_k(const int n, const struct q6_k_row *row, const struct q8_block *const *vectors,
+                          int64_t n_super, float *const *out) {
+    const __m256i two = _mm256_set1_epi8(0x30), half = _mm256_set1_epi8(0x0f);
+    __m256 sums[MOST_VECTORS];
+    for (int i = 0; i < n; i++) {
+        sums[i] = _mm256_setzero_ps();
+    }
+    for (int64_t s = 0; s < n_super; s++, row++) {
+        ask_ahead(row, sizeof *row);
+        const __m128i scales = _mm_loadu_si128((const __m128i *)row->scales);
+        const __m256i first = _mm256_broadcastsi128_si256(_mm_cvtepi8_epi16(scales));
+        const __m256i second = _mm256_broadcastsi128_si256(_mm_cvtepi8_epi16(_mm_srli_si128(scales, 8)));
+        __m256i whole[MOST_VECTORS];
+        for (int i = 0; i < n; i++) {
+            whole[i] = _mm256_setzero_si256();
+        }
+#pragma GCC unroll 8
+        for (int b = 0; b < SUPER; b++) {
+            const __m256i lower = load_bytes(row->lower[b / 4][b % 2]), upper = load_bytes(row->upper[b / 4]);
+            const __m256i four = _mm256_and_si256(b % 4 < 2 ? lower : _mm256_srli_epi16(lower, 4), half);
+            const __m256i shifted = b % 4 == 0   ? _mm256_slli_epi16(upper, 4)
+                                    : b % 4 == 1 ? _mm256_slli_epi16(upper, 2)
+                                    : b % 4 == 2 ? upper
+                                                 : _mm256_srli_epi16(upper, 2);
+            const __m256i numbers = _mm256_or_si256(four, _mm256_and_si256(shifted, two));
+            const __m256i factors = two_scales(b < 4 ? first : second, 2 * (b % 4));
+            for (int i = 0; i < n; i++) {
+                const struct q8_block *const v = &vectors[i][s * SUPER + b];
+                const __m256i products = _mm256_maddubs_epi16(numbers, load_bytes(v->numbers));
+                const __m256i exact = _mm256_add_epi16(products, eighths_of_corrections(v));
+                whole[i] = _mm256_add_epi32(whole[i], _mm256_madd_epi16(exact, factors));
+            }
+        }
+        const float scale = _cvtsh_ss(row->scale);
+        for (int i = 0; i < n; i++) {
+            const __m256 factor = _mm256_set1_ps(scale * vectors[i][s * SUPER].scale);
+            sums[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole[i]), factor, sums[i]);
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        out[i][0] = sum_of(sums[i]);
+    }
+}
+
 // ---------------------------------------------------------------- a node
 
-// Groups `first` up to `stop` of a matrix like w times n vectors; out[i]: of all rows.
+// Groups of eight rows, `first` up to `stop`, of a matrix like w times n vectors; out[i]: of all rows.
 INLINE void multiply(const int n, const struct ggml_tensor *w, const char *matrix,
                      const struct q8_block *const *vectors, float *const *out, int64_t first, int64_t stop) {
-    const int64_t n_blocks = w->ne[0] / BLOCK;
-    for (int64_t i = first; i < stop; i++) {
+    const int64_t n_blocks = w->ne[0] / BLOCK, n_super = n_blocks / SUPER;
+    const bool is_group = w->type == GGML_TYPE_Q4_0 || w->type == GGML_TYPE_Q4_K;
+    const int64_t step = is_group ? GROUP : 1;
+    for (int64_t row = first * GROUP; row < stop * GROUP; row += step) {
         float *to[MOST_VECTORS];
         for (int v = 0; v < n; v++) {
-            to[v] = out[v] + i * GROUP;
+            to[v] = out[v] + row;
         }
-        if (w->type == GGML_TYPE_Q4_0) {
-            multiply_q4_0(n, (const struct q4_0_group *)matrix + i * n_blocks, vectors, n_blocks, to);
-        } else {
-            const int64_t n_super = n_blocks / SUPER;
-            multiply_q4_k(n, (const struct q4_k_group *)matrix + i * n_super, vectors, n_super, to);
+        const char *const from = matrix + (size_t)row * w->nb[1];
+        switch (w->type) {
+            case GGML_TYPE_Q4_0: multiply_q4_0(n, (const void *)from, vectors, n_blocks, to); break;
+            case GGML_TYPE_Q4_K: multiply_q4_k(n, (const void *)from, vectors, n_super, to); break;
+            case GGML_TYPE_Q6_K: multiply_q6_k(n, (const void *)from, vectors, n_super, to); break;
+            default: multiply_q8_0(n, (const void *)from, vectors, n_blocks, to);
         }
     }
 }
@@ -206,7 +323,9 @@ INLINE void multiply(const int n, const struct ggml_tensor *w, const char *matri
 static void round_row(const struct ggml_tensor *w, const struct ggml_tensor *x, int64_t i,
                       struct q8_block *out) {
     const float *const row = (const float *)((const char *)x->data + (size_t)i * x->nb[1]);
-    round_vector(row, w->ne[0] / BLOCK, w->type == GGML_TYPE_Q4_K, 8, out);
+    const bool is_super = w->type == GGML_TYPE_Q4_K || w->type == GGML_TYPE_Q6_K;
+    const int32_t raised = w->type == GGML_TYPE_Q6_K ? 32 / 8 : 8;  // see eighths_of_corrections
+    round_vector(row, w->ne[0] / BLOCK, is_super, raised, out);
 }
 
 // A matrix times few vectors. llama.cpp calls it with every one of its threads.
@@ -281,9 +400,10 @@ void take_matvec(struct ggml_tensor *t) {
     }
     const struct ggml_tensor *const w = t->src[0], *x = t->src[1];
     const bool experts = t->op == GGML_OP_MUL_MAT_ID;
-    const bool few = experts ? x->ne[2] == 1 : x->ne[1] <= MOST_VECTORS && x->ne[2] == 1 && w->ne[2] == 1;
+    const int most = is_plain(w) ? MOST_OF_PLAIN : MOST_VECTORS;
+    const bool few = experts ? x->ne[2] == 1 : x->ne[1] <= most && x->ne[2] == 1 && w->ne[2] == 1;
     if (few && x->ne[1] > 0 && x->ne[3] == 1 && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) &&
-        w->ne[0] <= MAX_WIDTH && w->ne[1] % GROUP == 0 && w->ne[3] == 1 && is_repacked(w)) {
+        w->ne[0] <= MAX_WIDTH && w->ne[1] % GROUP == 0 && w->ne[3] == 1 && (is_repacked(w) || is_plain(w))) {
         take_node(t, &params);
     }
 }

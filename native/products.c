@@ -16,6 +16,11 @@ bool is_repacked(const struct ggml_tensor *w) {
            strcmp(ggml_backend_buft_name(ggml_backend_buffer_get_type(w->buffer)), "CPU_REPACK") == 0;
 }
 
+bool is_plain(const struct ggml_tensor *w) {
+    return (w->type == GGML_TYPE_Q6_K || w->type == GGML_TYPE_Q8_0) &&
+           (!w->buffer || ggml_backend_buffer_is_host(w->buffer));
+}
+
 static void round_block(const float *x, float inverse, float scale, int32_t raised, struct q8_block *out) {
     int32_t sums[2] = {0};
     for (int half = 0; half < 2; half++) {

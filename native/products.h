@@ -51,6 +51,19 @@ struct q4_k_group {
     uint8_t bytes[SUPER / 2][4][GROUP][8];
 };
 
+// A row's superblock of Q6_K: lower four and upper two bits, and a scale for each 16 numbers.
+struct q6_k_row {
+    uint8_t lower[2][2][BLOCK], upper[2][BLOCK];
+    int8_t scales[2 * SUPER];
+    uint16_t scale;
+};
+
+// A row's block of Q8_0.
+struct q8_0_row {
+    uint16_t scale;
+    int8_t numbers[BLOCK];
+};
+
 // A block of a vector, rounded to 8 bits.
 struct q8_block {
     float scale, sum;        // sum: of what the numbers stand for
@@ -62,8 +75,11 @@ struct q8_block {
 // those with superblocks. raised: by how much weights are.
 void round_vector(const float *x, int64_t n_blocks, bool is_super, int32_t raised, struct q8_block *out);
 
-// Whether a matrix is of a type and in the layout that is described here.
+// Whether a matrix is of Q4_0 or Q4_K, and lies as is said here.
 bool is_repacked(const struct ggml_tensor *w);
+
+// Whether one is of Q6_K or Q8_0, row after row.
+bool is_plain(const struct ggml_tensor *w);
 
 INLINE __m256 load_halves(const uint16_t *from) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));

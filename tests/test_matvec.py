@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
     not {"avx2", "fma", "f16c"} <= set(platform({}, lambda _: "").features) or has_amx(),
     reason="ours needs AVX2, and llama.cpp's AMX kernels repack for themselves",
 )
-kinds = pytest.mark.parametrize("kind", ["Q4_0", "Q4_K"])
+kinds = pytest.mark.parametrize("kind", ["Q4_0", "Q4_K", "Q6_K", "Q8_0"])
 
 
 @pytest.fixture(name="take", scope="module")
