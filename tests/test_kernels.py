@@ -15,7 +15,7 @@ from random_models import SHAPES, write_random_model
 from dure.engine.llama import has_amx
 from dure.hardware.probe import platform
 from dure.model.gguf import open_gguf
-from dure.plan.kernels import is_repacked
+from dure.plan.kernels import is_quick, is_repacked
 
 DEMO = Path(__file__).parent.parent / "models" / "dure-demo.gguf"
 LOADS = """
@@ -29,7 +29,7 @@ params.load_mode = lib.LLAMA_LOAD_MODE_NONE
 assert lib.llama_model_load_from_file(sys.argv[1].encode(), params)
 """
 PI_5 = ("asimd", "asimddp", "fphp")
-N100 = ("avx", "avx2", "fma", "avx_vnni")
+N100 = ("avx", "avx2", "fma", "f16c", "avx_vnni")
 
 
 @pytest.mark.skipif(has_amx(), reason="llama.cpp was built with AMX, and repacks for that")
@@ -70,9 +70,28 @@ def test_boards_and_desktops_differ(type_name: str, rows: int, on_pi: bool, on_p
     assert is_repacked(type_name, rows, N100) == on_pc
 
 
+@pytest.mark.parametrize(
+    ("type_name", "rows", "on_pi", "on_pc"),
+    [
+        ("Q4_0", 4096, True, True),
+        ("Q6_K", 4096, True, True),
+        ("Q8_0", 4096, True, True),
+        ("Q8_0", 4104, True, False),
+        ("Q5_K", 4096, True, False),
+        ("F16", 4096, False, False),
+    ],
+)
+def test_our_kernels_count_where_they_are(
+    type_name: str, rows: int, on_pi: bool, on_pc: bool
+) -> None:
+    assert is_quick(type_name, rows, PI_5) == on_pi
+    assert is_quick(type_name, rows, N100) == on_pc
+    assert not is_quick(type_name, rows, ())
+
+
 def test_show_says_what_is_slower_here(tmp_path: Path) -> None:
     dure = Dure(tmp_path)
-    told = json.loads(dure("show", DEMO, "--json").stdout)["not_repacked"]
+    told = json.loads(dure("show", DEMO, "--json").stdout)["slower_here"]
     with open_gguf(DEMO) as gguf:
         types = {tensor.type.name for tensor in gguf.tensors.values()}
     assert set(told) <= types

@@ -17,7 +17,7 @@ from dure.model.architecture import Shape, shape_of
 from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.shard import plan_shards
-from dure.plan.kernels import is_repacked
+from dure.plan.kernels import is_quick
 from dure.plan.memory import DEFAULT_CTX, RankMemory, kv_bytes_per_token
 
 __all__ = ["show"]
@@ -60,18 +60,18 @@ def _facts(gguf: GgufFile) -> dict[str, Any]:
         "parameters": sum(t.n_elements for t in gguf.tensors.values()),
         "shape": _shape(gguf),
         "types": _types(gguf),
-        "not_repacked": _not_repacked(gguf),
+        "slower_here": _slower_here(gguf),
         "cuts": [_cut(gguf, n) for n in range(1, MOST_RANKS + 1)],
     }
 
 
-def _not_repacked(gguf: GgufFile) -> dict[str, int]:
-    """By type, the bytes of matrices that this processor computes without its quickest kernels."""
+def _slower_here(gguf: GgufFile) -> dict[str, int]:
+    """By type, the bytes of matrices that this processor has no quick kernels for."""
     features = platform({}, lambda _: "").features
     found: dict[str, int] = {}
     for tensor in gguf.tensors.values():
         is_matrix = len(tensor.shape) > 1 and not tensor.name.startswith("token_embd")
-        if is_matrix and not is_repacked(tensor.type.name, tensor.shape[1], features):
+        if is_matrix and not is_quick(tensor.type.name, tensor.shape[1], features):
             found[tensor.type.name] = found.get(tensor.type.name, 0) + tensor.size_bytes
     return found
 
@@ -184,10 +184,10 @@ def _print(facts: dict[str, Any]) -> None:
             for name, entry in facts["types"].items()
         ),
         "slower here": ", ".join(
-            f"{name} ({bytes_text(size)}) has no repacked kernels on this processor"
-            for name, size in facts["not_repacked"].items()
+            f"{name} ({bytes_text(size)}) has no quick kernels on this processor"
+            for name, size in facts["slower_here"].items()
         )
-        or "nothing: all matrices have repacked kernels on this processor",
+        or "nothing: all matrices have quick kernels on this processor",
         "context": f"{shape['context_length']} tokens" if shape else "(not in the header)",
         "shape": ", ".join(f"{k.replace('_', ' ')} {n}" for k, n in list(shape.items())[1:]),
     }

@@ -1,14 +1,15 @@
-"""Which weights llama.cpp computes with its quickest kernels, on a processor with some features.
+"""Which weights are computed with quick kernels, on a processor with some features.
 
-Those read weights that it has repacked when it loaded them, several rows side by side; which types have
-them depends on the processor. Pure. Source: llama.cpp, as llama-cpp-python 0.3.36 has it.
+llama.cpp's read weights that it has repacked when it loaded them, several rows side by side; which types
+have them depends on the processor. Of some others dure has kernels of its own. Pure. Source: llama.cpp, as
+llama-cpp-python 0.3.36 has it, and `native/products.h`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-__all__ = ["is_repacked"]
+__all__ = ["is_quick", "is_repacked"]
 
 # Of each type, the processor's feature (as Linux calls it) and the rows that are taken together.
 _REPACKED: Mapping[str, tuple[tuple[str, int], ...]] = {
@@ -21,6 +22,9 @@ _REPACKED: Mapping[str, tuple[tuple[str, int], ...]] = {
     "IQ4_NL": (("avx2", 8), ("asimddp", 4)),
     "MXFP4": (("avx2", 8), ("asimddp", 4)),
 }
+_OURS = frozenset({"Q6_K", "Q8_0"})
+_OURS_NEED = frozenset({"avx2", "fma", "f16c"})
+_OUR_ROWS = 16  # that are taken together
 
 
 def is_repacked(type_name: str, n_rows: int, features: Collection[str]) -> bool:
@@ -29,3 +33,9 @@ def is_repacked(type_name: str, n_rows: int, features: Collection[str]) -> bool:
         feature in features and n_rows % together == 0
         for feature, together in _REPACKED.get(type_name, ())
     )
+
+
+def is_quick(type_name: str, n_rows: int, features: Collection[str]) -> bool:
+    """Whether a matrix of this type and so many rows has quick kernels, llama.cpp's or ours."""
+    is_ours = type_name in _OURS and n_rows % _OUR_ROWS == 0 and _OURS_NEED.issubset(features)
+    return is_ours or is_repacked(type_name, n_rows, features)
