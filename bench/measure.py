@@ -20,6 +20,8 @@ from typing import Any
 
 import psutil
 
+from dure.hardware import probe
+
 Sample = Mapping[str, float]
 """One measurement: the key of a quantity to its value, in the quantity's unit."""
 
@@ -208,17 +210,18 @@ _VECTORS = {
     "asimddp": "NEON with dot products",
     "asimd": "NEON",
 }
-"""What kernels are written for, by the flag that tells of it: the best first."""
+"""What kernels are written for, by the feature that tells of it: the best first."""
 
 
 def machine() -> dict[str, Any]:
     """The machine in a few words: processor, its vectors, cores, system, load (one minute's average)."""
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set[str]()
+    features = probe.platform({}, lambda _: "").features
     return {
         "load": os.getloadavg()[0],
-        "processor": _processor(cpuinfo),
-        "vectors": next((_VECTORS[flag] for flag in _VECTORS if flag in flags), "none"),
+        "processor": _processor(Path("/proc/cpuinfo")),
+        "vectors": next(
+            (name for feature, name in _VECTORS.items() if feature in features), "none"
+        ),
         "cores": os.cpu_count(),
         "system": platform.platform(),
     }

@@ -13,7 +13,6 @@
 
 #if HAS_PRODUCTS
 
-#include <ggml-backend.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -41,21 +40,18 @@ enum {
 
 // How a type's blocks are laid out: numbers are above 0.
 struct kind {
-    int n_scales;     // of a row's block, each of as many numbers
+    int n_scales;  // of a row's block, each of as many numbers
     bool has_minima;
-    bool is_super;    // activations are rounded 256 at a time
     int32_t raised;   // by how much numbers are
     bool has_signs;   // numbers are not raised: they lost their signs
     int quads_in_16;  // whose products fit 16 bits, where these are needed
 };
 
-enum type { Q4_0, Q4_K, Q6_K, Q8_0 };
-
 static const struct kind kinds[] = {
-    [Q4_0] = {1, false, false, 8, false, 8},
-    [Q4_K] = {1, true, true, 0, false, 8},
-    [Q6_K] = {2, false, true, 32, false, 2},
-    [Q8_0] = {1, false, false, HAS_VNNI ? 128 : 0, !HAS_VNNI, 0},
+    [GGML_TYPE_Q4_0] = {1, false, 8, false, 8},
+    [GGML_TYPE_Q4_K] = {1, true, 0, false, 8},
+    [GGML_TYPE_Q6_K] = {2, false, 32, false, 2},
+    [GGML_TYPE_Q8_0] = {1, false, HAS_VNNI ? 128 : 0, !HAS_VNNI, 0},
 };
 
 // Four numbers of each of sixteen rows.
@@ -85,8 +81,9 @@ struct matmul {
 
 // A matrix and the vectors it is multiplied with.
 struct product {
-    enum type type;
+    enum ggml_type type;
     const char *matrix;
+    size_t row_bytes;
     int64_t n_blocks;
     const struct q8_block *vectors;
     float *out;
@@ -96,12 +93,6 @@ struct product {
 };
 
 // ---------------------------------------------------------------- laying rows out
-
-INLINE __m256i load_bytes(const void *from) { return _mm256_loadu_si256(from); }
-
-INLINE __m256i lower_bits(__m256i v) { return _mm256_and_si256(v, _mm256_set1_epi8(0x0f)); }
-
-INLINE __m256i upper_bits(__m256i v) { return lower_bits(_mm256_srli_epi16(v, 4)); }
 
 INLINE void store_quad(quads *numbers, int group, int quad, __m256i v) {
     _mm256_storeu_si256((__m256i *)numbers[quad][group * GROUP], v);
@@ -164,23 +155,13 @@ static void lay_out_q4_k(const struct q4_k_group *from, int group, struct panel_
     }
 }
 
-// upper: of which bits 4 and 5 count.
-INLINE __m256i with_upper(__m256i lower, __m256i upper) {
-    return _mm256_or_si256(lower, _mm256_and_si256(upper, _mm256_set1_epi8(0x30)));
-}
-
 // rows: of eight rows, one every `stride`.
 static void lay_out_q6_k(const struct q6_k_row *rows, int64_t stride, int group, struct panel_block *out) {
     __m256i numbers[SUPER][GROUP], scales[2][GROUP], turned[QUADS];
     for (int r = 0; r < GROUP; r++, rows += stride) {
-        for (int i = 0; i < 2; i++) {
-            const __m256i a = load_bytes(rows->lower[i][0]), b = load_bytes(rows->lower[i][1]);
-            const __m256i upper = load_bytes(rows->upper[i]);
-            __m256i *const four = &numbers[4 * i][r];  // one every GROUP
-            four[0 * GROUP] = with_upper(lower_bits(a), _mm256_slli_epi16(upper, 4));
-            four[1 * GROUP] = with_upper(lower_bits(b), _mm256_slli_epi16(upper, 2));
-            four[2 * GROUP] = with_upper(upper_bits(a), upper);
-            four[3 * GROUP] = with_upper(upper_bits(b), _mm256_srli_epi16(upper, 2));
+#pragma GCC unroll 8
+        for (int b = 0; b < SUPER; b++) {
+            numbers[b][r] = numbers_of(rows, b);
         }
         const __m256 scale = _mm256_set1_ps(_cvtsh_ss(rows->scale));
         for (int i = 0; i < 2; i++) {
@@ -226,17 +207,17 @@ static void lay_out_q8_0(const struct q8_0_row *rows, int64_t stride, int group,
 
 // Lays out blocks from `first` up to `stop` of the rows from `row` on.
 static void lay_out(const struct product *p, int64_t row, int64_t first, int64_t stop, struct panel_block *out) {
-    const int64_t n = p->n_blocks, n_super = n / SUPER;
+    const int64_t n_super = p->n_blocks / SUPER;
     for (int group = 0; group < ROWS / GROUP; group++, row += GROUP) {
-        for (int64_t b = first; b < stop; b += kinds[p->type].is_super ? SUPER : 1) {
-            const int64_t at = row * n + b, super = row * n_super + b / SUPER;  // of a row's
-            const int64_t group_at = row / GROUP * n + b, group_super = row / GROUP * n_super + b / SUPER;
+        const void *const rows = p->matrix + (size_t)row * p->row_bytes;
+        for (int64_t b = first; b < stop; b += has_superblocks(p->type) ? SUPER : 1) {
+            const int64_t s = b / SUPER;
             struct panel_block *const to = out + (b - first);
             switch (p->type) {
-                case Q4_0: lay_out_q4_0((const struct q4_0_group *)p->matrix + group_at, group, to); break;
-                case Q4_K: lay_out_q4_k((const struct q4_k_group *)p->matrix + group_super, group, to); break;
-                case Q6_K: lay_out_q6_k((const struct q6_k_row *)p->matrix + super, n_super, group, to); break;
-                case Q8_0: lay_out_q8_0((const struct q8_0_row *)p->matrix + at, n, group, to); break;
+                case GGML_TYPE_Q4_0: lay_out_q4_0((const struct q4_0_group *)rows + b, group, to); break;
+                case GGML_TYPE_Q4_K: lay_out_q4_k((const struct q4_k_group *)rows + s, group, to); break;
+                case GGML_TYPE_Q6_K: lay_out_q6_k((const struct q6_k_row *)rows + s, n_super, group, to); break;
+                default: lay_out_q8_0((const struct q8_0_row *)rows + b, p->n_blocks, group, to);
             }
         }
     }
@@ -359,21 +340,14 @@ INLINE void multiply_panel(const struct kind kind, const int most, const struct 
             vectors[i] = p->vectors + entry / p->per_vector * p->n_blocks + block;
             out[i] = p->out + entry * p->out_stride + row;
         }
-#define CASE(number)                                                     \
-    case number:                                                         \
-        if (number <= most) {                                            \
-            multiply(kind, number, panel, n_blocks, vectors, out);       \
-        }                                                                \
+#define CASE(number)                                               \
+    case number:                                                   \
+        if (number <= most) {                                      \
+            multiply(kind, number, panel, n_blocks, vectors, out); \
+        }                                                          \
         break
         switch (n) {  // known to the compiler
-            CASE(1);
-            CASE(2);
-            CASE(3);
-            CASE(4);
-            CASE(5);
-            CASE(6);
-            CASE(7);
-            CASE(8);
+            ONE_TO_EIGHT(CASE);
         }
 #undef CASE
     }
@@ -390,12 +364,16 @@ static void multiply_rows(const struct product *p, int64_t first, int64_t stop) 
         const int64_t n = p->n_blocks - block < PANEL_BLOCKS ? p->n_blocks - block : PANEL_BLOCKS;
         for (int64_t row = first; row < stop; row += ROWS) {
             lay_out(p, row, block, block + n, panel);
+#define CASE(type, most) \
+    case type: multiply_panel(kinds[type], most, p, panel, row, block, n); break
             switch (p->type) {  // known to the compiler
-                case Q4_0: multiply_panel(kinds[Q4_0], TILE, p, panel, row, block, n); break;
-                case Q4_K: multiply_panel(kinds[Q4_K], TILE, p, panel, row, block, n); break;
-                case Q6_K: multiply_panel(kinds[Q6_K], WIDE_TILE, p, panel, row, block, n); break;
-                case Q8_0: multiply_panel(kinds[Q8_0], WIDE_TILE, p, panel, row, block, n); break;
+                CASE(GGML_TYPE_Q4_0, TILE);
+                CASE(GGML_TYPE_Q4_K, TILE);
+                CASE(GGML_TYPE_Q6_K, WIDE_TILE);
+                CASE(GGML_TYPE_Q8_0, WIDE_TILE);
+                default: break;
             }
+#undef CASE
         }
     }
 }
@@ -422,25 +400,16 @@ static void meet(struct matmul *m, int n_threads) {
 
 static long long claim(struct matmul *m) { return atomic_fetch_add(&m->claimed, 1); }
 
-static enum type type_of(const struct ggml_tensor *w) {
-    switch (w->type) {
-        case GGML_TYPE_Q4_K: return Q4_K;
-        case GGML_TYPE_Q6_K: return Q6_K;
-        case GGML_TYPE_Q8_0: return Q8_0;
-        default: return Q4_0;
-    }
-}
-
 // Rounds this thread's share of the vectors of a node.
 static void round_share(const struct matmul *m, const struct ggml_tensor *dst, int thread, int n_threads) {
     const struct ggml_tensor *const x = dst->src[1];
-    const struct kind *const kind = &kinds[type_of(dst->src[0])];
+    const enum ggml_type type = dst->src[0]->type;
     const int64_t n_blocks = x->ne[0] / BLOCK, n = x->ne[1] * x->ne[2];
     struct q8_block *const vectors = m->vectors.p;
     for (int64_t i = n * thread / n_threads; i < n * (thread + 1) / n_threads; i++) {
         const size_t at = (size_t)(i % x->ne[1]) * x->nb[1] + (size_t)(i / x->ne[1]) * x->nb[2];
         const float *const row = (const float *)((const char *)x->data + at);
-        round_vector(row, n_blocks, kind->is_super, kind->raised, vectors + i * n_blocks);
+        round_vector(row, n_blocks, has_superblocks(type), kinds[type].raised, vectors + i * n_blocks);
     }
 }
 
@@ -473,8 +442,9 @@ static struct product product_of(const struct matmul *m, const struct ggml_tenso
     const struct ggml_tensor *const w = dst->src[0], *x = dst->src[1], *ids = dst->src[2];
     const int64_t *const starts = m->starts.p;
     return (struct product){
-        .type = type_of(w),
+        .type = w->type,
         .matrix = (const char *)w->data + (size_t)expert * w->nb[2],
+        .row_bytes = w->nb[1],
         .n_blocks = w->ne[0] / BLOCK,
         .vectors = m->vectors.p,
         .out = dst->data,
@@ -505,10 +475,6 @@ static void compute(struct ggml_tensor *dst, int thread, int n_threads, void *us
 
 // ---------------------------------------------------------------- taking a node
 
-static bool is_known(const struct ggml_tensor *w) {
-    return w->ne[1] % ROWS == 0 && w->ne[3] == 1 && (is_repacked(w) || is_plain(w));
-}
-
 static bool grow(struct memory *m, size_t bytes) {
     if (m->bytes < bytes) {
         free(m->p);
@@ -528,14 +494,12 @@ static bool has_room(struct matmul *m, const struct ggml_tensor *t) {
 }
 
 void take_matmul(struct matmul *m, struct ggml_tensor *t) {
-    if (!m || (t->op != GGML_OP_MUL_MAT && t->op != GGML_OP_MUL_MAT_ID)) {
+    if (!m || !is_known_product(t)) {
         return;
     }
-    const struct ggml_tensor *const w = t->src[0], *x = t->src[1];
-    const bool is_flat = t->op == GGML_OP_MUL_MAT_ID || (x->ne[2] == 1 && w->ne[2] == 1);
+    const struct ggml_tensor *const w = t->src[0];
     const bool is_many = t->ne[1] * t->ne[2] >= FEWEST * w->ne[2];
-    if (is_flat && is_many && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) && x->ne[3] == 1 &&
-        ggml_is_contiguous(t) && is_known(w) && has_room(m, t)) {
+    if (is_many && w->ne[1] % ROWS == 0 && ggml_is_contiguous(t) && has_room(m, t)) {
         take_node(t, &m->params);
     }
 }

@@ -196,8 +196,6 @@ INLINE void multiply_q4_k(const int n, const struct q4_k_group *rows, const stru
 
 // ---------------------------------------------------------------- a row
 
-INLINE __m256i load_bytes(const void *from) { return _mm256_loadu_si256(from); }
-
 INLINE float sum_of(__m256 x) {
     eight_floats lanes = (eight_floats)x;
     return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
@@ -255,7 +253,6 @@ INLINE __m256i eighths_of_corrections(const struct q8_block *v) {
 // The same for n_super superblocks of Q6_K.
 INLINE void multiply_q6_k(const int n, const struct q6_k_row *row, const struct q8_block *const *vectors,
                           int64_t n_super, float *const *out) {
-    const __m256i two = _mm256_set1_epi8(0x30), half = _mm256_set1_epi8(0x0f);
     __m256 sums[MOST_VECTORS];
     for (int i = 0; i < n; i++) {
         sums[i] = _mm256_setzero_ps();
@@ -271,13 +268,7 @@ INLINE void multiply_q6_k(const int n, const struct q6_k_row *row, const struct 
         }
 #pragma GCC unroll 8
         for (int b = 0; b < SUPER; b++) {
-            const __m256i lower = load_bytes(row->lower[b / 4][b % 2]), upper = load_bytes(row->upper[b / 4]);
-            const __m256i four = _mm256_and_si256(b % 4 < 2 ? lower : _mm256_srli_epi16(lower, 4), half);
-            const __m256i shifted = b % 4 == 0   ? _mm256_slli_epi16(upper, 4)
-                                    : b % 4 == 1 ? _mm256_slli_epi16(upper, 2)
-                                    : b % 4 == 2 ? upper
-                                                 : _mm256_srli_epi16(upper, 2);
-            const __m256i numbers = _mm256_or_si256(four, _mm256_and_si256(shifted, two));
+            const __m256i numbers = numbers_of(row, b);
             const __m256i factors = two_scales(b < 4 ? first : second, 2 * (b % 4));
             for (int i = 0; i < n; i++) {
                 const struct q8_block *const v = &vectors[i][s * SUPER + b];
@@ -323,9 +314,8 @@ INLINE void multiply(const int n, const struct ggml_tensor *w, const char *matri
 static void round_row(const struct ggml_tensor *w, const struct ggml_tensor *x, int64_t i,
                       struct q8_block *out) {
     const float *const row = (const float *)((const char *)x->data + (size_t)i * x->nb[1]);
-    const bool is_super = w->type == GGML_TYPE_Q4_K || w->type == GGML_TYPE_Q6_K;
     const int32_t raised = w->type == GGML_TYPE_Q6_K ? 32 / 8 : 8;  // see eighths_of_corrections
-    round_vector(row, w->ne[0] / BLOCK, is_super, raised, out);
+    round_vector(row, w->ne[0] / BLOCK, has_superblocks(w->type), raised, out);
 }
 
 // A matrix times few vectors. llama.cpp calls it with every one of its threads.
@@ -341,21 +331,14 @@ static void multiply_all(struct ggml_tensor *dst, int thread, int n_threads) {
         vectors[i] = blocks + i * n_blocks;
         out[i] = (float *)((char *)dst->data + (size_t)i * dst->nb[1]);
     }
-#define CASE(number)                                              \
-    case number:                                                  \
-        if (number <= MOST_VECTORS) {                             \
+#define CASE(number)                                                 \
+    case number:                                                     \
+        if (number <= MOST_VECTORS) {                                \
             multiply(number, w, w->data, vectors, out, first, stop); \
-        }                                                         \
+        }                                                            \
         break
     switch (n) {  // known to the compiler
-        CASE(1);
-        CASE(2);
-        CASE(3);
-        CASE(4);
-        CASE(5);
-        CASE(6);
-        CASE(7);
-        CASE(8);
+        ONE_TO_EIGHT(CASE);
     }
 #undef CASE
 }
@@ -395,15 +378,13 @@ static void compute(struct ggml_tensor *dst, int thread, int n_threads, void *us
 // ---------------------------------------------------------------- taking a node
 
 void take_matvec(struct ggml_tensor *t) {
-    if (t->op != GGML_OP_MUL_MAT && t->op != GGML_OP_MUL_MAT_ID) {
+    if (!is_known_product(t)) {
         return;
     }
     const struct ggml_tensor *const w = t->src[0], *x = t->src[1];
-    const bool experts = t->op == GGML_OP_MUL_MAT_ID;
     const int most = is_plain(w) ? MOST_OF_PLAIN : MOST_VECTORS;
-    const bool few = experts ? x->ne[2] == 1 : x->ne[1] <= most && x->ne[2] == 1 && w->ne[2] == 1;
-    if (few && x->ne[1] > 0 && x->ne[3] == 1 && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) &&
-        w->ne[0] <= MAX_WIDTH && w->ne[1] % GROUP == 0 && w->ne[3] == 1 && (is_repacked(w) || is_plain(w))) {
+    const bool few = t->op == GGML_OP_MUL_MAT_ID ? x->ne[2] == 1 : x->ne[1] <= most;
+    if (few && x->ne[1] > 0 && w->ne[0] <= MAX_WIDTH && w->ne[1] % GROUP == 0) {
         take_node(t, &params);
     }
 }

@@ -75,11 +75,44 @@ struct q8_block {
 // those with superblocks. raised: by how much weights are.
 void round_vector(const float *x, int64_t n_blocks, bool is_super, int32_t raised, struct q8_block *out);
 
-// Whether a matrix is of Q4_0 or Q4_K, and lies as is said here.
-bool is_repacked(const struct ggml_tensor *w);
+INLINE bool has_superblocks(enum ggml_type type) { return type == GGML_TYPE_Q4_K || type == GGML_TYPE_Q6_K; }
 
-// Whether one is of Q6_K or Q8_0, row after row.
+// Whether a matrix is of Q6_K or Q8_0, row after row.
 bool is_plain(const struct ggml_tensor *w);
+
+// Whether a node is the product of vectors with such a matrix, or with one of Q4_0 or Q4_K that lies as is said
+// here; or with those of some experts.
+bool is_known_product(const struct ggml_tensor *t);
+
+// Cases for which the compiler knows the number.
+#define ONE_TO_EIGHT(CASE) \
+    CASE(1);               \
+    CASE(2);               \
+    CASE(3);               \
+    CASE(4);               \
+    CASE(5);               \
+    CASE(6);               \
+    CASE(7);               \
+    CASE(8)
+
+INLINE __m256i load_bytes(const void *from) { return _mm256_loadu_si256(from); }
+
+// Halves of bytes.
+INLINE __m256i lower_bits(__m256i v) { return _mm256_and_si256(v, _mm256_set1_epi8(0x0f)); }
+
+INLINE __m256i upper_bits(__m256i v) { return lower_bits(_mm256_srli_epi16(v, 4)); }
+
+// The numbers of a block of a superblock, raised by 32.
+INLINE __m256i numbers_of(const struct q6_k_row *row, const int block) {
+    const int i = block / 4, part = block % 4;
+    const __m256i bytes = load_bytes(row->lower[i][part % 2]), upper = load_bytes(row->upper[i]);
+    const __m256i shifted = part == 0   ? _mm256_slli_epi16(upper, 4)
+                            : part == 1 ? _mm256_slli_epi16(upper, 2)
+                            : part == 2 ? upper
+                                        : _mm256_srli_epi16(upper, 2);
+    const __m256i two_bits = _mm256_and_si256(shifted, _mm256_set1_epi8(0x30));
+    return _mm256_or_si256(part < 2 ? lower_bits(bytes) : upper_bits(bytes), two_bits);
+}
 
 INLINE __m256 load_halves(const uint16_t *from) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));

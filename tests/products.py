@@ -8,9 +8,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from dure.engine.llama import has_amx
+from dure.hardware.probe import platform
 from dure.model.ggml import dequantize, quantize, type_named
 
 Array = npt.NDArray[Any]
+
+needs_ours = pytest.mark.skipif(
+    not {"avx2", "fma", "f16c"} <= set(platform({}, lambda _: "").features) or has_amx(),
+    reason="ours needs AVX2, and llama.cpp's AMX kernels repack for themselves",
+)
+kinds = pytest.mark.parametrize("kind", ["Q4_0", "Q4_K", "Q6_K", "Q8_0"])
+"""All types of which products are ours."""
 
 
 def numbers(*shape: int, seed: int = 0) -> Array:

@@ -7,19 +7,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from ggml_graphs import Graph, new_graph, taking
-from products import Array, close_to, numbers, rounded, weights
-
-from dure.engine.llama import has_amx
-from dure.hardware.probe import platform
+from products import Array, close_to, kinds, needs_ours, numbers, rounded, weights
 
 Take = Callable[[Graph], None]
-KINDS = ["Q4_0", "Q4_K", "Q6_K", "Q8_0"]
 
-pytestmark = pytest.mark.skipif(
-    not {"avx2", "fma", "f16c"} <= set(platform({}, lambda _: "").features) or has_amx(),
-    reason="ours needs AVX2, and llama.cpp's AMX kernels repack for themselves",
-)
-kinds = pytest.mark.parametrize("kind", KINDS)
+pytestmark = needs_ours
 
 
 @pytest.fixture(name="take", scope="module")

@@ -122,7 +122,6 @@ def bench(
 def _traced(executor: Executor, path: Path, n_tokens: int) -> list[RankTrace]:
     """Trace a few tokens, and write them to a file."""
     runs = _Runs(executor, np.zeros(n_tokens, np.int32), 0)
-    executor.trace()
     runs.generate(n_tokens)  # a warm-up
     executor.trace()
     runs.generate(n_tokens)
