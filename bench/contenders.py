@@ -104,18 +104,8 @@ def dure(
     prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Run `dure bench` on `ranks` ranks of `threads` threads; medians of its own runs."""
-    argv = [
-        *prefix, installed_program("dure"), "bench", str(model),
-        "--ranks", str(ranks), "--threads", str(threads),
-        "-p", str(max(1, load.prompt_tokens)), "-n", str(load.generation_tokens), "-d", str(load.depth),
-        "--repeat", str(load.repeats), "--json",
-    ]  # fmt: skip
-    answer = _json(argv, environment)
-    try:
-        rates = {part: float(answer[part]["tokens_per_s"]["median"]) for part in PARTS}
-        return rates | {f"{name}_ms": float(answer["per_token_ms"][name]) for name in SPLIT}
-    except (KeyError, TypeError, ValueError) as error:
-        raise BenchError(f"`dure bench --json` printed something else: {answer}") from error
+    argv = [*prefix, *_dure_bench(model, ranks, threads, load)]
+    return _read_dure(_json(argv, environment))
 
 
 def dure_on_hosts(hosts: Sequence[Host], model: Path, load: Load) -> dict[str, float]:
@@ -123,20 +113,36 @@ def dure_on_hosts(hosts: Sequence[Host], model: Path, load: Load) -> dict[str, f
     return dure(model, len(hosts), 1, load, environment=_on_hosts(hosts))
 
 
-def floor_on_hosts(hosts: Sequence[Host], model: Path) -> dict[str, float]:
-    """What memory and link would allow at best there, as `dure bench --trace` measures them."""
+def dure_and_floor_on_hosts(
+    hosts: Sequence[Host], model: Path, load: Load
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The same, and beside it what memory and link would have allowed at best in that minute."""
     with tempfile.TemporaryDirectory() as folder:
-        argv = [
-            installed_program("dure"), "bench", str(model), "--ranks", str(len(hosts)),
-            *("--threads", "1", "-p", "1", "-n", "32", "--repeat", "1", "--json"),
-            *("--trace", f"{folder}/trace.json"),
-        ]  # fmt: skip
+        trace = ["--trace", f"{folder}/trace.json"]
+        argv = [*_dure_bench(model, len(hosts), 1, load), *trace]
         answer = _json(argv, _on_hosts(hosts))
     try:
-        floor = answer["trace"]["floor_ms"]
-        return {"generation": 1e3 / sum(floor.values()), **{f"{k}_ms": floor[k] for k in floor}}
-    except (KeyError, TypeError, ZeroDivisionError) as error:
+        floor = {f"{part}_ms": float(ms) for part, ms in answer["trace"]["floor_ms"].items()}
+        return _read_dure(answer), {"generation": 1e3 / sum(floor.values()), **floor}
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise BenchError(f"`dure bench --trace --json` printed something else: {answer}") from error
+
+
+def _dure_bench(model: Path, ranks: int, threads: int, load: Load) -> list[str]:
+    return [
+        installed_program("dure"), "bench", str(model),
+        "--ranks", str(ranks), "--threads", str(threads),
+        "-p", str(max(1, load.prompt_tokens)), "-n", str(load.generation_tokens), "-d", str(load.depth),
+        "--repeat", str(load.repeats), "--json",
+    ]  # fmt: skip
+
+
+def _read_dure(answer: Any) -> dict[str, float]:
+    try:
+        rates = {part: float(answer[part]["tokens_per_s"]["median"]) for part in PARTS}
+        return rates | {f"{name}_ms": float(answer["per_token_ms"][name]) for name in SPLIT}
+    except (KeyError, TypeError, ValueError) as error:
+        raise BenchError(f"`dure bench --json` printed something else: {answer}") from error
 
 
 def _on_hosts(hosts: Sequence[Host]) -> dict[str, str]:
