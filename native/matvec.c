@@ -7,11 +7,14 @@
 
 #include "matvec.h"
 
+#include <stdlib.h>
+
 #include "nodes.h"
 #include "products.h"
 
 #if HAS_PRODUCTS
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -20,13 +23,19 @@ enum {
     MOST_VECTORS = LANES == 16 ? 8 : 5,  // more are for matmul.c
     MOST_OF_PLAIN = 5,                   // of matrices that are not repacked
     AHEAD = 4608,                        // bytes that are asked for before they are needed
+    LEAST_CLAIM = 262144,                // bytes that a thread takes at once, where there are as many
     MAX_WIDTH = 32768,
     FLIPPED = (int32_t)0x88888888  // bits of Q4_0
 };
 
 typedef float eight_floats __attribute__((vector_size(32)));
 
-static struct node_params params;
+// Of one context of llama.cpp's, which computes one node at a time.
+struct matvec {
+    struct node_params params;
+    atomic_llong claimed;  // groups of rows of that node
+    atomic_int done;       // threads
+};
 
 // ---------------------------------------------------------------- a group of rows
 
@@ -318,11 +327,38 @@ static void round_row(const struct ggml_tensor *w, const struct ggml_tensor *x, 
     round_vector(row, w->ne[0] / BLOCK, has_superblocks(w->type), raised, out);
 }
 
-// A matrix times few vectors. llama.cpp calls it with every one of its threads.
-static void multiply_all(struct ggml_tensor *dst, int thread, int n_threads) {
+// Groups of rows, of all matrices of a node.
+struct part {
+    int64_t first, stop;
+};
+
+// What a thread computes next of n groups of rows: many at first and ever fewer, so that unlike cores, and
+// cores that others use as well, are done at the same time. False where nothing is left.
+static bool claim(struct matvec *m, int64_t n, size_t group_bytes, int n_threads, struct part *out) {
+    const int64_t least = group_bytes < LEAST_CLAIM ? (int64_t)(LEAST_CLAIM / group_bytes) : 1;
+    long long first = atomic_load(&m->claimed);
+    int64_t stop;
+    do {
+        const int64_t left = n - first, some = n_threads > 1 ? left * 3 / (4 * n_threads) : left;
+        const int64_t wanted = some > least ? some : least;
+        stop = first + (wanted < left ? wanted : left);
+    } while (!atomic_compare_exchange_weak(&m->claimed, &first, stop));
+    *out = (struct part){first, stop};
+    return first < stop;
+}
+
+// The last thread has the next node begin anew: llama.cpp lets nobody begin it before all are here.
+static void leave(struct matvec *m, int n_threads) {
+    if (atomic_fetch_add(&m->done, 1) + 1 == n_threads) {
+        atomic_store(&m->claimed, 0);
+        atomic_store(&m->done, 0);
+    }
+}
+
+// A matrix times few vectors.
+static void multiply_all(struct matvec *m, struct ggml_tensor *dst, int n_threads) {
     const struct ggml_tensor *const w = dst->src[0], *x = dst->src[1];
     const int64_t n_blocks = w->ne[0] / BLOCK, n_groups = w->ne[1] / GROUP, n = x->ne[1];
-    const int64_t first = n_groups * thread / n_threads, stop = n_groups * (thread + 1) / n_threads;
     struct q8_block blocks[n * n_blocks];
     const struct q8_block *vectors[MOST_VECTORS];
     float *out[MOST_VECTORS];
@@ -331,70 +367,89 @@ static void multiply_all(struct ggml_tensor *dst, int thread, int n_threads) {
         vectors[i] = blocks + i * n_blocks;
         out[i] = (float *)((char *)dst->data + (size_t)i * dst->nb[1]);
     }
-#define CASE(number)                                                 \
-    case number:                                                     \
-        if (number <= MOST_VECTORS) {                                \
-            multiply(number, w, w->data, vectors, out, first, stop); \
-        }                                                            \
+    struct part part;
+    while (claim(m, n_groups, GROUP * w->nb[1], n_threads, &part)) {
+#define CASE(number)                                                           \
+    case number:                                                               \
+        if (number <= MOST_VECTORS) {                                          \
+            multiply(number, w, w->data, vectors, out, part.first, part.stop); \
+        }                                                                      \
         break
-    switch (n) {  // known to the compiler
-        ONE_TO_EIGHT(CASE);
-    }
+        switch (n) {  // known to the compiler
+            ONE_TO_EIGHT(CASE);
+        }
 #undef CASE
+    }
 }
 
 // The matrices of some experts, each times a vector of one token.
-static void multiply_experts(struct ggml_tensor *dst, int thread, int n_threads) {
+static void multiply_experts(struct matvec *m, struct ggml_tensor *dst, int n_threads) {
     const struct ggml_tensor *const w = dst->src[0], *x = dst->src[1], *ids = dst->src[2];
-    const int64_t n_blocks = w->ne[0] / BLOCK, n_groups = w->ne[1] / GROUP, n_experts = ids->ne[0];
-    const int64_t all = n_groups * n_experts;
-    const int64_t first = all * thread / n_threads, stop = all * (thread + 1) / n_threads;
+    const int64_t n_blocks = w->ne[0] / BLOCK, n_groups = w->ne[1] / GROUP;
     struct q8_block blocks[n_blocks];
     const struct q8_block *const vector = blocks;
     int64_t rounded = -1;
-    for (int64_t i = first; i < stop;) {
-        const int64_t expert = i / n_groups, begin = i % n_groups;
-        const int64_t end = stop - i < n_groups - begin ? begin + stop - i : n_groups;
-        const int32_t id = *(const int32_t *)((const char *)ids->data + (size_t)expert * ids->nb[0]);
-        if (rounded != expert % x->ne[1]) {
-            rounded = expert % x->ne[1];
-            round_row(w, x, rounded, blocks);
+    struct part part;
+    while (claim(m, n_groups * ids->ne[0], GROUP * w->nb[1], n_threads, &part)) {
+        for (int64_t i = part.first; i < part.stop;) {
+            const int64_t expert = i / n_groups, begin = i % n_groups, left = part.stop - i;
+            const int64_t end = left < n_groups - begin ? begin + left : n_groups;
+            const int32_t id = *(const int32_t *)((const char *)ids->data + (size_t)expert * ids->nb[0]);
+            if (rounded != expert % x->ne[1]) {
+                rounded = expert % x->ne[1];
+                round_row(w, x, rounded, blocks);
+            }
+            float *const out = (float *)((char *)dst->data + (size_t)expert * dst->nb[1]);
+            multiply(1, w, (const char *)w->data + (size_t)id * w->nb[2], &vector, &out, begin, end);
+            i += end - begin;
         }
-        float *const out = (float *)((char *)dst->data + (size_t)expert * dst->nb[1]);
-        multiply(1, w, (const char *)w->data + (size_t)id * w->nb[2], &vector, &out, begin, end);
-        i += end - begin;
     }
 }
 
+// Computes a node. llama.cpp calls it with every one of its threads.
 static void compute(struct ggml_tensor *dst, int thread, int n_threads, void *user) {
-    (void)user;
+    (void)thread;
+    struct matvec *const m = user;
     if (dst->src[2]) {
-        multiply_experts(dst, thread, n_threads);
+        multiply_experts(m, dst, n_threads);
     } else {
-        multiply_all(dst, thread, n_threads);
+        multiply_all(m, dst, n_threads);
     }
+    leave(m, n_threads);
 }
 
 // ---------------------------------------------------------------- taking a node
 
-void take_matvec(struct ggml_tensor *t) {
-    if (!is_known_product(t)) {
+void take_matvec(struct matvec *m, struct ggml_tensor *t) {
+    if (!m || !is_known_product(t)) {
         return;
     }
     const struct ggml_tensor *const w = t->src[0], *x = t->src[1];
     const int most = is_plain(w) ? MOST_OF_PLAIN : MOST_VECTORS;
     const bool few = t->op == GGML_OP_MUL_MAT_ID ? x->ne[2] == 1 : x->ne[1] <= most;
     if (few && x->ne[1] > 0 && w->ne[0] <= MAX_WIDTH && w->ne[1] % GROUP == 0) {
-        take_node(t, &params);
+        take_node(t, &m->params);
     }
 }
 
-bool start_matvec(void) { return write_node_params(&params, compute, NULL); }
+struct matvec *new_matvec(void) {
+    struct matvec *const m = calloc(1, sizeof *m);
+    if (m && !write_node_params(&m->params, compute, m)) {
+        free(m);
+        return NULL;
+    }
+    return m;
+}
 
 #else
 
-void take_matvec(struct ggml_tensor *t) { (void)t; }
+struct matvec *new_matvec(void) { return NULL; }
 
-bool start_matvec(void) { return true; }
+void take_matvec(struct matvec *m, struct ggml_tensor *t) {
+    (void)m;
+    (void)t;
+}
 
 #endif
+
+void free_matvec(struct matvec *m) { free(m); }

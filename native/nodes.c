@@ -36,24 +36,23 @@ void take_node(struct ggml_tensor *t, const struct node_params *params) {
 // What nodes of one context need.
 struct nodes {
     struct attention *attention;
+    struct matvec *matvec;
     struct matmul *matmul;
 };
 
 void take_ours(struct nodes *nodes, struct ggml_tensor *t) {
     take_attention(nodes->attention, t);
-    take_matvec(t);
+    take_matvec(nodes->matvec, t);
     take_matmul(nodes->matmul, t);
 }
 
-// Once, before the first context. repacks: see set_repacks. False where there is no memory.
-EXPORT bool dure_nodes_start(bool repacks) {
-    set_repacks(repacks);
-    return start_matvec();
-}
+// Once, before the first context. repacks: see set_repacks.
+EXPORT void dure_nodes_start(bool repacks) { set_repacks(repacks); }
 
 EXPORT void dure_nodes_free(struct nodes *nodes) {
     if (nodes) {
         free_attention(nodes->attention);
+        free_matvec(nodes->matvec);
         free_matmul(nodes->matmul);
         free(nodes);
     }
@@ -66,6 +65,7 @@ EXPORT struct nodes *dure_nodes_new(void) {
         dure_nodes_free(nodes);
         return NULL;
     }
+    nodes->matvec = new_matvec();
     nodes->matmul = new_matmul();
     return nodes;
 }

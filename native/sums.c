@@ -25,6 +25,7 @@
 
 enum { BLOCK = 32, MAX_POINTS = 8, MAX_NAME = 64, SPINS_BETWEEN_CHECKS = 64 };
 enum { PIECE_BYTES = 64 * 1024, SLOTS = 8 };  // of vectors on their way; receives posted ahead a rank
+enum { IN_FLIGHT = 4 };  // pieces that are sent before the others' came: with more of them TCP gets slower
 enum { WARM_UP = 10, SMALL_REPEATS = 50, LARGE_REPEATS = 5, LARGE_BYTES = 4 * PIECE_BYTES };
 enum wire { WIRE_Q8 = 0, WIRE_F32 = 1 };
 enum tag { TAG_PARTS = 7, TAG_WHOLES = 8 };
@@ -362,7 +363,8 @@ static bool sum_one_phase(float *x, size_t n_blocks) {
     }
     struct patience patience = {0};
     for (size_t sent = 0, added = 0; added < n;) {
-        if (sent < n) {
+        const bool may_send = sent < n && sent < added + IN_FLIGHT;
+        if (may_send) {
             const struct span span = piece(all, sent++);
             uint8_t *const place = x ? place_of(span) : g.out->bytes;
             if (x) {
@@ -387,7 +389,7 @@ static bool sum_one_phase(float *x, size_t n_blocks) {
                 return false;
             }
             patience = (struct patience){0};
-        } else if (sent == n && !look_again(&patience, &g.parts)) {
+        } else if (!may_send && !look_again(&patience, &g.parts)) {
             return false;
         }
     }
