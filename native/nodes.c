@@ -13,6 +13,7 @@
 #include "matvec.h"
 #include "numbers.h"
 #include "products.h"
+#include "scale.h"
 
 bool write_node_params(struct node_params *params, ggml_custom_op_t compute, void *user) {
     struct ggml_context *const ctx = ggml_init((struct ggml_init_params){
@@ -38,12 +39,14 @@ struct nodes {
     struct attention *attention;
     struct matvec *matvec;
     struct matmul *matmul;
+    struct node_params scale;
 };
 
 void take_ours(struct nodes *nodes, struct ggml_tensor *t) {
     take_attention(nodes->attention, t);
     take_matvec(nodes->matvec, t);
     take_matmul(nodes->matmul, t);
+    take_scale(&nodes->scale, t);
 }
 
 // Once, before the first context. repacks: see set_repacks.
@@ -61,7 +64,7 @@ EXPORT void dure_nodes_free(struct nodes *nodes) {
 // For one context, to be freed after it; NULL where there is no memory.
 EXPORT struct nodes *dure_nodes_new(void) {
     struct nodes *const nodes = calloc(1, sizeof *nodes);
-    if (!nodes || !(nodes->attention = new_attention())) {
+    if (!nodes || !(nodes->attention = new_attention()) || !write_scale_params(&nodes->scale)) {
         dure_nodes_free(nodes);
         return NULL;
     }

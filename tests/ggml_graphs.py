@@ -29,6 +29,7 @@ _POINTERS = {  # functions that return them
         "ggml_new_tensor_4d",
         "ggml_permute",
         "ggml_flash_attn_ext",
+        "ggml_mul",
         "ggml_mul_mat",
         "ggml_mul_mat_id",
         "ggml_new_graph",
@@ -123,6 +124,18 @@ class Graph:
             )
         )
         self._shape = (*ids.shape, matrices.shape[1])
+
+    def scaled(self, x: Array, factors: Array, *, turned: bool = False) -> None:
+        """x: float32 [a, b, n], times factors: float32 [a, b, 1]; or both with a and b exchanged.
+
+        Its result is as x.
+        """
+        tensors = [self._tensor(y) for y in (x, factors)]
+        if turned:
+            tensors = [self._permuted(tensor) for tensor in tensors]
+            x = x.swapaxes(0, 1)
+        self.node = ctypes.c_void_p(self._base.ggml_mul(self._context, *tensors))
+        self._shape = x.shape
 
     @property
     def operation(self) -> str:
