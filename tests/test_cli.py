@@ -92,6 +92,8 @@ def test_run_json_has_the_answer_and_its_figures(dure: Dure, ranks: int) -> None
     assert facts["per_token_ms"]["compute"] > 0
     assert (facts["per_token_ms"]["sync"] > 0) == (ranks > 1)
     assert (facts["bytes_sent_per_token"] > 0) == (ranks > 1)
+    fewer = as_json(dure("run", DEMO, STORY, *GREEDY, "-n", 4, "--ranks", ranks, "--json"))
+    assert fewer["bytes_sent_per_token"] == facts["bytes_sent_per_token"]
     assert len(facts["peak_memory_bytes"]) == ranks
     assert min(facts["peak_memory_bytes"]) > 1e6
 

@@ -77,8 +77,8 @@ OnInterface = Annotated[
 Shares = Annotated[
     str | None,
     typer.Option(
-        help="Each rank's share of the work, as in 3,2.",
-        show_default="equal; with --cluster by speed",
+        help="Each rank's share of the work, as in 3,2; those of a cluster follow speeds.",
+        show_default="equal",
     ),
 ]
 Threads = Annotated[

@@ -152,6 +152,7 @@ def _figures_of(session: Session) -> dict[str, Any]:
     """An answer's figures as plain data; milliseconds a token are of decode steps."""
     timings = session.timings
     steps = max(1, timings.n_steps)
+    other_s = max(0.0, timings.generate_s - timings.compute_s - timings.sync_s)
     return {
         "prompt_tokens": timings.prompt_tokens,
         "cached_tokens": timings.cached_tokens,
@@ -163,8 +164,9 @@ def _figures_of(session: Session) -> dict[str, Any]:
         "per_token_ms": {
             "compute": 1e3 * timings.compute_s / steps,
             "sync": 1e3 * timings.sync_s / steps,
+            "other": 1e3 * other_s / steps,
         },
-        "bytes_sent_per_token": session.bytes_sent / max(1, timings.tokens),
+        "bytes_sent_per_token": timings.bytes_sent / steps,
     }
 
 
@@ -188,6 +190,6 @@ def _print_timings(session: Session, facts: list[RankFacts]) -> None:
         f"generation  {figures['tokens']} tokens, {figures['tokens_per_s']:.1f} tokens/s, "
         f"{figures['accepted_tokens']} of {figures['drafted_tokens']} guessed ones right\n"
         f"per token   compute {token['compute']:.2f} ms, sync {token['sync']:.2f} ms, "
-        f"{bytes_text(figures['bytes_sent_per_token'])} sent by each rank\n"
+        f"other {token['other']:.2f} ms, {bytes_text(figures['bytes_sent_per_token'])} sent by each rank\n"
         f"peak memory {peaks}"
     )

@@ -34,6 +34,7 @@ class Answer:
     n_reused: int = 0
     compute_s: float = 0.0
     sync_s: float = 0.0
+    bytes_sent: float = 0.0
     embedding: Floats | None = None
 
     def learn(self, token: int) -> None:
@@ -108,6 +109,7 @@ def timings_of(answer: Answer, running: Running | None) -> Timings:
         generate_s=now - answer.first if answer.first else 0.0,
         compute_s=answer.compute_s,
         sync_s=answer.sync_s,
+        bytes_sent=answer.bytes_sent,
         drafted=answer.n_drafts,
         accepted=answer.n_accepted,
     )

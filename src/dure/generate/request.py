@@ -179,8 +179,9 @@ class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
     prompt_s: float = 0.0
     tokens: int = 0
     generate_s: float = 0.0
-    compute_s: float = 0.0  # of the decode steps: mean over ranks
+    compute_s: float = 0.0  # of the decode steps, as the next two: mean over ranks
     sync_s: float = 0.0
+    bytes_sent: float = 0.0
     drafted: int = 0
     accepted: int = 0
 

@@ -34,7 +34,7 @@ class Session:
     """One sequence on an executor.
 
     After an answer, `finish` tells why it ended: "stop" (the model ended it), "length" (max_tokens or the
-    context is reached) or "cancelled"; `timings` what it took, `bytes_sent` what every rank sent for it.
+    context is reached) or "cancelled"; `timings` what it took.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Session:
     ) -> None:
         self._executor, self._vocabulary = executor, vocabulary
         self._loop = EngineLoop(executor, vocabulary, guessing=guessing)
-        self.timings, self.bytes_sent, self.finish = Timings(), 0.0, ""
+        self.timings, self.finish = Timings(), ""
 
     def answer(
         self,
@@ -58,7 +58,6 @@ class Session:
         """
         self._check(prompt, max_tokens)
         self.finish = "cancelled"
-        sent_before = sum(self._loop.stats().bytes_sent)
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._loop.submit(
             Request(id=_ID, prompt=list(prompt), sampling=sampling, max_tokens=max_tokens)
@@ -68,7 +67,6 @@ class Session:
                 yield Piece(token, decoder.decode(self._vocabulary.piece(token)))
         finally:
             self._loop.cancel(_ID)  # where the reader has gone
-            self.bytes_sent = sum(self._loop.stats().bytes_sent) - sent_before
         if rest := decoder.decode(b"", final=True):
             yield Piece(-1, rest)
 
