@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from dure.cli.bench_trace import print_trace, trace_figures, write_trace
+from dure.cli.bench_trace import Floors, print_trace, trace_figures, write_trace
 from dure.cli.console import bytes_text, loading_bar, output, print_json
 from dure.cli.models import resolve_model
 from dure.cli.opening import opened
@@ -108,10 +108,11 @@ def bench(
     )
     with opened(file, wishes) as (gguf, executor):
         traced = _traced(executor, trace, min(n_generate, TRACED)) if trace else None
+        floors = Floors(executor, gguf, sync) if trace else None
         with loading_bar(f"measuring {file.name}") as progress:
-            facts = _measure(executor, depth, n_prompt, n_generate, repeat, progress)
-        if traced:
-            facts["trace"] = trace_figures(executor, traced, gguf, sync)
+            facts = _measure(executor, depth, n_prompt, n_generate, repeat, progress, floors)
+        if traced and floors:
+            facts["trace"] = trace_figures(traced, floors)
     facts = {"model": str(file), "sync": sync.value, **facts}
     if as_json:
         print_json(facts)
@@ -137,22 +138,28 @@ def _measure(
     n_generate: int,
     repeat: int,
     progress: Callable[[float], None],
+    floors: Floors | None,
 ) -> dict[str, Any]:
     n_tokens = depth + max(n_prompt, n_generate)
     tokens = np.random.default_rng(0).integers(0, executor.info.n_vocab, n_tokens)
     runs = _Runs(executor, tokens.astype(np.int32), depth)
     runs.fill()
     runs.prompt(n_prompt)
-    runs.generate(1)
+    runs.generate(n_generate if floors else 1)
     prompts, generations, steps = [], [], []
     for i in range(repeat):
         prompts.append(n_prompt / runs.prompt(n_prompt))
         progress((i + 1) / (2 * repeat))
+    memory = _memory(executor.facts())  # before a floor is measured, which takes memory of its own
     for i in range(repeat):
+        if floors:
+            floors.measure()
         seconds, stats = runs.generate(n_generate)
         generations.append(n_generate / seconds)
         steps += stats
         progress((repeat + i + 1) / (2 * repeat))
+    if floors:
+        floors.measure()
     return {
         "ranks": executor.info.n_ranks,
         "threads": executor.info.threads[0],
@@ -160,7 +167,7 @@ def _measure(
         "prompt": {"tokens": n_prompt, "tokens_per_s": _spread(prompts)},
         "generation": {"tokens": n_generate, "tokens_per_s": _spread(generations)},
         **_per_token(steps),
-        **_memory(executor.facts()),
+        **memory,
     }
 
 
@@ -253,7 +260,7 @@ def _memory(ranks: list[RankFacts]) -> dict[str, Any]:
 def _print(facts: dict[str, Any]) -> None:
     token = facts["per_token_ms"]
     if "trace" in facts:
-        print_trace(facts["trace"])
+        print_trace(facts["trace"], facts["generation"]["tokens_per_s"]["median"])
     output.print(
         f"ranks {facts['ranks']}, threads of each {facts['threads']}, sums in {facts['sync']}"
         + (f", {facts['depth']} tokens in the context before" if facts["depth"] else "")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from dure.cli.console import output
@@ -16,7 +17,7 @@ from dure.errors import ResourceError
 from dure.model.architecture import shape_of
 from dure.model.gguf import GgufFile
 
-__all__ = ["print_trace", "trace_figures", "write_trace"]
+__all__ = ["Floors", "print_trace", "trace_figures", "write_trace"]
 
 _MEANINGS = {
     "attention": "compute attention",
@@ -40,26 +41,42 @@ def write_trace(path: Path, ranks: list[RankTrace], facts: list[RankFacts]) -> N
         ) from error
 
 
-def trace_figures(
-    executor: Executor, ranks: list[RankTrace], gguf: GgufFile, wire: Wire
-) -> dict[str, Any]:
-    """Milliseconds of a token by part and rank, and the least that memory and network allow."""
-    shape, facts = shape_of(gguf), executor.facts()
-    n_bytes = shape.n_embd * 4 if wire is Wire.F32 else shape.n_embd * 34 // 32
-    read, exchange_s = executor.probe(n_bytes)
-    most, part = _bytes_used(gguf)
-    memory_s = max(
-        min(f.weights_bytes, most) * part / speed for f, speed in zip(facts, read, strict=True)
-    )
-    n_sums = 2 * shape.n_layer
-    return {
-        "per_token_ms_by_rank": [
-            {name: 1e3 * seconds for name, seconds in parts.items()} for parts in parts_of(ranks)
-        ],
-        "floor_ms": {"memory": 1e3 * memory_s, "sums": 1e3 * n_sums * exchange_s},
-        "read_gb_per_s": [speed / 1e9 for speed in read],
-        "exchange_us": 1e6 * exchange_s,
-    }
+class Floors:
+    """The least that memory and network allow for a token, measured again and again beside its generation:
+    there are machines whose memory is twice as fast at some moments as at others.
+    """
+
+    def __init__(self, executor: Executor, gguf: GgufFile, wire: Wire) -> None:
+        shape = shape_of(gguf)
+        most, part = _bytes_used(gguf)
+        self._executor = executor
+        self._reads = [min(rank.weights_bytes, most) * part for rank in executor.facts()]
+        self._sum_bytes = shape.n_embd * 4 if wire is Wire.F32 else shape.n_embd * 34 // 32
+        self._n_sums = 2 * shape.n_layer
+        self._probes: list[tuple[list[float], float]] = []
+
+    def measure(self) -> None:
+        """Measure it now."""
+        self._probes.append(self._executor.probe(self._sum_bytes))
+
+    def figures(self) -> dict[str, Any]:
+        """Medians of what was measured: of the parts in milliseconds, and what they were made from."""
+        speeds = np.array([read for read, _ in self._probes])
+        exchange_s = float(np.median([exchange for _, exchange in self._probes]))
+        memory_s = float(np.median(np.max(self._reads / speeds, axis=1)))
+        return {
+            "floor_ms": {"memory": 1e3 * memory_s, "sums": 1e3 * self._n_sums * exchange_s},
+            "read_gb_per_s": [float(speed) / 1e9 for speed in np.median(speeds, axis=0)],
+            "exchange_us": 1e6 * exchange_s,
+        }
+
+
+def trace_figures(ranks: list[RankTrace], floors: Floors) -> dict[str, Any]:
+    """Milliseconds of a token by part and rank, and the floor."""
+    by_rank = [
+        {name: 1e3 * seconds for name, seconds in parts.items()} for parts in parts_of(ranks)
+    ]
+    return {"per_token_ms_by_rank": by_rank, **floors.figures()}
 
 
 def _bytes_used(gguf: GgufFile) -> tuple[int, float]:
@@ -77,22 +94,22 @@ def _bytes_used(gguf: GgufFile) -> tuple[int, float]:
     return total, 1 - experts / total * (1 - used / n) if n else 1.0
 
 
-def print_trace(figures: dict[str, Any]) -> None:
-    """A table: parts down, ranks across, and the floor."""
+def print_trace(figures: dict[str, Any], tokens_per_s: float) -> None:
+    """A table: parts down, ranks across, and the floor beside how long a token takes."""
     ranks = figures["per_token_ms_by_rank"]
     table = Table("ms a token", box=None, pad_edge=False)
     for n in range(len(ranks)):
         table.add_column(f"rank {n}", justify="right")
     for name in (part for part in PARTS if any(rank[part] for rank in ranks)):
         table.add_row(_MEANINGS[name], *(f"{rank[name]:.2f}" for rank in ranks))
-    totals = [sum(rank.values()) for rank in ranks]
-    table.add_row("all", *(f"{total:.2f}" for total in totals))
+    table.add_row("all", *(f"{sum(rank.values()):.2f}" for rank in ranks))
     output.print(table)
     floor = figures["floor_ms"]
-    least = sum(floor.values())
+    least, token = sum(floor.values()), 1e3 / tokens_per_s
     speeds = ", ".join(f"{speed:.1f}" for speed in figures["read_gb_per_s"])
-    exchange = f", sums {floor['sums']:.2f} (an exchange takes {figures['exchange_us']:.0f} us)"
+    exchange = f", sums {floor['sums']:.2f} (an exchange takes {figures['exchange_us']:.1f} us)"
     output.print(
         f"floor       {least:.2f} ms: weights {floor['memory']:.2f} (memory reads {speeds} GB/s)"
-        f"{exchange if len(ranks) > 1 else ''}; a token takes {max(totals) / least:.1f} times as long"
+        f"{exchange if len(ranks) > 1 else ''}\n"
+        f"a token     {token:.2f} ms, {token / least:.2f} times as long"
     )
