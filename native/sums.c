@@ -714,18 +714,20 @@ static void sift_down(const float *x, int32_t *heap, int n, int i) {
     }
 }
 
+enum { LANES = 64 };  // numbers that are looked at together
+
 static float largest(const float *x, int n) {
-    float lanes[16], max = -INFINITY;
-    for (int j = 0; j < 16; j++) {
+    float lanes[LANES], max = -INFINITY;
+    for (int j = 0; j < LANES; j++) {
         lanes[j] = -INFINITY;
     }
     int i = 0;
-    for (; i + 16 <= n; i += 16) {
-        for (int j = 0; j < 16; j++) {
+    for (; i + LANES <= n; i += LANES) {
+        for (int j = 0; j < LANES; j++) {
             lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
         }
     }
-    for (int j = 0; j < 16; j++) {
+    for (int j = 0; j < LANES; j++) {
         max = lanes[j] > max ? lanes[j] : max;
     }
     for (; i < n; i++) {
@@ -734,24 +736,27 @@ static float largest(const float *x, int n) {
     return max;
 }
 
-// The first place of the largest of x[n], in one pass; 0 where all are NaN.
+// The first place from i on where x[n] is above a bound; n where there is none.
+static int next_above(const float *x, int n, int i, float bound) {
+    for (; i + LANES <= n; i += LANES) {
+        int found = 0;
+        for (int j = 0; j < LANES; j++) {
+            found |= x[i + j] > bound;
+        }
+        if (found) {
+            break;
+        }
+    }
+    while (i < n && !(x[i] > bound)) {
+        i++;
+    }
+    return i;
+}
+
+// The first place of the largest of x[n]; 0 where no number is above minus infinity.
 static int32_t first_largest(const float *x, int n) {
-    enum { STRIDE = 64 };
-    float max = -INFINITY;
-    int first = 0;  // of the stride that it is in
-    for (int i = 0; i < n; i += STRIDE) {
-        const float here = largest(x + i, n - i < STRIDE ? n - i : STRIDE);
-        if (here > max) {
-            max = here;
-            first = i;
-        }
-    }
-    for (int i = first; i < n && i < first + STRIDE; i++) {
-        if (x[i] == max) {
-            return i;
-        }
-    }
-    return 0;
+    const int i = next_above(x, n, 0, nextafterf(largest(x, n), -INFINITY));
+    return i < n ? i : 0;
 }
 
 static void best_by_heap(const float *x, int n, int k, int32_t *ids) {
@@ -761,27 +766,27 @@ static void best_by_heap(const float *x, int n, int k, int32_t *ids) {
     for (int i = k / 2 - 1; i >= 0; i--) {
         sift_down(x, ids, k, i);
     }
-    for (int i = k; i < n; i++) {
-        if (x[i] > x[ids[0]]) {
-            ids[0] = i;
-            sift_down(x, ids, k, 0);
-        }
+    for (int i = k; (i = next_above(x, n, i, x[ids[0]])) < n; i++) {
+        ids[0] = i;
+        sift_down(x, ids, k, 0);
     }
 }
 
 // log(sum(exp(x))) of x[n], whose largest is max.
 static float log_sum_exp(const float *x, int n, float max) {
+    enum { STRIDE = 32 * LANES };  // few enough for sums in 32 bits
     double sum = 0;
     int i = 0;
-    for (; i + 16 <= n; i += 16) {
-        float e[16], part = 0;
-        for (int j = 0; j < 16; j++) {
-            e[j] = exp_of_negative(x[i + j] - max);
+    while (i + LANES <= n) {
+        float lanes[LANES] = {0};
+        for (const int stop = n - i < STRIDE ? n : i + STRIDE; i + LANES <= stop; i += LANES) {
+            for (int j = 0; j < LANES; j++) {
+                lanes[j] += exp_of_negative(x[i + j] - max);
+            }
         }
-        for (int j = 0; j < 16; j++) {
-            part += e[j];
+        for (int j = 0; j < LANES; j++) {
+            sum += lanes[j];
         }
-        sum += part;
     }
     for (; i < n; i++) {
         sum += exp_of_negative(x[i] - max);
@@ -789,15 +794,19 @@ static float log_sum_exp(const float *x, int n, float max) {
     return (float)(max + log(sum));
 }
 
-// The k best of x[n] (ids in no order; of equals the lower id), 1 <= k <= n.
-// Returns log(sum(exp(x))) if it is wanted, else NaN.
-EXPORT float dure_best(const float *x, int n, int k, int32_t *ids, int want_sum) {
+// The k best of x[n] in no order (of equals the lower id), 1 <= k <= n: their ids, which begin at first_id, and
+// their numbers. Returns log(sum(exp(x))), or NaN for k = 1.
+EXPORT float dure_best(const float *x, int n, int k, int first_id, int32_t *ids, float *best) {
     if (k == 1) {
         ids[0] = first_largest(x, n);
     } else {
         best_by_heap(x, n, k, ids);
     }
-    return want_sum ? log_sum_exp(x, n, largest(x, n)) : NAN;
+    for (int i = 0; i < k; i++) {
+        best[i] = x[ids[i]];
+        ids[i] += first_id;
+    }
+    return k > 1 ? log_sum_exp(x, n, largest(x, n)) : NAN;
 }
 
 // ---------------------------------------------------------------- memory

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from sums_rank import digest, vector
 
 from dure.engine.best import best_of_slice, merge
-from dure.engine.sums import best_logits
 
 FINITE = ("normal", "huge", "tiny", "denormal", "zero")
 SIZE = 32 * 33
@@ -154,8 +153,9 @@ def test_the_best_logits_are_those_of_a_stable_sort(
     if n > 3:
         logits[random.integers(0, n)] = -np.inf
     k = 1 + int(part * (n - 1))
-    ids, log_sum_exp = best_logits(logits, k, want_sum=k > 1)
-    assert sorted(ids.tolist()) == sorted(np.argsort(-logits, kind="stable")[:k].tolist())
+    ids, best, log_sum_exp = best_of_slice(logits, k, 100)
+    assert sorted(ids.tolist()) == sorted((100 + np.argsort(-logits, kind="stable")[:k]).tolist())
+    assert (best == logits[ids - 100]).all()
     if k > 1:
         exact = np.log(np.exp(logits.astype(np.float64)).sum())
         assert abs(log_sum_exp - exact) < 1e-5
@@ -169,7 +169,7 @@ def test_the_log_of_exponentials_is_exact_to_two_millionths(
     """One logit, and n others all equally far below it, so that no error hides in a mean."""
     logits = np.full(n + 1, best - below, np.float32)
     logits[n // 2] = best
-    _, log_sum_exp = best_logits(logits, 1, want_sum=True)
+    _, _, log_sum_exp = best_of_slice(logits, 2, 0)
     difference = np.float64(logits[-1]) - best  # as float32 has it
     exact = best + np.log1p(n * np.exp(difference))
     assert abs(log_sum_exp - exact) <= 2e-6 + 2**-23 * abs(exact)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dure.engine.executor import Adjustment, Candidates, Floats, Ints
-from dure.engine.sums import best_logits
+from dure.engine.native import address_of, library
 
 __all__ = ["SliceBest", "adjust", "best_of_slice", "merge"]
 
@@ -32,9 +32,16 @@ def adjust(logits: Floats, change: Adjustment | None, first_id: int) -> None:
 
 
 def best_of_slice(logits: Floats, k: int, first_id: int) -> SliceBest:
-    """The best k of a slice whose first token has `first_id`. logits: float32 [n]."""
-    ids, log_sum_exp = best_logits(logits, min(k, logits.size), want_sum=k > 1)
-    return ids + np.int32(first_id), logits[ids], log_sum_exp
+    """The best k of a slice whose first token has `first_id`, in no order; of equal logits the lower id.
+
+    logits: float32 [n], contiguous. The log-sum-exp is NaN for k = 1.
+    """
+    k = min(k, logits.size)
+    ids, best = np.empty(k, np.int32), np.empty(k, np.float32)
+    log_sum_exp = library().dure_best(
+        *(address_of(logits), logits.size, k, first_id, address_of(ids), address_of(best))
+    )
+    return ids, best, log_sum_exp
 
 
 def merge(slices: Sequence[SliceBest], k: int, n_vocab: int) -> Candidates:

@@ -7,9 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dure.errors import ResourceError
 
-__all__ = ["ggml_cpu", "library", "mpi"]
+__all__ = ["address_of", "ggml_cpu", "library", "mpi"]
 
 
 @cache
@@ -34,6 +36,12 @@ def ggml_cpu() -> ctypes.CDLL:
     return loaded
 
 
+def address_of(array: np.ndarray[Any, Any]) -> int:
+    """Where its data is. Much quicker than `array.ctypes.data` when nothing of it is in the cache."""
+    address, _ = array.__array_interface__["data"]
+    return int(address)
+
+
 @cache
 def library() -> ctypes.CDLL:
     """All that `native/` exports. Raises ResourceError where it cannot be loaded."""
@@ -48,6 +56,8 @@ def library() -> ctypes.CDLL:
         ) from error
     loaded.dure_nodes_new.restype = ctypes.c_void_p
     loaded.dure_nodes_free.argtypes = [ctypes.c_void_p]
+    pointer, integer = ctypes.c_void_p, ctypes.c_int
+    loaded.dure_best.argtypes = [pointer, integer, integer, integer, pointer, pointer]
     loaded.dure_best.restype = ctypes.c_float
     loaded.dure_exchange_seconds.restype = ctypes.c_double
     loaded.dure_sums_times.restype = ctypes.c_int64

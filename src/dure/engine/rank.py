@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import sys
 import time
 from functools import cache
@@ -47,7 +48,8 @@ LOOK_FOR_STARTER_S = 1.0
 _MPICH_SHARED = "/dev/shm/mpich_shm"  # noqa: S108  # where Linux keeps it
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 Kept = msg.Save | msg.Load | msg.Keep | msg.Drop
-_STATS = 4  # float64 figures at the head of a report
+_STATS = struct.Struct("<4d")  # the head of a report
+_SUM = struct.Struct("<d")  # the head of each of its rows
 
 
 class RankProcess:
@@ -283,25 +285,25 @@ def _tell_clock(comm: Any) -> None:
 
 def _report(stats: tuple[float, ...], best: list[SliceBest]) -> bytes:
     """Stats, then for every row its log-sum-exp, ids and logits: sizes that rank 0 knows."""
-    parts = [np.array(stats, np.float64).tobytes()]
+    parts = [_STATS.pack(*stats)]
     for ids, logits, log_sum_exp in best:
-        parts += [np.float64(log_sum_exp).tobytes(), ids.tobytes(), logits.tobytes()]
+        parts += [_SUM.pack(log_sum_exp), ids.tobytes(), logits.tobytes()]
     return b"".join(parts)
 
 
 def _report_size(n_rows: int, k: int) -> int:
-    return 8 * _STATS + n_rows * (8 + 8 * k)
+    return _STATS.size + n_rows * (_SUM.size + 8 * k)
 
 
 def _read_report(data: bytes, n_rows: int, k: int) -> tuple[tuple[float, ...], list[SliceBest]]:
-    stats = tuple(np.frombuffer(data, np.float64, _STATS).tolist())
     best: list[SliceBest] = []
     for row in range(n_rows):
-        at = 8 * _STATS + row * (8 + 8 * k)
-        log_sum_exp = float(np.frombuffer(data, np.float64, 1, at)[0])
-        ids = np.frombuffer(data, np.int32, k, at + 8)
-        best.append((ids, np.frombuffer(data, np.float32, k, at + 8 + 4 * k), log_sum_exp))
-    return stats, best
+        at = _report_size(row, k)
+        (log_sum_exp,) = _SUM.unpack_from(data, at)
+        ids = np.frombuffer(data, np.int32, k, at + _SUM.size)
+        logits = np.frombuffer(data, np.float32, k, at + _SUM.size + ids.nbytes)
+        best.append((ids, logits, log_sum_exp))
+    return _STATS.unpack_from(data), best
 
 
 # ---------------------------------------------------------------- rank 0

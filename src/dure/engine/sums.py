@@ -13,7 +13,7 @@ from enum import Enum, IntEnum
 
 import numpy as np
 
-from dure.engine.executor import Floats, Ints
+from dure.engine.executor import Floats
 from dure.engine.native import library
 from dure.engine.trace import Times
 from dure.errors import EngineError
@@ -24,7 +24,6 @@ __all__ = [
     "SumTimes",
     "Sums",
     "Wire",
-    "best_logits",
     "exchange_seconds",
     "read_bytes_per_s",
     "sums_callback",
@@ -159,14 +158,17 @@ class Sums:
         """The step's figures. Raises EngineError where a sum failed."""
         stats = self._stats
         self._end(self._stats_pointer)
-        if stats.status == Status.DEADLINE:
-            late = f"rank {stats.waiting_for}" if stats.waiting_for >= 0 else "another rank"
-            raise EngineError(
-                f"{late} did not answer within {self._wait_s:g} s: is its machine on, and its cable in?"
-            )
-        if stats.status != Status.OK:
-            raise EngineError(f"a sum over the ranks failed: {Status(stats.status).name}")
+        if stats.status:
+            raise self._failure(stats)
         return SumStats(stats.sync_s, stats.bytes_sent, stats.n_sums)
+
+    def _failure(self, stats: _Stats) -> EngineError:
+        if stats.status != Status.DEADLINE:
+            return EngineError(f"a sum over the ranks failed: {Status(stats.status).name}")
+        late = f"rank {stats.waiting_for}" if stats.waiting_for >= 0 else "another rank"
+        return EngineError(
+            f"{late} did not answer within {self._wait_s:g} s: is its machine on, and its cable in?"
+        )
 
     def close(self) -> None:
         """Give the memory back, and take back the receives that are posted."""
@@ -202,19 +204,3 @@ def read_bytes_per_s(n_threads: int, n_bytes: int = 256 << 20, repeats: int = 1)
         for _ in range(READS)
     ]
     return statistics.median(tries)
-
-
-def best_logits(logits: Floats, k: int, *, want_sum: bool) -> tuple[Ints, float]:
-    """Ids of the k best logits (in no order), and the log-sum-exp of all if wanted, else NaN.
-
-    logits: float32 [n], contiguous; 1 <= k <= n. Of equal logits the lower id is taken.
-    """
-    ids = np.empty(k, np.int32)
-    log_sum_exp = library().dure_best(
-        ctypes.c_void_p(logits.ctypes.data),
-        ctypes.c_int(logits.size),
-        ctypes.c_int(k),
-        ctypes.c_void_p(ids.ctypes.data),
-        ctypes.c_int(want_sum),
-    )
-    return ids, float(log_sum_exp)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["GgmlType", "dequantize", "ggml_type", "quantize", "type_named"]
+__all__ = ["GgmlType", "decoder_of", "dequantize", "ggml_type", "quantize", "type_named"]
 
 _TYPE_IDS_ASKED = 256  # llama.cpp numbers its types upwards from 0 and had 43 in 2026
 _LARGEST_WEIGHT = 65504.0  # of float16; some encoders abort the process far beyond it
@@ -104,14 +104,26 @@ def dequantize(
             f"{n} elements of {type_.name} need {needed} bytes but {source.size} were given: "
             "the tensor is damaged"
         )
+    out = np.empty(n, dtype=np.float32)
+    decoder_of(type_)(source.ctypes.data, out.ctypes.data, n)
+    return out
+
+
+def decoder_of(type_: GgmlType) -> Callable[[int, int, int], None]:
+    """What decodes elements from one address to another, as float32; they are whole blocks.
+
+    Raises ModelError when llama.cpp cannot decode the type.
+    """
     if type_.name == "F32":
-        return source[:needed].view(np.float32).copy()
+        return _copy_floats
     to_float = _to_float(type_)
     if to_float is None:
         raise ModelError(f"llama.cpp cannot turn {type_.name} into float32: use another type")
-    out = np.empty(n, dtype=np.float32)
-    to_float(source.ctypes.data, out.ctypes.data, n)
-    return out
+    return to_float
+
+
+def _copy_floats(source: int, target: int, n: int) -> None:
+    ctypes.memmove(target, source, 4 * n)
 
 
 def quantize(x: NDArray[np.float32], type_: GgmlType) -> NDArray[np.uint8]:

@@ -77,10 +77,16 @@ class GgufFile:
         Raises ModelError when the file can no longer be read that far, and ValueError for a
         range outside the tensor.
         """
-        if start < 0 or size < 0 or start + size > tensor.size_bytes:
-            raise ValueError(f"{tensor.name} has no bytes {start}..{start + size}")
-        part = self._parts[tensor.path]
+        _check_range(tensor, start, size)
         data = memoryview(bytearray(size))
+        self.read_into(tensor, start, data)
+        return data
+
+    def read_into(self, tensor: Tensor, start: builtins.int, data: memoryview) -> None:
+        """The same, as many bytes as `data` has."""
+        size = len(data)
+        _check_range(tensor, start, size)
+        part = self._parts[tensor.path]
         done = 0
         while done < size:
             got = read_into(part.file, data[done:], tensor.offset + start + done, part.path)
@@ -90,7 +96,6 @@ class GgufFile:
                     "the file was changed after it was opened, start again"
                 )
             done += got
-        return data
 
     def int(self, key: builtins.str, default: builtins.int | None = None) -> builtins.int:
         """An integer of any width. Raises ModelError: another kind, or missing without default."""
@@ -187,3 +192,8 @@ def _check_whole(parts: Sequence[Part]) -> None:
             f"{shown(parts[0].path.name)}: the parts hold {len(seen)} tensors but "
             f"split.tensors.count is {total.value}: download all parts again"
         )
+
+
+def _check_range(tensor: Tensor, start: int, size: int) -> None:
+    if start < 0 or size < 0 or start + size > tensor.size_bytes:
+        raise ValueError(f"{tensor.name} has no bytes {start}..{start + size}")
