@@ -178,6 +178,8 @@ class _Runs:
         self, executor: Executor, tokens: np.ndarray[Any, np.dtype[np.int32]], depth: int
     ) -> None:
         self._executor, self._tokens, self._depth = executor, tokens, depth
+        self._positions = np.arange(len(tokens), dtype=np.int32)
+        self._sequences = np.zeros(len(tokens), np.int32)
 
     def fill(self) -> None:
         """Fill the cache up to the depth, whatever it held."""
@@ -208,8 +210,8 @@ class _Runs:
     def _step(self, first: int, stop: int, outputs: Sequence[int]) -> StepStats:
         batch = Batch(
             self._tokens[first:stop],
-            np.arange(first, stop, dtype=np.int32),
-            np.zeros(stop - first, np.int32),
+            self._positions[first:stop],
+            self._sequences[first:stop],
             outputs,
             n_best=1,
         )
