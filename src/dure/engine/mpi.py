@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,7 +43,7 @@ from dure.engine.executor import (
     check_batch,
     nothing,
 )
-from dure.engine.incoming import Incoming
+from dure.engine.line import Line
 from dure.engine.llama import Limits
 from dure.engine.sums import Wire
 from dure.engine.trace import RankTrace, StepTrace
@@ -272,7 +271,7 @@ class _Job:
     def __init__(self, job: msg.Job, launch: Launch, progress: Callable[[float], None]) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="dure-"))
         self._listener = socket.socket(socket.AF_UNIX)
-        self._connection: Connection | None = None
+        self._line: Line | None = None
         self._mpiexec: subprocess.Popen[bytes] | None = None
         try:
             self._start(job, launch)
@@ -313,12 +312,9 @@ class _Job:
 
     def _await_ready(self, progress: Callable[[float], None]) -> None:
         self._listener.settimeout(0.05)
-        while self._connection is None:
+        while self._line is None:
             try:
-                accepted, _ = self._listener.accept()
-                accepted.setblocking(True)
-                self._connection = Connection(accepted.detach())
-                self._incoming = Incoming(self._connection)
+                self._line = Line(self._listener.accept()[0])
             except TimeoutError:
                 self._check_alive("while starting")
         self._listener.close()
@@ -336,10 +332,10 @@ class _Job:
         meanwhile: Callable[[], None] = nothing,
     ) -> Any:
         """Send a request to rank 0 and return its answer, of type `kind`."""
-        if self._connection is None:
+        if self._line is None:
             raise EngineError("the engine is closed: start it again")
         try:
-            self._connection.send_bytes(msg.encode(request))
+            self._line.send(msg.encode(request))
         except OSError as error:
             raise self._failure("while answering") from error
         meanwhile()
@@ -354,17 +350,17 @@ class _Job:
         return answer
 
     def _receive(self, when: str, patience_s: float | None) -> Any:
-        connection = self._connection
-        assert connection is not None
+        line = self._line
+        assert line is not None
         give_up = None if patience_s is None else time.monotonic() + patience_s
-        while not self._incoming.wait(0.2):
+        while not line.wait(0.2):
             self._check_alive(when)
             if give_up is not None and time.monotonic() > give_up:
                 raise EngineError(
                     f"rank 0 did not answer within {patience_s:g} s {when}: start again"
                 )
         try:
-            return msg.decode(connection.recv_bytes(), msg.FromRank0)
+            return msg.decode(line.receive(), msg.FromRank0)
         except (EOFError, ConnectionError) as error:
             raise self._failure(when) from error
 
@@ -395,12 +391,12 @@ class _Job:
     def close(self) -> None:
         """End all processes, in peace if they let us, and remove what was written."""
         self._listener.close()
-        if self._connection is not None:
+        if self._line is not None:
             with contextlib.suppress(OSError):
-                self._connection.send_bytes(msg.encode(msg.Stop()))
+                self._line.send(msg.encode(msg.Stop()))
             self._end_processes(STOP_S)
-            self._connection.close()
-            self._connection = None
+            self._line.close()
+            self._line = None
         else:
             self._end_processes(0.0)
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -16,7 +16,6 @@ import struct
 import sys
 import time
 from functools import cache
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,8 +27,8 @@ from dure.engine import messages as msg
 from dure.engine.best import SliceBest, adjust, best_of_slice, merge
 from dure.engine.embedding import EmbeddingTable
 from dure.engine.executor import Floats
-from dure.engine.incoming import Incoming
 from dure.engine.kept import KeptFiles
+from dure.engine.line import Line
 from dure.engine.llama import Limits, LoadedModel
 from dure.engine.memory import peak_bytes
 from dure.engine.native import mpi
@@ -55,7 +54,7 @@ _SUM = struct.Struct("<d")  # the head of each of its rows
 class RankProcess:
     """What rank 0 and the others share: a shard, its sums, and one step on it."""
 
-    def __init__(self, job: msg.Job, connection: Connection | None) -> None:
+    def __init__(self, job: msg.Job, line: Line | None) -> None:
         self.job = job
         self.comm = mpi().COMM_WORLD
         self.rank: int = self.comm.rank
@@ -76,7 +75,7 @@ class RankProcess:
                 pin=job.pin,
                 first_core=self._ranks_before_here() * job.threads[self.rank] if job.pin else 0,
             ),
-            progress=_Progress(connection) if connection else lambda _: None,
+            progress=_Progress(line) if line else lambda _: None,
             cure=f"delete {job.shards[self.rank]}, and it is cut again",
         )
         self.first_id, stop = job.vocabulary[self.rank]
@@ -189,13 +188,13 @@ class RankProcess:
 class _Progress:
     """Tells the client how much of rank 0's shard is loaded; a client that is gone ends the job."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection, self._told = connection, -1.0
+    def __init__(self, line: Line) -> None:
+        self._line, self._told = line, -1.0
 
     def __call__(self, fraction: float) -> None:
         if fraction - self._told >= 0.01:
             self._told = fraction
-            self._connection.send_bytes(msg.encode(msg.Loading(fraction)))
+            self._line.send(msg.encode(msg.Loading(fraction)))
 
 
 @cache
@@ -312,28 +311,27 @@ def _read_report(data: bytes, n_rows: int, k: int) -> tuple[tuple[float, ...], l
 class Leader:
     """Rank 0: answers the client, and leads the others."""
 
-    def __init__(self, process: RankProcess, connection: Connection) -> None:
-        self._process, self._connection = process, connection
-        self._incoming = Incoming(connection)
+    def __init__(self, process: RankProcess, line: Line) -> None:
+        self._process, self._line = process, line
         self._comm, self._job = process.comm, process.job
         self._others = range(1, self._comm.size)
         self._table = EmbeddingTable(open_gguf(Path(self._job.model)), self._job.embedding_scale)
 
     def lead(self) -> None:
         """Answer requests until the client says stop."""
-        self._connection.send_bytes(msg.encode(msg.Ready(self._job.n_ctx)))
+        self._line.send(msg.encode(msg.Ready(self._job.n_ctx)))
         while True:
             request = msg.decode(self._receive(), msg.ToRank0)
             if isinstance(request, msg.Stop):
                 self._wait(self._tell(msg.pack(request)))
                 return
-            self._connection.send_bytes(msg.encode(self._answer(request)))
+            self._line.send(msg.encode(self._answer(request)))
 
     def _receive(self) -> bytes:
         """The client's next request. Sleeps until it comes; ends if mpiexec or the client is gone."""
-        while not self._incoming.wait(LOOK_FOR_STARTER_S):
+        while not self._line.wait(LOOK_FOR_STARTER_S):
             end_if_alone()
-        return self._connection.recv_bytes()
+        return self._line.receive()
 
     def _answer(self, request: msg.ToRank0) -> msg.FromRank0:
         match request:
@@ -486,13 +484,13 @@ def _run(job: msg.Job, rank: int) -> None:
         follow(process)
         process.close()
         return
-    with socket.socket(socket.AF_UNIX) as unix:
-        unix.connect(job.socket)
-        connection = Connection(unix.detach())
-    process = RankProcess(job, connection)
+    unix = socket.socket(socket.AF_UNIX)
+    unix.connect(job.socket)
+    line = Line(unix)
+    process = RankProcess(job, line)
     process.comm.Barrier()
     _unname_shared_memory()
-    Leader(process, connection).lead()
+    Leader(process, line).lead()
     process.close()
 
 
