@@ -75,7 +75,7 @@ def benches() -> list[Bench]:
     two_nodes = [
         Bench(
             f"two-nodes-{shape}", SHAPES[shape],
-            ("two_nodes.py", "--shape", shape, "--rounds", "3", "-n", "48", "-r", "2"),
+            ("two_nodes.py", "--shape", shape, "--rounds", "3", "-n", "48", "-r", "3"),
             (LLAMA, RPC, DLLAMA), as_root=True, minutes=10,
         )
         for shape in ("qwen3-0.6b", "qwen3-30b-a3b-12-layers")

@@ -38,10 +38,12 @@ class Contender:
 
     `measure` runs it once and returns one value for every quantity. It raises BenchError when
     the program cannot be run or answers something unexpected.
+    once: only in the first round, as a slow program that has no target to meet.
     """
 
     name: str
     measure: Callable[[], Sample]
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class Comparison:
 
 
 def alternate(contenders: Sequence[Contender], rounds: int) -> dict[str, list[Sample]]:
-    """Measure every contender once a round and return the samples by contender.
+    """Measure every contender once a round, or once at all, and return the samples by contender.
 
     Every second round runs in the opposite order (A B, B A, A B, ...), so that a machine that
     drifts (heat, neighbours) does not favour whoever always comes first.
@@ -124,7 +126,7 @@ def alternate(contenders: Sequence[Contender], rounds: int) -> dict[str, list[Sa
     samples: dict[str, list[Sample]] = {contender.name: [] for contender in contenders}
     for number in range(rounds):
         order = contenders if number % 2 == 0 else list(reversed(contenders))
-        for contender in order:
+        for contender in (c for c in order if number == 0 or not c.once):
             sample = contender.measure()
             samples[contender.name].append(sample)
             values = ", ".join(f"{name} {value:.4g}" for name, value in sample.items())

@@ -7,7 +7,7 @@ environment variables are set:
     dllama        Distributed Llama on both hosts (DURE_DLLAMA)
     one-process   llama-bench, 2 threads in one process, no network (DURE_LLAMA_BENCH)
     rpc-layer     llama-bench over an RPC server on each host, split by layers (DURE_RPC_SERVER too)
-    rpc-tensor    the same, every tensor split
+    rpc-tensor    the same, every tensor split; both RPCs once only: they are slow and have no target
     floor         no program: reading each rank's weights and exchanging each sum, as fast as memory and
                   link are found to be in dure's own run
 
@@ -80,7 +80,10 @@ def run() -> int:
     load = Load(arguments.p, arguments.n, repeats=arguments.r)
     with linked_hosts(2, arguments.rate) as hosts:
         measured = _measured(hosts, model, files, load)
-        contenders = [Contender(name, measured[name]) for name in ("dure", *peers)]
+        contenders = [
+            Contender(name, measured[name], once=name.startswith("rpc"))
+            for name in ("dure", *peers)
+        ]
         goals = {peer: _goals(peer) for peer in peers}
         comparisons = compare_with_each(goals, contenders, arguments.rounds)
     settings = {"model": model.name, "-p": arguments.p, "-n": arguments.n,
