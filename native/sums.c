@@ -795,8 +795,8 @@ static float log_sum_exp(const float *x, int n, float max) {
 }
 
 // The k best of x[n] in no order (of equals the lower id), 1 <= k <= n: their ids, which begin at first_id, and
-// their numbers. Returns log(sum(exp(x))), or NaN for k = 1.
-EXPORT float dure_best(const float *x, int n, int k, int first_id, int32_t *ids, float *best) {
+// their numbers. Returns log(sum(exp(x))) if it is wanted, else NaN.
+EXPORT float dure_best(const float *x, int n, int k, int first_id, int32_t *ids, float *best, bool want_sum) {
     if (k == 1) {
         ids[0] = first_largest(x, n);
     } else {
@@ -806,7 +806,7 @@ EXPORT float dure_best(const float *x, int n, int k, int first_id, int32_t *ids,
         best[i] = x[ids[i]];
         ids[i] += first_id;
     }
-    return k > 1 ? log_sum_exp(x, n, largest(x, n)) : NAN;
+    return want_sum ? log_sum_exp(x, n, largest(x, n)) : NAN;
 }
 
 // ---------------------------------------------------------------- memory

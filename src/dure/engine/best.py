@@ -36,10 +36,10 @@ def best_of_slice(logits: Floats, k: int, first_id: int) -> SliceBest:
 
     logits: float32 [n], contiguous. The log-sum-exp is NaN for k = 1.
     """
-    k = min(k, logits.size)
-    ids, best = np.empty(k, np.int32), np.empty(k, np.float32)
+    n = min(k, logits.size)
+    ids, best = np.empty(n, np.int32), np.empty(n, np.float32)
     log_sum_exp = library().dure_best(
-        *(address_of(logits), logits.size, k, first_id, address_of(ids), address_of(best))
+        *(address_of(logits), logits.size, n, first_id, address_of(ids), address_of(best), k > 1)
     )
     return ids, best, log_sum_exp
 

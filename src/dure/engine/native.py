@@ -57,7 +57,9 @@ def library() -> ctypes.CDLL:
     loaded.dure_nodes_new.restype = ctypes.c_void_p
     loaded.dure_nodes_free.argtypes = [ctypes.c_void_p]
     pointer, integer = ctypes.c_void_p, ctypes.c_int
-    loaded.dure_best.argtypes = [pointer, integer, integer, integer, pointer, pointer]
+    loaded.dure_best.argtypes = [
+        *(pointer, integer, integer, integer, pointer, pointer, ctypes.c_bool)
+    ]
     loaded.dure_best.restype = ctypes.c_float
     loaded.dure_exchange_seconds.restype = ctypes.c_double
     loaded.dure_sums_times.restype = ctypes.c_int64
