@@ -814,18 +814,15 @@ EXPORT float dure_best(const float *x, int n, int k, int first_id, int32_t *ids,
 struct reader {
     const float *x;
     size_t n;
-    int repeats;
     float sum;
 };
 
 static void *read_all(void *user) {
     struct reader *const r = user;
     float lanes[64] = {0};
-    for (int k = 0; k < r->repeats; k++) {
-        for (size_t i = 0; i + 64 <= r->n; i += 64) {
-            for (int j = 0; j < 64; j++) {
-                lanes[j] += r->x[i + j];
-            }
+    for (size_t i = 0; i + 64 <= r->n; i += 64) {
+        for (int j = 0; j < 64; j++) {
+            lanes[j] += r->x[i + j];
         }
     }
     for (int j = 0; j < 64; j++) {
@@ -836,7 +833,7 @@ static void *read_all(void *user) {
 
 // Bytes of memory a second that so many threads read together, each its part of x[n]; 0 where it failed.
 // All ranks call it at once, and begin at once; a process without sums is alone.
-EXPORT double dure_read_bytes_per_second(const float *x, size_t n, int n_threads, int repeats) {
+EXPORT double dure_read_bytes_per_second(const float *x, size_t n, int n_threads) {
     struct reader readers[n_threads];
     pthread_t threads[n_threads];
     const size_t part = n / (size_t)n_threads;
@@ -846,7 +843,7 @@ EXPORT double dure_read_bytes_per_second(const float *x, size_t n, int n_threads
     const double start = clock_s();
     int begun = 0;
     for (; begun < n_threads; begun++) {
-        readers[begun] = (struct reader){x + part * (size_t)begun, part, repeats, 0};
+        readers[begun] = (struct reader){x + part * (size_t)begun, part, 0};
         if (pthread_create(&threads[begun], NULL, read_all, &readers[begun]) != 0) {
             break;
         }
@@ -855,5 +852,5 @@ EXPORT double dure_read_bytes_per_second(const float *x, size_t n, int n_threads
         pthread_join(threads[i], NULL);
     }
     const double seconds = clock_s() - start;
-    return begun == n_threads ? (double)(part * sizeof *x) * n_threads * repeats / seconds : 0;
+    return begun == n_threads ? (double)(part * sizeof *x) * n_threads / seconds : 0;
 }

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-READS = 16  # of memory, each about as long as a token
+READS, READ_BYTES = 16, 256 << 20  # of memory, each about as long as a token
 
 
 class Wire(Enum):
@@ -190,17 +190,16 @@ def exchange_seconds(n_bytes: int, repeats: int) -> float:
     return seconds
 
 
-def read_bytes_per_s(n_threads: int, n_bytes: int = 256 << 20, repeats: int = 1) -> float:
+def read_bytes_per_s(n_threads: int) -> float:
     """How fast so many threads read memory while those of the other ranks do. All ranks call it at once; a
     process without `Sums` is alone.
 
     Ranks of one machine share its memory, as they do when they compute. The mean of many reads, as a run's
     speed is the mean of many tokens: there are machines whose memory is twice as fast at some moments.
     """
-    x = np.ones(n_bytes // 4, np.float32)
+    x = np.ones(READ_BYTES // 4, np.float32)
     pointer, n = ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(x.size)
     tries = [
-        float(library().dure_read_bytes_per_second(pointer, n, n_threads, repeats))
-        for _ in range(READS)
+        float(library().dure_read_bytes_per_second(pointer, n, n_threads)) for _ in range(READS)
     ]
     return statistics.harmonic_mean(tries)

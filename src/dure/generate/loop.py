@@ -283,9 +283,10 @@ class EngineLoop:
         self._scheduler.advance(work)
         for running in in_prefill:
             self._tell_progress(running, self._answers[running.request.id])
-        row = 0
+        row, stats = 0, result.stats
+        means = [float(np.mean(x)) for x in (stats.compute_s, stats.sync_s, stats.bytes_sent)]
         for w, sampler in zip(outputs, samplers, strict=True):
-            self._clock(self._answers[w.running.request.id], result.stats)
+            self._clock(self._answers[w.running.request.id], *means)
             self._go_on(w, sampler, result.rows, row)
             row += len(w.drafts) + 1
         for w in work:
@@ -313,11 +314,11 @@ class EngineLoop:
         assert sampler is not None, "made when the request was admitted"
         return sampler
 
-    def _clock(self, answer: Answer, stats: StepStats) -> None:
+    def _clock(self, answer: Answer, compute_s: float, sync_s: float, bytes_sent: float) -> None:
         if answer.first:
-            answer.compute_s += float(np.mean(stats.compute_s))
-            answer.sync_s += float(np.mean(stats.sync_s))
-            answer.bytes_sent += float(np.mean(stats.bytes_sent))
+            answer.compute_s += compute_s
+            answer.sync_s += sync_s
+            answer.bytes_sent += bytes_sent
         else:
             answer.first = time.perf_counter()
 
