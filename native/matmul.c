@@ -142,10 +142,11 @@ static void lay_out_q4_0(const struct q4_0_group *from, int group, struct panel_
 
 static void lay_out_q4_k(const struct q4_k_group *from, int group, struct panel_block *out) {
     const __m256 scale = load_halves(from->scales), minimum = load_halves(from->minima);
+    const struct six_bits bits = six_bits_of(from);
     for (int b = 0; b < SUPER; b++) {
-        const struct six_bits bits = six_bits_of(from, b);
-        _mm256_storeu_ps(out[b].scales[0] + group * GROUP, _mm256_mul_ps(scale, floats_of_bytes(bits.scales)));
-        _mm256_storeu_ps(out[b].scales[1] + group * GROUP, _mm256_mul_ps(minimum, floats_of_bytes(bits.minima)));
+        const __m256 scales = floats_of_bytes(bits.scales[b]), minima = floats_of_bytes(bits.minima[b]);
+        _mm256_storeu_ps(out[b].scales[0] + group * GROUP, _mm256_mul_ps(scale, scales));
+        _mm256_storeu_ps(out[b].scales[1] + group * GROUP, _mm256_mul_ps(minimum, minima));
     }
     for (int b = 0; b < SUPER; b += 2) {
         for (int i = 0; i < 4; i++) {

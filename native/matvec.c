@@ -142,11 +142,11 @@ INLINE void multiply_q4_0(const int n, const struct q4_0_group *rows, const stru
     }
 }
 
-// Eight numbers below 256, one for each row, as factors of `scaled`.
-INLINE void spread_bytes(uint64_t of_rows, ints out[REGISTERS]) {
+// Eight numbers below 256, one for each row, as factors of `add_scaled`.
+INLINE void spread_bytes(const uint8_t *of_rows, ints out[REGISTERS]) {
     typedef int8_t bytes __attribute__((vector_size(sizeof(ints))));
     bytes order;  // of the factor of each lane, or of both halves of a lane; -1: 0
-    const ints all = eight_bytes(&of_rows);
+    const ints all = eight_bytes(of_rows);
     for (int r = 0; r < REGISTERS; r++) {
         for (int i = 0; i < LANES * 4; i++) {
             order[i] = i % (HAS_VNNI ? 4 : 2) ? -1 : (int8_t)(r * GROUP / REGISTERS + i / 8);
@@ -161,6 +161,7 @@ INLINE void multiply_q4_k(const int n, const struct q4_k_group *rows, const stru
     floats sums[MOST_VECTORS][REGISTERS] = {0};
     eight_floats least[MOST_VECTORS] = {0};
     for (int64_t s = 0; s < n_super; s++, rows++) {
+        const struct six_bits bits = six_bits_of(rows);
         ints whole[MOST_VECTORS][REGISTERS] = {0};
         eight_floats whole_least[MOST_VECTORS] = {0};
         for (int b = 0; b < SUPER; b += 2) {
@@ -170,10 +171,9 @@ INLINE void multiply_q4_k(const int n, const struct q4_k_group *rows, const stru
                 parts[k] = unpack(rows->bytes[b / 2][k], 0);
             }
             for (int half = 0; half < 2; half++) {
-                const struct six_bits bits = six_bits_of(rows, b + half);
-                const eight_floats minima = (eight_floats)floats_of_bytes(bits.minima);
+                const eight_floats minima = (eight_floats)floats_of_bytes(bits.minima[b + half]);
                 ints scales[REGISTERS];
-                spread_bytes(bits.scales, scales);
+                spread_bytes(bits.scales[b + half], scales);
                 for (int i = 0; i < n; i++) {
                     const struct q8_block *const v = &vectors[i][s * SUPER + b + half];
                     for (int r = 0; r < REGISTERS; r++) {
@@ -181,7 +181,7 @@ INLINE void multiply_q4_k(const int n, const struct q4_k_group *rows, const stru
                         for (int k = 0; k < 4; k++) {
                             sum = add(sum, half ? parts[k].upper[r] : parts[k].lower[r], eight_of(v, 8 * k));
                         }
-                        whole[i][r] += scaled(sum, scales[r]);
+                        whole[i][r] = add_scaled(whole[i][r], sum, scales[r]);
                     }
                     whole_least[i] += minima * v->sum;
                 }
@@ -244,6 +244,94 @@ INLINE void multiply_q8_0(const int n, const struct q8_0_row *row, const struct 
     }
 }
 
+#if defined(__AVX512VNNI__)
+
+// A superblock of a vector as rows of Q6_K want it, in the place of its blocks. sums: of 16 numbers each.
+struct __attribute__((may_alias)) q8_super {
+    int8_t numbers[SUPER * BLOCK];
+    int16_t sums[2 * SUPER];
+    float scale;
+};
+_Static_assert(sizeof(struct q8_super) <= SUPER * sizeof(struct q8_block), "it takes their place");
+
+static void pack_super(struct q8_block *blocks) {
+    struct q8_super packed = {.scale = blocks[0].scale};
+    for (int b = 0; b < SUPER; b++) {
+        memcpy(packed.numbers + b * BLOCK, blocks[b].numbers, BLOCK);
+        packed.sums[2 * b] = (int16_t)-blocks[b].corrections[0];
+        packed.sums[2 * b + 1] = (int16_t)-blocks[b].corrections[1];
+    }
+    memcpy(blocks, &packed, sizeof packed);
+}
+
+// The numbers of four blocks, raised by 32, from their lower and upper bits.
+struct four_blocks {
+    __m512i first, second;
+};
+
+INLINE struct four_blocks four_of(const struct q6_k_row *row, const int half) {
+    const __m512i bytes = _mm512_loadu_si512(row->lower[half]);
+    const __m512i upper = _mm512_broadcast_i64x4(load_bytes(row->upper[half]));
+    const __m512i to_left = _mm512_inserti64x4(_mm512_set1_epi16(4), _mm256_set1_epi16(2), 1);
+    const __m512i to_right = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(2), 1);
+    const __m512i four = _mm512_set1_epi8(0x0f), six = _mm512_set1_epi8(0x3f);
+    // four ? lower bits : upper bits
+    const __m512i first = _mm512_ternarylogic_epi32(four, bytes, _mm512_sllv_epi16(upper, to_left), 0xca);
+    const __m512i second = _mm512_ternarylogic_epi32(four, _mm512_srli_epi16(bytes, 4),
+                                                     _mm512_srlv_epi16(upper, to_right), 0xca);
+    return (struct four_blocks){_mm512_and_si512(first, six), _mm512_and_si512(second, six)};
+}
+
+// Of sixteen scales, the four from `first` on, four lanes each.
+INLINE __m512i four_scales(__m512i scales, const int first) {
+    const __m512i order = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+    return _mm512_permutexvar_epi32(_mm512_add_epi32(order, _mm512_set1_epi32(first)), scales);
+}
+
+// The same for n_super superblocks of Q6_K.
+INLINE void multiply_q6_k(const int n, const struct q6_k_row *row, const struct q8_block *const *vectors,
+                          int64_t n_super, float *const *out) {
+    __m512 sums[MOST_VECTORS];
+    for (int i = 0; i < n; i++) {
+        sums[i] = _mm512_setzero_ps();
+    }
+    for (int64_t s = 0; s < n_super; s++, row++) {
+        ask_ahead(row, sizeof *row);
+        const __m256i scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)row->scales));
+        const __m512i wide = _mm512_cvtepu16_epi32(scales);  // the other half of a lane counts nothing
+        __m512i whole[MOST_VECTORS];
+        for (int i = 0; i < n; i++) {
+            const struct q8_super *const v = (const struct q8_super *)&vectors[i][s * SUPER];
+            const __m256i raised = _mm256_madd_epi16(scales, load_bytes(v->sums));
+            whole[i] = _mm512_sub_epi32(_mm512_setzero_si512(),
+                                        _mm512_zextsi256_si512(_mm256_slli_epi32(raised, 5)));
+        }
+        for (int half = 0; half < 2; half++) {
+            const struct four_blocks rows = four_of(row, half);
+            const __m512i first = four_scales(wide, 8 * half), second = four_scales(wide, 8 * half + 4);
+            for (int i = 0; i < n; i++) {
+                const struct q8_super *const v = (const struct q8_super *)&vectors[i][s * SUPER];
+                const int8_t *const x = v->numbers + half * 4 * BLOCK;
+                const __m512i zero = _mm512_setzero_si512();
+                const __m512i a = _mm512_dpbusd_epi32(zero, rows.first, _mm512_loadu_si512(x));
+                const __m512i b = _mm512_dpbusd_epi32(zero, rows.second, _mm512_loadu_si512(x + 2 * BLOCK));
+                whole[i] = _mm512_dpwssd_epi32(whole[i], a, first);
+                whole[i] = _mm512_dpwssd_epi32(whole[i], b, second);
+            }
+        }
+        const float scale = _cvtsh_ss(row->scale);
+        for (int i = 0; i < n; i++) {
+            const struct q8_super *const v = (const struct q8_super *)&vectors[i][s * SUPER];
+            sums[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole[i]), _mm512_set1_ps(scale * v->scale), sums[i]);
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        out[i][0] = _mm512_reduce_add_ps(sums[i]);
+    }
+}
+
+#else
+
 // Of scales in both lanes, the one at `first` for the lower lane and the next for the upper, in 16 bits.
 INLINE __m256i two_scales(__m256i scales, const int first) {
     const int16_t lower = (int16_t)(0x0100 * (2 * first + 1) + 2 * first), upper = (int16_t)(lower + 0x0202);
@@ -297,6 +385,8 @@ INLINE void multiply_q6_k(const int n, const struct q6_k_row *row, const struct 
     }
 }
 
+#endif
+
 // ---------------------------------------------------------------- a node
 
 // Groups of eight rows, `first` up to `stop`, of a matrix like w times n vectors; out[i]: of all rows.
@@ -323,8 +413,16 @@ INLINE void multiply(const int n, const struct ggml_tensor *w, const char *matri
 static void round_row(const struct ggml_tensor *w, const struct ggml_tensor *x, int64_t i,
                       struct q8_block *out) {
     const float *const row = (const float *)((const char *)x->data + (size_t)i * x->nb[1]);
+    const int64_t n_blocks = w->ne[0] / BLOCK;
+#if defined(__AVX512VNNI__)
+    round_vector(row, n_blocks, has_superblocks(w->type), w->type == GGML_TYPE_Q6_K ? 1 : 8, out);
+    for (int64_t b = 0; w->type == GGML_TYPE_Q6_K && b < n_blocks; b += SUPER) {
+        pack_super(out + b);
+    }
+#else
     const int32_t raised = w->type == GGML_TYPE_Q6_K ? 32 / 8 : 8;  // see eighths_of_corrections
-    round_vector(row, w->ne[0] / BLOCK, has_superblocks(w->type), raised, out);
+    round_vector(row, n_blocks, has_superblocks(w->type), raised, out);
+#endif
 }
 
 // Groups of rows, of all matrices of a node.

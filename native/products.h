@@ -34,6 +34,7 @@ enum {
 
 typedef int32_t ints __attribute__((vector_size(LANES * 4)));
 typedef float floats __attribute__((vector_size(LANES * 4)));
+typedef uint32_t words_of_blocks __attribute__((vector_size(SUPER * 4)));
 typedef float floats_anywhere __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
 // Eight rows' blocks of Q4_0: of each byte the upper bits of both halves are flipped; byte 8 i + j is row i's
@@ -118,30 +119,55 @@ INLINE __m256 load_halves(const uint16_t *from) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
 }
 
-// Scales and minima of a block of eight rows: eight numbers of six bits each.
+// Scales and minima of a superblock's blocks of eight rows: numbers of six bits.
 struct six_bits {
-    uint64_t scales, minima;
+    uint8_t scales[SUPER][GROUP], minima[SUPER][GROUP];
 };
 
-INLINE struct six_bits six_bits_of(const struct q4_k_group *g, int block) {
-    uint32_t words[3];  // lower bits of four rows' scales, and of their minima; those of the other rows
-    memcpy(words, g->of_blocks[block], sizeof words);
-    const uint32_t scales = (words[2] & 0x0f0f0f0fu) | (words[0] >> 2 & 0x30303030u);
-    const uint32_t minima = (words[2] >> 4 & 0x0f0f0f0fu) | (words[1] >> 2 & 0x30303030u);
-    return (struct six_bits){(words[0] & 0x3f3f3f3fu) | (uint64_t)scales << 32,
-                             (words[1] & 0x3f3f3f3fu) | (uint64_t)minima << 32};
+// Four rows of each block, and the four after them.
+INLINE void store_rows_of_blocks(uint8_t (*out)[GROUP], words_of_blocks rows, words_of_blocks after) {
+    const words_of_blocks first = __builtin_shufflevector(rows, after, 0, 8, 1, 9, 2, 10, 3, 11);
+    const words_of_blocks second = __builtin_shufflevector(rows, after, 4, 12, 5, 13, 6, 14, 7, 15);
+    memcpy(out, &first, sizeof first);
+    memcpy(out + SUPER / 2, &second, sizeof second);
 }
 
-INLINE __m256 floats_of_bytes(uint64_t eight) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)eight)));
+INLINE struct six_bits six_bits_of(const struct q4_k_group *g) {
+    words_of_blocks a, b, c;  // three words of the first block, then those of the next
+    memcpy(&a, g->of_blocks[0], sizeof a);
+    memcpy(&b, (const char *)g->of_blocks + sizeof a, sizeof b);
+    memcpy(&c, (const char *)g->of_blocks + 2 * sizeof a, sizeof c);
+    const words_of_blocks x = __builtin_shufflevector(a, b, 0, 3, 6, 9, 12, 15, 0, 0);
+    const words_of_blocks y = __builtin_shufflevector(a, b, 1, 4, 7, 10, 13, 0, 0, 0);
+    const words_of_blocks z = __builtin_shufflevector(a, b, 2, 5, 8, 11, 14, 0, 0, 0);
+    // Lower bits of four rows' scales with the upper two of the others', the same of minima; the others' lower
+    // four of both.
+    const words_of_blocks scales = __builtin_shufflevector(x, c, 0, 1, 2, 3, 4, 5, 10, 13);
+    const words_of_blocks minima = __builtin_shufflevector(y, c, 0, 1, 2, 3, 4, 8, 11, 14);
+    const words_of_blocks others = __builtin_shufflevector(z, c, 0, 1, 2, 3, 4, 9, 12, 15);
+    struct six_bits out;
+    store_rows_of_blocks(out.scales, scales & 0x3f3f3f3fu, (others & 0x0f0f0f0fu) | (scales >> 2 & 0x30303030u));
+    store_rows_of_blocks(out.minima, minima & 0x3f3f3f3fu,
+                         (others >> 4 & 0x0f0f0f0fu) | (minima >> 2 & 0x30303030u));
+    return out;
+}
+
+INLINE __m256 floats_of_bytes(const uint8_t *eight) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)eight)));
 }
 
 #if HAS_VNNI
 
 INLINE ints in_32_bits(ints sum) { return sum; }
 
-// The same, multiplied with numbers below 256, of which each lane has its own.
-INLINE ints scaled(ints sum, ints factors) { return sum * factors; }
+// Adds sums of 16 bits, multiplied with numbers below 256, of which each lane has its own.
+INLINE ints add_scaled(ints to, ints sum, ints factors) {
+#if defined(__AVX512VNNI__)
+    return (ints)_mm512_dpwssd_epi32((__m512i)to, (__m512i)sum, (__m512i)factors);
+#else
+    return (ints)_mm256_dpwssd_avx_epi32((__m256i)to, (__m256i)sum, (__m256i)factors);
+#endif
+}
 
 // Adds to each lane the products of four numbers of a row (of 0 to 255) and of a vector.
 INLINE ints add(ints sum, ints rows, ints vector) {
@@ -156,8 +182,10 @@ INLINE ints add(ints sum, ints rows, ints vector) {
 
 INLINE ints in_32_bits(ints sum) { return (ints)_mm256_madd_epi16((__m256i)sum, _mm256_set1_epi16(1)); }
 
-// The same, multiplied with numbers below 256, of which both halves of each lane have their own.
-INLINE ints scaled(ints sum, ints factors) { return (ints)_mm256_madd_epi16((__m256i)sum, (__m256i)factors); }
+// Adds both halves of each lane, multiplied with numbers below 256, of which each has its own.
+INLINE ints add_scaled(ints to, ints sum, ints factors) {
+    return to + (ints)_mm256_madd_epi16((__m256i)sum, (__m256i)factors);
+}
 
 // Adds to the two halves of each lane the products of two numbers of a row each, which have to fit 16 bits.
 INLINE ints add(ints sum, ints rows, ints vector) {

@@ -18,6 +18,8 @@ from dure_process import DURE, Dure, error_line
 from parrot import write_parrot
 from random_models import Shape, write_random_model
 
+from dure.hardware.probe import cpus, probe
+
 DEMO = Path(__file__).parent.parent / "models" / "dure-demo.gguf"
 TINY = Shape("qwen3", 1, 64, 4, 2, 32, 64, 2048, n_ctx_train=512, tied=True, qk_norm=True)
 HUGE_CONTEXT = 10**9
@@ -250,15 +252,58 @@ def test_one_rank_is_no_cut(dure: Dure, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [("nonsense",), ("run",), ("run", DEMO, "hi", "--ranks", "two"), ("show", DEMO, "--colour")],
+    ("words", "arguments"),
+    [
+        (("'nonsense'", "see `dure --help`"), ("nonsense",)),
+        (("missing argument 'model'", "see `dure run --help`"), ("run",)),
+        (
+            ("'--ranks'", "valid integer", "see `dure run --help`"),
+            ("run", DEMO, "hi", "--ranks", "two"),
+        ),
+        (("--colour", "see `dure show --help`"), ("show", DEMO, "--colour")),
+        (("'nonsense'", "see `dure cache --help`"), ("cache", "nonsense")),
+    ],
 )
-def test_what_typer_refuses_is_a_usage_error(dure: Dure, arguments: tuple[Any, ...]) -> None:
-    """Unknown commands and options, and words for numbers, show the usage and return 2."""
+def test_what_no_command_takes_is_a_usage_error(
+    dure: Dure, words: tuple[str, ...], arguments: tuple[Any, ...]
+) -> None:
+    """Unknown commands and options, and words for numbers, are one line that names the help."""
+    check_refusal(dure, SENSELESS, words, *arguments)
+
+
+@pytest.mark.parametrize("arguments", [(), ("cache",)])
+def test_no_command_shows_the_help(dure: Dure, arguments: tuple[str, ...]) -> None:
+    """Without a command, there is nothing to complain of."""
     done = dure(*arguments)
-    assert (done.returncode, done.stdout) == (SENSELESS, "")
-    assert "Usage:" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == SENSELESS
+    assert "Usage:" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_chat_template_that_cannot_be_read_is_named(dure: Dure, tmp_path: Path) -> None:
+    """A file that is not there, and one that is no text."""
+    words = ("--chat-template", "nothing.jinja", "No such file")
+    option = ("--chat-template", tmp_path / "nothing.jinja")
+    assert "Errno" not in check_refusal(dure, FAILED, words, "serve", DEMO, *option)
+    words = ("--chat-template", DEMO.name, "no text")
+    check_refusal(dure, SENSELESS, words, "serve", DEMO, "--chat-template", DEMO)
+
+
+def test_a_root_without_a_cluster_is_told_how_to_make_one(dure: Dure, tmp_path: Path) -> None:
+    """`cluster status` on a machine where there is none."""
+    words = (str(tmp_path), "no cluster", "dure cluster init")
+    line = check_refusal(
+        dure, FAILED, words, "cluster", "status", DURE_CLUSTER_DIR=str(tmp_path / "cluster")
+    )
+    assert "Errno" not in line
+
+
+def test_more_threads_than_processors_are_warned_of(dure: Dure) -> None:
+    """It runs, but slower: the number that is faster is told."""
+    done = dure("run", DEMO, "hi", "-n", 1, "--temp", 0, "--threads", len(cpus()) + 1)
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert f"--threads {probe().cores} is faster" in line
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

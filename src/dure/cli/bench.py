@@ -79,11 +79,7 @@ def bench(
 
     Example: dure bench models/dure-demo.gguf --ranks 2 -p 128 -n 64
     """
-    for name, number in (("-p", n_prompt), ("-n", n_generate), ("--repeat", repeat)):
-        if number < 1:
-            raise UsageError(f"{name} {number}: give a number above 0")
-    if depth < 0:
-        raise UsageError(f"-d {depth}: give 0 or a number above")
+    _check(n_prompt, n_generate, depth, repeat)
     needed = depth + max(n_prompt, n_generate)
     if ctx is not None and ctx < needed:
         raise UsageError(
@@ -118,6 +114,14 @@ def bench(
         print_json(facts)
     else:
         _print(facts)
+
+
+def _check(n_prompt: int, n_generate: int, depth: int, repeat: int) -> None:
+    for name, number in (("-p", n_prompt), ("-n", n_generate), ("--repeat", repeat)):
+        if number < 1:
+            raise UsageError(f"{name} {number}: give a number above 0")
+    if depth < 0:
+        raise UsageError(f"-d {depth}: give 0 or a number above")
 
 
 def _traced(executor: Executor, path: Path, n_tokens: int) -> list[RankTrace]:

@@ -299,10 +299,18 @@ def _setting(command: str, key: str, option: TyperOption, table: Table) -> Setti
             value = _read(option, raw, f"{variable}={text}")
             return Setting(command, key, _plain(value), f"environment {variable}", str(text))
     if found := _in_file(table, command, key):
-        return Setting(command, key, found[0], f"file [{found[1]}]", str(found[0]))
+        return Setting(command, key, found[0], f"file [{found[1]}]", _text(found[0]))
     value = _plain(option.get_default(_no_context(), call=False))
-    text = option.show_default if isinstance(option.show_default, str) else str(value)
-    return Setting(command, key, value, "default", text if value is None else str(value))
+    if value is None and isinstance(option.show_default, str):
+        return Setting(command, key, value, "default", option.show_default)
+    return Setting(command, key, value, "default", _text(value))
+
+
+def _text(value: Any) -> str:
+    """A value as the file would have it, a text without its quotes; empty where there is none."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _plain(value: Any) -> Any:

@@ -1,11 +1,13 @@
 """What the command line writes where: data on stdout, everything else on stderr.
 
+On a terminal, tables and warnings are as wide as that; elsewhere a row is a line, however long.
 Names and texts from files are shown as they are: no markup, no emoji codes, no control characters.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,8 +35,13 @@ __all__ = [
     "write",
 ]
 
+UNWRAPPED = 10_000  # columns
+
 errors = Console(stderr=True, highlight=False, emoji=False)
 output = Console(highlight=False, emoji=False, markup=False)
+for console in (errors, output):
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = UNWRAPPED  # in a file or a pipe, whoever reads it may wrap it
 
 
 def write(text: str) -> None:

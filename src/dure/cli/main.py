@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from dure.cli.bench import bench
 from dure.cli.cache import cache
@@ -36,7 +37,7 @@ from dure.cli.run import run
 from dure.cli.serve import serve
 from dure.cli.show import show
 from dure.cli.stop import stop
-from dure.errors import DureError, ResourceError
+from dure.errors import DureError, ResourceError, UsageError
 
 __all__ = ["app", "main"]
 
@@ -83,16 +84,30 @@ def main() -> None:
         if os.environ.get("_DURE_COMPLETE") == "complete_bash":
             complete_bash(lambda: app(prog_name="dure"))
         else:
-            app(prog_name="dure")
+            sys.exit(app(prog_name="dure", standalone_mode=False))
     except DureError as error:
         print_error(error)
         sys.exit(error.exit_code)
+    except TyperException as error:
+        _print_misuse(error)
+        sys.exit(error.exit_code)
+    except typer.Abort:  # the input ended where a question stood
+        print_error(UsageError("nothing was answered, so nothing was done"))
+        sys.exit(1)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
         print_error(ResourceError("no space left to write to: make room, or write elsewhere"))
         sys.exit(1)
+
+
+def _print_misuse(error: TyperException) -> None:
+    """A command line that no command takes; where there was none, its help has been shown."""
+    if text := error.format_message().rstrip("."):
+        context: typer.Context | None = getattr(error, "ctx", None)
+        command = context.command_path if context else "dure"
+        print_error(UsageError(f"{text[0].lower()}{text[1:]} (see `{command} --help`)"))
 
 
 def _accept_all_bytes() -> None:

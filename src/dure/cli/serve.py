@@ -263,5 +263,7 @@ def _store_bytes(cache_size: int | None) -> int:
 def _text_of(path: Path | None) -> str | None:
     try:
         return path.read_text() if path else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResourceError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise ResourceError(f"--chat-template {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise UsageError(f"--chat-template {path} is no text: name a template in UTF-8") from None

@@ -116,9 +116,14 @@ class Authority:
         try:
             key = serialization.load_pem_private_key(self._key_file.read_bytes(), None)
             self.certificate = x509.load_pem_x509_certificate(self._certificate_file.read_bytes())
+        except FileNotFoundError:
+            raise ClusterError(
+                f"{directory} holds no cluster: `dure cluster init` makes one"
+            ) from None
         except (OSError, ValueError) as error:
             raise ClusterError(
-                f"{directory} holds no cluster's authority ({error}): `dure cluster init` makes one"
+                f"the keys of the cluster in {directory} cannot be read ({error}): bring them back from "
+                "a copy, or begin anew with `dure cluster init` in another directory (DURE_CLUSTER_DIR)"
             ) from error
         assert isinstance(key, ec.EllipticCurvePrivateKey), "we made it"
         self._key = key

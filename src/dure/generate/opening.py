@@ -25,7 +25,7 @@ from dure.errors import ModelError, UsageError
 from dure.generate.lifecycle import Happening
 from dure.generate.threads import tune_threads
 from dure.hardware.machine import Machine
-from dure.hardware.probe import probe
+from dure.hardware.probe import cpus, probe
 from dure.model.architecture import ARCHITECTURES, shape_of
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile
@@ -224,11 +224,16 @@ def threads_of(asked: int | None, n_ranks: int, machine: Machine) -> int:
     return asked
 
 
-def _warn(n_ranks: int, machine: Machine, listener: Listener) -> None:
+def _warn(n_ranks: int, threads: int, machine: Machine, listener: Listener) -> None:
     if n_ranks > machine.cores:
         listener.warn(
             f"{n_ranks} ranks share the {machine.cores} cores of this machine: right, but slower "
             "than fewer ranks"
+        )
+    elif n_ranks * threads > len(cpus()):
+        listener.warn(
+            f"{n_ranks * threads} threads share the {len(cpus())} processors of this machine and wait "
+            f"for each other: --threads {machine.cores // n_ranks} is faster"
         )
     if has_amx():
         listener.warn(
@@ -260,7 +265,7 @@ def _start_one(
 ) -> Opened:
     memory, n_ctx = memory_of_whole(model, wishes, machine)
     known = ARCHITECTURES.get(model.architecture)
-    _warn(1, machine, listener)
+    _warn(1, threads, machine, listener)
     listener.happened(Happening.LOADS)
     with listener.loading(model.paths[0].name) as progress:
         executor = LocalExecutor(
@@ -302,7 +307,7 @@ def _start_many(
     shards = plan_shards(model, plan, shard_directory())
     memory = [rank_memory(plan, shard) for shard in shards]
     n_ctx = choose_ctx(wishes.ctx, plan.shape.context_length, memory, machine, wishes.parallel)
-    _warn(len(shares), machine, listener)
+    _warn(len(shares), threads, machine, listener)
     listener.happened(Happening.SENDS)
     with listener.cutting(model.paths[0].name, model.size_bytes) as progress:
         cut_model(model, shards, progress=progress)
