@@ -66,9 +66,9 @@ def benches() -> list[Bench]:
         Bench(
             f"one-process-{shape}-{mix}",
             f"{title}, {mix.upper()}",
-            ("one_process.py", "--shape", shape, "--mix", mix, "--rounds", "3",
+            ("one_process.py", "--shape", shape, "--mix", mix, "--rounds", "5",
              "-p", "256", "-n", "32", "-r", "2"),
-            (LLAMA,), minutes=4,
+            (LLAMA,), minutes=5,
         )
         for shape, title in SHAPES.items() for mix in MIXES
     ]  # fmt: skip
