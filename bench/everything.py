@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,13 @@ class Bench:
     needs: tuple[str, ...] = ()  # environment variables
     as_root: bool = False
     minutes: int = 5  # about, to tell who waits
+    room: str = ""  # that it takes
 
     @property
     def why_not(self) -> str:
         """What is missing here, or ""."""
+        if find_spec("gguf") is None:
+            return "pip install --group bench, in dure's folder"
         missing = [name for name in self.needs if not os.environ.get(name)]
         if missing:
             return f"set {' and '.join(missing)}"
@@ -95,7 +99,13 @@ def benches() -> list[Bench]:
         *exchanges,
         Bench("depth", "Long contexts", ("depth.py", "--rounds", "2"), (LLAMA,), True, 25),
         Bench("speculation", "Guessing ahead", ("speculation.py", "--rounds", "5"), minutes=6),
-        Bench("large", "A model that fills the machine", ("large.py",), minutes=10),
+        Bench(
+            "large",
+            "A model that fills the machine",
+            ("large.py",),
+            minutes=10,
+            room="takes 20 GB of memory and 36 GB of disk",
+        ),
         Bench("serve", "Serving", ("serve.py", "--rounds", "3"), SERVER, minutes=12),
     ]
 
@@ -107,8 +117,11 @@ def run() -> int:
     if not chosen:
         raise BenchError(f"no benchmark is called {' or '.join(arguments.only)}: see --list")
     if arguments.list:
+        width = max(len(bench.name) for bench in chosen)
         for bench in chosen:
-            print(f"{bench.name:<36}{bench.minutes:>3} min  {bench.why_not}")
+            print(
+                f"{bench.name:<{width}}{bench.minutes:>4} min  {bench.why_not or bench.room}".rstrip()
+            )
         return 0
     arguments.results.mkdir(parents=True, exist_ok=True)
     if not arguments.pages:

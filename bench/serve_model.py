@@ -17,10 +17,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 from measure import BenchError, main, progress
-from shapes import add_model_options, gguf_file, shape_of
+from shapes import add_model_options, gguf_file, gguf_package, shape_of
 
 ARCHITECTURE = "general.architecture"
 TOKENIZER = "tokenizer."
@@ -38,12 +37,12 @@ def serving_model(shape: str, vocabulary: Path, directory: Path) -> Path:
     if path.exists():
         return path
     source = gguf_file(shape, directory)
-    tokenizer = gguf.GGUFReader(vocabulary)
+    tokenizer = gguf_package().GGUFReader(vocabulary)
     _check_size(tokenizer, vocabulary, shape)
     progress(f"writing {path}")
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        _merge(gguf.GGUFReader(source), tokenizer, unfinished)
+        _merge(gguf_package().GGUFReader(source), tokenizer, unfinished)
         unfinished.rename(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -76,7 +75,7 @@ def _check_size(tokenizer: Any, vocabulary: Path, shape: str) -> None:
 
 
 def _merge(model: Any, tokenizer: Any, path: Path) -> None:
-    writer = gguf.GGUFWriter(path, model.get_field(ARCHITECTURE).contents())
+    writer = gguf_package().GGUFWriter(path, model.get_field(ARCHITECTURE).contents())
     for name, field in model.fields.items():
         if name != ARCHITECTURE and not name.startswith(("GGUF.", TOKENIZER)):
             _copy_field(writer, name, field)

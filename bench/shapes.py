@@ -17,24 +17,18 @@ from __future__ import annotations
 import argparse
 import os
 import struct
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from measure import BenchError, main, progress
-
-try:
-    import gguf
-except ModuleNotFoundError:
-    print("error: the benchmarks write models with PyPI's gguf: pip install gguf", file=sys.stderr)
-    sys.exit(2)
 
 REVISION = 2
 """Part of every file name: raised when the contents of the files change."""
@@ -43,6 +37,17 @@ SEED = 20_251
 CONTEXT_LENGTH = 32_768
 DLLAMA_CONTEXT_LENGTH = 4096  # its KV cache is as long
 LARGEST_PIECE = 64 << 20
+
+
+@cache
+def gguf_package() -> Any:
+    """PyPI's gguf. Raises BenchError where it is not installed."""
+    try:
+        return import_module("gguf")
+    except ModuleNotFoundError:
+        raise BenchError(
+            "models are written with PyPI's gguf: pip install --group bench, in dure's folder"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +255,13 @@ def _finished(path: Path) -> Iterator[Path]:
 
 
 def _write_gguf(shape: Shape, mix: str, path: Path) -> None:
-    writer = gguf.GGUFWriter(path, shape.architecture)
+    writer = gguf_package().GGUFWriter(path, shape.architecture)
     _add_metadata(writer, shape, mix)
     for tensor in tensors(shape, mix):
         quantized = tensor.kind in BLOCKS
         dtype = np.dtype(np.uint8 if quantized else np.float32)
         size = int(np.prod(tensor.stored_shape)) * dtype.itemsize
-        raw = gguf.GGMLQuantizationType[tensor.kind if quantized else "F32"]
+        raw = gguf_package().GGMLQuantizationType[tensor.kind if quantized else "F32"]
         writer.add_tensor_info(tensor.name, tensor.stored_shape, dtype, size, raw)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -268,7 +273,7 @@ def _write_gguf(shape: Shape, mix: str, path: Path) -> None:
 
 def _add_metadata(writer: Any, s: Shape, mix: str) -> None:
     writer.add_name("random weights")
-    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{mix.upper()}"])
+    writer.add_file_type(gguf_package().LlamaFileType[f"MOSTLY_{mix.upper()}"])
     writer.add_block_count(s.layers)
     writer.add_context_length(CONTEXT_LENGTH)
     writer.add_embedding_length(s.embedding)
@@ -326,12 +331,14 @@ def _dllama_model_pairs(s: Shape) -> list[tuple[int, int]]:
 
 
 def _write_dllama_model(shape: Shape, source: Path, file: BinaryIO) -> None:
-    weights = {tensor.name: tensor.data for tensor in gguf.GGUFReader(source).tensors}
+    weights = {tensor.name: tensor.data for tensor in gguf_package().GGUFReader(source).tensors}
     embedding = weights["token_embd.weight"]
     file.write(_dllama_header(_MODEL_MAGIC, _dllama_model_pairs(shape)))
     rows = max(1, LARGEST_PIECE // (4 * shape.embedding))
     for start in range(0, shape.vocabulary, rows):
-        piece = gguf.dequantize(embedding[start : start + rows], gguf.GGMLQuantizationType.Q4_0)
+        piece = gguf_package().dequantize(
+            embedding[start : start + rows], gguf_package().GGMLQuantizationType.Q4_0
+        )
         file.write(piece.astype("<f4").tobytes())
     for layer in range(shape.layers):
         for matrix in _dllama_layer(shape, layer, weights):

@@ -102,7 +102,7 @@ def print_trace(figures: dict[str, Any], tokens_per_s: float) -> None:
         table.add_column(f"rank {n}", justify="right")
     for name in (part for part in PARTS if any(rank[part] for rank in ranks)):
         table.add_row(_MEANINGS[name], *(f"{rank[name]:.2f}" for rank in ranks))
-    table.add_row("all", *(f"{sum(rank.values()):.2f}" for rank in ranks))
+    table.add_row("all, of the tokens traced", *(f"{sum(rank.values()):.2f}" for rank in ranks))
     output.print(table)
     floor = figures["floor_ms"]
     least, token = sum(floor.values()), 1e3 / tokens_per_s
@@ -111,5 +111,5 @@ def print_trace(figures: dict[str, Any], tokens_per_s: float) -> None:
     output.print(
         f"floor       {least:.2f} ms: weights {floor['memory']:.2f} (memory reads {speeds} GB/s)"
         f"{exchange if len(ranks) > 1 else ''}\n"
-        f"a token     {token:.2f} ms, {token / least:.2f} times as long"
+        f"a token     {token:.2f} ms in the runs below, {token / least:.2f} times as long"
     )
