@@ -358,9 +358,22 @@ def test_a_prompt_longer_than_the_context_is_refused(dure: Dure, ranks: int) -> 
 
 def test_a_missing_mpiexec_is_told_with_the_package_that_brings_it(dure: Dure) -> None:
     """Where mpiexec is not there, the cure is pip or one rank."""
-    words = ("mpiexec", "/nonexistent", "pip install mpich", "--ranks 1")
+    words = ("DURE_MPIEXEC=/nonexistent", "pip install mpich", "--ranks 1")
     options = ("run", DEMO, "hi", "--ranks", 2)
     check_refusal(dure, FAILED, words, *options, DURE_MPIEXEC="/nonexistent")
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "words"),
+    [("nosuchprogram -c", ("nosuchprogram", "no program")), ("env 'A=1", ("quotation",))],
+)
+def test_a_rank_wrapper_that_cannot_be_started_is_told(
+    dure: Dure, wrapper: str, words: tuple[str, ...]
+) -> None:
+    """What stands in DURE_RANK_WRAPPER is checked before ranks are started."""
+    options = ("run", DEMO, "hi", "--ranks", 2)
+    words = ("DURE_RANK_WRAPPER", "unset it", *words)
+    check_refusal(dure, SENSELESS, words, *options, DURE_RANK_WRAPPER=wrapper)
 
 
 @pytest.mark.parametrize("seconds", ["soon", "0", "-3", "nan", "inf"])

@@ -434,11 +434,27 @@ def _find_mpiexec() -> list[str]:
     beside = Path(sysconfig.get_path("scripts")) / "mpiexec"
     path = named or (str(beside) if beside.exists() else None) or shutil.which("mpiexec")
     if path is None or shutil.which(path) is None:
-        raise ResourceError(
-            f"mpiexec is not installed ({named or beside} does not exist): "
-            "`pip install mpich` brings it, or use --ranks 1"
+        cause = (
+            f"DURE_MPIEXEC={named} is no program, so there is no mpiexec: unset it, or"
+            if named
+            else f"mpiexec is not installed ({beside} does not exist):"
         )
+        raise ResourceError(f"{cause} `pip install mpich` brings it, or use --ranks 1")
     return [path]
+
+
+def _rank_wrapper(rank: int) -> list[str]:
+    """The words before a rank's own command, as DURE_RANK_WRAPPER says. Raises UsageError."""
+    text = os.environ.get("DURE_RANK_WRAPPER", "").replace("{rank}", str(rank))
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"DURE_RANK_WRAPPER={text}: {error}: mend it, or unset it") from None
+    if words and shutil.which(words[0]) is None:
+        raise UsageError(
+            f"DURE_RANK_WRAPPER={text}: {words[0]} is no program: mend it, or unset it"
+        )
+    return words
 
 
 class _HereLaunch:
@@ -453,7 +469,6 @@ class _HereLaunch:
 
     def arguments(self, job_file: Path, n_ranks: int) -> list[str]:
         """One part for each rank, so that DURE_RANK_WRAPPER may put each into its own surroundings."""
-        wrapper = os.environ.get("DURE_RANK_WRAPPER", "")
         parts = [
             [
                 "-n",
@@ -462,7 +477,7 @@ class _HereLaunch:
                 "-c",
                 GUARD,
                 str(job_file.with_name(f"rank{rank}.exit")),
-                *shlex.split(wrapper.replace("{rank}", str(rank))),
+                *_rank_wrapper(rank),
                 sys.executable,
                 "-m",
                 "dure.engine.rank",
