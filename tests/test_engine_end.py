@@ -267,7 +267,9 @@ def test_a_missing_mpiexec_says_what_brings_it(
 ) -> None:
     monkeypatch.setenv("DURE_MPIEXEC", "/nonexistent/mpiexec")
     shards, plan = _cut(model_path, tmp_path / "shards")
-    with pytest.raises(ResourceError, match=r"DURE_MPIEXEC=/nonexistent/mpiexec is no program.*pip install"):
+    with pytest.raises(
+        ResourceError, match=r"DURE_MPIEXEC=/nonexistent/mpiexec is no program.*pip install"
+    ):
         _start(model_path, shards, plan)
 
 
