@@ -40,5 +40,5 @@ def test_the_demo_fails_where_dure_fails(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert "dure: mpiexec" in done.stderr
+    assert "dure: DURE_MPIEXEC=/nonexistent" in done.stderr
     assert "Traceback" not in done.stderr
