@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from measure import BenchError, main, progress
-from shapes import MIXES, default_directory
+from shapes import CURE, MIXES, default_directory
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
@@ -57,7 +57,7 @@ class Bench:
     def why_not(self) -> str:
         """What is missing here, or ""."""
         if find_spec("gguf") is None:
-            return "pip install --group bench, in dure's folder"
+            return CURE
         missing = [name for name in self.needs if not os.environ.get(name)]
         if missing:
             return f"set {' and '.join(missing)}"

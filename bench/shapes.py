@@ -37,6 +37,7 @@ SEED = 20_251
 CONTEXT_LENGTH = 32_768
 DLLAMA_CONTEXT_LENGTH = 4096  # its KV cache is as long
 LARGEST_PIECE = 64 << 20
+CURE = "pip install --group bench, in dure's folder"  # where gguf is not installed
 
 
 @cache
@@ -45,9 +46,7 @@ def gguf_package() -> Any:
     try:
         return import_module("gguf")
     except ModuleNotFoundError:
-        raise BenchError(
-            "models are written with PyPI's gguf: pip install --group bench, in dure's folder"
-        ) from None
+        raise BenchError(f"models are written with PyPI's gguf: {CURE}") from None
 
 
 @dataclass(frozen=True, slots=True)

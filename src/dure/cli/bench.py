@@ -79,12 +79,7 @@ def bench(
 
     Example: dure bench models/dure-demo.gguf --ranks 2 -p 128 -n 64
     """
-    _check(n_prompt, n_generate, depth, repeat)
-    needed = depth + max(n_prompt, n_generate)
-    if ctx is not None and ctx < needed:
-        raise UsageError(
-            f"--ctx {ctx} is less than the {needed} tokens of a run: raise it, or use smaller -d, -p and -n"
-        )
+    needed = _tokens_needed(n_prompt, n_generate, depth, repeat, ctx)
     file = resolve_model(model)
     with open_gguf(file) as gguf:
         trained = gguf.int(f"{gguf.architecture}.context_length", needed)
@@ -116,12 +111,19 @@ def bench(
         _print(facts)
 
 
-def _check(n_prompt: int, n_generate: int, depth: int, repeat: int) -> None:
+def _tokens_needed(n_prompt: int, n_generate: int, depth: int, repeat: int, ctx: int | None) -> int:
+    """Tokens of the longest run. Raises UsageError for numbers that make no sense."""
     for name, number in (("-p", n_prompt), ("-n", n_generate), ("--repeat", repeat)):
         if number < 1:
             raise UsageError(f"{name} {number}: give a number above 0")
     if depth < 0:
         raise UsageError(f"-d {depth}: give 0 or a number above")
+    needed = depth + max(n_prompt, n_generate)
+    if ctx is not None and ctx < needed:
+        raise UsageError(
+            f"--ctx {ctx} is less than the {needed} tokens of a run: raise it, or use smaller -d, -p and -n"
+        )
+    return needed
 
 
 def _traced(executor: Executor, path: Path, n_tokens: int) -> list[RankTrace]:

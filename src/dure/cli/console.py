@@ -37,11 +37,16 @@ __all__ = [
 
 UNWRAPPED = 10_000  # columns
 
-errors = Console(stderr=True, highlight=False, emoji=False)
-output = Console(highlight=False, emoji=False, markup=False)
-for console in (errors, output):
+
+def _console(*, stderr: bool, markup: bool) -> Console:
+    console = Console(stderr=stderr, markup=markup, highlight=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = UNWRAPPED  # in a file or a pipe, whoever reads it may wrap it
+    return console
+
+
+errors = _console(stderr=True, markup=True)
+output = _console(stderr=False, markup=False)
 
 
 def write(text: str) -> None:

@@ -184,13 +184,13 @@ def _print_timings(session: Session, facts: list[RankFacts]) -> None:
     figures = _figures_of(session)
     token = figures["per_token_ms"]
     n_guessed = figures["drafted_tokens"]
-    guessed = f"{figures['accepted_tokens']} of {n_guessed} guessed ones right"
+    right = f"{figures['accepted_tokens']} of {n_guessed} guessed ones right"
     peaks = ", ".join(bytes_text(rank.peak_bytes) for rank in facts)
     errors.print(
         f"\nprompt      {figures['prompt_tokens']} tokens, "
         f"{figures['prompt_tokens_per_s']:.1f} tokens/s\n"
         f"generation  {figures['tokens']} tokens, {figures['tokens_per_s']:.1f} tokens/s, "
-        f"{guessed if n_guessed else 'none guessed'}\n"
+        f"{right if n_guessed else 'none guessed'}\n"
         f"per token   compute {token['compute']:.2f} ms, sync {token['sync']:.2f} ms, "
         f"other {token['other']:.2f} ms, {bytes_text(figures['bytes_sent_per_token'])} sent by each rank\n"
         f"peak memory {peaks}"

@@ -25,7 +25,7 @@ from dure.errors import ModelError, UsageError
 from dure.generate.lifecycle import Happening
 from dure.generate.threads import tune_threads
 from dure.hardware.machine import Machine
-from dure.hardware.probe import cpus, probe
+from dure.hardware.probe import n_cpus, probe
 from dure.model.architecture import ARCHITECTURES, shape_of
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile
@@ -230,9 +230,9 @@ def _warn(n_ranks: int, threads: int, machine: Machine, listener: Listener) -> N
             f"{n_ranks} ranks share the {machine.cores} cores of this machine: right, but slower "
             "than fewer ranks"
         )
-    elif n_ranks * threads > len(cpus()):
+    elif n_ranks * threads > n_cpus():
         listener.warn(
-            f"{n_ranks * threads} threads share the {len(cpus())} processors of this machine and wait "
+            f"{n_ranks * threads} threads share the {n_cpus()} processors of this machine and wait "
             f"for each other: --threads {machine.cores // n_ranks} is faster"
         )
     if has_amx():

@@ -17,7 +17,7 @@ import psutil
 from dure.hardware.health import Health, Link, Platform
 from dure.hardware.machine import Machine
 
-__all__ = ["cpus", "health", "platform", "probe"]
+__all__ = ["cpus", "health", "n_cpus", "platform", "probe"]
 
 # What decides which of llama.cpp's kernels run: as Linux names them on x86 and on ARM.
 _FEATURES = (
@@ -41,7 +41,12 @@ def probe() -> Machine:
 
 
 def _cores() -> int:
-    return max(1, min(len(_ALLOWED), psutil.cpu_count(logical=False) or len(_ALLOWED)))
+    return max(1, min(n_cpus(), psutil.cpu_count(logical=False) or n_cpus()))
+
+
+def n_cpus() -> int:
+    """How many CPUs this process may use, hyper-threads included."""
+    return len(_ALLOWED)
 
 
 def cpus() -> tuple[int, ...]:
