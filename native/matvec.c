@@ -264,6 +264,10 @@ static void pack_super(struct q8_block *blocks) {
     memcpy(blocks, &packed, sizeof packed);
 }
 
+INLINE const struct q8_super *super_of(const struct q8_block *vector, int64_t s) {
+    return (const struct q8_super *)&vector[s * SUPER];
+}
+
 // The numbers of four blocks, raised by 32, from their lower and upper bits.
 struct four_blocks {
     __m512i first, second;
@@ -301,7 +305,7 @@ INLINE void multiply_q6_k(const int n, const struct q6_k_row *row, const struct 
         const __m512i wide = _mm512_cvtepu16_epi32(scales);  // the other half of a lane counts nothing
         __m512i whole[MOST_VECTORS];
         for (int i = 0; i < n; i++) {
-            const struct q8_super *const v = (const struct q8_super *)&vectors[i][s * SUPER];
+            const struct q8_super *const v = super_of(vectors[i], s);
             const __m256i raised = _mm256_madd_epi16(scales, load_bytes(v->sums));
             whole[i] = _mm512_sub_epi32(_mm512_setzero_si512(),
                                         _mm512_zextsi256_si512(_mm256_slli_epi32(raised, 5)));
@@ -310,7 +314,7 @@ INLINE void multiply_q6_k(const int n, const struct q6_k_row *row, const struct 
             const struct four_blocks rows = four_of(row, half);
             const __m512i first = four_scales(wide, 8 * half), second = four_scales(wide, 8 * half + 4);
             for (int i = 0; i < n; i++) {
-                const struct q8_super *const v = (const struct q8_super *)&vectors[i][s * SUPER];
+                const struct q8_super *const v = super_of(vectors[i], s);
                 const int8_t *const x = v->numbers + half * 4 * BLOCK;
                 const __m512i zero = _mm512_setzero_si512();
                 const __m512i a = _mm512_dpbusd_epi32(zero, rows.first, _mm512_loadu_si512(x));
@@ -321,7 +325,7 @@ INLINE void multiply_q6_k(const int n, const struct q6_k_row *row, const struct 
         }
         const float scale = _cvtsh_ss(row->scale);
         for (int i = 0; i < n; i++) {
-            const struct q8_super *const v = (const struct q8_super *)&vectors[i][s * SUPER];
+            const struct q8_super *const v = super_of(vectors[i], s);
             sums[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole[i]), _mm512_set1_ps(scale * v->scale), sums[i]);
         }
     }
