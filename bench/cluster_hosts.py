@@ -176,6 +176,6 @@ def ranks_of(machine: Machine) -> list[psutil.Process]:
     found = []
     for process in processes_of(machine):
         with contextlib.suppress(psutil.Error):
-            if process.cmdline()[1:3] == ["-m", "dure.engine.rank"]:
+            if process.cmdline()[1:3] == ["-m", "dure.engine.ranks.rank"]:
                 found.append(process)
     return found

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import sys
 
-from dure.engine.native import mpi
-from dure.engine.sums import Sums, Wire, exchange_seconds
+from dure.engine.compute.allreduce import Sums, Wire, exchange_seconds
+from dure.engine.compute.native import mpi
 
 
 def run(n_bytes: int, repeats: int) -> None:

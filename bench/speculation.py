@@ -28,15 +28,15 @@ from measure import (
 )
 from shapes import add_model_options, gguf_file
 
+from dure.engine.compute.llama import Limits
 from dure.engine.executor import Candidates, Executor, Floats
-from dure.engine.llama import Limits
 from dure.engine.local import LocalExecutor
-from dure.generate.drafting import drafting_for
-from dure.generate.guessing import Guessing
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Done, Request, Sampling, Token
 from dure.generate.sampling import Sampler
-from dure.generate.scheduler import Running
+from dure.generate.scheduler.scheduler import Running
+from dure.generate.speculative.budget import drafting_for
+from dure.generate.speculative.proposer import Guessing
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 

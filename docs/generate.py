@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from dure.generate.lifecycle import diagram
+from dure.worker.lifecycle import diagram
 
 PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {"lifecycle": ("architecture.md", diagram)}
 """By name: the page, and what makes the part."""

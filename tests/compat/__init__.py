@@ -1,4 +1,4 @@
 """llama.cpp's own server tests and scripts, run against `dure serve`.
 
-cd tests && python -m compat.run /path/to/llama.cpp
+python -m tests.compat.run /path/to/llama.cpp
 """

@@ -3,7 +3,7 @@
 Knows the file's form, how a run compares with it, and the page that is made of it.
 Refuses to know how cases are run.
 
-    cd tests && python -m compat.expected > ../docs/compatibility.md
+    python -m tests.compat.expected > docs/compatibility.md
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from compat.suite import SCRIPTS, TEST_FILES, Outcome
+from tests.compat.suite import SCRIPTS, TEST_FILES, Outcome
 
 __all__ = ["EXPECTED_FILE", "Expectation", "Verdict", "page", "read_expected", "surprises"]
 
@@ -136,7 +136,7 @@ _HEAD = "\n".join(  # one sentence a line
         "- *on purpose*: dure has it, and answers otherwise.\n",
         "This page is made from `tests/compat/expected.toml`; "
         "a run fails when a case ends otherwise than listed:\n",
-        "    cd tests && python -m compat.run /path/to/llama.cpp",
+        "    python -m tests.compat.run /path/to/llama.cpp",
     )
 )
 

@@ -1,7 +1,7 @@
 """Run llama.cpp's server tests against `dure serve`, and compare with what is expected.
 
-    cd tests && python -m compat.run /path/to/llama.cpp
-    cd tests && python -m compat.run /path/to/llama.cpp test_tokenize.py --llama-server PROGRAM
+    python -m tests.compat.run /path/to/llama.cpp
+    python -m tests.compat.run /path/to/llama.cpp test_tokenize.py --llama-server PROGRAM
 
 The exit status is 0 where every case ended as `expected.toml` says, 1 where one did not, and 2
 where the suite cannot run. With --llama-server that program answers, and nothing is compared.
@@ -13,8 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from compat.expected import Expectation, read_expected, surprises
-from compat.suite import SCRIPTS, TEST_FILES, Outcome, SuiteError, run_suite
+from tests.compat.expected import Expectation, read_expected, surprises
+from tests.compat.suite import SCRIPTS, TEST_FILES, Outcome, SuiteError, run_suite
 
 __all__ = ["main"]
 

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compat import plugin, shim
+from tests.compat import plugin, shim
 
 __all__ = ["SCRIPTS", "TEST_FILES", "Outcome", "SuiteError", "run_suite"]
 
@@ -81,13 +81,13 @@ def run_suite(
 def _launcher(directory: Path) -> Path:
     """The tests start one program, by its path."""
     path = directory / "llama-server"
-    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m compat.shim "$@"\n')
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m tests.compat.shim "$@"\n')
     path.chmod(0o755)
     return path
 
 
 def _environment(model: Path, llama_server: Path | None) -> dict[str, str]:
-    ours = str(Path(__file__).resolve().parent.parent)
+    ours = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([ours, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {
         **os.environ,
@@ -109,7 +109,7 @@ def _run_tests(
     outcomes = launcher.with_name(f"{name}.jsonl")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", f"unit/{name}", "-m", "not slow", "-q",
-         "-p", "compat.plugin", "-p", "no:cacheprovider", "-p", "no:randomly",
+         "-p", "tests.compat.plugin", "-p", "no:cacheprovider", "-p", "no:randomly",
          "--timeout", str(CASE_TIMEOUT_S)],
         cwd=tests, check=False, capture_output=True, text=True,
         env={**environment, "LLAMA_SERVER_BIN_PATH": str(launcher), "PORT": str(_free_port()),

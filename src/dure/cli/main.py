@@ -18,25 +18,25 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from dure.cli.bench import bench
-from dure.cli.cache import cache
-from dure.cli.chat import chat
-from dure.cli.cluster import cluster
-from dure.cli.completion import complete_bash
-from dure.cli.config import config
-from dure.cli.configuration import Configured
-from dure.cli.console import print_error
-from dure.cli.cut import cut
-from dure.cli.join import join
-from dure.cli.ls import ls
-from dure.cli.node import node
-from dure.cli.ps import ps
-from dure.cli.pull import pull
-from dure.cli.rm import rm
-from dure.cli.run import run
-from dure.cli.serve import serve
-from dure.cli.show import show
-from dure.cli.stop import stop
+from dure.cli.commands.bench import bench
+from dure.cli.commands.cache import cache
+from dure.cli.commands.chat import chat
+from dure.cli.commands.cluster import cluster
+from dure.cli.commands.config import config
+from dure.cli.commands.cut import cut
+from dure.cli.commands.join import join
+from dure.cli.commands.ls import ls
+from dure.cli.commands.node import node
+from dure.cli.commands.ps import ps
+from dure.cli.commands.pull import pull
+from dure.cli.commands.rm import rm
+from dure.cli.commands.run import run
+from dure.cli.commands.serve import serve
+from dure.cli.commands.show import show
+from dure.cli.commands.stop import stop
+from dure.cli.terminal.completion import complete_bash
+from dure.cli.terminal.configuration import Configured
+from dure.cli.terminal.console import print_error
 from dure.errors import DureError, ResourceError, UsageError
 
 __all__ = ["app", "main"]

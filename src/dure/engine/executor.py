@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dure.engine.trace import RankTrace
+from dure.engine.instruments.trace import RankTrace
 from dure.errors import UsageError
 
 __all__ = [

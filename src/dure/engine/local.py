@@ -10,7 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dure.engine.best import adjust, best_of_slice, merge
+from dure.engine.compute.allreduce import SumTimes, read_bytes_per_s
+from dure.engine.compute.llama import Limits, LoadedModel
+from dure.engine.compute.memory import peak_bytes
+from dure.engine.compute.top_k import adjust, best_of_slice, merge
 from dure.engine.executor import (
     Adjustment,
     Batch,
@@ -24,11 +27,8 @@ from dure.engine.executor import (
     check_batch,
     nothing,
 )
-from dure.engine.kept import KeptFiles
-from dure.engine.llama import Limits, LoadedModel
-from dure.engine.memory import peak_bytes
-from dure.engine.sums import SumTimes, read_bytes_per_s
-from dure.engine.trace import MOST_PASSES, RankTrace, StepTrace
+from dure.engine.instruments.trace import MOST_PASSES, RankTrace, StepTrace
+from dure.engine.saved.sequence_files import KeptFiles
 from dure.errors import UsageError
 
 __all__ = ["LocalExecutor"]

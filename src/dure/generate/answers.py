@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dure.engine.executor import Floats, StepStats
-from dure.generate.drafting import BY_MODEL, Acceptance
-from dure.generate.lookup import Lookup
 from dure.generate.request import Request, Timings
 from dure.generate.sampling import Sampler
-from dure.generate.scheduler import Running
+from dure.generate.scheduler.scheduler import Running
+from dure.generate.speculative.budget import BY_MODEL, Acceptance
+from dure.generate.speculative.prompt_lookup import Lookup
 
 __all__ = ["Answer", "Totals", "timings_of"]
 

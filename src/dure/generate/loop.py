@@ -16,7 +16,7 @@ from dure.engine.executor import Batch, Candidates, Executor, KvOp, StepStats, n
 from dure.errors import DureError, ModelError
 from dure.generate.answers import Answer, Totals, timings_of
 from dure.generate.checkpoints import Checkpoints
-from dure.generate.guessing import Guessing
+from dure.generate.prefix_store import PrefixStore
 from dure.generate.request import (
     Done,
     Embedded,
@@ -30,7 +30,7 @@ from dure.generate.request import (
     check_tokens,
 )
 from dure.generate.sampling import GrammarEnd, Sampler
-from dure.generate.scheduler import (
+from dure.generate.scheduler.scheduler import (
     Action,
     Copy,
     Drop,
@@ -43,7 +43,7 @@ from dure.generate.scheduler import (
     Swap,
     Work,
 )
-from dure.generate.store import PrefixStore
+from dure.generate.speculative.proposer import Guessing
 from dure.model.vocabulary import Vocabulary
 
 __all__ = ["EngineLoop"]

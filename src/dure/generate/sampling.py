@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dure.engine.executor import BEST, Adjustment, Candidates, Floats, Ints
 from dure.errors import ModelError
-from dure.generate.chain import Chain, DryPenalties, GrammarState
+from dure.generate.llama_samplers import Chain, DryPenalties, GrammarState
 from dure.generate.request import Grammar, Sampling
 from dure.model.vocabulary import Vocabulary
 

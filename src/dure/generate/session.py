@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import dure.errors
 from dure.engine.executor import Executor
 from dure.errors import ContextError, EngineError, UsageError
-from dure.generate.guessing import Guessing
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Done, Failed, Request, Sampling, Timings, Token
+from dure.generate.speculative.proposer import Guessing
 from dure.model.vocabulary import Vocabulary
 
 __all__ = ["Piece", "Session"]

@@ -14,9 +14,9 @@ import msgspec
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from dure.http.body import JsonRoute
+from dure.http.problems import Shape, install_error_handlers
 from dure.serve import docs
-from dure.serve.body import JsonRoute
-from dure.serve.errors import Shape, install_error_handlers
 from dure.serve.openai import chat, completions, embeddings, health, models, native, tokens
 from dure.serve.state import ServerState
 

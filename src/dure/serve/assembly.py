@@ -19,21 +19,21 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from dure.chat.format import ChatFormatter
 from dure.errors import DureError
-from dure.generate.client import EngineClient
-from dure.generate.protocol import EngineOptions
 from dure.generate.request import Sampling
+from dure.http.server import serve
+from dure.http.settings import ServerSettings
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.serve import anthropic, ollama, responses
 from dure.serve.app import build_app
-from dure.serve.chat.format import ChatFormatter
 from dure.serve.cluster_watch import ClusterWatch
 from dure.serve.measured import MeasuredEngine
 from dure.serve.metrics import Metrics
-from dure.serve.server import serve
-from dure.serve.settings import ServerSettings
 from dure.serve.state import EmbeddingModel, ServerState
+from dure.worker.protocol import EngineOptions
+from dure.worker.supervisor import EngineClient
 
 __all__ = ["ServerPlan", "run_server"]
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from dure.cluster.changes import Changes
-from dure.cluster.membership import Cluster, cluster_directory
-from dure.cluster.survey import NodeReport, Nodes
+from dure.cluster.root.changes import Changes
+from dure.cluster.root.membership import Cluster, cluster_directory
+from dure.cluster.root.survey import NodeReport, Nodes
 from dure.errors import DureError
 from dure.hardware.health import Health
 

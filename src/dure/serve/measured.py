@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from dure.errors import ContextError
 from dure.generate.request import Done, EngineStats, Event, Failed, ModelInfo, Request, Token
-from dure.serve.access_log import RequestRecord, current_record
+from dure.http.access_log import RequestRecord, current_record
 from dure.serve.engine import Answer, Engine, EngineState
 from dure.serve.metrics import Metrics
 

@@ -20,10 +20,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from dure.cluster.survey import NodeReport
+from dure.cluster.root.survey import NodeReport
 from dure.errors import NotReadyError
 from dure.generate.request import EngineStats, Timings
-from dure.serve.access_log import RequestRecord
+from dure.http.access_log import RequestRecord
 from dure.serve.cluster_watch import node_metrics
 from dure.serve.engine import Engine
 

@@ -14,6 +14,18 @@ from typing import Literal
 import msgspec
 
 from dure import errors
+from dure.chat.task import (
+    ChatEvent,
+    Content,
+    Finished,
+    GenerationOptions,
+    PromptProgress,
+    Reasoning,
+    TokenLogprob,
+    ToolArguments,
+    ToolCall,
+)
+from dure.chat.text import Chunk, TextAssembler
 from dure.errors import ContextError, DureError, EngineError
 from dure.generate.request import (
     Done,
@@ -26,21 +38,9 @@ from dure.generate.request import (
     Timings,
     Token,
 )
-from dure.serve.chat.task import (
-    ChatEvent,
-    Content,
-    Finished,
-    GenerationOptions,
-    PromptProgress,
-    Reasoning,
-    TokenLogprob,
-    ToolArguments,
-    ToolCall,
-)
 from dure.serve.engine import Answer
 from dure.serve.runs import Merged, Run
 from dure.serve.state import Prepared, ServerState
-from dure.serve.text import Chunk, TextAssembler
 
 __all__ = ["TextEvent", "run_chat", "run_chats", "run_text", "run_texts"]
 

@@ -13,18 +13,18 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
-from dure.errors import NotReadyError, UsageError
-from dure.generate.request import Grammar, Sampling
-from dure.model.vocabulary import Vocabulary
-from dure.serve.chat.task import (
+from dure.chat.task import (
     ChatTask,
     Content,
     Reasoning,
     ToolArguments,
     ToolCall,
 )
+from dure.errors import NotReadyError, UsageError
+from dure.generate.request import Grammar, Sampling
+from dure.http.problems import ParameterError
+from dure.model.vocabulary import Vocabulary
 from dure.serve.engine import Engine
-from dure.serve.errors import ParameterError
 
 __all__ = [
     "EmbeddingModel",
@@ -51,7 +51,7 @@ class Parser(Protocol):
 
 
 class Prepared(Protocol):
-    """A conversation as the model reads it. See `dure.serve.chat`."""
+    """A conversation as the model reads it. See `dure.chat`."""
 
     @property
     def prompt(self) -> list[int]:

@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from dure.generate.request import Timings
-from dure.serve.chat.task import (
+from dure.chat.task import (
     ChatEvent,
     Content,
     Finished,
@@ -22,6 +21,7 @@ from dure.serve.chat.task import (
     ToolArguments,
     ToolCall,
 )
+from dure.generate.request import Timings
 
 __all__ = ["MessageAnswer", "Thoughts"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dure.serve.errors import Problem
+from dure.http.problems import Problem
 
 __all__ = ["anthropic_error"]
 

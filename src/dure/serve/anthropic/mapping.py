@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from dure.chat.task import ChatTask, GenerationOptions, JsonSchema, NamedTool, Tool
 from dure.errors import UsageError
 from dure.generate.request import Sampling
 from dure.serve.anthropic.answer import Thoughts
@@ -24,7 +25,6 @@ from dure.serve.anthropic.requests import (
     Thinking,
     ToolChoice,
 )
-from dure.serve.chat.task import ChatTask, GenerationOptions, JsonSchema, NamedTool, Tool
 
 __all__ = ["options_of", "quieter", "task_of", "thoughts_of"]
 

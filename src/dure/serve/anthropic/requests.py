@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
-from dure.serve.body import StrictModel, examples
+from dure.http.body import StrictModel, examples
 
 __all__ = [
     "Block",

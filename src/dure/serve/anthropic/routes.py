@@ -13,18 +13,18 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from dure.chat.task import ChatEvent
 from dure.errors import UsageError
+from dure.http.body import JsonRoute
+from dure.http.problems import Problem, json_response, problem_of
+from dure.http.sse import EventStream, opened, sse, while_connected
 from dure.serve.anthropic.answer import MessageAnswer
 from dure.serve.anthropic.document import MessageObject, TokenCount, documented
 from dure.serve.anthropic.errors import anthropic_error
 from dure.serve.anthropic.mapping import options_of, quieter, task_of, thoughts_of
 from dure.serve.anthropic.requests import CountTokensRequest, MessagesRequest
-from dure.serve.body import JsonRoute
-from dure.serve.chat.task import ChatEvent
-from dure.serve.errors import Problem, json_response, problem_of
 from dure.serve.runner import run_chat
 from dure.serve.runs import Run
-from dure.serve.sse import EventStream, opened, sse, while_connected
 from dure.serve.state import Prepared, ServerState, State, owner_of
 
 __all__ = ["router"]

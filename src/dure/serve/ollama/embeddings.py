@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from dure.errors import ContextError, UsageError
-from dure.serve.errors import ForbiddenError
+from dure.http.problems import ForbiddenError
 from dure.serve.ollama.options import Options, sampling_of
 from dure.serve.state import ServerState
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dure.serve.errors import Problem
+from dure.http.problems import Problem
 
 __all__ = ["ollama_error"]
 

@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from dure.chat.task import ChatTask, GenerationOptions, JsonObject, JsonSchema, Tool
 from dure.errors import UsageError
 from dure.generate.request import Sampling
-from dure.serve.chat.task import ChatTask, GenerationOptions, JsonObject, JsonSchema, Tool
 from dure.serve.ollama.conversation import messages_of, refuse_images
 from dure.serve.ollama.options import limit_of, sampling_of, stops_of
 from dure.serve.ollama.requests import AnswerRequest, ChatRequest, GenerateRequest, InputTool

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from dure.errors import UsageError
 from dure.generate.request import Sampling
-from dure.serve.body import StrictModel
+from dure.http.body import StrictModel
 
 __all__ = ["Options", "limit_of", "sampling_of", "stops_of"]
 

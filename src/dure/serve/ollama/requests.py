@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import MaxLen
 from pydantic import Field
 
-from dure.serve.body import StrictModel, examples
+from dure.http.body import StrictModel, examples
 from dure.serve.ollama.options import Options
 
 __all__ = [

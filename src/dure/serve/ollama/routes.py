@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from dure.serve.body import JsonRoute
-from dure.serve.chat.task import ChatEvent, GenerationOptions
-from dure.serve.errors import NotFoundError, Problem, json_response, problem_of
+from dure.chat.task import ChatEvent, GenerationOptions
+from dure.http.body import JsonRoute
+from dure.http.problems import NotFoundError, Problem, json_response, problem_of
+from dure.http.sse import EventStream, opened, while_connected
 from dure.serve.ollama import models
 from dure.serve.ollama.answer import Answer, chatted, generated
 from dure.serve.ollama.document import (
@@ -50,7 +51,6 @@ from dure.serve.ollama.requests import (
 from dure.serve.openai.grammars import grammar_of
 from dure.serve.runner import TextEvent, run_chat, run_text
 from dure.serve.runs import Run
-from dure.serve.sse import EventStream, opened, while_connected
 from dure.serve.state import ServerState, State, owner_of
 
 __all__ = ["OLLAMA_VERSION", "router"]

@@ -13,8 +13,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from dure.serve.body import JsonRoute
-from dure.serve.chat.task import (
+from dure.chat.task import (
     ChatEvent,
     Content,
     Finished,
@@ -23,14 +22,15 @@ from dure.serve.chat.task import (
     ToolArguments,
     ToolCall,
 )
-from dure.serve.errors import json_response, openai_error, problem_of
+from dure.http.body import JsonRoute
+from dure.http.problems import json_response, openai_error, problem_of
+from dure.http.sse import EventStream, opened, sse, while_connected
 from dure.serve.openai.answers import ChatCompletion, InputTokens, documented
 from dure.serve.openai.chat_request import ChatRequest
 from dure.serve.openai.live import LiveTimings
 from dure.serve.openai.usage import logprob_entries, progress_of, timings_of, usage_of
 from dure.serve.runner import run_chats
 from dure.serve.runs import Merged
-from dure.serve.sse import EventStream, opened, sse, while_connected
 from dure.serve.state import Prepared, ServerState, State, owner_of
 
 __all__ = ["failure_chunk", "router"]

@@ -10,9 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import Field
 
-from dure.serve.body import StrictModel, examples
-from dure.serve.chat.task import ChatTask, JsonObject, JsonSchema, NamedTool, Tool
-from dure.serve.errors import ParameterError
+from dure.chat.task import ChatTask, JsonObject, JsonSchema, NamedTool, Tool
+from dure.http.body import StrictModel, examples
+from dure.http.problems import ParameterError
 from dure.serve.openai.parameters import INT32, GenerationParameters, StreamOptions
 
 __all__ = ["ChatRequest", "MessagesRequest"]

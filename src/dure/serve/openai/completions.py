@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 from fastapi import APIRouter, Request, Response
 
-from dure.serve.body import JsonRoute, examples
-from dure.serve.chat.task import Content, Finished, PromptProgress, TokenLogprob
-from dure.serve.errors import ParameterError, json_response
+from dure.chat.task import Content, Finished, PromptProgress, TokenLogprob
+from dure.http.body import JsonRoute, examples
+from dure.http.problems import ParameterError, json_response
+from dure.http.sse import EventStream, opened, sse, while_connected
 from dure.serve.openai.answers import Completion, documented
 from dure.serve.openai.chat import failure_chunk
 from dure.serve.openai.grammars import grammar_of
@@ -28,7 +29,6 @@ from dure.serve.openai.prompts import PromptField, Tokenizer
 from dure.serve.openai.usage import LOWEST, progress_of, timings_of, usage_of
 from dure.serve.runner import TextEvent, run_texts
 from dure.serve.runs import Merged
-from dure.serve.sse import EventStream, opened, sse, while_connected
 from dure.serve.state import ServerState, State, owner_of
 
 __all__ = ["router"]

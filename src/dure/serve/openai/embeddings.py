@@ -14,11 +14,11 @@ from annotated_types import Ge, Le, MaxLen
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
-from dure.serve.body import JsonRoute, StrictModel, examples
-from dure.serve.errors import ForbiddenError, ParameterError, json_response
+from dure.http.body import JsonRoute, StrictModel, examples
+from dure.http.problems import ForbiddenError, ParameterError, json_response
+from dure.http.sse import while_connected
 from dure.serve.openai.answers import ERRORS, Embeddings, documented
 from dure.serve.openai.prompts import ContentObject, Mixed, PromptObject, Token, Tokenizer
-from dure.serve.sse import while_connected
 from dure.serve.state import ServerState, State
 
 __all__ = ["router"]

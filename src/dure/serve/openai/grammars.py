@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from dure.chat import json_schema
+from dure.chat.caller_grammar import check_grammar, check_rules
+from dure.chat.gbnf import read_gbnf
 from dure.errors import UsageError
 from dure.generate.request import Grammar
-from dure.serve import json_schema
-from dure.serve.chat.caller_grammar import check_grammar, check_rules
-from dure.serve.chat.gbnf import read_gbnf
-from dure.serve.errors import ParameterError
+from dure.http.problems import ParameterError
 from dure.serve.state import ServerState
 
 __all__ = ["grammar_of"]

@@ -6,10 +6,10 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from dure.chat.task import GenerationOptions
 from dure.errors import NotReadyError
-from dure.serve.body import JsonRoute
-from dure.serve.chat.task import GenerationOptions
-from dure.serve.errors import ForbiddenError, json_response
+from dure.http.body import JsonRoute
+from dure.http.problems import ForbiddenError, json_response
 from dure.serve.openai.answers import GUARDED, Health, Properties, Slot, documented
 from dure.serve.openai.native import generation_settings
 from dure.serve.state import State

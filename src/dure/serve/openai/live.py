@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from dure.chat.task import ChatEvent, PromptProgress
 from dure.generate.request import Timings
-from dure.serve.chat.task import ChatEvent, PromptProgress
 from dure.serve.openai.usage import timings_of
 
 __all__ = ["LiveTimings"]

@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from dure.errors import NotReadyError
-from dure.serve.body import JsonRoute
-from dure.serve.errors import NotFoundError, json_response
+from dure.http.body import JsonRoute
+from dure.http.problems import NotFoundError, json_response
 from dure.serve.openai.answers import GUARDED, Model, ModelList, documented
 from dure.serve.state import ServerState, State
 

@@ -13,9 +13,10 @@ import msgspec
 from annotated_types import MaxLen
 from fastapi import APIRouter, Request, Response
 
-from dure.serve.body import JsonRoute, examples
-from dure.serve.chat.task import Content, Finished, GenerationOptions, PromptProgress
-from dure.serve.errors import ParameterError, json_response
+from dure.chat.task import Content, Finished, GenerationOptions, PromptProgress
+from dure.http.body import JsonRoute, examples
+from dure.http.problems import ParameterError, json_response
+from dure.http.sse import EventStream, opened, sse, while_connected
 from dure.serve.openai.answers import NativeCompletion, documented
 from dure.serve.openai.chat import failure_chunk
 from dure.serve.openai.completions import MAX_ANSWERS
@@ -26,7 +27,6 @@ from dure.serve.openai.prompts import PromptField, Tokenizer, as_prompts
 from dure.serve.openai.usage import logprob_entries, progress_of, timings_of
 from dure.serve.runner import TextEvent, run_texts
 from dure.serve.runs import Merged
-from dure.serve.sse import EventStream, opened, sse, while_connected
 from dure.serve.state import ServerState, State, owner_of
 
 __all__ = ["generation_settings", "router"]

@@ -13,10 +13,10 @@ import msgspec
 from annotated_types import Ge, Le, MaxLen
 from pydantic import Field
 
+from dure.chat.task import GenerationOptions
 from dure.generate.request import Sampling
-from dure.serve.body import StrictModel
-from dure.serve.chat.task import GenerationOptions
-from dure.serve.errors import ParameterError
+from dure.http.body import StrictModel
+from dure.http.problems import ParameterError
 from dure.serve.state import ServerState
 
 __all__ = ["GenerationParameters", "StreamOptions"]

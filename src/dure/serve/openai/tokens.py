@@ -7,8 +7,8 @@ from typing import Annotated
 from annotated_types import MaxLen
 from fastapi import APIRouter, Response
 
-from dure.serve.body import JsonRoute, StrictModel, examples
-from dure.serve.errors import json_response
+from dure.http.body import JsonRoute, StrictModel, examples
+from dure.http.problems import json_response
 from dure.serve.openai.answers import ERRORS, Prompt, Text, Tokens, documented
 from dure.serve.openai.chat_request import ChatRequest
 from dure.serve.openai.prompts import Mixed, Token

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from dure.chat.task import Finished, PromptProgress, TokenLogprob
 from dure.generate.request import Timings
-from dure.serve.chat.task import Finished, PromptProgress, TokenLogprob
 
 __all__ = ["logprob_entries", "progress_of", "timings_of", "usage_of"]
 

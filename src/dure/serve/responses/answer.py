@@ -10,8 +10,7 @@ import time
 import uuid
 from typing import Any, Literal
 
-from dure.generate.request import Timings
-from dure.serve.chat.task import (
+from dure.chat.task import (
     ChatEvent,
     Content,
     Finished,
@@ -20,6 +19,7 @@ from dure.serve.chat.task import (
     ToolArguments,
     ToolCall,
 )
+from dure.generate.request import Timings
 from dure.serve.openai.live import LiveTimings
 from dure.serve.openai.usage import progress_of, timings_of
 from dure.serve.responses.items import CallItem, MessageItem, OutputItem, ReasoningItem

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-from dure.serve.chat.task import TokenLogprob
+from dure.chat.task import TokenLogprob
 from dure.serve.openai.usage import logprob_entries
 from dure.serve.responses.conversation import sealed
 

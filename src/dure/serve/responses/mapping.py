@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from dure.generate.request import Sampling
-from dure.serve.chat.task import (
+from dure.chat.task import (
     ChatTask,
     GenerationOptions,
     JsonObject,
@@ -20,7 +19,8 @@ from dure.serve.chat.task import (
     NamedTool,
     Tool,
 )
-from dure.serve.errors import ParameterError
+from dure.generate.request import Sampling
+from dure.http.problems import ParameterError
 from dure.serve.responses.conversation import messages_of
 from dure.serve.responses.requests import (
     AllowedTools,

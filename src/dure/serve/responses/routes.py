@@ -11,9 +11,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from dure.serve.body import JsonRoute
-from dure.serve.chat.task import ChatEvent
-from dure.serve.errors import json_response, problem_of
+from dure.chat.task import ChatEvent
+from dure.http.body import JsonRoute
+from dure.http.problems import json_response, problem_of
+from dure.http.sse import EventStream, opened, sse, while_connected
 from dure.serve.openai.answers import documented
 from dure.serve.responses.answer import ResponseAnswer
 from dure.serve.responses.document import ResponseObject
@@ -22,7 +23,6 @@ from dure.serve.responses.mapping import options_of, task_of
 from dure.serve.responses.requests import ResponsesRequest
 from dure.serve.runner import run_chat
 from dure.serve.runs import Run
-from dure.serve.sse import EventStream, opened, sse, while_connected
 from dure.serve.state import ServerState, State, owner_of
 
 __all__ = ["router"]

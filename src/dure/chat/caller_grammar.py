@@ -1,0 +1,184 @@
+"""A grammar that a caller gives: whether llama.cpp can follow it, and at what cost.
+
+llama.cpp does not bound nesting, repetition and recursion, and a bad grammar may end its process. So
+these are bounded here, before it is asked. Refuses to know chats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from dure.chat.answer_grammar import after_lead
+from dure.chat.gbnf import Group, Item, Reference, Repeat, Rule, read_gbnf
+from dure.chat.json_schema.rules import Rules
+from dure.chat.plan import Plan
+from dure.errors import UsageError
+from dure.generate.request import Grammar
+from dure.model.vocabulary import Vocabulary
+
+__all__ = ["check_grammar", "wrapped"]
+
+SIZE_LIMIT = 1 << 18  # characters of a caller's grammar
+ELEMENT_LIMIT = 1 << 19  # after repetitions are written out
+REPEAT_LIMIT = 2000  # llama.cpp's own, where it reads more as "without end"
+WALK_LIMIT = 1 << 16  # rules that llama.cpp visits in its search for left recursion
+CHAIN_LIMIT = 1 << 11  # rules that begin with each other: it searches by recursion
+
+
+def wrapped(gbnf: str, plan: Plan) -> Grammar:
+    """The caller's grammar for the answer, after the model's reasoning where the plan has any."""
+    plan = replace(plan, rules=Rules("dure-"))
+    body = after_lead(plan, "root")
+    if body == "root":
+        return Grammar(gbnf)
+    root = plan.rules.define(plan.rules.reserve("answer"), body)
+    return Grammar(f"{gbnf}\n{plan.rules.lines()}", root=root)
+
+
+def check_grammar(vocabulary: Vocabulary, gbnf: str) -> None:
+    """Raises UsageError naming what llama.cpp cannot follow."""
+    if len(gbnf) > SIZE_LIMIT:
+        raise UsageError(
+            f"grammar: {len(gbnf)} characters are more than {SIZE_LIMIT}: make it smaller"
+        )
+    if "\0" in gbnf:
+        raise UsageError("grammar: it has a NUL character: write \\x00")
+    check_rules(read_gbnf(gbnf))
+    try:
+        accepted = vocabulary.accepts_grammar(gbnf)
+    except UnicodeEncodeError as error:
+        raise UsageError("grammar: it has half of a surrogate pair, which is no text") from error
+    if not accepted:
+        raise UsageError("grammar: llama.cpp cannot follow it: look for tokens it does not know")
+
+
+def check_rules(rules: Mapping[str, Rule]) -> None:
+    """Raises UsageError where rules are missing, endless, or too many once they are written out."""
+    if "root" not in rules:
+        raise UsageError("grammar: there is no rule `root`: name the first rule so")
+    for name, rule in rules.items():
+        for reference in _references(rule):
+            if reference not in rules:
+                raise UsageError(
+                    f"grammar: the rule {name!r} names {reference!r}, which is not there"
+                )
+    if sum(_size(rule) for rule in rules.values()) > ELEMENT_LIMIT:
+        raise UsageError("grammar: its repetitions make it too large: let them repeat less")
+    _Beginnings(rules).check()
+
+
+def _references(rule: Rule) -> Iterator[str]:
+    for items in rule:
+        for item in items:
+            yield from _references_of(item)
+
+
+def _references_of(item: Item) -> Iterator[str]:
+    match item:
+        case Reference(name):
+            yield name
+        case Repeat(repeated):
+            yield from _references_of(repeated)
+        case Group(options):
+            yield from _references(options)
+
+
+def _size(rule: Rule) -> int:
+    """Elements that llama.cpp makes of a rule."""
+    return sum(1 + sum(_size_of(item) for item in items) for items in rule)
+
+
+def _size_of(item: Item) -> int:
+    match item:
+        case Repeat(repeated, least, most):
+            if max(least, most or 0) > REPEAT_LIMIT:
+                raise UsageError(
+                    f"grammar: a repetition of more than {REPEAT_LIMIT} is not supported"
+                )
+            if most is not None and most < least:
+                raise UsageError(f"grammar: {{{least},{most}}} repeats at least more than at most")
+            return (_size_of(repeated) + 2) * max(1, least, most or 0)
+        case Group(options):
+            return 1 + _size(options)
+    return 1
+
+
+class _Beginnings:
+    """Which rules a rule may begin with.
+
+    One that begins with itself, and has more to come, makes llama.cpp go round for ever.
+    """
+
+    def __init__(self, rules: Mapping[str, Rule]) -> None:
+        self._rules = rules
+        self._empty = self._nullable()
+
+    def check(self) -> None:
+        edges = {name: list(self._first(rule)) for name, rule in self._rules.items()}
+        walks: dict[str, int] = {}
+        for name in edges:
+            self._walk(name, edges, walks)
+
+    def _walk(self, start: str, edges: Mapping[str, list[str]], walks: dict[str, int]) -> None:
+        """Count, depth first, how often llama.cpp visits a rule and those that it begins with."""
+        stack = [(start, iter(edges[start]))]
+        path = {start}
+        while stack:
+            name, rest = stack[-1]
+            following = next((n for n in rest if n not in walks), None)
+            if following is None:
+                stack.pop()
+                path.discard(name)
+                walks[name] = 1 + sum(walks[n] for n in edges[name])
+                if walks[name] > WALK_LIMIT:
+                    raise UsageError(f"grammar: the rule {name!r} may begin in too many ways")
+            elif following in path:
+                raise UsageError(f"grammar: the rule {following!r} may begin with itself")
+            elif len(stack) > CHAIN_LIMIT:
+                raise UsageError("grammar: too many rules begin with each other")
+            else:
+                stack.append((following, iter(edges[following])))
+                path.add(following)
+
+    def _nullable(self) -> set[str]:
+        """The rules that allow the empty text."""
+        empty: set[str] = set()
+        while True:
+            more = {
+                n for n, rule in self._rules.items() if n not in empty and _any_empty(rule, empty)
+            }
+            if not more:
+                return empty
+            empty |= more
+
+    def _first(self, rule: Rule) -> Iterator[str]:
+        for items in rule:
+            for item in items:
+                yield from self._first_of(item)
+                if not _is_empty(item, self._empty):
+                    break
+
+    def _first_of(self, item: Item) -> Iterator[str]:
+        match item:
+            case Reference(name):
+                yield name
+            case Repeat(repeated):
+                yield from self._first_of(repeated)
+            case Group(options):
+                yield from self._first(options)
+
+
+def _any_empty(rule: Rule, empty: set[str]) -> bool:
+    return any(all(_is_empty(item, empty) for item in items) for items in rule)
+
+
+def _is_empty(item: Item, empty: set[str]) -> bool:
+    match item:
+        case Reference(name):
+            return name in empty
+        case Repeat(repeated, least, _):
+            return least == 0 or _is_empty(repeated, empty)
+        case Group(options):
+            return _any_empty(options, empty)
+    return False

@@ -1,0 +1,275 @@
+"""From a chat task to a prompt and a grammar, and from the text of the answer back to its events.
+
+`ChatFormatter` knows one model's vocabulary and chat template. Everything here is pure: no generation,
+no I/O, no HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+from dure.chat.adapt import adapted
+from dure.chat.caller_grammar import check_grammar, check_rules, wrapped
+from dure.chat.capabilities import Capabilities, capabilities_of
+from dure.chat.formats import CallFormat, format_of
+from dure.chat.formats.base import Opened
+from dure.chat.formats.harmony import Harmony
+from dure.chat.gbnf import read_gbnf
+from dure.chat.instruction import with_tools
+from dure.chat.json_schema import Rules, object_rule, schema_rule, validate
+from dure.chat.messages import Message, normalized
+from dure.chat.parser import ChatParser
+from dure.chat.plan import (
+    Marks,
+    Plan,
+    Reasoning,
+    arguments_rules,
+    definitions,
+    parameters_of,
+    tools_of,
+)
+from dure.chat.task import ChatTask, JsonObject, JsonSchema, NamedTool, Tool
+from dure.chat.template import ChatTemplate
+from dure.chat.thinking import marks_of, state_of, variables_of
+from dure.errors import UsageError
+from dure.generate.request import Grammar
+from dure.model.vocabulary import Vocabulary
+
+__all__ = ["ChatFormatter", "PreparedChat"]
+
+
+@dataclass(frozen=True)
+class PreparedChat:
+    """What to generate, and how to read it.
+
+    prompt: token ids, and prompt_text as it was rendered. special: the pieces of generated tokens must
+    be made with the special ones visible, or the parser misses its marks. stop: texts that end the
+    answer besides the caller's own.
+    """
+
+    prompt: list[int]
+    prompt_text: str
+    grammar: Grammar | None
+    special: bool
+    stop: tuple[str, ...]
+    _parser: Callable[[], ChatParser] = field(repr=False)
+    _format: JsonObject | JsonSchema | None = None
+    _strict: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def parser(self) -> ChatParser:
+        """A new parser, for one choice."""
+        return self._parser()
+
+    def check(self, content: str) -> str | None:
+        """Why the whole content is not what `response_format` asked for; None where it is."""
+        if self._format is None:
+            return None
+        if isinstance(self._format, JsonObject):
+            return _invalid({"type": "object"}, content)
+        return _invalid(self._format.schema, content) if self._format.strict else None
+
+    def check_call(self, name: str, arguments: str) -> str | None:
+        """Why the whole arguments of a call do not follow a strict tool's schema; None where they do."""
+        schema = self._strict.get(name)
+        return None if schema is None else _invalid(schema, arguments)
+
+
+class ChatFormatter:
+    """Prepares chats for one model. Raises UsageError where the model has no chat template.
+
+    default_template: replaces the model's own.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, default_template: str | None = None) -> None:
+        self._vocabulary = vocabulary
+        source = default_template or vocabulary.chat_template()
+        if not source:
+            raise UsageError(
+                f"{vocabulary.name} has no chat template: use /v1/completions to continue text"
+            )
+        self._plain = _Dialect(source, vocabulary)
+        tool_source = "" if default_template else vocabulary.chat_template(tools=True)
+        same = not tool_source or tool_source == source
+        self._with_tools = self._plain if same else _Dialect(tool_source, vocabulary)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model can think before it answers."""
+        return self._plain.thinks
+
+    def prepare(self, task: ChatTask) -> PreparedChat:
+        """Everything that generating an answer needs. Raises UsageError naming what cannot be done."""
+        _check_together(task)
+        tools = tools_of(task)
+        dialect = self._with_tools if tools else self._plain
+        text, opened, state = dialect.opening(task, shown=bool(tools))
+        plan = _plan(task, tools, dialect.marks, state)
+        schemas = {tool.name: parameters_of(tool) for tool in tools}
+
+        def parser() -> ChatParser:
+            return dialect.format.parser(schemas, opened, plan.limit)
+
+        return PreparedChat(
+            prompt=self._tokens(text),
+            prompt_text=text,
+            grammar=self._grammar(task, plan, dialect),
+            special=self._hidden(dialect.format.markers(dialect.marks, tools=bool(tools))),
+            stop=(),
+            _parser=parser,
+            _format=task.response_format,
+            _strict={tool.name: schemas[tool.name] for tool in tools if tool.strict},
+        )
+
+    def _tokens(self, text: str) -> list[int]:
+        bos = self._vocabulary.bos_text
+        written = bool(bos) and text.startswith(bos)
+        return self._vocabulary.tokenize(text, special=True, add_bos=not written)
+
+    def _grammar(self, task: ChatTask, plan: Plan, dialect: _Dialect) -> Grammar | None:
+        if task.grammar is not None:
+            check_grammar(self._vocabulary, task.grammar)
+            if plan.reasoning == "free" and not _asks_to_think(task):
+                plan = replace(plan, reasoning="none")  # the caller has said how the answer begins
+            return wrapped(task.grammar, plan)
+        root, triggers, tag = dialect.format.grammar(plan)
+        if not root:
+            return None
+        gbnf = plan.rules.text(root)
+        _check_own(gbnf)
+        tokens = self._vocabulary.tokenize(tag, special=True, add_bos=False) if tag else []
+        if len(tokens) == 1:
+            return Grammar(gbnf, trigger_tokens=tuple(tokens))
+        return Grammar(gbnf, triggers=triggers)
+
+    def _hidden(self, markers: Sequence[str]) -> bool:
+        """Whether one of these is a token whose text is not shown by itself."""
+        for marker in markers:
+            tokens = self._vocabulary.tokenize(marker, special=True, add_bos=False)
+            if len(tokens) == 1 and not self._vocabulary.piece(tokens[0]):
+                return True
+        return False
+
+
+class _Dialect:
+    """One template, and what is known of it."""
+
+    def __init__(self, source: str, vocabulary: Vocabulary) -> None:
+        self.template = ChatTemplate(
+            source, model=vocabulary.name, bos=vocabulary.bos_text, eos=vocabulary.eos_text
+        )
+        self.marks = marks_of(self.template)
+
+    @cached_property
+    def can(self) -> Capabilities:
+        """What the template can do."""
+        return capabilities_of(self.template)
+
+    @cached_property
+    def _recognized(self) -> tuple[CallFormat, bool]:
+        return format_of(self.can)
+
+    @property
+    def format(self) -> CallFormat:
+        """How the model writes calls."""
+        return self._recognized[0]
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model can think before it answers."""
+        return bool(self.marks.closing) or isinstance(self.format, Harmony)
+
+    def opening(self, task: ChatTask, *, shown: bool) -> tuple[str, Opened, Reasoning]:
+        """The prompt's text, what of the answer it has begun, and what is left of its reasoning."""
+        messages, last = _split_last(normalized(task.messages), task.continue_last)
+        text = self._rendered(task, messages, shown=shown)
+        state = state_of(text, self.marks)
+        opened = Opened(self.marks, reasoning=state == "open")
+        if last is None:
+            return text, opened, state
+        content, reasoning = last["content"], last.get("reasoning_content", "")
+        text += self.format.continued(content, reasoning, opened)
+        if content:
+            return text, Opened(self.marks, content=True), "none"
+        if reasoning:
+            return text, Opened(self.marks, reasoning=True), "open"
+        return text, opened, state
+
+    def _rendered(self, task: ChatTask, messages: Sequence[Message], *, shown: bool) -> str:
+        native = self._recognized[1]
+        variables = variables_of(task, self.template, self.can, thinks=self.thinks)
+        tools = definitions(task.tools) if shown else []
+        if tools and not native:
+            messages, tools = with_tools(messages, tools), []
+        fitted = adapted(messages, self.can, native_calls=native)
+        return self.template.render(
+            fitted,
+            tools=tools,
+            add_generation_prompt=task.add_generation,
+            variables=variables,
+        )
+
+
+def _plan(task: ChatTask, tools: Sequence[Tool], marks: Marks, state: Reasoning) -> Plan:
+    rules = Rules()
+    return Plan(
+        rules=rules,
+        marks=marks,
+        calls=arguments_rules(rules, tools),
+        forced=task.tool_choice == "required" or isinstance(task.tool_choice, NamedTool),
+        limit=None if task.parallel_tool_calls else 1,
+        content=_content_rule(rules, task.response_format),
+        reasoning=state,
+    )
+
+
+def _asks_to_think(task: ChatTask) -> bool:
+    return bool(task.enable_thinking) or task.reasoning_effort not in (None, "none")
+
+
+@lru_cache(maxsize=64)  # clients send the same tools with every request
+def _check_own(gbnf: str) -> None:
+    check_rules(read_gbnf(gbnf))
+
+
+def _check_together(task: ChatTask) -> None:
+    if task.grammar is None:
+        return
+    if task.response_format is not None:
+        raise UsageError("grammar and response_format exclude each other: give one of them")
+    if task.tools and task.tool_choice != "none":
+        raise UsageError("grammar and tools exclude each other: give one of them")
+
+
+def _split_last(messages: list[Message], continues: bool) -> tuple[list[Message], Message | None]:
+    if not continues:
+        return messages, None
+    last = messages[-1]
+    if last["role"] != "assistant" or "tool_calls" in last:
+        raise UsageError(
+            "messages: only an assistant's text can be continued, and the last message is none"
+        )
+    if not messages[:-1]:
+        raise UsageError("messages: an answer to continue needs a message before it")
+    return messages[:-1], last
+
+
+def _content_rule(rules: Rules, wanted: JsonObject | JsonSchema | None) -> str:
+    if wanted is None:
+        return ""
+    if isinstance(wanted, JsonObject):
+        return object_rule(rules)
+    try:
+        return schema_rule(rules, wanted.schema, strict=wanted.strict)
+    except UsageError as error:
+        raise UsageError(f"response_format: {error}") from error
+
+
+def _invalid(schema: Any, text: str) -> str | None:
+    try:
+        validate(schema, text)
+    except ValueError as error:
+        return str(error)
+    return None

@@ -1,0 +1,24 @@
+"""How families of models write tool calls: one file each, and who writes which.
+
+`format_of` recognizes a family by what its chat template makes of a past call.
+"""
+
+from __future__ import annotations
+
+from dure.chat.capabilities import Capabilities
+from dure.chat.formats.base import CallFormat
+from dure.chat.formats.function_tags import CODER, SEED
+from dure.chat.formats.harmony import Harmony
+from dure.chat.formats.json_calls import GENERIC, HERMES, LLAMA3
+
+__all__ = ["CallFormat", "format_of"]
+
+_NATIVE: tuple[CallFormat, ...] = (Harmony(), HERMES, LLAMA3, CODER, SEED)
+
+
+def format_of(can: Capabilities) -> tuple[CallFormat, bool]:
+    """The format of a template, and whether the template itself knows it."""
+    for candidate in _NATIVE:
+        if can.calls and can.tools and candidate.written.search(can.calls):
+            return candidate, True
+    return GENERIC, False

@@ -1,0 +1,371 @@
+"""A JSON schema as grammar rules: every text that they allow is a JSON value that follows the schema.
+
+Knows the keywords that a grammar can say, and names the first that it cannot. An object that lists
+properties and says nothing of others is closed, and its properties come in the schema's order, as with
+OpenAI. Refuses to know what the schema is for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+from urllib.parse import unquote
+
+from dure.chat.json_schema import objects
+from dure.chat.json_schema.formats import FORMATS
+from dure.chat.json_schema.merge import ANNOTATIONS, ImpossibleError, merged
+from dure.chat.json_schema.numbers import Bounds, integers, multiples, numbers
+from dure.chat.json_schema.pattern import CHARACTER, pattern_rule
+from dure.chat.json_schema.rules import Rules, any_of, literal, sequence
+from dure.errors import UsageError
+
+__all__ = ["Converter"]
+
+_KEYWORDS: dict[str, tuple[str, ...]] = {
+    "object": ("properties", "required", "additionalProperties"),
+    "array": ("items", "prefixItems", "minItems", "maxItems"),
+    "string": ("minLength", "maxLength", "pattern", "format"),
+    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+}
+_APPLIES = {key: kind for kind, keys in _KEYWORDS.items() for key in keys}
+_GENERAL = frozenset({"type", "enum", "const", "allOf", "anyOf", "oneOf", "$ref"})
+_IDLE: dict[str, Any] = {
+    "uniqueItems": False,
+    "minProperties": 0,
+    "minContains": 0,
+    "nullable": False,
+}
+_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+_DEPTH_LIMIT = 64  # schemas within each other before a rule with a name begins
+_JOIN_LIMIT = 5000  # schemas that are joined with others
+_REMAINDERS = 200  # the largest multipleOf that is followed digit by digit
+
+
+class Converter:
+    """Writes the rules of one schema.
+
+    strict: raise UsageError, naming keyword and JSON pointer, for what a grammar cannot say; else allow
+    any value there.
+    """
+
+    def __init__(self, rules: Rules, root: Any, *, strict: bool = True) -> None:
+        self._rules, self._root, self._strict = rules, root, strict
+        self._references: dict[str, str] = {}
+        self._direct: set[str] = set()  # references that are followed, with no container between
+        self._depth = self._nested = self._joins = 0
+
+    def value(self, schema: Any, place: str = "#") -> str:
+        """The name of a rule for the values of a schema at a JSON pointer."""
+        self._depth += 1
+        try:
+            if self._depth > _DEPTH_LIMIT:
+                raise UsageError(f"schema {place}: it is nested too deeply")
+            return self._value(schema, place)
+        except UsageError:
+            if self._strict:
+                raise
+            is_object = isinstance(schema, Mapping) and schema.get("type") == "object"
+            return self.any_object() if is_object else self.anything()
+        finally:
+            self._depth -= 1
+
+    def _value(self, schema: Any, place: str) -> str:
+        if schema is True:
+            return self.anything()
+        if schema is False:
+            raise UsageError(f"schema {place}: `false` allows no value")
+        self._check(schema, place)
+        if "$ref" in schema and not set(schema) - ANNOTATIONS - {"$ref"}:
+            return self._reference(schema["$ref"], place)
+        if "enum" in schema or "const" in schema:
+            return self._listed(schema, place)
+        for key in ("$ref", "allOf", "anyOf", "oneOf"):
+            if key in schema:
+                return self._combined(key, schema, place)
+        kinds = self._kinds(schema)
+        return self._rules.add(
+            _hint(place), any_of([self._of(kind, schema, place) for kind in kinds], group=False)
+        )
+
+    # -- what stands in a schema
+
+    def _check(self, schema: Any, place: str) -> None:
+        if not isinstance(schema, Mapping):
+            raise UsageError(f"schema {place}: must be an object, true or false")
+        if not self._strict:
+            return
+        for key, value in schema.items():
+            known = key in ANNOTATIONS or key in _GENERAL or key in _APPLIES
+            idle = key in _IDLE and value == _IDLE[key]
+            if not known and not idle and not key.startswith("x-"):
+                raise UsageError(f"schema {place}: the keyword {key!r} is not supported")
+
+    def _kinds(self, schema: Mapping[str, Any]) -> list[str]:
+        """The types that a value may have. Keywords of one type alone mean that type."""
+        said = schema.get("type")
+        if said is not None:
+            return [said] if isinstance(said, str) else list(said)
+        implied = [kind for kind in _KEYWORDS if any(key in schema for key in _KEYWORDS[kind])]
+        return implied or ["anything"]
+
+    def _of(self, kind: str, schema: Mapping[str, Any], place: str) -> str:
+        match kind:
+            case "object" | "array":
+                return self._container(kind, schema, place)
+            case "string":
+                return self._string(schema, place)
+            case "number" | "integer":
+                return self._number(kind, schema, place)
+            case "boolean":
+                return '"true" | "false"'
+            case "null":
+                return '"null"'
+            case "anything":
+                return self.anything()
+        raise UsageError(f"schema {place}: the type {kind!r} is not known")
+
+    def _reference(self, reference: str, place: str) -> str:
+        if reference in self._direct:
+            raise UsageError(f"schema {place}: $ref {reference!r} leads back to itself")
+        known = self._references.get(reference)
+        if known is not None:
+            return known
+        target = self._resolve(reference, place)
+        if self._nested == _DEPTH_LIMIT:
+            raise UsageError(f"schema {place}: references are nested too deeply")
+        known = self._references[reference] = self._rules.reserve(reference)
+        depth, direct = self._depth, self._direct
+        self._depth, self._nested, self._direct = 0, self._nested + 1, {*direct, reference}
+        try:
+            return self._rules.define(known, self.value(target, reference))
+        finally:
+            self._depth, self._nested, self._direct = depth, self._nested - 1, direct
+
+    def _resolve(self, reference: Any, place: str) -> Any:
+        if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
+            raise UsageError(
+                f"schema {place}: $ref {reference!r} is not supported: point into this schema (#/...)"
+            )
+        at = self._root
+        for part in reference.split("/")[1:]:
+            key = unquote(part).replace("~1", "/").replace("~0", "~")
+            if isinstance(at, list) and key.isdigit() and int(key) < len(at):
+                at = at[int(key)]
+            elif isinstance(at, Mapping) and key in at:
+                at = at[key]
+            else:
+                raise UsageError(f"schema {place}: $ref {reference!r} points to nothing")
+        return at
+
+    def _combined(self, key: str, schema: Mapping[str, Any], place: str) -> str:
+        rest = {k: v for k, v in schema.items() if k != key}
+        try:
+            if key == "$ref":
+                target = self._resolve(schema[key], place)
+                return self.value(self._joined(self._joined({}, target), rest), place)
+            if key == "allOf":
+                whole: dict[str, Any] = {}
+                for i, part in enumerate(schema[key]):
+                    whole = self._joined(whole, part, f"{place}/allOf/{i}")
+                return self.value(self._joined(whole, rest), place)
+            options = [self._joined(rest, part) for part in schema[key]]
+        except ImpossibleError as error:
+            raise UsageError(f"schema {place}/{key}: {error}") from error
+        rules = [self.value(option, f"{place}/{key}/{i}") for i, option in enumerate(options)]
+        return self._rules.add(_hint(place), any_of(rules, group=False))
+
+    def _joined(self, base: Mapping[str, Any], part: Any, place: str = "") -> dict[str, Any]:
+        self._joins += 1
+        if self._joins > _JOIN_LIMIT:
+            raise ImpossibleError("so many combinations are not supported")
+        if part is True:
+            return dict(base)
+        if not isinstance(part, Mapping):
+            raise ImpossibleError(f"{json.dumps(part)} allows no value")
+        if place:
+            self._check(part, place)
+        if "$ref" in part and set(base) - ANNOTATIONS:
+            target = self._resolve(part["$ref"], place or "#")
+            rest = {k: v for k, v in part.items() if k != "$ref"}
+            part = self._joined(self._joined({}, target), rest)
+        return merged(base, part)
+
+    def _listed(self, schema: Mapping[str, Any], place: str) -> str:
+        from dure.chat.json_schema.validate import conforms
+
+        values = schema["enum"] if "enum" in schema else [schema["const"]]
+        fitting = [v for v in values if conforms(self._root, schema, v)]
+        if not fitting:
+            raise UsageError(f"schema {place}: none of the values listed follows the schema")
+        texts = [literal(json.dumps(v, ensure_ascii=False)) for v in fitting]
+        return self._rules.add(_hint(place), any_of(texts, group=False))
+
+    # -- values of one type
+
+    def anything(self) -> str:
+        """The name of a rule for any JSON value."""
+        if "anything" in self._references:
+            return self._references["anything"]
+        name = self._references["anything"] = self._rules.reserve("value")
+        item = self._rules.add("any-array", objects.array_of(self._rules, [], name, 0, None))
+        thing = self.any_object()
+        number, text = self._rules.add("number", numbers(Bounds())), self._text()
+        return self._rules.define(
+            name, f'{thing} | {item} | {text} | {number} | "true" | "false" | "null"'
+        )
+
+    def any_object(self) -> str:
+        """The name of a rule for any JSON object."""
+        body = objects.open_object(self._rules, [], self.anything(), self._text())
+        return self._rules.add("any-object", body)
+
+    def _text(self) -> str:
+        return self._rules.add("text", f'"\\"" {self._character()}* "\\""')
+
+    def _character(self) -> str:
+        return self._rules.add("character", CHARACTER)
+
+    def _container(self, kind: str, schema: Mapping[str, Any], place: str) -> str:
+        direct, self._direct = self._direct, set()
+        write = self._object if kind == "object" else self._array
+        try:
+            return write(schema, place)
+        finally:
+            self._direct = direct
+
+    def _object(self, schema: Mapping[str, Any], place: str) -> str:
+        properties = dict(schema.get("properties", {}))
+        required = list(dict.fromkeys(schema.get("required", ())))
+        more = schema.get("additionalProperties", "properties" not in schema)
+        for name in required:
+            if name not in properties:
+                if more is False:
+                    raise UsageError(
+                        f"schema {place}/required: {name!r} is not among the properties"
+                    )
+                properties[name] = more
+        members = []
+        for name, value in properties.items():
+            if value is False and name not in required:
+                continue
+            rule = self.value(value, f"{place}/properties/{_pointer(name)}")
+            members.append(objects.Member(name, rule, name in required))
+        if more is False:
+            return objects.closed_object(self._rules, members)
+        rule = self.value(more, f"{place}/additionalProperties")
+        return objects.open_object(self._rules, members, rule, self._text())
+
+    def _array(self, schema: Mapping[str, Any], place: str) -> str:
+        prefix, items = schema.get("prefixItems", []), schema.get("items", True)
+        least, most = schema.get("minItems", 0), schema.get("maxItems")
+        if isinstance(items, list):
+            raise UsageError(f"schema {place}/items: a list is not supported: use prefixItems")
+        if items is False:
+            most = len(prefix) if most is None else min(most, len(prefix))
+        if most is not None and least > most:
+            raise UsageError(
+                f"schema {place}: no array has {least} items at least and {most} at most"
+            )
+        first = [
+            self.value(item, f"{place}/prefixItems/{i}") for i, item in enumerate(prefix[:most])
+        ]
+        rest = "" if items is False else self.value(items, f"{place}/items")
+        return objects.array_of(
+            self._rules, first, rest, int(least), None if most is None else int(most)
+        )
+
+    def _string(self, schema: Mapping[str, Any], place: str) -> str:
+        pattern, form = schema.get("pattern"), schema.get("format")
+        least, most = int(schema.get("minLength", 0)), schema.get("maxLength")
+        if most is not None and least > most:
+            raise UsageError(
+                f"schema {place}: no text has {least} characters at least and {most} at most"
+            )
+        if form is not None and pattern is None:
+            if form in FORMATS:
+                pattern = FORMATS[form]
+            elif self._strict:
+                raise UsageError(
+                    f"schema {place}: the format {form!r} is not supported: use {', '.join(FORMATS)}"
+                )
+        if pattern is None:
+            inner = self._rules.repeat(
+                f"schema {place}", self._character(), least, None if most is None else int(most)
+            )
+        else:
+            for other in ("minLength", "maxLength", "format"):
+                if self._strict and other in schema and schema.get("pattern", other) != other:
+                    raise UsageError(
+                        f"schema {place}: {other!r} beside 'pattern' is not supported: say it there"
+                    )
+            inner = pattern_rule(self._rules, pattern, f"schema {place}/pattern")
+        return sequence('"\\""', inner, '"\\""')
+
+    def _number(self, kind: str, schema: Mapping[str, Any], place: str) -> str:
+        bounds = _bounds(schema)
+        step = schema.get("multipleOf")
+        if step is not None:
+            return self._multiples(kind, Decimal(str(step)), bounds, place)
+        if kind == "number" and bounds.free:
+            return self._rules.add("number", numbers(bounds))
+        text = integers(bounds) if kind == "integer" else numbers(bounds)
+        if not text:
+            raise UsageError(f"schema {place}: no {kind} lies within these bounds")
+        return text
+
+    def _multiples(self, kind: str, step: Decimal, bounds: Bounds, place: str) -> str:
+        if kind == "number" and step != step.to_integral_value():
+            raise UsageError(f"schema {place}: multipleOf {step} is not supported for numbers")
+        if step != step.to_integral_value():
+            raise UsageError(
+                f"schema {place}: multipleOf {step} is not supported: use a whole number"
+            )
+        of = int(step)
+        if of == 1:
+            return integers(bounds)
+        listed = multiples(bounds, of)
+        if listed is not None:
+            if not listed:
+                raise UsageError(f"schema {place}: no multiple of {of} lies within these bounds")
+            return any_of([literal(str(n)) for n in listed], group=False)
+        if not bounds.free or of > _REMAINDERS:
+            raise UsageError(
+                f"schema {place}: multipleOf {of} with so many numbers to choose from is not supported"
+            )
+        return f'"-"? {self._remainders(of)}'
+
+    def _remainders(self, of: int) -> str:
+        """Digit by digit, a rule for every remainder."""
+        names = [self._rules.reserve(f"remainder-{r}-of-{of}") for r in range(of)]
+        for r, name in enumerate(names):
+            steps = [f"[{d}] {names[(r * 10 + d) % of]}" for d in range(10)]
+            self._rules.define(name, any_of((['""'] if r == 0 else []) + steps, group=False))
+        first = [f"[{d}] {names[d % of]}" for d in range(1, 10)]
+        return any_of(['"0"', *first])
+
+
+def _bounds(schema: Mapping[str, Any]) -> Bounds:
+    def read(closed: str, opened: str, sign: int) -> tuple[Decimal | None, bool]:
+        found = [
+            (sign * Decimal(str(schema[key])), key == opened)
+            for key in (closed, opened)
+            if key in schema
+        ]
+        if not found:
+            return None, False
+        bound, is_open = max(found)
+        return sign * bound, is_open
+
+    low, low_open = read("minimum", "exclusiveMinimum", 1)
+    high, high_open = read("maximum", "exclusiveMaximum", -1)
+    return Bounds(low, high, low_open, high_open)
+
+
+def _pointer(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _hint(place: str) -> str:
+    return place.rpartition("/")[2] or "schema"

@@ -1,0 +1,342 @@
+"""`dure cluster`: make a cluster, invite machines, see how they are, remove them."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.table import Table
+
+from dure.cli.terminal.console import bytes_text, errors, output, print_json, printable
+from dure.cli.terminal.parameters import Json
+from dure.cluster.node.process import node_directory
+from dure.cluster.root.membership import ROOT_NAME, Cluster, Member, cluster_directory
+from dure.cluster.root.speeds import KnownSpeeds, link_speed, measure_here, measure_nodes
+from dure.cluster.root.survey import NodeReport, Nodes
+from dure.cluster.trust.discovery import DOOR, announced
+from dure.cluster.trust.https import listener
+from dure.cluster.trust.identity import check_name
+from dure.cluster.trust.invitation import Code
+from dure.cluster.trust.joining import JOIN_PORT, NodeFile
+from dure.engine.instruments.speed import MEASURED_TYPES
+from dure.errors import ClusterError, UsageError
+from dure.hardware.probe import health, platform, probe
+
+__all__ = ["cluster"]
+
+WATCH_EVERY_S = 2.0
+cluster = typer.Typer(help="Machines that run one model together.", no_args_is_help=True)
+
+
+def _this() -> Cluster:
+    """The cluster whose root this machine is. Raises ClusterError."""
+    directory = cluster_directory()
+    if not (directory / "cluster.json").exists() and (node_directory() / "node.json").exists():
+        own = NodeFile.read(node_directory())
+        raise ClusterError(
+            f"this machine is {own.name}, a node of the cluster {own.cluster}: type that on its root"
+        )
+    return Cluster(directory)
+
+
+@cluster.command()
+def init(
+    name: Annotated[str, typer.Option(help="What the cluster is called.")] = "home",
+) -> None:
+    """Make this machine the root of a new cluster: it gets the authority that nodes will trust.
+
+    Example: dure cluster init --name attic
+    """
+    made = Cluster.create(cluster_directory(), name)
+    errors.print(f"cluster {made.name} is kept in {made.directory}", markup=False)
+    errors.print("next: `dure cluster invite` here, `dure join CODE` on a machine", markup=False)
+
+
+@cluster.command()
+def invite(
+    machines: Annotated[int, typer.Option(help="How many machines: a code for each.")] = 1,
+    minutes: Annotated[float, typer.Option(help="How long the codes are good.")] = 60.0,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "0.0.0.0",  # noqa: S104  # who joins shows a code
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = JOIN_PORT,
+) -> None:
+    """Let machines join: shows a code for each, and waits until all have come.
+
+    A code is good for one machine. Ctrl-C leaves; codes that were not used are good again when the
+    command runs the next time, until they expire.
+
+    Example: dure cluster invite --machines 4
+    """
+    if not 1 <= machines <= 1000 or not 0 < minutes <= 60 * 24 * 30:
+        raise UsageError("--machines is 1 to 1000, and --minutes above 0 up to 43200 (30 days)")
+    root = _this()
+    with (
+        listener(host, port) as listening,
+        announced(DOOR, f"{root.name}-root", port, {"authority": _authority(root)}) as is_announced,
+    ):
+        codes = [root.invite(minutes * 60) for _ in range(machines)]
+        for code in codes:
+            output.print(f"dure join {code}{_port(port)}")
+        _explain(port, minutes, machines, is_announced)
+        _wait(root, listening, machines, minutes * 60)
+
+
+def _authority(root: Cluster) -> str:
+    """Whose door it is, as its codes say it."""
+    return Code.new(root.authority.fingerprint).authority
+
+
+def _port(port: int) -> str:
+    return "" if port == JOIN_PORT else f" --root {socket.gethostname()}:{port}"
+
+
+def _explain(port: int, minutes: float, machines: int, is_announced: bool) -> None:
+    sys.stdout.flush()
+    what = "it on the machine that joins" if machines == 1 else "one on each machine that joins"
+    each, here = f"type {what}, within {minutes:g} minutes", _own_address()
+    root = f"--root {here}" if port == JOIN_PORT else f"--root {here}:{port}"
+    if is_announced:
+        errors.print(f"{each}; where this root is not found: {root}", markup=False)
+    else:
+        errors.print(f"{each}, with {root}: mDNS does not work here", markup=False)
+
+
+def _own_address() -> str:
+    """The first of this machine's addresses that another one may know, or HOST."""
+    links = health(cluster_directory()).links
+    addresses = [address for link in links if link.name != "lo" for address in link.addresses]
+    return next((address for address in addresses if "." in address), "HOST")
+
+
+def _wait(root: Cluster, listening: socket.socket, machines: int, seconds: float) -> None:
+    came = threading.Semaphore(0)
+
+    def joined(name: str) -> None:
+        errors.print(f"{name} has joined: start `dure node` on it", markup=False)
+        came.release()
+
+    from dure.cluster.root.join_server import open_door
+
+    end = time.monotonic() + seconds
+    with open_door(root, listening, joined):
+        for _ in range(machines):
+            while not came.acquire(timeout=0.2):
+                if time.monotonic() > end:
+                    raise UsageError("nobody came in time: `dure cluster invite` makes a new code")
+        time.sleep(0.2)  # the last answer is on its way
+
+
+@cluster.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every 2 seconds.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show every node: whether it answers, what it is, how warm and how busy it is.
+
+    Example: dure cluster status --watch
+    """
+    root = _this()
+    nodes = Nodes(root)
+    if watch and as_json:
+        raise UsageError("--watch draws a table: leave out --json, or ask again and again")
+    if watch:
+        _watch(lambda: _table(root, nodes.survey(root.members), _last_start(root)))
+        return
+    reports = nodes.survey(root.members)
+    started = _last_start(root)
+    if as_json:
+        found = [_facts(report) for report in reports]
+        print_json({"cluster": root.name, "nodes": found, "last_start": started or None})
+    elif not reports:
+        errors.print(f"cluster {root.name} has no nodes yet: `dure cluster invite`", markup=False)
+    else:
+        output.print(_table(root, reports, started))
+        for report in reports:
+            if report.problem:
+                errors.print(report.problem, markup=False, soft_wrap=True)
+        for name, reason in started.get("left_out", {}).items():
+            errors.print(f"{name} did not take part: {reason}", markup=False, soft_wrap=True)
+
+
+def _last_start(root: Cluster) -> dict[str, Any]:
+    """The last start of a model on this cluster: its shares, and who was left out."""
+    starts = [event for event in root.events.read() if event.get("event") == "engine_started"]
+    return starts[-1] if starts else {}
+
+
+def _watch(draw: Callable[[], Table]) -> None:
+    stop = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGINT, end)
+    with Live(draw(), console=output, auto_refresh=False) as live:
+        while not stop.wait(WATCH_EVERY_S):
+            live.update(draw(), refresh=True)
+
+
+def _facts(report: NodeReport) -> dict[str, Any]:
+    return {
+        "name": report.member.name,
+        "host": report.member.host,
+        "port": report.member.port,
+        "joined": report.member.joined,
+        "answers": not report.problem,
+        "problem": report.problem or None,
+        "platform": dataclasses.asdict(report.platform) if report.platform else None,
+        "health": dataclasses.asdict(report.health) if report.health else None,
+    }
+
+
+def _table(root: Cluster, reports: list[NodeReport], started: dict[str, Any]) -> Table:
+    table = Table(f"node of {printable(root.name)}", box=None, pad_edge=False)
+    shares = started.get("shares", {})
+    for heading in (
+        *("address", "state", "last share", "machine", "cores", "free memory", "load", "°C", "MHz"),
+    ):
+        table.add_column(heading, justify="right" if heading in _RIGHT else "left")
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
+    for report in [_of_root(root), *reports]:
+        is_root = report.member.name == ROOT_NAME
+        address = "here" if is_root else f"{report.member.host}:{report.member.port}"
+        if report.platform is None or report.health is None:
+            table.add_row(report.member.name, address, "does not answer")
+            continue
+        now, machine = report.health, report.platform
+        table.add_row(
+            report.member.name,
+            address,
+            ", ".join(now.throttled) or "well",
+            f"{shares[report.member.name]:.0%}" if report.member.name in shares else "",
+            printable(f"{machine.architecture}, {machine.processor}"),
+            str(machine.cores),
+            f"{bytes_text(now.available_bytes)} of {bytes_text(machine.memory_bytes)}",
+            f"{now.load:.1f}",
+            "" if now.temperature_c is None else f"{now.temperature_c:.0f}",
+            "" if now.clock_mhz is None else f"{now.clock_mhz:.0f}",
+        )
+    return table
+
+
+def _of_root(root: Cluster) -> NodeReport:
+    """This machine, as the nodes tell of themselves."""
+    here = Member(ROOT_NAME, "", 0, 0, 0.0)
+    return NodeReport(here, platform=platform({}, lambda _: ""), health=health(root.directory))
+
+
+_RIGHT = {"last share", "cores", "free memory", "load", "°C", "MHz"}
+
+
+@cluster.command()
+def bench(
+    types: Annotated[
+        str, typer.Option("--types", help="Of weights, as GGUF names them.")
+    ] = "Q4_0,Q4_K,Q8_0,F16",
+    as_json: Json = False,
+) -> None:
+    """Measure every machine's speed with weights of each type, and every link; it is kept.
+
+    What is kept decides the shares of `--cluster`. Measure while nothing else runs.
+
+    Example: dure cluster bench --types Q4_K
+    """
+    root = _this()
+    names = [name.strip().upper() for name in types.split(",") if name.strip()]
+    unknown = [name for name in names if name not in MEASURED_TYPES]
+    if unknown or not names:
+        raise UsageError(f"--types {types}: give some of {', '.join(MEASURED_TYPES)}")
+    nodes, known, members = Nodes(root), KnownSpeeds(root.directory), root.members
+    for name in names:
+        with errors.status(f"measuring {name}"):
+            known.keep(ROOT_NAME, speed=measure_here(name, probe().cores))
+            for node, speed in measure_nodes(nodes, members, name).items():
+                known.keep(node, speed=speed)
+    for member in members:
+        with errors.status(f"measuring the link to {member.name}"):
+            known.keep(member.name, link=link_speed(nodes, member))
+    machines = [ROOT_NAME, *(member.name for member in members)]
+    rows = [_measured(known, machine, names) for machine in machines]
+    if as_json:
+        print_json(rows)
+    else:
+        output.print(_speed_table(rows, names))
+
+
+def _measured(known: KnownSpeeds, machine: str, types: list[str]) -> dict[str, Any]:
+    link, speeds = known.link(machine), {name: known.speed(machine, name) for name in types}
+    return {
+        "name": machine,
+        "types": {
+            name: {
+                "decode_bytes_per_s": speed.decode_bytes_per_s,
+                "prompt_bytes_per_s": speed.prompt_bytes_per_s,
+                "threads": speed.threads,
+            }
+            for name, speed in speeds.items()
+            if speed
+        },
+        "round_trip_s": link.round_trip_s if link else None,
+        "link_bytes_per_s": link.bytes_per_s if link else None,
+    }
+
+
+def _speed_table(rows: list[dict[str, Any]], types: list[str]) -> Table:
+    table = Table("machine", box=None, pad_edge=False)
+    for heading in (*(f"{name}, GB/s" for name in types), "round trip, µs", "link, MB/s"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        speeds = [f"{row['types'][name]['decode_bytes_per_s'] / 1e9:.1f}" for name in types]
+        link = row["link_bytes_per_s"]
+        table.add_row(
+            row["name"],
+            *speeds,
+            f"{row['round_trip_s'] * 1e6:.0f}" if link else "",
+            f"{link / 1e6:.0f}" if link else "",
+        )
+    return table
+
+
+@cluster.command()
+def remove(
+    node: Annotated[str, typer.Argument(help="The node's name.", show_default=False)],
+) -> None:
+    """Remove a node: its certificate is good no more. It may join again with a new code.
+
+    Example: dure cluster remove pi-4
+    """
+    member = _this().remove(check_name(node))
+    errors.print(
+        f"{member.name} belongs to the cluster no more; `dure node leave` on it deletes what it kept",
+        markup=False,
+    )
+
+
+@cluster.command()
+def events(
+    last: Annotated[int, typer.Option("--last", "-n", help="How many; 0 is all.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Show what happened in the cluster: who came, who was refused, who went.
+
+    Example: dure cluster events -n 10
+    """
+    found = list(_this().events.read())[-max(0, last) :]
+    if as_json:
+        print_json(found)
+        return
+    for event in found:
+        when = datetime.fromtimestamp(event.get("time", 0)).strftime("%Y-%m-%d %H:%M:%S")
+        rest = " ".join(
+            f"{key}={value}" for key, value in event.items() if key not in {"time", "event"}
+        )
+        output.print(printable(f"{when} {event.get('event')} {rest}"), soft_wrap=True)

@@ -1,0 +1,85 @@
+"""`dure join`: make this machine a node of a cluster."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+from dure.cli.terminal.console import errors
+from dure.cluster.node.process import node_directory
+from dure.cluster.trust.discovery import DOOR, find
+from dure.cluster.trust.identity import Credentials, check_name
+from dure.cluster.trust.invitation import Code
+from dure.cluster.trust.joining import JOIN_PORT, NODE_PORT
+from dure.cluster.trust.joining import join as join_cluster
+from dure.errors import ClusterError, UsageError
+
+__all__ = ["join"]
+
+FIND_S = 10.0
+
+
+def join(
+    code: Annotated[
+        str,
+        typer.Argument(
+            help="As `dure cluster invite` shows it; - reads it from the input, where no list of "
+            "processes shows it.",
+            show_default=False,
+        ),
+    ],
+    root: Annotated[
+        str | None,
+        typer.Option(help="The root's HOST or HOST:PORT.", show_default="found by mDNS"),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What this node is called.", show_default="the host's name")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Where its agent will listen.")] = NODE_PORT,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also where this machine is a node of a cluster already."),
+    ] = False,
+) -> None:
+    """Make this machine a node of the cluster that the code is from.
+
+    Example: dure join 4QX7M-... --root 192.168.1.10
+    """
+    typed = sys.stdin.readline().strip() if code == "-" else code
+    parsed, directory = Code.parse(typed), node_directory()
+    if Credentials(directory).exist and not force:
+        raise UsageError(
+            f"this machine is {Credentials(directory).name} of a cluster already: --force joins "
+            "another one, or the same anew"
+        )
+    own_name = check_name(name or _host_name())
+    if not 0 < port < 1 << 16:
+        raise UsageError(f"--port {port}: give a number from 1 to 65535")
+    node = join_cluster(directory, parsed, _address(root, parsed), own_name, port)
+    errors.print(f"this machine is {node.name} of cluster {node.cluster}", markup=False)
+    errors.print("next: `dure node` answers the root", markup=False)
+
+
+def _host_name() -> str:
+    return socket.gethostname().partition(".")[0].lower().replace("_", "-")
+
+
+def _address(root: str | None, code: Code) -> tuple[str, int]:
+    if root is None:
+        errors.print("looking for the root", markup=False)
+        found = find(DOOR, "authority", code.authority, FIND_S)
+        if not found:
+            raise ClusterError(
+                f"the code's root was not found within {FIND_S:g} s: does `dure cluster invite` run "
+                "there, and is the code from it? On another network, say --root HOST"
+            )
+        return found[0]
+    host, colon, port = root.rpartition(":")
+    if not colon or "]" in port or (host.count(":") and not host.startswith("[")):
+        return root.strip("[]"), JOIN_PORT  # no port, or an IPv6 address
+    if not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise UsageError(f"--root {root}: give HOST or HOST:PORT")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,197 @@
+"""`dure run`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import Annotated, Any
+
+import typer
+
+from dure.cli.terminal.console import bytes_text, errors, print_json, write
+from dure.cli.terminal.interrupt import Interrupt
+from dure.cli.terminal.model_argument import resolve_draft, resolve_model
+from dure.cli.terminal.parameters import (
+    Ctx,
+    Guess,
+    Json,
+    MaxTokens,
+    MinP,
+    Mlock,
+    Model,
+    OnCluster,
+    OnInterface,
+    OnNodes,
+    Pin,
+    Pull,
+    Ranks,
+    Seed,
+    Shares,
+    Sync,
+    Temperature,
+    Threads,
+    TopK,
+    TopP,
+    sampling_of,
+)
+from dure.cli.terminal.running_model import guesses, opened
+from dure.deploy.start import Wishes
+from dure.engine.compute.allreduce import Wire
+from dure.engine.executor import RankFacts
+from dure.errors import EngineError, UsageError
+from dure.generate.session import Session
+from dure.generate.speculative.proposer import Draft
+from dure.model.gguf import open_gguf
+from dure.model.vocabulary import Vocabulary
+
+__all__ = ["run"]
+
+
+def run(
+    model: Model,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="What to answer; without it, standard input is read."),
+    ] = None,
+    ranks: Ranks = None,
+    cluster: OnCluster = False,
+    nodes: OnNodes = None,
+    interface: OnInterface = None,
+    draft: Guess = Draft.LOOKUP,
+    shares: Shares = None,
+    threads: Threads = None,
+    ctx: Ctx = None,
+    sync: Sync = Wire.Q8,
+    mlock: Mlock = False,
+    pin: Pin = False,
+    temp: Temperature = 0.8,
+    top_p: TopP = 0.95,
+    top_k: TopK = 40,
+    min_p: MinP = 0.05,
+    seed: Seed = None,
+    max_tokens: MaxTokens = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text itself, without the chat template.")
+    ] = False,
+    system: Annotated[str | None, typer.Option(help="A system message before the prompt.")] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Then say what the answer took.")
+    ] = False,
+    pull: Pull = False,
+    as_json: Json = False,
+) -> None:
+    """Write one answer, streaming, on one rank or cut over several.
+
+    Example: dure run models/dure-demo.gguf "Tell me a story about a goat." --ranks 2 --verbose
+    """
+    sampling = sampling_of(temp, top_p, top_k, min_p, seed)
+    file = resolve_model(model, may_pull=True, pull_now=pull)
+    with open_gguf(file):
+        text = _prompt(prompt)  # nobody should type one for a file that cannot be opened
+    wishes = Wishes(
+        *(ranks, shares, threads, ctx),
+        sync=sync,
+        cluster=cluster,
+        nodes=nodes,
+        interface=interface,
+        mlock=mlock,
+        pin=pin,
+    )
+    draft = resolve_draft(draft, pull_now=pull)
+    with (
+        Interrupt() as interrupt,
+        ExitStack() as stack,
+        opened(file, wishes) as (gguf, executor),
+    ):
+        vocabulary = Vocabulary(gguf)
+        guessing = stack.enter_context(guesses(draft, gguf, vocabulary, wishes, executor))
+        session = Session(executor, vocabulary, guessing)
+        tokens = _tokens(vocabulary, text, system, raw)
+        answer = ""
+        try:
+            for piece in session.answer(
+                tokens, sampling, max_tokens=max_tokens, cancelled=interrupt.came
+            ):
+                answer += piece.text
+                if not as_json:
+                    write(piece.text)
+        except EngineError:
+            write("\n" if answer and not as_json else "")  # the error begins its own line
+            raise
+        facts = executor.facts() if verbose or as_json else []
+    if as_json:
+        print_json(_as_json(answer, session, facts))
+    else:
+        write("\n")
+    if verbose:
+        _print_timings(session, facts)
+    if interrupt.came():
+        raise typer.Exit(130)
+
+
+def _prompt(prompt: str | None) -> str:
+    if prompt is None and sys.stdin is not None:  # None, where the shell closed it
+        if sys.stdin.isatty():
+            errors.print("type the prompt, then Ctrl-D:")
+        prompt = sys.stdin.read()
+    if prompt is None or not prompt.strip():
+        raise UsageError("the prompt is empty: give some text, or pipe it in")
+    return prompt
+
+
+def _tokens(vocabulary: Vocabulary, text: str, system: str | None, raw: bool) -> list[int]:
+    if raw or not vocabulary.has_chat_template:
+        if system is not None:
+            raise UsageError("--system needs a chat template: leave out --raw, or use a chat model")
+        return vocabulary.tokenize(text)
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    return vocabulary.chat_prompt([*messages, {"role": "user", "content": text}])
+
+
+def _figures_of(session: Session) -> dict[str, Any]:
+    """An answer's figures as plain data; milliseconds a token are of decode steps."""
+    timings = session.timings
+    steps = max(1, timings.n_steps)
+    other_s = max(0.0, timings.generate_s - timings.compute_s - timings.sync_s)
+    return {
+        "prompt_tokens": timings.prompt_tokens,
+        "cached_tokens": timings.cached_tokens,
+        "prompt_tokens_per_s": timings.prompt_per_s,
+        "tokens": timings.tokens,
+        "tokens_per_s": timings.generated_per_s,
+        "drafted_tokens": timings.drafted,
+        "accepted_tokens": timings.accepted,
+        "per_token_ms": {
+            "compute": 1e3 * timings.compute_s / steps,
+            "sync": 1e3 * timings.sync_s / steps,
+            "other": 1e3 * other_s / steps,
+        },
+        "bytes_sent_per_token": timings.bytes_sent / steps,
+    }
+
+
+def _as_json(answer: str, session: Session, facts: list[RankFacts]) -> dict[str, Any]:
+    return {
+        "text": answer,
+        "finish": session.finish,
+        "ranks": len(facts),
+        **_figures_of(session),
+        "peak_memory_bytes": [rank.peak_bytes for rank in facts],
+    }
+
+
+def _print_timings(session: Session, facts: list[RankFacts]) -> None:
+    figures = _figures_of(session)
+    token = figures["per_token_ms"]
+    n_guessed = figures["drafted_tokens"]
+    right = f"{figures['accepted_tokens']} of {n_guessed} guessed ones right"
+    peaks = ", ".join(bytes_text(rank.peak_bytes) for rank in facts)
+    errors.print(
+        f"\nprompt      {figures['prompt_tokens']} tokens, "
+        f"{figures['prompt_tokens_per_s']:.1f} tokens/s\n"
+        f"generation  {figures['tokens']} tokens, {figures['tokens_per_s']:.1f} tokens/s, "
+        f"{right if n_guessed else 'none guessed'}\n"
+        f"per token   compute {token['compute']:.2f} ms, sync {token['sync']:.2f} ms, "
+        f"other {token['other']:.2f} ms, {bytes_text(figures['bytes_sent_per_token'])} sent by each rank\n"
+        f"peak memory {peaks}"
+    )

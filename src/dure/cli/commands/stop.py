@@ -1,0 +1,77 @@
+"""`dure stop`: end servers that run on this machine, in good order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Annotated
+
+import typer
+
+from dure.cli.terminal.console import errors, printable
+from dure.errors import EngineError, ResourceError, UsageError
+from dure.http.registry import RunningServer, running_servers
+
+__all__ = ["stop"]
+
+LOOK_EVERY_S = 0.1
+
+
+def stop(
+    server: Annotated[
+        str | None,
+        typer.Argument(help="Model, URL, port or process, as `dure ps` shows them."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Stop every server.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for running answers.")] = 60.0,
+) -> None:
+    """Stop a server: it takes no new requests, and running answers may finish.
+
+    Without a name the only server that runs is stopped.
+
+    Example: dure stop dure-demo
+    """
+    for one in _chosen(server, everything):
+        _stop(one, timeout)
+
+
+def _chosen(named: str | None, everything: bool) -> list[RunningServer]:
+    running = running_servers()
+    if everything:
+        return running
+    if not running:
+        raise UsageError("no server runs here")
+    if named is None and len(running) == 1:
+        return running
+    listing = ", ".join(f"{one.model} at {one.url}" for one in running)
+    if named is None:
+        raise UsageError(f"{len(running)} servers run ({listing}): name one, or say --all")
+    found = [one for one in running if named in _names(one)]
+    if not found:
+        raise UsageError(f"no server {named} runs; there are {listing}")
+    return found
+
+
+def _names(server: RunningServer) -> tuple[str, ...]:
+    port = server.url.rpartition(":")[2].strip("/")
+    return (server.model, server.url, port, str(server.pid))
+
+
+def _stop(server: RunningServer, timeout_s: float) -> None:
+    name = printable(f"{server.model} at {server.url}")
+    try:
+        os.kill(server.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        raise ResourceError(f"{name} is another user's: ask them, or use sudo") from None
+    errors.print(f"{name} finishes what it is answering", markup=False)
+    end = time.monotonic() + timeout_s
+    while server.is_alive:
+        if time.monotonic() > end:
+            raise EngineError(
+                f"{name} still runs after {timeout_s:g} s: wait, or `kill -9 {server.pid}`"
+            )
+        time.sleep(LOOK_EVERY_S)
+    errors.print(f"{name} has stopped", markup=False)

@@ -1,0 +1,222 @@
+"""How `dure node add` tells: a line for each host that lives on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.progress import Progress as Bars
+from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from dure.cli.terminal.console import bytes_text, errors, output, print_json, printable
+from dure.cluster.add.adding import Outcome, Progress, State, add, rehearse
+from dure.cluster.add.preparing import Step, Wishes
+from dure.cluster.add.ssh import Destination
+from dure.cluster.root.membership import Cluster
+
+__all__ = ["add_machines", "show_plan"]
+
+STILL_EVERY_S = 60.0
+_DOING = {
+    Step.LOG_IN: "logging in",
+    Step.CHECK: "looking at it",
+    Step.INSTALL: "installing dure",
+    Step.JOIN: "joining",
+    Step.SERVICE: "starting the service",
+    Step.ANSWER: "waiting for its answer",
+}
+
+
+def add_machines(
+    cluster: Cluster, hosts: Sequence[Destination], wishes: Wishes, *, as_json: bool
+) -> bool:
+    """Make nodes of these machines, and say how each ended; whether all went well."""
+    with _told_when_stopped(), _watching([host.text for host in hosts]) as progress:
+        outcomes = add(cluster, hosts, wishes, progress)
+    if as_json:
+        print_json([_facts(outcome) for outcome in outcomes])
+    else:
+        _summarize(outcomes)
+    return all(outcome.state != State.FAILED for outcome in outcomes)
+
+
+def show_plan(
+    cluster: Cluster, hosts: Sequence[Destination], wishes: Wishes, *, as_json: bool
+) -> bool:
+    """Say what would be run for these machines; whether all can be added."""
+    with _told_when_stopped(), _watching([host.text for host in hosts]) as progress:
+        plans = rehearse(cluster, hosts, wishes, progress)
+    if as_json:
+        print_json(
+            [
+                {"host": host.text, "commands": commands, "outcome": ended and _facts(ended)}
+                for host, (ended, commands) in zip(hosts, plans, strict=True)
+            ]
+        )
+    else:
+        for host, (ended, commands) in zip(hosts, plans, strict=True):
+            if ended is not None:
+                _summarize([ended])
+            for command in [f"# {host.text}", *commands] if commands else []:
+                output.print(command, soft_wrap=True)
+    return all(ended is None or ended.state != State.FAILED for ended, _ in plans)
+
+
+@contextmanager
+def _told_when_stopped() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print("\nstopped: the same command goes on from here", markup=False)
+        raise typer.Exit(130) from None
+
+
+# ---------------------------------------------------------------- how each ended
+
+
+def _facts(outcome: Outcome) -> dict[str, Any]:
+    failure, platform = outcome.failure, outcome.platform
+    return {
+        "host": outcome.host,
+        "state": outcome.state.value,
+        "node": outcome.node or None,
+        "done": [step.value for step in outcome.done],
+        "platform": dataclasses.asdict(platform) if platform else None,
+        "failure": failure and {**dataclasses.asdict(failure), "step": failure.step.value},
+    }
+
+
+def _summarize(outcomes: Sequence[Outcome]) -> None:
+    for outcome in outcomes:
+        if outcome.failure is None:
+            output.print(printable(f"{outcome.host}: {_well(outcome)}"), soft_wrap=True)
+        else:
+            _tell_failure(outcome)
+
+
+def _well(outcome: Outcome) -> str:
+    if outcome.state == State.JOINED:
+        return f"{outcome.node} belongs to the cluster; start `dure node` on it"
+    already = "" if outcome.done else " already"
+    machine = outcome.platform
+    assert machine is not None, "it answers"
+    memory = bytes_text(machine.memory_bytes)
+    facts = f"{machine.architecture}, {machine.processor}, {machine.cores} cores, {memory}"
+    return f"{outcome.node} answers{already}: {facts}"
+
+
+def _tell_failure(outcome: Outcome) -> None:
+    failure = outcome.failure
+    assert failure is not None
+    name = f" ({outcome.node})" if outcome.node else ""
+    text = f"{outcome.host}{name}: {failure.step} failed: {failure.reason}"
+    errors.print(printable(text), style="red", markup=False, soft_wrap=True)
+    if outcome.done:
+        errors.print(f"    done before: {', '.join(outcome.done)}", markup=False, soft_wrap=True)
+    for line in failure.lines:
+        errors.print(f"    | {printable(line)}", markup=False, soft_wrap=True)
+    if failure.cure:
+        errors.print(f"    cure: {printable(failure.cure)}", markup=False, soft_wrap=True)
+
+
+# ---------------------------------------------------------------- how it goes
+
+
+@contextmanager
+def _watching(hosts: Sequence[str]) -> Iterator[Progress]:
+    if errors.is_terminal:
+        with _Board(hosts) as board:
+            yield board
+    else:
+        with _Lines() as lines:
+            yield lines
+
+
+class _Board:
+    """A line for each host: what it does, for how long, and what was said last."""
+
+    def __init__(self, hosts: Sequence[str]) -> None:
+        columns = (
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.fields[doing]}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[said]}", markup=False, style="dim"),
+        )
+        self._bars = Bars(*columns, console=errors, transient=True)
+        self._tasks: dict[str, TaskID] = {
+            host: self._bars.add_task(printable(host), total=1, doing="", said="") for host in hosts
+        }
+
+    def __enter__(self) -> _Board:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def began(self, host: str, step: Step) -> None:
+        """Show the step."""
+        self._bars.update(self._tasks[host], doing=_DOING[step], said="")
+
+    def said(self, host: str, line: str) -> None:
+        """Show what fits of the line."""
+        room = max(10, errors.width - max(map(len, self._tasks)) - 40)
+        self._bars.update(self._tasks[host], said=printable(line.strip())[:room])
+
+    def ended(self, outcome: Outcome) -> None:
+        """Stop its clock."""
+        doing = outcome.state.value
+        self._bars.update(self._tasks[outcome.host], doing=doing, said="", completed=1)
+
+
+class _Lines:
+    """A line for each step, and one a minute while a step lasts."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._lasting: dict[str, Step] = {}
+        self._telling = threading.Lock()
+        self._over = threading.Event()
+        self._clock = threading.Thread(target=self._still, daemon=True)
+
+    def __enter__(self) -> _Lines:
+        self._clock.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._clock.join()
+
+    def began(self, host: str, step: Step) -> None:
+        """Say what is done now."""
+        with self._telling:
+            self._lasting[host] = step
+            self._tell(f"{host}: {_DOING[step]}")
+
+    def said(self, host: str, line: str) -> None:
+        """Keep quiet: a failure shows the last lines."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Say how, and after how long."""
+        with self._telling:
+            self._lasting.pop(outcome.host, None)
+            self._tell(f"{outcome.host}: {outcome.state.value} after {self._minutes()}")
+
+    def _still(self) -> None:
+        while not self._over.wait(STILL_EVERY_S):
+            with self._telling:
+                for host, step in self._lasting.items():
+                    self._tell(f"{host}: still {_DOING[step]}, {self._minutes()}")
+
+    def _tell(self, text: str) -> None:
+        errors.print(printable(text), markup=False, soft_wrap=True)
+
+    def _minutes(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        return f"{minutes}:{seconds:02d}"

@@ -1,0 +1,79 @@
+"""From what a person wrote for MODEL to a file: a path, a short name, `hf:…`, or a name of `dure ls`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from dure.cli.commands.pull import told_when_stopped, watching
+from dure.cli.terminal.console import errors, printable
+from dure.errors import UsageError
+from dure.generate.speculative.proposer import Draft
+from dure.model.gguf import open_gguf
+from dure.model.store import Library, Name, parse_name
+
+__all__ = ["resolve_draft", "resolve_model"]
+
+
+def resolve_model(text: str, *, may_pull: bool = False, pull_now: bool = False) -> Path:
+    """The file that a person means; of a split model its first part.
+
+    A path comes first, then what lies on this machine. What is missing is pulled where the command
+    `may_pull`: after asking on a terminal, without asking where the user said --pull (`pull_now`).
+    Raises UsageError, with the command to run, where the model is not here and is not to be pulled;
+    else as `dure.model.store.pull` does.
+    """
+    path = Path(text)
+    if path.exists():
+        return path
+    library = Library()
+    if model := library.find(text):
+        return model.path
+    if _is_path(text):
+        return path  # opening it says best what is wrong
+    name = _name(text)
+    if may_pull and (pull_now or _agreed(text)):
+        return _pulled(name, library)
+    more = ", or say --pull" if may_pull else ""
+    raise UsageError(f"{text} is not on this machine: run `dure pull {text}`{more}")
+
+
+def resolve_draft(text: str, *, pull_now: bool = False) -> str:
+    """What --draft means: one of `Draft`, or the absolute path of a draft model."""
+    if text in set(Draft):
+        return text
+    path = resolve_model(text, may_pull=True, pull_now=pull_now)
+    with open_gguf(path):
+        pass  # what is no model is told at once
+    return str(path.absolute())
+
+
+def _is_path(text: str) -> bool:
+    """Whether this can only be meant as a file, there or not."""
+    if text.startswith(("hf:", "http://", "https://")):
+        return False
+    return text.startswith((".", "/", "~")) or (text.endswith(".gguf") and ":" not in text)
+
+
+def _name(text: str) -> Name:
+    try:
+        return parse_name(text)
+    except UsageError as error:
+        raise UsageError(f"{error} (and no file of this name is here)") from None
+
+
+def _agreed(text: str) -> bool:
+    if not (sys.stdin is not None and sys.stdin.isatty() and errors.is_terminal):
+        return False
+    return typer.confirm(
+        f"{printable(text)} is not on this machine. Pull it?", default=True, err=True
+    )
+
+
+def _pulled(name: Name, library: Library) -> Path:
+    from dure.model.store.pull import pull
+
+    with told_when_stopped(str(name)), watching() as watch:
+        return pull(name, library, watch).model.path

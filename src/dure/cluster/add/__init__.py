@@ -1,0 +1,1 @@
+"""Machines become nodes over ssh."""

@@ -1,0 +1,226 @@
+"""What a machine is before it has dure: asked of its shell, and judged whether it can become a node.
+
+Knows the script that looks, and reads what it says. Refuses to change anything, and to know how the script
+gets there.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from shlex import quote
+
+import msgspec
+from cryptography import x509
+
+from dure.cluster.node.service import UNIT
+from dure.cluster.root.membership import Cluster, Member
+from dure.cluster.trust.identity import fingerprint
+from dure.errors import ClusterError
+
+__all__ = ["PACKAGES", "Facts", "inspected", "looking"]
+
+FREE_BYTES = 2_500_000_000  # llama.cpp's build, and what is installed
+_MARK = "dure:"
+_PROCESSORS = ("x86_64", "aarch64", "riscv64")
+PACKAGES = {
+    "dure": "dure",
+    "llama.cpp": "llama-cpp-python",
+    "mpich": "mpich",
+}  # as agents call them
+
+# What it prints is `dure:KEY=VALUE`, among whatever a login shell prints.
+# No backslash: not every login shell reads one between quotes as sh does.
+_LOOK = """
+say() { echo "dure:$1=$2"; }
+say system "$(uname -s)"
+say processor "$(uname -m)"
+say uid "$(id -u)"
+if [ "$(id -u)" = 0 ]; then
+    base=/opt/dure user=WISHED
+    home=$(getent passwd "$user" | cut -d: -f6)
+    if [ -n "$home" ]; then say user_exists yes; else home=/var/lib/$user; fi
+else
+    base=$HOME/.local/share/dure user=$(id -un) home=$HOME
+    say user_exists yes
+fi
+say base "$base"
+say user "$user"
+say user_home "$home"
+set -- $SSH_CONNECTION
+say reached_from "$1"
+say cores "$(getconf _NPROCESSORS_ONLN)"
+say memory_kib "$(awk '/^MemTotal:/ { print $2 }' /proc/meminfo)"
+for one in python3 python3.14 python3.13 python3.12 python3.11; do
+    command -v $one >/dev/null || continue
+    say python_seen "$($one -V 2>&1)"
+    $one -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+    say python $one
+    $one -c 'import ensurepip, venv' 2>/dev/null && say venv yes
+    $one -c 'import sys; sys.exit(sys.maxsize < 2**32)' && say wide yes
+    break
+done
+for one in cc gcc clang; do command -v $one >/dev/null && say cc $one; done
+for one in c++ g++ clang++; do command -v $one >/dev/null && say cxx $one; done
+there=$base
+while [ ! -d "$there" ]; do there=$(dirname "$there"); done
+say free_kib "$(df -Pk "$there" | awk 'NR == 2 { print $4 }')"
+node=${DURE_NODE_DIR:-$home/.local/share/dure/node}
+say node_directory "$node"
+[ -r "$node/node.json" ] && say node "$(cat "$node/node.json")"
+[ -r UNIT ] && say unit "$(sed -n s/^ExecStart=//p UNIT)"
+[ -r "$node/authority.pem" ] && say authority "$(echo $(cat "$node/authority.pem"))"
+[ -r "$node/certificate.pem" ] && say certificate "$(echo $(cat "$node/certificate.pem"))"
+[ -x "$base/venv/bin/python" ] && "$base/venv/bin/python" -c 'import sys
+from importlib.metadata import version
+for name in sys.argv[1:]: print(f"dure:version_{name}={version(name)}")' NAMES 2>/dev/null
+exit 0
+"""
+
+
+def looking(user: str) -> str:
+    """The script that looks at a machine. user: whose rights the node will have where root logs in."""
+    names = " ".join(PACKAGES.values())
+    script = _LOOK.replace("WISHED", quote(user)).replace("NAMES", names)
+    return script.replace("UNIT", f"/etc/systemd/system/{UNIT}")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the script found. base: where dure is installed. user: whose rights the node has.
+
+    python: the program that is new enough, "" where none is; python_seen: the last that was looked at.
+    reached_from: the root's address as the machine sees it. unit: the command of the service that is there.
+    authority, certificate: PEM on one line.
+    """
+
+    system: str = ""
+    processor: str = ""
+    uid: int = 0
+    base: str = ""
+    user: str = ""
+    user_home: str = ""
+    user_exists: bool = False
+    reached_from: str = ""
+    cores: int = 1
+    memory_bytes: int = 0
+    python: str = ""
+    python_seen: str = ""
+    has_venv: bool = False
+    is_64_bit: bool = False
+    has_compilers: bool = False
+    free_bytes: int = 0
+    node_directory: str = ""
+    node_name: str = ""
+    node_cluster: str = ""
+    unit: str = ""
+    authority: str = ""
+    certificate: str = ""
+    versions: dict[str, str] | None = None
+
+    @property
+    def is_root(self) -> bool:
+        """Whether one logs in as root."""
+        return self.uid == 0
+
+    def trouble(self) -> tuple[str, str] | None:
+        """Why this machine cannot become a node, and the cure."""
+        if self.system != "Linux":
+            return f"it runs {self.system or 'nothing known'}", "dure's nodes need Linux"
+        if self.processor not in _PROCESSORS or (self.python and not self.is_64_bit):
+            return (
+                f"its system is of 32 bits ({self.processor})",
+                "install a 64-bit one; every board since the Raspberry Pi 3 can run it",
+            )
+        if not self.python:
+            return (
+                f"it has {self.python_seen or 'no Python'}, and dure needs Python 3.11 or newer",
+                "`sudo apt install python3 python3-venv build-essential` on Debian 12 or newer",
+            )
+        lacking = [] if self.has_venv else ["python3-venv"]
+        lacking += [] if self.has_compilers else ["build-essential"]
+        if lacking and self.versions is None:
+            words = {"python3-venv": "Python's venv", "build-essential": "a C and C++ compiler"}
+            return (
+                f"it lacks {' and '.join(words[one] for one in lacking)}",
+                f"`sudo apt install {' '.join(lacking)}` on it",
+            )
+        if self.free_bytes < FREE_BYTES and self.versions is None:
+            return (
+                f"{self.free_bytes / 1e9:.1f} GB are free for {self.base}, and building takes "
+                f"{FREE_BYTES / 1e9:.1f} GB",
+                "make room there",
+            )
+        return None
+
+    def is_of(self, cluster: Cluster) -> bool:
+        """Whether its authority is this cluster's."""
+        der = _der(self.authority)
+        return der is not None and fingerprint(der) == cluster.authority.fingerprint
+
+    def member_of(self, cluster: Cluster) -> Member | None:
+        """Who it is in this cluster: the member whose certificate it has."""
+        der = _der(self.certificate)
+        if der is None or not self.is_of(cluster):
+            return None
+        try:
+            serial = x509.load_der_x509_certificate(der).serial_number
+        except ValueError:
+            return None
+        return next((one for one in cluster.members if one.serial == serial), None)
+
+
+def _der(pem: str) -> bytes | None:
+    """A certificate whose lines were joined by blanks."""
+    found = re.search(r"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", pem)
+    try:
+        return base64.b64decode(found[1].replace(" ", ""), validate=True) if found else None
+    except binascii.Error:
+        return None
+
+
+def inspected(lines: Iterable[str]) -> Facts:
+    """What the script said. Raises ClusterError where it is nonsense."""
+    told: dict[str, str] = {}
+    for line in lines:
+        mark, _, rest = line.partition(_MARK)
+        if not mark and "=" in rest:
+            key, _, value = rest.partition("=")
+            told[key] = value.strip()
+    try:
+        node = msgspec.json.decode(told.get("node", "{}"), type=dict[str, str | int])
+        return _facts(told, str(node.get("name", "")), str(node.get("cluster", "")))
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise ClusterError(f"the machine answers in words that make no sense ({error})") from error
+
+
+def _facts(told: dict[str, str], node: str, cluster: str) -> Facts:
+    found = {name: told.get(f"version_{package}", "") for name, package in PACKAGES.items()}
+    return Facts(
+        system=told.get("system", ""),
+        processor=told.get("processor", ""),
+        uid=int(told.get("uid", "0")),
+        base=told.get("base", ""),
+        user=told.get("user", ""),
+        user_home=told.get("user_home", ""),
+        user_exists="user_exists" in told,
+        reached_from=told.get("reached_from", ""),
+        cores=int(told.get("cores") or "1"),
+        memory_bytes=int(told.get("memory_kib") or "0") * 1024,
+        python=told.get("python", ""),
+        python_seen=told.get("python_seen", ""),
+        has_venv="venv" in told,
+        is_64_bit="wide" in told,
+        has_compilers="cc" in told and "cxx" in told,
+        free_bytes=int(told.get("free_kib") or "0") * 1024,
+        node_directory=told.get("node_directory", ""),
+        node_name=node,
+        node_cluster=cluster,
+        unit=told.get("unit", ""),
+        authority=told.get("authority", ""),
+        certificate=told.get("certificate", ""),
+        versions=found if all(found.values()) else None,
+    )

@@ -1,0 +1,1 @@
+"""What runs on a node: the agent, its ranks and its shards."""

@@ -1,0 +1,82 @@
+"""A node's own process: it answers the root until it is told to end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+
+from dure.cluster.trust.discovery import NODE, announced
+from dure.cluster.trust.https import NodeServer, listener
+from dure.cluster.trust.identity import Credentials, answering_context
+from dure.cluster.trust.joining import NodeFile
+from dure.errors import ClusterError
+from dure.hardware.probe import health
+
+__all__ = ["forget", "node_directory", "run_node"]
+
+
+def node_directory() -> Path:
+    """Where a node keeps all it has: DURE_NODE_DIR, or the user's data directory."""
+    named = os.environ.get("DURE_NODE_DIR")
+    return Path(named) if named else platformdirs.user_data_path("dure") / "node"
+
+
+def forget(directory: Path) -> None:
+    """Delete what a node has in its directory, and the directory where nothing else is in it.
+
+    Raises OSError.
+    """
+    own = Credentials(directory)
+    for path in (own.key, own.certificate, own.authority, directory / "node.json"):
+        path.unlink(missing_ok=True)
+    for name in ("prefixes", "run", "shards"):
+        if (directory / name).exists():
+            shutil.rmtree(directory / name)
+    with contextlib.suppress(OSError):  # somebody keeps other things there
+        directory.rmdir()
+
+
+def run_node(
+    directory: Path,
+    host: str,
+    port: int | None,
+    announce: Callable[[str, bool], None],
+    *,
+    quota_bytes: int = 0,
+    interface: str = "",
+) -> None:
+    """Answer the root until SIGTERM or SIGINT. announce: is told the address, and if mDNS tells it too.
+
+    quota_bytes, interface: as `agent_app` has them.
+
+    Raises ClusterError where this machine has not joined, ResourceError where the port is taken,
+    UsageError where there is no such interface.
+    """
+    from dure.cluster.node.agent import MOST_BODY_BYTES, agent_app, own_platform
+    from dure.cluster.node.ranks import named_device
+
+    node, own = NodeFile.read(directory), Credentials(directory)
+    if not own.exist:
+        raise ClusterError(
+            f"{directory} lacks the node's certificate: join again, with a code of `dure cluster invite`"
+        )
+    port = port or node.port
+    own_platform()  # llama.cpp is tried now: the root does not wait long for facts
+    if interface:
+        named_device(interface, health(directory).links)
+    with (
+        listener(host, port) as listening,
+        announced(NODE, node.name, port, {"name": node.name}) as is_announced,
+    ):
+        server = NodeServer(
+            agent_app(directory, quota_bytes, interface),
+            answering_context(own),
+            lambda: announce(f"{node.name} of {node.cluster} at {host}:{port}", is_announced),
+            MOST_BODY_BYTES,
+        )
+        server.run([listening])

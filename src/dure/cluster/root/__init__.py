@@ -1,0 +1,1 @@
+"""What the root does: keeps members, asks nodes, sends shards, starts ranks."""

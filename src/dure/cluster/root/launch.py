@@ -1,0 +1,97 @@
+"""Ranks on the cluster's machines: rank 0 on the root, one on each node, started through the agents.
+
+Knows mpiexec's arguments and what the launcher finds in the job's directory. Refuses to know which
+machine gets which share.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from dure.cluster.node.ranks import device_of, named_device, network_environment
+from dure.cluster.root.launcher import LaunchFile, NodeRank
+from dure.cluster.root.membership import Cluster, Member
+from dure.engine.ranks.messages import Job
+from dure.engine.ranks.mpi import GUARD
+from dure.errors import ClusterError
+from dure.hardware.health import Link
+
+__all__ = ["ClusterLaunch"]
+
+
+class ClusterLaunch:
+    """Starts rank 0 here and rank i+1 on the i-th node; see `dure.engine.ranks.mpi.Launch`.
+
+    nodes: each with the name of its shard. links: this machine's network devices. interface: the one to
+    use, or None for the one that leads to the first node.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        nodes: Sequence[tuple[Member, str]],
+        links: tuple[Link, ...],
+        interface: str | None = None,
+    ) -> None:
+        self._cluster, self._nodes = cluster, nodes
+        self._device = (
+            named_device(interface, links)
+            if interface
+            else device_of(_address_towards(nodes[0][0]), links)
+        )
+
+    def prepare(self, job: Job, directory: Path) -> None:  # noqa: ARG002  # it is in its file
+        """Write the program that mpiexec runs for each node, and what that program must know."""
+        nodes = {
+            _called(rank): NodeRank(member.name, rank, member.host, member.port, shard)
+            for rank, (member, shard) in enumerate(self._nodes, 1)
+        }
+        launch = LaunchFile(str(self._cluster.directory.absolute()), nodes)
+        (directory / "launch.json").write_bytes(msgspec.json.encode(launch))
+        script = directory / "launcher"
+        script.write_text(
+            f'#!/bin/sh\nexec {sys.executable} -m dure.cluster.root.launcher {directory} "$@"\n'
+        )
+        script.chmod(0o700)
+
+    def environment(self) -> dict[str, str]:
+        """Rank 0 talks over the device that leads to the nodes."""
+        return network_environment(self._device)
+
+    def arguments(self, job_file: Path, n_ranks: int) -> list[str]:
+        """One part for each rank; a node's agent makes a program of the name `dure-rank`."""
+        hosts = ",".join(["127.0.0.1", *map(_called, range(1, n_ranks))])
+        first = ["sh", "-c", GUARD, str(job_file.with_name("rank0.exit"))]
+        first += [sys.executable, "-m", "dure.engine.ranks.rank", str(job_file)]
+        others = [word for _ in range(n_ranks - 1) for word in (":", "-n", "1", "dure-rank")]
+        return [
+            *("-launcher", "rsh", "-launcher-exec", str(job_file.with_name("launcher"))),
+            *("-iface", "lo", "-localhost", "127.0.0.1", "-hosts", hosts, "-genvnone"),
+            *("-n", "1", *first, *others),
+        ]
+
+
+def _called(rank: int) -> str:
+    """What mpiexec calls the node of a rank: an address that no machine has.
+
+    It would ask the name server for a name, and wait where that is silent; an address is not asked for.
+    """
+    return f"240.0.{rank >> 8}.{rank & 255}"
+
+
+def _address_towards(member: Member) -> str:
+    """This machine's address on the way to a node; nothing is sent."""
+    family = socket.AF_INET6 if ":" in member.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((member.host, member.port))
+        except OSError as error:
+            raise ClusterError(
+                f"no network leads to {member.name} at {member.host} ({error.strerror}): is the cable in?"
+            ) from error
+        return str(probe.getsockname()[0])

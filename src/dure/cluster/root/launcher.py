@@ -1,0 +1,138 @@
+"""The root's end of a rank on a node: what mpiexec runs, for each node, in place of ssh.
+
+    python -m dure.cluster.root.launcher DIRECTORY HOST PROGRAM --control-port HOST:PORT ... --proxy-id N
+
+Asks the node that stands for HOST to start its rank, and passes on what the proxy there and mpiexec say
+to each other, inside TLS. At the end, what the rank left behind is written into DIRECTORY, the job's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from dure.cluster.node.ranks import BLOCK_BYTES, RankOrder, RankReport
+from dure.cluster.root.membership import Cluster
+from dure.cluster.trust.identity import asking_context
+from dure.engine.ranks.messages import Job, RankError
+from dure.engine.ranks.mpi import RUNNING
+
+__all__ = ["LaunchFile", "NodeRank", "main"]
+
+CONNECT_S = 10.0
+REPORT_S = 10.0  # for a node to end its rank, and to say how it ended
+MPIEXEC_ENDED = "mpiexec has ended"
+
+
+class NodeRank(msgspec.Struct):
+    """Where a rank runs: the node and its address, and what its shard is called."""
+
+    name: str
+    rank: int
+    host: str
+    port: int
+    shard: str
+
+
+class LaunchFile(msgspec.Struct):
+    """What the launcher reads in the job's directory: whose nodes, and by what mpiexec calls each."""
+
+    cluster: str
+    nodes: dict[str, NodeRank]
+
+
+def main() -> None:
+    """Start a node's rank and stay until it has ended."""
+    directory, called, arguments = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    launch = msgspec.json.decode((directory / "launch.json").read_bytes(), type=LaunchFile)
+    node = launch.nodes[called]
+    where = f"node {node.name} at {node.host}:{node.port}"
+    running = directory / f"{node.name}{RUNNING}"
+    running.touch()
+    try:
+        sys.exit(_run(directory, Path(launch.cluster), node, arguments))
+    except (OSError, WebSocketException) as error:
+        _write_error(directory, node.rank, f"{where} does not start its rank: {error}")
+    except EOFError:
+        _write_error(directory, node.rank, f"the line to {where} broke: look at cable and power")
+    finally:
+        running.unlink(missing_ok=True)
+    sys.exit(1)
+
+
+def _run(directory: Path, home: Path, node: NodeRank, arguments: list[str]) -> int:
+    job = msgspec.json.decode((directory / "job.json").read_bytes(), type=Job)
+    order = RankOrder(job, node.rank, node.shard, int(_value(arguments, "--proxy-id")))
+    host, _, port = _value(arguments, "--control-port").rpartition(":")
+    cluster = Cluster(home)
+    context = asking_context(cluster.credentials, cluster.revocations)
+    plain = socket.create_connection((node.host, node.port), CONNECT_S)
+    with (
+        connect(
+            f"wss://{node.name}:{node.port}/rank",
+            sock=plain,
+            ssl=context,
+            server_hostname=node.name,
+            compression=None,
+            proxy=None,
+            open_timeout=CONNECT_S,
+            ping_interval=None,  # TCP itself rides out what it can
+            max_size=None,
+        ) as line,
+        socket.create_connection((host, int(port))) as control,
+    ):
+        line.send(msgspec.json.encode(order))
+        signal.signal(signal.SIGTERM, lambda *_: None)  # mpiexec's own end shows, and is waited for
+        threading.Thread(target=_outgoing, args=(control, line), daemon=True).start()
+        report = _incoming(line, control)
+    for file, text in report.files.items():
+        if "/" not in file and file.startswith("rank"):
+            (directory / file).write_text(text)
+    return report.exit_code
+
+
+def _outgoing(control: socket.socket, line: ClientConnection) -> None:
+    """What mpiexec says, to the node; its end ends the rank, whose report is then waited for."""
+    with contextlib.suppress(ConnectionClosed):
+        with contextlib.suppress(OSError):
+            while block := control.recv(BLOCK_BYTES):
+                line.send(block)
+        line.send(MPIEXEC_ENDED)
+        time.sleep(REPORT_S)
+        line.close()
+
+
+def _incoming(line: ClientConnection, control: socket.socket) -> RankReport:
+    """What the node says, to mpiexec, until its report comes. Raises EOFError where none does."""
+    with contextlib.suppress(ConnectionClosed):
+        for message in line:
+            if isinstance(message, str):
+                return msgspec.json.decode(message.encode(), type=RankReport)
+            with contextlib.suppress(OSError):  # mpiexec has gone; the report may still come
+                control.sendall(message)
+    raise EOFError("the line to it has ended")
+
+
+def _value(arguments: list[str], option: str) -> str:
+    return arguments[arguments.index(option) + 1]
+
+
+def _write_error(directory: Path, rank: int, reason: str) -> None:
+    """As the rank itself would have, so that the user is told."""
+    path = directory / f"rank{rank}.error"
+    with contextlib.suppress(OSError):
+        if not path.exists():
+            path.write_bytes(msgspec.json.encode(RankError("ClusterError", reason)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Who belongs to the cluster: what the root remembers of its nodes and invitations, on its disk.
+
+Knows one directory: the authority, the root's own credentials, `cluster.json`, `events.jsonl`.
+Refuses to know the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import platformdirs
+
+from dure.cluster.root.events import EventLog
+from dure.cluster.trust.identity import Authority, Credentials, check_name, new_request
+from dure.cluster.trust.invitation import Code, Invitation, redeem
+from dure.errors import ClusterError, UsageError
+
+__all__ = ["ROOT_NAME", "Cluster", "Member", "cluster_directory"]
+
+ROOT_NAME = "dure-root"
+FORGET_INVITATIONS_S = 30 * 86400.0  # after they expired: until then one is told why a code fails
+
+
+def cluster_directory() -> Path:
+    """Where the root keeps its cluster: DURE_CLUSTER_DIR, or the user's data directory."""
+    named = os.environ.get("DURE_CLUSTER_DIR")
+    return Path(named) if named else platformdirs.user_data_path("dure") / "cluster"
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A node. address: host and port of its agent. serial: of its certificate. joined: since 1970."""
+
+    name: str
+    host: str
+    port: int
+    serial: int
+    joined: float
+
+
+class _State(msgspec.Struct):
+    name: str
+    members: dict[str, Member] = {}
+    invitations: list[Invitation] = []
+    revoked: list[int] = []
+
+
+class Cluster:
+    """One cluster's memory. Raises ClusterError where there is none in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.events = EventLog(directory / "events.jsonl")
+        self.authority = Authority(directory)
+        self.credentials = Credentials(directory)
+        self._read()
+
+    @classmethod
+    def create(cls, directory: Path, name: str) -> Cluster:
+        """Make a cluster. Raises UsageError where one is there already."""
+        check_name(name)
+        if (directory / "cluster.json").exists():
+            raise UsageError(
+                f"{directory} holds a cluster already: `dure cluster status` shows it; another one "
+                "needs another directory (DURE_CLUSTER_DIR)"
+            )
+        authority = Authority.create(directory, name)
+        key, request = new_request(ROOT_NAME)
+        certificate, _ = authority.sign(request, ROOT_NAME, asks=True)
+        Credentials(directory).write(key, certificate, authority.pem)
+        _write(directory / "revoked.pem", authority.revocations([]))
+        _write(directory / "cluster.json", _encoded(_State(name)))
+        cluster = cls(directory)
+        cluster.events.add("cluster_created", name=name)
+        return cluster
+
+    # ------------------------------------------------------------ what there is
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self._read().name
+
+    @property
+    def members(self) -> list[Member]:
+        """The nodes, in the order in which they joined."""
+        return sorted(self._read().members.values(), key=lambda member: member.joined)
+
+    def member(self, name: str) -> Member:
+        """The node called so. Raises UsageError, naming those there are."""
+        members = self._read().members
+        if name not in members:
+            there = ", ".join(sorted(members)) or "none yet"
+            raise UsageError(f"no node is called {name!r}: there are {there}")
+        return members[name]
+
+    @property
+    def revocations(self) -> Path:
+        """The file with the signed list of certificates that are good no more (PEM)."""
+        return self.directory / "revoked.pem"
+
+    # ------------------------------------------------------------ what changes it
+
+    def invite(self, valid_s: float) -> Code:
+        """A new code, good for one machine and so many seconds."""
+        code, now = Code.new(self.authority.fingerprint), time.time()
+        with self._changing() as state:
+            state.invitations = [
+                i for i in state.invitations if i.expires > now - FORGET_INVITATIONS_S
+            ]
+            state.invitations.append(Invitation(code.digest, now + valid_s))
+        self.events.add("invited", valid_s=valid_s)
+        return code
+
+    def join(self, secret: str, name: str, request: bytes, host: str, port: int) -> bytes:
+        """Take in a machine that shows a code's secret; its certificate (PEM).
+
+        Raises RefusedError where the code is not good, UsageError where name or request are not.
+        Nothing has changed then.
+        """
+        check_name(name)
+        now = time.time()
+        with self._changing() as state:
+            redeem(state.invitations, secret, name, now)
+            if name in state.members or name == ROOT_NAME:
+                raise UsageError(
+                    f"a node called {name} is there already: join with --name OTHER, or first "
+                    f"`dure cluster remove {name}` on the root"
+                )
+            certificate, serial = self.authority.sign(request, name)
+            state.members[name] = Member(name, host, port, serial, now)
+        self.events.add("joined", node=name, host=host, port=port)
+        return certificate
+
+    def move(self, name: str, host: str, port: int) -> None:
+        """A node answers at another address now."""
+        with self._changing() as state:
+            member = state.members.get(name)
+            if member is not None:
+                state.members[name] = msgspec.structs.replace(member, host=host, port=port)
+        self.events.add("moved", node=name, host=host, port=port)
+
+    def remove(self, name: str) -> Member:
+        """Revoke a node's certificate and forget it. Raises UsageError where there is none."""
+        member = self.member(name)
+        with self._changing() as state:
+            state.revoked.append(member.serial)
+            _write(self.revocations, self.authority.revocations(state.revoked))
+            del state.members[name]
+        self.events.add("removed", node=name)
+        return member
+
+    # ------------------------------------------------------------ its file
+
+    def _read(self) -> _State:
+        try:
+            return msgspec.json.decode((self.directory / "cluster.json").read_bytes(), type=_State)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise ClusterError(
+                f"{self.directory / 'cluster.json'} cannot be read ({error}): bring it back from a "
+                "copy, or begin anew with `dure cluster init` in another directory (DURE_CLUSTER_DIR)"
+            ) from error
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[_State]:
+        """The state, written when the block ends well; one process at a time."""
+        with (self.directory / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            state = self._read()
+            yield state
+            _write(self.directory / "cluster.json", _encoded(state))
+
+
+def _encoded(state: _State) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(state))
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(data)
+    part.replace(path)

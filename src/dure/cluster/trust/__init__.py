@@ -1,0 +1,1 @@
+"""Who belongs to a cluster: certificates, invitations, and HTTPS between its machines."""

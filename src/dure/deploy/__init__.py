@@ -1,0 +1,1 @@
+"""From a model and machines to a running executor."""

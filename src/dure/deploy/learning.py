@@ -1,0 +1,51 @@
+"""What a running model teaches about the cluster's machines: shares for the next start.
+
+Knows that a speed measured alone, for a second, may not be that of the real work: other layers, heat,
+another program on the machine. Refuses to cut anything: the next start does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from dure.cluster.root.membership import Cluster
+from dure.cluster.root.speeds import KnownSpeeds
+from dure.plan.placement import at_work
+
+__all__ = ["Learning"]
+
+LEAST_S = 0.002  # that a rank computes in a step: below this its time is not that of the weights
+
+
+class Learning:
+    """Of one start. held_bytes: of each rank's weights, by machine, in the order of the ranks."""
+
+    def __init__(self, cluster: Cluster, type_name: str, held_bytes: Mapping[str, float]) -> None:
+        self._cluster, self._type, self._held = cluster, type_name, held_bytes
+
+    def learn(self, seconds: Sequence[float]) -> None:
+        """Keep speeds by which all ranks would be done at once, where that is worth other shards."""
+        with contextlib.suppress(OSError):  # of a full disk: the old ones will do
+            self._learn(seconds)
+
+    def _learn(self, seconds: Sequence[float]) -> None:
+        if len(seconds) != len(self._held) or min(seconds) < LEAST_S:
+            return
+        known = KnownSpeeds(self._cluster.directory)
+        speeds = {name: known.speed(name, self._type) for name in self._held}
+        before = [speed.decode_bytes_per_s if speed else math.nan for speed in speeds.values()]
+        better = at_work(before, list(self._held.values()), seconds)
+        if better is None or any(map(math.isnan, better)):  # with --shares none were measured
+            return
+        for (name, speed), bytes_per_s in zip(speeds.items(), better, strict=True):
+            assert speed is not None, "measured"
+            known.keep(name, speed=msgspec.structs.replace(speed, decode_bytes_per_s=bytes_per_s))
+        self._cluster.events.add(
+            "speeds_corrected",
+            compute_ms=[round(1e3 * s, 2) for s in seconds],
+            gb_per_s={n: round(b / 1e9, 2) for n, b in zip(self._held, better, strict=True)},
+        )

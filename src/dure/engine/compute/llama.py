@@ -1,0 +1,379 @@
+"""One model (or shard of one) in this process: loading it and decoding batches with llama.cpp.
+
+Knows llama.cpp's C interface as llama-cpp-python binds it.
+Refuses to know whether it is one of several ranks: where `Sums` were made, they see to that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+
+from dure.engine.compute.allreduce import sums_callback
+from dure.engine.compute.custom_nodes import OwnNodes
+from dure.engine.compute.memory import lock as lock_memory
+from dure.engine.compute.memory import locked_bytes, want_huge_pages
+from dure.engine.compute.native import ggml_cpu
+from dure.engine.compute.pinning import PinnedThreads, cores_for
+from dure.engine.executor import Floats, Ints, KvOp
+from dure.engine.saved.sealed_file import is_whole, seal
+from dure.errors import EngineError, ModelError, ResourceError
+from dure.model.llama_log import captured_log, silence_llama
+
+__all__ = ["Limits", "LoadedModel", "has_amx", "load_model"]
+
+CTX_GRAIN = 256  # llama.cpp pads a sequence's cells to this
+DEFAULT_CURE = "get the file again, or use a model that llama.cpp knows"
+_MAX_POSITIONS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a context is made for.
+
+    n_ctx: positions of each sequence in the KV cache.
+    n_batch: tokens that one decode may hold; they are computed in one go.
+    n_outputs: rows of logits one decode may give.
+    threads: that compute. lock: weights are never swapped out.
+    pin: each thread is held to a core of its own, from the one numbered `first_core` on.
+    """
+
+    n_ctx: int
+    threads: int
+    n_batch: int = 512
+    n_sequences: int = 1
+    n_outputs: int = 32
+    lock: bool = False
+    pin: bool = False
+    first_core: int = 0
+
+
+@cache
+def has_amx() -> bool:
+    """Whether llama.cpp was built with its AMX kernels, which crash on some machines.
+
+    The cause is the compiler or the kernel, see docs/decisions/0003; `make` builds without them.
+    Where they are there, dure avoids them, and with them all repacked kernels: slower, but alive.
+    """
+    return bool(ggml_cpu().ggml_cpu_has_amx_int8())
+
+
+class LoadedModel:
+    """A model and its context. Not thread-safe.
+
+    `cure` is what a user should do with a file that llama.cpp refuses.
+    Raises ModelError where llama.cpp refuses the file, ResourceError where memory is short, and what
+    `progress` raises.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        limits: Limits,
+        *,
+        progress: Callable[[float], None] = lambda _: None,
+        cure: str = DEFAULT_CURE,
+    ) -> None:
+        self.limits = limits
+        cores = cores_for(limits.threads, limits.first_core) if limits.pin else None
+        self._model = load_model(path, progress, cure, lock=limits.lock)
+        self._prompt_threads = limits.threads
+        try:
+            self._nodes = OwnNodes()
+            self._context = _make_context(self._model, limits, self._nodes, path)
+        except ResourceError:
+            lib.llama_model_free(self._model)
+            raise
+        self._pinned = PinnedThreads(self._context, cores) if cores else None
+        want_huge_pages()  # for the buffers of a step, which nothing was written to yet
+        vocabulary = lib.llama_model_get_vocab(self._model)
+        self.n_vocab = int(lib.llama_vocab_n_tokens(vocabulary))
+        self.n_embd = int(lib.llama_model_n_embd(self._model))
+        self.n_layer = int(lib.llama_model_n_layer(self._model))
+        self.weights_bytes = int(lib.llama_model_size(self._model))
+        self._memory = lib.llama_get_memory(self._context)
+        # A running state (Mamba and its kin) holds a whole sequence, and cannot go back.
+        self.can_forget = not (
+            lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
+        )
+        self._embeds = False
+        self._row = ctypes.c_float * self.n_vocab
+        self._batch = _Batch(limits.n_batch, self.n_embd)
+        self._open = True
+
+    def decode(
+        self,
+        inputs: Ints | Floats,
+        positions: Ints,
+        sequences: Ints,
+        outputs: Sequence[int],
+    ) -> None:
+        """Decode tokens (int32 [n]) or their embeddings (float32 [n, n_embd]).
+
+        Raises EngineError where the KV cache is full or llama.cpp fails.
+        """
+        batch = self._batch.fill(inputs, positions, sequences, outputs)
+        status = lib.llama_decode(self._context, batch)
+        if status == 1:
+            raise EngineError(
+                f"the KV cache of {self.limits.n_ctx} positions is full: use a larger --ctx"
+            )
+        if status != 0:
+            log = "; ".join(captured_log()[-2:])
+            raise EngineError(f"llama.cpp failed to decode (status {status}): {log or 'no reason'}")
+        lib.llama_synchronize(self._context)
+
+    def logits(self, token: int) -> Floats:
+        """Logits of the token at this index of the last batch: float32 [n_vocab], a view."""
+        pointer = lib.llama_get_logits_ith(self._context, token)
+        if not pointer:
+            raise EngineError(f"token {token} of the last batch has no logits")
+        address = ctypes.addressof(pointer.contents)
+        return cast(Floats, np.frombuffer(cast(Any, self._row.from_address(address)), np.float32))
+
+    def embeddings(self, tokens: Sequence[int]) -> Floats:
+        """Hidden states of these tokens of the last batch: float32 [n, n_embd].
+
+        The batch must have been decoded after `want_embeddings(True)`.
+        """
+        rows = np.empty((len(tokens), self.n_embd), np.float32)
+        for row, token in enumerate(tokens):
+            pointer = lib.llama_get_embeddings_ith(self._context, token)
+            if not pointer:
+                raise EngineError(f"token {token} of the last batch has no hidden state")
+            rows[row] = np.ctypeslib.as_array(pointer, (self.n_embd,))
+        return rows
+
+    def want_embeddings(self, wanted: bool) -> None:
+        """Have the next batches give hidden states as well as logits."""
+        if wanted != self._embeds:
+            self._embeds = wanted
+            lib.llama_set_embeddings(self._context, wanted)
+
+    def save(self, sequence: int, path: Path) -> int:
+        """Write a sequence's KV cache; the bytes written. Raises ResourceError where that fails."""
+        part = path.with_name(path.name + ".part")
+        tokens = (lib.llama_token * 0)()
+        written = lib.llama_state_seq_save_file(
+            self._context, os.fsencode(part), sequence, tokens, 0
+        )
+        if not written:
+            part.unlink(missing_ok=True)
+            raise ResourceError(f"{path.name} cannot be written in {path.parent}: make room there")
+        try:
+            seal(part)
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise ResourceError(
+                f"{path} cannot be written ({error.strerror}): make room"
+            ) from error
+        return int(written)
+
+    def load(self, sequence: int, path: Path, n_tokens: int) -> bool:
+        """Read a sequence's KV cache of n_tokens positions; False, and empty, where that fails."""
+        n_read, tokens = ctypes.c_size_t(), (lib.llama_token * 1)()
+        read = is_whole(path) and lib.llama_state_seq_load_file(
+            self._context, os.fsencode(path), sequence, tokens, 1, ctypes.byref(n_read)
+        )
+        if read and lib.llama_memory_seq_pos_max(self._memory, sequence) == n_tokens - 1:
+            return True
+        lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        return False
+
+    def change_kv(self, ops: Iterable[KvOp]) -> None:
+        """Forget, copy or swap positions of sequences."""
+        for op in ops:
+            if op.swap_with is not None:
+                self._swap(op.sequence, op.swap_with)
+            elif op.copy_to is not None:
+                self._copy(op, op.copy_to)
+            elif not lib.llama_memory_seq_rm(self._memory, op.sequence, op.start, op.stop):
+                raise EngineError(
+                    f"positions {op.start} to {op.stop} of sequence {op.sequence} cannot be "
+                    "forgotten in this model's cache"
+                )
+
+    def _copy(self, op: KvOp, target: int) -> None:
+        """Copy through a buffer: llama.cpp's own copy between streams moves all that a stream may hold."""
+        self._put(self._taken(op.sequence), target)
+        if op.start > 0:
+            lib.llama_memory_seq_rm(self._memory, target, 0, op.start)
+        if op.stop >= 0 and not lib.llama_memory_seq_rm(self._memory, target, op.stop, -1):
+            raise EngineError(
+                f"sequence {op.sequence} can only be copied whole in this model's cache"
+            )
+
+    def _swap(self, sequence: int, other: int) -> None:
+        held, other_held = self._taken(sequence), self._taken(other)
+        for place in (sequence, other):
+            lib.llama_memory_seq_rm(self._memory, place, -1, -1)
+        self._put(held, other)
+        self._put(other_held, sequence)
+
+    def _taken(self, sequence: int) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+        """What a sequence holds, as bytes; None where that is nothing."""
+        if lib.llama_memory_seq_pos_max(self._memory, sequence) < 0:
+            return None
+        held = np.empty(lib.llama_state_seq_get_size(self._context, sequence), np.uint8)
+        lib.llama_state_seq_get_data(
+            self._context, _pointer(held, ctypes.c_uint8), held.size, sequence
+        )
+        return held
+
+    def _put(self, held: np.ndarray[Any, np.dtype[np.uint8]] | None, sequence: int) -> None:
+        """Let an empty sequence hold what `_taken` gave."""
+        if held is not None and not lib.llama_state_seq_set_data(
+            self._context, _pointer(held, ctypes.c_uint8), held.size, sequence
+        ):
+            raise EngineError(f"the KV cache has no room to copy to sequence {sequence}")
+
+    def set_threads(self, n: int) -> None:
+        """Decode single tokens with so many threads; prompts go on with those it was made with."""
+        lib.llama_set_n_threads(self._context, n, self._prompt_threads)
+
+    def close(self) -> None:
+        """Free the context and the model."""
+        if self._open:
+            self._open = False
+            lib.llama_free(self._context)
+            if self._pinned:
+                self._pinned.close()
+            self._nodes.close()
+            lib.llama_model_free(self._model)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):
+            self.close()
+
+
+class _Batch:
+    """A `llama_batch` over arrays of ours, made once and filled without a Python loop."""
+
+    def __init__(self, capacity: int, n_embd: int) -> None:
+        self._tokens = np.zeros(capacity, np.int32)
+        self._positions = np.zeros(capacity * _MAX_POSITIONS_PER_TOKEN, np.int32)
+        self._n_sequences = np.ones(capacity, np.int32)
+        self._sequences = np.zeros(capacity, np.int32)
+        self._outputs = np.zeros(capacity, np.int8)
+        self._embeddings = np.empty((capacity, n_embd), np.float32)  # no memory before it is used
+        item = self._sequences.itemsize
+        base = self._sequences.ctypes.data
+        self._sequence_pointers = np.arange(base, base + capacity * item, item, dtype=np.uint64)
+        self._token_pointer = _pointer(self._tokens, ctypes.c_int32)
+        self._embeddings_pointer = _pointer(self._embeddings, ctypes.c_float)
+        self._struct = lib.llama_batch()
+        self._struct.pos = _pointer(self._positions, ctypes.c_int32)
+        self._struct.n_seq_id = _pointer(self._n_sequences, ctypes.c_int32)
+        self._struct.seq_id = _pointer(self._sequence_pointers, ctypes.POINTER(ctypes.c_int32))
+        self._struct.logits = _pointer(self._outputs, ctypes.c_int8)
+
+    def fill(
+        self, inputs: Ints | Floats, positions: Ints, sequences: Ints, outputs: Sequence[int]
+    ) -> Any:
+        """The C struct; valid until the next call."""
+        n = len(positions)
+        self._positions[:n] = positions
+        self._sequences[:n] = sequences
+        self._outputs[:n] = 0
+        for output in outputs:  # mostly one: quicker than all at once
+            self._outputs[output] = 1
+        batch = self._struct
+        batch.n_tokens = n
+        if inputs.dtype == np.int32:
+            self._tokens[:n] = inputs
+            batch.token, batch.embd = self._token_pointer, None
+        else:
+            self._embeddings[:n] = inputs
+            batch.token, batch.embd = None, self._embeddings_pointer
+        return batch
+
+
+def _pointer(array: np.ndarray[Any, Any], type_: Any) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(type_))
+
+
+def load_model(
+    path: Path,
+    progress: Callable[[float], None],
+    cure: str = DEFAULT_CURE,
+    *,
+    lock: bool = False,
+) -> Any:
+    """llama.cpp's `llama_model *`. lock: its weights are never swapped out.
+
+    Raises ModelError where llama.cpp refuses, ResourceError where memory cannot be locked, and what
+    `progress` raises.
+    """
+    silence_llama()
+    raised: list[BaseException] = []
+
+    def told(fraction: float, _: Any) -> bool:
+        if fraction == 0:  # memory is there, weights are not
+            want_huge_pages()
+        try:
+            progress(fraction)
+        except BaseException as error:  # Ctrl-C, perhaps; ctypes would print and forget it
+            raised.append(error)
+        return not raised  # False ends the loading
+
+    params = lib.llama_model_default_params()
+    # Read, not mapped: repacked weights are copies, and a map beside them would double the memory.
+    params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+    params.use_extra_bufts = not has_amx()
+    callback = lib.llama_progress_callback(told)
+    params.progress_callback = callback
+    model = lib.llama_model_load_from_file(str(path).encode(), params)
+    if raised:
+        if model:
+            lib.llama_model_free(model)
+        raise raised[0]
+    if not model:
+        raise ModelError(f"llama.cpp cannot load {path.name}: {_reason()}: {cure}")
+    if lock:
+        _lock(model)
+    return model
+
+
+def _lock(model: Any) -> None:
+    """Lock weights in memory: llama.cpp's own way leaves out repacked ones, and huge pages."""
+    lock_memory()
+    if (locked := locked_bytes()) < (size := int(lib.llama_model_size(model))):
+        lib.llama_model_free(model)
+        raise ResourceError(
+            f"only {locked / 1e6:,.0f} MB of {size / 1e6:,.0f} MB can be locked in memory: raise the limit "
+            "(`ulimit -l unlimited`, or LimitMEMLOCK=infinity of a service), or leave out --mlock"
+        )
+
+
+def _reason() -> str:
+    lines = [line for line in captured_log() if "error" in line or "failed" in line]
+    return lines[0].split(": ", 1)[-1] if lines else "it gives no reason"
+
+
+def _make_context(model: Any, limits: Limits, nodes: OwnNodes, path: Path) -> Any:
+    params = lib.llama_context_default_params()
+    params.n_ctx = -(-limits.n_ctx // CTX_GRAIN) * CTX_GRAIN * limits.n_sequences
+    params.n_batch = params.n_ubatch = limits.n_batch
+    params.n_seq_max = limits.n_sequences
+    params.n_outputs_max = min(limits.n_outputs, limits.n_batch)
+    params.n_outputs_max_per_seq = 0  # as many as n_outputs_max
+    params.n_threads = params.n_threads_batch = limits.threads
+    params.kv_unified = False  # attention over one sequence's cells, not all: docs/decisions/0007
+    params.cb_eval = type(params.cb_eval)(sums_callback())
+    params.cb_eval_user_data = nodes.handle
+    context = lib.llama_init_from_model(model, params)
+    if not context:
+        raise ResourceError(
+            f"no memory for a context of {limits.n_ctx} tokens of {path.name}: use a smaller --ctx"
+        )
+    return context

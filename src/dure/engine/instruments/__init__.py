@@ -1,0 +1,1 @@
+"""Measuring what an engine does: traces and speeds."""

@@ -1,0 +1,142 @@
+"""How fast this machine computes with weights of a type: measured with llama.cpp itself.
+
+    python -m dure.engine.instruments.speed Q4_0 4
+
+Writes a small model of that type whose weights do not fit into caches, decodes with it, and says how many
+bytes of weights a second it got through: what decides the time of a token.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from dure.engine.compute.llama import Limits, LoadedModel
+from dure.model.ggml import GgmlType, quantize, type_named
+from dure.model.gguf import GgufWriter
+from dure.model.gguf.values import TensorSpec
+
+__all__ = ["MEASURED_TYPES", "Speed", "measure"]
+
+MEASURED_TYPES = (
+    *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4", "IQ4_NL", "IQ4_XS"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+)
+"""What can be written without an importance matrix."""
+
+WIDTH, FFN, HEADS, VOCABULARY = 2048, 8192, 16, 256
+ENOUGH_BYTES = 150_000_000  # of weights: more than any cache holds, and quickly written
+ROWS = 64  # that are different; the others repeat them
+PROMPT, STEPS, REPEATS = 64, 8, 3
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """type: of the weights. bytes_per_s: of weights, when decoding.
+
+    prompt_bytes_per_s: the same with a prompt, whose tokens count each.
+    """
+
+    type: str
+    threads: int
+    decode_bytes_per_s: float
+    prompt_bytes_per_s: float
+
+
+def measure(type_name: str, threads: int) -> Speed:
+    """This machine's speed with weights of a type. Raises ModelError for a type that there is not."""
+    with tempfile.TemporaryDirectory(prefix="dure-speed-") as directory:
+        path = Path(directory) / "model.gguf"
+        _write(path, type_named(type_name))
+        limits = Limits(n_ctx=512, threads=threads, n_batch=PROMPT)
+        model = LoadedModel(path, limits)
+        try:
+            model_bytes = model.weights_bytes
+            prompt_s, decode_s = _times(model)
+        finally:
+            model.close()
+    return Speed(type_name, threads, model_bytes / decode_s, PROMPT * model_bytes / prompt_s)
+
+
+def _times(model: LoadedModel) -> tuple[float, float]:
+    """Seconds for a prompt, and for a token after it: medians."""
+    _decode(model, 0, PROMPT)  # warm
+    prompts, tokens, n = list[float](), list[float](), PROMPT
+    for _ in range(REPEATS):
+        prompts.append(_decode(model, n, PROMPT))
+        n += PROMPT
+        for _ in range(STEPS):
+            tokens.append(_decode(model, n, 1))
+            n += 1
+    return statistics.median(prompts), statistics.median(tokens)
+
+
+def _decode(model: LoadedModel, start: int, n: int) -> float:
+    positions = np.arange(start, start + n, dtype=np.int32)
+    begun = time.perf_counter()
+    model.decode(positions % VOCABULARY, positions, np.zeros(n, np.int32), [n - 1])
+    return time.perf_counter() - begun
+
+
+def _n_layers(type_: GgmlType) -> int:
+    layer_bytes = type_.row_bytes(4 * WIDTH * WIDTH + 3 * WIDTH * FFN)
+    return max(1, ENOUGH_BYTES // layer_bytes)
+
+
+def _write(path: Path, type_: GgmlType) -> None:
+    metadata: dict[str, bool | int | float | str] = {
+        "general.architecture": "llama",
+        "tokenizer.ggml.model": "no_vocab",
+        "llama.vocab_size": VOCABULARY,
+        "llama.block_count": _n_layers(type_),
+        "llama.context_length": 4096,
+        "llama.embedding_length": WIDTH,
+        "llama.feed_forward_length": FFN,
+        "llama.attention.head_count": HEADS,
+        "llama.attention.head_count_kv": HEADS,
+        "llama.attention.layer_norm_rms_epsilon": 1e-6,
+        "llama.rope.dimension_count": WIDTH // HEADS,
+    }
+    specs = list(_tensors(type_))
+    rows: dict[int, np.ndarray[tuple[int, int], np.dtype[np.uint8]]] = {}
+    with GgufWriter(path, metadata, specs) as writer:
+        for spec in specs:
+            if len(spec.shape) == 1:
+                writer.write(np.ones(spec.shape[0], np.float32).view(np.uint8))
+                continue
+            n_columns, n_rows = spec.shape
+            if n_columns not in rows:
+                random = np.random.default_rng(n_columns).normal(0, 0.02, (ROWS, n_columns))
+                rows[n_columns] = quantize(random.astype(np.float32), type_)
+            for _ in range(n_rows // ROWS):
+                writer.write(rows[n_columns])
+
+
+def _tensors(type_: GgmlType) -> list[TensorSpec]:
+    float32 = type_named("F32")
+    square, wide, narrow = (WIDTH, WIDTH), (WIDTH, FFN), (FFN, WIDTH)
+    block = {
+        "attn_q": square, "attn_k": square, "attn_v": square, "attn_output": square,
+        "ffn_gate": wide, "ffn_up": wide, "ffn_down": narrow,
+    }  # fmt: skip
+    specs = [TensorSpec("token_embd.weight", (WIDTH, VOCABULARY), type_)]
+    specs.append(TensorSpec("output_norm.weight", (WIDTH,), float32))
+    for layer in range(_n_layers(type_)):
+        specs += [TensorSpec(f"blk.{layer}.{n}.weight", s, type_) for n, s in block.items()]
+        norms = ("attn_norm", "ffn_norm")
+        specs += [TensorSpec(f"blk.{layer}.{n}.weight", (WIDTH,), float32) for n in norms]
+    return specs
+
+
+def main() -> None:
+    """Measure the type and threads of the command line; the figures go to stdout as JSON."""
+    sys.stdout.write(msgspec.json.encode(measure(sys.argv[1], int(sys.argv[2]))).decode() + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Ranks as processes: started with mpiexec, led by rank 0."""

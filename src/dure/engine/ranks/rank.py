@@ -1,0 +1,87 @@
+"""One rank: a process that holds one shard and takes part in every step.
+
+Started by `mpiexec` as `python -m dure.engine.ranks.rank JOB`. Rank 0 also talks to the client
+(`leader.py`); the others follow (`follower.py`).
+Crash-only: what goes wrong is written beside the job file, and the whole job ends.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from dure.engine.compute.native import mpi
+from dure.engine.ranks import messages as msg
+from dure.engine.ranks.channel import Line
+from dure.engine.ranks.follower import follow
+from dure.engine.ranks.leader import Leader
+from dure.engine.ranks.parent import end_with_guard, note_starters
+from dure.engine.ranks.rank_process import RankProcess
+from dure.errors import DureError
+
+_MPICH_SHARED = "/dev/shm/mpich_shm"  # noqa: S108  # where Linux keeps it
+
+
+def main() -> None:
+    """Run this rank until the job ends. The job file is the only argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's business
+    end_with_guard()
+    note_starters()
+    job_file = Path(sys.argv[1])
+    job = msgspec.json.decode(job_file.read_bytes(), type=msg.Job)
+    mpi().Init_thread(mpi().THREAD_FUNNELED)
+    rank = mpi().COMM_WORLD.rank
+    try:
+        _run(job, rank)
+    except (EOFError, ConnectionError):  # the client is gone: nobody is left to tell, or to tidy up
+        shutil.rmtree(job_file.parent, ignore_errors=True)
+        _abort(job_file, rank, None)
+    except DureError as error:
+        _abort(job_file, rank, msg.RankError(type(error).__name__, str(error)))
+    mpi().Finalize()
+
+
+def _run(job: msg.Job, rank: int) -> None:
+    line = _line_to_client(job) if rank == 0 else None
+    process = RankProcess(job, line)
+    process.comm.Barrier()
+    _unname_shared_memory()
+    if line:
+        Leader(process, line).lead()
+    else:
+        follow(process)
+    process.close()
+
+
+def _line_to_client(job: msg.Job) -> Line:
+    unix = socket.socket(socket.AF_UNIX)
+    unix.connect(job.socket)
+    return Line(unix)
+
+
+def _unname_shared_memory() -> None:
+    """Unlink what MPICH shares between ranks, now that all have it: a killed rank would leave it behind."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    for path in {line.split(maxsplit=5)[-1] for line in lines if _MPICH_SHARED in line}:
+        Path(path).unlink(missing_ok=True)
+
+
+def _abort(job_file: Path, rank: int, error: msg.RankError | None) -> NoReturn:
+    if error is not None:
+        part = job_file.with_name(f"rank{rank}.part")
+        part.write_bytes(msgspec.json.encode(error))
+        part.replace(job_file.with_name(f"rank{rank}.error"))
+    mpi().COMM_WORLD.Abort(1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Sequences of the KV cache, saved as files."""

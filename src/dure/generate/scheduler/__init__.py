@@ -1,0 +1,1 @@
+"""Which request runs in which sequence, and what the next step computes. Pure."""

@@ -1,0 +1,1 @@
+"""Speculative decoding: tokens guessed ahead, by prompt lookup or a draft model."""

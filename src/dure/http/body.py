@@ -1,0 +1,139 @@
+"""How a request's body is read: strict JSON of any content type, and errors in a dialect's shape.
+
+Knows bytes, JSON and the route that turns errors into answers. Refuses to know what a body means.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from dure.errors import DureError
+from dure.http.problems import Problem, json_response, openai_error, problem_of
+
+__all__ = ["JsonRoute", "StrictModel", "decode_json", "examples"]
+
+log = logging.getLogger(__name__)
+
+MAX_MEMBERS = 4096
+
+
+def _adapt(schema: Any, *, in_list: bool = False) -> None:
+    """Lists fail at their first bad item; integers outside of lists may be written as 64.0."""
+    if isinstance(schema, dict):
+        is_list = schema.get("type") == "list"
+        for part in schema.values():
+            _adapt(part, in_list=in_list or is_list)
+        if is_list:
+            schema["fail_fast"] = True
+        elif schema.get("type") == "int" and not in_list:
+            inner = dict(schema)
+            schema.clear()
+            schema.update(core_schema.no_info_before_validator_function(_whole, inner))
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            _adapt(part, in_list=in_list)
+
+
+def _whole(value: Any) -> Any:
+    """64 for 64.0: to JSON they are one number, and some languages' clients know no other."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class StrictModel(BaseModel):
+    """A body whose every field is known and of the type it says: no "1" for 1, nothing dropped."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Every list is refused at its first bad item: a million complaints would take minutes."""
+        schema = handler(source)
+        _adapt(schema)
+        return schema
+
+
+def examples(*bodies: dict[str, Any]) -> ConfigDict:
+    """The setting of a body's model that shows these in the document, and on its page to be tried."""
+    return ConfigDict(json_schema_extra={"examples": list(bodies)})
+
+
+def decode_json(body: bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises HTTPException (400) where it is none: not UTF-8, NaN, numbers beyond a float, nested too deep.
+    """
+    try:
+        return _not_too_wide(msgspec.json.decode(body))
+    except UnicodeDecodeError as error:
+        reason = f"byte {error.start} is not UTF-8"
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except msgspec.MsgspecError as error:  # malformed, truncated or a number out of range
+        reason = str(error)
+    raise HTTPException(400, f"the body is no valid JSON: {reason}")
+
+
+def _not_too_wide(value: Any) -> Any:
+    """Raises HTTPException (400) where an object has more members than any request needs."""
+    waiting = [value]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            if len(found) > MAX_MEMBERS:
+                raise HTTPException(400, f"an object has more than {MAX_MEMBERS} members")
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += [part for part in found if isinstance(part, dict | list)]
+    return value
+
+
+class _JsonRequest(Request):
+    """A request whose body is JSON, whatever its content type says (`curl -d` says a form's)."""
+
+    def __init__(self, request: Request) -> None:
+        headers = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
+        scope = {**request.scope, "headers": [*headers, (b"content-type", b"application/json")]}
+        super().__init__(scope, request.receive)
+
+    async def json(self) -> Any:
+        return decode_json(await self.body())
+
+
+class JsonRoute(APIRoute):
+    """A route that reads JSON strictly, and answers errors in the shape of `error_body`."""
+
+    @staticmethod
+    def error_body(problem: Problem) -> dict[str, Any]:
+        """The body of an error; a dialect with another shape overrides it."""
+        return openai_error(problem)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler of FastAPI, between our reading and our errors."""
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                return await handle(_JsonRequest(request))
+            except (DureError, RequestValidationError, StarletteHTTPException) as error:
+                return self._failed(error)
+            except Exception as error:
+                log.exception("%s %s failed", request.method, request.url.path)
+                return self._failed(error)
+
+        return handler
+
+    def _failed(self, error: Exception) -> Response:
+        problem = problem_of(error)
+        return json_response(self.error_body(problem), problem.status, problem.headers)

@@ -1,0 +1,74 @@
+"""Lets in who shows a good API key, and says whose request it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from dure.http.access_log import record_of
+from dure.http.guards.asgi import App, Receive, Scope, Send, header
+from dure.http.guards.keys import KeyRing
+from dure.http.guards.refusal import Refusal, refuse
+from dure.http.guards.stopping import HEALTH_PATHS
+
+__all__ = ["KeyCheck", "owner_of"]
+
+_log = logging.getLogger("dure.serve")
+_NO_KEY = Refusal(
+    401, "an API key is wanted: send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`"
+)
+_WRONG_KEY = Refusal(401, "this API key is not known, or was revoked")
+
+
+class KeyCheck:
+    """Answers 401 where no good key is shown; only health is told to everyone.
+
+    The key's name becomes scope["state"]["owner"], by which work is shared fairly. With no keys at
+    all, everyone is let in and the owner is "".
+    """
+
+    def __init__(self, app: App, keys: KeyRing) -> None:
+        self._app, self._keys = app, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One ASGI request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        owner = self._owner(scope) if self._keys else ""
+        if owner is None and scope["path"] not in HEALTH_PATHS:
+            refusal = _WRONG_KEY if any(_shown(scope)) else _NO_KEY
+            await refuse(send, refusal, scope["path"])
+            return
+        _note(scope, owner or "")
+        await self._app(scope, receive, send)
+
+    def _owner(self, scope: Scope) -> str | None:
+        if self._keys.refresh():
+            if self._keys.problem:
+                _log.error("every API key of the file is refused: %s", self._keys.problem)
+            else:
+                _log.warning("the API keys were read again")
+        names = [self._keys.name_of(key) for key in _shown(scope)]
+        return next((name for name in names if name is not None), None)
+
+
+def _shown(scope: Scope) -> Iterator[bytes]:
+    """The keys of a request, at most one a header."""
+    kind, _, token = (header(scope, b"authorization") or b"").partition(b" ")
+    if kind.lower() == b"bearer" and token.strip():
+        yield token.strip()
+    for name in (b"x-api-key", b"api-key"):
+        if key := header(scope, name):
+            yield key.strip()
+
+
+def _note(scope: Scope, owner: str) -> None:
+    scope.setdefault("state", {})["owner"] = owner
+    if record := record_of(scope):
+        record.owner = owner
+
+
+def owner_of(scope: Scope) -> str:
+    """The name of the key that the request came with, "" where none was asked for."""
+    return str(scope.get("state", {}).get("owner", ""))

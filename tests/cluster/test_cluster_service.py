@@ -1,0 +1,118 @@
+"""The node's systemd service. There is no systemd in a test: what would be told to it is written down.
+
+The units' directory is hidden by an empty one in a mount namespace, so nothing of this machine changes.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.needs_root import needs_root
+
+pytestmark = needs_root
+
+DURE = f"{sys.executable} -m dure.cli.main"
+UNIT = "/etc/systemd/system/dure-node.service"
+USER = "games"
+
+
+class Sandbox:
+    """A machine with a node of the user games, whose systemctl writes down what it is told."""
+
+    def __init__(self, directory: Path) -> None:
+        self.node, self.told = directory / "node", directory / "told"
+        self.node.mkdir()
+        (self.node / "node.json").write_text('{"name": "pi-1", "cluster": "home", "port": 7474}')
+        os.chown(self.node, pwd.getpwnam(USER).pw_uid, -1)
+        self.programs = directory / "programs"
+        self.programs.mkdir()
+        systemctl = self.programs / "systemctl"
+        systemctl.write_text(f'#!/bin/sh\necho "$@" >> {self.told}\nexit ${{SYSTEMCTL_SAYS:-0}}\n')
+        systemctl.chmod(0o755)
+
+    def run(self, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a shell script there, as root."""
+        hidden = "mount -t tmpfs none /etc/systemd/system && "
+        return subprocess.run(
+            ["unshare", "--mount", "sh", "-c", hidden + script],
+            env={
+                **{k: v for k, v in os.environ.items() if k != "SUDO_USER"},
+                "DURE_NODE_DIR": str(self.node),
+                "PATH": f"{self.programs}:{os.environ['PATH']}",
+                "COLUMNS": "200",
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    tmp_path.chmod(0o755)
+    return Sandbox(tmp_path)
+
+
+def test_it_is_installed_started_and_removed(sandbox: Sandbox) -> None:
+    """systemd finds nothing wrong in the unit; the service is that user's, and is gone afterwards."""
+    done = sandbox.run(
+        f"{DURE} node install --user {USER} --quota 20 --interface eth0 "
+        f"&& cat {UNIT} && systemd-analyze verify {UNIT} "
+        f"&& {DURE} node uninstall --user {USER} && ls {UNIT}"
+    )
+    assert "No such file" in done.stderr, done.stderr  # of ls
+    assert sandbox.told.read_text().splitlines() == [
+        "daemon-reload",
+        "enable --now dure-node.service",
+        "restart dure-node.service",
+        "disable --now dure-node.service",
+        "daemon-reload",
+    ]
+    assert f"User={USER}\n" in done.stdout
+    assert f"Environment=DURE_NODE_DIR={sandbox.node}\n" in done.stdout
+    assert f"ExecStart={DURE} node run --quota 20 --interface eth0\n" in done.stdout
+    assert "dure-node.service:" not in done.stderr  # systemd-analyze's complaints
+    assert "journalctl -u dure-node" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("install", "name the user it runs as with --user"),
+        ("install --user root", "name the user it runs as with --user"),
+        ("install --user nobody-at-all", "there is no user nobody-at-all"),
+        ("install --user daemon", "is not daemon's"),
+        ("uninstall --user games", "no service is installed"),
+    ],
+)
+def test_what_cannot_be_is_told(sandbox: Sandbox, arguments: str, words: str) -> None:
+    done = sandbox.run(f"{DURE} node {arguments}")
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert not sandbox.told.exists()
+
+
+def test_who_called_sudo_is_whose_service_it_becomes(sandbox: Sandbox) -> None:
+    done = sandbox.run(f"{DURE} node install && cat {UNIT}", SUDO_USER=USER)
+    assert f"User={USER}\n" in done.stdout, done.stderr
+
+
+def test_what_systemd_refuses_is_told(sandbox: Sandbox) -> None:
+    done = sandbox.run(f"{DURE} node install --user {USER}", SYSTEMCTL_SAYS="1")
+    assert done.returncode == 1
+    assert "`systemctl daemon-reload` failed" in done.stderr
+
+
+def test_a_machine_that_has_not_joined_gets_no_service(sandbox: Sandbox) -> None:
+    (sandbox.node / "node.json").unlink()
+    done = sandbox.run(f"{DURE} node install --user {USER}")
+    assert done.returncode == 1
+    assert "has not joined a cluster" in done.stderr

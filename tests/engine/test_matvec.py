@@ -1,0 +1,93 @@
+"""Our products of repacked matrices and few vectors: those of llama.cpp, but for the order of sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from tests.support.ggml_graphs import Graph, new_graph, taking
+from tests.support.products import close_to, kinds, needs_ours, numbers, rounded, weights
+
+Take = Callable[[Graph], None]
+
+pytestmark = needs_ours
+
+
+@pytest.fixture(name="take", scope="module")
+def take_() -> Iterator[Take]:
+    """Asks about a node as llama.cpp does."""
+    with taking() as take:
+        yield take
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("rows", "width", "n"),
+    [
+        *((8, 256, 1), (24, 512, 1), (512, 1024, 1), (64, 3072, 1), (16, 32768, 1)),
+        *((512, 1024, n) for n in range(2, 9)),
+    ],
+)
+@kinds
+def test_products_are_exact(
+    take: Take, kind: str, rows: int, width: int, n: int, threads: int
+) -> None:
+    matrix, x = numbers(rows, width), numbers(n, width, seed=1)
+    with new_graph() as graph:
+        graph.product(matrix, kind, x)
+        take(graph)
+        assert graph.operation == "CUSTOM"
+        result = graph.compute(threads)
+    assert result == close_to(rounded(x, kind) @ weights(matrix, kind).T)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("own", [False, True], ids=["one vector for all", "a vector for each"])
+@kinds
+def test_products_of_experts_are_exact(take: Take, kind: str, own: bool, threads: int) -> None:
+    ids = np.array([[5, 0, 3, 5]], np.int32)
+    matrices, x = numbers(6, 40, 256), numbers(1, ids.size if own else 1, 256, seed=1)
+    with new_graph() as graph:
+        graph.experts(matrices, kind, x, ids)
+        take(graph)
+        assert graph.operation == "CUSTOM"
+        result = graph.compute(threads)
+    expected = np.einsum(
+        "erw,ew->er",
+        weights(matrices, kind)[ids[0]],
+        np.broadcast_to(rounded(x, kind)[0], (4, 256)),
+    )
+    assert result[0] == close_to(expected)
+
+
+@kinds
+def test_zeros_give_zero_and_llama_cpp_agrees(take: Take, kind: str) -> None:
+    x = numbers(2, 512)
+    x[0, :256] = 0
+    x[1] = 0
+    results = []
+    for ours in (True, False):
+        with new_graph() as graph:
+            graph.product(numbers(32, 512), kind, x)
+            if ours:
+                take(graph)
+            results.append(graph.compute(1))
+    assert not results[0][1].any()
+    assert results[0] == close_to(results[1])
+
+
+@pytest.mark.parametrize("what", ["rows left over", "a very wide matrix", "two tokens' experts"])
+def test_what_it_does_not_know_stays_llama_cpps(take: Take, what: str) -> None:
+    with new_graph() as graph:
+        match what:
+            case "rows left over":
+                graph.product(numbers(24, 256), "Q4_0", numbers(9, 256))
+            case "a very wide matrix":
+                graph.product(numbers(8, 32800), "Q4_0", numbers(1, 32800))
+            case _:
+                ids = np.array([[0, 1], [1, 2]], np.int32)
+                graph.experts(numbers(3, 64, 256), "Q4_0", numbers(2, 2, 256), ids)
+        take(graph)
+        assert graph.operation.startswith("MUL_MAT")

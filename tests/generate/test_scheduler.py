@@ -1,0 +1,786 @@
+"""The scheduler, without a model: a simulated KV cache does what it says, and must always be right.
+
+`Simulation` keeps for every slot the tokens that the actions and the work put there, and after every step
+compares them with what the scheduler believes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from dure.errors import ContextError, UsageError
+from dure.generate.request import Request
+from dure.generate.scheduler.scheduler import (
+    WORTH_SHARING,
+    WORTH_STORING,
+    Action,
+    Copy,
+    Drop,
+    Forget,
+    Load,
+    Running,
+    Scheduler,
+    SchedulerLimits,
+    Store,
+    Swap,
+    Work,
+    key_of,
+)
+
+
+class Simulation:
+    """An engine whose KV cache is lists of tokens.
+
+    broken: keys whose files cannot be read; full: nothing can be stored.
+    """
+
+    def __init__(self, limits: SchedulerLimits) -> None:
+        self.limits, self.scheduler = limits, Scheduler(limits)
+        self.cache: list[list[int]] = [[] for _ in range(limits.n_slots)]
+        self.stored: dict[str, list[int]] = {}
+        self.broken: set[str] = set()
+        self.full = False
+        self.log: list[Action] = []
+        self.wanted: dict[str, int] = {}  # tokens of each answer
+        self.ended: list[Running] = []
+        self._ids = itertools.count()
+
+    # ------------------------------------------------------------ what the engine's loop does
+
+    def add(self, prompt: Sequence[int], wanted: int = 4, **more: object) -> str:
+        name = f"r{next(self._ids)}"
+        request = Request(id=name, prompt=list(prompt), **more)  # type: ignore[arg-type]
+        self.scheduler.add(request)
+        self.wanted[name] = wanted
+        return name
+
+    def admit(self) -> list[Running]:
+        self.do_due()
+        admitted = []
+        for running, actions in self.scheduler.admit():
+            assert running.request.cache_prompt or not running.n_reused
+            done = [self.do(action) for action in actions]
+            if not all(done):
+                self.scheduler.lost(running)
+            self.check_running(running)
+            admitted.append(running)
+        for swap in self.scheduler.side_by_side():
+            self.do(swap)
+        return admitted
+
+    def step(self, prefill_limit: int = 10**9) -> list[Work]:
+        self.admit()
+        work = self.scheduler.next_work(prefill_limit)
+        self.check_work(work, prefill_limit)
+        for w in work:
+            assert len(self.cache[w.running.slot]) == w.start
+            self.cache[w.running.slot] += w.tokens
+        self.scheduler.advance(work)
+        for w in work:
+            if w.output:
+                self.answer(w.running)
+        self.do_due()
+        self.check()
+        return work
+
+    def answer(self, running: Running) -> None:
+        goes_on = self.scheduler.append(running, next_token(running.tokens))
+        if not goes_on or running.n_answered >= self.wanted[running.request.id]:
+            self.scheduler.finish(running)
+            self.ended.append(running)
+
+    def finish_all(self, most_steps: int = 5_000) -> None:
+        for _ in range(most_steps):
+            if not self.scheduler.running and not self.scheduler.n_waiting:
+                return
+            self.step()
+        raise AssertionError("requests that never end")
+
+    def do_due(self) -> None:
+        for action in self.scheduler.due():
+            self.do(action)
+
+    def do(self, action: Action) -> bool:
+        self.log.append(action)
+        match action:
+            case Forget(slot, start):
+                assert len(self.cache[slot]) > start, "there is something to forget"
+                assert self.limits.can_forget or start == 0
+                del self.cache[slot][start:]
+            case Copy(source, slot, n):
+                assert source != slot
+                assert not self.cache[slot], "copied to an empty sequence"
+                assert n <= len(self.cache[source])
+                assert self.limits.can_forget or n == len(self.cache[source])
+                self.cache[slot] = self.cache[source][:n]
+            case Swap(slot, other):
+                assert slot != other
+                self.cache[slot], self.cache[other] = self.cache[other], self.cache[slot]
+            case Store(slot, key, tokens):
+                self.store(slot, key, tokens)
+            case Load():
+                return self.load(action)
+            case Drop(key):
+                assert key in self.stored, "dropped once"
+                del self.stored[key]
+        return True
+
+    def store(self, slot: int, key: str, tokens: tuple[int, ...]) -> None:
+        assert self.cache[slot] == list(tokens), "what is stored is what is there"
+        assert key == key_of(tokens)
+        if self.full:
+            self.stored.pop(key, None)
+            self.scheduler.not_stored(key)
+        else:
+            self.stored.pop(key, None)
+            self.stored[key] = list(tokens)
+
+    def load(self, load: Load) -> bool:
+        assert not self.cache[load.slot], "loaded into an empty sequence"
+        assert len(self.stored[load.key]) == load.n_stored
+        assert load.n <= load.n_stored
+        assert self.limits.can_forget or load.n == load.n_stored
+        if load.key in self.broken:
+            return False
+        self.cache[load.slot] = self.stored[load.key][: load.n]
+        return True
+
+    # ------------------------------------------------------------ what must hold
+
+    def check_running(self, running: Running) -> None:
+        assert self.cache[running.slot] == running.tokens[: running.n_cached]
+        assert running.n_cached < len(running.tokens), "the last token is always computed"
+
+    def check_work(self, work: Sequence[Work], prefill_limit: int) -> None:
+        decodes = {
+            id(r) for r in self.scheduler.running if not r.in_prefill and not r.request.embed
+        }
+        computed = [id(w.running) for w in work]
+        assert len(computed) == len(set(computed)), "a request is computed once a step"
+        assert decodes <= set(computed), "every answer that runs gets its token"
+        n_prefill = sum(len(w.tokens) for w in work if w.running.in_prefill)
+        assert sum(len(w.tokens) for w in work) <= self.limits.n_batch
+        assert not decodes or n_prefill <= max(1, prefill_limit)
+        assert all(w.tokens for w in work)
+        for w in work:
+            tokens = w.running.tokens
+            assert w.tokens == tuple(tokens[w.start : w.start + len(w.tokens)])
+            assert w.output == (w.start + len(w.tokens) == len(tokens))
+        if self.scheduler.running or self.scheduler.n_waiting:
+            assert work, "as long as there is something to do, it is done"
+
+    def check(self) -> None:
+        running = self.scheduler.running
+        slots = [r.slot for r in running]
+        assert len(slots) == len(set(slots)), "one request a slot"
+        for r in running:
+            self.check_running(r)
+        kept = sum(len(c) for slot, c in enumerate(self.cache) if slot not in slots)
+        assert self.scheduler.kv_kept == kept
+        assert self.scheduler.kv_used == sum(r.n_cached for r in running)
+        assert sum(map(len, self.stored.values())) <= self.limits.store_tokens
+        assert all(len(c) <= self.limits.n_ctx for c in self.cache)
+        assert not self.scheduler.due(), "done"
+
+
+def next_token(tokens: Sequence[int]) -> int:
+    """The answer's next token, by the text so far: two texts that part do not meet again."""
+    return 10_000 + (31 * len(tokens) + 7 * tokens[-1] + tokens[0]) % 89
+
+
+def family(f: int, n: int) -> list[int]:
+    """The first n tokens of a text."""
+    return [1_000 * f + i % 300 for i in range(n)]
+
+
+# ---------------------------------------------------------------- whatever comes
+
+
+class AnyRequests(RuleBasedStateMachine):
+    """Requests that begin alike or not, come, are cancelled, end, and come again with more."""
+
+    @initialize(
+        n_slots=st.integers(1, 6),
+        n_batch=st.sampled_from([8, 64, 300]),
+        store_tokens=st.sampled_from([0, 100, 250, 1_000]),
+        can_forget=st.booleans(),
+        pass_tokens=st.sampled_from([0, 10, 1_000]),
+    )
+    def begin(
+        self, n_slots: int, n_batch: int, store_tokens: int, can_forget: bool, pass_tokens: int
+    ) -> None:
+        limits = SchedulerLimits(n_slots, 256, n_batch, store_tokens, can_forget, pass_tokens)
+        self.simulation = Simulation(limits)
+        self.names: list[str] = []
+
+    @rule(
+        f=st.integers(1, 3),
+        n=st.sampled_from([1, 2, 15, 16, 17, 63, 64, 65, 100, 130, 200, 240]),
+        tail=st.integers(0, 20),
+        wanted=st.sampled_from([1, 2, 10, 100]),
+        owner=st.sampled_from(["", "a", "b"]),
+        cache_prompt=st.sampled_from([True, True, True, False]),
+        answered=st.sampled_from([0, 0, 0, 5]),
+    )
+    def add(
+        self, f: int, n: int, tail: int, wanted: int, owner: str, cache_prompt: bool, answered: int
+    ) -> None:
+        prompt = family(f, n)[: 255 - min(tail, 14)] + [50 + tail] * min(tail, 14)
+        given: list[int] = []
+        for _ in range(min(answered, wanted - 1, 255 - len(prompt))):
+            given.append(next_token(prompt + given))
+        self.names.append(
+            self.simulation.add(
+                prompt, wanted, owner=owner, cache_prompt=cache_prompt, answered=given
+            )
+        )
+
+    @precondition(lambda self: self.simulation.ended)
+    @rule(data=st.data(), more=st.integers(1, 80))
+    def go_on(self, data: st.DataObject, more: int) -> None:
+        """The next turn of a conversation."""
+        ended = data.draw(st.sampled_from(self.simulation.ended))
+        prompt = ended.tokens + family(5, more)
+        if len(prompt) < self.simulation.limits.n_ctx:
+            self.names.append(self.simulation.add(prompt))
+
+    @precondition(lambda self: self.names)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.simulation.scheduler.cancel(data.draw(st.sampled_from(self.names)))
+
+    @rule(limit=st.sampled_from([0, 1, 20, 1_000]))
+    def step(self, limit: int) -> None:
+        self.simulation.step(limit)
+
+    @rule()
+    def steps(self) -> None:
+        for _ in range(10):
+            self.simulation.step(50)
+
+    @rule()
+    def persist(self) -> None:
+        self.simulation.do_due()
+        for action in self.simulation.scheduler.unsaved():
+            self.simulation.do(action)
+
+    @rule(full=st.booleans())
+    def disk(self, full: bool) -> None:
+        self.simulation.full = full
+
+    @precondition(lambda self: self.simulation.stored)
+    @rule(data=st.data())
+    def damage(self, data: st.DataObject) -> None:
+        self.simulation.broken.add(data.draw(st.sampled_from(sorted(self.simulation.stored))))
+
+    @invariant()
+    def is_right(self) -> None:
+        if hasattr(self, "simulation"):
+            self.simulation.do_due()
+            self.simulation.check()
+
+    def teardown(self) -> None:
+        """Whatever came, everything ends."""
+        if hasattr(self, "simulation"):
+            self.simulation.finish_all()
+
+
+AnyRequests.TestCase.settings = settings(
+    max_examples=150,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize="DURE_RANDOM_TESTS" not in os.environ,
+)
+TestAnyRequests = AnyRequests.TestCase
+
+
+# ---------------------------------------------------------------- admission
+
+
+def simulation(
+    n_slots: int = 2,
+    n_ctx: int = 2_000,
+    n_batch: int = 64,
+    store_tokens: int = 0,
+    *,
+    can_forget: bool = True,
+) -> Simulation:
+    return Simulation(SchedulerLimits(n_slots, n_ctx, n_batch, store_tokens, can_forget))
+
+
+@pytest.mark.parametrize("n", [2_000, 2_001, 50_000])
+def test_a_prompt_that_can_never_fit_is_refused_at_once(n: int) -> None:
+    """The error tells both lengths, and nothing is left of the request."""
+    s = simulation()
+    with pytest.raises(ContextError, match=f"{n} tokens, .* 2000 .* larger --ctx") as raised:
+        s.add(family(1, n))
+    assert (raised.value.n_prompt, raised.value.n_ctx) == (n, 2_000)
+    assert s.scheduler.n_waiting == 0
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    """There is nothing to go on from."""
+    with pytest.raises(UsageError, match="prompt is empty"):
+        simulation().add([])
+
+
+def test_a_prompt_that_just_fits_gets_one_token() -> None:
+    """With room for one more token than the prompt, one is generated, and the answer ends."""
+    s = simulation()
+    s.add(family(1, 1_999), wanted=100)
+    s.finish_all()
+    assert s.ended[0].n_answered == 1
+
+
+def test_a_request_that_can_wait_waits_for_a_slot() -> None:
+    """With one slot the second is computed after the first has ended."""
+    s = simulation(n_slots=1)
+    s.add(family(1, 10))
+    second = s.add(family(2, 10))
+    while not s.ended:
+        s.step()
+        if not s.ended:
+            assert s.scheduler.n_waiting == 1
+    s.step()
+    assert [r.request.id for r in s.scheduler.running] == [second]
+    s.finish_all()
+
+
+def admitted_owners(s: Simulation) -> list[str]:
+    s.finish_all()
+    return [r.request.owner for r in s.ended]
+
+
+def test_owners_take_turns_whoever_asks_most() -> None:
+    """Ten requests of one owner do not keep another's one waiting behind them."""
+    s = simulation(n_slots=1)
+    for f in range(1, 11):
+        s.add(family(f, 5), owner="greedy")
+    s.add(family(11, 5), owner="modest")
+    assert admitted_owners(s).index("modest") == 1
+
+
+def test_a_free_slot_goes_to_the_owner_that_runs_least() -> None:
+    """With two slots, one owner does not hold both while another waits."""
+    s = simulation(n_slots=2)
+    long = [s.add(family(f, 5), wanted=500, owner="greedy") for f in (1, 2)]
+    s.step()
+    s.add(family(3, 5), wanted=500, owner="greedy")
+    s.add(family(4, 5), wanted=500, owner="modest")
+    s.scheduler.cancel(long[0])
+    s.step()
+    assert sorted(r.request.owner for r in s.scheduler.running) == ["greedy", "modest"]
+
+
+def test_requests_of_one_owner_keep_their_order() -> None:
+    """First come, first served."""
+    s = simulation(n_slots=1)
+    names = [s.add(family(f, 5)) for f in range(1, 6)]
+    s.finish_all()
+    assert [r.request.id for r in s.ended] == names
+
+
+# ---------------------------------------------------------------- steps
+
+
+def test_a_long_prompt_does_not_keep_answers_waiting() -> None:
+    """While 1,500 tokens of prompt are computed in chunks, the other answer gets a token every step."""
+    s = simulation()
+    s.add(family(1, 10), wanted=100)
+    s.step()
+    s.add(family(2, 1_500))
+    for n in range(2, 40):
+        s.step(prefill_limit=32)
+        assert s.scheduler.running[0].n_answered == n
+        assert s.scheduler.running[1].n_cached == 32 * (n - 1)
+
+
+def test_a_long_prompt_does_not_starve_short_ones() -> None:
+    """A short prompt that comes later is answered before the long one is computed."""
+    s = simulation(n_slots=3)
+    s.add(family(1, 1_500))
+    s.step()
+    short = s.add(family(2, 20))
+    s.step()
+    assert next(r for r in s.scheduler.running if r.request.id == short).n_answered == 1
+
+
+def test_short_prompts_do_not_starve_a_long_one() -> None:
+    """However many come, the long prompt's first token comes after a bounded part of the work."""
+    s = simulation(n_slots=3, n_batch=64)
+    long = s.add(family(1, 640), wanted=2)
+    computed = 0
+    for n in range(1_000):
+        while s.scheduler.n_waiting < 4:
+            s.add(family(2 + n, 60), wanted=1, cache_prompt=False)
+        computed += sum(len(w.tokens) for w in s.step())
+        if any(r.request.id == long and r.n_answered for r in s.scheduler.running):
+            break
+    assert computed < 10 * 640
+
+
+def test_a_step_without_answers_is_filled_with_prompts() -> None:
+    """The limit on prompts is there for answers; without any, a step takes all that fits."""
+    s = simulation(n_batch=64)
+    s.add(family(1, 100))
+    s.add(family(2, 30))
+    assert sum(len(w.tokens) for w in s.step(prefill_limit=1)) == 64
+
+
+# ---------------------------------------------------------------- prefixes
+
+
+def test_a_second_request_with_the_same_long_prompt_waits_and_copies() -> None:
+    """The prompt is computed once, though both came together."""
+    s = simulation(n_slots=2)
+    s.add(family(1, 500), wanted=50)
+    second = s.add(family(1, 500), wanted=50)
+    while s.scheduler.running == [] or s.scheduler.running[0].in_prefill:
+        s.step()
+        assert s.scheduler.n_waiting == 1
+    s.step()
+    running = next(r for r in s.scheduler.running if r.request.id == second)
+    assert running.n_reused == 499
+    assert s.log == [Copy(0, 1, 499)]
+    s.finish_all()
+
+
+def test_a_prompt_that_shares_little_does_not_wait() -> None:
+    """A few tokens alike, as every chat template has, are no reason."""
+    s = simulation(n_slots=2)
+    s.add([*family(1, WORTH_STORING - 1), *family(2, 300)])
+    s.add([*family(1, WORTH_STORING - 1), *family(3, 300)])
+    s.step()
+    assert len(s.scheduler.running) == 2
+    s.finish_all()
+
+
+def test_a_conversation_goes_on_in_its_slot() -> None:
+    """The next turn computes only what is new, and nothing is copied."""
+    s = simulation(n_slots=2)
+    s.add(family(1, 100))
+    s.finish_all()
+    turn = [*s.ended[0].tokens, *family(2, 10)]
+    s.add(turn)
+    (running,) = s.admit()
+    assert running.n_reused == len(s.ended[0].tokens) - 1  # the last token was never computed
+    assert s.log == []
+    s.finish_all()
+
+
+def test_a_shared_prefix_of_a_kept_conversation_is_copied_and_the_conversation_stays() -> None:
+    """Two chats with one system prompt: the second begins with it, and the first loses nothing."""
+    s = simulation(n_slots=2)
+    s.add([*family(1, 100), *family(2, 300)])
+    s.finish_all()
+    s.add([*family(1, 100), *family(3, 50)])
+    (running,) = s.admit()
+    assert s.log == [Copy(0, running.slot, 100)]
+    s.finish_all()
+    s.add([*family(1, 100), *family(2, 300), 7])
+    (again,) = s.admit()
+    assert again.n_reused == 400
+    s.finish_all()
+
+
+def test_a_prefix_not_worth_sharing_is_computed_again() -> None:
+    """Copying costs more than a few tokens."""
+    s = simulation(n_slots=2)
+    s.add([*family(1, WORTH_SHARING - 1), *family(2, 300)], wanted=100)
+    s.step()
+    s.add([*family(1, WORTH_SHARING - 1), *family(3, 10)])
+    (running,) = s.admit()
+    assert running.n_reused == 0
+    s.finish_all()
+
+
+def test_a_prompt_that_is_all_cached_computes_its_last_token() -> None:
+    """The token's logits are needed."""
+    s = simulation()
+    s.add(family(1, 100), wanted=1)
+    s.finish_all()
+    s.add(family(1, 100), wanted=1)
+    (running,) = s.admit()
+    assert (running.n_reused, running.remaining) == (99, 1)
+    s.finish_all()
+
+
+def test_a_request_without_caching_uses_and_leaves_nothing() -> None:
+    """`cache_prompt` false: all is computed, and the sequence is empty afterwards."""
+    s = simulation()
+    s.add(family(1, 100))
+    s.finish_all()
+    s.add(family(1, 100), cache_prompt=False)
+    (running,) = s.admit()
+    assert running.n_reused == 0
+    s.finish_all()
+    assert s.cache[running.slot] == []
+    s.add(family(2, 100), cache_prompt=False)
+    s.finish_all()
+    s.add(family(2, 100))
+    assert s.admit()[0].n_reused == 0
+    s.finish_all()
+
+
+def test_an_embedding_computes_all_of_its_text() -> None:
+    """The hidden states of cached tokens are not there any more."""
+    s = simulation()
+    s.add(family(1, 100))
+    s.finish_all()
+    s.add(family(1, 100), embed=True)
+    (running,) = s.admit()
+    assert running.n_reused == 0
+
+
+def test_a_request_cancelled_in_the_middle_of_its_prompt_frees_its_slot() -> None:
+    """What was computed stays for the next prompt that begins alike."""
+    s = simulation(n_slots=1)
+    name = s.add(family(1, 500))
+    s.step()
+    cancelled = s.scheduler.cancel(name)
+    assert isinstance(cancelled, Running)
+    assert cancelled.n_answered == 0
+    assert s.scheduler.running == []
+    s.check()
+    s.add(family(1, 500))
+    assert s.admit()[0].n_reused == 64
+    s.finish_all()
+
+
+def test_a_waiting_request_is_cancelled_as_well() -> None:
+    """It is given back as it was, and never runs; an unknown one is no error."""
+    s = simulation(n_slots=1)
+    s.add(family(1, 500))
+    s.step()
+    name = s.add(family(2, 10))
+    cancelled = s.scheduler.cancel(name)
+    assert isinstance(cancelled, Request)
+    assert s.scheduler.cancel(name) is None
+    s.finish_all()
+    assert len(s.ended) == 1
+
+
+def test_a_replayed_answer_goes_on_where_it_was() -> None:
+    """The tokens so far are computed as part of the prompt, and count as answered."""
+    s = simulation()
+    s.add(family(1, 100), wanted=30, answered=[3, 1, 2])
+    s.step()
+    s.step()
+    (running,) = s.scheduler.running
+    assert running.tokens[100:103] == [3, 1, 2]
+    assert running.n_answered == 4
+    s.finish_all()
+    assert s.ended[0].n_answered == 30
+
+
+# ---------------------------------------------------------------- models that cannot forget
+
+
+def test_a_model_that_cannot_forget_goes_on_only_from_a_whole_sequence() -> None:
+    """The next turn reuses all of the last; another ending reuses nothing."""
+    s = simulation(can_forget=False)
+    s.add(family(1, 100))
+    s.finish_all()
+    held = s.ended[0].tokens[:-1]
+    s.add([*held[:-1], 7, 7])
+    assert s.admit()[0].n_reused == 0
+    s.finish_all()
+    s.add([*held, 7, 7])
+    assert s.admit()[0].n_reused == len(held)
+    s.finish_all()
+
+
+def test_a_model_that_cannot_forget_does_not_copy_from_an_answer_that_has_gone_on() -> None:
+    """The state of a sequence that runs is beyond its prompt."""
+    s = simulation(can_forget=False, n_batch=512)
+    s.add(family(1, 100), wanted=50)
+    for _ in range(5):
+        s.step()
+    s.add([*family(1, 100), 7, 7])
+    running = s.admit()[0]
+    assert running.n_reused == 0
+    s.finish_all()
+
+
+# ---------------------------------------------------------------- the store
+
+
+def talk(s: Simulation, *fs: int, n: int = 200) -> None:
+    for f in fs:
+        s.add(family(f, n), wanted=1)
+        s.finish_all()
+
+
+def test_what_is_pushed_out_of_its_slot_is_stored_and_loaded_again() -> None:
+    """Three conversations in one slot: each goes on without being computed anew."""
+    s = simulation(n_slots=1, store_tokens=1_000)
+    talk(s, 1, 2, 3)
+    for f in (1, 2, 3, 1):
+        s.add([*family(f, 200), 7], wanted=1)
+        assert s.admit()[0].n_reused == 200
+        s.finish_all()
+    assert any(isinstance(action, Load) for action in s.log)
+
+
+def test_what_is_short_is_not_stored() -> None:
+    """Computing it again is quicker."""
+    s = simulation(n_slots=1, store_tokens=1_000)
+    talk(s, 1, 2, 3, n=WORTH_STORING - 1)
+    assert s.stored == {}
+
+
+def test_the_oldest_is_dropped_first_and_reading_makes_young() -> None:
+    """Room for three of 200: the one that was not used for longest goes."""
+    s = simulation(n_slots=1, store_tokens=600)
+    talk(s, 1, 2, 3, 4)
+    assert list(s.stored) == [key_of(family(f, 200)) for f in (1, 2, 3)]
+    s.add(family(1, 200), wanted=1)
+    s.finish_all()  # 1 is read, so 4 pushes 2 out
+    assert key_of(family(2, 200)) not in s.stored
+    assert {key_of(family(f, 200)) for f in (1, 3, 4)} == set(s.stored)
+
+
+def test_making_room_does_not_drop_what_is_about_to_be_read() -> None:
+    """Where the store holds two, and the older one is wanted, the pushed out one is not in its place."""
+    s = simulation(n_slots=1, store_tokens=400)
+    talk(s, 1, 2, 3)
+    s.add([*family(1, 200), 7], wanted=1)
+    (running,) = s.admit()
+    assert running.n_reused == 200
+    s.finish_all()
+
+
+def test_a_grown_conversation_replaces_its_shorter_self_in_the_store() -> None:
+    """A conversation lies there once."""
+    s = simulation(n_slots=1, store_tokens=10_000)
+    talk(s, 1, 2)
+    talk(s, 1, n=290)
+    talk(s, 2)
+    assert sorted(len(tokens) for tokens in s.stored.values()) == [200, 290]
+
+
+def test_a_stored_prefix_that_cannot_be_read_is_computed_again_and_dropped() -> None:
+    """The request does not notice, and the files are deleted."""
+    s = simulation(n_slots=1, store_tokens=1_000)
+    talk(s, 1, 2)
+    key = key_of(family(1, 200))
+    s.broken.add(key)
+    s.add(family(1, 200), wanted=1)
+    (running,) = s.admit()
+    assert (running.n_cached, running.n_reused) == (0, 0)
+    s.finish_all()
+    assert Drop(key) in s.log
+    assert s.scheduler.cache_hits == 0
+
+
+def test_a_full_disk_stores_nothing_and_harms_nothing() -> None:
+    """What could not be written is not looked for."""
+    s = simulation(n_slots=1, store_tokens=1_000)
+    s.full = True
+    talk(s, 1, 2, 1, 2)
+    assert s.stored == {}
+    assert not any(isinstance(action, Load) for action in s.log)
+
+
+def test_what_an_earlier_engine_stored_is_found() -> None:
+    """Told of it at the start, the scheduler has it read."""
+    s = simulation(n_slots=1, store_tokens=1_000)
+    s.stored[key_of(family(1, 200))] = family(1, 200)
+    s.scheduler.know_stored(key_of(family(1, 200)), family(1, 200))
+    s.add(family(1, 300))
+    assert s.admit()[0].n_reused == 200
+    s.finish_all()
+
+
+def test_a_store_that_was_larger_before_is_cut_down() -> None:
+    """Of what an earlier engine left, the oldest is deleted until it is within the limit."""
+    s = simulation(n_slots=1, store_tokens=500)
+    for f in (1, 2, 3, 4):
+        s.stored[key_of(family(f, 200))] = family(f, 200)
+        s.scheduler.know_stored(key_of(family(f, 200)), family(f, 200))
+    s.do_due()
+    assert list(s.stored) == [key_of(family(f, 200)) for f in (3, 4)]
+
+
+def test_what_is_kept_can_be_stored_before_the_end() -> None:
+    """`unsaved` stores every quiet sequence once, and none that runs."""
+    s = simulation(n_slots=3, store_tokens=1_000)
+    talk(s, 1, 2)
+    s.add(family(3, 200), wanted=50)
+    for _ in range(10):
+        s.step()
+    actions = list(s.scheduler.unsaved())
+    assert {a.key for a in actions if isinstance(a, Store)} == {
+        key_of(family(f, 200)) for f in (1, 2)
+    }
+    for action in actions:
+        s.do(action)
+    assert list(s.scheduler.unsaved()) == []
+    s.finish_all()
+
+
+# ---------------------------------------------------------------- neighbours
+
+
+def with_gaps(pass_tokens: int, *, n: int = 100, kept: int = 50) -> Simulation:
+    """Six sequences: the first, third and sixth run, n tokens each; the others hold `kept` each."""
+    s = Simulation(SchedulerLimits(6, 1_000, 512, pass_tokens=pass_tokens))
+    names = [s.add(family(f, n if f in {0, 2, 5} else kept), wanted=300) for f in range(6)]
+    for _ in range(10):
+        s.step()
+    for f in (1, 3, 4):
+        s.scheduler.cancel(names[f])
+    return s
+
+
+def places(s: Simulation) -> list[int]:
+    return [r.slot for r in s.scheduler.running]
+
+
+def test_running_sequences_become_neighbours() -> None:
+    """So one pass over the weights serves them all, and what is kept is still found."""
+    s = with_gaps(pass_tokens=1_000)
+    s.step()
+    assert places(s) == [1, 2, 3] or places(s) == [0, 1, 2] or places(s) == [2, 3, 4]
+    s.finish_all()
+    for f in (1, 3, 4):
+        s.add([*family(f, 50), 7], wanted=1)
+    assert [r.n_reused for r in s.admit()] == [50, 50, 50]
+
+
+def test_as_little_as_possible_is_moved() -> None:
+    """The sequence with the least moves to the others, whatever lies between."""
+    s = with_gaps(pass_tokens=1_000, n=100, kept=10)
+    s.log.clear()
+    s.step()
+    (swap,) = [action for action in s.log if isinstance(action, Swap)]
+    assert {swap.slot, swap.other} == {5, 1}
+    assert places(s) == [0, 1, 2]
+
+
+def test_nothing_is_moved_where_it_does_not_pay_soon() -> None:
+    s = with_gaps(pass_tokens=1)
+    s.step()
+    assert places(s) == [0, 2, 5]
+    assert not any(isinstance(action, Swap) for action in s.log)
+
+
+def test_neighbours_stay_where_they_are() -> None:
+    s = with_gaps(pass_tokens=1_000)
+    s.step()
+    s.log.clear()
+    s.finish_all()
+    assert not any(isinstance(action, Swap) for action in s.log)

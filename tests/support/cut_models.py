@@ -1,0 +1,125 @@
+"""Run a model cut over real ranks, and what to compare it with.
+
+Knows how the tests cut and step. Refuses to know which cases matter and what error is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from dure.engine.compute.allreduce import Wire
+from dure.engine.compute.llama import Limits
+from dure.engine.executor import Batch, Executor, KvOp
+from dure.engine.local import LocalExecutor
+from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
+from dure.model.cut import CutPlan, plan_cut
+from dure.model.ggml import dequantize, quantize
+from dure.model.gguf import GgufFile, GgufWriter, TensorSpec, open_gguf
+from dure.model.shard import cut_model, plan_shards
+
+Floats = npt.NDArray[np.float32]
+
+LIMITS = Limits(n_ctx=512, threads=1, n_sequences=4)
+
+
+@contextmanager
+def cut_executor(
+    path: Path,
+    shares: Sequence[float],
+    directory: Path,
+    *,
+    wire: Wire = Wire.F32,
+    limits: Limits = LIMITS,
+    staged: bool = False,
+    two_phase_above: float | None = None,
+) -> Iterator[MpiExecutor]:
+    """The model at `path`, cut into `directory` and running on one rank for every share."""
+    with open_gguf(path) as model:
+        plan = plan_cut(model, shares)
+        shards = plan_shards(model, plan, directory)
+        cut_model(model, shards)
+    executor = MpiExecutor(
+        path,
+        [shard.path for shard in shards],
+        plan,
+        limits,
+        options=MpiOptions(wire=wire, staged=staged, two_phase_above=two_phase_above),
+    )
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+def rank_pids() -> list[int]:
+    """The ranks that this process started, in no order."""
+    started = psutil.Process().children(recursive=True)
+    return [p.pid for p in started if p.cmdline()[1:3] == ["-m", "dure.engine.ranks.rank"]]
+
+
+@contextmanager
+def whole_executor(path: Path, limits: Limits = LIMITS) -> Iterator[LocalExecutor]:
+    """The whole model in this process."""
+    executor = LocalExecutor(path, limits)
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+def step(
+    executor: Executor,
+    tokens: Sequence[int],
+    position: int,
+    *,
+    sequence: int = 0,
+    kv: Sequence[KvOp] = (),
+) -> Floats:
+    """Decode tokens of one sequence; all logits of the last one, float32 [n_vocab]."""
+    n = len(tokens)
+    batch = Batch(
+        np.array(tokens, np.int32),
+        np.arange(position, position + n, dtype=np.int32),
+        np.full(n, sequence, np.int32),
+        [n - 1],
+        n_best=1,
+        kv=kv,
+    )
+    best = executor.step(batch).rows[0]
+    logits = executor.logits(0)
+    assert best.ids[0] == int(logits.argmax()), "the best token is the best of all logits"
+    return logits
+
+
+def prefill_and_decode(executor: Executor, tokens: Sequence[int], n_prefill: int) -> Floats:
+    """Logits after `tokens[:n_prefill]` at once, then after each further token: [rows, n_vocab]."""
+    rows = [step(executor, tokens[:n_prefill], 0, kv=[KvOp(-1)])]
+    for i in range(n_prefill, len(tokens)):
+        rows.append(step(executor, [tokens[i]], i))
+    return np.stack(rows)
+
+
+def reencoded_whole(model: GgufFile, plan: CutPlan, path: Path) -> Path:
+    """The whole model with those tensors re-encoded that `plan` re-encodes, as a file at `path`."""
+    specs = [TensorSpec(t.name, t.shape, plan.type_of(t)) for t in model.tensors.values()]
+    with GgufWriter(path, dict(model.metadata), specs) as writer:
+        for tensor in model.tensors.values():
+            data = model.read(tensor, 0, tensor.size_bytes)
+            if tensor.name not in plan.reencoded:
+                writer.write(data)
+                continue
+            floats = dequantize(data, tensor.type, tensor.n_elements)
+            rows = floats.reshape(tensor.n_rows, tensor.shape[0])
+            writer.write(quantize(rows, plan.reencoded[tensor.name]))
+    return path
+
+
+def relative_error(logits: Floats, reference: Floats) -> float:
+    """The difference's norm as a part of the reference's."""
+    return float(np.linalg.norm(logits - reference) / np.linalg.norm(reference))

@@ -1,0 +1,55 @@
+"""Matrices and vectors to multiply, and what their exact products are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from dure.engine.compute.llama import has_amx
+from dure.hardware.probe import platform
+from dure.model.ggml import dequantize, quantize, type_named
+
+Array = npt.NDArray[Any]
+
+needs_ours = pytest.mark.skipif(
+    not {"avx2", "fma", "f16c"} <= set(platform({}, lambda _: "").features) or has_amx(),
+    reason="ours needs AVX2, and llama.cpp's AMX kernels repack for themselves",
+)
+kinds = pytest.mark.parametrize("kind", ["Q4_0", "Q4_K", "Q6_K", "Q8_0"])
+"""All types of which products are ours."""
+
+
+def numbers(*shape: int, seed: int = 0) -> Array:
+    """Random ones, of unlike sizes."""
+    random = np.random.default_rng(seed)
+    rows = random.normal(0, 1, (*shape[:-1], 1))
+    return (random.normal(0, 1, shape) * np.exp(rows)).astype(np.float32)
+
+
+def weights(x: Array, kind: str) -> Array:
+    """What matrices are after they were rounded to a type."""
+    type_ = type_named(kind)
+    blocks = quantize(x.reshape(-1, x.shape[-1]), type_)
+    return dequantize(blocks.ravel(), type_, x.size).reshape(x.shape).astype(float)
+
+
+def rounded(x: Array, kind: str) -> Array:
+    """What activations are for matrices of a type.
+
+    They have 8 bits, and a scale for 256 (of types with superblocks) or one of 16 bits for 32.
+    """
+    is_super = kind.endswith("_K")
+    blocks = x.reshape(-1, 256 if is_super else 32)
+    scale = np.abs(blocks).max(1, keepdims=True) / np.float32(127)
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+    kept = scale if is_super else scale.astype(np.float16)
+    result: Array = np.rint(blocks * inverse) * kept.astype(float)
+    return result.reshape(x.shape)
+
+
+def close_to(expected: Array, *, rel: float = 1e-4) -> Any:
+    """The same but for the order of sums."""
+    return pytest.approx(expected, rel=rel, abs=0.1 * rel * float(np.abs(expected).max()))
