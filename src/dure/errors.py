@@ -1,10 +1,12 @@
-"""The errors that dure tells a user about, and nothing else.
+"""The errors that dure reports to a user, and nothing else.
 
-Every message is one line that names the value, the place and the cure.
+An error has a problem, which names the value and the place, and a cure; its text is both, on one line.
+It crosses a process as an `ErrorRecord` and comes back as the same error, with every field.
 Anything that is not a `DureError` is a bug of ours and may show its traceback.
 
     DureError
     ├── UsageError      the caller asked for something that makes no sense
+    │   ├── ParameterError  one named parameter of a request makes no sense
     │   └── ContextError    a prompt is longer than the context
     ├── ModelError      a file is no model, is damaged, or is of a kind we do not know
     ├── CutError        a model cannot be cut in the way that was asked for
@@ -17,6 +19,10 @@ Anything that is not a `DureError` is a bug of ours and may show its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
 __all__ = [
     "BusyError",
     "ClusterError",
@@ -24,17 +30,52 @@ __all__ = [
     "CutError",
     "DureError",
     "EngineError",
+    "ErrorRecord",
     "ModelError",
     "NotReadyError",
+    "ParameterError",
     "ResourceError",
     "UsageError",
+    "context_error",
+    "revived",
 ]
 
 
+@dataclass(frozen=True)
+class ErrorRecord:
+    """An error as it crosses a process: the name of its class, and what it was made of."""
+
+    kind: str
+    problem: str
+    cure: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def message(self) -> str:
+        """The error's text: its problem and its cure."""
+        return f"{self.problem}: {self.cure}" if self.cure else self.problem
+
+
 class DureError(Exception):
-    """Something a user can mend; `exit_code` is what the command line returns."""
+    """Something a user can mend.
+
+    problem: what is wrong, with the value and the place. cure: what to do about it; "" if the problem
+    says that already. facts: more fields of a subclass, JSON values. `exit_code` is what the command
+    line returns.
+    """
 
     exit_code = 1
+
+    def __init__(self, problem: str, cure: str = "", **facts: Any) -> None:
+        super().__init__(problem, cure)
+        self.problem, self.cure, self._facts = problem, cure, facts
+
+    def __str__(self) -> str:
+        return self.record().message
+
+    def record(self) -> ErrorRecord:
+        """Return what another process needs to raise the same error."""
+        return ErrorRecord(type(self).__name__, self.problem, self.cure, self._facts)
 
 
 class UsageError(DureError):
@@ -43,11 +84,19 @@ class UsageError(DureError):
     exit_code = 2
 
 
+class ParameterError(UsageError):
+    """A parameter of a request makes no sense, or is one we do not have."""
+
+    def __init__(self, param: str, problem: str, cure: str = "") -> None:
+        super().__init__(problem, cure, param=param)
+        self.param = param
+
+
 class ContextError(UsageError):
     """A prompt is longer than the context: n_prompt tokens, where n_ctx is the limit."""
 
-    def __init__(self, message: str, n_prompt: int = 0, n_ctx: int = 0) -> None:
-        super().__init__(message)
+    def __init__(self, problem: str, cure: str = "", *, n_prompt: int = 0, n_ctx: int = 0) -> None:
+        super().__init__(problem, cure, n_prompt=n_prompt, n_ctx=n_ctx)
         self.n_prompt, self.n_ctx = n_prompt, n_ctx
 
 
@@ -74,14 +123,37 @@ class EngineError(DureError):
 class BusyError(DureError):
     """Too many requests wait already: try again after retry_after_s seconds."""
 
-    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
-        super().__init__(message)
+    def __init__(self, problem: str, cure: str = "", *, retry_after_s: float = 1.0) -> None:
+        super().__init__(problem, cure, retry_after_s=retry_after_s)
         self.retry_after_s = retry_after_s
 
 
 class NotReadyError(DureError):
     """The model is not loaded yet (progress: how far, 0 to 1), or the server is stopping."""
 
-    def __init__(self, message: str, progress: float = 0.0) -> None:
-        super().__init__(message)
+    def __init__(self, problem: str, cure: str = "", *, progress: float = 0.0) -> None:
+        super().__init__(problem, cure, progress=progress)
         self.progress = progress
+
+
+def context_error(n_prompt: int, n_ctx: int) -> ContextError:
+    """Return the error of a prompt of n_prompt tokens that leaves no room in a context of n_ctx."""
+    return ContextError(
+        f"the prompt has {n_prompt} tokens, but the context holds {n_ctx} with the answer",
+        "use a shorter prompt, or a larger --ctx if the model allows it",
+        n_prompt=n_prompt,
+        n_ctx=n_ctx,
+    )
+
+
+def revived(record: ErrorRecord) -> DureError:
+    """Return the error that a record was made from; an EngineError if its class is not known here."""
+    kind = next((k for k in _subclasses(DureError) if k.__name__ == record.kind), EngineError)
+    facts: dict[str, Any] = dict(record.facts)
+    return kind(problem=record.problem, cure=record.cure, **facts)
+
+
+def _subclasses(kind: type[DureError]) -> Iterator[type[DureError]]:
+    yield kind
+    for sub in kind.__subclasses__():
+        yield from _subclasses(sub)

@@ -172,7 +172,7 @@ DELIVER = """
 import json, sys
 from pathlib import Path
 from dure.cluster.root.distribution import Delivery, deliver, whole_shards
-from dure.cluster.root.membership import Cluster, cluster_directory
+from dure.cluster.root.membership import Cluster
 from dure.cluster.root.survey import Nodes
 from dure.model.cut import plan_cut
 from dure.model.gguf import open_gguf

@@ -402,8 +402,8 @@ def test_a_request_that_makes_no_sense_fails_alone(
     told = run(loop, bad, good)
     failed = told["bad"].end
     assert isinstance(failed, Failed)
-    assert failed.kind == kind
-    assert named in failed.message
+    assert failed.error.kind == kind
+    assert named in failed.error.message
     assert len(told[good.id].ids) == 5
     assert loop.stats().running == 0
 

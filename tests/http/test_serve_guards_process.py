@@ -20,8 +20,9 @@ import pytest
 
 from dure.errors import ResourceError, UsageError
 from dure.http.binding import bound
-from dure.http.registry import RunningServer, running_servers, runtime_directory
+from dure.http.registry import RunningServer, running_servers
 from dure.http.settings import ServerSettings, check_binding
+from dure.places import runtime_directory
 from tests.support.guarded_server import WAIT_S, serving, wait_for
 
 SERVER = Path(__file__).parents[1] / "support" / "guarded_server.py"

@@ -31,7 +31,7 @@ from dure.chat.task import (
     ToolArguments,
     ToolCall,
 )
-from dure.errors import BusyError, UsageError
+from dure.errors import BusyError, EngineError, UsageError
 from dure.generate.request import Sampling, Timings
 from dure.http.problems import Problem
 from dure.serve.anthropic import anthropic_error, router
@@ -554,7 +554,7 @@ def test_errors_before_the_first_event_are_statuses(
     client: anthropic.Anthropic, engine: ScriptedEngine, streamed: bool
 ) -> None:
     """A full queue is 429 with Retry-After, a prompt too long 400, a model that loads 503."""
-    engine.scripts = [Script(refusal=BusyError("full", 3.0))]
+    engine.scripts = [Script(refusal=BusyError("full", retry_after_s=3.0))]
     with pytest.raises(anthropic.RateLimitError) as busy:
         ask(client, stream=streamed)
     assert busy.value.type == "rate_limit_error"
@@ -570,7 +570,7 @@ def test_errors_before_the_first_event_are_statuses(
 def test_a_failure_in_the_middle_is_an_error_event(
     client: anthropic.Anthropic, engine: ScriptedEngine
 ) -> None:
-    engine.default = Script("Hello there.", failure=("EngineError", "the engine is gone"))
+    engine.default = Script("Hello there.", failure=EngineError("the engine is gone"))
     with (
         stream(client) as events,
         pytest.raises(anthropic.APIStatusError, match="the engine is gone"),

@@ -15,7 +15,7 @@ from prometheus_client.samples import Sample
 
 from dure.cluster.root.membership import Member
 from dure.cluster.root.survey import NodeReport
-from dure.errors import ContextError
+from dure.errors import ContextError, EngineError
 from dure.generate.request import Done, Event, Failed, Progress, Request, Timings, Token
 from dure.hardware.health import Health, Link
 from dure.http.access_log import RequestRecord, current_record
@@ -183,7 +183,7 @@ def test_an_answer_that_nobody_reads_on_was_cancelled(metrics: Metrics) -> None:
 
 def test_an_answer_that_fails_is_an_error(metrics: Metrics) -> None:
     """Whatever came before."""
-    failed = run(metrics, (*ANSWER[:2], Failed("a", "EngineError", "gone")))
+    failed = run(metrics, (*ANSWER[:2], Failed("a", EngineError("gone").record())))
     assert failed.finish_reason == "error"
     assert value(metrics, "dure_answers_total", reason="error") == 1
 

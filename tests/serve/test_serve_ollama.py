@@ -30,7 +30,7 @@ from dure.chat.task import (
     ToolArguments,
     ToolCall,
 )
-from dure.errors import BusyError, UsageError
+from dure.errors import BusyError, EngineError, UsageError
 from dure.generate.request import Sampling, Timings
 from dure.serve.ollama import router
 from dure.serve.ollama.answer import Answer, chatted, generated
@@ -493,7 +493,7 @@ def test_errors_before_the_first_line_are_statuses(
             list(client.chat("any", [{"role": "user", "content": content}], stream=stream))  # type: ignore[call-overload]
         return int(found.value.status_code)
 
-    engine.scripts = [Script(refusal=BusyError("full", 3.0))]
+    engine.scripts = [Script(refusal=BusyError("full", retry_after_s=3.0))]
     assert status("Hello.") == 429
     assert status("Hello. " * 3000) == 400
     engine.state = "loading"
@@ -501,7 +501,7 @@ def test_errors_before_the_first_line_are_statuses(
 
 
 def test_a_failure_in_the_middle_is_a_line(client: ollama.Client, engine: ScriptedEngine) -> None:
-    engine.default = Script("Hello there.", failure=("EngineError", "the engine is gone"))
+    engine.default = Script("Hello there.", failure=EngineError("the engine is gone"))
     with pytest.raises(ollama.ResponseError, match="the engine is gone"):
         list(client.chat("any", [USER], stream=True))
 

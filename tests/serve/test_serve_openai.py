@@ -10,7 +10,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from dure.errors import BusyError, NotReadyError
+from dure.errors import BusyError, EngineError, NotReadyError
 from dure.generate.request import Sampling
 from tests.support.serving import (
     Script,
@@ -174,7 +174,7 @@ def test_more_choices_than_the_engine_has_room_for_are_all_answered(
     client: openai.OpenAI, engine: ScriptedEngine
 ) -> None:
     engine.scripts = [Script(str(n)) for n in range(10)]
-    engine.scripts[6:6] = [Script(refusal=BusyError("others wait as well", 0.01))]
+    engine.scripts[6:6] = [Script(refusal=BusyError("others wait as well", retry_after_s=0.01))]
     answer = client.chat.completions.create(model="any", messages=QUESTION, n=10)
     assert sorted(choice.message.content or "" for choice in answer.choices) == list("0123456789")
     assert [choice.index for choice in answer.choices] == list(range(10))
@@ -381,8 +381,8 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
 def test_the_client_tries_again_when_the_server_is_busy_and_gets_its_answer(
     server: Served, engine: ScriptedEngine
 ) -> None:
-    busy = Script(refusal=BusyError("8 requests wait already", 0.01))
-    loading = Script(refusal=NotReadyError("Loading model", 0.5))
+    busy = Script(refusal=BusyError("8 requests wait already", retry_after_s=0.01))
+    loading = Script(refusal=NotReadyError("Loading model", progress=0.5))
     engine.scripts = [busy, Script("At last.")]
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=1) as client:
         answer = client.chat.completions.create(model="any", messages=QUESTION)
@@ -408,7 +408,7 @@ def test_a_refusal_that_is_final_is_not_tried_again(server: Served, engine: Scri
 def test_an_engine_that_fails_in_the_middle_is_an_error_to_the_client(
     client: openai.OpenAI, engine: ScriptedEngine, stream: bool
 ) -> None:
-    engine.scripts = [Script("Da", failure=("EngineError", "rank 1 is gone"))]
+    engine.scripts = [Script("Da", failure=EngineError("rank 1 is gone"))]
     with pytest.raises(openai.APIError, match="rank 1 is gone"):
         list(client.chat.completions.create(model="any", messages=QUESTION, stream=stream))
 

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import pytest
 
-from dure.errors import BusyError
+from dure.errors import BusyError, EngineError
 from tests.support.serving import Script, ScriptedEngine, Served, served, state_of, vocabulary
 
 CHAT = "/v1/chat/completions"
@@ -261,7 +261,7 @@ def test_only_tokens_up_to_a_stop_string_are_counted(
 def test_an_answer_that_is_complete_by_its_stop_string_survives_the_engine(
     http: httpx.Client, engine: ScriptedEngine
 ) -> None:
-    engine.scripts = [Script("Dae does not.", hasty=True, failure=("EngineError", "gone"))]
+    engine.scripts = [Script("Dae does not.", hasty=True, failure=EngineError("gone"))]
     answer = http.post(CHAT, json={"messages": MESSAGES, "stop": [" not"]}).json()
     assert answer["choices"][0]["message"]["content"] == "Dae does"
     assert answer["usage"]["completion_tokens"] > 0
@@ -305,7 +305,10 @@ def test_a_prompt_beyond_the_context_is_told_with_both_sizes(http: httpx.Client)
 def test_a_full_queue_is_told_with_the_time_to_wait(
     http: httpx.Client, engine: ScriptedEngine, stream: bool
 ) -> None:
-    engine.scripts = [Script(), Script(refusal=BusyError("too many requests wait", 2.4))]
+    engine.scripts = [
+        Script(),
+        Script(refusal=BusyError("too many requests wait", retry_after_s=2.4)),
+    ]
     response = http.post(CHAT, json={"messages": MESSAGES, "stream": stream, "n": 2})
     assert response.status_code == 429
     assert response.headers["retry-after"] == "3"
@@ -342,7 +345,7 @@ def test_an_error_before_the_first_token_of_a_stream_is_a_status(
 def test_an_error_in_the_middle_of_a_stream_is_its_last_event(
     http: httpx.Client, engine: ScriptedEngine
 ) -> None:
-    engine.scripts = [Script("Da", failure=("EngineError", "rank 1 is gone"))]
+    engine.scripts = [Script("Da", failure=EngineError("rank 1 is gone"))]
     response = http.post(CHAT, json={"messages": MESSAGES, "stream": True})
     assert response.status_code == 200
     last = events_of(response)[-1]

@@ -33,7 +33,7 @@ from dure.chat.task import (
     ToolArguments,
     ToolCall,
 )
-from dure.errors import BusyError, UsageError
+from dure.errors import BusyError, EngineError, UsageError
 from dure.generate.request import Sampling, Timings
 from dure.serve.responses import router
 from dure.serve.responses.answer import ResponseAnswer
@@ -541,7 +541,7 @@ def test_errors_before_the_first_event_are_statuses(
     client: openai.OpenAI, engine: ScriptedEngine, stream: bool
 ) -> None:
     """A full queue is 429 with Retry-After, a prompt too long 400, a model that loads 503."""
-    engine.scripts = [Script(refusal=BusyError("full", 3.0))]
+    engine.scripts = [Script(refusal=BusyError("full", retry_after_s=3.0))]
     with pytest.raises(openai.RateLimitError) as busy:
         ask(client, "Hello.", stream=stream)
     assert busy.value.response.headers["retry-after"] == "3"
@@ -554,7 +554,7 @@ def test_errors_before_the_first_event_are_statuses(
 
 
 def test_a_failure_in_the_middle_is_an_event(client: openai.OpenAI, engine: ScriptedEngine) -> None:
-    engine.default = Script("Hello there.", failure=("EngineError", "the engine is gone"))
+    engine.default = Script("Hello there.", failure=EngineError("the engine is gone"))
     with ask(client, "Hello.", stream=True) as stream:
         last = list(stream)[-1]
     assert last.type == "response.failed"

@@ -147,7 +147,7 @@ class Script:
 
     end: how it ends, where max_tokens does not end it sooner. refusal: raised when it is submitted.
     hasty: it is all written before anyone can cancel it.
-    failure: a Failed event (kind, message) in place of the end. hold: wait for this before every
+    failure: a Failed event with this error in place of the end. hold: wait for this before every
     token but the first. silent: wait for `hold` before the first as well.
     """
 
@@ -155,7 +155,7 @@ class Script:
     tokens: tuple[int, ...] | None = None
     end: FinishReason = "stop"
     refusal: DureError | None = None
-    failure: tuple[str, str] | None = None
+    failure: DureError | None = None
     hold: threading.Event | None = None
     silent: bool = False
     cached: int = 0
@@ -196,7 +196,7 @@ class ScriptedAnswer:
             yield self._token(token)
         if script.failure is not None and not self._cancelled:
             self._ended = True
-            yield Failed(request.id, *script.failure)
+            yield Failed(request.id, script.failure.record())
             return
         self._ended = True
         timings = Timings(0.0, total, script.cached, 0.01, n, 0.02)
@@ -258,7 +258,9 @@ class ScriptedEngine:
         if script.refusal is not None:
             raise script.refusal
         if len(request.prompt) >= self.info.n_ctx:
-            raise ContextError("the prompt is too long", len(request.prompt), self.info.n_ctx)
+            raise ContextError(
+                "the prompt is too long", n_prompt=len(request.prompt), n_ctx=self.info.n_ctx
+            )
         return ScriptedAnswer(self, request, script)
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:

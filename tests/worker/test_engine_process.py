@@ -279,9 +279,9 @@ def test_a_request_that_was_there_at_three_deaths_is_given_up(parrot: Path) -> N
                 await until(lambda deaths=deaths: client.restarts == deaths)  # type: ignore[misc]
             await stream.task
             assert isinstance(stream.end, Failed)
-            assert stream.end.kind == "EngineError"
-            assert "died 3 times" in stream.end.message
-            assert "signal 9" in stream.end.message
+            assert stream.end.error.kind == "EngineError"
+            assert "died 3 times" in stream.end.error.message
+            assert "signal 9" in stream.end.error.message
             after = Request(id="after", prompt=[7], sampling=GREEDY, max_tokens=5)
             assert await texts(client, [after]) == [(SAYS[:5], "length")]
 
@@ -556,7 +556,7 @@ def test_closing_ends_what_runs_and_takes_nothing_more(parrot: Path) -> None:
             await client.close()
             await stream.task
             assert isinstance(stream.end, Failed)
-            assert stream.end.kind == "NotReadyError"
+            assert stream.end.error.kind == "NotReadyError"
             assert client.state == "stopped"
             with pytest.raises(NotReadyError, match="stopping"):
                 client.submit(Request(id="s", prompt=[7]))

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from dure.cluster.root.distribution import Delivery, deliver, room_for, whole_shards
 from dure.cluster.root.launch import ClusterLaunch
 from dure.cluster.root.membership import ROOT_NAME, Cluster, Member
-from dure.cluster.root.membership import cluster_directory as home_of_cluster
 from dure.cluster.root.readiness import common_ctx, machine_of
 from dure.cluster.root.returning import Returning
 from dure.cluster.root.speeds import KnownSpeeds, link_speed, measure_here, measure_nodes
@@ -29,7 +28,6 @@ from dure.deploy.start import (
     opened_many,
     parse_shares,
     rank_memory,
-    shard_directory,
     threads_of,
 )
 from dure.deploy.waiting import Gathering
@@ -43,6 +41,7 @@ from dure.model.architecture import shape_of
 from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, cut_model, plan_shards
+from dure.places import cluster_directory, shard_directory
 from dure.plan.memory import DEFAULT_CTX, PROCESS_BYTES, kv_bytes_per_token
 from dure.plan.placement import Candidate, Work, place, shares_of
 from dure.worker.lifecycle import Happening
@@ -58,7 +57,7 @@ def start_on_cluster(model: GgufFile, wishes: Wishes, listener: Listener) -> Ope
     A node that does not answer is waited for, wishes.grace_s; then it goes on without, where what is
     left has the memory for it.
     """
-    cluster = Cluster(home_of_cluster())
+    cluster = Cluster(cluster_directory())
     nodes, clock = Nodes(cluster), _Clock()
     if wishes.ended:
         cluster.events.add("engine_ended", reason=wishes.ended, silent_s=wishes.silent_s)

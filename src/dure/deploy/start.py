@@ -7,14 +7,10 @@ functions it is given, and refuses to know terminals.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
-
-import platformdirs
 
 from dure.deploy.threads import tune_threads
 from dure.engine.compute.allreduce import Wire
@@ -29,6 +25,7 @@ from dure.model.architecture import ARCHITECTURES, shape_of
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, cut_model, plan_shards
+from dure.places import cache_directory, shard_directory
 from dure.plan.memory import DEFAULT_CTX, RankMemory, choose_ctx, kv_bytes_per_token
 from dure.worker.lifecycle import Happening
 
@@ -37,14 +34,12 @@ __all__ = [
     "Opened",
     "Silent",
     "Wishes",
-    "cache_directory",
     "limits_of",
     "memory_of_whole",
     "open_executor",
     "opened_many",
     "parse_shares",
     "rank_memory",
-    "shard_directory",
     "threads_of",
 ]
 
@@ -167,17 +162,6 @@ def parse_shares(shares: str | None, ranks: int | None) -> list[float]:
     if ranks is not None and ranks != len(numbers):
         raise UsageError(f"--shares {shares} names {len(numbers)} ranks, but --ranks says {ranks}")
     return numbers
-
-
-def cache_directory() -> Path:
-    """Where what can be made again is kept: DURE_CACHE, or the user's cache directory."""
-    named = os.environ.get("DURE_CACHE")
-    return Path(named) if named else platformdirs.user_cache_path("dure")
-
-
-def shard_directory() -> Path:
-    """Where shards are kept."""
-    return cache_directory() / "shards"
 
 
 def open_executor(model: GgufFile, wishes: Wishes, listener: Listener | None = None) -> Opened:

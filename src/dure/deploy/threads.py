@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from dure.engine.executor import Batch, Executor, KvOp
+from dure.whole_file import write_whole
 
 __all__ = ["candidates", "tune_threads"]
 
@@ -82,8 +83,5 @@ def _read(file: Path) -> dict[str, list[int]]:
 
 
 def _write(file: Path, known: dict[str, list[int]]) -> None:
-    part = file.with_name(f"{file.name}.part")
     with contextlib.suppress(OSError):  # then it is measured at every start
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(msgspec.json.encode(known))
-        part.replace(file)
+        write_whole(file, msgspec.json.encode(known))

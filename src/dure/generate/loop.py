@@ -389,7 +389,7 @@ class EngineLoop:
     def _fail(self, request_id: str, error: DureError) -> None:
         if request_id in self._answers:
             self._leave(request_id)
-        self._events.append(Failed(request_id, type(error).__name__, str(error)))
+        self._events.append(Failed(request_id, error.record()))
 
     def _tell_progress(self, running: Running, answer: Answer) -> None:
         elapsed_s = time.perf_counter() - answer.admitted

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from dure.errors import UsageError
+from dure.errors import ErrorRecord, UsageError
 
 __all__ = [
     "Done",
@@ -232,10 +232,9 @@ class Done(_Event, frozen=True):
 
 
 class Failed(_Event, frozen=True):
-    """The request cannot be answered. kind: the name of a class in dure.errors."""
+    """The request cannot be answered, for this reason."""
 
-    kind: str
-    message: str
+    error: ErrorRecord
 
 
 class Embedded(_Event, frozen=True):

@@ -9,9 +9,8 @@ import codecs
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import dure.errors
 from dure.engine.executor import Executor
-from dure.errors import ContextError, EngineError, UsageError
+from dure.errors import UsageError, context_error, revived
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Done, Failed, Request, Sampling, Timings, Token
 from dure.generate.speculative.proposer import Guessing
@@ -81,7 +80,7 @@ class Session:
                     case Done():
                         self.finish, self.timings = event.reason, event.timings
                     case Failed():
-                        raise getattr(dure.errors, event.kind, EngineError)(event.message)
+                        raise revived(event.error)
 
     def _check(self, prompt: Sequence[int], max_tokens: int | None) -> None:
         if not prompt:
@@ -90,9 +89,4 @@ class Session:
             raise UsageError(f"--max-tokens {max_tokens}: give a number above 0")
         n_ctx = self._executor.info.n_ctx
         if len(prompt) >= n_ctx:
-            raise ContextError(
-                f"the prompt has {len(prompt)} tokens, but the context holds {n_ctx} with the "
-                "answer: use a shorter prompt, or a larger --ctx if the model allows it",
-                len(prompt),
-                n_ctx,
-            )
+            raise context_error(len(prompt), n_ctx)

@@ -24,7 +24,6 @@ from dure import errors
 __all__ = [
     "ForbiddenError",
     "NotFoundError",
-    "ParameterError",
     "Problem",
     "Shape",
     "install_error_handlers",
@@ -34,14 +33,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-
-
-class ParameterError(errors.UsageError):
-    """A parameter of a request makes no sense, or is one we do not have."""
-
-    def __init__(self, param: str, message: str) -> None:
-        super().__init__(message)
-        self.param = param
 
 
 class NotFoundError(errors.UsageError):

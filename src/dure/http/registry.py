@@ -14,10 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
-import platformdirs
 import psutil
 
-__all__ = ["RunningServer", "registered", "running_servers", "runtime_directory"]
+from dure.places import runtime_directory
+
+__all__ = ["RunningServer", "registered", "running_servers"]
 
 _log = logging.getLogger("dure.serve")
 _SAME_START_S = 2.0  # start times are computed from the clock, which may be set
@@ -48,15 +49,6 @@ class RunningServer(msgspec.Struct, frozen=True, kw_only=True):
             return False
         except psutil.Error:  # it is there, but another user's
             return True
-
-
-def runtime_directory() -> Path:
-    """Where servers leave word: DURE_RUNTIME, else below XDG_RUNTIME_DIR, else the user's state."""
-    if named := os.environ.get("DURE_RUNTIME"):
-        return Path(named)
-    if named := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(named) / "dure"
-    return platformdirs.user_state_path("dure") / "run"
 
 
 def running_servers(directory: Path | None = None) -> list[RunningServer]:

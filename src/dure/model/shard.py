@@ -34,6 +34,7 @@ from dure.model.gguf import (
     ValueKind,
     value_of,
 )
+from dure.whole_file import write_whole
 
 __all__ = [
     "Shard",
@@ -346,10 +347,8 @@ def _reencode(block: Bytes, piece: _Piece, columns: Span | None) -> Bytes:
 
 def _write_manifest(shard: Shard, sha256: str) -> None:
     facts = {"size_bytes": shard.path.stat().st_size, "sha256": sha256}
-    part = shard.manifest.with_suffix(".json.part")
     try:
-        part.write_text(json.dumps(facts))
-        part.replace(shard.manifest)
+        write_whole(shard.manifest, json.dumps(facts).encode())
     except OSError as error:
         raise ResourceError(f"cannot write {shard.manifest}: {error.strerror}") from error
 

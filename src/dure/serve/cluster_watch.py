@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from dure.cluster.root.changes import Changes
-from dure.cluster.root.membership import Cluster, cluster_directory
+from dure.cluster.root.membership import Cluster
 from dure.cluster.root.survey import NodeReport, Nodes
 from dure.errors import DureError
 from dure.hardware.health import Health
+from dure.places import cluster_directory
 
 __all__ = ["ClusterWatch", "node_metrics"]
 

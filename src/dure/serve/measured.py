@@ -85,8 +85,8 @@ class MeasuredEngine:
         if self._most is not None and n_tokens > self._most:
             raise ContextError(
                 f"the prompt has {n_tokens} tokens, and this server takes {self._most}: shorten it",
-                n_tokens,
-                self._most,
+                n_prompt=n_tokens,
+                n_ctx=self._most,
             )
 
 

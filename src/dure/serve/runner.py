@@ -13,7 +13,6 @@ from typing import Literal
 
 import msgspec
 
-from dure import errors
 from dure.chat.task import (
     ChatEvent,
     Content,
@@ -26,7 +25,7 @@ from dure.chat.task import (
     ToolCall,
 )
 from dure.chat.text import Chunk, TextAssembler
-from dure.errors import ContextError, DureError, EngineError
+from dure.errors import EngineError, revived
 from dure.generate.request import (
     Done,
     Event,
@@ -215,7 +214,7 @@ class _Assembly:
                     yield one
                 if isinstance(event, Done | Failed):
                     return
-            for one in self._failed(Failed(request.id, "EngineError", _UNFINISHED), request):
+            for one in self._failed(Failed(request.id, EngineError(_UNFINISHED).record()), request):
                 yield one
         finally:
             answer.cancel()
@@ -235,7 +234,7 @@ class _Assembly:
     def _failed(self, event: Failed, request: Request) -> Iterator[ChatEvent]:
         """An answer that has met a stop string was complete before: only its times are not known."""
         if self._text.stop is None:
-            raise _error_of(event, request, self._state)
+            raise revived(event.error)
         timings = Timings(prompt_tokens=len(request.prompt), tokens=self._n_read)
         yield from self._done(Done(request.id, "cancelled", timings))
 
@@ -308,12 +307,3 @@ def _up_to(n: int, timings: Timings) -> Timings:
         compute_s=timings.compute_s * part,
         sync_s=timings.sync_s * part,
     )
-
-
-def _error_of(event: Failed, request: Request, state: ServerState) -> DureError:
-    if event.kind == "ContextError":
-        return ContextError(event.message, len(request.prompt), state.engine.info.n_ctx)
-    kind = getattr(errors, event.kind, EngineError)
-    if not (isinstance(kind, type) and issubclass(kind, DureError)):
-        kind = EngineError
-    return kind(event.message)

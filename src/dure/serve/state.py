@@ -20,9 +20,8 @@ from dure.chat.task import (
     ToolArguments,
     ToolCall,
 )
-from dure.errors import NotReadyError, UsageError
+from dure.errors import NotReadyError, ParameterError, UsageError
 from dure.generate.request import Grammar, Sampling
-from dure.http.problems import ParameterError
 from dure.model.vocabulary import Vocabulary
 from dure.serve.engine import Engine
 
@@ -147,7 +146,7 @@ class ServerState:
         """Raises NotReadyError (or EngineError's kin of `engine.info`) before a model was loaded."""
         if self.engine.state == "loading":
             doing = f": {self.engine.doing}" if self.engine.doing else ""
-            raise NotReadyError(f"Loading model{doing}", self.engine.progress)
+            raise NotReadyError(f"Loading model{doing}", progress=self.engine.progress)
         if self.engine.state == "stopped":
             raise NotReadyError("the server is stopping")
         if self.engine.state == "failed":

@@ -316,7 +316,7 @@ class EmbeddingServer:
         try:
             values = self._embedder.embed(np.array(request.prompt, np.int32))
         except DureError as error:
-            return Failed(request.id, type(error).__name__, str(error))
+            return Failed(request.id, error.record())
         return Embedded(request.id, values.tobytes())
 
     def finish(self) -> None:
@@ -359,7 +359,7 @@ def main() -> None:
     try:
         _serve(client)
     except DureError as error:
-        client.send(msg.Fatal(type(error).__name__, str(error)))
+        client.send(msg.Fatal(error.record()))
         sys.exit(1)
     except (EOFError, ConnectionError):  # the client is gone
         os._exit(1)

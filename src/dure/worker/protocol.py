@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from dure.engine.ranks.messages import decode, encode
+from dure.errors import ErrorRecord
 from dure.generate.request import EngineStats, Event, ModelInfo, Request
 
 __all__ = [
@@ -133,10 +134,9 @@ class Stats(_Message):
 
 
 class Fatal(_Message):
-    """The engine ends. kind: the name of a class in dure.errors."""
+    """The engine ends, for this reason."""
 
-    kind: str
-    message: str
+    error: ErrorRecord
 
 
 ToWorker = Start | Submit | Cancel | Stop

@@ -24,16 +24,16 @@ import msgspec
 import numpy as np
 import psutil
 
-import dure.errors
 from dure.engine.environment import with_huge_pages
 from dure.errors import (
     BusyError,
-    ContextError,
     DureError,
     EngineError,
     NotReadyError,
     ResourceError,
     UsageError,
+    context_error,
+    revived,
 )
 from dure.generate.request import (
     Done,
@@ -149,7 +149,9 @@ class EngineClient:
     def info(self) -> ModelInfo:
         """The model that runs. Raises NotReadyError before it has been loaded once."""
         if self._info is None:
-            raise NotReadyError("the model is being loaded: try again in a moment", self.progress)
+            raise NotReadyError(
+                "the model is being loaded: try again in a moment", progress=self.progress
+            )
         return self._info
 
     @property
@@ -184,12 +186,7 @@ class EngineClient:
         check_tokens(request, info.n_vocab)
         n = len(request.prompt)
         if n >= info.n_ctx + self._options.embedding:
-            raise ContextError(
-                f"the prompt has {n} tokens, but the context holds {info.n_ctx} with the answer: "
-                "use a shorter prompt, or a larger --ctx if the model allows it",
-                n,
-                info.n_ctx,
-            )
+            raise context_error(n, info.n_ctx)
         if len(self._pending) >= info.n_sequences + self._max_waiting:
             raise BusyError(
                 f"{len(self._pending)} requests run or wait already: try again in a moment"
@@ -255,7 +252,7 @@ class EngineClient:
         stopping = "the server is stopping: try another one, or later"
         if self._first is not None and not self._first.done():
             self._end_first(NotReadyError(stopping))
-        self._fail_all("NotReadyError", stopping)
+        self._fail_all(NotReadyError(stopping))
 
     async def _live(self) -> None:
         while True:
@@ -275,7 +272,7 @@ class EngineClient:
             self._count_deaths(was_ready)
             if self._is_hopeless():
                 self._lifecycle.on(Happening.GIVES_UP)
-                self._fail_all("EngineError", f"the engine does not start: {self.reason}")
+                self._fail_all(EngineError(f"the engine does not start: {self.reason}"))
             await asyncio.sleep(PAUSES_S[min(self._failures, len(PAUSES_S) - 1)])
             if self._stopping:
                 return
@@ -288,7 +285,7 @@ class EngineClient:
         self._lifecycle.state, self.reason = State.FAILED, f"{type(bug).__name__}: {bug}"
         if self._first is not None and not self._first.done():
             self._end_first(EngineError(self.reason))
-        self._fail_all("EngineError", self.reason)
+        self._fail_all(EngineError(self.reason))
 
     def _give_up_first(self) -> None:
         self._lifecycle.on(Happening.GIVES_UP)
@@ -401,8 +398,8 @@ class EngineClient:
                     self._warn(text)
             case msg.Ready(info):
                 self._begin(info)
-            case msg.Fatal(kind, text):
-                self._error, self.reason = getattr(dure.errors, kind, EngineError)(text), text
+            case msg.Fatal(record):
+                self._error, self.reason = revived(record), record.message
 
     def _begin(self, info: ModelInfo) -> None:
         if self._stopping:
@@ -446,15 +443,16 @@ class EngineClient:
                 self._deliver(
                     Failed(
                         pending.request.id,
-                        "EngineError",
-                        f"the engine died {pending.deaths} times while it answered this request: "
-                        f"{self.reason}",
+                        EngineError(
+                            f"the engine died {pending.deaths} times while it answered this request: "
+                            f"{self.reason}"
+                        ).record(),
                     )
                 )
 
-    def _fail_all(self, kind: str, text: str) -> None:
+    def _fail_all(self, error: DureError) -> None:
         for request_id in list(self._pending):
-            self._deliver(Failed(request_id, kind, text))
+            self._deliver(Failed(request_id, error.record()))
 
     def _send(self, message: object) -> None:
         self._send_bytes(msg.encode(message))
@@ -491,7 +489,7 @@ async def _embedding(answer: _Answer) -> list[float]:
             case Embedded():
                 return [float(x) for x in np.frombuffer(event.values, np.float32)]
             case Failed():
-                raise getattr(dure.errors, event.kind, EngineError)(event.message)
+                raise revived(event.error)
             case Done():
                 break
     raise EngineError("the embedding was cancelled")

@@ -21,13 +21,12 @@ from dure.cli.terminal.console import (
     progress_bar,
 )
 from dure.cli.terminal.parameters import Json
-from dure.cluster.node.process import node_directory
 from dure.cluster.node.shards import ShardStore
-from dure.cluster.root.membership import Cluster, cluster_directory
+from dure.cluster.root.membership import Cluster
 from dure.cluster.root.survey import Nodes
-from dure.deploy.start import shard_directory
 from dure.errors import ClusterError, ResourceError, UsageError
 from dure.model.shard import delete_shard, is_whole
+from dure.places import cluster_directory, node_directory, shard_directory
 
 __all__ = ["cache"]
 

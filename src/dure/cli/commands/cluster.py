@@ -19,8 +19,7 @@ from rich.table import Table
 
 from dure.cli.terminal.console import bytes_text, errors, output, print_json, printable
 from dure.cli.terminal.parameters import Json
-from dure.cluster.node.process import node_directory
-from dure.cluster.root.membership import ROOT_NAME, Cluster, Member, cluster_directory
+from dure.cluster.root.membership import ROOT_NAME, Cluster, Member
 from dure.cluster.root.speeds import KnownSpeeds, link_speed, measure_here, measure_nodes
 from dure.cluster.root.survey import NodeReport, Nodes
 from dure.cluster.trust.discovery import DOOR, announced
@@ -31,6 +30,7 @@ from dure.cluster.trust.joining import JOIN_PORT, NodeFile
 from dure.engine.instruments.speed import MEASURED_TYPES
 from dure.errors import ClusterError, UsageError
 from dure.hardware.probe import health, platform, probe
+from dure.places import cluster_directory, node_directory
 
 __all__ = ["cluster"]
 

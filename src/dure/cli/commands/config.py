@@ -18,13 +18,13 @@ from dure.cli.terminal.configuration import (
     DEFAULTS,
     Setting,
     check,
-    config_path,
     effective,
     read_config,
 )
 from dure.cli.terminal.console import output, print_json, printable
 from dure.cli.terminal.parameters import Json
 from dure.errors import ResourceError, UsageError
+from dure.places import config_file
 
 __all__ = ["config"]
 
@@ -67,8 +67,8 @@ def show(
 
     Example: dure config show run --origin
     """
-    table, group = read_config(config_path()), _group(ctx)
-    check(table, group, config_path())
+    table, group = read_config(config_file()), _group(ctx)
+    check(table, group, config_file())
     settings = effective(group, table)
     known = {setting.command for setting in settings}
     if command is not None and command not in known:
@@ -109,7 +109,7 @@ def path() -> None:
 
     Example: dure config path
     """
-    output.print(str(config_path()), soft_wrap=True)
+    output.print(str(config_file()), soft_wrap=True)
 
 
 @config.command()
@@ -118,7 +118,7 @@ def edit(ctx: typer.Context) -> None:
 
     Example: dure config edit
     """
-    file = config_path()
+    file = config_file()
     if not file.exists():
         _write(file, BEGINNING)
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
@@ -141,7 +141,7 @@ def set_(
 
     Example: dure config set run.ctx 8192
     """
-    file = config_path()
+    file = config_file()
     document = _document(file)
     section, name = _place(key)
     node = document
@@ -161,7 +161,7 @@ def unset(ctx: typer.Context, key: Key) -> None:
 
     Example: dure config unset run.ctx
     """
-    file = config_path()
+    file = config_file()
     document = _document(file)
     section, name = _place(key)
     node: Any = document

@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from dure.cli.terminal.console import errors
-from dure.cluster.node.process import node_directory
 from dure.cluster.trust.discovery import DOOR, find
 from dure.cluster.trust.identity import Credentials, check_name
 from dure.cluster.trust.invitation import Code
 from dure.cluster.trust.joining import JOIN_PORT, NODE_PORT
 from dure.cluster.trust.joining import join as join_cluster
 from dure.errors import ClusterError, UsageError
+from dure.places import node_directory
 
 __all__ = ["join"]
 

@@ -10,11 +10,12 @@ from typer.core import TyperGroup
 
 from dure.cli.terminal.console import bytes_text, errors, output, print_json
 from dure.cli.terminal.parameters import Json
-from dure.cluster.node.process import forget, node_directory, run_node
+from dure.cluster.node.process import forget, run_node
 from dure.cluster.node.service import Service, service_for
 from dure.cluster.node.shards import ShardStore
 from dure.cluster.trust.joining import JOIN_PORT, NodeFile
 from dure.errors import ResourceError, UsageError
+from dure.places import cluster_directory, node_directory
 
 __all__ = ["node"]
 
@@ -221,7 +222,7 @@ def add(
     from dure.cluster.add.adding import destinations
     from dure.cluster.add.package import installed_from, package_of
     from dure.cluster.add.preparing import Wishes
-    from dure.cluster.root.membership import Cluster, cluster_directory
+    from dure.cluster.root.membership import Cluster
     from dure.cluster.trust.identity import check_name
 
     cluster = Cluster(cluster_directory())

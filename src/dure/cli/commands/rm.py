@@ -11,11 +11,11 @@ import typer
 from dure.cli.terminal.completion import removable
 from dure.cli.terminal.console import bytes_text, errors, output, print_json, printable
 from dure.cli.terminal.parameters import Json
-from dure.deploy.start import shard_directory
 from dure.errors import DureError, ModelError, ResourceError, UsageError
 from dure.model.gguf import open_gguf
 from dure.model.shard import delete_shard
 from dure.model.store import Library, StoredModel
+from dure.places import shard_directory
 
 __all__ = ["rm"]
 

@@ -10,13 +10,14 @@ from rich.table import Table
 from dure.cli.terminal.console import bytes_text, output, print_json, printable
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.parameters import Json, Model
-from dure.deploy.start import rank_memory, shard_directory
+from dure.deploy.start import rank_memory
 from dure.errors import DureError, ModelError
 from dure.hardware.probe import platform
 from dure.model.architecture import Shape, shape_of
 from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.shard import plan_shards
+from dure.places import shard_directory
 from dure.plan.kernels import is_quick
 from dure.plan.memory import DEFAULT_CTX, RankMemory, kv_bytes_per_token
 

@@ -15,18 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import typer
 from typer.core import TyperGroup, TyperOption
 
 from dure.errors import DureError, ResourceError, UsageError
+from dure.places import config_file
 
 __all__ = [
     "DEFAULTS",
     "Configured",
     "Setting",
     "check",
-    "config_path",
     "effective",
     "key_of",
     "options_of",
@@ -57,14 +56,6 @@ class Setting:
     def source(self) -> str:
         """What kind of thing says so: environment, file or default."""
         return self.origin.split()[0]
-
-
-def config_path() -> Path:
-    """The configuration file: DURE_CONFIG, or `dure/config.toml` in the user's configuration directory."""
-    named = os.environ.get("DURE_CONFIG")
-    return (
-        Path(named).expanduser() if named else platformdirs.user_config_path("dure") / "config.toml"
-    )
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -230,8 +221,8 @@ class Configured(TyperGroup):
 def _prepare(ctx: Any, group: Any, name: str) -> None:
     if name == UNCONFIGURED:
         return
-    table = read_config(config_path())
-    check(table, group, config_path())
+    table = read_config(config_file())
+    check(table, group, config_file())
     commands = _commands(group)
     chosen = {full: one for full, one in commands.items() if full.partition(".")[0] == name}
     for full, command in chosen.items():

@@ -33,7 +33,6 @@ from dure.cluster.node.ranks import (
 from dure.cluster.node.shards import CHUNK_BYTES, HeldShard, ShardStore
 from dure.cluster.root.speeds import measure_here
 from dure.engine.compute.build import problem_of_build
-from dure.engine.ranks.messages import RankError
 from dure.errors import DureError, ResourceError
 from dure.hardware.health import Platform
 from dure.hardware.probe import health, platform, probe
@@ -188,8 +187,7 @@ def _add_ranks(app: FastAPI, runs: RankRuns, device_for: Callable[[str], str]) -
                 device = device_for(host)
                 report = await runs.run(order, device, _blocks(socket), socket.send_bytes)
             except DureError as error:
-                kind = type(error).__name__
-                told = msgspec.json.encode(RankError(kind, str(error))).decode()
+                told = msgspec.json.encode(error.record()).decode()
                 report = RankReport(1, {f"rank{order.rank}.error": told})
             with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the root has gone
                 await socket.send_text(msgspec.json.encode(report).decode())

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-
-import platformdirs
 
 from dure.cluster.trust.discovery import NODE, announced
 from dure.cluster.trust.https import NodeServer, listener
@@ -17,13 +14,7 @@ from dure.cluster.trust.joining import NodeFile
 from dure.errors import ClusterError
 from dure.hardware.probe import health
 
-__all__ = ["forget", "node_directory", "run_node"]
-
-
-def node_directory() -> Path:
-    """Where a node keeps all it has: DURE_NODE_DIR, or the user's data directory."""
-    named = os.environ.get("DURE_NODE_DIR")
-    return Path(named) if named else platformdirs.user_data_path("dure") / "node"
+__all__ = ["forget", "run_node"]
 
 
 def forget(directory: Path) -> None:

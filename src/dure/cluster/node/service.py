@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dure.cluster.node.process import node_directory
 from dure.cluster.trust.joining import NodeFile
 from dure.errors import ResourceError, UsageError
+from dure.places import node_directory
 
 __all__ = ["Service", "service_for"]
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dure.whole_file import write_whole
+
 __all__ = ["EventLog"]
 
 MOST_BYTES = 8 << 20  # then the older half is cut off
@@ -47,6 +49,4 @@ class EventLog:
 
     def _shorten(self) -> None:
         lines = self._path.read_bytes().splitlines(keepends=True)
-        part = self._path.with_name(f"{self._path.name}.part")
-        part.write_bytes(b"".join(lines[len(lines) // 2 :]))
-        part.replace(self._path)
+        write_whole(self._path, b"".join(lines[len(lines) // 2 :]))

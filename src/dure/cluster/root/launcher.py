@@ -23,8 +23,10 @@ from websockets.sync.client import ClientConnection, connect
 from dure.cluster.node.ranks import BLOCK_BYTES, RankOrder, RankReport
 from dure.cluster.root.membership import Cluster
 from dure.cluster.trust.identity import asking_context
-from dure.engine.ranks.messages import Job, RankError
+from dure.engine.ranks.messages import Job
 from dure.engine.ranks.mpi import RUNNING
+from dure.errors import ClusterError
+from dure.whole_file import write_whole
 
 __all__ = ["LaunchFile", "NodeRank", "main"]
 
@@ -131,7 +133,7 @@ def _write_error(directory: Path, rank: int, reason: str) -> None:
     path = directory / f"rank{rank}.error"
     with contextlib.suppress(OSError):
         if not path.exists():
-            path.write_bytes(msgspec.json.encode(RankError("ClusterError", reason)))
+            write_whole(path, msgspec.json.encode(ClusterError(reason).record()))
 
 
 if __name__ == "__main__":

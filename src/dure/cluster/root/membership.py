@@ -8,29 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import platformdirs
 
 from dure.cluster.root.events import EventLog
 from dure.cluster.trust.identity import Authority, Credentials, check_name, new_request
 from dure.cluster.trust.invitation import Code, Invitation, redeem
 from dure.errors import ClusterError, UsageError
+from dure.whole_file import write_whole
 
-__all__ = ["ROOT_NAME", "Cluster", "Member", "cluster_directory"]
+__all__ = ["ROOT_NAME", "Cluster", "Member"]
 
 ROOT_NAME = "dure-root"
 FORGET_INVITATIONS_S = 30 * 86400.0  # after they expired: until then one is told why a code fails
-
-
-def cluster_directory() -> Path:
-    """Where the root keeps its cluster: DURE_CLUSTER_DIR, or the user's data directory."""
-    named = os.environ.get("DURE_CLUSTER_DIR")
-    return Path(named) if named else platformdirs.user_data_path("dure") / "cluster"
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -73,8 +66,8 @@ class Cluster:
         key, request = new_request(ROOT_NAME)
         certificate, _ = authority.sign(request, ROOT_NAME, asks=True)
         Credentials(directory).write(key, certificate, authority.pem)
-        _write(directory / "revoked.pem", authority.revocations([]))
-        _write(directory / "cluster.json", _encoded(_State(name)))
+        write_whole(directory / "revoked.pem", authority.revocations([]))
+        write_whole(directory / "cluster.json", _encoded(_State(name)))
         cluster = cls(directory)
         cluster.events.add("cluster_created", name=name)
         return cluster
@@ -150,7 +143,7 @@ class Cluster:
         member = self.member(name)
         with self._changing() as state:
             state.revoked.append(member.serial)
-            _write(self.revocations, self.authority.revocations(state.revoked))
+            write_whole(self.revocations, self.authority.revocations(state.revoked))
             del state.members[name]
         self.events.add("removed", node=name)
         return member
@@ -173,14 +166,8 @@ class Cluster:
             fcntl.flock(lock, fcntl.LOCK_EX)
             state = self._read()
             yield state
-            _write(self.directory / "cluster.json", _encoded(state))
+            write_whole(self.directory / "cluster.json", _encoded(state))
 
 
 def _encoded(state: _State) -> bytes:
     return msgspec.json.format(msgspec.json.encode(state))
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)

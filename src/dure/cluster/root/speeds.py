@@ -22,6 +22,7 @@ from dure.cluster.root.survey import Nodes
 from dure.engine.environment import with_huge_pages
 from dure.engine.instruments.speed import Speed
 from dure.errors import ClusterError, EngineError
+from dure.whole_file import write_whole
 
 __all__ = ["KnownSpeeds", "LinkSpeed", "link_speed", "measure_here", "measure_nodes"]
 
@@ -66,9 +67,7 @@ class KnownSpeeds:
             self._state.machines.setdefault(name, {})[speed.type] = speed
         if link is not None:
             self._state.links[name] = link
-        part = self._path.with_name("speeds.json.part")
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(self._state)))
-        part.replace(self._path)
+        write_whole(self._path, msgspec.json.format(msgspec.json.encode(self._state)))
 
 
 def measure_here(type_name: str, threads: int) -> Speed:

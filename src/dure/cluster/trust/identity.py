@@ -10,7 +10,6 @@ another, whatever it has been made to do: TLS itself refuses.
 from __future__ import annotations
 
 import datetime
-import os
 import re
 import ssl
 from collections.abc import Iterable
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from dure.errors import ClusterError, UsageError
+from dure.whole_file import write_whole
 
 __all__ = [
     "Authority",
@@ -91,7 +91,7 @@ class Credentials:
 
     def write(self, key: bytes, certificate: bytes, authority: bytes) -> None:
         """Write all three (PEM). Raises OSError."""
-        _write_private(self.key, key)
+        write_whole(self.key, key, private=True)
         self.certificate.write_bytes(certificate)
         self.authority.write_bytes(authority)
 
@@ -141,7 +141,7 @@ class Authority:
             .sign(key, hashes.SHA256())
         )
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write_private(directory / "authority.key.pem", _key_pem(key))
+        write_whole(directory / "authority.key.pem", _key_pem(key), private=True)
         (directory / "authority.pem").write_bytes(_pem(certificate))
         return cls(directory)
 
@@ -289,13 +289,3 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    """Write a file that nobody else can read, not even for a moment."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(f"{path.name}.part")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-    part.replace(path)

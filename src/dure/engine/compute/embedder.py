@@ -89,8 +89,8 @@ class Embedder:
         if not 0 < n <= self._n_ctx:
             raise ContextError(
                 f"the text has {n} tokens, but this model takes 1 to {self._n_ctx}: divide it",
-                n,
-                self._n_ctx,
+                n_prompt=n,
+                n_ctx=self._n_ctx,
             )
         lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
         batch = lib.llama_batch_init(n, 0, 1)

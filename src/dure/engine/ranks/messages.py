@@ -33,7 +33,6 @@ __all__ = [
     "Logits",
     "Probe",
     "Probed",
-    "RankError",
     "RankStep",
     "Ready",
     "Row",
@@ -77,13 +76,6 @@ class Job(msgspec.Struct):
     lock: bool = False
     pin: bool = False
     kept: str = ""  # where this rank's machine keeps saved sequences; "": where the client says
-
-
-class RankError(msgspec.Struct):
-    """Why a rank gave up; written beside the job file, for the client."""
-
-    kind: str  # the name of a class in dure.errors
-    message: str
 
 
 class _Message(msgspec.Struct, tag=True, array_like=True):

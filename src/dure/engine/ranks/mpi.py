@@ -27,7 +27,6 @@ import msgspec
 import numpy as np
 import psutil
 
-import dure.errors
 from dure.engine.compute.allreduce import Wire
 from dure.engine.compute.llama import Limits
 from dure.engine.environment import with_huge_pages
@@ -47,7 +46,7 @@ from dure.engine.executor import (
 from dure.engine.instruments.trace import RankTrace, StepTrace
 from dure.engine.ranks import messages as msg
 from dure.engine.ranks.channel import Line
-from dure.errors import DureError, EngineError, ResourceError, UsageError
+from dure.errors import DureError, EngineError, ErrorRecord, ResourceError, UsageError, revived
 from dure.model.cut import CutPlan
 
 __all__ = ["GUARD", "RUNNING", "Launch", "MpiExecutor", "MpiOptions", "kill_all_of"]
@@ -376,10 +375,9 @@ class _Job:
         self._await_launchers()
         errors = sorted(self._directory.glob("rank*.error"))
         if errors:
-            error = msgspec.json.decode(errors[0].read_bytes(), type=msg.RankError)
+            record = msgspec.json.decode(errors[0].read_bytes(), type=ErrorRecord)
             rank = errors[0].stem.removeprefix("rank")
-            kind = getattr(dure.errors, error.kind, EngineError)
-            return kind(f"rank {rank}: {error.message}")
+            return revived(replace(record, problem=f"rank {rank}: {record.problem}"))
         return EngineError(_explain(self._directory, when))
 
     def _await_launchers(self) -> None:

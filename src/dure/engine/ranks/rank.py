@@ -24,7 +24,8 @@ from dure.engine.ranks.follower import follow
 from dure.engine.ranks.leader import Leader
 from dure.engine.ranks.parent import end_with_guard, note_starters
 from dure.engine.ranks.rank_process import RankProcess
-from dure.errors import DureError
+from dure.errors import DureError, ErrorRecord
+from dure.whole_file import write_whole
 
 _MPICH_SHARED = "/dev/shm/mpich_shm"  # noqa: S108  # where Linux keeps it
 
@@ -44,7 +45,7 @@ def main() -> None:
         shutil.rmtree(job_file.parent, ignore_errors=True)
         _abort(job_file, rank, None)
     except DureError as error:
-        _abort(job_file, rank, msg.RankError(type(error).__name__, str(error)))
+        _abort(job_file, rank, error.record())
     mpi().Finalize()
 
 
@@ -74,11 +75,9 @@ def _unname_shared_memory() -> None:
         Path(path).unlink(missing_ok=True)
 
 
-def _abort(job_file: Path, rank: int, error: msg.RankError | None) -> NoReturn:
+def _abort(job_file: Path, rank: int, error: ErrorRecord | None) -> NoReturn:
     if error is not None:
-        part = job_file.with_name(f"rank{rank}.part")
-        part.write_bytes(msgspec.json.encode(error))
-        part.replace(job_file.with_name(f"rank{rank}.error"))
+        write_whole(job_file.with_name(f"rank{rank}.error"), msgspec.json.encode(error))
     mpi().COMM_WORLD.Abort(1)
     os._exit(1)
 

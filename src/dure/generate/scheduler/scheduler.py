@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dure.errors import ContextError, UsageError
+from dure.errors import UsageError, context_error
 from dure.generate.request import Request
 from dure.generate.scheduler.prefix_tree import PrefixTree, common_length
 
@@ -243,12 +243,7 @@ class Scheduler:
         if not n:
             raise UsageError("the prompt is empty: give some text")
         if n >= self.limits.n_ctx:
-            raise ContextError(
-                f"the prompt has {n} tokens, but the context holds {self.limits.n_ctx} with the "
-                "answer: use a shorter prompt, or a larger --ctx if the model allows it",
-                n,
-                self.limits.n_ctx,
-            )
+            raise context_error(n, self.limits.n_ctx)
         self._waiting.append(request)
 
     def cancel(self, request_id: str) -> Running | Request | None:

@@ -7,7 +7,7 @@ inside a model beyond its header, and nothing about terminals.
 
 from __future__ import annotations
 
-from dure.model.store.library import Facts, Library, Record, StoredModel, facts_at, models_directory
+from dure.model.store.library import Facts, Library, Record, StoredModel, facts_at
 from dure.model.store.names import HubName, Name, UrlName, parse_name, short_names
 from dure.model.store.watching import Watcher
 
@@ -21,7 +21,6 @@ __all__ = [
     "UrlName",
     "Watcher",
     "facts_at",
-    "models_directory",
     "parse_name",
     "short_names",
 ]

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import glob
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import platformdirs
 
 from dure.errors import ModelError, ResourceError, UsageError
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.store.choosing import PART, preference_of, tag_of
 from dure.model.store.names import Name, UrlName, parse_name, short_name_of
+from dure.places import models_directory
+from dure.whole_file import write_whole
 
 __all__ = [
     "Facts",
@@ -34,7 +34,6 @@ __all__ = [
     "StoredModel",
     "facts_at",
     "facts_of",
-    "models_directory",
 ]
 
 
@@ -109,12 +108,6 @@ class StoredModel:
         files = {path.name for path in self.paths}
         wanted = name.wanted
         return wanted is None or wanted.upper() == self.tag or wanted.split("/")[-1] in files
-
-
-def models_directory() -> Path:
-    """Where models are kept: DURE_MODELS, or `models` in the user's data directory."""
-    named = os.environ.get("DURE_MODELS")
-    return Path(named).expanduser() if named else platformdirs.user_data_path("dure") / "models"
 
 
 def facts_of(gguf: GgufFile) -> Facts:
@@ -251,11 +244,9 @@ class Library:
         return StoredModel(name, paths, sum(p.stat().st_size for p in paths if p.is_file()))
 
     def _write(self, path: Path, record: Record) -> None:
-        part = path.with_name(f"{path.name}.new")
+        data = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-            part.replace(path)
+            write_whole(path, data)
         except OSError as error:
             raise _unwritable(path, error) from error
 

@@ -40,8 +40,8 @@ async def embedded(
             raise ContextError(
                 f"input[{index}] has {len(found)} tokens, more than the context of {n_ctx}: "
                 "shorten it, or say truncate",
-                len(found),
-                n_ctx,
+                n_prompt=len(found),
+                n_ctx=n_ctx,
             )
     fitting = [found[:n_ctx] for found in tokens]
     vectors = await source.engine.embed(fitting) if fitting else []

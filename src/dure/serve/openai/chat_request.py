@@ -11,8 +11,8 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import Field
 
 from dure.chat.task import ChatTask, JsonObject, JsonSchema, NamedTool, Tool
+from dure.errors import ParameterError
 from dure.http.body import StrictModel, examples
-from dure.http.problems import ParameterError
 from dure.serve.openai.parameters import INT32, GenerationParameters, StreamOptions
 
 __all__ = ["ChatRequest", "MessagesRequest"]

@@ -16,8 +16,9 @@ from annotated_types import Ge, Le
 from fastapi import APIRouter, Request, Response
 
 from dure.chat.task import Content, Finished, PromptProgress, TokenLogprob
+from dure.errors import ParameterError
 from dure.http.body import JsonRoute, examples
-from dure.http.problems import ParameterError, json_response
+from dure.http.problems import json_response
 from dure.http.sse import EventStream, opened, sse, while_connected
 from dure.serve.openai.answers import Completion, documented
 from dure.serve.openai.chat import failure_chunk

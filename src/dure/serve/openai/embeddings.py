@@ -14,8 +14,9 @@ from annotated_types import Ge, Le, MaxLen
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
+from dure.errors import ParameterError
 from dure.http.body import JsonRoute, StrictModel, examples
-from dure.http.problems import ForbiddenError, ParameterError, json_response
+from dure.http.problems import ForbiddenError, json_response
 from dure.http.sse import while_connected
 from dure.serve.openai.answers import ERRORS, Embeddings, documented
 from dure.serve.openai.prompts import ContentObject, Mixed, PromptObject, Token, Tokenizer

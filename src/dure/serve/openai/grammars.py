@@ -9,9 +9,8 @@ from typing import Any
 from dure.chat import json_schema
 from dure.chat.caller_grammar import check_grammar, check_rules
 from dure.chat.gbnf import read_gbnf
-from dure.errors import UsageError
+from dure.errors import ParameterError, UsageError
 from dure.generate.request import Grammar
-from dure.http.problems import ParameterError
 from dure.serve.state import ServerState
 
 __all__ = ["grammar_of"]

@@ -27,7 +27,7 @@ async def show_health(state: State) -> Response:
     """Whether requests are answered now."""
     state.ready()
     if state.engine.state == "restarting":
-        raise NotReadyError(f"Loading model: {state.engine.doing}", state.engine.progress)
+        raise NotReadyError(f"Loading model: {state.engine.doing}", progress=state.engine.progress)
     return json_response({"status": "ok"})
 
 
@@ -59,7 +59,7 @@ async def list_slots(state: State, fail_on_no_slot: str | None = None) -> Respon
         raise ForbiddenError("this server does not tell its slots")
     info, stats = state.engine.info, state.engine.stats
     if fail_on_no_slot and stats.running >= info.n_sequences:
-        raise NotReadyError("no slot is free", 1.0)
+        raise NotReadyError("no slot is free", progress=1.0)
     slots: list[dict[str, Any]] = [
         {"id": index, "n_ctx": info.n_ctx, "is_processing": index < stats.running}
         for index in range(info.n_sequences)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dure.http.problems import ParameterError
+from dure.errors import ParameterError
 from dure.serve.state import ServerState
 
 __all__ = ["with_suffix"]

@@ -14,8 +14,9 @@ from annotated_types import MaxLen
 from fastapi import APIRouter, Request, Response
 
 from dure.chat.task import Content, Finished, GenerationOptions, PromptProgress
+from dure.errors import ParameterError
 from dure.http.body import JsonRoute, examples
-from dure.http.problems import ParameterError, json_response
+from dure.http.problems import json_response
 from dure.http.sse import EventStream, opened, sse, while_connected
 from dure.serve.openai.answers import NativeCompletion, documented
 from dure.serve.openai.chat import failure_chunk

@@ -14,9 +14,9 @@ from annotated_types import Ge, Le, MaxLen
 from pydantic import Field
 
 from dure.chat.task import GenerationOptions
+from dure.errors import ParameterError
 from dure.generate.request import Sampling
 from dure.http.body import StrictModel
-from dure.http.problems import ParameterError
 from dure.serve.state import ServerState
 
 __all__ = ["GenerationParameters", "StreamOptions"]

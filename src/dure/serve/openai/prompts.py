@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, MaxLen
 from pydantic import Field
 
+from dure.errors import ParameterError
 from dure.http.body import StrictModel
-from dure.http.problems import ParameterError
 from dure.serve.state import ServerState
 
 __all__ = ["ContentObject", "PromptField", "PromptObject", "Token", "Tokenizer", "as_prompts"]

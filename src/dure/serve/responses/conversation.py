@@ -11,7 +11,7 @@ import binascii
 from collections.abc import Sequence
 from typing import Any
 
-from dure.http.problems import ParameterError
+from dure.errors import ParameterError
 from dure.serve.responses.requests import (
     FunctionCall,
     FunctionCallOutput,

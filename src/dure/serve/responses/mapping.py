@@ -19,8 +19,8 @@ from dure.chat.task import (
     NamedTool,
     Tool,
 )
+from dure.errors import ParameterError
 from dure.generate.request import Sampling
-from dure.http.problems import ParameterError
 from dure.serve.responses.conversation import messages_of
 from dure.serve.responses.requests import (
     AllowedTools,

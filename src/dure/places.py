@@ -1,0 +1,66 @@
+"""Where dure keeps its files: each place is a variable of the environment, or the user's own directory.
+
+Refuses to know what lies there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+__all__ = [
+    "cache_directory",
+    "cluster_directory",
+    "config_file",
+    "models_directory",
+    "node_directory",
+    "runtime_directory",
+    "shard_directory",
+]
+
+
+def models_directory() -> Path:
+    """Return where pulled models lie: DURE_MODELS, or the user's data directory."""
+    return _named("DURE_MODELS") or platformdirs.user_data_path("dure") / "models"
+
+
+def cache_directory() -> Path:
+    """Return where that lies which can be made again: DURE_CACHE, or the user's cache directory."""
+    return _named("DURE_CACHE") or platformdirs.user_cache_path("dure")
+
+
+def shard_directory() -> Path:
+    """Return where shards are kept."""
+    return cache_directory() / "shards"
+
+
+def config_file() -> Path:
+    """Return the configuration file: DURE_CONFIG, or config.toml in the user's configuration."""
+    return _named("DURE_CONFIG") or platformdirs.user_config_path("dure") / "config.toml"
+
+
+def cluster_directory() -> Path:
+    """Return where a root keeps its cluster: DURE_CLUSTER_DIR, or the user's data directory."""
+    return _named("DURE_CLUSTER_DIR") or platformdirs.user_data_path("dure") / "cluster"
+
+
+def node_directory() -> Path:
+    """Return where a node keeps its own: DURE_NODE_DIR, or the user's data directory."""
+    return _named("DURE_NODE_DIR") or platformdirs.user_data_path("dure") / "node"
+
+
+def runtime_directory() -> Path:
+    """Return where servers that run leave word: DURE_RUNTIME, or the user's runtime directory."""
+    if named := _named("DURE_RUNTIME"):
+        return named
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "dure"
+    return platformdirs.user_state_path("dure") / "run"
+
+
+def _named(variable: str) -> Path | None:
+    """Return the directory that a variable names, `~` expanded; None if it is empty or not set."""
+    named = os.environ.get(variable)
+    return Path(named).expanduser() if named else None
