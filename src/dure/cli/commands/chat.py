@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from dure.cli.terminal.console import errors, print_error, write
 from dure.cli.terminal.interrupt import Interrupt
+from dure.cli.terminal.line_editor import line_reader
 from dure.cli.terminal.model_argument import resolve_draft, resolve_model
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import (
@@ -29,7 +31,13 @@ from dure.model.vocabulary import Vocabulary
 
 __all__ = ["chat"]
 
-HELP = "Ctrl-C stops an answer, /clear forgets the conversation, /exit or Ctrl-D ends."
+SUMMARY = "Ctrl-C stops an answer, /help shows the commands, Ctrl-D ends."
+HELP = """\
+/clear    forget the conversation
+/help     show this
+/exit     end, as Ctrl-D does
+Ctrl-C stops an answer. Arrow up brings back what you typed, also of earlier chats; a paste of many
+lines is one message."""
 ANSWER_ROOM = 0.25  # of the context, kept free when old turns are forgotten
 
 
@@ -46,7 +54,7 @@ def chat(
     ] = None,
     pull: Pull = False,
 ) -> None:
-    """Talk with a model. Ctrl-C stops an answer; /clear forgets; Ctrl-D or /exit ends.
+    """Talk with a model. Ctrl-C stops an answer; /help shows the commands; Ctrl-D or /exit ends.
 
     Example: dure chat models/dure-demo.gguf --ranks 2
     """
@@ -65,27 +73,40 @@ def chat(
         n_ctx = executor.info.n_ctx
         conversation = _Conversation(session, n_ctx, vocabulary, chosen_by, max_tokens, system)
         if sys.stdin.isatty():
-            errors.print(f"{file.name}. {HELP}", markup=False)
-        while (line := _read_line()) is not None:
-            if line.strip() == "/clear":
-                conversation.clear()
-            elif line.strip() == "/help":
-                errors.print(HELP)
-            elif line.strip():
-                conversation.turn(line)
+            errors.print(f"{file.name}. {SUMMARY}", markup=False)
+        for text in _texts():
+            match text.strip():
+                case "/clear":
+                    conversation.clear()
+                    _say("the conversation is forgotten")
+                case "/help":
+                    errors.print(HELP, markup=False)
+                case "":
+                    pass
+                case _:
+                    conversation.turn(text)
 
 
-def _read_line() -> str | None:
-    """The user's next line, or None at the end. Ctrl-C at the prompt begins a new line."""
+def _texts() -> Iterator[str]:
+    """Yield what the user types until the end. Ctrl-C at the prompt begins anew."""
+    read = line_reader()
     while True:
         try:
-            line = input(">>> " if sys.stdin.isatty() else "")
+            text = read()
         except EOFError:
-            return None
+            return
         except KeyboardInterrupt:
-            errors.print("\n(Ctrl-D or /exit ends)")
+            errors.print("(Ctrl-D or /exit ends)", markup=False)
             continue
-        return None if line.strip() == "/exit" else line
+        if text.strip() == "/exit":
+            return
+        yield text
+
+
+def _say(text: str) -> None:
+    """Answer a command; whoever pipes lines in looks at the answers only."""
+    if sys.stdin.isatty():
+        errors.print(f"({text})", markup=False)
 
 
 class _Conversation:
