@@ -34,7 +34,7 @@ from dure.engine.local import LocalExecutor
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Done, Request, Sampling, Token
 from dure.generate.sampling import Sampler
-from dure.generate.scheduler.scheduler import Running
+from dure.generate.scheduler import RunningRequest
 from dure.generate.speculative.budget import drafting_for
 from dure.generate.speculative.proposer import Guessing
 from dure.model.gguf import open_gguf
@@ -83,7 +83,7 @@ class Recital(EngineLoop):
         super().__init__(executor, vocabulary, guessing=guessing)
         self.text: Sequence[int] = ()
 
-    def _sampler(self, _running: Running) -> Sampler:
+    def _sampler(self, _running: RunningRequest) -> Sampler:
         return Written(self.text)  # type: ignore[return-value]
 
     def recite(self, text: Text) -> Done:

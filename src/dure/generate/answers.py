@@ -10,7 +10,7 @@ import numpy as np
 from dure.engine.executor import Floats, StepStats
 from dure.generate.request import Request, Timings
 from dure.generate.sampling import Sampler
-from dure.generate.scheduler.scheduler import Running
+from dure.generate.scheduler import RunningRequest
 from dure.generate.speculative.budget import BY_MODEL, Acceptance
 from dure.generate.speculative.prompt_lookup import Lookup
 
@@ -95,7 +95,7 @@ class Totals:
         self.generate_s += timings.generate_s
 
 
-def timings_of(answer: Answer, running: Running | None) -> Timings:
+def timings_of(answer: Answer, running: RunningRequest | None) -> Timings:
     """What an answer took until now. running: None where it never got a sequence."""
     now = time.perf_counter()
     if running is None:

@@ -30,18 +30,19 @@ from dure.generate.request import (
     check_tokens,
 )
 from dure.generate.sampling import GrammarEnd, Sampler
-from dure.generate.scheduler.scheduler import (
+from dure.generate.scheduler import (
     Action,
     Copy,
-    Drop,
+    DropPrefix,
     Forget,
-    Load,
-    Running,
+    LoadPrefix,
+    PrefillLimits,
+    RunningRequest,
     Scheduler,
     SchedulerLimits,
-    Store,
+    StepTokens,
+    StorePrefix,
     Swap,
-    Work,
 )
 from dure.generate.speculative.proposer import Guessing
 from dure.model.vocabulary import Vocabulary
@@ -91,7 +92,7 @@ class EngineLoop:
             )
         )
         for key, tokens in store.scan() if store is not None else ():
-            self._scheduler.know_stored(key, tokens)
+            self._scheduler.add_stored(key, tokens)
         self._answers: dict[str, Answer] = {}
         self._kv = [KvOp(-1)]  # to be done at the beginning of the next step
         self._prefill_per_s = 0.0
@@ -116,7 +117,7 @@ class EngineLoop:
         if was is None:
             return
         answer = self._leave(request_id)
-        running = was if isinstance(was, Running) else None
+        running = was if isinstance(was, RunningRequest) else None
         self._events.append(Done(request_id, "cancelled", timings_of(answer, running)))
 
     @property
@@ -155,8 +156,8 @@ class EngineLoop:
         return tuple((self._totals.decoding_s / n).tolist()) if n >= ENOUGH_STEPS else ()
 
     def persist(self) -> None:
-        """Store every sequence that no request runs in and that is worth it."""
-        for action in self._scheduler.unsaved():
+        """StorePrefix every sequence that no request runs in and that is worth it."""
+        for action in self._scheduler.store_idle():
             self._do(action)
 
     # ------------------------------------------------------------ one step
@@ -175,7 +176,7 @@ class EngineLoop:
         embeds = [r for r in self._scheduler.running if r.request.embed]
         if embeds:
             self._embed(embeds[0])
-        if work := self._scheduler.next_work(*self._chunk()):
+        if work := self._scheduler.next_step(PrefillLimits(*self._chunk())):
             self._compute(self._with_drafts(work), meanwhile)
         self._do_due()
         self._checkpoint()
@@ -186,10 +187,10 @@ class EngineLoop:
         if self._checkpoints is None or not (rate := self._tokens_per_s()):
             return
         for running in self._scheduler.running:
-            n_new = self._scheduler.n_unsaved(running)
+            n_new = self._scheduler.n_unstored(running)
             start = time.perf_counter()
             if self._checkpoints.is_due(n_new, running.n_cached, rate, start):
-                for action in self._scheduler.save(running):
+                for action in self._scheduler.store(running):
                     self._do(action)
                 now = time.perf_counter()
                 self._checkpoints.took(now - start, running.n_cached, now)
@@ -203,7 +204,7 @@ class EngineLoop:
         self._do_due()
         for running, actions in self._scheduler.admit():
             self._begin(running, actions)
-        for swap in self._scheduler.side_by_side():
+        for swap in self._scheduler.make_neighbours():
             self._do(swap)
 
     def _take_events(self) -> list[Event]:
@@ -215,11 +216,11 @@ class EngineLoop:
         chunk, short = (int(self._prefill_per_s * seconds) for seconds in (STEP_S, SHORT_S))
         return max(LEAST_CHUNK, chunk), short
 
-    def _begin(self, running: Running, actions: Sequence[Action]) -> None:
+    def _begin(self, running: RunningRequest, actions: Sequence[Action]) -> None:
         answer = self._answers[running.request.id]
         answer.admitted = time.perf_counter()
         if not all([self._do(action) for action in actions]):  # noqa: C419  # each is done
-            self._scheduler.lost(running)
+            self._scheduler.recompute(running)
         answer.n_reused = running.n_reused
         if running.request.embed:
             return
@@ -233,7 +234,7 @@ class EngineLoop:
             return
         self._tell_progress(running, answer)
 
-    def _sampler(self, running: Running) -> Sampler:
+    def _sampler(self, running: RunningRequest) -> Sampler:
         request = running.request
         sampler = Sampler(
             request.sampling,
@@ -248,14 +249,14 @@ class EngineLoop:
             sampler.accept(token)
         return sampler
 
-    def _with_drafts(self, work: Sequence[Work]) -> Sequence[Work]:
+    def _with_drafts(self, work: Sequence[StepTokens]) -> Sequence[StepTokens]:
         if self._guessing is None:
             return work
         return self._guessing.with_drafts(work, self._answers, self._executor.info)
 
     # ------------------------------------------------------------ computing
 
-    def _compute(self, work: Sequence[Work], meanwhile: Callable[[], None]) -> None:
+    def _compute(self, work: Sequence[StepTokens], meanwhile: Callable[[], None]) -> None:
         outputs = [w for w in work if w.output and w.running.request.max_tokens != 0]
         samplers = [self._sampler_of(w.running) for w in outputs]
         changes = [
@@ -293,7 +294,9 @@ class EngineLoop:
             if w.output and w.running.request.max_tokens == 0:
                 self._finish(w.running, "length")
 
-    def _go_on(self, work: Work, sampler: Sampler, rows: Sequence[Candidates], first: int) -> None:
+    def _go_on(
+        self, work: StepTokens, sampler: Sampler, rows: Sequence[Candidates], first: int
+    ) -> None:
         """Choose the next token, and those after it for as long as the drafts are what is chosen."""
         running, n_right = work.running, 0
         answer = self._answers[running.request.id]
@@ -307,9 +310,9 @@ class EngineLoop:
             if self._append(running, token, best, row, in_cache=is_right) or not is_right:
                 break
         answer.settle(len(work.drafts), n_right)
-        self._scheduler.settle(work, n_right)
+        self._scheduler.verify(work, n_right)
 
-    def _sampler_of(self, running: Running) -> Sampler:
+    def _sampler_of(self, running: RunningRequest) -> Sampler:
         sampler = self._answers[running.request.id].sampler
         assert sampler is not None, "made when the request was admitted"
         return sampler
@@ -322,7 +325,9 @@ class EngineLoop:
         else:
             answer.first = time.perf_counter()
 
-    def _choose(self, running: Running, sampler: Sampler, best: Candidates, row: int) -> int | None:
+    def _choose(
+        self, running: RunningRequest, sampler: Sampler, best: Candidates, row: int
+    ) -> int | None:
         """The next token, or None where the answer ends before it."""
         request = running.request
         try:
@@ -341,7 +346,7 @@ class EngineLoop:
         return token
 
     def _append(
-        self, running: Running, token: int, best: Candidates, row: int, *, in_cache: bool
+        self, running: RunningRequest, token: int, best: Candidates, row: int, *, in_cache: bool
     ) -> bool:
         """The answer goes on with a token; whether that was its last."""
         request = running.request
@@ -371,13 +376,15 @@ class EngineLoop:
 
     # ------------------------------------------------------------ ends
 
-    def _finish(self, running: Running, reason: FinishReason, end_token: int | None = None) -> None:
+    def _finish(
+        self, running: RunningRequest, reason: FinishReason, end_token: int | None = None
+    ) -> None:
         answer = self._end(running)
         timings = timings_of(answer, running)
         self._totals.finish(timings)
         self._events.append(Done(running.request.id, reason, timings, end_token))
 
-    def _end(self, running: Running) -> Answer:
+    def _end(self, running: RunningRequest) -> Answer:
         self._scheduler.finish(running)
         return self._leave(running.request.id)
 
@@ -391,7 +398,7 @@ class EngineLoop:
             self._leave(request_id)
         self._events.append(Failed(request_id, error.record()))
 
-    def _tell_progress(self, running: Running, answer: Answer) -> None:
+    def _tell_progress(self, running: RunningRequest, answer: Answer) -> None:
         elapsed_s = time.perf_counter() - answer.admitted
         self._events.append(
             Progress(
@@ -403,7 +410,7 @@ class EngineLoop:
             )
         )
 
-    def _measure(self, work: Sequence[Work], elapsed_s: float, stats: StepStats) -> None:
+    def _measure(self, work: Sequence[StepTokens], elapsed_s: float, stats: StepStats) -> None:
         n_prefill = sum(len(w.tokens) for w in work if w.running.in_prefill)
         self._totals.step(elapsed_s, n_prefill, stats)
         if self._guessing is not None and not n_prefill:
@@ -416,7 +423,7 @@ class EngineLoop:
 
     # ------------------------------------------------------------ embeddings
 
-    def _embed(self, running: Running) -> None:
+    def _embed(self, running: RunningRequest) -> None:
         """Compute one chunk of a prompt whose embedding is wanted."""
         answer = self._answers[running.request.id]
         start, stop, wanted = self._embedding_chunk(running)
@@ -432,7 +439,7 @@ class EngineLoop:
                 embed=wanted,
             )
         )
-        self._scheduler.advance([Work(running, start, tuple(tokens), output=False)])
+        self._scheduler.advance([StepTokens(running, start, tuple(tokens), output=False)])
         if result.embeddings is not None:
             total = result.embeddings.sum(axis=0, dtype=np.float32)
             answer.embedding = total if answer.embedding is None else answer.embedding + total
@@ -441,7 +448,7 @@ class EngineLoop:
             self._end(running)
             self._events.append(Embedded(running.request.id, values.tobytes()))
 
-    def _embedding_chunk(self, running: Running) -> tuple[int, int, bool]:
+    def _embedding_chunk(self, running: RunningRequest) -> tuple[int, int, bool]:
         """The next tokens, half-open, and whether their hidden states are wanted.
 
         Where they are, llama.cpp gives them for every token of a step, whose outputs are limited.
@@ -470,18 +477,18 @@ class EngineLoop:
                 self._kv.append(KvOp(source, 0, n, copy_to=slot))
             case Swap(slot, other):
                 self._kv.append(KvOp(slot, swap_with=other))
-            case Store():
+            case StorePrefix():
                 self._flush()
                 if self._store is not None and not self._store.save(action):
-                    self._scheduler.not_stored(action.key)
-            case Load():
+                    self._scheduler.store_failed(action.key)
+            case LoadPrefix():
                 return self._load(action)
-            case Drop():
+            case DropPrefix():
                 if self._store is not None:
                     self._store.drop(action)
         return True
 
-    def _load(self, load: Load) -> bool:
+    def _load(self, load: LoadPrefix) -> bool:
         self._flush()
         if self._store is None or not self._store.load(load):
             return False
@@ -499,11 +506,11 @@ class EngineLoop:
             self._executor.step(Batch(NOTHING, NOTHING, NOTHING, n_best=1, kv=self._take_kv()))
 
 
-def _positions(work: Work) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+def _positions(work: StepTokens) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
     return np.arange(work.start, work.start + len(work.tokens) + len(work.drafts), dtype=np.int32)
 
 
-def _rows_of(work: Sequence[Work], outputs: Sequence[Work]) -> list[int]:
+def _rows_of(work: Sequence[StepTokens], outputs: Sequence[StepTokens]) -> list[int]:
     """The places in the batch of the last token, and of the drafts, of each of `outputs`."""
     wanted, places, n = deque(outputs), list[int](), 0
     for w in work:

@@ -15,7 +15,7 @@ import numpy as np
 
 from dure.engine.executor import Executor
 from dure.errors import ResourceError
-from dure.generate.scheduler.scheduler import Drop, Load, Store, key_of
+from dure.generate.scheduler import DropPrefix, LoadPrefix, StorePrefix, prefix_key
 
 __all__ = ["PrefixStore"]
 
@@ -51,7 +51,7 @@ class PrefixStore:
     def _oldest_first(self) -> list[Path]:
         return sorted(self._directory.glob("*.tokens"), key=lambda path: path.stat().st_mtime_ns)
 
-    def save(self, store: Store) -> bool:
+    def save(self, store: StorePrefix) -> bool:
         """Write a sequence. False where there is no room; nothing is left of it then."""
         try:
             self._executor.save(store.slot, str(self._directory / store.key))
@@ -59,11 +59,11 @@ class PrefixStore:
             part.write_bytes(np.array(store.tokens, np.int32).tobytes())
             part.replace(self._tokens_of(store.key))
         except (ResourceError, OSError):
-            self.drop(Drop(store.key))
+            self.drop(DropPrefix(store.key))
             return False
         return True
 
-    def load(self, load: Load) -> bool:
+    def load(self, load: LoadPrefix) -> bool:
         """Read a sequence into an empty slot; False where it is not whole."""
         path = self._tokens_of(load.key)
         if not path.is_file() or path.stat().st_size != 4 * load.n_stored:
@@ -72,7 +72,7 @@ class PrefixStore:
             path.touch()
         return self._executor.load(load.slot, str(self._directory / load.key), load.n_stored)
 
-    def drop(self, drop: Drop) -> None:
+    def drop(self, drop: DropPrefix) -> None:
         """Delete a sequence."""
         with contextlib.suppress(OSError):  # it is written over when it is stored again
             self._tokens_of(drop.key).unlink(missing_ok=True)
@@ -96,4 +96,4 @@ def _read(path: Path) -> list[int]:
     if len(data) % 4:
         return []
     tokens: list[int] = np.frombuffer(data, np.int32).tolist()
-    return tokens if key_of(tokens) == path.stem else []
+    return tokens if prefix_key(tokens) == path.stem else []

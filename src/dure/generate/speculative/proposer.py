@@ -13,7 +13,7 @@ from pathlib import Path
 from dure.deploy.start import Listener, Wishes
 from dure.engine.executor import ExecutorInfo
 from dure.generate.answers import Answer
-from dure.generate.scheduler.scheduler import Running, Work
+from dure.generate.scheduler import RunningRequest, StepTokens
 from dure.generate.speculative.budget import BY_MODEL, Chance, Drafting, drafting_for
 from dure.generate.speculative.draft_model import DraftModel, Wanted, open_draft_model
 from dure.generate.speculative.prompt_lookup import Lookup
@@ -60,8 +60,8 @@ class Guessing:
             self._model.close()
 
     def with_drafts(
-        self, work: Sequence[Work], answers: Mapping[str, Answer], info: ExecutorInfo
-    ) -> Sequence[Work]:
+        self, work: Sequence[StepTokens], answers: Mapping[str, Answer], info: ExecutorInfo
+    ) -> Sequence[StepTokens]:
         """The same step with guessed tokens, where all that it does is to go on with answers."""
         if any(w.running.in_prefill for w in work):
             return work
@@ -97,7 +97,9 @@ class Guessing:
             return None
         return _Guess(Chance(most, by_model, self._model.round_s), BY_MODEL)
 
-    def _asked(self, work: Sequence[Work], counts: Mapping[int, int]) -> dict[int, tuple[int, ...]]:
+    def _asked(
+        self, work: Sequence[StepTokens], counts: Mapping[int, int]
+    ) -> dict[int, tuple[int, ...]]:
         """What the model says, by place in the step."""
         places = [i for i, n in counts.items() if n]
         if self._model is None or not places:
@@ -128,7 +130,7 @@ def open_guessing(
     return Guessing(drafting, open_draft_model(Path(draft), vocabulary, wishes, n_ctx, listener))
 
 
-def _room(running: Running, info: ExecutorInfo) -> int:
+def _room(running: RunningRequest, info: ExecutorInfo) -> int:
     """How many guesses an answer may go on with, beside the token that comes in any case."""
     room = info.n_ctx - len(running.tokens) - 1
     if running.request.max_tokens is not None:
