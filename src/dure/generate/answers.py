@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,8 +11,6 @@ from dure.engine.executor import Floats, StepStats
 from dure.generate.request import Request, Timings
 from dure.generate.sampling import Sampler
 from dure.generate.scheduler import RunningRequest
-from dure.generate.speculative.budget import BY_MODEL, Acceptance
-from dure.generate.speculative.prompt_lookup import Lookup
 
 __all__ = ["Answer", "Totals", "timings_of"]
 
@@ -26,9 +24,6 @@ class Answer:
     admitted: float = 0.0
     first: float = 0.0
     sampler: Sampler | None = None
-    lookup: Lookup | None = None
-    acceptance: Acceptance = field(default_factory=Acceptance)
-    source: int = 0  # of the drafts of this step
     n_drafts: int = 0
     n_accepted: int = 0
     n_reused: int = 0
@@ -36,24 +31,6 @@ class Answer:
     sync_s: float = 0.0
     bytes_sent: float = 0.0
     embedding: Floats | None = None
-
-    def learn(self, token: int) -> None:
-        """The answer goes on with a token: whether it would have been guessed is worth knowing."""
-        if self.lookup is None:
-            return
-        if (guess := self.lookup.guess(1)) is not None:
-            self.acceptance.saw(guess.length, right=guess.tokens == (token,))
-        self.lookup.accept(token)
-
-    def settle(self, n_drafts: int, n_right: int) -> None:
-        """So many of a step's drafts were the next tokens."""
-        self.n_drafts += n_drafts
-        self.n_accepted += n_right
-        if self.source == BY_MODEL and n_drafts:
-            for _ in range(n_right):
-                self.acceptance.saw(BY_MODEL, right=True)
-            if n_right < n_drafts:
-                self.acceptance.saw(BY_MODEL, right=False)
 
 
 @dataclass

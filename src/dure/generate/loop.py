@@ -44,7 +44,7 @@ from dure.generate.scheduler import (
     StorePrefix,
     Swap,
 )
-from dure.generate.speculative.proposer import Guessing
+from dure.generate.speculative.proposer import Proposer
 from dure.model.vocabulary import Vocabulary
 
 __all__ = ["EngineLoop"]
@@ -61,7 +61,7 @@ class EngineLoop:
 
     store: where prefixes go that have no room in the KV cache, if anywhere; store_tokens: how many.
     checkpoints: when an answer that goes on is stored as well. pass_tokens: see SchedulerLimits.
-    guessing: what is guessed ahead; None guesses nothing.
+    proposer: proposes draft tokens; None proposes none.
     Raises EngineError, from `step`, when the executor has failed; it is then of no more use.
     """
 
@@ -74,11 +74,11 @@ class EngineLoop:
         store: PrefixStore | None = None,
         store_tokens: int = 0,
         checkpoints: Checkpoints | None = None,
-        guessing: Guessing | None = None,
+        proposer: Proposer | None = None,
         pass_tokens: int = 0,
     ) -> None:
         info = executor.info
-        self._guessing = guessing if info.can_forget else None
+        self._proposer = proposer if info.can_forget else None
         self._executor, self._vocabulary, self._pooling = executor, vocabulary, pooling
         self._store, self._checkpoints = store, checkpoints
         self._scheduler = Scheduler(
@@ -226,8 +226,8 @@ class EngineLoop:
             return
         try:
             answer.sampler = self._sampler(running)
-            if self._guessing is not None and answer.sampler.can_draft:
-                self._guessing.begin(answer, running.tokens)
+            if self._proposer is not None and answer.sampler.can_draft:
+                self._proposer.begin(running.request.id, running.tokens)
         except DureError as error:
             self._end(running)
             self._fail(running.request.id, error)
@@ -250,9 +250,9 @@ class EngineLoop:
         return sampler
 
     def _with_drafts(self, work: Sequence[StepTokens]) -> Sequence[StepTokens]:
-        if self._guessing is None:
+        if self._proposer is None:
             return work
-        return self._guessing.with_drafts(work, self._answers, self._executor.info)
+        return self._proposer.with_drafts(work, self._executor.info)
 
     # ------------------------------------------------------------ computing
 
@@ -304,12 +304,16 @@ class EngineLoop:
             token = self._choose(running, sampler, best, row)
             if token is None:
                 break
-            answer.learn(token)
+            if self._proposer is not None:
+                self._proposer.observe_token(running.request.id, token)
             is_right = work.drafts[n_right : n_right + 1] == (token,)
             n_right += is_right
             if self._append(running, token, best, row, in_cache=is_right) or not is_right:
                 break
-        answer.settle(len(work.drafts), n_right)
+        answer.n_drafts += len(work.drafts)
+        answer.n_accepted += n_right
+        if self._proposer is not None:
+            self._proposer.observe_verified(running.request.id, len(work.drafts), n_right)
         self._scheduler.verify(work, n_right)
 
     def _sampler_of(self, running: RunningRequest) -> Sampler:
@@ -389,8 +393,8 @@ class EngineLoop:
         return self._leave(running.request.id)
 
     def _leave(self, request_id: str) -> Answer:
-        if self._guessing is not None:
-            self._guessing.ended(request_id)
+        if self._proposer is not None:
+            self._proposer.finish(request_id)
         return self._answers.pop(request_id)
 
     def _fail(self, request_id: str, error: DureError) -> None:
@@ -413,8 +417,8 @@ class EngineLoop:
     def _measure(self, work: Sequence[StepTokens], elapsed_s: float, stats: StepStats) -> None:
         n_prefill = sum(len(w.tokens) for w in work if w.running.in_prefill)
         self._totals.step(elapsed_s, n_prefill, stats)
-        if self._guessing is not None and not n_prefill:
-            self._guessing.drafting.costs.saw(sum(1 + len(w.drafts) for w in work), elapsed_s)
+        if self._proposer is not None and not n_prefill:
+            self._proposer.budget.costs.observe(sum(1 + len(w.drafts) for w in work), elapsed_s)
         if n_prefill >= LEAST_CHUNK:
             rate = n_prefill / elapsed_s
             self._prefill_per_s = (

@@ -13,7 +13,7 @@ from dure.engine.executor import Executor
 from dure.errors import UsageError, context_error, revived
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Done, Failed, Request, Sampling, Timings, Token
-from dure.generate.speculative.proposer import Guessing
+from dure.generate.speculative.proposer import Proposer
 from dure.model.vocabulary import Vocabulary
 
 __all__ = ["Piece", "Session"]
@@ -37,10 +37,10 @@ class Session:
     """
 
     def __init__(
-        self, executor: Executor, vocabulary: Vocabulary, guessing: Guessing | None = None
+        self, executor: Executor, vocabulary: Vocabulary, proposer: Proposer | None = None
     ) -> None:
         self._executor, self._vocabulary = executor, vocabulary
-        self._loop = EngineLoop(executor, vocabulary, guessing=guessing)
+        self._loop = EngineLoop(executor, vocabulary, proposer=proposer)
         self.timings, self.finish = Timings(), ""
 
     def answer(

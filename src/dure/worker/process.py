@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from dure.deploy.draft import start_draft
 from dure.deploy.start import Opened, Wishes, open_executor
 from dure.engine.compute.allreduce import Wire
 from dure.engine.compute.embedder import Embedder
@@ -31,7 +32,8 @@ from dure.generate.checkpoints import Checkpoints
 from dure.generate.loop import EngineLoop
 from dure.generate.prefix_store import PrefixStore
 from dure.generate.request import Embedded, Event, Failed, ModelInfo, Request, Token
-from dure.generate.speculative.proposer import open_guessing
+from dure.generate.speculative.draft_model import DraftModel
+from dure.generate.speculative.proposer import draft_model_path, proposer_for
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.plan.memory import tokens_moved_in_a_pass
@@ -156,9 +158,10 @@ class Generator:
                 gguf.int(f"{gguf.architecture}.pooling_type", 3), "last"
             )
             n_ctx = opened.executor.info.n_ctx
-            self._guessing = open_guessing(
-                *(options.draft, gguf, self._vocabulary, wishes, n_ctx, client)
-            )
+            draft_model = None
+            if path := draft_model_path(options.draft):
+                draft_model = DraftModel(start_draft(path, self._vocabulary, wishes, n_ctx, client))
+            self._proposer = proposer_for(options.draft, gguf, draft_model)
             self._loop = EngineLoop(
                 opened.executor,
                 self._vocabulary,
@@ -166,7 +169,7 @@ class Generator:
                 store=self._store,
                 store_tokens=self._store_tokens(opened),
                 checkpoints=Checkpoints(options.checkpoint_s) if options.checkpoint_s else None,
-                guessing=self._guessing,
+                proposer=self._proposer,
                 pass_tokens=tokens_moved_in_a_pass(
                     opened.weights_bytes, sum(opened.kv_token_bytes)
                 ),
@@ -284,8 +287,8 @@ class Generator:
 
     def close(self) -> None:
         """End the ranks."""
-        if self._guessing is not None:
-            self._guessing.close()
+        if self._proposer is not None:
+            self._proposer.close()
         self._executor.close()
 
 

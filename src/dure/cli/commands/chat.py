@@ -33,7 +33,7 @@ from dure.cli.terminal.parameters import (
     TopP,
     sampling_of,
 )
-from dure.cli.terminal.running_model import guesses, opened
+from dure.cli.terminal.running_model import opened, proposer
 from dure.deploy.start import Wishes
 from dure.engine.compute.allreduce import Wire
 from dure.errors import UsageError
@@ -94,8 +94,8 @@ def chat(
             raise UsageError(
                 f"{file.name} has no chat template: use `dure run --raw` to continue text"
             )
-        guessing = stack.enter_context(guesses(draft, gguf, vocabulary, wishes, executor))
-        session = Session(executor, vocabulary, guessing)
+        drafts = stack.enter_context(proposer(draft, gguf, vocabulary, wishes, executor))
+        session = Session(executor, vocabulary, drafts)
         n_ctx = executor.info.n_ctx
         conversation = _Conversation(session, n_ctx, vocabulary, sampling, max_tokens, system)
         if sys.stdin.isatty():

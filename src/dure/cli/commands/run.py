@@ -34,7 +34,7 @@ from dure.cli.terminal.parameters import (
     TopP,
     sampling_of,
 )
-from dure.cli.terminal.running_model import guesses, opened
+from dure.cli.terminal.running_model import opened, proposer
 from dure.deploy.start import Wishes
 from dure.engine.compute.allreduce import Wire
 from dure.engine.executor import RankFacts
@@ -104,8 +104,8 @@ def run(
         opened(file, wishes) as (gguf, executor),
     ):
         vocabulary = Vocabulary(gguf)
-        guessing = stack.enter_context(guesses(draft, gguf, vocabulary, wishes, executor))
-        session = Session(executor, vocabulary, guessing)
+        drafts = stack.enter_context(proposer(draft, gguf, vocabulary, wishes, executor))
+        session = Session(executor, vocabulary, drafts)
         tokens = _tokens(vocabulary, text, system, raw)
         answer = ""
         try:

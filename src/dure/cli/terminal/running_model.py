@@ -7,14 +7,16 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from dure.cli.terminal.console import errors, loading_bar, progress_bar
+from dure.deploy.draft import start_draft
 from dure.deploy.start import Wishes, open_executor
 from dure.engine.executor import Executor
-from dure.generate.speculative.proposer import Guessing, open_guessing
+from dure.generate.speculative.draft_model import DraftModel
+from dure.generate.speculative.proposer import Proposer, draft_model_path, proposer_for
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.worker.lifecycle import Happening
 
-__all__ = ["TerminalListener", "guesses", "opened"]
+__all__ = ["TerminalListener", "opened", "proposer"]
 
 
 class TerminalListener:
@@ -58,14 +60,17 @@ def opened(model: Path, wishes: Wishes) -> Iterator[tuple[GgufFile, Executor]]:
 
 
 @contextmanager
-def guesses(
+def proposer(
     draft: str, gguf: GgufFile, vocabulary: Vocabulary, wishes: Wishes, executor: Executor
-) -> Iterator[Guessing | None]:
-    """What guesses ahead for a running model, as --draft says; see `open_guessing`."""
-    n_ctx = executor.info.n_ctx
-    guessing = open_guessing(draft, gguf, vocabulary, wishes, n_ctx, TerminalListener())
+) -> Iterator[Proposer | None]:
+    """What proposes draft tokens for a running model, as --draft says; see `proposer_for`."""
+    draft_model = None
+    if path := draft_model_path(draft):
+        n_ctx = executor.info.n_ctx
+        draft_model = DraftModel(start_draft(path, vocabulary, wishes, n_ctx, TerminalListener()))
+    made = proposer_for(draft, gguf, draft_model)
     try:
-        yield guessing
+        yield made
     finally:
-        if guessing is not None:
-            guessing.close()
+        if made is not None:
+            made.close()
