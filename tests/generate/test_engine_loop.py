@@ -24,7 +24,7 @@ from dure.generate.prefix_store import PrefixStore
 from dure.generate.request import (
     Failed,
     Grammar,
-    Progress,
+    PrefillProgress,
     Request,
     Sampling,
     Token,
@@ -209,7 +209,7 @@ def test_one_that_is_admitted_is_told_of_before_it_is_computed(
     (r,) = asked(vocabulary, QUESTIONS[:1])
     loop.submit(r)
     (event,) = loop.admit()
-    assert isinstance(event, Progress)
+    assert isinstance(event, PrefillProgress)
     assert (event.id, event.processed) == (r.id, 0)
     assert loop.stats().steps == 0
     loop.cancel(r.id)

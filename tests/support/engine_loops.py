@@ -19,7 +19,7 @@ from dure.generate.request import (
     Event,
     Failed,
     Grammar,
-    Progress,
+    PrefillProgress,
     Request,
     Sampling,
     Token,
@@ -59,7 +59,7 @@ class Told:
     """What was told of one request."""
 
     tokens: list[Token] = field(default_factory=list)
-    progress: list[Progress] = field(default_factory=list)
+    progress: list[PrefillProgress] = field(default_factory=list)
     end: Done | Failed | Embedded | None = None
 
     @property
@@ -101,7 +101,7 @@ def tell(told: Told, event: Event) -> None:
     match event:
         case Token():
             told.tokens.append(event)
-        case Progress():
+        case PrefillProgress():
             told.progress.append(event)
         case _:
             told.end = event

@@ -24,7 +24,7 @@ from dure.generate.request import (
     Event,
     Failed,
     FinishReason,
-    Progress,
+    PrefillProgress,
     Request,
     Token,
     check_tokens,
@@ -405,7 +405,7 @@ class EngineLoop:
     def _tell_progress(self, running: RunningRequest, answer: Answer) -> None:
         elapsed_s = time.perf_counter() - answer.admitted
         self._events.append(
-            Progress(
+            PrefillProgress(
                 running.request.id,
                 running.n_prompt,
                 answer.n_reused,

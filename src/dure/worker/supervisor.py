@@ -42,7 +42,7 @@ from dure.generate.request import (
     Event,
     Failed,
     ModelInfo,
-    Progress,
+    PrefillProgress,
     Request,
     Timings,
     Token,
@@ -421,11 +421,11 @@ class EngineClient:
         if pending is None:
             return
         pending.admitted = True
-        if isinstance(event, Progress) and pending.deaths:
+        if isinstance(event, PrefillProgress) and pending.deaths:
             return  # the prompt was told of already
         if isinstance(event, Token):
             pending.tokens.append(event.token)
-        elif not isinstance(event, Progress):
+        elif not isinstance(event, PrefillProgress):
             del self._pending[event.id]
         pending.events.put_nowait(event)
 

@@ -12,7 +12,7 @@ from dure.generate.scheduler.actions import Action, Copy, Forget, LoadPrefix
 from dure.generate.scheduler.prefix_index import PrefixIndex, Source
 from dure.generate.scheduler.prefix_tree import common_length
 from dure.generate.scheduler.running import RunningRequest
-from dure.generate.scheduler.slots import MIN_STORED, Slot, SlotTable
+from dure.generate.scheduler.slots import MIN_STORED, CacheSlot, SlotTable
 from dure.generate.scheduler.store_policy import StorePolicy
 
 __all__ = ["MIN_COPIED", "PrefixCache", "may_reuse"]
@@ -51,7 +51,7 @@ class PrefixCache:
             for running in self._slots.running
         )
 
-    def place(self, request: Request, tokens: list[int]) -> tuple[Slot, int, list[Action]]:
+    def place(self, request: Request, tokens: list[int]) -> tuple[CacheSlot, int, list[Action]]:
         """Choose a slot for a request; how many of its tokens it then holds, and what brings them there."""
         source, n = self._find(request, tokens)
         slot = self._slots.choose(source if isinstance(source, int) else None, n)
@@ -82,7 +82,7 @@ class PrefixCache:
         running = self._slots[source].running if isinstance(source, int) else None
         return running.n_cached if running else self._index.length(source)
 
-    def _fill(self, slot: Slot, source: Source | None, n: int) -> list[Action]:
+    def _fill(self, slot: CacheSlot, source: Source | None, n: int) -> list[Action]:
         """Return what makes a slot hold the first n tokens of its source, and nothing else."""
         if source == slot.index:
             has_more = len(slot.held) > n
@@ -116,7 +116,7 @@ class PrefixCache:
         if running.request.cache_prompt:
             self._index.put_slot(running.slot, running.tokens)
 
-    def release(self, slot: Slot, running: RunningRequest) -> list[Action]:
+    def release(self, slot: CacheSlot, running: RunningRequest) -> list[Action]:
         """Let a slot hold what its request left behind, or return what clears it."""
         slot.running = None
         slot.held = running.tokens[: running.n_cached]

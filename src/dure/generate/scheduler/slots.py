@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from dure.generate.scheduler.running import RunningRequest
 
-__all__ = ["MIN_STORED", "Slot", "SlotTable"]
+__all__ = ["MIN_STORED", "CacheSlot", "SlotTable"]
 
 MIN_STORED = 64  # fewer tokens than this are not worth storing or waiting for
 
 
 @dataclass
-class Slot:
+class CacheSlot:
     """One sequence of the KV cache.
 
     held: its tokens while no request runs in it. n_stored: how many of its tokens are stored as well, as
@@ -50,12 +50,12 @@ class SlotTable:
     """All slots, by their index."""
 
     def __init__(self, n_slots: int) -> None:
-        self._slots = [Slot(index) for index in range(n_slots)]
+        self._slots = [CacheSlot(index) for index in range(n_slots)]
 
-    def __getitem__(self, index: int) -> Slot:
+    def __getitem__(self, index: int) -> CacheSlot:
         return self._slots[index]
 
-    def __iter__(self) -> Iterator[Slot]:
+    def __iter__(self) -> Iterator[CacheSlot]:
         return iter(self._slots)
 
     @property
@@ -64,11 +64,11 @@ class SlotTable:
         return [slot.running for slot in self._slots if slot.running is not None]
 
     @property
-    def idle(self) -> list[Slot]:
+    def idle(self) -> list[CacheSlot]:
         """The slots that no request runs in."""
         return [slot for slot in self._slots if slot.running is None]
 
-    def choose(self, source: int | None, n: int) -> Slot:
+    def choose(self, source: int | None, n: int) -> CacheSlot:
         """Choose an idle slot for a request whose first n tokens are in slot `source`, if that is not None.
 
         It is the source itself if little more than these tokens would be lost there; else an empty slot,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dure.generate.scheduler.actions import Action, DropPrefix, StorePrefix, prefix_key
 from dure.generate.scheduler.prefix_index import PrefixIndex
-from dure.generate.scheduler.slots import MIN_STORED, Slot, SlotTable
+from dure.generate.scheduler.slots import MIN_STORED, CacheSlot, SlotTable
 
 __all__ = ["StorePolicy"]
 
@@ -20,7 +20,7 @@ class StorePolicy:
     def __init__(self, slots: SlotTable, index: PrefixIndex, n_max: int) -> None:
         self._slots, self._index, self.n_max = slots, index, n_max
 
-    def save(self, slot: Slot, *, n_kept: int = 0, spare: str | None = None) -> list[Action]:
+    def save(self, slot: CacheSlot, *, n_kept: int = 0, spare: str | None = None) -> list[Action]:
         """Return what stores a slot before all but n_kept of its tokens are lost; nothing if not worth it.
 
         spare: a prefix that is about to be loaded, and must not be dropped for this one.
@@ -51,7 +51,7 @@ class StorePolicy:
                 slot.unlink_stored()
         return [DropPrefix(key)]
 
-    def _drop_replaced(self, slot: Slot, key: str, spare: str | None) -> list[Action]:
+    def _drop_replaced(self, slot: CacheSlot, key: str, spare: str | None) -> list[Action]:
         """Drop what was stored of a slot before, if it only is the beginning of what it holds now."""
         before = slot.stored_key
         if before in {"", key, spare} or not self._index.is_beginning(before, slot.tokens):
