@@ -245,7 +245,7 @@ class Generator:
         if not self._resting:
             self._resting = True
             self._tell()
-        if not self._has_learnt and (seconds := self._loop.decoding_s()):
+        if not self._has_learnt and (seconds := self._loop.decode_compute_s()):
             self._learn(seconds)
             self._has_learnt = True
         if now - self._worked_at > QUIET_S and (why := self._why_again()):

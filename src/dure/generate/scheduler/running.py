@@ -53,8 +53,8 @@ class RunningRequest:
 class StepTokens:
     """The tokens of one request in a step.
 
-    start: the position of the first. output: they are the request's last, so that the logits after them
-    give its next token. drafts: draft tokens behind them; the logits after each of these are needed too.
+    start: the position of the first token. output: they are the request's last, so that the logits after
+    them give its next token. drafts: draft tokens behind them; the logits after each are needed too.
     """
 
     running: RunningRequest
@@ -72,6 +72,16 @@ class StepTokens:
     def n_tokens(self) -> int:
         """Count the tokens, drafts included."""
         return len(self.tokens) + len(self.drafts)
+
+    @property
+    def stop(self) -> int:
+        """The position after the last, drafts included."""
+        return self.start + self.n_tokens
+
+    @property
+    def needs_logits(self) -> bool:
+        """Tell whether to choose a next token; a request for none only has its prompt prefilled."""
+        return self.output and self.running.request.max_tokens != 0
 
 
 def next_tokens(running: RunningRequest, n_max: int) -> StepTokens:
