@@ -24,12 +24,12 @@ from dure.generate.prefix_store import PrefixStore
 from dure.generate.request import (
     Failed,
     Grammar,
-    Progress,
+    PrefillProgress,
     Request,
     Sampling,
     Token,
 )
-from dure.generate.speculative.proposer import Guessing
+from dure.generate.speculative.proposer import Proposer
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from tests.support.cut_models import cut_executor, prefill_and_decode, step, whole_executor
@@ -209,7 +209,7 @@ def test_one_that_is_admitted_is_told_of_before_it_is_computed(
     (r,) = asked(vocabulary, QUESTIONS[:1])
     loop.submit(r)
     (event,) = loop.admit()
-    assert isinstance(event, Progress)
+    assert isinstance(event, PrefillProgress)
     assert (event.id, event.processed) == (r.id, 0)
     assert loop.stats().steps == 0
     loop.cancel(r.id)
@@ -538,8 +538,8 @@ def test_guessing_ahead_changes_no_token(
         for i in range(3)
     ]
     plain = run(EngineLoop(parrot, vocabulary), *requests)
-    guessed = run(EngineLoop(parrot, vocabulary, guessing=Guessing(Eager())), *requests)
-    alone = run(EngineLoop(parrot, vocabulary, guessing=Guessing(Eager())), requests[0])
+    guessed = run(EngineLoop(parrot, vocabulary, proposer=Proposer(Eager())), *requests)
+    alone = run(EngineLoop(parrot, vocabulary, proposer=Proposer(Eager())), requests[0])
     for name, told in guessed.items():
         assert told.ids == plain[name].ids
         assert [t.logprob for t in told.tokens] == [t.logprob for t in plain[name].tokens]
@@ -567,7 +567,7 @@ def test_a_models_own_text_is_the_same_with_guesses(
         for q in QUESTIONS[:3]
     ]
     plain = run(EngineLoop(executor, vocabulary), *asked)
-    guessed = run(EngineLoop(executor, vocabulary, guessing=Guessing(Eager())), *asked)
+    guessed = run(EngineLoop(executor, vocabulary, proposer=Proposer(Eager())), *asked)
     assert {q: told.ids for q, told in guessed.items()} == {
         q: told.ids for q, told in plain.items()
     }
@@ -580,7 +580,7 @@ def test_after_wrong_guesses_a_sequence_is_what_it_says(
     parrot: LocalExecutor, vocabulary: Vocabulary
 ) -> None:
     """The next turn takes up the sequence of the answer, and says what a fresh one says."""
-    loop = EngineLoop(parrot, vocabulary, guessing=Guessing(Eager()))
+    loop = EngineLoop(parrot, vocabulary, proposer=Proposer(Eager()))
     first = Request(id="a", prompt=[7, 8, 9] * 5, sampling=WILD, max_tokens=90, ignore_eos=True)
     said = run(loop, first)["a"]
     assert said.done.timings.accepted < said.done.timings.drafted
@@ -594,12 +594,12 @@ def test_guesses_end_with_the_answer(parrot: LocalExecutor, vocabulary: Vocabula
     """Exactly as many tokens as asked for; a context that is full ends it too."""
     for n in (1, 2, 17, 64):
         request = Request(id="r", prompt=SAYS * 3, sampling=GREEDY, max_tokens=n, ignore_eos=True)
-        told = run(EngineLoop(parrot, vocabulary, guessing=Guessing(Eager())), request)["r"]
+        told = run(EngineLoop(parrot, vocabulary, proposer=Proposer(Eager())), request)["r"]
         assert told.ids == (SAYS * 3)[:n]
         assert told.done.reason == "length"
     endless = Request(id="r", prompt=SAYS * 3, sampling=GREEDY, ignore_eos=True)
     plain = run(EngineLoop(parrot, vocabulary), endless)["r"]
-    told = run(EngineLoop(parrot, vocabulary, guessing=Guessing(Eager())), endless)["r"]
+    told = run(EngineLoop(parrot, vocabulary, proposer=Proposer(Eager())), endless)["r"]
     assert told.ids == plain.ids
     assert told.done.reason == "length"
 

@@ -21,13 +21,13 @@ from dure.engine.executor import Executor, KvOp
 from dure.engine.local import LocalExecutor
 from dure.errors import ResourceError
 from dure.generate.prefix_store import PrefixStore
-from dure.generate.scheduler.scheduler import Drop, Load, Store, key_of
+from dure.generate.scheduler import DropPrefix, LoadPrefix, StorePrefix, prefix_key
 from tests.support.cut_models import cut_executor, step, whole_executor
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
 LIMITS = Limits(n_ctx=512, threads=1, n_sequences=4)
 TOKENS = [*range(300, 400)]
-KEY = key_of(TOKENS)
+KEY = prefix_key(TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +54,12 @@ def stored(executor: Executor, directory: Path, tokens: list[int] | None = None)
     tokens = tokens or TOKENS
     step(executor, tokens, 0, kv=[KvOp(-1)])
     store = PrefixStore(directory, executor)
-    assert store.save(Store(0, key_of(tokens), tuple(tokens)))
+    assert store.save(StorePrefix(0, prefix_key(tokens), tuple(tokens)))
     return store
 
 
 def load(store: PrefixStore, slot: int = 1, n: int = len(TOKENS)) -> bool:
-    return store.load(Load(KEY, slot, len(TOKENS), n))
+    return store.load(LoadPrefix(KEY, slot, len(TOKENS), n))
 
 
 def test_a_sequence_is_the_same_after_being_stored_and_loaded(
@@ -90,10 +90,13 @@ def test_a_new_store_finds_what_an_old_one_wrote(executor: Executor, tmp_path: P
     stored(executor, tmp_path)
     store = stored(executor, tmp_path, second)
     age(tmp_path, KEY, 200)
-    age(tmp_path, key_of(second), 100)
-    assert list(PrefixStore(tmp_path, executor).scan()) == [(KEY, TOKENS), (key_of(second), second)]
+    age(tmp_path, prefix_key(second), 100)
+    assert list(PrefixStore(tmp_path, executor).scan()) == [
+        (KEY, TOKENS),
+        (prefix_key(second), second),
+    ]
     assert load(store)
-    assert [key for key, _ in store.scan()] == [key_of(second), KEY]
+    assert [key for key, _ in store.scan()] == [prefix_key(second), KEY]
 
 
 def age(directory: Path, key: str, seconds: float) -> None:
@@ -106,8 +109,8 @@ def test_what_is_dropped_leaves_no_file(executor: Executor, tmp_path: Path) -> N
     """Of every rank, and the tokens; dropping it again is no error."""
     store = stored(executor, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1 + executor.info.n_ranks
-    store.drop(Drop(KEY))
-    store.drop(Drop(KEY))
+    store.drop(DropPrefix(KEY))
+    store.drop(DropPrefix(KEY))
     assert list(tmp_path.iterdir()) == []
     assert not load(store)
 
@@ -116,7 +119,7 @@ def test_storing_the_same_again_replaces_it(executor: Executor, tmp_path: Path) 
     """There are no more files than before, and it can be read."""
     store = stored(executor, tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
-    assert store.save(Store(0, KEY, tuple(TOKENS)))
+    assert store.save(StorePrefix(0, KEY, tuple(TOKENS)))
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert load(store)
 
@@ -218,9 +221,9 @@ def test_a_directory_that_vanished_stores_nothing_and_harms_nothing(
     """Somebody cleared the cache away while the engine ran."""
     store = stored(executor, tmp_path / "store")
     shutil.rmtree(tmp_path / "store")
-    assert not store.save(Store(0, KEY, tuple(TOKENS)))
+    assert not store.save(StorePrefix(0, KEY, tuple(TOKENS)))
     assert not load(store)
-    store.drop(Drop(KEY))
+    store.drop(DropPrefix(KEY))
 
 
 FULL = """
@@ -229,7 +232,7 @@ from pathlib import Path
 from tests.support.cut_models import step
 from dure.engine.compute.llama import Limits
 from dure.engine.local import LocalExecutor
-from dure.generate.scheduler.scheduler import Store, key_of
+from dure.generate.scheduler import StorePrefix, prefix_key
 from dure.generate.prefix_store import PrefixStore
 
 executor = LocalExecutor(Path(sys.argv[1]), Limits(n_ctx=512, threads=1))
@@ -238,10 +241,10 @@ step(executor, tokens, 0)
 store = PrefixStore(Path(sys.argv[2]), executor)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
-assert store.save(Store(0, key_of(tokens), tuple(tokens))) is False
+assert store.save(StorePrefix(0, prefix_key(tokens), tuple(tokens))) is False
 assert list(Path(sys.argv[2]).iterdir()) == []
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-assert store.save(Store(0, key_of(tokens), tuple(tokens))) is True
+assert store.save(StorePrefix(0, prefix_key(tokens), tuple(tokens))) is True
 print("right")
 """
 
@@ -270,5 +273,5 @@ def test_room_counts_what_the_store_holds_already(demo: LocalExecutor, tmp_path:
 
 def test_the_key_is_the_tokens_and_nothing_else() -> None:
     """The same tokens have the same key after a restart; others have another."""
-    assert key_of([1, 2, 3]) == key_of((1, 2, 3))
-    assert len({key_of([1]), key_of([1, 0]), key_of([256]), key_of([])}) == 4
+    assert prefix_key([1, 2, 3]) == prefix_key((1, 2, 3))
+    assert len({prefix_key([1]), prefix_key([1, 0]), prefix_key([256]), prefix_key([])}) == 4
