@@ -21,21 +21,19 @@ from hypothesis.stateful import (
     rule,
 )
 
+from dure.engine.kv import Copy, Forget, Swap
 from dure.errors import ContextError, UsageError
 from dure.generate.request import Request
 from dure.generate.scheduler.scheduler import (
     WORTH_SHARING,
     WORTH_STORING,
     Action,
-    Copy,
     Drop,
-    Forget,
     Load,
     Running,
     Scheduler,
     SchedulerLimits,
     Store,
-    Swap,
     Work,
     key_of,
 )
@@ -123,6 +121,7 @@ class Simulation:
             case Copy(source, slot, n):
                 assert source != slot
                 assert not self.cache[slot], "copied to an empty sequence"
+                assert n is not None
                 assert n <= len(self.cache[source])
                 assert self.limits.can_forget or n == len(self.cache[source])
                 self.cache[slot] = self.cache[source][:n]
@@ -767,7 +766,7 @@ def test_as_little_as_possible_is_moved() -> None:
     s.log.clear()
     s.step()
     (swap,) = [action for action in s.log if isinstance(action, Swap)]
-    assert {swap.slot, swap.other} == {5, 1}
+    assert {swap.sequence, swap.other} == {5, 1}
     assert places(s) == [0, 1, 2]
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from dure.deploy.threads import tune_threads
 from dure.engine.compute.allreduce import Wire
 from dure.engine.compute.llama import Limits, has_amx
-from dure.engine.executor import Executor
+from dure.engine.executor import FullExecutor
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.errors import ModelError, UsageError
@@ -138,7 +138,7 @@ class Opened:
     note: keeps an event with its facts. learn: is told the seconds that each rank computes in a step.
     """
 
-    executor: Executor
+    executor: FullExecutor
     weights_bytes: int
     kv_token_bytes: tuple[int, ...]
     cut_name: str
@@ -310,7 +310,7 @@ def _start_many(
 
 
 def opened_many(
-    executor: Executor, shards: Sequence[Shard], memory: Sequence[RankMemory]
+    executor: FullExecutor, shards: Sequence[Shard], memory: Sequence[RankMemory]
 ) -> Opened:
     """An executor of these shards, with what it holds in all."""
     names = "".join(shard.name for shard in shards)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dure.engine.executor import Batch, Candidates, Executor, KvOp, StepStats, nothing
+from dure.engine.executor import Batch, Candidates, Executor, StepStats, nothing
+from dure.engine.kv import Clear, Copy, Forget, KvOp, Swap
 from dure.errors import DureError, ModelError
 from dure.generate.answers import Answer, Totals, timings_of
 from dure.generate.checkpoints import Checkpoints
@@ -32,15 +33,12 @@ from dure.generate.request import (
 from dure.generate.sampling import GrammarEnd, Sampler
 from dure.generate.scheduler.scheduler import (
     Action,
-    Copy,
     Drop,
-    Forget,
     Load,
     Running,
     Scheduler,
     SchedulerLimits,
     Store,
-    Swap,
     Work,
 )
 from dure.generate.speculative.proposer import Guessing
@@ -93,7 +91,7 @@ class EngineLoop:
         for key, tokens in store.scan() if store is not None else ():
             self._scheduler.know_stored(key, tokens)
         self._answers: dict[str, Answer] = {}
-        self._kv = [KvOp(-1)]  # to be done at the beginning of the next step
+        self._kv: list[KvOp] = [Clear()]  # to be done at the beginning of the next step
         self._prefill_per_s = 0.0
         self._events: list[Event] = []
         self._totals = Totals(info.n_ranks)
@@ -464,12 +462,8 @@ class EngineLoop:
     def _do(self, action: Action) -> bool:
         """False where a prefix is not where it should be."""
         match action:
-            case Forget(slot, start):
-                self._kv.append(KvOp(slot, start))
-            case Copy(source, slot, n):
-                self._kv.append(KvOp(source, 0, n, copy_to=slot))
-            case Swap(slot, other):
-                self._kv.append(KvOp(slot, swap_with=other))
+            case Forget() | Clear() | Copy() | Swap():
+                self._kv.append(action)
             case Store():
                 self._flush()
                 if self._store is not None and not self._store.save(action):
@@ -486,7 +480,7 @@ class EngineLoop:
         if self._store is None or not self._store.load(load):
             return False
         if load.n < load.n_stored:
-            self._kv.append(KvOp(load.slot, load.n))
+            self._kv.append(Forget(load.slot, load.n))
         return True
 
     def _take_kv(self) -> list[KvOp]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dure.engine.executor import Executor
+from dure.engine.executor import SequenceFiles
 from dure.errors import ResourceError
 from dure.generate.scheduler.scheduler import Drop, Load, Store, key_of
 
@@ -23,8 +23,8 @@ __all__ = ["PrefixStore"]
 class PrefixStore:
     """Saves and restores sequences of one executor below a directory, which is made if need be."""
 
-    def __init__(self, directory: Path, executor: Executor) -> None:
-        self._directory, self._executor = directory, executor
+    def __init__(self, directory: Path, files: SequenceFiles) -> None:
+        self._directory, self._files = directory, files
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -35,17 +35,17 @@ class PrefixStore:
     def scan(self) -> Iterator[tuple[str, list[int]]]:
         """What every rank has, oldest first: key and tokens. Deletes what is damaged or incomplete."""
         told = {path.stem: tokens for path in self._oldest_first() if (tokens := _read(path))}
-        ranks = self._executor.keep_only(str(self._directory), [*told])
+        ranks = self._files.keep_only(str(self._directory), [*told])
         whole = {key: t for key, t in told.items() if all(key in rank.keys for rank in ranks)}
         for path in self._directory.iterdir():
             if (key := path.name.partition(".")[0]) not in whole:
-                self._executor.drop(str(self._directory / key))
+                self._files.drop(str(self._directory / key))
                 path.unlink(missing_ok=True)
         yield from whole.items()
 
     def clear(self) -> None:
         """Delete everything, on every rank."""
-        self._executor.keep_only(str(self._directory), [])
+        self._files.keep_only(str(self._directory), [])
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _oldest_first(self) -> list[Path]:
@@ -54,7 +54,7 @@ class PrefixStore:
     def save(self, store: Store) -> bool:
         """Write a sequence. False where there is no room; nothing is left of it then."""
         try:
-            self._executor.save(store.slot, str(self._directory / store.key))
+            self._files.save(store.slot, str(self._directory / store.key))
             part = self._directory / f"{store.key}.part"
             part.write_bytes(np.array(store.tokens, np.int32).tobytes())
             part.replace(self._tokens_of(store.key))
@@ -70,18 +70,18 @@ class PrefixStore:
             return False
         with contextlib.suppress(OSError):  # on a disk that is read-only it does not get younger
             path.touch()
-        return self._executor.load(load.slot, str(self._directory / load.key), load.n_stored)
+        return self._files.load(load.slot, str(self._directory / load.key), load.n_stored)
 
     def drop(self, drop: Drop) -> None:
         """Delete a sequence."""
         with contextlib.suppress(OSError):  # it is written over when it is stored again
             self._tokens_of(drop.key).unlink(missing_ok=True)
-        self._executor.drop(str(self._directory / drop.key))
+        self._files.drop(str(self._directory / drop.key))
 
     def free_bytes(self) -> list[int]:
         """How much room each rank has for the store, with what it holds already."""
         keys = [path.stem for path in self._directory.glob("*.tokens")]
-        return [rank.free_bytes for rank in self._executor.keep_only(str(self._directory), keys)]
+        return [rank.free_bytes for rank in self._files.keep_only(str(self._directory), keys)]
 
     def _tokens_of(self, key: str) -> Path:
         return self._directory / f"{key}.tokens"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dure.cli.terminal.console import errors, loading_bar, progress_bar
 from dure.deploy.start import Wishes, open_executor
-from dure.engine.executor import Executor
+from dure.engine.executor import Executor, FullExecutor
 from dure.generate.speculative.proposer import Guessing, open_guessing
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
@@ -47,7 +47,7 @@ class TerminalListener:
 
 
 @contextmanager
-def opened(model: Path, wishes: Wishes) -> Iterator[tuple[GgufFile, Executor]]:
+def opened(model: Path, wishes: Wishes) -> Iterator[tuple[GgufFile, FullExecutor]]:
     """A running model, ended when the block ends, whatever happens in it."""
     with open_gguf(model) as gguf:
         executor = open_executor(gguf, wishes, TerminalListener()).executor

@@ -22,21 +22,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dure.engine.kv import Copy, Forget, KvOp, Swap
 from dure.errors import UsageError, context_error
 from dure.generate.request import Request
 from dure.generate.scheduler.prefix_tree import PrefixTree, common_length
 
 __all__ = [
     "Action",
-    "Copy",
     "Drop",
-    "Forget",
     "Load",
     "Running",
     "Scheduler",
     "SchedulerLimits",
     "Store",
-    "Swap",
     "Work",
     "key_of",
 ]
@@ -66,31 +64,6 @@ class SchedulerLimits:
 
 
 @dataclass(frozen=True)
-class Forget:
-    """Forget positions from `start` of a sequence."""
-
-    slot: int
-    start: int
-
-
-@dataclass(frozen=True)
-class Copy:
-    """Copy the first n positions of a sequence to an empty one."""
-
-    source: int
-    slot: int
-    n: int
-
-
-@dataclass(frozen=True)
-class Swap:
-    """Let two sequences hold what the other held."""
-
-    slot: int
-    other: int
-
-
-@dataclass(frozen=True)
 class Store:
     """Write a sequence to the store."""
 
@@ -116,7 +89,7 @@ class Drop:
     key: str
 
 
-Action = Forget | Copy | Swap | Store | Load | Drop
+Action = KvOp | Store | Load | Drop
 
 
 @dataclass

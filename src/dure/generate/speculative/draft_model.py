@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from dure.deploy.start import Listener, Wishes, limits_of, memory_of_whole, threads_of
-from dure.engine.executor import Batch, Executor, KvOp
+from dure.engine.executor import Batch, Executor
+from dure.engine.kv import Forget, KvOp
 from dure.engine.local import LocalExecutor
 from dure.errors import UsageError
 from dure.generate.scheduler.prefix_tree import common_length
@@ -53,7 +54,7 @@ class DraftModel:
         self._sequences = [_Sequence([]) for _ in range(executor.info.n_sequences)]
         self._costs = StepCosts()
         for _ in range(TRIED):  # the first is slower, and counts for little
-            self._round([0], [0], [0], [KvOp(0)])
+            self._round([0], [0], [0], [Forget(0)])
 
     @property
     def round_s(self) -> float:
@@ -106,7 +107,7 @@ class DraftModel:
                 np.full(len(new), place, np.int32),
                 [len(new) - 1] if is_all else [],
                 n_best=1,
-                kv=[KvOp(place, n)],
+                kv=[Forget(place, n)],
             )
         )
         sequence.held = list(tokens[: n + len(new)])
