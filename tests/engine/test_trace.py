@@ -15,7 +15,7 @@ from dure.engine.kv import Clear, Forget
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor
 from dure.errors import UsageError
-from dure.model.architecture import architecture_of, shape_of
+from dure.model.architectures import architecture_of, shape_of
 from dure.model.gguf import open_gguf
 from tests.support.cut_models import cut_executor, step
 from tests.support.dure_process import Dure
@@ -96,7 +96,7 @@ def check_steps(ranks: list[RankTrace], n_steps: int) -> None:
 def test_a_whole_model_notes_its_layers(n_threads: int) -> None:
     """In a step of its own and in one of a long prompt; what it computes is the same."""
     with open_gguf(DEMO) as gguf:
-        points = architecture_of(gguf).sums
+        points = architecture_of(gguf).reduction_points
     executor = LocalExecutor(DEMO, Limits(512, n_threads), points=points)
     untraced = step(executor, [*range(300, 340)], 0)
     assert [len(rank.steps) for rank in executor.traced()] == [0]

@@ -37,7 +37,7 @@ from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.errors import ResourceError, UsageError
 from dure.hardware.machine import Machine
 from dure.hardware.probe import health, probe
-from dure.model.architecture import shape_of
+from dure.model.architectures import shape_of
 from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, cut_model, plan_shards

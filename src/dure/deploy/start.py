@@ -21,7 +21,7 @@ from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.errors import ModelError, UsageError
 from dure.hardware.machine import Machine
 from dure.hardware.probe import n_cpus, probe
-from dure.model.architecture import ARCHITECTURES, shape_of
+from dure.model.architectures import ARCHITECTURES, Along, shape_of
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, cut_model, plan_shards
@@ -256,7 +256,7 @@ def _start_one(
             model.paths[0],
             limits_of(n_ctx, threads, wishes),
             kv_bytes=memory.kv_bytes(n_ctx, wishes.parallel),
-            points=known.sums if known else (),
+            points=known.reduction_points if known else (),
             progress=progress,
         )
     return Opened(executor, memory.weights_bytes, (memory.kv_bytes_per_token,), "whole")
@@ -326,5 +326,5 @@ def rank_memory(plan: CutPlan, shard: Shard) -> RankMemory:
     """What a rank of a cut takes."""
     return RankMemory(
         shard.weights_bytes,
-        kv_bytes_per_token(plan.shape, len(plan.ranks[shard.rank].kv_heads)),
+        kv_bytes_per_token(plan.shape, len(plan.ranks[shard.rank][Along.KV_HEADS])),
     )

@@ -37,8 +37,8 @@ __all__ = ["LocalExecutor"]
 class LocalExecutor:
     """Runs a model of any architecture that llama.cpp knows, in this process.
 
-    points: where attention and feed-forward of each layer end, as in `Architecture.sums`; () where no
-    table says, and then it cannot be traced.
+    points: where attention and feed-forward of each layer end, `Architecture.reduction_points`; () if
+    there is no table, and then it cannot be traced.
     Raises ModelError or ResourceError where it cannot be loaded.
     """
 

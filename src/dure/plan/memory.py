@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from dure.errors import ResourceError, UsageError
 from dure.hardware.machine import Machine
-from dure.model.architecture import Shape
+from dure.model.architectures import Shape
 
 __all__ = [
     "DEFAULT_CTX",

@@ -14,7 +14,7 @@ from dure.engine.compute.allreduce import Wire
 from dure.engine.executor import Instruments, RankFacts
 from dure.engine.instruments.trace import PARTS, RankTrace, chrome_events, parts_of
 from dure.errors import ResourceError
-from dure.model.architecture import shape_of
+from dure.model.architectures import shape_of
 from dure.model.gguf import GgufFile
 
 __all__ = ["Floors", "print_trace", "trace_figures", "write_trace"]

@@ -47,6 +47,7 @@ from dure.engine.kv import Forget
 from dure.engine.ranks import messages as msg
 from dure.engine.ranks.channel import Line
 from dure.errors import DureError, EngineError, ErrorRecord, ResourceError, UsageError, revived
+from dure.model.architectures import Along
 from dure.model.cut import CutPlan
 
 __all__ = ["GUARD", "RUNNING", "Launch", "MpiExecutor", "MpiOptions", "kill_all_of"]
@@ -246,9 +247,11 @@ def _job(
         socket="",
         model=str(model.absolute()),
         shards=[str(path.absolute()) for path in shards],
-        vocabulary=[(rank.vocabulary.start, rank.vocabulary.stop) for rank in plan.ranks],
+        vocabulary=[
+            (rows.start, rows.stop) for rows in (cut[Along.VOCABULARY] for cut in plan.ranks)
+        ],
         embedding_scale=plan.architecture.embedding_scale(plan.shape.n_embd),
-        points=plan.architecture.sums,
+        points=plan.architecture.reduction_points,
         sums_per_pass=2 * plan.shape.n_layer,
         wire=options.wire.value,
         threads=list(threads),
