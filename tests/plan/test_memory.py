@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from dure.errors import ResourceError, UsageError
 from dure.hardware.machine import Machine
 from dure.model.architectures import Along, shape_of
+from dure.model.context import CTX_GRAIN
 from dure.model.cut import plan_cut
 from dure.model.gguf import open_gguf
 from dure.model.shard import cut_model, plan_shards
 from dure.plan.memory import (
-    CTX_GRAIN,
     DEFAULT_CTX,
     PROCESS_BYTES,
     RankMemory,

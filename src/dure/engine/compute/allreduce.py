@@ -39,6 +39,11 @@ class Wire(Enum):
     Q8 = "q8"
     F32 = "f32"
 
+    @property
+    def value_bytes(self) -> float:
+        """Bytes of one value on the wire."""
+        return 4.0 if self is Wire.F32 else 34 / 32
+
 
 class Status(IntEnum):
     """What became of the sums of a step."""

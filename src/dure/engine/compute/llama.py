@@ -28,11 +28,11 @@ from dure.engine.executor import Floats, Ints
 from dure.engine.kv import Clear, Copy, Forget, KvOp, Swap
 from dure.engine.saved.sealed_file import is_whole, seal
 from dure.errors import EngineError, ModelError, ResourceError
+from dure.model.context import padded_ctx
 from dure.model.llama_log import captured_log, silence_llama
 
 __all__ = ["Limits", "LoadedModel", "has_amx", "load_model"]
 
-CTX_GRAIN = 256  # llama.cpp pads a sequence's cells to this
 DEFAULT_CURE = "get the file again, or use a model that llama.cpp knows"
 _MAX_POSITIONS_PER_TOKEN = 4
 _EVERY_SEQUENCE = _END = -1  # as llama.cpp's functions on the KV cache take them
@@ -367,7 +367,7 @@ def _reason() -> str:
 
 def _make_context(model: Any, limits: Limits, nodes: OwnNodes, path: Path) -> Any:
     params = lib.llama_context_default_params()
-    params.n_ctx = -(-limits.n_ctx // CTX_GRAIN) * CTX_GRAIN * limits.n_sequences
+    params.n_ctx = padded_ctx(limits.n_ctx) * limits.n_sequences
     params.n_batch = params.n_ubatch = limits.n_batch
     params.n_seq_max = limits.n_sequences
     params.n_outputs_max = min(limits.n_outputs, limits.n_batch)
