@@ -32,18 +32,19 @@ from dure.deploy.start import (
 )
 from dure.deploy.waiting import Gathering
 from dure.engine.compute.allreduce import Wire
-from dure.engine.instruments.speed import MEASURED_TYPES
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.errors import ResourceError, UsageError
 from dure.hardware.machine import Machine
 from dure.hardware.probe import health, probe
-from dure.model.architecture import shape_of
+from dure.model.architectures import shape_of
 from dure.model.cut import plan_cut
+from dure.model.ggml import WRITABLE_TYPES
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, cut_model, plan_shards
 from dure.places import cluster_directory, shard_directory
+from dure.plan.load import ModelLoad
 from dure.plan.memory import DEFAULT_CTX, PROCESS_BYTES, kv_bytes_per_token
-from dure.plan.placement import Candidate, Work, place, shares_of
+from dure.plan.placement import Candidate, place, shares_of
 from dure.worker.lifecycle import Happening
 
 __all__ = ["start_on_cluster"]
@@ -283,14 +284,14 @@ def _main_type(model: GgufFile) -> str:
     for tensor in model.tensors.values():
         sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.size_bytes
     name = max(sizes, key=lambda name: sizes[name])
-    return name if name in MEASURED_TYPES else "Q4_K"
+    return name if name in WRITABLE_TYPES else "Q4_K"
 
 
-def _work_of(model: GgufFile, wishes: Wishes) -> Work:
+def _work_of(model: GgufFile, wishes: Wishes) -> ModelLoad:
     shape = shape_of(model)
     n_ctx = wishes.ctx or min(DEFAULT_CTX, shape.context_length)
     wire = 4.0 if wishes.sync is Wire.F32 else 34 / 32
-    return Work(
+    return ModelLoad(
         sum(tensor.size_bytes for tensor in model.tensors.values()),
         kv_bytes_per_token(shape, shape.n_head_kv) * n_ctx * wishes.parallel,
         2 * shape.n_layer,

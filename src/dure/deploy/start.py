@@ -15,13 +15,13 @@ from typing import Any, Protocol
 from dure.deploy.threads import tune_threads
 from dure.engine.compute.allreduce import Wire
 from dure.engine.compute.llama import Limits, has_amx
-from dure.engine.executor import Executor
+from dure.engine.executor import FullExecutor
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.errors import ModelError, UsageError
 from dure.hardware.machine import Machine
 from dure.hardware.probe import n_cpus, probe
-from dure.model.architecture import ARCHITECTURES, shape_of
+from dure.model.architectures import ARCHITECTURES, Along, shape_of
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, cut_model, plan_shards
@@ -138,7 +138,7 @@ class Opened:
     note: keeps an event with its facts. learn: is told the seconds that each rank computes in a step.
     """
 
-    executor: Executor
+    executor: FullExecutor
     weights_bytes: int
     kv_token_bytes: tuple[int, ...]
     cut_name: str
@@ -256,7 +256,7 @@ def _start_one(
             model.paths[0],
             limits_of(n_ctx, threads, wishes),
             kv_bytes=memory.kv_bytes(n_ctx, wishes.parallel),
-            points=known.sums if known else (),
+            points=known.reduction_points if known else (),
             progress=progress,
         )
     return Opened(executor, memory.weights_bytes, (memory.kv_bytes_per_token,), "whole")
@@ -310,7 +310,7 @@ def _start_many(
 
 
 def opened_many(
-    executor: Executor, shards: Sequence[Shard], memory: Sequence[RankMemory]
+    executor: FullExecutor, shards: Sequence[Shard], memory: Sequence[RankMemory]
 ) -> Opened:
     """An executor of these shards, with what it holds in all."""
     names = "".join(shard.name for shard in shards)
@@ -326,5 +326,5 @@ def rank_memory(plan: CutPlan, shard: Shard) -> RankMemory:
     """What a rank of a cut takes."""
     return RankMemory(
         shard.weights_bytes,
-        kv_bytes_per_token(plan.shape, len(plan.ranks[shard.rank].kv_heads)),
+        kv_bytes_per_token(plan.shape, len(plan.ranks[shard.rank][Along.KV_HEADS])),
     )

@@ -35,8 +35,9 @@ from dure.cli.terminal.running_model import opened
 from dure.cli.terminal.trace_report import Floors, print_trace, trace_figures, write_trace
 from dure.deploy.start import Wishes
 from dure.engine.compute.allreduce import Wire
-from dure.engine.executor import Batch, Executor, KvOp, RankFacts, StepStats
+from dure.engine.executor import Batch, Executor, FullExecutor, RankFacts, StepStats
 from dure.engine.instruments.trace import RankTrace
+from dure.engine.kv import Forget
 from dure.errors import UsageError
 from dure.model.gguf import open_gguf
 
@@ -126,7 +127,7 @@ def _tokens_needed(n_prompt: int, n_generate: int, depth: int, repeat: int, ctx:
     return needed
 
 
-def _traced(executor: Executor, path: Path, n_tokens: int) -> list[RankTrace]:
+def _traced(executor: FullExecutor, path: Path, n_tokens: int) -> list[RankTrace]:
     """Trace a few tokens, and write them to a file."""
     runs = _Runs(executor, np.zeros(n_tokens, np.int32), 0)
     runs.generate(n_tokens)  # a warm-up
@@ -138,7 +139,7 @@ def _traced(executor: Executor, path: Path, n_tokens: int) -> list[RankTrace]:
 
 
 def _measure(
-    executor: Executor,
+    executor: FullExecutor,
     depth: int,
     n_prompt: int,
     n_generate: int,
@@ -225,7 +226,7 @@ class _Runs:
 
     def _forget(self, first: int) -> None:
         nothing = np.zeros(0, np.int32)
-        self._executor.step(Batch(nothing, nothing, nothing, kv=[KvOp(0, first)]))
+        self._executor.step(Batch(nothing, nothing, nothing, kv=[Forget(0, first)]))
 
 
 def _spread(values: list[float]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dure.cli.terminal.parameters import Json, Model
 from dure.deploy.start import rank_memory
 from dure.errors import DureError, ModelError
 from dure.hardware.probe import platform
-from dure.model.architecture import Shape, shape_of
+from dure.model.architectures import Shape, shape_of
 from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.shard import plan_shards

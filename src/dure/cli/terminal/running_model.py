@@ -9,7 +9,7 @@ from pathlib import Path
 from dure.cli.terminal.console import errors, loading_bar, progress_bar
 from dure.deploy.draft import start_draft
 from dure.deploy.start import Wishes, open_executor
-from dure.engine.executor import Executor
+from dure.engine.executor import Executor, FullExecutor
 from dure.generate.speculative.draft_model import DraftModel
 from dure.generate.speculative.proposer import Proposer, draft_model_path, proposer_for
 from dure.model.gguf import GgufFile, open_gguf
@@ -49,7 +49,7 @@ class TerminalListener:
 
 
 @contextmanager
-def opened(model: Path, wishes: Wishes) -> Iterator[tuple[GgufFile, Executor]]:
+def opened(model: Path, wishes: Wishes) -> Iterator[tuple[GgufFile, FullExecutor]]:
     """A running model, ended when the block ends, whatever happens in it."""
     with open_gguf(model) as gguf:
         executor = open_executor(gguf, wishes, TerminalListener()).executor
