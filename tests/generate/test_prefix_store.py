@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from dure.engine.compute.llama import Limits
-from dure.engine.executor import Executor, KvOp
+from dure.engine.executor import FullExecutor
+from dure.engine.kv import Clear, Forget
 from dure.engine.local import LocalExecutor
 from dure.errors import ResourceError
 from dure.generate.prefix_store import PrefixStore
@@ -37,22 +38,22 @@ def demo() -> Iterator[LocalExecutor]:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FullExecutor]:
     with cut_executor(DEMO, [1, 1], tmp_path_factory.mktemp("shards"), limits=LIMITS) as executor:
         yield executor
 
 
 @pytest.fixture(params=["demo", "two_ranks"])
-def executor(request: pytest.FixtureRequest) -> Executor:
+def executor(request: pytest.FixtureRequest) -> FullExecutor:
     """One process, and two ranks."""
-    found: Executor = request.getfixturevalue(request.param)
+    found: FullExecutor = request.getfixturevalue(request.param)
     return found
 
 
-def stored(executor: Executor, directory: Path, tokens: list[int] | None = None) -> PrefixStore:
+def stored(executor: FullExecutor, directory: Path, tokens: list[int] | None = None) -> PrefixStore:
     """A store that holds some tokens, which are in sequence 0 as well."""
     tokens = tokens or TOKENS
-    step(executor, tokens, 0, kv=[KvOp(-1)])
+    step(executor, tokens, 0, kv=[Clear()])
     store = PrefixStore(directory, executor)
     assert store.save(StorePrefix(0, prefix_key(tokens), tuple(tokens)))
     return store
@@ -63,7 +64,7 @@ def load(store: PrefixStore, slot: int = 1, n: int = len(TOKENS)) -> bool:
 
 
 def test_a_sequence_is_the_same_after_being_stored_and_loaded(
-    executor: Executor, tmp_path: Path
+    executor: FullExecutor, tmp_path: Path
 ) -> None:
     """The next token's logits are those of the sequence that stayed, bit by bit."""
     store = stored(executor, tmp_path)
@@ -73,18 +74,18 @@ def test_a_sequence_is_the_same_after_being_stored_and_loaded(
     np.testing.assert_array_equal(loaded, stayed)
 
 
-def test_loading_leaves_the_other_sequences_alone(executor: Executor, tmp_path: Path) -> None:
+def test_loading_leaves_the_other_sequences_alone(executor: FullExecutor, tmp_path: Path) -> None:
     """A neighbour's next logits are what they were without it."""
     other = [*range(500, 560)]
     store = stored(executor, tmp_path)
     step(executor, other, 0, sequence=2)
     expected = step(executor, [9], len(other), sequence=2)
     assert load(store, slot=3)
-    again = step(executor, [9], len(other), sequence=2, kv=[KvOp(2, len(other))])
+    again = step(executor, [9], len(other), sequence=2, kv=[Forget(2, len(other))])
     np.testing.assert_array_equal(again, expected)
 
 
-def test_a_new_store_finds_what_an_old_one_wrote(executor: Executor, tmp_path: Path) -> None:
+def test_a_new_store_finds_what_an_old_one_wrote(executor: FullExecutor, tmp_path: Path) -> None:
     """Keys with their tokens, the oldest first; reading makes young."""
     second = [*range(700, 800)]
     stored(executor, tmp_path)
@@ -105,7 +106,7 @@ def age(directory: Path, key: str, seconds: float) -> None:
     os.utime(path, (at, at))
 
 
-def test_what_is_dropped_leaves_no_file(executor: Executor, tmp_path: Path) -> None:
+def test_what_is_dropped_leaves_no_file(executor: FullExecutor, tmp_path: Path) -> None:
     """Of every rank, and the tokens; dropping it again is no error."""
     store = stored(executor, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1 + executor.info.n_ranks
@@ -115,7 +116,7 @@ def test_what_is_dropped_leaves_no_file(executor: Executor, tmp_path: Path) -> N
     assert not load(store)
 
 
-def test_storing_the_same_again_replaces_it(executor: Executor, tmp_path: Path) -> None:
+def test_storing_the_same_again_replaces_it(executor: FullExecutor, tmp_path: Path) -> None:
     """There are no more files than before, and it can be read."""
     store = stored(executor, tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
@@ -160,13 +161,13 @@ def test_files_without_tokens_are_cleared_away(demo: LocalExecutor, tmp_path: Pa
 
 
 def test_one_ranks_missing_part_makes_the_whole_missing(
-    two_ranks: Executor, tmp_path: Path
+    two_ranks: FullExecutor, tmp_path: Path
 ) -> None:
     """No rank keeps its part, and the sequence works afterwards."""
     store = stored(two_ranks, tmp_path)
     (tmp_path / f"{KEY}.rank1").unlink()
     assert not load(store)
-    expected = step(two_ranks, TOKENS, 0, sequence=0, kv=[KvOp(0)])
+    expected = step(two_ranks, TOKENS, 0, sequence=0, kv=[Forget(0)])
     np.testing.assert_allclose(step(two_ranks, TOKENS, 0, sequence=1), expected, atol=1e-4)
 
 
@@ -186,10 +187,10 @@ def test_no_damage_of_a_ranks_file_harms_the_process(
             data[chance.randrange(200 if where == "head" else len(whole))] = chance.randrange(256)
         path.write_bytes(data)
         assert not (load(store) and where == "cut")
-        step(demo, TOKENS[:3], 0, sequence=1, kv=[KvOp(1)])
+        step(demo, TOKENS[:3], 0, sequence=1, kv=[Forget(1)])
 
 
-def test_a_changed_byte_is_noticed(executor: Executor, tmp_path: Path) -> None:
+def test_a_changed_byte_is_noticed(executor: FullExecutor, tmp_path: Path) -> None:
     """Where a disk gives back something else, wherever in a file, the prefix counts as missing."""
     store = stored(executor, tmp_path)
     for path in sorted(tmp_path.glob("*.rank*")):
@@ -216,7 +217,7 @@ def test_a_directory_that_cannot_be_made_is_an_error_of_the_user(
 
 
 def test_a_directory_that_vanished_stores_nothing_and_harms_nothing(
-    executor: Executor, tmp_path: Path
+    executor: FullExecutor, tmp_path: Path
 ) -> None:
     """Somebody cleared the cache away while the engine ran."""
     store = stored(executor, tmp_path / "store")

@@ -21,15 +21,14 @@ from hypothesis.stateful import (
     rule,
 )
 
+from dure.engine.kv import Copy, Forget, Swap
 from dure.errors import ContextError, UsageError
 from dure.generate.request import Request
 from dure.generate.scheduler import (
     MIN_COPIED,
     MIN_STORED,
     Action,
-    Copy,
     DropPrefix,
-    Forget,
     LoadPrefix,
     PrefillLimits,
     RunningRequest,
@@ -37,7 +36,6 @@ from dure.generate.scheduler import (
     SchedulerLimits,
     StepTokens,
     StorePrefix,
-    Swap,
     prefix_key,
 )
 
@@ -122,6 +120,7 @@ class Simulation:
                 assert self.limits.can_forget or start == 0
                 del self.cache[slot][start:]
             case Copy(source, slot, n):
+                assert n is not None
                 assert source != slot
                 assert not self.cache[slot], "copied to an empty sequence"
                 assert n <= len(self.cache[source])
@@ -768,7 +767,7 @@ def test_as_little_as_possible_is_moved() -> None:
     s.log.clear()
     s.step()
     (swap,) = [action for action in s.log if isinstance(action, Swap)]
-    assert {swap.slot, swap.other} == {5, 1}
+    assert {swap.sequence, swap.other} == {5, 1}
     assert places(s) == [0, 1, 2]
 
 

@@ -10,17 +10,15 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from dure.engine.executor import Batch, Executor, KvOp
+from dure.engine.executor import Batch, Executor
+from dure.engine.kv import Clear, Copy, Forget, KvOp, Swap
 from dure.generate.prefix_store import PrefixStore
 from dure.generate.scheduler import (
     Action,
-    Copy,
     DropPrefix,
-    Forget,
     LoadPrefix,
     Scheduler,
     StorePrefix,
-    Swap,
 )
 
 __all__ = ["KvActions"]
@@ -33,17 +31,13 @@ class KvActions:
 
     def __init__(self, executor: Executor, scheduler: Scheduler, store: PrefixStore | None) -> None:
         self._executor, self._scheduler, self._store = executor, scheduler, store
-        self._waiting = [KvOp(-1)]  # what an engine before this one left is cleared
+        self._waiting: list[KvOp] = [Clear()]  # what an engine before this one left is cleared
 
     def do(self, action: Action) -> bool:
         """Carry out an action; False if a prefix could not be loaded."""
         match action:
-            case Forget(slot, start):
-                self._waiting.append(KvOp(slot, start))
-            case Copy(source, slot, n):
-                self._waiting.append(KvOp(source, 0, n, copy_to=slot))
-            case Swap(slot, other):
-                self._waiting.append(KvOp(slot, swap_with=other))
+            case Forget() | Clear() | Copy() | Swap():
+                self._waiting.append(action)
             case StorePrefix():
                 self._save(action)
             case LoadPrefix():
@@ -72,7 +66,7 @@ class KvActions:
         if self._store is None or not self._store.load(action):
             return False
         if action.n < action.n_stored:
-            self._waiting.append(KvOp(action.slot, action.n))
+            self._waiting.append(Forget(action.slot, action.n))
         return True
 
     def _flush(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dure.engine.executor import Executor
+from dure.engine.executor import SequenceFiles
 from dure.errors import ResourceError
 from dure.generate.scheduler import DropPrefix, LoadPrefix, StorePrefix, prefix_key
 
@@ -27,8 +27,8 @@ class PrefixStore:
     Raises ResourceError if it cannot be made.
     """
 
-    def __init__(self, directory: Path, executor: Executor) -> None:
-        self._directory, self._executor = directory, executor
+    def __init__(self, directory: Path, files: SequenceFiles) -> None:
+        self._directory, self._files = directory, files
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -40,17 +40,17 @@ class PrefixStore:
     def scan(self) -> Iterator[tuple[str, list[int]]]:
         """Yield key and tokens of what every rank has, the least recently used first; delete the rest."""
         found = {path.stem: tokens for path in self._oldest_first() if (tokens := _read(path))}
-        ranks = self._executor.keep_only(str(self._directory), [*found])
+        ranks = self._files.keep_only(str(self._directory), [*found])
         complete = {key: t for key, t in found.items() if all(key in rank.keys for rank in ranks)}
         for path in self._directory.iterdir():
             if (key := path.name.partition(".")[0]) not in complete:
-                self._executor.drop(str(self._directory / key))
+                self._files.drop(str(self._directory / key))
                 path.unlink(missing_ok=True)
         yield from complete.items()
 
     def clear(self) -> None:
         """Delete everything, on every rank."""
-        self._executor.keep_only(str(self._directory), [])
+        self._files.keep_only(str(self._directory), [])
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _oldest_first(self) -> list[Path]:
@@ -59,7 +59,7 @@ class PrefixStore:
     def save(self, action: StorePrefix) -> bool:
         """Write a slot's sequence; False if there is no room, and nothing is left of it then."""
         try:
-            self._executor.save(action.slot, str(self._directory / action.key))
+            self._files.save(action.slot, str(self._directory / action.key))
             part = self._directory / f"{action.key}.part"
             part.write_bytes(np.array(action.tokens, np.int32).tobytes())
             part.replace(self._tokens_file(action.key))
@@ -75,18 +75,18 @@ class PrefixStore:
             return False
         with contextlib.suppress(OSError):  # on a read-only disk it stays the least recently used
             path.touch()
-        return self._executor.load(action.slot, str(self._directory / action.key), action.n_stored)
+        return self._files.load(action.slot, str(self._directory / action.key), action.n_stored)
 
     def drop(self, action: DropPrefix) -> None:
         """Delete a sequence."""
         with contextlib.suppress(OSError):  # it is overwritten when it is stored again
             self._tokens_file(action.key).unlink(missing_ok=True)
-        self._executor.drop(str(self._directory / action.key))
+        self._files.drop(str(self._directory / action.key))
 
     def free_bytes(self) -> list[int]:
         """Return the bytes that each rank can use for the store, with those in use already."""
         keys = [path.stem for path in self._directory.glob("*.tokens")]
-        return [rank.free_bytes for rank in self._executor.keep_only(str(self._directory), keys)]
+        return [rank.free_bytes for rank in self._files.keep_only(str(self._directory), keys)]
 
     def _tokens_file(self, key: str) -> Path:
         return self._directory / f"{key}.tokens"

@@ -27,9 +27,9 @@ from dure.cluster.trust.https import listener
 from dure.cluster.trust.identity import check_name
 from dure.cluster.trust.invitation import Code
 from dure.cluster.trust.joining import JOIN_PORT, NodeFile
-from dure.engine.instruments.speed import MEASURED_TYPES
 from dure.errors import ClusterError, UsageError
 from dure.hardware.probe import health, platform, probe
+from dure.model.ggml import WRITABLE_TYPES
 from dure.places import cluster_directory, node_directory
 
 __all__ = ["cluster"]
@@ -252,9 +252,9 @@ def bench(
     """
     root = _this()
     names = [name.strip().upper() for name in types.split(",") if name.strip()]
-    unknown = [name for name in names if name not in MEASURED_TYPES]
+    unknown = [name for name in names if name not in WRITABLE_TYPES]
     if unknown or not names:
-        raise UsageError(f"--types {types}: give some of {', '.join(MEASURED_TYPES)}")
+        raise UsageError(f"--types {types}: give some of {', '.join(WRITABLE_TYPES)}")
     nodes, known, members = Nodes(root), KnownSpeeds(root.directory), root.members
     for name in names:
         with errors.status(f"measuring {name}"):

@@ -11,7 +11,7 @@ from dure.deploy.draft import start_draft
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import EngineEvent
 from dure.deploy.start import start_model
-from dure.engine.executor import Executor
+from dure.engine.executor import Executor, FullExecutor
 from dure.generate.speculative.draft_model import DraftModel
 from dure.generate.speculative.proposer import Proposer, draft_model_path, proposer_for
 from dure.model.gguf import GgufFile, open_gguf
@@ -50,7 +50,7 @@ class TerminalReporter:
 
 
 @contextmanager
-def running_model(model: Path, options: RunOptions) -> Iterator[tuple[GgufFile, Executor]]:
+def running_model(model: Path, options: RunOptions) -> Iterator[tuple[GgufFile, FullExecutor]]:
     """Run a model until the block ends, whatever happens in it."""
     with open_gguf(model) as gguf:
         executor = start_model(gguf, options, TerminalReporter()).executor

@@ -39,6 +39,11 @@ class Wire(Enum):
     Q8 = "q8"
     F32 = "f32"
 
+    @property
+    def value_bytes(self) -> float:
+        """Bytes of one value on the wire."""
+        return 4.0 if self is Wire.F32 else 34 / 32
+
 
 class Status(IntEnum):
     """What became of the sums of a step."""
@@ -97,7 +102,7 @@ class SumTimes:
         self._n_kept = n_sums
 
     def keep_of(self, points: tuple[str, ...], n_sums: int) -> None:
-        """The same in a process without `Sums`. points: see `Architecture.sums`. Raises EngineError."""
+        """The same in a process without `Sums`. points: `Architecture.reduction_points`."""
         if library().dure_sums_places("\n".join(points).encode()) != Status.OK:
             raise EngineError(f"{', '.join(points)} are not places in a model; please report it")
         self.keep(n_sums)
@@ -116,7 +121,7 @@ class SumTimes:
 class Sums:
     """This rank's end of the sums. Needs MPI to be initialized; one a process.
 
-    `points`: where a partial vector stands, see `Architecture.sums`.
+    `points`: where a partial vector stands, see `Architecture.reduction_points`.
     `max_values`: of a vector; what the sums need is allocated for it here, and no more later.
     `wait_s`: no rank waits longer than this for another.
     `two_phase_above`: bytes of an encoded vector above which it is scattered, then gathered; None:

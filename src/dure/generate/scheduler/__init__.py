@@ -2,12 +2,9 @@
 
 from dure.generate.scheduler.actions import (
     Action,
-    Copy,
     DropPrefix,
-    Forget,
     LoadPrefix,
     StorePrefix,
-    Swap,
     prefix_key,
 )
 from dure.generate.scheduler.budget import PrefillLimits, PrefillSpeed
@@ -20,9 +17,7 @@ __all__ = [
     "MIN_COPIED",
     "MIN_STORED",
     "Action",
-    "Copy",
     "DropPrefix",
-    "Forget",
     "LoadPrefix",
     "PrefillLimits",
     "PrefillSpeed",
@@ -31,6 +26,5 @@ __all__ = [
     "SchedulerLimits",
     "StepTokens",
     "StorePrefix",
-    "Swap",
     "prefix_key",
 ]

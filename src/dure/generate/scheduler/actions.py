@@ -11,41 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = [
-    "Action",
-    "Copy",
-    "DropPrefix",
-    "Forget",
-    "LoadPrefix",
-    "StorePrefix",
-    "Swap",
-    "prefix_key",
-]
+from dure.engine.kv import KvOp
 
-
-@dataclass(frozen=True)
-class Forget:
-    """Forget the positions of a slot from `start` to the end."""
-
-    slot: int
-    start: int
-
-
-@dataclass(frozen=True)
-class Copy:
-    """Copy the first n positions of a slot to an empty one."""
-
-    source: int
-    slot: int
-    n: int
-
-
-@dataclass(frozen=True)
-class Swap:
-    """Exchange the contents of two slots."""
-
-    slot: int
-    other: int
+__all__ = ["Action", "DropPrefix", "LoadPrefix", "StorePrefix", "prefix_key"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +42,7 @@ class DropPrefix:
     key: str
 
 
-Action = Forget | Copy | Swap | StorePrefix | LoadPrefix | DropPrefix
+Action = KvOp | StorePrefix | LoadPrefix | DropPrefix
 
 
 def prefix_key(tokens: Sequence[int]) -> str:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dure.engine.kv import Copy, Forget
 from dure.generate.request import Request
-from dure.generate.scheduler.actions import Action, Copy, Forget, LoadPrefix
+from dure.generate.scheduler.actions import Action, LoadPrefix
 from dure.generate.scheduler.prefix_index import PrefixIndex, Source
 from dure.generate.scheduler.prefix_tree import common_length
 from dure.generate.scheduler.running import RunningRequest

@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dure.engine.kv import Forget, Swap
 from dure.errors import UsageError, context_error
 from dure.generate.request import Request
-from dure.generate.scheduler.actions import Action, Forget, Swap
+from dure.generate.scheduler.actions import Action
 from dure.generate.scheduler.budget import PrefillLimits, answers_wait, prefill_chunks
 from dure.generate.scheduler.neighbours import swaps_to_neighbours
 from dure.generate.scheduler.prefix_cache import PrefixCache, may_reuse

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dure.engine.executor import Batch, Executor, KvOp
+from dure.engine.executor import Batch, Executor
+from dure.engine.kv import Forget, KvOp
 from dure.generate.scheduler.prefix_tree import common_length
 from dure.generate.speculative.budget import StepCosts
 
@@ -47,7 +48,7 @@ class DraftModel:
         self._slots = [_DraftSlot([]) for _ in range(executor.info.n_sequences)]
         self._costs = StepCosts()
         for _ in range(N_WARM_UP):  # the first is slower, and counts for little
-            self._decode([0], [0], [0], [KvOp(0)])
+            self._decode([0], [0], [0], [Forget(0)])
 
     @property
     def round_s(self) -> float:
@@ -96,7 +97,7 @@ class DraftModel:
                 np.full(len(new), slot, np.int32),
                 [len(new) - 1] if is_all else [],
                 n_best=1,
-                kv=[KvOp(slot, n)],
+                kv=[Forget(slot, n)],
             )
         )
         self._slots[slot].held = list(tokens[: n + len(new)])
