@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "nodes.h"
+#include "custom_node.h"
 #include "numbers.h"
 
 #if defined(__F16C__)
@@ -57,7 +57,7 @@ typedef float quad_anywhere __attribute__((vector_size(16), aligned(4), may_alia
 // What a node of llama.cpp's says in its parameters, of which there are few kinds in a model.
 struct kind {
     float scale, max_bias, softcap;  // as llama.cpp lays them out
-    struct node_params params;       // of a node that computes it
+    struct custom_node_params params;       // of a node that computes it
     struct attention *of;
 };
 
@@ -559,7 +559,7 @@ static const struct kind *kind_of(struct attention *a, const struct ggml_tensor 
     struct kind *const kind = &a->kinds[a->n_kinds];
     memcpy(kind, t->op_params, offsetof(struct kind, params));
     kind->of = a;
-    if (!write_node_params(&kind->params, attend, kind)) {
+    if (!write_custom_node_params(&kind->params, attend, kind)) {
         return NULL;
     }
     a->n_kinds++;
@@ -572,7 +572,7 @@ void take_attention(struct attention *a, struct ggml_tensor *t) {
     }
     const struct kind *const kind = kind_of(a, t);
     if (kind && is_ours(t, kind)) {
-        take_node(t, &kind->params);
+        turn_into_custom_node(t, &kind->params);
     }
 }
 

@@ -8,7 +8,7 @@
 
 #include "matmul.h"
 
-#include "nodes.h"
+#include "custom_node.h"
 #include "products.h"
 
 #if HAS_PRODUCTS
@@ -72,7 +72,7 @@ struct memory {
 
 // Of one context of llama.cpp's, which computes one graph at a time.
 struct matmul {
-    struct node_params params;
+    struct custom_node_params params;
     struct memory vectors;          // of the node that is computed: struct q8_block
     struct memory entries, starts;  // of its experts, see sort_entries: int32_t, int64_t
     atomic_int arrived, round;
@@ -501,13 +501,13 @@ void take_matmul(struct matmul *m, struct ggml_tensor *t) {
     const struct ggml_tensor *const w = t->src[0];
     const bool is_many = t->ne[1] * t->ne[2] >= FEWEST * w->ne[2];
     if (is_many && w->ne[1] % ROWS == 0 && ggml_is_contiguous(t) && has_room(m, t)) {
-        take_node(t, &m->params);
+        turn_into_custom_node(t, &m->params);
     }
 }
 
 struct matmul *new_matmul(void) {
     struct matmul *const m = calloc(1, sizeof *m);
-    if (m && !write_node_params(&m->params, compute, m)) {
+    if (m && !write_custom_node_params(&m->params, compute, m)) {
         free(m);
         return NULL;
     }

@@ -9,7 +9,7 @@
 
 #include <stdlib.h>
 
-#include "nodes.h"
+#include "custom_node.h"
 #include "products.h"
 
 #if HAS_PRODUCTS
@@ -32,7 +32,7 @@ typedef float eight_floats __attribute__((vector_size(32)));
 
 // Of one context of llama.cpp's, which computes one node at a time.
 struct matvec {
-    struct node_params params;
+    struct custom_node_params params;
     atomic_llong claimed;  // groups of rows of that node
     atomic_int done;       // threads
 };
@@ -530,13 +530,13 @@ void take_matvec(struct matvec *m, struct ggml_tensor *t) {
     const int most = is_plain(w) ? MOST_OF_PLAIN : MOST_VECTORS;
     const bool few = t->op == GGML_OP_MUL_MAT_ID ? x->ne[2] == 1 : x->ne[1] <= most;
     if (few && x->ne[1] > 0 && w->ne[0] <= MAX_WIDTH && w->ne[1] % GROUP == 0) {
-        take_node(t, &m->params);
+        turn_into_custom_node(t, &m->params);
     }
 }
 
 struct matvec *new_matvec(void) {
     struct matvec *const m = calloc(1, sizeof *m);
-    if (m && !write_node_params(&m->params, compute, m)) {
+    if (m && !write_custom_node_params(&m->params, compute, m)) {
         free(m);
         return NULL;
     }

@@ -31,9 +31,9 @@ static bool has_rows_of_floats(const struct ggml_tensor *t) {
     return t->type == GGML_TYPE_F32 && t->nb[0] == sizeof(float);
 }
 
-bool write_scale_params(struct node_params *params) { return write_node_params(params, compute, NULL); }
+bool write_scale_params(struct custom_node_params *params) { return write_custom_node_params(params, compute, NULL); }
 
-void take_scale(const struct node_params *params, struct ggml_tensor *t) {
+void take_scale(const struct custom_node_params *params, struct ggml_tensor *t) {
     if (t->op != GGML_OP_MUL) {
         return;
     }
@@ -41,6 +41,6 @@ void take_scale(const struct node_params *params, struct ggml_tensor *t) {
     const bool is_one_each = factors->ne[0] == 1 && x->ne[0] > 1 && factors->ne[1] == x->ne[1] &&
                              factors->ne[2] == x->ne[2] && factors->ne[3] == x->ne[3];
     if (is_one_each && has_rows_of_floats(x) && has_rows_of_floats(factors) && has_rows_of_floats(t)) {
-        take_node(t, params);
+        turn_into_custom_node(t, params);
     }
 }

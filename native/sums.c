@@ -20,7 +20,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "nodes.h"
+#include "dispatch.h"
 #include "numbers.h"
 
 enum { BLOCK = 32, MAX_POINTS = 8, MAX_NAME = 64, SPINS_BETWEEN_CHECKS = 64 };
@@ -532,11 +532,11 @@ static bool is_point(const struct ggml_tensor *t) {
     return false;
 }
 
-// llama.cpp's callback of every graph, of a shard or of a whole model; user: what dure_nodes_new gave.
+// llama.cpp's callback of every graph, of a shard or of a whole model; user: what dure_kernels_new returned.
 EXPORT bool dure_sums_callback(struct ggml_tensor *t, bool ask, void *user) {
     const bool alone = g.n_ranks == 0;  // a whole model: where a sum would be is noted, if somebody asks
     if (ask) {
-        take_ours(user, t);
+        dispatch_node(user, t);
         return g.stats.status == OK && !(alone && !g.trace) && is_point(t);
     }
     if (g.stats.status != OK) {
