@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "custom_node.h"
+#include "attributes.h"
 #include "numbers.h"
 
 #if defined(__F16C__)

@@ -12,7 +12,7 @@
 #include "custom_node.h"
 #include "matmul.h"
 #include "matvec.h"
-#include "numbers.h"
+#include "attributes.h"
 #include "products.h"
 #include "scale.h"
 

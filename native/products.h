@@ -12,6 +12,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "attributes.h"
 #include "numbers.h"
 
 #if defined(__AVX512VNNI__)
