@@ -13,7 +13,7 @@
 #include "matmul.h"
 #include "matvec.h"
 #include "attributes.h"
-#include "products.h"
+#include "weight_layout.h"
 #include "scale.h"
 
 struct kernels {

@@ -21,9 +21,9 @@ static bool post_receives(const struct exchange *e, struct piece_ring *ring, int
     for (int i = 0; i < e->n_ranks * RING_SLOTS; i++) {
         const int p = i / RING_SLOTS;
         uint8_t *const piece = ring->bytes + (size_t)i * PIECE_BYTES;
-        if (p != e->rank && (MPI_Recv_init(piece, PIECE_BYTES, MPI_BYTE, p, tag, e->comm,
-                                           &ring->requests[i]) != MPI_SUCCESS ||
-                             MPI_Start(&ring->requests[i]) != MPI_SUCCESS)) {
+        if (p != e->rank &&
+            (MPI_Recv_init(piece, PIECE_BYTES, MPI_BYTE, p, tag, e->comm, &ring->requests[i]) != MPI_SUCCESS ||
+             MPI_Start(&ring->requests[i]) != MPI_SUCCESS)) {
             return allreduce_failed(ALLREDUCE_MPI_FAILED);
         }
     }
@@ -121,8 +121,7 @@ static size_t next_slot(const struct piece_ring *ring, int p) {
 bool has_arrived(struct exchange *e, enum channel channel, int p) {
     struct piece_ring *const ring = &e->rings[channel];
     int done = ring->has_arrived[p];
-    if (!done &&
-        MPI_Test(&ring->requests[next_slot(ring, p)], &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) {
+    if (!done && MPI_Test(&ring->requests[next_slot(ring, p)], &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) {
         return allreduce_failed(ALLREDUCE_MPI_FAILED);
     }
     return ring->has_arrived[p] = done;

@@ -20,8 +20,7 @@ EXPORT bool dure_graph_callback(struct ggml_tensor *t, bool ask, void *user) {
     const bool is_alone = !allreduce_is_open();
     if (ask) {
         dispatch_node(user, t);
-        return step_stats.status == ALLREDUCE_OK && !(is_alone && !times_are_kept()) &&
-               is_reduction_point(t);
+        return step_stats.status == ALLREDUCE_OK && !(is_alone && !times_are_kept()) && is_reduction_point(t);
     }
     if (step_stats.status != ALLREDUCE_OK) {
         return false;

@@ -23,8 +23,7 @@ static inline float exp_of_negative(float x) {
     const float t = (x < -87.0f ? -87.0f : x) * 1.44269504f;
     const float whole = rintf(t), f = (t - whole) * 0.69314718f;
     const float p =
-        1.0f +
-        f * (1.0f +
-             f * (0.5f + f * (1.6666667e-1f + f * (4.1666667e-2f + f * (8.333333e-3f + f * 1.388889e-3f)))));
+        1.0f + f * (1.0f + f * (0.5f + f * (1.6666667e-1f +
+                                            f * (4.1666667e-2f + f * (8.333333e-3f + f * 1.388889e-3f)))));
     return p * float_of((uint32_t)((int32_t)whole + 127) << 23);
 }

@@ -33,9 +33,7 @@ size_t n_pieces_of(enum wire_format wire, size_t n_blocks) {
     return (n_blocks + piece_blocks(wire) - 1) / piece_blocks(wire);
 }
 
-static size_t n_pieces(const struct allreduce *a, struct span span) {
-    return n_pieces_of(a->wire, span.count);
-}
+static size_t n_pieces(const struct allreduce *a, struct span span) { return n_pieces_of(a->wire, span.count); }
 
 static struct span piece_of(const struct allreduce *a, struct span span, size_t i) {
     const size_t most = piece_blocks(a->wire), first = i * most, left = span.count - first;
@@ -142,8 +140,7 @@ static bool scatter_piece(const struct allreduce *a, size_t i) {
         }
         const struct span piece = piece_of(a, slice, i);
         encode_piece(a, piece);
-        if (p != e->rank &&
-            !send_piece(e, CHANNEL_PARTIALS, p, encoded_of(a, piece), n_bytes_of(a, piece))) {
+        if (p != e->rank && !send_piece(e, CHANNEL_PARTIALS, p, encoded_of(a, piece), n_bytes_of(a, piece))) {
             return false;
         }
     }
