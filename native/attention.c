@@ -1,14 +1,15 @@
 // Attention over a KV cache in 16-bit floats, in place of llama.cpp's.
 //
-// Knows: which attention nodes it takes, and the order in which the cache is read. Refuses to know: the cut of the
-// work (attention_work.c), the arithmetic of a tile (attention_tile.h) and of the softmax (online_softmax.h).
+// Knows: which attention nodes it takes, and the order in which the cache is read. Refuses to know: the cut of
+// the work (attention_work.c), the arithmetic of a tile (attention_tile.h) and of the softmax
+// (online_softmax.h).
 //
-// It is flash attention with an online softmax; threads share the positions of a long cache as in flash-decoding
-// (split-K over positions), and their partial softmaxes are merged. llama.cpp goes through the cache query by query,
-// keeps the result in 16-bit floats in memory, and calls e^x for each position: 100 ns for a query, a head and a
-// position of 128 numbers on the machine where this was written. Here the query rows of a KV head share what is read
-// and converted, results stay in registers, and a block of positions is computed at once: docs/decisions/0012. Sums
-// are in float32 throughout.
+// It is flash attention with an online softmax; threads share the positions of a long cache as in
+// flash-decoding (split-K over positions), and their partial softmaxes are merged. llama.cpp goes through the
+// cache query by query, keeps the result in 16-bit floats in memory, and calls e^x for each position: 100 ns
+// for a query, a head and a position of 128 numbers on the machine where this was written. Here the query rows
+// of a KV head share what is read and converted, results stay in registers, and a block of positions is
+// computed at once: docs/decisions/0012. Sums are in float32 throughout.
 
 #include "attention.h"
 
@@ -47,8 +48,8 @@ struct attention {
 
 // ---------------------------------------------------------------- a block of positions
 
-// Returns how many positions of a block there are up to the last that the mask[KV_BLOCK] lets a row see, rounded up
-// to FEW_POSITIONS.
+// Returns how many positions of a block there are up to the last that the mask[KV_BLOCK] lets a row see,
+// rounded up to FEW_POSITIONS.
 static int n_visible(const uint16_t *mask) {
     for (int stop = KV_BLOCK; mask && stop > 0; stop -= FEW_POSITIONS) {
         uint16_t differs = 0;
@@ -62,8 +63,8 @@ static int n_visible(const uint16_t *mask) {
     return mask ? 0 : KV_BLOCK;
 }
 
-// Attends to the block of positions at `first`, with all tiles of a unit. Positions come first and KV heads second,
-// as they lie in memory: the processor then foresees what will be read. q: [ATTENTION_ROWS][head_dim].
+// Attends to the block of positions at `first`, with all tiles of a unit. Positions come first and KV heads
+// second, as they lie in memory: the processor then foresees what will be read. q: [ATTENTION_ROWS][head_dim].
 static void attend_to_block(const struct attention_work *w, const struct attention_unit *u, struct tile *tiles,
                             int n_tiles, const float (*q)[MAX_HEAD_DIM], int64_t first,
                             struct partial_softmax *s) {
@@ -129,8 +130,8 @@ static void finish_unit(const struct attention_work *w, const struct attention_u
     }
 }
 
-// Computes one split of a unit. The thread that ends last merges all splits, always in their order, so that results
-// do not depend on which thread that is.
+// Computes one split of a unit. The thread that ends last merges all splits, always in their order, so that
+// results do not depend on which thread that is.
 static void attend_to_split(struct attention *a, const struct attention_work *w, const struct attention_unit *u,
                             int64_t unit, int64_t split) {
     const int64_t n_blocks = w->n_positions / KV_BLOCK;
@@ -189,7 +190,8 @@ static bool is_known_attention(const struct ggml_tensor *t, const struct attenti
            (!mask || (mask->type == GGML_TYPE_F16 && mask->nb[0] == sizeof(uint16_t)));
 }
 
-// Returns the op with a node's parameters, a new one if there is none. NULL: there are too many, or memory is short.
+// Returns the op with a node's parameters, a new one if there is none. NULL: there are too many, or memory is
+// short.
 static const struct attention_op *op_of(struct attention *a, const struct ggml_tensor *t) {
     for (int i = 0; i < a->n_ops; i++) {
         if (memcmp(&a->ops[i], t->op_params, offsetof(struct attention_op, params)) == 0) {

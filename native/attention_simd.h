@@ -23,14 +23,14 @@ enum { FLOAT_LANES = 4, TILE_ROWS = 4 };
 #endif
 
 typedef float float_lanes __attribute__((vector_size(FLOAT_LANES * sizeof(float))));
-typedef float float_lanes_anywhere
+typedef float float_lanes_unaligned
     __attribute__((vector_size(FLOAT_LANES * sizeof(float)), aligned(4), may_alias));
 typedef float four_floats __attribute__((vector_size(16)));
-typedef float four_floats_anywhere __attribute__((vector_size(16), aligned(4), may_alias));
+typedef float four_floats_unaligned __attribute__((vector_size(16), aligned(4), may_alias));
 
-INLINE float_lanes load_floats(const float *x) { return *(const float_lanes_anywhere *)x; }
+INLINE float_lanes load_floats(const float *x) { return *(const float_lanes_unaligned *)x; }
 
-INLINE void store_floats(float *x, float_lanes v) { *(float_lanes_anywhere *)x = v; }
+INLINE void store_floats(float *x, float_lanes v) { *(float_lanes_unaligned *)x = v; }
 
 INLINE float_lanes load_halves(const uint16_t *x) {
 #if defined(__AVX512F__)

@@ -49,12 +49,12 @@ INLINE void score_positions(const int n, const float (*q)[MAX_HEAD_DIM], int hea
         }
     }
     for (int r = 0; r < n; r++) {
-        *(four_floats_anywhere *)(scores[r] + p) = four_sums(sum + r * POSITIONS_AT_ONCE);
+        *(four_floats_unaligned *)(scores[r] + p) = four_sums(sum + r * POSITIONS_AT_ONCE);
     }
 }
 
-// Rescales a slice of acc, numbers from `d` on, and adds weight * value of the positions from `begin` up to `end` of
-// a block. acc: [n][head_dim]. rescale: [n]. weights: [n][KV_BLOCK].
+// Rescales a slice of acc, numbers from `d` on, and adds weight * value of the positions from `begin` up to
+// `end` of a block. acc: [n][head_dim]. rescale: [n]. weights: [n][KV_BLOCK].
 INLINE void add_slice(const int n, const int n_registers, float (*acc)[MAX_HEAD_DIM], const float *rescale,
                       const float (*weights)[KV_BLOCK], int d, const struct kv_view *v, int64_t first,
                       int begin, int end) {
@@ -105,7 +105,8 @@ INLINE void add_positions(const int n, float (*acc)[MAX_HEAD_DIM], const float *
         }                                  \
     } while (0)
 
-// Computes a tile's scores at four positions. q: [ATTENTION_ROWS][head_dim]. scores: [ATTENTION_ROWS][KV_BLOCK].
+// Computes a tile's scores at four positions. q: [ATTENTION_ROWS][head_dim]. scores:
+// [ATTENTION_ROWS][KV_BLOCK].
 static inline void score_tile(const struct tile *t, const float (*q)[MAX_HEAD_DIM], int head_dim, int64_t first,
                               int p, float (*scores)[KV_BLOCK]) {
 #define CALL(n) score_positions(n, q + t->row, head_dim, &t->k, first, p, scores + t->row)

@@ -14,8 +14,8 @@ static int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Threads share the positions of a long cache (flash-decoding's split-K), so that each reads memory from one end to
-// the other, and the KV heads of a short one.
+// Threads share the positions of a long cache (flash-decoding's split-K), so that each reads memory from one
+// end to the other, and the KV heads of a short one.
 struct attention_work cut_attention(const struct ggml_tensor *dst, float scale, float softcap, int n_threads) {
     struct attention_work w = {
         .dst = dst,

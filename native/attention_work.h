@@ -6,9 +6,9 @@
 #include "attention_sizes.h"
 #include "attention_tile.h"
 
-// An attention node, and how its work is cut. A unit is a stream, some KV heads, and some query rows of each: the
-// rows of a KV head are its group of query heads (GQA), token by token. If there are few units and many positions,
-// each unit is split over positions.
+// An attention node, and how its work is cut. A unit is a stream, some KV heads, and some query rows of each:
+// the rows of a KV head are its group of query heads (GQA), token by token. If there are few units and many
+// positions, each unit is split over positions.
 struct attention_work {
     const struct ggml_tensor *dst, *q, *k, *v, *mask, *sinks;
     float scale, softcap;

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { PIECE_BYTES = 64 * 1024 };  // a longer vector travels in pieces of so many bytes
+enum { PIECE_BYTES = 64 * 1024 };  // a longer vector travels in pieces of this size
 
 // What travels: the ranks' partial vectors, and the sums of the slices that ranks own.
 enum channel { CHANNEL_PARTIALS, CHANNEL_SUMS, N_CHANNELS };

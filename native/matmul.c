@@ -3,9 +3,10 @@
 // Knows: which products it takes, their experts, and how threads share the rows. Refuses to know: how rows are
 // packed and multiplied; see matmul_panel.c and matmul_kernel.c.
 //
-// llama.cpp scales the product of a block for every row and vector on its own, and shuffles lanes to add up what
-// lies side by side. Here rows are packed once for all vectors, so that each lane is a row's: docs/decisions/0014.
-// Activations are quantized to 8 bits as llama.cpp does it, so results differ by the order of sums alone.
+// llama.cpp scales the product of a block for every row and vector on its own, and shuffles lanes to add up
+// what lies side by side. Here rows are packed once for all vectors, so that each lane is a row's:
+// docs/decisions/0014. Activations are quantized to 8 bits as llama.cpp does it, so results differ by the order
+// of sums alone.
 
 #include "matmul.h"
 

@@ -2,8 +2,8 @@
 //
 // Knows: a matrix and its vectors. Refuses to know: threads, experts, nodes.
 //
-// The products of a block are a whole number, which the scales of both sides make a term of the result. A panel has
-// a lane for each row, so sixteen rows are scaled at once, and nothing is shuffled.
+// The products of a block are a whole number, which the scales of both sides make a term of the result. A panel
+// has a lane for each row, so sixteen rows are scaled at once, and nothing is shuffled.
 
 #include "matmul_kernel.h"
 
@@ -93,7 +93,7 @@ INLINE void multiply_tile(const struct panel_type type, const int n, const struc
     product_lanes result[MAX_TILE][PANEL_REGISTERS];
     for (int i = 0; i < n; i++) {
         for (int r = 0; r < PANEL_REGISTERS; r++) {
-            result[i][r] = *(const product_lanes_anywhere *)(out[i] + r * INT_LANES);
+            result[i][r] = *(const product_lanes_unaligned *)(out[i] + r * INT_LANES);
         }
     }
     for (int64_t b = 0; b < n_blocks; b++, panel++) {
@@ -101,7 +101,7 @@ INLINE void multiply_tile(const struct panel_type type, const int n, const struc
         for (int s = 0; s < type.n_scales; s++) {
             int_lanes whole[MAX_TILE][PANEL_REGISTERS];
             multiply_block(type, n, panel, vectors, b, s, whole);
-            const product_lanes_anywhere *const scales = (const product_lanes_anywhere *)panel->scales[s];
+            const product_lanes_unaligned *const scales = (const product_lanes_unaligned *)panel->scales[s];
             for (int i = 0; i < n; i++) {
                 for (int r = 0; r < PANEL_REGISTERS; r++) {
                     const product_lanes scale = scales[r] * vectors[i][b].scale;
@@ -109,7 +109,7 @@ INLINE void multiply_tile(const struct panel_type type, const int n, const struc
                 }
             }
         }
-        const product_lanes_anywhere *const minima = (const product_lanes_anywhere *)panel->scales[1];
+        const product_lanes_unaligned *const minima = (const product_lanes_unaligned *)panel->scales[1];
         for (int i = 0; type.has_minima && i < n; i++) {
             for (int r = 0; r < PANEL_REGISTERS; r++) {
                 result[i][r] -= minima[r] * vectors[i][b].sum;
@@ -118,13 +118,13 @@ INLINE void multiply_tile(const struct panel_type type, const int n, const struc
     }
     for (int i = 0; i < n; i++) {
         for (int r = 0; r < PANEL_REGISTERS; r++) {
-            *(product_lanes_anywhere *)(out[i] + r * INT_LANES) = result[i][r];
+            *(product_lanes_unaligned *)(out[i] + r * INT_LANES) = result[i][r];
         }
     }
 }
 
-// Multiplies a panel with all vectors of a product, `most` at a time. The panel has the blocks from `block` on of
-// the rows from `row` on.
+// Multiplies a panel with all vectors of a product, `most` at a time. The panel has the blocks from `block` on
+// of the rows from `row` on.
 INLINE void multiply_panel(const struct panel_type type, const int most, const struct matrix_product *p,
                            const struct panel_block *panel, int64_t row, int64_t block, int64_t n_blocks) {
     for (int64_t first = 0; first < p->n; first += most) {

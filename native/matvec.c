@@ -1,12 +1,12 @@
 // Multiplies matrices with few vectors, in place of llama.cpp: the work of decoding.
 //
-// Knows: which products it takes, and how threads share their rows. Refuses to know: how a row is multiplied; see
-// matvec_interleaved.h and matvec_row_major.h.
+// Knows: which products it takes, and how threads share their rows. Refuses to know: how a row is multiplied;
+// see matvec_interleaved.h and matvec_row_major.h.
 //
-// llama.cpp repacks matrices in groups of eight rows, and a core that computes with them asks memory too late, so
-// it computes when it should wait for memory alone. Here shuffling is left to the end, and memory is asked ahead:
-// docs/decisions/0013. Activations are quantized to 8 bits as llama.cpp does it, so results differ by the order
-// of sums alone.
+// llama.cpp repacks matrices in groups of eight rows, and a core that computes with them asks memory too late,
+// so it computes when it should wait for memory alone. Here shuffling is left to the end, and memory is asked
+// ahead: docs/decisions/0013. Activations are quantized to 8 bits as llama.cpp does it, so results differ by
+// the order of sums alone.
 
 #include "matvec.h"
 
@@ -43,8 +43,8 @@ struct matvec {
 // Multiplies groups of eight rows, from `first` up to `stop`, of a matrix like w with n vectors.
 // vectors: [n][n_blocks]. out: [n][all rows].
 INLINE void multiply_groups(const int n, const struct ggml_tensor *w, const char *matrix,
-                          const struct activation_block *const *vectors, float *const *out, int64_t first,
-                          int64_t stop) {
+                            const struct activation_block *const *vectors, float *const *out, int64_t first,
+                            int64_t stop) {
     const int64_t n_blocks = w->ne[0] / QUANT_BLOCK, n_super = n_blocks / SUPERBLOCK;
     const bool is_group = w->type == GGML_TYPE_Q4_0 || w->type == GGML_TYPE_Q4_K;
     const int64_t step = is_group ? ROW_GROUP : 1;
@@ -80,8 +80,8 @@ struct group_range {
     int64_t first, stop;
 };
 
-// Claims what a thread computes next of n groups of rows: many at first and ever fewer, so that unlike cores, and
-// cores that others use as well, end at the same time. Returns false if nothing is left.
+// Claims what a thread computes next of n groups of rows: many at first and ever fewer, so that unlike cores,
+// and cores that others use as well, end at the same time. Returns false if nothing is left.
 static bool claim_groups(struct matvec *m, int64_t n, size_t group_bytes, int n_threads,
                          struct group_range *out) {
     const int64_t least = group_bytes < LEAST_CLAIM ? (int64_t)(LEAST_CLAIM / group_bytes) : 1;
@@ -118,11 +118,11 @@ static void multiply_all(struct matvec *m, struct ggml_tensor *dst, int n_thread
     }
     struct group_range range;
     while (claim_groups(m, n_groups, ROW_GROUP * w->nb[1], n_threads, &range)) {
-#define CASE(number)                                                                  \
-    case number:                                                                      \
-        if (number <= MAX_VECTORS) {                                                  \
+#define CASE(number)                                                                    \
+    case number:                                                                        \
+        if (number <= MAX_VECTORS) {                                                    \
             multiply_groups(number, w, w->data, vectors, out, range.first, range.stop); \
-        }                                                                             \
+        }                                                                               \
         break
         switch (n) {  // known to the compiler
             ONE_TO_EIGHT(CASE);

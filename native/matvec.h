@@ -10,6 +10,6 @@ struct matvec *new_matvec(void);
 
 void free_matvec(struct matvec *m);
 
-// Takes a node that llama.cpp is about to compute if it is the product of a matrix, or of some experts' matrices,
-// with few vectors, in a layout that is known; leaves any other node alone. m may be NULL.
+// Takes a node that llama.cpp is about to compute if it is the product of a matrix, or of some experts'
+// matrices, with few vectors, in a layout that is known; leaves any other node alone. m may be NULL.
 void take_matvec(struct matvec *m, struct ggml_tensor *t);

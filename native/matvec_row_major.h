@@ -52,7 +52,8 @@ INLINE void matvec_q8_0(const int n, const struct q8_0_row *row, const struct ac
 
 #if defined(__AVX512VNNI__)
 
-// A superblock of activations as rows of Q6_K want it; it takes the place of its blocks. sums: of 16 numbers each.
+// A superblock of activations as rows of Q6_K want it; it takes the place of its blocks. sums: of 16 numbers
+// each.
 struct __attribute__((may_alias)) activation_superblock {
     int8_t numbers[SUPERBLOCK * QUANT_BLOCK];
     int16_t sums[2 * SUPERBLOCK];
@@ -152,8 +153,8 @@ INLINE void matvec_q6_k(const int n, const struct q6_k_row *row, const struct ac
 
 #else
 
-// Copies the scale at `first` to all 16-bit numbers of the low half, and the next one to those of the high half.
-// scales: eight, the same in both halves.
+// Copies the scale at `first` to all 16-bit numbers of the low half, and the next one to those of the high
+// half. scales: eight, the same in both halves.
 INLINE __m256i two_scales(__m256i scales, const int first) {
     const int16_t low = (int16_t)(0x0100 * (2 * first + 1) + 2 * first), high = (int16_t)(low + 0x0202);
     const __m256i order = _mm256_set_m128i(_mm_set1_epi16(high), _mm_set1_epi16(low));

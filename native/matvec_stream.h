@@ -9,8 +9,8 @@ enum {
     PREFETCH_AHEAD = 4608                   // bytes
 };
 
-// Prefetches what follows n_bytes of weights at some distance. A core that computes between two reads does not ask
-// early enough by itself.
+// Prefetches what follows n_bytes of weights at some distance. A core that computes between two reads does not
+// ask early enough by itself.
 INLINE void prefetch_ahead(const void *from, const int n_bytes) {
     for (int i = 0; i < n_bytes; i += 64) {
         _mm_prefetch((const char *)from + PREFETCH_AHEAD + i, _MM_HINT_T0);

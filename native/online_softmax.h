@@ -2,8 +2,8 @@
 //
 // Knows: scores, and the state. Refuses to know: where scores and values come from.
 //
-// Softmax over all positions is sum(e^(score - m) * value) / sum(e^(score - m)) for any m. A state keeps both sums
-// for the largest score so far; when a larger one comes, what is there is rescaled by e^(old m - new m).
+// Softmax over all positions is sum(e^(score - m) * value) / sum(e^(score - m)) for any m. A state keeps both
+// sums for the largest score so far; when a larger one comes, what is there is rescaled by e^(old m - new m).
 
 #pragma once
 
@@ -30,7 +30,8 @@ static inline void reset_softmax(struct partial_softmax *s, int n_rows, int64_t 
     }
 }
 
-// Softcaps scores[KV_BLOCK], of which n are known, and adds the mask[KV_BLOCK]; NULL: no mask. Returns the largest.
+// Softcaps scores[KV_BLOCK], of which n are known, and adds the mask[KV_BLOCK]; NULL: no mask. Returns the
+// largest.
 INLINE float masked_scores(float *scores, int n, const uint16_t *mask, float softcap) {
     float largest = -INFINITY;
     for (int p = n; p < KV_BLOCK; p++) {
@@ -52,8 +53,8 @@ INLINE float masked_scores(float *scores, int n, const uint16_t *mask, float sof
     return largest;
 }
 
-// Turns the scores of a row and a block of positions, of which n are known, into weights, and takes them into m and
-// l. Returns what acc has to be rescaled with before weight * value is added to it.
+// Turns the scores of a row and a block of positions, of which n are known, into weights, and takes them into m
+// and l. Returns what acc has to be rescaled with before weight * value is added to it.
 static inline float online_softmax(float *scores, int n, const uint16_t *mask, float softcap, float *m,
                                    float *l) {
     const float largest = masked_scores(scores, n, mask, softcap);

@@ -14,7 +14,7 @@ struct allreduce {
     size_t n_blocks;  // as many on every rank
 };
 
-// Returns how many pieces so many blocks travel in.
+// Returns the number of pieces that n_blocks travel in.
 size_t n_pieces_of(enum wire_format wire, size_t n_blocks);
 
 // Every rank sends its whole vector to all, and adds all vectors (one-shot). Returns false if it failed.

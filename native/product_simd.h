@@ -26,7 +26,7 @@ enum { INT_LANES = 8 };
 
 typedef int32_t int_lanes __attribute__((vector_size(INT_LANES * 4)));
 typedef float product_lanes __attribute__((vector_size(INT_LANES * 4)));
-typedef float product_lanes_anywhere __attribute__((vector_size(INT_LANES * 4), aligned(4), may_alias));
+typedef float product_lanes_unaligned __attribute__((vector_size(INT_LANES * 4), aligned(4), may_alias));
 
 // ---------------------------------------------------------------- loading
 
@@ -47,8 +47,8 @@ INLINE __m256 floats_of_eight_bytes(const uint8_t *from) {
 
 // ---------------------------------------------------------------- dot products
 
-// Dot products are summed up in `dot` registers: one sum of 32 bits in each lane with VNNI, else two of 16 bits,
-// which must not overflow.
+// Dot products are summed up in `dot` registers: one sum of 32 bits in each lane with VNNI, else two of 16
+// bits, which must not overflow.
 
 #if HAS_VNNI
 

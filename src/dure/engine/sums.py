@@ -1,6 +1,7 @@
 """Sums over all ranks, the best logits of a slice, and how fast memory is read.
 
-Knows what `native/allreduce.c`, `allreduce_record.c` and `bandwidth.c` export. Refuses to know steps and shards.
+Knows what `allreduce.c`, `allreduce_record.c` and `bandwidth.c` of `native/` export. Refuses to know
+steps and shards.
 """
 
 from __future__ import annotations
