@@ -2,7 +2,7 @@
 
 llama.cpp's read weights that it has repacked when it loaded them, several rows side by side; which types
 have them depends on the processor. Of some others dure has kernels of its own. Pure. Source: llama.cpp, as
-llama-cpp-python 0.3.36 has it, and `native/products.h`.
+llama-cpp-python 0.3.36 has it, and `native/weight_layout.h`.
 """
 
 from __future__ import annotations
