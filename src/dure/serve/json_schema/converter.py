@@ -195,8 +195,10 @@ class Converter:
     def _listed(self, schema: Mapping[str, Any], place: str) -> str:
         from dure.serve.json_schema.validate import conforms
 
-        values = schema["enum"] if "enum" in schema else [schema["const"]]
-        fitting = [v for v in values if conforms(self._root, schema, v)]
+        key = "enum" if "enum" in schema else "const"
+        values = schema["enum"] if key == "enum" else [schema["const"]]
+        rest = {k: v for k, v in schema.items() if k != key}
+        fitting = [v for v in values if conforms(self._root, rest, v)]
         if not fitting:
             raise UsageError(f"schema {place}: none of the values listed follows the schema")
         texts = [literal(json.dumps(v, ensure_ascii=False)) for v in fitting]
