@@ -6,6 +6,7 @@ Refuses to know what lies there.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import platformdirs
@@ -18,6 +19,7 @@ __all__ = [
     "node_directory",
     "runtime_directory",
     "shard_directory",
+    "temporary_directory",
 ]
 
 
@@ -58,6 +60,12 @@ def runtime_directory() -> Path:
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(runtime) / "dure"
     return platformdirs.user_state_path("dure") / "run"
+
+
+def temporary_directory() -> Path:
+    """Return where files of a running job lie: TMPDIR as it is now, or the system's own."""
+    named = os.environ.get("TMPDIR")
+    return Path(named) if named and os.access(named, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def _named(variable: str) -> Path | None:

@@ -11,31 +11,16 @@ import typer
 from dure.cli.terminal.console import errors, print_error, write
 from dure.cli.terminal.interrupt import Interrupt
 from dure.cli.terminal.model_argument import resolve_draft, resolve_model
+from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import (
-    Ctx,
-    Guess,
+    DraftFrom,
     MaxTokens,
-    MinP,
-    Mlock,
     Model,
-    OnCluster,
-    OnInterface,
-    OnNodes,
-    Pin,
     Pull,
-    Ranks,
-    Seed,
-    Shares,
-    Sync,
-    Temperature,
-    Threads,
-    TopK,
-    TopP,
-    sampling_of,
+    Running,
+    SamplingOptions,
 )
-from dure.cli.terminal.running_model import guesses, opened
-from dure.deploy.start import Wishes
-from dure.engine.compute.allreduce import Wire
+from dure.cli.terminal.running_model import guesses, running_model
 from dure.errors import UsageError
 from dure.generate.request import Sampling
 from dure.generate.session import Session
@@ -48,24 +33,13 @@ HELP = "Ctrl-C stops an answer, /clear forgets the conversation, /exit or Ctrl-D
 ANSWER_ROOM = 0.25  # of the context, kept free when old turns are forgotten
 
 
+@expanded
 def chat(
     model: Model,
-    ranks: Ranks = None,
-    cluster: OnCluster = False,
-    nodes: OnNodes = None,
-    interface: OnInterface = None,
-    draft: Guess = Draft.LOOKUP,
-    shares: Shares = None,
-    threads: Threads = None,
-    ctx: Ctx = None,
-    sync: Sync = Wire.Q8,
-    mlock: Mlock = False,
-    pin: Pin = False,
-    temp: Temperature = 0.8,
-    top_p: TopP = 0.95,
-    top_k: TopK = 40,
-    min_p: MinP = 0.05,
-    seed: Seed = None,
+    *,
+    running: Running,
+    draft: DraftFrom = Draft.LOOKUP,
+    sampling: SamplingOptions,
     max_tokens: MaxTokens = None,
     system: Annotated[
         str | None, typer.Option(help="A system message before the conversation.")
@@ -76,28 +50,20 @@ def chat(
 
     Example: dure chat models/dure-demo.gguf --ranks 2
     """
-    sampling = sampling_of(temp, top_p, top_k, min_p, seed)
-    wishes = Wishes(
-        *(ranks, shares, threads, ctx),
-        sync=sync,
-        cluster=cluster,
-        nodes=nodes,
-        interface=interface,
-        mlock=mlock,
-        pin=pin,
-    )
+    chosen_by = sampling.sampling()
+    options = running.options()
     file = resolve_model(model, may_pull=True, pull_now=pull)
     draft = resolve_draft(draft, pull_now=pull)
-    with ExitStack() as stack, opened(file, wishes) as (gguf, executor):
+    with ExitStack() as stack, running_model(file, options) as (gguf, executor):
         vocabulary = Vocabulary(gguf)
         if not vocabulary.has_chat_template:
             raise UsageError(
                 f"{file.name} has no chat template: use `dure run --raw` to continue text"
             )
-        guessing = stack.enter_context(guesses(draft, gguf, vocabulary, wishes, executor))
+        guessing = stack.enter_context(guesses(draft, gguf, vocabulary, options, executor))
         session = Session(executor, vocabulary, guessing)
         n_ctx = executor.info.n_ctx
-        conversation = _Conversation(session, n_ctx, vocabulary, sampling, max_tokens, system)
+        conversation = _Conversation(session, n_ctx, vocabulary, chosen_by, max_tokens, system)
         if sys.stdin.isatty():
             errors.print(f"{file.name}. {HELP}", markup=False)
         while (line := _read_line()) is not None:
