@@ -46,15 +46,13 @@ class PreparedChat:
     """What to generate, and how to read it.
 
     prompt: token ids, and prompt_text as it was rendered. special: the pieces of generated tokens must
-    be made with the special ones visible, or the parser misses its marks. stop: texts that end the
-    answer besides the caller's own.
+    be made with the special ones visible, or the parser misses its marks.
     """
 
     prompt: list[int]
     prompt_text: str
     grammar: Grammar | None
     special: bool
-    stop: tuple[str, ...]
     _parser: Callable[[], ChatParser] = field(repr=False)
     _format: JsonObject | JsonSchema | None = None
     _strict: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -117,7 +115,6 @@ class ChatFormatter:
             prompt_text=text,
             grammar=self._grammar(task, plan, dialect),
             special=self._hidden(dialect.format.markers(dialect.marks, tools=bool(tools))),
-            stop=(),
             _parser=parser,
             _format=task.response_format,
             _strict={tool.name: schemas[tool.name] for tool in tools if tool.strict},

@@ -159,7 +159,7 @@ class ToolArguments:
 class Finished:
     """The end. stop_text: the stop string that was met, None where the model ended by itself."""
 
-    reason: Literal["stop", "length", "tool_calls", "cancelled"]
+    reason: Literal["stop", "length", "tool_calls"]
     timings: Timings
     stop_text: str | None = None
     reasoning_tokens: int = 0

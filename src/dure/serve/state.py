@@ -7,29 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from fastapi import Depends, Request
 
-from dure.chat.task import (
-    ChatTask,
-    Content,
-    Reasoning,
-    ToolArguments,
-    ToolCall,
-)
+from dure.chat.format import ChatFormatter, PreparedChat
+from dure.chat.task import ChatTask
 from dure.errors import NotReadyError, ParameterError, UsageError
-from dure.generate.request import Grammar, Sampling
+from dure.generate.request import Sampling
 from dure.model.vocabulary import Vocabulary
 from dure.serve.engine import Engine
 
 __all__ = [
     "EmbeddingModel",
-    "Formatter",
-    "Parser",
-    "Prepared",
     "ServerState",
     "State",
     "current_state",
@@ -37,56 +29,6 @@ __all__ = [
 ]
 
 LONG_TEXT = 8_192  # characters; shorter ones are tokenized sooner than a thread is woken
-
-
-class Parser(Protocol):
-    """Tells content, thoughts and tool calls apart in the text of one answer."""
-
-    def feed(self, text: str) -> Iterable[Content | Reasoning | ToolCall | ToolArguments]:
-        """More of the answer's text."""
-
-    def finish(self) -> Iterable[Content | Reasoning | ToolCall | ToolArguments]:
-        """The end of the text: what was held back."""
-
-
-class Prepared(Protocol):
-    """A conversation as the model reads it. See `dure.chat`."""
-
-    @property
-    def prompt(self) -> list[int]:
-        """The prompt's tokens."""
-
-    @property
-    def prompt_text(self) -> str:
-        """The prompt as the template wrote it."""
-
-    @property
-    def grammar(self) -> Grammar | None:
-        """What the answer must follow."""
-
-    @property
-    def special(self) -> bool:
-        """Whether the parser reads the names of special tokens in the answer's text."""
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """Texts of the format itself that end an answer."""
-
-    def parser(self) -> Parser:
-        """A parser of one answer."""
-
-    def check(self, content: str) -> str | None:
-        """Why a complete answer's content is not what was asked for; None where it is."""
-
-    def check_call(self, name: str, arguments: str) -> str | None:
-        """The same of a tool call's arguments."""
-
-
-class Formatter(Protocol):
-    """Writes conversations as the model was taught to read them."""
-
-    def prepare(self, task: ChatTask) -> Prepared:
-        """Raises UsageError where the task cannot be written or kept to."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +50,7 @@ class ServerState:
 
     engine: Engine
     vocabulary: Vocabulary
-    formatter: Formatter | None
+    formatter: ChatFormatter | None
     model: str
     aliases: tuple[str, ...] = ()
     embedding: EmbeddingModel | None = None
@@ -162,7 +104,7 @@ class ServerState:
 
         return work() if len(text) < LONG_TEXT else await asyncio.to_thread(work)
 
-    async def prepare(self, task: ChatTask) -> Prepared:
+    async def prepare(self, task: ChatTask) -> PreparedChat:
         """The conversation as a prompt. Raises UsageError where the model cannot chat like this."""
         formatter = self.formatter
         if formatter is None:

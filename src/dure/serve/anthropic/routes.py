@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from dure.chat.format import PreparedChat
 from dure.chat.task import ChatEvent
 from dure.errors import UsageError
 from dure.http.body import JsonRoute
@@ -25,7 +26,7 @@ from dure.serve.anthropic.mapping import options_of, quieter, task_of, thoughts_
 from dure.serve.anthropic.requests import CountTokensRequest, MessagesRequest
 from dure.serve.runner import run_chat
 from dure.serve.runs import Run
-from dure.serve.state import Prepared, ServerState, State, owner_of
+from dure.serve.state import ServerState, State, owner_of
 
 __all__ = ["router"]
 
@@ -78,7 +79,7 @@ async def _begun(
     return run_chat(state, prepared, options), answer
 
 
-async def _prepared(body: CountTokensRequest, state: ServerState) -> Prepared:
+async def _prepared(body: CountTokensRequest, state: ServerState) -> PreparedChat:
     task = task_of(body)
     quiet = quieter(body, task)
     if quiet is not None:

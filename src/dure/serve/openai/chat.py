@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from dure.chat.format import PreparedChat
 from dure.chat.task import (
     ChatEvent,
     Content,
@@ -31,7 +32,7 @@ from dure.serve.openai.live import LiveTimings
 from dure.serve.openai.usage import logprob_entries, progress_of, timings_of, usage_of
 from dure.serve.runner import run_chats
 from dure.serve.runs import Merged
-from dure.serve.state import Prepared, ServerState, State, owner_of
+from dure.serve.state import ServerState, State, owner_of
 
 __all__ = ["failure_chunk", "router"]
 
@@ -70,7 +71,7 @@ def failure_chunk(error: Exception) -> bytes:
 class _Answer:
     """The objects that answer one request."""
 
-    def __init__(self, state: ServerState, body: ChatRequest, prepared: Prepared) -> None:
+    def __init__(self, state: ServerState, body: ChatRequest, prepared: PreparedChat) -> None:
         self._body, self._prepared = body, prepared
         self._state = state
         self._head = {
