@@ -35,7 +35,7 @@ from dure.generate.request import (
 )
 from dure.serve.engine import TokenStream
 from dure.serve.runs import Merged, Run
-from dure.serve.state import ServerState
+from dure.serve.served_model import ServedModel
 
 __all__ = ["TextEvent", "run_chat", "run_chats", "run_text", "run_texts"]
 
@@ -44,17 +44,17 @@ _UNFINISHED = EngineError("the engine ended without finishing the answer", "ask 
 
 
 def run_chat(
-    state: ServerState, prepared: PreparedChat, options: GenerationOptions, *, index: int = 0
+    model: ServedModel, prepared: PreparedChat, options: GenerationOptions, *, index: int = 0
 ) -> Run[ChatEvent]:
     """Begin an answer to a conversation. index: which of n choices; each has a seed of its own.
 
     Raises ContextError, BusyError and NotReadyError at once, so before anything is answered.
     Its events end with Finished; a DureError is raised among them where the engine fails.
     """
-    request = _request(state, prepared.prompt, options, prepared.grammar, index)
-    stream = state.engine.submit(request)
+    request = _request(model, prepared.prompt, options, prepared.grammar, index)
+    stream = model.engine.submit(request)
     reader = AnswerReader(
-        state.piece,
+        model.piece,
         CheckedParser(prepared),
         stop=options.stop,
         special=prepared.special,
@@ -64,7 +64,7 @@ def run_chat(
 
 
 def run_text(
-    state: ServerState,
+    model: ServedModel,
     prompt: list[int],
     options: GenerationOptions,
     grammar: Grammar | None = None,
@@ -73,10 +73,10 @@ def run_text(
     special: bool = False,
 ) -> Run[TextEvent]:
     """Begin the continuation of a prompt, as `run_chat`. special: show special tokens by name."""
-    request = _request(state, prompt, options, grammar, index)
-    stream = state.engine.submit(request)
+    request = _request(model, prompt, options, grammar, index)
+    stream = model.engine.submit(request)
     reader = AnswerReader(
-        state.piece,
+        model.piece,
         PlainParser(),
         stop=options.stop,
         special=special,
@@ -87,18 +87,18 @@ def run_text(
 
 
 def run_chats(
-    state: ServerState, prepared: PreparedChat, options: GenerationOptions, n: int
+    model: ServedModel, prepared: PreparedChat, options: GenerationOptions, n: int
 ) -> Merged[ChatEvent]:
     """Begin n answers to one conversation; raises as `run_chat`, and then none has begun."""
 
     def begin(index: int) -> Run[ChatEvent]:
-        return run_chat(state, prepared, options, index=index)
+        return run_chat(model, prepared, options, index=index)
 
-    return Merged(begin, n, state.engine.info.n_sequences)
+    return Merged(begin, n, model.engine.info.n_sequences)
 
 
 def run_texts(
-    state: ServerState,
+    model: ServedModel,
     prompts: Sequence[list[int]],
     options: GenerationOptions,
     grammar: Grammar | None = None,
@@ -107,19 +107,19 @@ def run_texts(
     """Begin n continuations of every prompt: choice p * n + i is the i-th of prompt p."""
 
     def begin(at: int) -> Run[TextEvent]:
-        return run_text(state, prompts[at // n], options, grammar, index=at % n)
+        return run_text(model, prompts[at // n], options, grammar, index=at % n)
 
-    return Merged(begin, n * len(prompts), state.engine.info.n_sequences)
+    return Merged(begin, n * len(prompts), model.engine.info.n_sequences)
 
 
 def _request(
-    state: ServerState,
+    model: ServedModel,
     prompt: list[int],
     options: GenerationOptions,
     grammar: Grammar | None,
     index: int,
 ) -> Request:
-    state.ready()
+    model.check_ready()
     return Request(
         id=uuid.uuid4().hex,
         prompt=prompt,

@@ -12,9 +12,9 @@ import msgspec
 
 from dure.errors import UsageError
 from dure.serve.anthropic.requests import (
-    Block,
+    AnthropicInputMessage,
     CountTokensRequest,
-    InputMessage,
+    InputBlock,
     OtherBlock,
     TextBlock,
     ThinkingBlock,
@@ -41,7 +41,7 @@ def _system(system: str | Sequence[TextBlock]) -> str:
     return system if isinstance(system, str) else "\n\n".join(block.text for block in system)
 
 
-def _messages(message: InputMessage, place: str) -> list[Message]:
+def _messages(message: AnthropicInputMessage, place: str) -> list[Message]:
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     blocks = [(block, f"{place}.content.{i}") for i, block in enumerate(message.content)]
@@ -64,7 +64,7 @@ _BLOCKS_OF = {
 }
 
 
-def _check(block: Block, role: str, place: str) -> None:
+def _check(block: InputBlock, role: str, place: str) -> None:
     if isinstance(block, OtherBlock):
         raise _unreadable(block, place)
     if not isinstance(block, _BLOCKS_OF[role]):
@@ -79,7 +79,7 @@ def _unreadable(block: OtherBlock, place: str) -> UsageError:
     )
 
 
-def _assistant(blocks: Sequence[Block]) -> Message:
+def _assistant(blocks: Sequence[InputBlock]) -> Message:
     texts = [block.text for block in blocks if isinstance(block, TextBlock)]
     thoughts = [block.thinking for block in blocks if isinstance(block, ThinkingBlock)]
     calls = [_call(block) for block in blocks if isinstance(block, ToolUseBlock)]

@@ -13,17 +13,17 @@ import msgspec
 from dure.chat.task import ChatTask, GenerationOptions, JsonSchema, NamedTool, Tool
 from dure.errors import UsageError
 from dure.generate.request import Sampling
-from dure.serve.anthropic.answer import Thoughts
+from dure.serve.anthropic.answer import ThoughtsShown
 from dure.serve.anthropic.conversation import messages_of
 from dure.serve.anthropic.requests import (
     AdaptiveThinking,
+    AnthropicOtherTool,
+    AnthropicToolChoice,
     CountTokensRequest,
     MessagesRequest,
     NoThinking,
-    OtherTool,
     OwnTool,
     Thinking,
-    ToolChoice,
 )
 
 __all__ = ["options_of", "quieter", "task_of", "thoughts_of"]
@@ -81,7 +81,7 @@ def quieter(request: CountTokensRequest, task: ChatTask) -> ChatTask | None:
     return replace(task, enable_thinking=False)
 
 
-def thoughts_of(request: CountTokensRequest) -> Thoughts:
+def thoughts_of(request: CountTokensRequest) -> ThoughtsShown:
     """What is told of thoughts. A client that did not ask for any expects none, and reads text first."""
     if not isinstance(request.thinking, Thinking | AdaptiveThinking):
         return "hidden"
@@ -111,8 +111,8 @@ def _continues(messages: list[dict[str, Any]]) -> bool:
     return True
 
 
-def _tool(tool: OwnTool | OtherTool, index: int) -> Tool:
-    if isinstance(tool, OtherTool):
+def _tool(tool: OwnTool | AnthropicOtherTool, index: int) -> Tool:
+    if isinstance(tool, AnthropicOtherTool):
         raise UsageError(
             f"tools.{index}: type {tool.type!r} is not supported: give tools of your own, "
             "with an input_schema"
@@ -132,7 +132,7 @@ def _choice(
         return "none"
     if not tools:
         raise UsageError(f"tool_choice of type {choice.type!r} needs tools: give some")
-    if not isinstance(choice, ToolChoice):
+    if not isinstance(choice, AnthropicToolChoice):
         return "required"
     if all(tool.name != choice.name for tool in tools):
         raise UsageError(f"tool_choice names {choice.name!r}, which is not among the tools")

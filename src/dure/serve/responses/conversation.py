@@ -13,15 +13,15 @@ from typing import Any
 
 from dure.errors import ParameterError
 from dure.serve.responses.requests import (
-    FunctionCall,
     FunctionCallOutput,
-    Item,
+    InputItem,
+    InputPart,
     MessageItem,
     OtherItem,
     OtherPart,
-    Part,
     ReasoningItem,
-    RefusalPart,
+    ResponsesFunctionCall,
+    ResponsesRefusalPart,
 )
 
 __all__ = ["messages_of", "sealed", "unsealed"]
@@ -29,7 +29,7 @@ __all__ = ["messages_of", "sealed", "unsealed"]
 Message = dict[str, Any]
 
 
-def messages_of(instructions: str | None, items: str | Sequence[Item]) -> list[Message]:
+def messages_of(instructions: str | None, items: str | Sequence[InputItem]) -> list[Message]:
     """The chat's messages. Raises ParameterError naming the item that a text model cannot read."""
     messages: list[Message] = []
     if instructions:
@@ -65,7 +65,7 @@ class _Turns:
         self._messages = messages
         self._answer: Message | None = None
 
-    def add(self, item: Item, place: str) -> None:
+    def add(self, item: InputItem, place: str) -> None:
         if isinstance(item, OtherItem):
             raise ParameterError(
                 "input",
@@ -74,7 +74,7 @@ class _Turns:
             )
         if isinstance(item, ReasoningItem):
             self._think(_reasoning(item, place))
-        elif isinstance(item, FunctionCall):
+        elif isinstance(item, ResponsesFunctionCall):
             self._call(item)
         elif isinstance(item, FunctionCallOutput):
             output = _text(item.output, f"{place}.output")
@@ -100,7 +100,7 @@ class _Turns:
         answer = self._open()
         answer["reasoning_content"] = answer.get("reasoning_content", "") + text
 
-    def _call(self, item: FunctionCall) -> None:
+    def _call(self, item: ResponsesFunctionCall) -> None:
         function = {"name": item.name, "arguments": item.arguments}
         call = {"id": item.call_id, "type": "function", "function": function}
         self._open().setdefault("tool_calls", []).append(call)
@@ -135,15 +135,15 @@ def _reasoning(item: ReasoningItem, place: str) -> str:
     return "\n\n".join(part.text for part in item.summary)
 
 
-def _text(content: str | Sequence[Part], place: str, glue: str = "\n") -> str:
+def _text(content: str | Sequence[InputPart], place: str, glue: str = "\n") -> str:
     if isinstance(content, str):
         return content
     return glue.join(_part_text(part, f"{place}[{i}]") for i, part in enumerate(content))
 
 
-def _part_text(part: Part, place: str) -> str:
+def _part_text(part: InputPart, place: str) -> str:
     if isinstance(part, OtherPart):
         raise ParameterError(
             "input", f"{place}: type {part.type!r} is not supported: this model reads text only"
         )
-    return part.refusal if isinstance(part, RefusalPart) else part.text
+    return part.refusal if isinstance(part, ResponsesRefusalPart) else part.text

@@ -11,13 +11,13 @@ from dure.chat.caller_grammar import check_grammar, check_rules
 from dure.chat.gbnf import read_gbnf
 from dure.errors import ParameterError, UsageError
 from dure.generate.request import Grammar
-from dure.serve.state import ServerState
+from dure.model.vocabulary import Vocabulary
 
 __all__ = ["grammar_of"]
 
 
 async def grammar_of(
-    state: ServerState, gbnf: str | None, schema: dict[str, Any] | None
+    vocabulary: Vocabulary, gbnf: str | None, schema: dict[str, Any] | None
 ) -> Grammar | None:
     """Raises ParameterError where both are given, UsageError where the schema cannot be kept."""
     if schema is not None and gbnf:
@@ -25,7 +25,7 @@ async def grammar_of(
     if schema is not None:
         return await asyncio.to_thread(_named, "json_schema", _of_schema, schema)
     if gbnf:
-        return await asyncio.to_thread(_named, "grammar", _checked, gbnf, state)
+        return await asyncio.to_thread(_named, "grammar", _checked, gbnf, vocabulary)
     return None
 
 
@@ -42,6 +42,6 @@ def _of_schema(schema: dict[str, Any]) -> Grammar:
     return Grammar(gbnf)
 
 
-def _checked(gbnf: str, state: ServerState) -> Grammar:
-    check_grammar(state.vocabulary, gbnf)
+def _checked(gbnf: str, vocabulary: Vocabulary) -> Grammar:
+    check_grammar(vocabulary, gbnf)
     return Grammar(gbnf)
