@@ -21,6 +21,7 @@ from dure.chat.gbnf import read_gbnf
 from dure.chat.instruction import with_tools
 from dure.chat.json_schema import Rules, object_rule, schema_rule, validate
 from dure.chat.messages import Message, normalized
+from dure.chat.parameter_errors import blaming
 from dure.chat.parser import ChatParser
 from dure.chat.plan import (
     Marks,
@@ -34,7 +35,7 @@ from dure.chat.plan import (
 from dure.chat.task import ChatTask, JsonObject, JsonSchema, NamedTool, Tool
 from dure.chat.template import ChatTemplate
 from dure.chat.thinking import marks_of, state_of, variables_of
-from dure.errors import UsageError
+from dure.errors import ParameterError, UsageError
 from dure.generate.request import Grammar
 from dure.model.vocabulary import Vocabulary
 
@@ -127,7 +128,8 @@ class ChatFormatter:
 
     def _grammar(self, task: ChatTask, plan: Plan, dialect: _Dialect) -> Grammar | None:
         if task.grammar is not None:
-            check_grammar(self._vocabulary, task.grammar)
+            with blaming("grammar"):
+                check_grammar(self._vocabulary, task.grammar)
             if plan.reasoning == "free" and not _asks_to_think(task):
                 plan = replace(plan, reasoning="none")  # the caller has said how the answer begins
             return wrapped(task.grammar, plan)
@@ -135,7 +137,8 @@ class ChatFormatter:
         if not root:
             return None
         gbnf = plan.rules.text(root)
-        _check_own(gbnf)
+        with blaming("grammar"):
+            _check_own(gbnf)
         tokens = self._vocabulary.tokenize(tag, special=True, add_bos=False) if tag else []
         if len(tokens) == 1:
             return Grammar(gbnf, trigger_tokens=tuple(tokens))
@@ -245,11 +248,14 @@ def _split_last(messages: list[Message], continues: bool) -> tuple[list[Message]
         return messages, None
     last = messages[-1]
     if last["role"] != "assistant" or "tool_calls" in last:
-        raise UsageError(
-            "messages: only an assistant's text can be continued, and the last message is none"
+        raise ParameterError(
+            "messages",
+            "messages: only an assistant's text can be continued, and the last message is none",
         )
     if not messages[:-1]:
-        raise UsageError("messages: an answer to continue needs a message before it")
+        raise ParameterError(
+            "messages", "messages: an answer to continue needs a message before it"
+        )
     return messages[:-1], last
 
 
@@ -261,7 +267,7 @@ def _content_rule(rules: Rules, wanted: JsonObject | JsonSchema | None) -> str:
     try:
         return schema_rule(rules, wanted.schema, strict=wanted.strict)
     except UsageError as error:
-        raise UsageError(f"response_format: {error}") from error
+        raise ParameterError("response_format", f"response_format: {error}") from error
 
 
 def _invalid(schema: Any, text: str) -> str | None:

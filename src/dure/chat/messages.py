@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dure.errors import UsageError
+from dure.errors import ParameterError, UsageError
 
 __all__ = ["Message", "normalized"]
 
@@ -27,7 +27,7 @@ def normalized(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     Raises UsageError naming the message's place.
     """
     if not messages:
-        raise UsageError("messages: a conversation needs at least one message")
+        raise ParameterError("messages", "messages: a conversation needs at least one message")
     result = [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
     _name_tools(result)
     return result

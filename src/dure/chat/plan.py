@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from dure.chat.json_schema import Rules, object_rule, schema_rule
 from dure.chat.task import ChatTask, NamedTool, Tool
-from dure.errors import UsageError
+from dure.errors import ParameterError, UsageError
 
 __all__ = [
     "CallRule",
@@ -78,7 +78,9 @@ def tools_of(task: ChatTask) -> list[Tool]:
     choice = task.tool_choice
     if isinstance(choice, NamedTool):
         if choice.name not in names:
-            raise UsageError(f"tool_choice: there is no tool {choice.name!r} among the tools")
+            raise ParameterError(
+                "tool_choice", f"tool_choice: there is no tool {choice.name!r} among the tools"
+            )
         return [tool for tool in task.tools if tool.name == choice.name]
     if choice == "required" and not names:
         raise UsageError("tool_choice 'required' needs tools")

@@ -13,7 +13,7 @@ from dure.chat.capabilities import Capabilities
 from dure.chat.plan import Marks, Reasoning
 from dure.chat.task import ChatTask
 from dure.chat.template import RESERVED, ChatTemplate
-from dure.errors import UsageError
+from dure.errors import ParameterError, UsageError
 
 __all__ = ["Thinking", "marks_of", "state_of", "variables_of"]
 
@@ -25,6 +25,7 @@ _PAIRS = (
     ("<|channel>thought", "<channel|>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
 )
+_KWARGS = "chat_template_kwargs"
 _DEGREES = ("low", "medium", "high")
 
 
@@ -87,9 +88,11 @@ def _chosen(said: Any, values: dict[str, Any], name: str) -> Any:
 def _check_names(values: Mapping[str, Any], template: ChatTemplate) -> None:
     for name in values:
         if name in RESERVED:
-            raise UsageError(f"chat_template_kwargs: {name!r} is set by the server: leave it out")
+            complaint, cure = f"{name!r} is set by the server", "leave it out"
+            raise ParameterError(_KWARGS, f"{_KWARGS}: {complaint}", cure)
         if name not in template.variables:
-            raise UsageError(f"chat_template_kwargs: this model's template does not read {name!r}")
+            complaint = f"this model's template does not read {name!r}"
+            raise ParameterError(_KWARGS, f"{_KWARGS}: {complaint}")
 
 
 def _enabled(enabled: bool | None, effort: str | None, thinking: Thinking) -> bool | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -79,17 +78,9 @@ def problem_of(error: Exception) -> Problem:
         return _of_status(error)
     for kind, status, name in _KINDS:
         if isinstance(error, kind):
-            param = getattr(error, "param", None) or _named_by(error)
+            param = error.param if isinstance(error, errors.ParameterError) else None
             return Problem(status, name, str(error), param, _extra(error), _headers(error, status))
     return Problem(500, "server_error", "something went wrong in the server: see its log")
-
-
-def _named_by(error: Exception) -> str | None:
-    """The parameter that a complaint of ours begins with, as in "grammar: ...": modules that know
-    no HTTP name it so.
-    """
-    found = re.match(r"([a-z_]+): ", str(error)) if isinstance(error, errors.UsageError) else None
-    return found[1] if found else None
 
 
 def _extra(error: Exception) -> dict[str, Any]:

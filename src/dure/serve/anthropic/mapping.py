@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from dure.chat.task import ChatTask, GenerationOptions, JsonSchema, NamedTool, Tool
-from dure.errors import UsageError
+from dure.errors import ParameterError, UsageError
 from dure.generate.request import Sampling
 from dure.serve.anthropic.answer import ThoughtsShown
 from dure.serve.anthropic.conversation import messages_of
@@ -98,7 +98,9 @@ def _thinks(request: CountTokensRequest) -> bool | None:
 def _stop(request: MessagesRequest) -> tuple[str, ...]:
     stops = tuple(request.stop_sequences or ())
     if "" in stops:
-        raise UsageError("stop_sequences: an empty text stops nothing: leave it out")
+        raise ParameterError(
+            "stop_sequences", "stop_sequences: an empty text stops nothing", "leave it out"
+        )
     return stops
 
 
@@ -107,7 +109,9 @@ def _continues(messages: list[dict[str, Any]]) -> bool:
     if last["role"] != "assistant":
         return False
     if last.get("tool_calls"):
-        raise UsageError("messages: the last one calls tools: give a tool_result for every call")
+        raise ParameterError(
+            "messages", "messages: the last one calls tools", "give a tool_result for every call"
+        )
     return True
 
 
