@@ -20,13 +20,13 @@ from dure.chat.formats.harmony import Harmony
 from dure.chat.gbnf import read_gbnf
 from dure.chat.instruction import with_tools
 from dure.chat.json_schema import Rules, object_rule, schema_rule, validate
-from dure.chat.messages import Message, normalized
+from dure.chat.messages import ChatMessage, normalized
 from dure.chat.parameter_errors import blaming
 from dure.chat.parser import ChatParser
 from dure.chat.plan import (
     Marks,
     Plan,
-    Reasoning,
+    ReasoningState,
     arguments_rules,
     definitions,
     parameters_of,
@@ -181,7 +181,7 @@ class _Dialect:
         """Whether the model can think before it answers."""
         return bool(self.marks.closing) or isinstance(self.format, Harmony)
 
-    def opening(self, task: ChatTask, *, shown: bool) -> tuple[str, Opened, Reasoning]:
+    def opening(self, task: ChatTask, *, shown: bool) -> tuple[str, Opened, ReasoningState]:
         """The prompt's text, what of the answer it has begun, and what is left of its reasoning."""
         messages, last = _split_last(normalized(task.messages), task.continue_last)
         text = self._rendered(task, messages, shown=shown)
@@ -197,7 +197,7 @@ class _Dialect:
             return text, Opened(self.marks, reasoning=True), "open"
         return text, opened, state
 
-    def _rendered(self, task: ChatTask, messages: Sequence[Message], *, shown: bool) -> str:
+    def _rendered(self, task: ChatTask, messages: Sequence[ChatMessage], *, shown: bool) -> str:
         native = self._recognized[1]
         variables = variables_of(task, self.template, self.can, thinks=self.thinks)
         tools = definitions(task.tools) if shown else []
@@ -212,7 +212,7 @@ class _Dialect:
         )
 
 
-def _plan(task: ChatTask, tools: Sequence[Tool], marks: Marks, state: Reasoning) -> Plan:
+def _plan(task: ChatTask, tools: Sequence[Tool], marks: Marks, state: ReasoningState) -> Plan:
     rules = Rules()
     return Plan(
         rules=rules,
@@ -243,7 +243,9 @@ def _check_together(task: ChatTask) -> None:
         raise UsageError("grammar and tools exclude each other: give one of them")
 
 
-def _split_last(messages: list[Message], continues: bool) -> tuple[list[Message], Message | None]:
+def _split_last(
+    messages: list[ChatMessage], continues: bool
+) -> tuple[list[ChatMessage], ChatMessage | None]:
     if not continues:
         return messages, None
     last = messages[-1]

@@ -18,14 +18,14 @@ __all__ = [
     "CallRule",
     "Marks",
     "Plan",
-    "Reasoning",
+    "ReasoningState",
     "arguments_rules",
     "definitions",
     "parameters_of",
     "tools_of",
 ]
 
-Reasoning = Literal["none", "open", "free"]
+ReasoningState = Literal["none", "open", "free"]
 _NAME = re.compile(r"[a-zA-Z0-9_.:/-]{1,128}")
 
 
@@ -62,7 +62,7 @@ class Plan:
     forced: bool
     limit: int | None
     content: str
-    reasoning: Reasoning
+    reasoning: ReasoningState
 
 
 def tools_of(task: ChatTask) -> list[Tool]:

@@ -29,8 +29,6 @@ __all__ = [
     "ToolCall",
 ]
 
-Message = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Tool:
@@ -74,7 +72,7 @@ class ChatTask:
     grammar: GBNF of the caller's own.
     """
 
-    messages: Sequence[Message]
+    messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Tool] = ()
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
     parallel_tool_calls: bool = True

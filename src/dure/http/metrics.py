@@ -26,6 +26,7 @@ __all__ = [
     "CONTENT_TYPE",
     "REQUEST_S",
     "Histogram",
+    "Labels",
     "MetricsPage",
     "RequestMetrics",
     "ServerMetrics",

@@ -21,10 +21,10 @@ from starlette.exceptions import HTTPException
 from dure import errors
 
 __all__ = [
+    "ErrorShape",
     "ForbiddenError",
     "NotFoundError",
     "Problem",
-    "Shape",
     "install_error_handlers",
     "json_response",
     "openai_error",
@@ -54,7 +54,7 @@ class Problem:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Shape = Callable[[Problem], dict[str, Any]]
+ErrorShape = Callable[[Problem], dict[str, Any]]
 
 FINAL = {"x-should-retry": "false"}
 
@@ -172,7 +172,7 @@ def json_response(
     )
 
 
-def install_error_handlers(app: FastAPI, shapes: Mapping[str, Shape]) -> None:
+def install_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
     """Answer errors that no route answers, such as that there is none, in the shape of their path.
 
     shapes: the beginning of a path, without a slash at its end, to the shape of errors below it;

@@ -24,7 +24,7 @@ from dure.http.access_log import RequestRecord, json_line, text_line
 from dure.http.binding import bound
 from dure.http.guards import guarded
 from dure.http.guards.asgi import App
-from dure.http.guards.connection import Connection, ConnectionConfig
+from dure.http.guards.connection import ConnectionConfig, GuardedConnection
 from dure.http.guards.keys import KeyRing
 from dure.http.guards.stopping import RunningRequests
 from dure.http.guards.tls import Tls
@@ -189,7 +189,7 @@ def _allow_files(most: int) -> None:
 def _config(app: App, settings: ServerSettings, tls: Tls | None) -> ConnectionConfig:
     config = ConnectionConfig(
         app,
-        http=Connection,
+        http=GuardedConnection,
         ws="none",
         lifespan="auto",
         interface="asgi3",

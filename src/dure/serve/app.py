@@ -14,7 +14,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from dure.http.body import JsonRoute
-from dure.http.problems import Shape, install_error_handlers
+from dure.http.problems import ErrorShape, install_error_handlers
 from dure.serve import docs
 from dure.serve.openai import chat, completions, embeddings, health, models, native, tokens
 from dure.serve.state import ServerState
@@ -44,7 +44,7 @@ def build_app(state: ServerState, dialects: Sequence[APIRouter] = ()) -> FastAPI
     return app
 
 
-def _shapes(dialects: Sequence[APIRouter]) -> dict[str, Shape]:
+def _shapes(dialects: Sequence[APIRouter]) -> dict[str, ErrorShape]:
     """Of every dialect that has addresses of its own: where they begin, and the shape of its errors."""
     return {
         router.prefix: router.route_class.error_body

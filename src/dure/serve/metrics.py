@@ -8,7 +8,7 @@ Sources of the other names: llama.cpp `tools/server/server-task.cpp`; vLLM `vllm
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -20,6 +20,7 @@ from dure.http.access_log import RequestRecord
 from dure.http.metrics import (
     REQUEST_S,
     Histogram,
+    Labels,
     MetricsPage,
     RequestMetrics,
     counted,
@@ -40,8 +41,6 @@ _NEXT_TOKEN_S = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
     *(1, 2.5, 5, 7.5, 10, 20, 40, 80),
 )
-
-Labels = Mapping[str, str]
 
 
 class Metrics(Collector):

@@ -60,7 +60,7 @@ def run_chat(
         special=prepared.special,
         logprobs=options.n_logprobs is not None,
     )
-    return Run(stream, _AnswerEvents(request, reader).events(stream))
+    return Run(stream, _EventTranslator(request, reader).events(stream))
 
 
 def run_text(
@@ -82,7 +82,7 @@ def run_text(
         special=special,
         logprobs=options.n_logprobs is not None,
     )
-    events = _AnswerEvents(request, reader).events(stream)
+    events = _EventTranslator(request, reader).events(stream)
     return Run(stream, events)  # type: ignore[arg-type]  # plain text is content only
 
 
@@ -139,7 +139,7 @@ def _with_index(sampling: Sampling, index: int) -> Sampling:
     return msgspec.structs.replace(sampling, seed=(sampling.seed + index) % 2**63)
 
 
-class _AnswerEvents:
+class _EventTranslator:
     """Turns the engine's events of one answer into chat events."""
 
     def __init__(self, request: Request, reader: AnswerReader) -> None:

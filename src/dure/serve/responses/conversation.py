@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Any
 
+from dure.chat.messages import ChatMessage
 from dure.errors import ParameterError
 from dure.serve.responses.requests import (
     FunctionCallOutput,
@@ -26,12 +26,10 @@ from dure.serve.responses.requests import (
 
 __all__ = ["messages_of", "sealed", "unsealed"]
 
-Message = dict[str, Any]
 
-
-def messages_of(instructions: str | None, items: str | Sequence[InputItem]) -> list[Message]:
+def messages_of(instructions: str | None, items: str | Sequence[InputItem]) -> list[ChatMessage]:
     """The chat's messages. Raises ParameterError naming the item that a text model cannot read."""
-    messages: list[Message] = []
+    messages: list[ChatMessage] = []
     if instructions:
         messages.append({"role": "system", "content": instructions})
     if isinstance(items, str):
@@ -61,9 +59,9 @@ def unsealed(content: str, place: str) -> str:
 class _Turns:
     """Collects messages; `_answer` is the assistant's that is not closed yet."""
 
-    def __init__(self, messages: list[Message]) -> None:
+    def __init__(self, messages: list[ChatMessage]) -> None:
         self._messages = messages
-        self._answer: Message | None = None
+        self._answer: ChatMessage | None = None
 
     def add(self, item: InputItem, place: str) -> None:
         if isinstance(item, OtherItem):
@@ -83,13 +81,13 @@ class _Turns:
             glue = "" if item.role == "assistant" else "\n"
             self._say(item, _text(item.content, f"{place}.content", glue))
 
-    def finish(self) -> list[Message]:
+    def finish(self) -> list[ChatMessage]:
         self._flush()
         if not self._messages:
             raise ParameterError("input", "input is empty: give at least one message")
         return self._messages
 
-    def _open(self) -> Message:
+    def _open(self) -> ChatMessage:
         if self._answer is None:
             self._answer = {"role": "assistant", "content": None}
         return self._answer
@@ -113,7 +111,7 @@ class _Turns:
             self._flush()
         self._open()["content"] = text
 
-    def _close(self, message: Message) -> None:
+    def _close(self, message: ChatMessage) -> None:
         self._flush()
         self._messages.append(message)
 
@@ -123,7 +121,7 @@ class _Turns:
             self._answer = None
 
 
-def _only_thought(message: Message) -> bool:
+def _only_thought(message: ChatMessage) -> bool:
     return message["content"] is None and "tool_calls" not in message
 
 
