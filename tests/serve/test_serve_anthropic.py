@@ -416,7 +416,7 @@ def server() -> Iterator[Served]:
 @pytest.fixture
 def engine(server: Served) -> ScriptedEngine:
     """What the server's model says next."""
-    server.state.engine = engine = ScriptedEngine()
+    server.state.model.engine = engine = ScriptedEngine()
     return engine
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from dure.model.gguf import Value, ValueKind, open_gguf, value_of
 from dure.model.vocabulary import Vocabulary
+from dure.serve.served_model import ServedModel
 from dure.serve.state import ServerState
 from tests.support.parrot import tokens_of, write_parrot
 from tests.support.serving import (
@@ -42,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def state_of(model: Path, engine: object) -> ServerState:
     with open_gguf(model) as gguf:
-        return ServerState(engine, Vocabulary(gguf), None, "parrot")  # type: ignore[arg-type]
+        return ServerState(ServedModel(engine, Vocabulary(gguf), "parrot"), None)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -33,10 +33,10 @@ from dure.chat.task import (
 from dure.errors import BusyError, EngineError, UsageError
 from dure.generate.request import Sampling, Timings
 from dure.serve.ollama import router
-from dure.serve.ollama.answer import Answer, chatted, generated
+from dure.serve.ollama.answer import OllamaAnswer, chatted, generated
 from dure.serve.ollama.embeddings import normalized
 from dure.serve.ollama.mapping import check_raw, options_of, task_of_chat, task_of_prompt
-from dure.serve.ollama.requests import ChatRequest, GenerateRequest
+from dure.serve.ollama.requests import GenerateRequest, OllamaChatRequest
 from tests.support.serving import (
     DEMO_MODEL,
     Script,
@@ -58,8 +58,8 @@ WEATHER = {
 TIMINGS = Timings(prompt_tokens=10, cached_tokens=4, prompt_s=0.5, tokens=5, generate_s=0.25)
 
 
-def asked(**fields: Any) -> ChatRequest:
-    return ChatRequest.model_validate({"model": "demo", "messages": [USER], **fields})
+def asked(**fields: Any) -> OllamaChatRequest:
+    return OllamaChatRequest.model_validate({"model": "demo", "messages": [USER], **fields})
 
 
 def prompted(**fields: Any) -> GenerateRequest:
@@ -74,9 +74,9 @@ def options(**fields: Any) -> GenerationOptions:
     return options_of(asked(**fields), Sampling(), N_CTX)
 
 
-def told(events: list[ChatEvent], say: Any = chatted) -> tuple[list[dict[str, Any]], Answer]:
+def told(events: list[ChatEvent], say: Any = chatted) -> tuple[list[dict[str, Any]], OllamaAnswer]:
     """The lines of a stream of these, and the answer."""
-    answer = Answer("demo", say)
+    answer = OllamaAnswer("demo", say)
     return [line for event in events for line in answer.feed(event)], answer
 
 
@@ -276,22 +276,22 @@ def test_calls_are_told_whole() -> None:
         told_calls[1:],
         None,
     ]
-    assert answer.whole()["message"]["tool_calls"] == told_calls
-    assert answer.whole()["done_reason"] == "stop"
+    assert answer.value()["message"]["tool_calls"] == told_calls
+    assert answer.value()["done_reason"] == "stop"
 
 
 def test_a_call_that_was_cut_off_is_none() -> None:
     _, answer = told(
         [ToolCall(0, "call_1", "f"), ToolArguments(0, '{"a'), Finished("length", TIMINGS)]
     )
-    assert "tool_calls" not in answer.whole()["message"]
-    assert answer.whole()["done_reason"] == "length"
+    assert "tool_calls" not in answer.value()["message"]
+    assert answer.value()["done_reason"] == "length"
 
 
 def test_generate_says_response_where_chat_says_message() -> None:
     _, answer = told([Content("Yes"), Content("."), Finished("stop", TIMINGS)], generated)
-    assert answer.whole()["response"] == "Yes."
-    assert "message" not in answer.whole()
+    assert answer.value()["response"] == "Yes."
+    assert "message" not in answer.value()
 
 
 def test_embeddings_are_cut_before_they_are_scaled() -> None:
@@ -314,7 +314,7 @@ def server() -> Iterator[Served]:
 @pytest.fixture
 def engine(server: Served) -> ScriptedEngine:
     """What the server's model says next."""
-    server.state.engine = engine = ScriptedEngine()
+    server.state.model.engine = engine = ScriptedEngine()
     return engine
 
 

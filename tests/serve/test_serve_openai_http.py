@@ -27,7 +27,7 @@ def server() -> Iterator[Served]:
 
 @pytest.fixture
 def engine(server: Served) -> Iterator[ScriptedEngine]:
-    found = server.state.engine
+    found = server.state.model.engine
     assert isinstance(found, ScriptedEngine)
     found.scripts.clear()
     found.requests.clear()

@@ -35,6 +35,7 @@ from dure.chat.task import (
 )
 from dure.errors import BusyError, EngineError, UsageError
 from dure.generate.request import Sampling, Timings
+from dure.http.problems import problem_of
 from dure.serve.responses import router
 from dure.serve.responses.answer import ResponseAnswer
 from dure.serve.responses.conversation import sealed
@@ -335,7 +336,7 @@ def test_an_answer_cut_off_by_length_is_incomplete() -> None:
 
 def test_a_failure_in_the_middle_ends_the_stream_as_failed() -> None:
     _, answer = told([Content("Ye")])
-    last = answer.fail("the engine died")[-1]
+    last = answer.fail(problem_of(EngineError("the engine died")))[-1]
     assert last["type"] == "response.failed"
     assert last["response"]["error"] == {"code": "server_error", "message": "the engine died"}
     assert last["response"]["output"][0]["status"] == "incomplete"
@@ -387,7 +388,7 @@ def server() -> Iterator[Served]:
 @pytest.fixture
 def engine(server: Served) -> ScriptedEngine:
     """What the server's model says next."""
-    server.state.engine = engine = ScriptedEngine()
+    server.state.model.engine = engine = ScriptedEngine()
     return engine
 
 

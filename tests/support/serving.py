@@ -39,6 +39,7 @@ from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.serve.app import build_app
 from dure.serve.engine import EngineState
+from dure.serve.served_model import ServedModel
 from dure.serve.state import ServerState
 from dure.worker.protocol import EngineOptions
 from dure.worker.supervisor import EngineSupervisor
@@ -55,10 +56,11 @@ def vocabulary() -> Vocabulary:
         return Vocabulary(model)
 
 
-def state_of(engine: Any, **settings: Any) -> ServerState:
+def state_of(engine: Any, aliases: tuple[str, ...] = (), **settings: Any) -> ServerState:
     """A server of the demo model's vocabulary and templates."""
     words = vocabulary()
-    return ServerState(engine, words, ChatFormatter(words), "dure-demo", **settings)
+    model = ServedModel(engine, words, "dure-demo", aliases)
+    return ServerState(model, ChatFormatter(words), **settings)
 
 
 @contextlib.asynccontextmanager

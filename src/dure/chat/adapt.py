@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from dure.chat.capabilities import Capabilities
-from dure.chat.messages import Message
+from dure.chat.messages import ChatMessage
 
 __all__ = ["adapted"]
 
 
-def adapted(messages: Sequence[Message], can: Capabilities, *, native_calls: bool) -> list[Message]:
+def adapted(
+    messages: Sequence[ChatMessage], can: Capabilities, *, native_calls: bool
+) -> list[ChatMessage]:
     """The conversation for a template. native_calls: it writes tool calls and results itself."""
     result = list(messages)
     if not native_calls:
@@ -32,7 +34,7 @@ def adapted(messages: Sequence[Message], can: Capabilities, *, native_calls: boo
     return [_shaped(message, can) for message in result]
 
 
-def _as_text(message: Message) -> Message:
+def _as_text(message: ChatMessage) -> ChatMessage:
     if message["role"] == "tool":
         text = f"<tool_response>\n{message['content']}\n</tool_response>"
         return {"role": "user", "content": text}
@@ -45,16 +47,16 @@ def _as_text(message: Message) -> Message:
     return {**kept, "content": "\n".join(said + written)}
 
 
-def _written(function: Message) -> str:
+def _written(function: ChatMessage) -> str:
     arguments = function["arguments"]
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
     name = json.dumps(function["name"], ensure_ascii=False)
     return f'<tool_call>\n{{"name": {name}, "arguments": {text}}}\n</tool_call>'
 
 
-def _one_call_each(messages: list[Message]) -> list[Message]:
+def _one_call_each(messages: list[ChatMessage]) -> list[ChatMessage]:
     """A message with several calls becomes several, each followed by its own result."""
-    result: list[Message] = []
+    result: list[ChatMessage] = []
     at = 0
     while at < len(messages):
         message = messages[at]
@@ -70,7 +72,7 @@ def _one_call_each(messages: list[Message]) -> list[Message]:
     return result
 
 
-def _paired(message: Message, results: list[Message]) -> list[Message]:
+def _paired(message: ChatMessage, results: list[ChatMessage]) -> list[ChatMessage]:
     left, pairs = list(results), []
     for i, call in enumerate(message["tool_calls"]):
         asked = {**message, "tool_calls": [call]}
@@ -83,9 +85,9 @@ def _paired(message: Message, results: list[Message]) -> list[Message]:
     return pairs + left
 
 
-def _system_in_user(messages: list[Message]) -> list[Message]:
+def _system_in_user(messages: list[ChatMessage]) -> list[ChatMessage]:
     """A system message's text goes before that of the next user message."""
-    result: list[Message] = []
+    result: list[ChatMessage] = []
     waiting: list[str] = []
     for message in messages:
         if message["role"] == "system":
@@ -105,9 +107,9 @@ def _system_in_user(messages: list[Message]) -> list[Message]:
     return result
 
 
-def _merged(messages: list[Message]) -> list[Message]:
+def _merged(messages: list[ChatMessage]) -> list[ChatMessage]:
     """Neighbours of one role as one message."""
-    result: list[Message] = []
+    result: list[ChatMessage] = []
     for message in messages:
         last = result[-1] if result else None
         if last is None or last["role"] != message["role"] or message["role"] == "tool":
@@ -121,7 +123,7 @@ def _merged(messages: list[Message]) -> list[Message]:
     return result
 
 
-def _shaped(message: Message, can: Capabilities) -> Message:
+def _shaped(message: ChatMessage, can: Capabilities) -> ChatMessage:
     result = dict(message)
     if can.parts:
         result["content"] = [{"type": "text", "text": message["content"]}]
@@ -132,7 +134,7 @@ def _shaped(message: Message, can: Capabilities) -> Message:
     return result
 
 
-def _shaped_call(call: Message, can: Capabilities) -> Message:
+def _shaped_call(call: ChatMessage, can: Capabilities) -> ChatMessage:
     function = dict(call["function"])
     arguments: Any = function["arguments"]
     if can.text_arguments and not isinstance(arguments, str):

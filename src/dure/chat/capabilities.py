@@ -64,7 +64,7 @@ class Capabilities:
 
 def capabilities_of(template: ChatTemplate) -> Capabilities:
     """Render a dozen small conversations."""
-    probe = _Probe(template)
+    probe = _TemplateProbe(template)
     probe.parts = not probe.writes([_USER], "probe-question")
     calls = probe.calls()
     return Capabilities(
@@ -88,14 +88,14 @@ def capabilities_of(template: ChatTemplate) -> Capabilities:
 
 
 @dataclass(frozen=True)
-class _Calls:
+class _CallStyle:
     text: str | None = None
     text_arguments: bool = False
     parallel: bool = False
     short_ids: bool = False
 
 
-class _Probe:
+class _TemplateProbe:
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
         self.parts = False
@@ -117,20 +117,20 @@ class _Probe:
         rendered = [self.render([_USER], variables={variable: value}) for value in (one, other)]
         return None not in rendered and rendered[0] != rendered[1]
 
-    def calls(self) -> _Calls:
+    def calls(self) -> _CallStyle:
         """The first way to give a call that the template writes well; else the first that it writes."""
-        found: list[_Calls] = []
+        found: list[_CallStyle] = []
         for short_ids in (False, True):
             for text_arguments in (False, True):
                 text = self.one_call(text_arguments, short_ids)
                 if text is None:
                     continue
                 parallel = self._several(text_arguments, short_ids)
-                calls = _Calls(text, text_arguments, parallel, short_ids)
+                calls = _CallStyle(text, text_arguments, parallel, short_ids)
                 if re.search(rf'"{_KEY}"\s*:\s*"{_VALUE}"', text):
                     return calls
                 found.append(calls)
-        return found[0] if found else _Calls()
+        return found[0] if found else _CallStyle()
 
     def one_call(self, text_arguments: bool, short_ids: bool) -> str | None:
         conversation = _conversation(1, text_arguments, short_ids)

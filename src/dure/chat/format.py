@@ -20,12 +20,13 @@ from dure.chat.formats.harmony import Harmony
 from dure.chat.gbnf import read_gbnf
 from dure.chat.instruction import with_tools
 from dure.chat.json_schema import Rules, object_rule, schema_rule, validate
-from dure.chat.messages import Message, normalized
+from dure.chat.messages import ChatMessage, normalized
+from dure.chat.parameter_errors import blaming
 from dure.chat.parser import ChatParser
 from dure.chat.plan import (
     Marks,
     Plan,
-    Reasoning,
+    ReasoningState,
     arguments_rules,
     definitions,
     parameters_of,
@@ -34,7 +35,7 @@ from dure.chat.plan import (
 from dure.chat.task import ChatTask, JsonObject, JsonSchema, NamedTool, Tool
 from dure.chat.template import ChatTemplate
 from dure.chat.thinking import marks_of, state_of, variables_of
-from dure.errors import UsageError
+from dure.errors import ParameterError, UsageError
 from dure.generate.request import Grammar
 from dure.model.vocabulary import Vocabulary
 
@@ -46,15 +47,13 @@ class PreparedChat:
     """What to generate, and how to read it.
 
     prompt: token ids, and prompt_text as it was rendered. special: the pieces of generated tokens must
-    be made with the special ones visible, or the parser misses its marks. stop: texts that end the
-    answer besides the caller's own.
+    be made with the special ones visible, or the parser misses its marks.
     """
 
     prompt: list[int]
     prompt_text: str
     grammar: Grammar | None
     special: bool
-    stop: tuple[str, ...]
     _parser: Callable[[], ChatParser] = field(repr=False)
     _format: JsonObject | JsonSchema | None = None
     _strict: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -117,7 +116,6 @@ class ChatFormatter:
             prompt_text=text,
             grammar=self._grammar(task, plan, dialect),
             special=self._hidden(dialect.format.markers(dialect.marks, tools=bool(tools))),
-            stop=(),
             _parser=parser,
             _format=task.response_format,
             _strict={tool.name: schemas[tool.name] for tool in tools if tool.strict},
@@ -130,7 +128,8 @@ class ChatFormatter:
 
     def _grammar(self, task: ChatTask, plan: Plan, dialect: _Dialect) -> Grammar | None:
         if task.grammar is not None:
-            check_grammar(self._vocabulary, task.grammar)
+            with blaming("grammar"):
+                check_grammar(self._vocabulary, task.grammar)
             if plan.reasoning == "free" and not _asks_to_think(task):
                 plan = replace(plan, reasoning="none")  # the caller has said how the answer begins
             return wrapped(task.grammar, plan)
@@ -138,7 +137,8 @@ class ChatFormatter:
         if not root:
             return None
         gbnf = plan.rules.text(root)
-        _check_own(gbnf)
+        with blaming("grammar"):
+            _check_own(gbnf)
         tokens = self._vocabulary.tokenize(tag, special=True, add_bos=False) if tag else []
         if len(tokens) == 1:
             return Grammar(gbnf, trigger_tokens=tuple(tokens))
@@ -181,7 +181,7 @@ class _Dialect:
         """Whether the model can think before it answers."""
         return bool(self.marks.closing) or isinstance(self.format, Harmony)
 
-    def opening(self, task: ChatTask, *, shown: bool) -> tuple[str, Opened, Reasoning]:
+    def opening(self, task: ChatTask, *, shown: bool) -> tuple[str, Opened, ReasoningState]:
         """The prompt's text, what of the answer it has begun, and what is left of its reasoning."""
         messages, last = _split_last(normalized(task.messages), task.continue_last)
         text = self._rendered(task, messages, shown=shown)
@@ -197,7 +197,7 @@ class _Dialect:
             return text, Opened(self.marks, reasoning=True), "open"
         return text, opened, state
 
-    def _rendered(self, task: ChatTask, messages: Sequence[Message], *, shown: bool) -> str:
+    def _rendered(self, task: ChatTask, messages: Sequence[ChatMessage], *, shown: bool) -> str:
         native = self._recognized[1]
         variables = variables_of(task, self.template, self.can, thinks=self.thinks)
         tools = definitions(task.tools) if shown else []
@@ -212,7 +212,7 @@ class _Dialect:
         )
 
 
-def _plan(task: ChatTask, tools: Sequence[Tool], marks: Marks, state: Reasoning) -> Plan:
+def _plan(task: ChatTask, tools: Sequence[Tool], marks: Marks, state: ReasoningState) -> Plan:
     rules = Rules()
     return Plan(
         rules=rules,
@@ -243,16 +243,21 @@ def _check_together(task: ChatTask) -> None:
         raise UsageError("grammar and tools exclude each other: give one of them")
 
 
-def _split_last(messages: list[Message], continues: bool) -> tuple[list[Message], Message | None]:
+def _split_last(
+    messages: list[ChatMessage], continues: bool
+) -> tuple[list[ChatMessage], ChatMessage | None]:
     if not continues:
         return messages, None
     last = messages[-1]
     if last["role"] != "assistant" or "tool_calls" in last:
-        raise UsageError(
-            "messages: only an assistant's text can be continued, and the last message is none"
+        raise ParameterError(
+            "messages",
+            "messages: only an assistant's text can be continued, and the last message is none",
         )
     if not messages[:-1]:
-        raise UsageError("messages: an answer to continue needs a message before it")
+        raise ParameterError(
+            "messages", "messages: an answer to continue needs a message before it"
+        )
     return messages[:-1], last
 
 
@@ -264,7 +269,7 @@ def _content_rule(rules: Rules, wanted: JsonObject | JsonSchema | None) -> str:
     try:
         return schema_rule(rules, wanted.schema, strict=wanted.strict)
     except UsageError as error:
-        raise UsageError(f"response_format: {error}") from error
+        raise ParameterError("response_format", f"response_format: {error}") from error
 
 
 def _invalid(schema: Any, text: str) -> str | None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dure.chat.messages import Message
+from dure.chat.messages import ChatMessage
 
 __all__ = ["with_tools"]
 
@@ -24,7 +24,9 @@ _AFTER = (
 )
 
 
-def with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+def with_tools(
+    messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]]
+) -> list[ChatMessage]:
     """The conversation, its system message telling of the tools."""
     told = (
         _BEFORE + "\n".join(json.dumps(t["function"], ensure_ascii=False) for t in tools) + _AFTER

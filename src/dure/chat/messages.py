@@ -9,31 +9,31 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dure.errors import UsageError
+from dure.errors import ParameterError, UsageError
 
-__all__ = ["Message", "normalized"]
+__all__ = ["ChatMessage", "normalized"]
 
-Message = dict[str, Any]
+ChatMessage = dict[str, Any]
 
 _ROLES = {"developer": "system", "function": "tool"}
 _KNOWN = ("system", "user", "assistant", "tool")
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
-def normalized(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+def normalized(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
     """Every message with a known role, a text, and calls whose arguments are objects.
 
     Keys: role, content (str), and where they apply tool_calls, tool_call_id, name, reasoning_content.
     Raises UsageError naming the message's place.
     """
     if not messages:
-        raise UsageError("messages: a conversation needs at least one message")
+        raise ParameterError("messages", "messages: a conversation needs at least one message")
     result = [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
     _name_tools(result)
     return result
 
 
-def _message(message: Mapping[str, Any], place: str) -> Message:
+def _message(message: Mapping[str, Any], place: str) -> ChatMessage:
     if not isinstance(message, Mapping):
         raise UsageError(f"{place} must be an object with a role and a content")
     role = message.get("role")
@@ -42,7 +42,7 @@ def _message(message: Mapping[str, Any], place: str) -> Message:
         raise UsageError(
             f"{place}.role {role!r} is not known: use system, developer, user, assistant or tool"
         )
-    result: Message = {"role": role, "content": _text(message.get("content"), place)}
+    result: ChatMessage = {"role": role, "content": _text(message.get("content"), place)}
     if role == "assistant":
         _add_answer(result, message, place)
     elif role == "tool":
@@ -52,7 +52,7 @@ def _message(message: Mapping[str, Any], place: str) -> Message:
     return result
 
 
-def _add_answer(result: Message, message: Mapping[str, Any], place: str) -> None:
+def _add_answer(result: ChatMessage, message: Mapping[str, Any], place: str) -> None:
     if not result["content"] and message.get("refusal"):
         result["content"] = _text(message["refusal"], place)
     calls = message.get("tool_calls")
@@ -69,13 +69,13 @@ def _add_answer(result: Message, message: Mapping[str, Any], place: str) -> None
         result["reasoning_content"] = _text(reasoning, place)
 
 
-def _add_result(result: Message, message: Mapping[str, Any]) -> None:
+def _add_result(result: ChatMessage, message: Mapping[str, Any]) -> None:
     for key in ("tool_call_id", "name"):
         if isinstance(message.get(key), str):
             result[key] = message[key]
 
 
-def _call(call: Any, index: int, place: str) -> Message:
+def _call(call: Any, index: int, place: str) -> ChatMessage:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise UsageError(f"{place}.function must have a name and arguments")
@@ -124,7 +124,7 @@ def _part(part: Any, place: str) -> str:
     return text
 
 
-def _name_tools(messages: list[Message]) -> None:
+def _name_tools(messages: list[ChatMessage]) -> None:
     """Templates want to know whose result a message is; clients send the call's id only."""
     names: dict[str, str] = {}
     for message in messages:

@@ -12,20 +12,20 @@ from typing import Any, Literal
 
 from dure.chat.json_schema import Rules, object_rule, schema_rule
 from dure.chat.task import ChatTask, NamedTool, Tool
-from dure.errors import UsageError
+from dure.errors import ParameterError, UsageError
 
 __all__ = [
     "CallRule",
     "Marks",
     "Plan",
-    "Reasoning",
+    "ReasoningState",
     "arguments_rules",
     "definitions",
     "parameters_of",
     "tools_of",
 ]
 
-Reasoning = Literal["none", "open", "free"]
+ReasoningState = Literal["none", "open", "free"]
 _NAME = re.compile(r"[a-zA-Z0-9_.:/-]{1,128}")
 
 
@@ -62,7 +62,7 @@ class Plan:
     forced: bool
     limit: int | None
     content: str
-    reasoning: Reasoning
+    reasoning: ReasoningState
 
 
 def tools_of(task: ChatTask) -> list[Tool]:
@@ -78,7 +78,9 @@ def tools_of(task: ChatTask) -> list[Tool]:
     choice = task.tool_choice
     if isinstance(choice, NamedTool):
         if choice.name not in names:
-            raise UsageError(f"tool_choice: there is no tool {choice.name!r} among the tools")
+            raise ParameterError(
+                "tool_choice", f"tool_choice: there is no tool {choice.name!r} among the tools"
+            )
         return [tool for tool in task.tools if tool.name == choice.name]
     if choice == "required" and not names:
         raise UsageError("tool_choice 'required' needs tools")

@@ -29,8 +29,6 @@ __all__ = [
     "ToolCall",
 ]
 
-Message = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Tool:
@@ -74,7 +72,7 @@ class ChatTask:
     grammar: GBNF of the caller's own.
     """
 
-    messages: Sequence[Message]
+    messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Tool] = ()
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
     parallel_tool_calls: bool = True
@@ -159,7 +157,7 @@ class ToolArguments:
 class Finished:
     """The end. stop_text: the stop string that was met, None where the model ended by itself."""
 
-    reason: Literal["stop", "length", "tool_calls", "cancelled"]
+    reason: Literal["stop", "length", "tool_calls"]
     timings: Timings
     stop_text: str | None = None
     reasoning_tokens: int = 0

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dure.chat.capabilities import Capabilities
-from dure.chat.plan import Marks, Reasoning
+from dure.chat.plan import Marks, ReasoningState
 from dure.chat.task import ChatTask
 from dure.chat.template import RESERVED, ChatTemplate
-from dure.errors import UsageError
+from dure.errors import ParameterError, UsageError
 
-__all__ = ["Thinking", "marks_of", "state_of", "variables_of"]
+__all__ = ["ThinkingSupport", "marks_of", "state_of", "variables_of"]
 
 _PAIRS = (
     ("<think>", "</think>"),
@@ -25,11 +25,12 @@ _PAIRS = (
     ("<|channel>thought", "<channel|>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
 )
+_KWARGS = "chat_template_kwargs"
 _DEGREES = ("low", "medium", "high")
 
 
 @dataclass(frozen=True)
-class Thinking:
+class ThinkingSupport:
     """What a model can do: think at all, be told not to, be told how much, think without being asked."""
 
     thinks: bool
@@ -45,7 +46,7 @@ def marks_of(template: ChatTemplate) -> Marks:
     return Marks()
 
 
-def state_of(prompt: str, marks: Marks) -> Reasoning:
+def state_of(prompt: str, marks: Marks) -> ReasoningState:
     """What a prompt says about the thoughts of the answer."""
     if not marks.closing:
         return "none"
@@ -63,7 +64,7 @@ def variables_of(
     enabled = _chosen(task.enable_thinking, values, "enable_thinking")
     effort = _chosen(task.reasoning_effort, values, "reasoning_effort")
     _check_names(values, template)
-    thinking = Thinking(thinks, can.thinking_switch, can.effort)
+    thinking = ThinkingSupport(thinks, can.thinking_switch, can.effort)
     enabled = _enabled(enabled, effort, thinking)
     if effort is not None and effort != "none" and thinking.degrees:
         values["reasoning_effort"] = _degree(effort, template)
@@ -87,12 +88,14 @@ def _chosen(said: Any, values: dict[str, Any], name: str) -> Any:
 def _check_names(values: Mapping[str, Any], template: ChatTemplate) -> None:
     for name in values:
         if name in RESERVED:
-            raise UsageError(f"chat_template_kwargs: {name!r} is set by the server: leave it out")
+            complaint, cure = f"{name!r} is set by the server", "leave it out"
+            raise ParameterError(_KWARGS, f"{_KWARGS}: {complaint}", cure)
         if name not in template.variables:
-            raise UsageError(f"chat_template_kwargs: this model's template does not read {name!r}")
+            complaint = f"this model's template does not read {name!r}"
+            raise ParameterError(_KWARGS, f"{_KWARGS}: {complaint}")
 
 
-def _enabled(enabled: bool | None, effort: str | None, thinking: Thinking) -> bool | None:
+def _enabled(enabled: bool | None, effort: str | None, thinking: ThinkingSupport) -> bool | None:
     if effort is not None:
         by_effort = effort != "none"
         if enabled is not None and enabled != by_effort:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from dure.errors import ErrorRecord, UsageError
+from dure.errors import ErrorRecord, ParameterError, UsageError
 
 __all__ = [
     "Done",
@@ -73,8 +73,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if self.seed is not None:
             _check("seed", self.seed, 0, 2**63 - 1)
         if any(math.isnan(bias) or bias == math.inf for bias in self.logit_bias.values()):
-            raise UsageError(
-                "logit_bias", "every bias must be a number, or -inf to forbid the token"
+            raise ParameterError(
+                "logit_bias", "logit_bias: every bias must be a number, or -inf to forbid the token"
             )
 
 
@@ -167,7 +167,9 @@ def check_tokens(request: Request, n_vocab: int) -> None:
     ):
         wrong = next((token for token in tokens if not 0 <= token < n_vocab), None)
         if wrong is not None:
-            raise UsageError(f"{field}: there is no token {wrong}, only 0 to {n_vocab - 1}")
+            raise ParameterError(
+                field, f"{field}: there is no token {wrong}, only 0 to {n_vocab - 1}"
+            )
 
 
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True):

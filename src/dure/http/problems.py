@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -22,10 +21,10 @@ from starlette.exceptions import HTTPException
 from dure import errors
 
 __all__ = [
+    "ErrorShape",
     "ForbiddenError",
     "NotFoundError",
     "Problem",
-    "Shape",
     "install_error_handlers",
     "json_response",
     "openai_error",
@@ -55,7 +54,7 @@ class Problem:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Shape = Callable[[Problem], dict[str, Any]]
+ErrorShape = Callable[[Problem], dict[str, Any]]
 
 FINAL = {"x-should-retry": "false"}
 
@@ -79,17 +78,9 @@ def problem_of(error: Exception) -> Problem:
         return _of_status(error)
     for kind, status, name in _KINDS:
         if isinstance(error, kind):
-            param = getattr(error, "param", None) or _named_by(error)
+            param = error.param if isinstance(error, errors.ParameterError) else None
             return Problem(status, name, str(error), param, _extra(error), _headers(error, status))
     return Problem(500, "server_error", "something went wrong in the server: see its log")
-
-
-def _named_by(error: Exception) -> str | None:
-    """The parameter that a complaint of ours begins with, as in "grammar: ...": modules that know
-    no HTTP name it so.
-    """
-    found = re.match(r"([a-z_]+): ", str(error)) if isinstance(error, errors.UsageError) else None
-    return found[1] if found else None
 
 
 def _extra(error: Exception) -> dict[str, Any]:
@@ -181,7 +172,7 @@ def json_response(
     )
 
 
-def install_error_handlers(app: FastAPI, shapes: Mapping[str, Shape]) -> None:
+def install_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
     """Answer errors that no route answers, such as that there is none, in the shape of their path.
 
     shapes: the beginning of a path, without a slash at its end, to the shape of errors below it;

@@ -5,17 +5,16 @@ Knows the routers and the OpenAPI document. Refuses to know guards, sockets and 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from dure.http.body import JsonRoute
-from dure.http.problems import Shape, install_error_handlers
+from dure.http.problems import ErrorShape, install_error_handlers
 from dure.serve import docs
 from dure.serve.openai import chat, completions, embeddings, health, models, native, tokens
 from dure.serve.state import ServerState
@@ -35,7 +34,7 @@ OPENAI = (
 
 def build_app(state: ServerState, dialects: Sequence[APIRouter] = ()) -> FastAPI:
     """The application of one server; dialects: routers of other APIs."""
-    app = _App(
+    app = _DocumentedApi(
         title="dure", version=_version(), docs_url=None, redoc_url=None, redirect_slashes=False
     )
     app.state.server = state
@@ -45,7 +44,7 @@ def build_app(state: ServerState, dialects: Sequence[APIRouter] = ()) -> FastAPI
     return app
 
 
-def _shapes(dialects: Sequence[APIRouter]) -> dict[str, Shape]:
+def _shapes(dialects: Sequence[APIRouter]) -> dict[str, ErrorShape]:
     """Of every dialect that has addresses of its own: where they begin, and the shape of its errors."""
     return {
         router.prefix: router.route_class.error_body
@@ -61,7 +60,7 @@ def _version() -> str:
         return "0"
 
 
-class _App(FastAPI):
+class _DocumentedApi(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The document of the API, without what FastAPI only believes we answer."""
         if self.openapi_schema is None:
@@ -72,7 +71,6 @@ class _App(FastAPI):
                 separate_input_output_schemas=False,
             )
             _drop_validation_errors(document)
-            document = _with_short_names(document)
             _drop_unused(document)
             self.openapi_schema = document
         return self.openapi_schema
@@ -85,20 +83,6 @@ def _drop_validation_errors(document: dict[str, Any]) -> None:
             operation.get("responses", {}).pop("422", None)
     for name in ("HTTPValidationError", "ValidationError"):
         document.get("components", {}).get("schemas", {}).pop(name, None)
-
-
-def _with_short_names(document: dict[str, Any]) -> dict[str, Any]:
-    """Types that two dialects have are named with the dialect, not with a path in our source."""
-    text = msgspec.json.encode(document).decode()
-    return cast(dict[str, Any], msgspec.json.decode(_LONG_NAME.sub(_short, text)))
-
-
-_LONG_NAME = re.compile(r"\bdure__serve__(\w+?)__\w+?__(\w+)")
-
-
-def _short(name: re.Match[str]) -> str:
-    dialect = {"openai": "OpenAI"}.get(name[1], name[1].capitalize())
-    return f"{dialect}{name[2]}"
 
 
 def _drop_unused(document: dict[str, Any]) -> None:

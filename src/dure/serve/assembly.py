@@ -5,22 +5,13 @@ Knows which part needs which. Refuses to know where settings come from and how a
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import os
-import shutil
-import signal
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-import psutil
-
 from dure.chat.format import ChatFormatter
-from dure.errors import DureError
 from dure.generate.request import Sampling
 from dure.http.server import serve
 from dure.http.settings import ServerSettings
@@ -29,24 +20,25 @@ from dure.model.vocabulary import Vocabulary
 from dure.serve import anthropic, ollama, responses
 from dure.serve.app import build_app
 from dure.serve.cluster_watch import ClusterWatch
+from dure.serve.engine import Engine
+from dure.serve.engine_lifespan import EngineLifespan
 from dure.serve.measured import MeasuredEngine
 from dure.serve.metrics import Metrics
-from dure.serve.state import EmbeddingModel, ServerState
+from dure.serve.prefix_directory import prefix_directory
+from dure.serve.served_model import ServedModel
+from dure.serve.state import ServerState
 from dure.worker.protocol import EngineOptions
 from dure.worker.supervisor import EngineSupervisor
 
 __all__ = ["ServerPlan", "run_server"]
 
-MEMORY = Path("/dev/shm")  # noqa: S108  # made private by mkdtemp
-_STORE_PREFIX = "dure-prefixes-"
-
 
 @dataclass(frozen=True, kw_only=True)
 class ServerPlan:
-    """All that a server is to be.
+    """What a server is made of.
 
     embedding: a model of its own for embeddings; None: the model itself makes them.
-    chat_template: instead of the model's own. slots: whether /slots tells what runs.
+    chat_template: replaces the model's own. slots: whether /slots answers.
     """
 
     engine: EngineOptions
@@ -72,41 +64,22 @@ def run_server(
     warn: Callable[[str], None] = lambda _: None,
     progress: Callable[[str, float], None] = lambda _what, _fraction: None,
 ) -> int:
-    """Serve until a signal comes; the exit code.
+    """Serve until a signal comes, and return the exit code.
 
-    announce: gets the URL once it answers, while the model may still be loading; ready: is called
-    when the model is there, stopping when it begins to end; warn: gets what a person should know;
+    announce: gets the URL once it answers, while the model may still be loading; ready: called when
+    the model is loaded, stopping when the server begins to end; warn: gets what a person should know;
     progress: what is being loaded, and how far (0 to 1). Raises the DureError that prevents it.
     """
     vocabulary = _vocabulary(Path(plan.engine.model))
-    formatter = (
-        ChatFormatter(vocabulary, default_template=plan.chat_template)
-        if plan.chat_template or vocabulary.has_chat_template
-        else None
-    )
-    with _store(plan.engine) as options:
+    with prefix_directory(plan.engine) as options, _cluster_watch(options) as watch:
         engine = EngineSupervisor(options, max_waiting=plan.settings.max_waiting, warn=warn)
-        watch = ClusterWatch()
-        if options.run.cluster:
-            watch.start()
+        embedding = _embedding_engine(plan, warn)
         metrics = Metrics(engine, plan.name, watch.reports)
-        embedding = _embedding(plan, warn)
-        state = ServerState(
-            engine=MeasuredEngine(engine, metrics, plan.name, plan.settings.max_prompt_tokens),
-            vocabulary=vocabulary,
-            formatter=formatter,
-            model=plan.name,
-            aliases=plan.settings.aliases[1:],
-            embedding=embedding and embedding[0],
-            sampling=plan.sampling,
-            keep_alive_s=plan.settings.keep_alive_comment_s,
-            slots=plan.slots,
-            fingerprint=f"b-{_fingerprint(plan)}",
-        )
-        app = build_app(state, [responses.router(), anthropic.router(), ollama.router()])
-        life = _Life([engine, *([embedding[1]] if embedding else [])], ready, progress)
+        measured = MeasuredEngine(engine, metrics, plan.name, plan.settings.max_prompt_tokens)
+        state = _state(plan, vocabulary, measured, embedding)
+        life = EngineLifespan([engine, *([embedding] if embedding else [])], ready, progress)
         code = serve(
-            app,
+            build_app(state, [responses.router(), anthropic.router(), ollama.router()]),
             plan.settings,
             metrics,
             model=plan.name,
@@ -114,48 +87,51 @@ def run_server(
             announce=announce,
             stopping=lambda: stopping() if life.error is None else None,
         )
-    watch.stop()
     if life.error is not None:
         raise life.error
     return code
 
 
-class _Life:
-    """Starts the engines with the server, and ends the server where they cannot be started."""
+def _state(
+    plan: ServerPlan, vocabulary: Vocabulary, engine: Engine, embedding: Engine | None
+) -> ServerState:
+    can_chat = plan.chat_template or vocabulary.has_chat_template
+    model = ServedModel(engine, vocabulary, plan.name, plan.settings.aliases[1:])
+    return ServerState(
+        model=model,
+        formatter=(
+            ChatFormatter(vocabulary, default_template=plan.chat_template) if can_chat else None
+        ),
+        embedding=_embedding_model(plan, embedding, model.created),
+        sampling=plan.sampling,
+        keep_alive_s=plan.settings.keep_alive_comment_s,
+        slots=plan.slots,
+        fingerprint=f"b-{_fingerprint(plan)}",
+    )
 
-    def __init__(
-        self,
-        engines: list[EngineSupervisor],
-        ready: Callable[[], None],
-        progress: Callable[[str, float], None],
-    ) -> None:
-        self._engines, self._ready, self._progress = engines, ready, progress
-        self.error: DureError | None = None
 
-    @asynccontextmanager
-    async def around(self) -> AsyncIterator[None]:
-        """From before the first request to after the last."""
-        for engine in self._engines:
-            engine.start()
-        watcher = asyncio.create_task(self._watch())
-        try:
-            yield
-        finally:
-            watcher.cancel()
-            await asyncio.gather(*(engine.close() for engine in self._engines))
+def _embedding_engine(plan: ServerPlan, warn: Callable[[str], None]) -> EngineSupervisor | None:
+    if plan.embedding is None:
+        return None
+    return EngineSupervisor(plan.embedding, max_waiting=plan.settings.max_waiting, warn=warn)
 
-    async def _watch(self) -> None:
-        loading = asyncio.gather(*(engine.ready() for engine in self._engines))
-        try:
-            while not loading.done():
-                self._progress(self._engines[0].doing, self._engines[0].progress)
-                await asyncio.wait([loading], timeout=0.1)
-            await loading
-        except DureError as error:
-            self.error = error
-            os.kill(os.getpid(), signal.SIGTERM)  # as if someone had stopped it: in good order
-            return
-        self._ready()
+
+def _embedding_model(plan: ServerPlan, engine: Engine | None, created: int) -> ServedModel | None:
+    if plan.embedding is None or engine is None:
+        return None
+    path = Path(plan.embedding.model)
+    return ServedModel(engine, _vocabulary(path), _name_of(path), created=created)
+
+
+@contextmanager
+def _cluster_watch(options: EngineOptions) -> Iterator[ClusterWatch]:
+    watch = ClusterWatch()
+    if options.run.cluster:
+        watch.start()
+    try:
+        yield watch
+    finally:
+        watch.stop()
 
 
 def _vocabulary(path: Path) -> Vocabulary:
@@ -163,47 +139,14 @@ def _vocabulary(path: Path) -> Vocabulary:
         return Vocabulary(gguf)
 
 
-def _embedding(
-    plan: ServerPlan, warn: Callable[[str], None]
-) -> tuple[EmbeddingModel, EngineSupervisor] | None:
-    if plan.embedding is None:
-        return None
-    path = Path(plan.embedding.model)
-    engine = EngineSupervisor(plan.embedding, max_waiting=plan.settings.max_waiting, warn=warn)
-    return EmbeddingModel(engine, _vocabulary(path), _name_of(path)), engine
-
-
-@contextmanager
-def _store(options: EngineOptions) -> Iterator[EngineOptions]:
-    """Where cached prefixes go that have no room in the KV cache: a directory, or else memory."""
-    if options.store or not options.store_bytes:
-        yield options
-        return
-    memory = MEMORY if os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
-    _remove_left_behind(memory)
-    directory = tempfile.mkdtemp(prefix=f"{_STORE_PREFIX}{os.getpid()}-", dir=memory)
-    try:
-        yield msgspec.structs.replace(options, store=directory)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _remove_left_behind(memory: Path) -> None:
-    """Delete what servers left there that were killed."""
-    for directory in memory.glob(f"{_STORE_PREFIX}*"):
-        pid = directory.name.removeprefix(_STORE_PREFIX).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(directory, ignore_errors=True)
-
-
 def _name_of(path: Path) -> str:
-    """A file's name without its ending, and without the part's number where it is split."""
+    """Return a file's name without its ending, and without the part's number if it is split."""
     return path.name.removesuffix(".gguf").partition("-00001-of-")[0]
 
 
 def _fingerprint(plan: ServerPlan) -> str:
-    """Changes where answers to the same request and seed may: with the model and how it is cut."""
+    """Return what changes if answers to the same request and seed may: the model and its cut."""
     with open_gguf(Path(plan.engine.model)) as gguf:
         run = plan.engine.run
-        what = f"{gguf.fingerprint} {run.ranks} {run.shares} {run.wire.value}"
-    return hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
+        parts = f"{gguf.fingerprint} {run.ranks} {run.shares} {run.wire.value}"
+    return hashlib.blake2b(parts.encode(), digest_size=4).hexdigest()

@@ -10,12 +10,12 @@ from typing import Literal, Protocol
 
 from dure.generate.request import EngineStats, Event, ModelInfo, Request
 
-__all__ = ["Answer", "Engine", "EngineState"]
+__all__ = ["Engine", "EngineState", "TokenStream"]
 
 EngineState = Literal["loading", "ready", "restarting", "failed", "stopped"]
 
 
-class Answer(Protocol):
+class TokenStream(Protocol):
     """The events of one request, in order; the last is Done or Failed.
 
     Leaving the iteration early does not end the request: `cancel` does.
@@ -29,7 +29,7 @@ class Answer(Protocol):
 
 
 class Engine(Protocol):
-    """Answers requests, many at once."""
+    """TokenStreams requests, many at once."""
 
     @property
     def state(self) -> EngineState:
@@ -55,7 +55,7 @@ class Engine(Protocol):
     def stats(self) -> EngineStats:
         """The latest figures, at most a second old while anything runs."""
 
-    def submit(self, request: Request) -> Answer:
+    def submit(self, request: Request) -> TokenStream:
         """Begin a request.
 
         Raises ContextError where it can never fit, BusyError where too many wait, NotReadyError while

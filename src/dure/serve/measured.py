@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from dure.errors import ContextError
 from dure.generate.request import Done, EngineStats, Event, Failed, ModelInfo, Request, Token
 from dure.http.access_log import RequestRecord, current_record
-from dure.serve.engine import Answer, Engine, EngineState
+from dure.serve.engine import Engine, EngineState, TokenStream
 from dure.serve.metrics import Metrics
 
 __all__ = ["MeasuredEngine"]
@@ -60,17 +60,17 @@ class MeasuredEngine:
         """See Engine."""
         return self._engine.stats
 
-    def submit(self, request: Request) -> Answer:
+    def submit(self, request: Request) -> TokenStream:
         """Begin a request, and its clock. Raises as Engine, and ContextError above our own limit."""
         self._check(len(request.prompt))
         record = current_record.get()
         if record:
             record.model = self._model
             record.prompt_tokens = (record.prompt_tokens or 0) + len(request.prompt)
-        answer = _MeasuredAnswer(self._engine.submit(request), self._metrics, record)
+        stream = _MeasuredStream(self._engine.submit(request), self._metrics, record)
         if record:
-            record.at_end.append(answer.close)
-        return answer
+            record.at_end.append(stream.close)
+        return stream
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
         """See Engine."""
@@ -90,19 +90,19 @@ class MeasuredEngine:
             )
 
 
-class _MeasuredAnswer:
+class _MeasuredStream:
     """An answer whose events are timed on their way; the last one is counted once."""
 
-    def __init__(self, answer: Answer, metrics: Metrics, record: RequestRecord | None) -> None:
-        self._answer, self._metrics, self._record = answer, metrics, record
+    def __init__(self, stream: TokenStream, metrics: Metrics, record: RequestRecord | None) -> None:
+        self._stream, self._metrics, self._record = stream, metrics, record
         self._start = time.perf_counter()
         self._cancelled = self._closed = False
         self._n_read = 0  # tokens before it was cancelled: what came after is nobody's answer
 
     def cancel(self) -> None:
-        """See Answer."""
+        """See TokenStream."""
         self._cancelled = True
-        self._answer.cancel()
+        self._stream.cancel()
 
     def close(self) -> None:
         """Nobody will read on: what has not ended was cancelled. The engine's work ends."""
@@ -113,7 +113,7 @@ class _MeasuredAnswer:
     async def __aiter__(self) -> AsyncIterator[Event]:
         clock, previous = time.perf_counter, 0.0
         observe = self._metrics.observe_next_token
-        async for event in self._answer:
+        async for event in self._stream:
             if isinstance(event, Token):
                 self._n_read += not self._cancelled
                 now = clock()

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from typing import Generic, TypeAlias, TypeVar
 
 from dure.errors import BusyError
-from dure.serve.engine import Answer
+from dure.serve.engine import TokenStream
 
 __all__ = ["Merged", "Run"]
 
@@ -26,8 +26,8 @@ class Run(Generic[E]):
     does not iterate to the end must call (`contextlib.aclosing`).
     """
 
-    def __init__(self, answer: Answer, events: AsyncGenerator[E, None]) -> None:
-        self._answer, self._events = answer, events
+    def __init__(self, stream: TokenStream, events: AsyncGenerator[E, None]) -> None:
+        self._stream, self._events = stream, events
 
     def __aiter__(self) -> AsyncIterator[E]:
         return self
@@ -37,11 +37,11 @@ class Run(Generic[E]):
 
     def cancel(self) -> None:
         """End the engine's work, without waiting."""
-        self._answer.cancel()
+        self._stream.cancel()
 
     async def aclose(self) -> None:
         """End the engine's work and the iteration."""
-        self._answer.cancel()
+        self._stream.cancel()
         await self._events.aclose()
 
 

@@ -1,4 +1,4 @@
-"""What every route of a server shares: the engine, the vocabulary, the chat format, its settings.
+"""What every route of a server shares: the models, the chat format, the server's settings.
 
 Refuses to know HTTP bodies and how an answer is written.
 """
@@ -6,190 +6,67 @@ Refuses to know HTTP bodies and how an answer is written.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from fastapi import Depends, Request
 
-from dure.chat.task import (
-    ChatTask,
-    Content,
-    Reasoning,
-    ToolArguments,
-    ToolCall,
-)
-from dure.errors import NotReadyError, ParameterError, UsageError
-from dure.generate.request import Grammar, Sampling
-from dure.model.vocabulary import Vocabulary
-from dure.serve.engine import Engine
+from dure.chat.format import ChatFormatter, PreparedChat
+from dure.chat.task import ChatTask
+from dure.errors import UsageError
+from dure.generate.request import Sampling
+from dure.http.problems import ForbiddenError
+from dure.serve.served_model import ServedModel
 
-__all__ = [
-    "EmbeddingModel",
-    "Formatter",
-    "Parser",
-    "Prepared",
-    "ServerState",
-    "State",
-    "current_state",
-    "owner_of",
-]
-
-LONG_TEXT = 8_192  # characters; shorter ones are tokenized sooner than a thread is woken
-
-
-class Parser(Protocol):
-    """Tells content, thoughts and tool calls apart in the text of one answer."""
-
-    def feed(self, text: str) -> Iterable[Content | Reasoning | ToolCall | ToolArguments]:
-        """More of the answer's text."""
-
-    def finish(self) -> Iterable[Content | Reasoning | ToolCall | ToolArguments]:
-        """The end of the text: what was held back."""
-
-
-class Prepared(Protocol):
-    """A conversation as the model reads it. See `dure.chat`."""
-
-    @property
-    def prompt(self) -> list[int]:
-        """The prompt's tokens."""
-
-    @property
-    def prompt_text(self) -> str:
-        """The prompt as the template wrote it."""
-
-    @property
-    def grammar(self) -> Grammar | None:
-        """What the answer must follow."""
-
-    @property
-    def special(self) -> bool:
-        """Whether the parser reads the names of special tokens in the answer's text."""
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """Texts of the format itself that end an answer."""
-
-    def parser(self) -> Parser:
-        """A parser of one answer."""
-
-    def check(self, content: str) -> str | None:
-        """Why a complete answer's content is not what was asked for; None where it is."""
-
-    def check_call(self, name: str, arguments: str) -> str | None:
-        """The same of a tool call's arguments."""
-
-
-class Formatter(Protocol):
-    """Writes conversations as the model was taught to read them."""
-
-    def prepare(self, task: ChatTask) -> Prepared:
-        """Raises UsageError where the task cannot be written or kept to."""
-
-
-@dataclass(frozen=True)
-class EmbeddingModel:
-    """A model of its own for /v1/embeddings."""
-
-    engine: Engine
-    vocabulary: Vocabulary
-    name: str
+__all__ = ["CurrentServer", "ServerState", "caller_of", "current_server"]
 
 
 @dataclass
 class ServerState:
-    """One server. `sampling`: what holds where a request says nothing.
+    """One server.
 
-    embedding None: the model itself embeds. keep_alive_s: silence after which a stream says that it
-    is alive. slots: whether /slots answers. formatter None: the model cannot chat.
+    formatter: None if the model cannot chat. embedding: a model of its own for embeddings.
+    sampling: what holds if a request says nothing. keep_alive_s: silence after which a stream shows
+    that it is alive. slots: whether /slots answers.
     """
 
-    engine: Engine
-    vocabulary: Vocabulary
-    formatter: Formatter | None
-    model: str
-    aliases: tuple[str, ...] = ()
-    embedding: EmbeddingModel | None = None
+    model: ServedModel
+    formatter: ChatFormatter | None
+    embedding: ServedModel | None = None
     sampling: Sampling = field(default_factory=Sampling)
     keep_alive_s: float = 10.0
     slots: bool = True
     fingerprint: str = "b-dure"
-    created: int = field(default_factory=lambda: int(time.time()))
 
-    def __post_init__(self) -> None:
-        self._pieces: dict[tuple[int, bool], bytes] = {}
-        self._embedder: ServerState | None = None
-
-    def piece(self, token: int, special: bool = False) -> bytes:
-        """The bytes of a token, remembered."""
-        found = self._pieces.get((token, special))
-        if found is None:
-            found = self.vocabulary.piece(token, special=special)
-            self._pieces[token, special] = found
-        return found
-
-    @property
-    def embedder(self) -> ServerState:
-        """The state of the model that embeds: this one, where there is no other."""
-        found = self.embedding
-        if found is None:
-            return self
-        if self._embedder is None:
-            self._embedder = ServerState(
-                found.engine, found.vocabulary, None, found.name, created=self.created
+    def embedder(self) -> ServedModel:
+        """Return the model that embeds. Raises NotReadyError, or ForbiddenError if it does not embed."""
+        model = self.embedding or self.model
+        model.check_ready()
+        if not model.engine.info.embeds:
+            raise ForbiddenError(
+                f"{model.name} does not embed", "serve a model that does beside it"
             )
-        return self._embedder
+        return model
 
-    def ready(self) -> None:
-        """Raises NotReadyError (or EngineError's kin of `engine.info`) before a model was loaded."""
-        if self.engine.state == "loading":
-            doing = f": {self.engine.doing}" if self.engine.doing else ""
-            raise NotReadyError(f"Loading model{doing}", progress=self.engine.progress)
-        if self.engine.state == "stopped":
-            raise NotReadyError("the server is stopping")
-        if self.engine.state == "failed":
-            raise NotReadyError(f"the model does not run: {self.engine.reason}")
-
-    async def tokenize(
-        self, text: str, *, special: bool = False, add_bos: bool = True
-    ) -> list[int]:
-        """The tokens of a text; a long one never stops the other requests."""
-
-        def work() -> list[int]:
-            return self.vocabulary.tokenize(text, special=special, add_bos=add_bos)
-
-        return work() if len(text) < LONG_TEXT else await asyncio.to_thread(work)
-
-    async def prepare(self, task: ChatTask) -> Prepared:
-        """The conversation as a prompt. Raises UsageError where the model cannot chat like this."""
+    async def prepare(self, task: ChatTask) -> PreparedChat:
+        """Make a prompt of a conversation. Raises UsageError if the model cannot chat like this."""
         formatter = self.formatter
         if formatter is None:
-            raise UsageError("this model has no chat template: use /v1/completions")
+            raise UsageError("this model has no chat template", "use /v1/completions")
         return await asyncio.to_thread(formatter.prepare, task)
 
-    def check_tokens(self, tokens: Sequence[int], param: str = "prompt") -> None:
-        """Raises ParameterError where a number is no token of the model."""
-        for token in tokens:
-            if not 0 <= token < self.vocabulary.n_tokens:
-                n = self.vocabulary.n_tokens
-                raise ParameterError(
-                    param, f"{param}: there is no token {token}, only 0 to {n - 1}"
-                )
 
-
-async def current_state(request: Request) -> ServerState:
-    """The state of the server that a request came to."""
+async def current_server(request: Request) -> ServerState:
+    """Return the state of the server that a request came to."""
     state: ServerState = request.app.state.server
     return state
 
 
-State = Annotated[ServerState, Depends(current_state)]
+CurrentServer = Annotated[ServerState, Depends(current_server)]
 
 
-def owner_of(request: Request) -> str:
-    """Whose request it is: the name of its key as the guard noted it, else the client's address."""
+def caller_of(request: Request) -> str:
+    """Return the name of the request's key as the guard noted it, or else the client's address."""
     owner = request.scope.get("state", {}).get("owner")
     if owner:
         return str(owner)

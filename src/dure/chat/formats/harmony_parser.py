@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection
 
 from dure.chat.call_reader import call_id
-from dure.chat.parser import Parsed, held_back, joined
+from dure.chat.parser import Parsed, StateParser, held_back
 from dure.chat.task import Content, Reasoning, ToolArguments, ToolCall
 
 __all__ = ["HarmonyParser"]
@@ -22,39 +22,17 @@ _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _HEADER_LIMIT = 512
 
 
-class HarmonyParser:
+class HarmonyParser(StateParser):
     """A ChatParser. channel: of the message that the prompt has begun, if it has."""
 
     def __init__(self, names: Collection[str], channel: str | None) -> None:
+        super().__init__()
         self._names = names
-        self._pending = ""
-        self._n_calls = 0
-        self._events: list[Parsed] = []
         self._wrap: Callable[[str], Parsed] = Content
         self._state = self._header
         if channel is not None:
             self._wrap = Reasoning if channel == "analysis" else Content
             self._state = self._body
-
-    @property
-    def called(self) -> bool:
-        """Whether a tool has been called."""
-        return self._n_calls > 0
-
-    def feed(self, text: str) -> list[Parsed]:
-        """The events that more text decides."""
-        self._pending += text
-        return self._run(final=False)
-
-    def finish(self) -> list[Parsed]:
-        """The events of what was held back. Called once, at the end."""
-        return self._run(final=True)
-
-    def _run(self, *, final: bool) -> list[Parsed]:
-        self._events = []
-        while self._state(final):
-            pass
-        return joined(self._events)
 
     def _header(self, final: bool) -> bool:
         text = self._pending

@@ -15,9 +15,10 @@ from dure.chat.call_reader import CallReader
 from dure.chat.formats.base import Opened
 from dure.chat.json_schema.objects import gap
 from dure.chat.json_schema.rules import Rules, any_of, literal, sequence
-from dure.chat.parser import ChatParser, TaggedParser, Tags
+from dure.chat.parser import ChatParser
 from dure.chat.plan import CallRule, Marks, Plan
 from dure.chat.tag_reader import TagReader
+from dure.chat.tagged_parser import TaggedParser, Tags
 
 __all__ = ["GENERIC", "HERMES", "LLAMA3", "SPACE", "JsonCalls"]
 

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from dure.http.guards.refusal import Refusal
 from dure.http.settings import ServerSettings
 
-__all__ = ["Connection", "ConnectionConfig"]
+__all__ = ["ConnectionConfig", "GuardedConnection"]
 
 _LINGER_S = 5.0  # how long the rest of a body that nobody wants may come
 _BODY_CREDIT = 2  # a byte of body pays for itself and for one of its chunk's frame
@@ -33,7 +33,7 @@ class ConnectionConfig(uvicorn.Config):
     settings: ServerSettings
 
 
-class Connection(HttpToolsProtocol):
+class GuardedConnection(HttpToolsProtocol):
     """HTTP/1.1 with deadlines.
 
     - more than max_connections: 503, closed

@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dure.errors import DureError, UsageError
+from dure.http.file_stamp import stamp_of
 
 __all__ = ["ApiKey", "KeyRing", "keys_of_environment", "parse_keys", "read_key_file"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _LARGEST_FILE_BYTES = 1 << 20
-
-Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class KeyRing:
         """Raises UsageError where a key or the file makes no sense, or two share a name."""
         self._given = parse_keys(given, "DURE_API_KEYS")
         self._path = path
-        self._stamp = _stamp(path) if path else None
+        self._stamp = stamp_of(path) if path else None
         self._from_file = read_key_file(path) if path else []
         self._check_names()
         self.problem: str | None = None
@@ -130,7 +129,7 @@ class KeyRing:
 
         A file that is gone or broken revokes all of its keys; `problem` then says why.
         """
-        if self._path is None or (stamp := _stamp(self._path)) == self._stamp:
+        if self._path is None or (stamp := stamp_of(self._path)) == self._stamp:
             return False
         self._stamp, self._from_file, self.problem = stamp, [], None
         try:
@@ -145,15 +144,6 @@ class KeyRing:
         for key in self._from_file:
             if key.name in given:
                 raise UsageError(f"{self._path}: {key.name} is in DURE_API_KEYS too: rename one")
-
-
-def _stamp(path: Path) -> Stamp | None:
-    """What changes with a file: its time, size and inode."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _digest(key: bytes) -> bytes:

@@ -6,10 +6,9 @@ import ssl
 from pathlib import Path
 
 from dure.errors import UsageError
+from dure.http.file_stamp import stamp_of
 
 __all__ = ["Tls"]
-
-Stamp = tuple[int, ...]
 
 
 class Tls:
@@ -18,7 +17,7 @@ class Tls:
     def __init__(self, cert: Path, key: Path) -> None:
         """Raises UsageError where a file is missing, is no PEM, or the two do not belong together."""
         self._cert, self._key = cert, key
-        self._stamp = _stamp(cert, key)
+        self._stamp = stamp_of(cert, key)
         self.context = _context(cert, key)
 
     def refresh(self) -> bool:
@@ -26,7 +25,7 @@ class Tls:
 
         Raises UsageError where they do not fit together; the old ones stay in use.
         """
-        stamp = _stamp(self._cert, self._key)
+        stamp = stamp_of(self._cert, self._key)
         if stamp == self._stamp:
             return False
         self._stamp = stamp
@@ -64,14 +63,3 @@ def _problem(error: ssl.SSLError, cert: Path, key: Path) -> str:
     if error.reason == "KEY_VALUES_MISMATCH":
         return f"{key} is not the key of {cert}: name the two files that were made together"
     return f"{cert} and {key} cannot be used for TLS ({error.reason or 'damaged'}): make them anew"
-
-
-def _stamp(*paths: Path) -> Stamp:
-    stamp: list[int] = []
-    for path in paths:
-        try:
-            status = path.stat()
-            stamp += (status.st_mtime_ns, status.st_size, status.st_ino)
-        except OSError:
-            stamp.append(0)
-    return tuple(stamp)

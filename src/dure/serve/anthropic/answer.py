@@ -22,11 +22,13 @@ from dure.chat.task import (
     ToolCall,
 )
 from dure.generate.request import Timings
+from dure.http.problems import Problem
+from dure.serve.anthropic.errors import anthropic_error
+from dure.serve.dialect.answering import StreamObject
 
-__all__ = ["MessageAnswer", "Thoughts"]
+__all__ = ["MessageAnswer", "ThoughtsShown"]
 
-Event = dict[str, Any]
-Thoughts = Literal["told", "omitted", "hidden"]
+ThoughtsShown = Literal["told", "omitted", "hidden"]
 _STOP_REASONS = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens"}
 
 
@@ -44,12 +46,12 @@ class MessageAnswer:
         max_tokens: int,
         stops: Sequence[str] = (),
         *,
-        thoughts: Thoughts = "told",
+        thoughts: ThoughtsShown = "told",
     ) -> None:
         self._id, self._model = f"msg_{uuid.uuid4().hex}", model
         self._n_prompt, self._max_tokens = n_prompt, max_tokens
         self._stops, self._thoughts = frozenset(stops), thoughts
-        self._blocks: list[_Block] = []
+        self._blocks: list[_OutputBlock] = []
         self._begun = False
         self._stop: dict[str, Any] = {"stop_reason": None, "stop_sequence": None}
         self._usage = _usage(n_prompt, 0)
@@ -66,27 +68,35 @@ class MessageAnswer:
             "usage": self._usage,
         }
 
-    def feed(self, event: ChatEvent) -> list[Event]:
+    def feed(self, event: ChatEvent) -> list[StreamObject]:
         """What is said of the next event."""
         if isinstance(event, PromptProgress):
             return self._begin(event.cached)
         return [*self._begin(0), *self._told(event)]
 
-    def _begin(self, n_cached: int) -> list[Event]:
+    def end(self) -> list[StreamObject]:
+        """Return nothing: `message_stop` has been said."""
+        return []
+
+    def fail(self, problem: Problem) -> list[StreamObject]:
+        """Return the event of the error."""
+        return [anthropic_error(problem)]
+
+    def _begin(self, n_cached: int) -> list[StreamObject]:
         if self._begun:
             return []
         self._begun = True
         self._usage = _usage(self._n_prompt, n_cached)
         return [{"type": "message_start", "message": self.value()}, {"type": "ping"}]
 
-    def _told(self, event: ChatEvent) -> list[Event]:
+    def _told(self, event: ChatEvent) -> list[StreamObject]:
         match event:
             case Content(text):
                 return self._write("text", text)
             case Reasoning(text):
                 return self._write("thinking", text)
             case ToolCall(_, id, name):
-                return self._open(_Call(len(self._blocks), id, name))
+                return self._open(_ToolUseOutput(len(self._blocks), id, name))
             case ToolArguments(_, text):
                 return [self._blocks[-1].more(text)]
             case Finished():
@@ -94,27 +104,27 @@ class MessageAnswer:
             case _:
                 return []
 
-    def _write(self, kind: str, text: str) -> list[Event]:
+    def _write(self, kind: str, text: str) -> list[StreamObject]:
         if not text or (kind == "thinking" and self._thoughts == "hidden"):
             return []
-        events: list[Event] = []
+        events: list[StreamObject] = []
         if not self._blocks or self._blocks[-1].kind != kind:
             events = self._open(self._block(kind))
         return [*events, self._blocks[-1].more(text)] if self._blocks[-1].told else events
 
-    def _block(self, kind: str) -> _Block:
-        thoughts = _Thoughts if self._thoughts == "told" else _OmittedThoughts
-        return (_Text if kind == "text" else thoughts)(len(self._blocks))
+    def _block(self, kind: str) -> _OutputBlock:
+        thoughts = _ThinkingOutput if self._thoughts == "told" else _OmittedThinking
+        return (_TextOutput if kind == "text" else thoughts)(len(self._blocks))
 
-    def _open(self, block: _Block) -> list[Event]:
+    def _open(self, block: _OutputBlock) -> list[StreamObject]:
         events = self._close()
         self._blocks.append(block)
         return [*events, block.started()]
 
-    def _close(self) -> list[Event]:
+    def _close(self) -> list[StreamObject]:
         return self._blocks[-1].stopped() if self._blocks else []
 
-    def _finish(self, event: Finished) -> list[Event]:
+    def _finish(self, event: Finished) -> list[StreamObject]:
         events = self._close()
         reason, sequence = _STOP_REASONS[event.reason], None
         if event.stop_text is not None and event.stop_text in self._stops:
@@ -127,7 +137,7 @@ class MessageAnswer:
         return [*events, delta, {"type": "message_stop"}]
 
 
-class _Block:
+class _OutputBlock:
     """A content block while it is written."""
 
     kind = ""
@@ -143,18 +153,18 @@ class _Block:
     def delta(self, text: str) -> dict[str, Any]:
         raise NotImplementedError
 
-    def started(self) -> Event:
+    def started(self) -> StreamObject:
         return {"type": "content_block_start", "index": self.index, "content_block": self.value()}
 
-    def more(self, text: str) -> Event:
+    def more(self, text: str) -> StreamObject:
         self.pieces.append(text)
         return {"type": "content_block_delta", "index": self.index, "delta": self.delta(text)}
 
-    def stopped(self) -> list[Event]:
+    def stopped(self) -> list[StreamObject]:
         return [{"type": "content_block_stop", "index": self.index}]
 
 
-class _Text(_Block):
+class _TextOutput(_OutputBlock):
     kind = "text"
 
     def value(self) -> dict[str, Any]:
@@ -164,7 +174,7 @@ class _Text(_Block):
         return {"type": "text_delta", "text": text}
 
 
-class _Thoughts(_Block):
+class _ThinkingOutput(_OutputBlock):
     """Clients hand the signature back and want one; there is nothing here to be signed."""
 
     kind = "thinking"
@@ -175,17 +185,17 @@ class _Thoughts(_Block):
     def delta(self, text: str) -> dict[str, Any]:
         return {"type": "thinking_delta", "thinking": text}
 
-    def stopped(self) -> list[Event]:
+    def stopped(self) -> list[StreamObject]:
         signature = {"type": "signature_delta", "signature": ""}
         delta = {"type": "content_block_delta", "index": self.index, "delta": signature}
         return [delta, *super().stopped()]
 
 
-class _OmittedThoughts(_Thoughts):
+class _OmittedThinking(_ThinkingOutput):
     told = False
 
 
-class _Call(_Block):
+class _ToolUseOutput(_OutputBlock):
     kind = "tool_use"
 
     def __init__(self, index: int, call_id: str, name: str) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 
+from dure.chat.messages import ChatMessage
 from dure.errors import UsageError
 from dure.serve.anthropic.requests import (
-    Block,
+    AnthropicInputMessage,
     CountTokensRequest,
-    InputMessage,
+    InputBlock,
     OtherBlock,
     TextBlock,
     ThinkingBlock,
@@ -24,12 +25,10 @@ from dure.serve.anthropic.requests import (
 
 __all__ = ["messages_of"]
 
-Message = dict[str, Any]
 
-
-def messages_of(request: CountTokensRequest) -> list[Message]:
+def messages_of(request: CountTokensRequest) -> list[ChatMessage]:
     """The chat's messages. Raises UsageError naming the block that a text model cannot read."""
-    messages: list[Message] = []
+    messages: list[ChatMessage] = []
     if request.system:
         messages.append({"role": "system", "content": _system(request.system)})
     for index, message in enumerate(request.messages):
@@ -41,7 +40,7 @@ def _system(system: str | Sequence[TextBlock]) -> str:
     return system if isinstance(system, str) else "\n\n".join(block.text for block in system)
 
 
-def _messages(message: InputMessage, place: str) -> list[Message]:
+def _messages(message: AnthropicInputMessage, place: str) -> list[ChatMessage]:
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     blocks = [(block, f"{place}.content.{i}") for i, block in enumerate(message.content)]
@@ -64,7 +63,7 @@ _BLOCKS_OF = {
 }
 
 
-def _check(block: Block, role: str, place: str) -> None:
+def _check(block: InputBlock, role: str, place: str) -> None:
     if isinstance(block, OtherBlock):
         raise _unreadable(block, place)
     if not isinstance(block, _BLOCKS_OF[role]):
@@ -79,11 +78,11 @@ def _unreadable(block: OtherBlock, place: str) -> UsageError:
     )
 
 
-def _assistant(blocks: Sequence[Block]) -> Message:
+def _assistant(blocks: Sequence[InputBlock]) -> ChatMessage:
     texts = [block.text for block in blocks if isinstance(block, TextBlock)]
     thoughts = [block.thinking for block in blocks if isinstance(block, ThinkingBlock)]
     calls = [_call(block) for block in blocks if isinstance(block, ToolUseBlock)]
-    message: Message = {"role": "assistant", "content": "".join(texts) if texts else None}
+    message: ChatMessage = {"role": "assistant", "content": "".join(texts) if texts else None}
     if any(thoughts):
         message["reasoning_content"] = "\n".join(thoughts)
     if calls:
@@ -99,7 +98,7 @@ def _call(block: ToolUseBlock) -> dict[str, Any]:
     return {"id": block.id, "type": "function", "function": function}
 
 
-def _result(block: ToolResultBlock, place: str) -> Message:
+def _result(block: ToolResultBlock, place: str) -> ChatMessage:
     text = _result_text(block, place)
     if block.is_error:
         text = f"Error: {text}" if text else "Error"

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from dure.serve.openai.answers import ERRORS
+from dure.serve.dialect.documentation import DocumentedDialect, OpenObject
 
-__all__ = ["MessageObject", "TokenCount", "documented"]
-
-
-class _Open(BaseModel):
-    model_config = ConfigDict(extra="allow")
+__all__ = ["ANTHROPIC_STYLE", "MessageObject", "TokenCount"]
 
 
-class ContentBlock(_Open):
+class ContentBlock(OpenObject):
     """Text, thoughts or a call of a tool."""
 
     type: Literal["text", "thinking", "tool_use"]
 
 
-class MessageUsage(BaseModel):
+class MessageUsage(OpenObject):
     """Tokens of an answer; those of the prompt are input_tokens and cache_read_input_tokens."""
 
-    model_config = ConfigDict(extra="allow")
     input_tokens: int
     cache_read_input_tokens: int
     cache_creation_input_tokens: int
     output_tokens: int
 
 
-class MessageObject(_Open):
+class MessageObject(OpenObject):
     """An answer."""
 
     id: str
@@ -66,13 +61,4 @@ class AnthropicError(BaseModel):
     error: AnthropicErrorObject
 
 
-def documented(answer: type[BaseModel], *, stream: bool = False) -> dict[str, Any]:
-    """The arguments of a route that document it."""
-    responses: dict[int | str, Any] = {
-        status: {"model": AnthropicError, "description": text} for status, text in ERRORS.items()
-    }
-    ok: dict[str, Any] = {"model": answer, "description": "the answer"}
-    if stream:
-        ok["description"] = "the answer; with `stream` server-sent events"
-        ok["content"] = {"text/event-stream": {"schema": {}}}
-    return {"responses": {200: ok, **responses}, "response_model": None}
+ANTHROPIC_STYLE = DocumentedDialect(AnthropicError, "the answer; with `stream` server-sent events")

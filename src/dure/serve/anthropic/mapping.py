@@ -11,19 +11,19 @@ from typing import Any, Literal
 import msgspec
 
 from dure.chat.task import ChatTask, GenerationOptions, JsonSchema, NamedTool, Tool
-from dure.errors import UsageError
+from dure.errors import ParameterError, UsageError
 from dure.generate.request import Sampling
-from dure.serve.anthropic.answer import Thoughts
+from dure.serve.anthropic.answer import ThoughtsShown
 from dure.serve.anthropic.conversation import messages_of
 from dure.serve.anthropic.requests import (
     AdaptiveThinking,
+    AnthropicOtherTool,
+    AnthropicToolChoice,
     CountTokensRequest,
     MessagesRequest,
     NoThinking,
-    OtherTool,
     OwnTool,
     Thinking,
-    ToolChoice,
 )
 
 __all__ = ["options_of", "quieter", "task_of", "thoughts_of"]
@@ -81,7 +81,7 @@ def quieter(request: CountTokensRequest, task: ChatTask) -> ChatTask | None:
     return replace(task, enable_thinking=False)
 
 
-def thoughts_of(request: CountTokensRequest) -> Thoughts:
+def thoughts_of(request: CountTokensRequest) -> ThoughtsShown:
     """What is told of thoughts. A client that did not ask for any expects none, and reads text first."""
     if not isinstance(request.thinking, Thinking | AdaptiveThinking):
         return "hidden"
@@ -98,7 +98,9 @@ def _thinks(request: CountTokensRequest) -> bool | None:
 def _stop(request: MessagesRequest) -> tuple[str, ...]:
     stops = tuple(request.stop_sequences or ())
     if "" in stops:
-        raise UsageError("stop_sequences: an empty text stops nothing: leave it out")
+        raise ParameterError(
+            "stop_sequences", "stop_sequences: an empty text stops nothing", "leave it out"
+        )
     return stops
 
 
@@ -107,12 +109,14 @@ def _continues(messages: list[dict[str, Any]]) -> bool:
     if last["role"] != "assistant":
         return False
     if last.get("tool_calls"):
-        raise UsageError("messages: the last one calls tools: give a tool_result for every call")
+        raise ParameterError(
+            "messages", "messages: the last one calls tools", "give a tool_result for every call"
+        )
     return True
 
 
-def _tool(tool: OwnTool | OtherTool, index: int) -> Tool:
-    if isinstance(tool, OtherTool):
+def _tool(tool: OwnTool | AnthropicOtherTool, index: int) -> Tool:
+    if isinstance(tool, AnthropicOtherTool):
         raise UsageError(
             f"tools.{index}: type {tool.type!r} is not supported: give tools of your own, "
             "with an input_schema"
@@ -132,7 +136,7 @@ def _choice(
         return "none"
     if not tools:
         raise UsageError(f"tool_choice of type {choice.type!r} needs tools: give some")
-    if not isinstance(choice, ToolChoice):
+    if not isinstance(choice, AnthropicToolChoice):
         return "required"
     if all(tool.name != choice.name for tool in tools):
         raise UsageError(f"tool_choice names {choice.name!r}, which is not among the tools")

@@ -15,12 +15,12 @@ from pydantic.json_schema import SkipJsonSchema
 from dure.http.body import StrictModel, examples
 
 __all__ = [
-    "Block",
+    "AnthropicInputMessage",
+    "AnthropicOtherTool",
     "CountTokensRequest",
-    "InputMessage",
+    "InputBlock",
     "MessagesRequest",
     "OtherBlock",
-    "OtherTool",
     "OwnTool",
     "TextBlock",
     "ThinkingBlock",
@@ -105,7 +105,7 @@ ResultBlock = Annotated[
     Annotated[TextBlock, Tag("text")] | Annotated[SkipJsonSchema[OtherBlock], Tag("other")],
     Discriminator(_result_tag),
 ]
-Block = Annotated[
+InputBlock = Annotated[
     Annotated[TextBlock, Tag("text")]
     | Annotated[ThinkingBlock, Tag("thinking")]
     | Annotated[ToolUseBlock, Tag("tool_use")]
@@ -115,11 +115,11 @@ Block = Annotated[
 ]
 
 
-class InputMessage(StrictModel):
+class AnthropicInputMessage(StrictModel):
     """One turn."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
+    content: str | list[InputBlock]
 
 
 class OwnTool(StrictModel):
@@ -136,36 +136,36 @@ class OwnTool(StrictModel):
     defer_loading: bool | None = None
 
 
-class OtherTool(BaseModel):
+class AnthropicOtherTool(BaseModel):
     """One of Anthropic's own tools."""
 
     model_config = ConfigDict(extra="allow")
     type: str
 
 
-Tool = Annotated[
-    Annotated[OwnTool, Tag("own")] | Annotated[SkipJsonSchema[OtherTool], Tag("other")],
+AnthropicTool = Annotated[
+    Annotated[OwnTool, Tag("own")] | Annotated[SkipJsonSchema[AnthropicOtherTool], Tag("other")],
     Discriminator(_tool_tag),
 ]
 
 
-class _Choice(StrictModel):
+class _CallingChoice(StrictModel):
     disable_parallel_tool_use: bool = False
 
 
-class AutoChoice(_Choice):
+class AutoChoice(_CallingChoice):
     """The model may call tools."""
 
     type: Literal["auto"]
 
 
-class AnyChoice(_Choice):
+class AnyChoice(_CallingChoice):
     """The model must call a tool."""
 
     type: Literal["any"]
 
 
-class ToolChoice(_Choice):
+class AnthropicToolChoice(_CallingChoice):
     """The model must call this tool."""
 
     type: Literal["tool"]
@@ -230,12 +230,14 @@ class CountTokensRequest(StrictModel):
 
     model_config = examples(_CONVERSATION)
 
-    messages: list[InputMessage] = Field(min_length=1)
+    messages: list[AnthropicInputMessage] = Field(min_length=1)
     model: str | None = None
     system: str | list[TextBlock] | None = None
-    tools: list[Tool] | None = None
+    tools: list[AnthropicTool] | None = None
     tool_choice: (
-        Annotated[AutoChoice | AnyChoice | ToolChoice | NoChoice, Field(discriminator="type")]
+        Annotated[
+            AutoChoice | AnyChoice | AnthropicToolChoice | NoChoice, Field(discriminator="type")
+        ]
         | None
     ) = None
     thinking: (

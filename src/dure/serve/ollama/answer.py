@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -22,23 +22,24 @@ from dure.chat.task import (
     ToolCall,
 )
 from dure.generate.request import Timings
-from dure.serve.openai.usage import logprob_entries
+from dure.http.problems import Problem
+from dure.serve.dialect.answering import StreamObject
+from dure.serve.dialect.logprobs import logprob_entries
+from dure.serve.ollama.errors import ollama_error
 
-__all__ = ["Answer", "chatted", "generated", "now"]
-
-Line = dict[str, Any]
+__all__ = ["OllamaAnswer", "chatted", "generated", "now"]
 
 
 class Said(Protocol):
     """How one of the two routes says what the model wrote."""
 
-    def __call__(self, content: str, thinking: str, calls: Sequence[Line]) -> Line:
+    def __call__(self, content: str, thinking: str, calls: Sequence[StreamObject]) -> StreamObject:
         """The fields of a line."""
 
 
-def chatted(content: str, thinking: str, calls: Sequence[Line]) -> Line:
+def chatted(content: str, thinking: str, calls: Sequence[StreamObject]) -> StreamObject:
     """As `/api/chat` says it."""
-    message: Line = {"role": "assistant", "content": content}
+    message: StreamObject = {"role": "assistant", "content": content}
     if thinking:
         message["thinking"] = thinking
     if calls:
@@ -46,9 +47,9 @@ def chatted(content: str, thinking: str, calls: Sequence[Line]) -> Line:
     return {"message": message}
 
 
-def generated(content: str, thinking: str, calls: Sequence[Line]) -> Line:
+def generated(content: str, thinking: str, calls: Sequence[StreamObject]) -> StreamObject:
     """As `/api/generate` says it."""
-    said: Line = {"response": content}
+    said: StreamObject = {"response": content}
     if thinking:
         said["thinking"] = thinking
     if calls:
@@ -67,7 +68,7 @@ def _to_the_second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-class Answer:
+class OllamaAnswer:
     """One answer while it is written; `say` tells the routes apart."""
 
     def __init__(self, model: str, say: Said) -> None:
@@ -75,16 +76,16 @@ class Answer:
         self._started_s = time.perf_counter()
         self._content: list[str] = []
         self._thinking: list[str] = []
-        self._logprobs: list[Line] = []
-        self._calls: list[Line] = []
+        self._logprobs: list[StreamObject] = []
+        self._calls: list[StreamObject] = []
         self._call: tuple[ToolCall, list[str]] | None = None
-        self._end: Line = {}
+        self._end: StreamObject = {}
 
-    def loaded(self) -> Line:
+    def loaded(self) -> StreamObject:
         """The answer to a request without a prompt: the model is there."""
         return {**self._line(), "done": True, "done_reason": "load"}
 
-    def whole(self) -> Line:
+    def value(self) -> StreamObject:
         """The answer in one object."""
         content, thinking = "".join(self._content), "".join(self._thinking)
         line = {**self._line(content, thinking, self._calls), **self._end}
@@ -92,7 +93,7 @@ class Answer:
             line["logprobs"] = self._logprobs
         return line
 
-    def feed(self, event: ChatEvent) -> list[Line]:
+    def feed(self, event: ChatEvent) -> list[StreamObject]:
         """The lines that the next event adds."""
         match event:
             case Content(text, logprobs):
@@ -114,17 +115,29 @@ class Answer:
             case _:
                 return []
 
-    def _line(self, content: str = "", thinking: str = "", calls: Sequence[Line] = ()) -> Line:
-        head: Line = {"model": self._model, "created_at": now()}
+    def end(self) -> list[StreamObject]:
+        """Return nothing: the last line has been written."""
+        return []
+
+    def fail(self, problem: Problem) -> list[StreamObject]:
+        """Return the line of the error."""
+        return [ollama_error(problem)]
+
+    def _line(
+        self, content: str = "", thinking: str = "", calls: Sequence[StreamObject] = ()
+    ) -> StreamObject:
+        head: StreamObject = {"model": self._model, "created_at": now()}
         return {**head, **self._say(content, thinking, calls), "done": False}
 
-    def _more(self, line: Line, text: str, logprobs: Sequence[TokenLogprob]) -> list[Line]:
+    def _more(
+        self, line: StreamObject, text: str, logprobs: Sequence[TokenLogprob]
+    ) -> list[StreamObject]:
         if logprobs:
             line["logprobs"] = logprob_entries(logprobs)
             self._logprobs += line["logprobs"]
         return [line] if text or logprobs else []
 
-    def _close(self) -> list[Line]:
+    def _close(self) -> list[StreamObject]:
         """A call is told whole; one that was cut off is none."""
         if self._call is None:
             return []
@@ -141,14 +154,14 @@ class Answer:
         self._calls.append(told)
         return [self._line("", "", [told])]
 
-    def _finish(self, event: Finished) -> Line:
+    def _finish(self, event: Finished) -> StreamObject:
         reason = "length" if event.reason == "length" else "stop"
         elapsed_s = time.perf_counter() - self._started_s
         self._end = {"done": True, "done_reason": reason, **_durations(event.timings, elapsed_s)}
         return {**self._line(), **self._end}
 
 
-def _durations(timings: Timings, elapsed_s: float) -> Line:
+def _durations(timings: Timings, elapsed_s: float) -> StreamObject:
     """Nanoseconds. The model was loaded before."""
     return {
         "total_duration": _ns(elapsed_s),

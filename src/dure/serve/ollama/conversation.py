@@ -11,17 +11,16 @@ from typing import Any
 
 import msgspec
 
+from dure.chat.messages import ChatMessage
 from dure.errors import UsageError
-from dure.serve.ollama.requests import InputCall, InputMessage
+from dure.serve.ollama.requests import InputCall, OllamaInputMessage
 
 __all__ = ["messages_of", "refuse_images"]
 
-Message = dict[str, Any]
 
-
-def messages_of(messages: Sequence[InputMessage]) -> list[Message]:
+def messages_of(messages: Sequence[OllamaInputMessage]) -> list[ChatMessage]:
     """The chat's messages. Raises UsageError naming the one that a text model cannot read."""
-    calls = _Calls()
+    calls = _OpenCalls()
     return [_message(one, calls, f"messages[{i}]") for i, one in enumerate(messages)]
 
 
@@ -31,7 +30,7 @@ def refuse_images(images: Sequence[Any] | None, place: str) -> None:
         raise UsageError(f"{place} are not supported: this model reads text only")
 
 
-class _Calls:
+class _OpenCalls:
     """The calls that have no result yet: (id, tool's name)."""
 
     def __init__(self) -> None:
@@ -55,9 +54,9 @@ class _Calls:
         raise UsageError(f"{place}.tool_name {tool!r} is of no call that waits for its result")
 
 
-def _message(message: InputMessage, calls: _Calls, place: str) -> Message:
+def _message(message: OllamaInputMessage, calls: _OpenCalls, place: str) -> ChatMessage:
     refuse_images(message.images, f"{place}.images")
-    result: Message = {"role": message.role, "content": message.content or ""}
+    result: ChatMessage = {"role": message.role, "content": message.content or ""}
     if message.role == "tool":
         result["tool_call_id"] = calls.answered(message.tool_call_id, message.tool_name, place)
         if message.tool_name:
@@ -69,7 +68,7 @@ def _message(message: InputMessage, calls: _Calls, place: str) -> Message:
     return result
 
 
-def _call(call: InputCall, calls: _Calls) -> Message:
+def _call(call: InputCall, calls: _OpenCalls) -> ChatMessage:
     arguments = msgspec.json.encode(call.function.arguments).decode()
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": calls.made(call), "type": "function", "function": function}

@@ -4,66 +4,61 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from dure.serve.openai.answers import ERRORS
+from dure.serve.dialect.documentation import ERRORS, DocumentedDialect, OpenObject
 
 __all__ = [
+    "OLLAMA_STYLE",
     "Chatted",
     "Described",
-    "Embedded",
-    "Embedding",
     "Generated",
     "Models",
+    "OllamaEmbedding",
+    "OllamaEmbeddings",
     "Version",
-    "documented",
 ]
 
 
-class _Open(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class ChatMessage(_Open):
+class OllamaChatMessage(OpenObject):
     """What the model says; thinking and tool_calls where there are any."""
 
     role: str
     content: str
 
 
-class _Line(_Open):
+class _OllamaLine(OpenObject):
     model: str
     created_at: str
     done: bool
 
 
-class Chatted(_Line):
+class Chatted(_OllamaLine):
     """A line of an answer to a conversation; the last has done_reason and durations (ns)."""
 
-    message: ChatMessage
+    message: OllamaChatMessage
 
 
-class Generated(_Line):
+class Generated(_OllamaLine):
     """A line of an answer to a prompt; the last has done_reason and durations (ns)."""
 
     response: str
 
 
-class Embedded(BaseModel):
+class OllamaEmbeddings(OpenObject):
     """Vectors of length 1."""
 
-    model_config = ConfigDict(extra="allow")
     model: str
     embeddings: list[list[float]]
 
 
-class Embedding(BaseModel):
+class OllamaEmbedding(BaseModel):
     """A vector."""
 
     embedding: list[float]
 
 
-class Model(_Open):
+class OllamaModel(OpenObject):
     """A model that is served."""
 
     name: str
@@ -75,10 +70,10 @@ class Model(_Open):
 class Models(BaseModel):
     """The models there are."""
 
-    models: list[Model]
+    models: list[OllamaModel]
 
 
-class Described(_Open):
+class Described(OpenObject):
     """All that is known of a model."""
 
     template: str
@@ -99,15 +94,9 @@ class OllamaError(BaseModel):
 
 
 _ERRORS = ERRORS | {404: "there is no such model", 501: "the model that runs does not embed"}
-
-
-def documented(answer: type[BaseModel], *, stream: bool = False) -> dict[str, Any]:
-    """The arguments of a route that document it."""
-    responses: dict[int | str, Any] = {
-        status: {"model": OllamaError, "description": text} for status, text in _ERRORS.items()
-    }
-    ok: dict[str, Any] = {"model": answer, "description": "the answer"}
-    if stream:
-        ok["description"] = "lines of JSON; with `stream` false the answer in one object"
-        ok["content"] = {"application/x-ndjson": {"schema": {}}}
-    return {"responses": {200: ok, **responses}, "response_model": None}
+OLLAMA_STYLE = DocumentedDialect(
+    OllamaError,
+    "lines of JSON; with `stream` false the answer in one object",
+    media_type="application/x-ndjson",
+    errors=_ERRORS,
+)

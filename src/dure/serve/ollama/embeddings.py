@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 from dure.errors import ContextError, UsageError
-from dure.http.problems import ForbiddenError
 from dure.serve.ollama.options import Options, sampling_of
 from dure.serve.state import ServerState
 
@@ -17,7 +16,7 @@ __all__ = ["embedded", "normalized"]
 
 
 async def embedded(
-    state: ServerState, texts: Sequence[str], options: Options | None, *, truncate: bool
+    server: ServerState, texts: Sequence[str], options: Options | None, *, truncate: bool
 ) -> tuple[list[list[float]], int]:
     """A vector for every text, and how many tokens they are.
 
@@ -25,14 +24,11 @@ async def embedded(
     Raises ContextError without it, UsageError naming an option that cannot be honoured, and
     ForbiddenError where the model does not embed.
     """
-    source = state.embedder
-    source.ready()
-    info = source.engine.info
-    if not info.embeds:
-        raise ForbiddenError(f"{source.model} does not embed: serve a model that does beside it")
-    sampling_of(options, state.sampling, info.n_ctx)
+    model = server.embedder()
+    info = model.engine.info
+    sampling_of(options, server.sampling, info.n_ctx)
     n_ctx = (options.num_ctx if options else None) or info.n_ctx
-    tokens = [await source.tokenize(text) for text in texts]
+    tokens = [await model.tokenize(text) for text in texts]
     for index, found in enumerate(tokens):
         if not found:
             raise UsageError(f"input[{index}] is empty: give some text")
@@ -44,7 +40,7 @@ async def embedded(
                 n_ctx=n_ctx,
             )
     fitting = [found[:n_ctx] for found in tokens]
-    vectors = await source.engine.embed(fitting) if fitting else []
+    vectors = await model.engine.embed(fitting) if fitting else []
     return vectors, sum(len(found) for found in fitting)
 
 

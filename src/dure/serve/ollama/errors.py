@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dure.http.problems import Problem
 
 __all__ = ["ollama_error"]
 
 
-def ollama_error(problem: Problem) -> dict[str, str]:
+def ollama_error(problem: Problem) -> dict[str, Any]:
     """The body of an error, and the line of one in a stream."""
     return {"error": problem.message}

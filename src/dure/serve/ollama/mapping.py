@@ -15,7 +15,7 @@ from dure.errors import UsageError
 from dure.generate.request import Sampling
 from dure.serve.ollama.conversation import messages_of, refuse_images
 from dure.serve.ollama.options import limit_of, sampling_of, stops_of
-from dure.serve.ollama.requests import AnswerRequest, ChatRequest, GenerateRequest, InputTool
+from dure.serve.ollama.requests import AnswerRequest, GenerateRequest, InputTool, OllamaChatRequest
 
 __all__ = [
     "check_keep_alive",
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-def task_of_chat(request: ChatRequest) -> ChatTask:
+def task_of_chat(request: OllamaChatRequest) -> ChatTask:
     """What the model is given to answer. Raises UsageError naming what cannot be honoured."""
     messages = messages_of(request.messages or ())
     return ChatTask(

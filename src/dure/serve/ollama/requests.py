@@ -16,18 +16,18 @@ from dure.serve.ollama.options import Options
 
 __all__ = [
     "AnswerRequest",
-    "ChatRequest",
     "EmbedRequest",
     "EmbeddingsRequest",
     "GenerateRequest",
-    "InputMessage",
+    "OllamaChatRequest",
+    "OllamaInputMessage",
     "ShowRequest",
 ]
 
 KeepAlive = str | float | None
 
 
-class CalledFunction(StrictModel):
+class OllamaCalledFunction(StrictModel):
     """A function and its arguments."""
 
     name: str
@@ -39,12 +39,12 @@ class CalledFunction(StrictModel):
 class InputCall(StrictModel):
     """A call that the model made earlier."""
 
-    function: CalledFunction
+    function: OllamaCalledFunction
     id: str | None = None
     type: Literal["function"] | None = None
 
 
-class InputMessage(StrictModel):
+class OllamaInputMessage(StrictModel):
     """One turn. tool_name, tool_call_id: whose result the content is."""
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -72,13 +72,13 @@ class InputTool(StrictModel):
     type: Literal["function"] | None = None
 
 
-class _Request(StrictModel):
+class _ModelRequest(StrictModel):
     model: str
     options: Options | None = None
     keep_alive: KeepAlive = None
 
 
-class AnswerRequest(_Request):
+class AnswerRequest(_ModelRequest):
     """What all requests for an answer share. stream None is true.
 
     A prompt is never shortened to fit, and a full context is never shifted: an answer ends there.
@@ -98,7 +98,7 @@ _CONVERSATION = {"messages": [{"role": "user", "content": "Tell me a story."}], 
 _PLACE = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
 
 
-class ChatRequest(AnswerRequest):
+class OllamaChatRequest(AnswerRequest):
     """A conversation to be continued."""
 
     model_config = examples(
@@ -111,7 +111,7 @@ class ChatRequest(AnswerRequest):
         },
     )
 
-    messages: list[InputMessage] | None = None
+    messages: list[OllamaInputMessage] | None = None
     tools: list[InputTool] | None = None
 
 
@@ -132,7 +132,7 @@ class GenerateRequest(AnswerRequest):
     images: list[Any] | None = None
 
 
-class EmbedRequest(_Request):
+class EmbedRequest(_ModelRequest):
     """Texts whose meaning is wanted as vectors."""
 
     model_config = examples({"model": "any", "input": ["a bell", "the river"]})
@@ -142,7 +142,7 @@ class EmbedRequest(_Request):
     dimensions: int | None = Field(default=None, ge=1)
 
 
-class EmbeddingsRequest(_Request):
+class EmbeddingsRequest(_ModelRequest):
     """A text whose meaning is wanted as a vector."""
 
     model_config = examples({"model": "any", "prompt": "a bell"})

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from dure.errors import ParameterError
 from dure.http.body import JsonRoute, StrictModel, examples
-from dure.http.problems import ForbiddenError, json_response
+from dure.http.problems import json_response
 from dure.http.sse import while_connected
-from dure.serve.openai.answers import ERRORS, Embeddings, documented
-from dure.serve.openai.prompts import ContentObject, Mixed, PromptObject, Token, Tokenizer
-from dure.serve.state import ServerState, State
+from dure.serve.dialect.documentation import ERRORS, OPENAI_STYLE
+from dure.serve.openai.document import Embeddings
+from dure.serve.openai.prompts import ContentObject, Mixed, PromptObject, TokenId, Tokenizer
+from dure.serve.served_model import ServedModel
+from dure.serve.state import CurrentServer
 
 __all__ = ["router"]
 
@@ -34,7 +36,7 @@ Input = (
     str
     | PromptObject
     | ContentObject
-    | Annotated[list[Token | str | Mixed | PromptObject | ContentObject], MaxLen(1 << 20)]
+    | Annotated[list[TokenId | str | Mixed | PromptObject | ContentObject], MaxLen(1 << 20)]
 )
 
 
@@ -51,60 +53,53 @@ class EmbeddingRequest(StrictModel):
     embd_normalize: Literal[2] | None = None  # llama-server's name of the Euclidean length
 
 
-@router.post("/v1/embeddings", **documented(Embeddings, errors=ERRORS | NOT_EMBEDDING))
-async def create_embeddings(body: EmbeddingRequest, request: Request, state: State) -> Response:
+@router.post("/v1/embeddings", **OPENAI_STYLE.route(Embeddings, errors=ERRORS | NOT_EMBEDDING))
+async def create_embeddings(
+    body: EmbeddingRequest, request: Request, server: CurrentServer
+) -> Response:
     """Vectors of texts; near ones mean alike."""
-    return await while_connected(request, _openai(body, _source(state)))
+    return await while_connected(request, _openai(body, server.embedder()))
 
 
-@router.post("/embedding", **documented(list[Any], errors=ERRORS | NOT_EMBEDDING))
-@router.post("/embeddings", **documented(list[Any], alias=True))
+@router.post("/embedding", **OPENAI_STYLE.route(list[Any], errors=ERRORS | NOT_EMBEDDING))
+@router.post("/embeddings", **OPENAI_STYLE.route(list[Any], alias=True))
 async def create_native_embeddings(
-    body: EmbeddingRequest, request: Request, state: State
+    body: EmbeddingRequest, request: Request, server: CurrentServer
 ) -> Response:
     """Vectors of texts, in llama-server's own shape."""
-    return await while_connected(request, _native(body, _source(state)))
+    return await while_connected(request, _native(body, server.embedder()))
 
 
-def _source(state: ServerState) -> ServerState:
-    """The state of the model that embeds."""
-    found = state.embedder
-    found.ready()
-    if not found.engine.info.embeds:
-        raise ForbiddenError(f"{found.model} does not embed: serve a model that does beside it")
-    return found
-
-
-async def _openai(body: EmbeddingRequest, state: ServerState) -> Response:
-    vectors, n_tokens = await _vectors(body, state)
+async def _openai(body: EmbeddingRequest, model: ServedModel) -> Response:
+    vectors, n_tokens = await _vectors(body, model)
     encode = _base64 if body.encoding_format == "base64" else _numbers
     data = [
         {"object": "embedding", "index": index, "embedding": encode(vector)}
         for index, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
-    return json_response({"object": "list", "data": data, "model": state.model, "usage": usage})
+    return json_response({"object": "list", "data": data, "model": model.name, "usage": usage})
 
 
-async def _native(body: EmbeddingRequest, state: ServerState) -> Response:
-    vectors, _ = await _vectors(body, state)
+async def _native(body: EmbeddingRequest, model: ServedModel) -> Response:
+    vectors, _ = await _vectors(body, model)
     encode = _base64 if body.encoding_format == "base64" else lambda v: [_numbers(v)]
     return json_response(
         [{"index": index, "embedding": encode(vector)} for index, vector in enumerate(vectors)]
     )
 
 
-async def _vectors(body: EmbeddingRequest, state: ServerState) -> tuple[list[Vector], int]:
-    inputs = await Tokenizer(state, "input").many(body.input)
+async def _vectors(body: EmbeddingRequest, model: ServedModel) -> tuple[list[Vector], int]:
+    inputs = await Tokenizer(model, "input").many(body.input)
     if len(inputs) > MAX_INPUTS:
         raise ParameterError("input", f"input: {len(inputs)} texts, at most {MAX_INPUTS} at once")
-    n_embd = state.engine.info.n_embd
+    n_embd = model.engine.info.n_embd
     if body.dimensions is not None and body.dimensions > n_embd:
         raise ParameterError("dimensions", f"dimensions: the model has only {n_embd}")
-    n_tokens, at_once = sum(map(len, inputs)), state.engine.info.n_sequences
+    n_tokens, at_once = sum(map(len, inputs)), model.engine.info.n_sequences
     vectors: list[Vector] = []
     for at in range(0, len(inputs), at_once):  # many texts never fill the queue of all requests
-        raw = await state.engine.embed(inputs[at : at + at_once])
+        raw = await model.engine.embed(inputs[at : at + at_once])
         vectors += [_unit(vector, body.dimensions) for vector in raw]
     return vectors, n_tokens
 

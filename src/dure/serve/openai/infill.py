@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from dure.errors import ParameterError
-from dure.serve.state import ServerState
+from dure.serve.served_model import ServedModel
 
 __all__ = ["with_suffix"]
 
 
-async def with_suffix(state: ServerState, prompt: list[int], suffix: str) -> list[int]:
+async def with_suffix(model: ServedModel, prompt: list[int], suffix: str) -> list[int]:
     """A prompt after which the model writes what comes between `prompt` and `suffix`.
 
     Raises ParameterError where the model was not taught it.
     """
-    before, after, middle = _marks(state)
-    bos = await state.tokenize("", add_bos=True)  # where the model wants one, it stays the first
+    before, after, middle = _marks(model)
+    bos = await model.tokenize("", add_bos=True)  # where the model wants one, it stays the first
     n = len(bos) if prompt[: len(bos)] == bos else 0
-    tokens = await state.tokenize(suffix, add_bos=False)
+    tokens = await model.tokenize(suffix, add_bos=False)
     return [*prompt[:n], before, *prompt[n:], after, *tokens, middle]
 
 
-def _marks(state: ServerState) -> tuple[int, int, int]:
+def _marks(model: ServedModel) -> tuple[int, int, int]:
     import llama_cpp.llama_cpp as lib
 
     names = ("pre", "suf", "mid")
-    marks = [getattr(lib, f"llama_vocab_fim_{n}")(state.vocabulary.pointer) for n in names]
+    marks = [getattr(lib, f"llama_vocab_fim_{n}")(model.vocabulary.pointer) for n in names]
     if min(marks) < 0:
         raise ParameterError("suffix", "suffix: this model was not taught to fill in the middle")
     before, after, middle = marks

@@ -9,51 +9,58 @@ from fastapi import APIRouter, Response
 from dure.errors import NotReadyError
 from dure.http.body import JsonRoute
 from dure.http.problems import NotFoundError, json_response
-from dure.serve.openai.answers import GUARDED, Model, ModelList, documented
-from dure.serve.state import ServerState, State
+from dure.serve.dialect.documentation import GUARDED, OPENAI_STYLE
+from dure.serve.openai.document import ModelList, OpenAIModel
+from dure.serve.served_model import ServedModel
+from dure.serve.state import CurrentServer, ServerState
 
 __all__ = ["router"]
+
+UNKNOWN = GUARDED | {404: "no such model"}
 
 router = APIRouter(route_class=JsonRoute, tags=["models"])
 
 
-@router.get("/v1/models", **documented(ModelList, errors=GUARDED))
-@router.get("/models", **documented(ModelList, alias=True))
-async def list_models(state: State) -> Response:
+@router.get("/v1/models", **OPENAI_STYLE.route(ModelList, errors=GUARDED))
+@router.get("/models", **OPENAI_STYLE.route(ModelList, alias=True))
+async def list_models(server: CurrentServer) -> Response:
     """The models that are served."""
-    return json_response({"object": "list", "data": _models(state)})
+    return json_response({"object": "list", "data": _models(server)})
 
 
-@router.get("/v1/models/{model:path}", **documented(Model, errors=GUARDED | {404: "no such model"}))
-@router.get("/models/{model:path}", **documented(Model, alias=True))
-async def show_model(model: str, state: State) -> Response:
+@router.get(
+    "/v1/models/{model:path}",
+    **OPENAI_STYLE.route(OpenAIModel, errors=UNKNOWN),
+)
+@router.get("/models/{model:path}", **OPENAI_STYLE.route(OpenAIModel, alias=True))
+async def show_model(model: str, server: CurrentServer) -> Response:
     """One model, by its name or an alias."""
-    for found in _models(state):
+    for found in _models(server):
         if model == found["id"] or model in found["aliases"]:
             return json_response(found)
     raise NotFoundError(f"no model is named {model!r}: /v1/models lists what is served")
 
 
-def _models(state: ServerState) -> list[dict[str, Any]]:
-    models = [_model(state)]
-    return models if state.embedding is None else [*models, _model(state.embedder)]
+def _models(server: ServerState) -> list[dict[str, Any]]:
+    models = [server.model, *([server.embedding] if server.embedding else [])]
+    return [_entry(model) for model in models]
 
 
-def _model(state: ServerState) -> dict[str, Any]:
+def _entry(model: ServedModel) -> dict[str, Any]:
     return {
-        "id": state.model,
+        "id": model.name,
         "object": "model",
-        "created": state.created,
+        "created": model.created,
         "owned_by": "dure",
-        "aliases": list(state.aliases),
+        "aliases": list(model.aliases),
         "tags": [],
-        "meta": _meta(state),
+        "meta": _meta(model),
     }
 
 
-def _meta(state: ServerState) -> dict[str, Any] | None:
+def _meta(model: ServedModel) -> dict[str, Any] | None:
     try:
-        info = state.engine.info
+        info = model.engine.info
     except NotReadyError:
         return None
     return {

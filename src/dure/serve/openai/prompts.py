@@ -13,12 +13,12 @@ from pydantic import Field
 
 from dure.errors import ParameterError
 from dure.http.body import StrictModel
-from dure.serve.state import ServerState
+from dure.serve.served_model import ServedModel
 
-__all__ = ["ContentObject", "PromptField", "PromptObject", "Token", "Tokenizer", "as_prompts"]
+__all__ = ["ContentObject", "PromptField", "PromptObject", "TokenId", "Tokenizer", "as_prompts"]
 
-Token = Annotated[int, Ge(0), Le(2**31 - 1)]
-Mixed = list[Token | str]
+TokenId = Annotated[int, Ge(0), Le(2**31 - 1)]
+Mixed = list[TokenId | str]
 
 
 class PromptObject(StrictModel):
@@ -41,7 +41,7 @@ class ContentObject(StrictModel):
 
 
 PromptField = (
-    str | PromptObject | Annotated[list[Token | str | Mixed | PromptObject], MaxLen(1 << 20)]
+    str | PromptObject | Annotated[list[TokenId | str | Mixed | PromptObject], MaxLen(1 << 20)]
 )
 
 
@@ -57,8 +57,8 @@ def as_prompts(given: Any) -> list[Any]:
 class Tokenizer:
     """Makes prompts tokens. param: the field's name in complaints."""
 
-    def __init__(self, state: ServerState, param: str) -> None:
-        self._state, self._param = state, param
+    def __init__(self, model: ServedModel, param: str) -> None:
+        self._model, self._param = model, param
 
     async def many(self, given: Any) -> list[list[int]]:
         """The prompts of a field. Raises ParameterError where there is none, or one is empty."""
@@ -79,7 +79,7 @@ class Tokenizer:
         elif isinstance(prompt, ContentObject):
             prompt = "".join(part.text for part in prompt.content)
         if isinstance(prompt, str):
-            return await self._state.tokenize(prompt, special=True)
+            return await self._model.tokenize(prompt, special=True)
         return await self._mixed(prompt)
 
     async def _mixed(self, parts: Sequence[int | str], *, add_bos: bool = True) -> list[int]:
@@ -87,10 +87,10 @@ class Tokenizer:
         for part in parts:
             if isinstance(part, str):
                 begins = add_bos and not tokens
-                tokens += await self._state.tokenize(part, special=True, add_bos=begins)
+                tokens += await self._model.tokenize(part, special=True, add_bos=begins)
             elif isinstance(part, int):
                 tokens.append(part)
             else:
                 raise ParameterError(self._param, f"{self._param}: a prompt inside of a prompt")
-        self._state.check_tokens(tokens, self._param)
+        self._model.check_tokens(tokens, self._param)
         return tokens

@@ -9,15 +9,17 @@ from fastapi import APIRouter, Response
 
 from dure.http.body import JsonRoute, StrictModel, examples
 from dure.http.problems import json_response
-from dure.serve.openai.answers import ERRORS, Prompt, Text, Tokens, documented
-from dure.serve.openai.chat_request import ChatRequest
-from dure.serve.openai.prompts import Mixed, Token
-from dure.serve.state import ServerState, State
+from dure.serve.dialect.documentation import OPENAI_STYLE
+from dure.serve.openai.chat_mapping import prompt_task_of
+from dure.serve.openai.chat_request import OpenAIChatRequest
+from dure.serve.openai.document import Prompt, Text, Tokens
+from dure.serve.openai.prompts import Mixed, TokenId
+from dure.serve.served_model import ServedModel
+from dure.serve.state import CurrentServer
 
 __all__ = ["router"]
 
 router = APIRouter(route_class=JsonRoute, tags=["tokens"])
-REFUSED = ERRORS
 
 
 class TokenizeRequest(StrictModel):
@@ -37,54 +39,54 @@ class DetokenizeRequest(StrictModel):
 
     model_config = examples({"tokens": [1, 2, 3]})
 
-    tokens: Annotated[list[Token], MaxLen(1 << 20)]
+    tokens: Annotated[list[TokenId], MaxLen(1 << 20)]
     model: str | None = None
 
 
-@router.post("/tokenize", **documented(Tokens, errors=REFUSED))
-async def tokenize(body: TokenizeRequest, state: State) -> Response:
+@router.post("/tokenize", **OPENAI_STYLE.route(Tokens))
+async def tokenize(body: TokenizeRequest, server: CurrentServer) -> Response:
     """The tokens of a text."""
-    tokens = await _tokens(body, state)
+    tokens = await _tokens(body, server.model)
     if not body.with_pieces:
         return json_response({"tokens": tokens})
     return json_response(
-        {"tokens": [{"id": token, "piece": _piece(state, token)} for token in tokens]}
+        {"tokens": [{"id": token, "piece": _piece(server.model, token)} for token in tokens]}
     )
 
 
-async def _tokens(body: TokenizeRequest, state: ServerState) -> list[int]:
+async def _tokens(body: TokenizeRequest, model: ServedModel) -> list[int]:
     parts = [body.content] if isinstance(body.content, str) else body.content
     special = body.parse_special is not False
     tokens: list[int] = []
     for part in parts:
         if isinstance(part, str):
             begins = bool(body.add_special) and not tokens
-            tokens += await state.tokenize(part, special=special, add_bos=begins)
+            tokens += await model.tokenize(part, special=special, add_bos=begins)
         else:
             tokens.append(part)
-    state.check_tokens(tokens, "content")
+    model.check_tokens(tokens, "content")
     return tokens
 
 
-def _piece(state: ServerState, token: int) -> str | list[int]:
+def _piece(model: ServedModel, token: int) -> str | list[int]:
     """A token's text, or its bytes where they are part of a character."""
-    data = state.piece(token, special=True)
+    data = model.piece(token, special=True)
     try:
         return data.decode()
     except UnicodeDecodeError:
         return list(data)
 
 
-@router.post("/detokenize", **documented(Text, errors=REFUSED))
-async def detokenize(body: DetokenizeRequest, state: State) -> Response:
+@router.post("/detokenize", **OPENAI_STYLE.route(Text))
+async def detokenize(body: DetokenizeRequest, server: CurrentServer) -> Response:
     """The text of tokens."""
-    state.check_tokens(body.tokens, "tokens")
-    data = b"".join(state.piece(token, special=True) for token in body.tokens)
+    server.model.check_tokens(body.tokens, "tokens")
+    data = b"".join(server.model.piece(token, special=True) for token in body.tokens)
     return json_response({"content": data.decode("utf-8", "replace")})
 
 
-@router.post("/apply-template", **documented(Prompt, errors=REFUSED))
-async def apply_template(body: ChatRequest, state: State) -> Response:
+@router.post("/apply-template", **OPENAI_STYLE.route(Prompt))
+async def apply_template(body: OpenAIChatRequest, server: CurrentServer) -> Response:
     """The prompt that a conversation becomes."""
-    prepared = await state.prepare(body.as_prompt())
+    prepared = await server.prepare(prompt_task_of(body))
     return json_response({"prompt": prepared.prompt_text})

@@ -20,16 +20,18 @@ from dure.chat.task import (
     ToolCall,
 )
 from dure.generate.request import Timings
-from dure.serve.openai.live import LiveTimings
-from dure.serve.openai.usage import progress_of, timings_of
-from dure.serve.responses.items import CallItem, MessageItem, OutputItem, ReasoningItem
+from dure.http.problems import Problem
+from dure.serve.dialect.answering import StreamObject
+from dure.serve.dialect.timings import LiveTimings, progress_of, timings_of
+from dure.serve.responses.items import CallOutput, MessageOutput, OutputItem, ReasoningOutput
 from dure.serve.responses.mapping import LOGPROBS, SEALED_REASONING
 from dure.serve.responses.requests import ResponsesRequest
 
 __all__ = ["ResponseAnswer"]
 
-Event = dict[str, Any]
-Status = Literal["in_progress", "completed", "incomplete", "failed"]
+_CODES = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
+
+ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
 class ResponseAnswer:
@@ -45,10 +47,10 @@ class ResponseAnswer:
         self._echo = echo
         include = request.include or ()
         self._with_logprobs, self._seal = LOGPROBS in include, SEALED_REASONING in include
-        self._status: Status = "in_progress"
+        self._status: ResponseStatus = "in_progress"
         self._items: list[OutputItem] = []
-        self._open: MessageItem | ReasoningItem | None = None
-        self._calls: dict[int, CallItem] = {}
+        self._open: MessageOutput | ReasoningOutput | None = None
+        self._calls: dict[int, CallOutput] = {}
         self._usage: dict[str, Any] | None = None
         self._incomplete: dict[str, Any] | None = None
         self._error: dict[str, Any] | None = None
@@ -72,29 +74,34 @@ class ResponseAnswer:
             "usage": self._usage,
         }
 
-    def feed(self, event: ChatEvent) -> list[Event]:
+    def feed(self, event: ChatEvent) -> list[StreamObject]:
         """What is said of the next event; before that of the first, that there is a response."""
         begun = self._begin()
         told = self._told(event)
         if self._live is not None:
-            self._live.see(event)
+            self._live.observe(event)
             told = [{"timings": self._live.timings(), **one} for one in told]
         return self._numbered([*begun, *told])
 
-    def fail(self, message: str, code: str = "server_error") -> list[Event]:
-        """What is said where generation fails in the middle."""
+    def end(self) -> list[StreamObject]:
+        """Return nothing: the last event has the whole response."""
+        return []
+
+    def fail(self, problem: Problem) -> list[StreamObject]:
+        """Return what is said if generation fails in the middle."""
         events = [*self._begin(), *self._close_all("incomplete")]
-        self._status, self._error = "failed", {"code": code, "message": message}
+        code = _CODES.get(problem.status, "server_error")
+        self._status, self._error = "failed", {"code": code, "message": problem.message}
         return self._numbered([*events, {"type": "response.failed", "response": self.value()}])
 
-    def _begin(self) -> list[Event]:
+    def _begin(self) -> list[StreamObject]:
         if self._begun:
             return []
         self._begun = True
         kinds = ("response.created", "response.in_progress")
         return [{"type": kind, "response": self.value()} for kind in kinds]
 
-    def _told(self, event: ChatEvent) -> list[Event]:
+    def _told(self, event: ChatEvent) -> list[StreamObject]:
         match event:
             case Content(text, logprobs):
                 item, events = self._message()
@@ -111,46 +118,46 @@ class ResponseAnswer:
             case Finished():
                 return self._finish(event)
 
-    def _progress(self, event: PromptProgress) -> list[Event]:
+    def _progress(self, event: PromptProgress) -> list[StreamObject]:
         if not self._with_progress:
             return []
         fields = {"response": self.value(), "prompt_progress": progress_of(event)}
         return [{"type": "response.in_progress", **fields}]
 
-    def _message(self) -> tuple[MessageItem, list[Event]]:
-        if isinstance(self._open, MessageItem):
+    def _message(self) -> tuple[MessageOutput, list[StreamObject]]:
+        if isinstance(self._open, MessageOutput):
             return self._open, []
         events = self._close_all("completed")
-        item = MessageItem(len(self._items), with_logprobs=self._with_logprobs)
+        item = MessageOutput(len(self._items), with_logprobs=self._with_logprobs)
         self._items.append(item)
         self._open = item
         return item, [*events, *item.opened()]
 
-    def _thought(self) -> tuple[ReasoningItem, list[Event]]:
-        if isinstance(self._open, ReasoningItem):
+    def _thought(self) -> tuple[ReasoningOutput, list[StreamObject]]:
+        if isinstance(self._open, ReasoningOutput):
             return self._open, []
         events = self._close_all("completed")
-        item = ReasoningItem(len(self._items), seal=self._seal)
+        item = ReasoningOutput(len(self._items), seal=self._seal)
         self._items.append(item)
         self._open = item
         return item, [*events, *item.opened()]
 
-    def _begin_call(self, index: int, call_id: str, name: str) -> list[Event]:
+    def _begin_call(self, index: int, call_id: str, name: str) -> list[StreamObject]:
         events = self._close_all("completed")
-        call = CallItem(len(self._items), call_id, name)
+        call = CallOutput(len(self._items), call_id, name)
         self._items.append(call)
         self._calls[index] = call
         return [*events, *call.opened()]
 
-    def _close_all(self, status: Literal["completed", "incomplete"]) -> list[Event]:
-        events: list[Event] = []
+    def _close_all(self, status: Literal["completed", "incomplete"]) -> list[StreamObject]:
+        events: list[StreamObject] = []
         for item in (self._open, *self._calls.values()):
             if item is not None and item.status == "in_progress":
                 events += item.closed(status)
         self._open = None
         return events
 
-    def _finish(self, event: Finished) -> list[Event]:
+    def _finish(self, event: Finished) -> list[StreamObject]:
         whole = event.reason in ("stop", "tool_calls")
         events = self._close_all("completed" if whole else "incomplete")
         self._status = "completed" if whole else "incomplete"
@@ -160,7 +167,7 @@ class ResponseAnswer:
         last = {"type": f"response.{self._status}", "response": self.value()}
         return [*events, {**last, "timings": timings_of(event.timings)}]
 
-    def _numbered(self, events: list[Event]) -> list[Event]:
+    def _numbered(self, events: list[StreamObject]) -> list[StreamObject]:
         for event in events:
             self._number += 1
             event["sequence_number"] = self._number

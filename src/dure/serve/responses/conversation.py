@@ -9,29 +9,27 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Any
 
+from dure.chat.messages import ChatMessage
 from dure.errors import ParameterError
 from dure.serve.responses.requests import (
-    FunctionCall,
     FunctionCallOutput,
-    Item,
+    InputItem,
+    InputPart,
     MessageItem,
     OtherItem,
     OtherPart,
-    Part,
     ReasoningItem,
-    RefusalPart,
+    ResponsesFunctionCall,
+    ResponsesRefusalPart,
 )
 
 __all__ = ["messages_of", "sealed", "unsealed"]
 
-Message = dict[str, Any]
 
-
-def messages_of(instructions: str | None, items: str | Sequence[Item]) -> list[Message]:
+def messages_of(instructions: str | None, items: str | Sequence[InputItem]) -> list[ChatMessage]:
     """The chat's messages. Raises ParameterError naming the item that a text model cannot read."""
-    messages: list[Message] = []
+    messages: list[ChatMessage] = []
     if instructions:
         messages.append({"role": "system", "content": instructions})
     if isinstance(items, str):
@@ -61,11 +59,11 @@ def unsealed(content: str, place: str) -> str:
 class _Turns:
     """Collects messages; `_answer` is the assistant's that is not closed yet."""
 
-    def __init__(self, messages: list[Message]) -> None:
+    def __init__(self, messages: list[ChatMessage]) -> None:
         self._messages = messages
-        self._answer: Message | None = None
+        self._answer: ChatMessage | None = None
 
-    def add(self, item: Item, place: str) -> None:
+    def add(self, item: InputItem, place: str) -> None:
         if isinstance(item, OtherItem):
             raise ParameterError(
                 "input",
@@ -74,7 +72,7 @@ class _Turns:
             )
         if isinstance(item, ReasoningItem):
             self._think(_reasoning(item, place))
-        elif isinstance(item, FunctionCall):
+        elif isinstance(item, ResponsesFunctionCall):
             self._call(item)
         elif isinstance(item, FunctionCallOutput):
             output = _text(item.output, f"{place}.output")
@@ -83,13 +81,13 @@ class _Turns:
             glue = "" if item.role == "assistant" else "\n"
             self._say(item, _text(item.content, f"{place}.content", glue))
 
-    def finish(self) -> list[Message]:
+    def finish(self) -> list[ChatMessage]:
         self._flush()
         if not self._messages:
             raise ParameterError("input", "input is empty: give at least one message")
         return self._messages
 
-    def _open(self) -> Message:
+    def _open(self) -> ChatMessage:
         if self._answer is None:
             self._answer = {"role": "assistant", "content": None}
         return self._answer
@@ -100,7 +98,7 @@ class _Turns:
         answer = self._open()
         answer["reasoning_content"] = answer.get("reasoning_content", "") + text
 
-    def _call(self, item: FunctionCall) -> None:
+    def _call(self, item: ResponsesFunctionCall) -> None:
         function = {"name": item.name, "arguments": item.arguments}
         call = {"id": item.call_id, "type": "function", "function": function}
         self._open().setdefault("tool_calls", []).append(call)
@@ -113,7 +111,7 @@ class _Turns:
             self._flush()
         self._open()["content"] = text
 
-    def _close(self, message: Message) -> None:
+    def _close(self, message: ChatMessage) -> None:
         self._flush()
         self._messages.append(message)
 
@@ -123,7 +121,7 @@ class _Turns:
             self._answer = None
 
 
-def _only_thought(message: Message) -> bool:
+def _only_thought(message: ChatMessage) -> bool:
     return message["content"] is None and "tool_calls" not in message
 
 
@@ -135,15 +133,15 @@ def _reasoning(item: ReasoningItem, place: str) -> str:
     return "\n\n".join(part.text for part in item.summary)
 
 
-def _text(content: str | Sequence[Part], place: str, glue: str = "\n") -> str:
+def _text(content: str | Sequence[InputPart], place: str, glue: str = "\n") -> str:
     if isinstance(content, str):
         return content
     return glue.join(_part_text(part, f"{place}[{i}]") for i, part in enumerate(content))
 
 
-def _part_text(part: Part, place: str) -> str:
+def _part_text(part: InputPart, place: str) -> str:
     if isinstance(part, OtherPart):
         raise ParameterError(
             "input", f"{place}: type {part.type!r} is not supported: this model reads text only"
         )
-    return part.refusal if isinstance(part, RefusalPart) else part.text
+    return part.refusal if isinstance(part, ResponsesRefusalPart) else part.text

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from dure.serve.dialect.documentation import DocumentedDialect, ErrorBody, OpenObject
 
-__all__ = ["ResponseObject"]
-
-
-class _Open(BaseModel):
-    model_config = ConfigDict(extra="allow")
+__all__ = ["RESPONSES_STYLE", "ResponseObject"]
 
 
-class ResponseItem(_Open):
+class ResponseItem(OpenObject):
     """A message, a reasoning or a call of a function."""
 
     type: Literal["message", "reasoning", "function_call"]
@@ -21,7 +17,7 @@ class ResponseItem(_Open):
     status: Literal["in_progress", "completed", "incomplete"]
 
 
-class ResponseUsage(_Open):
+class ResponseUsage(OpenObject):
     """Tokens of an answer."""
 
     input_tokens: int
@@ -29,7 +25,7 @@ class ResponseUsage(_Open):
     total_tokens: int
 
 
-class ResponseObject(_Open):
+class ResponseObject(OpenObject):
     """An answer, and what it was asked to be."""
 
     id: str
@@ -41,3 +37,6 @@ class ResponseObject(_Open):
     usage: ResponseUsage
     error: None
     incomplete_details: dict[str, Any] | None
+
+
+RESPONSES_STYLE = DocumentedDialect(ErrorBody, "the answer; with `stream` server-sent events")

@@ -8,36 +8,35 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from dure.chat.task import TokenLogprob
-from dure.serve.openai.usage import logprob_entries
+from dure.serve.dialect.answering import StreamObject
+from dure.serve.dialect.logprobs import logprob_entries
 from dure.serve.responses.conversation import sealed
+from dure.serve.responses.requests import ItemStatus
 
-__all__ = ["CallItem", "MessageItem", "OutputItem", "ReasoningItem"]
-
-Event = dict[str, Any]
-Status = Literal["in_progress", "completed", "incomplete"]
+__all__ = ["CallOutput", "MessageOutput", "OutputItem", "ReasoningOutput"]
 
 
 class OutputItem(Protocol):
     """One item of the output."""
 
     @property
-    def status(self) -> Status:
+    def status(self) -> ItemStatus:
         """Whether it is written still, whole, or cut off."""
 
-    def opened(self) -> list[Event]:
+    def opened(self) -> list[StreamObject]:
         """What is said as it begins."""
 
-    def closed(self, status: Status) -> list[Event]:
+    def closed(self, status: ItemStatus) -> list[StreamObject]:
         """What is said as it ends, whole or cut off."""
 
     def value(self) -> dict[str, Any]:
         """The item as it stands."""
 
 
-class _Item:
+class _WrittenItem:
     """What all items share: a name, a place, a status."""
 
     prefix = "item"
@@ -45,30 +44,30 @@ class _Item:
     def __init__(self, index: int) -> None:
         self.id = f"{self.prefix}_{uuid.uuid4().hex}"
         self.index = index
-        self.status: Status = "in_progress"
+        self.status: ItemStatus = "in_progress"
 
     def value(self) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _added(self) -> Event:
+    def _added(self) -> StreamObject:
         return {
             "type": "response.output_item.added",
             "output_index": self.index,
             "item": self.value(),
         }
 
-    def _done(self) -> Event:
+    def _done(self) -> StreamObject:
         return {
             "type": "response.output_item.done",
             "output_index": self.index,
             "item": self.value(),
         }
 
-    def _event(self, kind: str, **fields: Any) -> Event:
+    def _event(self, kind: str, **fields: Any) -> StreamObject:
         return {"type": kind, "item_id": self.id, "output_index": self.index, **fields}
 
 
-class _TextItem(_Item):
+class _TextItem(_WrittenItem):
     """An item with one part of text."""
 
     def __init__(self, index: int) -> None:
@@ -84,22 +83,22 @@ class _TextItem(_Item):
     def _part(self) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _text_done(self) -> Event:
+    def _text_done(self) -> StreamObject:
         raise NotImplementedError
 
-    def opened(self) -> list[Event]:
+    def opened(self) -> list[StreamObject]:
         added = self._added()
         self._begun = True
         part = self._event("response.content_part.added", content_index=0, part=self._part())
         return [added, part]
 
-    def closed(self, status: Status) -> list[Event]:
+    def closed(self, status: ItemStatus) -> list[StreamObject]:
         part = self._event("response.content_part.done", content_index=0, part=self._part())
         self.status = status
         return [self._text_done(), part, self._done()]
 
 
-class MessageItem(_TextItem):
+class MessageOutput(_TextItem):
     """What the model says. with_logprobs: every part carries those of its tokens."""
 
     prefix = "msg"
@@ -108,7 +107,7 @@ class MessageItem(_TextItem):
         super().__init__(index)
         self._logprobs: list[dict[str, Any]] | None = [] if with_logprobs else None
 
-    def more(self, text: str, logprobs: Sequence[TokenLogprob]) -> Event:
+    def more(self, text: str, logprobs: Sequence[TokenLogprob]) -> StreamObject:
         """More text, and what is said of it."""
         self._pieces.append(text)
         told = logprob_entries(logprobs)
@@ -137,7 +136,7 @@ class MessageItem(_TextItem):
         logprobs = list(self._logprobs or ())
         return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": logprobs}
 
-    def _text_done(self) -> Event:
+    def _text_done(self) -> StreamObject:
         return self._event(
             "response.output_text.done",
             content_index=0,
@@ -146,7 +145,7 @@ class MessageItem(_TextItem):
         )
 
 
-class ReasoningItem(_TextItem):
+class ReasoningOutput(_TextItem):
     """What the model thinks. seal: the item carries `encrypted_content` as well."""
 
     prefix = "rs"
@@ -155,7 +154,7 @@ class ReasoningItem(_TextItem):
         super().__init__(index)
         self._seal = seal
 
-    def more(self, text: str) -> Event:
+    def more(self, text: str) -> StreamObject:
         """More text, and what is said of it."""
         self._pieces.append(text)
         return {
@@ -182,11 +181,11 @@ class ReasoningItem(_TextItem):
     def _part(self) -> dict[str, Any]:
         return {"type": "reasoning_text", "text": self.text}
 
-    def _text_done(self) -> Event:
+    def _text_done(self) -> StreamObject:
         return self._event("response.reasoning_text.done", content_index=0, text=self.text)
 
 
-class CallItem(_Item):
+class CallOutput(_WrittenItem):
     """A call of a function."""
 
     prefix = "fc"
@@ -196,16 +195,16 @@ class CallItem(_Item):
         self._call_id, self._name = call_id, name
         self._pieces: list[str] = []
 
-    def opened(self) -> list[Event]:
+    def opened(self) -> list[StreamObject]:
         """The call is named before its arguments come."""
         return [self._added()]
 
-    def more(self, text: str) -> Event:
+    def more(self, text: str) -> StreamObject:
         """More of the arguments, and what is said of it."""
         self._pieces.append(text)
         return self._event("response.function_call_arguments.delta", delta=text)
 
-    def closed(self, status: Status) -> list[Event]:
+    def closed(self, status: ItemStatus) -> list[StreamObject]:
         """The arguments are whole, or cut off."""
         self.status = status
         done = self._event(

@@ -24,12 +24,12 @@ from dure.generate.request import Sampling
 from dure.serve.responses.conversation import messages_of
 from dure.serve.responses.requests import (
     AllowedTools,
-    FunctionTool,
-    JsonObjectFormat,
-    JsonSchemaFormat,
     NamedFunction,
-    OtherTool,
     OtherToolChoice,
+    ResponsesFunctionTool,
+    ResponsesJsonObjectFormat,
+    ResponsesJsonSchemaFormat,
+    ResponsesOtherTool,
     ResponsesRequest,
 )
 
@@ -87,21 +87,27 @@ def _n_logprobs(request: ResponsesRequest) -> int | None:
 
 
 @dataclass(frozen=True)
-class _Refusal:
+class _UnsupportedField:
     name: str
     cure: str
     harmless: tuple[Any, ...] = (None, False)
 
 
 _REFUSALS = (
-    _Refusal("store", "nothing is stored here: leave it out or say false"),
-    _Refusal("background", "answers are not kept: leave it out and use stream"),
-    _Refusal(
+    _UnsupportedField("store", "nothing is stored here: leave it out or say false"),
+    _UnsupportedField("background", "answers are not kept: leave it out and use stream"),
+    _UnsupportedField(
         "previous_response_id", "nothing is stored here: send the whole conversation in input"
     ),
-    _Refusal("conversation", "nothing is stored here: send the whole conversation in input"),
-    _Refusal("prompt", "no prompts are stored here: send its text in instructions and input"),
-    _Refusal("truncation", "input is never shortened: leave old items out", (None, "disabled")),
+    _UnsupportedField(
+        "conversation", "nothing is stored here: send the whole conversation in input"
+    ),
+    _UnsupportedField(
+        "prompt", "no prompts are stored here: send its text in instructions and input"
+    ),
+    _UnsupportedField(
+        "truncation", "input is never shortened: leave old items out", (None, "disabled")
+    ),
 )
 
 
@@ -141,10 +147,10 @@ def _refuse_reasoning(request: ResponsesRequest) -> None:
             )
 
 
-_Choice = Literal["none", "auto", "required"] | NamedTool
+_ToolMode = Literal["none", "auto", "required"] | NamedTool
 
 
-def _tools_and_choice(request: ResponsesRequest) -> tuple[tuple[Tool, ...], _Choice]:
+def _tools_and_choice(request: ResponsesRequest) -> tuple[tuple[Tool, ...], _ToolMode]:
     tools = tuple(_tool(tool, i) for i, tool in enumerate(request.tools or ()))
     choice = request.tool_choice
     if choice is None:
@@ -164,8 +170,8 @@ def _tools_and_choice(request: ResponsesRequest) -> tuple[tuple[Tool, ...], _Cho
     return tools, choice
 
 
-def _tool(tool: FunctionTool | OtherTool, index: int) -> Tool:
-    if isinstance(tool, OtherTool):
+def _tool(tool: ResponsesFunctionTool | ResponsesOtherTool, index: int) -> Tool:
+    if isinstance(tool, ResponsesOtherTool):
         raise ParameterError(
             "tools",
             f"tools[{index}]: type {tool.type!r} is not supported: give functions of your own",
@@ -188,9 +194,9 @@ def _known(name: str, tools: Iterable[Tool]) -> str:
 
 def _response_format(request: ResponsesRequest) -> JsonObject | JsonSchema | None:
     wanted = request.text.format if request.text else None
-    if isinstance(wanted, JsonObjectFormat):
+    if isinstance(wanted, ResponsesJsonObjectFormat):
         return JsonObject()
-    if isinstance(wanted, JsonSchemaFormat):
+    if isinstance(wanted, ResponsesJsonSchemaFormat):
         schema = dict(wanted.schema_)
         if wanted.description:
             schema.setdefault("description", wanted.description)

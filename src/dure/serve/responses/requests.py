@@ -16,29 +16,29 @@ from dure.http.body import StrictModel, examples
 
 __all__ = [
     "AllowedTools",
-    "FunctionCall",
     "FunctionCallOutput",
-    "FunctionTool",
-    "Item",
-    "JsonObjectFormat",
-    "JsonSchemaFormat",
+    "InputItem",
+    "InputPart",
     "MessageItem",
     "NamedFunction",
     "OtherItem",
     "OtherPart",
-    "OtherTool",
     "OtherToolChoice",
-    "Part",
     "ReasoningItem",
     "ReasoningOptions",
-    "RefusalPart",
+    "ResponsesFunctionCall",
+    "ResponsesFunctionTool",
+    "ResponsesJsonObjectFormat",
+    "ResponsesJsonSchemaFormat",
+    "ResponsesOtherTool",
+    "ResponsesRefusalPart",
     "ResponsesRequest",
+    "ResponsesTextPart",
     "TextOptions",
-    "TextPart",
 ]
 
 INT32 = 2**31 - 1
-Status = Literal["in_progress", "completed", "incomplete"] | None
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 
 class _Other(BaseModel):
@@ -48,7 +48,7 @@ class _Other(BaseModel):
     type: str
 
 
-class TextPart(StrictModel):
+class ResponsesTextPart(StrictModel):
     """Text that was said. Annotations and logprobs come with an answer that is handed back."""
 
     type: Literal["input_text", "output_text", "text", "reasoning_text", "summary_text"]
@@ -57,7 +57,7 @@ class TextPart(StrictModel):
     logprobs: list[Any] | None = None
 
 
-class RefusalPart(StrictModel):
+class ResponsesRefusalPart(StrictModel):
     """Text by which a model refused to answer."""
 
     type: Literal["refusal"]
@@ -78,9 +78,9 @@ def _part_tag(value: Any) -> str:
     return "refusal" if kind == "refusal" else "other"
 
 
-Part = Annotated[
-    Annotated[TextPart, Tag("text")]
-    | Annotated[RefusalPart, Tag("refusal")]
+InputPart = Annotated[
+    Annotated[ResponsesTextPart, Tag("text")]
+    | Annotated[ResponsesRefusalPart, Tag("refusal")]
     | Annotated[SkipJsonSchema[OtherPart], Tag("other")],
     Discriminator(_part_tag),
 ]
@@ -91,13 +91,13 @@ class MessageItem(StrictModel):
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[Part]
+    content: str | list[InputPart]
     id: str | None = None
-    status: Status = None
+    status: ItemStatus | None = None
     phase: None = None
 
 
-class FunctionCall(StrictModel):
+class ResponsesFunctionCall(StrictModel):
     """A call that the model made earlier. arguments: JSON text."""
 
     type: Literal["function_call"]
@@ -105,7 +105,7 @@ class FunctionCall(StrictModel):
     name: str
     arguments: str
     id: str | None = None
-    status: Status = None
+    status: ItemStatus | None = None
     caller: None = None
     namespace: None = None
 
@@ -115,10 +115,10 @@ class FunctionCallOutput(StrictModel):
 
     type: Literal["function_call_output"]
     call_id: str
-    output: str | list[Part]
+    output: str | list[InputPart]
     name: str | None = None
     id: str | None = None
-    status: Status = None
+    status: ItemStatus | None = None
     caller: None = None
     namespace: None = None
 
@@ -128,10 +128,10 @@ class ReasoningItem(StrictModel):
 
     type: Literal["reasoning"]
     id: str | None = None
-    summary: list[TextPart] = Field(default_factory=list)
-    content: list[TextPart] | None = None
+    summary: list[ResponsesTextPart] = Field(default_factory=list)
+    content: list[ResponsesTextPart] | None = None
     encrypted_content: str | None = None
-    status: Status = None
+    status: ItemStatus | None = None
 
 
 class OtherItem(_Other):
@@ -148,9 +148,9 @@ def _item_tag(value: Any) -> str:
     return kind if isinstance(kind, str) and kind in _ITEMS else "other"
 
 
-Item = Annotated[
+InputItem = Annotated[
     Annotated[MessageItem, Tag("message")]
-    | Annotated[FunctionCall, Tag("function_call")]
+    | Annotated[ResponsesFunctionCall, Tag("function_call")]
     | Annotated[FunctionCallOutput, Tag("function_call_output")]
     | Annotated[ReasoningItem, Tag("reasoning")]
     | Annotated[SkipJsonSchema[OtherItem], Tag("other")],
@@ -158,7 +158,7 @@ Item = Annotated[
 ]
 
 
-class FunctionTool(StrictModel):
+class ResponsesFunctionTool(StrictModel):
     """A function that the model may call. parameters: a JSON schema."""
 
     type: Literal["function"]
@@ -168,7 +168,7 @@ class FunctionTool(StrictModel):
     strict: bool | None = None
 
 
-class OtherTool(_Other):
+class ResponsesOtherTool(_Other):
     """One of OpenAI's own tools."""
 
 
@@ -177,8 +177,9 @@ def _function_tag(value: Any) -> str:
     return "function" if kind == "function" else "other"
 
 
-Tool = Annotated[
-    Annotated[FunctionTool, Tag("function")] | Annotated[SkipJsonSchema[OtherTool], Tag("other")],
+ResponsesTool = Annotated[
+    Annotated[ResponsesFunctionTool, Tag("function")]
+    | Annotated[SkipJsonSchema[ResponsesOtherTool], Tag("other")],
     Discriminator(_function_tag),
 ]
 
@@ -209,7 +210,7 @@ def _choice_tag(value: Any) -> str:
     return kind if kind in ("function", "allowed_tools") else "other"
 
 
-ToolChoice = Annotated[
+ResponsesToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("word")]
     | Annotated[NamedFunction, Tag("function")]
     | Annotated[AllowedTools, Tag("allowed_tools")]
@@ -218,19 +219,19 @@ ToolChoice = Annotated[
 ]
 
 
-class TextFormat(StrictModel):
+class ResponsesTextFormat(StrictModel):
     """Any text."""
 
     type: Literal["text"]
 
 
-class JsonObjectFormat(StrictModel):
+class ResponsesJsonObjectFormat(StrictModel):
     """A JSON object."""
 
     type: Literal["json_object"]
 
 
-class JsonSchemaFormat(StrictModel):
+class ResponsesJsonSchemaFormat(StrictModel):
     """JSON that follows a schema."""
 
     type: Literal["json_schema"]
@@ -244,7 +245,10 @@ class TextOptions(StrictModel):
     """What the text of the answer must look like."""
 
     format: (
-        Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+        Annotated[
+            ResponsesTextFormat | ResponsesJsonObjectFormat | ResponsesJsonSchemaFormat,
+            Field(discriminator="type"),
+        ]
         | None
     ) = None
     verbosity: Literal["low", "medium", "high"] | None = None
@@ -258,7 +262,7 @@ class ReasoningOptions(StrictModel):
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
 
 
-class StreamOptions(StrictModel):
+class ResponsesStreamOptions(StrictModel):
     """How the stream is written."""
 
     include_obfuscation: bool | None = None
@@ -290,11 +294,11 @@ class ResponsesRequest(StrictModel):
         },
     )
 
-    input: str | list[Item]
+    input: str | list[InputItem]
     model: str | None = None
     instructions: str | None = None
-    tools: list[Tool] | None = None
-    tool_choice: ToolChoice | None = None
+    tools: list[ResponsesTool] | None = None
+    tool_choice: ResponsesToolChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
@@ -312,7 +316,7 @@ class ResponsesRequest(StrictModel):
     service_tier: Literal["auto", "default"] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ResponsesStreamOptions | None = None
     store: bool | None = None
     background: bool | None = None
     previous_response_id: str | None = None

@@ -7,59 +7,36 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from dure.serve.dialect.documentation import ClosedObject, OpenObject
 
 __all__ = [
     "ChatCompletion",
     "Completion",
     "Embeddings",
-    "ErrorBody",
-    "Health",
+    "HealthStatus",
     "InputTokens",
-    "Model",
     "ModelList",
     "NativeCompletion",
+    "OpenAIModel",
     "Prompt",
     "Properties",
-    "Slot",
+    "SlotStatus",
     "Text",
     "Tokens",
-    "documented",
 ]
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Open(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class ErrorObject(_Open):
-    """What went wrong. n_prompt_tokens, n_ctx and progress come along where they explain it."""
-
-    code: int
-    message: str
-    type: str
-    param: str | None = None
-
-
-class ErrorBody(_Answer):
-    """Every error of this API."""
-
-    error: ErrorObject
-
-
-class PromptDetails(_Answer):
+class PromptDetails(ClosedObject):
     cached_tokens: int
 
 
-class CompletionDetails(_Answer):
+class CompletionDetails(ClosedObject):
     reasoning_tokens: int
 
 
-class Usage(_Answer):
+class Usage(ClosedObject):
     """Tokens of an answer."""
 
     prompt_tokens: int
@@ -69,7 +46,7 @@ class Usage(_Answer):
     completion_tokens_details: CompletionDetails
 
 
-class TimingFigures(_Answer):
+class TimingFigures(ClosedObject):
     """llama-server's figures, milliseconds; compute and sync are those of the decode steps."""
 
     cache_n: int
@@ -88,7 +65,7 @@ class TimingFigures(_Answer):
     sync_ms: float
 
 
-class TopLogprob(_Answer):
+class TopLogprob(ClosedObject):
     token: str
     bytes: list[int]
     logprob: float
@@ -98,23 +75,23 @@ class TokenLogprobs(TopLogprob):
     top_logprobs: list[TopLogprob]
 
 
-class ChatLogprobs(_Answer):
+class ChatLogprobs(ClosedObject):
     content: list[TokenLogprobs]
     refusal: None
 
 
-class CalledFunction(_Answer):
+class OpenAICalledFunction(ClosedObject):
     name: str
     arguments: str
 
 
-class CalledTool(_Answer):
+class CalledTool(ClosedObject):
     id: str
     type: Literal["function"]
-    function: CalledFunction
+    function: OpenAICalledFunction
 
 
-class ChatMessage(_Answer):
+class OpenAIChatMessage(ClosedObject):
     role: Literal["assistant"]
     content: str | None
     refusal: None
@@ -122,18 +99,18 @@ class ChatMessage(_Answer):
     tool_calls: list[CalledTool] | None = None
 
 
-class ChatChoice(_Answer):
+class ChatChoice(ClosedObject):
     index: int
-    message: ChatMessage
+    message: OpenAIChatMessage
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls"]
 
 
-class Verbose(_Answer):
+class Verbose(ClosedObject):
     prompt: str
 
 
-class _Head(_Answer):
+class _Head(ClosedObject):
     id: str
     created: int
     model: str
@@ -150,14 +127,14 @@ class ChatCompletion(_Head):
     verbose: Annotated[Verbose | None, Field(alias="__verbose")] = None
 
 
-class TextLogprobs(_Answer):
+class TextLogprobs(ClosedObject):
     tokens: list[str]
     token_logprobs: list[float]
     top_logprobs: list[dict[str, float]]
     text_offset: list[int]
 
 
-class TextChoice(_Answer):
+class TextChoice(ClosedObject):
     index: int
     text: str
     logprobs: TextLogprobs | None
@@ -174,18 +151,18 @@ class Completion(_Head):
     verbose: Annotated[Verbose | None, Field(alias="__verbose")] = None
 
 
-class NativeCompletion(_Open):
+class NativeCompletion(OpenObject):
     """llama-server's own answer to /completion; with `response_fields`, only these."""
 
 
-class InputTokens(_Answer):
+class InputTokens(ClosedObject):
     """How long a prompt is."""
 
     object: Literal["response.input_tokens"]
     input_tokens: int
 
 
-class Model(_Open):
+class OpenAIModel(OpenObject):
     """A model that is served."""
 
     id: str
@@ -194,58 +171,58 @@ class Model(_Open):
     owned_by: str
 
 
-class ModelList(_Open):
+class ModelList(OpenObject):
     """The models that are served."""
 
     object: Literal["list"]
-    data: list[Model]
+    data: list[OpenAIModel]
 
 
-class Embedding(_Answer):
+class OpenAIEmbedding(ClosedObject):
     object: Literal["embedding"]
     index: int
     embedding: Annotated[list[float] | str, Field(description="numbers, or base64 of float32")]
 
 
-class EmbeddingUsage(_Answer):
+class EmbeddingUsage(ClosedObject):
     prompt_tokens: int
     total_tokens: int
 
 
-class Embeddings(_Answer):
+class Embeddings(ClosedObject):
     """One vector of length 1 for each input."""
 
     object: Literal["list"]
-    data: list[Embedding]
+    data: list[OpenAIEmbedding]
     model: str
     usage: EmbeddingUsage
 
 
-class Tokens(_Answer):
+class Tokens(ClosedObject):
     """Token ids; with `with_pieces` objects of id and piece (text, or bytes that are no text)."""
 
     tokens: list[Any]
 
 
-class Prompt(_Answer):
+class Prompt(ClosedObject):
     """A conversation as the model reads it."""
 
     prompt: str
 
 
-class Text(_Answer):
+class Text(ClosedObject):
     """The text of tokens."""
 
     content: str
 
 
-class Health(_Answer):
+class HealthStatus(ClosedObject):
     """Requests are answered."""
 
     status: Literal["ok"]
 
 
-class Properties(_Open):
+class Properties(OpenObject):
     """llama-server's properties of a server."""
 
     total_slots: int
@@ -254,39 +231,9 @@ class Properties(_Open):
     default_generation_settings: dict[str, Any]
 
 
-class Slot(_Open):
+class SlotStatus(OpenObject):
     """Room for one answer."""
 
     id: int
     n_ctx: int
     is_processing: bool
-
-
-# What the guards before every route answer, where they are set up.
-GUARDED = {
-    401: "the server wants an API key",
-    429: "too many requests: try again after Retry-After seconds",
-    500: "the model or the server failed",
-    503: "the model is being loaded, or the server stops",
-}
-ERRORS = GUARDED | {
-    400: "a parameter makes no sense; the prompt is longer than the context",
-    408: "the body came too slowly",
-    413: "the body is larger than the server takes",
-}
-
-
-def documented(
-    answer: Any, *, stream: bool = False, alias: bool = False, errors: dict[int, str] | None = None
-) -> dict[str, Any]:
-    """The arguments of a route that document it. alias: the same as another route, left unlisted."""
-    responses: dict[int | str, Any] = {
-        status: {"model": ErrorBody, "description": text}
-        for status, text in (ERRORS if errors is None else errors).items()
-    }
-    ok: dict[str, Any] = {"model": answer, "description": "the answer"}
-    if stream:
-        ok["description"] = "the answer; with `stream` server-sent events, the last `[DONE]`"
-        ok["content"] = {"text/event-stream": {"schema": {}}}
-    responses[200] = ok
-    return {"responses": responses, "response_model": None, "include_in_schema": not alias}

@@ -1,0 +1,182 @@
+"""From the tokens of an answer to its parsed pieces, while it is generated.
+
+Knows stop strings, tokens' logprobs and the chat parser, and what must be checked at the end.
+Refuses to know how the engine is reached, and HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from dure.chat.format import PreparedChat
+from dure.chat.parser import Parsed
+from dure.chat.task import Content, Reasoning, TokenLogprob, ToolArguments, ToolCall
+from dure.chat.text import Chunk, TextAssembler
+from dure.errors import EngineError
+from dure.generate.request import Token
+
+__all__ = ["AnswerParser", "AnswerReader", "CheckedParser", "PlainParser", "TokenBytes"]
+
+TokenBytes = Callable[[int, bool], bytes]
+"""The bytes of a token; the flag: whether special tokens are visible."""
+
+
+class AnswerParser(Protocol):
+    """Parses the text of one answer, and checks it at the end."""
+
+    @property
+    def called(self) -> bool:
+        """Whether a tool has been called."""
+
+    def feed(self, text: str) -> Iterable[Parsed]:
+        """Return the pieces that more text decides."""
+
+    def finish(self) -> Iterable[Parsed]:
+        """Return the pieces of the text that was held back."""
+
+    def check(self) -> None:
+        """Raise EngineError if the answer does not follow what was asked for."""
+
+
+class PlainParser:
+    """Takes all text as content, as text completions do."""
+
+    called = False
+
+    def feed(self, text: str) -> Iterable[Parsed]:
+        """Return the text itself."""
+        return (Content(text),) if text else ()
+
+    def finish(self) -> Iterable[Parsed]:
+        """Return nothing: no text is held back."""
+        return ()
+
+    def check(self) -> None:
+        """Accept any text."""
+
+
+class CheckedParser:
+    """Parses a chat's answer with its parser, and remembers what must be checked at the end."""
+
+    def __init__(self, prepared: PreparedChat) -> None:
+        self._prepared, self._parser = prepared, prepared.parser()
+        self._content: list[str] = []
+        self._calls: dict[int, tuple[str, list[str]]] = {}
+
+    @property
+    def called(self) -> bool:
+        """Whether a tool has been called."""
+        return bool(self._calls)
+
+    def feed(self, text: str) -> Iterator[Parsed]:
+        """Return the pieces that more text decides."""
+        return self._noted(self._parser.feed(text))
+
+    def finish(self) -> Iterator[Parsed]:
+        """Return the pieces of the text that was held back."""
+        return self._noted(self._parser.finish())
+
+    def _noted(self, pieces: Iterable[Parsed]) -> Iterator[Parsed]:
+        for piece in pieces:
+            if isinstance(piece, Content):
+                self._content.append(piece.text)
+            elif isinstance(piece, ToolCall):
+                self._calls[piece.index] = (piece.name, [])
+            elif isinstance(piece, ToolArguments):
+                self._calls[piece.index][1].append(piece.text)
+            yield piece
+
+    def check(self) -> None:
+        """Raise EngineError if the model did not keep to a schema."""
+        for name, arguments in self._calls.values():
+            complaint = self._prepared.check_call(name, "".join(arguments))
+            _raise_if(complaint, f"the call of {name}")
+        if not self._calls:
+            _raise_if(self._prepared.check("".join(self._content)), "response_format")
+
+
+def _raise_if(complaint: str | None, rule: str) -> None:
+    if complaint is not None:
+        raise EngineError(f"the model's answer does not follow {rule}: {complaint}; ask again")
+
+
+class AnswerReader:
+    """Turns one answer's tokens into pieces: `feed` each token, then `finish`.
+
+    token_bytes: of the model's vocabulary. stop: texts that end the answer. special: whether the parser
+    must see special tokens. logprobs: whether pieces carry those of their tokens.
+    """
+
+    def __init__(
+        self,
+        token_bytes: TokenBytes,
+        parser: AnswerParser,
+        *,
+        stop: Sequence[str] = (),
+        special: bool = False,
+        logprobs: bool = False,
+    ) -> None:
+        self._bytes, self._parser = token_bytes, parser
+        self._special, self._logprobs = special, logprobs
+        self._text: TextAssembler[Token] = TextAssembler(stop)
+        self._tokens: list[Token] = []  # read, but not yet part of a piece
+        self.n_tokens = 0
+        self.n_reasoning_tokens = 0
+
+    @property
+    def stop_text(self) -> str | None:
+        """The stop string that was met, None before. Feed no more tokens then."""
+        return self._text.stop
+
+    @property
+    def called(self) -> bool:
+        """Whether a tool has been called."""
+        return self._parser.called
+
+    def feed(self, token: Token) -> Iterator[Parsed]:
+        """Yield the pieces that one more token decides."""
+        self.n_tokens += 1
+        data = self._bytes(token.token, self._special)
+        return self._pieces(self._text.feed(data, token))
+
+    def finish(self) -> Iterator[Parsed]:
+        """Yield the pieces of what was held back."""
+        if self.stop_text is None:
+            yield from self._pieces(self._text.finish())
+        for piece in self._parser.finish():
+            yield self._with_tokens(piece)
+        if self._tokens and self._logprobs:  # without text, such as half a character cut off
+            yield Content("", self._logprobs_of(self._tokens))
+
+    def check(self) -> None:
+        """Raise EngineError if the whole answer does not follow what was asked for."""
+        self._parser.check()
+
+    def _pieces(self, chunk: Chunk[Token]) -> Iterator[Parsed]:
+        self._tokens += chunk.tokens
+        for piece in self._parser.feed(chunk.text) if chunk.text else ():
+            yield self._with_tokens(piece)
+
+    def _with_tokens(self, piece: Parsed) -> Parsed:
+        """The first text of a chunk carries its tokens; those of a tool call's markup go nowhere."""
+        tokens, self._tokens = self._tokens, []
+        if not tokens or not isinstance(piece, Content | Reasoning):
+            return piece
+        if isinstance(piece, Reasoning):
+            self.n_reasoning_tokens += len(tokens)
+            return replace(piece, logprobs=self._logprobs_of(tokens))
+        ids = tuple(token.token for token in tokens)
+        return Content(piece.text, self._logprobs_of(tokens), ids)
+
+    def _logprobs_of(self, tokens: Sequence[Token]) -> tuple[TokenLogprob, ...]:
+        return tuple(self._logprob(token) for token in tokens) if self._logprobs else ()
+
+    def _logprob(self, token: Token) -> TokenLogprob:
+        top = tuple(self._entry(other, logprob) for other, logprob in token.top)
+        return replace(self._entry(token.token, token.logprob or 0.0), top=top)
+
+    def _entry(self, token: int, logprob: float) -> TokenLogprob:
+        data = self._bytes(token, True)
+        return TokenLogprob(data.decode("utf-8", "replace"), data, logprob, token)

@@ -1,0 +1,61 @@
+"""One turn of a conversation without a server: messages to a prompt, generated tokens to parsed pieces.
+
+Renders, limits and parses as the server does. Refuses to know how tokens are generated and shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dure.chat.answer_reader import AnswerReader, CheckedParser
+from dure.chat.format import ChatFormatter
+from dure.chat.parser import Parsed
+from dure.chat.task import ChatTask
+from dure.generate.request import Token
+from dure.model.vocabulary import Vocabulary
+
+__all__ = ["ChatTurn", "Conversations"]
+
+
+class Conversations:
+    """Begins turns of conversations with one model. Raises UsageError if it has no chat template.
+
+    template: replaces the model's own.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, template: str | None = None) -> None:
+        self._vocabulary = vocabulary
+        self._formatter = ChatFormatter(vocabulary, default_template=template)
+
+    def turn(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation: bool = True
+    ) -> ChatTurn:
+        """Begin the answer to messages, which are as in OpenAI's chat API.
+
+        add_generation: end the prompt where the answer begins; without it, after the last message.
+        Raises UsageError if the template refuses the messages, or exceeds its limits.
+        """
+        task = ChatTask(messages, add_generation=add_generation)
+        prepared = self._formatter.prepare(task)
+        reader = AnswerReader(
+            lambda token, special: self._vocabulary.piece(token, special=special),
+            CheckedParser(prepared),
+            special=prepared.special,
+        )
+        return ChatTurn(prepared.prompt, reader)
+
+
+class ChatTurn:
+    """A prompt, and the reader of its answer: `feed` each generated token, then `finish`."""
+
+    def __init__(self, prompt: list[int], reader: AnswerReader) -> None:
+        self.prompt, self._reader = prompt, reader
+
+    def feed(self, token: int) -> list[Parsed]:
+        """Return the pieces that one more token decides: content, reasoning, tool calls."""
+        return list(self._reader.feed(Token("", token)))
+
+    def finish(self) -> list[Parsed]:
+        """Return the pieces of the text that was held back. Call it once, at the end."""
+        return list(self._reader.finish())

@@ -1,0 +1,32 @@
+"""The logprobs of an answer's tokens as OpenAI tells them, and the dialects that follow it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from dure.chat.task import TokenLogprob
+
+__all__ = ["LOWEST", "finite", "logprob_entries"]
+
+LOWEST = -9999.0  # what OpenAI says for a probability of nothing; JSON has no infinity
+
+
+def finite(logprob: float) -> float:
+    """Return a logprob as JSON can write it."""
+    return logprob if math.isfinite(logprob) else LOWEST
+
+
+def logprob_entries(logprobs: Sequence[TokenLogprob], *, ids: bool = False) -> list[dict[str, Any]]:
+    """The entries of `logprobs.content`; with the tokens' ids, as llama-server has them."""
+    return [
+        {**_entry(one, ids), "top_logprobs": [_entry(top, ids) for top in one.top]}
+        for one in logprobs
+    ]
+
+
+def _entry(one: TokenLogprob, ids: bool) -> dict[str, Any]:
+    logprob = one.logprob if math.isfinite(one.logprob) else LOWEST
+    entry = {"token": one.text, "bytes": list(one.data), "logprob": logprob}
+    return {"id": one.token, **entry} if ids else entry
