@@ -28,6 +28,7 @@ from measure import (
 )
 from shapes import add_model_options, gguf_file
 
+from dure.chat.turn import Conversations
 from dure.engine.compute.llama import Limits
 from dure.engine.executor import Candidates, Executor, Floats
 from dure.engine.local import LocalExecutor
@@ -113,7 +114,7 @@ def texts(n_tokens: int) -> dict[str, Text]:
                 {"role": "assistant" if i % 2 else "user", "content": turn}
                 for i, turn in enumerate(turns)
             ]
-            prompt = vocabulary.chat_prompt(messages)
+            prompt = Conversations(vocabulary).turn(messages).prompt
             loop.submit(Request(id="r", prompt=prompt, sampling=GREEDY, max_tokens=n_tokens))
             answer = []
             while loop.busy:

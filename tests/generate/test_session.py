@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dure.chat.turn import Conversations
 from dure.engine.compute.llama import Limits, LoadedModel
 from dure.engine.local import LocalExecutor
 from dure.errors import UsageError
@@ -65,7 +66,7 @@ def turns(vocabulary: Vocabulary, questions: Sequence[str], answers: Sequence[st
     for question, answer in zip(questions, [*answers, ""], strict=True):
         messages += [{"role": "user", "content": question}]
         messages += [{"role": "assistant", "content": answer}]
-    return vocabulary.chat_prompt(messages[:-1])
+    return Conversations(vocabulary).turn(messages[:-1]).prompt
 
 
 def test_later_turns_reuse_the_cache_and_write_the_same_text(
@@ -184,7 +185,9 @@ def test_the_models_own_end_is_stop_and_is_no_text(
     session: Session, vocabulary: Vocabulary
 ) -> None:
     """The token that ends an answer is neither counted nor shown."""
-    prompt = vocabulary.chat_prompt([{"role": "user", "content": "Who is the baker?"}])
+    prompt = (
+        Conversations(vocabulary).turn([{"role": "user", "content": "Who is the baker?"}]).prompt
+    )
     pieces = list(session.answer(prompt, GREEDY))
     assert session.finish == "stop"
     tokens = [piece.token for piece in pieces if piece.token is not None]

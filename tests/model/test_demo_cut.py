@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from dure.chat.turn import Conversations
 from dure.engine.compute.allreduce import Wire
 from dure.engine.compute.llama import Limits
 from dure.engine.executor import Batch, Executor
@@ -46,7 +47,7 @@ def _greedy(executor: Executor, vocabulary: Vocabulary) -> list[str]:
     texts = []
     for prompt in PROMPTS:
         session = Session(executor, vocabulary)
-        tokens = vocabulary.chat_prompt([{"role": "user", "content": prompt}])
+        tokens = Conversations(vocabulary).turn([{"role": "user", "content": prompt}]).prompt
         executor.step(_nothing(kv=Clear()))
         pieces = session.answer(tokens, Sampling(temperature=0), max_tokens=160)
         texts.append("".join(piece.text for piece in pieces))

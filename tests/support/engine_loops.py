@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from dure.chat.turn import Conversations
 from dure.engine.compute.llama import Limits
 from dure.generate.loop import EngineLoop
 from dure.generate.request import (
@@ -108,7 +109,7 @@ def tell(told: Told, event: Event) -> None:
 
 
 def question(vocabulary: Vocabulary, text: str) -> list[int]:
-    return vocabulary.chat_prompt([{"role": "user", "content": text}])
+    return Conversations(vocabulary).turn([{"role": "user", "content": text}]).prompt
 
 
 class Eager(DraftBudget):

@@ -21,6 +21,7 @@ import msgspec
 import psutil
 import pytest
 
+from dure.chat.turn import Conversations
 from dure.deploy.options import RunOptions
 from dure.engine.compute.allreduce import Wire
 from dure.errors import (
@@ -229,7 +230,7 @@ def test_eight_greedy_streams_of_a_real_model_survive_a_kill(vocabulary: Vocabul
     requests = [
         Request(
             id=q,
-            prompt=vocabulary.chat_prompt([{"role": "user", "content": q}]),
+            prompt=Conversations(vocabulary).turn([{"role": "user", "content": q}]).prompt,
             sampling=GREEDY,
             max_tokens=60,
             ignore_eos=True,

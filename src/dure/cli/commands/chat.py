@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from dure.chat.turn import ChatTurn, Conversations
+from dure.cli.terminal.answer_text import AnswerText
 from dure.cli.terminal.console import errors, print_error, write
 from dure.cli.terminal.interrupt import Interrupt
 from dure.cli.terminal.line_editor import line_reader
@@ -64,10 +66,6 @@ def chat(
     draft = resolve_draft(draft, pull_now=pull)
     with ExitStack() as stack, running_model(file, options) as (gguf, executor):
         vocabulary = Vocabulary(gguf)
-        if not vocabulary.has_chat_template:
-            raise UsageError(
-                f"{file.name} has no chat template: use `dure run --raw` to continue text"
-            )
         drafts = stack.enter_context(proposer(draft, gguf, vocabulary, options, executor))
         session = Session(executor, vocabulary, drafts)
         n_ctx = executor.info.n_ctx
@@ -121,7 +119,7 @@ class _Conversation:
         max_tokens: int | None,
         system: str | None,
     ) -> None:
-        self._session, self._vocabulary = session, vocabulary
+        self._session, self._conversations = session, Conversations(vocabulary)
         self._sampling, self._max_tokens = sampling, max_tokens
         self._limit = int(n_ctx * (1 - ANSWER_ROOM))
         self._system = [{"role": "system", "content": system}] if system is not None else []
@@ -134,17 +132,19 @@ class _Conversation:
     def turn(self, line: str) -> None:
         """Answer one line of the user."""
         self._turns.append({"role": "user", "content": line})
-        answer = ""
+        answer = AnswerText()
         try:
             with Interrupt() as interrupt:
+                turn = self._fitting_turn()
                 for piece in self._session.answer(
-                    self._prompt(),
+                    turn.prompt,
                     self._sampling,
                     max_tokens=self._max_tokens,
                     cancelled=interrupt.came,
                 ):
-                    answer += piece.text
-                    write(piece.text)
+                    if piece.token is not None:
+                        answer.add(turn.feed(piece.token))
+                answer.add(turn.finish())
         except UsageError as error:  # this turn does not fit; the program and the rest go on
             self._turns.pop()
             print_error(error)
@@ -154,13 +154,13 @@ class _Conversation:
             errors.print("(stopped)")
         if self._session.finish == "length":
             errors.print("(the answer was cut off by its limit)")
-        self._turns.append({"role": "assistant", "content": answer})
+        self._turns.append({"role": "assistant", "content": answer.content})
 
-    def _prompt(self) -> list[int]:
-        """The conversation's tokens; the oldest turns are forgotten where it grows too long."""
+    def _fitting_turn(self) -> ChatTurn:
+        """Begin the answer; the oldest turns are forgotten if the conversation grows too long."""
         while True:
-            tokens = self._vocabulary.chat_prompt([*self._system, *self._turns])
-            if len(tokens) <= self._limit or len(self._turns) <= 1:
-                return tokens
+            turn = self._conversations.turn([*self._system, *self._turns])
+            if len(turn.prompt) <= self._limit or len(self._turns) <= 1:
+                return turn
             del self._turns[:2]
             errors.print("(the context is full: the oldest turn was forgotten)")
