@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dure.engine.compute.llama import Limits
+from dure.engine.limits import Limits
 from dure.generate.loop import EngineLoop
 from dure.generate.request import (
     Done,

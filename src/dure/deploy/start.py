@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 from dure.deploy.threads import tune_threads
 from dure.engine.compute.allreduce import Wire
-from dure.engine.compute.llama import Limits, has_amx
+from dure.engine.compute.llama import has_amx
 from dure.engine.executor import FullExecutor
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.errors import ModelError, UsageError
@@ -234,7 +235,7 @@ def limits_of(n_ctx: int, threads: int, wishes: Wishes) -> Limits:
         n_batch=PREFILL + (wishes.parallel if wishes.parallel > 1 else 0),
         n_sequences=wishes.parallel,
         n_outputs=max(LEAST_OUTPUTS, wishes.parallel),
-        lock=wishes.mlock,
+        lock_memory=wishes.mlock,
         pin=wishes.pin,
     )
 
@@ -256,7 +257,7 @@ def _start_one(
             model.paths[0],
             limits_of(n_ctx, threads, wishes),
             kv_bytes=memory.kv_bytes(n_ctx, wishes.parallel),
-            points=known.reduction_points if known else (),
+            reduction_points=known.reduction_points if known else (),
             progress=progress,
         )
     return Opened(executor, memory.weights_bytes, (memory.kv_bytes_per_token,), "whole")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dure.engine.executor import Batch, Candidates, Executor, StepStats, nothing
+from dure.engine.executor import Batch, Executor, StepStats, TopK, nothing
 from dure.engine.kv import Clear, Copy, Forget, KvOp, Swap
 from dure.errors import DureError, ModelError
 from dure.generate.answers import Answer, Totals, timings_of
@@ -291,7 +291,7 @@ class EngineLoop:
             if w.output and w.running.request.max_tokens == 0:
                 self._finish(w.running, "length")
 
-    def _go_on(self, work: Work, sampler: Sampler, rows: Sequence[Candidates], first: int) -> None:
+    def _go_on(self, work: Work, sampler: Sampler, rows: Sequence[TopK], first: int) -> None:
         """Choose the next token, and those after it for as long as the drafts are what is chosen."""
         running, n_right = work.running, 0
         answer = self._answers[running.request.id]
@@ -320,7 +320,7 @@ class EngineLoop:
         else:
             answer.first = time.perf_counter()
 
-    def _choose(self, running: Running, sampler: Sampler, best: Candidates, row: int) -> int | None:
+    def _choose(self, running: Running, sampler: Sampler, best: TopK, row: int) -> int | None:
         """The next token, or None where the answer ends before it."""
         request = running.request
         try:
@@ -339,7 +339,7 @@ class EngineLoop:
         return token
 
     def _append(
-        self, running: Running, token: int, best: Candidates, row: int, *, in_cache: bool
+        self, running: Running, token: int, best: TopK, row: int, *, in_cache: bool
     ) -> bool:
         """The answer goes on with a token; whether that was its last."""
         request = running.request
@@ -356,7 +356,7 @@ class EngineLoop:
             not request.ignore_eos and self._vocabulary.is_end(token)
         )
 
-    def _token(self, request: Request, token: int, best: Candidates, row: int) -> Token:
+    def _token(self, request: Request, token: int, best: TopK, row: int) -> Token:
         if request.n_logprobs is None:
             return Token(request.id, token)
         ids, logprobs = best.ids.tolist(), (best.logits - best.log_sum_exp).tolist()
@@ -425,7 +425,7 @@ class EngineLoop:
                 np.arange(start, stop, dtype=np.int32),
                 np.full(len(tokens), running.slot, np.int32),
                 range(len(tokens)) if wanted else (),
-                n_best=1,
+                top_k=1,
                 kv=self._take_kv(),
                 embed=wanted,
             )
@@ -490,7 +490,7 @@ class EngineLoop:
     def _flush(self) -> None:
         """Have changes of the KV cache made now, without tokens."""
         if self._kv:
-            self._executor.step(Batch(NOTHING, NOTHING, NOTHING, n_best=1, kv=self._take_kv()))
+            self._executor.step(Batch(NOTHING, NOTHING, NOTHING, top_k=1, kv=self._take_kv()))
 
 
 def _positions(work: Work) -> np.ndarray[tuple[int], np.dtype[np.int32]]:

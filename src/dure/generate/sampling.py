@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dure.engine.executor import BEST, Adjustment, Candidates, Floats, Ints
+from dure.engine.executor import TOP_K, Adjustment, Floats, Ints, TopK
 from dure.errors import ModelError
 from dure.generate.llama_samplers import Chain, DryPenalties, GrammarState
 from dure.generate.request import Grammar, Sampling
@@ -40,7 +40,7 @@ def n_best_of(sampling: Sampling, *, n_logprobs: int | None = None, grammar: boo
         least = max(least, _FOR_GRAMMAR)
     if _is_greedy(sampling):
         return least
-    return max(least, sampling.top_k if 1 < sampling.top_k <= BEST else BEST)
+    return max(least, sampling.top_k if 1 < sampling.top_k <= TOP_K else TOP_K)
 
 
 def _is_greedy(s: Sampling) -> bool:
@@ -84,7 +84,7 @@ class Sampler:
         self._has_penalties = _has_penalties(sampling)
         self._fixed = None if self._has_penalties or self._dry else self._adjustment()
 
-    def choose(self, best: Candidates, whole: Callable[[], Floats]) -> int:
+    def choose(self, best: TopK, whole: Callable[[], Floats]) -> int:
         """The next token. `whole` fetches all logits, float32 [n_vocab]; called only if needed.
 
         Choosing does not change anything: `accept` does. Only mirostat learns from its own choices,
@@ -109,7 +109,7 @@ class Sampler:
         if self._grammar is not None:
             self._grammar.accept(token)
 
-    def _draw(self, best: Candidates, whole: Callable[[], Floats]) -> int:
+    def _draw(self, best: TopK, whole: Callable[[], Floats]) -> int:
         if _is_greedy(self.sampling):
             return int(best.ids[0])
         if self._decides(best):
@@ -119,17 +119,17 @@ class Sampler:
             return self._chain.draw(kept, self._place, filtered=True)
         return self._chain.draw(_all_of(whole()), self._place)
 
-    def _decides(self, best: Candidates) -> bool:
+    def _decides(self, best: TopK) -> bool:
         """Whether the filters see with `best` all they would see of the vocabulary."""
         return best.whole or (not self._needs_all() and 0 < self.sampling.top_k <= len(best.ids))
 
     def _needs_all(self) -> bool:
         s = self.sampling
-        flat = s.typical_p < 1 and not 0 < s.top_k <= BEST
+        flat = s.typical_p < 1 and not 0 < s.top_k <= TOP_K
         return flat or s.top_n_sigma > 0 or s.mirostat > 0
 
     def _choose_allowed(
-        self, grammar: GrammarState, best: Candidates, whole: Callable[[], Floats]
+        self, grammar: GrammarState, best: TopK, whole: Callable[[], Floats]
     ) -> int:
         if _is_greedy(self.sampling) and (token := grammar.first_allowed(best)) is not None:
             return token
@@ -187,7 +187,7 @@ def _has_penalties(s: Sampling) -> bool:
     return not off and s.repeat_last_n != 0
 
 
-def keep(best: Candidates, sampling: Sampling) -> Candidates | None:
+def keep(best: TopK, sampling: Sampling) -> TopK | None:
     """What top-k, top-p and min-p leave of the whole vocabulary, or None where `best` cannot tell."""
     decided = best.whole
     if 0 < sampling.top_k <= len(best.ids):
@@ -204,7 +204,7 @@ def keep(best: Candidates, sampling: Sampling) -> Candidates | None:
     return _first(best, n) if decided or closes else None
 
 
-def _probabilities(best: Candidates, *, renormalize: bool) -> npt.NDArray[np.float64]:
+def _probabilities(best: TopK, *, renormalize: bool) -> npt.NDArray[np.float64]:
     logits = best.logits.astype(np.float64)
     if renormalize:
         weights = np.exp(logits - logits[0])
@@ -212,12 +212,12 @@ def _probabilities(best: Candidates, *, renormalize: bool) -> npt.NDArray[np.flo
     return np.asarray(np.exp(logits - best.log_sum_exp))
 
 
-def _first(best: Candidates, n: int) -> Candidates:
-    return Candidates(best.ids[:n], best.logits[:n], best.log_sum_exp, best.whole)
+def _first(best: TopK, n: int) -> TopK:
+    return TopK(best.ids[:n], best.logits[:n], best.log_sum_exp, best.whole)
 
 
-def _all_of(logits: Floats) -> Candidates:
+def _all_of(logits: Floats) -> TopK:
     ids: Ints = np.argsort(-logits, kind="stable").astype(np.int32)
     largest = float(logits.max())
     log_sum_exp = largest + math.log(float(np.exp(logits.astype(np.float64) - largest).sum()))
-    return Candidates(ids, logits[ids], log_sum_exp, whole=True)
+    return TopK(ids, logits[ids], log_sum_exp, whole=True)

@@ -220,7 +220,7 @@ class _Runs:
             self._positions[first:stop],
             self._sequences[first:stop],
             outputs,
-            n_best=1,
+            top_k=1,
         )
         return self._executor.step(batch).stats
 

@@ -11,8 +11,9 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
+from dure.engine.arrays import Floats, Ints
 from dure.engine.compute.llama import load_model
-from dure.engine.executor import ExecutorInfo, Floats, Ints
+from dure.engine.executor import ExecutorInfo
 from dure.errors import ContextError, EngineError, ResourceError, UsageError
 from dure.hardware.probe import probe
 from dure.model.gguf import GgufFile

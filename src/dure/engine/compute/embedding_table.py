@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from dure.engine.arrays import Floats, Ints
 from dure.engine.compute.native import address_of
-from dure.engine.executor import Floats, Ints
 from dure.errors import ModelError
 from dure.model.ggml import decoder_of
 from dure.model.gguf import GgufFile

@@ -1,7 +1,7 @@
 """One model (or shard of one) in this process: loading it and decoding batches with llama.cpp.
 
 Knows llama.cpp's C interface as llama-cpp-python binds it.
-Refuses to know whether it is one of several ranks: where `Sums` were made, they see to that.
+Refuses to know whether it is one of several ranks: where `AllReduce` were made, they see to that.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -18,45 +17,24 @@ from typing import Any, cast
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
-from dure.engine.compute.allreduce import sums_callback
-from dure.engine.compute.custom_nodes import OwnNodes
-from dure.engine.compute.memory import lock as lock_memory
-from dure.engine.compute.memory import locked_bytes, want_huge_pages
+from dure.engine.arrays import Floats, Ints
+from dure.engine.compute.allreduce import graph_callback
+from dure.engine.compute.custom_nodes import CustomNodes
+from dure.engine.compute.memory import lock_all, locked_bytes, want_huge_pages
 from dure.engine.compute.native import ggml_cpu
 from dure.engine.compute.pinning import PinnedThreads, cores_for
-from dure.engine.executor import Floats, Ints
 from dure.engine.kv import Clear, Copy, Forget, KvOp, Swap
+from dure.engine.limits import Limits
 from dure.engine.saved.sealed_file import is_whole, seal
 from dure.errors import EngineError, ModelError, ResourceError
 from dure.model.context import padded_ctx
 from dure.model.llama_log import captured_log, silence_llama
 
-__all__ = ["Limits", "LoadedModel", "has_amx", "load_model"]
+__all__ = ["LoadedModel", "has_amx", "load_model"]
 
 DEFAULT_CURE = "get the file again, or use a model that llama.cpp knows"
 _MAX_POSITIONS_PER_TOKEN = 4
 _EVERY_SEQUENCE = _END = -1  # as llama.cpp's functions on the KV cache take them
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a context is made for.
-
-    n_ctx: positions of each sequence in the KV cache.
-    n_batch: tokens that one decode may hold; they are computed in one go.
-    n_outputs: rows of logits one decode may give.
-    threads: that compute. lock: weights are never swapped out.
-    pin: each thread is held to a core of its own, from the one numbered `first_core` on.
-    """
-
-    n_ctx: int
-    threads: int
-    n_batch: int = 512
-    n_sequences: int = 1
-    n_outputs: int = 32
-    lock: bool = False
-    pin: bool = False
-    first_core: int = 0
 
 
 @cache
@@ -87,10 +65,10 @@ class LoadedModel:
     ) -> None:
         self.limits = limits
         cores = cores_for(limits.threads, limits.first_core) if limits.pin else None
-        self._model = load_model(path, progress, cure, lock=limits.lock)
+        self._model = load_model(path, progress, cure, lock_memory=limits.lock_memory)
         self._prompt_threads = limits.threads
         try:
-            self._nodes = OwnNodes()
+            self._nodes = CustomNodes()
             self._context = _make_context(self._model, limits, self._nodes, path)
         except ResourceError:
             lib.llama_model_free(self._model)
@@ -312,9 +290,9 @@ def load_model(
     progress: Callable[[float], None],
     cure: str = DEFAULT_CURE,
     *,
-    lock: bool = False,
+    lock_memory: bool = False,
 ) -> Any:
-    """llama.cpp's `llama_model *`. lock: its weights are never swapped out.
+    """llama.cpp's `llama_model *`. lock_memory: its weights are never swapped out.
 
     Raises ModelError where llama.cpp refuses, ResourceError where memory cannot be locked, and what
     `progress` raises.
@@ -344,14 +322,14 @@ def load_model(
         raise raised[0]
     if not model:
         raise ModelError(f"llama.cpp cannot load {path.name}: {_reason()}: {cure}")
-    if lock:
+    if lock_memory:
         _lock(model)
     return model
 
 
 def _lock(model: Any) -> None:
     """Lock weights in memory: llama.cpp's own way leaves out repacked ones, and huge pages."""
-    lock_memory()
+    lock_all()
     if (locked := locked_bytes()) < (size := int(lib.llama_model_size(model))):
         lib.llama_model_free(model)
         raise ResourceError(
@@ -365,7 +343,7 @@ def _reason() -> str:
     return lines[0].split(": ", 1)[-1] if lines else "it gives no reason"
 
 
-def _make_context(model: Any, limits: Limits, nodes: OwnNodes, path: Path) -> Any:
+def _make_context(model: Any, limits: Limits, nodes: CustomNodes, path: Path) -> Any:
     params = lib.llama_context_default_params()
     params.n_ctx = padded_ctx(limits.n_ctx) * limits.n_sequences
     params.n_batch = params.n_ubatch = limits.n_batch
@@ -374,7 +352,7 @@ def _make_context(model: Any, limits: Limits, nodes: OwnNodes, path: Path) -> An
     params.n_outputs_max_per_seq = 0  # as many as n_outputs_max
     params.n_threads = params.n_threads_batch = limits.threads
     params.kv_unified = False  # attention over one sequence's cells, not all: docs/decisions/0007
-    params.cb_eval = type(params.cb_eval)(sums_callback())
+    params.cb_eval = type(params.cb_eval)(graph_callback())
     params.cb_eval_user_data = nodes.handle
     context = lib.llama_init_from_model(model, params)
     if not context:

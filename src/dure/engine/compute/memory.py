@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dure.engine.environment import says_huge_pages
 
-__all__ = ["lock", "locked_bytes", "peak_bytes", "want_huge_pages"]
+__all__ = ["lock_all", "locked_bytes", "peak_bytes", "want_huge_pages"]
 
 _LARGE = 8 << 20  # bytes; looking up the pages of a smaller block costs little
 _ANONYMOUS = 5  # words of its line; where a file is mapped there is a sixth
@@ -47,7 +47,7 @@ def want_huge_pages() -> None:
             _libc().madvise(start, stop - start, mmap.MADV_HUGEPAGE)
 
 
-def lock() -> None:
+def lock_all() -> None:
     """Keep all that is not a file's from being swapped out, as far as the system lets us (Linux)."""
     for start, stop in _blocks(0):
         _libc().mlock2(start, stop - start, _MLOCK_ONFAULT)

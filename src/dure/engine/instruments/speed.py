@@ -19,8 +19,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from dure.engine.compute.llama import Limits, LoadedModel
+from dure.engine.compute.llama import LoadedModel
 from dure.engine.environment import with_huge_pages
+from dure.engine.limits import Limits
 from dure.errors import EngineError
 from dure.model.ggml import GgmlType, quantize, type_named
 from dure.model.gguf import GgufWriter

@@ -106,7 +106,7 @@ class DraftModel:
                 np.arange(n, n + len(new), dtype=np.int32),
                 np.full(len(new), place, np.int32),
                 [len(new) - 1] if is_all else [],
-                n_best=1,
+                top_k=1,
                 kv=[Forget(place, n)],
             )
         )
@@ -127,7 +127,7 @@ class DraftModel:
             np.array(positions, np.int32),
             np.array(places, np.int32),
             range(len(tokens)),
-            n_best=1,
+            top_k=1,
             kv=kv,
         )
         rows = self._executor.step(batch).rows
