@@ -22,7 +22,7 @@ Message = Mapping[str, Any]  # {"role": ..., "content": ...}, as in the OpenAI A
 
 
 class Vocabulary:
-    """The tokenizer of one model. Raises ModelError where the file has none."""
+    """The tokenizer of one model. Raises ModelError if the file has none."""
 
     def __init__(self, model: GgufFile) -> None:
         kind = model.str("tokenizer.ggml.model", "")
@@ -54,35 +54,35 @@ class Vocabulary:
 
     @property
     def pointer(self) -> Any:
-        """llama.cpp's own `llama_vocab *`, valid until `close`."""
+        """Return llama.cpp's own `llama_vocab *`, valid until `close`."""
         return self._vocabulary
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the model says how a conversation is written."""
+        """Return whether the model says how a conversation is written."""
         return bool(self._template)
 
     @property
     def name(self) -> str:
-        """The model file's name, for errors."""
+        """Return the model file's name, for errors."""
         return self._name
 
     def chat_template(self, *, tools: bool = False) -> str:
-        """The text of the chat template, "" without one. tools: the one for tools, if there are two."""
+        """Return the chat template, "" without one. tools: the one for tools, if there are two."""
         return (tools and self._tool_template) or self._template
 
     @property
     def bos_text(self) -> str:
-        """How the token that begins a text is written, "" without one."""
+        """Return how the token that begins a text is written, "" without one."""
         return self._text_of("bos")
 
     @property
     def eos_text(self) -> str:
-        """How the token that ends a text is written, "" without one."""
+        """Return how the token that ends a text is written, "" without one."""
         return self._text_of("eos")
 
     def tokenize(self, text: str, *, special: bool = False, add_bos: bool = True) -> list[int]:
-        """The tokens of a text.
+        """Turn a text into tokens.
 
         `special`: read names of special tokens as these tokens. `add_bos`: begin as the model wants.
         """
@@ -99,7 +99,7 @@ class Vocabulary:
             capacity = -n
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes of a token; part of a character, perhaps. Special tokens are empty unless asked."""
+        """Return the bytes of a token, perhaps part of a character. Special ones are empty unless asked."""
         capacity = 64
         while True:
             buffer = ctypes.create_string_buffer(capacity)
@@ -112,15 +112,15 @@ class Vocabulary:
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
-        """Every token that ends an answer."""
+        """Return every token that ends an answer."""
         return tuple(token for token in range(self.n_tokens) if self.is_end(token))
 
     def is_end(self, token: int) -> bool:
-        """Whether the model ends its answer with this token."""
+        """Return whether the model ends its answer with this token."""
         return bool(self._lib.llama_vocab_is_eog(self._vocabulary, token))
 
     def accepts_grammar(self, gbnf: str, root: str = "root") -> bool:
-        """Whether llama.cpp can follow a GBNF grammar. Bound its size and nesting before you ask."""
+        """Return whether llama.cpp can follow a GBNF grammar. Bound its size and nesting before you ask."""
         sampler = self._lib.llama_sampler_init_grammar(
             self._vocabulary, gbnf.encode(), root.encode()
         )
@@ -130,9 +130,9 @@ class Vocabulary:
         return True
 
     def chat_prompt(self, messages: Sequence[Message], *, add_generation: bool = True) -> list[int]:
-        """The tokens of a conversation, up to where the answer begins.
+        """Return the tokens of a conversation, up to where the answer begins.
 
-        Raises UsageError where the model has no chat template, or its template refuses the messages.
+        Raises UsageError if the model has no chat template, or its template refuses the messages.
         """
         if not self._template:
             raise UsageError(

@@ -39,7 +39,7 @@ class Wire(Enum):
 
     @property
     def value_bytes(self) -> float:
-        """Bytes of one value on the wire."""
+        """Return the bytes of one value on the wire."""
         return 4.0 if self is Wire.F32 else 34 / 32
 
 

@@ -1,7 +1,7 @@
 """One model (or shard of one) in this process: loading it and decoding batches with llama.cpp.
 
 Knows llama.cpp's C interface as llama-cpp-python binds it.
-Refuses to know whether it is one of several ranks: where `AllReduce` were made, they see to that.
+Refuses to know whether it is one of several ranks: the process's `AllReduce` sees to that.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ _EVERY_SEQUENCE = _END = -1  # as llama.cpp's functions on the KV cache take the
 
 @cache
 def has_amx() -> bool:
-    """Whether llama.cpp was built with its AMX kernels, which crash on some machines.
+    """Return whether llama.cpp was built with its AMX kernels, which crash on some machines.
 
     The cause is the compiler or the kernel, see docs/decisions/0003; `make` builds without them.
-    Where they are there, dure avoids them, and with them all repacked kernels: slower, but alive.
+    If they are there, dure avoids them, and with them all repacked kernels: slower, but alive.
     """
     return bool(ggml_cpu().ggml_cpu_has_amx_int8())
 
 
 class LoadedModel:
-    """A model and its context. Not thread-safe.
+    """A model with its context and KV cache. Not thread-safe.
 
     `cure` is what a user should do with a file that llama.cpp refuses.
-    Raises ModelError where llama.cpp refuses the file, ResourceError where memory is short, and what
+    Raises ModelError if llama.cpp refuses the file, ResourceError if memory is short, and what
     `progress` raises.
     """
 
@@ -99,7 +99,7 @@ class LoadedModel:
     ) -> None:
         """Decode tokens (int32 [n]) or their embeddings (float32 [n, n_embd]).
 
-        Raises EngineError where the KV cache is full or llama.cpp fails.
+        Raises EngineError if the KV cache is full or llama.cpp fails.
         """
         batch = self._batch.fill(inputs, positions, sequences, outputs)
         status = lib.llama_decode(self._context, batch)
@@ -113,7 +113,7 @@ class LoadedModel:
         lib.llama_synchronize(self._context)
 
     def logits(self, token: int) -> Floats:
-        """Logits of the token at this index of the last batch: float32 [n_vocab], a view."""
+        """Return the logits of the token at this index of the last batch: float32 [n_vocab], a view."""
         pointer = lib.llama_get_logits_ith(self._context, token)
         if not pointer:
             raise EngineError(f"token {token} of the last batch has no logits")
@@ -121,7 +121,7 @@ class LoadedModel:
         return cast(Floats, np.frombuffer(cast(Any, self._row.from_address(address)), np.float32))
 
     def embeddings(self, tokens: Sequence[int]) -> Floats:
-        """Hidden states of these tokens of the last batch: float32 [n, n_embd].
+        """Return the hidden states of these tokens of the last batch: float32 [n, n_embd].
 
         The batch must have been decoded after `want_embeddings(True)`.
         """
@@ -140,7 +140,7 @@ class LoadedModel:
             lib.llama_set_embeddings(self._context, wanted)
 
     def save(self, sequence: int, path: Path) -> int:
-        """Write a sequence's KV cache; the bytes written. Raises ResourceError where that fails."""
+        """Write a sequence's KV cache; return the bytes. Raises ResourceError if it cannot be written."""
         part = path.with_name(path.name + ".part")
         tokens = (lib.llama_token * 0)()
         written = lib.llama_state_seq_save_file(
@@ -160,7 +160,7 @@ class LoadedModel:
         return int(written)
 
     def load(self, sequence: int, path: Path, n_tokens: int) -> bool:
-        """Read a sequence's KV cache of n_tokens positions; False, and empty, where that fails."""
+        """Read a sequence's KV cache of n_tokens positions; False, and it is empty, if that fails."""
         n_read, tokens = ctypes.c_size_t(), (lib.llama_token * 1)()
         read = is_whole(path) and lib.llama_state_seq_load_file(
             self._context, os.fsencode(path), sequence, tokens, 1, ctypes.byref(n_read)
@@ -204,7 +204,7 @@ class LoadedModel:
         self._put(other_held, sequence)
 
     def _taken(self, sequence: int) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-        """What a sequence holds, as bytes; None where that is nothing."""
+        """Return what a sequence holds, as bytes; None if it is empty."""
         if lib.llama_memory_seq_pos_max(self._memory, sequence) < 0:
             return None
         held = np.empty(lib.llama_state_seq_get_size(self._context, sequence), np.uint8)
@@ -214,14 +214,14 @@ class LoadedModel:
         return held
 
     def _put(self, held: np.ndarray[Any, np.dtype[np.uint8]] | None, sequence: int) -> None:
-        """Let an empty sequence hold what `_taken` gave."""
+        """Put into an empty sequence what `_taken` gave."""
         if held is not None and not lib.llama_state_seq_set_data(
             self._context, _pointer(held, ctypes.c_uint8), held.size, sequence
         ):
             raise EngineError(f"the KV cache has no room to copy to sequence {sequence}")
 
     def set_threads(self, n: int) -> None:
-        """Decode single tokens with so many threads; prompts go on with those it was made with."""
+        """Decode single tokens with n threads; prompts keep those of `limits`."""
         lib.llama_set_n_threads(self._context, n, self._prompt_threads)
 
     def close(self) -> None:
@@ -263,7 +263,7 @@ class _Batch:
     def fill(
         self, inputs: Ints | Floats, positions: Ints, sequences: Ints, outputs: Sequence[int]
     ) -> Any:
-        """The C struct; valid until the next call."""
+        """Return the C struct of a batch; valid until the next call."""
         n = len(positions)
         self._positions[:n] = positions
         self._sequences[:n] = sequences
@@ -292,15 +292,15 @@ def load_model(
     *,
     lock_memory: bool = False,
 ) -> Any:
-    """llama.cpp's `llama_model *`. lock_memory: its weights are never swapped out.
+    """Load a model; return llama.cpp's `llama_model *`. lock_memory: its weights are never swapped out.
 
-    Raises ModelError where llama.cpp refuses, ResourceError where memory cannot be locked, and what
+    Raises ModelError if llama.cpp refuses, ResourceError if memory cannot be locked, and what
     `progress` raises.
     """
     silence_llama()
     raised: list[BaseException] = []
 
-    def told(fraction: float, _: Any) -> bool:
+    def report(fraction: float, _: Any) -> bool:
         if fraction == 0:  # memory is there, weights are not
             want_huge_pages()
         try:
@@ -313,7 +313,7 @@ def load_model(
     # Read, not mapped: repacked weights are copies, and a map beside them would double the memory.
     params.load_mode = lib.LLAMA_LOAD_MODE_NONE
     params.use_extra_bufts = not has_amx()
-    callback = lib.llama_progress_callback(told)
+    callback = lib.llama_progress_callback(report)
     params.progress_callback = callback
     model = lib.llama_model_load_from_file(str(path).encode(), params)
     if raised:

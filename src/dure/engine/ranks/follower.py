@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["follow"]
 
 SPIN_S = 0.003  # after a step, the next one is probably near
-NAP_SHARE = 0.05  # then naps between looks grow with the wait: a step is this much of it late
+NAP_SHARE = 0.05  # then naps between polls grow with the wait: a step is this much of it late
 LONGEST_NAP_S = 0.02
 
 
@@ -76,7 +76,7 @@ def _answer(
 
 
 def _receive(comm: Intracomm) -> bytearray:
-    """Return rank 0's next message. Spins for a moment, then looks ever more rarely: idling is cheap."""
+    """Return rank 0's next message. Spins for a moment, then polls ever more rarely: idling is cheap."""
     status = mpi().Status()
     start = time.perf_counter()
     check_at = start + CHECK_PARENT_S

@@ -35,7 +35,7 @@ def _parents() -> tuple[int, ...]:
 
 
 def end_with_guard() -> None:
-    """Have the kernel end this process with its guard: while MPI starts, nothing here could look."""
+    """Have the kernel end this process with its guard: while MPI starts, no code here could notice."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == 1:  # it is gone already

@@ -31,7 +31,7 @@ from dure.errors import DureError, EngineError, ResourceError
 __all__ = ["RunningJob"]
 
 STOP_S = 5.0  # for ranks to end in peace
-ACCEPT_S, CHECK_S = 0.05, 0.2  # between looks at whether mpiexec still runs
+ACCEPT_S, CHECK_S = 0.05, 0.2  # between checks that mpiexec still runs
 
 Answer = TypeVar("Answer", bound=msg.FromRank0)
 
