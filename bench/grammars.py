@@ -21,7 +21,7 @@ from llguidance.llamacpp import lltokenizer_from_vocab
 from measure import main
 
 from dure.chat.json_schema import grammar_of
-from dure.engine.executor import Candidates
+from dure.engine.executor import TopK
 from dure.generate.llama_samplers import GrammarState
 from dure.generate.request import Grammar
 from dure.model.gguf import open_gguf
@@ -75,7 +75,7 @@ class Dure:
     def __init__(self, vocabulary: Vocabulary, schema: Schema) -> None:
         self._state = GrammarState(Grammar(grammar_of(schema)), vocabulary)
         ids = np.arange(vocabulary.n_tokens, dtype=np.int32)
-        self._all = Candidates(ids, np.zeros(len(ids), np.float32), 0.0, whole=True)
+        self._all = TopK(ids, np.zeros(len(ids), np.float32), 0.0, whole=True)
         self.allows, self.accept = self._state.allows, self._state.accept
         self._end = vocabulary.ends[0]
 

@@ -29,8 +29,8 @@ from measure import (
 from shapes import add_model_options, gguf_file
 
 from dure.chat.turn import Conversations
-from dure.engine.compute.llama import Limits
-from dure.engine.executor import Candidates, Executor, Floats
+from dure.engine.executor import Executor, Floats, TopK
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Done, Request, Sampling, Token
@@ -66,7 +66,7 @@ class Written:
     def adjustment(self, _ahead: Sequence[int] = ()) -> None:
         """Nothing is changed."""
 
-    def choose(self, _best: Candidates, _whole: Callable[[], Floats]) -> int:
+    def choose(self, _best: TopK, _whole: Callable[[], Floats]) -> int:
         """The next token."""
         return self._rest[-1]
 

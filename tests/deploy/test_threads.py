@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from dure.deploy.threads import candidates, tune_threads
-from dure.engine.compute.llama import Limits
 from dure.engine.executor import Batch, ExecutorInfo, FullExecutor, StepResult, StepStats
 from dure.engine.kv import Clear
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from tests.support.cut_models import cut_executor, step
 
@@ -118,7 +118,7 @@ def test_the_models_answer_does_not_depend_on_it(executor: FullExecutor, tmp_pat
     tokens = [*range(300, 340)]
     before = step(executor, tokens, 0, kv=[Clear()])
     nothing = np.zeros(0, np.int32)
-    executor.step(Batch(nothing, nothing, nothing, n_best=1, kv=[Clear()]))
+    executor.step(Batch(nothing, nothing, nothing, top_k=1, kv=[Clear()]))
     tune_threads(executor, "demo", tmp_path / "threads.json")
     chosen = executor.info.threads
     assert all(n in (1, 2) for n in chosen)

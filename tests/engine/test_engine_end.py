@@ -294,7 +294,7 @@ def test_a_bad_step_is_refused_and_the_next_one_runs(running: MpiExecutor) -> No
         (batch([0] * 513), "513 tokens is over the limit of 512"),
         (batch([10**6]), "token 1000000 is outside of the vocabulary"),
         (batch([1], outputs=[1]), "are not all among"),
-        (batch([1], outputs=[0], n_best=0), "n_best is 0"),
+        (batch([1], outputs=[0], top_k=0), "top_k is 0"),
         (batch([1] * 40, outputs=range(40)), "40 output rows are over the limit"),
     ):
         with pytest.raises(UsageError, match=reason):

@@ -196,7 +196,7 @@ def _batch(tokens: Sequence[int], position: int) -> Batch:
     """The tokens of sequence 0 from `position` on, with the logits of the last one wanted."""
     n = len(tokens)
     positions = np.arange(position, position + n, dtype=np.int32)
-    return Batch(np.array(tokens, np.int32), positions, np.zeros(n, np.int32), [n - 1], n_best=1)
+    return Batch(np.array(tokens, np.int32), positions, np.zeros(n, np.int32), [n - 1], top_k=1)
 
 
 @pytest.mark.parametrize("wire", list(Wire))
@@ -263,7 +263,7 @@ def _mixed_steps(executor: Executor, tokens: Sequence[int]) -> Floats:
         np.array([10, 10], np.int32),
         np.array([0, 1], np.int32),
         [0, 1],
-        n_best=1,
+        top_k=1,
         kv=[Copy(0, 1)],
     )
     executor.step(both)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dure.engine.compute.llama import Limits
+from dure.engine.limits import Limits
 from dure.hardware import probe
 from tests.support.cut_models import cut_executor, rank_pids
 from tests.support.dure_process import Dure
@@ -21,7 +21,8 @@ DECODES = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from dure.engine.compute.llama import Limits, LoadedModel
+from dure.engine.compute.llama import LoadedModel
+from dure.engine.limits import Limits
 from dure.hardware.probe import probe
 model = LoadedModel(Path(sys.argv[1]), Limits(256, int(sys.argv[2]), pin=True))
 ids = np.arange(8, dtype=np.int32)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dure.engine.compute.llama import Limits
 from dure.engine.instruments.trace import PARTS, RankTrace, StepTrace, chrome_events, parts_of
 from dure.engine.kv import Clear, Forget
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor
 from dure.errors import UsageError
@@ -87,8 +87,8 @@ def check_steps(ranks: list[RankTrace], n_steps: int) -> None:
     for rank in ranks:
         assert len(rank.steps) == n_steps
         for noted in rank.steps:
-            assert len(noted.sums) == 2 * n_layer
-            times = np.concatenate([[noted.begun], noted.sums.ravel(), [noted.ended]])
+            assert len(noted.reductions) == 2 * n_layer
+            times = np.concatenate([[noted.begun], noted.reductions.ravel(), [noted.ended]])
             assert (np.diff(times) >= 0).all()
 
 
@@ -97,7 +97,7 @@ def test_a_whole_model_notes_its_layers(n_threads: int) -> None:
     """In a step of its own and in one of a long prompt; what it computes is the same."""
     with open_gguf(DEMO) as gguf:
         points = architecture_of(gguf).reduction_points
-    executor = LocalExecutor(DEMO, Limits(512, n_threads), points=points)
+    executor = LocalExecutor(DEMO, Limits(512, n_threads), reduction_points=points)
     untraced = step(executor, [*range(300, 340)], 0)
     assert [len(rank.steps) for rank in executor.traced()] == [0]
     executor.trace()

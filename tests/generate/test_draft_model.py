@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dure.engine.compute.llama import Limits
 from dure.engine.executor import Executor
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Request

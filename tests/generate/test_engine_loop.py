@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dure.engine.compute.llama import Limits
 from dure.engine.executor import FullExecutor
 from dure.engine.kv import Clear
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.generate.checkpoints import Checkpoints
 from dure.generate.loop import EngineLoop

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dure.engine.compute.llama import Limits
 from dure.engine.executor import FullExecutor
 from dure.engine.kv import Clear, Forget
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.errors import ResourceError
 from dure.generate.prefix_store import PrefixStore
@@ -231,7 +231,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from tests.support.cut_models import step
-from dure.engine.compute.llama import Limits
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.generate.scheduler import StorePrefix, prefix_key
 from dure.generate.prefix_store import PrefixStore

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dure.chat.turn import Conversations
-from dure.engine.compute.llama import Limits, LoadedModel
+from dure.engine.compute.llama import LoadedModel
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.errors import UsageError
 from dure.generate.request import Sampling

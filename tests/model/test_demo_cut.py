@@ -12,9 +12,9 @@ import pytest
 
 from dure.chat.turn import Conversations
 from dure.engine.compute.allreduce import Wire
-from dure.engine.compute.llama import Limits
 from dure.engine.executor import Batch, Executor
 from dure.engine.kv import Clear, KvOp
+from dure.engine.limits import Limits
 from dure.generate.request import Sampling
 from dure.generate.session import Session
 from dure.model.gguf import open_gguf
@@ -98,7 +98,7 @@ def _log_probabilities(executor: Executor, tokens: list[int]) -> npt.NDArray[np.
         np.arange(n, dtype=np.int32),
         np.zeros(n, np.int32),
         range(n),
-        n_best=1,
+        top_k=1,
         kv=[Clear()],
     )
     executor.step(batch)

@@ -36,7 +36,8 @@ ASK_LLAMA = """
 import ctypes, json, re, sys
 from pathlib import Path
 import llama_cpp.llama_cpp as lib
-from dure.engine.compute.llama import Limits, LoadedModel
+from dure.engine.compute.llama import LoadedModel
+from dure.engine.limits import Limits
 from dure.model.llama_log import silence_llama
 
 lines = []

@@ -13,9 +13,9 @@ from dure.plan.load import ModelLoad
 from dure.plan.placement import (
     Candidate,
     PlacementOptions,
-    at_work,
     fixed_shares,
     measured_placement,
+    observed_speeds,
     place,
     shares_of,
     token_s,
@@ -103,18 +103,18 @@ def test_whatever_the_machines(speeds: list[float], frees: list[float], trips: l
 
 def test_speeds_are_those_of_the_work_where_ranks_wait_for_each_other() -> None:
     """Two machines that were thought to be alike; one needs 50 % longer, so it gets 40 %."""
-    shown = at_work([10 * GB, 10 * GB], [2 * GB, 2 * GB], [0.2, 0.3])
+    shown = observed_speeds([10 * GB, 10 * GB], [2 * GB, 2 * GB], [0.2, 0.3])
     assert shown is not None
     assert shown == pytest.approx([12 * GB, 8 * GB])
     machines = [replace(ROOT, bytes_per_s=shown[0]), replace(node("a"), bytes_per_s=shown[1])]
     shares = shares_of(machines, LOAD)
     assert shares == pytest.approx({"root": 0.6, "a": 0.4})
     again = [0.2 * shares["root"] / 0.5, 0.3 * shares["a"] / 0.5]
-    assert at_work(shown, [4 * GB * shares["root"], 4 * GB * shares["a"]], again) is None
+    assert observed_speeds(shown, [4 * GB * shares["root"], 4 * GB * shares["a"]], again) is None
 
 
 def test_a_small_imbalance_is_not_worth_other_shards() -> None:
-    assert at_work([10 * GB] * 2, [2 * GB] * 2, [0.2, 0.215]) is None
+    assert observed_speeds([10 * GB] * 2, [2 * GB] * 2, [0.2, 0.215]) is None
 
 
 NAMES = ["root", "a", "b"]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dure.chat.turn import Conversations
-from dure.engine.compute.llama import Limits
+from dure.engine.limits import Limits
 from dure.generate.loop import EngineLoop
 from dure.generate.request import (
     Done,

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dure.deploy.deployment import Deployment, deployment_of_shards
 from dure.deploy.options import MOST_SEQUENCES, RunOptions, parse_shares
 from dure.deploy.reporter import EngineEvent, Reporter
-from dure.engine.compute.llama import Limits, has_amx
+from dure.engine.compute.llama import has_amx
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.errors import UsageError
@@ -58,7 +59,7 @@ def limits_of(n_ctx: int, threads: int, options: RunOptions) -> Limits:
         n_batch=PREFILL + (n if n > 1 else 0),
         n_sequences=n,
         n_outputs=max(LEAST_OUTPUTS, n),
-        lock=options.lock_memory,
+        lock_memory=options.lock_memory,
         pin=options.pin,
     )
 
@@ -86,7 +87,7 @@ def _start_whole(
             model.paths[0],
             limits_of(n_ctx, threads, options),
             kv_bytes=memory.kv_bytes(n_ctx, options.n_sequences),
-            points=known.reduction_points if known else (),
+            reduction_points=known.reduction_points if known else (),
             progress=progress,
         )
     return Deployment(executor, memory.weights_bytes, (memory.kv_bytes_per_token,), "whole")

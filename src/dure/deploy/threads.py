@@ -70,7 +70,7 @@ def _measured(executor: _Tunable, most: Sequence[int]) -> list[int]:
         if time.monotonic() > give_up:
             break
     nothing = np.zeros(0, np.int32)
-    executor.step(Batch(nothing, nothing, nothing, n_best=1, kv=[Clear()]))
+    executor.step(Batch(nothing, nothing, nothing, top_k=1, kv=[Clear()]))
     return chosen
 
 

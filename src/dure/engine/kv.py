@@ -41,4 +41,4 @@ class Swap(_Change, frozen=True):
 
 
 KvOp = Forget | Clear | Copy | Swap
-"""A change of the KV cache, made before a step's tokens are decoded. It travels as it is."""
+"""A change of the KV cache, made before a step's tokens are decoded. It crosses processes as it is."""

@@ -44,7 +44,7 @@ class EmbeddingLoop:
                 np.arange(start, stop, dtype=np.int32),
                 np.full(len(tokens), running.slot, np.int32),
                 range(len(tokens)) if has_outputs else (),
-                n_best=1,
+                top_k=1,
                 kv=self._kv.take(),
                 embed=has_outputs,
             )

@@ -72,4 +72,4 @@ class KvActions:
     def _flush(self) -> None:
         """Make the changes of the KV cache now, in a step without tokens."""
         if self._waiting:
-            self._executor.step(Batch(NO_TOKENS, NO_TOKENS, NO_TOKENS, n_best=1, kv=self.take()))
+            self._executor.step(Batch(NO_TOKENS, NO_TOKENS, NO_TOKENS, top_k=1, kv=self.take()))

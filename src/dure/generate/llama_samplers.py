@@ -15,7 +15,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 
-from dure.engine.executor import Candidates, Floats, Ints
+from dure.engine.executor import Floats, Ints, TopK
 from dure.errors import UsageError
 from dure.generate.request import Grammar, Sampling
 from dure.model.llama_log import captured_log, silence_llama
@@ -79,7 +79,7 @@ class SamplerChain:
         self._filters = [_Owned(made) for made in _filters(sampling)]
         self._temperature = _Owned(lib.llama_sampler_init_temp(sampling.temperature))
 
-    def draw(self, candidates: Candidates, index: int, *, filtered: bool = False) -> int:
+    def draw(self, candidates: TopK, index: int, *, filtered: bool = False) -> int:
         """Draw the answer's token number `index` from candidates.
 
         filtered: top-k to min-p have been applied already.
@@ -185,15 +185,15 @@ class GrammarState:
         """Tell whether the grammar allows a token next."""
         return bool(self._allowed(np.array([token], np.int32), np.zeros(1, np.float32)).size)
 
-    def first_allowed(self, candidates: Candidates) -> int | None:
+    def first_allowed(self, candidates: TopK) -> int | None:
         """Return the first of some candidates that the grammar allows; None if it allows none."""
         allowed = self._allowed(candidates.ids, candidates.logits)
         return int(allowed["id"][0]) if allowed.size else None
 
-    def masked(self, all_: Candidates) -> Candidates:
+    def masked(self, all_: TopK) -> TopK:
         """Return the candidates that the grammar allows. all_: the whole vocabulary, highest first."""
         allowed = self._allowed(all_.ids, all_.logits)
-        return Candidates(
+        return TopK(
             np.ascontiguousarray(allowed["id"]),
             np.ascontiguousarray(allowed["logit"]),
             all_.log_sum_exp,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dure.engine.executor import BEST, Adjustment, Candidates, Floats, Ints
+from dure.engine.executor import TOP_K, Adjustment, Floats, Ints, TopK
 from dure.errors import ModelError
 from dure.generate.llama_samplers import DryPenalties, GrammarState, SamplerChain
 from dure.generate.request import Grammar, Sampling
@@ -40,7 +40,7 @@ def n_best_of(sampling: Sampling, *, n_logprobs: int | None = None, grammar: boo
         least = max(least, N_FOR_GRAMMAR)
     if _is_greedy(sampling):
         return least
-    return max(least, sampling.top_k if 1 < sampling.top_k <= BEST else BEST)
+    return max(least, sampling.top_k if 1 < sampling.top_k <= TOP_K else TOP_K)
 
 
 def _is_greedy(s: Sampling) -> bool:
@@ -84,7 +84,7 @@ class Sampler:
         self._has_penalties = _has_penalties(sampling)
         self._fixed = None if self._has_penalties or self._dry else self._adjustment()
 
-    def choose(self, top: Candidates, all_logits: Callable[[], Floats]) -> int:
+    def choose(self, top: TopK, all_logits: Callable[[], Floats]) -> int:
         """Return the next token. all_logits: fetches float32 [n_vocab], and is called only if needed.
 
         Choosing does not change anything: `accept` does. Only mirostat adapts to its own choices, so an
@@ -109,7 +109,7 @@ class Sampler:
         if self._grammar is not None:
             self._grammar.accept(token)
 
-    def _draw(self, top: Candidates, all_logits: Callable[[], Floats]) -> int:
+    def _draw(self, top: TopK, all_logits: Callable[[], Floats]) -> int:
         if _is_greedy(self.sampling):
             return int(top.ids[0])
         if self._decides(top):
@@ -119,17 +119,17 @@ class Sampler:
             return self._chain.draw(filtered, self._n_answered, filtered=True)
         return self._chain.draw(_all_of(all_logits()), self._n_answered)
 
-    def _decides(self, top: Candidates) -> bool:
+    def _decides(self, top: TopK) -> bool:
         """Tell whether the filters would see no more of the whole vocabulary than of `top`."""
         return top.whole or (not self._needs_all() and 0 < self.sampling.top_k <= len(top.ids))
 
     def _needs_all(self) -> bool:
         s = self.sampling
-        flat = s.typical_p < 1 and not 0 < s.top_k <= BEST
+        flat = s.typical_p < 1 and not 0 < s.top_k <= TOP_K
         return flat or s.top_n_sigma > 0 or s.mirostat > 0
 
     def _choose_allowed(
-        self, grammar: GrammarState, top: Candidates, all_logits: Callable[[], Floats]
+        self, grammar: GrammarState, top: TopK, all_logits: Callable[[], Floats]
     ) -> int:
         if _is_greedy(self.sampling) and (token := grammar.first_allowed(top)) is not None:
             return token
@@ -187,7 +187,7 @@ def _has_penalties(s: Sampling) -> bool:
     return not off and s.repeat_last_n != 0
 
 
-def filter_top(top: Candidates, sampling: Sampling) -> Candidates | None:
+def filter_top(top: TopK, sampling: Sampling) -> TopK | None:
     """Return what top-k, top-p and min-p leave of the vocabulary; None if `top` does not decide that."""
     decided = top.whole
     if 0 < sampling.top_k <= len(top.ids):
@@ -204,7 +204,7 @@ def filter_top(top: Candidates, sampling: Sampling) -> Candidates | None:
     return _first(top, n) if decided or closes else None
 
 
-def _probabilities(top: Candidates, *, renormalize: bool) -> npt.NDArray[np.float64]:
+def _probabilities(top: TopK, *, renormalize: bool) -> npt.NDArray[np.float64]:
     logits = top.logits.astype(np.float64)
     if renormalize:
         weights = np.exp(logits - logits[0])
@@ -212,12 +212,12 @@ def _probabilities(top: Candidates, *, renormalize: bool) -> npt.NDArray[np.floa
     return np.asarray(np.exp(logits - top.log_sum_exp))
 
 
-def _first(top: Candidates, n: int) -> Candidates:
-    return Candidates(top.ids[:n], top.logits[:n], top.log_sum_exp, top.whole)
+def _first(top: TopK, n: int) -> TopK:
+    return TopK(top.ids[:n], top.logits[:n], top.log_sum_exp, top.whole)
 
 
-def _all_of(logits: Floats) -> Candidates:
+def _all_of(logits: Floats) -> TopK:
     ids: Ints = np.argsort(-logits, kind="stable").astype(np.int32)
     largest = float(logits.max())
     log_sum_exp = largest + math.log(float(np.exp(logits.astype(np.float64) - largest).sum()))
-    return Candidates(ids, logits[ids], log_sum_exp, whole=True)
+    return TopK(ids, logits[ids], log_sum_exp, whole=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dure.engine.executor import Adjustment, Batch, Candidates, Executor, StepResult, StepStats
+from dure.engine.executor import Adjustment, Batch, Executor, StepResult, StepStats, TopK
 from dure.errors import ModelError
 from dure.generate.answers import ActiveAnswers, LoopTotals
 from dure.generate.kv_actions import KvActions
@@ -107,7 +107,7 @@ class StepRunner:
             row += len(s.drafts) + 1
 
     def _verify(
-        self, s: StepTokens, sampler: Sampler, rows: Sequence[Candidates], first_row: int
+        self, s: StepTokens, sampler: Sampler, rows: Sequence[TopK], first_row: int
     ) -> None:
         """Choose the next token, and one more after each draft that is the token chosen."""
         request_id, n_accepted = s.running.request.id, 0
@@ -129,9 +129,7 @@ class StepRunner:
             self._proposer.observe_verified(request_id, len(s.drafts), n_accepted)
         self._scheduler.verify(s, n_accepted)
 
-    def _choose(
-        self, running: RunningRequest, sampler: Sampler, top: Candidates, row: int
-    ) -> int | None:
+    def _choose(self, running: RunningRequest, sampler: Sampler, top: TopK, row: int) -> int | None:
         """Return the next token; None if the answer ends before it."""
         request = running.request
         try:
@@ -149,7 +147,7 @@ class StepRunner:
         return token
 
     def _append(
-        self, running: RunningRequest, token: int, top: Candidates, row: int, *, in_cache: bool
+        self, running: RunningRequest, token: int, top: TopK, row: int, *, in_cache: bool
     ) -> bool:
         """Append a token to an answer; tell whether it was the last."""
         request = running.request
@@ -166,7 +164,7 @@ class StepRunner:
             not request.ignore_eos and self._vocabulary.is_end(token)
         )
 
-    def _token_event(self, request: Request, token: int, top: Candidates, row: int) -> Token:
+    def _token_event(self, request: Request, token: int, top: TopK, row: int) -> Token:
         if request.n_logprobs is None:
             return Token(request.id, token)
         ids, logprobs = top.ids.tolist(), (top.logits - top.log_sum_exp).tolist()

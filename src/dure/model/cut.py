@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 ROW_GRAIN = 32  # rows of a column-parallel tensor: llama.cpp's repacked kernels want multiples of 8
-# What llama.cpp's own quantizer falls back to where 256-blocks do not fit.
+# What llama.cpp's own quantizer falls back to if 256-blocks do not fit.
 _FALLBACK = {
     "Q2_K": "Q4_0",
     "Q3_K": "Q4_0",
@@ -59,7 +59,7 @@ class Span:
         return self.stop - self.start
 
     def times(self, width: int) -> Span:
-        """The same range counted in units `width` times smaller."""
+        """Return the same range counted in units `width` times smaller."""
         return Span(self.start * width, self.stop * width)
 
 
@@ -107,11 +107,11 @@ class CutPlan:
         return self.ranks[rank].get(rule.along)
 
     def type_of(self, tensor: Tensor) -> GgmlType:
-        """The type a tensor has in the shards."""
+        """Return the type that a tensor has in the shards."""
         return self.reencoded.get(tensor.name, tensor.type)
 
     def shape_of(self, tensor: Tensor, rank: int) -> tuple[int, ...]:
-        """A tensor's shape on a rank, in ggml's order."""
+        """Return a tensor's shape on a rank, in ggml's order."""
         rule = self.architecture.rule(tensor.name)
         span = self.span(rule, rank)
         if span is None:
@@ -119,7 +119,7 @@ class CutPlan:
         return (*tensor.shape[: rule.axis], len(span), *tensor.shape[rule.axis + 1 :])
 
     def size_bytes(self, tensor: Tensor, rank: int) -> int:
-        """Bytes of a tensor on a rank."""
+        """Return the bytes of a tensor on a rank."""
         row, *rest = self.shape_of(tensor, rank)
         return self.type_of(tensor).row_bytes(row) * math.prod(rest)
 
@@ -127,7 +127,7 @@ class CutPlan:
 def plan_cut(model: GgufFile, shares: Sequence[float]) -> CutPlan:
     """Plan how `model` is cut over `len(shares)` ranks, each getting about its share of the work.
 
-    Raises CutError where no legal cut exists, ModelError where the model's header lacks a size.
+    Raises CutError if no legal cut exists, ModelError if the model's header lacks a size.
     """
     _check_shares(shares)
     architecture, shape = architecture_of(model), shape_of(model)
@@ -150,7 +150,7 @@ def _check_shares(shares: Sequence[float]) -> None:
 
 
 def _check_tensors(model: GgufFile, architecture: Architecture, shape: Shape) -> None:
-    """Every tensor must be in the table and as long along its cut axis as the header says."""
+    """Check that every tensor is in the table, and as long along its cut axis as the header says."""
     whole = whole_cut(shape)
     for tensor in model.tensors.values():
         rule = architecture.rule(tensor.name)
@@ -167,8 +167,8 @@ def _check_tensors(model: GgufFile, architecture: Architecture, shape: Shape) ->
 def apportion(n_units: int, shares: Sequence[float]) -> list[int]:
     """Divide whole units by shares, at least one each, so that the largest count / share is smallest.
 
-    Ranks wait for the slowest one at every sum, so what counts is who has most for its share
-    (D'Hondt's method). Raises ValueError where there are fewer units than shares.
+    Ranks wait for the slowest one at every all-reduce, so what counts is who has most for its share
+    (D'Hondt's method). Raises ValueError if there are fewer units than shares.
     """
     n = len(shares)
     if n_units < n:
@@ -184,7 +184,7 @@ def apportion(n_units: int, shares: Sequence[float]) -> list[int]:
 
 
 def _spans(counts: Iterable[int], unit: int, total: int, start: int = 0) -> list[Span]:
-    """Consecutive spans of `counts` units each, the last one ending at `total`."""
+    """Return consecutive spans of `counts` units each, the last one ending at `total`."""
     spans: list[Span] = []
     for count in counts:
         stop = min(start + count * unit, total)
@@ -203,7 +203,7 @@ def _cut_rows(total: int, shares: Sequence[float], units: Iterable[int], what: s
 
 
 def _row_parallel(model: GgufFile, architecture: Architecture, along: Along) -> list[Tensor]:
-    """The weights whose rows are cut, so that their blocks must stay whole."""
+    """Return the weights whose rows are cut, so that their blocks must stay whole."""
     wanted = Rule(along, 0)
     return [
         t
@@ -229,7 +229,7 @@ def _cut_ffn(
 def _cut_attention(
     model: GgufFile, architecture: Architecture, shape: Shape, shares: Sequence[float]
 ) -> tuple[list[tuple[Span, Span]], dict[str, GgmlType]]:
-    """(query heads, KV heads) of every rank, and what must be re-encoded for it."""
+    """Return (query heads, KV heads) of every rank, and what must be re-encoded for it."""
     if len(shares) > shape.n_head:
         raise CutError(
             f"{len(shares)} ranks are more than the {shape.n_head} query heads of this model: "
@@ -248,7 +248,7 @@ def _cut_attention(
 def _cut_groups(
     shape: Shape, shares: Sequence[float], block: int
 ) -> list[tuple[Span, Span]] | None:
-    """Whole KV-head groups for every rank, or None where blocks forbid it."""
+    """Give every rank whole KV-head groups; None if blocks forbid it."""
     width = shape.group * shape.value_length
     unit = block // math.gcd(block, width)
     n_units = -(-shape.n_head_kv // unit)
@@ -261,7 +261,7 @@ def _cut_groups(
 def _cut_inside_groups(
     shape: Shape, shares: Sequence[float], block: int
 ) -> list[tuple[Span, Span]] | None:
-    """More ranks than KV heads: a KV head is held by several ranks, its query heads divided."""
+    """Let several ranks hold a KV head and divide its query heads; None if blocks forbid it."""
     unit = block // math.gcd(block, shape.value_length)
     n_units = -(-shape.group // unit)
     heads: list[tuple[Span, Span]] = []
@@ -294,7 +294,7 @@ def _ranks_by_kv_head(shares: Sequence[float], n_head_kv: int, group: int) -> li
 
 
 def _reencode(tensors: Iterable[Tensor], spans: Sequence[Span]) -> dict[str, GgmlType]:
-    """The tensors whose blocks a border would break, with a type whose blocks it does not."""
+    """Return the tensors whose blocks a border would break, with a type whose blocks it does not."""
     borders = [span.start for span in spans]
 
     def fits(type_: GgmlType) -> bool:

@@ -16,11 +16,11 @@ from dure.model.gguf import GgufFile
 from dure.model.shard import plan_shards
 from dure.plan.memory import DEFAULT_CTX, RankMemory, kv_bytes_per_token, rank_memory
 
-__all__ = ["CutReport", "RankReport", "Reencoding", "cut_report", "reencodings"]
+__all__ = ["CutReport", "RankSize", "Reencoding", "cut_report", "reencodings"]
 
 
 @dataclass(frozen=True)
-class RankReport:
+class RankSize:
     """What one rank takes. memory_bytes: of its process, with the default context; None: not known."""
 
     weights_bytes: int
@@ -44,7 +44,7 @@ class CutReport:
     """
 
     n_ranks: int
-    ranks: tuple[RankReport, ...] = ()
+    ranks: tuple[RankSize, ...] = ()
     reencoded: tuple[Reencoding, ...] = ()
     reencoded_bytes: int = 0
     problem: str = ""
@@ -60,20 +60,20 @@ def cut_report(model: GgufFile, shares: Sequence[float]) -> CutReport:
         return CutReport(len(shares), problem=str(error))
 
 
-def _whole(model: GgufFile) -> RankReport:
+def _whole(model: GgufFile) -> RankSize:
     weights_bytes = sum(tensor.size_bytes for tensor in model.tensors.values())
     try:
         shape = shape_of(model)
     except ModelError:
-        return RankReport(weights_bytes, None)
+        return RankSize(weights_bytes, None)
     memory = RankMemory(weights_bytes, kv_bytes_per_token(shape, shape.n_head_kv))
-    return RankReport(weights_bytes, memory.total_bytes(_default_ctx(shape)))
+    return RankSize(weights_bytes, memory.total_bytes(_default_ctx(shape)))
 
 
 def _cut(model: GgufFile, plan: CutPlan) -> CutReport:
     shards, n_ctx = plan_shards(model, plan, Path()), _default_ctx(plan.shape)
     ranks = (
-        RankReport(shard.weights_bytes, rank_memory(plan, shard).total_bytes(n_ctx))
+        RankSize(shard.weights_bytes, rank_memory(plan, shard).total_bytes(n_ctx))
         for shard in shards
     )
     changed = [model.tensors[name] for name in plan.reencoded]

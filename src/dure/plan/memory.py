@@ -35,14 +35,14 @@ _TOUCHED_IN_A_MOVE = 4  # read and written, out of the KV cache and into it agai
 
 
 def kv_bytes_per_token(shape: Shape, n_head_kv: int) -> int:
-    """Bytes of the KV cache (float16) for one position on a rank with so many KV heads."""
+    """Return the bytes of the KV cache (float16) for one position on a rank with n_head_kv KV heads."""
     return shape.n_layer * n_head_kv * (shape.key_length + shape.value_length) * F16_BYTES
 
 
 def tokens_moved_in_a_pass(weights_bytes: int, kv_bytes_per_token: int) -> int:
-    """How many tokens' KV cache moves to another sequence while all weights are read once.
+    """Return how many tokens' KV cache moves to another sequence while all weights are read once.
 
-    0 where that is not known, as for a model with a running state instead of a KV cache.
+    0 if that is not known, as for a model with a running state instead of a KV cache.
     """
     if not kv_bytes_per_token:
         return 0
@@ -57,11 +57,11 @@ class RankMemory:
     kv_bytes_per_token: int
 
     def total_bytes(self, n_ctx: int, n_sequences: int = 1) -> int:
-        """What the rank's process takes with so many contexts of n_ctx."""
+        """Return what the rank's process takes with n_sequences contexts of n_ctx."""
         return self.weights_bytes + self.kv_bytes(n_ctx, n_sequences) + PROCESS_BYTES
 
     def kv_bytes(self, n_ctx: int, n_sequences: int = 1) -> int:
-        """The KV cache of so many contexts of n_ctx, which llama.cpp rounds up."""
+        """Return the bytes of a KV cache of n_sequences contexts of n_ctx, which llama.cpp rounds up."""
         return self.kv_bytes_per_token * padded_ctx(n_ctx) * n_sequences
 
 
@@ -93,11 +93,10 @@ def choose_ctx(
     machine: Machine,
     n_sequences: int = 1,
 ) -> int:
-    """The context to run with when all `ranks` share `machine`: what was asked for, or a default.
+    """Choose the context to run with when all `ranks` share `machine`: what was asked for, or a default.
 
     Each of n_sequences has a context of its own.
-
-    Raises UsageError where `asked` makes no sense, ResourceError where it does not fit the memory.
+    Raises UsageError if `asked` makes no sense, ResourceError if it does not fit the memory.
     """
     if asked is not None and asked < 1:
         raise UsageError(f"--ctx {asked}: give a number of tokens above 0, as in {DEFAULT_CTX}")

@@ -1,7 +1,8 @@
-"""Which machines take part, and how much of a model each gets. Pure arithmetic.
+"""Decide which machines take part, and how much of a model each gets. Pure arithmetic.
 
 The slowest machine sets the pace of a token, so shares follow speed, as far as memory allows; and each
-machine more makes sums dearer, so one that saves less than it costs is left out.
+further machine makes an all-reduce dearer, so one that saves less than it costs is left out.
+Knows figures alone. Refuses to know how they were measured.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ __all__ = [
     "Candidate",
     "Placement",
     "PlacementOptions",
-    "at_work",
     "fixed_shares",
     "measured_placement",
+    "observed_speeds",
     "place",
     "shares_of",
     "token_s",
 ]
 
-WORTH_CUTTING_AGAIN = 0.1  # of the time of a token: other shares mean sending shards anew
+WORTH_CUTTING_AGAIN = 0.1  # of the time of a token: other shares mean sending shards again
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A machine. bytes_per_s: of weights that it decodes with. free_bytes: for weights and KV cache.
+    """A machine that may take part.
 
+    bytes_per_s: of weights that it decodes with. free_bytes: for weights and KV cache.
     round_trip_s, link_bytes_per_s: between it and the root; 0 and infinity for the root itself.
     """
 
@@ -105,9 +107,9 @@ def measured_placement(
 
 
 def place(machines: Sequence[Candidate], load: ModelLoad) -> Placement:
-    """The best placement that begins with the first machine, the root, which always takes part.
+    """Find the placement with the quickest token; the first machine, the root, always takes part.
 
-    Raises ResourceError where all together have too little memory.
+    Raises ResourceError if all together have too little memory.
     """
     if _capacity(machines, load) < 1:
         free = sum(max(0.0, machine.free_bytes) for machine in machines)
@@ -127,7 +129,7 @@ def place(machines: Sequence[Candidate], load: ModelLoad) -> Placement:
 
 
 def _fastest_first(machines: Sequence[Candidate], load: ModelLoad) -> list[Candidate]:
-    """The root with as many of the fastest others as is best."""
+    """Return the root with as many of the fastest others as is quickest."""
     root, *others = machines
     others.sort(key=lambda machine: -machine.bytes_per_s)
     return min(
@@ -138,7 +140,7 @@ def _fastest_first(machines: Sequence[Candidate], load: ModelLoad) -> list[Candi
 def _improved(
     chosen: list[Candidate], machines: Sequence[Candidate], load: ModelLoad
 ) -> list[Candidate]:
-    """The same with one machine more or less, again and again, as long as that is faster."""
+    """Add or remove one machine at a time as long as that is faster."""
     while True:
         ways = [[m for m in chosen if m is not one] for one in chosen[1:]]
         ways += [[*chosen, one] for one in machines if one not in chosen]
@@ -149,7 +151,7 @@ def _improved(
 
 
 def token_s(machines: Sequence[Candidate], load: ModelLoad) -> float:
-    """The predicted time of a token on these machines; infinite where the model does not fit."""
+    """Predict the time of a token on these machines; infinite if the model does not fit."""
     if _capacity(machines, load) < 1:
         return float("inf")
     shares = shares_of(machines, load)
@@ -158,7 +160,7 @@ def token_s(machines: Sequence[Candidate], load: ModelLoad) -> float:
 
 
 def shares_of(machines: Sequence[Candidate], load: ModelLoad) -> dict[str, float]:
-    """Shares by speed, none larger than its machine's memory; the model must fit."""
+    """Divide a model by speed, no share larger than its machine's memory; the model must fit."""
     full: dict[str, float] = {}
     while True:
         others = [m for m in machines if m.name not in full]
@@ -172,25 +174,25 @@ def shares_of(machines: Sequence[Candidate], load: ModelLoad) -> dict[str, float
         full |= over
 
 
-def at_work(
+def observed_speeds(
     speeds: Sequence[float], held_bytes: Sequence[float], seconds: Sequence[float]
 ) -> list[float] | None:
-    """Speeds (bytes/s) as they show in a running model; None where shares by them would gain little.
+    """Return machines' speeds (bytes/s) as a running model shows them; None if other shares gain little.
 
-    speeds: as they were thought to be, and the shares were made from; held_bytes: of each machine's
-    weights; seconds: that each computes of a token. The mean stays as it was: a mixture of experts reads
-    only a part of what it holds.
+    speeds: as they were measured, and the shares were made from; held_bytes: of each machine's weights;
+    seconds: that each computes of a token. The mean stays as it was: a mixture of experts reads only a
+    part of what it holds.
     """
-    shown = [held / took for held, took in zip(held_bytes, seconds, strict=True)]
-    best_s = sum(held_bytes) / sum(shown)
+    observed = [held / took for held, took in zip(held_bytes, seconds, strict=True)]
+    best_s = sum(held_bytes) / sum(observed)
     if max(seconds) < best_s * (1 + WORTH_CUTTING_AGAIN):
         return None
-    scale = sum(speeds) / sum(shown)
-    return [speed * scale for speed in shown]
+    scale = sum(speeds) / sum(observed)
+    return [speed * scale for speed in observed]
 
 
 def _most(machine: Candidate, load: ModelLoad) -> float:
-    """The largest share that a machine's memory holds."""
+    """Return the largest share that a machine's memory holds."""
     return max(0.0, machine.free_bytes) / (load.weights_bytes + load.kv_bytes)
 
 
@@ -199,7 +201,7 @@ def _capacity(machines: Sequence[Candidate], load: ModelLoad) -> float:
 
 
 def _allreduce_s(machines: Sequence[Candidate], load: ModelLoad) -> float:
-    """An all-reduce: everyone sends to everyone at once, over the slowest link."""
+    """Predict an all-reduce: all send to all at once, over the slowest link."""
     n = len(machines)
     if n == 1:
         return 0.0

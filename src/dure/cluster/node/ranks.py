@@ -24,8 +24,8 @@ import msgspec
 
 from dure.cluster.node.shards import ShardStore
 from dure.engine.environment import with_huge_pages
+from dure.engine.ranks.launch import GUARD, kill_all_of
 from dure.engine.ranks.messages import Job
-from dure.engine.ranks.mpi import GUARD, kill_all_of
 from dure.errors import ClusterError, ResourceError, UsageError
 from dure.hardware.health import Link
 
@@ -99,7 +99,7 @@ class RankRuns:
         shutil.rmtree(self._directory, ignore_errors=True)
         job_file, note = self._directory / "job.json", f"rank{order.rank}.exit"
         order.job.shards = [path] * len(order.job.shards)
-        order.job.kept = str(self._kept)
+        order.job.saved_directory = str(self._kept)
         try:
             self._directory.mkdir(parents=True)
             job_file.write_bytes(msgspec.json.encode(order.job))

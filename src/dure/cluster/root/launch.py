@@ -16,8 +16,8 @@ import msgspec
 from dure.cluster.node.ranks import device_of, named_device, network_environment
 from dure.cluster.root.launcher import LaunchFile, NodeRank
 from dure.cluster.root.membership import Cluster, Member
+from dure.engine.ranks.launch import GUARD
 from dure.engine.ranks.messages import Job
-from dure.engine.ranks.mpi import GUARD
 from dure.errors import ClusterError
 from dure.hardware.health import Link
 
@@ -25,7 +25,7 @@ __all__ = ["ClusterLaunch"]
 
 
 class ClusterLaunch:
-    """Starts rank 0 here and rank i+1 on the i-th node; see `dure.engine.ranks.mpi.Launch`.
+    """Starts rank 0 here and rank i+1 on the i-th node; see `dure.engine.ranks.launch.Launch`.
 
     nodes: each with the name of its shard. links: this machine's network devices. interface: the one to
     use, or None for the one that leads to the first node.

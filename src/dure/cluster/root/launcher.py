@@ -23,8 +23,8 @@ from websockets.sync.client import ClientConnection, connect
 from dure.cluster.node.ranks import BLOCK_BYTES, RankOrder, RankReport
 from dure.cluster.root.membership import Cluster
 from dure.cluster.trust.identity import asking_context
+from dure.engine.ranks.launch import RUNNING
 from dure.engine.ranks.messages import Job
-from dure.engine.ranks.mpi import RUNNING
 from dure.errors import ClusterError
 from dure.whole_file import write_whole
 

@@ -1,4 +1,4 @@
-"""The native library, loaded. What its functions mean is said by `sums` and `nodes`."""
+"""The native library, loaded. What its functions mean is said by `allreduce`, `top_k`, `custom_nodes`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["address_of", "ggml_cpu", "library", "mpi"]
 
 @cache
 def mpi() -> Any:
-    """`mpi4py.MPI`, loaded but not initialized; the native library needs its `libmpi`."""
+    """Load `mpi4py.MPI` without initializing it; the native library needs its `libmpi`."""
     import mpi4py
 
     mpi4py.rc.initialize = False
@@ -28,7 +28,7 @@ def mpi() -> Any:
 
 @cache
 def ggml_cpu() -> ctypes.CDLL:
-    """llama.cpp's library of this processor's kernels."""
+    """Load llama.cpp's library of this processor's kernels."""
     import llama_cpp.llama_cpp as lib
 
     loaded = ctypes.CDLL(str(Path(lib.__file__).with_name("lib") / "libggml-cpu.so"))
@@ -37,14 +37,14 @@ def ggml_cpu() -> ctypes.CDLL:
 
 
 def address_of(array: np.ndarray[Any, Any]) -> int:
-    """Where its data is. Much quicker than `array.ctypes.data` when nothing of it is in the cache."""
+    """Return where an array's data is: much quicker than `array.ctypes.data` with cold caches."""
     address, _ = array.__array_interface__["data"]
     return int(address)
 
 
 @cache
 def library() -> ctypes.CDLL:
-    """All that `native/` exports. Raises ResourceError where it cannot be loaded."""
+    """Load all that `native/` exports. Raises ResourceError if it cannot be loaded."""
     cpu = ggml_cpu()  # brings libggml-base into the process
     mpi()
     path = Path(__file__).with_name("libdure_native.so")

@@ -1,9 +1,10 @@
-"""How fast this machine computes with weights of a type: measured with llama.cpp itself.
+"""Measure how fast this machine computes with weights of a type, with llama.cpp itself.
 
     python -m dure.engine.instruments.speed Q4_0 4
 
-Writes a small model of that type whose weights do not fit into caches, decodes with it, and says how many
-bytes of weights a second it got through: what decides the time of a token.
+Writes a small model of that type whose weights do not fit into caches, decodes with it, and reports how
+many bytes of weights it read in a second: what decides the time of a token.
+Knows one machine. Refuses to know whose it is, and where the figure is kept.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from dure.engine.compute.llama import Limits, LoadedModel
+from dure.engine.compute.llama import LoadedModel
 from dure.engine.environment import with_huge_pages
+from dure.engine.limits import Limits
 from dure.errors import EngineError
 from dure.model.ggml import GgmlType, quantize, type_named
 from dure.model.gguf import GgufWriter
@@ -37,9 +39,10 @@ PROMPT, STEPS, REPEATS = 64, 8, 3
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """type: of the weights. bytes_per_s: of weights, when decoding.
+    """A machine's speed with weights of a type.
 
-    prompt_bytes_per_s: the same with a prompt, whose tokens count each.
+    decode_bytes_per_s: of weights, when single tokens are decoded. prompt_bytes_per_s: the same in a
+    prefill, where each token counts.
     """
 
     type: str
@@ -49,7 +52,7 @@ class Speed(msgspec.Struct, frozen=True):
 
 
 def measure(type_name: str, threads: int) -> Speed:
-    """This machine's speed with weights of a type. Raises ModelError for a type that there is not."""
+    """Measure this machine's speed with weights of a type. Raises ModelError for an unknown type."""
     with tempfile.TemporaryDirectory(prefix="dure-speed-") as directory:
         path = Path(directory) / "model.gguf"
         _write(path, type_named(type_name))
@@ -82,7 +85,7 @@ def measure_in_process(type_name: str, threads: int) -> Speed:
 
 
 def _times(model: LoadedModel) -> tuple[float, float]:
-    """Seconds for a prompt, and for a token after it: medians."""
+    """Return the seconds of a prompt, and of a token after it: medians."""
     _decode(model, 0, PROMPT)  # warm
     prompts, tokens, n = list[float](), list[float](), PROMPT
     for _ in range(REPEATS):

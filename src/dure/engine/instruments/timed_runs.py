@@ -56,7 +56,7 @@ class TimedRuns:
             self._positions[first:stop],
             self._sequences[first:stop],
             outputs,
-            n_best=1,
+            top_k=1,
         )
         return self._executor.step(batch).stats
 

@@ -96,7 +96,7 @@ class DraftModel:
                 np.arange(n, n + len(new), dtype=np.int32),
                 np.full(len(new), slot, np.int32),
                 [len(new) - 1] if is_all else [],
-                n_best=1,
+                top_k=1,
                 kv=[Forget(slot, n)],
             )
         )
@@ -125,7 +125,7 @@ class DraftModel:
             np.array(positions, np.int32),
             np.array(slots, np.int32),
             range(len(tokens)),
-            n_best=1,
+            top_k=1,
             kv=kv,
         )
         rows = self._executor.step(batch).rows

@@ -75,7 +75,7 @@ class Shape:
 
     @property
     def group(self) -> int:
-        """Query heads to a KV head (GQA)."""
+        """Return the number of query heads to a KV head (GQA)."""
         return self.n_head // self.n_head_kv
 
 
@@ -159,7 +159,7 @@ class Architecture:
     `ties_output`: without `output.weight` llama.cpp takes `token_embd.weight` for it.
     `embedding_scale`: what a token's embedding of n_embd values is multiplied by before the first layer;
         llama.cpp does so for tokens only.
-    `query_correction`: what a shard of so many query heads multiplies its query norm by.
+    `query_correction`: what a shard of n_head query heads multiplies its query norm by.
     """
 
     name: str

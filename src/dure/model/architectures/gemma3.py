@@ -20,8 +20,9 @@ WIDTH_SCALED_N_LAYER = 62  # the 27B model: llama.cpp scales its queries by n_em
 
 
 def _query_correction(shape: Shape, n_head: int) -> float:
-    """Return what makes up for a shard's fewer heads on the same n_embd, from which llama.cpp tells the
-    width of a head.
+    """Return the factor that makes up for a shard's fewer heads on the same n_embd.
+
+    llama.cpp takes n_embd / n_head for the width of a head.
     """
     if shape.n_layer != WIDTH_SCALED_N_LAYER:
         return 1.0

@@ -84,7 +84,7 @@ def _vocabulary(model: GgufFile) -> int:
 
 
 def _number(model: GgufFile, key: str, default: int | None) -> int:
-    """A whole number, or a list that says the same number for every layer."""
+    """Read a whole number, or a list that has the same number for every layer."""
     value = model.metadata.get(key)
     if value is None:
         if default is None:

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dure.engine.compute.top_k import best_of_slice, merge
-from tests.support.sums_rank import digest, vector
+from dure.engine.compute.top_k import merge_top_k, slice_top_k
+from tests.support.all_reduce_rank import digest, vector
 
 FINITE = ("normal", "huge", "tiny", "denormal", "zero")
 SIZE = 32 * 33
@@ -27,7 +27,7 @@ NEVER, ALWAYS = 1e18, 0.0
 def _run(n_ranks: int, **job: Any) -> list[dict[str, Any]]:
     """Every rank's line, in the order of the ranks."""
     mpiexec = Path(sysconfig.get_path("scripts")) / "mpiexec"
-    script = Path(__file__).parents[1] / "support" / "sums_rank.py"
+    script = Path(__file__).parents[1] / "support" / "all_reduce_rank.py"
     done = subprocess.run(
         [mpiexec, "-n", str(n_ranks), sys.executable, script, json.dumps(job)],
         capture_output=True,
@@ -153,7 +153,7 @@ def test_the_best_logits_are_those_of_a_stable_sort(
     if n > 3:
         logits[random.integers(0, n)] = -np.inf
     k = 1 + int(part * (n - 1))
-    ids, best, log_sum_exp = best_of_slice(logits, k, 100)
+    ids, best, log_sum_exp = slice_top_k(logits, k, 100)
     assert sorted(ids.tolist()) == sorted((100 + np.argsort(-logits, kind="stable")[:k]).tolist())
     assert (best == logits[ids - 100]).all()
     if k > 1:
@@ -169,7 +169,7 @@ def test_the_log_of_exponentials_is_exact_to_two_millionths(
     """One logit, and n others all equally far below it, so that no error hides in a mean."""
     logits = np.full(n + 1, best - below, np.float32)
     logits[n // 2] = best
-    _, _, log_sum_exp = best_of_slice(logits, 2, 0)
+    _, _, log_sum_exp = slice_top_k(logits, 2, 0)
     difference = np.float64(logits[-1]) - best  # as float32 has it
     exact = best + np.log1p(n * np.exp(difference))
     assert abs(log_sum_exp - exact) <= 2e-6 + 2**-23 * abs(exact)
@@ -187,8 +187,8 @@ def test_the_best_of_all_slices_are_the_best_of_the_whole(
     """However a vocabulary is cut, its ranks' best hold the best, in the same order."""
     logits = (np.random.default_rng(seed).integers(-50, 50, 1000) / 8).astype(np.float32)
     edges = [0, *sorted(borders), 1000]
-    slices = [best_of_slice(logits[a:b].copy(), k, a) for a, b in pairwise(edges)]
-    best = merge(slices, k, 1000)
+    slices = [slice_top_k(logits[a:b].copy(), k, a) for a, b in pairwise(edges)]
+    best = merge_top_k(slices, k, 1000)
     assert best.ids.tolist() == np.argsort(-logits, kind="stable")[:k].tolist()
     assert best.logits.tolist() == logits[best.ids].tolist()
     if k > 1:

@@ -1,6 +1,6 @@
-"""One rank of test_sums.py: sums vectors that it makes from its rank, and says what came out.
+"""One rank of test_all_reduce.py: sums vectors that it makes from its rank, and says what came out.
 
-    mpiexec -n N python sums_rank.py JOB
+    mpiexec -n N python all_reduce_rank.py JOB
 JOB is JSON: {"wire", "two_phase_above", "wait_s", "vectors": [seed, ...], "size", "stop_rank",
 "digest"}.
 """
@@ -16,7 +16,7 @@ import sys
 import numpy as np
 import numpy.typing as npt
 
-from dure.engine.compute.allreduce import Sums, Wire
+from dure.engine.compute.allreduce import AllReduce, Wire
 from dure.engine.compute.native import mpi
 from dure.errors import EngineError
 
@@ -53,7 +53,7 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     mpi().Init()
     rank = mpi().COMM_WORLD.rank
-    sums = Sums(
+    sums = AllReduce(
         (),
         Wire(job["wire"]),
         max_values=job["size"],
@@ -67,7 +67,7 @@ def main() -> None:
             if rank == job.get("stop_rank"):
                 os.kill(os.getpid(), signal.SIGSTOP)
             sums.begin()
-            sums.sum(x)
+            sums.reduce(x)
             results[kind] = digest(x) if job.get("digest") else x.view(np.uint32).tolist()
     except EngineError as error:
         results["error"] = str(error)

@@ -7,30 +7,30 @@ import threading
 
 import pytest
 
-from dure.engine.ranks.channel import Line
+from dure.engine.ranks.channel import Channel
 
 
 def test_messages_come_whole_and_in_order_however_they_were_cut() -> None:
     """Several in one read, an empty one, and one that takes many reads."""
     ours, theirs = socket.socketpair()
-    line, messages = Line(theirs), [b"first", b"", bytes(range(256)) * 8000, b"last"]
+    channel, messages = Channel(theirs), [b"first", b"", bytes(range(256)) * 8000, b"last"]
 
     def send_all() -> None:
-        sending = Line(ours)
+        sending = Channel(ours)
         for message in messages:
             sending.send(message)
 
     with ours:
         sender = threading.Thread(target=send_all)
         sender.start()
-        assert [line.receive() for _ in messages] == messages
+        assert [channel.receive() for _ in messages] == messages
         sender.join()
-        assert not line.wait(0)
-    line.close()
+        assert not channel.wait(0)
+    channel.close()
 
 
 def test_what_came_with_another_message_is_there() -> None:
-    ours, theirs = (Line(end) for end in socket.socketpair())
+    ours, theirs = (Channel(end) for end in socket.socketpair())
     ours.send(b"one")
     ours.send(b"two")
     assert theirs.wait(1)
@@ -44,12 +44,12 @@ def test_what_came_with_another_message_is_there() -> None:
 @pytest.mark.parametrize("sent", [b"", b"\5\0\0", b"\5\0\0\0\0\0\0\0abc"])
 def test_an_end_is_seen_also_within_a_message(sent: bytes) -> None:
     ours, theirs = socket.socketpair()
-    line = Line(theirs)
+    channel = Channel(theirs)
     ours.sendall(sent)
     ours.close()
-    assert line.wait(1)
+    assert channel.wait(1)
     with pytest.raises(EOFError, match="closed"):
-        line.receive()
+        channel.receive()
     with pytest.raises(OSError, match="Broken pipe"):
-        line.send(b"x")
-    line.close()
+        channel.send(b"x")
+    channel.close()
