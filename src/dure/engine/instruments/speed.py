@@ -8,7 +8,9 @@ bytes of weights a second it got through: what decides the time of a token.
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,11 +20,15 @@ import msgspec
 import numpy as np
 
 from dure.engine.compute.llama import Limits, LoadedModel
+from dure.engine.environment import with_huge_pages
+from dure.errors import EngineError
 from dure.model.ggml import GgmlType, quantize, type_named
 from dure.model.gguf import GgufWriter
 from dure.model.gguf.values import TensorSpec
 
-__all__ = ["MEASURED_TYPES", "Speed", "measure"]
+__all__ = ["MEASURED_TYPES", "MEASURE_S", "Speed", "measure", "measure_in_process"]
+
+MEASURE_S = 120.0  # the longest that a measurement may take
 
 MEASURED_TYPES = (
     *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4", "IQ4_NL", "IQ4_XS"),
@@ -61,6 +67,24 @@ def measure(type_name: str, threads: int) -> Speed:
         finally:
             model.close()
     return Speed(type_name, threads, model_bytes / decode_s, PROMPT * model_bytes / prompt_s)
+
+
+def measure_in_process(type_name: str, threads: int) -> Speed:
+    """Measure this machine's speed in a process of its own. Raises EngineError.
+
+    The caller's memory stays as it is, and the model gets the huge pages that a rank has.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "dure.engine.instruments.speed", type_name, str(threads)],
+        capture_output=True,
+        env=with_huge_pages(os.environ),
+        timeout=MEASURE_S,
+        check=False,
+    )
+    if done.returncode != 0:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no reason"]
+        raise EngineError(f"the speed with {type_name} cannot be measured: {last[0]}")
+    return msgspec.json.decode(done.stdout, type=Speed)
 
 
 def _times(model: LoadedModel) -> tuple[float, float]:
