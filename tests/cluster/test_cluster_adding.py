@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from dure.cluster.add.adding import destinations
-from dure.cluster.add.inspecting import PACKAGES, Facts, inspected
+from dure.cluster.add.inspecting import Facts, inspected
 from dure.cluster.add.package import Package, package_of, recorded
 from dure.cluster.add.preparing import Sends, Step, Wishes, planned
 from dure.cluster.add.ssh import Destination
+from dure.cluster.software import PACKAGES
 from dure.errors import ClusterError, UsageError
 from tests.support.needs_root import needs_root
 from tests.support.ssh_hosts import KEY, Computer, bare, computers, wheel

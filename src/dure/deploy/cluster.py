@@ -10,13 +10,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dure.cluster.root.distribution import Delivery, deliver, room_for, whole_shards
+from dure.cluster.root.distribution import Delivery, deliver
 from dure.cluster.root.launch import ClusterLaunch
-from dure.cluster.root.membership import ROOT_NAME, Cluster, Member
+from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.root.readiness import common_ctx, machine_of
-from dure.cluster.root.returning import Returning
-from dure.cluster.root.speeds import KnownSpeeds, link_speed, measure_here, measure_nodes
+from dure.cluster.root.restart_watch import RestartWatch
+from dure.cluster.root.speeds import KnownSpeeds, link_speed, measure_nodes
 from dure.cluster.root.survey import NodeReport, Nodes
+from dure.cluster.trust.identity import ROOT_NAME
 from dure.deploy.learning import Learning
 from dure.deploy.start import (
     Listener,
@@ -32,7 +33,7 @@ from dure.deploy.start import (
 )
 from dure.deploy.waiting import Gathering
 from dure.engine.compute.allreduce import Wire
-from dure.engine.instruments.speed import MEASURED_TYPES
+from dure.engine.instruments.speed import MEASURED_TYPES, measure_in_process
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.errors import ResourceError, UsageError
 from dure.hardware.machine import Machine
@@ -74,10 +75,10 @@ def start_on_cluster(model: GgufFile, wishes: Wishes, listener: Listener) -> Ope
         **clock.seconds,
     )
     used = [report.member.name for report in chosen.reports]
-    returning = Returning(cluster, nodes, there.without, used)
+    watch = RestartWatch(cluster, nodes, there.without, used)
     return replace(
         opened,
-        why_again=returning.why,
+        why_again=watch.why,
         note=lambda event, facts: cluster.events.add(event, **facts),
         learn=Learning(cluster, _main_type(model), start.held_bytes).learn,
     )
@@ -263,7 +264,7 @@ class _Choice:
         for member in members:
             self._known.keep(member.name, link=link_speed(self._nodes, member))
         if self._known.speed(ROOT_NAME, type_name) is None:
-            self._known.keep(ROOT_NAME, speed=measure_here(type_name, probe().cores))
+            self._known.keep(ROOT_NAME, speed=measure_in_process(type_name, probe().cores))
 
     def _candidate(self, name: str, type_name: str, machine: Machine) -> Candidate:
         speed, link = self._known.speed(name, type_name), self._known.link(name)
@@ -350,8 +351,8 @@ class _Placement:
         """The nodes that neither have their shard nor room for it."""
         found = []
         for member, shard in zip(self._members, self._shards[1:], strict=True):
-            with contextlib.closing(nodes.line(member)) as line:
-                room = room_for(shard, line)
+            with nodes.client(member) as client:
+                room = client.shards().room_for(shard.name)
             if room < shard.weights_bytes:
                 reason = (
                     f"{member.name} has room for {room / 1e6:,.0f} MB, and its shard takes "
@@ -396,13 +397,12 @@ def _bring_shards(
     model: GgufFile, nodes: Nodes, wanted: Sequence[tuple[Member, Shard]], listener: Listener
 ) -> None:
     """Send every node the shard that it lacks; nothing where all are there."""
-    with contextlib.ExitStack() as lines:
+    with contextlib.ExitStack() as clients:
         deliveries = []
         for member, shard in wanted:
-            line = nodes.line(member, SHARD_TIMEOUT_S)
-            lines.callback(line.close)
-            if shard.name not in whole_shards(line):
-                deliveries.append(Delivery(shard, line))
+            client = clients.enter_context(nodes.client(member, SHARD_TIMEOUT_S))
+            if shard.name not in client.shards().whole_names:
+                deliveries.append(Delivery(shard, client))
         total = sum(delivery.shard.weights_bytes for delivery in deliveries)
         with listener.cutting(f"{model.paths[0].name} for {len(deliveries)} nodes", total) as told:
             seen = 0

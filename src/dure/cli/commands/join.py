@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dure.cli.terminal.console import errors
-from dure.cluster.trust.discovery import DOOR, find
+from dure.cluster.trust.discovery import JOIN_SERVICE, find
 from dure.cluster.trust.identity import Credentials, check_name
 from dure.cluster.trust.invitation import Code
 from dure.cluster.trust.joining import JOIN_PORT, NODE_PORT
@@ -70,7 +70,7 @@ def _host_name() -> str:
 def _address(root: str | None, code: Code) -> tuple[str, int]:
     if root is None:
         errors.print("looking for the root", markup=False)
-        found = find(DOOR, "authority", code.authority, FIND_S)
+        found = find(JOIN_SERVICE, "authority", code.authority, FIND_S)
         if not found:
             raise ClusterError(
                 f"the code's root was not found within {FIND_S:g} s: does `dure cluster invite` run "

@@ -29,11 +29,11 @@ from dure.cluster.add.preparing import (
     service_script,
 )
 from dure.cluster.add.ssh import BROKEN, Answer, Connection, Destination, LoginError, as_typed
-from dure.cluster.node.agent import versions
-from dure.cluster.root.join_server import open_door
+from dure.cluster.root.join_server import running_join_server
 from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.root.survey import NodeReport, Nodes
-from dure.cluster.trust.https import listener
+from dure.cluster.software import versions
+from dure.cluster.trust.https_server import listener
 from dure.errors import ClusterError, DureError, UsageError
 from dure.hardware.health import Platform
 
@@ -131,7 +131,7 @@ def add(
     """
     with (
         listener("0.0.0.0", wishes.port) as listening,  # noqa: S104  # who joins shows a code
-        open_door(cluster, listening),
+        running_join_server(cluster, listening),
         _at_once(hosts) as (directory, connections, threads),
     ):
         packed = wishes.package.packed(directory) if wishes.package.path is not None else None

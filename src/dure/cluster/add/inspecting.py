@@ -16,21 +16,16 @@ from shlex import quote
 import msgspec
 from cryptography import x509
 
-from dure.cluster.node.service import UNIT
 from dure.cluster.root.membership import Cluster, Member
+from dure.cluster.software import NODE_UNIT, PACKAGES
 from dure.cluster.trust.identity import fingerprint
 from dure.errors import ClusterError
 
-__all__ = ["PACKAGES", "Facts", "inspected", "looking"]
+__all__ = ["Facts", "inspected", "looking"]
 
 FREE_BYTES = 2_500_000_000  # llama.cpp's build, and what is installed
 _MARK = "dure:"
 _PROCESSORS = ("x86_64", "aarch64", "riscv64")
-PACKAGES = {
-    "dure": "dure",
-    "llama.cpp": "llama-cpp-python",
-    "mpich": "mpich",
-}  # as agents call them
 
 # What it prints is `dure:KEY=VALUE`, among whatever a login shell prints.
 # No backslash: not every login shell reads one between quotes as sh does.
@@ -85,7 +80,7 @@ def looking(user: str) -> str:
     """The script that looks at a machine. user: whose rights the node will have where root logs in."""
     names = " ".join(PACKAGES.values())
     script = _LOOK.replace("WISHED", quote(user)).replace("NAMES", names)
-    return script.replace("UNIT", f"/etc/systemd/system/{UNIT}")
+    return script.replace("UNIT", f"/etc/systemd/system/{NODE_UNIT}")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from enum import StrEnum
 from itertools import pairwise
 from shlex import quote
 
-from dure.cluster.add.inspecting import PACKAGES, Facts
+from dure.cluster.add.inspecting import Facts
 from dure.cluster.add.package import Package
+from dure.cluster.software import PACKAGES
 from dure.cluster.trust.joining import JOIN_PORT
 
 __all__ = ["Action", "Sends", "Step", "Wishes", "planned", "root_for", "service_script"]
