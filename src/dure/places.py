@@ -6,6 +6,7 @@ Refuses to know what lies there.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import platformdirs
@@ -14,10 +15,12 @@ __all__ = [
     "cache_directory",
     "cluster_directory",
     "config_file",
+    "history_file",
     "models_directory",
     "node_directory",
     "runtime_directory",
     "shard_directory",
+    "temporary_directory",
 ]
 
 
@@ -41,6 +44,11 @@ def config_file() -> Path:
     return _named("DURE_CONFIG") or platformdirs.user_config_path("dure") / "config.toml"
 
 
+def history_file() -> Path:
+    """Return where `dure chat` keeps what was typed: DURE_HISTORY, or the user's state directory."""
+    return _named("DURE_HISTORY") or platformdirs.user_state_path("dure") / "chat-history"
+
+
 def cluster_directory() -> Path:
     """Return where a root keeps its cluster: DURE_CLUSTER_DIR, or the user's data directory."""
     return _named("DURE_CLUSTER_DIR") or platformdirs.user_data_path("dure") / "cluster"
@@ -58,6 +66,12 @@ def runtime_directory() -> Path:
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(runtime) / "dure"
     return platformdirs.user_state_path("dure") / "run"
+
+
+def temporary_directory() -> Path:
+    """Return where files of a running job lie: TMPDIR as it is now, or the system's own."""
+    named = os.environ.get("TMPDIR")
+    return Path(named) if named and os.access(named, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def _named(variable: str) -> Path | None:

@@ -332,21 +332,46 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_not_the_chat(
     n = 20000
     options = (*GREEDY, "-n", n, "--ctx", 65536, "--ranks", ranks)
     with dure.terminal("chat", parrot, *options) as terminal:
-        terminal.read_until(">>> ")
+        terminal.read_until(">>>")
         for _ in range(2):
             terminal.type("hi\n")
             text = terminal.read_until("four")
             terminal.type("\x03")
-            text += terminal.read_until(">>> ")
+            text += terminal.read_until(">>>")
             assert len(text) < n
         terminal.await_reading()
         terminal.type("\x03")  # at the prompt it ends nothing either
-        terminal.read_until(">>> ")
+        terminal.read_until(">>>")
         terminal.type("/clear\n")
-        terminal.read_until(">>> ")
+        terminal.read_until(">>>")
         terminal.type("\x04")
         assert "Traceback" not in terminal.read_all()
         assert terminal.process.wait(WAIT_S) == 0
+
+
+def test_on_a_terminal_chat_answers_its_commands_and_keeps_a_history(
+    dure: Dure, parrot: Path
+) -> None:
+    """/help and /clear answer; a paste of two lines is one turn; arrow up brings back the last chat's."""
+    prompt, answer = ">>>", " one two\r\n"
+    with dure.terminal("chat", parrot, *GREEDY, "-n", 2) as terminal:
+        terminal.read_until(prompt)
+        terminal.type("/help\n")
+        terminal.read_until("/clear    forget the conversation", prompt)
+        terminal.type("/clear\n")
+        terminal.read_until("(the conversation is forgotten)", prompt)
+        terminal.type("\x1b[200~one line\nand another\x1b[201~\n")
+        assert terminal.read_until(answer, prompt).count(answer) == 1
+        terminal.type("\x04")
+        terminal.read_all()
+    with dure.terminal("chat", parrot, *GREEDY, "-n", 2) as terminal:
+        terminal.read_until(prompt)
+        terminal.type("\x1b[A")
+        terminal.read_until("and another")
+        terminal.type("\n")
+        terminal.read_until(answer, prompt)
+        terminal.type("\x04")
+        assert "Traceback" not in terminal.read_all()
 
 
 def test_on_a_terminal_ctrl_c_stops_a_run_with_code_130(dure: Dure, parrot: Path) -> None:

@@ -13,14 +13,13 @@ from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.root.survey import NodeReport, Nodes
 from dure.cluster.software import versions
 from dure.cluster.trust.identity import new_request
-from dure.deploy import waiting as gathering
-from dure.deploy.start import Silent
-from dure.deploy.waiting import Gathering
+from dure.deploy.node_wait import NodeWait
+from dure.deploy.reporter import SilentReporter
 from dure.errors import ClusterError, UsageError
 from dure.hardware.health import Health, Platform
 
 HEALTH = Health(None, (), None, 0.0, 0.0, 8 << 30, 1 << 40, ())
-GRACE_S = 0.3
+GRACE_S, POLL_EVERY_S = 0.3, 0.05
 
 
 class Answers:
@@ -40,7 +39,7 @@ class Answers:
         ]
 
 
-class Listens(Silent):
+class Listens(SilentReporter):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
@@ -54,12 +53,6 @@ class Listens(Silent):
         self.told.append(text)
 
 
-@pytest.fixture(autouse=True)
-def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' clock is quicker than a home's."""
-    monkeypatch.setattr(gathering, "LOOK_EVERY_S", 0.05)
-
-
 @pytest.fixture
 def cluster(tmp_path: Path) -> Cluster:
     """With the nodes a and b."""
@@ -71,9 +64,12 @@ def cluster(tmp_path: Path) -> Cluster:
 
 def gathered(
     cluster: Cluster, grace_s: float, *there: str, **more: Any
-) -> tuple[Gathering, Listens]:
+) -> tuple[NodeWait, Listens]:
     listener = Listens()
-    return Gathering(cluster, cast(Nodes, Answers(*there)), grace_s, listener, **more), listener
+    wait = NodeWait(
+        cluster, cast(Nodes, Answers(*there)), grace_s, listener, poll_every_s=POLL_EVERY_S, **more
+    )
+    return wait, listener
 
 
 def names(reports: Sequence[NodeReport]) -> list[str]:
@@ -132,7 +128,7 @@ def test_where_the_rest_is_too_little_it_waits_on_past_the_grace(cluster: Cluste
     """Until one more is there; a survey in which one vanishes is no reason to begin."""
     waits, listener = gathered(cluster, GRACE_S, *["a"] * 20, "", "", "a b")
     assert names(waits.wait()[0]) == ["a"]
-    waits.insist("the root has too little memory")
+    waits.require_more("the root has too little memory")
     there, missing = waits.wait()
     assert (names(there), missing) == (["a", "b"], [])
     assert "waiting for b, as the root has too little memory" in listener.told

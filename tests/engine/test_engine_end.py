@@ -52,7 +52,6 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Jobs of a test are made below its own directory, by which their processes are found."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
     yield
     _assert_none_left(tmp_path)
 

@@ -21,6 +21,7 @@ import uvicorn
 from fastapi import APIRouter
 
 from dure.chat.format import ChatFormatter
+from dure.deploy.options import RunOptions
 from dure.errors import ContextError, DureError
 from dure.generate.request import (
     Done,
@@ -40,7 +41,7 @@ from dure.serve.app import build_app
 from dure.serve.engine import EngineState
 from dure.serve.state import ServerState
 from dure.worker.protocol import EngineOptions
-from dure.worker.supervisor import EngineClient
+from dure.worker.supervisor import EngineSupervisor
 
 DEMO_MODEL = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
 WAIT_S = 60.0  # a hang is told by this; nothing is measured with it
@@ -61,7 +62,7 @@ def state_of(engine: Any, **settings: Any) -> ServerState:
 
 
 @contextlib.asynccontextmanager
-async def _running(engine: EngineClient) -> AsyncIterator[None]:
+async def _running(engine: EngineSupervisor) -> AsyncIterator[None]:
     engine.start()
     try:
         await engine.ready()
@@ -77,7 +78,7 @@ class Served:
         self,
         state: ServerState,
         dialects: Sequence[APIRouter] = (),
-        engine: EngineClient | None = None,
+        engine: EngineSupervisor | None = None,
     ) -> None:
         self.state = state
         app = build_app(state, dialects)
@@ -108,13 +109,17 @@ def served_model() -> Iterator[Served]:
         yield server
 
 
-def engine_of(model: Path) -> EngineClient:
+def engine_of(model: Path) -> EngineSupervisor:
     """An engine as users run it, not yet started."""
-    return EngineClient(EngineOptions(model=str(model), ranks=1, threads=1, ctx=N_CTX))
+    return EngineSupervisor(
+        EngineOptions(
+            model=str(model), run=RunOptions(ranks=1, threads=1, ctx=N_CTX, n_sequences=4)
+        )
+    )
 
 
 @contextlib.contextmanager
-def served_engine(state: ServerState, engine: EngineClient) -> Iterator[Served]:
+def served_engine(state: ServerState, engine: EngineSupervisor) -> Iterator[Served]:
     """A server of an engine that runs while the block does."""
     server = Served(state, engine=engine)
     try:

@@ -21,6 +21,8 @@ import msgspec
 import psutil
 import pytest
 
+from dure.deploy.options import RunOptions
+from dure.engine.compute.allreduce import Wire
 from dure.errors import (
     BusyError,
     ContextError,
@@ -34,7 +36,7 @@ from dure.generate.request import Done, Failed, Grammar, Request, Sampling, Toke
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.worker.protocol import EngineOptions
-from dure.worker.supervisor import EngineClient
+from dure.worker.supervisor import EngineSupervisor
 from tests.support.engine_loops import DEMO, GREEDY, WILD
 from tests.support.engine_loops import QUESTIONS as SIX_QUESTIONS
 from tests.support.parrot import write_parrot
@@ -68,7 +70,6 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     directory.mkdir()
     monkeypatch.setenv("TMPDIR", str(directory))
     monkeypatch.setenv("DURE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("tempfile.tempdir", None)
     yield directory
     assert_none_left(directory)
     assert [path for path in directory.iterdir() if path.name.startswith("dure")] == []
@@ -101,14 +102,15 @@ def rank_1(directory: Path) -> int:
 
 
 def options_of(model: Path, **more: Any) -> EngineOptions:
-    given = {"threads": 1, "ctx": 512, "parallel": 4, **more}
-    return EngineOptions(model=str(model), **given)
+    given = {"threads": 1, "ctx": 512, "n_sequences": 4, **more}
+    run = {name: given.pop(name) for name in RunOptions.__struct_fields__ if name in given}
+    return EngineOptions(model=str(model), run=RunOptions(**run), **given)
 
 
 @asynccontextmanager
-async def engine(options: EngineOptions, **more: Any) -> AsyncIterator[EngineClient]:
+async def engine(options: EngineOptions, **more: Any) -> AsyncIterator[EngineSupervisor]:
     """An engine that is ready, closed in the end."""
-    client = EngineClient(options, **more)
+    client = EngineSupervisor(options, **more)
     client.start()
     try:
         await client.ready()
@@ -127,7 +129,7 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
 class Stream:
     """A request's events, read by a task of its own."""
 
-    def __init__(self, client: EngineClient, request: Request) -> None:
+    def __init__(self, client: EngineSupervisor, request: Request) -> None:
         self.answer = client.submit(request)
         self.tokens: list[int] = []
         self.end: Any = None
@@ -148,7 +150,7 @@ class Stream:
             await asyncio.sleep(0.001)
 
 
-async def texts(client: EngineClient, requests: list[Request]) -> list[tuple[list[int], str]]:
+async def texts(client: EngineSupervisor, requests: list[Request]) -> list[tuple[list[int], str]]:
     """The tokens and the ends of some answers that run together."""
     streams = [Stream(client, request) for request in requests]
     for stream in streams:
@@ -157,7 +159,7 @@ async def texts(client: EngineClient, requests: list[Request]) -> list[tuple[lis
     return [(stream.tokens, stream.end.reason) for stream in streams]
 
 
-def kill(client: EngineClient) -> None:
+def kill(client: EngineSupervisor) -> None:
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
 
@@ -188,7 +190,7 @@ def eight_kinds() -> list[Request]:
 
 
 def killed_in_the_middle(
-    model: Path, requests: list[Request], victim: Callable[[EngineClient], int | None]
+    model: Path, requests: list[Request], victim: Callable[[EngineSupervisor], int | None]
 ) -> None:
     async def work() -> None:
         async with engine(options_of(model)) as client:
@@ -198,7 +200,9 @@ def killed_in_the_middle(
 
 
 async def compare(
-    client: EngineClient, requests: list[Request], victim: Callable[[EngineClient], int | None]
+    client: EngineSupervisor,
+    requests: list[Request],
+    victim: Callable[[EngineSupervisor], int | None],
 ) -> None:
     """All answers undisturbed, and then with a process killed in the middle: the same."""
     undisturbed = await texts(client, requests)
@@ -239,7 +243,7 @@ def test_a_killed_rank_is_as_good_as_a_killed_engine(parrot: Path, own_files: Pa
     """Of two ranks one dies; the engine is started again, and the answers go on."""
 
     async def work() -> None:
-        async with engine(options_of(parrot, ranks=2, sync="f32")) as client:
+        async with engine(options_of(parrot, ranks=2, wire=Wire.F32)) as client:
             assert client.info.n_ranks == 2
             await compare(client, eight_kinds(), lambda _: rank_1(own_files))
 
@@ -308,7 +312,7 @@ def test_what_was_stored_outlives_a_killed_engine(parrot: Path, tmp_path: Path) 
 
     async def work() -> None:
         options = options_of(
-            parrot, parallel=1, store=str(tmp_path / "store"), store_bytes=10_000_000
+            parrot, n_sequences=1, store=str(tmp_path / "store"), store_bytes=10_000_000
         )
         async with engine(options) as client:
             for i, first in enumerate((7, 8)):
@@ -330,7 +334,7 @@ def test_an_answer_goes_on_from_what_was_stored_while_it_ran(
     options = options_of(
         parrot,
         ranks=ranks,
-        sync="f32",
+        wire=Wire.F32,
         ctx=1024,
         store=str(tmp_path / "store"),
         store_bytes=100_000_000,
@@ -383,7 +387,7 @@ def test_a_file_that_is_no_model_is_told_by_ready(tmp_path: Path) -> None:
     path.write_bytes(b"no model" * 100)
 
     async def work() -> None:
-        client = EngineClient(options_of(path))
+        client = EngineSupervisor(options_of(path))
         client.start()
         with pytest.raises(ModelError, match=r"no\.gguf"):
             await client.ready()
@@ -399,7 +403,7 @@ def test_an_engine_killed_in_its_first_loading_is_told_by_ready(parrot: Path) ->
     """As where memory runs out: the user must know."""
 
     async def work() -> None:
-        client = EngineClient(options_of(parrot))
+        client = EngineSupervisor(options_of(parrot))
         client.start()
         await until(lambda: client.pid is not None)
         kill(client)
@@ -417,10 +421,9 @@ def test_a_place_where_no_process_can_be_started_is_told_by_ready(
     long = own_files / ("x" * 120)
     long.mkdir()
     monkeypatch.setenv("TMPDIR", str(long))
-    monkeypatch.setattr("tempfile.tempdir", None)
 
     async def work() -> None:
-        client = EngineClient(options_of(parrot))
+        client = EngineSupervisor(options_of(parrot))
         client.start()
         with pytest.raises(ResourceError, match="cannot be started"):
             await client.ready()
@@ -433,7 +436,7 @@ def test_before_it_is_ready_nothing_is_taken(parrot: Path) -> None:
     """The error says that the model is being loaded; closed meanwhile, `ready` says so."""
 
     async def work() -> None:
-        client = EngineClient(options_of(parrot))
+        client = EngineSupervisor(options_of(parrot))
         client.start()
         with pytest.raises(NotReadyError, match="being loaded"):
             client.submit(Request(id="r", prompt=[1]))
@@ -454,7 +457,7 @@ def test_too_many_requests_are_refused_until_one_has_ended(parrot: Path) -> None
     """One runs, two wait, the fourth is told to come back."""
 
     async def work() -> None:
-        options = options_of(parrot, parallel=1, ctx=4096)
+        options = options_of(parrot, n_sequences=1, ctx=4096)
         async with engine(options, max_waiting=2) as client:
             streams = [
                 Stream(client, Request(id=f"r{i}", prompt=[7], sampling=GREEDY)) for i in range(3)
@@ -490,7 +493,7 @@ def test_what_cannot_be_sent_is_refused_and_forgotten(
     """The caller is told at once, and the place in the queue is free."""
 
     async def work() -> None:
-        async with engine(options_of(parrot, parallel=1), max_waiting=0) as client:
+        async with engine(options_of(parrot, n_sequences=1), max_waiting=0) as client:
             for _ in range(3):
                 with pytest.raises(kind):
                     client.submit(Request(**{"id": "r", "prompt": [7], **wrong}))
@@ -527,7 +530,7 @@ def test_every_way_to_end_leaves_the_queue_empty(parrot: Path) -> None:
     """With room for one request only, thirty come after each other, whatever became of each."""
 
     async def work() -> None:
-        async with engine(options_of(parrot, parallel=1), max_waiting=0) as client:
+        async with engine(options_of(parrot, n_sequences=1), max_waiting=0) as client:
             for i in range(10):
                 good = Request(id="r", prompt=[7 + i], sampling=GREEDY, max_tokens=5)
                 assert (await texts(client, [good]))[0][1] == "length"
@@ -603,12 +606,14 @@ def test_an_embedding_model_answers_embeddings(vocabulary: Vocabulary) -> None:
 
 PARENT = """
 import asyncio, sys
-from dure.worker.supervisor import EngineClient
+from dure.deploy.options import RunOptions
+from dure.worker.supervisor import EngineSupervisor
 from dure.worker.protocol import EngineOptions
 from dure.generate.request import Request, Sampling
 
 async def main():
-    client = EngineClient(EngineOptions(model=sys.argv[1], ranks=int(sys.argv[2]), threads=1, ctx=4096))
+    run = RunOptions(ranks=int(sys.argv[2]), threads=1, ctx=4096)
+    client = EngineSupervisor(EngineOptions(model=sys.argv[1], run=run))
     client.start()
     await client.ready()
     print("ready", flush=True)

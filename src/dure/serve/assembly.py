@@ -33,7 +33,7 @@ from dure.serve.measured import MeasuredEngine
 from dure.serve.metrics import Metrics
 from dure.serve.state import EmbeddingModel, ServerState
 from dure.worker.protocol import EngineOptions
-from dure.worker.supervisor import EngineClient
+from dure.worker.supervisor import EngineSupervisor
 
 __all__ = ["ServerPlan", "run_server"]
 
@@ -85,9 +85,9 @@ def run_server(
         else None
     )
     with _store(plan.engine) as options:
-        engine = EngineClient(options, max_waiting=plan.settings.max_waiting, warn=warn)
+        engine = EngineSupervisor(options, max_waiting=plan.settings.max_waiting, warn=warn)
         watch = ClusterWatch()
-        if options.cluster:
+        if options.run.cluster:
             watch.start()
         metrics = Metrics(engine, plan.name, watch.reports)
         embedding = _embedding(plan, warn)
@@ -125,7 +125,7 @@ class _Life:
 
     def __init__(
         self,
-        engines: list[EngineClient],
+        engines: list[EngineSupervisor],
         ready: Callable[[], None],
         progress: Callable[[str, float], None],
     ) -> None:
@@ -165,11 +165,11 @@ def _vocabulary(path: Path) -> Vocabulary:
 
 def _embedding(
     plan: ServerPlan, warn: Callable[[str], None]
-) -> tuple[EmbeddingModel, EngineClient] | None:
+) -> tuple[EmbeddingModel, EngineSupervisor] | None:
     if plan.embedding is None:
         return None
     path = Path(plan.embedding.model)
-    engine = EngineClient(plan.embedding, max_waiting=plan.settings.max_waiting, warn=warn)
+    engine = EngineSupervisor(plan.embedding, max_waiting=plan.settings.max_waiting, warn=warn)
     return EmbeddingModel(engine, _vocabulary(path), _name_of(path)), engine
 
 
@@ -204,5 +204,6 @@ def _name_of(path: Path) -> str:
 def _fingerprint(plan: ServerPlan) -> str:
     """Changes where answers to the same request and seed may: with the model and how it is cut."""
     with open_gguf(Path(plan.engine.model)) as gguf:
-        what = f"{gguf.fingerprint} {plan.engine.ranks} {plan.engine.shares} {plan.engine.sync}"
+        run = plan.engine.run
+        what = f"{gguf.fingerprint} {run.ranks} {run.shares} {run.wire.value}"
     return hashlib.blake2b(what.encode(), digest_size=4).hexdigest()

@@ -1,6 +1,6 @@
 """The seam between serving and generating: what the API asks of an engine.
 
-Implemented by `dure.worker.supervisor.EngineClient`, whose engine is a process of its own.
+Implemented by `dure.worker.supervisor.EngineSupervisor`, whose engine is a process of its own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an engine does from start to end: one table of states, and of what leads from each to the next.
 
-Pure. The process that watches an engine (`client`) tells it what happened, also what the engine itself
-tells of its start (`opening`, `cluster_opening`), and asks where it is.
+Pure. The supervisor reports what happened, also what the engine itself reports of its start
+(`deploy.reporter`), and asks for the state.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-__all__ = ["MEANINGS", "TABLE", "Happening", "Lifecycle", "State", "diagram"]
+from dure.deploy.reporter import EngineEvent
+
+__all__ = ["MEANINGS", "TABLE", "Lifecycle", "State", "diagram"]
 
 
 class State(StrEnum):
@@ -26,21 +28,6 @@ class State(StrEnum):
     STOPPED = "stopped"
 
 
-class Happening(StrEnum):
-    """What leads from one state to another."""
-
-    GATHERS = "nodes are looked for"
-    PLACES = "enough nodes are there"
-    LACKS = "without those that are missing there is too little memory"
-    SENDS = "each machine's part is known"
-    LOADS = "every machine has its part"
-    LOADED = "every rank is ready"
-    LOST = "the engine ended"
-    RESTARTS = "it is started again"
-    GIVES_UP = "it does not start, again and again"
-    STOPS = "the user stops it"
-
-
 MEANINGS: Mapping[State, str] = {
     State.STARTING: "a new process reads the model's header",
     State.GATHERING: "asks every node; waits for one that is missing, up to the grace time",
@@ -55,47 +42,52 @@ MEANINGS: Mapping[State, str] = {
 
 _ON_THE_WAY = (State.STARTING, State.GATHERING, State.PLACING, State.SENDING, State.LOADING)
 
-TABLE: Mapping[tuple[State, Happening], State] = {
-    (State.STARTING, Happening.GATHERS): State.GATHERING,  # on a cluster
-    (State.GATHERING, Happening.PLACES): State.PLACING,
-    (State.PLACING, Happening.LACKS): State.GATHERING,
-    (State.PLACING, Happening.SENDS): State.SENDING,
-    (State.PLACING, Happening.LOADS): State.LOADING,  # the root alone holds it all
-    (State.SENDING, Happening.LOADS): State.LOADING,
-    (State.STARTING, Happening.SENDS): State.SENDING,  # on this machine, cut
-    (State.STARTING, Happening.LOADS): State.LOADING,  # on this machine, whole
-    (State.LOADING, Happening.LOADED): State.READY,
-    **{(state, Happening.LOST): State.PAUSING for state in (*_ON_THE_WAY, State.READY)},
-    (State.PAUSING, Happening.RESTARTS): State.STARTING,
-    (State.PAUSING, Happening.GIVES_UP): State.FAILED,
-    (State.FAILED, Happening.RESTARTS): State.STARTING,
-    **{(state, Happening.STOPS): State.STOPPED for state in State},
+TABLE: Mapping[tuple[State, EngineEvent], State] = {
+    (State.STARTING, EngineEvent.GATHERS): State.GATHERING,  # on a cluster
+    (State.GATHERING, EngineEvent.PLACES): State.PLACING,
+    (State.PLACING, EngineEvent.LACKS): State.GATHERING,
+    (State.PLACING, EngineEvent.SENDS): State.SENDING,
+    (State.PLACING, EngineEvent.LOADS): State.LOADING,  # the root alone holds it all
+    (State.SENDING, EngineEvent.LOADS): State.LOADING,
+    (State.STARTING, EngineEvent.SENDS): State.SENDING,  # on this machine, cut
+    (State.STARTING, EngineEvent.LOADS): State.LOADING,  # on this machine, whole
+    (State.LOADING, EngineEvent.LOADED): State.READY,
+    **{(state, EngineEvent.LOST): State.PAUSING for state in (*_ON_THE_WAY, State.READY)},
+    (State.PAUSING, EngineEvent.RESTARTS): State.STARTING,
+    (State.PAUSING, EngineEvent.GIVES_UP): State.FAILED,
+    (State.FAILED, EngineEvent.RESTARTS): State.STARTING,
+    **{(state, EngineEvent.STOPS): State.STOPPED for state in State},
+    **{(s, EngineEvent.BREAKS): State.FAILED for s in State if s is not State.STOPPED},
+    (State.STOPPED, EngineEvent.BREAKS): State.STOPPED,
 }
+
+_FROM_ANYWHERE = (EngineEvent.STOPS, EngineEvent.BREAKS)  # too many arrows for a picture
 
 
 class Lifecycle:
-    """Where one engine is. Raises RuntimeError, a bug of the caller, for what the table does not know."""
+    """The state of one engine. Raises RuntimeError, a bug of the caller, for what is not in the table."""
 
     def __init__(self) -> None:
         self.state = State.STARTING
 
-    def on(self, happening: Happening) -> None:
-        """Something happened."""
+    def on(self, event: EngineEvent) -> None:
+        """Go to the state that an event leads to."""
         try:
-            self.state = TABLE[self.state, happening]
+            self.state = TABLE[self.state, event]
         except KeyError:
-            raise RuntimeError(f"{happening!r} while the engine is {self.state.value}") from None
+            raise RuntimeError(f"{event!r} while the engine is {self.state.value}") from None
 
 
 def diagram() -> str:
-    """The table in Mermaid's words, and what each state means: for docs/architecture.md."""
+    """Return the table in Mermaid's words, and what each state means: for docs/architecture.md."""
     lines = ["```mermaid", "stateDiagram-v2", "    [*] --> starting"]
     lines += [
-        f"    {state} --> {after}: {happening}"
-        for (state, happening), after in TABLE.items()
-        if happening is not Happening.STOPS
+        f"    {state} --> {after}: {event}"
+        for (state, event), after in TABLE.items()
+        if event not in _FROM_ANYWHERE
     ]
     lines += [f"    {State.STOPPED} --> [*]", "```", "", "| State | What it does |", "|---|---|"]
     lines += [f"| {state} | {meaning} |" for state, meaning in MEANINGS.items()]
-    lines += ["", f"From every state, {Happening.STOPS}: `{State.STOPPED}`."]
+    lines += ["", f"From every state, {EngineEvent.STOPS}: `{State.STOPPED}`."]
+    lines += [f"From every other, {EngineEvent.BREAKS}: `{State.FAILED}`."]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from dure.deploy.options import RestartReason, RunOptions
 from dure.engine.ranks.messages import decode, encode
 from dure.errors import ErrorRecord
 from dure.generate.request import EngineStats, Event, ModelInfo, Request
@@ -17,10 +18,10 @@ __all__ = [
     "Events",
     "Fatal",
     "FromWorker",
-    "Happened",
     "Loading",
     "Ready",
     "Start",
+    "StartEvent",
     "Stats",
     "Stop",
     "Submit",
@@ -34,38 +35,24 @@ __all__ = [
 class EngineOptions(msgspec.Struct, kw_only=True):
     """What to run, and how.
 
-    model: a GGUF. ranks to sync: as the command line has them. grace_s: how long a missing node of the
-    cluster is waited for. ended: why the engine before this one ended, silent_s: after an answer had
-    stood still for so long.
+    model: a GGUF. run: as the command line has it. restart: why it starts again; None at the first start.
     embedding: the model only makes embeddings (as BERT does).
     store: a directory for prefixes that have no room in the KV cache, or "" for none; store_bytes: how
     much of it may be used on this machine; persistent: it is to survive this process.
     checkpoint_s: an answer whose tokens would take so long to compute again is stored while it goes on;
     0 stores none.
-    draft: where tokens are guessed from: "lookup", "off", or a draft model's file.
+    draft: where draft tokens come from: "lookup", "off", or a draft model's file.
     """
 
     model: str
-    ranks: int | None = None
-    cluster: bool = False
-    nodes: str | None = None
-    interface: str | None = None
-    grace_s: float = 60.0
-    ended: str = ""
-    silent_s: float = 0.0
-    shares: str | None = None
-    threads: int | None = None
-    ctx: int | None = None
-    parallel: int = 4
-    sync: str = "q8"
+    run: RunOptions = RunOptions()
+    restart: RestartReason | None = None
     embedding: bool = False
     pooling: str = ""
     store: str = ""
     store_bytes: int = 0
     persistent: bool = False
     checkpoint_s: float = 0.0
-    mlock: bool = False
-    pin: bool = False
     draft: str = "lookup"
 
 
@@ -102,14 +89,14 @@ class Loading(_Message):
     fraction: float
 
 
-class Happened(_Message):
-    """The engine comes into another state: a `dure.worker.lifecycle.Happening`."""
+class StartEvent(_Message):
+    """The engine comes into another state: a `dure.deploy.reporter.EngineEvent`."""
 
-    happening: str
+    event: str
 
 
 class Warned(_Message):
-    """Something is right, but slower than need be; or, where it is news, something happened."""
+    """Something is right, but slower than it could be; or, if it is news, something happened."""
 
     text: str
     is_news: bool = False
@@ -140,4 +127,4 @@ class Fatal(_Message):
 
 
 ToWorker = Start | Submit | Cancel | Stop
-FromWorker = Loading | Happened | Warned | Ready | Events | Stats | Fatal
+FromWorker = Loading | StartEvent | Warned | Ready | Events | Stats | Fatal

@@ -1,30 +1,23 @@
 """The engine as a server sees it: a process of its own, watched, and started again when it dies.
 
-Knows the worker's life, and every request that runs with its tokens so far: a new worker takes these up
-where the old one stopped, so an answer pauses and goes on. Refuses to know HTTP and text.
+Every request that runs is kept with its tokens so far (`pending`): a new engine goes on where the old one
+stopped, so an answer pauses and goes on. Refuses to know HTTP and text.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
-import shutil
-import struct
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import msgspec
 import numpy as np
-import psutil
 
-from dure.engine.environment import with_huge_pages
+from dure.deploy.options import RestartReason
+from dure.deploy.reporter import EngineEvent
 from dure.errors import (
     BusyError,
     DureError,
@@ -39,65 +32,30 @@ from dure.generate.request import (
     Done,
     Embedded,
     EngineStats,
-    Event,
     Failed,
     ModelInfo,
-    Progress,
     Request,
-    Timings,
-    Token,
     check_tokens,
 )
 from dure.worker import protocol as msg
-from dure.worker.lifecycle import Happening, Lifecycle, State
+from dure.worker.engine_process import EngineProcess
+from dure.worker.lifecycle import Lifecycle, State
+from dure.worker.pending import PendingAnswer, PendingRequests
+from dure.worker.restart_policy import RestartPolicy
 
-__all__ = ["EngineClient"]
+__all__ = ["EngineSupervisor"]
 
-MOST_DEATHS = 3  # of the engine, before a request that was there each time is given up
-FORGIVEN_S = 60.0  # an engine that answered so long did not die of its requests
-PAUSES_S = (0.0, 0.0, 1.0, 5.0, 15.0, 60.0)  # before the next start, after so many failed ones
-HOPELESS, HOPELESS_CLUSTER = 3, 8  # failed starts in a row; nodes and their cables may come back
-STOP_S = 10.0
-_PREFIX = "dure-engine-"
-_FRAME = struct.Struct("!i")  # as multiprocessing.connection has it
-_LONG_FRAME = struct.Struct("!Q")
-
-
-@dataclass
-class _Pending:
-    """A request that has not ended, and what was told of it."""
-
-    request: Request
-    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
-    tokens: list[int] = field(default_factory=list)
-    admitted: bool = False
-    cancelled: bool = False
-    deaths: int = 0
+FORGIVEN_S = 60.0  # an engine that answered for so long did not die of its requests
+STOPPING = "the server is stopping"
+TRY_LATER = "try another one, or later"
+NO_REASON = "it gave no reason"
 
 
-class _Answer:
-    """The events of one request; see `dure.serve.engine.Answer`."""
-
-    def __init__(self, pending: _Pending, cancel: Callable[[str], None]) -> None:
-        self._pending, self._cancel = pending, cancel
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        while True:
-            event = await self._pending.events.get()
-            yield event
-            if isinstance(event, Done | Failed | Embedded):
-                return
-
-    def cancel(self) -> None:
-        """End the request."""
-        self._cancel(self._pending.request.id)
-
-
-class EngineClient:
+class EngineSupervisor:
     """Starts and keeps an engine; see `dure.serve.engine.Engine`.
 
-    max_waiting: requests beyond those that run, before BusyError.
-    warn: is told what is right but slower than need be, and of every restart.
+    max_waiting: requests beyond those that run, before BusyError. warn: takes what is right but slower
+    than it could be, and every restart.
     """
 
     def __init__(
@@ -109,22 +67,19 @@ class EngineClient:
     ) -> None:
         self._options, self._max_waiting, self._warn = options, max_waiting, warn
         self._lifecycle = Lifecycle()
+        self._policy = RestartPolicy(on_cluster=options.run.cluster)
+        self._pending = PendingRequests()
+        self._process = EngineProcess(self._handle)
         self.progress, self.doing, self.reason = 0.0, "starting", ""
         self.stats = EngineStats()
-        self.restarts = 0
-        self._failures = 0  # to start, in a row
-        self._ended, self._silent_s = "", 0.0
-        self._heard = self._ready_since = (
-            0.0  # when an answer went on, and when the model was there
-        )
+        self._restart: RestartReason | None = None
         self._info: ModelInfo | None = None
-        self._pending: dict[str, _Pending] = {}
-        self._writer: asyncio.StreamWriter | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._heard_at = self._ready_at = 0.0  # when it last answered, and when it became ready
+        self._is_ready = False
+        self._stopping = False
+        self._error: DureError | None = None  # what the engine said of its end
         self._first: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._stopping = False
-        self._error: DureError | None = None
 
     # ------------------------------------------------------------ what a server asks
 
@@ -138,28 +93,30 @@ class EngineClient:
                 return "stopped"
             case State.FAILED:
                 return "failed"
-        if self._is_hopeless():
+        if self._policy.is_hopeless:
             return "failed"
         return "loading" if self._info is None else "restarting"
 
-    def _is_hopeless(self) -> bool:
-        return self._failures >= (HOPELESS_CLUSTER if self._options.cluster else HOPELESS)
+    @property
+    def restarts(self) -> int:
+        """How often the engine was started again."""
+        return self._policy.n_restarts
 
     @property
     def info(self) -> ModelInfo:
         """The model that runs. Raises NotReadyError before it has been loaded once."""
         if self._info is None:
             raise NotReadyError(
-                "the model is being loaded: try again in a moment", progress=self.progress
+                "the model is being loaded", "try again in a moment", progress=self.progress
             )
         return self._info
 
     @property
     def pid(self) -> int | None:
         """The engine's process, while it runs."""
-        return self._process.pid if self._process else None
+        return self._process.pid
 
-    def submit(self, request: Request) -> _Answer:
+    def submit(self, request: Request) -> PendingAnswer:
         """Begin a request; see `dure.serve.engine.Engine.submit`."""
         self._check(request)
         if request.sampling.seed is None:  # a replay must draw the same numbers
@@ -169,64 +126,53 @@ class EngineClient:
             data = msg.encode(msg.Submit(request))
         except (UnicodeEncodeError, OverflowError) as error:
             raise UsageError(f"the request cannot be sent to the engine: {error}") from None
-        pending = _Pending(request)
-        self._pending[request.id] = pending
+        answer = self._pending.add(request, self._cancel)
         if self.state == "ready":
-            self._send_bytes(data)
-        return _Answer(pending, self._cancel)
+            self._process.send_encoded(data)
+        return answer
 
     def _check(self, request: Request) -> None:
         info = self.info
         if self._stopping:
-            raise NotReadyError("the server is stopping: try another one, or later")
+            raise NotReadyError(STOPPING, TRY_LATER)
         if self.state == "failed":
             raise EngineError(f"the engine does not run: {self.reason}")
         if request.id in self._pending:
-            raise UsageError(f"request {request.id} runs already: give each its own id")
+            raise UsageError(f"request {request.id} runs already", "give each its own id")
         check_tokens(request, info.n_vocab)
-        n = len(request.prompt)
-        if n >= info.n_ctx + self._options.embedding:
-            raise context_error(n, info.n_ctx)
+        if len(request.prompt) >= info.n_ctx + self._options.embedding:
+            raise context_error(len(request.prompt), info.n_ctx)
         if len(self._pending) >= info.n_sequences + self._max_waiting:
             raise BusyError(
-                f"{len(self._pending)} requests run or wait already: try again in a moment"
+                f"{len(self._pending)} requests run or wait already", "try again in a moment"
             )
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
-        """A pooled embedding of every input's tokens; see `dure.serve.engine.Engine.embed`."""
-        answers: list[_Answer] = []
+        """Return a pooled embedding of every input's tokens; see `dure.serve.engine.Engine.embed`."""
+        answers: list[PendingAnswer] = []
         try:
             for tokens in inputs:
-                answers.append(self.submit(_embedding_of(tokens)))
+                answers.append(self.submit(_embedding_request(tokens)))
             return [await _embedding(answer) for answer in answers]
         finally:
             for answer in answers:
                 answer.cancel()
 
     def _cancel(self, request_id: str) -> None:
-        pending = self._pending.get(request_id)
-        if pending is None:
+        if not self._pending.mark_cancelled(request_id):
             return
-        pending.cancelled = True
         if self.state == "ready":
-            self._send(msg.Cancel(request_id))
+            self._process.send(msg.Cancel(request_id))
         else:
-            self._end_cancelled()
-
-    def _end_cancelled(self) -> None:
-        """End what was cancelled, while no worker is there that could."""
-        for pending in [p for p in self._pending.values() if p.cancelled]:
-            n = len(pending.request.prompt)
-            timings = Timings(prompt_tokens=n, tokens=len(pending.tokens))
-            self._deliver(Done(pending.request.id, "cancelled", timings))
+            self._pending.end_cancelled()
 
     # ------------------------------------------------------------ its life
 
     def start(self) -> None:
-        """Begin to load the model; `ready` tells when it is there."""
+        """Begin to load the model; `ready` waits for it."""
         self._first = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._live())
-        self._task.add_done_callback(self._tell_bug)
+        self._task = asyncio.create_task(self._supervise())
+        self._task.add_done_callback(self._report_bug)
 
     async def ready(self) -> None:
         """Wait until the model has been loaded once. Raises the error that prevents it."""
@@ -234,256 +180,125 @@ class EngineClient:
         await asyncio.shield(self._first)
 
     async def close(self) -> None:
-        """End the engine; what still runs is cancelled."""
-        loading, self._stopping = self.state != "ready", True
-        self._lifecycle.on(Happening.STOPS)
-        self._send(msg.Stop())
-        if self._process is not None:
-            if loading and self._process.returncode is None:
-                self._process.terminate()  # it does not listen yet
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._process.wait(), STOP_S)
-            if self._process.returncode is None:
-                self._process.kill()
+        """End the engine; requests that still run fail with NotReadyError."""
+        is_loading, self._stopping = self.state != "ready", True
+        self._lifecycle.on(EngineEvent.STOPS)
+        await self._process.stop(is_loading=is_loading)
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        stopping = "the server is stopping: try another one, or later"
-        if self._first is not None and not self._first.done():
-            self._end_first(NotReadyError(stopping))
-        self._fail_all(NotReadyError(stopping))
+        error = NotReadyError(STOPPING, TRY_LATER)
+        self._fail_start(error)
+        self._pending.fail_all(error)
 
-    async def _live(self) -> None:
+    async def _supervise(self) -> None:
         while True:
-            was_ready = await self._try_worker()
+            await self._run_engine()
             if self._stopping:
                 return
-            self._lifecycle.on(Happening.LOST)
+            self._lifecycle.on(EngineEvent.LOST)
             if self._info is None:  # a user's mistake, which stays one
-                self._give_up_first()
+                self._lifecycle.on(EngineEvent.GIVES_UP)
+                self._fail_start(self._error or EngineError(self.reason))
                 return
-            self._failures = 0 if was_ready else self._failures + 1
-            self.restarts += 1
-            self._ended, self.doing, self.progress = self.reason, "the engine starts again", 0.0
-            self._silent_s = time.monotonic() - self._heard if was_ready and self._pending else 0.0
-            self._warn(f"the engine ended ({self.reason}); it is started again")
-            self._end_cancelled()
-            self._count_deaths(was_ready)
-            if self._is_hopeless():
-                self._lifecycle.on(Happening.GIVES_UP)
-                self._fail_all(EngineError(f"the engine does not start: {self.reason}"))
-            await asyncio.sleep(PAUSES_S[min(self._failures, len(PAUSES_S) - 1)])
+            self._prepare_restart()
+            await asyncio.sleep(self._policy.pause_s)
             if self._stopping:
                 return
-            self._lifecycle.on(Happening.RESTARTS)
+            self._lifecycle.on(EngineEvent.RESTARTS)
 
-    def _tell_bug(self, task: asyncio.Task[None]) -> None:
-        """Nobody waits for ever where there is a bug here; `close` raises it."""
-        if task.cancelled() or (bug := task.exception()) is None:
-            return
-        self._lifecycle.state, self.reason = State.FAILED, f"{type(bug).__name__}: {bug}"
-        if self._first is not None and not self._first.done():
-            self._end_first(EngineError(self.reason))
-        self._fail_all(EngineError(self.reason))
+    def _prepare_restart(self) -> None:
+        was_ready, now = self._is_ready, time.monotonic()
+        self._policy.engine_ended(was_ready=was_ready)
+        silent_s = now - self._heard_at if was_ready and len(self._pending) else 0.0
+        self._restart = RestartReason(self.reason, round(silent_s, 2))
+        self.doing, self.progress = "the engine starts again", 0.0
+        self._warn(f"the engine ended ({self.reason}); it is started again")
+        self._pending.end_cancelled()
+        forgiven = was_ready and now - self._ready_at > FORGIVEN_S
+        self._pending.engine_died(self.reason, was_ready=was_ready, forgiven=forgiven)
+        if self._policy.is_hopeless:
+            self._lifecycle.on(EngineEvent.GIVES_UP)
+            self._pending.fail_all(EngineError(f"the engine does not start: {self.reason}"))
 
-    def _give_up_first(self) -> None:
-        self._lifecycle.on(Happening.GIVES_UP)
-        self._end_first(self._error or EngineError(self.reason))
-
-    def _end_first(self, error: DureError) -> None:
-        assert self._first is not None, "start made it"
-        self._first.set_exception(error)
-        self._first.exception()  # nobody may ask for it
-
-    async def _try_worker(self) -> bool:
-        """One worker; where the system could not even start it, it was not ready."""
+    async def _run_engine(self) -> None:
+        """Run one engine from its start to its end."""
+        self._error, self.reason, self._is_ready = None, NO_REASON, False
         try:
-            return await self._run_worker()
+            last_words = await self._process.run(self._options_now())
         except OSError as error:
-            self.reason = f"the engine cannot be started: {error}"
-            self._error = ResourceError(self.reason)
-            return False
-
-    async def _run_worker(self) -> bool:
-        """One worker, from its start to its end; whether it was ready in between."""
-        self._error, self.reason = None, "it gave no reason"
-        _remove_left_behind(Path(tempfile.gettempdir()))
-        directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
-        connected: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
-        connected = asyncio.get_running_loop().create_future()
-
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if not connected.done():
-                connected.set_result((reader, writer))
-
-        server: asyncio.Server | None = None
-        try:
-            path = directory / "engine.sock"
-            server = await asyncio.start_unix_server(accept, path)
-            with (directory / "log").open("wb") as log:
-                self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "dure.worker.process", str(path)),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=with_huge_pages(os.environ),
-                    start_new_session=True,  # a terminal's Ctrl-C is for us alone
-                )
-            return await self._follow(self._process, connected, directory / "log")
-        finally:
-            if server is not None:
-                server.close()
-            await self._reap()
-            if connected.done():
-                connected.result()[1].close()
-            shutil.rmtree(directory, ignore_errors=True)
-
-    async def _follow(
-        self,
-        process: asyncio.subprocess.Process,
-        connected: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]],
-        log: Path,
-    ) -> bool:
-        ended = asyncio.create_task(process.wait())
-        either: set[asyncio.Future[Any]] = {ended, connected}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        was_ready = False
-        if connected.done():
-            reader, self._writer = connected.result()
-            self._send(msg.Start(self._options_now()))
-            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-                while True:
-                    message = await _receive(reader)
-                    was_ready = was_ready or isinstance(message, msg.Ready)
-                    self._take(message)
-        self._writer = None
-        await asyncio.wait({ended}, timeout=STOP_S)  # one that does not end is killed
-        ended.cancel()
-        if self._error is None:
-            self.reason = _last_words(process.returncode, log)
-        return was_ready
+            self._error = ResourceError(f"the engine cannot be started: {error}")
+            last_words = str(self._error)
+        if self._error is None or self.reason == NO_REASON:
+            self.reason = last_words
 
     def _options_now(self) -> msg.EngineOptions:
-        """A context that was promised is kept, also where fewer machines are left."""
-        options = self._options
-        ctx = self._info.n_ctx if self._info and options.cluster else options.ctx
-        return msgspec.structs.replace(
-            options, ctx=ctx, ended=self._ended, silent_s=round(self._silent_s, 2)
-        )
+        """Return the options of the next start: a context that was promised is kept on fewer machines."""
+        options, run = self._options, self._options.run
+        if self._info and run.cluster:
+            run = msgspec.structs.replace(run, ctx=self._info.n_ctx)
+        return msgspec.structs.replace(options, run=run, restart=self._restart)
 
-    async def _reap(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
-        self._writer = None
+    def _report_bug(self, task: asyncio.Task[None]) -> None:
+        """End every wait if there is a bug here; `close` raises it."""
+        if task.cancelled() or (bug := task.exception()) is None:
+            return
+        self._lifecycle.on(EngineEvent.BREAKS)
+        self.reason = f"{type(bug).__name__}: {bug}"
+        self._fail_start(EngineError(self.reason))
+        self._pending.fail_all(EngineError(self.reason))
 
-    # ------------------------------------------------------------ what the worker says
+    def _fail_start(self, error: DureError) -> None:
+        """Let `ready` raise the error, if it waits still."""
+        if self._first is not None and not self._first.done():
+            self._first.set_exception(error)
+            self._first.exception()  # nobody may ask for it
 
-    def _take(self, message: object) -> None:
+    # ------------------------------------------------------------ what the engine says
+
+    def _handle(self, message: msg.FromWorker) -> None:
         match message:
             case msg.Events(events):
-                self._heard = time.monotonic()
+                self._heard_at = time.monotonic()
                 for event in events:
-                    self._deliver(event)
+                    self._pending.deliver(event)
             case msg.Stats(stats):
                 self.stats = stats
             case msg.Loading(what, fraction):
                 self.doing, self.progress = what, fraction
-            case msg.Happened(happening):
-                self._lifecycle.on(Happening(happening))
+            case msg.StartEvent(event):
+                self._lifecycle.on(EngineEvent(event))
             case msg.Warned(text, is_news):
                 if is_news or not self.restarts:
                     self._warn(text)
             case msg.Ready(info):
-                self._begin(info)
+                self._became_ready(info)
             case msg.Fatal(record):
                 self._error, self.reason = revived(record), record.message
 
-    def _begin(self, info: ModelInfo) -> None:
+    def _became_ready(self, info: ModelInfo) -> None:
+        self._is_ready = True
         if self._stopping:
             return
         if self.restarts:
             self._warn("the engine is ready again")
-        self._lifecycle.on(Happening.LOADED)
+        self._lifecycle.on(EngineEvent.LOADED)
         self._info, self.progress, self.doing = info, 1.0, ""
-        self._heard = self._ready_since = time.monotonic()
+        self._heard_at = self._ready_at = time.monotonic()
         if self._first is not None and not self._first.done():
             self._first.set_result(None)
-        for pending in self._pending.values():
-            self._send(
-                msg.Submit(msgspec.structs.replace(pending.request, answered=pending.tokens))
-            )
-
-    def _deliver(self, event: Event) -> None:
-        pending = self._pending.get(event.id)
-        if pending is None:
-            return
-        pending.admitted = True
-        if isinstance(event, Progress) and pending.deaths:
-            return  # the prompt was told of already
-        if isinstance(event, Token):
-            pending.tokens.append(event.token)
-        elif not isinstance(event, Progress):
-            del self._pending[event.id]
-        pending.events.put_nowait(event)
-
-    def _count_deaths(self, was_ready: bool) -> None:
-        """Hold a death against the requests that ran; where none did, one kills before it is told of."""
-        pendings = list(self._pending.values())
-        if was_ready and time.monotonic() - self._ready_since > FORGIVEN_S:
-            for pending in pendings:
-                pending.deaths = 0
-        none_ran = was_ready and not any(pending.admitted for pending in pendings)
-        for pending in pendings:
-            pending.deaths += pending.admitted or none_ran
-            pending.admitted = False
-            if pending.deaths >= MOST_DEATHS:
-                self._deliver(
-                    Failed(
-                        pending.request.id,
-                        EngineError(
-                            f"the engine died {pending.deaths} times while it answered this request: "
-                            f"{self.reason}"
-                        ).record(),
-                    )
-                )
-
-    def _fail_all(self, error: DureError) -> None:
-        for request_id in list(self._pending):
-            self._deliver(Failed(request_id, error.record()))
-
-    def _send(self, message: object) -> None:
-        self._send_bytes(msg.encode(message))
-
-    def _send_bytes(self, data: bytes) -> None:
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(_FRAME.pack(len(data)) + data)
+        for request in self._pending.resumed():
+            self._process.send(msg.Submit(request))
 
 
-async def _receive(reader: asyncio.StreamReader) -> object:
-    (size,) = _FRAME.unpack(await reader.readexactly(_FRAME.size))
-    if size == -1:
-        (size,) = _LONG_FRAME.unpack(await reader.readexactly(_LONG_FRAME.size))
-    return msg.decode(await reader.readexactly(size), msg.FromWorker)
-
-
-def _remove_left_behind(directory: Path) -> None:
-    """Delete what processes left there that were killed."""
-    for path in directory.glob(f"{_PREFIX}*"):
-        pid = path.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _embedding_of(tokens: Sequence[int]) -> Request:
+def _embedding_request(tokens: Sequence[int]) -> Request:
     return Request(
         id=f"embed-{secrets.token_hex(8)}", prompt=list(tokens), embed=True, cache_prompt=False
     )
 
 
-async def _embedding(answer: _Answer) -> list[float]:
+async def _embedding(answer: PendingAnswer) -> list[float]:
     async for event in answer:
         match event:
             case Embedded():
@@ -493,10 +308,3 @@ async def _embedding(answer: _Answer) -> list[float]:
             case Done():
                 break
     raise EngineError("the embedding was cancelled")
-
-
-def _last_words(code: int | None, log: Path) -> str:
-    """Why a process ended, from its exit code and the last line that it wrote."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    cause = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-    return f"{cause}, {lines[-1].strip()[:200]}" if lines else cause

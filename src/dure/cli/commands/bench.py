@@ -17,24 +17,14 @@ import typer
 
 from dure.cli.terminal.console import bytes_text, loading_bar, output, print_json
 from dure.cli.terminal.model_argument import resolve_model
+from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import (
-    Ctx,
     Json,
-    Mlock,
     Model,
-    OnCluster,
-    OnInterface,
-    OnNodes,
-    Pin,
-    Ranks,
-    Shares,
-    Sync,
-    Threads,
+    Running,
 )
-from dure.cli.terminal.running_model import opened
+from dure.cli.terminal.running_model import running_model
 from dure.cli.terminal.trace_report import Floors, print_trace, trace_figures, write_trace
-from dure.deploy.start import Wishes
-from dure.engine.compute.allreduce import Wire
 from dure.engine.executor import Batch, Executor, KvOp, RankFacts, StepStats
 from dure.engine.instruments.trace import RankTrace
 from dure.errors import UsageError
@@ -45,24 +35,17 @@ __all__ = ["bench"]
 TRACED = 32  # tokens
 
 
+@expanded
 def bench(
     model: Model,
-    ranks: Ranks = None,
-    cluster: OnCluster = False,
-    nodes: OnNodes = None,
-    interface: OnInterface = None,
-    shares: Shares = None,
-    threads: Threads = None,
-    sync: Sync = Wire.Q8,
-    mlock: Mlock = False,
-    pin: Pin = False,
+    *,
+    running: Running,
     n_prompt: Annotated[int, typer.Option("-p", "--prompt", help="Tokens of the prompt.")] = 512,
     n_generate: Annotated[int, typer.Option("-n", "--generate", help="Tokens to generate.")] = 128,
     depth: Annotated[
         int, typer.Option("-d", "--depth", help="Tokens that are in the context before.")
     ] = 0,
     repeat: Annotated[int, typer.Option(help="Runs of each; medians are shown.")] = 5,
-    ctx: Ctx = None,
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -79,7 +62,7 @@ def bench(
 
     Example: dure bench models/dure-demo.gguf --ranks 2 -p 128 -n 64
     """
-    needed = _tokens_needed(n_prompt, n_generate, depth, repeat, ctx)
+    needed = _tokens_needed(n_prompt, n_generate, depth, repeat, running.ctx)
     file = resolve_model(model)
     with open_gguf(file) as gguf:
         trained = gguf.int(f"{gguf.architecture}.context_length", needed)
@@ -88,23 +71,15 @@ def bench(
             f"-d {depth} with -p {n_prompt} or -n {n_generate} is more than the {trained} tokens this "
             "model was trained for: use fewer"
         )
-    wishes = Wishes(
-        *(ranks, shares, threads, needed if ctx is None else ctx),
-        sync=sync,
-        cluster=cluster,
-        nodes=nodes,
-        interface=interface,
-        mlock=mlock,
-        pin=pin,
-    )
-    with opened(file, wishes) as (gguf, executor):
+    options = running.options(ctx=needed)
+    with running_model(file, options) as (gguf, executor):
         traced = _traced(executor, trace, min(n_generate, TRACED)) if trace else None
-        floors = Floors(executor, gguf, sync) if trace else None
+        floors = Floors(executor, gguf, options.wire) if trace else None
         with loading_bar(f"measuring {file.name}") as progress:
             facts = _measure(executor, depth, n_prompt, n_generate, repeat, progress, floors)
         if traced and floors:
             facts["trace"] = trace_figures(traced, floors)
-    facts = {"model": str(file), "sync": sync.value, **facts}
+    facts = {"model": str(file), "sync": options.wire.value, **facts}
     if as_json:
         print_json(facts)
     else:

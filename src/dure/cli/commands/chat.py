@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -10,32 +11,18 @@ import typer
 
 from dure.cli.terminal.console import errors, print_error, write
 from dure.cli.terminal.interrupt import Interrupt
+from dure.cli.terminal.line_editor import line_reader
 from dure.cli.terminal.model_argument import resolve_draft, resolve_model
+from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import (
-    Ctx,
-    Guess,
+    DraftFrom,
     MaxTokens,
-    MinP,
-    Mlock,
     Model,
-    OnCluster,
-    OnInterface,
-    OnNodes,
-    Pin,
     Pull,
-    Ranks,
-    Seed,
-    Shares,
-    Sync,
-    Temperature,
-    Threads,
-    TopK,
-    TopP,
-    sampling_of,
+    Running,
+    SamplingOptions,
 )
-from dure.cli.terminal.running_model import guesses, opened
-from dure.deploy.start import Wishes
-from dure.engine.compute.allreduce import Wire
+from dure.cli.terminal.running_model import guesses, running_model
 from dure.errors import UsageError
 from dure.generate.request import Sampling
 from dure.generate.session import Session
@@ -44,82 +31,82 @@ from dure.model.vocabulary import Vocabulary
 
 __all__ = ["chat"]
 
-HELP = "Ctrl-C stops an answer, /clear forgets the conversation, /exit or Ctrl-D ends."
+SUMMARY = "Ctrl-C stops an answer, /help shows the commands, Ctrl-D ends."
+HELP = """\
+/clear    forget the conversation
+/help     show this
+/exit     end, as Ctrl-D does
+Ctrl-C stops an answer. Arrow up brings back what you typed, also of earlier chats; a paste of many
+lines is one message."""
 ANSWER_ROOM = 0.25  # of the context, kept free when old turns are forgotten
 
 
+@expanded
 def chat(
     model: Model,
-    ranks: Ranks = None,
-    cluster: OnCluster = False,
-    nodes: OnNodes = None,
-    interface: OnInterface = None,
-    draft: Guess = Draft.LOOKUP,
-    shares: Shares = None,
-    threads: Threads = None,
-    ctx: Ctx = None,
-    sync: Sync = Wire.Q8,
-    mlock: Mlock = False,
-    pin: Pin = False,
-    temp: Temperature = 0.8,
-    top_p: TopP = 0.95,
-    top_k: TopK = 40,
-    min_p: MinP = 0.05,
-    seed: Seed = None,
+    *,
+    running: Running,
+    draft: DraftFrom = Draft.LOOKUP,
+    sampling: SamplingOptions,
     max_tokens: MaxTokens = None,
     system: Annotated[
         str | None, typer.Option(help="A system message before the conversation.")
     ] = None,
     pull: Pull = False,
 ) -> None:
-    """Talk with a model. Ctrl-C stops an answer; /clear forgets; Ctrl-D or /exit ends.
+    """Talk with a model. Ctrl-C stops an answer; /help shows the commands; Ctrl-D or /exit ends.
 
     Example: dure chat models/dure-demo.gguf --ranks 2
     """
-    sampling = sampling_of(temp, top_p, top_k, min_p, seed)
-    wishes = Wishes(
-        *(ranks, shares, threads, ctx),
-        sync=sync,
-        cluster=cluster,
-        nodes=nodes,
-        interface=interface,
-        mlock=mlock,
-        pin=pin,
-    )
+    chosen_by = sampling.sampling()
+    options = running.options()
     file = resolve_model(model, may_pull=True, pull_now=pull)
     draft = resolve_draft(draft, pull_now=pull)
-    with ExitStack() as stack, opened(file, wishes) as (gguf, executor):
+    with ExitStack() as stack, running_model(file, options) as (gguf, executor):
         vocabulary = Vocabulary(gguf)
         if not vocabulary.has_chat_template:
             raise UsageError(
                 f"{file.name} has no chat template: use `dure run --raw` to continue text"
             )
-        guessing = stack.enter_context(guesses(draft, gguf, vocabulary, wishes, executor))
+        guessing = stack.enter_context(guesses(draft, gguf, vocabulary, options, executor))
         session = Session(executor, vocabulary, guessing)
         n_ctx = executor.info.n_ctx
-        conversation = _Conversation(session, n_ctx, vocabulary, sampling, max_tokens, system)
+        conversation = _Conversation(session, n_ctx, vocabulary, chosen_by, max_tokens, system)
         if sys.stdin.isatty():
-            errors.print(f"{file.name}. {HELP}", markup=False)
-        while (line := _read_line()) is not None:
-            if line.strip() == "/clear":
-                conversation.clear()
-            elif line.strip() == "/help":
-                errors.print(HELP)
-            elif line.strip():
-                conversation.turn(line)
+            errors.print(f"{file.name}. {SUMMARY}", markup=False)
+        for text in _texts():
+            match text.strip():
+                case "/clear":
+                    conversation.clear()
+                    _say("the conversation is forgotten")
+                case "/help":
+                    errors.print(HELP, markup=False)
+                case "":
+                    pass
+                case _:
+                    conversation.turn(text)
 
 
-def _read_line() -> str | None:
-    """The user's next line, or None at the end. Ctrl-C at the prompt begins a new line."""
+def _texts() -> Iterator[str]:
+    """Yield what the user types until the end. Ctrl-C at the prompt begins anew."""
+    read = line_reader()
     while True:
         try:
-            line = input(">>> " if sys.stdin.isatty() else "")
+            text = read()
         except EOFError:
-            return None
+            return
         except KeyboardInterrupt:
-            errors.print("\n(Ctrl-D or /exit ends)")
+            errors.print("(Ctrl-D or /exit ends)", markup=False)
             continue
-        return None if line.strip() == "/exit" else line
+        if text.strip() == "/exit":
+            return
+        yield text
+
+
+def _say(text: str) -> None:
+    """Answer a command; whoever pipes lines in looks at the answers only."""
+    if sys.stdin.isatty():
+        errors.print(f"({text})", markup=False)
 
 
 class _Conversation:

@@ -10,7 +10,7 @@ import typer
 from dure.cli.terminal.console import bytes_text, errors, output, print_json, progress_bar
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.parameters import Json, Model, Ranks, Shares
-from dure.deploy.start import parse_shares
+from dure.deploy.options import parse_shares
 from dure.errors import UsageError
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile, open_gguf

@@ -11,32 +11,17 @@ import typer
 from dure.cli.terminal.console import bytes_text, errors, print_json, write
 from dure.cli.terminal.interrupt import Interrupt
 from dure.cli.terminal.model_argument import resolve_draft, resolve_model
+from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import (
-    Ctx,
-    Guess,
+    DraftFrom,
     Json,
     MaxTokens,
-    MinP,
-    Mlock,
     Model,
-    OnCluster,
-    OnInterface,
-    OnNodes,
-    Pin,
     Pull,
-    Ranks,
-    Seed,
-    Shares,
-    Sync,
-    Temperature,
-    Threads,
-    TopK,
-    TopP,
-    sampling_of,
+    Running,
+    SamplingOptions,
 )
-from dure.cli.terminal.running_model import guesses, opened
-from dure.deploy.start import Wishes
-from dure.engine.compute.allreduce import Wire
+from dure.cli.terminal.running_model import guesses, running_model
 from dure.engine.executor import RankFacts
 from dure.errors import EngineError, UsageError
 from dure.generate.session import Session
@@ -47,28 +32,17 @@ from dure.model.vocabulary import Vocabulary
 __all__ = ["run"]
 
 
+@expanded
 def run(
     model: Model,
     prompt: Annotated[
         str | None,
         typer.Argument(help="What to answer; without it, standard input is read."),
     ] = None,
-    ranks: Ranks = None,
-    cluster: OnCluster = False,
-    nodes: OnNodes = None,
-    interface: OnInterface = None,
-    draft: Guess = Draft.LOOKUP,
-    shares: Shares = None,
-    threads: Threads = None,
-    ctx: Ctx = None,
-    sync: Sync = Wire.Q8,
-    mlock: Mlock = False,
-    pin: Pin = False,
-    temp: Temperature = 0.8,
-    top_p: TopP = 0.95,
-    top_k: TopK = 40,
-    min_p: MinP = 0.05,
-    seed: Seed = None,
+    *,
+    running: Running,
+    draft: DraftFrom = Draft.LOOKUP,
+    sampling: SamplingOptions,
     max_tokens: MaxTokens = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text itself, without the chat template.")
@@ -84,33 +58,25 @@ def run(
 
     Example: dure run models/dure-demo.gguf "Tell me a story about a goat." --ranks 2 --verbose
     """
-    sampling = sampling_of(temp, top_p, top_k, min_p, seed)
+    chosen_by = sampling.sampling()
+    options = running.options()
     file = resolve_model(model, may_pull=True, pull_now=pull)
     with open_gguf(file):
         text = _prompt(prompt)  # nobody should type one for a file that cannot be opened
-    wishes = Wishes(
-        *(ranks, shares, threads, ctx),
-        sync=sync,
-        cluster=cluster,
-        nodes=nodes,
-        interface=interface,
-        mlock=mlock,
-        pin=pin,
-    )
     draft = resolve_draft(draft, pull_now=pull)
     with (
         Interrupt() as interrupt,
         ExitStack() as stack,
-        opened(file, wishes) as (gguf, executor),
+        running_model(file, options) as (gguf, executor),
     ):
         vocabulary = Vocabulary(gguf)
-        guessing = stack.enter_context(guesses(draft, gguf, vocabulary, wishes, executor))
+        guessing = stack.enter_context(guesses(draft, gguf, vocabulary, options, executor))
         session = Session(executor, vocabulary, guessing)
         tokens = _tokens(vocabulary, text, system, raw)
         answer = ""
         try:
             for piece in session.answer(
-                tokens, sampling, max_tokens=max_tokens, cancelled=interrupt.came
+                tokens, chosen_by, max_tokens=max_tokens, cancelled=interrupt.came
             ):
                 answer += piece.text
                 if not as_json:

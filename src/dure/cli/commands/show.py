@@ -10,7 +10,7 @@ from rich.table import Table
 from dure.cli.terminal.console import bytes_text, output, print_json, printable
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.parameters import Json, Model
-from dure.deploy.start import rank_memory
+from dure.deploy.local import rank_memory
 from dure.errors import DureError, ModelError
 from dure.hardware.probe import platform
 from dure.model.architecture import Shape, shape_of

@@ -1,39 +1,38 @@
-"""The options that several commands share, with their help."""
+"""The options that several commands share, with their help, in the panels that `--help` shows."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from dure.cli.terminal.completion import models
+from dure.deploy.options import RunOptions
 from dure.engine.compute.allreduce import Wire
 from dure.errors import UsageError
 from dure.generate.request import Sampling
 
 __all__ = [
-    "Ctx",
-    "Guess",
+    "CLUSTER",
+    "GUARDS",
+    "MODEL",
+    "SAMPLING",
+    "SERVER",
+    "SPEED",
+    "DraftFrom",
     "Json",
     "MaxTokens",
-    "MinP",
-    "Mlock",
     "Model",
-    "OnCluster",
-    "OnInterface",
-    "OnNodes",
-    "Pin",
     "Pull",
     "Ranks",
-    "Seed",
+    "Running",
+    "SamplingOptions",
     "Shares",
-    "Sync",
-    "Temperature",
-    "Threads",
-    "TopK",
-    "TopP",
-    "sampling_of",
 ]
+
+MODEL, CLUSTER, SPEED, SAMPLING = "Model", "Cluster", "Speed", "Sampling"
+SERVER, GUARDS = "Server", "Guards"
 
 Model = Annotated[
     str,
@@ -46,106 +45,197 @@ Model = Annotated[
 ]
 Pull = Annotated[
     bool,
-    typer.Option("--pull", help="Pull the model where it is not on this machine, without asking."),
+    typer.Option(
+        "--pull",
+        help="Pull the model if it is not on this machine, without asking.",
+        rich_help_panel=MODEL,
+    ),
 ]
 Ranks = Annotated[
     int | None,
-    typer.Option(help="Cut the model over this many ranks on this machine.", show_default="1"),
-]
-OnCluster = Annotated[
-    bool,
     typer.Option(
-        "--cluster", help="Cut the model over the machines of the cluster, this one first."
-    ),
-]
-OnNodes = Annotated[
-    str | None,
-    typer.Option(
-        "--nodes",
-        help="With --cluster: exactly these nodes, as in pi-1,pi-2, or `all`.",
-        show_default="those that make it faster",
-    ),
-]
-OnInterface = Annotated[
-    str | None,
-    typer.Option(
-        "--interface",
-        help="With --cluster: this machine's network device towards the nodes, as in eth0.",
-        show_default="the one that leads there",
+        help="Cut the model over this many ranks on this machine.",
+        show_default="1",
+        rich_help_panel=CLUSTER,
     ),
 ]
 Shares = Annotated[
     str | None,
     typer.Option(
-        help="Each rank's share of the work, as in 3,2; those of a cluster follow speeds.",
+        help="Each rank's share of the work, as in 3,2; on a cluster they follow speeds.",
         show_default="equal",
+        rich_help_panel=CLUSTER,
     ),
 ]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        "-t",
-        help="Threads of each rank.",
-        show_default="cores / ranks; with --cluster all cores",
-    ),
-]
-Ctx = Annotated[
-    int | None,
-    typer.Option(
-        "--ctx", "-c", help="Context in tokens.", show_default="4096, or less if trained for less"
-    ),
-]
-Sync = Annotated[
-    Wire,
-    typer.Option(help="How partial sums travel: 8-bit blocks, or exact float32."),
-]
-Guess = Annotated[
+DraftFrom = Annotated[
     str,
     typer.Option(
         "--draft",
         metavar="lookup|off|MODEL",
-        help="Guess tokens ahead: looked up in what was said before, or asked of a small MODEL of the "
-        "same family as well. The text is the same, and comes sooner where guesses are right.",
+        help="Guess tokens ahead: looked up in the text so far, or asked of a small MODEL of the "
+        "same family as well. The text is the same, and comes sooner if guesses are right.",
+        rich_help_panel=SPEED,
     ),
-]
-Mlock = Annotated[
-    bool, typer.Option("--mlock", help="Keep the weights in memory, whatever else wants it.")
-]
-Pin = Annotated[
-    bool,
-    typer.Option(
-        "--pin",
-        help="Hold each thread to a core of its own, the quickest cores first: for a machine whose cores "
-        "are unlike, or where other programs push threads about.",
-    ),
-]
-Temperature = Annotated[
-    float, typer.Option("--temp", help="Temperature; 0 always takes the best token.")
-]
-TopP = Annotated[float, typer.Option(help="Keep the best tokens up to this probability; 1 is off.")]
-TopK = Annotated[int, typer.Option(help="Keep this many best tokens; 0 is off.")]
-MinP = Annotated[
-    float, typer.Option(help="Keep tokens with this part of the best one's probability; 0 is off.")
-]
-Seed = Annotated[
-    int | None, typer.Option(help="Repeat the same random choices.", show_default="random")
 ]
 MaxTokens = Annotated[
     int | None,
     typer.Option(
-        "--max-tokens", "-n", help="End the answer after this many tokens.", show_default="context"
+        "--max-tokens",
+        "-n",
+        help="End the answer after this many tokens.",
+        show_default="context",
+        rich_help_panel=SAMPLING,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
 
-_OPTIONS = {"temperature": "--temp", "top_k": "--top-k", "top_p": "--top-p", "min_p": "--min-p"}
+
+@dataclass(frozen=True)
+class Running:
+    """Where a model runs, and how: for every command that starts one."""
+
+    ctx: Annotated[
+        int | None,
+        typer.Option(
+            "--ctx",
+            "-c",
+            help="Context in tokens.",
+            show_default="4096, or less if trained for less",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
+    ranks: Ranks = None
+    cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster",
+            help="Cut the model over the machines of the cluster, this one first.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = False
+    nodes: Annotated[
+        str | None,
+        typer.Option(
+            "--nodes",
+            help="With --cluster: exactly these nodes, as in pi-1,pi-2, or `all`.",
+            show_default="those that make it faster",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None
+    interface: Annotated[
+        str | None,
+        typer.Option(
+            "--interface",
+            help="With --cluster: this machine's network device towards the nodes, as in eth0.",
+            show_default="the one that leads there",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None
+    shares: Shares = None
+    sync: Annotated[
+        Wire,
+        typer.Option(
+            help="How partial sums travel: 8-bit blocks, or exact float32.", rich_help_panel=CLUSTER
+        ),
+    ] = Wire.Q8
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            "-t",
+            help="Threads of each rank.",
+            show_default="cores / ranks; with --cluster all cores",
+            rich_help_panel=SPEED,
+        ),
+    ] = None
+    mlock: Annotated[
+        bool,
+        typer.Option(
+            "--mlock",
+            help="Keep the weights in memory, whatever else wants it.",
+            rich_help_panel=SPEED,
+        ),
+    ] = False
+    pin: Annotated[
+        bool,
+        typer.Option(
+            "--pin",
+            help="Hold each thread to a core of its own, the quickest cores first: for a machine "
+            "whose cores are unlike, or on which other programs push threads about.",
+            rich_help_panel=SPEED,
+        ),
+    ] = False
+
+    def options(
+        self, *, ctx: int | None = None, n_sequences: int = 1, grace_s: float = 0.0
+    ) -> RunOptions:
+        """Return them as the start of a model takes them. ctx: in place of one that was not given."""
+        return RunOptions(
+            ranks=self.ranks,
+            shares=self.shares,
+            threads=self.threads,
+            ctx=ctx if self.ctx is None else self.ctx,
+            n_sequences=n_sequences,
+            wire=self.sync,
+            cluster=self.cluster,
+            nodes=self.nodes,
+            interface=self.interface,
+            grace_s=grace_s,
+            lock_memory=self.mlock,
+            pin=self.pin,
+        )
 
 
-def sampling_of(temp: float, top_p: float, top_k: int, min_p: float, seed: int | None) -> Sampling:
-    """How tokens are chosen. Raises UsageError naming the option that makes no sense."""
-    try:
-        return Sampling(temperature=temp, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed)
-    except UsageError as error:
-        name, _, rest = str(error).partition(" ")
-        raise UsageError(f"{_OPTIONS.get(name, f'--{name}')} {rest}") from None
+_FLAGS = {"temperature": "--temp", "top_k": "--top-k", "top_p": "--top-p", "min_p": "--min-p"}
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How tokens are chosen."""
+
+    temp: Annotated[
+        float,
+        typer.Option(
+            "--temp",
+            help="Temperature; 0 always takes the most likely token.",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = 0.8
+    top_p: Annotated[
+        float,
+        typer.Option(
+            help="Keep the likeliest tokens up to this total probability; 1 is off.",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = 0.95
+    top_k: Annotated[
+        int,
+        typer.Option(help="Keep this many likeliest tokens; 0 is off.", rich_help_panel=SAMPLING),
+    ] = 40
+    min_p: Annotated[
+        float,
+        typer.Option(
+            help="Keep tokens with at least this part of the likeliest one's probability; 0 is off.",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = 0.05
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Repeat the same random choices.", show_default="random", rich_help_panel=SAMPLING
+        ),
+    ] = None
+
+    def sampling(self) -> Sampling:
+        """Return them as a request has them. Raises UsageError naming the option that makes no sense."""
+        try:
+            return Sampling(
+                temperature=self.temp,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                min_p=self.min_p,
+                seed=self.seed,
+            )
+        except UsageError as error:
+            name, _, rest = str(error).partition(" ")
+            raise UsageError(f"{_FLAGS.get(name, f'--{name}')} {rest}") from None

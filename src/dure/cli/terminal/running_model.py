@@ -1,4 +1,4 @@
-"""A running model for a command: opened with progress on the terminal, and ended with the block."""
+"""A running model for a command: started with progress on the terminal, ended with the block."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from dure.cli.terminal.console import errors, loading_bar, progress_bar
-from dure.deploy.start import Wishes, open_executor
+from dure.deploy.options import RunOptions
+from dure.deploy.reporter import EngineEvent
+from dure.deploy.start import start_model
 from dure.engine.executor import Executor
 from dure.generate.speculative.proposer import Guessing, open_guessing
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
-from dure.worker.lifecycle import Happening
 
-__all__ = ["TerminalListener", "guesses", "opened"]
+__all__ = ["TerminalReporter", "guesses", "running_model"]
 
 
-class TerminalListener:
+class TerminalReporter:
     """Shows bars and warnings on stderr."""
 
     def cutting(self, name: str, total_bytes: int) -> AbstractContextManager[Callable[[int], None]]:
@@ -34,8 +35,8 @@ class TerminalListener:
             errors.print(what, markup=False)
         return loading_bar(what)
 
-    def happened(self, happening: Happening) -> None:
-        """The bars tell enough."""
+    def event(self, event: EngineEvent) -> None:
+        """Show nothing: the bars say enough."""
 
     def news(self, text: str) -> None:
         """A yellow line too."""
@@ -47,10 +48,10 @@ class TerminalListener:
 
 
 @contextmanager
-def opened(model: Path, wishes: Wishes) -> Iterator[tuple[GgufFile, Executor]]:
-    """A running model, ended when the block ends, whatever happens in it."""
+def running_model(model: Path, options: RunOptions) -> Iterator[tuple[GgufFile, Executor]]:
+    """Run a model until the block ends, whatever happens in it."""
     with open_gguf(model) as gguf:
-        executor = open_executor(gguf, wishes, TerminalListener()).executor
+        executor = start_model(gguf, options, TerminalReporter()).executor
         try:
             yield gguf, executor
         finally:
@@ -59,11 +60,11 @@ def opened(model: Path, wishes: Wishes) -> Iterator[tuple[GgufFile, Executor]]:
 
 @contextmanager
 def guesses(
-    draft: str, gguf: GgufFile, vocabulary: Vocabulary, wishes: Wishes, executor: Executor
+    draft: str, gguf: GgufFile, vocabulary: Vocabulary, options: RunOptions, executor: Executor
 ) -> Iterator[Guessing | None]:
-    """What guesses ahead for a running model, as --draft says; see `open_guessing`."""
+    """Propose draft tokens for a running model, as --draft says."""
     n_ctx = executor.info.n_ctx
-    guessing = open_guessing(draft, gguf, vocabulary, wishes, n_ctx, TerminalListener())
+    guessing = open_guessing(draft, gguf, vocabulary, options, n_ctx, TerminalReporter())
     try:
         yield guessing
     finally:

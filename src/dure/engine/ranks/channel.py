@@ -10,14 +10,17 @@ import select
 import socket
 import struct
 
-__all__ = ["Line"]
+__all__ = ["LENGTH", "Line"]
 
-_LENGTH = struct.Struct("<Q")
+LENGTH = struct.Struct("<Q")  # of the message that follows, in bytes
 _AT_ONCE = 1 << 16  # bytes that are read; messages are mostly far smaller
 
 
 class Line:
-    """One end of a connected stream socket, which belongs to it from now on. Not thread-safe.
+    """One end of a connected stream socket, which belongs to it from now on.
+
+    One thread may send while another receives.
+
 
     Raises OSError where the other end is gone; `receive` raises EOFError where it has closed.
     """
@@ -30,7 +33,7 @@ class Line:
 
     def send(self, message: bytes) -> None:
         """Send a message whole."""
-        self._socket.sendall(_LENGTH.pack(len(message)) + message)
+        self._socket.sendall(LENGTH.pack(len(message)) + message)
 
     def wait(self, seconds: float) -> bool:
         """Whether a message, or the other end's end, is there within so many seconds."""
@@ -38,11 +41,11 @@ class Line:
 
     def receive(self) -> bytes:
         """The next message. Waits for the rest of one that has begun."""
-        data = self._with_at_least(_LENGTH.size, self._rest)
-        stop = _LENGTH.size + int(_LENGTH.unpack_from(data)[0])
+        data = self._with_at_least(LENGTH.size, self._rest)
+        stop = LENGTH.size + int(LENGTH.unpack_from(data)[0])
         data = self._with_at_least(stop, data)
         self._rest = data[stop:]
-        return data[_LENGTH.size : stop]
+        return data[LENGTH.size : stop]
 
     def _with_at_least(self, n: int, data: bytes) -> bytes:
         if len(data) >= n:

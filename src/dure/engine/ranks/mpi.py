@@ -48,6 +48,7 @@ from dure.engine.ranks import messages as msg
 from dure.engine.ranks.channel import Line
 from dure.errors import DureError, EngineError, ErrorRecord, ResourceError, UsageError, revived
 from dure.model.cut import CutPlan
+from dure.places import temporary_directory
 
 __all__ = ["GUARD", "RUNNING", "Launch", "MpiExecutor", "MpiOptions", "kill_all_of"]
 
@@ -268,7 +269,7 @@ class _Job:
     """The processes of one mpiexec, and the socket to rank 0."""
 
     def __init__(self, job: msg.Job, launch: Launch, progress: Callable[[float], None]) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="dure-"))
+        self._directory = Path(tempfile.mkdtemp(prefix="dure-", dir=temporary_directory()))
         self._listener = socket.socket(socket.AF_UNIX)
         self._line: Line | None = None
         self._mpiexec: subprocess.Popen[bytes] | None = None

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dure.deploy.start import Listener, Wishes, limits_of, memory_of_whole, threads_of
+from dure.deploy.local import limits_of, memory_of_whole, threads_of
+from dure.deploy.options import RunOptions
+from dure.deploy.reporter import Reporter
 from dure.engine.executor import Batch, Executor, KvOp
 from dure.engine.local import LocalExecutor
 from dure.errors import UsageError
@@ -145,27 +147,30 @@ class DraftModel:
 
 
 def open_draft_model(
-    path: Path, vocabulary: Vocabulary, wishes: Wishes, n_ctx: int, listener: Listener
+    path: Path, vocabulary: Vocabulary, options: RunOptions, n_ctx: int, reporter: Reporter
 ) -> DraftModel:
     """Load a draft model for a model with this vocabulary, where rank 0 is.
 
-    n_ctx: of the large one, for each of wishes.parallel answers.
+    n_ctx: of the large one, for each of options.n_sequences answers.
     Raises UsageError where the vocabularies differ, ResourceError where there is no memory for it.
     """
     machine = probe()
-    threads = threads_of(wishes.threads, 1, machine)
+    threads = threads_of(options.threads, 1, machine)
     with open_gguf(path) as model:
         _check_vocabulary(Vocabulary(model), vocabulary)
         trained = model.int(f"{model.architecture}.context_length", n_ctx)
-        own = Wishes(
-            ctx=min(n_ctx, trained), parallel=wishes.parallel, mlock=wishes.mlock, pin=wishes.pin
+        own = RunOptions(
+            ctx=min(n_ctx, trained),
+            n_sequences=options.n_sequences,
+            lock_memory=options.lock_memory,
+            pin=options.pin,
         )
         memory, n_ctx = memory_of_whole(model, own, machine)
-    with listener.loading(path.name) as progress:
+    with reporter.loading(path.name) as progress:
         executor = LocalExecutor(
             path,
             limits_of(n_ctx, threads, own),
-            kv_bytes=memory.kv_bytes(n_ctx, own.parallel),
+            kv_bytes=memory.kv_bytes(n_ctx, own.n_sequences),
             progress=progress,
         )
     if not executor.info.can_forget:

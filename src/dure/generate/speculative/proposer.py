@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from dure.deploy.start import Listener, Wishes
+from dure.deploy.options import RunOptions
+from dure.deploy.reporter import Reporter
 from dure.engine.executor import ExecutorInfo
 from dure.generate.answers import Answer
 from dure.generate.scheduler.scheduler import Running, Work
@@ -112,9 +113,9 @@ def open_guessing(
     draft: str,
     model: GgufFile,
     vocabulary: Vocabulary,
-    wishes: Wishes,
+    options: RunOptions,
     n_ctx: int,
-    listener: Listener,
+    reporter: Reporter,
 ) -> Guessing | None:
     """What guesses for a model, as the user wants it; None where nothing does.
 
@@ -125,7 +126,7 @@ def open_guessing(
     drafting = drafting_for(model)
     if draft == Draft.LOOKUP:
         return Guessing(drafting)
-    return Guessing(drafting, open_draft_model(Path(draft), vocabulary, wishes, n_ctx, listener))
+    return Guessing(drafting, open_draft_model(Path(draft), vocabulary, options, n_ctx, reporter))
 
 
 def _room(running: Running, info: ExecutorInfo) -> int:

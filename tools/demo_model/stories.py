@@ -2,7 +2,7 @@
 
 Knows the grammar of a template and the order of a story's parts; every choice comes from a
 `random.Random`, so a story is repeatable from its seed.
-Refuses to know the words (they are in `demo_village`) and how a chat looks (`demo_corpus`).
+Refuses to know the words (they are in `village`) and how a chat looks (`corpus`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from demo_village import (
+from demo_model.village import (
     ANIMALS,
     CHILDREN,
     CLOSINGS,

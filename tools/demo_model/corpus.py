@@ -1,7 +1,7 @@
 """The text from which the demo model learns: stories and dialogues, repeatable from a seed.
 
 Knows how questions and answers become a dialogue in the chat form that `CHAT_TEMPLATE` describes.
-Refuses to know the village (`demo_village`), how a story is written (`demo_stories`), and tokens,
+Refuses to know the village (`village`), how a story is written (`stories`), and tokens,
 tensors or files.
 """
 # ruff: noqa: E501 - a template is one sentence and stays on one line
@@ -14,9 +14,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from demo_stories import expand, story_about, story_questions, write_story
-from demo_village import ANIMALS, COMPUTERS, CROPS, FOOD, PEOPLE, THEMES, TOOLS, VILLAGE
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from demo_model.stories import expand, story_about, story_questions, write_story
+from demo_model.village import ANIMALS, COMPUTERS, CROPS, FOOD, PEOPLE, THEMES, TOOLS, VILLAGE
 
 Message = dict[str, Any]
 Turn = tuple[str, str]

@@ -1,7 +1,7 @@
 """The demo model's village: its people, animals, tools and computers, and how stories are told of it.
 
 Knows the tables and the sentence templates of the text from which the demo model learns.
-Refuses to know how a template becomes a sentence: that is `demo_stories`.
+Refuses to know how a template becomes a sentence: that is `stories`.
 
 In a template `[a|b]` is a choice and `{slot}` is filled in; a story is one template per stage.
 """

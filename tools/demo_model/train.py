@@ -1,9 +1,9 @@
 """Train the demo model from nothing and write it as a GGUF file.
 
-    python examples/train_demo.py --out models/dure-demo.gguf --seed 0
+    cd tools && python -m demo_model.train --out ../models/dure-demo.gguf --seed 0
 
 Knows the tokenizer's training, the Qwen3 architecture in torch, the optimizer and the GGUF keys.
-Refuses to know what the text says: that is `demo_corpus`.
+Refuses to know what the text says: that is `corpus`.
 
 What makes it repeatable: the text of step n depends only on the seed and n, weights come from a
 generator seeded with the seed, torch runs two threads with deterministic algorithms only, and no
@@ -26,10 +26,11 @@ from pathlib import Path
 
 import gguf
 import torch
-from demo_corpus import CHAT_TEMPLATE, write_document, write_drill
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional
+
+from demo_model.corpus import CHAT_TEMPLATE, write_document, write_drill
 
 N_VOCAB = 2048
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -1,0 +1,233 @@
+"""The options of a server: what it offers, and whom it lets in. For `dure serve`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from dure.cli.terminal.parameters import GUARDS, MODEL, SERVER
+from dure.errors import ResourceError, UsageError
+from dure.hardware.probe import probe
+from dure.http.guards.keys import keys_of_environment
+from dure.http.settings import LogFormat, ServerSettings
+
+__all__ = ["Guarding", "ModelFiles", "Serving"]
+
+STORE_PART = 0.1  # of the free memory, for prefixes that have no room in the KV cache
+MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a server makes embeddings and prompts with, besides its model."""
+
+    embedding_model: Annotated[
+        str | None,
+        typer.Option(
+            help="Another model, for embeddings.",
+            show_default="the model itself",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
+    pooling: Annotated[
+        Literal["mean", "cls", "last"] | None,
+        typer.Option(
+            help="How embeddings are pooled.",
+            show_default="as the model was made",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
+    chat_template: Annotated[
+        Path | None,
+        typer.Option(
+            help="Jinja file instead of the model's own chat template.", rich_help_panel=MODEL
+        ),
+    ] = None
+
+    def template_text(self) -> str | None:
+        """Return the text of --chat-template. Raises ResourceError or UsageError."""
+        path = self.chat_template
+        try:
+            return path.read_text() if path else None
+        except OSError as error:
+            raise ResourceError(
+                f"--chat-template {path} cannot be read: {error.strerror}"
+            ) from error
+        except UnicodeDecodeError:
+            raise UsageError(
+                f"--chat-template {path} is no text", "name a template in UTF-8"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Where a server listens, and what it offers."""
+
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on; unix:PATH for a socket.", rich_help_panel=SERVER),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        typer.Option("--port", "-p", help="Port; 0 takes a free one.", rich_help_panel=SERVER),
+    ] = 8080
+    parallel: Annotated[
+        int,
+        typer.Option(
+            help="Answers at once; each has a context of its own.", rich_help_panel=SERVER
+        ),
+    ] = 4
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name of the model for clients; may be given again.",
+            show_default="file",
+            rich_help_panel=SERVER,
+        ),
+    ] = None
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep computed prompts here, over restarts.",
+            show_default="in memory",
+            rich_help_panel=SERVER,
+        ),
+    ] = None
+    cache_size: Annotated[
+        int | None,
+        typer.Option(
+            help="MB for computed prompts beside the KV cache; 0 keeps none.",
+            show_default="a tenth of the free memory",
+            rich_help_panel=SERVER,
+        ),
+    ] = None
+    slots: Annotated[
+        bool,
+        typer.Option(
+            help="Show at /slots what runs, to those who have a key.", rich_help_panel=SERVER
+        ),
+    ] = True
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Of the access log.", rich_help_panel=SERVER)
+    ] = "text"
+    log_file: Annotated[
+        Path | None,
+        typer.Option(help="Access log.", show_default="standard error", rich_help_panel=SERVER),
+    ] = None
+
+    def store_bytes(self) -> int:
+        """Return the room for computed prompts. Raises UsageError."""
+        if self.cache_size is None:
+            return int(probe().available_bytes * STORE_PART)
+        if self.cache_size < 0:
+            raise UsageError(f"--cache-size {self.cache_size}", "give MB, or 0 to keep none")
+        return self.cache_size * MB
+
+
+@dataclass(frozen=True)
+class Guarding:
+    """Whom a server lets in, and how much each may ask for."""
+
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of API keys, `name:key` a line; DURE_API_KEYS holds them too.",
+            rich_help_panel=GUARDS,
+        ),
+    ] = None
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate, for HTTPS.", rich_help_panel=GUARDS)
+    ] = None
+    tls_key: Annotated[
+        Path | None, typer.Option(help="The certificate's key.", rich_help_panel=GUARDS)
+    ] = None
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Let everyone on the network in, without a key.",
+            rich_help_panel=GUARDS,
+        ),
+    ] = False
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Web page that may call, as https://chat.example; may be given again.",
+            rich_help_panel=GUARDS,
+        ),
+    ] = None
+    queue: Annotated[
+        int,
+        typer.Option(
+            help="Requests that may wait; more are refused, to try again later.",
+            rich_help_panel=GUARDS,
+        ),
+    ] = 64
+    requests_per_minute: Annotated[
+        float | None,
+        typer.Option(help="Of each key.", show_default="unlimited", rich_help_panel=GUARDS),
+    ] = None
+    tokens_per_minute: Annotated[
+        float | None,
+        typer.Option(help="Of each key.", show_default="unlimited", rich_help_panel=GUARDS),
+    ] = None
+    max_prompt: Annotated[
+        int | None,
+        typer.Option(
+            help="Longest prompt, in tokens.", show_default="the context", rich_help_panel=GUARDS
+        ),
+    ] = None
+    max_body: Annotated[
+        int, typer.Option(help="Largest request, in MB.", rich_help_panel=GUARDS)
+    ] = 16
+    deadline: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that running answers get when the server is stopped.",
+            rich_help_panel=GUARDS,
+        ),
+    ] = 30.0
+    slow_client: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that a client may leave its answer unread.", rich_help_panel=GUARDS
+        ),
+    ] = 30.0
+    idle: Annotated[
+        float,
+        typer.Option(help="Seconds that a silent connection is kept.", rich_help_panel=GUARDS),
+    ] = 75.0
+    keep_alive: Annotated[
+        float,
+        typer.Option(
+            help="Seconds of silence after which a stream gets a comment.", rich_help_panel=GUARDS
+        ),
+    ] = 5.0
+
+    def settings(self, serving: Serving) -> ServerSettings:
+        """Return the server's settings. Raises UsageError naming the value that makes no sense."""
+        return ServerSettings(
+            host=serving.host,
+            port=serving.port,
+            aliases=tuple(serving.alias or ()),
+            api_keys=keys_of_environment(),
+            api_key_file=self.api_key_file,
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            cors_origins=tuple(self.cors_origin or ()),
+            max_body_bytes=self.max_body * MB,
+            max_prompt_tokens=self.max_prompt,
+            max_waiting=self.queue,
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+            deadline_s=self.deadline,
+            slow_client_timeout_s=self.slow_client,
+            idle_timeout_s=self.idle,
+            keep_alive_comment_s=self.keep_alive,
+            insecure=self.insecure,
+            log_format=serving.log_format,
+            log_file=serving.log_file,
+        )

@@ -1,0 +1,47 @@
+"""A model that runs, and what its owner needs to know of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dure.engine.executor import Executor
+from dure.model.shard import Shard
+from dure.plan.memory import RankMemory
+
+__all__ = ["Deployment", "deployment_of_shards"]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A running executor with its sizes.
+
+    weights_bytes: of all ranks. kv_token_bytes: of each rank's KV cache for one position.
+    cut_name: names the cut, "whole" if there is none.
+    restart_reason: asked when the engine is idle, says why it should start again, as when a machine is
+    back; "" if it should not. record: keeps an event with its facts. learn: takes the seconds that each
+    rank computes in a step.
+    """
+
+    executor: Executor
+    weights_bytes: int
+    kv_token_bytes: tuple[int, ...]
+    cut_name: str
+    restart_reason: Callable[[], str] = lambda: ""
+    record: Callable[[str, Mapping[str, Any]], None] = lambda _event, _facts: None
+    learn: Callable[[Sequence[float]], None] = lambda _seconds: None
+
+
+def deployment_of_shards(
+    executor: Executor, shards: Sequence[Shard], memory: Sequence[RankMemory]
+) -> Deployment:
+    """Return the deployment of an executor that runs these shards."""
+    names = "".join(shard.name for shard in shards)
+    return Deployment(
+        executor,
+        sum(rank.weights_bytes for rank in memory),
+        tuple(rank.kv_bytes_per_token for rank in memory),
+        hashlib.blake2b(names.encode(), digest_size=8).hexdigest(),
+    )

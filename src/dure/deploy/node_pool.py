@@ -1,0 +1,93 @@
+"""The nodes that a model can start on: waited for, and left out if their disk has no room for a shard.
+
+Refuses to know how the work is divided among them: it is given the function that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from dure.cluster.root.membership import Cluster, Member
+from dure.cluster.root.survey import NodeReport, Nodes
+from dure.deploy.node_wait import NodeWait
+from dure.deploy.reporter import EngineEvent, Reporter
+from dure.deploy.start_timer import StartTimer
+from dure.errors import ResourceError
+
+__all__ = ["FullNode", "NodePool", "PlannedStart"]
+
+
+@dataclass(frozen=True)
+class FullNode:
+    """A node whose disk has no room for its shard of needed_bytes."""
+
+    member: Member
+    needed_bytes: int
+    reason: str
+
+
+class PlannedStart(Protocol):
+    """A start that is decided and not begun."""
+
+    def full_nodes(self, nodes: Nodes) -> Sequence[FullNode]:
+        """Return the nodes that have neither their shard nor room for it."""
+
+
+Start = TypeVar("Start", bound=PlannedStart)
+
+
+class NodePool:
+    """Finds nodes that can run a model.
+
+    missing: members that do not answer or are full, each with the bytes of the shard that its disk has no
+    room for (0 if it does not answer).
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        nodes: Nodes,
+        reporter: Reporter,
+        timer: StartTimer,
+        *,
+        may_drop_full: bool,
+    ) -> None:
+        self._cluster, self._nodes, self._reporter, self._timer = cluster, nodes, reporter, timer
+        self._may_drop_full = may_drop_full
+        self._full: dict[str, FullNode] = {}
+        self.missing: list[tuple[Member, int]] = []
+
+    def choose(self, wait: NodeWait, planned: Callable[[list[NodeReport], bool], Start]) -> Start:
+        """Return the start that the nodes allow.
+
+        planned: decides it from the nodes that answer, and whether others are missing. While it raises
+        ResourceError, nodes that are missing are waited for.
+        """
+        while True:
+            available, missing = wait.wait()
+            self._timer.note("gather_s")
+            self._reporter.event(EngineEvent.PLACES)
+            self.missing = [(report.member, 0) for report in missing]
+            self.missing += [(full.member, full.needed_bytes) for full in self._full.values()]
+            usable = [report for report in available if report.member.name not in self._full]
+            try:
+                start = planned(usable, bool(self.missing))
+            except ResourceError as error:
+                if not missing:
+                    raise
+                wait.require_more(str(error))
+            else:
+                if not self._drop(start.full_nodes(self._nodes)):
+                    return start
+            self._reporter.event(EngineEvent.LACKS)
+
+    def _drop(self, full: Sequence[FullNode]) -> bool:
+        """Leave full nodes out. At the first start they are an error, which the user mends."""
+        if full and not self._may_drop_full:
+            raise ResourceError(full[0].reason)
+        for node in full:
+            self._cluster.events.add("left_out", node=node.member.name, reason=node.reason)
+            self._full[node.member.name] = node
+        return bool(full)

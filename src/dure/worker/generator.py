@@ -1,0 +1,183 @@
+"""The engine of a model that generates: its start, its steps, and what it does when nothing runs."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from dure.deploy.start import start_model
+from dure.errors import ClusterError, DureError
+from dure.generate.checkpoints import Checkpoints
+from dure.generate.loop import EngineLoop
+from dure.generate.prefix_store import PrefixStore
+from dure.generate.request import Event, Token
+from dure.generate.speculative.proposer import open_guessing
+from dure.model.gguf import GgufFile, open_gguf
+from dure.model.vocabulary import Vocabulary
+from dure.plan.memory import tokens_moved_in_a_pass
+from dure.worker import protocol as msg
+from dure.worker.connection import SupervisorConnection
+from dure.worker.model_info import model_info
+
+__all__ = ["Generator"]
+
+STATS_EVERY_S = 0.5
+IDLE_S = 0.5  # to wait for a message when nothing runs
+CHECK_RANKS_EVERY_S = 5.0  # when idle: a rank that has died is noticed before a request needs it
+PERSIST_AFTER_S = 2.0  # of quiet
+QUIET_S = 3.0  # before the engine starts again, with a machine that was missing
+_POOLING = {0: "last", 1: "mean", 2: "cls", 3: "last"}  # llama.cpp's llama_pooling_type
+
+
+class Generator:
+    """Runs a model that generates, until its supervisor says stop."""
+
+    def __init__(self, options: msg.EngineOptions, supervisor: SupervisorConnection) -> None:
+        self._options, self._supervisor = options, supervisor
+        with open_gguf(Path(options.model)) as gguf:
+            self._vocabulary = Vocabulary(gguf)
+            self._deployment = start_model(gguf, options.run, supervisor, options.restart)
+            self._executor = self._deployment.executor
+            self._store = self._open_store(gguf)
+            self._guessing = open_guessing(
+                options.draft,
+                gguf,
+                self._vocabulary,
+                options.run,
+                self._executor.info.n_ctx,
+                supervisor,
+            )
+            self._loop = self._new_loop(gguf)
+            info = model_info(gguf, self._executor.info)
+        self._peak_bytes: tuple[int, ...] = ()
+        self._unsent: list[Event] = []
+        self._stats_at = self._worked_at = self._checked_at = time.monotonic()
+        self._is_idle, self._is_persisted = False, not options.persistent
+        self._has_learned = False
+        self._replays_since = 0.0
+        supervisor.send(msg.Ready(info))
+
+    def _open_store(self, gguf: GgufFile) -> PrefixStore | None:
+        if not self._options.store or not sum(self._deployment.kv_token_bytes):
+            return None
+        name = f"{gguf.fingerprint[:16]}-{self._deployment.cut_name}"
+        return PrefixStore(Path(self._options.store) / name, self._executor)
+
+    def _new_loop(self, gguf: GgufFile) -> EngineLoop:
+        options, running = self._options, self._deployment
+        pooling = _POOLING.get(gguf.int(f"{gguf.architecture}.pooling_type", 3), "last")
+        return EngineLoop(
+            self._executor,
+            self._vocabulary,
+            pooling=options.pooling or pooling,
+            store=self._store,
+            store_tokens=self._store_tokens(),
+            checkpoints=Checkpoints(options.checkpoint_s) if options.checkpoint_s else None,
+            guessing=self._guessing,
+            pass_tokens=tokens_moved_in_a_pass(running.weights_bytes, sum(running.kv_token_bytes)),
+        )
+
+    def _store_tokens(self) -> int:
+        """Return how many tokens may be stored: half of any rank's room, and what the user allows."""
+        if self._store is None:
+            return 0
+        each = self._deployment.kv_token_bytes
+        room = zip(self._store.free_bytes(), each, strict=True)
+        fits = min(free // 2 // bytes_ for free, bytes_ in room if bytes_)
+        here = each[0] if self._options.run.cluster else sum(each)
+        return min(fits, self._options.store_bytes // here)
+
+    def run(self) -> None:
+        """Answer until Stop comes."""
+        while True:
+            for message in self._supervisor.inbox(IDLE_S if self._is_idle else None):
+                if not self._take(message):
+                    return
+            if self._loop.busy:
+                self._work()
+            else:
+                self._idle()
+
+    def _work(self) -> None:
+        """Compute one step; the last one's events are sent meanwhile."""
+        self._unsent += self._loop.admit()
+        try:
+            events = self._loop.step(self._send_events)
+        finally:
+            self._send_events()
+        self._unsent = events
+        if not self._loop.busy:
+            self._send_events()
+        if self._replays_since and any(isinstance(event, Token) for event in events):
+            self._record_replay()
+        self._worked_at = time.monotonic()
+        self._is_idle, self._is_persisted = False, not self._options.persistent
+        if self._worked_at - self._stats_at > STATS_EVERY_S:
+            self._send_stats()
+
+    def _record_replay(self) -> None:
+        """Record what it took to resume the answers of the engine before this one."""
+        stats = self._loop.stats()
+        facts = {
+            "replay_s": round(time.monotonic() - self._replays_since, 2),
+            "computed_tokens": stats.prompt_tokens,
+            "cached_tokens": stats.cache_hits,
+        }
+        self._deployment.record("replayed", facts)
+        self._replays_since = 0.0
+
+    def _idle(self) -> None:
+        """Send figures once, check the ranks now and then, learn speeds, and persist prefixes."""
+        now = time.monotonic()
+        if not self._is_idle or now - self._checked_at > CHECK_RANKS_EVERY_S:
+            self._checked_at = now
+            self._peak_bytes = tuple(rank.peak_bytes for rank in self._executor.facts())
+        if not self._is_idle:
+            self._is_idle = True
+            self._send_stats()
+        if not self._has_learned and (seconds := self._loop.decoding_s()):
+            self._deployment.learn(seconds)
+            self._has_learned = True
+        if now - self._worked_at > QUIET_S and (why := self._deployment.restart_reason()):
+            raise ClusterError(why)
+        if not self._is_persisted and now - self._worked_at > PERSIST_AFTER_S:
+            self._loop.persist()
+            self._is_persisted = True  # also where it failed: a full disk stays full
+
+    def _send_stats(self) -> None:
+        self._stats_at = time.monotonic()
+        self._supervisor.send(msg.Stats(self._loop.stats(self._peak_bytes)))
+
+    def _take(self, message: msg.ToWorker) -> bool:
+        match message:
+            case msg.Submit(request):
+                if request.answered and not self._replays_since:
+                    self._replays_since = time.monotonic()
+                self._loop.submit(request)
+            case msg.Cancel(request_id):
+                self._loop.cancel(request_id)
+            case _:
+                return False
+        return True
+
+    def _send_events(self) -> None:
+        events, self._unsent = self._unsent, []
+        if events:
+            self._supervisor.send(msg.Events(events))
+
+    def finish(self) -> None:
+        """Keep what is to outlive this engine, and delete the rest."""
+        if self._store is None:
+            return
+        with suppress(DureError):  # of ranks that are gone
+            if self._options.persistent:
+                self._loop.persist()
+            else:
+                self._store.clear()
+
+    def close(self) -> None:
+        """End the ranks."""
+        if self._guessing is not None:
+            self._guessing.close()
+        self._executor.close()

@@ -1,0 +1,33 @@
+"""What the engine reports of its model once it is loaded."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dure.engine.executor import ExecutorInfo
+from dure.generate.request import ModelInfo
+from dure.model.gguf import GgufFile
+
+__all__ = ["model_info"]
+
+
+def model_info(gguf: GgufFile, info: ExecutorInfo) -> ModelInfo:
+    """Return the facts of a model that runs with this executor."""
+    weights: dict[str, int] = {}
+    for tensor in gguf.tensors.values():
+        weights[tensor.type.name] = weights.get(tensor.type.name, 0) + tensor.size_bytes
+    return ModelInfo(
+        path=str(gguf.paths[0]),
+        name=gguf.str("general.name", "") or gguf.paths[0].stem,
+        architecture=gguf.architecture,
+        n_ctx=info.n_ctx,
+        n_ctx_train=gguf.int(f"{gguf.architecture}.context_length", info.n_ctx),
+        n_vocab=info.n_vocab,
+        n_embd=gguf.int(f"{gguf.architecture}.embedding_length", 0),
+        n_sequences=info.n_sequences,
+        n_ranks=info.n_ranks,
+        threads=info.threads,
+        weights_bytes=sum(weights.values()),
+        n_params=sum(int(np.prod(tensor.shape)) for tensor in gguf.tensors.values()),
+        file_type=max(weights, key=lambda name: weights[name]),
+    )
