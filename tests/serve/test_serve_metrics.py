@@ -19,8 +19,9 @@ from dure.errors import ContextError, EngineError
 from dure.generate.request import Done, Event, Failed, Progress, Request, Timings, Token
 from dure.hardware.health import Health, Link
 from dure.http.access_log import RequestRecord, current_record
+from dure.http.metrics import Histogram
 from dure.serve.measured import MeasuredEngine
-from dure.serve.metrics import Histogram, Metrics
+from dure.serve.metrics import Metrics
 from tests.support.guarded_server import ScriptedEngine, serving, wait_for
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"

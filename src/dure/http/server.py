@@ -29,9 +29,9 @@ from dure.http.guards.keys import KeyRing
 from dure.http.guards.stopping import RunningRequests
 from dure.http.guards.tls import Tls
 from dure.http.log_sink import LogSink
+from dure.http.metrics import ServerMetrics
 from dure.http.registry import registered
 from dure.http.settings import ServerSettings, check_binding, is_public
-from dure.serve.metrics import Metrics
 
 __all__ = ["HttpServer", "serve"]
 
@@ -44,7 +44,7 @@ _TLS_CHECK_TICKS = 100  # of 0.1 s
 def serve(
     app: App,
     settings: ServerSettings,
-    metrics: Metrics,
+    metrics: ServerMetrics,
     *,
     model: str,
     around: AbstractAsyncContextManager[object] | None = None,
@@ -97,7 +97,7 @@ class HttpServer(uvicorn.Server):
         self,
         app: App,
         settings: ServerSettings,
-        metrics: Metrics,
+        metrics: ServerMetrics,
         keys: KeyRing,
         sink: LogSink,
         tls: Tls | None = None,

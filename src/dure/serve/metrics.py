@@ -1,4 +1,4 @@
-"""The server's figures as Prometheus reads them: under our names, vLLM's and llama-server's.
+"""The engine's figures as Prometheus reads them: under our names, vLLM's and llama-server's.
 
 Knows what is counted and what it is called elsewhere. Refuses to know where figures are observed.
 Every name is explained in docs/metrics.md, which a test compares with what is really written.
@@ -7,29 +7,30 @@ Sources of the other names: llama.cpp `tools/server/server-task.cpp`; vLLM `vllm
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from dure.cluster.root.survey import NodeReport
 from dure.errors import NotReadyError
 from dure.generate.request import EngineStats, Timings
 from dure.http.access_log import RequestRecord
+from dure.http.metrics import (
+    REQUEST_S,
+    Histogram,
+    MetricsPage,
+    RequestMetrics,
+    counted,
+    counter,
+    gauge,
+    histogram,
+)
 from dure.serve.cluster_watch import node_metrics
 from dure.serve.engine import Engine
 
-__all__ = ["CONTENT_TYPE", "Histogram", "Metrics"]
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+__all__ = ["Metrics"]
 
 _FIRST_TOKEN_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5),
@@ -39,43 +40,8 @@ _NEXT_TOKEN_S = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
     *(1, 2.5, 5, 7.5, 10, 20, 40, 80),
 )
-_REQUEST_S = (
-    *(0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60),
-    *(120, 240, 480, 960, 1920, 7680),
-)
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_MOST_OWNERS = 200  # names of keys that were ever used; the rest are counted together
 
 Labels = Mapping[str, str]
-
-
-class Histogram:
-    """Counts of observations up to each bound, and their sum. An observation takes half a µs."""
-
-    __slots__ = ("_bounds", "_counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = tuple(bounds)
-        self._counts = [0] * (len(self._bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count a value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self.total += value
-
-    @property
-    def count(self) -> int:
-        """How many values were observed."""
-        return sum(self._counts)
-
-    def buckets(self) -> Iterator[tuple[str, float]]:
-        """(bound, how many were not above it), up to +Inf."""
-        below = 0
-        names = [*(repr(float(bound)) for bound in self._bounds), "+Inf"]
-        for name, count in zip(names, self._counts, strict=True):
-            below += count
-            yield name, below
 
 
 class Metrics(Collector):
@@ -90,21 +56,17 @@ class Metrics(Collector):
     ) -> None:
         self._engine, self._model, self._nodes = engine, model, nodes
         self._first_token, self._next_token = Histogram(_FIRST_TOKEN_S), Histogram(_NEXT_TOKEN_S)
-        self._request, self._queue = Histogram(_REQUEST_S), Histogram(_REQUEST_S)
+        self._request, self._queue = Histogram(REQUEST_S), Histogram(REQUEST_S)
         self._finished: Counter[str] = Counter()
-        self._http: Counter[tuple[str, str, str, str]] = Counter()
-        self._http_seconds = Histogram(_REQUEST_S)
-        self._hung_up = 0
         self._longest = 0
-        self._owners: set[str] = set()
+        self._http = RequestMetrics()
         self.observe_next_token: Callable[[float], None] = self._next_token.observe
-        self._registry = CollectorRegistry(auto_describe=False)
-        ProcessCollector(registry=self._registry)
-        self._registry.register(self)
+        self.observe_http: Callable[[RequestRecord], None] = self._http.observe
+        self._page = MetricsPage(self)
 
     def text(self) -> bytes:
-        """All figures as Prometheus reads them."""
-        return generate_latest(self._registry)
+        """Return all figures as Prometheus reads them."""
+        return self._page.text()
 
     # What is observed; `observe_next_token(seconds)` is a histogram's own, for speed
 
@@ -120,16 +82,6 @@ class Metrics(Collector):
             self._queue.observe(timings.queue_s)
             self._longest = max(self._longest, timings.prompt_tokens + timings.tokens)
 
-    def observe_http(self, record: RequestRecord) -> None:
-        """An HTTP request has ended."""
-        if len(self._owners) < _MOST_OWNERS:
-            self._owners.add(record.owner)
-        owner = record.owner if record.owner in self._owners else "(others)"
-        method = record.method if record.method in _METHODS else "(other)"
-        self._http[record.route or "(none)", method, str(record.status), owner] += 1
-        self._http_seconds.observe(record.duration_s)
-        self._hung_up += record.hung_up
-
     # What is told
 
     def collect(self) -> Iterable[Metric]:
@@ -142,23 +94,20 @@ class Metrics(Collector):
 
     def _ours(self, stats: EngineStats) -> Iterator[Metric]:
         model = {"model": self._model}
-        yield _gauge("dure_up", "Whether the engine is ready", self._is_ready(), model)
+        yield gauge("dure_up", "Whether the engine is ready", self._is_ready(), model)
         yield from self._model_info()
         yield from _engine_figures(stats, model)
         yield from _rank_figures(stats, model)
-        yield _counted(
+        yield counted(
             "dure_answers", "Answers that ended, by reason", ("reason",), self._finished, model
         )
-        yield _histogram(
+        yield histogram(
             "dure_first_token_seconds", "Request to first token", self._first_token, model
         )
-        yield _histogram("dure_next_token_seconds", "Token to token", self._next_token, model)
-        yield _histogram("dure_answer_seconds", "Request to end of answer", self._request, model)
-        yield _histogram("dure_queue_seconds", "Wait before the prompt's start", self._queue, model)
-        names = ("path", "method", "status", "key")
-        yield _counted("dure_http_requests", "HTTP requests that ended", names, self._http)
-        yield _histogram("dure_http_request_seconds", "HTTP requests' length", self._http_seconds)
-        yield _counter("dure_http_hung_up", "Clients that left before the end", self._hung_up)
+        yield histogram("dure_next_token_seconds", "Token to token", self._next_token, model)
+        yield histogram("dure_answer_seconds", "Request to end of answer", self._request, model)
+        yield histogram("dure_queue_seconds", "Wait before the prompt's start", self._queue, model)
+        yield from self._http.collect()
 
     def _model_info(self) -> Iterator[Metric]:
         try:
@@ -172,7 +121,7 @@ class Metrics(Collector):
             "ranks": str(info.n_ranks),
             "context": str(info.n_ctx),
         }
-        yield _gauge("dure_model_info", "The model that runs, in its labels", 1, labels)
+        yield gauge("dure_model_info", "The model that runs, in its labels", 1, labels)
 
     def _is_ready(self) -> bool:
         return self._engine.state == "ready"
@@ -180,27 +129,27 @@ class Metrics(Collector):
     def _as_vllm(self, stats: EngineStats) -> Iterator[Metric]:
         model, usage = {"model_name": self._model}, stats.kv_used / max(1, stats.kv_total)
         prompt = stats.prompt_tokens + stats.cache_hits
-        yield _gauge("vllm:num_requests_running", "Requests being answered", stats.running, model)
-        yield _gauge("vllm:num_requests_waiting", "Requests that wait", stats.waiting, model)
-        yield _gauge("vllm:kv_cache_usage_perc", "Used part of the KV cache, 0 to 1", usage, model)
+        yield gauge("vllm:num_requests_running", "Requests being answered", stats.running, model)
+        yield gauge("vllm:num_requests_waiting", "Requests that wait", stats.waiting, model)
+        yield gauge("vllm:kv_cache_usage_perc", "Used part of the KV cache, 0 to 1", usage, model)
         for name, text, value in (
             ("prefix_cache_queries", "Prompt tokens looked up", stats.cache_queries),
             ("prefix_cache_hits", "Prompt tokens found in the cache", stats.cache_hits),
             ("prompt_tokens", "Prompt tokens, cached ones too", prompt),
             ("generation_tokens", "Tokens generated", stats.generated_tokens),
         ):
-            yield _counter(f"vllm:{name}", text, value, model)
+            yield counter(f"vllm:{name}", text, value, model)
         reasons = Counter({_VLLM_REASONS[reason]: n for reason, n in self._finished.items()})
-        yield _counted(
+        yield counted(
             "vllm:request_success", "Answers that ended", ("finished_reason",), reasons, model
         )
-        for name, text, histogram in (
+        for name, text, values in (
             ("time_to_first_token_seconds", "Request to first token", self._first_token),
             ("inter_token_latency_seconds", "Token to token", self._next_token),
             ("e2e_request_latency_seconds", "Request to end of answer", self._request),
             ("request_queue_time_seconds", "Wait before the prompt's start", self._queue),
         ):
-            yield _histogram(f"vllm:{name}", text, histogram, model)
+            yield histogram(f"vllm:{name}", text, values, model)
 
     def _as_llama_server(self, stats: EngineStats) -> Iterator[Metric]:
         for name, text, value in (
@@ -211,28 +160,19 @@ class Metrics(Collector):
             ("tokens_predicted_seconds", "Time spent generating", stats.generate_s),
             ("n_decode", "Steps of the model", stats.steps),
         ):
-            yield _counter(f"llamacpp:{name}", text, value)
+            yield counter(f"llamacpp:{name}", text, value)
+        prompt_per_s = _per(stats.prompt_tokens, stats.prompt_s)
+        generated_per_s = _per(stats.generated_tokens, stats.generate_s)
+        per_step = _per(stats.generated_tokens, stats.steps)
         for name, text, value in (
             ("n_tokens_max", "Longest prompt and answer so far", self._longest),
-            (
-                "prompt_tokens_seconds",
-                "Prompt tokens a second",
-                _per(stats.prompt_tokens, stats.prompt_s),
-            ),
-            (
-                "predicted_tokens_seconds",
-                "Generated tokens a second",
-                _per(stats.generated_tokens, stats.generate_s),
-            ),
+            ("prompt_tokens_seconds", "Prompt tokens a second", prompt_per_s),
+            ("predicted_tokens_seconds", "Generated tokens a second", generated_per_s),
             ("requests_processing", "Requests being answered", stats.running),
             ("requests_deferred", "Requests that wait", stats.waiting),
-            (
-                "n_busy_slots_per_decode",
-                "Tokens generated a step",
-                _per(stats.generated_tokens, stats.steps),
-            ),
+            ("n_busy_slots_per_decode", "Tokens generated a step", per_step),
         ):
-            yield _gauge(f"llamacpp:{name}", text, value)
+            yield gauge(f"llamacpp:{name}", text, value)
 
 
 _VLLM_REASONS = {"stop": "stop", "length": "length", "cancelled": "abort", "error": "error"}
@@ -247,7 +187,7 @@ def _engine_figures(stats: EngineStats, model: Labels) -> Iterator[Metric]:
         ("kv_positions", "Positions of the KV cache", stats.kv_total),
         ("sequences_held", "Sequences of requests and of the prefix cache", stats.sequences_held),
     ):
-        yield _gauge(f"dure_{name}", text, value, model)
+        yield gauge(f"dure_{name}", text, value, model)
     for name, text, total in (
         ("prompt_tokens", "Prompt tokens computed", stats.prompt_tokens),
         ("prompt_seconds", "Time spent on prompts", stats.prompt_s),
@@ -260,7 +200,7 @@ def _engine_figures(stats: EngineStats, model: Labels) -> Iterator[Metric]:
         ("drafted_tokens", "Tokens guessed ahead", stats.drafted),
         ("accepted_drafts", "Of these, right", stats.accepted),
     ):
-        yield _counter(f"dure_{name}", text, total, model)
+        yield counter(f"dure_{name}", text, total, model)
 
 
 def _rank_figures(stats: EngineStats, model: Labels) -> Iterator[Metric]:
@@ -279,38 +219,3 @@ def _rank_figures(stats: EngineStats, model: Labels) -> Iterator[Metric]:
 
 def _per(amount: float, of: float) -> float:
     return amount / of if of else 0.0
-
-
-def _gauge(name: str, text: str, value: float, labels: Labels | None = None) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=tuple(labels or ()))
-    family.add_metric(tuple((labels or {}).values()), value)
-    return family
-
-
-def _counter(name: str, text: str, value: float, labels: Labels | None = None) -> Metric:
-    """A counter; prometheus_client writes its name with `_total` behind it."""
-    family = CounterMetricFamily(name, text, labels=tuple(labels or ()))
-    family.add_metric(tuple((labels or {}).values()), value)
-    return family
-
-
-def _counted(
-    name: str,
-    text: str,
-    names: Sequence[str],
-    counts: Mapping[str, int] | Mapping[tuple[str, ...], int] | Counter[tuple[str, str, str, str]],
-    labels: Labels | None = None,
-) -> Metric:
-    """A counter of things told apart by the values of labels `names`."""
-    family = CounterMetricFamily(name, text, labels=(*names, *(labels or ())))
-    for values, count in counts.items():
-        mine = (values,) if isinstance(values, str) else values
-        family.add_metric((*mine, *(labels or {}).values()), count)
-    return family
-
-
-def _histogram(name: str, text: str, histogram: Histogram, labels: Labels | None = None) -> Metric:
-    family = HistogramMetricFamily(name, text, labels=tuple(labels or ()))
-    values = tuple((labels or {}).values())
-    family.add_metric(values, buckets=list(histogram.buckets()), sum_value=histogram.total)
-    return family

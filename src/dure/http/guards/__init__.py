@@ -19,8 +19,8 @@ from dure.http.guards.keys import KeyRing
 from dure.http.guards.rate import Rate, RateLimit
 from dure.http.guards.recording import Recording
 from dure.http.guards.stopping import RunningRequests, Stopping
+from dure.http.metrics import ServerMetrics
 from dure.http.settings import ServerSettings
-from dure.serve.metrics import Metrics
 
 __all__ = ["guarded"]
 
@@ -30,7 +30,7 @@ def guarded(
     settings: ServerSettings,
     keys: KeyRing,
     running: RunningRequests,
-    metrics: Metrics,
+    metrics: ServerMetrics,
     ended: Callable[[RequestRecord], None],
 ) -> App:
     """The API behind all of its guards. ended: gets the record of every request at its end.

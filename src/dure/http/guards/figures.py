@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dure.http.guards.asgi import App, Receive, Scope, Send
-from dure.serve.metrics import CONTENT_TYPE, Metrics
+from dure.http.metrics import CONTENT_TYPE, ServerMetrics
 
 __all__ = ["Figures"]
 
@@ -11,7 +11,7 @@ __all__ = ["Figures"]
 class Figures:
     """The page that Prometheus reads."""
 
-    def __init__(self, app: App, metrics: Metrics) -> None:
+    def __init__(self, app: App, metrics: ServerMetrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
