@@ -6,18 +6,21 @@ that.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import ssl
 from collections.abc import Callable
 
+import msgspec
 import uvicorn
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dure.cluster.trust.connection import ErrorAnswer
 from dure.errors import ResourceError
+from dure.http.guards.asgi import App, Send
+from dure.http.guards.body import WholeBody
+from dure.http.guards.refusal import Refusal
 
-__all__ = ["NodeServer", "SmallBodies", "listener"]
+__all__ = ["NodeServer", "listener"]
 
 MOST_BODY_BYTES = 1 << 16
 SILENCE_S = 60.0  # a connection that says nothing for so long is closed
@@ -50,13 +53,13 @@ class NodeServer(uvicorn.Server):
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: App,
         context: ssl.SSLContext,
         on_started: Callable[[], None] = lambda: None,
         most_bytes: int = MOST_BODY_BYTES,
     ) -> None:
         config = uvicorn.Config(
-            SmallBodies(app, most_bytes),
+            WholeBody(app, most_bytes, SILENCE_S, _refuse),
             ws="websockets-sansio",
             ws_max_size=most_bytes,
             ws_ping_interval=20.0,
@@ -83,52 +86,9 @@ class NodeServer(uvicorn.Server):
         self._on_started()
 
 
-class SmallBodies:
-    """Lets no body through that is larger than any question is, or that comes too slowly."""
-
-    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
-        self._app, self._most = app, most_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        body = await self._body(receive)
-        if body is None:
-            await _refuse(send)
-            return
-        told = False
-
-        async def whole() -> Message:
-            nonlocal told
-            if told:
-                return await receive()
-            told = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        await self._app(scope, whole, send)
-
-    async def _body(self, receive: Receive) -> bytes | None:
-        body = bytearray()
-        try:
-            async with asyncio.timeout(SILENCE_S):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    body += message.get("body", b"")
-                    if len(body) > self._most:
-                        return None
-                    if not message.get("more_body"):
-                        return bytes(body)
-        except TimeoutError:
-            return None
-
-
-async def _refuse(send: Send) -> None:
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
-    await send(
-        {"type": "http.response.body", "body": b'{"detail": "the body is too large or slow"}'}
-    )
+async def _refuse(send: Send, refusal: Refusal, _path: str) -> None:
+    """Answer a body that is not taken as the app answers whatever it refuses."""
+    body = msgspec.json.encode(ErrorAnswer(refusal.message))
+    headers = [*refusal.headers(), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
