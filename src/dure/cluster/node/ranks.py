@@ -39,7 +39,7 @@ class RankRuns:
     """Run this node's rank, one at a time: a new order ends what the one before it started."""
 
     def __init__(self, directory: Path, store: ShardStore) -> None:
-        self._directory, self._kept, self._store = directory / "run", directory / "prefixes", store
+        self._directory, self._saved, self._store = directory / "run", directory / "prefixes", store
         self._current: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
@@ -73,7 +73,7 @@ class RankRuns:
         shutil.rmtree(self._directory, ignore_errors=True)
         job_file, note = self._directory / "job.json", f"rank{order.rank}.exit"
         order.job.shards = [path] * len(order.job.shards)
-        order.job.kept = str(self._kept)
+        order.job.kept = str(self._saved)
         try:
             self._directory.mkdir(parents=True)
             job_file.write_bytes(msgspec.json.encode(order.job))
@@ -184,10 +184,10 @@ async def _talk(
 
 def _environment(directory: Path, device: str) -> dict[str, str]:
     """Return what the rank sees: of this process's own only what every program needs."""
-    kept = ("HOME", "LANG", "LD_LIBRARY_PATH", "USER")
+    names = ("HOME", "LANG", "LD_LIBRARY_PATH", "USER")
     return with_huge_pages(
         {
-            **{name: os.environ[name] for name in kept if name in os.environ},
+            **{name: os.environ[name] for name in names if name in os.environ},
             "PATH": f"{directory}:/usr/bin:/bin",
             "TMPDIR": str(directory),  # what hydra leaves there goes with the next run
             **network_environment(device),
