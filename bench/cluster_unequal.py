@@ -26,7 +26,7 @@ from shapes import add_model_options, gguf_file
 
 from dure.cluster.root.speeds import KnownSpeeds
 from dure.cluster.trust.identity import ROOT_NAME
-from dure.model.architecture import Along
+from dure.model.architectures import Along
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import open_gguf
 

@@ -15,7 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
-from dure.engine.executor import Batch, KvOp
+from dure.engine.executor import Batch
+from dure.engine.kv import Clear
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.errors import DureError, EngineError, ModelError, ResourceError, UsageError
 from dure.model.cut import CutPlan, plan_cut
@@ -105,7 +106,7 @@ def test_a_rank_killed_between_steps_is_named(
 def _steps_until_it_ends(executor: MpiExecutor) -> None:
     for i in range(1_000_000):
         place = i % 400
-        step(executor, [i % 100], place, kv=[] if place else [KvOp(-1)])
+        step(executor, [i % 100], place, kv=[] if place else [Clear()])
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from dure.engine.compute.top_k import adjust, best_of_slice, merge
 from dure.engine.executor import BEST, Candidates
 from dure.errors import ModelError, UsageError
-from dure.generate.llama_samplers import Chain, TokenArray
+from dure.generate.llama_samplers import SamplerChain, TokenArray
 from dure.generate.request import Grammar
-from dure.generate.sampling import GrammarEnd, Sampler, Sampling, keep, n_best_of
+from dure.generate.sampling import GrammarEnd, Sampler, Sampling, filter_top, n_best_of
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 
@@ -164,7 +164,7 @@ def test_the_union_of_the_ranks_best_chooses_as_the_whole_vocabulary(
     if sampling.temperature == 0 and sampling.typical_p == 1 and not sampling.xtc_probability:
         assert chosen == logits.argmax()
     else:
-        chain = Chain(sampling, sampling.seed, logits.size)
+        chain = SamplerChain(sampling, sampling.seed, logits.size)
         assert chosen == chain.draw(whole(logits), place)
 
 
@@ -178,7 +178,7 @@ def test_what_the_filters_keep_is_what_llama_cpp_keeps_or_is_undecided(
     assume(sampling.temperature > 0)
     expected, margin = reference_filters(logits, sampling)
     assume(margin > NEAR)
-    kept = keep(union(logits, sampling, borders), sampling)
+    kept = filter_top(union(logits, sampling, borders), sampling)
     if kept is not None:
         assert kept.ids.tolist() == expected
     else:

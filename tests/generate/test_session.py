@@ -187,7 +187,8 @@ def test_the_models_own_end_is_stop_and_is_no_text(
     prompt = vocabulary.chat_prompt([{"role": "user", "content": "Who is the baker?"}])
     pieces = list(session.answer(prompt, GREEDY))
     assert session.finish == "stop"
-    assert not any(vocabulary.is_end(piece.token) for piece in pieces)
+    tokens = [piece.token for piece in pieces if piece.token is not None]
+    assert not any(vocabulary.is_end(token) for token in tokens)
     assert "<|" not in "".join(piece.text for piece in pieces)
 
 
@@ -235,7 +236,7 @@ def test_a_character_of_several_tokens_comes_out_whole(
     executor = LocalExecutor(path, Limits(256, threads=1))
     pieces = list(Session(executor, vocabulary).answer([7], GREEDY, max_tokens=len(tokens)))
     executor.close()
-    assert [piece.token for piece in pieces if piece.token >= 0] == tokens
+    assert [piece.token for piece in pieces if piece.token is not None] == tokens
     assert "".join(piece.text for piece in pieces) == said
     assert "" in [piece.text for piece in pieces]
 

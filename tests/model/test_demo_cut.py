@@ -12,7 +12,8 @@ import pytest
 
 from dure.engine.compute.allreduce import Wire
 from dure.engine.compute.llama import Limits
-from dure.engine.executor import Batch, Executor, KvOp
+from dure.engine.executor import Batch, Executor
+from dure.engine.kv import Clear, KvOp
 from dure.generate.request import Sampling
 from dure.generate.session import Session
 from dure.model.gguf import open_gguf
@@ -46,7 +47,7 @@ def _greedy(executor: Executor, vocabulary: Vocabulary) -> list[str]:
     for prompt in PROMPTS:
         session = Session(executor, vocabulary)
         tokens = vocabulary.chat_prompt([{"role": "user", "content": prompt}])
-        executor.step(_nothing(kv=KvOp(-1)))
+        executor.step(_nothing(kv=Clear()))
         pieces = session.answer(tokens, Sampling(temperature=0), max_tokens=160)
         texts.append("".join(piece.text for piece in pieces))
     return texts
@@ -97,7 +98,7 @@ def _log_probabilities(executor: Executor, tokens: list[int]) -> npt.NDArray[np.
         np.zeros(n, np.int32),
         range(n),
         n_best=1,
-        kv=[KvOp(-1)],
+        kv=[Clear()],
     )
     executor.step(batch)
     return np.stack([_log_softmax(executor.logits(row)) for row in range(n)])

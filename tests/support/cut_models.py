@@ -15,7 +15,8 @@ import psutil
 
 from dure.engine.compute.allreduce import Wire
 from dure.engine.compute.llama import Limits
-from dure.engine.executor import Batch, Executor, KvOp
+from dure.engine.executor import Batch, Executor
+from dure.engine.kv import Clear, KvOp
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.model.cut import CutPlan, plan_cut
@@ -99,7 +100,7 @@ def step(
 
 def prefill_and_decode(executor: Executor, tokens: Sequence[int], n_prefill: int) -> Floats:
     """Logits after `tokens[:n_prefill]` at once, then after each further token: [rows, n_vocab]."""
-    rows = [step(executor, tokens[:n_prefill], 0, kv=[KvOp(-1)])]
+    rows = [step(executor, tokens[:n_prefill], 0, kv=[Clear()])]
     for i in range(n_prefill, len(tokens)):
         rows.append(step(executor, [tokens[i]], i))
     return np.stack(rows)

@@ -20,12 +20,12 @@ from dure.cluster.root.survey import NodeReport, Nodes
 from dure.cluster.trust.identity import ROOT_NAME
 from dure.deploy.deployment import Deployment, deployment_of_shards
 from dure.deploy.learning import Learning
-from dure.deploy.local import limits_of, memory_of_whole, rank_memory, start_local, threads_of
+from dure.deploy.local import limits_of, memory_of_whole, start_local, threads_of
 from dure.deploy.node_pool import FullNode, NodePool
 from dure.deploy.node_wait import NodeWait
 from dure.deploy.options import RestartReason, RunOptions
 from dure.deploy.reporter import EngineEvent, Reporter
-from dure.deploy.shares import ClusterPlan, ClusterPlanner, main_type
+from dure.deploy.shares import ClusterPlan, ClusterPlanner
 from dure.deploy.start_timer import StartTimer
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.errors import UsageError
@@ -34,6 +34,8 @@ from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, cut_model, plan_shards
 from dure.places import cluster_directory, shard_directory
+from dure.plan.load import bytes_by_type, main_type
+from dure.plan.memory import rank_memory
 
 __all__ = ["start_on_cluster"]
 
@@ -76,8 +78,12 @@ def start_on_cluster(
         deployment,
         restart_reason=RestartWatch(cluster, nodes, pool.missing, used).why,
         record=lambda event, facts: cluster.events.add(event, **facts),
-        learn=Learning(cluster, main_type(model), start.held_bytes).learn,
+        learn=Learning(cluster, _main_type(model), start.held_bytes).learn,
     )
+
+
+def _main_type(model: GgufFile) -> str:
+    return main_type(bytes_by_type(model.tensors.values()))
 
 
 def _node_wait(

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dure.engine.instruments.trace import RankTrace
+from dure.engine.kv import KvOp
 from dure.errors import UsageError
 
 __all__ = [
@@ -23,9 +24,11 @@ __all__ = [
     "Candidates",
     "Executor",
     "ExecutorInfo",
-    "KvOp",
+    "FullExecutor",
+    "Instruments",
     "RankFacts",
     "RankKept",
+    "SequenceFiles",
     "StepResult",
     "StepStats",
     "check_batch",
@@ -36,22 +39,6 @@ BEST = 256  # logits a rank reports of its slice, unless a step asks for fewer
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class KvOp:
-    """A change of the KV cache, made before a step's tokens are decoded.
-
-    `copy_to` and `swap_with` None: forget positions [start, stop) of `sequence`. `copy_to`: copy them to
-    that sequence, which is empty. `swap_with`: both sequences then hold what the other held.
-    `sequence` -1 is every sequence, `stop` -1 the end.
-    """
-
-    sequence: int
-    start: int = 0
-    stop: int = -1
-    copy_to: int | None = None
-    swap_with: int | None = None
 
 
 @dataclass(frozen=True)
@@ -201,54 +188,87 @@ def nothing() -> None:
 
 
 class Executor(Protocol):
-    """Runs steps of one model. Not thread-safe: one step at a time.
+    """Runs the steps of one model.
 
-    Every method raises EngineError when the engine has failed; it must then be closed.
+    One thread calls it, one call at a time. The KV cache of every sequence is empty at first, and
+    changes by steps alone. A UsageError changes nothing: the next step may follow. After an EngineError
+    the ranks are lost with their KV cache: every further call raises EngineError, but for `close`.
     """
 
     info: ExecutorInfo
 
     def step(self, batch: Batch, meanwhile: Callable[[], None] = nothing) -> StepResult:
-        """Decode a batch. Raises UsageError where it breaks the limits in `info`.
+        """Change the KV cache as the batch says, then decode its tokens.
 
-        meanwhile: is called once, while other processes compute or else before.
+        A batch without tokens only changes the KV cache. meanwhile: is called once, while other processes
+        compute or else before. Raises UsageError if the batch breaks the limits in `info`.
         """
 
     def logits(self, row: int) -> Floats:
-        """All logits of output `row` of the last step, adjusted as the step said: float32 [n_vocab]."""
+        """Return all logits of an output row of the last step, adjusted as that step said.
+
+        row: an index into `Batch.outputs`. Returns float32 [n_vocab]. The step must have asked for logits,
+        not for embeddings.
+        """
+
+    def close(self) -> None:
+        """End every process and free the memory. May be called at any time, and again."""
+
+
+class SequenceFiles(Protocol):
+    """Writes sequences of an executor's KV cache to files, a part on every rank, and reads them back.
+
+    Between two steps, by the thread that makes them. `path` is a directory and a key; it names one file
+    on each rank, which may lie on that rank's own machine. An error of a file leaves the KV cache usable,
+    and no half file behind. Raises EngineError as the executor does.
+    """
 
     def save(self, sequence: int, path: str) -> int:
-        """Write a sequence's KV cache to files that begin with `path`; the bytes written, all ranks.
+        """Write a sequence, which stays as it is; return the bytes written by all ranks.
 
-        Raises ResourceError where it cannot be written; what was begun is removed.
+        Raises ResourceError if a rank cannot write its part; no rank has one then.
         """
 
     def load(self, sequence: int, path: str, n_tokens: int) -> bool:
-        """Read back what `save` wrote into an empty sequence: n_tokens positions.
+        """Read n_tokens positions back into an empty sequence, as `save` wrote them.
 
-        False where a file is missing, damaged, or does not fit; the sequence is empty then.
+        False if a file is missing, damaged or does not fit; the sequence is empty then.
         """
 
     def keep_only(self, directory: str, keys: Sequence[str]) -> list[RankKept]:
-        """Have every rank delete what was saved in a directory but for these; what it has of them."""
+        """Delete all saved sequences of a directory but these; return what each rank has of them."""
 
     def drop(self, path: str) -> None:
-        """Delete what `save` wrote; nothing happens where it is not there."""
+        """Delete a saved sequence on every rank. Nothing happens if it is not there."""
+
+
+class Instruments(Protocol):
+    """Measures an executor's ranks, and sets how many threads they use.
+
+    Between two steps, by the thread that makes them. The KV cache stays as it is.
+    Raises EngineError as the executor does.
+    """
 
     def set_threads(self, threads: Sequence[int]) -> None:
-        """Decode single tokens with so many threads on each rank; prompts with those from before."""
+        """Decode single tokens with this number of threads on each rank; `info.threads` says so then.
+
+        Prompts keep the threads that the executor was made with.
+        """
 
     def trace(self) -> None:
-        """Note the times of every step from now on, until `traced`. Raises UsageError where it cannot."""
+        """Record the times of every step until `traced`. Raises UsageError if the model has no table."""
 
     def traced(self) -> list[RankTrace]:
-        """What every rank noted since `trace`."""
+        """Return what every rank has recorded since `trace`, and stop recording."""
 
     def probe(self, n_bytes: int, /) -> tuple[list[float], float]:
-        """Bytes of memory that each rank reads in a second; seconds of an exchange of n_bytes."""
+        """Measure how many bytes of memory each rank reads in a second, all at once, and the seconds of
+        an exchange of n_bytes among them.
+        """
 
     def facts(self) -> list[RankFacts]:
-        """What every rank holds now."""
+        """Return what every rank holds now."""
 
-    def close(self) -> None:
-        """End every process and free the memory. May be called again."""
+
+class FullExecutor(Executor, SequenceFiles, Instruments, Protocol):
+    """All sides of one running model. For who starts it and hands the sides on; use the narrowest."""

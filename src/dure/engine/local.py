@@ -37,8 +37,8 @@ __all__ = ["LocalExecutor"]
 class LocalExecutor:
     """Runs a model of any architecture that llama.cpp knows, in this process.
 
-    points: where attention and feed-forward of each layer end, as in `Architecture.sums`; () where no
-    table says, and then it cannot be traced.
+    points: where attention and feed-forward of each layer end, `Architecture.reduction_points`; () if
+    there is no table, and then it cannot be traced.
     Raises ModelError or ResourceError where it cannot be loaded.
     """
 
@@ -105,15 +105,15 @@ class LocalExecutor:
         return np.array(self._model.logits(self._outputs[row]))
 
     def save(self, sequence: int, path: str) -> int:
-        """Write a sequence's KV cache; see `Executor.save`."""
+        """Write a sequence's KV cache; see `SequenceFiles.save`."""
         return self._model.save(sequence, self._kept.file(path))
 
     def load(self, sequence: int, path: str, n_tokens: int) -> bool:
-        """Read back a sequence's KV cache; see `Executor.load`."""
+        """Read back a sequence's KV cache; see `SequenceFiles.load`."""
         return self._model.load(sequence, self._kept.file(path), n_tokens)
 
     def keep_only(self, directory: str, keys: Sequence[str]) -> list[RankKept]:
-        """Delete what else was saved in a directory; see `Executor.keep_only`."""
+        """Delete what else was saved in a directory; see `SequenceFiles.keep_only`."""
         found, free_bytes = self._kept.keep_only(directory, keys)
         return [RankKept(frozenset(found), free_bytes)]
 
@@ -122,12 +122,12 @@ class LocalExecutor:
         self._kept.drop(path)
 
     def set_threads(self, threads: Sequence[int]) -> None:
-        """Decode with so many threads; see `Executor.set_threads`."""
+        """Decode with so many threads; see `Instruments.set_threads`."""
         self._model.set_threads(threads[0])
         self.info = replace(self.info, threads=tuple(threads))
 
     def trace(self) -> None:
-        """Note the times of every step from now on; see `Executor.trace`."""
+        """Note the times of every step from now on; see `Instruments.trace`."""
         if not self._points:
             raise UsageError(
                 f"{self._name} is of an architecture whose layers dure cannot tell apart: leave out --trace"

@@ -12,11 +12,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dure.errors import CutError
-from dure.model.architecture import Along, Architecture, Rule, Shape, architecture_of, shape_of
+from dure.model.architectures import (
+    Along,
+    Architecture,
+    Rule,
+    Shape,
+    architecture_of,
+    shape_of,
+)
 from dure.model.ggml import GgmlType, type_named
 from dure.model.gguf import GgufFile, Tensor
 
-__all__ = ["CutPlan", "RankCut", "Span", "apportion", "plan_cut"]
+__all__ = [
+    "COUNTED",
+    "CutPlan",
+    "RankCut",
+    "Span",
+    "apportion",
+    "plan_cut",
+    "rank_cut",
+    "whole_cut",
+]
 
 ROW_GRAIN = 32  # rows of a column-parallel tensor: llama.cpp's repacked kernels want multiples of 8
 # What llama.cpp's own quantizer falls back to where 256-blocks do not fit.
@@ -47,14 +63,30 @@ class Span:
         return Span(self.start * width, self.stop * width)
 
 
-@dataclass(frozen=True)
-class RankCut:
-    """What one rank holds of every layer, and of the vocabulary."""
+RankCut = Mapping[Along, Span]
+"""What one rank holds along every axis that is cut; of each layer, or of the vocabulary."""
 
-    heads: Span
-    kv_heads: Span
-    ffn: Span
-    vocabulary: Span
+COUNTED = (Along.HEADS, Along.KV_HEADS, Along.FFN, Along.VOCABULARY)
+"""What a cut is decided in; other axes follow. A shard's name depends on their order."""
+
+
+def rank_cut(shape: Shape, counted: Iterable[Span]) -> RankCut:
+    """Return what a rank holds along every axis. counted: its spans of `COUNTED`."""
+    cut = dict(zip(COUNTED, counted, strict=True))
+    heads, kv_heads = cut[Along.HEADS], cut[Along.KV_HEADS]
+    return {
+        **cut,
+        Along.QUERY: heads.times(shape.key_length),
+        Along.CONTEXT: heads.times(shape.value_length),
+        Along.KEY: kv_heads.times(shape.key_length),
+        Along.VALUE: kv_heads.times(shape.value_length),
+    }
+
+
+def whole_cut(shape: Shape) -> RankCut:
+    """Return what a single rank would hold: everything."""
+    lengths = (shape.n_head, shape.n_head_kv, shape.n_ff, shape.n_vocab)
+    return rank_cut(shape, (Span(0, length) for length in lengths))
 
 
 @dataclass(frozen=True)
@@ -71,25 +103,8 @@ class CutPlan:
     reencoded: Mapping[str, GgmlType]
 
     def span(self, rule: Rule, rank: int) -> Span | None:
-        """What rank holds of a tensor's cut axis, or None where it is not cut."""
-        cut, shape = self.ranks[rank], self.shape
-        match rule.along:
-            case Along.QUERY:
-                return cut.heads.times(shape.key_length)
-            case Along.CONTEXT:
-                return cut.heads.times(shape.value_length)
-            case Along.KEY:
-                return cut.kv_heads.times(shape.key_length)
-            case Along.VALUE:
-                return cut.kv_heads.times(shape.value_length)
-            case Along.HEADS:
-                return cut.heads
-            case Along.FFN:
-                return cut.ffn
-            case Along.VOCABULARY:
-                return cut.vocabulary
-            case _:
-                return None
+        """Return what a rank holds of a tensor's cut axis, or None if it is not cut."""
+        return self.ranks[rank].get(rule.along)
 
     def type_of(self, tensor: Tensor) -> GgmlType:
         """The type a tensor has in the shards."""
@@ -121,7 +136,7 @@ def plan_cut(model: GgufFile, shares: Sequence[float]) -> CutPlan:
     ffn, ffn_types = _cut_ffn(model, architecture, shape, shares)
     vocabulary = _cut_rows(shape.n_vocab, shares, (ROW_GRAIN, 8, 1), "vocabulary rows")
     ranks = tuple(
-        RankCut(heads, kv_heads, columns, rows)
+        rank_cut(shape, (heads, kv_heads, columns, rows))
         for (heads, kv_heads), columns, rows in zip(attention, ffn, vocabulary, strict=True)
     )
     return CutPlan(shape, architecture, tuple(shares), ranks, {**attention_types, **ffn_types})
@@ -136,24 +151,16 @@ def _check_shares(shares: Sequence[float]) -> None:
 
 def _check_tensors(model: GgufFile, architecture: Architecture, shape: Shape) -> None:
     """Every tensor must be in the table and as long along its cut axis as the header says."""
-    lengths = {
-        Along.QUERY: shape.n_head * shape.key_length,
-        Along.CONTEXT: shape.n_head * shape.value_length,
-        Along.KEY: shape.n_head_kv * shape.key_length,
-        Along.VALUE: shape.n_head_kv * shape.value_length,
-        Along.HEADS: shape.n_head,
-        Along.FFN: shape.n_ff,
-        Along.VOCABULARY: shape.n_vocab,
-    }
+    whole = whole_cut(shape)
     for tensor in model.tensors.values():
         rule = architecture.rule(tensor.name)
-        length = lengths.get(rule.along)
-        if length is not None and (
-            len(tensor.shape) <= rule.axis or tensor.shape[rule.axis] != length
+        span = whole.get(rule.along)
+        if span is not None and (
+            len(tensor.shape) <= rule.axis or tensor.shape[rule.axis] != len(span)
         ):
             raise CutError(
                 f"tensor {tensor.name} has shape {list(tensor.shape)}, but the header says "
-                f"{length} {rule.along.value}: this file cannot be cut, run it on one rank"
+                f"{len(span)} {rule.along.value}: this file cannot be cut, run it on one rank"
             )
 
 

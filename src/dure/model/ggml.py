@@ -22,7 +22,21 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["GgmlType", "decoder_of", "dequantize", "ggml_type", "quantize", "type_named"]
+__all__ = [
+    "WRITABLE_TYPES",
+    "GgmlType",
+    "decoder_of",
+    "dequantize",
+    "ggml_type",
+    "quantize",
+    "type_named",
+]
+
+WRITABLE_TYPES = (
+    *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4", "IQ4_NL", "IQ4_XS"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+)
+"""What can be written without an importance matrix."""
 
 _TYPE_IDS_ASKED = 256  # llama.cpp numbers its types upwards from 0 and had 43 in 2026
 _LARGEST_WEIGHT = 65504.0  # of float16; some encoders abort the process far beyond it

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dure.errors import ResourceError
-from dure.model.architecture import Along, Rule
-from dure.model.cut import CutPlan, Span
+from dure.model.architectures import Along, Rule
+from dure.model.cut import COUNTED, CutPlan, Span
 from dure.model.ggml import GgmlType, dequantize, quantize, type_named
 from dure.model.gguf import (
     GgufFile,
@@ -114,10 +114,7 @@ def _shard_name(model: GgufFile, plan: CutPlan, rank: int) -> str:
 def _plan_facts(plan: CutPlan) -> dict[str, Any]:
     """The plan as plain data: what a shard records of it, and what its name is the hash of."""
     return {
-        "ranks": [
-            [[s.start, s.stop] for s in (r.heads, r.kv_heads, r.ffn, r.vocabulary)]
-            for r in plan.ranks
-        ],
+        "ranks": [[[cut[along].start, cut[along].stop] for along in COUNTED] for cut in plan.ranks],
         "reencoded": {name: type_.name for name, type_ in plan.reencoded.items()},
     }
 
@@ -132,13 +129,13 @@ def _metadata(model: GgufFile, plan: CutPlan, rank: int) -> dict[str, Value]:
         if not key.startswith(("tokenizer.", "split.")) and key != "general.alignment"
     }
     numbers = {
-        "attention.head_count": len(cut.heads),
-        "attention.head_count_kv": len(cut.kv_heads),
+        "attention.head_count": len(cut[Along.HEADS]),
+        "attention.head_count_kv": len(cut[Along.KV_HEADS]),
         "attention.key_length": shape.key_length,
         "attention.value_length": shape.value_length,
         "rope.dimension_count": model.int(f"{source}.rope.dimension_count", shape.key_length),
-        plan.architecture.ffn_length_key: len(cut.ffn),
-        "vocab_size": len(cut.vocabulary),
+        plan.architecture.ffn_length_key: len(cut[Along.FFN]),
+        "vocab_size": len(cut[Along.VOCABULARY]),
     }
     texts = {
         "general.architecture": target,
@@ -174,7 +171,7 @@ def _piece(model: GgufFile, plan: CutPlan, tensor: Tensor, rank: int) -> _Piece 
     if rule.along is Along.FIRST_RANK:
         zero = rank > 0
     if name.endswith("attn_q_norm.weight"):
-        factor = plan.architecture.query_correction(plan.shape, len(plan.ranks[rank].heads))
+        factor = plan.architecture.query_correction(plan.shape, len(plan.ranks[rank][Along.HEADS]))
     spec = TensorSpec(name, plan.shape_of(tensor, rank), type_)
     return _Piece(tensor, spec, rule, plan.span(rule, rank), zero, factor)
 

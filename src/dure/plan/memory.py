@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dure.errors import ResourceError, UsageError
+from dure.errors import ModelError, ResourceError, UsageError
 from dure.hardware.machine import Machine
-from dure.model.architecture import Shape
+from dure.model.architectures import Along, Shape, shape_of
+from dure.model.context import CTX_GRAIN, padded_ctx
+from dure.model.cut import CutPlan
+from dure.model.gguf import GgufFile
+from dure.model.shard import Shard
 
 __all__ = [
     "DEFAULT_CTX",
@@ -18,11 +22,12 @@ __all__ = [
     "RankMemory",
     "choose_ctx",
     "kv_bytes_per_token",
+    "rank_memory",
     "tokens_moved_in_a_pass",
+    "whole_memory",
 ]
 
 DEFAULT_CTX = 4096
-CTX_GRAIN = 256  # llama.cpp rounds a context up to this
 F16_BYTES = 2
 # Beside weights and KV cache: Python, MPI, llama.cpp's compute buffers.
 PROCESS_BYTES = 300_000_000
@@ -57,7 +62,28 @@ class RankMemory:
 
     def kv_bytes(self, n_ctx: int, n_sequences: int = 1) -> int:
         """The KV cache of so many contexts of n_ctx, which llama.cpp rounds up."""
-        return self.kv_bytes_per_token * _rounded(n_ctx) * n_sequences
+        return self.kv_bytes_per_token * padded_ctx(n_ctx) * n_sequences
+
+
+def rank_memory(plan: CutPlan, shard: Shard) -> RankMemory:
+    """Return what a rank of a cut takes."""
+    n_head_kv = len(plan.ranks[shard.rank][Along.KV_HEADS])
+    return RankMemory(shard.weights_bytes, kv_bytes_per_token(plan.shape, n_head_kv))
+
+
+def whole_memory(model: GgufFile) -> tuple[RankMemory, int]:
+    """Return what a whole model takes on one machine, and the context it was trained for.
+
+    Without the KV cache if the header does not say enough, as of a model without attention.
+    """
+    weights_bytes = sum(tensor.size_bytes for tensor in model.tensors.values())
+    try:
+        shape = shape_of(model)
+    except ModelError:  # llama.cpp may know it all the same, or say better what is wrong
+        trained = model.int(f"{model.architecture}.context_length", DEFAULT_CTX)
+        return RankMemory(weights_bytes, 0), trained
+    kv_bytes = kv_bytes_per_token(shape, shape.n_head_kv)
+    return RankMemory(weights_bytes, kv_bytes), shape.context_length
 
 
 def choose_ctx(
@@ -85,10 +111,6 @@ def choose_ctx(
     if needed > machine.available_bytes:
         raise ResourceError(_too_large(n_ctx, n_sequences, needed, ranks, machine))
     return n_ctx
-
-
-def _rounded(n_ctx: int) -> int:
-    return -(-n_ctx // CTX_GRAIN) * CTX_GRAIN
 
 
 def _too_large(

@@ -31,7 +31,7 @@ from dure.generate.request import (
     Event,
     Failed,
     Grammar,
-    Progress,
+    PrefillProgress,
     Request,
     Sampling,
     Timings,
@@ -224,7 +224,7 @@ class _Assembly:
             yield from self._token(event)
             if self._text.stop is not None:
                 answer.cancel()
-        elif isinstance(event, Progress):
+        elif isinstance(event, PrefillProgress):
             yield PromptProgress(event.total, event.cached, event.processed, event.elapsed_s)
         elif isinstance(event, Done):
             yield from self._done(event)

@@ -195,8 +195,10 @@ class Converter:
     def _listed(self, schema: Mapping[str, Any], place: str) -> str:
         from dure.chat.json_schema.validate import conforms
 
-        values = schema["enum"] if "enum" in schema else [schema["const"]]
-        fitting = [v for v in values if conforms(self._root, schema, v)]
+        key = "enum" if "enum" in schema else "const"
+        values = schema["enum"] if key == "enum" else [schema["const"]]
+        rest = {k: v for k, v in schema.items() if k != key}
+        fitting = [v for v in values if conforms(self._root, rest, v)]
         if not fitting:
             raise UsageError(f"schema {place}: none of the values listed follows the schema")
         texts = [literal(json.dumps(v, ensure_ascii=False)) for v in fitting]
@@ -259,7 +261,7 @@ class Converter:
 
     def _array(self, schema: Mapping[str, Any], place: str) -> str:
         prefix, items = schema.get("prefixItems", []), schema.get("items", True)
-        least, most = schema.get("minItems", 0), schema.get("maxItems")
+        least, most = int(schema.get("minItems", 0)), _whole(schema.get("maxItems"))
         if isinstance(items, list):
             raise UsageError(f"schema {place}/items: a list is not supported: use prefixItems")
         if items is False:
@@ -272,13 +274,11 @@ class Converter:
             self.value(item, f"{place}/prefixItems/{i}") for i, item in enumerate(prefix[:most])
         ]
         rest = "" if items is False else self.value(items, f"{place}/items")
-        return objects.array_of(
-            self._rules, first, rest, int(least), None if most is None else int(most)
-        )
+        return objects.array_of(self._rules, first, rest, least, most)
 
     def _string(self, schema: Mapping[str, Any], place: str) -> str:
         pattern, form = schema.get("pattern"), schema.get("format")
-        least, most = int(schema.get("minLength", 0)), schema.get("maxLength")
+        least, most = int(schema.get("minLength", 0)), _whole(schema.get("maxLength"))
         if most is not None and least > most:
             raise UsageError(
                 f"schema {place}: no text has {least} characters at least and {most} at most"
@@ -291,9 +291,7 @@ class Converter:
                     f"schema {place}: the format {form!r} is not supported: use {', '.join(FORMATS)}"
                 )
         if pattern is None:
-            inner = self._rules.repeat(
-                f"schema {place}", self._character(), least, None if most is None else int(most)
-            )
+            inner = self._rules.repeat(f"schema {place}", self._character(), least, most)
         else:
             for other in ("minLength", "maxLength", "format"):
                 if self._strict and other in schema and schema.get("pattern", other) != other:
@@ -361,6 +359,11 @@ def _bounds(schema: Mapping[str, Any]) -> Bounds:
     low, low_open = read("minimum", "exclusiveMinimum", 1)
     high, high_open = read("maximum", "exclusiveMaximum", -1)
     return Bounds(low, high, low_open, high_open)
+
+
+def _whole(number: float | None) -> int | None:
+    """JSON may write the count 2 as 2.0."""
+    return None if number is None else int(number)
 
 
 def _pointer(name: str) -> str:

@@ -22,7 +22,7 @@ from dure.cli.terminal.parameters import (
     Running,
     SamplingOptions,
 )
-from dure.cli.terminal.running_model import guesses, running_model
+from dure.cli.terminal.running_model import proposer, running_model
 from dure.errors import UsageError
 from dure.generate.request import Sampling
 from dure.generate.session import Session
@@ -68,8 +68,8 @@ def chat(
             raise UsageError(
                 f"{file.name} has no chat template: use `dure run --raw` to continue text"
             )
-        guessing = stack.enter_context(guesses(draft, gguf, vocabulary, options, executor))
-        session = Session(executor, vocabulary, guessing)
+        drafts = stack.enter_context(proposer(draft, gguf, vocabulary, options, executor))
+        session = Session(executor, vocabulary, drafts)
         n_ctx = executor.info.n_ctx
         conversation = _Conversation(session, n_ctx, vocabulary, chosen_by, max_tokens, system)
         if sys.stdin.isatty():

@@ -28,9 +28,10 @@ from dure.cluster.trust.https_server import listener
 from dure.cluster.trust.identity import ROOT_NAME, check_name
 from dure.cluster.trust.invitation import Code
 from dure.cluster.trust.joining import JOIN_PORT, NodeFile
-from dure.engine.instruments.speed import MEASURED_TYPES, measure_in_process
+from dure.engine.instruments.speed import measure_in_process
 from dure.errors import ClusterError, UsageError
 from dure.hardware.probe import health, probe
+from dure.model.ggml import WRITABLE_TYPES
 from dure.places import cluster_directory, node_directory
 
 __all__ = ["cluster"]
@@ -231,9 +232,9 @@ def bench(
     """
     root = _this()
     names = [name.strip().upper() for name in types.split(",") if name.strip()]
-    unknown = [name for name in names if name not in MEASURED_TYPES]
+    unknown = [name for name in names if name not in WRITABLE_TYPES]
     if unknown or not names:
-        raise UsageError(f"--types {types}: give some of {', '.join(MEASURED_TYPES)}")
+        raise UsageError(f"--types {types}: give some of {', '.join(WRITABLE_TYPES)}")
     nodes, known, members = Nodes(root), KnownSpeeds(root.directory), root.members
     for name in names:
         with errors.status(f"measuring {name}"):

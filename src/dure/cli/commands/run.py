@@ -21,7 +21,7 @@ from dure.cli.terminal.parameters import (
     Running,
     SamplingOptions,
 )
-from dure.cli.terminal.running_model import guesses, running_model
+from dure.cli.terminal.running_model import proposer, running_model
 from dure.engine.executor import RankFacts
 from dure.errors import EngineError, UsageError
 from dure.generate.session import Session
@@ -70,8 +70,8 @@ def run(
         running_model(file, options) as (gguf, executor),
     ):
         vocabulary = Vocabulary(gguf)
-        guessing = stack.enter_context(guesses(draft, gguf, vocabulary, options, executor))
-        session = Session(executor, vocabulary, guessing)
+        drafts = stack.enter_context(proposer(draft, gguf, vocabulary, options, executor))
+        session = Session(executor, vocabulary, drafts)
         tokens = _tokens(vocabulary, text, system, raw)
         answer = ""
         try:

@@ -1,6 +1,7 @@
 """Sums over all ranks, the best logits of a slice, and how fast memory is read.
 
-Knows what the functions of `native/sums.c` mean. Refuses to know steps and shards.
+Knows what `allreduce.c`, `allreduce_record.c` and `bandwidth.c` of `native/` export. Refuses to know
+steps and shards.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ class Wire(Enum):
     Q8 = "q8"
     F32 = "f32"
 
+    @property
+    def value_bytes(self) -> float:
+        """Bytes of one value on the wire."""
+        return 4.0 if self is Wire.F32 else 34 / 32
+
 
 class Status(IntEnum):
     """What became of the sums of a step."""
@@ -74,7 +80,7 @@ def sums_callback() -> int:
 
     It has our functions compute what they compute better, and sums over the ranks where `Sums` were made.
     """
-    return ctypes.cast(library().dure_sums_callback, ctypes.c_void_p).value or 0
+    return ctypes.cast(library().dure_graph_callback, ctypes.c_void_p).value or 0
 
 
 class SumTimes:
@@ -88,17 +94,17 @@ class SumTimes:
 
     def begin(self) -> None:
         """Forget the last step's; `Sums.begin` does, too."""
-        library().dure_sums_begin()
+        library().dure_allreduce_begin()
 
     def keep(self, n_sums: int) -> None:
         """Keep the times of the first n_sums of every step; 0 keeps none. Raises EngineError."""
-        if library().dure_sums_trace(ctypes.c_int64(n_sums)) != Status.OK:
+        if library().dure_allreduce_trace(ctypes.c_int64(n_sums)) != Status.OK:
             raise EngineError(f"there is no memory for the times of {n_sums} sums")
         self._n_kept = n_sums
 
     def keep_of(self, points: tuple[str, ...], n_sums: int) -> None:
-        """The same in a process without `Sums`. points: see `Architecture.sums`. Raises EngineError."""
-        if library().dure_sums_places("\n".join(points).encode()) != Status.OK:
+        """The same in a process without `Sums`. points: `Architecture.reduction_points`."""
+        if library().dure_allreduce_points("\n".join(points).encode()) != Status.OK:
             raise EngineError(f"{', '.join(points)} are not places in a model; please report it")
         self.keep(n_sums)
 
@@ -110,13 +116,13 @@ class SumTimes:
         times = np.zeros((self._n_kept, 4))
         if not self._n_kept:
             return times
-        return times[: library().dure_sums_times(ctypes.c_void_p(times.ctypes.data))]
+        return times[: library().dure_allreduce_times(ctypes.c_void_p(times.ctypes.data))]
 
 
 class Sums:
     """This rank's end of the sums. Needs MPI to be initialized; one a process.
 
-    `points`: where a partial vector stands, see `Architecture.sums`.
+    `points`: where a partial vector stands, see `Architecture.reduction_points`.
     `max_values`: of a vector; what the sums need is allocated for it here, and no more later.
     `wait_s`: no rank waits longer than this for another.
     `two_phase_above`: bytes of an encoded vector above which it is scattered, then gathered; None:
@@ -135,7 +141,7 @@ class Sums:
         two_phase_above: float | None = None,
         staged: bool = False,
     ) -> None:
-        status = library().dure_sums_start(
+        status = library().dure_allreduce_start(
             "\n".join(points).encode(),
             int(wire is Wire.F32),
             ctypes.c_size_t(max_values),
@@ -146,7 +152,7 @@ class Sums:
         if status != Status.OK:
             raise EngineError(f"the sums cannot start: {Status(status).name}")
         self._wait_s, self.noted = wait_s, SumTimes()
-        self._begin, self._end = library().dure_sums_begin, library().dure_sums_end
+        self._begin, self._end = library().dure_allreduce_begin, library().dure_allreduce_end
         self._stats = _Stats()
         self._stats_pointer = ctypes.byref(self._stats)
 
@@ -172,11 +178,11 @@ class Sums:
 
     def close(self) -> None:
         """Give the memory back, and take back the receives that are posted."""
-        library().dure_sums_stop()
+        library().dure_allreduce_stop()
 
     def sum(self, x: Floats) -> None:
         """Sum x (float32, a multiple of 32 elements) over all ranks, in place."""
-        library().dure_sums_sum(ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(x.size))
+        library().dure_allreduce(ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(x.size))
         self.end()
 
 

@@ -1,4 +1,4 @@
-"""Nodes of llama.cpp's graph that its threads compute with our functions. Source: `native/nodes.c`."""
+"""Nodes of llama.cpp's graph that its threads compute with our functions. Source: `native/dispatch.c`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class OwnNodes:
     """
 
     def __init__(self) -> None:
-        handle = library().dure_nodes_new()
+        handle = library().dure_kernels_new()
         if not handle:
             raise ResourceError("there is no memory for a context: stop other programs")
         self.handle = ctypes.c_void_p(handle)
@@ -27,7 +27,7 @@ class OwnNodes:
     def close(self) -> None:
         """Give the memory back."""
         handle, self.handle = self.handle, ctypes.c_void_p(None)
-        library().dure_nodes_free(handle)
+        library().dure_kernels_free(handle)
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError, TypeError):  # where Python is at its end

@@ -24,16 +24,18 @@ from dure.engine.compute.memory import lock as lock_memory
 from dure.engine.compute.memory import locked_bytes, want_huge_pages
 from dure.engine.compute.native import ggml_cpu
 from dure.engine.compute.pinning import PinnedThreads, cores_for
-from dure.engine.executor import Floats, Ints, KvOp
+from dure.engine.executor import Floats, Ints
+from dure.engine.kv import Clear, Copy, Forget, KvOp, Swap
 from dure.engine.saved.sealed_file import is_whole, seal
 from dure.errors import EngineError, ModelError, ResourceError
+from dure.model.context import padded_ctx
 from dure.model.llama_log import captured_log, silence_llama
 
 __all__ = ["Limits", "LoadedModel", "has_amx", "load_model"]
 
-CTX_GRAIN = 256  # llama.cpp pads a sequence's cells to this
 DEFAULT_CURE = "get the file again, or use a model that llama.cpp knows"
 _MAX_POSITIONS_PER_TOKEN = 4
+_EVERY_SEQUENCE = _END = -1  # as llama.cpp's functions on the KV cache take them
 
 
 @dataclass(frozen=True)
@@ -187,36 +189,39 @@ class LoadedModel:
         )
         if read and lib.llama_memory_seq_pos_max(self._memory, sequence) == n_tokens - 1:
             return True
-        lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        lib.llama_memory_seq_rm(self._memory, sequence, 0, _END)
         return False
 
     def change_kv(self, ops: Iterable[KvOp]) -> None:
-        """Forget, copy or swap positions of sequences."""
+        """Change the KV cache, in this order. Raises EngineError if llama.cpp's cannot do it."""
         for op in ops:
-            if op.swap_with is not None:
-                self._swap(op.sequence, op.swap_with)
-            elif op.copy_to is not None:
-                self._copy(op, op.copy_to)
-            elif not lib.llama_memory_seq_rm(self._memory, op.sequence, op.start, op.stop):
-                raise EngineError(
-                    f"positions {op.start} to {op.stop} of sequence {op.sequence} cannot be "
-                    "forgotten in this model's cache"
-                )
+            match op:
+                case Forget(sequence, start):
+                    self._forget(sequence, start)
+                case Clear():
+                    self._forget(_EVERY_SEQUENCE, 0)
+                case Copy(source, target, n):
+                    self._copy(source, target, n)
+                case Swap(sequence, other):
+                    self._swap(sequence, other)
 
-    def _copy(self, op: KvOp, target: int) -> None:
-        """Copy through a buffer: llama.cpp's own copy between streams moves all that a stream may hold."""
-        self._put(self._taken(op.sequence), target)
-        if op.start > 0:
-            lib.llama_memory_seq_rm(self._memory, target, 0, op.start)
-        if op.stop >= 0 and not lib.llama_memory_seq_rm(self._memory, target, op.stop, -1):
+    def _forget(self, sequence: int, start: int) -> None:
+        if not lib.llama_memory_seq_rm(self._memory, sequence, start, _END):
+            whose = "all sequences" if sequence == _EVERY_SEQUENCE else f"sequence {sequence}"
             raise EngineError(
-                f"sequence {op.sequence} can only be copied whole in this model's cache"
+                f"positions from {start} on of {whose} cannot be forgotten in this model's cache"
             )
+
+    def _copy(self, source: int, target: int, n: int | None) -> None:
+        """Copy through a buffer: llama.cpp's own copy between streams moves all that a stream may hold."""
+        self._put(self._taken(source), target)
+        if n is not None and not lib.llama_memory_seq_rm(self._memory, target, n, _END):
+            raise EngineError(f"sequence {source} can only be copied whole in this model's cache")
 
     def _swap(self, sequence: int, other: int) -> None:
         held, other_held = self._taken(sequence), self._taken(other)
-        for place in (sequence, other):
-            lib.llama_memory_seq_rm(self._memory, place, -1, -1)
+        for emptied in (sequence, other):
+            lib.llama_memory_seq_rm(self._memory, emptied, 0, _END)
         self._put(held, other)
         self._put(other_held, sequence)
 
@@ -362,7 +367,7 @@ def _reason() -> str:
 
 def _make_context(model: Any, limits: Limits, nodes: OwnNodes, path: Path) -> Any:
     params = lib.llama_context_default_params()
-    params.n_ctx = -(-limits.n_ctx // CTX_GRAIN) * CTX_GRAIN * limits.n_sequences
+    params.n_ctx = padded_ctx(limits.n_ctx) * limits.n_sequences
     params.n_batch = params.n_ubatch = limits.n_batch
     params.n_seq_max = limits.n_sequences
     params.n_outputs_max = min(limits.n_outputs, limits.n_batch)

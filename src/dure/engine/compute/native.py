@@ -54,16 +54,16 @@ def library() -> ctypes.CDLL:
         raise ResourceError(
             f"dure's native library cannot be loaded ({error}): install dure again with `pip install .`"
         ) from error
-    loaded.dure_nodes_new.restype = ctypes.c_void_p
-    loaded.dure_nodes_free.argtypes = [ctypes.c_void_p]
+    loaded.dure_kernels_new.restype = ctypes.c_void_p
+    loaded.dure_kernels_free.argtypes = [ctypes.c_void_p]
     pointer, integer = ctypes.c_void_p, ctypes.c_int
-    loaded.dure_best.argtypes = [
+    loaded.dure_top_k.argtypes = [
         *(pointer, integer, integer, integer, pointer, pointer, ctypes.c_bool)
     ]
-    loaded.dure_best.restype = ctypes.c_float
+    loaded.dure_top_k.restype = ctypes.c_float
     loaded.dure_exchange_seconds.restype = ctypes.c_double
-    loaded.dure_sums_times.restype = ctypes.c_int64
+    loaded.dure_allreduce_times.restype = ctypes.c_int64
     loaded.dure_read_bytes_per_second.restype = ctypes.c_double
-    loaded.dure_nodes_start.restype = None
-    loaded.dure_nodes_start(bool(cpu.ggml_cpu_has_avx2()))
+    loaded.dure_kernels_start.restype = None
+    loaded.dure_kernels_start(bool(cpu.ggml_cpu_has_avx2()))
     return loaded

@@ -38,7 +38,7 @@ def best_of_slice(logits: Floats, k: int, first_id: int) -> SliceBest:
     """
     n = min(k, logits.size)
     ids, best = np.empty(n, np.int32), np.empty(n, np.float32)
-    log_sum_exp = library().dure_best(
+    log_sum_exp = library().dure_top_k(
         *(address_of(logits), logits.size, n, first_id, address_of(ids), address_of(best), k > 1)
     )
     return ids, best, log_sum_exp

@@ -26,15 +26,9 @@ from dure.model.ggml import GgmlType, quantize, type_named
 from dure.model.gguf import GgufWriter
 from dure.model.gguf.values import TensorSpec
 
-__all__ = ["MEASURED_TYPES", "MEASURE_S", "Speed", "measure", "measure_in_process"]
+__all__ = ["MEASURE_S", "Speed", "measure", "measure_in_process"]
 
 MEASURE_S = 120.0  # the longest that a measurement may take
-
-MEASURED_TYPES = (
-    *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4", "IQ4_NL", "IQ4_XS"),
-    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
-)
-"""What can be written without an importance matrix."""
 
 WIDTH, FFN, HEADS, VOCABULARY = 2048, 8192, 16, 256
 ENOUGH_BYTES = 150_000_000  # of weights: more than any cache holds, and quickly written

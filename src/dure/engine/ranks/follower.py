@@ -31,7 +31,7 @@ def follow(process: RankProcess) -> None:
             case msg.GetLogits():
                 comm.Send(process.logits(record.row), 0, TAG_REPORT)
             case msg.Save() | msg.Load() | msg.Keep() | msg.Drop():
-                comm.send(process.keep(record), 0, TAG_REPORT)
+                comm.send(process.change_files(record), 0, TAG_REPORT)
             case msg.SetThreads():
                 process.set_threads(record)
             case msg.Trace():

@@ -19,7 +19,7 @@ from dure.engine.compute.top_k import SliceBest, merge
 from dure.engine.ranks import messages as msg
 from dure.engine.ranks.channel import Line
 from dure.engine.ranks.parent import LOOK_FOR_STARTER_S, end_if_alone
-from dure.engine.ranks.rank_process import KeptRequest, RankProcess
+from dure.engine.ranks.rank_process import FilesRequest, RankProcess
 from dure.engine.ranks.reports import (
     CLOCK_ASKS,
     TAG_CLOCK,
@@ -66,7 +66,7 @@ class Leader:
             case msg.GetLogits():
                 return self._logits(request)
             case msg.Save() | msg.Load() | msg.Keep() | msg.Drop():
-                return self._keep(request)
+                return self._change_files(request)
             case msg.SetThreads():
                 sends = self._tell(msg.pack(request))
                 self._process.set_threads(request)
@@ -106,9 +106,17 @@ class Leader:
             self._process.embeddings().tobytes() if step.embed else b"",
         )
 
-    def _keep(self, request: KeptRequest) -> msg.Saved | msg.Kept:
-        ranks = self._gather(request, self._process.keep)
-        return (msg.Saved if isinstance(request, msg.Save | msg.Load) else msg.Kept)(ranks)
+    def _change_files(self, request: FilesRequest) -> msg.FromRank0:
+        ranks = self._gather(request, self._process.change_files)
+        match request:
+            case msg.Save():
+                return msg.Saved(ranks)
+            case msg.Load():
+                return msg.Loaded(ranks)
+            case msg.Keep():
+                return msg.Kept(ranks)
+            case msg.Drop():
+                return msg.Done()
 
     def _trace(self, request: msg.Trace) -> msg.Traced:
         sends = self._tell(msg.pack(request))

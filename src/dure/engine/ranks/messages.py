@@ -13,10 +13,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dure.engine.executor import Adjustment, Batch, Floats, KvOp
-
-KvTuple = tuple[int, int, int, int | None, int | None]
-"""The fields of a `KvOp`."""
+from dure.engine.executor import Adjustment, Batch, Floats
+from dure.engine.kv import KvOp
 
 __all__ = [
     "Done",
@@ -29,6 +27,7 @@ __all__ = [
     "Keep",
     "Kept",
     "Load",
+    "Loaded",
     "Loading",
     "Logits",
     "Probe",
@@ -99,7 +98,7 @@ class Step(_Message):
     sequences: bytes
     outputs: list[int]
     n_best: int
-    kv: list[KvTuple]
+    kv: list[KvOp]
     adjust: list[Adjust | None] = []
     embed: bool = False
 
@@ -111,7 +110,7 @@ class RankStep(_Message):
     sequences: bytes
     outputs: list[int]
     n_best: int
-    kv: list[KvTuple]
+    kv: list[KvOp]
     adjust: list[Adjust | None] = []
     embed: bool = False
 
@@ -205,9 +204,15 @@ class StepDone(_Message):
 
 
 class Saved(_Message):
-    """Bytes written or positions read by every rank; -1 where it failed."""
+    """Bytes that every rank has written; None if it could not."""
 
-    ranks: list[int]
+    ranks: list[int | None]
+
+
+class Loaded(_Message):
+    """Whether every rank has read its part."""
+
+    ranks: list[bool]
 
 
 class Kept(_Message):
@@ -251,7 +256,9 @@ ToRank0 = (
 ToRank = (
     RankStep | GetLogits | Save | Load | Keep | Drop | SetThreads | Trace | Probe | GetFacts | Stop
 )
-FromRank0 = Loading | Ready | StepDone | Logits | Saved | Kept | Done | Traced | Probed | Facts
+FromRank0 = (
+    Loading | Ready | StepDone | Logits | Saved | Loaded | Kept | Done | Traced | Probed | Facts
+)
 
 encode = msgspec.msgpack.Encoder().encode
 _HEADER = struct.Struct("<I")
@@ -275,7 +282,7 @@ def step_of(batch: Batch) -> Step:
         batch.sequences.tobytes(),
         list(batch.outputs),
         batch.n_best,
-        [(op.sequence, op.start, op.stop, op.copy_to, op.swap_with) for op in batch.kv],
+        list(batch.kv),
         [_adjust_of(change) for change in batch.adjust],
         batch.embed,
     )
@@ -298,11 +305,6 @@ def _adjustment(message: Adjust) -> Adjustment:
     return Adjustment(
         np.frombuffer(message.ids, np.int32), *(np.frombuffer(x, np.float32) for x in floats)
     )
-
-
-def kv_ops(kv: list[KvTuple]) -> list[KvOp]:
-    """The changes of the KV cache in a message."""
-    return [KvOp(*op) for op in kv]
 
 
 def rank_step(step: Step) -> RankStep:

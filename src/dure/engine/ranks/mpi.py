@@ -35,7 +35,6 @@ from dure.engine.executor import (
     Candidates,
     ExecutorInfo,
     Floats,
-    KvOp,
     RankFacts,
     RankKept,
     StepResult,
@@ -44,9 +43,11 @@ from dure.engine.executor import (
     nothing,
 )
 from dure.engine.instruments.trace import RankTrace, StepTrace
+from dure.engine.kv import Forget
 from dure.engine.ranks import messages as msg
 from dure.engine.ranks.channel import Line
 from dure.errors import DureError, EngineError, ErrorRecord, ResourceError, UsageError, revived
+from dure.model.architectures import Along
 from dure.model.cut import CutPlan
 from dure.places import temporary_directory
 
@@ -156,42 +157,43 @@ class MpiExecutor:
         return np.frombuffer(done.values, np.float32)
 
     def save(self, sequence: int, path: str) -> int:
-        """Write a sequence's KV cache; see `Executor.save`."""
+        """Write a sequence's KV cache; see `SequenceFiles.save`."""
         saved = self._process.ask(msg.Save(sequence, path), msg.Saved, KEEP_S)
-        if min(saved.ranks) < 0:
+        written = [n for n in saved.ranks if n is not None]
+        if len(written) < len(saved.ranks):
             self.drop(path)
-            raise ResourceError(f"the cache {path} cannot be written: make room there")
-        return sum(saved.ranks)
+            raise ResourceError(f"the cache {path} cannot be written", "make room there")
+        return sum(written)
 
     def load(self, sequence: int, path: str, n_tokens: int) -> bool:
-        """Read back a sequence's KV cache; see `Executor.load`."""
-        loaded = self._process.ask(msg.Load(sequence, path, n_tokens), msg.Saved, KEEP_S)
-        if min(loaded.ranks) == n_tokens:
+        """Read back a sequence's KV cache; see `SequenceFiles.load`."""
+        loaded = self._process.ask(msg.Load(sequence, path, n_tokens), msg.Loaded, KEEP_S)
+        if all(loaded.ranks):
             return True
         none = np.zeros(0, np.int32)
-        self.step(Batch(none, none, none, kv=[KvOp(sequence)]))
+        self.step(Batch(none, none, none, kv=[Forget(sequence)]))
         return False
 
     def keep_only(self, directory: str, keys: Sequence[str]) -> list[RankKept]:
-        """Delete what else was saved in a directory; see `Executor.keep_only`."""
+        """Delete what else was saved in a directory; see `SequenceFiles.keep_only`."""
         kept = self._process.ask(msg.Keep(directory, list(keys)), msg.Kept, KEEP_S)
         return [RankKept(frozenset(found), free) for found, free in kept.ranks]
 
     def drop(self, path: str) -> None:
         """Delete what was saved."""
-        self._process.ask(msg.Drop(path), msg.Kept, KEEP_S)
+        self._process.ask(msg.Drop(path), msg.Done, KEEP_S)
 
     def set_threads(self, threads: Sequence[int]) -> None:
-        """Decode with so many threads on each rank; see `Executor.set_threads`."""
+        """Decode with so many threads on each rank; see `Instruments.set_threads`."""
         self._process.ask(msg.SetThreads(list(threads)), msg.Done, 4 * self._wait_s)
         self.info = replace(self.info, threads=tuple(threads))
 
     def trace(self) -> None:
-        """Note the times of every step from now on; see `Executor.trace`."""
+        """Note the times of every step from now on; see `Instruments.trace`."""
         self._process.ask(msg.Trace(on=True), msg.Traced, 4 * self._wait_s)
 
     def traced(self) -> list[RankTrace]:
-        """What every rank noted; see `Executor.traced`."""
+        """What every rank noted; see `Instruments.traced`."""
         done = self._process.ask(msg.Trace(on=False), msg.Traced, 4 * self._wait_s)
         return [
             RankTrace(
@@ -205,7 +207,7 @@ class MpiExecutor:
         ]
 
     def probe(self, n_bytes: int) -> tuple[list[float], float]:
-        """How fast ranks read and exchange; see `Executor.probe`."""
+        """How fast ranks read and exchange; see `Instruments.probe`."""
         done = self._process.ask(msg.Probe(n_bytes), msg.Probed, KEEP_S)
         return done.read_bytes_per_s, done.exchange_s
 
@@ -227,7 +229,7 @@ def _wait_s() -> float:
     try:
         seconds = float(text or WAIT_S)
     except ValueError:
-        seconds = -1.0
+        seconds = math.nan
     if not 0 < seconds < math.inf:
         raise UsageError(f"DURE_STEP_TIMEOUT is {text!r}: give seconds above 0, as in 30")
     return seconds
@@ -246,9 +248,11 @@ def _job(
         socket="",
         model=str(model.absolute()),
         shards=[str(path.absolute()) for path in shards],
-        vocabulary=[(rank.vocabulary.start, rank.vocabulary.stop) for rank in plan.ranks],
+        vocabulary=[
+            (rows.start, rows.stop) for rows in (cut[Along.VOCABULARY] for cut in plan.ranks)
+        ],
         embedding_scale=plan.architecture.embedding_scale(plan.shape.n_embd),
-        points=plan.architecture.sums,
+        points=plan.architecture.reduction_points,
         sums_per_pass=2 * plan.shape.n_layer,
         wire=options.wire.value,
         threads=list(threads),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,10 +20,13 @@ from dure.engine.ranks.channel import Line
 from dure.engine.saved.sequence_files import KeptFiles
 from dure.errors import EngineError, ResourceError
 
-__all__ = ["KeptRequest", "RankProcess"]
+__all__ = ["FilesAnswer", "FilesRequest", "RankProcess"]
 
 WARM_UP, EXCHANGES = 50, 300
-KeptRequest = msg.Save | msg.Load | msg.Keep | msg.Drop
+FilesRequest = msg.Save | msg.Load | msg.Keep | msg.Drop
+FilesAnswer = int | bool | tuple[list[str], int] | None
+"""A rank's answer: bytes saved, None if they cannot be written; whether a part was loaded; which keys it
+keeps, and bytes of room; None if it dropped a part."""
 
 
 class RankProcess:
@@ -75,7 +77,7 @@ class RankProcess:
         """Decode the step on this rank's shard; the best of its slice for every output row."""
         start = time.monotonic()
         idle_s = start - self._idle_since
-        self.model.change_kv(msg.kv_ops(step.kv))
+        self.model.change_kv(step.kv)
         positions = np.frombuffer(step.positions, np.int32)
         self._outputs = step.outputs
         self.model.want_embeddings(step.embed)
@@ -111,25 +113,24 @@ class RankProcess:
         """Hidden states of the last step's outputs; every rank has the same."""
         return self.model.embeddings(self._outputs)
 
-    def keep(self, request: KeptRequest) -> Any:
-        """Save, read back, look for or delete this rank's part of sequences; what the client is told.
-
-        Bytes saved or positions read, -1 where that failed; or what is there, and the room for more.
-        """
+    def change_files(self, request: FilesRequest) -> FilesAnswer:
+        """Save, load, keep or drop this rank's part of saved sequences; see `FilesAnswer`."""
         match request:
-            case msg.Save(sequence, path):
-                try:
-                    return self.model.save(sequence, self._kept.file(path))
-                except ResourceError:
-                    return -1
+            case msg.Save():
+                return self._save(request)
             case msg.Load(sequence, path, n_tokens):
-                is_read = self.model.load(sequence, self._kept.file(path), n_tokens)
-                return n_tokens if is_read else -1
+                return self.model.load(sequence, self._kept.file(path), n_tokens)
             case msg.Keep(directory, keys):
                 return self._kept.keep_only(directory, keys)
             case msg.Drop(path):
                 self._kept.drop(path)
-                return [], 0
+                return None
+
+    def _save(self, request: msg.Save) -> int | None:
+        try:
+            return self.model.save(request.sequence, self._kept.file(request.path))
+        except ResourceError:
+            return None
 
     def set_threads(self, request: msg.SetThreads) -> None:
         """Decode with this rank's number of threads from now on."""
@@ -165,9 +166,9 @@ class _Progress:
     """Tells the client how much of rank 0's shard is loaded; a client that is gone ends the job."""
 
     def __init__(self, line: Line) -> None:
-        self._line, self._told = line, -1.0
+        self._line, self._next = line, 0.0
 
     def __call__(self, fraction: float) -> None:
-        if fraction - self._told >= 0.01:
-            self._told = fraction
+        if fraction >= self._next:
+            self._next = fraction + 0.01
             self._line.send(msg.encode(msg.Loading(fraction)))
