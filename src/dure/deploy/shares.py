@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dure.cluster.root.membership import ROOT_NAME, Cluster
+from dure.cluster.root.membership import Cluster
 from dure.cluster.root.readiness import machine_of
-from dure.cluster.root.speeds import KnownSpeeds, link_speed, measure_here, measure_nodes
+from dure.cluster.root.speeds import KnownSpeeds, link_speed, measure_nodes
 from dure.cluster.root.survey import NodeReport, Nodes
+from dure.cluster.trust.identity import ROOT_NAME
 from dure.deploy.options import RunOptions, parse_shares
 from dure.deploy.reporter import Reporter
+from dure.engine.instruments.speed import measure_in_process
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
 from dure.model.gguf import GgufFile
@@ -96,7 +98,7 @@ class ClusterPlanner:
         for member in members:
             self._known.keep(member.name, link=link_speed(self._nodes, member))
         if self._known.speed(ROOT_NAME, type_name) is None:
-            self._known.keep(ROOT_NAME, speed=measure_here(type_name, probe().cores))
+            self._known.keep(ROOT_NAME, speed=measure_in_process(type_name, probe().cores))
 
     def _candidate(self, name: str, type_name: str, machine: Machine) -> Candidate:
         speed, link = self._known.speed(name, type_name), self._known.link(name)

@@ -1,4 +1,4 @@
-"""Whether a model that runs should start again on other nodes: looked for in the background."""
+"""Whether a model that runs should start again on other nodes: watched in the background."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.root.survey import Nodes
 from dure.errors import DureError
 
-__all__ = ["Returning"]
+__all__ = ["RestartWatch"]
 
-LOOK_EVERY_S = 5.0
+CHECK_EVERY_S = 5.0
 
 
-class Returning:
-    """Looks until one of the nodes that it runs without is back, or one that it runs with was removed.
+class RestartWatch:
+    """Watch until a node that the model runs without is back, or one that it runs on was removed.
 
     without: each with the bytes of room that it must have. used: the names of the others.
     """
@@ -32,21 +32,19 @@ class Returning:
         self._cluster, self._nodes = cluster, nodes
         self._without, self._used, self._why = without, used, ""
         if without or used:
-            threading.Thread(target=self._look, daemon=True).start()
+            threading.Thread(target=self._watch, daemon=True).start()
 
     def why(self) -> str:
-        """Why it should start again; "" where it should not."""
+        """Return why the model should start again; "" if it should not."""
         return self._why
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         while not self._why:
-            time.sleep(LOOK_EVERY_S)
-            with contextlib.suppress(
-                DureError, OSError
-            ):  # the cluster is being changed: look again
-                self._why = self._found()
+            time.sleep(CHECK_EVERY_S)
+            with contextlib.suppress(DureError, OSError):  # the cluster is being changed: try again
+                self._why = self._checked()
 
-    def _found(self) -> str:
+    def _checked(self) -> str:
         if gone := {*self._used} - {member.name for member in self._cluster.members}:
             return f"{min(gone)} belongs to the cluster no more"
         if not self._without:
@@ -60,5 +58,5 @@ class Returning:
     def _has_room(self, member: Member, needed_bytes: int) -> bool:
         if not needed_bytes:
             return True
-        with contextlib.closing(self._nodes.line(member)) as line:
-            return int(line.ask("GET", "/shards")["free_bytes"]) >= needed_bytes
+        with self._nodes.client(member) as client:
+            return client.shards().free_bytes >= needed_bytes
