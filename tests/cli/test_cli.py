@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from dure.cli.main import COMMANDS as LISTED
+from dure.cli.terminal.lazy_commands import LazyCommands
 from tests.support.dure_process import WAIT_S, Dure, as_json, error_line
 from tests.support.parrot import tokens_of, write_parrot
 
@@ -444,3 +446,26 @@ def test_no_color_is_obeyed_on_a_terminal(dure: Dure) -> None:
         text = terminal.read_all()
         assert red not in text
         assert "dure: --ranks 0" in text
+
+
+def test_the_summaries_in_the_list_of_commands_are_the_commands_own() -> None:
+    """The list is shown without importing a command, so it has summaries of its own."""
+    commands = LazyCommands(LISTED)
+    for name, lazy in LISTED.items():
+        first, *_ = (commands[name].help or "").split("\n\n")
+        assert " ".join(first.split()) == lazy.summary, name
+
+
+def test_help_imports_no_command(dure: Dure) -> None:
+    """What a command needs is imported when it runs: the list of commands is quick."""
+    code = "import sys; sys.argv = ['dure', '--help']\nfrom dure.cli.main import main\n"
+    code += "try:\n    main()\nexcept SystemExit:\n    pass\n"
+    code += "print([m for m in sys.modules if m.startswith('dure.cli.commands') or m == 'numpy'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=dure.environment,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dure.engine.instruments.trace import PARTS, RankTrace, StepTrace, chrome_events, parts_of
 from dure.engine.kv import Clear, Forget
 from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor
+from dure.engine.trace import PARTS, RankTrace, StepTrace, chrome_events, parts_of
 from dure.errors import UsageError
 from dure.model.architectures import architecture_of, shape_of
 from dure.model.gguf import open_gguf

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dure.engine.arrays import Floats, Ints
-from dure.engine.instruments.trace import RankTrace
 from dure.engine.kv import KvOp
+from dure.engine.trace import RankTrace
 from dure.errors import UsageError
 
 __all__ = [

@@ -27,9 +27,9 @@ from dure.engine.executor import (
     check_batch,
     nothing,
 )
-from dure.engine.instruments.trace import MOST_PASSES, RankTrace, StepTrace
 from dure.engine.limits import Limits
 from dure.engine.saved.sequence_files import RankFiles
+from dure.engine.trace import MOST_PASSES, RankTrace, StepTrace
 from dure.errors import UsageError
 
 __all__ = ["LocalExecutor"]

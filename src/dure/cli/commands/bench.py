@@ -26,7 +26,7 @@ from dure.cli.terminal.running_model import running_model
 from dure.cli.terminal.trace_report import Floors, print_trace, trace_figures, write_trace
 from dure.engine.executor import FullExecutor, RankFacts, StepStats
 from dure.engine.instruments.timed_runs import TimedRuns
-from dure.engine.instruments.trace import RankTrace
+from dure.engine.trace import RankTrace
 from dure.errors import UsageError
 from dure.model.gguf import open_gguf
 

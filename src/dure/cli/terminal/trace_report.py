@@ -12,7 +12,7 @@ from rich.table import Table
 from dure.cli.terminal.console import output
 from dure.engine.compute.allreduce import Wire
 from dure.engine.executor import Instruments, RankFacts
-from dure.engine.instruments.trace import PARTS, RankTrace, chrome_events, parts_of
+from dure.engine.trace import PARTS, RankTrace, chrome_events, parts_of
 from dure.errors import ResourceError
 from dure.model.architectures import shape_of
 from dure.model.gguf import GgufFile

@@ -28,12 +28,12 @@ from dure.engine.executor import (
     check_batch,
     nothing,
 )
-from dure.engine.instruments.trace import RankTrace, StepTrace
 from dure.engine.kv import Forget
 from dure.engine.limits import Limits
 from dure.engine.ranks import messages as msg
 from dure.engine.ranks.launch import Launch, LocalLaunch
 from dure.engine.ranks.running_job import RunningJob
+from dure.engine.trace import RankTrace, StepTrace
 from dure.errors import ResourceError, UsageError
 from dure.model.architectures import Along
 from dure.model.cut import CutPlan

@@ -24,11 +24,11 @@ from dure.engine.compute.llama import LoadedModel
 from dure.engine.compute.memory import peak_bytes
 from dure.engine.compute.native import mpi
 from dure.engine.compute.top_k import SliceTopK, adjust, slice_top_k
-from dure.engine.instruments.trace import MOST_PASSES
 from dure.engine.limits import Limits
 from dure.engine.ranks import messages as msg
 from dure.engine.ranks.channel import Channel
 from dure.engine.saved.sequence_files import RankFiles
+from dure.engine.trace import MOST_PASSES
 from dure.errors import EngineError, ResourceError
 
 if TYPE_CHECKING:
