@@ -26,10 +26,10 @@ __all__ = [
     "DIGEST_BYTES",
     "MOST_ORDER_BYTES",
     "RANK_PATH",
+    "Acknowledged",
     "BeginShard",
     "BegunShard",
     "CheckedShard",
-    "Done",
     "FinishShard",
     "MeasureSpeed",
     "NodeClient",
@@ -149,7 +149,7 @@ class SunkBytes(msgspec.Struct, frozen=True):
     n_bytes: int = msgspec.field(name="bytes")
 
 
-class Done(msgspec.Struct, frozen=True):
+class Acknowledged(msgspec.Struct, frozen=True):
     """It is done; there is nothing to say about it."""
 
 
@@ -212,11 +212,11 @@ class NodeClient:
     def put(self, name: str, index: int, chunk: bytes, digest: bytes) -> None:
         """Send a chunk of a shard. digest: its SHA-256."""
         path, digests = f"/shards/{name}/chunks/{index}", {"x-sha256": digest.hex()}
-        self._connection.ask("PUT", path, Done, chunk, **digests)
+        self._connection.ask("PUT", path, Acknowledged, chunk, **digests)
 
     def finish(self, name: str, digest: str) -> None:
         """Have the node check that a shard is complete. digest: see `shard_digest`."""
-        self._connection.ask("POST", f"/shards/{name}/finish", Done, FinishShard(digest))
+        self._connection.ask("POST", f"/shards/{name}/finish", Acknowledged, FinishShard(digest))
 
     def is_sound(self, name: str) -> bool:
         """Have the node read a whole shard; a chunk that is damaged counts as not sent then."""
@@ -224,4 +224,4 @@ class NodeClient:
 
     def delete(self, name: str) -> None:
         """Have the node delete a shard."""
-        self._connection.ask("DELETE", f"/shards/{name}", Done)
+        self._connection.ask("DELETE", f"/shards/{name}", Acknowledged)

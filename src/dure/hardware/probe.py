@@ -49,24 +49,24 @@ def n_cpus() -> int:
     return len(_ALLOWED)
 
 
-def cpus() -> tuple[int, ...]:
+def cpus(described: Path = _CPUS, allowed: Collection[int] = _ALLOWED) -> tuple[int, ...]:
     """Return the CPUs that this process may use, in the order in which they help: quick cores before slow
     ones, and before the further hyper-threads of any.
+
+    described: the folder in which Linux describes each. allowed: the numbers of those to order.
     """
     seen = dict[str, int]()  # hyper-threads met so far, by their core
     ranked = []
-    for cpu in sorted(_ALLOWED):
-        core = _text(_CPUS / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu)
+    for cpu in sorted(allowed):
+        core = _text(described / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu)
         seen[core] = seen.get(core, 0) + 1
-        ranked.append((seen[core], -_quickness(cpu), cpu))
+        ranked.append((seen[core], -_quickness(described / f"cpu{cpu}"), cpu))
     return tuple(cpu for _, _, cpu in sorted(ranked))
 
 
-def _quickness(cpu: int) -> int:
+def _quickness(cpu: Path) -> int:
     """Return a figure that is greater for quicker cores; 0 if Linux reports none."""
-    texts = (
-        _text(_CPUS / f"cpu{cpu}" / name) for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq")
-    )
+    texts = (_text(cpu / name) for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"))
     return next((int(text) for text in texts if text), 0)
 
 

@@ -26,10 +26,10 @@ from dure.cluster.node_api import (
     CHUNK_BYTES,
     MOST_ORDER_BYTES,
     RANK_PATH,
+    Acknowledged,
     BeginShard,
     BegunShard,
     CheckedShard,
-    Done,
     FinishShard,
     MeasureSpeed,
     NodeFacts,
@@ -52,7 +52,7 @@ __all__ = ["MOST_BODY_BYTES", "agent_app"]
 MOST_BODY_BYTES = CHUNK_BYTES + (1 << 16)
 ORDER_S = 20.0  # to say what is wanted
 _RECORDS = (
-    *(BeginShard, BegunShard, CheckedShard, Done, FinishShard, MeasureSpeed, NodeFacts),
+    *(BeginShard, BegunShard, CheckedShard, Acknowledged, FinishShard, MeasureSpeed, NodeFacts),
     *(NodeShard, NodeShards, Speed, SunkBytes),
 )
 _REFUSALS = {400: "it makes no sense", 413: "there is no room"}
@@ -117,29 +117,31 @@ def _add_shards(app: FastAPI, store: ShardStore) -> None:
         """Make room for a shard, or go on with one; tell which chunks of it are here."""
         return answer(_begun(store.begin(name, asked.size_bytes)))
 
-    @app.put("/shards/{name}/chunks/{index}", **described(Done, refuses=_REFUSALS))
+    @app.put("/shards/{name}/chunks/{index}", **described(Acknowledged, refuses=_REFUSALS))
     async def put(name: Name, index: int, request: Request, x_sha256: Sha256) -> Response:
         """Take a chunk."""
         data = await request.body()
         await run_in_threadpool(store.put, name, index, data, bytes.fromhex(x_sha256))
-        return answer(Done())
+        return answer(Acknowledged())
 
-    @app.post("/shards/{name}/finish", **described(Done, takes=FinishShard, refuses=_REFUSALS))
+    @app.post(
+        "/shards/{name}/finish", **described(Acknowledged, takes=FinishShard, refuses=_REFUSALS)
+    )
     def finish(name: Name, asked: FinishBody) -> Response:
         """Check that a shard is complete."""
         store.finish(name, asked.digest)
-        return answer(Done())
+        return answer(Acknowledged())
 
     @app.post("/shards/{name}/check", **described(CheckedShard, refuses=_REFUSALS))
     def check(name: Name) -> Response:
         """Read a whole shard; if a chunk is damaged, it has to be sent again."""
         return answer(CheckedShard(store.is_sound(name)))
 
-    @app.delete("/shards/{name}", **described(Done, refuses=_REFUSALS))
+    @app.delete("/shards/{name}", **described(Acknowledged, refuses=_REFUSALS))
     def delete(name: Name) -> Response:
         """Delete a shard."""
         store.delete(name)
-        return answer(Done())
+        return answer(Acknowledged())
 
 
 def _shard(held: HeldShard) -> NodeShard:
