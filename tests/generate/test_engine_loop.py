@@ -31,7 +31,6 @@ from dure.generate.request import (
     Token,
 )
 from dure.generate.speculative.proposer import Proposer
-from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from tests.support.cut_models import cut_executor, prefill_and_decode, step, whole_executor
 from tests.support.engine_loops import (
@@ -50,15 +49,6 @@ from tests.support.engine_loops import (
 from tests.support.parrot import write_parrot
 
 SAYS = [*range(300, 340)]  # a parrot's text
-
-
-@pytest.fixture(scope="module")
-def vocabulary() -> Iterator[Vocabulary]:
-    """The demo model's vocabulary."""
-    with open_gguf(DEMO) as gguf:
-        vocabulary = Vocabulary(gguf)
-        yield vocabulary
-        vocabulary.close()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,6 @@ from dure.errors import ModelError, UsageError
 from dure.generate.llama_samplers import SamplerChain, TokenArray
 from dure.generate.request import Grammar
 from dure.generate.sampling import GrammarEnd, Sampler, Sampling, filter_top, n_best_of
-from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
@@ -38,15 +37,6 @@ NEAR = (
 )
 GREEDY = Sampling(temperature=0)
 PLAIN = Sampling(temperature=1, top_k=0, top_p=1, min_p=0, seed=1)
-
-
-@pytest.fixture(scope="module")
-def vocabulary() -> Iterator[Vocabulary]:
-    """The demo model's vocabulary."""
-    with open_gguf(DEMO) as gguf:
-        vocabulary = Vocabulary(gguf)
-        yield vocabulary
-        vocabulary.close()
 
 
 def union(

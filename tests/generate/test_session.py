@@ -17,7 +17,6 @@ from dure.engine.local import LocalExecutor
 from dure.errors import UsageError
 from dure.generate.request import Sampling
 from dure.generate.session import Session
-from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from tests.support.parrot import tokens_of, write_parrot
 
@@ -33,15 +32,6 @@ def executor() -> Iterator[LocalExecutor]:
     executor = LocalExecutor(DEMO, Limits(N_CTX, threads=1))
     yield executor
     executor.close()
-
-
-@pytest.fixture(scope="module")
-def vocabulary() -> Iterator[Vocabulary]:
-    """The demo model's vocabulary."""
-    with open_gguf(DEMO) as gguf:
-        vocabulary = Vocabulary(gguf)
-        yield vocabulary
-        vocabulary.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,6 @@ from dure.model.vocabulary import Vocabulary
 from tests.support.random_models import Shape, write_random_model
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
-
-
-@pytest.fixture(scope="module")
-def vocabulary() -> Iterator[Vocabulary]:
-    """The demo model's vocabulary."""
-    with open_gguf(DEMO) as gguf:
-        vocabulary = Vocabulary(gguf)
-        yield vocabulary
-        vocabulary.close()
 
 
 def opened(path: Path) -> Vocabulary:

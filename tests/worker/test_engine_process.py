@@ -34,7 +34,6 @@ from dure.errors import (
     UsageError,
 )
 from dure.generate.request import Done, Failed, Grammar, Request, Sampling, Token
-from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.worker.protocol import EngineOptions
 from dure.worker.supervisor import EngineSupervisor
@@ -54,14 +53,6 @@ def parrot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("parrot") / "parrot.gguf"
     write_parrot(path, DEMO, SAYS)
     return path
-
-
-@pytest.fixture(scope="module")
-def vocabulary() -> Iterator[Vocabulary]:
-    with open_gguf(DEMO) as gguf:
-        vocabulary = Vocabulary(gguf)
-        yield vocabulary
-        vocabulary.close()
 
 
 @pytest.fixture(autouse=True)
