@@ -29,7 +29,7 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (told apart, no
 class Binding:
     """Sockets that listen, and the address at which this machine reaches them.
 
-    url: `http://127.0.0.1:8080`, or `unix:/path`. port: the real one, where 0 was asked for.
+    url: `http://127.0.0.1:8080`, or `unix:/path`. port: the real one, if 0 was asked for.
     """
 
     sockets: tuple[socket.socket, ...]
@@ -39,7 +39,7 @@ class Binding:
 
 @contextmanager
 def bound(settings: ServerSettings) -> Iterator[Binding]:
-    """The server's sockets, closed at the end.
+    """Yield the server's sockets, and close them at the end.
 
     Raises UsageError for an address that is not this machine's, ResourceError for one that is taken.
     """
@@ -55,7 +55,7 @@ def bound(settings: ServerSettings) -> Iterator[Binding]:
 
 
 def _bind_tcp(settings: ServerSettings) -> Binding:
-    """A socket for every address of the host, all at one port."""
+    """Return a socket for every address of the host, all at one port."""
     sockets: list[socket.socket] = []
     problem: DureError | None = None
     port = settings.port
@@ -117,7 +117,7 @@ def _problem(error: OSError, settings: ServerSettings, port: int) -> DureError:
 
 
 def _holder(port: int) -> str:
-    """Who listens at a port, as far as this user may know."""
+    """Return who listens at a port, as far as this user may know."""
     with suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             taken = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
@@ -134,7 +134,7 @@ def _url(settings: ServerSettings, sock: socket.socket) -> str:
 
 
 def _bind_unix(path: Path) -> Binding:
-    """A socket in the file system that only this user may open."""
+    """Return a socket in the file system that only this user may open."""
     _remove_dead(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     old = os.umask(0o177)
@@ -151,7 +151,7 @@ def _bind_unix(path: Path) -> Binding:
 
 
 def _remove_dead(path: Path) -> None:
-    """Removes a socket that nobody listens at any more. Raises where somebody does, or it is none."""
+    """Remove a socket that nobody listens at. Raises if somebody does, or if it is no socket."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise UsageError(f"{path} is there and is no socket: name another path after unix:")

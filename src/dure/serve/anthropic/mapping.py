@@ -1,4 +1,4 @@
-"""A request for a message becomes a chat task and options.
+"""Makes a chat task and options of a request for a message.
 
 Refuses to know HTTP and how the answer is written.
 """
@@ -30,7 +30,7 @@ __all__ = ["options_of", "quieter", "task_of", "thoughts_of"]
 
 
 def task_of(request: CountTokensRequest) -> ChatTask:
-    """What the model is given to answer. Raises UsageError naming what cannot be honoured."""
+    """Return what the model is asked. Raises UsageError naming what cannot be honoured."""
     messages = messages_of(request)
     tools = tuple(_tool(tool, i) for i, tool in enumerate(request.tools or ()))
     config = request.output_config
@@ -49,7 +49,7 @@ def task_of(request: CountTokensRequest) -> ChatTask:
 
 
 def options_of(request: MessagesRequest, defaults: Sampling, owner: str = "") -> GenerationOptions:
-    """How the answer is generated; `defaults` stand where the request says nothing.
+    """Return how the answer is generated; `defaults` hold if the request says nothing.
 
     A thinking budget is a target in Anthropic's API, not a limit: max_tokens limits thoughts and
     answer together, and the budget must leave room for the answer.
@@ -72,9 +72,9 @@ def options_of(request: MessagesRequest, defaults: Sampling, owner: str = "") ->
 
 
 def quieter(request: CountTokensRequest, task: ChatTask) -> ChatTask | None:
-    """The task without thoughts, to be tried first: unasked, Anthropic's models do not think.
+    """Return the task without thoughts, to try first: unasked, Anthropic's models do not think.
 
-    None where the request says how much is thought. A model that always thinks refuses this task.
+    None if the request says how much to think. A model that always thinks refuses this task.
     """
     if request.thinking is not None or task.reasoning_effort is not None:
         return None
@@ -82,14 +82,14 @@ def quieter(request: CountTokensRequest, task: ChatTask) -> ChatTask | None:
 
 
 def thoughts_of(request: CountTokensRequest) -> ThoughtsShown:
-    """What is told of thoughts. A client that did not ask for any expects none, and reads text first."""
+    """Return what is shown of thoughts: nothing if the client did not ask for any."""
     if not isinstance(request.thinking, Thinking | AdaptiveThinking):
         return "hidden"
     return "omitted" if request.thinking.display == "omitted" else "told"
 
 
 def _thinks(request: CountTokensRequest) -> bool | None:
-    """None leaves it to the model, which is what `adaptive` means."""
+    """Return whether to think; None leaves it to the model, which is what `adaptive` means."""
     if isinstance(request.thinking, Thinking):
         return True
     return False if isinstance(request.thinking, NoThinking) else None

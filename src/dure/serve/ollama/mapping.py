@@ -1,4 +1,4 @@
-"""An Ollama request becomes a chat task and options; what cannot be honoured is refused by name.
+"""Makes a chat task and options of an Ollama request; refuses by name what cannot be honoured.
 
 Refuses to know HTTP and how the answer is written.
 """
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def task_of_chat(request: OllamaChatRequest) -> ChatTask:
-    """What the model is given to answer. Raises UsageError naming what cannot be honoured."""
+    """Return what the model is asked. Raises UsageError naming what cannot be honoured."""
     messages = messages_of(request.messages or ())
     return ChatTask(
         messages=messages,
@@ -41,7 +41,7 @@ def task_of_chat(request: OllamaChatRequest) -> ChatTask:
 
 
 def task_of_prompt(request: GenerateRequest) -> ChatTask:
-    """The prompt as a conversation of one turn. Raises UsageError as `task_of_chat`."""
+    """Return the prompt as a conversation of one turn. Raises UsageError as `task_of_chat`."""
     _refuse_prompt(request)
     messages = [{"role": "system", "content": request.system}] if request.system else []
     return ChatTask(
@@ -53,14 +53,14 @@ def task_of_prompt(request: GenerateRequest) -> ChatTask:
 
 
 def schema_of(request: AnswerRequest) -> dict[str, Any] | None:
-    """The JSON schema that a raw prompt's continuation must follow."""
+    """Return the JSON schema that a raw prompt's continuation must follow."""
     if isinstance(request.format, dict):
         return request.format
     return {"type": "object"} if request.format == "json" else None
 
 
 def check_raw(request: GenerateRequest) -> None:
-    """Raises UsageError where a raw prompt comes with what only a chat template can do."""
+    """Raise UsageError if a raw prompt comes with what only a chat template can do."""
     _refuse_prompt(request)
     for name in ("system", "think"):
         if getattr(request, name):
@@ -70,7 +70,7 @@ def check_raw(request: GenerateRequest) -> None:
 def options_of(
     request: AnswerRequest, defaults: Sampling, n_ctx: int, owner: str = ""
 ) -> GenerationOptions:
-    """How the answer is generated. Raises UsageError naming what cannot be honoured."""
+    """Return how the answer is generated. Raises UsageError naming what cannot be honoured."""
     check_keep_alive(request.keep_alive)
     for name in ("truncate", "shift"):
         if getattr(request, name):
@@ -94,7 +94,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 
 
 def check_keep_alive(keep_alive: str | float | None) -> None:
-    """Any time is kept: the model stays loaded as long as the server runs.
+    """Accept any time: the model stays loaded as long as the server runs.
 
     Raises UsageError for 0, which asks to unload it, and for what is no duration.
     """

@@ -1,6 +1,6 @@
-"""Ollama's map of options becomes the sampling of an answer.
+"""Makes the sampling of an answer from Ollama's map of options.
 
-Knows every option of Ollama's, and which only the start of a server can settle.
+Knows every option of Ollama's, and which only the start of a server can set.
 Refuses to know conversations and HTTP.
 """
 
@@ -25,7 +25,7 @@ class Options(StrictModel):
 
     num_predict of 0 or less is no limit. num_ctx may be less than the server's context, never more.
     num_keep is about a context that is shifted when it is full; an answer ends there instead.
-    The last groups are settled when the model is loaded; only values that change nothing are taken.
+    The last groups are set when the model is loaded; only values that change nothing are accepted.
     """
 
     temperature: float | None = Field(default=None, ge=0)
@@ -80,7 +80,7 @@ _ONLY_FALSE = ("numa", "low_vram", "vocab_only", "logits_all", "embedding_only")
 
 
 def sampling_of(options: Options | None, defaults: Sampling, n_ctx: int) -> Sampling:
-    """How tokens are chosen; `defaults` stand where the options say nothing.
+    """Return how tokens are sampled; `defaults` hold if the options say nothing.
 
     n_ctx: the server's context. Raises UsageError naming what cannot be honoured.
     """
@@ -98,13 +98,13 @@ def sampling_of(options: Options | None, defaults: Sampling, n_ctx: int) -> Samp
 
 
 def limit_of(options: Options | None) -> int | None:
-    """The most tokens of an answer; None is no limit."""
+    """Return the limit of an answer's tokens, None without one."""
     limit = options.num_predict if options else None
     return limit if limit and limit > 0 else None
 
 
 def stops_of(options: Options | None) -> tuple[str, ...]:
-    """Texts that end the answer."""
+    """Return the texts that end the answer."""
     stop = options.stop if options else None
     return tuple(text for text in ([stop] if isinstance(stop, str) else stop or ()) if text)
 

@@ -1,4 +1,4 @@
-"""A Responses request becomes a chat task and options; what cannot be honoured is refused by name.
+"""Makes a chat task and options of a Responses request; refuses by name what cannot be honoured.
 
 Refuses to know HTTP and how the answer is written.
 """
@@ -50,7 +50,7 @@ _HARMLESS_INCLUDES = frozenset(  # what they would add cannot occur in an answer
 
 
 def task_of(request: ResponsesRequest) -> ChatTask:
-    """What the model is given to answer. Raises UsageError naming what cannot be honoured."""
+    """Return what the model is asked. Raises UsageError naming what cannot be honoured."""
     _refuse(request)
     tools, choice = _tools_and_choice(request)
     effort = request.reasoning.effort if request.reasoning else None
@@ -65,7 +65,7 @@ def task_of(request: ResponsesRequest) -> ChatTask:
 
 
 def options_of(request: ResponsesRequest, defaults: Sampling, owner: str = "") -> GenerationOptions:
-    """How the answer is generated; `defaults` stand where the request says nothing."""
+    """Return how the answer is generated; `defaults` hold if the request says nothing."""
     given = {"temperature": request.temperature, "top_p": request.top_p}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return GenerationOptions(
@@ -134,7 +134,7 @@ def _refuse(request: ResponsesRequest) -> None:
 
 
 def _refuse_reasoning(request: ResponsesRequest) -> None:
-    """`auto` is met by the reasoning itself, which is always given in full."""
+    """Refuse summaries; for `auto` the reasoning itself will do, which is given in full."""
     if request.reasoning is None:
         return
     for name in ("summary", "generate_summary"):
