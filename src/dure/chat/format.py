@@ -87,7 +87,7 @@ class ChatFormatter:
         source = default_template or vocabulary.chat_template()
         if not source:
             raise UsageError(
-                f"{vocabulary.name} has no chat template: use /v1/completions to continue text"
+                f"{vocabulary.name} has no chat template", "use /v1/completions to continue text"
             )
         self._plain = _Dialect(source, vocabulary)
         tool_source = "" if default_template else vocabulary.chat_template(tools=True)
@@ -238,9 +238,9 @@ def _check_together(task: ChatTask) -> None:
     if task.grammar is None:
         return
     if task.response_format is not None:
-        raise UsageError("grammar and response_format exclude each other: give one of them")
+        raise UsageError("grammar and response_format exclude each other", "give one of them")
     if task.tools and task.tool_choice != "none":
-        raise UsageError("grammar and tools exclude each other: give one of them")
+        raise UsageError("grammar and tools exclude each other", "give one of them")
 
 
 def _split_last(

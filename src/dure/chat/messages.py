@@ -40,7 +40,7 @@ def _message(message: Mapping[str, Any], place: str) -> ChatMessage:
     role = _ROLES.get(role, role) if isinstance(role, str) else role
     if role not in _KNOWN:
         raise UsageError(
-            f"{place}.role {role!r} is not known: use system, developer, user, assistant or tool"
+            f"{place}.role {role!r} is not known", "use system, developer, user, assistant or tool"
         )
     result: ChatMessage = {"role": role, "content": _text(message.get("content"), place)}
     if role == "assistant":
@@ -117,7 +117,7 @@ def _part(part: Any, place: str) -> str:
         return part
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind not in _TEXT_PARTS:
-        raise UsageError(f"{place}: parts of type {kind!r} are not supported: send text")
+        raise UsageError(f"{place}: parts of type {kind!r} are not supported", "send text")
     text = part.get(_TEXT_PARTS[kind])
     if not isinstance(text, str):
         raise UsageError(f"{place}.{_TEXT_PARTS[kind]} must be a text")

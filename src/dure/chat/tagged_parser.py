@@ -90,8 +90,8 @@ class TaggedParser(StateParser):
     def _reason(self, final: bool) -> bool:
         self._strip_if_fresh()
         closing = self._tags.reasoning[1]
-        at, tag = _first(self._pending, (closing, *self._openers()))
-        if tag:
+        if (first := _first(self._pending, (closing, *self._openers()))) is not None:
+            at, tag = first
             if tag != closing:
                 return self._begin_call(at, tag, Reasoning)
             self._emit(Reasoning(self._pending[:at].rstrip()))
@@ -111,9 +111,8 @@ class TaggedParser(StateParser):
             if not lead and not final:
                 return False
             self._bare = any(tag.startswith(lead) for tag in openers)
-        at, tag = _first(self._pending, openers)
-        if tag:
-            return self._begin_call(at, tag, Content)
+        if (first := _first(self._pending, openers)) is not None:
+            return self._begin_call(*first, Content)
         self._emit(Content(self._let_go(openers, final)))
         return False
 
@@ -201,6 +200,6 @@ class TaggedParser(StateParser):
             self._events.append(event)
 
 
-def _first(text: str, tags: tuple[str, ...]) -> tuple[int, str]:
-    found = [(text.find(tag), tag) for tag in tags if tag and tag in text]
-    return min(found) if found else (-1, "")
+def _first(text: str, tags: tuple[str, ...]) -> tuple[int, str] | None:
+    """Return where the first of some tags begins, and the tag; None if the text has none of them."""
+    return min(((text.find(tag), tag) for tag in tags if tag and tag in text), default=None)

@@ -77,7 +77,7 @@ def _chosen(said: Any, values: dict[str, Any], name: str) -> Any:
     """Return the request's value, from its own parameter or the template's variables."""
     other = values.pop(name, None)
     if said is not None and other is not None and said != other:
-        raise UsageError(f"{name} is given twice, as {said!r} and as {other!r}: give it once")
+        raise UsageError(f"{name} is given twice, as {said!r} and as {other!r}", "give it once")
     chosen = other if said is None else said
     kind = bool if name == "enable_thinking" else str
     if chosen is not None and not isinstance(chosen, kind):
@@ -100,14 +100,15 @@ def _enabled(enabled: bool | None, effort: str | None, thinking: ThinkingSupport
         by_effort = effort != "none"
         if enabled is not None and enabled != by_effort:
             raise UsageError(
-                f"enable_thinking {enabled} contradicts reasoning_effort {effort!r}: give one of them"
+                f"enable_thinking {enabled} contradicts reasoning_effort {effort!r}",
+                "give one of them",
             )
         name, value, enabled = "reasoning_effort", effort, by_effort
     else:
         name, value = "enable_thinking", str(enabled)
     if enabled is True and not thinking.thinks:
         raise UsageError(
-            f"{name} {value!r}: this model does not think before it answers: leave it out"
+            f"{name} {value!r}: this model does not think before it answers", "leave it out"
         )
     if enabled is False and thinking.thinks and not thinking.switch:
         raise UsageError(f"{name} {value!r}: this model always thinks before it answers")
@@ -118,5 +119,5 @@ def _degree(effort: str, template: ChatTemplate) -> str:
     if effort in _DEGREES or f"'{effort}'" in template.source or f'"{effort}"' in template.source:
         return effort
     raise UsageError(
-        f"reasoning_effort {effort!r} is not known to this model: use low, medium or high"
+        f"reasoning_effort {effort!r} is not known to this model", "use low, medium or high"
     )

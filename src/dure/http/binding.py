@@ -81,7 +81,7 @@ def _addresses(settings: ServerSettings) -> list[tuple[int, str]]:
         )
     except (OSError, UnicodeError):
         raise UsageError(
-            f"host {settings.host} is not known: give an address of this machine, as 127.0.0.1"
+            f"host {settings.host} is not known", "give an address of this machine, as 127.0.0.1"
         ) from None
     return list(dict.fromkeys((int(family), str(address[0])) for family, *_, address in found))
 
@@ -106,12 +106,14 @@ def _close(sockets: list[socket.socket]) -> None:
 
 def _problem(error: OSError, settings: ServerSettings, port: int) -> DureError:
     if error.errno == errno.EADDRINUSE:
-        return ResourceError(f"port {port} is taken by {_holder(port)}: choose another with --port")
+        return ResourceError(
+            f"port {port} is taken by {_holder(port)}", "choose another with --port"
+        )
     if error.errno in (errno.EACCES, errno.EPERM):
-        return ResourceError(f"port {port} is for root only: choose one from 1024 with --port")
+        return ResourceError(f"port {port} is for root only", "choose one from 1024 with --port")
     if error.errno == errno.EADDRNOTAVAIL:
         return UsageError(
-            f"host {settings.host} is no address of this machine: give one that is, or 127.0.0.1"
+            f"host {settings.host} is no address of this machine", "give one that is, or 127.0.0.1"
         )
     return ResourceError(f"cannot listen at {settings.host} port {port}: {error.strerror}")
 
@@ -154,7 +156,7 @@ def _remove_dead(path: Path) -> None:
     """Remove a socket that nobody listens at. Raises if somebody does, or if it is no socket."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise UsageError(f"{path} is there and is no socket: name another path after unix:")
+            raise UsageError(f"{path} is there and is no socket", "name another path after unix:")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -165,4 +167,4 @@ def _remove_dead(path: Path) -> None:
         except OSError as error:
             raise UsageError(f"cannot listen at {path}: {error.strerror or error}") from None
         else:
-            raise ResourceError(f"{path} is taken by another program: name another path")
+            raise ResourceError(f"{path} is taken by another program", "name another path")

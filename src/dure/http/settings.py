@@ -67,11 +67,11 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise UsageError(f"port {self.port}: give a number from 0 (any free port) to 65535")
+            raise UsageError(f"port {self.port}", "give a number from 0 (any free port) to 65535")
         if (self.tls_key is None) != (self.tls_cert is None):
             raise UsageError("TLS needs both files: the certificate and its key")
         if self.log_format not in {"text", "json"}:
-            raise UsageError(f"log format {self.log_format}: give text or json")
+            raise UsageError(f"log format {self.log_format}", "give text or json")
         for name, lowest in _LOWEST.items():
             _check_number(name, getattr(self, name), lowest)
         for origin in self.cors_origins:
@@ -109,14 +109,14 @@ _LOWEST: dict[str, float] = {
 def _check_number(name: str, value: float | None, lowest: float) -> None:
     if value is None or (math.isfinite(value) and value >= lowest):
         return
-    raise UsageError(f"{name} {value:g} makes no sense: give a number of {lowest:g} or more")
+    raise UsageError(f"{name} {value:g} makes no sense", f"give a number of {lowest:g} or more")
 
 
 def _check_origin(origin: str) -> None:
     scheme, separator, rest = origin.partition("://")
     if origin == "*" or (scheme and separator and rest and "/" not in rest):
         return
-    raise UsageError(f"origin {origin}: give scheme and host, as in https://chat.example, or *")
+    raise UsageError(f"origin {origin}", "give scheme and host, as in https://chat.example, or *")
 
 
 def check_binding(settings: ServerSettings) -> None:
@@ -124,8 +124,8 @@ def check_binding(settings: ServerSettings) -> None:
     if settings.has_keys or settings.insecure or not is_public(settings):
         return
     raise UsageError(
-        f"host {settings.host} can be reached from other machines, and no API key is set: set "
-        "DURE_API_KEYS or --api-key-file, or say --insecure where everyone may use this machine"
+        f"host {settings.host} can be reached from other machines, and no API key is set",
+        "set DURE_API_KEYS or --api-key-file, or say --insecure where everyone may use this machine",
     )
 
 
@@ -140,7 +140,7 @@ def is_public(settings: ServerSettings) -> bool:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise UsageError(
-            f"host {settings.host} is not known: give an address of this machine, as 127.0.0.1"
+            f"host {settings.host} is not known", "give an address of this machine, as 127.0.0.1"
         ) from None
     addresses = (str(entry[4][0]).partition("%")[0] for entry in found)
     return not all(ipaddress.ip_address(address).is_loopback for address in addresses)

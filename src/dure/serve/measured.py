@@ -84,7 +84,8 @@ class MeasuredEngine:
     def _check(self, n_tokens: int) -> None:
         if self._most is not None and n_tokens > self._most:
             raise ContextError(
-                f"the prompt has {n_tokens} tokens, and this server takes {self._most}: shorten it",
+                f"the prompt has {n_tokens} tokens, and this server takes {self._most}",
+                "shorten it",
                 n_prompt=n_tokens,
                 n_ctx=self._most,
             )

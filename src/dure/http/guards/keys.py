@@ -48,7 +48,7 @@ def parse_keys(lines: Iterable[str], source: str) -> list[ApiKey]:
         if text := line.strip():
             key = _parse_key(text, place, source)
             if keys.setdefault(key.name, key) is not key:
-                raise UsageError(f"{source}: two keys are named {key.name}: rename one")
+                raise UsageError(f"{source}: two keys are named {key.name}", "rename one")
     return list(keys.values())
 
 
@@ -70,7 +70,7 @@ def read_key_file(path: Path) -> list[ApiKey]:
     lines = _private_text(path).splitlines()
     keys = parse_keys(("" if line.lstrip().startswith("#") else line for line in lines), str(path))
     if not keys:
-        raise UsageError(f"{path} holds no API key: write one a line, as name:key")
+        raise UsageError(f"{path} holds no API key", "write one a line, as name:key")
     return keys
 
 
@@ -82,16 +82,16 @@ def _private_text(path: Path) -> str:
     except OSError as error:
         raise UsageError(f"{path}: cannot read the API keys: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is no text: write one API key a line, as name:key") from None
+        raise UsageError(f"{path} is no text", "write one API key a line, as name:key") from None
 
 
 def _check_private(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{path} is no file: name a file of API keys, one a line")
+        raise UsageError(f"{path} is no file", "name a file of API keys, one a line")
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise UsageError(f"{path} can be read by other users of this machine: chmod 600 {path}")
+        raise UsageError(f"{path} can be read by other users of this machine", f"chmod 600 {path}")
     if status.st_size > _LARGEST_FILE_BYTES:
-        raise UsageError(f"{path} is larger than 1 MiB: name a file of API keys, one a line")
+        raise UsageError(f"{path} is larger than 1 MiB", "name a file of API keys, one a line")
 
 
 class KeyRing:
@@ -143,7 +143,7 @@ class KeyRing:
         given = {key.name for key in self._given}
         for key in self._from_file:
             if key.name in given:
-                raise UsageError(f"{self._path}: {key.name} is in DURE_API_KEYS too: rename one")
+                raise UsageError(f"{self._path}: {key.name} is in DURE_API_KEYS too", "rename one")
 
 
 def _digest(key: bytes) -> bytes:

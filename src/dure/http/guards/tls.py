@@ -46,12 +46,12 @@ def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
     for path, what in ((cert, "certificate"), (key, "key of the certificate")):
         try:
             if b"-----BEGIN" not in path.read_bytes():
-                raise UsageError(f"{path}: the {what} is no PEM file: convert it with openssl")
+                raise UsageError(f"{path}: the {what} is no PEM file", "convert it with openssl")
         except OSError as error:
             raise UsageError(f"{path}: cannot read the {what}: {error.strerror}") from None
 
     def no_password() -> str:
-        raise UsageError(f"{key} is encrypted: decrypt it with `openssl pkey -in {key}`")
+        raise UsageError(f"{key} is encrypted", f"decrypt it with `openssl pkey -in {key}`")
 
     try:
         context.load_cert_chain(cert, key, no_password)

@@ -58,8 +58,8 @@ def options_of(request: MessagesRequest, defaults: Sampling, owner: str = "") ->
         request.thinking.budget_tokens >= request.max_tokens
     ):
         raise UsageError(
-            f"thinking.budget_tokens {request.thinking.budget_tokens} leaves no room for the "
-            f"answer: give less than max_tokens {request.max_tokens}"
+            f"thinking.budget_tokens {request.thinking.budget_tokens} leaves no room for the answer",
+            f"give less than max_tokens {request.max_tokens}",
         )
     given = {"temperature": request.temperature, "top_k": request.top_k, "top_p": request.top_p}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -118,11 +118,11 @@ def _continues(messages: list[dict[str, Any]]) -> bool:
 def _tool(tool: OwnTool | AnthropicOtherTool, index: int) -> Tool:
     if isinstance(tool, AnthropicOtherTool):
         raise UsageError(
-            f"tools.{index}: type {tool.type!r} is not supported: give tools of your own, "
-            "with an input_schema"
+            f"tools.{index}: type {tool.type!r} is not supported",
+            "give tools of your own, with an input_schema",
         )
     if tool.defer_loading:
-        raise UsageError(f"tools.{index}.defer_loading is not supported: leave it out")
+        raise UsageError(f"tools.{index}.defer_loading is not supported", "leave it out")
     return Tool(tool.name, tool.description or "", tool.input_schema, bool(tool.strict))
 
 
@@ -135,7 +135,7 @@ def _choice(
     if choice.type == "none":
         return "none"
     if not tools:
-        raise UsageError(f"tool_choice of type {choice.type!r} needs tools: give some")
+        raise UsageError(f"tool_choice of type {choice.type!r} needs tools", "give some")
     if not isinstance(choice, AnthropicToolChoice):
         return "required"
     if all(tool.name != choice.name for tool in tools):
@@ -147,6 +147,6 @@ def _response_format(request: CountTokensRequest) -> JsonSchema | None:
     wanted = request.output_format
     if request.output_config and request.output_config.format:
         if wanted:
-            raise UsageError("output_format and output_config.format say the same: give one")
+            raise UsageError("output_format and output_config.format say the same", "give one")
         wanted = request.output_config.format
     return JsonSchema(wanted.schema_) if wanted else None

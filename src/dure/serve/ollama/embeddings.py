@@ -31,10 +31,10 @@ async def embedded(
     tokens = [await model.tokenize(text) for text in texts]
     for index, found in enumerate(tokens):
         if not found:
-            raise UsageError(f"input[{index}] is empty: give some text")
+            raise UsageError(f"input[{index}] is empty", "give some text")
         if len(found) > n_ctx and not truncate:
             raise ContextError(
-                f"input[{index}] has {len(found)} tokens, more than the context of {n_ctx}: "
+                f"input[{index}] has {len(found)} tokens, more than the context of {n_ctx}",
                 "shorten it, or say truncate",
                 n_prompt=len(found),
                 n_ctx=n_ctx,

@@ -64,7 +64,7 @@ def check_raw(request: GenerateRequest) -> None:
     _refuse_prompt(request)
     for name in ("system", "think"):
         if getattr(request, name):
-            raise UsageError(f"{name} cannot be honoured for a raw prompt: leave one of them out")
+            raise UsageError(f"{name} cannot be honoured for a raw prompt", "leave one of them out")
 
 
 def options_of(
@@ -79,7 +79,7 @@ def options_of(
                 "never dropped; leave it out"
             )
     if request.top_logprobs and not request.logprobs:
-        raise UsageError("top_logprobs needs logprobs: say true")
+        raise UsageError("top_logprobs needs logprobs", "say true")
     return GenerationOptions(
         sampling=sampling_of(request.options, defaults, n_ctx),
         max_tokens=limit_of(request.options),
@@ -102,8 +102,8 @@ def check_keep_alive(keep_alive: str | float | None) -> None:
         return
     if _seconds(keep_alive) == 0:
         raise UsageError(
-            "keep_alive 0 asks to unload the model, which stays loaded as long as this server "
-            "runs: leave it out, or use `dure stop`"
+            "keep_alive 0 asks to unload the model, which stays loaded as long as this server runs",
+            "leave it out, or use `dure stop`",
         )
 
 
@@ -117,13 +117,13 @@ def _seconds(keep_alive: str | float) -> float:
         return _duration(text)
     if math.isfinite(seconds):
         return seconds
-    raise UsageError(f"keep_alive {keep_alive!r} is no duration: write 300, or '5m'")
+    raise UsageError(f"keep_alive {keep_alive!r} is no duration", "write 300, or '5m'")
 
 
 def _duration(text: str) -> float:
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text.lstrip("+-"):
-        raise UsageError(f"keep_alive {text!r} is no duration: write 300, or '5m'")
+        raise UsageError(f"keep_alive {text!r} is no duration", "write 300, or '5m'")
     return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
 
 
@@ -132,9 +132,9 @@ def _refuse_prompt(request: GenerateRequest) -> None:
     if request.suffix:
         raise UsageError("suffix is not supported: this server fills no gaps; leave it out")
     if request.template:
-        raise UsageError("template is not supported: use raw with a prompt that is written out")
+        raise UsageError("template is not supported", "use raw with a prompt that is written out")
     if request.context:
-        raise UsageError("context is not supported: use /api/chat with the messages so far")
+        raise UsageError("context is not supported", "use /api/chat with the messages so far")
 
 
 def _response_format(request: AnswerRequest) -> JsonObject | JsonSchema | None:

@@ -112,18 +112,18 @@ def stops_of(options: Options | None) -> tuple[str, ...]:
 def _refuse(options: Options, n_ctx: int) -> None:
     if options.num_ctx is not None and options.num_ctx > n_ctx:
         raise UsageError(
-            f"options.num_ctx {options.num_ctx} is more than this server's context of {n_ctx} "
-            "tokens: ask for less, or start it with a larger context"
+            f"options.num_ctx {options.num_ctx} is more than this server's context of {n_ctx} tokens",
+            "ask for less, or start it with a larger context",
         )
     if options.tfs_z not in (None, 1.0):
-        raise UsageError("options.tfs_z is not supported: use min_p or top_p")
+        raise UsageError("options.tfs_z is not supported", "use min_p or top_p")
     if options.penalize_newline is False:
-        raise UsageError("options.penalize_newline false is not supported: leave it out")
+        raise UsageError("options.penalize_newline false is not supported", "leave it out")
     if options.f16_kv not in (None, True):
-        raise UsageError("options.f16_kv is settled when the model is loaded: leave it out")
+        raise UsageError("options.f16_kv is settled when the model is loaded", "leave it out")
     for name in _AT_START:
         if getattr(options, name) is not None:
-            raise UsageError(f"options.{name} is settled when the model is loaded: leave it out")
+            raise UsageError(f"options.{name} is settled when the model is loaded", "leave it out")
     for name in _ONLY_FALSE:
         if getattr(options, name) not in (None, False):
-            raise UsageError(f"options.{name} is not supported: leave it out")
+            raise UsageError(f"options.{name} is not supported", "leave it out")

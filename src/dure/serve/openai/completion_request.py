@@ -39,7 +39,7 @@ class CompletionRequest(GenerationParameters):
         if best_of < n:
             raise ParameterError("best_of", f"best_of {best_of} is less than n {n}")
         if best_of > n and self.stream:
-            raise ParameterError("best_of", "best_of cannot be streamed: leave out one of both")
+            raise ParameterError("best_of", "best_of cannot be streamed", "leave out one of both")
         return best_of
 
     def n_logprobs(self) -> int | None:

@@ -68,7 +68,7 @@ class Tokenizer:
         for tokens in prompts:
             if not tokens:
                 raise ParameterError(
-                    self._param, f"{self._param}: a prompt is empty: give some text"
+                    self._param, f"{self._param}: a prompt is empty", "give some text"
                 )
         return prompts
 

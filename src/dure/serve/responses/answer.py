@@ -57,7 +57,7 @@ class ResponseAnswer:
         self._with_progress = request.return_progress
         self._live = LiveTimings() if request.timings_per_token else None
         self._begun = False
-        self._number = -1
+        self._n_events = 0
 
     def value(self) -> dict[str, Any]:
         """Return the response so far."""
@@ -169,8 +169,8 @@ class ResponseAnswer:
 
     def _numbered(self, events: list[StreamObject]) -> list[StreamObject]:
         for event in events:
-            self._number += 1
-            event["sequence_number"] = self._number
+            event["sequence_number"] = self._n_events
+            self._n_events += 1
         return events
 
 

@@ -52,7 +52,8 @@ def unsealed(content: str, place: str) -> str:
     except (binascii.Error, UnicodeDecodeError, ValueError):
         raise ParameterError(
             "input",
-            f"{place}.encrypted_content was not made by this server: leave the reasoning item out",
+            f"{place}.encrypted_content was not made by this server",
+            "leave the reasoning item out",
         ) from None
 
 
@@ -67,8 +68,8 @@ class _Turns:
         if isinstance(item, OtherItem):
             raise ParameterError(
                 "input",
-                f"{place}: items of type {item.type!r} are not supported: give messages, "
-                "function_call, function_call_output and reasoning",
+                f"{place}: items of type {item.type!r} are not supported",
+                "give messages, function_call, function_call_output and reasoning",
             )
         if isinstance(item, ReasoningItem):
             self._think(_reasoning(item, place))
@@ -84,7 +85,7 @@ class _Turns:
     def finish(self) -> list[ChatMessage]:
         self._flush()
         if not self._messages:
-            raise ParameterError("input", "input is empty: give at least one message")
+            raise ParameterError("input", "input is empty", "give at least one message")
         return self._messages
 
     def _open(self) -> ChatMessage:

@@ -81,7 +81,7 @@ def _n_logprobs(request: ResponsesRequest) -> int | None:
         return request.top_logprobs or 0
     if request.top_logprobs:
         raise ParameterError(
-            "top_logprobs", f"top_logprobs is shown only where include has {LOGPROBS!r}: add it"
+            "top_logprobs", f"top_logprobs is shown only where include has {LOGPROBS!r}", "add it"
         )
     return None
 
@@ -121,16 +121,17 @@ def _refuse(request: ResponsesRequest) -> None:
     if request.text and request.text.verbosity:
         raise ParameterError(
             "text.verbosity",
-            "text.verbosity is not supported: say in instructions how long to write",
+            "text.verbosity is not supported",
+            "say in instructions how long to write",
         )
     if request.stream_options and request.stream_options.include_obfuscation:
         raise ParameterError(
-            "stream_options", "stream_options.include_obfuscation is not supported: leave it out"
+            "stream_options", "stream_options.include_obfuscation is not supported", "leave it out"
         )
     _refuse_reasoning(request)
     for name in request.include or ():
         if name not in _HARMLESS_INCLUDES | {LOGPROBS, SEALED_REASONING}:
-            raise ParameterError("include", f"include {name!r} is not known: leave it out")
+            raise ParameterError("include", f"include {name!r} is not known", "leave it out")
 
 
 def _refuse_reasoning(request: ResponsesRequest) -> None:
@@ -157,7 +158,7 @@ def _tools_and_choice(request: ResponsesRequest) -> tuple[tuple[Tool, ...], _Too
         return tools, "auto"
     if isinstance(choice, OtherToolChoice):
         raise ParameterError(
-            "tool_choice", f"tool_choice {choice.type!r} is not supported: name a function"
+            "tool_choice", f"tool_choice {choice.type!r} is not supported", "name a function"
         )
     if isinstance(choice, NamedFunction):
         return tools, NamedTool(_known(choice.name, tools))
@@ -165,7 +166,7 @@ def _tools_and_choice(request: ResponsesRequest) -> tuple[tuple[Tool, ...], _Too
         return _allowed(choice, tools), choice.mode
     if choice == "required" and not tools:
         raise ParameterError(
-            "tool_choice", "tool_choice 'required' needs tools: give some, or say 'auto'"
+            "tool_choice", "tool_choice 'required' needs tools", "give some, or say 'auto'"
         )
     return tools, choice
 
@@ -174,7 +175,8 @@ def _tool(tool: ResponsesFunctionTool | ResponsesOtherTool, index: int) -> Tool:
     if isinstance(tool, ResponsesOtherTool):
         raise ParameterError(
             "tools",
-            f"tools[{index}]: type {tool.type!r} is not supported: give functions of your own",
+            f"tools[{index}]: type {tool.type!r} is not supported",
+            "give functions of your own",
         )
     return Tool(tool.name, tool.description or "", tool.parameters or {}, bool(tool.strict))
 
