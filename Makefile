@@ -1,5 +1,6 @@
 # make demo    install into .venv, then run the demo model on one rank and cut over two
-# make test    install what tests need, and run them all
+# make test    install what tests need, and run them all; one file, or some tests of it:
+#              make test ARGS="tests/generate/test_scheduler.py -k fair"
 # make check   every linter, then the tests
 # make lint    every linter
 # make format  format the code and mend what the linter can
@@ -41,14 +42,14 @@ $(VENV)/installed-dev: $(VENV)/python pyproject.toml
 	@touch $@
 
 test: install $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 check: lint test
 
 lint: install $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy src tests bench docs examples/demo.py
+	$(BIN)/mypy src tests bench docs examples
 	$(BIN)/lint-imports
 
 format: $(VENV)/installed-dev

@@ -24,9 +24,9 @@ from cluster_hosts import Machine, joined, machines
 from measure import Contender, Quantity, Sample, alternate, compare, main, parser, report
 from shapes import add_model_options, gguf_file
 
-from dure.cluster.root.membership import ROOT_NAME
 from dure.cluster.root.speeds import KnownSpeeds
-from dure.model.architecture import Along
+from dure.cluster.trust.identity import ROOT_NAME
+from dure.model.architectures import Along
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import open_gguf
 

@@ -101,16 +101,23 @@ def mpi_environment(device: str) -> dict[str, str]:
 
 def dure(
     model: Path, ranks: int, threads: int, load: Load, *,
-    prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None, program: str | None = None,
 ) -> dict[str, float]:  # fmt: skip
-    """Run `dure bench` on `ranks` ranks of `threads` threads; medians of its own runs."""
+    """Run `dure bench` on `ranks` ranks of `threads` threads; medians of its own runs.
+
+    program: the `dure` of another build.
+    """
     argv = [*prefix, *_dure_bench(model, ranks, threads, load)]
+    if program:
+        argv[len(prefix)] = program
     return _read_dure(_json(argv, environment))
 
 
-def dure_on_hosts(hosts: Sequence[Host], model: Path, load: Load) -> dict[str, float]:
-    """Run `dure bench` with rank i on host i and, where there is one, CPU i; one thread each."""
-    return dure(model, len(hosts), 1, load, environment=_on_hosts(hosts))
+def dure_on_hosts(
+    hosts: Sequence[Host], model: Path, load: Load, program: str | None = None
+) -> dict[str, float]:
+    """Run `dure bench` with rank i on host i and, if there is one, CPU i; one thread each."""
+    return dure(model, len(hosts), 1, load, environment=_on_hosts(hosts), program=program)
 
 
 def dure_and_floor_on_hosts(

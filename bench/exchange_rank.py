@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import sys
 
-from dure.engine.compute.allreduce import Sums, Wire, exchange_seconds
+from dure.engine.compute.allreduce import AllReduce, Wire, exchange_seconds
 from dure.engine.compute.native import mpi
 
 
 def run(n_bytes: int, repeats: int) -> None:
     """Exchange with the other ranks, first a tenth of the repeats to warm up, and print."""
     mpi().Init()
-    sums = Sums((), Wire.Q8, max_values=n_bytes, wait_s=30.0, two_phase_above=math.inf)
+    sums = AllReduce((), Wire.Q8, max_values=n_bytes, wait_s=30.0, two_phase_above=math.inf)
     exchange_seconds(n_bytes, max(1, repeats // 10))
     seconds = exchange_seconds(n_bytes, repeats)
     if mpi().COMM_WORLD.rank == 0:

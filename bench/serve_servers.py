@@ -55,10 +55,11 @@ def llama_server(setting: Setting, port: int) -> list[str]:
     ]  # fmt: skip
 
 
-def dure_serve(setting: Setting, port: int) -> list[str]:
-    """The command that starts `dure serve`."""
+def dure_serve(setting: Setting, port: int, program: str | None = None) -> list[str]:
+    """Return the command that starts `dure serve`. program: the `dure` of another build."""
+    ours = [program] if program else [sys.executable, "-m", "dure.cli.main"]
     return [
-        sys.executable, "-m", "dure.cli.main", "serve", str(setting.model),
+        *ours, "serve", str(setting.model),
         "--host", HOST, "--port", str(port), "--threads", str(setting.threads),
         "--parallel", str(setting.slots), "--ctx", str(setting.context),
         *_cache("--cache-size", setting),
@@ -150,10 +151,17 @@ def _of(process: psutil.Process, read: Callable[[psutil.Process], float]) -> flo
 @contextmanager
 def running(name: str, setting: Setting) -> Iterator[Server]:
     """Start the server called `name`, wait until it is healthy, and stop it at the end."""
+    with running_command(name, SERVERS[name], setting) as server:
+        yield server
+
+
+@contextmanager
+def running_command(name: str, command: Command, setting: Setting) -> Iterator[Server]:
+    """Start a server by its command, wait until it is healthy, and stop it at the end."""
     port = _free_port()
     handle, log = tempfile.mkstemp(prefix=f"{name}-", suffix=".log")
     os.close(handle)
-    server = Server(SERVERS[name](setting, port), port, Path(log))
+    server = Server(command(setting, port), port, Path(log))
     try:
         server.wait_healthy()
         yield server

@@ -1,4 +1,4 @@
-"""Guessing ahead: generation with and without it, on texts that repeat themselves and on one that does not.
+"""Speculative decoding: generation with and without it, on texts that repeat themselves and on a new one.
 
 The demo model writes the texts: what follows what is real. A dense shape with random weights then computes
 them: a step costs what it costs there, and the token chosen is always the text's next one. So the guesses
@@ -28,15 +28,16 @@ from measure import (
 )
 from shapes import add_model_options, gguf_file
 
-from dure.engine.compute.llama import Limits
-from dure.engine.executor import Candidates, Executor, Floats
+from dure.chat.turn import Conversations
+from dure.engine.executor import Executor, Floats, TopK
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Done, Request, Sampling, Token
 from dure.generate.sampling import Sampler
-from dure.generate.scheduler.scheduler import Running
-from dure.generate.speculative.budget import drafting_for
-from dure.generate.speculative.proposer import Guessing
+from dure.generate.scheduler import RunningRequest
+from dure.generate.speculative.budget import budget_for
+from dure.generate.speculative.proposer import Proposer
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 
@@ -65,7 +66,7 @@ class Written:
     def adjustment(self, _ahead: Sequence[int] = ()) -> None:
         """Nothing is changed."""
 
-    def choose(self, _best: Candidates, _whole: Callable[[], Floats]) -> int:
+    def choose(self, _best: TopK, _whole: Callable[[], Floats]) -> int:
         """The next token."""
         return self._rest[-1]
 
@@ -78,12 +79,12 @@ class Recital(EngineLoop):
     """Computes a text that is written already."""
 
     def __init__(
-        self, executor: Executor, vocabulary: Vocabulary, guessing: Guessing | None
+        self, executor: Executor, vocabulary: Vocabulary, proposer: Proposer | None
     ) -> None:
-        super().__init__(executor, vocabulary, guessing=guessing)
+        super().__init__(executor, vocabulary, proposer=proposer)
         self.text: Sequence[int] = ()
 
-    def _sampler(self, _running: Running) -> Sampler:
+    def _sampler(self, _running: RunningRequest) -> Sampler:
         return Written(self.text)  # type: ignore[return-value]
 
     def recite(self, text: Text) -> Done:
@@ -113,7 +114,7 @@ def texts(n_tokens: int) -> dict[str, Text]:
                 {"role": "assistant" if i % 2 else "user", "content": turn}
                 for i, turn in enumerate(turns)
             ]
-            prompt = vocabulary.chat_prompt(messages)
+            prompt = Conversations(vocabulary).turn(messages).prompt
             loop.submit(Request(id="r", prompt=prompt, sampling=GREEDY, max_tokens=n_tokens))
             answer = []
             while loop.busy:
@@ -130,10 +131,10 @@ def texts(n_tokens: int) -> dict[str, Text]:
 
 
 def contender(
-    name: str, executor: Executor, vocabulary: Vocabulary, text: Text, guessing: Guessing | None
+    name: str, executor: Executor, vocabulary: Vocabulary, text: Text, proposer: Proposer | None
 ) -> Contender:
     """Generation of one text."""
-    loop = Recital(executor, vocabulary, guessing)
+    loop = Recital(executor, vocabulary, proposer)
 
     def measure() -> Sample:
         begun = time.perf_counter()
@@ -161,7 +162,7 @@ def run() -> int:
         vocabulary = Vocabulary(demo)
         for name, text in found.items():
             contenders = [
-                contender("guessing", executor, vocabulary, text, Guessing(drafting_for(gguf))),
+                contender("guessing", executor, vocabulary, text, Proposer(budget_for(gguf))),
                 contender("plain", executor, vocabulary, text, None),
             ]
             quantity = Quantity("generation", f"generation, {name}", "tokens/s", goals[name])

@@ -4,11 +4,11 @@
 
 struct attention;
 
-// For one context of llama.cpp's; NULL where there is no memory.
+// Allocates what one llama.cpp context needs. Returns NULL if memory is short.
 struct attention *new_attention(void);
 
 void free_attention(struct attention *a);
 
-// Lets a node of llama.cpp's graph that is about to be computed be computed by our attention, where it
-// is one that ours knows; does nothing with any other.
+// Takes a node that llama.cpp is about to compute if it is attention of a kind that is known; leaves any other
+// node alone.
 void take_attention(struct attention *a, struct ggml_tensor *t);

@@ -1,7 +1,9 @@
-// Rows times a number each: how much an expert's answer counts.
+// Multiplies each row by a number of its own, in place of llama.cpp: how much an expert's output counts.
 //
-// llama.cpp looks every factor up anew for every number (a division each), which took 7 % of a token of a
-// mixture of experts: docs/decisions/0015.
+// Knows: rows of float32. Refuses to know: experts.
+//
+// llama.cpp looks the factor up for every number (a division each), which took 7 % of a token of a mixture of
+// experts: docs/decisions/0015.
 
 #include "scale.h"
 
@@ -12,8 +14,8 @@ static size_t offset_of(const struct ggml_tensor *t, int64_t row) {
     return (size_t)i1 * t->nb[1] + (size_t)i2 * t->nb[2] + (size_t)i3 * t->nb[3];
 }
 
-// Computes a node. llama.cpp calls it with every one of its threads.
-static void compute(struct ggml_tensor *dst, int thread, int n_threads, void *user) {
+// Computes a node. llama.cpp calls it on each of its threads.
+static void scale_node(struct ggml_tensor *dst, int thread, int n_threads, void *user) {
     (void)user;
     const struct ggml_tensor *const x = dst->src[0], *factors = dst->src[1];
     const int64_t n = dst->ne[0], n_rows = ggml_nrows(dst);
@@ -31,9 +33,11 @@ static bool has_rows_of_floats(const struct ggml_tensor *t) {
     return t->type == GGML_TYPE_F32 && t->nb[0] == sizeof(float);
 }
 
-bool write_scale_params(struct node_params *params) { return write_node_params(params, compute, NULL); }
+bool write_scale_params(struct custom_node_params *params) {
+    return write_custom_node_params(params, scale_node, NULL);
+}
 
-void take_scale(const struct node_params *params, struct ggml_tensor *t) {
+void take_scale(const struct custom_node_params *params, struct ggml_tensor *t) {
     if (t->op != GGML_OP_MUL) {
         return;
     }
@@ -41,6 +45,6 @@ void take_scale(const struct node_params *params, struct ggml_tensor *t) {
     const bool is_one_each = factors->ne[0] == 1 && x->ne[0] > 1 && factors->ne[1] == x->ne[1] &&
                              factors->ne[2] == x->ne[2] && factors->ne[3] == x->ne[3];
     if (is_one_each && has_rows_of_floats(x) && has_rows_of_floats(factors) && has_rows_of_floats(t)) {
-        take_node(t, params);
+        turn_into_custom_node(t, params);
     }
 }

@@ -2,10 +2,11 @@
 
 #include <stdbool.h>
 
-#include "nodes.h"
+#include "custom_node.h"
 
-// Parameters of the nodes that take_scale takes; false where memory is short.
-bool write_scale_params(struct node_params *params);
+// Writes the parameters of the nodes that take_scale takes. Returns false if memory is short.
+bool write_scale_params(struct custom_node_params *params);
 
-// Takes a node that multiplies each row by a number of its own; does nothing with any other.
-void take_scale(const struct node_params *params, struct ggml_tensor *t);
+// Takes a node that llama.cpp is about to compute if it multiplies each row by a number of its own; leaves any
+// other node alone.
+void take_scale(const struct custom_node_params *params, struct ggml_tensor *t);

@@ -15,6 +15,7 @@ __all__ = [
     "cache_directory",
     "cluster_directory",
     "config_file",
+    "history_file",
     "models_directory",
     "node_directory",
     "runtime_directory",
@@ -41,6 +42,11 @@ def shard_directory() -> Path:
 def config_file() -> Path:
     """Return the configuration file: DURE_CONFIG, or config.toml in the user's configuration."""
     return _named("DURE_CONFIG") or platformdirs.user_config_path("dure") / "config.toml"
+
+
+def history_file() -> Path:
+    """Return where `dure chat` keeps what was typed: DURE_HISTORY, or the user's state directory."""
+    return _named("DURE_HISTORY") or platformdirs.user_state_path("dure") / "chat-history"
 
 
 def cluster_directory() -> Path:

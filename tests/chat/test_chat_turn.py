@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +13,10 @@ from dure.chat.parser import Parsed, joined
 from dure.chat.task import ChatTask, Content, Reasoning
 from dure.chat.turn import Conversations
 from dure.errors import UsageError
+from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
-from tests.support.gbnf_words import demo_vocabulary
+from tests.support.gbnf_words import DEMO, demo_vocabulary
+from tests.support.parrot import write_parrot
 
 USER = {"role": "user", "content": "Who rings the bell?"}
 THOUGHTS = (
@@ -33,6 +37,16 @@ def read(vocabulary: Vocabulary, text: str, template: str | None = None) -> list
     tokens = vocabulary.tokenize(text, special=True, add_bos=False)
     pieces = [piece for token in tokens for piece in turn.feed(token)]
     return joined([*pieces, *turn.finish()])
+
+
+def written(vocabulary: Vocabulary, tokens: Sequence[int]) -> bytes:
+    """The bytes of tokens, special ones too."""
+    return b"".join(vocabulary.piece(token, special=True) for token in tokens)
+
+
+def vocabulary_of(path: Path) -> Vocabulary:
+    with open_gguf(path) as gguf:
+        return Vocabulary(gguf)
 
 
 def test_a_turn_has_the_prompt_that_the_server_makes(vocabulary: Vocabulary) -> None:
@@ -67,3 +81,77 @@ def test_half_a_character_at_the_end_is_shown_as_such(vocabulary: Vocabulary) ->
 def test_messages_that_make_no_sense_are_refused(vocabulary: Vocabulary) -> None:
     with pytest.raises(UsageError, match="at least one message"):
         Conversations(vocabulary).turn([])
+
+
+def test_a_conversation_is_written_as_the_template_says(vocabulary: Vocabulary) -> None:
+    """ChatML, up to where the answer begins."""
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Who is the baker?"},
+        {"role": "assistant", "content": "Mina."},
+        {"role": "user", "content": "두레?"},
+    ]
+    prompt = written(vocabulary, Conversations(vocabulary).turn(messages).prompt).decode()
+    assert prompt == (
+        "<|im_start|>system\nBe kind.<|im_end|>\n"
+        "<|im_start|>user\nWho is the baker?<|im_end|>\n"
+        "<|im_start|>assistant\nMina.<|im_end|>\n"
+        "<|im_start|>user\n두레?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    ended = Conversations(vocabulary).turn(messages[:2], add_generation=False).prompt
+    assert written(vocabulary, ended).decode().endswith("baker?<|im_end|>\n")
+
+
+def test_the_marks_of_a_conversation_are_single_tokens(vocabulary: Vocabulary) -> None:
+    """The template's marks are not spelled out in letters."""
+    prompt = Conversations(vocabulary).turn([{"role": "user", "content": "hi"}]).prompt
+    (start,) = vocabulary.tokenize("<|im_start|>", special=True)
+    (end,) = vocabulary.tokenize("<|im_end|>", special=True)
+    assert (prompt.count(start), prompt.count(end)) == (2, 1)
+
+
+def test_without_a_chat_template_there_is_no_conversation(tmp_path: Path) -> None:
+    """The cure is to continue text."""
+    path = tmp_path / "plain.gguf"
+    write_parrot(path, DEMO, [5, 6], template="")
+    vocabulary = vocabulary_of(path)
+    assert not vocabulary.has_chat_template
+    with pytest.raises(UsageError, match=r"plain\.gguf has no chat template: use `dure run --raw`"):
+        Conversations(vocabulary).turn([{"role": "user", "content": "hi"}])
+    vocabulary.close()
+    vocabulary.close()
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('no system here') }}", "no system here"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ messages[7].content }}", "list object has no element 7"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "Range too big"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+    ],
+)
+def test_a_template_that_raises_anything_is_a_refusal(
+    tmp_path: Path, template: str, reason: str
+) -> None:
+    """A template is a program from the file: its syntax errors, refusals and bugs are told alike."""
+    path = tmp_path / "broken.gguf"
+    write_parrot(path, DEMO, [5, 6], template=template)
+    vocabulary = vocabulary_of(path)
+    told = rf"template of broken\.gguf refuses these messages: .*{re.escape(reason)}"
+    with pytest.raises(UsageError, match=told):
+        Conversations(vocabulary).turn([{"role": "user", "content": "hi"}])
+    vocabulary.close()
+
+
+def test_a_template_that_is_no_program_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    write_parrot(path, DEMO, [5, 6], template="{% if %}")
+    vocabulary = vocabulary_of(path)
+    with pytest.raises(
+        UsageError, match=r"template of broken\.gguf is damaged: Expected an expression"
+    ):
+        Conversations(vocabulary)
+    vocabulary.close()

@@ -260,6 +260,16 @@ def test_formats_are_kept(judge: Judge, form: str) -> None:
             ["[]", "[null]"],
             ["[null, null]", "[1]"],
         ),
+        (
+            {"prefixItems": [{"type": "null"}] * 3, "minItems": 1.0, "maxItems": 2.0},
+            ["[null]", "[null, null]"],
+            ["[]", "[null, null, null]"],
+        ),
+        (
+            {"type": "string", "minLength": 1.0, "maxLength": 2.0},
+            ['"a"', '"ab"'],
+            ['""', '"abc"'],
+        ),
     ],
 )  # fmt: skip
 def test_keywords_say_what_they_should(

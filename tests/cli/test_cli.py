@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from dure.cli.main import COMMANDS as LISTED
+from dure.cli.terminal.lazy_commands import LazyCommands
 from tests.support.dure_process import WAIT_S, Dure, as_json, error_line
 from tests.support.parrot import tokens_of, write_parrot
 
@@ -332,21 +334,46 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_not_the_chat(
     n = 20000
     options = (*GREEDY, "-n", n, "--ctx", 65536, "--ranks", ranks)
     with dure.terminal("chat", parrot, *options) as terminal:
-        terminal.read_until(">>> ")
+        terminal.read_until(">>>")
         for _ in range(2):
             terminal.type("hi\n")
             text = terminal.read_until("four")
             terminal.type("\x03")
-            text += terminal.read_until(">>> ")
+            text += terminal.read_until(">>>")
             assert len(text) < n
         terminal.await_reading()
         terminal.type("\x03")  # at the prompt it ends nothing either
-        terminal.read_until(">>> ")
+        terminal.read_until(">>>")
         terminal.type("/clear\n")
-        terminal.read_until(">>> ")
+        terminal.read_until(">>>")
         terminal.type("\x04")
         assert "Traceback" not in terminal.read_all()
         assert terminal.process.wait(WAIT_S) == 0
+
+
+def test_on_a_terminal_chat_answers_its_commands_and_keeps_a_history(
+    dure: Dure, parrot: Path
+) -> None:
+    """/help and /clear answer; a paste of two lines is one turn; arrow up brings back the last chat's."""
+    prompt, answer = ">>>", " one two\r\n"
+    with dure.terminal("chat", parrot, *GREEDY, "-n", 2) as terminal:
+        terminal.read_until(prompt)
+        terminal.type("/help\n")
+        terminal.read_until("/clear    forget the conversation", prompt)
+        terminal.type("/clear\n")
+        terminal.read_until("(the conversation is forgotten)", prompt)
+        terminal.type("\x1b[200~one line\nand another\x1b[201~\n")
+        assert terminal.read_until(answer, prompt).count(answer) == 1
+        terminal.type("\x04")
+        terminal.read_all()
+    with dure.terminal("chat", parrot, *GREEDY, "-n", 2) as terminal:
+        terminal.read_until(prompt)
+        terminal.type("\x1b[A")
+        terminal.read_until("and another")
+        terminal.type("\n")
+        terminal.read_until(answer, prompt)
+        terminal.type("\x04")
+        assert "Traceback" not in terminal.read_all()
 
 
 def test_on_a_terminal_ctrl_c_stops_a_run_with_code_130(dure: Dure, parrot: Path) -> None:
@@ -419,3 +446,26 @@ def test_no_color_is_obeyed_on_a_terminal(dure: Dure) -> None:
         text = terminal.read_all()
         assert red not in text
         assert "dure: --ranks 0" in text
+
+
+def test_the_summaries_in_the_list_of_commands_are_the_commands_own() -> None:
+    """The list is shown without importing a command, so it has summaries of its own."""
+    commands = LazyCommands(LISTED)
+    for name, lazy in LISTED.items():
+        first, *_ = (commands[name].help or "").split("\n\n")
+        assert " ".join(first.split()) == lazy.summary, name
+
+
+def test_help_imports_no_command(dure: Dure) -> None:
+    """What a command needs is imported when it runs: the list of commands is quick."""
+    code = "import sys; sys.argv = ['dure', '--help']\nfrom dure.cli.main import main\n"
+    code += "try:\n    main()\nexcept SystemExit:\n    pass\n"
+    code += "print([m for m in sys.modules if m.startswith('dure.cli.commands') or m == 'numpy'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=dure.environment,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dure.engine.compute.llama import Limits, LoadedModel
+from dure.engine.compute.llama import LoadedModel
+from dure.engine.limits import Limits
 from tests.support.cut_models import cut_executor, rank_pids
 from tests.support.dure_process import Dure
 from tests.support.random_models import Shape, write_random_model
@@ -26,7 +27,7 @@ def locked_kb(pid: int) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_ranks_lock_their_weights(tmp_path: Path) -> None:
     """Each its own shard: together the model."""
-    limits = Limits(n_ctx=256, threads=1, lock=True)
+    limits = Limits(n_ctx=256, threads=1, lock_memory=True)
     with cut_executor(DEMO, [1, 1], tmp_path, limits=limits):
         locked = [locked_kb(pid) for pid in rank_pids()]
     assert len(locked) == 2
@@ -37,7 +38,7 @@ def test_repacked_weights_are_locked_too(tmp_path: Path) -> None:
     """Of Q4_0 matrices llama.cpp makes copies that its own lock leaves out."""
     model = tmp_path / "wide.gguf"
     write_random_model(model, Shape("llama", 2, 1024, 8, 8, 128, 3072, 1003), "Q4_0")
-    loaded = LoadedModel(model, Limits(n_ctx=256, threads=1, lock=True))
+    loaded = LoadedModel(model, Limits(n_ctx=256, threads=1, lock_memory=True))
     assert loaded.weights_bytes < locked_kb(os.getpid()) << 10
     loaded.close()
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from dure.cluster.add.adding import destinations
-from dure.cluster.add.inspecting import PACKAGES, Facts, inspected
+from dure.cluster.add.inspecting import HostFacts, host_facts
 from dure.cluster.add.package import Package, package_of, recorded
-from dure.cluster.add.preparing import Sends, Step, Wishes, planned
+from dure.cluster.add.preparing import AddOptions, AddStep, ScriptInput, planned
 from dure.cluster.add.ssh import Destination
+from dure.cluster.software import PACKAGES
 from dure.errors import ClusterError, UsageError
 from tests.support.needs_root import needs_root
 from tests.support.ssh_hosts import KEY, Computer, bare, computers, wheel
@@ -219,11 +220,11 @@ def test_what_is_no_host_is_refused(text: str) -> None:
 
 def test_a_name_is_for_one_machine() -> None:
     with pytest.raises(UsageError, match="for one host"):
-        destinations(["one", "two"], Wishes(Package("dure"), name="pi"))
-    assert len(destinations(["one", "one"], Wishes(Package("dure"), name="pi"))) == 1
+        destinations(["one", "two"], AddOptions(Package("dure"), name="pi"))
+    assert len(destinations(["one", "one"], AddOptions(Package("dure"), name="pi"))) == 1
 
 
-FIT = Facts(
+FIT = HostFacts(
     system="Linux",
     processor="aarch64",
     uid=1000,
@@ -243,8 +244,8 @@ FIT = Facts(
 )
 
 
-def changed(**facts: Any) -> Facts:
-    return Facts(**{name: getattr(FIT, name) for name in FIT.__dataclass_fields__} | facts)
+def changed(**facts: Any) -> HostFacts:
+    return HostFacts(**{name: getattr(FIT, name) for name in FIT.__dataclass_fields__} | facts)
 
 
 @pytest.mark.parametrize(
@@ -260,38 +261,38 @@ def changed(**facts: Any) -> Facts:
     ],
 )
 def test_an_unfit_machine_is_told_why(facts: dict[str, Any], words: str) -> None:
-    assert FIT.trouble() is None
-    assert words in ": ".join(changed(**facts).trouble() or ())
+    assert FIT.why_unfit() is None
+    assert words in str(changed(**facts).why_unfit() or "")
 
 
 def test_only_what_is_lacking_is_planned() -> None:
     """A new machine gets all; one with the right dure joins; a member is only started."""
-    wishes = Wishes(Package("dure==1.0"))
-    new = planned(FIT, wishes, WANTED, member=False)
-    assert [action.step for action in new] == [Step.INSTALL, Step.JOIN, Step.SERVICE]
+    options = AddOptions(Package("dure==1.0"))
+    new = planned(FIT, options, WANTED, member=False)
+    assert [action.step for action in new] == [AddStep.INSTALL, AddStep.JOIN, AddStep.SERVICE]
     assert "-U__AMX_INT8__" in new[0].script
     assert "CMAKE_BUILD_PARALLEL_LEVEL=2\n" in new[0].script  # 2 GB do not hold four compilers
-    assert new[1].sends == Sends.CODE
+    assert new[1].sends == ScriptInput.CODE
     same = changed(versions=WANTED)
-    assert [a.step for a in planned(same, wishes, WANTED, member=False)] == [
-        Step.JOIN,
-        Step.SERVICE,
+    assert [a.step for a in planned(same, options, WANTED, member=False)] == [
+        AddStep.JOIN,
+        AddStep.SERVICE,
     ]
-    assert [a.step for a in planned(same, wishes, WANTED, member=True)] == [Step.SERVICE]
+    assert [a.step for a in planned(same, options, WANTED, member=True)] == [AddStep.SERVICE]
     older = changed(versions={**WANTED, "dure": "0.9"})
-    assert planned(older, wishes, WANTED, member=True)[0].step == Step.INSTALL
-    quiet = Wishes(Package("dure==1.0"), service=False)
+    assert planned(older, options, WANTED, member=True)[0].step == AddStep.INSTALL
+    quiet = AddOptions(Package("dure==1.0"), service=False)
     assert planned(same, quiet, WANTED, member=True) == []
 
 
 def test_what_a_machine_says_is_read_among_other_words() -> None:
     said = ["Welcome!", "dure:system=Linux", 'dure:node={"name": "a", "cluster": "b", "port": 1}']
     said += [f"dure:version_{package}=1" for package in PACKAGES.values()]
-    facts = inspected(said)
+    facts = host_facts(said)
     assert (facts.system, facts.node_name, facts.node_cluster) == ("Linux", "a", "b")
     assert facts.versions == dict.fromkeys(PACKAGES, "1")
     with pytest.raises(ClusterError, match="make no sense"):
-        inspected(["dure:uid=nobody"])
+        host_facts(["dure:uid=nobody"])
 
 
 def test_others_install_what_was_installed_here(tmp_path: Path) -> None:
@@ -335,3 +336,18 @@ def test_join_reads_a_code_from_its_input(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "'NO-CODE' is no code" in done.stderr
+
+
+def test_join_says_its_error_as_a_record_to_a_program(tmp_path: Path) -> None:
+    """On one line of its output; a person reads the same error, with the same exit status."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dure.cli.main", "join", "NO-CODE", "--json"],
+        env={"DURE_NODE_DIR": str(tmp_path), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    record = json.loads(done.stdout)
+    assert done.returncode == 2
+    assert (record["kind"], record["problem"]) == ("UsageError", "'NO-CODE' is no code")
+    assert f"dure: {record['problem']}: {record['cure']}" in done.stderr

@@ -26,7 +26,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from starlette.websockets import WebSocketDisconnect
 
-from dure.cluster.node.agent import agent_app, versions
+from dure.cluster.node.agent import agent_app
+from dure.cluster.software import versions
 
 CHECKS = [
     not_a_server_error,

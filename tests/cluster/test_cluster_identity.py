@@ -23,7 +23,7 @@ from dure.cluster.trust.identity import (
     check_name,
     new_request,
 )
-from dure.cluster.trust.invitation import Code, Invitation, RefusedError, redeem
+from dure.cluster.trust.invitation import Code, CodeRefusedError, Invitation, redeem
 from dure.errors import ClusterError, UsageError
 
 NOW = 1_000_000.0
@@ -55,12 +55,12 @@ def test_a_code_is_good_once_and_for_a_while() -> None:
     code = Code.new(bytes(32))
     invitations = [Invitation("other", NOW), Invitation(code.digest, NOW + 10)]
     assert code.secret not in str(invitations)
-    with pytest.raises(RefusedError, match="not one of this cluster"):
+    with pytest.raises(CodeRefusedError, match="not one of this cluster"):
         redeem(invitations, "0" * 14, "pi", NOW)
-    with pytest.raises(RefusedError, match="has expired"):
+    with pytest.raises(CodeRefusedError, match="has expired"):
         redeem(invitations, code.secret, "pi", NOW + 11)
     redeem(invitations, code.secret, "pi", NOW)
-    with pytest.raises(RefusedError, match="was used by pi"):
+    with pytest.raises(CodeRefusedError, match="was used by pi"):
         redeem(invitations, code.secret, "other", NOW)
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from cluster_hosts import Machine, joined, machines
 
-from dure.cluster.node.shards import CHUNK_BYTES, ShardStore, root_digest
+from dure.cluster.node.shards import ShardStore
+from dure.cluster.node_api import CHUNK_BYTES, shard_digest
 from dure.errors import ResourceError, UsageError
 from dure.model.cut import plan_cut
 from dure.model.gguf import open_gguf
@@ -34,7 +35,7 @@ def chunks() -> Iterator[tuple[int, bytes, bytes]]:
         yield index, data, hashlib.sha256(data).digest()
 
 
-DIGEST = root_digest(b"".join(digest for _, _, digest in chunks()))
+DIGEST = shard_digest(b"".join(digest for _, _, digest in chunks()))
 
 
 def filled(directory: Path) -> ShardStore:
@@ -171,23 +172,24 @@ def test_a_name_leads_nowhere_else(tmp_path: Path, name: str) -> None:
 DELIVER = """
 import json, sys
 from pathlib import Path
-from dure.cluster.root.distribution import Delivery, deliver, whole_shards
+from dure.cluster.root.distribution import Delivery, deliver
 from dure.cluster.root.membership import Cluster
 from dure.cluster.root.survey import Nodes
 from dure.model.cut import plan_cut
 from dure.model.gguf import open_gguf
 from dure.model.shard import plan_shards
+from dure.places import cluster_directory
 
 cluster = Cluster(cluster_directory())
 nodes, members = Nodes(cluster), cluster.members
 with open_gguf(Path(sys.argv[1])) as model:
     plan = plan_cut(model, [1] * len(members))
     shards = plan_shards(model, plan, Path("nowhere"))
-    lines = [nodes.line(member) for member in members]
+    clients = [nodes.client(member) for member in members]
     deliveries = [
-        Delivery(shard, line)
-        for shard, member, line in zip(shards, members, lines)
-        if shard.name not in whole_shards(line)
+        Delivery(shard, client)
+        for shard, member, client in zip(shards, members, clients)
+        if shard.name not in client.shards().whole_names
     ]
     print("begins", flush=True)
     deliver(model, deliveries)

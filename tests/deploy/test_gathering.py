@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from dure.cluster.node.agent import versions
 from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.root.survey import NodeReport, Nodes
+from dure.cluster.software import versions
 from dure.cluster.trust.identity import new_request
 from dure.deploy.node_wait import NodeWait
 from dure.deploy.reporter import SilentReporter

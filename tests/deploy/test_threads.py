@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from dure.deploy.threads import candidates, tune_threads
-from dure.engine.compute.llama import Limits
-from dure.engine.executor import Batch, Executor, ExecutorInfo, KvOp, StepResult, StepStats
+from dure.engine.executor import Batch, ExecutorInfo, FullExecutor, StepResult, StepStats
+from dure.engine.kv import Clear
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from tests.support.cut_models import cut_executor, step
 
@@ -39,7 +40,7 @@ class Clockwork:
 
 def tuned(file: Path, *takes: Mapping[int, float], key: str = "model") -> Clockwork:
     executor = Clockwork(*takes)
-    tune_threads(cast(Executor, executor), key, file)
+    tune_threads(cast(FullExecutor, executor), key, file)
     return executor
 
 
@@ -86,10 +87,10 @@ def test_a_start_that_answers_wait_for_measures_nothing(tmp_path: Path) -> None:
     """It takes what is known, else all cores."""
     file = tmp_path / "threads.json"
     executor = Clockwork({2: 2.0, 1: 1.0})
-    tune_threads(cast(Executor, executor), "model", file, may_measure=False)
+    tune_threads(cast(FullExecutor, executor), "model", file, may_measure=False)
     assert (executor.steps, executor.threads) == (0, [2])
     tuned(file, {2: 2.0, 1: 1.0})
-    tune_threads(cast(Executor, executor), "model", file, may_measure=False)
+    tune_threads(cast(FullExecutor, executor), "model", file, may_measure=False)
     assert (executor.steps, executor.threads) == (0, [1])
 
 
@@ -101,7 +102,7 @@ def test_a_file_that_cannot_be_read_or_written_costs_only_time(tmp_path: Path) -
 
 
 @pytest.fixture(params=["one", "two"])
-def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Executor]:
+def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FullExecutor]:
     """The demo model with two threads a rank."""
     if request.param == "two":
         with cut_executor(DEMO, [1, 1], tmp_path / "shards", limits=LIMITS) as cut:
@@ -112,12 +113,12 @@ def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Executo
     whole.close()
 
 
-def test_the_models_answer_does_not_depend_on_it(executor: Executor, tmp_path: Path) -> None:
+def test_the_models_answer_does_not_depend_on_it(executor: FullExecutor, tmp_path: Path) -> None:
     """Nor on the measuring before it: the KV cache is empty again."""
     tokens = [*range(300, 340)]
-    before = step(executor, tokens, 0, kv=[KvOp(-1)])
+    before = step(executor, tokens, 0, kv=[Clear()])
     nothing = np.zeros(0, np.int32)
-    executor.step(Batch(nothing, nothing, nothing, n_best=1, kv=[KvOp(-1)]))
+    executor.step(Batch(nothing, nothing, nothing, top_k=1, kv=[Clear()]))
     tune_threads(executor, "demo", tmp_path / "threads.json")
     chosen = executor.info.threads
     assert all(n in (1, 2) for n in chosen)

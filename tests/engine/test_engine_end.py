@@ -15,7 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
-from dure.engine.executor import Batch, KvOp
+from dure.engine.executor import Batch
+from dure.engine.kv import Clear
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.errors import DureError, EngineError, ModelError, ResourceError, UsageError
 from dure.model.cut import CutPlan, plan_cut
@@ -105,7 +106,7 @@ def test_a_rank_killed_between_steps_is_named(
 def _steps_until_it_ends(executor: MpiExecutor) -> None:
     for i in range(1_000_000):
         place = i % 400
-        step(executor, [i % 100], place, kv=[] if place else [KvOp(-1)])
+        step(executor, [i % 100], place, kv=[] if place else [Clear()])
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -293,7 +294,7 @@ def test_a_bad_step_is_refused_and_the_next_one_runs(running: MpiExecutor) -> No
         (batch([0] * 513), "513 tokens is over the limit of 512"),
         (batch([10**6]), "token 1000000 is outside of the vocabulary"),
         (batch([1], outputs=[1]), "are not all among"),
-        (batch([1], outputs=[0], n_best=0), "n_best is 0"),
+        (batch([1], outputs=[0], top_k=0), "top_k is 0"),
         (batch([1] * 40, outputs=range(40)), "40 output rows are over the limit"),
     ):
         with pytest.raises(UsageError, match=reason):

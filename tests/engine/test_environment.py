@@ -19,7 +19,8 @@ filled = b"x" * (64 << 20)
 """
 LOADS = """
 import sys
-from dure.engine.compute.llama import Limits, LoadedModel
+from dure.engine.compute.llama import LoadedModel
+from dure.engine.limits import Limits
 model = LoadedModel(Path(sys.argv[1]), Limits(n_ctx=256, threads=1))
 """
 TELLS = """

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from dure.engine.compute.allreduce import Wire
-from dure.engine.executor import Batch, Executor, KvOp
+from dure.engine.executor import Batch, Executor
+from dure.engine.kv import Copy, Forget, Swap
 from dure.model.cut import plan_cut
 from dure.model.gguf import GgufWriter, open_gguf
 from tests.support.cut_models import (
@@ -195,7 +196,7 @@ def _batch(tokens: Sequence[int], position: int) -> Batch:
     """The tokens of sequence 0 from `position` on, with the logits of the last one wanted."""
     n = len(tokens)
     positions = np.arange(position, position + n, dtype=np.int32)
-    return Batch(np.array(tokens, np.int32), positions, np.zeros(n, np.int32), [n - 1], n_best=1)
+    return Batch(np.array(tokens, np.int32), positions, np.zeros(n, np.int32), [n - 1], top_k=1)
 
 
 @pytest.mark.parametrize("wire", list(Wire))
@@ -262,15 +263,15 @@ def _mixed_steps(executor: Executor, tokens: Sequence[int]) -> Floats:
         np.array([10, 10], np.int32),
         np.array([0, 1], np.int32),
         [0, 1],
-        n_best=1,
-        kv=[KvOp(0, 0, -1, copy_to=1)],
+        top_k=1,
+        kv=[Copy(0, 1)],
     )
     executor.step(both)
     rows = [executor.logits(0), executor.logits(1)]
-    rows.append(step(executor, tokens[12:20], 5, kv=[KvOp(0, 5)]))
+    rows.append(step(executor, tokens[12:20], 5, kv=[Forget(0, 5)]))
     rows.append(step(executor, tokens[20:22], 11, sequence=1))
-    rows.append(step(executor, tokens[22:23], 13, kv=[KvOp(0, swap_with=1)]))
+    rows.append(step(executor, tokens[22:23], 13, kv=[Swap(0, 1)]))
     rows.append(step(executor, tokens[23:24], 13, sequence=1))
-    rows.append(step(executor, tokens[:2], 0, sequence=1, kv=[KvOp(1, swap_with=2)]))
+    rows.append(step(executor, tokens[:2], 0, sequence=1, kv=[Swap(1, 2)]))
     rows.append(step(executor, tokens[2:4], 14, sequence=2))
     return np.stack(rows)

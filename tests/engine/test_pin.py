@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dure.engine.compute.llama import Limits
+from dure.engine.limits import Limits
 from dure.hardware import probe
 from tests.support.cut_models import cut_executor, rank_pids
 from tests.support.dure_process import Dure
@@ -21,7 +21,8 @@ DECODES = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from dure.engine.compute.llama import Limits, LoadedModel
+from dure.engine.compute.llama import LoadedModel
+from dure.engine.limits import Limits
 from dure.hardware.probe import probe
 model = LoadedModel(Path(sys.argv[1]), Limits(256, int(sys.argv[2]), pin=True))
 ids = np.arange(8, dtype=np.int32)
@@ -69,7 +70,7 @@ def test_too_few_cores_are_told_with_the_cure(tmp_path: Path) -> None:
 
 
 def test_quick_cores_come_first_and_second_threads_of_a_core_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """Two efficient cores (0, 1), a quick one with two threads (2, 3), and one that is not ours (4)."""
     for cpu, (core, mhz) in enumerate([("0", 2), ("1", 2), ("2-3", 5), ("2-3", 5), ("4", 9)]):
@@ -78,6 +79,4 @@ def test_quick_cores_come_first_and_second_threads_of_a_core_last(
         (directory / "topology" / "thread_siblings_list").write_text(core + "\n")
         (directory / "cpufreq").mkdir()
         (directory / "cpufreq" / "cpuinfo_max_freq").write_text(f"{mhz}000000\n")
-    monkeypatch.setattr(probe, "_CPUS", tmp_path)
-    monkeypatch.setattr(probe, "_ALLOWED", {0, 1, 2, 3})
-    assert probe.cpus() == (2, 0, 1, 3)
+    assert probe.cpus(tmp_path, {0, 1, 2, 3}) == (2, 0, 1, 3)

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dure.engine.compute.llama import Limits
-from dure.engine.executor import KvOp
-from dure.engine.instruments.trace import PARTS, RankTrace, StepTrace, chrome_events, parts_of
+from dure.engine.kv import Clear, Forget
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor
+from dure.engine.trace import PARTS, RankTrace, StepTrace, chrome_events, parts_of
 from dure.errors import UsageError
-from dure.model.architecture import architecture_of, shape_of
+from dure.model.architectures import architecture_of, shape_of
 from dure.model.gguf import open_gguf
 from tests.support.cut_models import cut_executor, step
 from tests.support.dure_process import Dure
@@ -61,7 +61,7 @@ def test_ranks_note_every_sum_of_every_step(tmp_path: Path) -> None:
     """And nothing once they are no more asked."""
     with cut_executor(DEMO, [1, 1], tmp_path) as executor:
         assert isinstance(executor, MpiExecutor)
-        step(executor, [300], 0, kv=[KvOp(-1)])
+        step(executor, [300], 0, kv=[Clear()])
         executor.trace()
         for n in range(1, 4):
             step(executor, [300 + n], n)
@@ -87,8 +87,8 @@ def check_steps(ranks: list[RankTrace], n_steps: int) -> None:
     for rank in ranks:
         assert len(rank.steps) == n_steps
         for noted in rank.steps:
-            assert len(noted.sums) == 2 * n_layer
-            times = np.concatenate([[noted.begun], noted.sums.ravel(), [noted.ended]])
+            assert len(noted.reductions) == 2 * n_layer
+            times = np.concatenate([[noted.begun], noted.reductions.ravel(), [noted.ended]])
             assert (np.diff(times) >= 0).all()
 
 
@@ -96,12 +96,12 @@ def check_steps(ranks: list[RankTrace], n_steps: int) -> None:
 def test_a_whole_model_notes_its_layers(n_threads: int) -> None:
     """In a step of its own and in one of a long prompt; what it computes is the same."""
     with open_gguf(DEMO) as gguf:
-        points = architecture_of(gguf).sums
-    executor = LocalExecutor(DEMO, Limits(512, n_threads), points=points)
+        points = architecture_of(gguf).reduction_points
+    executor = LocalExecutor(DEMO, Limits(512, n_threads), reduction_points=points)
     untraced = step(executor, [*range(300, 340)], 0)
     assert [len(rank.steps) for rank in executor.traced()] == [0]
     executor.trace()
-    traced = step(executor, [*range(300, 340)], 0, kv=[KvOp(0)])
+    traced = step(executor, [*range(300, 340)], 0, kv=[Forget(0)])
     step(executor, [340], 40)
     (rank,) = executor.traced()
     check_steps([rank], 2)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from dure.engine.compute.llama import Limits
 from dure.engine.executor import Executor
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Request
-from dure.generate.speculative.draft_model import DraftModel, Wanted
-from dure.generate.speculative.proposer import Guessing
+from dure.generate.speculative.draft_model import DraftModel, DraftRequest
+from dure.generate.speculative.proposer import Proposer
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from tests.support.cut_models import whole_executor
@@ -66,9 +66,9 @@ def dure(tmp_path: Path) -> Iterator[Dure]:
     assert program.left_behind() == []
 
 
-def guessing(draft: DraftModel) -> Guessing:
+def guessing(draft: DraftModel) -> Proposer:
     """All that a model may guess, whatever that costs."""
-    return Guessing(Eager(most=5), draft)
+    return Proposer(Eager(n_max=5), draft)
 
 
 def requests(vocabulary: Vocabulary, kind: str, questions: Sequence[str]) -> list[Request]:
@@ -86,7 +86,7 @@ def test_a_draft_model_changes_no_token(
     """Six answers on four sequences: as without, with logprobs and all."""
     asked = requests(vocabulary, kind, QUESTIONS)
     plain = run(EngineLoop(demo, vocabulary), *asked)
-    guessed = run(EngineLoop(demo, vocabulary, guessing=guessing(draft)), *asked)
+    guessed = run(EngineLoop(demo, vocabulary, proposer=guessing(draft)), *asked)
     for name, told in guessed.items():
         assert told.ids == plain[name].ids
         assert told.done.reason == plain[name].done.reason
@@ -96,7 +96,7 @@ def test_a_model_guesses_its_own_text(demo: Executor, vocabulary: Vocabulary) ->
     """Nearly all guesses are right: only logits that are next to equal may fall otherwise."""
     draft = DraftModel(LocalExecutor(DEMO, LIMITS))
     told = run(
-        EngineLoop(demo, vocabulary, guessing=guessing(draft)),
+        EngineLoop(demo, vocabulary, proposer=guessing(draft)),
         *requests(vocabulary, "greedy", QUESTIONS[:3]),
     )
     drafted = sum(t.done.timings.drafted for t in told.values())
@@ -115,7 +115,7 @@ def test_guesses_follow_texts_that_change_and_end_with_the_context(
     long = (text * 9)[:120]
 
     def guess(tokens: Sequence[int], n: int = 4) -> tuple[int, ...]:
-        return draft.guess([Wanted("a", tokens, n)])[0]
+        return draft.propose([DraftRequest("a", tokens, n)])[0]
 
     first = guess(text)
     assert len(first) == 4
@@ -135,13 +135,13 @@ def test_an_answer_after_another_takes_up_its_text(vocabulary: Vocabulary) -> No
     texts = [question(vocabulary, q) for q in QUESTIONS[:4]]
     alone = []
     for text in texts:
-        alone += draft.guess([Wanted("x", text, 3)])
-        draft.ended("x")
+        alone += draft.propose([DraftRequest("x", text, 3)])
+        draft.finish("x")
     for i, j in ((0, 1), (2, 3), (1, 0)):
-        both = draft.guess([Wanted("a", texts[i], 3), Wanted("b", texts[j], 3)])
+        both = draft.propose([DraftRequest("a", texts[i], 3), DraftRequest("b", texts[j], 3)])
         assert both == [alone[i], alone[j]]
-        draft.ended("a")
-        draft.ended("b")
+        draft.finish("a")
+        draft.finish("b")
     draft.close()
 
 

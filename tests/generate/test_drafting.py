@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from dure.generate.speculative.budget import Acceptance, Chance, Drafting, StepCosts
-from dure.generate.speculative.prompt_lookup import LENGTHS
+from dure.generate.speculative.budget import AcceptanceRates, DraftBudget, DraftOption, StepCosts
+from dure.generate.speculative.prompt_lookup import NGRAM_LENGTHS
 
 
-def drafting(costs: dict[int, float], most: int = 15) -> Drafting:
+def drafting(costs: dict[int, float], most: int = 15) -> DraftBudget:
     """One that knows what steps of some sizes take."""
-    made = Drafting(most)
+    made = DraftBudget(most)
     for n, seconds in costs.items():
-        made.costs.saw(n, seconds)
+        made.costs.observe(n, seconds)
     return made
 
 
 def test_nothing_is_tried_before_a_step_was_seen() -> None:
-    assert Drafting().plan(1, [Chance(8, 0.9)], 30) == [0]
+    assert DraftBudget().plan(1, [DraftOption(8, 0.9)], 30) == [0]
 
 
 @pytest.mark.parametrize(
@@ -32,58 +32,66 @@ def test_nothing_is_tried_before_a_step_was_seen() -> None:
 def test_as_many_are_tried_as_give_most_tokens_a_second(
     costs: dict[int, float], probability: float, expected: int
 ) -> None:
-    assert drafting(costs, most=7).plan(1, [Chance(7, probability)], 30) == [expected]
+    assert drafting(costs, most=7).plan(1, [DraftOption(7, probability)], 30) == [expected]
 
 
 def test_a_larger_step_than_any_is_tried_where_guesses_are_good() -> None:
     """Otherwise it would never be known what it takes."""
-    assert drafting({1: 1.0}).plan(1, [Chance(15, 0.95)], 30)[0] > 2
-    assert drafting({1: 1.0}).plan(1, [Chance(15, 0.2)], 30) == [0]
+    assert drafting({1: 1.0}).plan(1, [DraftOption(15, 0.95)], 30)[0] > 2
+    assert drafting({1: 1.0}).plan(1, [DraftOption(15, 0.2)], 30) == [0]
 
 
 def test_the_best_guesses_of_several_answers_come_first() -> None:
     """And no more than there are, nor than a step holds."""
     free = drafting({4: 1.0, 40: 1.0})
-    assert free.plan(4, [Chance(3, 0.99), Chance(3, 0.01), Chance(1, 0.9)], 30) == [3, 3, 1]
-    assert free.plan(4, [Chance(3, 0.99), Chance(3, 0.01), Chance(1, 0.9)], 4) == [3, 0, 1]
+    assert free.plan(4, [DraftOption(3, 0.99), DraftOption(3, 0.01), DraftOption(1, 0.9)], 30) == [
+        3,
+        3,
+        1,
+    ]
+    assert free.plan(4, [DraftOption(3, 0.99), DraftOption(3, 0.01), DraftOption(1, 0.9)], 4) == [
+        3,
+        0,
+        1,
+    ]
     assert free.plan(4, [], 30) == []
 
 
 def test_asking_a_model_takes_its_time() -> None:
     """Good guesses are not worth asking for where that takes as long as a step; cheap ones are."""
     costs = {1: 1.0, 8: 1.0}
-    assert drafting(costs, most=7).plan(1, [Chance(7, 0.9, round_s=1.0)], 30) == [0]
-    assert drafting(costs, most=7).plan(1, [Chance(7, 0.9, round_s=0.01)], 30) == [7]
-    assert 0 < drafting(costs, most=7).plan(1, [Chance(7, 0.8, round_s=0.2)], 30)[0] < 7
+    assert drafting(costs, most=7).plan(1, [DraftOption(7, 0.9, round_s=1.0)], 30) == [0]
+    assert drafting(costs, most=7).plan(1, [DraftOption(7, 0.9, round_s=0.01)], 30) == [7]
+    assert 0 < drafting(costs, most=7).plan(1, [DraftOption(7, 0.8, round_s=0.2)], 30)[0] < 7
 
 
 def test_what_is_right_is_learnt_soon_and_by_length() -> None:
-    long, short = LENGTHS
-    acceptance = Acceptance()
-    before = acceptance.of(long)
+    long, short = NGRAM_LENGTHS
+    acceptance = AcceptanceRates()
+    before = acceptance.rate(long)
     for _ in range(20):
-        acceptance.saw(long, right=True)
-        acceptance.saw(short, right=False)
-    assert acceptance.of(long) > 0.9 > before
-    assert acceptance.of(short) < 0.1
+        acceptance.observe(long, accepted=True)
+        acceptance.observe(short, accepted=False)
+    assert acceptance.rate(long) > 0.9 > before
+    assert acceptance.rate(short) < 0.1
     for _ in range(40):
-        acceptance.saw(long, right=False)
-    assert acceptance.of(long) < 0.2
+        acceptance.observe(long, accepted=False)
+    assert acceptance.rate(long) < 0.2
 
 
 def test_costs_between_and_beyond_those_seen() -> None:
     costs = StepCosts()
     with pytest.raises(KeyError):
-        costs.of(1)
-    costs.saw(2, 1.0)
-    assert costs.of(1) == costs.of(2) == 1.0
-    assert costs.of(8) == 2.0
-    costs.saw(6, 3.0)
-    assert costs.of(4) == 2.0
+        costs.seconds(1)
+    costs.observe(2, 1.0)
+    assert costs.seconds(1) == costs.seconds(2) == 1.0
+    assert costs.seconds(8) == 2.0
+    costs.observe(6, 3.0)
+    assert costs.seconds(4) == 2.0
 
 
 def test_one_step_that_was_held_up_says_little() -> None:
     costs = StepCosts()
-    costs.saw(1, 1.0)
-    costs.saw(1, 1000.0)
-    assert costs.of(1) < 1.5
+    costs.observe(1, 1.0)
+    costs.observe(1, 1000.0)
+    assert costs.seconds(1) < 1.5

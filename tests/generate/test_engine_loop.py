@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dure.engine.compute.llama import Limits
-from dure.engine.executor import Executor, KvOp
+from dure.engine.executor import FullExecutor
+from dure.engine.kv import Clear
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.generate.checkpoints import Checkpoints
 from dure.generate.loop import EngineLoop
@@ -24,13 +25,12 @@ from dure.generate.prefix_store import PrefixStore
 from dure.generate.request import (
     Failed,
     Grammar,
-    Progress,
+    PrefillProgress,
     Request,
     Sampling,
     Token,
 )
-from dure.generate.speculative.proposer import Guessing
-from dure.model.gguf import open_gguf
+from dure.generate.speculative.proposer import Proposer
 from dure.model.vocabulary import Vocabulary
 from tests.support.cut_models import cut_executor, prefill_and_decode, step, whole_executor
 from tests.support.engine_loops import (
@@ -52,15 +52,6 @@ SAYS = [*range(300, 340)]  # a parrot's text
 
 
 @pytest.fixture(scope="module")
-def vocabulary() -> Iterator[Vocabulary]:
-    """The demo model's vocabulary."""
-    with open_gguf(DEMO) as gguf:
-        vocabulary = Vocabulary(gguf)
-        yield vocabulary
-        vocabulary.close()
-
-
-@pytest.fixture(scope="module")
 def demo() -> Iterator[LocalExecutor]:
     """The demo model, four sequences of 1,024."""
     with whole_executor(DEMO, LIMITS) as executor:
@@ -68,7 +59,7 @@ def demo() -> Iterator[LocalExecutor]:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FullExecutor]:
     """The demo model cut over two ranks."""
     with cut_executor(DEMO, [1, 1], tmp_path_factory.mktemp("shards"), limits=LIMITS) as executor:
         yield executor
@@ -105,7 +96,7 @@ def test_many_at_once_get_the_text_they_get_alone(
     request: pytest.FixtureRequest, vocabulary: Vocabulary, ranks: str
 ) -> None:
     """Six questions on four sequences, batched and one by one, on one rank and on two: the same."""
-    executor: Executor = request.getfixturevalue(ranks)
+    executor: FullExecutor = request.getfixturevalue(ranks)
     requests = asked(vocabulary, QUESTIONS)
     together = run(EngineLoop(executor, vocabulary), *requests)
     for r in requests:
@@ -120,7 +111,7 @@ def test_answers_go_on_where_they_have_moved_to(
     request: pytest.FixtureRequest, vocabulary: Vocabulary, ranks: str
 ) -> None:
     """When answers between them have ended, the others become neighbours; their text is the same."""
-    executor: Executor = request.getfixturevalue(ranks)
+    executor: FullExecutor = request.getfixturevalue(ranks)
     requests = [
         msgspec.structs.replace(r, max_tokens=3 if n in {1, 2} else 40)
         for n, r in enumerate(asked(vocabulary, QUESTIONS[:4]))
@@ -209,7 +200,7 @@ def test_one_that_is_admitted_is_told_of_before_it_is_computed(
     (r,) = asked(vocabulary, QUESTIONS[:1])
     loop.submit(r)
     (event,) = loop.admit()
-    assert isinstance(event, Progress)
+    assert isinstance(event, PrefillProgress)
     assert (event.id, event.processed) == (r.id, 0)
     assert loop.stats().steps == 0
     loop.cancel(r.id)
@@ -237,7 +228,7 @@ def test_a_shared_prompt_is_computed_once_for_all(
     request: pytest.FixtureRequest, vocabulary: Vocabulary, ranks: str
 ) -> None:
     """Four requests that begin with the same 100 tokens: three copy them, and each text is right."""
-    executor: Executor = request.getfixturevalue(ranks)
+    executor: FullExecutor = request.getfixturevalue(ranks)
     system = vocabulary.tokenize("The goat looked at the barley, and Mina baked bread. " * 8)
     assert len(system) >= 100
     requests = [
@@ -437,7 +428,7 @@ def test_logprobs_are_those_of_all_logits(
     request: pytest.FixtureRequest, vocabulary: Vocabulary, ranks: str, sampling: Sampling
 ) -> None:
     """The chosen token's and the best five's, against log-softmax of the model's whole logits."""
-    executor: Executor = request.getfixturevalue(ranks)
+    executor: FullExecutor = request.getfixturevalue(ranks)
     prompt = question(vocabulary, QUESTIONS[1])
     r = Request(id="r", prompt=prompt, sampling=sampling, max_tokens=6, n_logprobs=5)
     told = run(EngineLoop(executor, vocabulary), r)["r"]
@@ -491,7 +482,7 @@ def test_embeddings_do_not_depend_on_what_runs_beside_them(
 
 
 def test_two_ranks_embed_as_one(
-    demo: LocalExecutor, two_ranks: Executor, vocabulary: Vocabulary
+    demo: LocalExecutor, two_ranks: FullExecutor, vocabulary: Vocabulary
 ) -> None:
     """Last token's and mean, within the rounding of the sums."""
     text = vocabulary.tokenize("The goat looked at the barley, and then at Mina.")
@@ -538,8 +529,8 @@ def test_guessing_ahead_changes_no_token(
         for i in range(3)
     ]
     plain = run(EngineLoop(parrot, vocabulary), *requests)
-    guessed = run(EngineLoop(parrot, vocabulary, guessing=Guessing(Eager())), *requests)
-    alone = run(EngineLoop(parrot, vocabulary, guessing=Guessing(Eager())), requests[0])
+    guessed = run(EngineLoop(parrot, vocabulary, proposer=Proposer(Eager())), *requests)
+    alone = run(EngineLoop(parrot, vocabulary, proposer=Proposer(Eager())), requests[0])
     for name, told in guessed.items():
         assert told.ids == plain[name].ids
         assert [t.logprob for t in told.tokens] == [t.logprob for t in plain[name].tokens]
@@ -555,7 +546,7 @@ def test_a_models_own_text_is_the_same_with_guesses(
     request: pytest.FixtureRequest, vocabulary: Vocabulary, ranks: str
 ) -> None:
     """Greedy texts of the demo model that go on for long: some guesses are right, some are not."""
-    executor: Executor = request.getfixturevalue(ranks)
+    executor: FullExecutor = request.getfixturevalue(ranks)
     asked = [
         Request(
             id=q,
@@ -567,7 +558,7 @@ def test_a_models_own_text_is_the_same_with_guesses(
         for q in QUESTIONS[:3]
     ]
     plain = run(EngineLoop(executor, vocabulary), *asked)
-    guessed = run(EngineLoop(executor, vocabulary, guessing=Guessing(Eager())), *asked)
+    guessed = run(EngineLoop(executor, vocabulary, proposer=Proposer(Eager())), *asked)
     assert {q: told.ids for q, told in guessed.items()} == {
         q: told.ids for q, told in plain.items()
     }
@@ -580,7 +571,7 @@ def test_after_wrong_guesses_a_sequence_is_what_it_says(
     parrot: LocalExecutor, vocabulary: Vocabulary
 ) -> None:
     """The next turn takes up the sequence of the answer, and says what a fresh one says."""
-    loop = EngineLoop(parrot, vocabulary, guessing=Guessing(Eager()))
+    loop = EngineLoop(parrot, vocabulary, proposer=Proposer(Eager()))
     first = Request(id="a", prompt=[7, 8, 9] * 5, sampling=WILD, max_tokens=90, ignore_eos=True)
     said = run(loop, first)["a"]
     assert said.done.timings.accepted < said.done.timings.drafted
@@ -594,12 +585,12 @@ def test_guesses_end_with_the_answer(parrot: LocalExecutor, vocabulary: Vocabula
     """Exactly as many tokens as asked for; a context that is full ends it too."""
     for n in (1, 2, 17, 64):
         request = Request(id="r", prompt=SAYS * 3, sampling=GREEDY, max_tokens=n, ignore_eos=True)
-        told = run(EngineLoop(parrot, vocabulary, guessing=Guessing(Eager())), request)["r"]
+        told = run(EngineLoop(parrot, vocabulary, proposer=Proposer(Eager())), request)["r"]
         assert told.ids == (SAYS * 3)[:n]
         assert told.done.reason == "length"
     endless = Request(id="r", prompt=SAYS * 3, sampling=GREEDY, ignore_eos=True)
     plain = run(EngineLoop(parrot, vocabulary), endless)["r"]
-    told = run(EngineLoop(parrot, vocabulary, guessing=Guessing(Eager())), endless)["r"]
+    told = run(EngineLoop(parrot, vocabulary, proposer=Proposer(Eager())), endless)["r"]
     assert told.ids == plain.ids
     assert told.done.reason == "length"
 
@@ -612,7 +603,7 @@ def test_more_conversations_than_sequences_are_stored_and_loaded(
     request: pytest.FixtureRequest, vocabulary: Vocabulary, tmp_path: Path, ranks: str
 ) -> None:
     """Six long talks on four sequences: each is found again, and goes on with the same text."""
-    executor: Executor = request.getfixturevalue(ranks)
+    executor: FullExecutor = request.getfixturevalue(ranks)
     store = PrefixStore(tmp_path / "store", executor)
     loop = EngineLoop(executor, vocabulary, store=store, store_tokens=10_000)
     talks = [
@@ -637,7 +628,7 @@ def long_talk(vocabulary: Vocabulary, n: int = 0) -> Request:
     return Request(id=f"talk{n}", prompt=prompt, sampling=GREEDY, max_tokens=5)
 
 
-def persisted(executor: Executor, vocabulary: Vocabulary, directory: Path) -> list[int]:
+def persisted(executor: FullExecutor, vocabulary: Vocabulary, directory: Path) -> list[int]:
     """Store one talk in a directory; its answer."""
     loop = EngineLoop(
         executor, vocabulary, store=PrefixStore(directory, executor), store_tokens=5_000
@@ -649,7 +640,7 @@ def persisted(executor: Executor, vocabulary: Vocabulary, directory: Path) -> li
     return answer
 
 
-def taken_up(executor: Executor, vocabulary: Vocabulary, directory: Path) -> Told:
+def taken_up(executor: FullExecutor, vocabulary: Vocabulary, directory: Path) -> Told:
     """The same talk by a loop that knows only the directory."""
     store = PrefixStore(directory, executor)
     loop = EngineLoop(executor, vocabulary, store=store, store_tokens=5_000)
@@ -661,7 +652,7 @@ def test_a_store_survives_a_restart(
     request: pytest.FixtureRequest, vocabulary: Vocabulary, tmp_path: Path, ranks: str
 ) -> None:
     """A new loop finds the prompt cached, and says the same."""
-    executor: Executor = request.getfixturevalue(ranks)
+    executor: FullExecutor = request.getfixturevalue(ranks)
     answer = persisted(executor, vocabulary, tmp_path)
     told = taken_up(executor, vocabulary, tmp_path)
     assert told.done.timings.cached_tokens == len(long_talk(vocabulary).prompt) - 1
@@ -678,7 +669,7 @@ def test_a_damaged_store_is_computed_again(
     damage: str,
 ) -> None:
     """One rank's file missing, empty, cut off, or something else: the text is right all the same."""
-    executor: Executor = request.getfixturevalue(ranks)
+    executor: FullExecutor = request.getfixturevalue(ranks)
     answer = persisted(executor, vocabulary, tmp_path)
     path = sorted(tmp_path.glob("*.rank*"))[-1]
     match damage:
@@ -712,7 +703,7 @@ def test_an_answer_that_goes_on_is_stored_as_it_grows(
     request: pytest.FixtureRequest, vocabulary: Vocabulary, tmp_path: Path, ranks: str
 ) -> None:
     """One file at a time, ever longer; the text is that of a loop that stores nothing."""
-    executor: Executor = request.getfixturevalue(ranks)
+    executor: FullExecutor = request.getfixturevalue(ranks)
     talk = msgspec.structs.replace(long_talk(vocabulary), max_tokens=200, ignore_eos=True)
     plain = run(EngineLoop(executor, vocabulary), talk)["talk0"].ids
     store = PrefixStore(tmp_path, executor)
@@ -734,7 +725,7 @@ def test_a_sequence_is_right_after_a_failed_load(
 ) -> None:
     """What was half read is gone: the logits are those of a clean sequence."""
     tokens = vocabulary.tokenize("The goat looked at the barley. " * 6)
-    clean = step(demo, tokens, 0, kv=[KvOp(-1)])
+    clean = step(demo, tokens, 0, kv=[Clear()])
     demo.save(0, str(tmp_path / "x"))
     path = tmp_path / "x.rank0"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -16,18 +16,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dure.engine.compute.llama import Limits
-from dure.engine.executor import Executor, KvOp
+from dure.engine.executor import FullExecutor
+from dure.engine.kv import Clear, Forget
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.errors import ResourceError
 from dure.generate.prefix_store import PrefixStore
-from dure.generate.scheduler.scheduler import Drop, Load, Store, key_of
+from dure.generate.scheduler import DropPrefix, LoadPrefix, StorePrefix, prefix_key
 from tests.support.cut_models import cut_executor, step, whole_executor
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
 LIMITS = Limits(n_ctx=512, threads=1, n_sequences=4)
 TOKENS = [*range(300, 400)]
-KEY = key_of(TOKENS)
+KEY = prefix_key(TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -37,33 +38,33 @@ def demo() -> Iterator[LocalExecutor]:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FullExecutor]:
     with cut_executor(DEMO, [1, 1], tmp_path_factory.mktemp("shards"), limits=LIMITS) as executor:
         yield executor
 
 
 @pytest.fixture(params=["demo", "two_ranks"])
-def executor(request: pytest.FixtureRequest) -> Executor:
+def executor(request: pytest.FixtureRequest) -> FullExecutor:
     """One process, and two ranks."""
-    found: Executor = request.getfixturevalue(request.param)
+    found: FullExecutor = request.getfixturevalue(request.param)
     return found
 
 
-def stored(executor: Executor, directory: Path, tokens: list[int] | None = None) -> PrefixStore:
+def stored(executor: FullExecutor, directory: Path, tokens: list[int] | None = None) -> PrefixStore:
     """A store that holds some tokens, which are in sequence 0 as well."""
     tokens = tokens or TOKENS
-    step(executor, tokens, 0, kv=[KvOp(-1)])
+    step(executor, tokens, 0, kv=[Clear()])
     store = PrefixStore(directory, executor)
-    assert store.save(Store(0, key_of(tokens), tuple(tokens)))
+    assert store.save(StorePrefix(0, prefix_key(tokens), tuple(tokens)))
     return store
 
 
 def load(store: PrefixStore, slot: int = 1, n: int = len(TOKENS)) -> bool:
-    return store.load(Load(KEY, slot, len(TOKENS), n))
+    return store.load(LoadPrefix(KEY, slot, len(TOKENS), n))
 
 
 def test_a_sequence_is_the_same_after_being_stored_and_loaded(
-    executor: Executor, tmp_path: Path
+    executor: FullExecutor, tmp_path: Path
 ) -> None:
     """The next token's logits are those of the sequence that stayed, bit by bit."""
     store = stored(executor, tmp_path)
@@ -73,27 +74,30 @@ def test_a_sequence_is_the_same_after_being_stored_and_loaded(
     np.testing.assert_array_equal(loaded, stayed)
 
 
-def test_loading_leaves_the_other_sequences_alone(executor: Executor, tmp_path: Path) -> None:
+def test_loading_leaves_the_other_sequences_alone(executor: FullExecutor, tmp_path: Path) -> None:
     """A neighbour's next logits are what they were without it."""
     other = [*range(500, 560)]
     store = stored(executor, tmp_path)
     step(executor, other, 0, sequence=2)
     expected = step(executor, [9], len(other), sequence=2)
     assert load(store, slot=3)
-    again = step(executor, [9], len(other), sequence=2, kv=[KvOp(2, len(other))])
+    again = step(executor, [9], len(other), sequence=2, kv=[Forget(2, len(other))])
     np.testing.assert_array_equal(again, expected)
 
 
-def test_a_new_store_finds_what_an_old_one_wrote(executor: Executor, tmp_path: Path) -> None:
+def test_a_new_store_finds_what_an_old_one_wrote(executor: FullExecutor, tmp_path: Path) -> None:
     """Keys with their tokens, the oldest first; reading makes young."""
     second = [*range(700, 800)]
     stored(executor, tmp_path)
     store = stored(executor, tmp_path, second)
     age(tmp_path, KEY, 200)
-    age(tmp_path, key_of(second), 100)
-    assert list(PrefixStore(tmp_path, executor).scan()) == [(KEY, TOKENS), (key_of(second), second)]
+    age(tmp_path, prefix_key(second), 100)
+    assert list(PrefixStore(tmp_path, executor).scan()) == [
+        (KEY, TOKENS),
+        (prefix_key(second), second),
+    ]
     assert load(store)
-    assert [key for key, _ in store.scan()] == [key_of(second), KEY]
+    assert [key for key, _ in store.scan()] == [prefix_key(second), KEY]
 
 
 def age(directory: Path, key: str, seconds: float) -> None:
@@ -102,21 +106,21 @@ def age(directory: Path, key: str, seconds: float) -> None:
     os.utime(path, (at, at))
 
 
-def test_what_is_dropped_leaves_no_file(executor: Executor, tmp_path: Path) -> None:
+def test_what_is_dropped_leaves_no_file(executor: FullExecutor, tmp_path: Path) -> None:
     """Of every rank, and the tokens; dropping it again is no error."""
     store = stored(executor, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1 + executor.info.n_ranks
-    store.drop(Drop(KEY))
-    store.drop(Drop(KEY))
+    store.drop(DropPrefix(KEY))
+    store.drop(DropPrefix(KEY))
     assert list(tmp_path.iterdir()) == []
     assert not load(store)
 
 
-def test_storing_the_same_again_replaces_it(executor: Executor, tmp_path: Path) -> None:
+def test_storing_the_same_again_replaces_it(executor: FullExecutor, tmp_path: Path) -> None:
     """There are no more files than before, and it can be read."""
     store = stored(executor, tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
-    assert store.save(Store(0, KEY, tuple(TOKENS)))
+    assert store.save(StorePrefix(0, KEY, tuple(TOKENS)))
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert load(store)
 
@@ -157,13 +161,13 @@ def test_files_without_tokens_are_cleared_away(demo: LocalExecutor, tmp_path: Pa
 
 
 def test_one_ranks_missing_part_makes_the_whole_missing(
-    two_ranks: Executor, tmp_path: Path
+    two_ranks: FullExecutor, tmp_path: Path
 ) -> None:
     """No rank keeps its part, and the sequence works afterwards."""
     store = stored(two_ranks, tmp_path)
     (tmp_path / f"{KEY}.rank1").unlink()
     assert not load(store)
-    expected = step(two_ranks, TOKENS, 0, sequence=0, kv=[KvOp(0)])
+    expected = step(two_ranks, TOKENS, 0, sequence=0, kv=[Forget(0)])
     np.testing.assert_allclose(step(two_ranks, TOKENS, 0, sequence=1), expected, atol=1e-4)
 
 
@@ -183,10 +187,10 @@ def test_no_damage_of_a_ranks_file_harms_the_process(
             data[chance.randrange(200 if where == "head" else len(whole))] = chance.randrange(256)
         path.write_bytes(data)
         assert not (load(store) and where == "cut")
-        step(demo, TOKENS[:3], 0, sequence=1, kv=[KvOp(1)])
+        step(demo, TOKENS[:3], 0, sequence=1, kv=[Forget(1)])
 
 
-def test_a_changed_byte_is_noticed(executor: Executor, tmp_path: Path) -> None:
+def test_a_changed_byte_is_noticed(executor: FullExecutor, tmp_path: Path) -> None:
     """Where a disk gives back something else, wherever in a file, the prefix counts as missing."""
     store = stored(executor, tmp_path)
     for path in sorted(tmp_path.glob("*.rank*")):
@@ -213,23 +217,23 @@ def test_a_directory_that_cannot_be_made_is_an_error_of_the_user(
 
 
 def test_a_directory_that_vanished_stores_nothing_and_harms_nothing(
-    executor: Executor, tmp_path: Path
+    executor: FullExecutor, tmp_path: Path
 ) -> None:
     """Somebody cleared the cache away while the engine ran."""
     store = stored(executor, tmp_path / "store")
     shutil.rmtree(tmp_path / "store")
-    assert not store.save(Store(0, KEY, tuple(TOKENS)))
+    assert not store.save(StorePrefix(0, KEY, tuple(TOKENS)))
     assert not load(store)
-    store.drop(Drop(KEY))
+    store.drop(DropPrefix(KEY))
 
 
 FULL = """
 import resource, signal, sys
 from pathlib import Path
 from tests.support.cut_models import step
-from dure.engine.compute.llama import Limits
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
-from dure.generate.scheduler.scheduler import Store, key_of
+from dure.generate.scheduler import StorePrefix, prefix_key
 from dure.generate.prefix_store import PrefixStore
 
 executor = LocalExecutor(Path(sys.argv[1]), Limits(n_ctx=512, threads=1))
@@ -238,10 +242,10 @@ step(executor, tokens, 0)
 store = PrefixStore(Path(sys.argv[2]), executor)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
-assert store.save(Store(0, key_of(tokens), tuple(tokens))) is False
+assert store.save(StorePrefix(0, prefix_key(tokens), tuple(tokens))) is False
 assert list(Path(sys.argv[2]).iterdir()) == []
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-assert store.save(Store(0, key_of(tokens), tuple(tokens))) is True
+assert store.save(StorePrefix(0, prefix_key(tokens), tuple(tokens))) is True
 print("right")
 """
 
@@ -270,5 +274,5 @@ def test_room_counts_what_the_store_holds_already(demo: LocalExecutor, tmp_path:
 
 def test_the_key_is_the_tokens_and_nothing_else() -> None:
     """The same tokens have the same key after a restart; others have another."""
-    assert key_of([1, 2, 3]) == key_of((1, 2, 3))
-    assert len({key_of([1]), key_of([1, 0]), key_of([256]), key_of([])}) == 4
+    assert prefix_key([1, 2, 3]) == prefix_key((1, 2, 3))
+    assert len({prefix_key([1]), prefix_key([1, 0]), prefix_key([256]), prefix_key([])}) == 4

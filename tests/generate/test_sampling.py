@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -22,13 +22,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dure.engine.compute.top_k import adjust, best_of_slice, merge
-from dure.engine.executor import BEST, Candidates
+from dure.engine.compute.top_k import adjust, merge_top_k, slice_top_k
+from dure.engine.executor import TOP_K, TopK
 from dure.errors import ModelError, UsageError
-from dure.generate.llama_samplers import Chain, TokenArray
+from dure.generate.llama_samplers import SamplerChain, TokenArray
 from dure.generate.request import Grammar
-from dure.generate.sampling import GrammarEnd, Sampler, Sampling, keep, n_best_of
-from dure.model.gguf import open_gguf
+from dure.generate.sampling import GrammarEnd, Sampler, Sampling, filter_top, n_best_of
 from dure.model.vocabulary import Vocabulary
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
@@ -40,31 +39,20 @@ GREEDY = Sampling(temperature=0)
 PLAIN = Sampling(temperature=1, top_k=0, top_p=1, min_p=0, seed=1)
 
 
-@pytest.fixture(scope="module")
-def vocabulary() -> Iterator[Vocabulary]:
-    """The demo model's vocabulary."""
-    with open_gguf(DEMO) as gguf:
-        vocabulary = Vocabulary(gguf)
-        yield vocabulary
-        vocabulary.close()
-
-
 def union(
     logits: Floats, sampling: Sampling, borders: Sequence[int], *, n_best: int | None = None
-) -> Candidates:
+) -> TopK:
     """What comes back of a step when the vocabulary is cut at `borders`."""
     n_best = min(n_best or n_best_of(sampling), logits.size)
     edges = [0, *borders, logits.size]
-    slices = [
-        best_of_slice(np.ascontiguousarray(logits[a:b]), n_best, a) for a, b in pairwise(edges)
-    ]
-    return merge(slices, n_best, logits.size)
+    slices = [slice_top_k(np.ascontiguousarray(logits[a:b]), n_best, a) for a, b in pairwise(edges)]
+    return merge_top_k(slices, n_best, logits.size)
 
 
-def whole(logits: Floats) -> Candidates:
+def whole(logits: Floats) -> TopK:
     """The whole vocabulary, best first."""
     ids = np.argsort(-logits, kind="stable").astype(np.int32)
-    return Candidates(ids, logits[ids], math.nan, whole=True)
+    return TopK(ids, logits[ids], math.nan, whole=True)
 
 
 def choose(sampler: Sampler, logits: Floats) -> int:
@@ -112,7 +100,7 @@ def reference_filters(logits: Floats, sampling: Sampling) -> tuple[list[int], fl
 samplings = st.builds(
     Sampling,
     temperature=st.sampled_from([0.0, 1e-310, 1e-3, 0.3, 0.8, 1.0, 2.5, 100.0]),
-    top_k=st.sampled_from([0, 1, 2, 40, BEST, BEST + 1, 300, 700, 5000, 2**32 + 1]),
+    top_k=st.sampled_from([0, 1, 2, 40, TOP_K, TOP_K + 1, 300, 700, 5000, 2**32 + 1]),
     top_p=st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.95, 0.999, 1.0]),
     min_p=st.sampled_from([0.0, 0.01, 0.05, 0.5, 1.0]),
     seed=st.integers(0, 2**63 - 1),
@@ -120,7 +108,7 @@ samplings = st.builds(
 all_samplings = st.builds(
     Sampling,
     temperature=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
-    top_k=st.sampled_from([0, 1, 2, 40, BEST, BEST + 1, 5000]),
+    top_k=st.sampled_from([0, 1, 2, 40, TOP_K, TOP_K + 1, 5000]),
     top_p=st.sampled_from([0.5, 0.95, 1.0]),
     min_p=st.sampled_from([0.0, 0.05]),
     typical_p=st.sampled_from([1.0, 1.0, 0.9, 0.2]),
@@ -164,7 +152,7 @@ def test_the_union_of_the_ranks_best_chooses_as_the_whole_vocabulary(
     if sampling.temperature == 0 and sampling.typical_p == 1 and not sampling.xtc_probability:
         assert chosen == logits.argmax()
     else:
-        chain = Chain(sampling, sampling.seed, logits.size)
+        chain = SamplerChain(sampling, sampling.seed, logits.size)
         assert chosen == chain.draw(whole(logits), place)
 
 
@@ -178,11 +166,11 @@ def test_what_the_filters_keep_is_what_llama_cpp_keeps_or_is_undecided(
     assume(sampling.temperature > 0)
     expected, margin = reference_filters(logits, sampling)
     assume(margin > NEAR)
-    kept = keep(union(logits, sampling, borders), sampling)
+    kept = filter_top(union(logits, sampling, borders), sampling)
     if kept is not None:
         assert kept.ids.tolist() == expected
     else:
-        assert logits.size > BEST
+        assert logits.size > TOP_K
 
 
 @settings(max_examples=120, deadline=None)
@@ -205,7 +193,7 @@ def test_nothing_more_is_fetched_where_the_best_decide(
 ) -> None:
     """Greedy choice and top-k up to 256 never ask for the whole logits."""
     logits, borders = vocabulary
-    assume(sampling.temperature == 0 or 0 < sampling.top_k <= BEST)
+    assume(sampling.temperature == 0 or 0 < sampling.top_k <= TOP_K)
     best = union(logits, sampling, borders)
     assert 0 <= Sampler(sampling).choose(best, never) < logits.size
 
@@ -240,7 +228,7 @@ def test_a_high_temperature_brings_tokens_whose_probability_vanished() -> None:
     """Filters come before temperature: where they are off, all of the vocabulary takes part."""
     logits = np.linspace(0, -200, 300, dtype=np.float32)
     sampling = Sampling(temperature=1e6, top_k=0, top_p=1, min_p=0, seed=1)
-    assert max(draws(sampling, union(logits, sampling, [100]), 200, logits)) >= BEST
+    assert max(draws(sampling, union(logits, sampling, [100]), 200, logits)) >= TOP_K
 
 
 def test_top_p_that_closes_within_the_best_fetches_nothing() -> None:
@@ -260,10 +248,10 @@ def test_top_p_that_closes_within_the_best_fetches_nothing() -> None:
         (Sampling(top_k=40), {}, 40),
         (Sampling(top_k=40), {"n_logprobs": 50}, 50),
         (Sampling(top_k=40), {"grammar": True}, 64),
-        (Sampling(top_k=1), {}, BEST),
-        (Sampling(top_k=0), {}, BEST),
-        (Sampling(top_k=BEST + 1), {}, BEST),
-        (Sampling(temperature=0, xtc_probability=0.5, top_k=0), {}, BEST),
+        (Sampling(top_k=1), {}, TOP_K),
+        (Sampling(top_k=0), {}, TOP_K),
+        (Sampling(top_k=TOP_K + 1), {}, TOP_K),
+        (Sampling(temperature=0, xtc_probability=0.5, top_k=0), {}, TOP_K),
     ],
 )
 def test_a_step_reports_as_many_as_the_choice_mostly_needs(
@@ -290,7 +278,7 @@ def test_logits_that_are_no_numbers_are_an_error_of_the_model() -> None:
 # ---------------------------------------------------------------- seeds
 
 
-def draws(sampling: Sampling, best: Candidates, n: int, logits: Floats | None = None) -> list[int]:
+def draws(sampling: Sampling, best: TopK, n: int, logits: Floats | None = None) -> list[int]:
     """An answer of n tokens, each chosen from the same candidates."""
     sampler, chosen = Sampler(sampling), []
     for _ in range(n):

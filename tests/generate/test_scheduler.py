@@ -21,23 +21,22 @@ from hypothesis.stateful import (
     rule,
 )
 
+from dure.engine.kv import Copy, Forget, Swap
 from dure.errors import ContextError, UsageError
 from dure.generate.request import Request
-from dure.generate.scheduler.scheduler import (
-    WORTH_SHARING,
-    WORTH_STORING,
+from dure.generate.scheduler import (
+    MIN_COPIED,
+    MIN_STORED,
     Action,
-    Copy,
-    Drop,
-    Forget,
-    Load,
-    Running,
+    DropPrefix,
+    LoadPrefix,
+    PrefillLimits,
+    RunningRequest,
     Scheduler,
     SchedulerLimits,
-    Store,
-    Swap,
-    Work,
-    key_of,
+    StepTokens,
+    StorePrefix,
+    prefix_key,
 )
 
 
@@ -55,7 +54,7 @@ class Simulation:
         self.full = False
         self.log: list[Action] = []
         self.wanted: dict[str, int] = {}  # tokens of each answer
-        self.ended: list[Running] = []
+        self.ended: list[RunningRequest] = []
         self._ids = itertools.count()
 
     # ------------------------------------------------------------ what the engine's loop does
@@ -67,23 +66,23 @@ class Simulation:
         self.wanted[name] = wanted
         return name
 
-    def admit(self) -> list[Running]:
+    def admit(self) -> list[RunningRequest]:
         self.do_due()
         admitted = []
         for running, actions in self.scheduler.admit():
             assert running.request.cache_prompt or not running.n_reused
             done = [self.do(action) for action in actions]
             if not all(done):
-                self.scheduler.lost(running)
+                self.scheduler.recompute(running)
             self.check_running(running)
             admitted.append(running)
-        for swap in self.scheduler.side_by_side():
+        for swap in self.scheduler.make_neighbours():
             self.do(swap)
         return admitted
 
-    def step(self, prefill_limit: int = 10**9) -> list[Work]:
+    def step(self, prefill_limit: int = 10**9) -> list[StepTokens]:
         self.admit()
-        work = self.scheduler.next_work(prefill_limit)
+        work = self.scheduler.next_step(PrefillLimits(prefill_limit))
         self.check_work(work, prefill_limit)
         for w in work:
             assert len(self.cache[w.running.slot]) == w.start
@@ -96,7 +95,7 @@ class Simulation:
         self.check()
         return work
 
-    def answer(self, running: Running) -> None:
+    def answer(self, running: RunningRequest) -> None:
         goes_on = self.scheduler.append(running, next_token(running.tokens))
         if not goes_on or running.n_answered >= self.wanted[running.request.id]:
             self.scheduler.finish(running)
@@ -121,6 +120,7 @@ class Simulation:
                 assert self.limits.can_forget or start == 0
                 del self.cache[slot][start:]
             case Copy(source, slot, n):
+                assert n is not None
                 assert source != slot
                 assert not self.cache[slot], "copied to an empty sequence"
                 assert n <= len(self.cache[source])
@@ -129,26 +129,26 @@ class Simulation:
             case Swap(slot, other):
                 assert slot != other
                 self.cache[slot], self.cache[other] = self.cache[other], self.cache[slot]
-            case Store(slot, key, tokens):
+            case StorePrefix(slot, key, tokens):
                 self.store(slot, key, tokens)
-            case Load():
+            case LoadPrefix():
                 return self.load(action)
-            case Drop(key):
+            case DropPrefix(key):
                 assert key in self.stored, "dropped once"
                 del self.stored[key]
         return True
 
     def store(self, slot: int, key: str, tokens: tuple[int, ...]) -> None:
         assert self.cache[slot] == list(tokens), "what is stored is what is there"
-        assert key == key_of(tokens)
+        assert key == prefix_key(tokens)
         if self.full:
             self.stored.pop(key, None)
-            self.scheduler.not_stored(key)
+            self.scheduler.store_failed(key)
         else:
             self.stored.pop(key, None)
             self.stored[key] = list(tokens)
 
-    def load(self, load: Load) -> bool:
+    def load(self, load: LoadPrefix) -> bool:
         assert not self.cache[load.slot], "loaded into an empty sequence"
         assert len(self.stored[load.key]) == load.n_stored
         assert load.n <= load.n_stored
@@ -160,11 +160,11 @@ class Simulation:
 
     # ------------------------------------------------------------ what must hold
 
-    def check_running(self, running: Running) -> None:
+    def check_running(self, running: RunningRequest) -> None:
         assert self.cache[running.slot] == running.tokens[: running.n_cached]
         assert running.n_cached < len(running.tokens), "the last token is always computed"
 
-    def check_work(self, work: Sequence[Work], prefill_limit: int) -> None:
+    def check_work(self, work: Sequence[StepTokens], prefill_limit: int) -> None:
         decodes = {
             id(r) for r in self.scheduler.running if not r.in_prefill and not r.request.embed
         }
@@ -274,7 +274,7 @@ class AnyRequests(RuleBasedStateMachine):
     @rule()
     def persist(self) -> None:
         self.simulation.do_due()
-        for action in self.simulation.scheduler.unsaved():
+        for action in self.simulation.scheduler.store_idle():
             self.simulation.do(action)
 
     @rule(full=st.booleans())
@@ -461,8 +461,8 @@ def test_a_second_request_with_the_same_long_prompt_waits_and_copies() -> None:
 def test_a_prompt_that_shares_little_does_not_wait() -> None:
     """A few tokens alike, as every chat template has, are no reason."""
     s = simulation(n_slots=2)
-    s.add([*family(1, WORTH_STORING - 1), *family(2, 300)])
-    s.add([*family(1, WORTH_STORING - 1), *family(3, 300)])
+    s.add([*family(1, MIN_STORED - 1), *family(2, 300)])
+    s.add([*family(1, MIN_STORED - 1), *family(3, 300)])
     s.step()
     assert len(s.scheduler.running) == 2
     s.finish_all()
@@ -499,9 +499,9 @@ def test_a_shared_prefix_of_a_kept_conversation_is_copied_and_the_conversation_s
 def test_a_prefix_not_worth_sharing_is_computed_again() -> None:
     """Copying costs more than a few tokens."""
     s = simulation(n_slots=2)
-    s.add([*family(1, WORTH_SHARING - 1), *family(2, 300)], wanted=100)
+    s.add([*family(1, MIN_COPIED - 1), *family(2, 300)], wanted=100)
     s.step()
-    s.add([*family(1, WORTH_SHARING - 1), *family(3, 10)])
+    s.add([*family(1, MIN_COPIED - 1), *family(3, 10)])
     (running,) = s.admit()
     assert running.n_reused == 0
     s.finish_all()
@@ -514,7 +514,7 @@ def test_a_prompt_that_is_all_cached_computes_its_last_token() -> None:
     s.finish_all()
     s.add(family(1, 100), wanted=1)
     (running,) = s.admit()
-    assert (running.n_reused, running.remaining) == (99, 1)
+    assert (running.n_reused, running.n_remaining) == (99, 1)
     s.finish_all()
 
 
@@ -551,7 +551,7 @@ def test_a_request_cancelled_in_the_middle_of_its_prompt_frees_its_slot() -> Non
     name = s.add(family(1, 500))
     s.step()
     cancelled = s.scheduler.cancel(name)
-    assert isinstance(cancelled, Running)
+    assert isinstance(cancelled, RunningRequest)
     assert cancelled.n_answered == 0
     assert s.scheduler.running == []
     s.check()
@@ -632,13 +632,13 @@ def test_what_is_pushed_out_of_its_slot_is_stored_and_loaded_again() -> None:
         s.add([*family(f, 200), 7], wanted=1)
         assert s.admit()[0].n_reused == 200
         s.finish_all()
-    assert any(isinstance(action, Load) for action in s.log)
+    assert any(isinstance(action, LoadPrefix) for action in s.log)
 
 
 def test_what_is_short_is_not_stored() -> None:
     """Computing it again is quicker."""
     s = simulation(n_slots=1, store_tokens=1_000)
-    talk(s, 1, 2, 3, n=WORTH_STORING - 1)
+    talk(s, 1, 2, 3, n=MIN_STORED - 1)
     assert s.stored == {}
 
 
@@ -646,11 +646,11 @@ def test_the_oldest_is_dropped_first_and_reading_makes_young() -> None:
     """Room for three of 200: the one that was not used for longest goes."""
     s = simulation(n_slots=1, store_tokens=600)
     talk(s, 1, 2, 3, 4)
-    assert list(s.stored) == [key_of(family(f, 200)) for f in (1, 2, 3)]
+    assert list(s.stored) == [prefix_key(family(f, 200)) for f in (1, 2, 3)]
     s.add(family(1, 200), wanted=1)
     s.finish_all()  # 1 is read, so 4 pushes 2 out
-    assert key_of(family(2, 200)) not in s.stored
-    assert {key_of(family(f, 200)) for f in (1, 3, 4)} == set(s.stored)
+    assert prefix_key(family(2, 200)) not in s.stored
+    assert {prefix_key(family(f, 200)) for f in (1, 3, 4)} == set(s.stored)
 
 
 def test_making_room_does_not_drop_what_is_about_to_be_read() -> None:
@@ -676,13 +676,13 @@ def test_a_stored_prefix_that_cannot_be_read_is_computed_again_and_dropped() -> 
     """The request does not notice, and the files are deleted."""
     s = simulation(n_slots=1, store_tokens=1_000)
     talk(s, 1, 2)
-    key = key_of(family(1, 200))
+    key = prefix_key(family(1, 200))
     s.broken.add(key)
     s.add(family(1, 200), wanted=1)
     (running,) = s.admit()
     assert (running.n_cached, running.n_reused) == (0, 0)
     s.finish_all()
-    assert Drop(key) in s.log
+    assert DropPrefix(key) in s.log
     assert s.scheduler.cache_hits == 0
 
 
@@ -692,14 +692,14 @@ def test_a_full_disk_stores_nothing_and_harms_nothing() -> None:
     s.full = True
     talk(s, 1, 2, 1, 2)
     assert s.stored == {}
-    assert not any(isinstance(action, Load) for action in s.log)
+    assert not any(isinstance(action, LoadPrefix) for action in s.log)
 
 
 def test_what_an_earlier_engine_stored_is_found() -> None:
     """Told of it at the start, the scheduler has it read."""
     s = simulation(n_slots=1, store_tokens=1_000)
-    s.stored[key_of(family(1, 200))] = family(1, 200)
-    s.scheduler.know_stored(key_of(family(1, 200)), family(1, 200))
+    s.stored[prefix_key(family(1, 200))] = family(1, 200)
+    s.scheduler.add_stored(prefix_key(family(1, 200)), family(1, 200))
     s.add(family(1, 300))
     assert s.admit()[0].n_reused == 200
     s.finish_all()
@@ -709,26 +709,26 @@ def test_a_store_that_was_larger_before_is_cut_down() -> None:
     """Of what an earlier engine left, the oldest is deleted until it is within the limit."""
     s = simulation(n_slots=1, store_tokens=500)
     for f in (1, 2, 3, 4):
-        s.stored[key_of(family(f, 200))] = family(f, 200)
-        s.scheduler.know_stored(key_of(family(f, 200)), family(f, 200))
+        s.stored[prefix_key(family(f, 200))] = family(f, 200)
+        s.scheduler.add_stored(prefix_key(family(f, 200)), family(f, 200))
     s.do_due()
-    assert list(s.stored) == [key_of(family(f, 200)) for f in (3, 4)]
+    assert list(s.stored) == [prefix_key(family(f, 200)) for f in (3, 4)]
 
 
 def test_what_is_kept_can_be_stored_before_the_end() -> None:
-    """`unsaved` stores every quiet sequence once, and none that runs."""
+    """`store_idle` stores every quiet sequence once, and none that runs."""
     s = simulation(n_slots=3, store_tokens=1_000)
     talk(s, 1, 2)
     s.add(family(3, 200), wanted=50)
     for _ in range(10):
         s.step()
-    actions = list(s.scheduler.unsaved())
-    assert {a.key for a in actions if isinstance(a, Store)} == {
-        key_of(family(f, 200)) for f in (1, 2)
+    actions = list(s.scheduler.store_idle())
+    assert {a.key for a in actions if isinstance(a, StorePrefix)} == {
+        prefix_key(family(f, 200)) for f in (1, 2)
     }
     for action in actions:
         s.do(action)
-    assert list(s.scheduler.unsaved()) == []
+    assert list(s.scheduler.store_idle()) == []
     s.finish_all()
 
 
@@ -767,7 +767,7 @@ def test_as_little_as_possible_is_moved() -> None:
     s.log.clear()
     s.step()
     (swap,) = [action for action in s.log if isinstance(action, Swap)]
-    assert {swap.slot, swap.other} == {5, 1}
+    assert {swap.sequence, swap.other} == {5, 1}
     assert places(s) == [0, 1, 2]
 
 

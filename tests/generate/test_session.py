@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from dure.engine.compute.llama import Limits, LoadedModel
+from dure.chat.turn import Conversations
+from dure.engine.compute.llama import LoadedModel
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.errors import UsageError
 from dure.generate.request import Sampling
 from dure.generate.session import Session
-from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from tests.support.parrot import tokens_of, write_parrot
 
@@ -31,15 +32,6 @@ def executor() -> Iterator[LocalExecutor]:
     executor = LocalExecutor(DEMO, Limits(N_CTX, threads=1))
     yield executor
     executor.close()
-
-
-@pytest.fixture(scope="module")
-def vocabulary() -> Iterator[Vocabulary]:
-    """The demo model's vocabulary."""
-    with open_gguf(DEMO) as gguf:
-        vocabulary = Vocabulary(gguf)
-        yield vocabulary
-        vocabulary.close()
 
 
 @pytest.fixture
@@ -65,7 +57,7 @@ def turns(vocabulary: Vocabulary, questions: Sequence[str], answers: Sequence[st
     for question, answer in zip(questions, [*answers, ""], strict=True):
         messages += [{"role": "user", "content": question}]
         messages += [{"role": "assistant", "content": answer}]
-    return vocabulary.chat_prompt(messages[:-1])
+    return Conversations(vocabulary).turn(messages[:-1]).prompt
 
 
 def test_later_turns_reuse_the_cache_and_write_the_same_text(
@@ -184,10 +176,13 @@ def test_the_models_own_end_is_stop_and_is_no_text(
     session: Session, vocabulary: Vocabulary
 ) -> None:
     """The token that ends an answer is neither counted nor shown."""
-    prompt = vocabulary.chat_prompt([{"role": "user", "content": "Who is the baker?"}])
+    prompt = (
+        Conversations(vocabulary).turn([{"role": "user", "content": "Who is the baker?"}]).prompt
+    )
     pieces = list(session.answer(prompt, GREEDY))
     assert session.finish == "stop"
-    assert not any(vocabulary.is_end(piece.token) for piece in pieces)
+    tokens = [piece.token for piece in pieces if piece.token is not None]
+    assert not any(vocabulary.is_end(token) for token in tokens)
     assert "<|" not in "".join(piece.text for piece in pieces)
 
 
@@ -235,7 +230,7 @@ def test_a_character_of_several_tokens_comes_out_whole(
     executor = LocalExecutor(path, Limits(256, threads=1))
     pieces = list(Session(executor, vocabulary).answer([7], GREEDY, max_tokens=len(tokens)))
     executor.close()
-    assert [piece.token for piece in pieces if piece.token >= 0] == tokens
+    assert [piece.token for piece in pieces if piece.token is not None] == tokens
     assert "".join(piece.text for piece in pieces) == said
     assert "" in [piece.text for piece in pieces]
 

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dure.errors import CutError
+from dure.model import architectures
+from dure.model.architectures import ARCHITECTURES, Along
 from dure.model.cut import CutPlan, Span, apportion, plan_cut
 from dure.model.ggml import type_named
 from dure.model.gguf import GgufWriter, TensorSpec, Value, open_gguf
@@ -88,9 +90,9 @@ def test_every_plan_is_legal(
                 plan_cut(model, shares)
             return
         plan = plan_cut(model, shares)
-        _assert_covers([r.heads for r in plan.ranks], kv * group)
-        _assert_covers([r.ffn for r in plan.ranks], n_ff)
-        _assert_covers([r.vocabulary for r in plan.ranks], n_vocab)
+        _assert_covers([r[Along.HEADS] for r in plan.ranks], kv * group)
+        _assert_covers([r[Along.FFN] for r in plan.ranks], n_ff)
+        _assert_covers([r[Along.VOCABULARY] for r in plan.ranks], n_vocab)
         _assert_heads(plan, kv, group)
         columns = model.tensors["blk.0.ffn_down.weight"].type.block_size
         assert ("blk.0.ffn_down.weight" in plan.reencoded) == (n_ff // columns < len(shares))
@@ -110,11 +112,12 @@ def _assert_covers(spans: Sequence[Span], total: int) -> None:
 def _assert_heads(plan: CutPlan, kv: int, group: int) -> None:
     """Query heads stay with their KV head, which is shared only where ranks outnumber KV heads."""
     for rank in plan.ranks:
-        assert rank.kv_heads.start == rank.heads.start // group
-        assert rank.kv_heads.stop == math.ceil(rank.heads.stop / group)
-        assert len(rank.heads) % len(rank.kv_heads) == 0
+        heads, kv_heads = rank[Along.HEADS], rank[Along.KV_HEADS]
+        assert kv_heads.start == heads.start // group
+        assert kv_heads.stop == math.ceil(heads.stop / group)
+        assert len(heads) % len(kv_heads) == 0
     if len(plan.ranks) <= kv:
-        _assert_covers([rank.kv_heads for rank in plan.ranks], kv)
+        _assert_covers([rank[Along.KV_HEADS] for rank in plan.ranks], kv)
 
 
 @given(
@@ -167,8 +170,16 @@ def test_whole_blocks_matter_more_than_shares(shares: list[float], tmp_path: Pat
     """Four heads of 64 are a block of 256: where blocks fit the ranks, nothing is re-encoded."""
     with open_gguf(_model(tmp_path, "qwen3", "Q4_K")) as model:
         plan = plan_cut(model, shares)
-    assert [len(rank.heads) for rank in plan.ranks] == [4, 4]
+    assert [len(rank[Along.HEADS]) for rank in plan.ranks] == [4, 4]
     assert plan.reencoded == {}
+
+
+def test_every_file_of_a_family_is_a_table_of_its_name() -> None:
+    """An architecture is found because its file is there."""
+    folder = Path(architectures.__file__).parent
+    files = {path.stem for path in folder.glob("[a-z]*.py")} - {"base", "lookup"}
+    assert files == {name.replace("-", "") for name in ARCHITECTURES}
+    assert {shape.arch for shape in SHAPES.values()} == {*ARCHITECTURES}
 
 
 def test_a_tensor_no_table_knows_is_named(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from dure.chat.turn import Conversations
 from dure.engine.compute.allreduce import Wire
-from dure.engine.compute.llama import Limits
-from dure.engine.executor import Batch, Executor, KvOp
+from dure.engine.executor import Batch, Executor
+from dure.engine.kv import Clear, KvOp
+from dure.engine.limits import Limits
 from dure.generate.request import Sampling
 from dure.generate.session import Session
 from dure.model.gguf import open_gguf
@@ -45,8 +47,8 @@ def _greedy(executor: Executor, vocabulary: Vocabulary) -> list[str]:
     texts = []
     for prompt in PROMPTS:
         session = Session(executor, vocabulary)
-        tokens = vocabulary.chat_prompt([{"role": "user", "content": prompt}])
-        executor.step(_nothing(kv=KvOp(-1)))
+        tokens = Conversations(vocabulary).turn([{"role": "user", "content": prompt}]).prompt
+        executor.step(_nothing(kv=Clear()))
         pieces = session.answer(tokens, Sampling(temperature=0), max_tokens=160)
         texts.append("".join(piece.text for piece in pieces))
     return texts
@@ -96,8 +98,8 @@ def _log_probabilities(executor: Executor, tokens: list[int]) -> npt.NDArray[np.
         np.arange(n, dtype=np.int32),
         np.zeros(n, np.int32),
         range(n),
-        n_best=1,
-        kv=[KvOp(-1)],
+        top_k=1,
+        kv=[Clear()],
     )
     executor.step(batch)
     return np.stack([_log_softmax(executor.logits(row)) for row in range(n)])

@@ -36,6 +36,18 @@ print(len(written))
 """
 
 
+DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
+DEMO_SHARDS = {  # by shares; of the demo model as it is now, in FORMAT 1
+    (1, 1): ["rank0of2-9dd62f81e705356e", "rank1of2-e80795fcc397cfeb"],
+    (3, 2): ["rank0of2-aa2dbd05013327c7", "rank1of2-961747ab9f33ea2d"],
+    (1, 2, 1): [
+        "rank0of3-a446d48e831fba70",
+        "rank1of3-0a7aada236ba8970",
+        "rank2of3-57f53c88fe81195b",
+    ],
+}
+
+
 @pytest.fixture
 def model_path(tmp_path: Path) -> Path:
     path = tmp_path / "model.gguf"
@@ -66,6 +78,14 @@ def test_finished_shards_are_used_again(model_path: Path, tmp_path: Path) -> Non
     again, written = _cut(model_path, tmp_path / "shards", verify=True)
     assert written == []
     assert [shard.path.stat().st_mtime_ns for shard in again] == before
+
+
+@pytest.mark.parametrize("shares", DEMO_SHARDS)
+def test_the_name_is_that_of_earlier_versions(shares: tuple[int, ...]) -> None:
+    """A shard that another dure has cut is found again; one that is written otherwise raises FORMAT."""
+    with open_gguf(DEMO) as model:
+        shards = plan_shards(model, plan_cut(model, shares), Path())
+    assert [shard.name for shard in shards] == [f"dure-demo-{n}" for n in DEMO_SHARDS[shares]]
 
 
 def test_the_name_follows_content_plan_and_rank(model_path: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from dure.model.store import Library, StoredModel, parse_name
 from dure.model.store.download import Patience
 from dure.model.store.hub import Hub
 from dure.model.store.pull import Pulled, pull
-from dure.model.store.watching import Silent
+from dure.model.store.watching import SilentWatcher
 from tests.support.hub_server import NEXT_COMMIT, Fault, HubServer, Repo
 
 MODEL = (Path(__file__).parents[2] / "models" / "dure-demo.gguf").read_bytes()
@@ -33,7 +33,7 @@ AT_ONCE = {"Retry-After": "0"}
 GOOD, NEW, OLD = "hf_good", "hf_new", "hf_old"
 
 
-class Notes(Silent):
+class Notes(SilentWatcher):
     """Keeps what a pull says."""
 
     def __init__(self) -> None:

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dure.errors import ModelError, UsageError
+from dure.errors import ModelError
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
-from tests.support.parrot import write_parrot
 from tests.support.random_models import Shape, write_random_model
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
-
-
-@pytest.fixture(scope="module")
-def vocabulary() -> Iterator[Vocabulary]:
-    """The demo model's vocabulary."""
-    with open_gguf(DEMO) as gguf:
-        vocabulary = Vocabulary(gguf)
-        yield vocabulary
-        vocabulary.close()
 
 
 def opened(path: Path) -> Vocabulary:
@@ -94,34 +82,6 @@ def test_only_a_few_tokens_end_an_answer(vocabulary: Vocabulary) -> None:
     assert len(ends) < 10
 
 
-def test_a_conversation_is_written_as_the_template_says(vocabulary: Vocabulary) -> None:
-    """ChatML, up to where the answer begins."""
-    messages = [
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "Who is the baker?"},
-        {"role": "assistant", "content": "Mina."},
-        {"role": "user", "content": "두레?"},
-    ]
-    prompt = written(vocabulary, vocabulary.chat_prompt(messages), special=True).decode()
-    assert prompt == (
-        "<|im_start|>system\nBe kind.<|im_end|>\n"
-        "<|im_start|>user\nWho is the baker?<|im_end|>\n"
-        "<|im_start|>assistant\nMina.<|im_end|>\n"
-        "<|im_start|>user\n두레?<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
-    ended = vocabulary.chat_prompt(messages[:2], add_generation=False)
-    assert written(vocabulary, ended, special=True).decode().endswith("baker?<|im_end|>\n")
-
-
-def test_the_marks_of_a_conversation_are_single_tokens(vocabulary: Vocabulary) -> None:
-    """The template's marks are not spelled out in letters."""
-    prompt = vocabulary.chat_prompt([{"role": "user", "content": "hi"}])
-    (start,) = vocabulary.tokenize("<|im_start|>", special=True)
-    (end,) = vocabulary.tokenize("<|im_end|>", special=True)
-    assert (prompt.count(start), prompt.count(end)) == (2, 1)
-
-
 def test_no_token_is_put_before_a_text_that_wants_none(vocabulary: Vocabulary) -> None:
     """The demo model has no begin token, so `add_bos` adds none."""
     assert vocabulary.tokenize("goat") == vocabulary.tokenize("goat", add_bos=False)
@@ -144,39 +104,3 @@ def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data[:at] + b"gpt9" + data[at + len(kind) :])
     with pytest.raises(ModelError, match=r"cannot read the tokenizer of odd\.gguf"):
         opened(path)
-
-
-def test_without_a_chat_template_there_is_no_conversation(tmp_path: Path) -> None:
-    """The cure is to continue text."""
-    path = tmp_path / "plain.gguf"
-    write_parrot(path, DEMO, [5, 6], template="")
-    vocabulary = opened(path)
-    assert not vocabulary.has_chat_template
-    with pytest.raises(UsageError, match=r"plain\.gguf has no chat template: use `dure run --raw`"):
-        vocabulary.chat_prompt([{"role": "user", "content": "hi"}])
-    vocabulary.close()
-    vocabulary.close()
-
-
-@pytest.mark.parametrize(
-    ("template", "reason"),
-    [
-        ("{% if %}", "Expected an expression"),
-        ("{{ raise_exception('no system here') }}", "no system here"),
-        ("{{ 1 / 0 }}", "division by zero"),
-        ("{{ messages[7].content }}", "list object has no element 7"),
-        ("{% for i in range(10 ** 9) %}{% endfor %}", "Range too big"),
-        ("{{ ''.__class__.__mro__ }}", "unsafe"),
-    ],
-)
-def test_a_template_that_raises_anything_is_a_refusal(
-    tmp_path: Path, template: str, reason: str
-) -> None:
-    """A template is a program from the file: its syntax errors, refusals and bugs are told alike."""
-    path = tmp_path / "broken.gguf"
-    write_parrot(path, DEMO, [5, 6], template=template)
-    vocabulary = opened(path)
-    told = rf"template of broken\.gguf refuses these messages: .*{re.escape(reason)}"
-    with pytest.raises(UsageError, match=told):
-        vocabulary.chat_prompt([{"role": "user", "content": "hi"}])
-    vocabulary.close()

@@ -13,7 +13,7 @@ import pytest
 from dure.engine.compute.llama import has_amx
 from dure.hardware.probe import platform
 from dure.model.gguf import open_gguf
-from dure.plan.kernels import is_quick, is_repacked
+from dure.plan.kernels import is_quick, is_repacked, slow_bytes
 from tests.support.dure_process import Dure
 from tests.support.random_models import SHAPES, write_random_model
 
@@ -96,3 +96,14 @@ def test_show_says_what_is_slower_here(tmp_path: Path) -> None:
         types = {tensor.type.name for tensor in gguf.tensors.values()}
     assert set(told) <= types
     assert "slower here" in dure("show", DEMO).stdout
+
+
+def test_slow_bytes_are_those_of_matrices_without_quick_kernels(tmp_path: Path) -> None:
+    """By type; vectors and the table of embeddings do not count."""
+    path = tmp_path / "model.gguf"
+    write_random_model(path, SHAPES["qwen3"], "Q4_K")
+    with open_gguf(path) as model:
+        tensors = list(model.tensors.values())
+    matrices = [t for t in tensors if len(t.shape) > 1 and t.name != "token_embd.weight"]
+    assert slow_bytes(tensors, ()) == {"Q4_K": sum(t.size_bytes for t in matrices)}
+    assert slow_bytes(tensors, N100) == {}

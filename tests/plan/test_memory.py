@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from dure.errors import ResourceError, UsageError
 from dure.hardware.machine import Machine
-from dure.model.architecture import shape_of
+from dure.model.architectures import Along, shape_of
+from dure.model.context import CTX_GRAIN
 from dure.model.cut import plan_cut
 from dure.model.gguf import open_gguf
 from dure.model.shard import cut_model, plan_shards
 from dure.plan.memory import (
-    CTX_GRAIN,
     DEFAULT_CTX,
     PROCESS_BYTES,
     RankMemory,
@@ -36,7 +36,8 @@ ASK_LLAMA = """
 import ctypes, json, re, sys
 from pathlib import Path
 import llama_cpp.llama_cpp as lib
-from dure.engine.compute.llama import Limits, LoadedModel
+from dure.engine.compute.llama import LoadedModel
+from dure.engine.limits import Limits
 from dure.model.llama_log import silence_llama
 
 lines = []
@@ -98,7 +99,7 @@ def test_a_shard_takes_what_was_planned_for_its_rank(
     for shard, (kv_bytes, weights_bytes) in zip(
         shards, ask_llama([shard.path for shard in shards]), strict=True
     ):
-        n_head_kv = len(plan.ranks[shard.rank].kv_heads)
+        n_head_kv = len(plan.ranks[shard.rank][Along.KV_HEADS])
         expected = kv_bytes_per_token(plan.shape, n_head_kv) * N_CTX
         assert kv_bytes == pytest.approx(expected, abs=SHOWN)
         assert weights_bytes == shard.weights_bytes

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import random
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from demo_model.corpus import CHAT_TEMPLATE, village_words, write_document
+from demo_model.stories import write_story
 from gguf import GGUFReader, TokenType
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,11 +24,6 @@ from llama_cpp import Llama
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "dure-demo.gguf"
-sys.path.append(str(ROOT / "examples"))
-
-# The examples are scripts, not an installed package: they are found only from here on.
-from demo_corpus import CHAT_TEMPLATE, village_words, write_document  # noqa: E402
-from demo_stories import write_story  # noqa: E402
 
 WEATHER_TOOL = {
     "type": "function",

@@ -16,7 +16,7 @@ from prometheus_client.samples import Sample
 from dure.cluster.root.membership import Member
 from dure.cluster.root.survey import NodeReport
 from dure.errors import ContextError, EngineError
-from dure.generate.request import Done, Event, Failed, Progress, Request, Timings, Token
+from dure.generate.request import Done, Event, Failed, PrefillProgress, Request, Timings, Token
 from dure.hardware.health import Health, Link
 from dure.http.access_log import RequestRecord, current_record
 from dure.http.metrics import Histogram
@@ -26,7 +26,7 @@ from tests.support.guarded_server import ScriptedEngine, serving, wait_for
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 DONE = Done("a", "stop", Timings(queue_s=0.5, prompt_tokens=3, cached_tokens=1, tokens=2), 9)
-ANSWER = (Progress("a", 3, 1, 3, 0.1), Token("a", 5), Token("a", 6), DONE)
+ANSWER = (PrefillProgress("a", 3, 1, 3, 0.1), Token("a", 5), Token("a", 6), DONE)
 
 
 def samples(text: str) -> Iterator[Sample]:

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import psutil
 
 from dure.engine.compute.allreduce import Wire
-from dure.engine.compute.llama import Limits
-from dure.engine.executor import Batch, Executor, KvOp
+from dure.engine.executor import Batch, Executor
+from dure.engine.kv import Clear, KvOp
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.model.cut import CutPlan, plan_cut
@@ -88,7 +89,7 @@ def step(
         np.arange(position, position + n, dtype=np.int32),
         np.full(n, sequence, np.int32),
         [n - 1],
-        n_best=1,
+        top_k=1,
         kv=kv,
     )
     best = executor.step(batch).rows[0]
@@ -99,7 +100,7 @@ def step(
 
 def prefill_and_decode(executor: Executor, tokens: Sequence[int], n_prefill: int) -> Floats:
     """Logits after `tokens[:n_prefill]` at once, then after each further token: [rows, n_vocab]."""
-    rows = [step(executor, tokens[:n_prefill], 0, kv=[KvOp(-1)])]
+    rows = [step(executor, tokens[:n_prefill], 0, kv=[Clear()])]
     for i in range(n_prefill, len(tokens)):
         rows.append(step(executor, [tokens[i]], i))
     return np.stack(rows)

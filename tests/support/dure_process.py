@@ -141,13 +141,15 @@ class Terminal:
         while process.status() != psutil.STATUS_SLEEPING:
             time.sleep(0.01)
 
-    def read_until(self, ending: str) -> str:
-        """What appears, up to where `ending` has appeared."""
-        shown = ""
-        while ending not in shown:
-            more = self._read()
-            assert more, f"{ending!r} never came after {shown!r}"
-            shown += more
+    def read_until(self, *endings: str) -> str:
+        """Return what appears, until each of `endings` has appeared after the one before."""
+        shown, start = "", 0
+        for ending in endings:
+            while (found := shown.find(ending, start)) < 0:
+                more = self._read()
+                assert more, f"{ending!r} never came after {shown!r}"
+                shown += more
+            start = found + len(ending)
         return shown
 
     def read_all(self) -> str:

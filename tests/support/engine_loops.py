@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dure.engine.compute.llama import Limits
+from dure.chat.turn import Conversations
+from dure.engine.limits import Limits
 from dure.generate.loop import EngineLoop
 from dure.generate.request import (
     Done,
@@ -19,12 +20,12 @@ from dure.generate.request import (
     Event,
     Failed,
     Grammar,
-    Progress,
+    PrefillProgress,
     Request,
     Sampling,
     Token,
 )
-from dure.generate.speculative.budget import Chance, Drafting
+from dure.generate.speculative.budget import DraftBudget, DraftOption
 from dure.model.vocabulary import Vocabulary
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
@@ -59,7 +60,7 @@ class Told:
     """What was told of one request."""
 
     tokens: list[Token] = field(default_factory=list)
-    progress: list[Progress] = field(default_factory=list)
+    progress: list[PrefillProgress] = field(default_factory=list)
     end: Done | Failed | Embedded | None = None
 
     @property
@@ -101,27 +102,27 @@ def tell(told: Told, event: Event) -> None:
     match event:
         case Token():
             told.tokens.append(event)
-        case Progress():
+        case PrefillProgress():
             told.progress.append(event)
         case _:
             told.end = event
 
 
 def question(vocabulary: Vocabulary, text: str) -> list[int]:
-    return vocabulary.chat_prompt([{"role": "user", "content": text}])
+    return Conversations(vocabulary).turn([{"role": "user", "content": text}]).prompt
 
 
-class Eager(Drafting):
+class Eager(DraftBudget):
     """Tries all that it may, whatever that costs."""
 
     def plan(
         self,
         n_answers: int,  # noqa: ARG002  # as its base
-        guesses: Sequence[Chance],
-        most: int,
+        options: Sequence[DraftOption],
+        n_max: int,
     ) -> list[int]:
         counts = []
-        for guess in guesses:
-            counts.append(min(guess.most, self.most, most))
-            most -= counts[-1]
+        for option in options:
+            counts.append(min(option.n_max, self.n_max, n_max))
+            n_max -= counts[-1]
         return counts

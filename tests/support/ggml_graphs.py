@@ -14,8 +14,8 @@ import llama_cpp.llama_cpp as binding
 import numpy as np
 import numpy.typing as npt
 
-from dure.engine.compute.allreduce import sums_callback
-from dure.engine.compute.custom_nodes import OwnNodes
+from dure.engine.compute.allreduce import graph_callback
+from dure.engine.compute.custom_nodes import CustomNodes
 from dure.model.ggml import quantize, type_named
 
 Array = npt.NDArray[Any]
@@ -224,10 +224,10 @@ def new_graph() -> Iterator[Graph]:
 def taking() -> Iterator[Callable[[Graph], None]]:
     """What asks about a graph's node as llama.cpp does before it computes it."""
     kind = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
-    nodes = OwnNodes()
+    nodes = CustomNodes()
 
     def take(graph: Graph) -> None:
-        assert not kind(sums_callback())(graph.node, True, nodes.handle)
+        assert not kind(graph_callback())(graph.node, True, nodes.handle)
 
     yield take
     nodes.close()

@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from llama_cpp import llama_cpp as binding
 
-from dure.engine.compute.allreduce import sums_callback
-from dure.engine.compute.custom_nodes import OwnNodes
+from dure.engine.compute.allreduce import graph_callback
+from dure.engine.compute.custom_nodes import CustomNodes
 from dure.engine.compute.llama import has_amx
 
 Floats = npt.NDArray[np.float32]
@@ -400,8 +400,8 @@ def _loaded(path: Path, n_ctx: int, n_batch: int) -> Iterator[tuple[Any, Any]]:
     params.n_ctx = n_ctx
     params.n_batch = params.n_ubatch = n_batch
     params.n_threads = params.n_threads_batch = 1
-    nodes = OwnNodes()  # that of the ranks, too
-    params.cb_eval = type(params.cb_eval)(sums_callback())
+    nodes = CustomNodes()  # that of the ranks, too
+    params.cb_eval = type(params.cb_eval)(graph_callback())
     params.cb_eval_user_data = nodes.handle
     context = binding.llama_init_from_model(model, params)
     try:

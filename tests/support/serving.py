@@ -30,7 +30,7 @@ from dure.generate.request import (
     Failed,
     FinishReason,
     ModelInfo,
-    Progress,
+    PrefillProgress,
     Request,
     Timings,
     Token,
@@ -185,10 +185,10 @@ class ScriptedAnswer:
     async def __aiter__(self) -> AsyncIterator[Event]:
         request, script = self._request, self._script
         total = len(request.prompt)
-        yield Progress(request.id, total, script.cached, script.cached, 0.0)
+        yield PrefillProgress(request.id, total, script.cached, script.cached, 0.0)
         if script.silent:
             await self._wait()
-        yield Progress(request.id, total, script.cached, total, 0.01)
+        yield PrefillProgress(request.id, total, script.cached, total, 0.01)
         n = 0
         reason: FinishReason = script.end
         for token in self._engine.tokens_of(script):

@@ -21,6 +21,7 @@ import msgspec
 import psutil
 import pytest
 
+from dure.chat.turn import Conversations
 from dure.deploy.options import RunOptions
 from dure.engine.compute.allreduce import Wire
 from dure.errors import (
@@ -33,7 +34,6 @@ from dure.errors import (
     UsageError,
 )
 from dure.generate.request import Done, Failed, Grammar, Request, Sampling, Token
-from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.worker.protocol import EngineOptions
 from dure.worker.supervisor import EngineSupervisor
@@ -53,14 +53,6 @@ def parrot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("parrot") / "parrot.gguf"
     write_parrot(path, DEMO, SAYS)
     return path
-
-
-@pytest.fixture(scope="module")
-def vocabulary() -> Iterator[Vocabulary]:
-    with open_gguf(DEMO) as gguf:
-        vocabulary = Vocabulary(gguf)
-        yield vocabulary
-        vocabulary.close()
 
 
 @pytest.fixture(autouse=True)
@@ -229,7 +221,7 @@ def test_eight_greedy_streams_of_a_real_model_survive_a_kill(vocabulary: Vocabul
     requests = [
         Request(
             id=q,
-            prompt=vocabulary.chat_prompt([{"role": "user", "content": q}]),
+            prompt=Conversations(vocabulary).turn([{"role": "user", "content": q}]).prompt,
             sampling=GREEDY,
             max_tokens=60,
             ignore_eos=True,

@@ -142,15 +142,18 @@ class _Beginnings:
                 path.add(following)
 
     def _nullable(self) -> set[str]:
-        """The rules that allow the empty text."""
+        """The rules that allow the empty text. A rule is looked at again when one that it names does."""
+        users: dict[str, set[str]] = {name: set() for name in self._rules}
+        for name, rule in self._rules.items():
+            for reference in _references(rule):
+                users[reference].add(name)
         empty: set[str] = set()
-        while True:
-            more = {
-                n for n, rule in self._rules.items() if n not in empty and _any_empty(rule, empty)
-            }
-            if not more:
-                return empty
+        asked = set(self._rules)
+        while asked:
+            more = {n for n in asked - empty if _any_empty(self._rules[n], empty)}
             empty |= more
+            asked = set().union(*(users[name] for name in more))
+        return empty
 
     def _first(self, rule: Rule) -> Iterator[str]:
         for items in rule:

@@ -12,6 +12,7 @@ from dure.chat.answer_reader import AnswerReader, CheckedParser
 from dure.chat.format import ChatFormatter
 from dure.chat.parser import Parsed
 from dure.chat.task import ChatTask
+from dure.errors import UsageError
 from dure.generate.request import Token
 from dure.model.vocabulary import Vocabulary
 
@@ -25,6 +26,10 @@ class Conversations:
     """
 
     def __init__(self, vocabulary: Vocabulary, *, template: str | None = None) -> None:
+        if not (template or vocabulary.has_chat_template):
+            raise UsageError(
+                f"{vocabulary.name} has no chat template", "use `dure run --raw` to continue text"
+            )
         self._vocabulary = vocabulary
         self._formatter = ChatFormatter(vocabulary, default_template=template)
 

@@ -11,57 +11,99 @@ import io
 import os
 import signal
 import sys
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
-from dure.cli.commands.bench import bench
-from dure.cli.commands.cache import cache
-from dure.cli.commands.chat import chat
-from dure.cli.commands.cluster import cluster
-from dure.cli.commands.config import config
-from dure.cli.commands.cut import cut
-from dure.cli.commands.join import join
-from dure.cli.commands.ls import ls
-from dure.cli.commands.node import node
-from dure.cli.commands.ps import ps
-from dure.cli.commands.pull import pull
-from dure.cli.commands.rm import rm
-from dure.cli.commands.run import run
-from dure.cli.commands.serve import serve
-from dure.cli.commands.show import show
-from dure.cli.commands.stop import stop
-from dure.cli.terminal.completion import complete_bash
 from dure.cli.terminal.configuration import Configured
 from dure.cli.terminal.console import print_error
+from dure.cli.terminal.lazy_commands import LazyCommand, LazyCommands
 from dure.errors import DureError, ResourceError, UsageError
 
 __all__ = ["app", "main"]
 
+COMMANDS = {
+    name: LazyCommand(f"dure.cli.commands.{name}", summary)
+    for name, summary in {
+        "run": "Write one answer, streaming, on one rank or cut over several.",
+        "chat": "Talk with a model. Ctrl-C stops an answer; /help shows the commands; "
+        "Ctrl-D or /exit ends.",
+        "serve": "Serve a model through the OpenAI API (also Anthropic's and Ollama's), "
+        "on one rank or several.",
+        "ps": "List the servers that run here: their requests, their speed, and how "
+        "full their KV cache is.",
+        "stop": "Stop a server: it takes no new requests, and running answers may finish.",
+        "pull": "Bring a model to this machine; an interrupted download is resumed.",
+        "ls": "List the models on this machine.",
+        "rm": "Delete models from this machine, and the shards that were cut from them.",
+        "show": "Show a model: architecture, size, types, context, and its cuts over 1 to 8 ranks.",
+        "cut": "Cut a model into one GGUF for every rank. Finished shards are verified and reused.",
+        "bench": "Measure speed, time and bytes per token, and memory, on one rank or "
+        "cut over several.",
+        "join": "Make this machine a node of the cluster that the code is from.",
+        "cluster": "Machines that run one model together.",
+        "node": "This machine as a node of a cluster; alone, `dure node` is `run`.",
+        "cache": "The shards that are kept, so that the next start is quick.",
+        "config": "Show and change what options are set to.",
+    }.items()
+}
+
+
+class Commands(Configured):
+    """The commands of `dure`, each imported when it is run."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = LazyCommands(COMMANDS)  # type: ignore[assignment]  # typer only reads it
+        self._is_listing = False
+
+    def list_commands(self, _ctx: Any) -> list[str]:
+        """Return the names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command; while all are listed, only what is shown of it."""
+        if self._is_listing:
+            return LazyCommands(COMMANDS).summary(cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, with every command's summary."""
+        with self._listing():
+            super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Return what a shell may complete, with every command's summary."""
+        with self._listing():
+            return super().shell_complete(ctx, incomplete)
+
+    @contextmanager
+    def _listing(self) -> Iterator[None]:
+        self._is_listing = True
+        try:
+            yield
+        finally:
+            self._is_listing = False
+
+
 app = typer.Typer(
     name="dure",
-    cls=Configured,
+    cls=Commands,
     help="One large language model across the machines you own.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, chat, serve, ps, stop, pull, ls, rm, show, cut, bench, join):
-    app.command()(command)
-for group, name in (
-    (cluster, "cluster"),
-    (node, "node"),
-    (cache, "cache"),
-    (config, "config"),
-):
-    app.add_typer(group, name=name)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version  # 40 ms, for --version alone
+
         sys.stdout.write(f"dure {version('dure')}\n")
         raise typer.Exit
 
@@ -82,6 +124,8 @@ def main() -> None:
     _accept_all_bytes()
     try:
         if os.environ.get("_DURE_COMPLETE") == "complete_bash":
+            from dure.cli.terminal.completion import complete_bash
+
             complete_bash(lambda: app(prog_name="dure"))
         else:
             sys.exit(app(prog_name="dure", standalone_mode=False))

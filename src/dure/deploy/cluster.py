@@ -11,20 +11,21 @@ from dataclasses import replace
 
 import msgspec
 
-from dure.cluster.root.distribution import Delivery, deliver, room_for, whole_shards
+from dure.cluster.root.distribution import Delivery, deliver
 from dure.cluster.root.launch import ClusterLaunch
-from dure.cluster.root.membership import ROOT_NAME, Cluster, Member
+from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.root.readiness import common_ctx, machine_of
-from dure.cluster.root.returning import Returning
+from dure.cluster.root.restart_watch import RestartWatch
 from dure.cluster.root.survey import NodeReport, Nodes
+from dure.cluster.trust.identity import ROOT_NAME
 from dure.deploy.deployment import Deployment, deployment_of_shards
 from dure.deploy.learning import Learning
-from dure.deploy.local import limits_of, memory_of_whole, rank_memory, start_local, threads_of
+from dure.deploy.local import limits_of, memory_of_whole, start_local, threads_of
 from dure.deploy.node_pool import FullNode, NodePool
 from dure.deploy.node_wait import NodeWait
 from dure.deploy.options import RestartReason, RunOptions
 from dure.deploy.reporter import EngineEvent, Reporter
-from dure.deploy.shares import ClusterPlan, ClusterPlanner, main_type
+from dure.deploy.shares import ClusterPlan, ClusterPlanner
 from dure.deploy.start_timer import StartTimer
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.errors import UsageError
@@ -33,6 +34,8 @@ from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, cut_model, plan_shards
 from dure.places import cluster_directory, shard_directory
+from dure.plan.load import bytes_by_type, main_type
+from dure.plan.memory import rank_memory
 
 __all__ = ["start_on_cluster"]
 
@@ -73,10 +76,14 @@ def start_on_cluster(
     used = [report.member.name for report in start.plan.reports]
     return replace(
         deployment,
-        restart_reason=Returning(cluster, nodes, pool.missing, used).why,
+        restart_reason=RestartWatch(cluster, nodes, pool.missing, used).why,
         record=lambda event, facts: cluster.events.add(event, **facts),
-        learn=Learning(cluster, main_type(model), start.held_bytes).learn,
+        learn=Learning(cluster, _main_type(model), start.held_bytes).learn,
     )
+
+
+def _main_type(model: GgufFile) -> str:
+    return main_type(bytes_by_type(model.tensors.values()))
 
 
 def _node_wait(
@@ -161,8 +168,8 @@ class _CutOverNodes:
         """Return the nodes that have neither their shard nor room for it."""
         found = []
         for member, shard in zip(self._members, self._shards[1:], strict=True):
-            with contextlib.closing(nodes.line(member)) as line:
-                room = room_for(shard, line)
+            with nodes.client(member) as client:
+                room = client.shards().room_for(shard.name)
             if room < shard.weights_bytes:
                 reason = (
                     f"{member.name} has room for {room / 1e6:,.0f} MB, and its shard takes "
@@ -215,13 +222,12 @@ def _send_shards(
     model: GgufFile, nodes: Nodes, wanted: Sequence[tuple[Member, Shard]], reporter: Reporter
 ) -> None:
     """Send every node the shard that it lacks."""
-    with contextlib.ExitStack() as lines:
+    with contextlib.ExitStack() as clients:
         deliveries = []
         for member, shard in wanted:
-            line = nodes.line(member, SHARD_TIMEOUT_S)
-            lines.callback(line.close)
-            if shard.name not in whole_shards(line):
-                deliveries.append(Delivery(shard, line))
+            client = clients.enter_context(nodes.client(member, SHARD_TIMEOUT_S))
+            if shard.name not in client.shards().whole_names:
+                deliveries.append(Delivery(shard, client))
         total = sum(delivery.shard.weights_bytes for delivery in deliveries)
         with reporter.cutting(f"{model.paths[0].name} for {len(deliveries)} nodes", total) as more:
             reported = 0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dure.engine.executor import Executor
+from dure.engine.executor import FullExecutor
 from dure.model.shard import Shard
 from dure.plan.memory import RankMemory
 
@@ -25,7 +25,7 @@ class Deployment:
     rank computes in a step.
     """
 
-    executor: Executor
+    executor: FullExecutor
     weights_bytes: int
     kv_token_bytes: tuple[int, ...]
     cut_name: str
@@ -35,7 +35,7 @@ class Deployment:
 
 
 def deployment_of_shards(
-    executor: Executor, shards: Sequence[Shard], memory: Sequence[RankMemory]
+    executor: FullExecutor, shards: Sequence[Shard], memory: Sequence[RankMemory]
 ) -> Deployment:
     """Return the deployment of an executor that runs these shards."""
     names = "".join(shard.name for shard in shards)

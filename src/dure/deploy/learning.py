@@ -14,7 +14,7 @@ import msgspec
 
 from dure.cluster.root.membership import Cluster
 from dure.cluster.root.speeds import KnownSpeeds
-from dure.plan.placement import at_work
+from dure.plan.placement import observed_speeds
 
 __all__ = ["Learning"]
 
@@ -38,7 +38,7 @@ class Learning:
         known = KnownSpeeds(self._cluster.directory)
         speeds = {name: known.speed(name, self._type) for name in self._held}
         before = [speed.decode_bytes_per_s if speed else math.nan for speed in speeds.values()]
-        better = at_work(before, list(self._held.values()), seconds)
+        better = observed_speeds(before, list(self._held.values()), seconds)
         if better is None or any(map(math.isnan, better)):  # with --shares none were measured
             return
         for (name, speed), bytes_per_s in zip(speeds.items(), better, strict=True):

@@ -8,20 +8,21 @@ from __future__ import annotations
 from dure.deploy.deployment import Deployment, deployment_of_shards
 from dure.deploy.options import MOST_SEQUENCES, RunOptions, parse_shares
 from dure.deploy.reporter import EngineEvent, Reporter
-from dure.engine.compute.llama import Limits, has_amx
+from dure.engine.compute.llama import has_amx
+from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
-from dure.errors import ModelError, UsageError
+from dure.errors import UsageError
 from dure.hardware.machine import Machine
 from dure.hardware.probe import n_cpus, probe
-from dure.model.architecture import ARCHITECTURES, shape_of
-from dure.model.cut import CutPlan, plan_cut
+from dure.model.architectures import ARCHITECTURES
+from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile
-from dure.model.shard import Shard, cut_model, plan_shards
+from dure.model.shard import cut_model, plan_shards
 from dure.places import shard_directory
-from dure.plan.memory import DEFAULT_CTX, RankMemory, choose_ctx, kv_bytes_per_token
+from dure.plan.memory import RankMemory, choose_ctx, rank_memory, whole_memory
 
-__all__ = ["limits_of", "memory_of_whole", "rank_memory", "start_local", "threads_of"]
+__all__ = ["limits_of", "memory_of_whole", "start_local", "threads_of"]
 
 LEAST_OUTPUTS = 32
 PREFILL = 512  # prompt tokens in a step; those of running answers come on top
@@ -58,7 +59,7 @@ def limits_of(n_ctx: int, threads: int, options: RunOptions) -> Limits:
         n_batch=PREFILL + (n if n > 1 else 0),
         n_sequences=n,
         n_outputs=max(LEAST_OUTPUTS, n),
-        lock=options.lock_memory,
+        lock_memory=options.lock_memory,
         pin=options.pin,
     )
 
@@ -70,24 +71,8 @@ def memory_of_whole(
 
     The KV cache counts as nothing if the model has no attention.
     """
-    weights_bytes = sum(tensor.size_bytes for tensor in model.tensors.values())
-    try:
-        shape = shape_of(model)
-    except ModelError:  # llama.cpp may know it all the same, or say better what is wrong
-        trained = model.int(f"{model.architecture}.context_length", DEFAULT_CTX)
-        memory = RankMemory(weights_bytes, 0)
-    else:
-        trained = shape.context_length
-        memory = RankMemory(weights_bytes, kv_bytes_per_token(shape, shape.n_head_kv))
+    memory, trained = whole_memory(model)
     return memory, choose_ctx(options.ctx, trained, [memory], machine, options.n_sequences)
-
-
-def rank_memory(plan: CutPlan, shard: Shard) -> RankMemory:
-    """Return what a rank of a cut takes."""
-    return RankMemory(
-        shard.weights_bytes,
-        kv_bytes_per_token(plan.shape, len(plan.ranks[shard.rank].kv_heads)),
-    )
 
 
 def _start_whole(
@@ -102,7 +87,7 @@ def _start_whole(
             model.paths[0],
             limits_of(n_ctx, threads, options),
             kv_bytes=memory.kv_bytes(n_ctx, options.n_sequences),
-            points=known.sums if known else (),
+            reduction_points=known.reduction_points if known else (),
             progress=progress,
         )
     return Deployment(executor, memory.weights_bytes, (memory.kv_bytes_per_token,), "whole")

@@ -8,10 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from dure.cluster.node.agent import versions
 from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.root.readiness import check_nodes
 from dure.cluster.root.survey import NodeReport, Nodes
+from dure.cluster.software import versions
 from dure.deploy.reporter import EngineEvent, Reporter
 
 __all__ = ["NodeWait"]

@@ -10,11 +10,13 @@ import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
 
-from dure.engine.executor import Batch, Executor, KvOp
+from dure.engine.executor import Batch, Executor, Instruments
+from dure.engine.kv import Clear
 from dure.whole_file import write_whole
 
 __all__ = ["candidates", "tune_threads"]
@@ -25,7 +27,11 @@ WORTH = 0.97  # of the time with fewer threads, or these are enough
 MOST_KEPT = 200  # models
 
 
-def tune_threads(executor: Executor, key: str, file: Path, *, may_measure: bool = True) -> None:
+class _Tunable(Executor, Instruments, Protocol):
+    """An executor whose threads can be set."""
+
+
+def tune_threads(executor: _Tunable, key: str, file: Path, *, may_measure: bool = True) -> None:
     """Let each rank decode with as many threads as is quickest.
 
     key: of the model and its cut; what was measured for it stands in `file`, or is measured and noted
@@ -48,7 +54,7 @@ def candidates(most: int) -> list[int]:
     return sorted({most, max(1, most - 1), max(1, most // 2), 1}, reverse=True)
 
 
-def _measured(executor: Executor, most: Sequence[int]) -> list[int]:
+def _measured(executor: _Tunable, most: Sequence[int]) -> list[int]:
     """For each rank the number of threads with which it computed a token soonest."""
     tried = [candidates(n) for n in most]
     best = [float("inf")] * len(most)
@@ -64,14 +70,14 @@ def _measured(executor: Executor, most: Sequence[int]) -> list[int]:
         if time.monotonic() > give_up:
             break
     nothing = np.zeros(0, np.int32)
-    executor.step(Batch(nothing, nothing, nothing, n_best=1, kv=[KvOp(-1)]))
+    executor.step(Batch(nothing, nothing, nothing, top_k=1, kv=[Clear()]))
     return chosen
 
 
-def _step(executor: Executor, position: int) -> tuple[float, ...]:
+def _step(executor: _Tunable, position: int) -> tuple[float, ...]:
     """Seconds that each rank computed for one token."""
     one = np.ones(1, np.int32)
-    batch = Batch(one, one * position, one * 0, [0], 1, [KvOp(-1)] if position == 0 else ())
+    batch = Batch(one, one * position, one * 0, [0], 1, [Clear()] if position == 0 else ())
     return executor.step(batch).stats.compute_s
 
 

@@ -1,4 +1,7 @@
-"""What a process that computes finds in its environment."""
+"""The environment of a process that computes.
+
+Knows glibc's tunables. Refuses to know what is computed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ _TUNABLES, _HUGE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 
 
 def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
-    """The same, and large blocks of memory come in huge pages where the kernel allows a program to ask.
+    """Return an environment in which large blocks of memory come in huge pages, if the kernel allows it.
 
     Weights are read from end to end for every token, and each page of 4 KiB has to be looked up. Other C
     libraries than glibc do not know the word; a user's own choice stays.
@@ -22,5 +25,5 @@ def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def says_huge_pages(environment: Mapping[str, str]) -> bool:
-    """Whether it says that large blocks come in huge pages, or that they do not."""
+    """Return whether an environment says that large blocks come in huge pages, or that they do not."""
     return _HUGE in environment.get(_TUNABLES, "")

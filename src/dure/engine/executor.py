@@ -1,4 +1,4 @@
-"""The central seam: `Executor.step(Batch) -> StepResult`.
+"""The central seam: `Executor.step(Batch) -> StepResult`, and what else a running model can do.
 
 Knows what goes into a step of a model and what comes out.
 Refuses to know whether one process or many machines answer, and what a request is.
@@ -10,53 +10,37 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from dure.engine.instruments.trace import RankTrace
+from dure.engine.arrays import Floats, Ints
+from dure.engine.kv import KvOp
+from dure.engine.trace import RankTrace
 from dure.errors import UsageError
 
 __all__ = [
-    "BEST",
+    "TOP_K",
     "Adjustment",
     "Batch",
-    "Candidates",
     "Executor",
     "ExecutorInfo",
-    "KvOp",
+    "Floats",
+    "FullExecutor",
+    "Instruments",
+    "Ints",
     "RankFacts",
-    "RankKept",
+    "SavedSequences",
+    "SequenceFiles",
     "StepResult",
     "StepStats",
+    "TopK",
     "check_batch",
     "nothing",
 ]
 
-BEST = 256  # logits a rank reports of its slice, unless a step asks for fewer
-
-Ints = npt.NDArray[np.int32]
-Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class KvOp:
-    """A change of the KV cache, made before a step's tokens are decoded.
-
-    `copy_to` and `swap_with` None: forget positions [start, stop) of `sequence`. `copy_to`: copy them to
-    that sequence, which is empty. `swap_with`: both sequences then hold what the other held.
-    `sequence` -1 is every sequence, `stop` -1 the end.
-    """
-
-    sequence: int
-    start: int = 0
-    stop: int = -1
-    copy_to: int | None = None
-    swap_with: int | None = None
+TOP_K = 256  # logits that a rank reports of its slice, unless a step asks for fewer
 
 
 @dataclass(frozen=True)
 class Adjustment:
-    """Changes of some logits before the best are chosen: penalties and biases.
+    """Changes some logits before the top k are chosen: penalties and biases.
 
     The logit x of ids[i] becomes r(x + before[i]) + after[i], where r multiplies by repeat[i] what is not
     above zero, and divides by it what is: llama.cpp's order of bias, penalties and DRY.
@@ -76,29 +60,29 @@ class Batch:
     tokens: int32 [n], ids of the model's vocabulary.
     positions: int32 [n], each token's place in its sequence.
     sequences: int32 [n], the sequence each token belongs to.
-    outputs: the indices of the tokens whose logits are wanted, ascending.
-    n_best: how many of the best logits come back for each; 1 is enough for greedy choice.
+    outputs: indices of the tokens whose logits come back, ascending.
+    top_k: how many of the highest logits come back for each; 1 is enough for greedy choice.
     kv: changes of the KV cache that come first.
     adjust: for every output what to change of its logits, or empty.
-    embed: the hidden states of the outputs are wanted instead of logits.
+    embed: hidden states of the outputs come back instead of logits.
     """
 
     tokens: Ints
     positions: Ints
     sequences: Ints
     outputs: Sequence[int] = ()
-    n_best: int = BEST
+    top_k: int = TOP_K
     kv: Sequence[KvOp] = ()
     adjust: Sequence[Adjustment | None] = ()
     embed: bool = False
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """The best tokens of one output row, best first; of equal logits the lower id first.
+class TopK:
+    """The top k tokens of one output row, highest logit first; of equal logits the lower id first.
 
     ids: int32 [k], logits: float32 [k].
-    log_sum_exp: of the logits of the whole vocabulary; NaN where only the best one was asked for.
+    log_sum_exp: of the logits of the whole vocabulary; NaN for k = 1.
     whole: every token of the vocabulary is here.
     """
 
@@ -110,10 +94,10 @@ class Candidates:
 
 @dataclass(frozen=True)
 class StepStats:
-    """What a step took, one entry a rank.
+    """What a step cost, one entry a rank.
 
-    step_s: seconds in the step; of these sync_s in sums; idle_s: seconds waited for the step to come.
-    bytes_sent: to other ranks, by the sums and by reporting the best logits.
+    step_s: seconds in the step; of these sync_s in all-reduces; idle_s: seconds waited for the step.
+    bytes_sent: to other ranks, by all-reduces and by reporting the top k.
     """
 
     step_s: tuple[float, ...]
@@ -123,18 +107,18 @@ class StepStats:
 
     @property
     def compute_s(self) -> tuple[float, ...]:
-        """Seconds in the step outside of the sums, a rank."""
+        """Return each rank's seconds in the step outside of all-reduces."""
         return tuple(a - b for a, b in zip(self.step_s, self.sync_s, strict=True))
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """`rows[i]` belongs to `Batch.outputs[i]`.
+    """What a step gave: `rows[i]` belongs to `Batch.outputs[i]`.
 
-    embeddings: float32 [n_outputs, n_embd] where they were asked for; there are no rows then.
+    embeddings: float32 [n_outputs, n_embd] if the batch asked for them; there are no rows then.
     """
 
-    rows: tuple[Candidates, ...]
+    rows: tuple[TopK, ...]
     stats: StepStats
     embeddings: Floats | None = None
 
@@ -150,8 +134,8 @@ class RankFacts:
 
 
 @dataclass(frozen=True)
-class RankKept:
-    """What one rank has of saved sequences. free_bytes: that may be used for them, with what they take."""
+class SavedSequences:
+    """What one rank has of saved sequences. free_bytes: room for them, with what they take already."""
 
     keys: frozenset[str]
     free_bytes: int
@@ -161,22 +145,23 @@ class RankKept:
 class ExecutorInfo:
     """What a caller must know to make steps.
 
-    n_ctx: positions of each sequence in the KV cache.
-    can_forget: the end of a sequence can be forgotten; not so where a model keeps a running state.
+    n_ctx: positions of each sequence in the KV cache. n_batch: tokens that a step may hold.
+    n_outputs: rows of logits that a step may give. threads: of each rank.
+    can_forget: the end of a sequence can be forgotten; not if the model keeps a running state.
     """
 
     n_ranks: int
     n_vocab: int
     n_ctx: int
-    n_batch: int  # the most tokens in one step
+    n_batch: int
     n_sequences: int
-    n_outputs: int  # the most rows of logits of one step
+    n_outputs: int
     threads: tuple[int, ...] = (1,)
     can_forget: bool = True
 
 
 def check_batch(batch: Batch, info: ExecutorInfo) -> None:
-    """Raises UsageError where a batch breaks the limits of an executor."""
+    """Check a batch against the limits of an executor. Raises UsageError."""
     n = len(batch.tokens)
     if n > info.n_batch:
         raise UsageError(f"a step of {n} tokens is over the limit of {info.n_batch}: divide it")
@@ -184,9 +169,9 @@ def check_batch(batch: Batch, info: ExecutorInfo) -> None:
         raise UsageError(
             f"{len(batch.outputs)} output rows are over the limit of {info.n_outputs} in one step"
         )
-    if not 1 <= batch.n_best <= info.n_vocab:
-        raise UsageError(f"n_best is {batch.n_best}, but the vocabulary has {info.n_vocab} tokens")
-    tokens: list[int] = batch.tokens.tolist()  # mostly one: quicker than with numpy
+    if not 1 <= batch.top_k <= info.n_vocab:
+        raise UsageError(f"top_k is {batch.top_k}, but the vocabulary has {info.n_vocab} tokens")
+    tokens: list[int] = batch.tokens.tolist()  # mostly a single one: quicker than with numpy
     for token in (min(tokens), max(tokens)) if n else ():
         if not 0 <= token < info.n_vocab:
             raise UsageError(f"token {token} is outside of the vocabulary of {info.n_vocab}")
@@ -197,58 +182,91 @@ def check_batch(batch: Batch, info: ExecutorInfo) -> None:
 
 
 def nothing() -> None:
-    """There is nothing to do meanwhile."""
+    """Do nothing meanwhile."""
 
 
 class Executor(Protocol):
-    """Runs steps of one model. Not thread-safe: one step at a time.
+    """Runs the steps of one model.
 
-    Every method raises EngineError when the engine has failed; it must then be closed.
+    One thread calls it, one call at a time. The KV cache of every sequence is empty at first, and
+    changes by steps alone. A UsageError changes nothing: the next step may follow. After an EngineError
+    the ranks are lost with their KV cache: every further call raises EngineError, but for `close`.
     """
 
     info: ExecutorInfo
 
     def step(self, batch: Batch, meanwhile: Callable[[], None] = nothing) -> StepResult:
-        """Decode a batch. Raises UsageError where it breaks the limits in `info`.
+        """Change the KV cache as the batch says, then decode its tokens.
 
-        meanwhile: is called once, while other processes compute or else before.
+        A batch without tokens only changes the KV cache. meanwhile: is called once, while other processes
+        compute or else before. Raises UsageError if the batch breaks the limits in `info`.
         """
 
     def logits(self, row: int) -> Floats:
-        """All logits of output `row` of the last step, adjusted as the step said: float32 [n_vocab]."""
+        """Return all logits of an output row of the last step, adjusted as that step said.
+
+        row: an index into `Batch.outputs`. Returns float32 [n_vocab]. The step must have asked for logits,
+        not for embeddings.
+        """
+
+    def close(self) -> None:
+        """End every process and free the memory. May be called at any time, and again."""
+
+
+class SequenceFiles(Protocol):
+    """Writes sequences of an executor's KV cache to files, a part on every rank, and reads them back.
+
+    Between two steps, by the thread that makes them. `path` is a directory and a key; it names one file
+    on each rank, which may lie on that rank's own machine. An error of a file leaves the KV cache usable,
+    and no half file behind. Raises EngineError as the executor does.
+    """
 
     def save(self, sequence: int, path: str) -> int:
-        """Write a sequence's KV cache to files that begin with `path`; the bytes written, all ranks.
+        """Write a sequence, which stays as it is; return the bytes written by all ranks.
 
-        Raises ResourceError where it cannot be written; what was begun is removed.
+        Raises ResourceError if a rank cannot write its part; no rank has one then.
         """
 
     def load(self, sequence: int, path: str, n_tokens: int) -> bool:
-        """Read back what `save` wrote into an empty sequence: n_tokens positions.
+        """Read n_tokens positions back into an empty sequence, as `save` wrote them.
 
-        False where a file is missing, damaged, or does not fit; the sequence is empty then.
+        False if a file is missing, damaged or does not fit; the sequence is empty then.
         """
 
-    def keep_only(self, directory: str, keys: Sequence[str]) -> list[RankKept]:
-        """Have every rank delete what was saved in a directory but for these; what it has of them."""
+    def keep_only(self, directory: str, keys: Sequence[str]) -> list[SavedSequences]:
+        """Delete all saved sequences of a directory but these; return what each rank has of them."""
 
     def drop(self, path: str) -> None:
-        """Delete what `save` wrote; nothing happens where it is not there."""
+        """Delete a saved sequence on every rank. Nothing happens if it is not there."""
+
+
+class Instruments(Protocol):
+    """Measures an executor's ranks, and sets how many threads they use.
+
+    Between two steps, by the thread that makes them. The KV cache stays as it is.
+    Raises EngineError as the executor does.
+    """
 
     def set_threads(self, threads: Sequence[int]) -> None:
-        """Decode single tokens with so many threads on each rank; prompts with those from before."""
+        """Decode single tokens with this number of threads on each rank; `info.threads` says so then.
+
+        Prompts keep the threads that the executor was made with.
+        """
 
     def trace(self) -> None:
-        """Note the times of every step from now on, until `traced`. Raises UsageError where it cannot."""
+        """Record the times of every step until `traced`. Raises UsageError if the model has no table."""
 
     def traced(self) -> list[RankTrace]:
-        """What every rank noted since `trace`."""
+        """Return what every rank has recorded since `trace`, and stop recording."""
 
     def probe(self, n_bytes: int, /) -> tuple[list[float], float]:
-        """Bytes of memory that each rank reads in a second; seconds of an exchange of n_bytes."""
+        """Measure how many bytes of memory each rank reads in a second, all at once, and the seconds of
+        an exchange of n_bytes among them.
+        """
 
     def facts(self) -> list[RankFacts]:
-        """What every rank holds now."""
+        """Return what every rank holds now."""
 
-    def close(self) -> None:
-        """End every process and free the memory. May be called again."""
+
+class FullExecutor(Executor, SequenceFiles, Instruments, Protocol):
+    """All sides of one running model. For who starts it and hands the sides on; use the narrowest."""

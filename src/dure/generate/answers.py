@@ -1,64 +1,86 @@
-"""What the engine's loop knows of each answer while it is written, and of all that were."""
+"""The answers that are being written: their clocks, their events, and the sums over all of them.
+
+Knows when an answer begins, goes on and ends. Refuses to know how its tokens are chosen.
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from dure.engine.executor import Floats, StepStats
-from dure.generate.request import Request, Timings
+from dure.errors import DureError
+from dure.generate.request import (
+    Done,
+    Event,
+    Failed,
+    FinishReason,
+    PrefillProgress,
+    Request,
+    Timings,
+)
 from dure.generate.sampling import Sampler
-from dure.generate.scheduler.scheduler import Running
-from dure.generate.speculative.budget import BY_MODEL, Acceptance
-from dure.generate.speculative.prompt_lookup import Lookup
+from dure.generate.scheduler import RunningRequest, Scheduler
+from dure.generate.speculative.proposer import Proposer
 
-__all__ = ["Answer", "Totals", "timings_of"]
+__all__ = ["ActiveAnswer", "ActiveAnswers", "LoopTotals"]
 
 
 @dataclass
-class Answer:
-    """One request while it is here, with its clock."""
+class ActiveAnswer:
+    """An answer with its clock. submitted_at, admitted_at, first_token_at: 0 until then.
+
+    compute_s, sync_s, bytes_sent: of its decode steps, as in `Timings`. embedding: float32 [n_embd], the
+    sum over the tokens so far.
+    """
 
     request: Request
-    submitted: float
-    admitted: float = 0.0
-    first: float = 0.0
+    submitted_at: float
+    admitted_at: float = 0.0
+    first_token_at: float = 0.0
     sampler: Sampler | None = None
-    lookup: Lookup | None = None
-    acceptance: Acceptance = field(default_factory=Acceptance)
-    source: int = 0  # of the drafts of this step
+    n_reused: int = 0
     n_drafts: int = 0
     n_accepted: int = 0
-    n_reused: int = 0
     compute_s: float = 0.0
     sync_s: float = 0.0
     bytes_sent: float = 0.0
     embedding: Floats | None = None
 
-    def learn(self, token: int) -> None:
-        """The answer goes on with a token: whether it would have been guessed is worth knowing."""
-        if self.lookup is None:
+    def observe_step(self, compute_s: float, sync_s: float, bytes_sent: float) -> None:
+        """Take in a step that gave it a token; the first of these belongs to its prompt."""
+        if not self.first_token_at:
+            self.first_token_at = time.perf_counter()
             return
-        if (guess := self.lookup.guess(1)) is not None:
-            self.acceptance.saw(guess.length, right=guess.tokens == (token,))
-        self.lookup.accept(token)
+        self.compute_s += compute_s
+        self.sync_s += sync_s
+        self.bytes_sent += bytes_sent
 
-    def settle(self, n_drafts: int, n_right: int) -> None:
-        """So many of a step's drafts were the next tokens."""
-        self.n_drafts += n_drafts
-        self.n_accepted += n_right
-        if self.source == BY_MODEL and n_drafts:
-            for _ in range(n_right):
-                self.acceptance.saw(BY_MODEL, right=True)
-            if n_right < n_drafts:
-                self.acceptance.saw(BY_MODEL, right=False)
+    def timings(self, running: RunningRequest | None) -> Timings:
+        """Return what it took until now. running: None if it never got a slot."""
+        now, n_prompt = time.perf_counter(), len(self.request.prompt)
+        if running is None:
+            return Timings(queue_s=now - self.submitted_at, prompt_tokens=n_prompt)
+        return Timings(
+            queue_s=self.admitted_at - self.submitted_at,
+            prompt_tokens=n_prompt,
+            cached_tokens=min(self.n_reused, n_prompt),
+            prompt_s=(self.first_token_at or now) - self.admitted_at,
+            tokens=running.n_answered,
+            generate_s=now - self.first_token_at if self.first_token_at else 0.0,
+            compute_s=self.compute_s,
+            sync_s=self.sync_s,
+            bytes_sent=self.bytes_sent,
+            drafted=self.n_drafts,
+            accepted=self.n_accepted,
+        )
 
 
 @dataclass
-class Totals:
-    """Sums of all steps and answers."""
+class LoopTotals:
+    """Sums over all steps and answers."""
 
     n_ranks: int
     prompt_tokens: int = 0
@@ -69,47 +91,107 @@ class Totals:
     step_s: float = 0.0
     drafted: int = 0
     accepted: int = 0
-    decodings: int = 0  # steps without prompts
+    n_decode_steps: int = 0  # steps without prompts
 
     def __post_init__(self) -> None:
-        self.decoding_s = np.zeros(self.n_ranks)  # that each rank computed in these
+        self.decode_compute_s = np.zeros(self.n_ranks)  # of each rank in these
         self.sync_s = np.zeros(self.n_ranks)
         self.bytes_sent = np.zeros(self.n_ranks)
 
-    def step(self, elapsed_s: float, n_prefill: int, stats: StepStats) -> None:
-        """A step has ended; of its tokens n_prefill were of prompts."""
+    def add_step(self, elapsed_s: float, n_prefill: int, stats: StepStats) -> None:
+        """Add a step, n_prefill of whose tokens were of prompts."""
         self.steps += 1
         self.step_s += elapsed_s
         self.prompt_tokens += n_prefill
         if not n_prefill:
-            self.decodings += 1
-            self.decoding_s += stats.compute_s
+            self.n_decode_steps += 1
+            self.decode_compute_s += stats.compute_s
         self.sync_s += stats.sync_s
         self.bytes_sent += stats.bytes_sent
 
-    def finish(self, timings: Timings) -> None:
-        """An answer has ended."""
+    def add_answer(self, timings: Timings) -> None:
+        """Add an answer that has ended."""
         self.drafted += timings.drafted
         self.accepted += timings.accepted
         self.prompt_s += timings.prompt_s
         self.generate_s += timings.generate_s
 
 
-def timings_of(answer: Answer, running: Running | None) -> Timings:
-    """What an answer took until now. running: None where it never got a sequence."""
-    now = time.perf_counter()
-    if running is None:
-        return Timings(queue_s=now - answer.submitted, prompt_tokens=len(answer.request.prompt))
-    return Timings(
-        queue_s=answer.admitted - answer.submitted,
-        prompt_tokens=len(answer.request.prompt),
-        cached_tokens=min(answer.n_reused, len(answer.request.prompt)),
-        prompt_s=(answer.first or now) - answer.admitted,
-        tokens=running.n_answered,
-        generate_s=now - answer.first if answer.first else 0.0,
-        compute_s=answer.compute_s,
-        sync_s=answer.sync_s,
-        bytes_sent=answer.bytes_sent,
-        drafted=answer.n_drafts,
-        accepted=answer.n_accepted,
-    )
+class ActiveAnswers:
+    """The answers of one loop by the ids of their requests, and the events that are due."""
+
+    def __init__(self, scheduler: Scheduler, proposer: Proposer | None, totals: LoopTotals) -> None:
+        self._scheduler, self._proposer, self._totals = scheduler, proposer, totals
+        self._answers: dict[str, ActiveAnswer] = {}
+        self._events: list[Event] = []
+
+    def __getitem__(self, request_id: str) -> ActiveAnswer:
+        return self._answers[request_id]
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether there are answers, or events of answers that have ended."""
+        return bool(self._answers or self._events)
+
+    def begin(self, request: Request) -> None:
+        """Begin an answer."""
+        self._answers[request.id] = ActiveAnswer(request, time.perf_counter())
+
+    def emit(self, event: Event) -> None:
+        """Add an event."""
+        self._events.append(event)
+
+    def emit_progress(self, running: RunningRequest) -> None:
+        """Add the event of how much of a prompt is computed."""
+        answer = self._answers[running.request.id]
+        self.emit(
+            PrefillProgress(
+                running.request.id,
+                running.n_prompt,
+                answer.n_reused,
+                min(running.n_cached, running.n_prompt),
+                time.perf_counter() - answer.admitted_at,
+            )
+        )
+
+    def take_events(self) -> list[Event]:
+        """Return the events that were not returned before."""
+        events, self._events = self._events, []
+        return events
+
+    # ------------------------------------------------------------ ends
+
+    def finish(
+        self, running: RunningRequest, reason: FinishReason, end_token: int | None = None
+    ) -> None:
+        """End an answer, and add its Done."""
+        timings = self.end(running).timings(running)
+        self._totals.add_answer(timings)
+        self.emit(Done(running.request.id, reason, timings, end_token))
+
+    def end(self, running: RunningRequest) -> ActiveAnswer:
+        """End an answer without an event."""
+        self._scheduler.finish(running)
+        return self._remove(running.request.id)
+
+    def cancel(self, request_id: str) -> None:
+        """End an answer early, and add its Done; nothing happens if there is none."""
+        was = self._scheduler.cancel(request_id)
+        if was is None:
+            return
+        running = was if isinstance(was, RunningRequest) else None
+        timings = self._remove(request_id).timings(running)
+        self.emit(Done(request_id, "cancelled", timings))
+
+    def fail(
+        self, request_id: str, error: DureError, running: RunningRequest | None = None
+    ) -> None:
+        """End an answer, if it was begun, and add its Failed. running: its slot, if it has one."""
+        if running is not None:
+            self.end(running)
+        self.emit(Failed(request_id, error.record()))
+
+    def _remove(self, request_id: str) -> ActiveAnswer:
+        if self._proposer is not None:
+            self._proposer.finish(request_id)
+        return self._answers.pop(request_id)

@@ -1,8 +1,8 @@
-"""llama.cpp's samplers, applied to the tokens that are left to choose from.
+"""llama.cpp's samplers, applied to candidates for the next token.
 
 Knows how they are made, applied and freed. Refuses to know where the logits come from.
-Random choices take their seed from the request's seed and the place of the token, so that an answer
-can be taken up anywhere, after a lost engine or in another batch, and stays the same.
+Random choices take their seed from the request's seed and the index of the token in the answer, so that
+an answer can go on anywhere, in a new engine or in another batch, and stays the same.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 
-from dure.engine.executor import Candidates, Floats, Ints
+from dure.engine.executor import Floats, Ints, TopK
 from dure.errors import UsageError
 from dure.generate.request import Grammar, Sampling
 from dure.model.llama_log import captured_log, silence_llama
 from dure.model.vocabulary import Vocabulary
 
-__all__ = ["Chain", "DryPenalties", "GrammarState", "TokenArray"]
+__all__ = ["DryPenalties", "GrammarState", "SamplerChain", "TokenArray"]
 
 _ENTRY = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _MASK = 0xFFFF_FFFF
 _INT_MAX = 2**31 - 1  # ctypes would cut off what is above
-_LONGEST_WINDOW = 1 << 20
+_MAX_WINDOW = 1 << 20
 _RANDOM_SEED = 0xFFFF_FFFF  # llama.cpp takes this one for "choose a seed"
 
 
 class TokenArray:
-    """Tokens with logits, best first, as llama.cpp's samplers take and change them."""
+    """Tokens with logits, highest first, as llama.cpp's samplers take and change them."""
 
     def __init__(self, ids: Ints, logits: Floats, *, is_sorted: bool = True) -> None:
         self._entries = np.empty(len(ids), _ENTRY)
@@ -45,14 +45,14 @@ class TokenArray:
 
     @property
     def left(self) -> npt.NDArray[Any]:
-        """What is left: a structured array of id, logit, p."""
-        at = ctypes.cast(self._array.data, ctypes.c_void_p).value or 0
-        first = (at - self._entries.ctypes.data) // _ENTRY.itemsize  # XTC moves the pointer
+        """The remaining tokens: a structured array of id, logit, p."""
+        address = ctypes.cast(self._array.data, ctypes.c_void_p).value or 0
+        first = (address - self._entries.ctypes.data) // _ENTRY.itemsize  # XTC moves the pointer
         return self._entries[first : first + self._array.size]
 
     @property
     def chosen(self) -> int:
-        """The token that was chosen; raises IndexError where none was."""
+        """The token that was chosen; raises IndexError if none was."""
         if not 0 <= self._array.selected < self._array.size:
             raise IndexError("no token was chosen")
         return int(self.left["id"][self._array.selected])
@@ -70,7 +70,7 @@ class _Owned:
             self.pointer = None
 
 
-class Chain:
+class SamplerChain:
     """One request's filters, in llama.cpp's order, and the draw at the end."""
 
     def __init__(self, sampling: Sampling, seed: int, n_vocab: int) -> None:
@@ -79,29 +79,29 @@ class Chain:
         self._filters = [_Owned(made) for made in _filters(sampling)]
         self._temperature = _Owned(lib.llama_sampler_init_temp(sampling.temperature))
 
-    def draw(self, best: Candidates, place: int, *, filtered: bool = False) -> int:
-        """A token of `best` for the answer's place.
+    def draw(self, candidates: TopK, index: int, *, filtered: bool = False) -> int:
+        """Draw the answer's token number `index` from candidates.
 
         filtered: top-k to min-p have been applied already.
         """
-        n = int(np.count_nonzero(best.logits > -np.inf))  # typical-p stumbles over the others
-        tokens = TokenArray(best.ids[:n], best.logits[:n])
+        n = int(np.count_nonzero(candidates.logits > -np.inf))  # typical-p cannot take the others
+        tokens = TokenArray(candidates.ids[:n], candidates.logits[:n])
         if self._mirostat is not None:
             tokens.apply(self._temperature.pointer)
             tokens.apply(self._mirostat.pointer)
             return tokens.chosen
         for sampler in () if filtered else self._filters:
             tokens.apply(sampler.pointer)
-        self._exclude_top_choices(tokens, place)
+        self._exclude_top_choices(tokens, index)
         tokens.apply(self._temperature.pointer)
-        dist = _Owned(lib.llama_sampler_init_dist(_seed_of(self._seed, 2 * place)))
+        dist = _Owned(lib.llama_sampler_init_dist(_seed_of(self._seed, 2 * index)))
         tokens.apply(dist.pointer)
         return tokens.chosen
 
-    def _exclude_top_choices(self, tokens: TokenArray, place: int) -> None:
+    def _exclude_top_choices(self, tokens: TokenArray, index: int) -> None:
         s = self._sampling
         if s.xtc_probability > 0:
-            seed = _seed_of(self._seed, 2 * place + 1)
+            seed = _seed_of(self._seed, 2 * index + 1)
             xtc = _Owned(lib.llama_sampler_init_xtc(s.xtc_probability, s.xtc_threshold, 1, seed))
             tokens.apply(xtc.pointer)
 
@@ -130,7 +130,7 @@ def _mirostat(s: Sampling, seed: int, n_vocab: int) -> _Owned | None:
 
 
 def _seed_of(seed: int, counter: int) -> int:
-    """32 well mixed bits of a seed and a counter. Source: SplitMix64, Steele, Lea and Flood, 2014."""
+    """Mix a seed and a counter to 32 bits. Source: SplitMix64, Steele, Lea and Flood, 2014."""
     x = (seed + (counter + 1) * 0x9E37_79B9_7F4A_7C15) & 0xFFFF_FFFF_FFFF_FFFF
     x = ((x ^ (x >> 30)) * 0xBF58_476D_1CE4_E5B9) & 0xFFFF_FFFF_FFFF_FFFF
     x = ((x ^ (x >> 27)) * 0x94D0_49BB_1331_11EB) & 0xFFFF_FFFF_FFFF_FFFF
@@ -139,32 +139,32 @@ def _seed_of(seed: int, counter: int) -> int:
 
 
 class DryPenalties:
-    """What DRY takes off the logits of tokens that would go on repeating the text."""
+    """The penalties of DRY: for tokens that would go on repeating the text."""
 
     def __init__(self, sampling: Sampling, vocabulary: Vocabulary) -> None:
         breakers = [text.encode() for text in sampling.dry_sequence_breakers]
         self._breakers = (ctypes.c_char_p * len(breakers))(*breakers)
-        # llama.cpp makes room for so many at once: no more than a text may have
-        most = vocabulary.n_ctx_train or _LONGEST_WINDOW
-        asked = sampling.dry_penalty_last_n
+        # llama.cpp allocates the window at once: no longer than a text can be
+        n_max = vocabulary.n_ctx_train or _MAX_WINDOW
+        last_n = sampling.dry_penalty_last_n
         self._sampler = _Owned(
             lib.llama_sampler_init_dry(
                 vocabulary.pointer,
                 sampling.dry_multiplier,
                 sampling.dry_base,
                 min(sampling.dry_allowed_length, _INT_MAX),
-                most if asked < 0 else min(asked, most),
+                n_max if last_n < 0 else min(last_n, n_max),
                 self._breakers,
                 len(breakers),
             )
         )
 
     def accept(self, token: int) -> None:
-        """The text goes on with a token."""
+        """Append a token to the text."""
         lib.llama_sampler_accept(self._sampler.pointer, token)
 
     def of(self, ids: Ints) -> Floats:
-        """What is added to the logit of each of these tokens: float32 [n], not above 0."""
+        """Return what is added to the logit of each of these tokens: float32 [n], not above 0."""
         tokens = TokenArray(ids, np.zeros(len(ids), np.float32))
         tokens.apply(self._sampler.pointer)
         added = tokens.left[np.argsort(tokens.left["id"], kind="stable")]
@@ -172,28 +172,28 @@ class DryPenalties:
 
 
 class GrammarState:
-    """How far an answer has come in its grammar. Raises UsageError where llama.cpp refuses it."""
+    """The state of an answer in its grammar. Raises UsageError if llama.cpp refuses the grammar."""
 
     def __init__(self, grammar: Grammar, vocabulary: Vocabulary) -> None:
         silence_llama()
         self._sampler = _Owned(_grammar_sampler(grammar, vocabulary))
         if not self._sampler.pointer:
-            said = "; ".join(captured_log()[-2:])
-            raise UsageError(f"the grammar cannot be read: {said or 'llama.cpp gives no reason'}")
+            reason = "; ".join(captured_log()[-2:]) or "llama.cpp gives no reason"
+            raise UsageError(f"the grammar cannot be read: {reason}")
 
     def allows(self, token: int) -> bool:
-        """Whether the answer may go on with this token."""
+        """Tell whether the grammar allows a token next."""
         return bool(self._allowed(np.array([token], np.int32), np.zeros(1, np.float32)).size)
 
-    def first_allowed(self, best: Candidates) -> int | None:
-        """The best of some tokens that is allowed."""
-        allowed = self._allowed(best.ids, best.logits)
+    def first_allowed(self, candidates: TopK) -> int | None:
+        """Return the first of some candidates that the grammar allows; None if it allows none."""
+        allowed = self._allowed(candidates.ids, candidates.logits)
         return int(allowed["id"][0]) if allowed.size else None
 
-    def masked(self, all_: Candidates) -> Candidates:
-        """Of the whole vocabulary, best first, what is allowed."""
+    def masked(self, all_: TopK) -> TopK:
+        """Return the candidates that the grammar allows. all_: the whole vocabulary, highest first."""
         allowed = self._allowed(all_.ids, all_.logits)
-        return Candidates(
+        return TopK(
             np.ascontiguousarray(allowed["id"]),
             np.ascontiguousarray(allowed["logit"]),
             all_.log_sum_exp,
@@ -201,7 +201,7 @@ class GrammarState:
         )
 
     def accept(self, token: int) -> None:
-        """The answer goes on with a token that is allowed."""
+        """Append a token, which must be allowed, to the answer."""
         lib.llama_sampler_accept(self._sampler.pointer, token)
 
     def _allowed(self, ids: Ints, logits: Floats) -> npt.NDArray[Any]:

@@ -1,6 +1,6 @@
-"""What a generation request is, and the events that answer it.
+"""A request for generation, and the events that answer it.
 
-Knows plain values that travel between the process that serves and the one that generates.
+Knows plain values, which travel between the process that serves and the one that generates.
 Refuses to know text, HTTP and how tokens are computed.
 """
 
@@ -22,7 +22,7 @@ __all__ = [
     "FinishReason",
     "Grammar",
     "ModelInfo",
-    "Progress",
+    "PrefillProgress",
     "Request",
     "Sampling",
     "Timings",
@@ -34,13 +34,13 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the next token is chosen, in the terms of llama.cpp's samplers.
+    """The parameters of sampling, in the terms of llama.cpp's samplers.
 
-    temperature 0 is greedy. These values switch a part off: top_k 0, top_p 1, min_p 0, typical_p 1,
+    temperature 0 is greedy. These values turn a sampler off: top_k 0, top_p 1, min_p 0, typical_p 1,
     top_n_sigma -1, repeat_penalty 1, frequency_penalty 0, presence_penalty 0, dry_multiplier 0,
     xtc_probability 0, mirostat 0. A window of -1 is the whole context.
     seed None is random; the same seed, prompt and parameters give the same tokens.
-    logit_bias: token id to what is added to its logit; -inf forbids it.
+    logit_bias: by token id, what is added to its logit; -inf forbids the token.
     """
 
     temperature: float = 0.8
@@ -67,7 +67,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     logit_bias: dict[int, float] = {}
 
     def __post_init__(self) -> None:
-        """Raises UsageError naming the parameter that makes no sense."""
+        """Check every parameter. Raises UsageError, which names the one that is out of range."""
         for name, (low, high) in _RANGES.items():
             _check(name, getattr(self, name), low, high)
         if self.seed is not None:
@@ -105,19 +105,20 @@ def _check(name: str, value: float, low: float, high: float) -> None:
     if low <= value <= high and math.isfinite(value):
         return
     if math.isinf(low):
-        wanted = "a finite number"
+        allowed = "a finite number"
     elif math.isinf(high):
-        wanted = f"a number of {low:g} or more"
+        allowed = f"a number of {low:g} or more"
     else:
-        wanted = f"a number from {low:g} to {high:g}"
-    raise UsageError(f"{name} {value:g} makes no sense: give {wanted}")
+        allowed = f"a number from {low:g} to {high:g}"
+    raise UsageError(f"{name} {value:g} makes no sense", f"give {allowed}")
 
 
 class Grammar(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A GBNF grammar that the answer must follow; llama.cpp's syntax.
+    """A GBNF grammar, in llama.cpp's syntax, that the answer must follow.
 
     With `triggers` it is lazy: the answer is free until its text matches one of these regular
-    expressions, whose first group (or whole match) then begins the grammar. `trigger_tokens` likewise.
+    expressions; the first group of the match, or all of it, then begins what must follow the grammar.
+    `trigger_tokens` likewise.
     """
 
     gbnf: str
@@ -127,20 +128,20 @@ class Grammar(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def lazy(self) -> bool:
-        """Whether the answer begins free."""
+        """Tell whether the answer is free at first."""
         return bool(self.triggers or self.trigger_tokens)
 
 
 class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One answer that is wanted.
+    """A request for one answer.
 
-    prompt: token ids. max_tokens None: up to the end of the context.
-    n_logprobs: None, or how many of the best tokens come with each token, besides the chosen one's.
-    ignore_eos: go on when the model wants to end. end_tokens: end here as well.
-    cache_prompt: reuse, and leave behind, the KV cache of the prompt.
-    owner: whose request it is; work is shared fairly between owners.
-    answered: tokens of the answer that were given before, by an engine that is gone; it goes on there.
-    embed: no answer is wanted, but the prompt's embedding.
+    prompt: token ids. max_tokens: of the answer; None: up to the end of the context.
+    n_logprobs: None, or how many of the top tokens come with each token, besides its own logprob.
+    ignore_eos: go on if the model ends the answer. end_tokens: tokens that end it as well.
+    cache_prompt: reuse the KV cache of prompts that begin alike, and leave this prompt's there.
+    owner: whose request it is; owners take turns.
+    answered: the tokens of the answer that an engine before this one gave; it goes on after them.
+    embed: compute the prompt's embedding instead of an answer.
     """
 
     id: str
@@ -158,8 +159,8 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 def check_tokens(request: Request, n_vocab: int) -> None:
-    """Raises UsageError where a request names a token that a vocabulary of n_vocab does not have."""
-    for where, tokens in (
+    """Check the tokens of a request. Raises UsageError if one is outside of a vocabulary of n_vocab."""
+    for field, tokens in (
         ("prompt", request.prompt),
         ("logit_bias", request.sampling.logit_bias),
         ("end_tokens", request.end_tokens),
@@ -167,14 +168,14 @@ def check_tokens(request: Request, n_vocab: int) -> None:
         wrong = next((token for token in tokens if not 0 <= token < n_vocab), None)
         if wrong is not None:
             raise ParameterError(
-                where, f"{where}: there is no token {wrong}, only 0 to {n_vocab - 1}"
+                field, f"{field}: there is no token {wrong}, only 0 to {n_vocab - 1}"
             )
 
 
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an answer took; seconds. prompt_tokens counts those of the prompt that were cached too.
+    """What an answer took; seconds. prompt_tokens: all of the prompt, the cached ones too.
 
-    drafted: tokens that were guessed ahead; accepted: of these, how many were right.
+    drafted: draft tokens that were verified; accepted: how many of these were accepted.
     """
 
     queue_s: float = 0.0
@@ -183,7 +184,7 @@ class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
     prompt_s: float = 0.0
     tokens: int = 0
     generate_s: float = 0.0
-    compute_s: float = 0.0  # of the decode steps, as the next two: mean over ranks
+    compute_s: float = 0.0  # of the decode steps, mean over ranks; so are the next two
     sync_s: float = 0.0
     bytes_sent: float = 0.0
     drafted: int = 0
@@ -191,18 +192,18 @@ class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def prompt_per_s(self) -> float:
-        """Prompt tokens a second, without those that were cached."""
+        """Prompt tokens computed a second."""
         computed = self.prompt_tokens - self.cached_tokens
         return computed / self.prompt_s if self.prompt_s else 0.0
 
     @property
     def n_steps(self) -> int:
-        """Decode steps: the first token comes with the prompt."""
+        """Count the decode steps: the first token comes with the prompt."""
         return max(0, self.tokens - 1)
 
     @property
     def generated_per_s(self) -> float:
-        """Generated tokens a second; the first comes with the prompt and is not counted."""
+        """Generated tokens a second, without the first, which comes with the prompt."""
         return self.n_steps / self.generate_s if self.generate_s else 0.0
 
 
@@ -210,8 +211,8 @@ class _Event(msgspec.Struct, tag=True, array_like=True, frozen=True):
     id: str
 
 
-class Progress(_Event, frozen=True):
-    """The prompt's `processed` tokens are in the KV cache, `cached` of them from before."""
+class PrefillProgress(_Event, frozen=True):
+    """How much of a prompt is prefilled: `processed` of `total` tokens, `cached` of them from before."""
 
     total: int
     cached: int
@@ -220,7 +221,7 @@ class Progress(_Event, frozen=True):
 
 
 class Token(_Event, frozen=True):
-    """The next token. With logprobs: its own, and the best (token, logprob), best first."""
+    """The next token. logprob: its own; top: (token, logprob) of the likeliest, in this order."""
 
     token: int
     logprob: float | None = None
@@ -228,7 +229,7 @@ class Token(_Event, frozen=True):
 
 
 class Done(_Event, frozen=True):
-    """The end. `end_token`: what the model ended with; it is not among the tokens."""
+    """The end of an answer. end_token: the one that the model ended it with, which is no part of it."""
 
     reason: FinishReason
     timings: Timings
@@ -236,22 +237,22 @@ class Done(_Event, frozen=True):
 
 
 class Failed(_Event, frozen=True):
-    """The request cannot be answered, for this reason."""
+    """The end of a request that cannot be answered."""
 
     error: ErrorRecord
 
 
 class Embedded(_Event, frozen=True):
-    """The embedding of a prompt: float32, not normalized."""
+    """The embedding of a prompt. values: float32 [n_embd], not normalized."""
 
     values: bytes
 
 
-Event = Progress | Token | Done | Embedded | Failed
+Event = PrefillProgress | Token | Done | Embedded | Failed
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """What a server must know of the model that runs. n_ctx: the most tokens of one request."""
+    """The model that runs, as a server needs to know it. n_ctx: prompt and answer of one request."""
 
     path: str
     name: str
@@ -260,7 +261,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     n_ctx_train: int
     n_vocab: int
     n_embd: int
-    n_sequences: int  # answers at once
+    n_sequences: int  # requests that run at once
     n_ranks: int
     threads: tuple[int, ...]
     weights_bytes: int
@@ -272,7 +273,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):
     """Figures of the engine since it started.
 
-    kv_*: positions of the KV cache, used by running requests, and kept for prompts that begin alike.
+    kv_*: positions of the KV cache: used by running requests, kept for prompts that begin alike, in all.
     """
 
     running: int = 0
@@ -285,12 +286,12 @@ class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):
     generated_tokens: int = 0
     generate_s: float = 0.0
     cache_queries: int = 0  # prompt tokens that were looked up
-    cache_hits: int = 0  # of these, found
+    cache_hits: int = 0  # of these, found in the prefix cache
     steps: int = 0
     step_s: float = 0.0
-    drafted: int = 0  # tokens guessed ahead, of answers that ended
-    accepted: int = 0  # of these, right
-    sync_s: tuple[float, ...] = ()  # a rank
-    bytes_sent: tuple[float, ...] = ()  # a rank
-    peak_bytes: tuple[int, ...] = ()  # a rank
+    drafted: int = 0  # draft tokens verified, of answers that ended
+    accepted: int = 0  # of these, accepted
+    sync_s: tuple[float, ...] = ()  # of each rank, as the next two
+    bytes_sent: tuple[float, ...] = ()
+    peak_bytes: tuple[int, ...] = ()
     sequences_held: int = 0  # by running requests and by the prefix cache

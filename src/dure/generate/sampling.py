@@ -1,10 +1,10 @@
-"""Choose the next token from the best of the vocabulary, exactly as from all of it.
+"""Chooses the next token from the top logits, exactly as from those of the whole vocabulary.
 
-The ranks report the best 256 logits with the log-sum-exp of all, after penalties and biases. Where these
+The ranks report the top 256 logits with the log-sum-exp of all, after penalties and biases. If these
 decide the choice (greedy, top-k within them, top-p or min-p that close within them) nothing else is
-needed; where they do not (flat distributions, typical-p without top-k, mirostat, a grammar that refuses
-the choice), the whole logits are asked for. The filters are llama.cpp's, in its order: top-n-sigma,
-top-k, typical-p, top-p, min-p, XTC, temperature.
+needed; if they do not (flat distributions, typical-p without top-k, mirostat, a grammar that refuses
+the choice), all logits are fetched. The filters are llama.cpp's, in its order: top-n-sigma, top-k,
+typical-p, top-p, min-p, XTC, temperature. Refuses to know which request a token is for.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dure.engine.executor import BEST, Adjustment, Candidates, Floats, Ints
+from dure.engine.executor import TOP_K, Adjustment, Floats, Ints, TopK
 from dure.errors import ModelError
-from dure.generate.llama_samplers import Chain, DryPenalties, GrammarState
+from dure.generate.llama_samplers import DryPenalties, GrammarState, SamplerChain
 from dure.generate.request import Grammar, Sampling
 from dure.model.vocabulary import Vocabulary
 
-__all__ = ["GrammarEnd", "Sampler", "Sampling", "keep", "n_best_of"]
+__all__ = ["GrammarEnd", "Sampler", "Sampling", "filter_top", "n_best_of"]
 
-_FOR_GRAMMAR = 64  # candidates, among which one is mostly allowed
+N_FOR_GRAMMAR = 64  # candidates, among which a grammar mostly allows one
 
 
 class GrammarEnd(Exception):  # noqa: N818  # not an error: the answer is complete
@@ -32,15 +32,15 @@ class GrammarEnd(Exception):  # noqa: N818  # not an error: the answer is comple
 
 
 def n_best_of(sampling: Sampling, *, n_logprobs: int | None = None, grammar: bool = False) -> int:
-    """How many candidates a step should report, so that the choice is mostly decided."""
+    """Return how many candidates a step should report, so that they mostly decide the choice."""
     least = 1
     if n_logprobs is not None:
         least = max(2, n_logprobs)
     if grammar:
-        least = max(least, _FOR_GRAMMAR)
+        least = max(least, N_FOR_GRAMMAR)
     if _is_greedy(sampling):
         return least
-    return max(least, sampling.top_k if 1 < sampling.top_k <= BEST else BEST)
+    return max(least, sampling.top_k if 1 < sampling.top_k <= TOP_K else TOP_K)
 
 
 def _is_greedy(s: Sampling) -> bool:
@@ -50,8 +50,8 @@ def _is_greedy(s: Sampling) -> bool:
 class Sampler:
     """Chooses one answer's tokens. The same seed, prompt and logits give the same tokens.
 
-    context: what comes before the answer, for penalties. forbidden: tokens that are never chosen.
-    Raises UsageError where the grammar cannot be read.
+    context: the tokens before the answer, for penalties. forbidden: tokens that are never chosen.
+    Raises UsageError if the grammar cannot be read.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class Sampler:
         self.sampling = sampling
         self.n_best = n_best_of(sampling, n_logprobs=n_logprobs, grammar=grammar is not None)
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
-        self._chain = Chain(sampling, seed, n_vocab)
+        self._chain = SamplerChain(sampling, seed, n_vocab)
         self._bias = {**sampling.logit_bias, **dict.fromkeys(forbidden, -math.inf)}
         self._history = list(context)
-        self._place = 0
+        self._n_answered = 0
         self._grammar = self._dry = None
         if grammar is not None:
             assert vocabulary is not None, "a grammar speaks of texts"
@@ -84,80 +84,80 @@ class Sampler:
         self._has_penalties = _has_penalties(sampling)
         self._fixed = None if self._has_penalties or self._dry else self._adjustment()
 
-    def choose(self, best: Candidates, whole: Callable[[], Floats]) -> int:
-        """The next token. `whole` fetches all logits, float32 [n_vocab]; called only if needed.
+    def choose(self, top: TopK, all_logits: Callable[[], Floats]) -> int:
+        """Return the next token. all_logits: fetches float32 [n_vocab], and is called only if needed.
 
-        Choosing does not change anything: `accept` does. Only mirostat learns from its own choices,
-        so an answer that is taken up after a lost engine goes on with mirostat begun anew.
-        Raises GrammarEnd; ModelError where the logits are no numbers.
+        Choosing does not change anything: `accept` does. Only mirostat adapts to its own choices, so an
+        answer that goes on in a new engine goes on with a new mirostat.
+        Raises GrammarEnd; ModelError if a logit is no number.
         """
-        if math.isnan(best.logits[0]):
-            raise ModelError("the model computed a logit that is no number: is the file damaged?")
-        if best.logits[0] == -math.inf:
+        if math.isnan(top.logits[0]):
+            raise ModelError("the model computed a logit that is no number", "is the file damaged?")
+        if top.logits[0] == -math.inf:
             raise GrammarEnd
-        token = self._draw(best, whole)
+        token = self._draw(top, all_logits)
         if self._grammar is None or self._grammar.allows(token):
             return token
-        return self._choose_allowed(self._grammar, best, whole)
+        return self._choose_allowed(self._grammar, top, all_logits)
 
     def accept(self, token: int) -> None:
-        """The answer goes on with this token."""
-        self._place += 1
+        """Append a token to the answer."""
+        self._n_answered += 1
         self._history.append(token)
         if self._dry is not None:
             self._dry.accept(token)
         if self._grammar is not None:
             self._grammar.accept(token)
 
-    def _draw(self, best: Candidates, whole: Callable[[], Floats]) -> int:
+    def _draw(self, top: TopK, all_logits: Callable[[], Floats]) -> int:
         if _is_greedy(self.sampling):
-            return int(best.ids[0])
-        if self._decides(best):
-            return self._chain.draw(best, self._place)
-        kept = None if self._needs_all() else keep(best, self.sampling)
-        if kept is not None:
-            return self._chain.draw(kept, self._place, filtered=True)
-        return self._chain.draw(_all_of(whole()), self._place)
+            return int(top.ids[0])
+        if self._decides(top):
+            return self._chain.draw(top, self._n_answered)
+        filtered = None if self._needs_all() else filter_top(top, self.sampling)
+        if filtered is not None:
+            return self._chain.draw(filtered, self._n_answered, filtered=True)
+        return self._chain.draw(_all_of(all_logits()), self._n_answered)
 
-    def _decides(self, best: Candidates) -> bool:
-        """Whether the filters see with `best` all they would see of the vocabulary."""
-        return best.whole or (not self._needs_all() and 0 < self.sampling.top_k <= len(best.ids))
+    def _decides(self, top: TopK) -> bool:
+        """Tell whether the filters would see no more of the whole vocabulary than of `top`."""
+        return top.whole or (not self._needs_all() and 0 < self.sampling.top_k <= len(top.ids))
 
     def _needs_all(self) -> bool:
         s = self.sampling
-        flat = s.typical_p < 1 and not 0 < s.top_k <= BEST
+        flat = s.typical_p < 1 and not 0 < s.top_k <= TOP_K
         return flat or s.top_n_sigma > 0 or s.mirostat > 0
 
     def _choose_allowed(
-        self, grammar: GrammarState, best: Candidates, whole: Callable[[], Floats]
+        self, grammar: GrammarState, top: TopK, all_logits: Callable[[], Floats]
     ) -> int:
-        if _is_greedy(self.sampling) and (token := grammar.first_allowed(best)) is not None:
+        if _is_greedy(self.sampling) and (token := grammar.first_allowed(top)) is not None:
             return token
-        allowed = grammar.masked(_all_of(whole()))
+        allowed = grammar.masked(_all_of(all_logits()))
         if not allowed.ids.size:
             raise GrammarEnd
         if _is_greedy(self.sampling):
             return int(allowed.ids[0])
-        return self._chain.draw(allowed, self._place)
+        return self._chain.draw(allowed, self._n_answered)
 
     # ------------------------------------------------------------ penalties and biases
 
     @property
     def can_draft(self) -> bool:
-        """Whether the adjustment is known for tokens that are only guessed: DRY learns from each."""
+        """Tell whether logits after draft tokens can be adjusted: DRY's state changes with each token."""
         return self._dry is None
 
-    def adjustment(self, ahead: Sequence[int] = ()) -> Adjustment | None:
-        """What a step changes of the logits before the best are chosen.
+    def adjustment(self, drafts: Sequence[int] = ()) -> Adjustment | None:
+        """Return what to change of the logits before the top ones are chosen.
 
-        ahead: tokens that the answer may go on with, before the one that these logits are for.
+        drafts: draft tokens between the answer so far and the token that these logits are for.
         """
         if self._has_penalties or self._dry is not None:
-            return self._adjustment(ahead)
+            return self._adjustment(drafts)
         return self._fixed
 
-    def _adjustment(self, ahead: Sequence[int] = ()) -> Adjustment | None:
-        counts = self._counts(ahead)
+    def _adjustment(self, drafts: Sequence[int] = ()) -> Adjustment | None:
+        counts = self._counts(drafts)
         dry = np.unique(np.array(self._history, np.int32)) if self._dry else np.zeros(0, np.int32)
         ids = np.array(sorted({*self._bias, *counts, *dry.tolist()}), np.int32)
         if not ids.size:
@@ -171,12 +171,12 @@ class Sampler:
             after[np.searchsorted(ids, dry)] += self._dry.of(dry)
         return Adjustment(ids, before, repeat.astype(np.float32), after.astype(np.float32))
 
-    def _counts(self, ahead: Sequence[int]) -> dict[int, int]:
-        """How often each token stands in the penalties' window."""
+    def _counts(self, drafts: Sequence[int]) -> dict[int, int]:
+        """Count each token in the window of the penalties."""
         if not self._has_penalties:
             return {}
         last_n = self.sampling.repeat_last_n
-        text = [*self._history, *ahead] if ahead else self._history
+        text = [*self._history, *drafts] if drafts else self._history
         window = text if last_n < 0 else text[-last_n:]
         ids, counts = np.unique(np.array(window, np.int32), return_counts=True)
         return dict(zip(ids.tolist(), counts.tolist(), strict=True))
@@ -187,37 +187,37 @@ def _has_penalties(s: Sampling) -> bool:
     return not off and s.repeat_last_n != 0
 
 
-def keep(best: Candidates, sampling: Sampling) -> Candidates | None:
-    """What top-k, top-p and min-p leave of the whole vocabulary, or None where `best` cannot tell."""
-    decided = best.whole
-    if 0 < sampling.top_k <= len(best.ids):
-        best, decided = _first(best, sampling.top_k), True
+def filter_top(top: TopK, sampling: Sampling) -> TopK | None:
+    """Return what top-k, top-p and min-p leave of the vocabulary; None if `top` does not decide that."""
+    decided = top.whole
+    if 0 < sampling.top_k <= len(top.ids):
+        top, decided = _first(top, sampling.top_k), True
     elif sampling.top_k and not decided and sampling.top_p < 1:
-        return None  # top-p counts the probabilities of the top-k, whose sum is not known
-    relative = _probabilities(best, renormalize=decided)
-    before = np.cumsum(relative) - relative  # of all that are better
+        return None  # top-p adds up the probabilities of the top-k, whose sum is not known
+    relative = _probabilities(top, renormalize=decided)
+    before = np.cumsum(relative) - relative  # of all likelier tokens
     n_top_p = int(np.searchsorted(before, sampling.top_p, side="left"))
     n_min_p = int(np.count_nonzero(relative >= sampling.min_p * relative[0]))
     n = max(1, min(n_top_p if sampling.top_p < 1 else len(relative), n_min_p))
     reached = sampling.top_p < 1 and float(before[-1] + relative[-1]) >= sampling.top_p
     closes = n < len(relative) or reached
-    return _first(best, n) if decided or closes else None
+    return _first(top, n) if decided or closes else None
 
 
-def _probabilities(best: Candidates, *, renormalize: bool) -> npt.NDArray[np.float64]:
-    logits = best.logits.astype(np.float64)
+def _probabilities(top: TopK, *, renormalize: bool) -> npt.NDArray[np.float64]:
+    logits = top.logits.astype(np.float64)
     if renormalize:
         weights = np.exp(logits - logits[0])
         return np.asarray(weights / weights.sum())
-    return np.asarray(np.exp(logits - best.log_sum_exp))
+    return np.asarray(np.exp(logits - top.log_sum_exp))
 
 
-def _first(best: Candidates, n: int) -> Candidates:
-    return Candidates(best.ids[:n], best.logits[:n], best.log_sum_exp, best.whole)
+def _first(top: TopK, n: int) -> TopK:
+    return TopK(top.ids[:n], top.logits[:n], top.log_sum_exp, top.whole)
 
 
-def _all_of(logits: Floats) -> Candidates:
+def _all_of(logits: Floats) -> TopK:
     ids: Ints = np.argsort(-logits, kind="stable").astype(np.int32)
     largest = float(logits.max())
     log_sum_exp = largest + math.log(float(np.exp(logits.astype(np.float64) - largest).sum()))
-    return Candidates(ids, logits[ids], log_sum_exp, whole=True)
+    return TopK(ids, logits[ids], log_sum_exp, whole=True)

@@ -1,6 +1,7 @@
-"""One conversation on an executor: prompt in, text out, the KV cache kept between turns.
+"""One conversation on an executor: prompt in, text out; the KV cache is kept between turns.
 
-What `dure run` and `dure chat` use: the engine's loop with one sequence, in this process.
+What `dure run` and `dure chat` use: the engine's loop with one request at a time, in this process.
+Refuses to know how prompts are rendered from messages.
 """
 
 from __future__ import annotations
@@ -13,34 +14,37 @@ from dure.engine.executor import Executor
 from dure.errors import UsageError, context_error, revived
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Done, Failed, Request, Sampling, Timings, Token
-from dure.generate.speculative.proposer import Guessing
+from dure.generate.speculative.proposer import Proposer
 from dure.model.vocabulary import Vocabulary
 
-__all__ = ["Piece", "Session"]
+__all__ = ["AnswerPiece", "Session"]
 
 _ID = "turn"  # one at a time
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One generated token, and the text it completes (empty in the middle of a character)."""
+class AnswerPiece:
+    """A generated token, and the text it completes, empty in the middle of a character.
 
-    token: int
+    token: None in a last piece that only holds the text of an incomplete character.
+    """
+
+    token: int | None
     text: str
 
 
 class Session:
-    """One sequence on an executor.
+    """One conversation on an executor.
 
     After an answer, `finish` tells why it ended: "stop" (the model ended it), "length" (max_tokens or the
     context is reached) or "cancelled"; `timings` what it took.
     """
 
     def __init__(
-        self, executor: Executor, vocabulary: Vocabulary, guessing: Guessing | None = None
+        self, executor: Executor, vocabulary: Vocabulary, proposer: Proposer | None = None
     ) -> None:
         self._executor, self._vocabulary = executor, vocabulary
-        self._loop = EngineLoop(executor, vocabulary, guessing=guessing)
+        self._loop = EngineLoop(executor, vocabulary, proposer=proposer)
         self.timings, self.finish = Timings(), ""
 
     def answer(
@@ -50,10 +54,10 @@ class Session:
         *,
         max_tokens: int | None = None,
         cancelled: Callable[[], bool] = lambda: False,
-    ) -> Iterator[Piece]:
-        """Generate after `prompt`. `cancelled` is asked between steps.
+    ) -> Iterator[AnswerPiece]:
+        """Generate after `prompt`; `cancelled` is called between steps.
 
-        Raises UsageError where the prompt is empty or longer than the context.
+        Raises UsageError if the prompt is empty or longer than the context.
         """
         self._check(prompt, max_tokens)
         self.finish = "cancelled"
@@ -63,11 +67,11 @@ class Session:
         )
         try:
             for token in self._tokens(cancelled):
-                yield Piece(token, decoder.decode(self._vocabulary.piece(token)))
+                yield AnswerPiece(token, decoder.decode(self._vocabulary.piece(token)))
         finally:
-            self._loop.cancel(_ID)  # where the reader has gone
+            self._loop.cancel(_ID)  # if the reader has gone
         if rest := decoder.decode(b"", final=True):
-            yield Piece(-1, rest)
+            yield AnswerPiece(None, rest)
 
     def _tokens(self, cancelled: Callable[[], bool]) -> Iterator[int]:
         while self._loop.busy:
@@ -84,9 +88,9 @@ class Session:
 
     def _check(self, prompt: Sequence[int], max_tokens: int | None) -> None:
         if not prompt:
-            raise UsageError("the prompt is empty: give some text")
+            raise UsageError("the prompt is empty", "give some text")
         if max_tokens is not None and max_tokens < 1:
-            raise UsageError(f"--max-tokens {max_tokens}: give a number above 0")
+            raise UsageError(f"--max-tokens {max_tokens}", "give a number above 0")
         n_ctx = self._executor.info.n_ctx
         if len(prompt) >= n_ctx:
             raise context_error(len(prompt), n_ctx)

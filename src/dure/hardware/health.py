@@ -11,7 +11,7 @@ __all__ = ["Health", "Link", "Platform"]
 class Platform:
     """What a machine is for good.
 
-    host: what it calls itself. architecture: as `uname -m` has it. features: of its processor, those that
+    host: its own name. architecture: as `uname -m` has it. features: of its processor, those that
     llama.cpp has kernels for. versions: of dure and of what must be the same on all nodes, by name.
     problem: why that software does not run here, or "".
     """
@@ -28,7 +28,7 @@ class Platform:
 
 @dataclass(frozen=True)
 class Link:
-    """A network interface that is up. speed_mbit: 0 where it does not say. errors: since it came up."""
+    """A network interface that is up. speed_mbit: 0 if it does not say. errors: since it came up."""
 
     name: str
     addresses: tuple[str, ...]
@@ -42,7 +42,7 @@ class Link:
 class Health:
     """What a machine's sensors say.
 
-    temperature_c, clock_mhz: None where there is no sensor. throttled: why it runs slower than it could.
+    temperature_c, clock_mhz: None if there is no sensor. throttled: why it runs slower than it could.
     load: processes that want a core, over a minute. up_s: since it started.
     """
 

@@ -35,7 +35,7 @@ _PI_NOW = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft tempe
 
 
 def probe() -> Machine:
-    """The machine this process runs on."""
+    """Return the machine that this process runs on, as it is now."""
     memory = psutil.virtual_memory()
     return Machine(_cores(), int(memory.total), int(memory.available))
 
@@ -45,33 +45,33 @@ def _cores() -> int:
 
 
 def n_cpus() -> int:
-    """How many CPUs this process may use, hyper-threads included."""
+    """Count the CPUs that this process may use, hyper-threads included."""
     return len(_ALLOWED)
 
 
-def cpus() -> tuple[int, ...]:
-    """The CPUs that this process may use, in the order in which they help: quick cores before slow ones,
-    and before the further hyper-threads of any.
+def cpus(described: Path = _CPUS, allowed: Collection[int] = _ALLOWED) -> tuple[int, ...]:
+    """Return the CPUs that this process may use, in the order in which they help: quick cores before slow
+    ones, and before the further hyper-threads of any.
+
+    described: the folder in which Linux describes each. allowed: the numbers of those to order.
     """
     seen = dict[str, int]()  # hyper-threads met so far, by their core
     ranked = []
-    for cpu in sorted(_ALLOWED):
-        core = _text(_CPUS / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu)
+    for cpu in sorted(allowed):
+        core = _text(described / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu)
         seen[core] = seen.get(core, 0) + 1
-        ranked.append((seen[core], -_quickness(cpu), cpu))
+        ranked.append((seen[core], -_quickness(described / f"cpu{cpu}"), cpu))
     return tuple(cpu for _, _, cpu in sorted(ranked))
 
 
-def _quickness(cpu: int) -> int:
-    """A figure that is greater for quicker cores; 0 where Linux tells nothing."""
-    told = (
-        _text(_CPUS / f"cpu{cpu}" / name) for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq")
-    )
-    return next((int(text) for text in told if text), 0)
+def _quickness(cpu: Path) -> int:
+    """Return a figure that is greater for quicker cores; 0 if Linux reports none."""
+    texts = (_text(cpu / name) for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"))
+    return next((int(text) for text in texts if text), 0)
 
 
 def platform(versions: Mapping[str, str], problem: Callable[[Collection[str]], str]) -> Platform:
-    """What this machine is for good. versions: of the software that the caller knows.
+    """Return what this machine is for good. versions: of the software that the caller knows.
 
     problem: why that does not run on a processor with these features.
     """
@@ -90,7 +90,7 @@ def platform(versions: Mapping[str, str], problem: Callable[[Collection[str]], s
 
 
 def _processor() -> tuple[str, tuple[str, ...]]:
-    """Its name and the features that matter, from what Linux tells; empty elsewhere."""
+    """Return the processor's name and the features that matter, as Linux reports them; empty elsewhere."""
     fields: dict[str, str] = {}
     for line in _text(Path("/proc/cpuinfo")).splitlines():
         name, _, value = line.partition(":")
@@ -102,7 +102,7 @@ def _processor() -> tuple[str, tuple[str, ...]]:
 
 
 def health(directory: Path) -> Health:
-    """How this machine is now. directory: on the disk whose room matters."""
+    """Return how this machine is now. directory: on the disk whose room matters."""
     frequency = psutil.cpu_freq()
     return Health(
         temperature_c=_temperature(),
@@ -123,7 +123,7 @@ def _free(directory: Path) -> int:
 
 
 def _temperature() -> float | None:
-    """The warmest reading of the processor's own sensors, else of any."""
+    """Return the warmest reading of the processor's own sensors, else of any."""
     if not hasattr(psutil, "sensors_temperatures"):
         return None
     found = psutil.sensors_temperatures()
@@ -133,17 +133,17 @@ def _temperature() -> float | None:
 
 
 def _throttled() -> tuple[str, ...]:
-    """Why it runs slower than it could, now: a Raspberry Pi's firmware knows."""
-    told = _text(_PI_THROTTLED) or _vcgencmd()
+    """Return why it runs slower than it could, now: a Raspberry Pi's firmware knows."""
+    text = _text(_PI_THROTTLED) or _vcgencmd()
     try:
-        bits = int(told.strip().removeprefix("throttled=") or "0", 16)
+        bits = int(text.strip().removeprefix("throttled=") or "0", 16)
     except ValueError:
         return ()
     return tuple(name for bit, name in _PI_NOW.items() if bits >> bit & 1)
 
 
 def _vcgencmd() -> str:
-    """What the firmware's own tool says, where Linux does not pass it on; "" where it is not there."""
+    """Ask the firmware's own tool, if Linux does not pass it on; "" if there is none."""
     program = shutil.which("vcgencmd")
     if program is None:
         return ""

@@ -12,14 +12,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dure.errors import CutError
-from dure.model.architecture import Along, Architecture, Rule, Shape, architecture_of, shape_of
+from dure.model.architectures import (
+    Along,
+    Architecture,
+    Rule,
+    Shape,
+    architecture_of,
+    shape_of,
+)
 from dure.model.ggml import GgmlType, type_named
 from dure.model.gguf import GgufFile, Tensor
 
-__all__ = ["CutPlan", "RankCut", "Span", "apportion", "plan_cut"]
+__all__ = [
+    "COUNTED",
+    "CutPlan",
+    "RankCut",
+    "Span",
+    "apportion",
+    "plan_cut",
+    "rank_cut",
+    "whole_cut",
+]
 
 ROW_GRAIN = 32  # rows of a column-parallel tensor: llama.cpp's repacked kernels want multiples of 8
-# What llama.cpp's own quantizer falls back to where 256-blocks do not fit.
+# What llama.cpp's own quantizer falls back to if 256-blocks do not fit.
 _FALLBACK = {
     "Q2_K": "Q4_0",
     "Q3_K": "Q4_0",
@@ -43,18 +59,34 @@ class Span:
         return self.stop - self.start
 
     def times(self, width: int) -> Span:
-        """The same range counted in units `width` times smaller."""
+        """Return the same range counted in units `width` times smaller."""
         return Span(self.start * width, self.stop * width)
 
 
-@dataclass(frozen=True)
-class RankCut:
-    """What one rank holds of every layer, and of the vocabulary."""
+RankCut = Mapping[Along, Span]
+"""What one rank holds along every axis that is cut; of each layer, or of the vocabulary."""
 
-    heads: Span
-    kv_heads: Span
-    ffn: Span
-    vocabulary: Span
+COUNTED = (Along.HEADS, Along.KV_HEADS, Along.FFN, Along.VOCABULARY)
+"""What a cut is decided in; other axes follow. A shard's name depends on their order."""
+
+
+def rank_cut(shape: Shape, counted: Iterable[Span]) -> RankCut:
+    """Return what a rank holds along every axis. counted: its spans of `COUNTED`."""
+    cut = dict(zip(COUNTED, counted, strict=True))
+    heads, kv_heads = cut[Along.HEADS], cut[Along.KV_HEADS]
+    return {
+        **cut,
+        Along.QUERY: heads.times(shape.key_length),
+        Along.CONTEXT: heads.times(shape.value_length),
+        Along.KEY: kv_heads.times(shape.key_length),
+        Along.VALUE: kv_heads.times(shape.value_length),
+    }
+
+
+def whole_cut(shape: Shape) -> RankCut:
+    """Return what a single rank would hold: everything."""
+    lengths = (shape.n_head, shape.n_head_kv, shape.n_ff, shape.n_vocab)
+    return rank_cut(shape, (Span(0, length) for length in lengths))
 
 
 @dataclass(frozen=True)
@@ -71,32 +103,15 @@ class CutPlan:
     reencoded: Mapping[str, GgmlType]
 
     def span(self, rule: Rule, rank: int) -> Span | None:
-        """What rank holds of a tensor's cut axis, or None where it is not cut."""
-        cut, shape = self.ranks[rank], self.shape
-        match rule.along:
-            case Along.QUERY:
-                return cut.heads.times(shape.key_length)
-            case Along.CONTEXT:
-                return cut.heads.times(shape.value_length)
-            case Along.KEY:
-                return cut.kv_heads.times(shape.key_length)
-            case Along.VALUE:
-                return cut.kv_heads.times(shape.value_length)
-            case Along.HEADS:
-                return cut.heads
-            case Along.FFN:
-                return cut.ffn
-            case Along.VOCABULARY:
-                return cut.vocabulary
-            case _:
-                return None
+        """Return what a rank holds of a tensor's cut axis, or None if it is not cut."""
+        return self.ranks[rank].get(rule.along)
 
     def type_of(self, tensor: Tensor) -> GgmlType:
-        """The type a tensor has in the shards."""
+        """Return the type that a tensor has in the shards."""
         return self.reencoded.get(tensor.name, tensor.type)
 
     def shape_of(self, tensor: Tensor, rank: int) -> tuple[int, ...]:
-        """A tensor's shape on a rank, in ggml's order."""
+        """Return a tensor's shape on a rank, in ggml's order."""
         rule = self.architecture.rule(tensor.name)
         span = self.span(rule, rank)
         if span is None:
@@ -104,7 +119,7 @@ class CutPlan:
         return (*tensor.shape[: rule.axis], len(span), *tensor.shape[rule.axis + 1 :])
 
     def size_bytes(self, tensor: Tensor, rank: int) -> int:
-        """Bytes of a tensor on a rank."""
+        """Return the bytes of a tensor on a rank."""
         row, *rest = self.shape_of(tensor, rank)
         return self.type_of(tensor).row_bytes(row) * math.prod(rest)
 
@@ -112,7 +127,7 @@ class CutPlan:
 def plan_cut(model: GgufFile, shares: Sequence[float]) -> CutPlan:
     """Plan how `model` is cut over `len(shares)` ranks, each getting about its share of the work.
 
-    Raises CutError where no legal cut exists, ModelError where the model's header lacks a size.
+    Raises CutError if no legal cut exists, ModelError if the model's header lacks a size.
     """
     _check_shares(shares)
     architecture, shape = architecture_of(model), shape_of(model)
@@ -121,7 +136,7 @@ def plan_cut(model: GgufFile, shares: Sequence[float]) -> CutPlan:
     ffn, ffn_types = _cut_ffn(model, architecture, shape, shares)
     vocabulary = _cut_rows(shape.n_vocab, shares, (ROW_GRAIN, 8, 1), "vocabulary rows")
     ranks = tuple(
-        RankCut(heads, kv_heads, columns, rows)
+        rank_cut(shape, (heads, kv_heads, columns, rows))
         for (heads, kv_heads), columns, rows in zip(attention, ffn, vocabulary, strict=True)
     )
     return CutPlan(shape, architecture, tuple(shares), ranks, {**attention_types, **ffn_types})
@@ -135,33 +150,25 @@ def _check_shares(shares: Sequence[float]) -> None:
 
 
 def _check_tensors(model: GgufFile, architecture: Architecture, shape: Shape) -> None:
-    """Every tensor must be in the table and as long along its cut axis as the header says."""
-    lengths = {
-        Along.QUERY: shape.n_head * shape.key_length,
-        Along.CONTEXT: shape.n_head * shape.value_length,
-        Along.KEY: shape.n_head_kv * shape.key_length,
-        Along.VALUE: shape.n_head_kv * shape.value_length,
-        Along.HEADS: shape.n_head,
-        Along.FFN: shape.n_ff,
-        Along.VOCABULARY: shape.n_vocab,
-    }
+    """Check that every tensor is in the table, and as long along its cut axis as the header says."""
+    whole = whole_cut(shape)
     for tensor in model.tensors.values():
         rule = architecture.rule(tensor.name)
-        length = lengths.get(rule.along)
-        if length is not None and (
-            len(tensor.shape) <= rule.axis or tensor.shape[rule.axis] != length
+        span = whole.get(rule.along)
+        if span is not None and (
+            len(tensor.shape) <= rule.axis or tensor.shape[rule.axis] != len(span)
         ):
             raise CutError(
                 f"tensor {tensor.name} has shape {list(tensor.shape)}, but the header says "
-                f"{length} {rule.along.value}: this file cannot be cut, run it on one rank"
+                f"{len(span)} {rule.along.value}: this file cannot be cut, run it on one rank"
             )
 
 
 def apportion(n_units: int, shares: Sequence[float]) -> list[int]:
     """Divide whole units by shares, at least one each, so that the largest count / share is smallest.
 
-    Ranks wait for the slowest one at every sum, so what counts is who has most for its share
-    (D'Hondt's method). Raises ValueError where there are fewer units than shares.
+    Ranks wait for the slowest one at every all-reduce, so what counts is who has most for its share
+    (D'Hondt's method). Raises ValueError if there are fewer units than shares.
     """
     n = len(shares)
     if n_units < n:
@@ -177,7 +184,7 @@ def apportion(n_units: int, shares: Sequence[float]) -> list[int]:
 
 
 def _spans(counts: Iterable[int], unit: int, total: int, start: int = 0) -> list[Span]:
-    """Consecutive spans of `counts` units each, the last one ending at `total`."""
+    """Return consecutive spans of `counts` units each, the last one ending at `total`."""
     spans: list[Span] = []
     for count in counts:
         stop = min(start + count * unit, total)
@@ -196,7 +203,7 @@ def _cut_rows(total: int, shares: Sequence[float], units: Iterable[int], what: s
 
 
 def _row_parallel(model: GgufFile, architecture: Architecture, along: Along) -> list[Tensor]:
-    """The weights whose rows are cut, so that their blocks must stay whole."""
+    """Return the weights whose rows are cut, so that their blocks must stay whole."""
     wanted = Rule(along, 0)
     return [
         t
@@ -222,7 +229,7 @@ def _cut_ffn(
 def _cut_attention(
     model: GgufFile, architecture: Architecture, shape: Shape, shares: Sequence[float]
 ) -> tuple[list[tuple[Span, Span]], dict[str, GgmlType]]:
-    """(query heads, KV heads) of every rank, and what must be re-encoded for it."""
+    """Return (query heads, KV heads) of every rank, and what must be re-encoded for it."""
     if len(shares) > shape.n_head:
         raise CutError(
             f"{len(shares)} ranks are more than the {shape.n_head} query heads of this model: "
@@ -241,7 +248,7 @@ def _cut_attention(
 def _cut_groups(
     shape: Shape, shares: Sequence[float], block: int
 ) -> list[tuple[Span, Span]] | None:
-    """Whole KV-head groups for every rank, or None where blocks forbid it."""
+    """Give every rank whole KV-head groups; None if blocks forbid it."""
     width = shape.group * shape.value_length
     unit = block // math.gcd(block, width)
     n_units = -(-shape.n_head_kv // unit)
@@ -254,7 +261,7 @@ def _cut_groups(
 def _cut_inside_groups(
     shape: Shape, shares: Sequence[float], block: int
 ) -> list[tuple[Span, Span]] | None:
-    """More ranks than KV heads: a KV head is held by several ranks, its query heads divided."""
+    """Let several ranks hold a KV head and divide its query heads; None if blocks forbid it."""
     unit = block // math.gcd(block, shape.value_length)
     n_units = -(-shape.group // unit)
     heads: list[tuple[Span, Span]] = []
@@ -287,7 +294,7 @@ def _ranks_by_kv_head(shares: Sequence[float], n_head_kv: int, group: int) -> li
 
 
 def _reencode(tensors: Iterable[Tensor], spans: Sequence[Span]) -> dict[str, GgmlType]:
-    """The tensors whose blocks a border would break, with a type whose blocks it does not."""
+    """Return the tensors whose blocks a border would break, with a type whose blocks it does not."""
     borders = [span.start for span in spans]
 
     def fits(type_: GgmlType) -> bool:

@@ -22,7 +22,21 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["GgmlType", "decoder_of", "dequantize", "ggml_type", "quantize", "type_named"]
+__all__ = [
+    "WRITABLE_TYPES",
+    "GgmlType",
+    "decoder_of",
+    "dequantize",
+    "ggml_type",
+    "quantize",
+    "type_named",
+]
+
+WRITABLE_TYPES = (
+    *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4", "IQ4_NL", "IQ4_XS"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+)
+"""What can be written without an importance matrix."""
 
 _TYPE_IDS_ASKED = 256  # llama.cpp numbers its types upwards from 0 and had 43 in 2026
 _LARGEST_WEIGHT = 65504.0  # of float16; some encoders abort the process far beyond it
@@ -44,7 +58,7 @@ class GgmlType:
     quantized: bool
 
     def row_bytes(self, n: int) -> int:
-        """Bytes of a row of `n` elements. Raises ModelError when a block would be broken."""
+        """Return the bytes of a row of `n` elements. Raises ModelError when a block would be broken."""
         if n % self.block_size:
             raise ModelError(
                 f"a row of {n} elements cannot be stored as {self.name}: "
@@ -68,7 +82,7 @@ class _TypeTraits(ctypes.Structure):
 
 
 def ggml_type(type_id: int) -> GgmlType:
-    """The type with this number. Raises ModelError when llama.cpp has none, or no longer."""
+    """Return the type with this number. Raises ModelError when llama.cpp has none, or no longer."""
     try:
         return _types()[type_id]
     except KeyError:
@@ -79,7 +93,7 @@ def ggml_type(type_id: int) -> GgmlType:
 
 
 def type_named(name: str) -> GgmlType:
-    """The type with this name, in either case. Raises ModelError when llama.cpp has none."""
+    """Return the type with this name, in either case. Raises ModelError when llama.cpp has none."""
     for known in _types().values():
         if known.name == name.upper():
             return known
@@ -90,7 +104,7 @@ def type_named(name: str) -> GgmlType:
 def dequantize(
     data: bytes | bytearray | memoryview | NDArray[np.uint8], type_: GgmlType, n: int
 ) -> NDArray[np.float32]:
-    """The first `n` elements of `data` as float32 [n].
+    """Decode the first `n` elements of `data`: float32 [n].
 
     Raises ModelError when `n` breaks a block, `data` is too short, or llama.cpp cannot decode
     the type. Source: `ggml_type_traits.to_float` of llama.cpp.
@@ -110,7 +124,7 @@ def dequantize(
 
 
 def decoder_of(type_: GgmlType) -> Callable[[int, int, int], None]:
-    """What decodes elements from one address to another, as float32; they are whole blocks.
+    """Return a function that decodes elements from one address to another, as float32; whole blocks.
 
     Raises ModelError when llama.cpp cannot decode the type.
     """
@@ -165,7 +179,7 @@ def _check_encodable(type_: GgmlType) -> None:
 
 @cache
 def _library() -> ctypes.CDLL:
-    """libggml-base, which libllama brought into the process."""
+    """Return libggml-base, which libllama brought into the process."""
     import llama_cpp.llama_cpp as bindings
 
     lib: ctypes.CDLL = bindings._lib  # a symbol is looked up in its dependencies, too
@@ -197,7 +211,7 @@ def _types() -> Mapping[int, GgmlType]:
 
 
 def _type_ids(lib: ctypes.CDLL) -> list[int]:
-    """The ids that llama.cpp's own GGUF reader accepts.
+    """Return the ids that llama.cpp's own GGUF reader accepts.
 
     `ggml_get_type_traits` reads past its table when it is asked about an id that does not
     exist, and the length of that table is compiled in. The reader checks ids properly, so it

@@ -33,5 +33,5 @@ def silence_llama() -> Any:
 
 
 def captured_log() -> list[str]:
-    """The last warnings and errors that llama.cpp wrote, oldest first."""
+    """Return the last warnings and errors that llama.cpp wrote, oldest first."""
     return list(_lines)

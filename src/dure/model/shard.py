@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dure.errors import ResourceError
-from dure.model.architecture import Along, Rule
-from dure.model.cut import CutPlan, Span
+from dure.model.architectures import Along, Rule
+from dure.model.cut import COUNTED, CutPlan, Span
 from dure.model.ggml import GgmlType, dequantize, quantize, type_named
 from dure.model.gguf import (
     GgufFile,
@@ -78,17 +78,17 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """What it is called wherever it lies: by its content."""
+        """Return its name, wherever it lies: the hash of its content."""
         return self.path.stem
 
     @property
     def manifest(self) -> Path:
-        """The file beside a finished shard that says its size and SHA-256."""
+        """Return the file beside a finished shard that says its size and SHA-256."""
         return self.path.with_suffix(".json")
 
 
 def plan_shards(model: GgufFile, plan: CutPlan, directory: Path) -> list[Shard]:
-    """Every rank's shard of `model`, as it would be written into `directory`. Writes nothing."""
+    """Plan every rank's shard of `model`, as it would be written into `directory`. Writes nothing."""
     return [_shard(model, plan, directory, rank) for rank in range(len(plan.ranks))]
 
 
@@ -112,18 +112,15 @@ def _shard_name(model: GgufFile, plan: CutPlan, rank: int) -> str:
 
 
 def _plan_facts(plan: CutPlan) -> dict[str, Any]:
-    """The plan as plain data: what a shard records of it, and what its name is the hash of."""
+    """Return the plan as plain data: what a shard records of it, and what its name is the hash of."""
     return {
-        "ranks": [
-            [[s.start, s.stop] for s in (r.heads, r.kv_heads, r.ffn, r.vocabulary)]
-            for r in plan.ranks
-        ],
+        "ranks": [[[cut[along].start, cut[along].stop] for along in COUNTED] for cut in plan.ranks],
         "reencoded": {name: type_.name for name, type_ in plan.reencoded.items()},
     }
 
 
 def _metadata(model: GgufFile, plan: CutPlan, rank: int) -> dict[str, Value]:
-    """A shard's header: the source's, without its tokenizer, with this rank's sizes."""
+    """Make a shard's header: the source's, without its tokenizer, with this rank's sizes."""
     source, shape, cut = plan.architecture.name, plan.shape, plan.ranks[rank]
     target = plan.architecture.shard_name or source
     kept = {
@@ -132,13 +129,13 @@ def _metadata(model: GgufFile, plan: CutPlan, rank: int) -> dict[str, Value]:
         if not key.startswith(("tokenizer.", "split.")) and key != "general.alignment"
     }
     numbers = {
-        "attention.head_count": len(cut.heads),
-        "attention.head_count_kv": len(cut.kv_heads),
+        "attention.head_count": len(cut[Along.HEADS]),
+        "attention.head_count_kv": len(cut[Along.KV_HEADS]),
         "attention.key_length": shape.key_length,
         "attention.value_length": shape.value_length,
         "rope.dimension_count": model.int(f"{source}.rope.dimension_count", shape.key_length),
-        plan.architecture.ffn_length_key: len(cut.ffn),
-        "vocab_size": len(cut.vocabulary),
+        plan.architecture.ffn_length_key: len(cut[Along.FFN]),
+        "vocab_size": len(cut[Along.VOCABULARY]),
     }
     texts = {
         "general.architecture": target,
@@ -174,13 +171,13 @@ def _piece(model: GgufFile, plan: CutPlan, tensor: Tensor, rank: int) -> _Piece 
     if rule.along is Along.FIRST_RANK:
         zero = rank > 0
     if name.endswith("attn_q_norm.weight"):
-        factor = plan.architecture.query_correction(plan.shape, len(plan.ranks[rank].heads))
+        factor = plan.architecture.query_correction(plan.shape, len(plan.ranks[rank][Along.HEADS]))
     spec = TensorSpec(name, plan.shape_of(tensor, rank), type_)
     return _Piece(tensor, spec, rule, plan.span(rule, rank), zero, factor)
 
 
 def _filler_type(tensor: Tensor) -> GgmlType:
-    """A small type for a tensor that llama.cpp asks for and no rank reads."""
+    """Return a small type for a tensor that llama.cpp asks for and no rank reads."""
     return type_named("Q4_0" if tensor.shape[0] % 32 == 0 else "F16")
 
 
@@ -188,12 +185,12 @@ def _filler_type(tensor: Tensor) -> GgmlType:
 
 
 def is_finished(shard: Shard, *, verify: bool = False) -> bool:
-    """Whether a shard lies there whole; `verify` reads it all and compares its SHA-256."""
+    """Check that a shard lies there whole; `verify` reads it all and compares its SHA-256."""
     return is_whole(shard.path, verify=verify)
 
 
 def is_whole(path: Path, *, verify: bool = False) -> bool:
-    """As `is_finished`, of whatever shard lies at a path."""
+    """Check whatever shard lies at a path, as `is_finished` does."""
     try:
         manifest = json.loads(path.with_suffix(".json").read_text())
         if path.stat().st_size != manifest["size_bytes"]:
@@ -204,7 +201,7 @@ def is_whole(path: Path, *, verify: bool = False) -> bool:
 
 
 def delete_shard(path: Path) -> None:
-    """Delete a shard's file and its manifest; nothing happens where they are not there. Raises OSError."""
+    """Delete a shard's file and its manifest, if they are there. Raises OSError."""
     path.with_suffix(".json").unlink(missing_ok=True)  # first: what has none is cut again
     path.unlink(missing_ok=True)
 
@@ -218,9 +215,9 @@ def cut_model(
 ) -> list[Shard]:
     """Write the shards that are not finished yet; return those that were written.
 
-    `progress` is told the bytes of the source that were read, chunk by chunk; their sum over a
+    `progress` gets the bytes of the source that were read, chunk by chunk; their sum over a
     whole cut is `model.size_bytes` less the header. A second process waits for the first.
-    Raises ResourceError where the disk is too small, ModelError where the source ends early.
+    Raises ResourceError if the disk is too small, ModelError if the source ends early.
     """
     if not shards:
         return []
@@ -259,7 +256,7 @@ def stream_shards(
 ) -> None:
     """Cut a model into sinks, as on other machines, instead of files; reads the source once for all.
 
-    Raises what the sinks raise, ModelError where the source ends early.
+    Raises what the sinks raise, ModelError if the source ends early.
     """
     _write_into(model, [shard for shard, _ in targets], [sink for _, sink in targets], progress)
 
@@ -320,7 +317,7 @@ def _write_tensor(
 
 
 def _part(block: Bytes, rows: Span, piece: _Piece) -> Bytes:
-    """A piece's part of some rows of its source. block: uint8 [len(rows), row_bytes]."""
+    """Return a piece's part of some rows of its source. block: uint8 [len(rows), row_bytes]."""
     source, target, columns = piece.source, piece.spec.type, piece.span
     if piece.rule.axis == 1 and piece.span is not None:
         lo = max(rows.start, piece.span.start) - rows.start

@@ -1,4 +1,4 @@
-"""Text to tokens and back, and a conversation to a prompt, as the model's own file defines them.
+"""Text to tokens and back, as the model's own file defines them.
 
 Knows llama.cpp's vocabulary code and the chat template in the metadata.
 Refuses to know weights: only the vocabulary is loaded.
@@ -7,18 +7,15 @@ Refuses to know weights: only the vocabulary is loaded.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dure.errors import ModelError, UsageError
+from dure.errors import ModelError
 from dure.model.gguf import GgufFile
 from dure.model.llama_log import silence_llama
 
 __all__ = ["Vocabulary"]
-
-Message = Mapping[str, Any]  # {"role": ..., "content": ...}, as in the OpenAI API
 
 
 class Vocabulary:
@@ -128,30 +125,6 @@ class Vocabulary:
             return False
         self._lib.llama_sampler_free(sampler)
         return True
-
-    def chat_prompt(self, messages: Sequence[Message], *, add_generation: bool = True) -> list[int]:
-        """The tokens of a conversation, up to where the answer begins.
-
-        Raises UsageError where the model has no chat template, or its template refuses the messages.
-        """
-        if not self._template:
-            raise UsageError(
-                f"{self._name} has no chat template: use `dure run --raw` to continue text"
-            )
-        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-        try:
-            formatter = Jinja2ChatFormatter(
-                self._template, self._text_of("eos"), self._text_of("bos"), add_generation
-            )
-            prompt = formatter(messages=[dict(m) for m in messages]).prompt
-        except Exception as error:  # a template is a program from the file: it may raise anything
-            raise UsageError(
-                f"the chat template of {self._name} refuses these messages: {error}"
-            ) from error
-        bos = self._text_of("bos")
-        written = bool(bos) and prompt.startswith(bos)
-        return self.tokenize(prompt, special=True, add_bos=not written)
 
     def _text_of(self, which: str) -> str:
         token = getattr(self._lib, f"llama_vocab_{which}")(self._vocabulary)

@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dure.errors import ResourceError, UsageError
+from dure.errors import ModelError, ResourceError, UsageError
 from dure.hardware.machine import Machine
-from dure.model.architecture import Shape
+from dure.model.architectures import Along, Shape, shape_of
+from dure.model.context import CTX_GRAIN, padded_ctx
+from dure.model.cut import CutPlan
+from dure.model.gguf import GgufFile
+from dure.model.shard import Shard
 
 __all__ = [
     "DEFAULT_CTX",
@@ -18,11 +22,12 @@ __all__ = [
     "RankMemory",
     "choose_ctx",
     "kv_bytes_per_token",
+    "rank_memory",
     "tokens_moved_in_a_pass",
+    "whole_memory",
 ]
 
 DEFAULT_CTX = 4096
-CTX_GRAIN = 256  # llama.cpp rounds a context up to this
 F16_BYTES = 2
 # Beside weights and KV cache: Python, MPI, llama.cpp's compute buffers.
 PROCESS_BYTES = 300_000_000
@@ -30,14 +35,14 @@ _TOUCHED_IN_A_MOVE = 4  # read and written, out of the KV cache and into it agai
 
 
 def kv_bytes_per_token(shape: Shape, n_head_kv: int) -> int:
-    """Bytes of the KV cache (float16) for one position on a rank with so many KV heads."""
+    """Return the bytes of the KV cache (float16) for one position on a rank with n_head_kv KV heads."""
     return shape.n_layer * n_head_kv * (shape.key_length + shape.value_length) * F16_BYTES
 
 
 def tokens_moved_in_a_pass(weights_bytes: int, kv_bytes_per_token: int) -> int:
-    """How many tokens' KV cache moves to another sequence while all weights are read once.
+    """Return how many tokens' KV cache moves to another sequence while all weights are read once.
 
-    0 where that is not known, as for a model with a running state instead of a KV cache.
+    0 if that is not known, as for a model with a running state instead of a KV cache.
     """
     if not kv_bytes_per_token:
         return 0
@@ -52,12 +57,33 @@ class RankMemory:
     kv_bytes_per_token: int
 
     def total_bytes(self, n_ctx: int, n_sequences: int = 1) -> int:
-        """What the rank's process takes with so many contexts of n_ctx."""
+        """Return what the rank's process takes with n_sequences contexts of n_ctx."""
         return self.weights_bytes + self.kv_bytes(n_ctx, n_sequences) + PROCESS_BYTES
 
     def kv_bytes(self, n_ctx: int, n_sequences: int = 1) -> int:
-        """The KV cache of so many contexts of n_ctx, which llama.cpp rounds up."""
-        return self.kv_bytes_per_token * _rounded(n_ctx) * n_sequences
+        """Return the bytes of a KV cache of n_sequences contexts of n_ctx, which llama.cpp rounds up."""
+        return self.kv_bytes_per_token * padded_ctx(n_ctx) * n_sequences
+
+
+def rank_memory(plan: CutPlan, shard: Shard) -> RankMemory:
+    """Return what a rank of a cut takes."""
+    n_head_kv = len(plan.ranks[shard.rank][Along.KV_HEADS])
+    return RankMemory(shard.weights_bytes, kv_bytes_per_token(plan.shape, n_head_kv))
+
+
+def whole_memory(model: GgufFile) -> tuple[RankMemory, int]:
+    """Return what a whole model takes on one machine, and the context it was trained for.
+
+    Without the KV cache if the header does not say enough, as of a model without attention.
+    """
+    weights_bytes = sum(tensor.size_bytes for tensor in model.tensors.values())
+    try:
+        shape = shape_of(model)
+    except ModelError:  # llama.cpp may know it all the same, or say better what is wrong
+        trained = model.int(f"{model.architecture}.context_length", DEFAULT_CTX)
+        return RankMemory(weights_bytes, 0), trained
+    kv_bytes = kv_bytes_per_token(shape, shape.n_head_kv)
+    return RankMemory(weights_bytes, kv_bytes), shape.context_length
 
 
 def choose_ctx(
@@ -67,11 +93,10 @@ def choose_ctx(
     machine: Machine,
     n_sequences: int = 1,
 ) -> int:
-    """The context to run with when all `ranks` share `machine`: what was asked for, or a default.
+    """Choose the context to run with when all `ranks` share `machine`: what was asked for, or a default.
 
     Each of n_sequences has a context of its own.
-
-    Raises UsageError where `asked` makes no sense, ResourceError where it does not fit the memory.
+    Raises UsageError if `asked` makes no sense, ResourceError if it does not fit the memory.
     """
     if asked is not None and asked < 1:
         raise UsageError(f"--ctx {asked}: give a number of tokens above 0, as in {DEFAULT_CTX}")
@@ -85,10 +110,6 @@ def choose_ctx(
     if needed > machine.available_bytes:
         raise ResourceError(_too_large(n_ctx, n_sequences, needed, ranks, machine))
     return n_ctx
-
-
-def _rounded(n_ctx: int) -> int:
-    return -(-n_ctx // CTX_GRAIN) * CTX_GRAIN
 
 
 def _too_large(

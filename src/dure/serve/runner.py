@@ -27,7 +27,7 @@ from dure.generate.request import (
     Event,
     Failed,
     Grammar,
-    Progress,
+    PrefillProgress,
     Request,
     Sampling,
     Timings,
@@ -162,7 +162,7 @@ class _EventTranslator:
             yield from self._reader.feed(event)
             if self._reader.stop_text is not None:
                 stream.cancel()
-        elif isinstance(event, Progress):
+        elif isinstance(event, PrefillProgress):
             yield PromptProgress(event.total, event.cached, event.processed, event.elapsed_s)
         elif isinstance(event, Done):
             yield from self._done(event)

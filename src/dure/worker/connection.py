@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from dure.deploy.reporter import EngineEvent
-from dure.engine.ranks.channel import Line
+from dure.engine.ranks.channel import Channel
 from dure.worker import protocol as msg
 
 __all__ = ["SupervisorConnection"]
@@ -22,7 +22,7 @@ class SupervisorConnection:
     """Sends messages, and receives in a thread of its own. It is the `Reporter` of the engine's start."""
 
     def __init__(self, connected: socket.socket) -> None:
-        self._channel = Line(connected)
+        self._channel = Channel(connected)
         self._inbox: queue.SimpleQueue[msg.ToWorker] = queue.SimpleQueue()
         self._reported = -1.0  # of what takes long now
 

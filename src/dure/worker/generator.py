@@ -6,13 +6,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from dure.deploy.draft import start_draft
 from dure.deploy.start import start_model
 from dure.errors import ClusterError, DureError
 from dure.generate.checkpoints import Checkpoints
 from dure.generate.loop import EngineLoop
 from dure.generate.prefix_store import PrefixStore
 from dure.generate.request import Event, Token
-from dure.generate.speculative.proposer import open_guessing
+from dure.generate.speculative.draft_model import DraftModel
+from dure.generate.speculative.proposer import draft_model_path, proposer_for
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.plan.memory import tokens_moved_in_a_pass
@@ -40,14 +42,7 @@ class Generator:
             self._deployment = start_model(gguf, options.run, supervisor, options.restart)
             self._executor = self._deployment.executor
             self._store = self._open_store(gguf)
-            self._guessing = open_guessing(
-                options.draft,
-                gguf,
-                self._vocabulary,
-                options.run,
-                self._executor.info.n_ctx,
-                supervisor,
-            )
+            self._proposer = proposer_for(options.draft, gguf, self._draft_model())
             self._loop = self._new_loop(gguf)
             info = model_info(gguf, self._executor.info)
         self._peak_bytes: tuple[int, ...] = ()
@@ -64,6 +59,15 @@ class Generator:
         name = f"{gguf.fingerprint[:16]}-{self._deployment.cut_name}"
         return PrefixStore(Path(self._options.store) / name, self._executor)
 
+    def _draft_model(self) -> DraftModel | None:
+        path = draft_model_path(self._options.draft)
+        if path is None:
+            return None
+        n_ctx = self._executor.info.n_ctx
+        return DraftModel(
+            start_draft(path, self._vocabulary, self._options.run, n_ctx, self._supervisor)
+        )
+
     def _new_loop(self, gguf: GgufFile) -> EngineLoop:
         options, running = self._options, self._deployment
         pooling = _POOLING.get(gguf.int(f"{gguf.architecture}.pooling_type", 3), "last")
@@ -74,7 +78,7 @@ class Generator:
             store=self._store,
             store_tokens=self._store_tokens(),
             checkpoints=Checkpoints(options.checkpoint_s) if options.checkpoint_s else None,
-            guessing=self._guessing,
+            proposer=self._proposer,
             pass_tokens=tokens_moved_in_a_pass(running.weights_bytes, sum(running.kv_token_bytes)),
         )
 
@@ -136,7 +140,7 @@ class Generator:
         if not self._is_idle:
             self._is_idle = True
             self._send_stats()
-        if not self._has_learned and (seconds := self._loop.decoding_s()):
+        if not self._has_learned and (seconds := self._loop.decode_compute_s()):
             self._deployment.learn(seconds)
             self._has_learned = True
         if now - self._worked_at > QUIET_S and (why := self._deployment.restart_reason()):
@@ -178,6 +182,6 @@ class Generator:
 
     def close(self) -> None:
         """End the ranks."""
-        if self._guessing is not None:
-            self._guessing.close()
+        if self._proposer is not None:
+            self._proposer.close()
         self._executor.close()

@@ -17,7 +17,7 @@ from dure.generate.request import (
     Embedded,
     Event,
     Failed,
-    Progress,
+    PrefillProgress,
     Request,
     Timings,
     Token,
@@ -93,11 +93,11 @@ class PendingRequests:
         if pending is None:
             return
         pending.admitted = True
-        if isinstance(event, Progress) and pending.n_deaths:
+        if isinstance(event, PrefillProgress) and pending.n_deaths:
             return  # its client has seen the prompt's progress already
         if isinstance(event, Token):
             pending.tokens.append(event.token)
-        elif not isinstance(event, Progress):
+        elif not isinstance(event, PrefillProgress):
             del self._pending[event.id]
         pending.events.put_nowait(event)
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
 
 from dure.chat.json_schema import objects
-from dure.chat.json_schema.formats import FORMATS
 from dure.chat.json_schema.merge import ANNOTATIONS, ImpossibleError, merged
-from dure.chat.json_schema.numbers import Bounds, integers, multiples, numbers
-from dure.chat.json_schema.pattern import CHARACTER, pattern_rule
-from dure.chat.json_schema.rules import Rules, any_of, literal, sequence
+from dure.chat.json_schema.numbers import Bounds, numbers
+from dure.chat.json_schema.rules import Rules, any_of, literal
+from dure.chat.json_schema.scalars import character_rule, number_rule, string_rule, whole_number
 from dure.errors import UsageError
 
 __all__ = ["Converter"]
@@ -40,7 +38,6 @@ _IDLE: dict[str, Any] = {
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _DEPTH_LIMIT = 64  # schemas within each other before a rule with a name begins
 _JOIN_LIMIT = 5000  # schemas that are joined with others
-_REMAINDERS = 200  # the largest multipleOf that is followed digit by digit
 
 
 class Converter:
@@ -115,9 +112,9 @@ class Converter:
             case "object" | "array":
                 return self._container(kind, schema, place)
             case "string":
-                return self._string(schema, place)
+                return string_rule(self._rules, schema, place, strict=self._strict)
             case "number" | "integer":
-                return self._number(kind, schema, place)
+                return number_rule(self._rules, kind, schema, place)
             case "boolean":
                 return '"true" | "false"'
             case "null":
@@ -195,8 +192,10 @@ class Converter:
     def _listed(self, schema: Mapping[str, Any], place: str) -> str:
         from dure.chat.json_schema.validate import conforms
 
-        values = schema["enum"] if "enum" in schema else [schema["const"]]
-        fitting = [v for v in values if conforms(self._root, schema, v)]
+        key = "enum" if "enum" in schema else "const"
+        values = schema["enum"] if key == "enum" else [schema["const"]]
+        rest = {k: v for k, v in schema.items() if k != key}
+        fitting = [v for v in values if conforms(self._root, rest, v)]
         if not fitting:
             raise UsageError(f"schema {place}: none of the values listed follows the schema")
         texts = [literal(json.dumps(v, ensure_ascii=False)) for v in fitting]
@@ -222,10 +221,7 @@ class Converter:
         return self._rules.add("any-object", body)
 
     def _text(self) -> str:
-        return self._rules.add("text", f'"\\"" {self._character()}* "\\""')
-
-    def _character(self) -> str:
-        return self._rules.add("character", CHARACTER)
+        return self._rules.add("text", f'"\\"" {character_rule(self._rules)}* "\\""')
 
     def _container(self, kind: str, schema: Mapping[str, Any], place: str) -> str:
         direct, self._direct = self._direct, set()
@@ -251,7 +247,7 @@ class Converter:
             if value is False and name not in required:
                 continue
             rule = self.value(value, f"{place}/properties/{_pointer(name)}")
-            members.append(objects.Member(name, rule, name in required))
+            members.append(objects.ObjectMember(name, rule, name in required))
         if more is False:
             return objects.closed_object(self._rules, members)
         rule = self.value(more, f"{place}/additionalProperties")
@@ -259,7 +255,7 @@ class Converter:
 
     def _array(self, schema: Mapping[str, Any], place: str) -> str:
         prefix, items = schema.get("prefixItems", []), schema.get("items", True)
-        least, most = schema.get("minItems", 0), schema.get("maxItems")
+        least, most = int(schema.get("minItems", 0)), whole_number(schema.get("maxItems"))
         if isinstance(items, list):
             raise UsageError(f"schema {place}/items: a list is not supported: use prefixItems")
         if items is False:
@@ -272,95 +268,7 @@ class Converter:
             self.value(item, f"{place}/prefixItems/{i}") for i, item in enumerate(prefix[:most])
         ]
         rest = "" if items is False else self.value(items, f"{place}/items")
-        return objects.array_of(
-            self._rules, first, rest, int(least), None if most is None else int(most)
-        )
-
-    def _string(self, schema: Mapping[str, Any], place: str) -> str:
-        pattern, form = schema.get("pattern"), schema.get("format")
-        least, most = int(schema.get("minLength", 0)), schema.get("maxLength")
-        if most is not None and least > most:
-            raise UsageError(
-                f"schema {place}: no text has {least} characters at least and {most} at most"
-            )
-        if form is not None and pattern is None:
-            if form in FORMATS:
-                pattern = FORMATS[form]
-            elif self._strict:
-                raise UsageError(
-                    f"schema {place}: the format {form!r} is not supported: use {', '.join(FORMATS)}"
-                )
-        if pattern is None:
-            inner = self._rules.repeat(
-                f"schema {place}", self._character(), least, None if most is None else int(most)
-            )
-        else:
-            for other in ("minLength", "maxLength", "format"):
-                if self._strict and other in schema and schema.get("pattern", other) != other:
-                    raise UsageError(
-                        f"schema {place}: {other!r} beside 'pattern' is not supported: say it there"
-                    )
-            inner = pattern_rule(self._rules, pattern, f"schema {place}/pattern")
-        return sequence('"\\""', inner, '"\\""')
-
-    def _number(self, kind: str, schema: Mapping[str, Any], place: str) -> str:
-        bounds = _bounds(schema)
-        step = schema.get("multipleOf")
-        if step is not None:
-            return self._multiples(kind, Decimal(str(step)), bounds, place)
-        if kind == "number" and bounds.free:
-            return self._rules.add("number", numbers(bounds))
-        text = integers(bounds) if kind == "integer" else numbers(bounds)
-        if not text:
-            raise UsageError(f"schema {place}: no {kind} lies within these bounds")
-        return text
-
-    def _multiples(self, kind: str, step: Decimal, bounds: Bounds, place: str) -> str:
-        if kind == "number" and step != step.to_integral_value():
-            raise UsageError(f"schema {place}: multipleOf {step} is not supported for numbers")
-        if step != step.to_integral_value():
-            raise UsageError(
-                f"schema {place}: multipleOf {step} is not supported: use a whole number"
-            )
-        of = int(step)
-        if of == 1:
-            return integers(bounds)
-        listed = multiples(bounds, of)
-        if listed is not None:
-            if not listed:
-                raise UsageError(f"schema {place}: no multiple of {of} lies within these bounds")
-            return any_of([literal(str(n)) for n in listed], group=False)
-        if not bounds.free or of > _REMAINDERS:
-            raise UsageError(
-                f"schema {place}: multipleOf {of} with so many numbers to choose from is not supported"
-            )
-        return f'"-"? {self._remainders(of)}'
-
-    def _remainders(self, of: int) -> str:
-        """Digit by digit, a rule for every remainder."""
-        names = [self._rules.reserve(f"remainder-{r}-of-{of}") for r in range(of)]
-        for r, name in enumerate(names):
-            steps = [f"[{d}] {names[(r * 10 + d) % of]}" for d in range(10)]
-            self._rules.define(name, any_of((['""'] if r == 0 else []) + steps, group=False))
-        first = [f"[{d}] {names[d % of]}" for d in range(1, 10)]
-        return any_of(['"0"', *first])
-
-
-def _bounds(schema: Mapping[str, Any]) -> Bounds:
-    def read(closed: str, opened: str, sign: int) -> tuple[Decimal | None, bool]:
-        found = [
-            (sign * Decimal(str(schema[key])), key == opened)
-            for key in (closed, opened)
-            if key in schema
-        ]
-        if not found:
-            return None, False
-        bound, is_open = max(found)
-        return sign * bound, is_open
-
-    low, low_open = read("minimum", "exclusiveMinimum", 1)
-    high, high_open = read("maximum", "exclusiveMaximum", -1)
-    return Bounds(low, high, low_open, high_open)
+        return objects.array_of(self._rules, first, rest, least, most)
 
 
 def _pointer(name: str) -> str:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from dure.chat.json_schema.rules import Rules, any_of, characters, literal, sequence
 
-__all__ = ["Member", "array_of", "closed_object", "gap", "open_object"]
+__all__ = ["ObjectMember", "array_of", "closed_object", "gap", "open_object"]
 
 _NAME_CHARACTER = r'[^"\\\x00-\x1F]'  # without escapes: no name can be written in two ways
 
 
 @dataclass(frozen=True)
-class Member:
+class ObjectMember:
     """A property: its name, the rule of its value, and whether it must be there."""
 
     name: str
@@ -30,7 +30,7 @@ def gap(rules: Rules) -> str:
     return rules.add("gap-in-json", '(" " | "\\n" [ \\t]{0,40})?')
 
 
-def closed_object(rules: Rules, members: Sequence[Member]) -> str:
+def closed_object(rules: Rules, members: Sequence[ObjectMember]) -> str:
     """An object of these members, in this order."""
     space = gap(rules)
     body = _members(rules, [(_pair(rules, m), m.required) for m in members])
@@ -41,7 +41,7 @@ def closed_object(rules: Rules, members: Sequence[Member]) -> str:
     return sequence('"{"', space, inner, '"}"')
 
 
-def open_object(rules: Rules, members: Sequence[Member], value: str, text: str) -> str:
+def open_object(rules: Rules, members: Sequence[ObjectMember], value: str, text: str) -> str:
     """An object of these members, then of others; `text`: the rule of a JSON string."""
     name = _other_name(rules, [m.name for m in members]) if members else text
     other = rules.add("other-member", sequence(name, '":"', gap(rules), value))
@@ -88,7 +88,7 @@ def _comma(rules: Rules) -> str:
     return rules.add("comma", sequence('","', gap(rules)))
 
 
-def _pair(rules: Rules, member: Member) -> str:
+def _pair(rules: Rules, member: ObjectMember) -> str:
     name = literal(json.dumps(member.name, ensure_ascii=False))
     return rules.add(f"{member.name}-member", sequence(name, '":"', gap(rules), member.rule))
 

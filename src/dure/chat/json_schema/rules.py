@@ -26,16 +26,18 @@ class Rules:
         self._prefix = prefix
         self._bodies: dict[str, str] = {}
         self._names: dict[str, str] = {}
+        self._counts: dict[str, int] = {}  # names so far that begin alike
         self._size = 0
 
     def reserve(self, hint: str) -> str:
         """A free name like `hint`, whose body comes later: rules may refer to themselves."""
         base = self._prefix + (re.sub(r"[^a-zA-Z0-9]+", "-", hint).strip("-")[:40] or "rule")
-        name, n = base, 1
+        n = self._counts.get(base, 0) + 1
+        name = base if n == 1 else f"{base}-{n}"
         while name in self._bodies or name == "root":
             n += 1
             name = f"{base}-{n}"
-        self._bodies[name] = ""
+        self._bodies[name], self._counts[base] = "", n
         return name
 
     def define(self, name: str, body: str) -> str:

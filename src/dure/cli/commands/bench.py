@@ -7,7 +7,6 @@ Random tokens, no sampling: a warm-up, then `--repeat` times a prompt from an em
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,8 +24,9 @@ from dure.cli.terminal.parameters import (
 )
 from dure.cli.terminal.running_model import running_model
 from dure.cli.terminal.trace_report import Floors, print_trace, trace_figures, write_trace
-from dure.engine.executor import Batch, Executor, KvOp, RankFacts, StepStats
-from dure.engine.instruments.trace import RankTrace
+from dure.engine.executor import FullExecutor, RankFacts, StepStats
+from dure.engine.instruments.timed_runs import TimedRuns
+from dure.engine.trace import RankTrace
 from dure.errors import UsageError
 from dure.model.gguf import open_gguf
 
@@ -101,9 +101,9 @@ def _tokens_needed(n_prompt: int, n_generate: int, depth: int, repeat: int, ctx:
     return needed
 
 
-def _traced(executor: Executor, path: Path, n_tokens: int) -> list[RankTrace]:
+def _traced(executor: FullExecutor, path: Path, n_tokens: int) -> list[RankTrace]:
     """Trace a few tokens, and write them to a file."""
-    runs = _Runs(executor, np.zeros(n_tokens, np.int32), 0)
+    runs = TimedRuns(executor, np.zeros(n_tokens, np.int32), 0)
     runs.generate(n_tokens)  # a warm-up
     executor.trace()
     runs.generate(n_tokens)
@@ -113,7 +113,7 @@ def _traced(executor: Executor, path: Path, n_tokens: int) -> list[RankTrace]:
 
 
 def _measure(
-    executor: Executor,
+    executor: FullExecutor,
     depth: int,
     n_prompt: int,
     n_generate: int,
@@ -123,7 +123,7 @@ def _measure(
 ) -> dict[str, Any]:
     n_tokens = depth + max(n_prompt, n_generate)
     tokens = np.random.default_rng(0).integers(0, executor.info.n_vocab, n_tokens)
-    runs = _Runs(executor, tokens.astype(np.int32), depth)
+    runs = TimedRuns(executor, tokens.astype(np.int32), depth)
     runs.fill()
     runs.prompt(n_prompt)
     runs.generate(n_generate if floors else 1)
@@ -150,57 +150,6 @@ def _measure(
         **_per_token(steps),
         **memory,
     }
-
-
-class _Runs:
-    """Single runs, each from a cache of `depth` tokens."""
-
-    def __init__(
-        self, executor: Executor, tokens: np.ndarray[Any, np.dtype[np.int32]], depth: int
-    ) -> None:
-        self._executor, self._tokens, self._depth = executor, tokens, depth
-        self._positions = np.arange(len(tokens), dtype=np.int32)
-        self._sequences = np.zeros(len(tokens), np.int32)
-
-    def fill(self) -> None:
-        """Fill the cache up to the depth, whatever it held."""
-        self._forget(0)
-        self._decode(0, self._depth)
-
-    def prompt(self, n: int) -> float:
-        """Seconds to decode a prompt of n tokens in the largest batches, with its last logits."""
-        self._forget(self._depth)
-        start = time.perf_counter()
-        self._decode(self._depth, self._depth + n)
-        return time.perf_counter() - start
-
-    def _decode(self, begin: int, end: int) -> None:
-        n_batch = self._executor.info.n_batch
-        for first in range(begin, end, n_batch):
-            stop = min(first + n_batch, end)
-            self._step(first, stop, [stop - first - 1] if stop == end else [])
-
-    def generate(self, n: int) -> tuple[float, list[StepStats]]:
-        """Seconds to decode n tokens one after the other, and each step's figures."""
-        self._forget(self._depth)
-        start = time.perf_counter()
-        first = self._depth
-        stats = [self._step(i, i + 1, [0]) for i in range(first, first + n)]
-        return time.perf_counter() - start, stats
-
-    def _step(self, first: int, stop: int, outputs: Sequence[int]) -> StepStats:
-        batch = Batch(
-            self._tokens[first:stop],
-            self._positions[first:stop],
-            self._sequences[first:stop],
-            outputs,
-            n_best=1,
-        )
-        return self._executor.step(batch).stats
-
-    def _forget(self, first: int) -> None:
-        nothing = np.zeros(0, np.int32)
-        self._executor.step(Batch(nothing, nothing, nothing, kv=[KvOp(0, first)]))
 
 
 def _spread(values: list[float]) -> dict[str, Any]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
+from dure.chat.turn import ChatTurn, Conversations
+from dure.cli.terminal.answer_text import AnswerText
 from dure.cli.terminal.console import errors, print_error, write
 from dure.cli.terminal.interrupt import Interrupt
+from dure.cli.terminal.line_editor import line_reader
 from dure.cli.terminal.model_argument import resolve_draft, resolve_model
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import (
@@ -20,7 +24,7 @@ from dure.cli.terminal.parameters import (
     Running,
     SamplingOptions,
 )
-from dure.cli.terminal.running_model import guesses, running_model
+from dure.cli.terminal.running_model import proposer, running_model
 from dure.errors import UsageError
 from dure.generate.request import Sampling
 from dure.generate.session import Session
@@ -29,7 +33,13 @@ from dure.model.vocabulary import Vocabulary
 
 __all__ = ["chat"]
 
-HELP = "Ctrl-C stops an answer, /clear forgets the conversation, /exit or Ctrl-D ends."
+SUMMARY = "Ctrl-C stops an answer, /help shows the commands, Ctrl-D ends."
+HELP = """\
+/clear    forget the conversation
+/help     show this
+/exit     end, as Ctrl-D does
+Ctrl-C stops an answer. Arrow up brings back what you typed, also of earlier chats; a paste of many
+lines is one message."""
 ANSWER_ROOM = 0.25  # of the context, kept free when old turns are forgotten
 
 
@@ -46,7 +56,7 @@ def chat(
     ] = None,
     pull: Pull = False,
 ) -> None:
-    """Talk with a model. Ctrl-C stops an answer; /clear forgets; Ctrl-D or /exit ends.
+    """Talk with a model. Ctrl-C stops an answer; /help shows the commands; Ctrl-D or /exit ends.
 
     Example: dure chat models/dure-demo.gguf --ranks 2
     """
@@ -56,36 +66,45 @@ def chat(
     draft = resolve_draft(draft, pull_now=pull)
     with ExitStack() as stack, running_model(file, options) as (gguf, executor):
         vocabulary = Vocabulary(gguf)
-        if not vocabulary.has_chat_template:
-            raise UsageError(
-                f"{file.name} has no chat template: use `dure run --raw` to continue text"
-            )
-        guessing = stack.enter_context(guesses(draft, gguf, vocabulary, options, executor))
-        session = Session(executor, vocabulary, guessing)
+        drafts = stack.enter_context(proposer(draft, gguf, vocabulary, options, executor))
+        session = Session(executor, vocabulary, drafts)
         n_ctx = executor.info.n_ctx
         conversation = _Conversation(session, n_ctx, vocabulary, chosen_by, max_tokens, system)
         if sys.stdin.isatty():
-            errors.print(f"{file.name}. {HELP}", markup=False)
-        while (line := _read_line()) is not None:
-            if line.strip() == "/clear":
-                conversation.clear()
-            elif line.strip() == "/help":
-                errors.print(HELP)
-            elif line.strip():
-                conversation.turn(line)
+            errors.print(f"{file.name}. {SUMMARY}", markup=False)
+        for text in _texts():
+            match text.strip():
+                case "/clear":
+                    conversation.clear()
+                    _say("the conversation is forgotten")
+                case "/help":
+                    errors.print(HELP, markup=False)
+                case "":
+                    pass
+                case _:
+                    conversation.turn(text)
 
 
-def _read_line() -> str | None:
-    """The user's next line, or None at the end. Ctrl-C at the prompt begins a new line."""
+def _texts() -> Iterator[str]:
+    """Yield what the user types until the end. Ctrl-C at the prompt begins anew."""
+    read = line_reader()
     while True:
         try:
-            line = input(">>> " if sys.stdin.isatty() else "")
+            text = read()
         except EOFError:
-            return None
+            return
         except KeyboardInterrupt:
-            errors.print("\n(Ctrl-D or /exit ends)")
+            errors.print("(Ctrl-D or /exit ends)", markup=False)
             continue
-        return None if line.strip() == "/exit" else line
+        if text.strip() == "/exit":
+            return
+        yield text
+
+
+def _say(text: str) -> None:
+    """Answer a command; whoever pipes lines in looks at the answers only."""
+    if sys.stdin.isatty():
+        errors.print(f"({text})", markup=False)
 
 
 class _Conversation:
@@ -100,7 +119,7 @@ class _Conversation:
         max_tokens: int | None,
         system: str | None,
     ) -> None:
-        self._session, self._vocabulary = session, vocabulary
+        self._session, self._conversations = session, Conversations(vocabulary)
         self._sampling, self._max_tokens = sampling, max_tokens
         self._limit = int(n_ctx * (1 - ANSWER_ROOM))
         self._system = [{"role": "system", "content": system}] if system is not None else []
@@ -113,17 +132,19 @@ class _Conversation:
     def turn(self, line: str) -> None:
         """Answer one line of the user."""
         self._turns.append({"role": "user", "content": line})
-        answer = ""
+        answer = AnswerText()
         try:
             with Interrupt() as interrupt:
+                turn = self._fitting_turn()
                 for piece in self._session.answer(
-                    self._prompt(),
+                    turn.prompt,
                     self._sampling,
                     max_tokens=self._max_tokens,
                     cancelled=interrupt.came,
                 ):
-                    answer += piece.text
-                    write(piece.text)
+                    if piece.token is not None:
+                        answer.add(turn.feed(piece.token))
+                answer.add(turn.finish())
         except UsageError as error:  # this turn does not fit; the program and the rest go on
             self._turns.pop()
             print_error(error)
@@ -133,13 +154,13 @@ class _Conversation:
             errors.print("(stopped)")
         if self._session.finish == "length":
             errors.print("(the answer was cut off by its limit)")
-        self._turns.append({"role": "assistant", "content": answer})
+        self._turns.append({"role": "assistant", "content": answer.content})
 
-    def _prompt(self) -> list[int]:
-        """The conversation's tokens; the oldest turns are forgotten where it grows too long."""
+    def _fitting_turn(self) -> ChatTurn:
+        """Begin the answer; the oldest turns are forgotten if the conversation grows too long."""
         while True:
-            tokens = self._vocabulary.chat_prompt([*self._system, *self._turns])
-            if len(tokens) <= self._limit or len(self._turns) <= 1:
-                return tokens
+            turn = self._conversations.turn([*self._system, *self._turns])
+            if len(turn.prompt) <= self._limit or len(self._turns) <= 1:
+                return turn
             del self._turns[:2]
             errors.print("(the context is full: the oldest turn was forgotten)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import socket
 import sys
@@ -11,25 +10,28 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
+import msgspec
 import typer
 from rich.live import Live
 from rich.table import Table
 
 from dure.cli.terminal.console import bytes_text, errors, output, print_json, printable
 from dure.cli.terminal.parameters import Json
-from dure.cluster.root.membership import ROOT_NAME, Cluster, Member
-from dure.cluster.root.speeds import KnownSpeeds, link_speed, measure_here, measure_nodes
-from dure.cluster.root.survey import NodeReport, Nodes
-from dure.cluster.trust.discovery import DOOR, announced
-from dure.cluster.trust.https import listener
-from dure.cluster.trust.identity import check_name
+from dure.cluster.root.membership import Cluster
+from dure.cluster.root.node_status import ClusterStatus, NodeStatus, cluster_status
+from dure.cluster.root.speeds import KnownSpeeds, MachineSpeeds, link_speed, measure_nodes
+from dure.cluster.root.survey import Nodes, root_report
+from dure.cluster.trust.discovery import JOIN_SERVICE, announced
+from dure.cluster.trust.https_server import listener
+from dure.cluster.trust.identity import ROOT_NAME, check_name
 from dure.cluster.trust.invitation import Code
 from dure.cluster.trust.joining import JOIN_PORT, NodeFile
-from dure.engine.instruments.speed import MEASURED_TYPES
+from dure.engine.instruments.speed import measure_in_process
 from dure.errors import ClusterError, UsageError
-from dure.hardware.probe import health, platform, probe
+from dure.hardware.probe import health, probe
+from dure.model.ggml import WRITABLE_TYPES
 from dure.places import cluster_directory, node_directory
 
 __all__ = ["cluster"]
@@ -81,7 +83,9 @@ def invite(
     root = _this()
     with (
         listener(host, port) as listening,
-        announced(DOOR, f"{root.name}-root", port, {"authority": _authority(root)}) as is_announced,
+        announced(
+            JOIN_SERVICE, f"{root.name}-root", port, {"authority": _authority(root)}
+        ) as is_announced,
     ):
         codes = [root.invite(minutes * 60) for _ in range(machines)]
         for code in codes:
@@ -91,7 +95,7 @@ def invite(
 
 
 def _authority(root: Cluster) -> str:
-    """Whose door it is, as its codes say it."""
+    """Whose join server it is, as its codes say it."""
     return Code.new(root.authority.fingerprint).authority
 
 
@@ -124,10 +128,10 @@ def _wait(root: Cluster, listening: socket.socket, machines: int, seconds: float
         errors.print(f"{name} has joined: start `dure node` on it", markup=False)
         came.release()
 
-    from dure.cluster.root.join_server import open_door
+    from dure.cluster.root.join_server import running_join_server
 
     end = time.monotonic() + seconds
-    with open_door(root, listening, joined):
+    with running_join_server(root, listening, joined):
         for _ in range(machines):
             while not came.acquire(timeout=0.2):
                 if time.monotonic() > end:
@@ -149,28 +153,24 @@ def status(
     if watch and as_json:
         raise UsageError("--watch draws a table: leave out --json, or ask again and again")
     if watch:
-        _watch(lambda: _table(root, nodes.survey(root.members), _last_start(root)))
+        _watch(lambda: _table(root, _surveyed(root, nodes)))
         return
-    reports = nodes.survey(root.members)
-    started = _last_start(root)
+    now = _surveyed(root, nodes)
     if as_json:
-        found = [_facts(report) for report in reports]
-        print_json({"cluster": root.name, "nodes": found, "last_start": started or None})
-    elif not reports:
+        print_json(msgspec.to_builtins(now))
+    elif not now.nodes:
         errors.print(f"cluster {root.name} has no nodes yet: `dure cluster invite`", markup=False)
     else:
-        output.print(_table(root, reports, started))
-        for report in reports:
-            if report.problem:
-                errors.print(report.problem, markup=False, soft_wrap=True)
-        for name, reason in started.get("left_out", {}).items():
+        output.print(_table(root, now))
+        for one in now.nodes:
+            if one.problem:
+                errors.print(one.problem, markup=False, soft_wrap=True)
+        for name, reason in now.left_out.items():
             errors.print(f"{name} did not take part: {reason}", markup=False, soft_wrap=True)
 
 
-def _last_start(root: Cluster) -> dict[str, Any]:
-    """The last start of a model on this cluster: its shares, and who was left out."""
-    starts = [event for event in root.events.read() if event.get("event") == "engine_started"]
-    return starts[-1] if starts else {}
+def _surveyed(root: Cluster, nodes: Nodes) -> ClusterStatus:
+    return cluster_status(root.name, nodes.survey(root.members), root.events.read())
 
 
 def _watch(draw: Callable[[], Table]) -> None:
@@ -185,53 +185,33 @@ def _watch(draw: Callable[[], Table]) -> None:
             live.update(draw(), refresh=True)
 
 
-def _facts(report: NodeReport) -> dict[str, Any]:
-    return {
-        "name": report.member.name,
-        "host": report.member.host,
-        "port": report.member.port,
-        "joined": report.member.joined,
-        "answers": not report.problem,
-        "problem": report.problem or None,
-        "platform": dataclasses.asdict(report.platform) if report.platform else None,
-        "health": dataclasses.asdict(report.health) if report.health else None,
-    }
-
-
-def _table(root: Cluster, reports: list[NodeReport], started: dict[str, Any]) -> Table:
+def _table(root: Cluster, now: ClusterStatus) -> Table:
     table = Table(f"node of {printable(root.name)}", box=None, pad_edge=False)
-    shares = started.get("shares", {})
+    shares = now.shares
     for heading in (
         *("address", "state", "last share", "machine", "cores", "free memory", "load", "°C", "MHz"),
     ):
         table.add_column(heading, justify="right" if heading in _RIGHT else "left")
     table.columns[0].no_wrap = table.columns[1].no_wrap = True
-    for report in [_of_root(root), *reports]:
-        is_root = report.member.name == ROOT_NAME
-        address = "here" if is_root else f"{report.member.host}:{report.member.port}"
-        if report.platform is None or report.health is None:
-            table.add_row(report.member.name, address, "does not answer")
+    for node in [NodeStatus.of(root_report(root)), *now.nodes]:
+        address = "here" if node.name == ROOT_NAME else f"{node.host}:{node.port}"
+        health, machine = node.health, node.platform
+        if machine is None or health is None:
+            table.add_row(node.name, address, "does not answer")
             continue
-        now, machine = report.health, report.platform
         table.add_row(
-            report.member.name,
+            node.name,
             address,
-            ", ".join(now.throttled) or "well",
-            f"{shares[report.member.name]:.0%}" if report.member.name in shares else "",
+            ", ".join(health.throttled) or "well",
+            f"{shares[node.name]:.0%}" if node.name in shares else "",
             printable(f"{machine.architecture}, {machine.processor}"),
             str(machine.cores),
-            f"{bytes_text(now.available_bytes)} of {bytes_text(machine.memory_bytes)}",
-            f"{now.load:.1f}",
-            "" if now.temperature_c is None else f"{now.temperature_c:.0f}",
-            "" if now.clock_mhz is None else f"{now.clock_mhz:.0f}",
+            f"{bytes_text(health.available_bytes)} of {bytes_text(machine.memory_bytes)}",
+            f"{health.load:.1f}",
+            "" if health.temperature_c is None else f"{health.temperature_c:.0f}",
+            "" if health.clock_mhz is None else f"{health.clock_mhz:.0f}",
         )
     return table
-
-
-def _of_root(root: Cluster) -> NodeReport:
-    """This machine, as the nodes tell of themselves."""
-    here = Member(ROOT_NAME, "", 0, 0, 0.0)
-    return NodeReport(here, platform=platform({}, lambda _: ""), health=health(root.directory))
 
 
 _RIGHT = {"last share", "cores", "free memory", "load", "°C", "MHz"}
@@ -252,56 +232,37 @@ def bench(
     """
     root = _this()
     names = [name.strip().upper() for name in types.split(",") if name.strip()]
-    unknown = [name for name in names if name not in MEASURED_TYPES]
+    unknown = [name for name in names if name not in WRITABLE_TYPES]
     if unknown or not names:
-        raise UsageError(f"--types {types}: give some of {', '.join(MEASURED_TYPES)}")
+        raise UsageError(f"--types {types}: give some of {', '.join(WRITABLE_TYPES)}")
     nodes, known, members = Nodes(root), KnownSpeeds(root.directory), root.members
     for name in names:
         with errors.status(f"measuring {name}"):
-            known.keep(ROOT_NAME, speed=measure_here(name, probe().cores))
+            known.keep(ROOT_NAME, speed=measure_in_process(name, probe().cores))
             for node, speed in measure_nodes(nodes, members, name).items():
                 known.keep(node, speed=speed)
     for member in members:
         with errors.status(f"measuring the link to {member.name}"):
             known.keep(member.name, link=link_speed(nodes, member))
     machines = [ROOT_NAME, *(member.name for member in members)]
-    rows = [_measured(known, machine, names) for machine in machines]
+    rows = [known.machine(machine, names) for machine in machines]
     if as_json:
-        print_json(rows)
+        print_json(msgspec.to_builtins(rows))
     else:
         output.print(_speed_table(rows, names))
 
 
-def _measured(known: KnownSpeeds, machine: str, types: list[str]) -> dict[str, Any]:
-    link, speeds = known.link(machine), {name: known.speed(machine, name) for name in types}
-    return {
-        "name": machine,
-        "types": {
-            name: {
-                "decode_bytes_per_s": speed.decode_bytes_per_s,
-                "prompt_bytes_per_s": speed.prompt_bytes_per_s,
-                "threads": speed.threads,
-            }
-            for name, speed in speeds.items()
-            if speed
-        },
-        "round_trip_s": link.round_trip_s if link else None,
-        "link_bytes_per_s": link.bytes_per_s if link else None,
-    }
-
-
-def _speed_table(rows: list[dict[str, Any]], types: list[str]) -> Table:
+def _speed_table(rows: list[MachineSpeeds], types: list[str]) -> Table:
     table = Table("machine", box=None, pad_edge=False)
     for heading in (*(f"{name}, GB/s" for name in types), "round trip, µs", "link, MB/s"):
         table.add_column(heading, justify="right")
     for row in rows:
-        speeds = [f"{row['types'][name]['decode_bytes_per_s'] / 1e9:.1f}" for name in types]
-        link = row["link_bytes_per_s"]
+        speeds = [f"{row.types[name].decode_bytes_per_s / 1e9:.1f}" for name in types]
         table.add_row(
-            row["name"],
+            row.name,
             *speeds,
-            f"{row['round_trip_s'] * 1e6:.0f}" if link else "",
-            f"{link / 1e6:.0f}" if link else "",
+            "" if row.round_trip_s is None else f"{row.round_trip_s * 1e6:.0f}",
+            "" if row.link_bytes_per_s is None else f"{row.link_bytes_per_s / 1e6:.0f}",
         )
     return table
 

@@ -12,6 +12,7 @@ from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.parameters import Json, Model, Ranks, Shares
 from dure.deploy.options import parse_shares
 from dure.errors import UsageError
+from dure.model.architectures import Along
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.shard import Shard, cut_model, is_finished, plan_shards
@@ -63,9 +64,9 @@ def _facts(
                 "rank": shard.rank,
                 "path": str(shard.path),
                 "weights_bytes": shard.weights_bytes,
-                "query_heads": len(plan.ranks[shard.rank].heads),
-                "feed_forward": len(plan.ranks[shard.rank].ffn),
-                "vocabulary": len(plan.ranks[shard.rank].vocabulary),
+                "query_heads": len(plan.ranks[shard.rank][Along.HEADS]),
+                "feed_forward": len(plan.ranks[shard.rank][Along.FFN]),
+                "vocabulary": len(plan.ranks[shard.rank][Along.VOCABULARY]),
                 "reused": shard not in written,
             }
             for shard in shards

@@ -6,15 +6,16 @@ import socket
 import sys
 from typing import Annotated
 
+import msgspec
 import typer
 
-from dure.cli.terminal.console import errors
-from dure.cluster.trust.discovery import DOOR, find
+from dure.cli.terminal.console import errors, write
+from dure.cluster.trust.discovery import JOIN_SERVICE, find
 from dure.cluster.trust.identity import Credentials, check_name
 from dure.cluster.trust.invitation import Code
-from dure.cluster.trust.joining import JOIN_PORT, NODE_PORT
+from dure.cluster.trust.joining import JOIN_PORT, NODE_PORT, NodeFile
 from dure.cluster.trust.joining import join as join_cluster
-from dure.errors import ClusterError, UsageError
+from dure.errors import ClusterError, DureError, ErrorRecord, UsageError
 from dure.places import node_directory
 
 __all__ = ["join"]
@@ -43,24 +44,48 @@ def join(
         bool,
         typer.Option("--force", help="Also where this machine is a node of a cluster already."),
     ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print one line of JSON for programs: the node, or why it did not join (kind, problem, "
+            "cure, facts).",
+        ),
+    ] = False,
 ) -> None:
     """Make this machine a node of the cluster that the code is from.
 
     Example: dure join 4QX7M-... --root 192.168.1.10
     """
+    try:
+        node = _joined(code, root, name, port, force=force)
+    except DureError as error:
+        if as_json:
+            _print_line(error.record())
+        raise
+    if as_json:
+        _print_line(node)
+    errors.print(f"this machine is {node.name} of cluster {node.cluster}", markup=False)
+    errors.print("next: `dure node` answers the root", markup=False)
+
+
+def _print_line(record: NodeFile | ErrorRecord) -> None:
+    write(msgspec.json.encode(record).decode() + "\n")
+
+
+def _joined(code: str, root: str | None, name: str | None, port: int, *, force: bool) -> NodeFile:
+    """Join, and return what this machine stores of its cluster. Raises UsageError, ClusterError."""
     typed = sys.stdin.readline().strip() if code == "-" else code
     parsed, directory = Code.parse(typed), node_directory()
     if Credentials(directory).exist and not force:
         raise UsageError(
-            f"this machine is {Credentials(directory).name} of a cluster already: --force joins "
-            "another one, or the same anew"
+            f"this machine is {Credentials(directory).name} of a cluster already",
+            "--force joins another one, or the same anew",
         )
     own_name = check_name(name or _host_name())
     if not 0 < port < 1 << 16:
-        raise UsageError(f"--port {port}: give a number from 1 to 65535")
-    node = join_cluster(directory, parsed, _address(root, parsed), own_name, port)
-    errors.print(f"this machine is {node.name} of cluster {node.cluster}", markup=False)
-    errors.print("next: `dure node` answers the root", markup=False)
+        raise UsageError(f"--port {port}", "give a number from 1 to 65535")
+    return join_cluster(directory, parsed, _address(root, parsed), own_name, port)
 
 
 def _host_name() -> str:
@@ -70,16 +95,17 @@ def _host_name() -> str:
 def _address(root: str | None, code: Code) -> tuple[str, int]:
     if root is None:
         errors.print("looking for the root", markup=False)
-        found = find(DOOR, "authority", code.authority, FIND_S)
+        found = find(JOIN_SERVICE, "authority", code.authority, FIND_S)
         if not found:
             raise ClusterError(
-                f"the code's root was not found within {FIND_S:g} s: does `dure cluster invite` run "
-                "there, and is the code from it? On another network, say --root HOST"
+                f"the code's root was not found within {FIND_S:g} s",
+                "does `dure cluster invite` run there, and is the code from it? On another network, "
+                "say --root HOST",
             )
         return found[0]
     host, colon, port = root.rpartition(":")
     if not colon or "]" in port or (host.count(":") and not host.startswith("[")):
         return root.strip("[]"), JOIN_PORT  # no port, or an IPv6 address
     if not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise UsageError(f"--root {root}: give HOST or HOST:PORT")
+        raise UsageError(f"--root {root}", "give HOST or HOST:PORT")
     return host.strip("[]"), int(port)

@@ -221,12 +221,12 @@ def add(
     from dure.cli.terminal.add_report import add_machines, show_plan
     from dure.cluster.add.adding import destinations
     from dure.cluster.add.package import installed_from, package_of
-    from dure.cluster.add.preparing import Wishes
+    from dure.cluster.add.preparing import AddOptions
     from dure.cluster.root.membership import Cluster
     from dure.cluster.trust.identity import check_name
 
     cluster = Cluster(cluster_directory())
-    wishes = Wishes(
+    options = AddOptions(
         installed_from() if package is None else package_of(package),
         name=check_name(name) if name else "",
         user=user,
@@ -236,12 +236,12 @@ def add(
         reinstall=reinstall,
     )
     work = show_plan if dry_run else add_machines
-    if not work(cluster, destinations(hosts, wishes), wishes, as_json=as_json):
+    if not work(cluster, destinations(hosts, options), options, as_json=as_json):
         raise typer.Exit(1)
 
 
 def _address(root: str, port: int) -> str:
-    """The root's door; its port where none is said."""
+    """The join server's address; its port where none is said."""
     return root if ":" in root else f"{root}:{port}"
 
 

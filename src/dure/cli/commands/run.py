@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Annotated, Any
 
 import typer
 
+from dure.chat.turn import ChatTurn, Conversations
+from dure.cli.terminal.answer_text import AnswerText
 from dure.cli.terminal.console import bytes_text, errors, print_json, write
 from dure.cli.terminal.interrupt import Interrupt
 from dure.cli.terminal.model_argument import resolve_draft, resolve_model
@@ -21,10 +24,10 @@ from dure.cli.terminal.parameters import (
     Running,
     SamplingOptions,
 )
-from dure.cli.terminal.running_model import guesses, running_model
+from dure.cli.terminal.running_model import proposer, running_model
 from dure.engine.executor import RankFacts
 from dure.errors import EngineError, UsageError
-from dure.generate.session import Session
+from dure.generate.session import AnswerPiece, Session
 from dure.generate.speculative.proposer import Draft
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
@@ -70,19 +73,16 @@ def run(
         running_model(file, options) as (gguf, executor),
     ):
         vocabulary = Vocabulary(gguf)
-        guessing = stack.enter_context(guesses(draft, gguf, vocabulary, options, executor))
-        session = Session(executor, vocabulary, guessing)
-        tokens = _tokens(vocabulary, text, system, raw)
-        answer = ""
+        drafts = stack.enter_context(proposer(draft, gguf, vocabulary, options, executor))
+        session = Session(executor, vocabulary, drafts)
+        turn = _turn(vocabulary, text, system, raw)
+        tokens = turn.prompt if turn else vocabulary.tokenize(text)
+        answer = AnswerText(is_written=not as_json)
+        pieces = session.answer(tokens, chosen_by, max_tokens=max_tokens, cancelled=interrupt.came)
         try:
-            for piece in session.answer(
-                tokens, chosen_by, max_tokens=max_tokens, cancelled=interrupt.came
-            ):
-                answer += piece.text
-                if not as_json:
-                    write(piece.text)
+            _read(pieces, turn, answer)
         except EngineError:
-            write("\n" if answer and not as_json else "")  # the error begins its own line
+            write("\n" if answer.content and not as_json else "")  # the error begins its own line
             raise
         facts = executor.facts() if verbose or as_json else []
     if as_json:
@@ -105,13 +105,27 @@ def _prompt(prompt: str | None) -> str:
     return prompt
 
 
-def _tokens(vocabulary: Vocabulary, text: str, system: str | None, raw: bool) -> list[int]:
+def _turn(vocabulary: Vocabulary, text: str, system: str | None, raw: bool) -> ChatTurn | None:
+    """Return the conversation's turn; None if the text itself is continued."""
     if raw or not vocabulary.has_chat_template:
         if system is not None:
-            raise UsageError("--system needs a chat template: leave out --raw, or use a chat model")
-        return vocabulary.tokenize(text)
+            raise UsageError(
+                "--system needs a chat template", "leave out --raw, or use a chat model"
+            )
+        return None
     messages = [{"role": "system", "content": system}] if system is not None else []
-    return vocabulary.chat_prompt([*messages, {"role": "user", "content": text}])
+    return Conversations(vocabulary).turn([*messages, {"role": "user", "content": text}])
+
+
+def _read(pieces: Iterable[AnswerPiece], turn: ChatTurn | None, answer: AnswerText) -> None:
+    """Collect the answer as it comes; a turn's is parsed as a server would."""
+    for piece in pieces:
+        if turn is None:
+            answer.add_text(piece.text)
+        elif piece.token is not None:
+            answer.add(turn.feed(piece.token))
+    if turn is not None:
+        answer.add(turn.finish())
 
 
 def _figures_of(session: Session) -> dict[str, Any]:
@@ -136,9 +150,10 @@ def _figures_of(session: Session) -> dict[str, Any]:
     }
 
 
-def _as_json(answer: str, session: Session, facts: list[RankFacts]) -> dict[str, Any]:
+def _as_json(answer: AnswerText, session: Session, facts: list[RankFacts]) -> dict[str, Any]:
     return {
-        "text": answer,
+        "text": answer.content,
+        **({"reasoning": answer.reasoning} if answer.reasoning else {}),
         "finish": session.finish,
         "ranks": len(facts),
         **_figures_of(session),

@@ -10,16 +10,13 @@ from rich.table import Table
 from dure.cli.terminal.console import bytes_text, output, print_json, printable
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.parameters import Json, Model
-from dure.deploy.local import rank_memory
-from dure.errors import DureError, ModelError
+from dure.errors import ModelError
 from dure.hardware.probe import platform
-from dure.model.architecture import Shape, shape_of
-from dure.model.cut import plan_cut
+from dure.model.architectures import shape_of
 from dure.model.gguf import GgufFile, open_gguf
-from dure.model.shard import plan_shards
-from dure.places import shard_directory
-from dure.plan.kernels import is_quick
-from dure.plan.memory import DEFAULT_CTX, RankMemory, kv_bytes_per_token
+from dure.plan.cut_report import CutReport, cut_report
+from dure.plan.kernels import slow_bytes
+from dure.plan.memory import DEFAULT_CTX
 
 __all__ = ["show"]
 
@@ -61,20 +58,9 @@ def _facts(gguf: GgufFile) -> dict[str, Any]:
         "parameters": sum(t.n_elements for t in gguf.tensors.values()),
         "shape": _shape(gguf),
         "types": _types(gguf),
-        "slower_here": _slower_here(gguf),
-        "cuts": [_cut(gguf, n) for n in range(1, MOST_RANKS + 1)],
+        "slower_here": slow_bytes(gguf.tensors.values(), platform({}, lambda _: "").features),
+        "cuts": [_cut(cut_report(gguf, [1.0] * n)) for n in range(1, MOST_RANKS + 1)],
     }
-
-
-def _slower_here(gguf: GgufFile) -> dict[str, int]:
-    """By type, the bytes of matrices that this processor has no quick kernels for."""
-    features = platform({}, lambda _: "").features
-    found: dict[str, int] = {}
-    for tensor in gguf.tensors.values():
-        is_matrix = len(tensor.shape) > 1 and not tensor.name.startswith("token_embd")
-        if is_matrix and not is_quick(tensor.type.name, tensor.shape[1], features):
-            found[tensor.type.name] = found.get(tensor.type.name, 0) + tensor.size_bytes
-    return found
 
 
 def _shape(gguf: GgufFile) -> dict[str, int]:
@@ -109,51 +95,19 @@ def _types(gguf: GgufFile) -> dict[str, dict[str, int]]:
     return types
 
 
-def _cut(gguf: GgufFile, n_ranks: int) -> dict[str, Any]:
-    """Whether the model runs on so many ranks; each one's bytes, what is re-encoded, or why not."""
-    if n_ranks == 1:
-        whole = sum(t.size_bytes for t in gguf.tensors.values())
-        cut = {"ranks": 1, "possible": True, "bytes": [whole], "reencoded": {}}
-        memory = _memory(gguf, whole)
-        return {**cut, "memory_bytes": [memory]} if memory else cut
-    try:
-        plan = plan_cut(gguf, [1.0] * n_ranks)
-        shards = plan_shards(gguf, plan, shard_directory())
-    except DureError as error:
-        return {"ranks": n_ranks, "possible": False, "reason": str(error)}
-    reencoded = {
-        name: {"from": gguf.tensors[name].type.name, "to": type_.name}
-        for name, type_ in plan.reencoded.items()
-    }
-    more = sum(
-        plan.size_bytes(gguf.tensors[name], rank)
-        for name in plan.reencoded
-        for rank in range(n_ranks)
-    ) - sum(gguf.tensors[name].size_bytes for name in plan.reencoded)
+def _cut(report: CutReport) -> dict[str, Any]:
+    """Return one number of ranks as plain data: each rank's bytes and what is re-encoded, or why not."""
+    if report.problem:
+        return {"ranks": report.n_ranks, "possible": False, "reason": report.problem}
+    memory = [rank.memory_bytes for rank in report.ranks if rank.memory_bytes is not None]
     return {
-        "ranks": n_ranks,
+        "ranks": report.n_ranks,
         "possible": True,
-        "bytes": [shard.weights_bytes for shard in shards],
-        "memory_bytes": [
-            rank_memory(plan, shard).total_bytes(_shown_ctx(plan.shape)) for shard in shards
-        ],
-        "reencoded": reencoded,
-        "reencoded_extra_bytes": more,
+        "bytes": [rank.weights_bytes for rank in report.ranks],
+        **({"memory_bytes": memory} if memory else {}),
+        "reencoded": {one.tensor: {"from": one.old, "to": one.new} for one in report.reencoded},
+        **({"reencoded_extra_bytes": report.reencoded_bytes} if report.n_ranks > 1 else {}),
     }
-
-
-def _memory(gguf: GgufFile, weights_bytes: int) -> int:
-    """What the whole model takes on one machine; 0 where the header does not say enough."""
-    try:
-        shape = shape_of(gguf)
-    except ModelError:
-        return 0
-    whole = RankMemory(weights_bytes, kv_bytes_per_token(shape, shape.n_head_kv))
-    return whole.total_bytes(_shown_ctx(shape))
-
-
-def _shown_ctx(shape: Shape) -> int:
-    return min(DEFAULT_CTX, shape.context_length)
 
 
 def _tensors(gguf: GgufFile) -> list[dict[str, Any]]:

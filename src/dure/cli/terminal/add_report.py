@@ -14,8 +14,9 @@ from rich.progress import Progress as Bars
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from dure.cli.terminal.console import bytes_text, errors, output, print_json, printable
-from dure.cluster.add.adding import Outcome, Progress, State, add, rehearse
-from dure.cluster.add.preparing import Step, Wishes
+from dure.cluster.add.adding import add, rehearse
+from dure.cluster.add.outcome import AddProgress, Outcome, OutcomeState
+from dure.cluster.add.preparing import AddOptions, AddStep
 from dure.cluster.add.ssh import Destination
 from dure.cluster.root.membership import Cluster
 
@@ -23,34 +24,34 @@ __all__ = ["add_machines", "show_plan"]
 
 STILL_EVERY_S = 60.0
 _DOING = {
-    Step.LOG_IN: "logging in",
-    Step.CHECK: "looking at it",
-    Step.INSTALL: "installing dure",
-    Step.JOIN: "joining",
-    Step.SERVICE: "starting the service",
-    Step.ANSWER: "waiting for its answer",
+    AddStep.LOG_IN: "logging in",
+    AddStep.CHECK: "looking at it",
+    AddStep.INSTALL: "installing dure",
+    AddStep.JOIN: "joining",
+    AddStep.SERVICE: "starting the service",
+    AddStep.ANSWER: "waiting for its answer",
 }
 
 
 def add_machines(
-    cluster: Cluster, hosts: Sequence[Destination], wishes: Wishes, *, as_json: bool
+    cluster: Cluster, hosts: Sequence[Destination], options: AddOptions, *, as_json: bool
 ) -> bool:
     """Make nodes of these machines, and say how each ended; whether all went well."""
     with _told_when_stopped(), _watching([host.text for host in hosts]) as progress:
-        outcomes = add(cluster, hosts, wishes, progress)
+        outcomes = add(cluster, hosts, options, progress)
     if as_json:
         print_json([_facts(outcome) for outcome in outcomes])
     else:
         _summarize(outcomes)
-    return all(outcome.state != State.FAILED for outcome in outcomes)
+    return all(outcome.state != OutcomeState.FAILED for outcome in outcomes)
 
 
 def show_plan(
-    cluster: Cluster, hosts: Sequence[Destination], wishes: Wishes, *, as_json: bool
+    cluster: Cluster, hosts: Sequence[Destination], options: AddOptions, *, as_json: bool
 ) -> bool:
     """Say what would be run for these machines; whether all can be added."""
     with _told_when_stopped(), _watching([host.text for host in hosts]) as progress:
-        plans = rehearse(cluster, hosts, wishes, progress)
+        plans = rehearse(cluster, hosts, options, progress)
     if as_json:
         print_json(
             [
@@ -64,7 +65,7 @@ def show_plan(
                 _summarize([ended])
             for command in [f"# {host.text}", *commands] if commands else []:
                 output.print(command, soft_wrap=True)
-    return all(ended is None or ended.state != State.FAILED for ended, _ in plans)
+    return all(ended is None or ended.state != OutcomeState.FAILED for ended, _ in plans)
 
 
 @contextmanager
@@ -87,7 +88,13 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
         "node": outcome.node or None,
         "done": [step.value for step in outcome.done],
         "platform": dataclasses.asdict(platform) if platform else None,
-        "failure": failure and {**dataclasses.asdict(failure), "step": failure.step.value},
+        "failure": failure
+        and {
+            "step": failure.step.value,
+            "reason": failure.problem,
+            "cure": failure.cure,
+            "lines": failure.lines,
+        },
     }
 
 
@@ -100,7 +107,7 @@ def _summarize(outcomes: Sequence[Outcome]) -> None:
 
 
 def _well(outcome: Outcome) -> str:
-    if outcome.state == State.JOINED:
+    if outcome.state == OutcomeState.JOINED:
         return f"{outcome.node} belongs to the cluster; start `dure node` on it"
     already = "" if outcome.done else " already"
     machine = outcome.platform
@@ -114,7 +121,7 @@ def _tell_failure(outcome: Outcome) -> None:
     failure = outcome.failure
     assert failure is not None
     name = f" ({outcome.node})" if outcome.node else ""
-    text = f"{outcome.host}{name}: {failure.step} failed: {failure.reason}"
+    text = f"{outcome.host}{name}: {failure.step} failed: {failure.problem}"
     errors.print(printable(text), style="red", markup=False, soft_wrap=True)
     if outcome.done:
         errors.print(f"    done before: {', '.join(outcome.done)}", markup=False, soft_wrap=True)
@@ -128,7 +135,7 @@ def _tell_failure(outcome: Outcome) -> None:
 
 
 @contextmanager
-def _watching(hosts: Sequence[str]) -> Iterator[Progress]:
+def _watching(hosts: Sequence[str]) -> Iterator[AddProgress]:
     if errors.is_terminal:
         with _Board(hosts) as board:
             yield board
@@ -160,11 +167,11 @@ class _Board:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def began(self, host: str, step: Step) -> None:
+    def began(self, host: str, step: AddStep) -> None:
         """Show the step."""
         self._bars.update(self._tasks[host], doing=_DOING[step], said="")
 
-    def said(self, host: str, line: str) -> None:
+    def printed(self, host: str, line: str) -> None:
         """Show what fits of the line."""
         room = max(10, errors.width - max(map(len, self._tasks)) - 40)
         self._bars.update(self._tasks[host], said=printable(line.strip())[:room])
@@ -180,7 +187,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._lasting: dict[str, Step] = {}
+        self._lasting: dict[str, AddStep] = {}
         self._telling = threading.Lock()
         self._over = threading.Event()
         self._clock = threading.Thread(target=self._still, daemon=True)
@@ -193,13 +200,13 @@ class _Lines:
         self._over.set()
         self._clock.join()
 
-    def began(self, host: str, step: Step) -> None:
+    def began(self, host: str, step: AddStep) -> None:
         """Say what is done now."""
         with self._telling:
             self._lasting[host] = step
             self._tell(f"{host}: {_DOING[step]}")
 
-    def said(self, host: str, line: str) -> None:
+    def printed(self, host: str, line: str) -> None:
         """Keep quiet: a failure shows the last lines."""
 
     def ended(self, outcome: Outcome) -> None:

@@ -94,10 +94,14 @@ def options_of(command: Any) -> dict[str, TyperOption]:
     }
 
 
-def _commands(group: Any) -> dict[str, Any]:
-    """Every command that takes part, by its name in the file; `a.b` for one of a group."""
+def _commands(group: Any, only: str | None = None) -> dict[str, Any]:
+    """Return the commands that take part, by their names in the file; `a.b` for one of a group.
+
+    only: the command or group of this name.
+    """
     found: dict[str, Any] = {}
-    for name, command in group.commands.items():
+    for name in group.commands if only is None else [only]:
+        command = group.commands[name]
         if isinstance(command, TyperGroup):
             inner = _commands(command) if name != UNCONFIGURED else {}
             found |= {f"{name}.{sub}": one for sub, one in inner.items()}
@@ -222,9 +226,9 @@ def _prepare(ctx: Any, group: Any, name: str) -> None:
     if name == UNCONFIGURED:
         return
     table = read_config(config_file())
-    check(table, group, config_file())
-    commands = _commands(group)
-    chosen = {full: one for full, one in commands.items() if full.partition(".")[0] == name}
+    if table:  # every command is imported to check it
+        check(table, group, config_file())
+    chosen = _commands(group, only=name)
     for full, command in chosen.items():
         _listen(full, command)
     ctx.default_map = _default_map(table, chosen)

@@ -31,6 +31,7 @@ __all__ = [
     "print_error",
     "print_json",
     "printable",
+    "printable_lines",
     "progress_bar",
     "write",
 ]
@@ -53,6 +54,11 @@ def write(text: str) -> None:
     """Write generated text to stdout as it comes."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def printable_lines(text: str) -> str:
+    """Return the text fit for a terminal: control characters are escaped, but for ends of lines."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def printable(text: str) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import typer
 
-from dure.cli.commands.pull import told_when_stopped, watching
 from dure.cli.terminal.console import errors, printable
+from dure.cli.terminal.pull_progress import pull_progress, saying_how_to_resume
 from dure.errors import UsageError
 from dure.generate.speculative.proposer import Draft
 from dure.model.gguf import open_gguf
@@ -75,5 +75,5 @@ def _agreed(text: str) -> bool:
 def _pulled(name: Name, library: Library) -> Path:
     from dure.model.store.pull import pull
 
-    with told_when_stopped(str(name)), watching() as watch:
-        return pull(name, library, watch).model.path
+    with saying_how_to_resume(str(name)), pull_progress() as progress:
+        return pull(name, library, progress).model.path

@@ -7,15 +7,17 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from dure.cli.terminal.console import errors, loading_bar, progress_bar
+from dure.deploy.draft import start_draft
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import EngineEvent
 from dure.deploy.start import start_model
-from dure.engine.executor import Executor
-from dure.generate.speculative.proposer import Guessing, open_guessing
+from dure.engine.executor import Executor, FullExecutor
+from dure.generate.speculative.draft_model import DraftModel
+from dure.generate.speculative.proposer import Proposer, draft_model_path, proposer_for
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
 
-__all__ = ["TerminalReporter", "guesses", "running_model"]
+__all__ = ["TerminalReporter", "proposer", "running_model"]
 
 
 class TerminalReporter:
@@ -48,7 +50,7 @@ class TerminalReporter:
 
 
 @contextmanager
-def running_model(model: Path, options: RunOptions) -> Iterator[tuple[GgufFile, Executor]]:
+def running_model(model: Path, options: RunOptions) -> Iterator[tuple[GgufFile, FullExecutor]]:
     """Run a model until the block ends, whatever happens in it."""
     with open_gguf(model) as gguf:
         executor = start_model(gguf, options, TerminalReporter()).executor
@@ -59,14 +61,17 @@ def running_model(model: Path, options: RunOptions) -> Iterator[tuple[GgufFile, 
 
 
 @contextmanager
-def guesses(
+def proposer(
     draft: str, gguf: GgufFile, vocabulary: Vocabulary, options: RunOptions, executor: Executor
-) -> Iterator[Guessing | None]:
+) -> Iterator[Proposer | None]:
     """Propose draft tokens for a running model, as --draft says."""
-    n_ctx = executor.info.n_ctx
-    guessing = open_guessing(draft, gguf, vocabulary, options, n_ctx, TerminalReporter())
+    draft_model = None
+    if path := draft_model_path(draft):
+        n_ctx, reporter = executor.info.n_ctx, TerminalReporter()
+        draft_model = DraftModel(start_draft(path, vocabulary, options, n_ctx, reporter))
+    made = proposer_for(draft, gguf, draft_model)
     try:
-        yield guessing
+        yield made
     finally:
-        if guessing is not None:
-            guessing.close()
+        if made is not None:
+            made.close()

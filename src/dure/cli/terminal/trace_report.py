@@ -11,10 +11,10 @@ from rich.table import Table
 
 from dure.cli.terminal.console import output
 from dure.engine.compute.allreduce import Wire
-from dure.engine.executor import Executor, RankFacts
-from dure.engine.instruments.trace import PARTS, RankTrace, chrome_events, parts_of
+from dure.engine.executor import Instruments, RankFacts
+from dure.engine.trace import PARTS, RankTrace, chrome_events, parts_of
 from dure.errors import ResourceError
-from dure.model.architecture import shape_of
+from dure.model.architectures import shape_of
 from dure.model.gguf import GgufFile
 
 __all__ = ["Floors", "print_trace", "trace_figures", "write_trace"]
@@ -46,18 +46,18 @@ class Floors:
     there are machines whose memory is twice as fast at some moments as at others.
     """
 
-    def __init__(self, executor: Executor, gguf: GgufFile, wire: Wire) -> None:
+    def __init__(self, instruments: Instruments, gguf: GgufFile, wire: Wire) -> None:
         shape = shape_of(gguf)
         most, part = _bytes_used(gguf)
-        self._executor = executor
-        self._reads = [min(rank.weights_bytes, most) * part for rank in executor.facts()]
+        self._instruments = instruments
+        self._reads = [min(rank.weights_bytes, most) * part for rank in instruments.facts()]
         self._sum_bytes = shape.n_embd * 4 if wire is Wire.F32 else shape.n_embd * 34 // 32
         self._n_sums = 2 * shape.n_layer
         self._probes: list[tuple[list[float], float]] = []
 
     def measure(self) -> None:
         """Measure it now."""
-        self._probes.append(self._executor.probe(self._sum_bytes))
+        self._probes.append(self._instruments.probe(self._sum_bytes))
 
     def figures(self) -> dict[str, Any]:
         """Medians of what was measured: of the parts in milliseconds, and what they were made from."""

@@ -1,7 +1,7 @@
 """What a machine is before it has dure: asked of its shell, and judged whether it can become a node.
 
-Knows the script that looks, and reads what it says. Refuses to change anything, and to know how the script
-gets there.
+Knows the script that inspects it, and reads what it prints. Refuses to change anything, and to know how
+the script gets there.
 """
 
 from __future__ import annotations
@@ -16,31 +16,27 @@ from shlex import quote
 import msgspec
 from cryptography import x509
 
-from dure.cluster.node.service import UNIT
 from dure.cluster.root.membership import Cluster, Member
+from dure.cluster.software import NODE_UNIT, PACKAGES
 from dure.cluster.trust.identity import fingerprint
 from dure.errors import ClusterError
 
-__all__ = ["PACKAGES", "Facts", "inspected", "looking"]
+__all__ = ["HostFacts", "host_facts", "inspection_script"]
 
 FREE_BYTES = 2_500_000_000  # llama.cpp's build, and what is installed
 _MARK = "dure:"
+_WHAT_IS_IN = {"python3-venv": "Python's venv", "build-essential": "a C and C++ compiler"}
 _PROCESSORS = ("x86_64", "aarch64", "riscv64")
-PACKAGES = {
-    "dure": "dure",
-    "llama.cpp": "llama-cpp-python",
-    "mpich": "mpich",
-}  # as agents call them
 
 # What it prints is `dure:KEY=VALUE`, among whatever a login shell prints.
 # No backslash: not every login shell reads one between quotes as sh does.
-_LOOK = """
+_SCRIPT = """
 say() { echo "dure:$1=$2"; }
 say system "$(uname -s)"
 say processor "$(uname -m)"
 say uid "$(id -u)"
 if [ "$(id -u)" = 0 ]; then
-    base=/opt/dure user=WISHED
+    base=/opt/dure user=NODE_USER
     home=$(getent passwd "$user" | cut -d: -f6)
     if [ -n "$home" ]; then say user_exists yes; else home=/var/lib/$user; fi
 else
@@ -81,20 +77,20 @@ exit 0
 """
 
 
-def looking(user: str) -> str:
-    """The script that looks at a machine. user: whose rights the node will have where root logs in."""
+def inspection_script(user: str) -> str:
+    """Return the script that inspects a machine. user: whose rights the node gets if root logs in."""
     names = " ".join(PACKAGES.values())
-    script = _LOOK.replace("WISHED", quote(user)).replace("NAMES", names)
-    return script.replace("UNIT", f"/etc/systemd/system/{UNIT}")
+    script = _SCRIPT.replace("NODE_USER", quote(user)).replace("NAMES", names)
+    return script.replace("UNIT", f"/etc/systemd/system/{NODE_UNIT}")
 
 
 @dataclass(frozen=True)
-class Facts:
+class HostFacts:
     """What the script found. base: where dure is installed. user: whose rights the node has.
 
-    python: the program that is new enough, "" where none is; python_seen: the last that was looked at.
-    reached_from: the root's address as the machine sees it. unit: the command of the service that is there.
-    authority, certificate: PEM on one line.
+    python: the program that is new enough, "" if none is; python_seen: the last that was tried.
+    reached_from: the root's address as the machine sees it. unit: the command of the installed service.
+    authority, certificate: PEM on one line. versions: None if dure is not installed.
     """
 
     system: str = ""
@@ -123,33 +119,38 @@ class Facts:
 
     @property
     def is_root(self) -> bool:
-        """Whether one logs in as root."""
+        """Whether ssh logs in as root."""
         return self.uid == 0
 
-    def trouble(self) -> tuple[str, str] | None:
-        """Why this machine cannot become a node, and the cure."""
+    def why_unfit(self) -> ClusterError | None:
+        """Return why this machine cannot become a node, None if it can."""
         if self.system != "Linux":
-            return f"it runs {self.system or 'nothing known'}", "dure's nodes need Linux"
+            return ClusterError(
+                f"it runs {self.system or 'nothing known'}", "dure's nodes need Linux"
+            )
         if self.processor not in _PROCESSORS or (self.python and not self.is_64_bit):
-            return (
+            return ClusterError(
                 f"its system is of 32 bits ({self.processor})",
                 "install a 64-bit one; every board since the Raspberry Pi 3 can run it",
             )
         if not self.python:
-            return (
+            return ClusterError(
                 f"it has {self.python_seen or 'no Python'}, and dure needs Python 3.11 or newer",
                 "`sudo apt install python3 python3-venv build-essential` on Debian 12 or newer",
             )
+        return self._why_not_built() if self.versions is None else None
+
+    def _why_not_built(self) -> ClusterError | None:
+        """Return why dure cannot be installed, None if it can."""
         lacking = [] if self.has_venv else ["python3-venv"]
         lacking += [] if self.has_compilers else ["build-essential"]
-        if lacking and self.versions is None:
-            words = {"python3-venv": "Python's venv", "build-essential": "a C and C++ compiler"}
-            return (
-                f"it lacks {' and '.join(words[one] for one in lacking)}",
+        if lacking:
+            return ClusterError(
+                f"it lacks {' and '.join(_WHAT_IS_IN[package] for package in lacking)}",
                 f"`sudo apt install {' '.join(lacking)}` on it",
             )
-        if self.free_bytes < FREE_BYTES and self.versions is None:
-            return (
+        if self.free_bytes < FREE_BYTES:
+            return ClusterError(
                 f"{self.free_bytes / 1e9:.1f} GB are free for {self.base}, and building takes "
                 f"{FREE_BYTES / 1e9:.1f} GB",
                 "make room there",
@@ -157,12 +158,12 @@ class Facts:
         return None
 
     def is_of(self, cluster: Cluster) -> bool:
-        """Whether its authority is this cluster's."""
+        """Return if its authority is this cluster's."""
         der = _der(self.authority)
         return der is not None and fingerprint(der) == cluster.authority.fingerprint
 
     def member_of(self, cluster: Cluster) -> Member | None:
-        """Who it is in this cluster: the member whose certificate it has."""
+        """Return the member of this cluster whose certificate it has, if it is one."""
         der = _der(self.certificate)
         if der is None or not self.is_of(cluster):
             return None
@@ -174,53 +175,53 @@ class Facts:
 
 
 def _der(pem: str) -> bytes | None:
-    """A certificate whose lines were joined by blanks."""
-    found = re.search(r"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", pem)
+    """Return a certificate (DER) whose lines were joined by blanks; None if it is none."""
+    match = re.search(r"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", pem)
     try:
-        return base64.b64decode(found[1].replace(" ", ""), validate=True) if found else None
+        return base64.b64decode(match[1].replace(" ", ""), validate=True) if match else None
     except binascii.Error:
         return None
 
 
-def inspected(lines: Iterable[str]) -> Facts:
-    """What the script said. Raises ClusterError where it is nonsense."""
-    told: dict[str, str] = {}
+def host_facts(lines: Iterable[str]) -> HostFacts:
+    """Read what the script printed. Raises ClusterError if it is nonsense."""
+    values: dict[str, str] = {}
     for line in lines:
         mark, _, rest = line.partition(_MARK)
         if not mark and "=" in rest:
             key, _, value = rest.partition("=")
-            told[key] = value.strip()
+            values[key] = value.strip()
     try:
-        node = msgspec.json.decode(told.get("node", "{}"), type=dict[str, str | int])
-        return _facts(told, str(node.get("name", "")), str(node.get("cluster", "")))
+        node = msgspec.json.decode(values.get("node", "{}"), type=dict[str, str | int])
+        return _facts(values, str(node.get("name", "")), str(node.get("cluster", "")))
     except (ValueError, msgspec.MsgspecError) as error:
         raise ClusterError(f"the machine answers in words that make no sense ({error})") from error
 
 
-def _facts(told: dict[str, str], node: str, cluster: str) -> Facts:
-    found = {name: told.get(f"version_{package}", "") for name, package in PACKAGES.items()}
-    return Facts(
-        system=told.get("system", ""),
-        processor=told.get("processor", ""),
-        uid=int(told.get("uid", "0")),
-        base=told.get("base", ""),
-        user=told.get("user", ""),
-        user_home=told.get("user_home", ""),
-        user_exists="user_exists" in told,
-        reached_from=told.get("reached_from", ""),
-        cores=int(told.get("cores") or "1"),
-        memory_bytes=int(told.get("memory_kib") or "0") * 1024,
-        python=told.get("python", ""),
-        python_seen=told.get("python_seen", ""),
-        has_venv="venv" in told,
-        is_64_bit="wide" in told,
-        has_compilers="cc" in told and "cxx" in told,
-        free_bytes=int(told.get("free_kib") or "0") * 1024,
-        node_directory=told.get("node_directory", ""),
+def _facts(values: dict[str, str], node: str, cluster: str) -> HostFacts:
+    versions = {name: values.get(f"version_{package}", "") for name, package in PACKAGES.items()}
+    return HostFacts(
+        system=values.get("system", ""),
+        processor=values.get("processor", ""),
+        uid=int(values.get("uid", "0")),
+        base=values.get("base", ""),
+        user=values.get("user", ""),
+        user_home=values.get("user_home", ""),
+        user_exists="user_exists" in values,
+        reached_from=values.get("reached_from", ""),
+        cores=int(values.get("cores") or "1"),
+        memory_bytes=int(values.get("memory_kib") or "0") * 1024,
+        python=values.get("python", ""),
+        python_seen=values.get("python_seen", ""),
+        has_venv="venv" in values,
+        is_64_bit="wide" in values,
+        has_compilers="cc" in values and "cxx" in values,
+        free_bytes=int(values.get("free_kib") or "0") * 1024,
+        node_directory=values.get("node_directory", ""),
         node_name=node,
         node_cluster=cluster,
-        unit=told.get("unit", ""),
-        authority=told.get("authority", ""),
-        certificate=told.get("certificate", ""),
-        versions=found if all(found.values()) else None,
+        unit=values.get("unit", ""),
+        authority=values.get("authority", ""),
+        certificate=values.get("certificate", ""),
+        versions=versions if all(versions.values()) else None,
     )

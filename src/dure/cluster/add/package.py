@@ -1,4 +1,4 @@
-"""What other machines install dure from, so that they get the root's: a file, a directory, or pip's words.
+"""What other machines install dure from, to get the root's: a file, a directory, or a requirement.
 
 Knows what pip noted when dure was installed here (PEP 610), and which files of a checkout matter.
 Refuses to know how it travels.
@@ -25,7 +25,7 @@ _MODEL = ".gguf"
 
 @dataclass(frozen=True)
 class Package:
-    """words: what pip is told. path: a file or directory here, which travels first."""
+    """words: pip's requirement. path: a file or directory here, which is sent first."""
 
     words: str = ""
     path: Path | None = None
@@ -35,13 +35,13 @@ class Package:
 
     @property
     def file_name(self) -> str:
-        """What it is called where it arrives; pip reads a wheel's name."""
-        assert self.path is not None, "pip's words do not travel"
+        """Its name on the other machine; pip reads a wheel's name."""
+        assert self.path is not None, "pip's requirements are not sent"
         return "dure.tar.gz" if self.path.is_dir() else self.path.name
 
     def packed(self, directory: Path) -> Path:
-        """The one file that travels; a directory becomes an archive in `directory`."""
-        assert self.path is not None, "pip's words do not travel"
+        """Return the one file that is sent; a directory becomes an archive in `directory`."""
+        assert self.path is not None, "pip's requirements are not sent"
         if not self.path.is_dir():
             return self.path
         archive = directory / self.file_name
@@ -60,42 +60,44 @@ def _of_source(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def package_of(text: str) -> Package:
-    """What `--from` means: something that is here, or else pip's words. Raises UsageError."""
+    """Read `--from`: something that is here, or else pip's requirement. Raises UsageError."""
     path = Path(text).expanduser()
     if path.is_dir():
         if not (path / "pyproject.toml").is_file():
-            raise UsageError(f"--from {text}: the directory has no pyproject.toml: name a checkout")
+            raise UsageError(
+                f"--from {text}: the directory has no pyproject.toml", "name a checkout"
+            )
         return Package(path=path.resolve())
     if path.is_file():
         return Package(path=path.resolve())
     is_name = "://" in text or not ("/" in text or text.endswith((".whl", ".tar.gz")))
     if not text.strip() or text.startswith("-") or not is_name:
         raise UsageError(
-            f"--from {text}: no such file: give a wheel, an sdist, a checkout, or what pip takes, "
-            "as dure==1.0"
+            f"--from {text}: no such file",
+            "give a wheel, an sdist, a checkout, or what pip takes, as dure==1.0",
         )
     return Package(words=text)
 
 
 def installed_from() -> Package:
-    """Where the dure that runs here came from, as pip noted it; else its version in the index."""
+    """Return what the dure that runs here was installed from; else its version in the index."""
     here = distribution("dure")
     return recorded(here.read_text("direct_url.json"), here.version)
 
 
 def recorded(note: str | None, version: str) -> Package:
-    """What pip's note (direct_url.json) says; the index where there is none, or what it names is gone."""
+    """Read pip's note (direct_url.json); the index if there is none, or what it names is gone."""
     index = Package(words=f"dure=={version}")
     try:
-        told: Any = msgspec.json.decode(note or "{}")
-        url, parts = str(told.get("url", "")), urlsplit(str(told.get("url", "")))
+        noted: Any = msgspec.json.decode(note or "{}")
+        url, parts = str(noted.get("url", "")), urlsplit(str(noted.get("url", "")))
     except (msgspec.MsgspecError, AttributeError, ValueError):
         return index
     if parts.scheme == "file":
         path = Path(unquote(parts.path))
         is_there = path.is_file() or (path / "pyproject.toml").is_file()
         return Package(path=path) if is_there else index
-    revision = told.get("vcs_info", {})
+    revision = noted.get("vcs_info", {})
     if revision:
         return Package(words=f"dure @ {revision['vcs']}+{url}@{revision['commit_id']}")
     return Package(words=f"dure @ {url}") if url else index

@@ -1,8 +1,8 @@
 """What a machine still lacks to be a node of this cluster, as the scripts that bring it.
 
-Knows where things lie on a machine: below /opt/dure where one logs in as root, else below the user's home.
-Decides only; refuses to know how scripts get there and who runs them. They hold no backslash: not every
-login shell reads one between quotes as `sh` does.
+Knows where things lie on a machine: below /opt/dure if ssh logs in as root, else below the user's home.
+Pure; refuses to know how scripts get there and who runs them. They hold no backslash: not every login
+shell reads one between quotes as `sh` does.
 """
 
 from __future__ import annotations
@@ -12,20 +12,29 @@ from enum import StrEnum
 from itertools import pairwise
 from shlex import quote
 
-from dure.cluster.add.inspecting import PACKAGES, Facts
+from dure.cluster.add.inspecting import HostFacts
 from dure.cluster.add.package import Package
+from dure.cluster.software import PACKAGES
 from dure.cluster.trust.joining import JOIN_PORT
 
-__all__ = ["Action", "Sends", "Step", "Wishes", "planned", "root_for", "service_script"]
+__all__ = [
+    "AddOptions",
+    "AddScript",
+    "AddStep",
+    "ScriptInput",
+    "planned",
+    "root_for",
+    "service_script",
+]
 
 _SERVICE_OPTIONS = ("--quota", "--interface")  # of `dure node install`
 # llama.cpp's AMX kernels crash when some compilers build them: docs/decisions/0003-no-amx.md
 CMAKE_ARGS = "-DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__"
-COMPILER_BYTES = 1_000_000_000  # what one compiler of llama.cpp may want of memory
+COMPILER_BYTES = 1_000_000_000  # of memory, for one compiler of llama.cpp
 
 
-class Step(StrEnum):
-    """What is done to a machine, in this order."""
+class AddStep(StrEnum):
+    """A step by which a machine becomes a node, in this order."""
 
     LOG_IN = "log in"
     CHECK = "check"
@@ -36,12 +45,13 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What the machines are to become.
+class AddOptions:
+    """How machines become nodes.
 
     package: what they install. name: of a single machine; "" is its host name. user: whose rights the node
-    has where one logs in as root. root: this machine's address as they see it, HOST or HOST:PORT; "" is
-    the one from which ssh reaches them. port: of this root's door.
+    has if ssh logs in as root. root: this machine's address as they see it, HOST or HOST:PORT; "" is the
+    one from which ssh reaches them. port: of this root's join server. service: install the service.
+    reinstall: install dure even if the version is there.
     """
 
     package: Package
@@ -53,8 +63,8 @@ class Wishes:
     reinstall: bool = False
 
 
-class Sends(StrEnum):
-    """What a script reads."""
+class ScriptInput(StrEnum):
+    """What a script reads from its input."""
 
     NOTHING = ""
     PACKAGE = "package"
@@ -62,42 +72,49 @@ class Sends(StrEnum):
 
 
 @dataclass(frozen=True)
-class Action:
-    """One script that runs on a machine."""
+class AddScript:
+    """One script that runs on a machine, as a person would type it."""
 
-    step: Step
+    step: AddStep
     script: str
-    sends: Sends = Sends.NOTHING
+    sends: ScriptInput = ScriptInput.NOTHING
+
+    @property
+    def for_program(self) -> str:
+        """The script as it is run here: `dure join` then says its error as a record."""
+        return f"{self.script} --json" if self.step == AddStep.JOIN else self.script
 
 
-def planned(facts: Facts, wishes: Wishes, wanted: dict[str, str], *, member: bool) -> list[Action]:
-    """What a machine still lacks. wanted: the root's versions. member: it belongs to this cluster."""
+def planned(
+    facts: HostFacts, options: AddOptions, wanted: dict[str, str], *, member: bool
+) -> list[AddScript]:
+    """Return what a machine still lacks. wanted: the root's versions. member: it is in this cluster."""
     actions = []
-    if wishes.reinstall or facts.versions != wanted:
-        actions += _installing(facts, wishes, wanted)
+    if options.reinstall or facts.versions != wanted:
+        actions += _installing(facts, options, wanted)
     if not member:
-        actions.append(Action(Step.JOIN, _join_script(facts, wishes), Sends.CODE))
-    if wishes.service:
-        actions.append(Action(Step.SERVICE, service_script(facts)))
+        actions.append(AddScript(AddStep.JOIN, _join_script(facts, options), ScriptInput.CODE))
+    if options.service:
+        actions.append(AddScript(AddStep.SERVICE, service_script(facts)))
     return actions
 
 
-def _installing(facts: Facts, wishes: Wishes, wanted: dict[str, str]) -> list[Action]:
-    package, words, actions = wishes.package, wishes.package.words, []
+def _installing(facts: HostFacts, options: AddOptions, wanted: dict[str, str]) -> list[AddScript]:
+    package, words, actions = options.package, options.package.words, []
     if facts.is_root and not facts.user_exists:
         home = quote(facts.user_home)
-        made = f"useradd --system --create-home --home-dir {home} --shell /usr/sbin/nologin"
-        actions.append(Action(Step.INSTALL, f"{made} {quote(facts.user)}"))
+        useradd = f"useradd --system --create-home --home-dir {home} --shell /usr/sbin/nologin"
+        actions.append(AddScript(AddStep.INSTALL, f"{useradd} {quote(facts.user)}"))
     if package.path is not None:
         brought = f"{facts.base}/brought"
         is_archive = package.path.is_dir()
         words = f"{brought}/dure" if is_archive else f"{brought}/{package.file_name}"
-        taken = "tar xzf -" if is_archive else f"cat >{quote(package.file_name)}"
+        unpack = "tar xzf -" if is_archive else f"cat >{quote(package.file_name)}"
         room = quote(brought)
-        script = f"umask 022; rm -rf {room} && mkdir -p {room} && cd {room} && {taken}"
-        actions.append(Action(Step.INSTALL, script, Sends.PACKAGE))
-    script = _install_script(facts, words, wanted, clear=wishes.reinstall)
-    return [*actions, Action(Step.INSTALL, script)]
+        script = f"umask 022; rm -rf {room} && mkdir -p {room} && cd {room} && {unpack}"
+        actions.append(AddScript(AddStep.INSTALL, script, ScriptInput.PACKAGE))
+    script = _install_script(facts, words, wanted, clear=options.reinstall)
+    return [*actions, AddScript(AddStep.INSTALL, script)]
 
 
 _IS_SAME = """import sys
@@ -107,8 +124,8 @@ found = {name: version(name) for name in wanted}
 sys.exit(f"it got {found}, and the root has {wanted}" if found != wanted else 0)"""
 
 
-def _install_script(facts: Facts, words: str, wanted: dict[str, str], *, clear: bool) -> str:
-    """Compiles below `base`, for /tmp is small memory on many boards, and one at a time."""
+def _install_script(facts: HostFacts, words: str, wanted: dict[str, str], *, clear: bool) -> str:
+    """Return what installs dure, one build at a time, below `base`: /tmp is small on many boards."""
     base, jobs = facts.base, max(1, min(facts.cores, facts.memory_bytes // COMPILER_BYTES))
     packages = {PACKAGES[name]: version for name, version in wanted.items()}
     is_same = _IS_SAME.replace("WANTED", repr(packages))
@@ -126,33 +143,33 @@ venv/bin/python -c {quote(is_same)}
 rm -rf build brought"""
 
 
-def _join_script(facts: Facts, wishes: Wishes) -> str:
-    name = f" --name {quote(wishes.name)}" if wishes.name else ""
-    anew = " --force" if facts.node_name else ""
-    join = f"{_dure(facts)} join - --root {quote(root_for(facts, wishes))}{name}{anew}"
+def _join_script(facts: HostFacts, options: AddOptions) -> str:
+    name = f" --name {quote(options.name)}" if options.name else ""
+    force = " --force" if facts.node_name else ""
+    join = f"{_dure(facts)} join - --root {quote(root_for(facts, options))}{name}{force}"
     home = f"env HOME={quote(facts.user_home)} "
     as_user = f"runuser -u {quote(facts.user)} -- {home}" if facts.is_root else ""
     return f"cd / && {as_user}{join}"
 
 
-def root_for(facts: Facts, wishes: Wishes) -> str:
-    """The address of the root's door as the machine sees it."""
-    if wishes.root:
-        return wishes.root
-    return f"{facts.reached_from}:{wishes.port}"
+def root_for(facts: HostFacts, options: AddOptions) -> str:
+    """Return the address of the join server as the machine sees it."""
+    if options.root:
+        return options.root
+    return f"{facts.reached_from}:{options.port}"
 
 
-def service_script(facts: Facts) -> str:
-    """What installs the service and starts it, anew where it is there already."""
+def service_script(facts: HostFacts) -> str:
+    """Return what installs the service and starts it, or starts it again."""
     sudo = "" if facts.is_root else "sudo -n "
-    return f"{sudo}{_dure(facts)} node install --user {quote(facts.user)}{_kept(facts.unit)}"
+    return f"{sudo}{_dure(facts)} node install --user {quote(facts.user)}{_service_options(facts.unit)}"
 
 
-def _kept(unit: str) -> str:
-    """The options of a service that is there already, as a person chose them."""
+def _service_options(unit: str) -> str:
+    """Return the options of an installed service, as a person chose them."""
     given = [pair for pair in pairwise(unit.split()) if pair[0] in _SERVICE_OPTIONS]
     return "".join(f" {option} {quote(value)}" for option, value in given)
 
 
-def _dure(facts: Facts) -> str:
+def _dure(facts: HostFacts) -> str:
     return f"env DURE_NODE_DIR={quote(facts.node_directory)} {quote(facts.base + '/venv/bin/dure')}"

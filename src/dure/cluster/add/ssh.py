@@ -1,8 +1,8 @@
 """Another machine's shell over the system's own `ssh`: one login, then any number of commands.
 
-Knows ssh's options and `~/.ssh/config` by way of ssh itself, and what its complaints mean.
-Refuses to ask anything: a host that wants a password or shows an unknown key is an error with the cure.
-Refuses to know what the commands do.
+Knows ssh's options, `~/.ssh/config` by way of ssh itself, and what its complaints mean. Refuses to ask
+anything: a host that wants a password or shows an unknown key is an error with the cure. Refuses to know
+what the commands do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from dure.errors import ClusterError, ResourceError, UsageError
 
-__all__ = ["BROKEN", "Answer", "Connection", "Destination", "LoginError", "as_typed"]
+__all__ = ["BROKEN", "Destination", "LoginError", "SshConnection", "SshReply", "as_typed"]
 
 BROKEN = 255
 CONNECT_S = 10
@@ -43,16 +43,16 @@ _USER = re.compile(r"[^\s@:/'\"-][^\s:/'\"]*")
 
 
 class LoginError(ClusterError):
-    """ssh does not get in. reason, cure: the message's parts; lines: what ssh said."""
+    """ssh does not get in. lines: what it printed."""
 
-    def __init__(self, reason: str, cure: str, lines: Sequence[str]) -> None:
-        super().__init__(f"{reason}: {cure}")
-        self.reason, self.cure, self.lines = reason, cure, tuple(lines)
+    def __init__(self, problem: str, cure: str = "", *, lines: Sequence[str] = ()) -> None:
+        super().__init__(problem, cure, lines=list(lines))
+        self.lines = tuple(lines)
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Whom one logs in to, as given, and as ssh takes it. port: None leaves it to ssh."""
+    """A host to log in to, as given, and as ssh takes it. port: None leaves it to ssh."""
 
     text: str
     target: str
@@ -60,28 +60,28 @@ class Destination:
 
     @classmethod
     def parse(cls, text: str) -> Destination:
-        """From HOST, USER@HOST, USER@HOST:PORT, or the same after ssh://. Raises UsageError."""
+        """Read HOST, USER@HOST, USER@HOST:PORT, or the same after ssh://. Raises UsageError."""
         user, at, rest = text.removeprefix("ssh://").rstrip("/").rpartition("@")
         host, port = _split(rest)
         is_port = port is None or (port.isdecimal() and 0 < int(port) < 1 << 16)
         if not _HOST.fullmatch(host) or not is_port or (at and not _USER.fullmatch(user)):
-            raise UsageError(f"{text!r} is no host: give HOST, USER@HOST or USER@HOST:PORT")
+            raise UsageError(f"{text!r} is no host", "give HOST, USER@HOST or USER@HOST:PORT")
         return cls(text, f"{user}{at}{host}", None if port is None else int(port))
 
     @property
     def arguments(self) -> list[str]:
-        """How ssh and ssh-copy-id are told."""
+        """The arguments of ssh and ssh-copy-id."""
         return [*([] if self.port is None else ["-p", str(self.port)]), self.target]
 
     @property
     def known_as(self) -> str:
-        """How known_hosts calls it."""
+        """Its name in known_hosts."""
         host = self.target.rpartition("@")[2]
         return host if self.port in {None, 22} else f"[{host}]:{self.port}"
 
 
 def _split(rest: str) -> tuple[str, str | None]:
-    """Host and port; colons without brackets are an IPv6 address."""
+    """Return host and port; colons without brackets are an IPv6 address."""
     if bracketed := re.fullmatch(r"\[([^\]]*)\](?::(.*))?", rest):
         return bracketed[1], bracketed[2]
     if rest.count(":") == 1:
@@ -91,21 +91,21 @@ def _split(rest: str) -> tuple[str, str | None]:
 
 
 def as_typed(destination: Destination, script: str, *, terminal: bool = False) -> str:
-    """A command that a person can paste: it runs the script on that host."""
+    """Return a command that a person can paste: it runs the script on that host."""
     options = ["-t"] if terminal else []
     return shlex.join(["ssh", *options, *destination.arguments, script])
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a command said, on both streams, and its exit status; BROKEN is ssh's own."""
+class SshReply:
+    """What a command printed, on both streams, and its exit status; BROKEN is ssh's own."""
 
     status: int
     lines: tuple[str, ...]
 
 
-class Connection:
-    """One login to a host; `open` it, `close` it. Its commands share the login.
+class SshConnection:
+    """Log in to a host once, and run commands by that login. `open` it, `close` it.
 
     control: a path in a directory that nobody else may enter; ssh makes a socket there.
     """
@@ -119,10 +119,10 @@ class Connection:
         self._changing = threading.Lock()
 
     def open(self) -> None:
-        """Log in. Raises LoginError, ResourceError where there is no ssh."""
+        """Log in. Raises LoginError, ResourceError if there is no ssh."""
         if shutil.which("ssh") is None:
             raise ResourceError(
-                "ssh is not here: install it with `sudo apt install openssh-client`"
+                "ssh is not here", "install it with `sudo apt install openssh-client`"
             )
         with self._changing, self._log.open("wb") as log:
             if self.closed.is_set():
@@ -141,13 +141,13 @@ class Connection:
         give_up = time.monotonic() + LOGIN_S
         while not self._control.exists():  # ssh makes it once it is in
             if login.poll() is not None:
-                raise _complaint(self.destination, self._said())
+                raise _complaint(self.destination, self._logged())
             if time.monotonic() > give_up:
                 self.close()
-                raise _complaint(self.destination, [*self._said(), "Connection timed out"])
+                raise _complaint(self.destination, [*self._logged(), "Connection timed out"])
             time.sleep(0.05)
 
-    def _said(self) -> list[str]:
+    def _logged(self) -> list[str]:
         text = self._log.read_text(errors="replace")
         return [line.rstrip() for line in text.splitlines() if line.strip()]
 
@@ -155,14 +155,14 @@ class Connection:
         self,
         script: str,
         sends: bytes | Path | None = None,
-        said: Callable[[str], None] = lambda _line: None,
-    ) -> Answer:
-        """Run a script with `sh` there. sends: its input. said: is told each line as it comes.
+        on_line: Callable[[str], None] = lambda _line: None,
+    ) -> SshReply:
+        """Run a script with `sh` there. sends: its input. on_line: gets each line as it comes.
 
-        Have no backslash in the script: not every login shell reads one between quotes as `sh` does.
+        Write no backslash in the script: not every login shell reads one between quotes as `sh` does.
         """
         if self.closed.is_set():
-            return Answer(BROKEN, ())
+            return SshReply(BROKEN, ())
         with ExitStack() as stack:
             given = stack.enter_context(sends.open("rb")) if isinstance(sends, Path) else None
             # By that login, or not at all: without it, ssh would begin another one.
@@ -186,8 +186,8 @@ class Connection:
             for raw in process.stdout:
                 line = raw.decode(errors="replace").rstrip()
                 lines.append(line)
-                said(line)
-        return Answer(process.returncode, tuple(lines))
+                on_line(line)
+        return SshReply(process.returncode, tuple(lines))
 
     def close(self) -> None:
         """Log out; commands that run end, here at least."""
@@ -206,9 +206,9 @@ class Connection:
             login.stdin.close()
 
     def _ssh(self, *more: str) -> list[str]:
-        family = "any" if ":" in self.destination.target else "inet"  # as all in a cluster talk
-        given = (*_OPTIONS, f"AddressFamily={family}", *more)
-        options = [word for option in given for word in ("-o", option)]
+        family = "any" if ":" in self.destination.target else "inet"  # a cluster is IPv4
+        settings = (*_OPTIONS, f"AddressFamily={family}", *more)
+        options = [word for option in settings for word in ("-o", option)]
         port = self.destination.arguments[:-1]
         return ["ssh", *options, "-S", str(self._control), *port]
 
@@ -219,7 +219,7 @@ def _environment() -> dict[str, str]:
 
 # ---------------------------------------------------------------- what ssh complains of
 
-_COMPLAINTS = (  # a word of ssh's, what it means, the cure; the first that is found counts
+_COMPLAINTS = (  # words of ssh's, what they mean, the cure; the first that match count
     (
         "IDENTIFICATION HAS CHANGED",
         "its host key is not the one that it had",
@@ -262,14 +262,15 @@ _COMPLAINTS = (  # a word of ssh's, what it means, the cure; the first that is f
 
 
 def _complaint(destination: Destination, lines: Sequence[str]) -> LoginError:
+    """Return the error that the lines of ssh mean."""
     text = "\n".join(lines)
     words = {
         "ssh": shlex.join(["ssh", *destination.arguments]),
         "copy": shlex.join(["ssh-copy-id", *destination.arguments]),
         "known_as": shlex.quote(destination.known_as),
     }
-    for word, reason, cure in _COMPLAINTS:
+    for word, problem, cure in _COMPLAINTS:
         if word in text:
-            return LoginError(reason, cure.format(**words), lines)
-    reason = lines[-1] if lines else "ssh ended without a word"
-    return LoginError(reason, f"`{words['ssh']}` must work before", lines)
+            return LoginError(problem, cure.format(**words), lines=lines)
+    problem = lines[-1] if lines else "ssh ended without a word"
+    return LoginError(problem, f"`{words['ssh']}` must work before", lines=lines)

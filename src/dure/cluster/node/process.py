@@ -1,4 +1,4 @@
-"""A node's own process: it answers the root until it is told to end."""
+"""A node's own process: it answers the root until a signal ends it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from dure.cluster.trust.discovery import NODE, announced
-from dure.cluster.trust.https import NodeServer, listener
+from dure.cluster.network import named_device
+from dure.cluster.trust.discovery import NODE_SERVICE, announced
+from dure.cluster.trust.https_server import NodeServer, listener
 from dure.cluster.trust.identity import Credentials, answering_context
 from dure.cluster.trust.joining import NodeFile
 from dure.errors import ClusterError
@@ -18,7 +19,7 @@ __all__ = ["forget", "run_node"]
 
 
 def forget(directory: Path) -> None:
-    """Delete what a node has in its directory, and the directory where nothing else is in it.
+    """Delete what a node has in its directory, and the directory if nothing else is in it.
 
     Raises OSError.
     """
@@ -41,20 +42,19 @@ def run_node(
     quota_bytes: int = 0,
     interface: str = "",
 ) -> None:
-    """Answer the root until SIGTERM or SIGINT. announce: is told the address, and if mDNS tells it too.
+    """Answer the root until SIGTERM or SIGINT.
 
-    quota_bytes, interface: as `agent_app` has them.
-
-    Raises ClusterError where this machine has not joined, ResourceError where the port is taken,
-    UsageError where there is no such interface.
+    announce: gets the address, and whether mDNS announces it too. quota_bytes, interface: as for
+    `agent_app`. Raises ClusterError if this machine has not joined, ResourceError if the port is taken,
+    UsageError if there is no such interface.
     """
     from dure.cluster.node.agent import MOST_BODY_BYTES, agent_app, own_platform
-    from dure.cluster.node.ranks import named_device
 
     node, own = NodeFile.read(directory), Credentials(directory)
     if not own.exist:
         raise ClusterError(
-            f"{directory} lacks the node's certificate: join again, with a code of `dure cluster invite`"
+            f"{directory} lacks the node's certificate",
+            "join again, with a code of `dure cluster invite`",
         )
     port = port or node.port
     own_platform()  # llama.cpp is tried now: the root does not wait long for facts
@@ -62,7 +62,7 @@ def run_node(
         named_device(interface, health(directory).links)
     with (
         listener(host, port) as listening,
-        announced(NODE, node.name, port, {"name": node.name}) as is_announced,
+        announced(NODE_SERVICE, node.name, port, {"name": node.name}) as is_announced,
     ):
         server = NodeServer(
             agent_app(directory, quota_bytes, interface),

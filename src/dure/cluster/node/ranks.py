@@ -1,8 +1,8 @@
-"""A node's rank: started for the root, watched, and ended with the line to it.
+"""A node's rank: started for the root, watched, and ended with the connection to it.
 
 MPI's process manager has a proxy on every machine, which starts the rank there and talks to `mpiexec`
-without any proof of who that is. So the proxy is given an address of this machine only, and what goes
-through it travels inside the TLS line between root and node (`launcher` is the other end).
+without any proof of who that is. So the proxy is given an address of this machine only, and what it says
+travels inside the TLS connection between root and node (`root.launcher` is the other end).
 Knows processes and the run's directory. Refuses to start anything but dure's own rank.
 """
 
@@ -22,55 +22,29 @@ from typing import Any
 
 import msgspec
 
+from dure.cluster.network import network_environment
 from dure.cluster.node.shards import ShardStore
+from dure.cluster.node_api import BLOCK_BYTES, RankOrder, RankReport
 from dure.engine.environment import with_huge_pages
-from dure.engine.ranks.messages import Job
-from dure.engine.ranks.mpi import GUARD, kill_all_of
-from dure.errors import ClusterError, ResourceError, UsageError
-from dure.hardware.health import Link
+from dure.engine.ranks.launch import GUARD, kill_all_of
+from dure.errors import ResourceError
 
-__all__ = [
-    "MOST_ORDER_BYTES",
-    "RankOrder",
-    "RankReport",
-    "RankRuns",
-    "device_of",
-    "named_device",
-    "network_environment",
-]
+__all__ = ["RankRuns"]
 
-MOST_ORDER_BYTES = 1 << 20
-BLOCK_BYTES = 1 << 16
 END_S = 5.0
 Send = Callable[[bytes], Awaitable[None]]
 
 
-class RankOrder(msgspec.Struct, frozen=True):
-    """What the root wants started. job: as for every rank; shard: what this node calls its part."""
-
-    job: Job
-    rank: int
-    shard: str
-    proxy_id: int
-
-
-class RankReport(msgspec.Struct, frozen=True):
-    """How it ended. files: what the rank left beside its job file, which says why."""
-
-    exit_code: int
-    files: dict[str, str]
-
-
 class RankRuns:
-    """The rank of this node, one at a time: a new order ends what the one before it started."""
+    """Run this node's rank, one at a time: a new order ends what the one before it started."""
 
     def __init__(self, directory: Path, store: ShardStore) -> None:
-        self._directory, self._kept, self._store = directory / "run", directory / "prefixes", store
+        self._directory, self._saved, self._store = directory / "run", directory / "prefixes", store
         self._current: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """The block runs when the one before it has ended, and is cancelled by the next."""
+        """Run the block once the one before it has ended; the next one cancels it."""
         before, self._current = self._current, asyncio.current_task()
         if before is not None and not before.done():
             before.cancel()
@@ -80,10 +54,10 @@ class RankRuns:
     async def run(
         self, order: RankOrder, device: str, incoming: AsyncIterator[bytes], send: Send
     ) -> RankReport:
-        """Start the rank, and let its proxy talk to mpiexec until either end has had enough.
+        """Start the rank, and let its proxy talk to mpiexec until one of them ends.
 
-        incoming: what mpiexec says; its end ends the rank. Raises UsageError where the shard is not
-        here, ResourceError where the rank cannot be started.
+        incoming: what mpiexec says; its end ends the rank. Raises UsageError if the shard is not here,
+        ResourceError if the rank cannot be started.
         """
         self._prepare(order)
         proxy = _Proxy(self._directory, order.proxy_id, _environment(self._directory, device))
@@ -94,12 +68,12 @@ class RankRuns:
         return RankReport(code, _files_in(self._directory))
 
     def _prepare(self, order: RankOrder) -> None:
-        """Make the run's directory anew, with the job and the only program that the proxy finds."""
+        """Make an empty directory for the run, with the job and the only program that the proxy finds."""
         path = str(self._store.use(order.shard))
         shutil.rmtree(self._directory, ignore_errors=True)
         job_file, note = self._directory / "job.json", f"rank{order.rank}.exit"
         order.job.shards = [path] * len(order.job.shards)
-        order.job.kept = str(self._kept)
+        order.job.saved_directory = str(self._saved)
         try:
             self._directory.mkdir(parents=True)
             job_file.write_bytes(msgspec.json.encode(order.job))
@@ -113,14 +87,14 @@ class RankRuns:
 
 
 class _Proxy:
-    """Hydra's proxy, and the one connection it makes."""
+    """Run Hydra's proxy, and hold the one connection it makes."""
 
     def __init__(self, directory: Path, proxy_id: int, environment: dict[str, str]) -> None:
         self._directory, self._id, self._environment = directory, proxy_id, environment
         self._process: asyncio.subprocess.Process | None = None
 
     async def run(self, incoming: AsyncIterator[bytes], send: Send) -> int:
-        """The proxy's exit code, once it has ended; it is made to where `incoming` ends."""
+        """Start the proxy and return its exit code; it is ended when `incoming` ends."""
         connected: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
         connected = asyncio.get_running_loop().create_future()
 
@@ -166,7 +140,7 @@ class _Proxy:
             raise ResourceError(f"{program} cannot be started: {error}") from error
 
     async def end(self) -> None:
-        """No process of the run is left."""
+        """End every process of the run."""
         process = self._process
         if process is None:
             return
@@ -186,7 +160,7 @@ async def _talk(
     incoming: AsyncIterator[bytes],
     send: Send,
 ) -> bool:
-    """Pass on what proxy and mpiexec say, until one has ended; whether that was the proxy."""
+    """Pass on what proxy and mpiexec say until one ends; return if that was the proxy."""
 
     async def to_root() -> None:
         while block := await reader.read(BLOCK_BYTES):
@@ -209,48 +183,16 @@ async def _talk(
 
 
 def _environment(directory: Path, device: str) -> dict[str, str]:
-    """What the rank sees: of this process's own only what programs need to run at all."""
-    kept = ("HOME", "LANG", "LD_LIBRARY_PATH", "USER")
+    """Return what the rank sees: of this process's own only what every program needs."""
+    names = ("HOME", "LANG", "LD_LIBRARY_PATH", "USER")
     return with_huge_pages(
         {
-            **{name: os.environ[name] for name in kept if name in os.environ},
+            **{name: os.environ[name] for name in names if name in os.environ},
             "PATH": f"{directory}:/usr/bin:/bin",
             "TMPDIR": str(directory),  # what hydra leaves there goes with the next run
             **network_environment(device),
         }
     )
-
-
-def network_environment(device: str) -> dict[str, str]:
-    """What lets MPI use one network device, and nothing else.
-
-    It looks up its own machine's name; a name server that is silent is not waited for.
-    """
-    return {
-        "MPIR_CVAR_NOLOCAL": "1",
-        "RES_OPTIONS": "timeout:1 attempts:1",
-        "UCX_LOG_LEVEL": "fatal",
-        "UCX_NET_DEVICES": device,
-        "UCX_TLS": "tcp,self",
-    }
-
-
-def device_of(address: str, links: tuple[Link, ...]) -> str:
-    """The network device that has an address. Raises ClusterError where none has."""
-    for link in links:
-        if address in link.addresses:
-            return link.name
-    raise ClusterError(f"no network device of this machine has the address {address}")
-
-
-def named_device(name: str, links: tuple[Link, ...]) -> str:
-    """A network device that the user names. Raises UsageError where it is not up."""
-    if name not in (names := [link.name for link in links]):
-        raise UsageError(
-            f"--interface {name}: this machine has no such network device that is up, only "
-            f"{', '.join(names)}"
-        )
-    return name
 
 
 def _files_in(directory: Path) -> dict[str, str]:

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dure.cluster.software import NODE_UNIT
 from dure.cluster.trust.joining import NodeFile
 from dure.errors import ResourceError, UsageError
 from dure.places import node_directory
 
 __all__ = ["Service", "service_for"]
 
-UNIT = "dure-node.service"
 _SYSTEM_UNITS = Path("/etc/systemd/system")
 _TEXT = """\
 [Unit]
@@ -50,7 +50,10 @@ WantedBy={target}
 
 @dataclass(frozen=True)
 class Service:
-    """A service that is or will be: user: whose rights it has; of_system: systemd's own, or the user's."""
+    """Install and remove the node's service.
+
+    user: whose rights it has. of_system: it is systemd's own, not the user's. units: where units lie.
+    """
 
     user: str
     of_system: bool
@@ -59,13 +62,14 @@ class Service:
     @property
     def path(self) -> Path:
         """The unit's file."""
-        return self.units / UNIT
+        return self.units / NODE_UNIT
 
     def text(self, directory: Path, options: Sequence[str] = ()) -> str:
-        """The unit for the node in `directory`. options: of `dure node run`."""
+        """Return the unit for the node in `directory`. options: of `dure node run`."""
         if any(c in str(directory) for c in " \"'\\%\n"):
             raise UsageError(
-                f"{directory} has a blank or a quote in its name: let DURE_NODE_DIR name another directory"
+                f"{directory} has a blank or a quote in its name",
+                "let DURE_NODE_DIR name another directory",
             )
         return _TEXT.format(
             program=sys.executable,
@@ -77,7 +81,7 @@ class Service:
 
     @property
     def node_directory(self) -> Path:
-        """Where this user's node keeps all it has: DURE_NODE_DIR, or below the user's home."""
+        """The directory of this user's node: DURE_NODE_DIR, or below the user's home."""
         named = os.environ.get("DURE_NODE_DIR")
         if named or not self.of_system:
             return node_directory()
@@ -86,16 +90,15 @@ class Service:
     def install(self, options: Sequence[str] = ()) -> None:
         """Write the unit, and start it now and with every start of the machine.
 
-        options: of `dure node run`.
-
-        Raises ClusterError where the user's node has not joined, ResourceError where systemd refuses.
+        options: of `dure node run`. Raises ClusterError if the user's node has not joined, ResourceError
+        if systemd refuses.
         """
         directory = self.node_directory
         NodeFile.read(directory)
         if directory.stat().st_uid != pwd.getpwnam(self.user).pw_uid:
             raise UsageError(
-                f"{directory} is not {self.user}'s: join as the user that the node runs as, with "
-                f"`sudo -u {self.user} dure join CODE`"
+                f"{directory} is not {self.user}'s",
+                f"join as the user that the node runs as, with `sudo -u {self.user} dure join CODE`",
             )
         text = self.text(directory, options)
         try:
@@ -104,16 +107,16 @@ class Service:
         except OSError as error:
             raise ResourceError(f"cannot write {self.path}: {error.strerror}") from error
         self._systemctl("daemon-reload")
-        self._systemctl("enable", "--now", UNIT)
-        self._systemctl("restart", UNIT)  # it may run already, with an older unit
+        self._systemctl("enable", "--now", NODE_UNIT)
+        self._systemctl("restart", NODE_UNIT)  # it may run already, with an older unit
         if not self.of_system:
             _run(["loginctl", "enable-linger", self.user])
 
     def uninstall(self) -> None:
-        """Stop the service and remove its unit. Raises UsageError where there is none."""
+        """Stop the service and remove its unit. Raises UsageError if there is none."""
         if not self.path.exists():
             raise UsageError(f"no service is installed: {self.path} is not there")
-        self._systemctl("disable", "--now", UNIT)
+        self._systemctl("disable", "--now", NODE_UNIT)
         self.path.unlink()
         self._systemctl("daemon-reload")
 
@@ -122,27 +125,28 @@ class Service:
 
 
 def service_for(user: str | None) -> Service:
-    """The service that this process may install. user: whom it runs as, where root asks.
+    """Return the service that this process may install. user: whom it runs as, if root asks.
 
-    Raises UsageError where that would be root, or nobody.
+    Raises UsageError if that would be root, or nobody.
     """
     if os.geteuid() != 0:
         own = pwd.getpwuid(os.geteuid()).pw_name
         if user not in {None, own}:
             raise UsageError(
-                f"only root installs a service for {user}: use sudo, or leave out --user"
+                f"only root installs a service for {user}", "use sudo, or leave out --user"
             )
         return Service(own, False, Path.home() / ".config" / "systemd" / "user")
     named = user or os.environ.get("SUDO_USER", "")
     if not named or named == "root":
         raise UsageError(
-            "a node needs no rights of root: name the user it runs as with --user, as in --user pi"
+            "a node needs no rights of root",
+            "name the user it runs as with --user, as in --user pi",
         )
     try:
         pwd.getpwnam(named)
     except KeyError:
         raise UsageError(
-            f"there is no user {named}: make one with `adduser --system {named}`"
+            f"there is no user {named}", f"make one with `adduser --system {named}`"
         ) from None
     return Service(named, True, _SYSTEM_UNITS)
 
@@ -150,7 +154,8 @@ def service_for(user: str | None) -> Service:
 def _run(command: list[str]) -> None:
     if shutil.which(command[0]) is None:
         raise ResourceError(
-            f"{command[0]} is not here: this machine has no systemd; start `dure node` another way"
+            f"{command[0]} is not here",
+            "this machine has no systemd; start `dure node` another way",
         )
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -1,9 +1,9 @@
-"""A node's shards: files that come in chunks, each checked, and that survive a cut line or a lost machine.
+"""A node's shards: files that come in chunks, each checked, and survive a cut line or a lost machine.
 
 Knows one directory and what lies in it: `NAME.gguf` with `NAME.chunks`, the SHA-256 of each of its chunks.
 While a shard is on its way, it is `NAME.part`, in its full size from the beginning; a chunk whose
-SHA-256 is not noted has not come. Both files of a whole shard have the same time of change: where they
-have not, somebody has written to it, and it is read and compared. Refuses to know who sends them.
+SHA-256 is not noted has not come. Both files of a whole shard have the same time of change: if they have
+not, somebody has written to it, and it is read and compared. Refuses to know who sends them.
 """
 
 from __future__ import annotations
@@ -20,86 +20,84 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dure.cluster.node_api import CHUNK_BYTES, DIGEST_BYTES, shard_digest
 from dure.errors import ResourceError, UsageError
 
-__all__ = ["CHUNK_BYTES", "HeldShard", "ShardStore", "root_digest"]
+__all__ = ["HeldShard", "ShardStore"]
 
-CHUNK_BYTES = 4 << 20
 SPARE_BYTES = 256 << 20  # of the disk, that no shard may take
-_DIGEST = 32
-_MISSING = bytes(_DIGEST)
+_MISSING = bytes(DIGEST_BYTES)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-def root_digest(chunks: bytes) -> str:
-    """One digest for a whole shard: of the digests of its chunks."""
-    return hashlib.sha256(chunks).hexdigest()
-
-
 @dataclass(frozen=True)
 class HeldShard:
-    """What is there of a shard. chunks: the SHA-256 of each, 32 bytes, zeros where it has not come."""
+    """A shard in a store, whole or begun.
+
+    chunks: the SHA-256 of each chunk, 32 bytes, zeros if it has not come. used: when it was last used,
+    since 1970.
+    """
 
     name: str
     size_bytes: int
     whole: bool
     chunks: bytes
-    used: float  # when it was last used, since 1970
+    used: float
 
     @property
     def digest(self) -> str:
-        """See `root_digest`."""
-        return root_digest(self.chunks)
+        """See `shard_digest`."""
+        return shard_digest(self.chunks)
 
 
 class ShardStore:
-    """The shards below one directory. quota_bytes: how much all may take; 0 is as much as fits."""
+    """Keep the shards below one directory. quota_bytes: what all may take; 0 is as much as fits."""
 
     def __init__(self, directory: Path, quota_bytes: int = 0) -> None:
         self._directory, self._quota = directory, quota_bytes
         self._lock = threading.Lock()
 
-    # ------------------------------------------------------------ what there is
+    # ------------------------------------------------------------ reading
 
     def held(self, name: str) -> HeldShard | None:
-        """What is there of a shard. Raises UsageError where that is no shard's name."""
+        """Return a shard, or None if nothing of it is here. Raises UsageError if the name is none."""
         _check(name)
         for path, whole in ((self.path(name), True), (self._part(name), False)):
             with contextlib.suppress(OSError):
                 status = path.stat()
                 chunks = self._chunks(name).read_bytes()
-                if len(chunks) == _count(status.st_size) * _DIGEST and not (
+                if len(chunks) == _n_chunks(status.st_size) * DIGEST_BYTES and not (
                     whole and _MISSING in _pieces(chunks)
                 ):
                     return HeldShard(name, status.st_size, whole, chunks, status.st_atime)
         return None
 
     def all(self) -> list[HeldShard]:
-        """Every shard, those that were used longest ago first. One that has changed is checked."""
+        """Return every shard, the least recently used first. One that has changed is checked."""
         names = {path.stem for path in self._directory.glob("*.chunks")}
         for name in names:
             self._check_if_changed(name)
-        found = [held for name in names if (held := self.held(name)) is not None]
-        return sorted(found, key=lambda held: held.used)
+        shards = [held for name in names if (held := self.held(name)) is not None]
+        return sorted(shards, key=lambda held: held.used)
 
     def path(self, name: str) -> Path:
-        """Where a whole shard lies."""
+        """Return the file of a whole shard."""
         return self._directory / f"{_check(name)}.gguf"
 
     def free_bytes(self) -> int:
-        """How much may still come."""
+        """Return how many bytes may still come."""
         free = shutil.disk_usage(_existing(self._directory)).free - SPARE_BYTES
         if self._quota:
             free = min(free, self._quota - sum(held.size_bytes for held in self.all()))
         return max(0, free)
 
-    # ------------------------------------------------------------ what comes
+    # ------------------------------------------------------------ receiving
 
     def begin(self, name: str, size_bytes: int) -> HeldShard:
-        """Make room for a shard, or go on with one that was begun; what is there of it.
+        """Make room for a shard, or go on with one that was begun; return what is here of it.
 
-        Raises ResourceError, before anything is sent, where it does not fit.
+        Raises ResourceError, before anything is sent, if it does not fit.
         """
         self._check_if_changed(name)
         with self._lock:
@@ -119,44 +117,47 @@ class ShardStore:
         if size_bytes > free:
             raise ResourceError(
                 f"{name} needs {size_bytes / 1e9:.2f} GB, and {self._directory} has room for "
-                f"{free / 1e9:.2f} GB: `dure cache prune` makes room, or raise the quota"
+                f"{free / 1e9:.2f} GB",
+                "`dure cache prune` makes room, or raise the quota",
             )
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             with self._part(name).open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, size_bytes)
-            self._chunks(name).write_bytes(_MISSING * _count(size_bytes))
+            self._chunks(name).write_bytes(_MISSING * _n_chunks(size_bytes))
         except OSError as error:
             self._delete(name)
-            raise _told(error, self._directory) from error
+            raise _write_error(error, self._directory) from error
 
     def put(self, name: str, index: int, data: bytes, digest: bytes) -> None:
-        """Write a chunk. Raises UsageError where it is not what its digest says, or belongs nowhere."""
+        """Write a chunk. Raises UsageError if its digest is another one, or it belongs nowhere."""
         held = self.held(name)
         if held is None or held.whole:
-            raise UsageError(f"{name} is not being sent: begin it first")
+            raise UsageError(f"{name} is not being sent", "begin it first")
         offset = index * CHUNK_BYTES
         if not 0 <= offset < held.size_bytes or len(data) != min(
             CHUNK_BYTES, held.size_bytes - offset
         ):
             raise UsageError(f"{name} has no chunk {index} of {len(data)} bytes")
         if hashlib.sha256(data).digest() != digest:
-            raise UsageError(f"chunk {index} of {name} was damaged on its way: send it again")
+            raise UsageError(f"chunk {index} of {name} was damaged on its way", "send it again")
         try:
             _write_at(self._part(name), offset, data)
-            _write_at(self._chunks(name), index * _DIGEST, digest)
+            _write_at(self._chunks(name), index * DIGEST_BYTES, digest)
         except OSError as error:
-            raise _told(error, self._directory) from error
+            raise _write_error(error, self._directory) from error
 
     def finish(self, name: str, digest: str) -> None:
-        """A shard is complete. Raises UsageError where a chunk is missing, or it is another one."""
+        """Make a begun shard a whole one. Raises UsageError if a chunk is missing, or `digest` differs."""
         with self._lock:
             held = self.held(name)
             if held is None or _MISSING in _pieces(held.chunks):
-                raise UsageError(f"{name} is not complete: send what is missing")
+                raise UsageError(f"{name} is not complete", "send what is missing")
             if held.digest != digest:
                 self._delete(name)
-                raise UsageError(f"{name} is not what was sent before under that name: begin anew")
+                raise UsageError(
+                    f"{name} is not what was sent before under that name", "begin anew"
+                )
             if not held.whole:
                 with self._part(name).open("rb") as file:
                     os.fsync(file.fileno())
@@ -164,26 +165,26 @@ class ShardStore:
                 self._note_unchanged(name)
 
     def use(self, name: str) -> Path:
-        """Where a whole shard lies; it counts as used now. Raises UsageError where it is not whole."""
+        """Return the file of a whole shard, used now. Raises UsageError if it is not whole."""
         held = self.held(name)
         if held is None or not held.whole:
-            raise UsageError(f"the shard {name} is not here: start again, and it is sent")
+            raise UsageError(f"the shard {name} is not here", "start again, and it is sent")
         path = self.path(name)
         changed = path.stat().st_mtime_ns
         os.utime(path, ns=(time.time_ns(), changed))
         return path
 
-    # ------------------------------------------------------------ what goes
+    # ------------------------------------------------------------ deleting and checking
 
     def delete(self, name: str) -> None:
-        """Forget a shard; nothing happens where it is not there."""
+        """Delete a shard; nothing happens if it is not here."""
         with self._lock:
             self._delete(_check(name))
 
     def is_sound(self, name: str) -> bool:
-        """Read a whole shard and compare every chunk; one that is damaged is to be sent again.
+        """Read a whole shard and compare every chunk; return if all are what they were.
 
-        Then it counts as begun, without the chunks that are damaged.
+        If not, it counts as begun, without the chunks that are damaged: they are sent again.
         """
         held = self.held(name)
         if held is None or not held.whole:
@@ -228,12 +229,12 @@ def _check(name: str) -> str:
     return name
 
 
-def _count(size_bytes: int) -> int:
+def _n_chunks(size_bytes: int) -> int:
     return -(-size_bytes // CHUNK_BYTES)
 
 
 def _pieces(chunks: bytes) -> Iterator[bytes]:
-    return (chunks[at : at + _DIGEST] for at in range(0, len(chunks), _DIGEST))
+    return (chunks[at : at + DIGEST_BYTES] for at in range(0, len(chunks), DIGEST_BYTES))
 
 
 def _write_at(path: Path, offset: int, data: bytes) -> None:
@@ -253,7 +254,7 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _told(error: OSError, directory: Path) -> ResourceError:
+def _write_error(error: OSError, directory: Path) -> ResourceError:
     if error.errno in _NO_SPACE:
-        return ResourceError(f"the disk of {directory} is full: `dure cache prune` makes room")
+        return ResourceError(f"the disk of {directory} is full", "`dure cache prune` makes room")
     return ResourceError(f"{directory} cannot be written: {error.strerror}")

@@ -1,4 +1,4 @@
-"""What is worth noting of the nodes from one look to the next: for the event log. Pure."""
+"""What has changed of the nodes from one survey to the next, for the event log. Pure."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dure.cluster.root.survey import NodeReport
-from dure.hardware.health import Health
+from dure.hardware.health import Health, Link
 
 __all__ = ["Changes"]
 
 HOT_C, COOL_C = 80.0, 72.0  # boards slow down at 80 to 85
-MANY_ERRORS = 10  # of a link, before they are told of; then at every doubling
+MANY_ERRORS = 10  # of a link, before they are an event; then at every doubling
 FACTS_EVERY_S = 3600.0
 
 Event = tuple[str, dict[str, Any]]
 
 
 @dataclass
-class _Known:
-    """What was told of a node. errors: by network device."""
+class _Reported:
+    """What was reported of a node before. errors: by network device."""
 
     answers: bool = True
     throttled: tuple[str, ...] = ()
@@ -30,53 +30,58 @@ class _Known:
 
 
 class Changes:
-    """Compares what nodes say with what was told of them before."""
+    """Compare what nodes report with what was reported of them before."""
 
     def __init__(self) -> None:
-        self._known: dict[str, _Known] = {}
+        self._reported: dict[str, _Reported] = {}
 
     def of(self, reports: Sequence[NodeReport], now: float) -> Iterator[Event]:
-        """The events since the last look; their facts name the node. now: seconds of any clock."""
+        """Yield the events since the last survey; their facts name the node. now: s of any clock."""
         for report in reports:
-            known = self._known.setdefault(report.member.name, _Known())
-            for event, facts in _of_node(report, known, now):
+            before = self._reported.setdefault(report.member.name, _Reported())
+            for event, facts in _of_node(report, before, now):
                 yield event, {"node": report.member.name, **facts}
 
 
-def _of_node(report: NodeReport, known: _Known, now: float) -> Iterator[Event]:
+def _of_node(report: NodeReport, before: _Reported, now: float) -> Iterator[Event]:
     answers = not report.problem
-    if answers != known.answers:
-        known.answers = answers
+    if answers != before.answers:
+        before.answers = answers
         yield ("answers", {}) if answers else ("silent", {"reason": report.problem})
-    if report.health is not None:
-        yield from _of_health(report.health, known, now)
+    if (health := report.health) is not None:
+        yield from _of_throttling(health.throttled, before)
+        yield from _of_temperature(health.temperature_c, before)
+        for link in health.links:
+            yield from _of_link(link, before)
+        if now - before.facts_at >= FACTS_EVERY_S:
+            before.facts_at = now
+            yield "facts", _facts(health)
 
 
-def _of_health(health: Health, known: _Known, now: float) -> Iterator[Event]:
-    if health.throttled != known.throttled:
-        known.throttled = health.throttled
-        yield (
-            ("throttled", {"why": list(health.throttled)})
-            if health.throttled
-            else ("unthrottled", {})
-        )
-    if health.temperature_c is not None:
-        if not known.is_hot and health.temperature_c >= HOT_C:
-            known.is_hot = True
-            yield "hot", {"temperature_c": health.temperature_c}
-        elif known.is_hot and health.temperature_c < COOL_C:
-            known.is_hot = False
-            yield "cooled", {"temperature_c": health.temperature_c}
-    for link in health.links:
-        before = known.errors.setdefault(link.name, link.errors)
-        if link.errors < before:  # it was counted anew
-            known.errors[link.name] = link.errors
-        elif link.errors - before >= max(MANY_ERRORS, before):
-            known.errors[link.name] = link.errors
-            yield "link_errors", {"device": link.name, "errors": link.errors}
-    if now - known.facts_at >= FACTS_EVERY_S:
-        known.facts_at = now
-        yield "facts", _facts(health)
+def _of_throttling(throttled: tuple[str, ...], before: _Reported) -> Iterator[Event]:
+    if throttled != before.throttled:
+        before.throttled = throttled
+        yield ("throttled", {"why": list(throttled)}) if throttled else ("unthrottled", {})
+
+
+def _of_temperature(temperature_c: float | None, before: _Reported) -> Iterator[Event]:
+    if temperature_c is None:
+        return
+    if not before.is_hot and temperature_c >= HOT_C:
+        before.is_hot = True
+        yield "hot", {"temperature_c": temperature_c}
+    elif before.is_hot and temperature_c < COOL_C:
+        before.is_hot = False
+        yield "cooled", {"temperature_c": temperature_c}
+
+
+def _of_link(link: Link, before: _Reported) -> Iterator[Event]:
+    n_before = before.errors.setdefault(link.name, link.errors)
+    if link.errors < n_before:  # the count began again
+        before.errors[link.name] = link.errors
+    elif link.errors - n_before >= max(MANY_ERRORS, n_before):
+        before.errors[link.name] = link.errors
+        yield "link_errors", {"device": link.name, "errors": link.errors}
 
 
 def _facts(health: Health) -> dict[str, Any]:

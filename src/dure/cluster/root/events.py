@@ -19,13 +19,13 @@ MOST_BYTES = 8 << 20  # then the older half is cut off
 
 
 class EventLog:
-    """Events in a file, oldest first."""
+    """Write and read the events in a file, oldest first."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def add(self, event: str, **facts: Any) -> None:
-        """Note that something happened. Raises OSError."""
+        """Write an event. Raises OSError."""
         line = json.dumps({"time": time.time(), "event": event, **facts}) + "\n"
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line)
@@ -34,7 +34,7 @@ class EventLog:
             self._shorten()
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """All events; a line that was cut off by a full disk is passed over."""
+        """Yield all events; a line that a full disk cut off is passed over."""
         try:
             lines = self._path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""The root's door: open only while somebody is invited, and it answers one question, to whom shows a code.
+"""The join server: it runs only while somebody is invited, and gives a certificate to whom shows a code.
 
-Refuses to know how machines find it. `joining` is the other end.
+Refuses to know how machines find it. `dure.cluster.trust.joining` is the other end.
 """
 
 from __future__ import annotations
@@ -12,71 +12,64 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-from fastapi import FastAPI, HTTPException, Request
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from fastapi import Depends, FastAPI, Request, Response
 
 from dure.cluster.root.membership import Cluster
-from dure.cluster.trust.https import NodeServer
-from dure.cluster.trust.invitation import RefusedError
+from dure.cluster.trust.connection import ErrorAnswer
+from dure.cluster.trust.https_server import NodeServer
+from dure.cluster.trust.invitation import CodeRefusedError
+from dure.cluster.trust.joining import JOIN_PATH, JoinAnswer, JoinRequest
+from dure.cluster.trust.record_routes import RecordApp, answer, body_as, described
 from dure.errors import DureError
 
-__all__ = ["door_app", "door_context", "open_door"]
+__all__ = ["join_app", "join_context", "running_join_server"]
 
 CLOSE_S = 5.0
+_REFUSALS = {400: "it makes no sense", 403: "it may not join"}
+JoinBody = Annotated[JoinRequest, Depends(body_as(JoinRequest))]
 
 
-class _Wish(BaseModel):
-    """What a machine says that wants to join. port: of its agent."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    secret: Annotated[str, StringConstraints(max_length=64)]
-    name: Annotated[str, StringConstraints(max_length=63)]
-    request: Annotated[str, StringConstraints(max_length=8192)]
-    port: int
-
-
-def door_context(cluster: Cluster) -> ssl.SSLContext:
-    """TLS for the door: its certificate is the authority itself, which the code names."""
+def join_context(cluster: Cluster) -> ssl.SSLContext:
+    """Return the TLS context of the join server: its certificate is the authority, which codes name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(*cluster.authority.files)
     return context
 
 
-def door_app(cluster: Cluster, joined: Callable[[str], None]) -> FastAPI:
-    """Lets in who shows a good code. joined: is told of each by name."""
-    app = FastAPI(title="dure join", docs_url=None, redoc_url=None)
+def join_app(cluster: Cluster, joined: Callable[[str], None]) -> FastAPI:
+    """Return the app that lets in who shows a good code. joined: gets the name of each."""
+    app = RecordApp("dure join", (JoinRequest, JoinAnswer))
 
-    @app.post("/join")
-    def join_(wish: _Wish, request: Request) -> dict[str, str]:
+    @app.post(JOIN_PATH, **described(JoinAnswer, takes=JoinRequest, refuses=_REFUSALS))
+    def join_(asked: JoinBody, request: Request) -> Response:
         """Give a machine its certificate."""
         host = request.client.host if request.client else ""
         try:
-            if not 0 < wish.port < 1 << 16:
-                raise RefusedError(f"port {wish.port} is no port")
-            certificate = cluster.join(
-                wish.secret, wish.name, wish.request.encode(), host, wish.port
-            )
+            taken_in = _taken_in(cluster, asked, host)
         except DureError as error:
-            cluster.events.add("refused", host=host, name=wish.name, reason=str(error))
-            raise HTTPException(403, str(error)) from None
-        joined(wish.name)
-        return {
-            "certificate": certificate.decode(),
-            "authority": cluster.authority.pem.decode(),
-            "cluster": cluster.name,
-        }
+            cluster.events.add("refused", host=host, name=asked.name, reason=str(error))
+            return answer(ErrorAnswer(str(error), error.record()), 403)
+        joined(asked.name)
+        return answer(taken_in)
 
     return app
 
 
+def _taken_in(cluster: Cluster, asked: JoinRequest, host: str) -> JoinAnswer:
+    if not 0 < asked.port < 1 << 16:
+        raise CodeRefusedError(f"port {asked.port} is no port")
+    request = asked.request.encode()
+    certificate = cluster.join(asked.secret, asked.name, request, host, asked.port)
+    return JoinAnswer(certificate.decode(), cluster.authority.pem.decode(), cluster.name)
+
+
 @contextmanager
-def open_door(
+def running_join_server(
     cluster: Cluster, listening: socket.socket, joined: Callable[[str], None] = lambda _name: None
 ) -> Iterator[None]:
-    """The door is open on a socket while the block runs. joined: is told of each by name."""
-    server = NodeServer(door_app(cluster, joined), door_context(cluster))
+    """Run the join server on a socket while the block runs. joined: gets the name of each that joins."""
+    server = NodeServer(join_app(cluster, joined), join_context(cluster))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()  # which leaves signals to us
     try:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from dure.cluster.node.ranks import device_of, named_device, network_environment
+from dure.cluster.network import device_of, named_device, network_environment
 from dure.cluster.root.launcher import LaunchFile, NodeRank
 from dure.cluster.root.membership import Cluster, Member
+from dure.engine.ranks.launch import GUARD
 from dure.engine.ranks.messages import Job
-from dure.engine.ranks.mpi import GUARD
 from dure.errors import ClusterError
 from dure.hardware.health import Link
 
@@ -25,10 +25,10 @@ __all__ = ["ClusterLaunch"]
 
 
 class ClusterLaunch:
-    """Starts rank 0 here and rank i+1 on the i-th node; see `dure.engine.ranks.mpi.Launch`.
+    """Start rank 0 here and rank i+1 on the i-th node; see `dure.engine.ranks.launch.Launch`.
 
     nodes: each with the name of its shard. links: this machine's network devices. interface: the one to
-    use, or None for the one that leads to the first node.
+    use; None: the one that leads to the first node.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class ClusterLaunch:
         )
 
     def prepare(self, job: Job, directory: Path) -> None:  # noqa: ARG002  # it is in its file
-        """Write the program that mpiexec runs for each node, and what that program must know."""
+        """Write the program that mpiexec runs for each node, and the file that this program reads."""
         nodes = {
-            _called(rank): NodeRank(member.name, rank, member.host, member.port, shard)
+            _mpi_host(rank): NodeRank(member.name, rank, member.host, member.port, shard)
             for rank, (member, shard) in enumerate(self._nodes, 1)
         }
         launch = LaunchFile(str(self._cluster.directory.absolute()), nodes)
@@ -60,12 +60,12 @@ class ClusterLaunch:
         script.chmod(0o700)
 
     def environment(self) -> dict[str, str]:
-        """Rank 0 talks over the device that leads to the nodes."""
+        """Return the environment of rank 0: it uses the device that leads to the nodes."""
         return network_environment(self._device)
 
     def arguments(self, job_file: Path, n_ranks: int) -> list[str]:
-        """One part for each rank; a node's agent makes a program of the name `dure-rank`."""
-        hosts = ",".join(["127.0.0.1", *map(_called, range(1, n_ranks))])
+        """Return mpiexec's arguments: one part for each rank; a node's agent makes `dure-rank`."""
+        hosts = ",".join(["127.0.0.1", *map(_mpi_host, range(1, n_ranks))])
         first = ["sh", "-c", GUARD, str(job_file.with_name("rank0.exit"))]
         first += [sys.executable, "-m", "dure.engine.ranks.rank", str(job_file)]
         others = [word for _ in range(n_ranks - 1) for word in (":", "-n", "1", "dure-rank")]
@@ -76,22 +76,23 @@ class ClusterLaunch:
         ]
 
 
-def _called(rank: int) -> str:
-    """What mpiexec calls the node of a rank: an address that no machine has.
+def _mpi_host(rank: int) -> str:
+    """Return what mpiexec calls the node of a rank: an address that no machine has.
 
-    It would ask the name server for a name, and wait where that is silent; an address is not asked for.
+    For a name it would ask the name server, and wait if that is silent.
     """
     return f"240.0.{rank >> 8}.{rank & 255}"
 
 
 def _address_towards(member: Member) -> str:
-    """This machine's address on the way to a node; nothing is sent."""
+    """Return this machine's address on the way to a node; nothing is sent."""
     family = socket.AF_INET6 if ":" in member.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((member.host, member.port))
         except OSError as error:
             raise ClusterError(
-                f"no network leads to {member.name} at {member.host} ({error.strerror}): is the cable in?"
+                f"no network leads to {member.name} at {member.host} ({error.strerror})",
+                "is the cable in?",
             ) from error
         return str(probe.getsockname()[0])

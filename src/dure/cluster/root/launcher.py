@@ -3,7 +3,7 @@
     python -m dure.cluster.root.launcher DIRECTORY HOST PROGRAM --control-port HOST:PORT ... --proxy-id N
 
 Asks the node that stands for HOST to start its rank, and passes on what the proxy there and mpiexec say
-to each other, inside TLS. At the end, what the rank left behind is written into DIRECTORY, the job's own.
+to each other, inside TLS. At the end it writes what the rank left behind into DIRECTORY, the job's own.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import msgspec
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from dure.cluster.node.ranks import BLOCK_BYTES, RankOrder, RankReport
+from dure.cluster.node_api import BLOCK_BYTES, RANK_PATH, RankOrder, RankReport
 from dure.cluster.root.membership import Cluster
 from dure.cluster.trust.identity import asking_context
+from dure.engine.ranks.launch import RUNNING
 from dure.engine.ranks.messages import Job
-from dure.engine.ranks.mpi import RUNNING
 from dure.errors import ClusterError
 from dure.whole_file import write_whole
 
@@ -36,7 +36,7 @@ MPIEXEC_ENDED = "mpiexec has ended"
 
 
 class NodeRank(msgspec.Struct):
-    """Where a rank runs: the node and its address, and what its shard is called."""
+    """Where a rank runs: the node, its address, and the name of its shard."""
 
     name: str
     rank: int
@@ -46,26 +46,29 @@ class NodeRank(msgspec.Struct):
 
 
 class LaunchFile(msgspec.Struct):
-    """What the launcher reads in the job's directory: whose nodes, and by what mpiexec calls each."""
+    """What the launcher reads in the job's directory: the cluster, and its nodes by mpiexec's names."""
 
     cluster: str
     nodes: dict[str, NodeRank]
 
 
 def main() -> None:
-    """Start a node's rank and stay until it has ended."""
-    directory, called, arguments = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    """Start a node's rank and wait until it has ended."""
+    directory, host, arguments = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
     launch = msgspec.json.decode((directory / "launch.json").read_bytes(), type=LaunchFile)
-    node = launch.nodes[called]
+    node = launch.nodes[host]
     where = f"node {node.name} at {node.host}:{node.port}"
     running = directory / f"{node.name}{RUNNING}"
     running.touch()
     try:
         sys.exit(_run(directory, Path(launch.cluster), node, arguments))
     except (OSError, WebSocketException) as error:
-        _write_error(directory, node.rank, f"{where} does not start its rank: {error}")
+        _write_error(
+            directory, node.rank, ClusterError(f"{where} does not start its rank: {error}")
+        )
     except EOFError:
-        _write_error(directory, node.rank, f"the line to {where} broke: look at cable and power")
+        lost = ClusterError(f"the line to {where} broke", "look at cable and power")
+        _write_error(directory, node.rank, lost)
     finally:
         running.unlink(missing_ok=True)
     sys.exit(1)
@@ -80,7 +83,7 @@ def _run(directory: Path, home: Path, node: NodeRank, arguments: list[str]) -> i
     plain = socket.create_connection((node.host, node.port), CONNECT_S)
     with (
         connect(
-            f"wss://{node.name}:{node.port}/rank",
+            f"wss://{node.name}:{node.port}{RANK_PATH}",
             sock=plain,
             ssl=context,
             server_hostname=node.name,
@@ -89,51 +92,51 @@ def _run(directory: Path, home: Path, node: NodeRank, arguments: list[str]) -> i
             open_timeout=CONNECT_S,
             ping_interval=None,  # TCP itself rides out what it can
             max_size=None,
-        ) as line,
+        ) as node_socket,
         socket.create_connection((host, int(port))) as control,
     ):
-        line.send(msgspec.json.encode(order))
+        node_socket.send(msgspec.json.encode(order))
         signal.signal(signal.SIGTERM, lambda *_: None)  # mpiexec's own end shows, and is waited for
-        threading.Thread(target=_outgoing, args=(control, line), daemon=True).start()
-        report = _incoming(line, control)
+        threading.Thread(target=_outgoing, args=(control, node_socket), daemon=True).start()
+        report = _incoming(node_socket, control)
     for file, text in report.files.items():
         if "/" not in file and file.startswith("rank"):
             (directory / file).write_text(text)
     return report.exit_code
 
 
-def _outgoing(control: socket.socket, line: ClientConnection) -> None:
-    """What mpiexec says, to the node; its end ends the rank, whose report is then waited for."""
+def _outgoing(control: socket.socket, node: ClientConnection) -> None:
+    """Pass on what mpiexec says to the node; its end ends the rank, which then reports."""
     with contextlib.suppress(ConnectionClosed):
         with contextlib.suppress(OSError):
             while block := control.recv(BLOCK_BYTES):
-                line.send(block)
-        line.send(MPIEXEC_ENDED)
+                node.send(block)
+        node.send(MPIEXEC_ENDED)
         time.sleep(REPORT_S)
-        line.close()
+        node.close()
 
 
-def _incoming(line: ClientConnection, control: socket.socket) -> RankReport:
-    """What the node says, to mpiexec, until its report comes. Raises EOFError where none does."""
+def _incoming(node: ClientConnection, control: socket.socket) -> RankReport:
+    """Pass on what the node says to mpiexec; return its report. Raises EOFError if none comes."""
     with contextlib.suppress(ConnectionClosed):
-        for message in line:
+        for message in node:
             if isinstance(message, str):
                 return msgspec.json.decode(message.encode(), type=RankReport)
             with contextlib.suppress(OSError):  # mpiexec has gone; the report may still come
                 control.sendall(message)
-    raise EOFError("the line to it has ended")
+    raise EOFError("the connection has ended")
 
 
 def _value(arguments: list[str], option: str) -> str:
     return arguments[arguments.index(option) + 1]
 
 
-def _write_error(directory: Path, rank: int, reason: str) -> None:
-    """As the rank itself would have, so that the user is told."""
+def _write_error(directory: Path, rank: int, error: ClusterError) -> None:
+    """Write an error as the rank itself would have, so that the user sees it."""
     path = directory / f"rank{rank}.error"
     with contextlib.suppress(OSError):
         if not path.exists():
-            write_whole(path, msgspec.json.encode(ClusterError(reason).record()))
+            write_whole(path, msgspec.json.encode(error.record()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who belongs to the cluster: what the root remembers of its nodes and invitations, on its disk.
+"""Who belongs to the cluster: what the root stores of its nodes and invitations.
 
 Knows one directory: the authority, the root's own credentials, `cluster.json`, `events.jsonl`.
 Refuses to know the network.
@@ -15,19 +15,28 @@ from pathlib import Path
 import msgspec
 
 from dure.cluster.root.events import EventLog
-from dure.cluster.trust.identity import Authority, Credentials, check_name, new_request
+from dure.cluster.trust.identity import (
+    ROOT_NAME,
+    Authority,
+    Credentials,
+    check_name,
+    new_request,
+)
 from dure.cluster.trust.invitation import Code, Invitation, redeem
 from dure.errors import ClusterError, UsageError
 from dure.whole_file import write_whole
 
-__all__ = ["ROOT_NAME", "Cluster", "Member"]
+__all__ = ["Cluster", "Member", "NameTakenError"]
 
-ROOT_NAME = "dure-root"
-FORGET_INVITATIONS_S = 30 * 86400.0  # after they expired: until then one is told why a code fails
+FORGET_INVITATIONS_S = 30 * 86400.0  # after they expired: until then it is said why a code fails
+
+
+class NameTakenError(UsageError):
+    """A machine wants to join under a name that a node has already."""
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A node. address: host and port of its agent. serial: of its certificate. joined: since 1970."""
+    """A node. host, port: of its agent. serial: of its certificate. joined: when, since 1970."""
 
     name: str
     host: str
@@ -36,7 +45,7 @@ class Member(msgspec.Struct, frozen=True):
     joined: float
 
 
-class _State(msgspec.Struct):
+class _ClusterRecord(msgspec.Struct):
     name: str
     members: dict[str, Member] = {}
     invitations: list[Invitation] = []
@@ -44,7 +53,7 @@ class _State(msgspec.Struct):
 
 
 class Cluster:
-    """One cluster's memory. Raises ClusterError where there is none in `directory`."""
+    """Store who belongs to one cluster. Raises ClusterError if there is none in `directory`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -55,28 +64,29 @@ class Cluster:
 
     @classmethod
     def create(cls, directory: Path, name: str) -> Cluster:
-        """Make a cluster. Raises UsageError where one is there already."""
+        """Make a cluster. Raises UsageError if the directory holds one already."""
         check_name(name)
         if (directory / "cluster.json").exists():
             raise UsageError(
-                f"{directory} holds a cluster already: `dure cluster status` shows it; another one "
-                "needs another directory (DURE_CLUSTER_DIR)"
+                f"{directory} holds a cluster already",
+                "`dure cluster status` shows it; another one needs another directory "
+                "(DURE_CLUSTER_DIR)",
             )
         authority = Authority.create(directory, name)
         key, request = new_request(ROOT_NAME)
         certificate, _ = authority.sign(request, ROOT_NAME, asks=True)
         Credentials(directory).write(key, certificate, authority.pem)
         write_whole(directory / "revoked.pem", authority.revocations([]))
-        write_whole(directory / "cluster.json", _encoded(_State(name)))
+        write_whole(directory / "cluster.json", _encoded(_ClusterRecord(name)))
         cluster = cls(directory)
         cluster.events.add("cluster_created", name=name)
         return cluster
 
-    # ------------------------------------------------------------ what there is
+    # ------------------------------------------------------------ reading
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The cluster's name."""
         return self._read().name
 
     @property
@@ -85,22 +95,22 @@ class Cluster:
         return sorted(self._read().members.values(), key=lambda member: member.joined)
 
     def member(self, name: str) -> Member:
-        """The node called so. Raises UsageError, naming those there are."""
+        """Return the node of this name. Raises UsageError that names the nodes there are."""
         members = self._read().members
         if name not in members:
-            there = ", ".join(sorted(members)) or "none yet"
-            raise UsageError(f"no node is called {name!r}: there are {there}")
+            names = ", ".join(sorted(members)) or "none yet"
+            raise UsageError(f"no node is called {name!r}", f"there are {names}")
         return members[name]
 
     @property
     def revocations(self) -> Path:
-        """The file with the signed list of certificates that are good no more (PEM)."""
+        """The file with the signed list of revoked certificates (PEM)."""
         return self.directory / "revoked.pem"
 
-    # ------------------------------------------------------------ what changes it
+    # ------------------------------------------------------------ changing
 
     def invite(self, valid_s: float) -> Code:
-        """A new code, good for one machine and so many seconds."""
+        """Make a code, good for one machine and valid_s seconds."""
         code, now = Code.new(self.authority.fingerprint), time.time()
         with self._changing() as state:
             state.invitations = [
@@ -111,19 +121,19 @@ class Cluster:
         return code
 
     def join(self, secret: str, name: str, request: bytes, host: str, port: int) -> bytes:
-        """Take in a machine that shows a code's secret; its certificate (PEM).
+        """Take in a machine that shows a code's secret; return its certificate (PEM).
 
-        Raises RefusedError where the code is not good, UsageError where name or request are not.
-        Nothing has changed then.
+        Raises CodeRefusedError if the code is not good, NameTakenError if the name is taken, UsageError if
+        name or request are bad. Nothing has changed then.
         """
         check_name(name)
         now = time.time()
         with self._changing() as state:
             redeem(state.invitations, secret, name, now)
             if name in state.members or name == ROOT_NAME:
-                raise UsageError(
-                    f"a node called {name} is there already: join with --name OTHER, or first "
-                    f"`dure cluster remove {name}` on the root"
+                raise NameTakenError(
+                    f"a node called {name} is there already",
+                    f"join with --name OTHER, or first `dure cluster remove {name}` on the root",
                 )
             certificate, serial = self.authority.sign(request, name)
             state.members[name] = Member(name, host, port, serial, now)
@@ -131,7 +141,7 @@ class Cluster:
         return certificate
 
     def move(self, name: str, host: str, port: int) -> None:
-        """A node answers at another address now."""
+        """Store that a node answers at another address now."""
         with self._changing() as state:
             member = state.members.get(name)
             if member is not None:
@@ -139,7 +149,7 @@ class Cluster:
         self.events.add("moved", node=name, host=host, port=port)
 
     def remove(self, name: str) -> Member:
-        """Revoke a node's certificate and forget it. Raises UsageError where there is none."""
+        """Revoke a node's certificate and forget it. Raises UsageError if there is no such node."""
         member = self.member(name)
         with self._changing() as state:
             state.revoked.append(member.serial)
@@ -148,20 +158,23 @@ class Cluster:
         self.events.add("removed", node=name)
         return member
 
-    # ------------------------------------------------------------ its file
+    # ------------------------------------------------------------ the file
 
-    def _read(self) -> _State:
+    def _read(self) -> _ClusterRecord:
         try:
-            return msgspec.json.decode((self.directory / "cluster.json").read_bytes(), type=_State)
+            return msgspec.json.decode(
+                (self.directory / "cluster.json").read_bytes(), type=_ClusterRecord
+            )
         except (OSError, msgspec.MsgspecError) as error:
             raise ClusterError(
-                f"{self.directory / 'cluster.json'} cannot be read ({error}): bring it back from a "
-                "copy, or begin anew with `dure cluster init` in another directory (DURE_CLUSTER_DIR)"
+                f"{self.directory / 'cluster.json'} cannot be read ({error})",
+                "bring it back from a copy, or begin anew with `dure cluster init` in another "
+                "directory (DURE_CLUSTER_DIR)",
             ) from error
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[_State]:
-        """The state, written when the block ends well; one process at a time."""
+    def _changing(self) -> Iterator[_ClusterRecord]:
+        """Yield the record, and write it if the block ends well; one process at a time."""
         with (self.directory / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             state = self._read()
@@ -169,5 +182,5 @@ class Cluster:
             write_whole(self.directory / "cluster.json", _encoded(state))
 
 
-def _encoded(state: _State) -> bytes:
+def _encoded(state: _ClusterRecord) -> bytes:
     return msgspec.json.format(msgspec.json.encode(state))

@@ -1,6 +1,6 @@
-"""Whether the nodes can run a model together: all there, the same software, enough memory.
+"""Whether the nodes can run a model together: all answer, with the same software and enough memory.
 
-Pure but for the survey it is given. Refuses to start anything.
+Pure. Refuses to start anything.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ __all__ = ["check_nodes", "common_ctx", "machine_of"]
 
 
 def check_nodes(reports: Sequence[NodeReport], versions: Mapping[str, str]) -> list[Platform]:
-    """What the nodes are, where each answers and has the root's versions. Raises ClusterError."""
+    """Return what the nodes are. Raises ClusterError if one is silent, or has not the root's versions."""
     if not reports:
-        raise ClusterError("the cluster has no nodes: `dure cluster invite` lets machines join")
-    platforms = []
-    for report in reports:
-        if report.platform is None:
+        raise ClusterError("the cluster has no nodes", "`dure cluster invite` lets machines join")
+    return [_ready_platform(report, versions) for report in reports]
+
+
+def _ready_platform(report: NodeReport, versions: Mapping[str, str]) -> Platform:
+    platform = report.platform
+    if platform is None:
+        raise ClusterError(
+            f"{report.problem}. --nodes names those to go on with; `dure cluster remove` is for one "
+            "that stays away"
+        )
+    for name, version in versions.items():
+        theirs = platform.versions.get(name, "none")
+        if theirs != version:
             raise ClusterError(
-                f"{report.problem}. --nodes names those to go on with; `dure cluster remove` is for one "
-                "that stays away"
+                f"{report.member.name} has {name} {theirs}, and the root {version}",
+                "install the same on both",
             )
-        for name, version in versions.items():
-            theirs = report.platform.versions.get(name, "none")
-            if theirs != version:
-                raise ClusterError(
-                    f"{report.member.name} has {name} {theirs}, and the root {version}: install the "
-                    "same on both"
-                )
-        if report.platform.problem:
-            raise ClusterError(
-                f"{report.member.name}: {report.platform.problem}: install dure again on it"
-            )
-        platforms.append(report.platform)
-    return platforms
+    if platform.problem:
+        raise ClusterError(f"{report.member.name}: {platform.problem}", "install dure again on it")
+    return platform
 
 
 def machine_of(report: NodeReport) -> Machine:
-    """A node as the planner sees it."""
+    """Return a node as the planner takes it."""
     assert report.platform is not None, "checked"
     assert report.health is not None, "it comes with the platform"
     return Machine(
@@ -57,14 +57,14 @@ def common_ctx(
     ranks: Sequence[tuple[str, RankMemory, Machine]],
     n_sequences: int,
 ) -> int:
-    """The context that fits on every machine, each with its name, for one rank of its own.
+    """Return the context that fits on every machine, each with its name and one rank.
 
-    Raises ResourceError that names the machine where what was asked for does not fit.
+    Raises ResourceError that names the machine on which what was asked for does not fit.
     """
     fits = []
     for name, memory, machine in ranks:
         try:
             fits.append(choose_ctx(asked, trained, [memory], machine, n_sequences))
         except ResourceError as error:
-            raise ResourceError(f"{name}: {error}") from error
+            raise ResourceError(f"{name}: {error.problem}", error.cure) from error
     return min(fits)

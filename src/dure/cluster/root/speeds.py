@@ -1,4 +1,4 @@
-"""How fast the cluster's machines and links are: measured once, and kept.
+"""How fast the cluster's machines and links are: measured once, and stored.
 
 Knows `speeds.json` in the cluster's directory, and how figures are measured. Refuses to decide from them.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import socket
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,93 +15,112 @@ from pathlib import Path
 
 import msgspec
 
+from dure.cluster.node_api import NodeClient
 from dure.cluster.root.membership import Member
 from dure.cluster.root.survey import Nodes
-from dure.engine.environment import with_huge_pages
-from dure.engine.instruments.speed import Speed
-from dure.errors import ClusterError, EngineError
+from dure.engine.instruments.speed import MEASURE_S, Speed
+from dure.errors import ClusterError
 from dure.whole_file import write_whole
 
-__all__ = ["KnownSpeeds", "LinkSpeed", "link_speed", "measure_here", "measure_nodes"]
+__all__ = ["KnownSpeeds", "LinkSpeed", "MachineSpeeds", "TypeSpeed", "link_speed", "measure_nodes"]
 
-MEASURE_S = 120.0
+AT_ONCE = 32
 PINGS, BLOCKS = 9, 8
 BLOCK_BYTES = 4 << 20
 
 
 class LinkSpeed(msgspec.Struct, frozen=True):
-    """Between the root and a node. round_trip_s: of the network alone. bytes_per_s: with TLS."""
+    """A link between the root and a node. round_trip_s: of the network alone. bytes_per_s: with TLS."""
 
     round_trip_s: float
     bytes_per_s: float
 
 
-class _State(msgspec.Struct):
+class TypeSpeed(msgspec.Struct, frozen=True):
+    """A machine's speed with weights of one type; see `Speed`."""
+
+    decode_bytes_per_s: float
+    prompt_bytes_per_s: float
+    threads: int
+
+
+class MachineSpeeds(msgspec.Struct, frozen=True):
+    """All figures of one machine. types: by name. The link's are None for the root."""
+
+    name: str
+    types: dict[str, TypeSpeed]
+    round_trip_s: float | None
+    link_bytes_per_s: float | None
+
+
+class _SpeedsRecord(msgspec.Struct):
     machines: dict[str, dict[str, Speed]] = {}  # by name, then by type
     links: dict[str, LinkSpeed] = {}
 
 
 class KnownSpeeds:
-    """What was measured of this cluster; of the root under its own name, `dure-root`."""
+    """Store what was measured of a cluster; the root's under its own name, `dure-root`."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "speeds.json"
         try:
-            self._state = msgspec.json.decode(self._path.read_bytes(), type=_State)
+            self._record = msgspec.json.decode(self._path.read_bytes(), type=_SpeedsRecord)
         except (OSError, msgspec.MsgspecError):
-            self._state = _State()  # it is measured again
+            self._record = _SpeedsRecord()  # it is measured again
 
     def speed(self, name: str, type_name: str) -> Speed | None:
-        """A machine's speed with weights of a type."""
-        return self._state.machines.get(name, {}).get(type_name)
+        """Return a machine's speed with weights of a type, if it was measured."""
+        return self._record.machines.get(name, {}).get(type_name)
 
     def link(self, name: str) -> LinkSpeed | None:
-        """The link to a node."""
-        return self._state.links.get(name)
+        """Return the link to a node, if it was measured."""
+        return self._record.links.get(name)
+
+    def machine(self, name: str, type_names: Sequence[str]) -> MachineSpeeds:
+        """Return the figures of a machine, with those of these types that were measured."""
+        link = self.link(name)
+        speeds = {type_name: self.speed(name, type_name) for type_name in type_names}
+        return MachineSpeeds(
+            name,
+            {type_name: _of_type(speed) for type_name, speed in speeds.items() if speed},
+            link.round_trip_s if link else None,
+            link.bytes_per_s if link else None,
+        )
 
     def keep(self, name: str, speed: Speed | None = None, link: LinkSpeed | None = None) -> None:
-        """Remember what was measured."""
+        """Store what was measured of a machine."""
         if speed is not None:
-            self._state.machines.setdefault(name, {})[speed.type] = speed
+            self._record.machines.setdefault(name, {})[speed.type] = speed
         if link is not None:
-            self._state.links[name] = link
-        write_whole(self._path, msgspec.json.format(msgspec.json.encode(self._state)))
+            self._record.links[name] = link
+        write_whole(self._path, msgspec.json.format(msgspec.json.encode(self._record)))
 
 
-def measure_here(type_name: str, threads: int) -> Speed:
-    """This machine's speed, measured in a process of its own. Raises EngineError."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dure.engine.instruments.speed", type_name, str(threads)],
-        capture_output=True,
-        env=with_huge_pages(os.environ),
-        timeout=MEASURE_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no reason"]
-        raise EngineError(f"the speed with {type_name} cannot be measured: {last[0]}")
-    return msgspec.json.decode(done.stdout, type=Speed)
+def _of_type(speed: Speed) -> TypeSpeed:
+    return TypeSpeed(speed.decode_bytes_per_s, speed.prompt_bytes_per_s, speed.threads)
 
 
 def measure_nodes(nodes: Nodes, members: Sequence[Member], type_name: str) -> dict[str, Speed]:
-    """The speed of several nodes, measured at once. Raises ClusterError."""
+    """Measure the speed of several nodes at once; return it by name. Raises ClusterError."""
 
-    def one(member: Member) -> Speed:
-        line = nodes.line(member, MEASURE_S)
-        try:
-            return msgspec.convert(line.ask("POST", "/speed", {"type": type_name}), Speed)
-        except msgspec.ValidationError as error:
-            raise ClusterError(f"{member.name} answers in another dure's words: {error}") from error
-        finally:
-            line.close()
+    def measured(member: Member) -> Speed:
+        with nodes.client(member, MEASURE_S) as client:
+            return client.speed(type_name)
 
-    with ThreadPoolExecutor(max_workers=32) as threads:
-        found = list(threads.map(one, members))
-    return {member.name: speed for member, speed in zip(members, found, strict=True)}
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as threads:
+        speeds = list(threads.map(measured, members))
+    return {member.name: speed for member, speed in zip(members, speeds, strict=True)}
 
 
 def link_speed(nodes: Nodes, member: Member) -> LinkSpeed:
-    """The link to a node: the time of a bare TCP handshake, and of some blocks over the agent's line."""
+    """Measure the link to a node: the time of TCP handshakes, and of some blocks through TLS."""
+    round_trip_s = _round_trip_s(member)
+    with nodes.client(member, 60.0) as client:
+        return LinkSpeed(round_trip_s, _bytes_per_s(client))
+
+
+def _round_trip_s(member: Member) -> float:
+    """Return the median time of a TCP handshake. Raises ClusterError."""
     trips = []
     for _ in range(PINGS):
         begun = time.perf_counter()
@@ -112,14 +129,13 @@ def link_speed(nodes: Nodes, member: Member) -> LinkSpeed:
         except OSError as error:
             raise ClusterError(f"{member.name} does not answer: {error}") from error
         trips.append(time.perf_counter() - begun)
-    block, line = os.urandom(BLOCK_BYTES), nodes.line(member, 60.0)
-    try:
-        line.ask("POST", "/sink", block)
-        begun = time.perf_counter()
-        for _ in range(BLOCKS):
-            line.ask("POST", "/sink", block)
-        return LinkSpeed(
-            statistics.median(trips), BLOCKS * BLOCK_BYTES / (time.perf_counter() - begun)
-        )
-    finally:
-        line.close()
+    return statistics.median(trips)
+
+
+def _bytes_per_s(client: NodeClient) -> float:
+    block = os.urandom(BLOCK_BYTES)
+    client.sink(block)  # connects, and warms up
+    begun = time.perf_counter()
+    for _ in range(BLOCKS):
+        client.sink(block)
+    return BLOCKS * BLOCK_BYTES / (time.perf_counter() - begun)

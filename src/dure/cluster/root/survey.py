@@ -1,6 +1,6 @@
 """What the nodes are and how they are: asked of all at once, by the root.
 
-Knows how a node is reached, also when its address has changed. Refuses to decide anything from it.
+Knows how a node is reached, also after its address has changed. Refuses to decide anything from the answer.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from dataclasses import dataclass
 
 import msgspec
 
+from dure.cluster.node_api import NodeClient
 from dure.cluster.root.membership import Cluster, Member
-from dure.cluster.trust.discovery import NODE, find
-from dure.cluster.trust.https import Line, ask
-from dure.cluster.trust.identity import asking_context
+from dure.cluster.trust.connection import NodeConnection
+from dure.cluster.trust.discovery import NODE_SERVICE, find
+from dure.cluster.trust.identity import ROOT_NAME, asking_context
 from dure.errors import ClusterError
 from dure.hardware.health import Health, Platform
+from dure.hardware.probe import health, platform
 
-__all__ = ["NodeReport", "Nodes"]
+__all__ = ["NodeReport", "Nodes", "root_report"]
 
 FIND_S = 2.0
 AT_ONCE = 32
@@ -27,7 +29,7 @@ AT_ONCE = 32
 
 @dataclass(frozen=True)
 class NodeReport:
-    """One node. problem: why it does not answer; platform and health are there where it does."""
+    """What one node answered. problem: why it does not answer; if it does, platform and health are set."""
 
     member: Member
     problem: str = ""
@@ -35,8 +37,14 @@ class NodeReport:
     health: Health | None = None
 
 
+def root_report(cluster: Cluster) -> NodeReport:
+    """Return a report of this machine, the root, as the nodes have one."""
+    here = Member(ROOT_NAME, "", 0, 0, 0.0)
+    return NodeReport(here, platform=platform({}, lambda _: ""), health=health(cluster.directory))
+
+
 class Nodes:
-    """The root's way to the nodes of its cluster."""
+    """Reach the nodes of a cluster from its root."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -47,42 +55,43 @@ class Nodes:
         with ThreadPoolExecutor(max_workers=AT_ONCE) as threads:
             return list(threads.map(lambda m: self._report(m, context, timeout_s), members))
 
-    def line(self, member: Member, timeout_s: float = 10.0) -> Line:
-        """A connection to a node; close it."""
-        address = (member.host, member.port)
-        return Line(address, self._context(), member.name, timeout_s=timeout_s)
+    def client(self, member: Member, timeout_s: float = 10.0) -> NodeClient:
+        """Return a client that asks a node; close it."""
+        return _client(member, self._context(), timeout_s)
 
     def _context(self) -> ssl.SSLContext:
         return asking_context(self._cluster.credentials, self._cluster.revocations)
 
     def _report(self, member: Member, context: ssl.SSLContext, timeout_s: float) -> NodeReport:
-        def facts(at: Member) -> NodeReport:
-            address = (at.host, at.port)
-            told = ask(address, context, at.name, "GET", "/facts", timeout_s=timeout_s)
-            try:
-                return NodeReport(
-                    at,
-                    platform=msgspec.convert(told["platform"], Platform),
-                    health=msgspec.convert(told["health"], Health),
-                )
-            except (msgspec.ValidationError, KeyError, TypeError) as error:
-                raise ClusterError(
-                    f"{at.name} answers in another dure's words ({error}): install the same version "
-                    "on all machines"
-                ) from error
-
         try:
-            return facts(member)
+            return _facts_of(member, context, timeout_s)
         except ClusterError as error:
-            problem = str(error)
-        for host, port in find(NODE, "name", member.name, FIND_S):
+            return self._moved(member, context, timeout_s) or NodeReport(member, str(error))
+
+    def _moved(
+        self, member: Member, context: ssl.SSLContext, timeout_s: float
+    ) -> NodeReport | None:
+        """Look for a node at another address, and remember that; None if it is nowhere."""
+        for host, port in find(NODE_SERVICE, "name", member.name, FIND_S):
             moved = msgspec.structs.replace(member, host=host, port=port)
             if moved == member:
                 continue
             try:
-                report = facts(moved)
+                report = _facts_of(moved, context, timeout_s)
             except ClusterError:  # somebody says that name who cannot prove it
                 continue
             self._cluster.move(member.name, host, port)
             return report
-        return NodeReport(member, problem)
+        return None
+
+
+def _client(member: Member, context: ssl.SSLContext, timeout_s: float) -> NodeClient:
+    address = (member.host, member.port)
+    return NodeClient(NodeConnection(address, context, member.name, timeout_s=timeout_s))
+
+
+def _facts_of(member: Member, context: ssl.SSLContext, timeout_s: float) -> NodeReport:
+    """Ask a node for its facts. Raises ClusterError."""
+    with _client(member, context, timeout_s) as client:
+        facts = client.facts()
+    return NodeReport(member, platform=facts.platform, health=facts.health)

@@ -1,4 +1,4 @@
-"""How machines find each other on a network without being told addresses: mDNS.
+"""How machines find each other on a network without being given addresses: mDNS.
 
 Knows names of services. Refuses to believe them: whoever answers must prove who it is by TLS.
 """
@@ -17,50 +17,50 @@ import psutil
 from zeroconf import Error as ZeroconfError
 from zeroconf import InterfaceChoice, ServiceBrowser, ServiceInfo, ServiceListener, Zeroconf
 
-__all__ = ["announced", "find"]
+__all__ = ["JOIN_SERVICE", "NODE_SERVICE", "announced", "find"]
 
-DOOR = "_dure-join._tcp.local."
-NODE = "_dure-node._tcp.local."
+JOIN_SERVICE = "_dure-join._tcp.local."
+NODE_SERVICE = "_dure-node._tcp.local."
 ASK_MS = 1000
-LOOK_EVERY_S = 5.0  # at this machine's addresses
+CHECK_EVERY_S = 5.0  # whether this machine's addresses have changed
 
 
 @contextmanager
-def announced(kind: str, name: str, port: int, told: dict[str, str]) -> Iterator[bool]:
-    """A service is announced while the block runs, also when this machine's addresses change.
+def announced(kind: str, name: str, port: int, properties: dict[str, str]) -> Iterator[bool]:
+    """Announce a service while the block runs, also when this machine's addresses change.
 
-    False where the network allows no announcing.
+    Yields whether the network allows that.
     """
-    announcing = _Announcing(kind, name, port, told)
-    is_announced = announcing.begin()
+    announcement = _Announcement(kind, name, port, properties)
+    is_announced = announcement.begin()
     ended = threading.Event()
-    watch = threading.Thread(target=announcing.follow, args=(ended,), daemon=True)
+    watch = threading.Thread(target=announcement.follow, args=(ended,), daemon=True)
     watch.start()
     try:
         yield is_announced
     finally:
         ended.set()
         watch.join()
-        announcing.end()
+        announcement.end()
 
 
-class _Announcing:
-    """One service, under the addresses that this machine has now."""
+class _Announcement:
+    """Announce one service, under the addresses that this machine has now."""
 
-    def __init__(self, kind: str, name: str, port: int, told: dict[str, str]) -> None:
-        self._kind, self._name, self._port, self._told = kind, name, port, told
+    def __init__(self, kind: str, name: str, port: int, properties: dict[str, str]) -> None:
+        self._kind, self._name, self._port, self._properties = kind, name, port, properties
         self._zeroconf: Zeroconf | None = None
         self._addresses: list[ipaddress.IPv4Address] = []
 
     def begin(self) -> bool:
-        """Announce it; whether the network allows that."""
+        """Announce it; return if the network allows that."""
         self._addresses = _addresses()
         info = ServiceInfo(
             self._kind,
             f"{self._name}.{self._kind}",
             port=self._port,
             addresses=[address.packed for address in self._addresses],
-            properties=dict(self._told),
+            properties=dict(self._properties),
             server=f"{self._name}.local.",
         )
         try:
@@ -72,50 +72,50 @@ class _Announcing:
         return True
 
     def follow(self, ended: threading.Event) -> None:
-        """Announce it anew whenever the addresses have changed: sockets belong to addresses."""
-        while not ended.wait(LOOK_EVERY_S):
+        """Announce it again whenever the addresses have changed: sockets belong to addresses."""
+        while not ended.wait(CHECK_EVERY_S):
             if _addresses() != self._addresses:
                 self.end()
                 self.begin()
 
     def end(self) -> None:
-        """Announce it no more."""
+        """Withdraw it."""
         if self._zeroconf is not None:
             with contextlib.suppress(OSError, ZeroconfError):  # the network is gone
                 self._zeroconf.close()
             self._zeroconf = None
 
 
-class _Seen(ServiceListener):
-    """Remembers names; what they mean is asked later, in the caller's thread."""
+class _ServiceNames(ServiceListener):
+    """Collect names; what they mean is asked later, in the caller's thread."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
 
     def add_service(self, zc: Zeroconf, type_: str, name: str) -> None:  # noqa: ARG002
-        """A service has come."""
+        """Note a service that has come."""
         self.names.append(name)
 
     def update_service(self, zc: Zeroconf, type_: str, name: str) -> None:
-        """A service has changed."""
+        """Ignore a service that has changed."""
 
     def remove_service(self, zc: Zeroconf, type_: str, name: str) -> None:
-        """A service has gone."""
+        """Ignore a service that has gone."""
 
 
 def find(kind: str, key: str, value: str, timeout_s: float) -> list[tuple[str, int]]:
-    """Addresses of the first service of this kind that says `key` is `value`; none where none does."""
+    """Return the addresses of the first service of a kind whose `key` is `value`; [] if none is."""
     try:
         zeroconf = Zeroconf(interfaces=InterfaceChoice.All)
     except (OSError, ZeroconfError):
         return []
     try:
-        seen = _Seen()
-        ServiceBrowser(zeroconf, kind, listener=seen)
-        end, asked = time.monotonic() + timeout_s, 0
+        services = _ServiceNames()
+        ServiceBrowser(zeroconf, kind, listener=services)
+        end, n_asked = time.monotonic() + timeout_s, 0
         while time.monotonic() < end:
-            for name in seen.names[asked:]:
-                asked += 1
+            for name in services.names[n_asked:]:
+                n_asked += 1
                 info = zeroconf.get_service_info(kind, name, ASK_MS)
                 if info is not None and info.properties.get(key.encode()) == value.encode():
                     return [(str(a), int(info.port or 0)) for a in _reachable_first(info)]
@@ -126,7 +126,7 @@ def find(kind: str, key: str, value: str, timeout_s: float) -> list[tuple[str, i
 
 
 def _reachable_first(info: ServiceInfo) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """A machine's addresses, those in one of our own networks first."""
+    """Return a machine's addresses, those in one of this machine's own networks first."""
     networks = [
         ipaddress.ip_network(f"{one.address}/{one.netmask}", strict=False)
         for addresses in psutil.net_if_addrs().values()
@@ -138,11 +138,11 @@ def _reachable_first(info: ServiceInfo) -> list[ipaddress.IPv4Address | ipaddres
 
 
 def _addresses() -> list[ipaddress.IPv4Address]:
-    """This machine's addresses that others could reach; its own loop where there is none."""
-    found = [
+    """Return this machine's addresses that others could reach; its loopback if it has no others."""
+    addresses = [
         ipaddress.IPv4Address(one.address)
-        for addresses in psutil.net_if_addrs().values()
-        for one in addresses
+        for some in psutil.net_if_addrs().values()
+        for one in some
         if one.family == socket.AF_INET
     ]
-    return [address for address in found if not address.is_loopback] or found
+    return [address for address in addresses if not address.is_loopback] or addresses

@@ -1,10 +1,10 @@
 """Who is who in a cluster: a private certificate authority, and the certificates that it gives.
 
-Knows keys, certificates, what each is good for, and TLS contexts made of them. Refuses to know addresses,
-and what is said over TLS.
+Knows keys, certificates, what each is good for, and the TLS contexts made of them. Refuses to know
+addresses, and what is said over TLS.
 
 A node's certificate is good for answering only; the root's is good for asking too. So no node can command
-another, whatever it has been made to do: TLS itself refuses.
+another, whatever runs on it: TLS itself refuses.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from dure.errors import ClusterError, UsageError
 from dure.whole_file import write_whole
 
 __all__ = [
+    "ROOT_NAME",
     "Authority",
     "Credentials",
     "answering_context",
@@ -35,6 +36,7 @@ __all__ = [
     "new_request",
 ]
 
+ROOT_NAME = "dure-root"  # in its certificate
 AUTHORITY_YEARS, LEAF_YEARS = 30, 10
 CLOCKS_DIFFER = datetime.timedelta(days=1)  # a board without a clock battery wakes up in the past
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -42,16 +44,16 @@ _ANSWERS, _ASKS = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AU
 
 
 def check_name(name: str) -> str:
-    """The name itself. Raises UsageError where it is no host name."""
+    """Return a node's name. Raises UsageError if it is no host name."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} is no name for a node: use small letters, digits and hyphens, as in pi-4"
+            f"{name!r} is no name for a node", "use small letters, digits and hyphens, as in pi-4"
         )
     return name
 
 
 def fingerprint(certificate_der: bytes) -> bytes:
-    """SHA-256 of a certificate: 32 bytes."""
+    """Return the SHA-256 of a certificate: 32 bytes."""
     digest = hashes.Hash(hashes.SHA256())
     digest.update(certificate_der)
     return digest.finalize()
@@ -59,33 +61,33 @@ def fingerprint(certificate_der: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Credentials:
-    """The files that prove who one is: a private key, its certificate, and the authority's."""
+    """The files that prove who a machine is: a private key, its certificate, and the authority's."""
 
     directory: Path
 
     @property
     def key(self) -> Path:
-        """The private key; nobody else may read it."""
+        """The private key's file; nobody else may read it."""
         return self.directory / "key.pem"
 
     @property
     def certificate(self) -> Path:
-        """One's own certificate."""
+        """The file of the machine's own certificate."""
         return self.directory / "certificate.pem"
 
     @property
     def authority(self) -> Path:
-        """The certificate of the cluster's authority."""
+        """The file of the certificate of the cluster's authority."""
         return self.directory / "authority.pem"
 
     @property
     def exist(self) -> bool:
-        """Whether all three are there."""
+        """Whether all three files exist."""
         return all(path.is_file() for path in (self.key, self.certificate, self.authority))
 
     @property
     def name(self) -> str:
-        """Whom the certificate names."""
+        """The name in the certificate."""
         certificate = x509.load_pem_x509_certificate(self.certificate.read_bytes())
         return _name_of(certificate.subject)
 
@@ -97,7 +99,7 @@ class Credentials:
 
 
 def new_request(name: str) -> tuple[bytes, bytes]:
-    """A new private key and a request for its certificate, both PEM. The key stays where it was made."""
+    """Make a private key and a request for its certificate, both PEM. The key never leaves the machine."""
     key = ec.generate_private_key(ec.SECP256R1())
     request = (
         x509.CertificateSigningRequestBuilder()
@@ -118,12 +120,13 @@ class Authority:
             self.certificate = x509.load_pem_x509_certificate(self._certificate_file.read_bytes())
         except FileNotFoundError:
             raise ClusterError(
-                f"{directory} holds no cluster: `dure cluster init` makes one"
+                f"{directory} holds no cluster", "`dure cluster init` makes one"
             ) from None
         except (OSError, ValueError) as error:
             raise ClusterError(
-                f"the keys of the cluster in {directory} cannot be read ({error}): bring them back from "
-                "a copy, or begin anew with `dure cluster init` in another directory (DURE_CLUSTER_DIR)"
+                f"the keys of the cluster in {directory} cannot be read ({error})",
+                "bring them back from a copy, or begin anew with `dure cluster init` in another "
+                "directory (DURE_CLUSTER_DIR)",
             ) from error
         assert isinstance(key, ec.EllipticCurvePrivateKey), "we made it"
         self._key = key
@@ -147,29 +150,29 @@ class Authority:
 
     @property
     def pem(self) -> bytes:
-        """The authority's own certificate."""
+        """The authority's own certificate (PEM)."""
         return _pem(self.certificate)
 
     @property
     def fingerprint(self) -> bytes:
-        """What an invitation names, so that a node knows whom it joins: 32 bytes."""
+        """The SHA-256 of its certificate, which a code names, so that a node knows whom it joins."""
         return fingerprint(self.certificate.public_bytes(serialization.Encoding.DER))
 
     @property
     def files(self) -> tuple[Path, Path]:
-        """Its certificate and key, for the one server that a stranger may talk to: the one for joining."""
+        """Its certificate and key, for the one server that a stranger may talk to: the join server."""
         return self._certificate_file, self._key_file
 
     def sign(self, request: bytes, name: str, *, asks: bool = False) -> tuple[bytes, int]:
-        """A certificate for the key in a request (PEM), and its serial number.
+        """Make a certificate for the key in a request (PEM), and return it with its serial number.
 
-        asks: it may command nodes. Raises UsageError where the request is none.
+        asks: it may command nodes. Raises UsageError if the request is none.
         """
         try:
-            asked = x509.load_pem_x509_csr(request)
-            if not asked.is_signature_valid:
+            parsed = x509.load_pem_x509_csr(request)
+            if not parsed.is_signature_valid:
                 raise InvalidSignature("its signature is wrong")
-            key = asked.public_key()
+            key = parsed.public_key()
         except (ValueError, TypeError, InvalidSignature) as error:
             raise UsageError(f"this is no request for a certificate: {error}") from error
         if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -189,7 +192,7 @@ class Authority:
         return _pem(certificate), certificate.serial_number
 
     def revocations(self, serials: Iterable[int]) -> bytes:
-        """The signed list of certificates that are good no more (PEM)."""
+        """Return the signed list of revoked certificates (PEM)."""
         now = _now()
         builder = (
             x509.CertificateRevocationListBuilder()
@@ -211,7 +214,7 @@ class Authority:
 
 
 def answering_context(own: Credentials) -> ssl.SSLContext:
-    """For a node's server: it talks to whoever may ask by this cluster's authority, to nobody else."""
+    """Return the TLS context of a node's server: it lets in whom this cluster's authority lets ask."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(own.certificate, own.key)
@@ -222,9 +225,9 @@ def answering_context(own: Credentials) -> ssl.SSLContext:
 
 
 def asking_context(own: Credentials, revocations: Path) -> ssl.SSLContext:
-    """For the root: it talks to nodes of its authority that are not revoked, each by its name.
+    """Return the TLS context of the root: it believes nodes of its authority, each by its name.
 
-    revocations: the file of the authority's list.
+    revocations: the file of the authority's list; a node on it is not believed.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

@@ -1,8 +1,9 @@
-"""Invitations: a code that lets one machine join, once, and for a while.
+"""Invitations: a code that lets one machine join, once, for a limited time.
 
-A code says whom one joins (the first 80 bits of the authority's fingerprint) and proves that one may (a
-secret of 70 bits, of which the root keeps the hash). It is short enough to be typed on a board's keyboard,
-in an alphabet without the letters that are taken for digits. Refuses to know how it travels.
+A code says which cluster it is for (the first 80 bits of the authority's fingerprint) and proves that its
+holder may join (a secret of 70 bits, of which the root stores the hash). It is short enough to be typed on
+a board's keyboard, in an alphabet without the letters that are taken for digits. Refuses to know how it
+travels.
 """
 
 from __future__ import annotations
@@ -16,57 +17,59 @@ import msgspec
 
 from dure.errors import ClusterError, UsageError
 
-__all__ = ["Code", "Invitation", "RefusedError", "redeem"]
+__all__ = ["Code", "CodeRefusedError", "Invitation", "redeem"]
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: no I, L, O, U
 _ALIKE = str.maketrans("ILO", "110")
-_WHO, _SECRET = 16, 14  # characters of five bits each
+_N_AUTHORITY, _N_SECRET = 16, 14  # characters of five bits each
 _GROUP = 5
+_ANOTHER_CODE = "`dure cluster invite` makes another"
 
 
-class RefusedError(ClusterError):
-    """A code that lets nobody in: unknown, expired, or used already."""
+class CodeRefusedError(ClusterError):
+    """A code lets nobody in: it is unknown, expired, or used already."""
 
 
 class Code(msgspec.Struct, frozen=True):
-    """What is typed on the machine that joins. authority, secret: in the alphabet of codes."""
+    """The code that is typed on the machine that joins. authority, secret: in the codes' alphabet."""
 
     authority: str
     secret: str
 
     @classmethod
     def new(cls, fingerprint: bytes) -> Code:
-        """A code for the cluster whose authority has this fingerprint."""
-        secret = "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET))
-        return cls(_told(fingerprint), secret)
+        """Make a code for the cluster whose authority has this fingerprint."""
+        secret = "".join(secrets.choice(_ALPHABET) for _ in range(_N_SECRET))
+        return cls(_authority_of(fingerprint), secret)
 
     @classmethod
     def parse(cls, text: str) -> Code:
-        """The code in what somebody typed. Raises UsageError."""
+        """Read the code that somebody typed. Raises UsageError."""
         plain = text.upper().translate(_ALIKE).replace("-", "").replace(" ", "")
-        if len(plain) != _WHO + _SECRET or not set(plain) <= set(_ALPHABET):
+        if len(plain) != _N_AUTHORITY + _N_SECRET or not set(plain) <= set(_ALPHABET):
             raise UsageError(
-                f"{text!r} is no code: `dure cluster invite` on the root shows one, as "
-                "XXXXX-XXXXX-XXXXX-XXXXX-XXXXX-XXXXX"
+                f"{text!r} is no code",
+                "`dure cluster invite` on the root shows one, as "
+                "XXXXX-XXXXX-XXXXX-XXXXX-XXXXX-XXXXX",
             )
-        return cls(plain[:_WHO], plain[_WHO:])
+        return cls(plain[:_N_AUTHORITY], plain[_N_AUTHORITY:])
 
     def __str__(self) -> str:
         plain = self.authority + self.secret
         return "-".join(plain[i : i + _GROUP] for i in range(0, len(plain), _GROUP))
 
     def names(self, fingerprint: bytes) -> bool:
-        """Whether this is a code of the cluster whose authority has this fingerprint."""
-        return hmac.compare_digest(self.authority, _told(fingerprint))
+        """Return if this is a code of the cluster whose authority has this fingerprint."""
+        return hmac.compare_digest(self.authority, _authority_of(fingerprint))
 
     @property
     def digest(self) -> str:
-        """What the root keeps of the secret."""
+        """The hash of the secret, which the root stores."""
         return hashlib.sha256(self.secret.encode()).hexdigest()
 
 
 class Invitation(msgspec.Struct):
-    """What the root remembers of a code. Times are seconds since 1970; used_by: the node that came."""
+    """What the root stores of a code. expires: in seconds since 1970. used_by: the node that joined."""
 
     digest: str
     expires: float
@@ -74,21 +77,19 @@ class Invitation(msgspec.Struct):
 
 
 def redeem(invitations: Sequence[Invitation], secret: str, node: str, now: float) -> None:
-    """Mark the invitation with this secret as used. Raises RefusedError; nothing has changed then."""
+    """Mark the invitation with this secret as used. Raises CodeRefusedError; nothing has changed then."""
     digest = Code("", secret).digest
-    found = [i for i in invitations if hmac.compare_digest(i.digest, digest)]
-    if not found:
-        raise RefusedError("the code is not one of this cluster's: look for a typing mistake")
-    if found[0].used_by:
-        raise RefusedError(
-            f"the code was used by {found[0].used_by}: `dure cluster invite` makes another"
-        )
-    if found[0].expires < now:
-        raise RefusedError("the code has expired: `dure cluster invite` makes another")
-    found[0].used_by = node
+    matching = [one for one in invitations if hmac.compare_digest(one.digest, digest)]
+    if not matching:
+        raise CodeRefusedError("the code is not one of this cluster's", "look for a typing mistake")
+    if matching[0].used_by:
+        raise CodeRefusedError(f"the code was used by {matching[0].used_by}", _ANOTHER_CODE)
+    if matching[0].expires < now:
+        raise CodeRefusedError("the code has expired", _ANOTHER_CODE)
+    matching[0].used_by = node
 
 
-def _told(fingerprint: bytes) -> str:
-    """The first 80 bits in the alphabet of codes."""
-    number = int.from_bytes(fingerprint[: _WHO * 5 // 8])
-    return "".join(_ALPHABET[number >> (5 * i) & 31] for i in reversed(range(_WHO)))
+def _authority_of(fingerprint: bytes) -> str:
+    """Return the first 80 bits in the alphabet of codes."""
+    number = int.from_bytes(fingerprint[: _N_AUTHORITY * 5 // 8])
+    return "".join(_ALPHABET[number >> (5 * i) & 31] for i in reversed(range(_N_AUTHORITY)))

@@ -1,6 +1,7 @@
-"""Sums over all ranks, the best logits of a slice, and how fast memory is read.
+"""All-reduce of partial vectors over the ranks, and how fast ranks exchange bytes and read memory.
 
-Knows what the functions of `native/sums.c` mean. Refuses to know steps and shards.
+Knows what `allreduce.c`, `allreduce_record.c` and `bandwidth.c` of `native/` export. Refuses to know
+steps and shards.
 """
 
 from __future__ import annotations
@@ -13,22 +14,20 @@ from enum import Enum, IntEnum
 
 import numpy as np
 
+from dure.engine.arrays import Floats, Times
 from dure.engine.compute.native import library
-from dure.engine.executor import Floats
-from dure.engine.instruments.trace import Times
 from dure.errors import EngineError
 
 __all__ = [
-    "Status",
-    "SumStats",
-    "SumTimes",
-    "Sums",
+    "AllReduce",
+    "AllReduceStats",
+    "ReductionStatus",
+    "ReductionTimes",
     "Wire",
     "exchange_seconds",
+    "graph_callback",
     "read_bytes_per_s",
-    "sums_callback",
 ]
-
 
 READS, READ_BYTES = 16, 256 << 20  # of memory, each about as long as a token
 
@@ -39,9 +38,14 @@ class Wire(Enum):
     Q8 = "q8"
     F32 = "f32"
 
+    @property
+    def value_bytes(self) -> float:
+        """Return the bytes of one value on the wire."""
+        return 4.0 if self is Wire.F32 else 34 / 32
 
-class Status(IntEnum):
-    """What became of the sums of a step."""
+
+class ReductionStatus(IntEnum):
+    """What became of a step's all-reduces."""
 
     OK = 0
     DEADLINE = 1
@@ -51,12 +55,12 @@ class Status(IntEnum):
 
 
 @dataclass(frozen=True)
-class SumStats:
-    """Of one step on one rank: seconds in sums, bytes sent, number of sums."""
+class AllReduceStats:
+    """One step's all-reduces on one rank: their seconds, bytes sent, and number."""
 
     sync_s: float
     bytes_sent: float
-    n_sums: int
+    n_reductions: int
 
 
 class _Stats(ctypes.Structure):
@@ -69,60 +73,61 @@ class _Stats(ctypes.Structure):
     )
 
 
-def sums_callback() -> int:
-    """The address of the callback for llama.cpp; its `user_data` is `OwnNodes.handle`.
+def graph_callback() -> int:
+    """Return the address of the callback for llama.cpp; its `user_data` is `CustomNodes.handle`.
 
-    It has our functions compute what they compute better, and sums over the ranks where `Sums` were made.
+    It has our functions compute what they compute better, and reduces over the ranks if there is an
+    `AllReduce`.
     """
-    return ctypes.cast(library().dure_sums_callback, ctypes.c_void_p).value or 0
+    return ctypes.cast(library().dure_graph_callback, ctypes.c_void_p).value or 0
 
 
-class SumTimes:
-    """When the sums of a step were; in a process without `Sums`, when a whole model came to their places.
+class ReductionTimes:
+    """Records when a step came to its reduction points; without an `AllReduce`, of a whole model.
 
-    Several may be there; only one of a process keeps times at a time.
+    There may be several; only one of a process records at a time.
     """
 
     def __init__(self) -> None:
-        self._n_kept = 0
+        self._n_recorded = 0
 
     def begin(self) -> None:
-        """Forget the last step's; `Sums.begin` does, too."""
-        library().dure_sums_begin()
+        """Forget the last step's; `AllReduce.begin` does, too."""
+        library().dure_allreduce_begin()
 
-    def keep(self, n_sums: int) -> None:
-        """Keep the times of the first n_sums of every step; 0 keeps none. Raises EngineError."""
-        if library().dure_sums_trace(ctypes.c_int64(n_sums)) != Status.OK:
-            raise EngineError(f"there is no memory for the times of {n_sums} sums")
-        self._n_kept = n_sums
+    def record(self, n_reductions: int) -> None:
+        """Record the first n_reductions of every step; 0 stops it. Raises EngineError."""
+        if library().dure_allreduce_trace(ctypes.c_int64(n_reductions)) != ReductionStatus.OK:
+            raise EngineError(f"there is no memory for the times of {n_reductions} sums")
+        self._n_recorded = n_reductions
 
-    def keep_of(self, points: tuple[str, ...], n_sums: int) -> None:
-        """The same in a process without `Sums`. points: see `Architecture.sums`. Raises EngineError."""
-        if library().dure_sums_places("\n".join(points).encode()) != Status.OK:
+    def record_whole(self, points: tuple[str, ...], n_reductions: int) -> None:
+        """Record a whole model's. points: `Architecture.reduction_points`. Raises EngineError."""
+        if library().dure_allreduce_points("\n".join(points).encode()) != ReductionStatus.OK:
             raise EngineError(f"{', '.join(points)} are not places in a model; please report it")
-        self.keep(n_sums)
+        self.record(n_reductions)
 
-    def told(self) -> Times:
-        """Of each sum of the last step when it began, was encoded, had arrived and ended.
+    def recorded(self) -> Times:
+        """Return when each all-reduce of the last step began, was encoded, had arrived and ended.
 
-        float64 [n_sums, 4], seconds of this machine's monotonic clock.
+        float64 [n_reductions, 4], seconds of this machine's monotonic clock.
         """
-        times = np.zeros((self._n_kept, 4))
-        if not self._n_kept:
+        times = np.zeros((self._n_recorded, 4))
+        if not self._n_recorded:
             return times
-        return times[: library().dure_sums_times(ctypes.c_void_p(times.ctypes.data))]
+        return times[: library().dure_allreduce_times(ctypes.c_void_p(times.ctypes.data))]
 
 
-class Sums:
-    """This rank's end of the sums. Needs MPI to be initialized; one a process.
+class AllReduce:
+    """This rank's end of the all-reduces. Needs MPI to be initialized; one a process.
 
-    `points`: where a partial vector stands, see `Architecture.sums`.
-    `max_values`: of a vector; what the sums need is allocated for it here, and no more later.
+    `points`: where a partial vector stands, `Architecture.reduction_points`.
+    `max_values`: of a vector; the memory for it is allocated here, and no more later.
     `wait_s`: no rank waits longer than this for another.
     `two_phase_above`: bytes of an encoded vector above which it is scattered, then gathered; None:
     what is quicker on these links, as measured now.
     `staged`: copy every tensor out and in, as for device memory (for tests).
-    `noted`: when the sums of a step were.
+    `times`: when a step came to its reduction points.
     """
 
     def __init__(
@@ -135,7 +140,7 @@ class Sums:
         two_phase_above: float | None = None,
         staged: bool = False,
     ) -> None:
-        status = library().dure_sums_start(
+        status = library().dure_allreduce_start(
             "\n".join(points).encode(),
             int(wire is Wire.F32),
             ctypes.c_size_t(max_values),
@@ -143,10 +148,10 @@ class Sums:
             ctypes.c_double(wait_s),
             int(staged),
         )
-        if status != Status.OK:
-            raise EngineError(f"the sums cannot start: {Status(status).name}")
-        self._wait_s, self.noted = wait_s, SumTimes()
-        self._begin, self._end = library().dure_sums_begin, library().dure_sums_end
+        if status != ReductionStatus.OK:
+            raise EngineError(f"the sums cannot start: {ReductionStatus(status).name}")
+        self._wait_s, self.times = wait_s, ReductionTimes()
+        self._begin, self._end = library().dure_allreduce_begin, library().dure_allreduce_end
         self._stats = _Stats()
         self._stats_pointer = ctypes.byref(self._stats)
 
@@ -154,17 +159,17 @@ class Sums:
         """Forget the last step's figures."""
         self._begin()
 
-    def end(self) -> SumStats:
-        """The step's figures. Raises EngineError where a sum failed."""
+    def end(self) -> AllReduceStats:
+        """Return the step's figures. Raises EngineError if an all-reduce failed."""
         stats = self._stats
         self._end(self._stats_pointer)
         if stats.status:
             raise self._failure(stats)
-        return SumStats(stats.sync_s, stats.bytes_sent, stats.n_sums)
+        return AllReduceStats(stats.sync_s, stats.bytes_sent, stats.n_sums)
 
     def _failure(self, stats: _Stats) -> EngineError:
-        if stats.status != Status.DEADLINE:
-            return EngineError(f"a sum over the ranks failed: {Status(stats.status).name}")
+        if stats.status != ReductionStatus.DEADLINE:
+            return EngineError(f"a sum over the ranks failed: {ReductionStatus(stats.status).name}")
         late = f"rank {stats.waiting_for}" if stats.waiting_for >= 0 else "another rank"
         return EngineError(
             f"{late} did not answer within {self._wait_s:g} s: is its machine on, and its cable in?"
@@ -172,16 +177,16 @@ class Sums:
 
     def close(self) -> None:
         """Give the memory back, and take back the receives that are posted."""
-        library().dure_sums_stop()
+        library().dure_allreduce_stop()
 
-    def sum(self, x: Floats) -> None:
+    def reduce(self, x: Floats) -> None:
         """Sum x (float32, a multiple of 32 elements) over all ranks, in place."""
-        library().dure_sums_sum(ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(x.size))
+        library().dure_allreduce(ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(x.size))
         self.end()
 
 
 def exchange_seconds(n_bytes: int, repeats: int) -> float:
-    """Mean seconds of one exchange of n_bytes with every other rank. All ranks call it at once."""
+    """Measure the mean seconds of an exchange of n_bytes between all ranks, which call it at once."""
     seconds = float(
         library().dure_exchange_seconds(ctypes.c_size_t(n_bytes), ctypes.c_int(repeats))
     )
@@ -191,11 +196,11 @@ def exchange_seconds(n_bytes: int, repeats: int) -> float:
 
 
 def read_bytes_per_s(n_threads: int) -> float:
-    """How fast so many threads read memory while those of the other ranks do. All ranks call it at once; a
-    process without `Sums` is alone.
+    """Measure how fast n_threads read memory while those of the other ranks do.
 
-    Ranks of one machine share its memory, as they do when they compute. The mean of many reads, as a run's
-    speed is the mean of many tokens: there are machines whose memory is twice as fast at some moments.
+    All ranks call it at once; a process without an `AllReduce` is alone. Ranks of one machine share its
+    memory, as they do when they compute. The mean of many reads, as a run's speed is the mean of many
+    tokens: there are machines whose memory is twice as fast at some moments.
     """
     x = np.ones(READ_BYTES // 4, np.float32)
     pointer, n = ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(x.size)

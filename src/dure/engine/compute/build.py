@@ -1,7 +1,8 @@
-"""Whether llama.cpp, as it was built here, runs on this machine's processor.
+"""Check that llama.cpp, as it was built here, runs on this machine's processor.
 
 It is built for the processor that it is built on. A disk that is put into another board, or an image that
 is copied to it, may hold instructions that the other one does not know; it would end without a word.
+Knows llama.cpp's names of features and Linux's; refuses to know how to build it again.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
 
 
 def problem_of_build(features: Collection[str]) -> str:
-    """Why llama.cpp does not run on a processor with these features; "" where it does.
+    """Return why llama.cpp does not run on a processor with these features; "" if it does.
 
-    Asked in a process of its own, which may be killed by the first instruction that is not known.
+    It is started in a process of its own, which may be killed by the first unknown instruction.
     """
     asked = [sys.executable, "-c", _ASK]
     try:
@@ -53,9 +54,8 @@ def problem_of_build(features: Collection[str]) -> str:
 
 
 def lacks(system_info: str, features: Collection[str]) -> str:
-    """What a build needs that is not among a processor's features; "" where nothing is.
-
-    system_info: as llama.cpp prints it, `AVX2 = 1 | FMA = 1`. Where no feature is known, nothing is said.
+    """Return what a build needs that is not among a processor's features; "" if it has all, or if none of
+    its features is known. system_info: as llama.cpp prints it, `AVX2 = 1 | FMA = 1`.
     """
     built = re.findall(r"(\w+) = 1\b", system_info)
     missing = [name for name in built if name in _NEEDED and not set(_NEEDED[name]) & set(features)]

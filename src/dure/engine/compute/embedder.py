@@ -1,6 +1,7 @@
 """A model that makes embeddings and nothing else, in this process: BERT and its kin, or any other.
 
-Knows llama.cpp's pooling. A text is computed in one go, because such models look both ways.
+Knows llama.cpp's pooling. Refuses to know text: it gets tokens. A text is computed in one go, because such
+models attend in both directions.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
+from dure.engine.arrays import Floats, Ints
 from dure.engine.compute.llama import load_model
-from dure.engine.executor import ExecutorInfo, Floats, Ints
+from dure.engine.executor import ExecutorInfo
 from dure.errors import ContextError, EngineError, ResourceError, UsageError
 from dure.hardware.probe import probe
 from dure.model.gguf import GgufFile
@@ -84,7 +86,7 @@ class Embedder:
         return context
 
     def embed(self, tokens: Ints) -> Floats:
-        """tokens: int32 [n]. Returns float32 [n_embd]. Raises ContextError where n is too large."""
+        """Embed tokens, int32 [n]. Returns float32 [n_embd]. Raises ContextError if n is too large."""
         n = len(tokens)
         if not 0 < n <= self._n_ctx:
             raise ContextError(

@@ -1,4 +1,4 @@
-"""Rows of a model's embedding table, read from the file as they are asked for.
+"""Rows of a model's embedding table, read from the file on demand.
 
 Knows where `token_embd.weight` lies and how a row is decoded.
 Refuses to know ranks. Holds no table in memory: a vocabulary of 152k rows is 300 MB and more.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from dure.engine.arrays import Floats, Ints
 from dure.engine.compute.native import address_of
-from dure.engine.executor import Floats, Ints
 from dure.errors import ModelError
 from dure.model.ggml import decoder_of
 from dure.model.gguf import GgufFile
@@ -18,7 +18,7 @@ __all__ = ["EmbeddingTable"]
 
 
 class EmbeddingTable:
-    """Token ids to the vectors that enter the first layer."""
+    """Turns token ids into the vectors that enter the first layer."""
 
     def __init__(self, model: GgufFile, scale: float = 1.0) -> None:
         tensor = model.tensors.get("token_embd.weight")
@@ -31,7 +31,7 @@ class EmbeddingTable:
         self._decode = decoder_of(tensor.type)
 
     def rows(self, tokens: Ints) -> Floats:
-        """tokens: int32 [n]. Returns float32 [n, n_embd]."""
+        """Read the rows of tokens, int32 [n]. Returns float32 [n, n_embd]."""
         rows = np.empty((len(tokens), self.n_embd), np.float32)
         to, size = address_of(rows), self._tensor.row_bytes
         for token in tokens.tolist():

@@ -1,7 +1,7 @@
 """One model (or shard of one) in this process: loading it and decoding batches with llama.cpp.
 
 Knows llama.cpp's C interface as llama-cpp-python binds it.
-Refuses to know whether it is one of several ranks: where `Sums` were made, they see to that.
+Refuses to know whether it is one of several ranks: the process's `AllReduce` sees to that.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -18,60 +17,41 @@ from typing import Any, cast
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
-from dure.engine.compute.allreduce import sums_callback
-from dure.engine.compute.custom_nodes import OwnNodes
-from dure.engine.compute.memory import lock as lock_memory
-from dure.engine.compute.memory import locked_bytes, want_huge_pages
+from dure.engine.arrays import Floats, Ints
+from dure.engine.compute.allreduce import graph_callback
+from dure.engine.compute.custom_nodes import CustomNodes
+from dure.engine.compute.memory import lock_all, locked_bytes, want_huge_pages
 from dure.engine.compute.native import ggml_cpu
 from dure.engine.compute.pinning import PinnedThreads, cores_for
-from dure.engine.executor import Floats, Ints, KvOp
+from dure.engine.kv import Clear, Copy, Forget, KvOp, Swap
+from dure.engine.limits import Limits
 from dure.engine.saved.sealed_file import is_whole, seal
 from dure.errors import EngineError, ModelError, ResourceError
+from dure.model.context import padded_ctx
 from dure.model.llama_log import captured_log, silence_llama
 
-__all__ = ["Limits", "LoadedModel", "has_amx", "load_model"]
+__all__ = ["LoadedModel", "has_amx", "load_model"]
 
-CTX_GRAIN = 256  # llama.cpp pads a sequence's cells to this
 DEFAULT_CURE = "get the file again, or use a model that llama.cpp knows"
 _MAX_POSITIONS_PER_TOKEN = 4
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a context is made for.
-
-    n_ctx: positions of each sequence in the KV cache.
-    n_batch: tokens that one decode may hold; they are computed in one go.
-    n_outputs: rows of logits one decode may give.
-    threads: that compute. lock: weights are never swapped out.
-    pin: each thread is held to a core of its own, from the one numbered `first_core` on.
-    """
-
-    n_ctx: int
-    threads: int
-    n_batch: int = 512
-    n_sequences: int = 1
-    n_outputs: int = 32
-    lock: bool = False
-    pin: bool = False
-    first_core: int = 0
+_EVERY_SEQUENCE = _END = -1  # as llama.cpp's functions on the KV cache take them
 
 
 @cache
 def has_amx() -> bool:
-    """Whether llama.cpp was built with its AMX kernels, which crash on some machines.
+    """Return whether llama.cpp was built with its AMX kernels, which crash on some machines.
 
     The cause is the compiler or the kernel, see docs/decisions/0003; `make` builds without them.
-    Where they are there, dure avoids them, and with them all repacked kernels: slower, but alive.
+    If they are there, dure avoids them, and with them all repacked kernels: slower, but alive.
     """
     return bool(ggml_cpu().ggml_cpu_has_amx_int8())
 
 
 class LoadedModel:
-    """A model and its context. Not thread-safe.
+    """A model with its context and KV cache. Not thread-safe.
 
     `cure` is what a user should do with a file that llama.cpp refuses.
-    Raises ModelError where llama.cpp refuses the file, ResourceError where memory is short, and what
+    Raises ModelError if llama.cpp refuses the file, ResourceError if memory is short, and what
     `progress` raises.
     """
 
@@ -85,10 +65,10 @@ class LoadedModel:
     ) -> None:
         self.limits = limits
         cores = cores_for(limits.threads, limits.first_core) if limits.pin else None
-        self._model = load_model(path, progress, cure, lock=limits.lock)
+        self._model = load_model(path, progress, cure, lock_memory=limits.lock_memory)
         self._prompt_threads = limits.threads
         try:
-            self._nodes = OwnNodes()
+            self._nodes = CustomNodes()
             self._context = _make_context(self._model, limits, self._nodes, path)
         except ResourceError:
             lib.llama_model_free(self._model)
@@ -119,7 +99,7 @@ class LoadedModel:
     ) -> None:
         """Decode tokens (int32 [n]) or their embeddings (float32 [n, n_embd]).
 
-        Raises EngineError where the KV cache is full or llama.cpp fails.
+        Raises EngineError if the KV cache is full or llama.cpp fails.
         """
         batch = self._batch.fill(inputs, positions, sequences, outputs)
         status = lib.llama_decode(self._context, batch)
@@ -133,7 +113,7 @@ class LoadedModel:
         lib.llama_synchronize(self._context)
 
     def logits(self, token: int) -> Floats:
-        """Logits of the token at this index of the last batch: float32 [n_vocab], a view."""
+        """Return the logits of the token at this index of the last batch: float32 [n_vocab], a view."""
         pointer = lib.llama_get_logits_ith(self._context, token)
         if not pointer:
             raise EngineError(f"token {token} of the last batch has no logits")
@@ -141,7 +121,7 @@ class LoadedModel:
         return cast(Floats, np.frombuffer(cast(Any, self._row.from_address(address)), np.float32))
 
     def embeddings(self, tokens: Sequence[int]) -> Floats:
-        """Hidden states of these tokens of the last batch: float32 [n, n_embd].
+        """Return the hidden states of these tokens of the last batch: float32 [n, n_embd].
 
         The batch must have been decoded after `want_embeddings(True)`.
         """
@@ -160,7 +140,7 @@ class LoadedModel:
             lib.llama_set_embeddings(self._context, wanted)
 
     def save(self, sequence: int, path: Path) -> int:
-        """Write a sequence's KV cache; the bytes written. Raises ResourceError where that fails."""
+        """Write a sequence's KV cache; return the bytes. Raises ResourceError if it cannot be written."""
         part = path.with_name(path.name + ".part")
         tokens = (lib.llama_token * 0)()
         written = lib.llama_state_seq_save_file(
@@ -180,48 +160,51 @@ class LoadedModel:
         return int(written)
 
     def load(self, sequence: int, path: Path, n_tokens: int) -> bool:
-        """Read a sequence's KV cache of n_tokens positions; False, and empty, where that fails."""
+        """Read a sequence's KV cache of n_tokens positions; False, and it is empty, if that fails."""
         n_read, tokens = ctypes.c_size_t(), (lib.llama_token * 1)()
         read = is_whole(path) and lib.llama_state_seq_load_file(
             self._context, os.fsencode(path), sequence, tokens, 1, ctypes.byref(n_read)
         )
         if read and lib.llama_memory_seq_pos_max(self._memory, sequence) == n_tokens - 1:
             return True
-        lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        lib.llama_memory_seq_rm(self._memory, sequence, 0, _END)
         return False
 
     def change_kv(self, ops: Iterable[KvOp]) -> None:
-        """Forget, copy or swap positions of sequences."""
+        """Change the KV cache, in this order. Raises EngineError if llama.cpp's cannot do it."""
         for op in ops:
-            if op.swap_with is not None:
-                self._swap(op.sequence, op.swap_with)
-            elif op.copy_to is not None:
-                self._copy(op, op.copy_to)
-            elif not lib.llama_memory_seq_rm(self._memory, op.sequence, op.start, op.stop):
-                raise EngineError(
-                    f"positions {op.start} to {op.stop} of sequence {op.sequence} cannot be "
-                    "forgotten in this model's cache"
-                )
+            match op:
+                case Forget(sequence, start):
+                    self._forget(sequence, start)
+                case Clear():
+                    self._forget(_EVERY_SEQUENCE, 0)
+                case Copy(source, target, n):
+                    self._copy(source, target, n)
+                case Swap(sequence, other):
+                    self._swap(sequence, other)
 
-    def _copy(self, op: KvOp, target: int) -> None:
-        """Copy through a buffer: llama.cpp's own copy between streams moves all that a stream may hold."""
-        self._put(self._taken(op.sequence), target)
-        if op.start > 0:
-            lib.llama_memory_seq_rm(self._memory, target, 0, op.start)
-        if op.stop >= 0 and not lib.llama_memory_seq_rm(self._memory, target, op.stop, -1):
+    def _forget(self, sequence: int, start: int) -> None:
+        if not lib.llama_memory_seq_rm(self._memory, sequence, start, _END):
+            whose = "all sequences" if sequence == _EVERY_SEQUENCE else f"sequence {sequence}"
             raise EngineError(
-                f"sequence {op.sequence} can only be copied whole in this model's cache"
+                f"positions from {start} on of {whose} cannot be forgotten in this model's cache"
             )
+
+    def _copy(self, source: int, target: int, n: int | None) -> None:
+        """Copy through a buffer: llama.cpp's own copy between streams moves all that a stream may hold."""
+        self._put(self._taken(source), target)
+        if n is not None and not lib.llama_memory_seq_rm(self._memory, target, n, _END):
+            raise EngineError(f"sequence {source} can only be copied whole in this model's cache")
 
     def _swap(self, sequence: int, other: int) -> None:
         held, other_held = self._taken(sequence), self._taken(other)
-        for place in (sequence, other):
-            lib.llama_memory_seq_rm(self._memory, place, -1, -1)
+        for emptied in (sequence, other):
+            lib.llama_memory_seq_rm(self._memory, emptied, 0, _END)
         self._put(held, other)
         self._put(other_held, sequence)
 
     def _taken(self, sequence: int) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-        """What a sequence holds, as bytes; None where that is nothing."""
+        """Return what a sequence holds, as bytes; None if it is empty."""
         if lib.llama_memory_seq_pos_max(self._memory, sequence) < 0:
             return None
         held = np.empty(lib.llama_state_seq_get_size(self._context, sequence), np.uint8)
@@ -231,14 +214,14 @@ class LoadedModel:
         return held
 
     def _put(self, held: np.ndarray[Any, np.dtype[np.uint8]] | None, sequence: int) -> None:
-        """Let an empty sequence hold what `_taken` gave."""
+        """Put into an empty sequence what `_taken` gave."""
         if held is not None and not lib.llama_state_seq_set_data(
             self._context, _pointer(held, ctypes.c_uint8), held.size, sequence
         ):
             raise EngineError(f"the KV cache has no room to copy to sequence {sequence}")
 
     def set_threads(self, n: int) -> None:
-        """Decode single tokens with so many threads; prompts go on with those it was made with."""
+        """Decode single tokens with n threads; prompts keep those of `limits`."""
         lib.llama_set_n_threads(self._context, n, self._prompt_threads)
 
     def close(self) -> None:
@@ -280,7 +263,7 @@ class _Batch:
     def fill(
         self, inputs: Ints | Floats, positions: Ints, sequences: Ints, outputs: Sequence[int]
     ) -> Any:
-        """The C struct; valid until the next call."""
+        """Return the C struct of a batch; valid until the next call."""
         n = len(positions)
         self._positions[:n] = positions
         self._sequences[:n] = sequences
@@ -307,17 +290,17 @@ def load_model(
     progress: Callable[[float], None],
     cure: str = DEFAULT_CURE,
     *,
-    lock: bool = False,
+    lock_memory: bool = False,
 ) -> Any:
-    """llama.cpp's `llama_model *`. lock: its weights are never swapped out.
+    """Load a model; return llama.cpp's `llama_model *`. lock_memory: its weights are never swapped out.
 
-    Raises ModelError where llama.cpp refuses, ResourceError where memory cannot be locked, and what
+    Raises ModelError if llama.cpp refuses, ResourceError if memory cannot be locked, and what
     `progress` raises.
     """
     silence_llama()
     raised: list[BaseException] = []
 
-    def told(fraction: float, _: Any) -> bool:
+    def report(fraction: float, _: Any) -> bool:
         if fraction == 0:  # memory is there, weights are not
             want_huge_pages()
         try:
@@ -330,7 +313,7 @@ def load_model(
     # Read, not mapped: repacked weights are copies, and a map beside them would double the memory.
     params.load_mode = lib.LLAMA_LOAD_MODE_NONE
     params.use_extra_bufts = not has_amx()
-    callback = lib.llama_progress_callback(told)
+    callback = lib.llama_progress_callback(report)
     params.progress_callback = callback
     model = lib.llama_model_load_from_file(str(path).encode(), params)
     if raised:
@@ -339,14 +322,14 @@ def load_model(
         raise raised[0]
     if not model:
         raise ModelError(f"llama.cpp cannot load {path.name}: {_reason()}: {cure}")
-    if lock:
+    if lock_memory:
         _lock(model)
     return model
 
 
 def _lock(model: Any) -> None:
     """Lock weights in memory: llama.cpp's own way leaves out repacked ones, and huge pages."""
-    lock_memory()
+    lock_all()
     if (locked := locked_bytes()) < (size := int(lib.llama_model_size(model))):
         lib.llama_model_free(model)
         raise ResourceError(
@@ -360,16 +343,16 @@ def _reason() -> str:
     return lines[0].split(": ", 1)[-1] if lines else "it gives no reason"
 
 
-def _make_context(model: Any, limits: Limits, nodes: OwnNodes, path: Path) -> Any:
+def _make_context(model: Any, limits: Limits, nodes: CustomNodes, path: Path) -> Any:
     params = lib.llama_context_default_params()
-    params.n_ctx = -(-limits.n_ctx // CTX_GRAIN) * CTX_GRAIN * limits.n_sequences
+    params.n_ctx = padded_ctx(limits.n_ctx) * limits.n_sequences
     params.n_batch = params.n_ubatch = limits.n_batch
     params.n_seq_max = limits.n_sequences
     params.n_outputs_max = min(limits.n_outputs, limits.n_batch)
     params.n_outputs_max_per_seq = 0  # as many as n_outputs_max
     params.n_threads = params.n_threads_batch = limits.threads
     params.kv_unified = False  # attention over one sequence's cells, not all: docs/decisions/0007
-    params.cb_eval = type(params.cb_eval)(sums_callback())
+    params.cb_eval = type(params.cb_eval)(graph_callback())
     params.cb_eval_user_data = nodes.handle
     context = lib.llama_init_from_model(model, params)
     if not context:

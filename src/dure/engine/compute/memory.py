@@ -1,6 +1,7 @@
 """This process's memory: the most it ever had, its large blocks in huge pages, and what may not be swapped.
 
 llama.cpp asks for its memory itself; its blocks are found in the kernel's list of what is mapped.
+Knows Linux; elsewhere it does little. Refuses to know what lies in a block.
 """
 
 from __future__ import annotations
@@ -17,52 +18,52 @@ from pathlib import Path
 
 from dure.engine.environment import says_huge_pages
 
-__all__ = ["lock", "locked_bytes", "peak_bytes", "want_huge_pages"]
+__all__ = ["lock_all", "locked_bytes", "peak_bytes", "want_huge_pages"]
 
 _LARGE = 8 << 20  # bytes; looking up the pages of a smaller block costs little
-_ANONYMOUS = 5  # words of its line; where a file is mapped there is a sixth
+_ANONYMOUS = 5  # words of its line; a mapped file has a sixth
 _MLOCK_ONFAULT = 1  # what is there, and the rest when it is
 
 
 def peak_bytes() -> int:
-    """Peak resident memory of this process in bytes.
+    """Return the peak resident memory of this process in bytes.
 
-    Linux's own figure for this program (VmHWM): getrusage's would count the parent's memory, where
-    the parent was larger when it started us.
+    Linux's own figure for this program (VmHWM): getrusage's would count the parent's memory, if the
+    parent was larger when it started us.
     """
-    if (told := _told("VmHWM")) is not None:
-        return told
+    if (peak := _reported("VmHWM")) is not None:
+        return peak
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def want_huge_pages() -> None:
-    """Have this process's large blocks become huge pages when they are written for the first time.
+    """Ask for huge pages for this process's large blocks, from the first write to them on.
 
-    For a process that was not started `with_huge_pages`. The kernel may leave it unheeded, which costs
-    speed and nothing else; a user's own choice stays.
+    For a process that was not started `with_huge_pages`. The kernel may refuse, which costs speed and
+    nothing else; a user's own choice stays.
     """
     if sys.platform == "linux" and not says_huge_pages(os.environ):
         for start, stop in _blocks(_LARGE):
             _libc().madvise(start, stop - start, mmap.MADV_HUGEPAGE)
 
 
-def lock() -> None:
-    """Keep all that is not a file's from being swapped out, as far as the system lets us (Linux)."""
+def lock_all() -> None:
+    """Lock all blocks that are no file's in memory, as far as the system lets us (Linux)."""
     for start, stop in _blocks(0):
         _libc().mlock2(start, stop - start, _MLOCK_ONFAULT)
 
 
 def locked_bytes() -> int:
-    """How much of this process's memory is locked; 0 where the system does not tell."""
-    return _told("VmLck") or 0
+    """Return the bytes of this process's memory that are locked; 0 if the system does not say."""
+    return _reported("VmLck") or 0
 
 
-def _told(name: str) -> int | None:
-    """Bytes that Linux tells about this process under a name."""
+def _reported(name: str) -> int | None:
+    """Return the bytes that Linux reports of this process under a name."""
     status = Path("/proc/self/status")
-    found = status.exists() and re.search(rf"{name}:\s+(\d+) kB", status.read_text())
-    return int(found[1]) * 1024 if found else None
+    match = status.exists() and re.search(rf"{name}:\s+(\d+) kB", status.read_text())
+    return int(match[1]) * 1024 if match else None
 
 
 @cache
@@ -73,7 +74,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def _blocks(least: int) -> Iterator[tuple[int, int]]:
-    """Addresses of the private, writable blocks of so many bytes that are no file's."""
+    """Yield the addresses of private, writable blocks of at least `least` bytes that are no file's."""
     try:
         lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The native library, loaded. What its functions mean is said by `sums` and `nodes`."""
+"""The native library, loaded. What its functions mean is said by `allreduce`, `top_k`, `custom_nodes`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["address_of", "ggml_cpu", "library", "mpi"]
 
 @cache
 def mpi() -> Any:
-    """`mpi4py.MPI`, loaded but not initialized; the native library needs its `libmpi`."""
+    """Load `mpi4py.MPI` without initializing it; the native library needs its `libmpi`."""
     import mpi4py
 
     mpi4py.rc.initialize = False
@@ -28,7 +28,7 @@ def mpi() -> Any:
 
 @cache
 def ggml_cpu() -> ctypes.CDLL:
-    """llama.cpp's library of this processor's kernels."""
+    """Load llama.cpp's library of this processor's kernels."""
     import llama_cpp.llama_cpp as lib
 
     loaded = ctypes.CDLL(str(Path(lib.__file__).with_name("lib") / "libggml-cpu.so"))
@@ -37,14 +37,14 @@ def ggml_cpu() -> ctypes.CDLL:
 
 
 def address_of(array: np.ndarray[Any, Any]) -> int:
-    """Where its data is. Much quicker than `array.ctypes.data` when nothing of it is in the cache."""
+    """Return where an array's data is: much quicker than `array.ctypes.data` with cold caches."""
     address, _ = array.__array_interface__["data"]
     return int(address)
 
 
 @cache
 def library() -> ctypes.CDLL:
-    """All that `native/` exports. Raises ResourceError where it cannot be loaded."""
+    """Load all that `native/` exports. Raises ResourceError if it cannot be loaded."""
     cpu = ggml_cpu()  # brings libggml-base into the process
     mpi()
     path = Path(__file__).with_name("libdure_native.so")
@@ -54,16 +54,16 @@ def library() -> ctypes.CDLL:
         raise ResourceError(
             f"dure's native library cannot be loaded ({error}): install dure again with `pip install .`"
         ) from error
-    loaded.dure_nodes_new.restype = ctypes.c_void_p
-    loaded.dure_nodes_free.argtypes = [ctypes.c_void_p]
+    loaded.dure_kernels_new.restype = ctypes.c_void_p
+    loaded.dure_kernels_free.argtypes = [ctypes.c_void_p]
     pointer, integer = ctypes.c_void_p, ctypes.c_int
-    loaded.dure_best.argtypes = [
+    loaded.dure_top_k.argtypes = [
         *(pointer, integer, integer, integer, pointer, pointer, ctypes.c_bool)
     ]
-    loaded.dure_best.restype = ctypes.c_float
+    loaded.dure_top_k.restype = ctypes.c_float
     loaded.dure_exchange_seconds.restype = ctypes.c_double
-    loaded.dure_sums_times.restype = ctypes.c_int64
+    loaded.dure_allreduce_times.restype = ctypes.c_int64
     loaded.dure_read_bytes_per_second.restype = ctypes.c_double
-    loaded.dure_nodes_start.restype = None
-    loaded.dure_nodes_start(bool(cpu.ggml_cpu_has_avx2()))
+    loaded.dure_kernels_start.restype = None
+    loaded.dure_kernels_start(bool(cpu.ggml_cpu_has_avx2()))
     return loaded

@@ -20,9 +20,9 @@ _POLL = 50  # what llama.cpp's own threads have: how long they spin before they 
 
 
 def cores_for(n_threads: int, first: int) -> tuple[int, ...]:
-    """Where so many threads are to be, when `first` cores before them are others'.
+    """Choose a core for each of n_threads, when the `first` cores belong to other ranks.
 
-    Raises ResourceError where there are not so many.
+    Raises ResourceError if there are too few cores.
     """
     allowed = [cpu for cpu in cpus() if cpu < _MOST_CPUS]
     if len(allowed) < first + n_threads:

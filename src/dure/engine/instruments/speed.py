@@ -1,14 +1,17 @@
-"""How fast this machine computes with weights of a type: measured with llama.cpp itself.
+"""Measure how fast this machine computes with weights of a type, with llama.cpp itself.
 
     python -m dure.engine.instruments.speed Q4_0 4
 
-Writes a small model of that type whose weights do not fit into caches, decodes with it, and says how many
-bytes of weights a second it got through: what decides the time of a token.
+Writes a small model of that type whose weights do not fit into caches, decodes with it, and reports how
+many bytes of weights it read in a second: what decides the time of a token.
+Knows one machine. Refuses to know whose it is, and where the figure is kept.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,18 +20,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from dure.engine.compute.llama import Limits, LoadedModel
+from dure.engine.compute.llama import LoadedModel
+from dure.engine.environment import with_huge_pages
+from dure.engine.limits import Limits
+from dure.errors import EngineError
 from dure.model.ggml import GgmlType, quantize, type_named
 from dure.model.gguf import GgufWriter
 from dure.model.gguf.values import TensorSpec
 
-__all__ = ["MEASURED_TYPES", "Speed", "measure"]
+__all__ = ["MEASURE_S", "Speed", "measure", "measure_in_process"]
 
-MEASURED_TYPES = (
-    *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4", "IQ4_NL", "IQ4_XS"),
-    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
-)
-"""What can be written without an importance matrix."""
+MEASURE_S = 120.0  # the longest that a measurement may take
 
 WIDTH, FFN, HEADS, VOCABULARY = 2048, 8192, 16, 256
 ENOUGH_BYTES = 150_000_000  # of weights: more than any cache holds, and quickly written
@@ -37,9 +39,10 @@ PROMPT, STEPS, REPEATS = 64, 8, 3
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """type: of the weights. bytes_per_s: of weights, when decoding.
+    """A machine's speed with weights of a type.
 
-    prompt_bytes_per_s: the same with a prompt, whose tokens count each.
+    decode_bytes_per_s: of weights, when single tokens are decoded. prompt_bytes_per_s: the same in a
+    prefill, where each token counts.
     """
 
     type: str
@@ -49,7 +52,7 @@ class Speed(msgspec.Struct, frozen=True):
 
 
 def measure(type_name: str, threads: int) -> Speed:
-    """This machine's speed with weights of a type. Raises ModelError for a type that there is not."""
+    """Measure this machine's speed with weights of a type. Raises ModelError for an unknown type."""
     with tempfile.TemporaryDirectory(prefix="dure-speed-") as directory:
         path = Path(directory) / "model.gguf"
         _write(path, type_named(type_name))
@@ -63,8 +66,26 @@ def measure(type_name: str, threads: int) -> Speed:
     return Speed(type_name, threads, model_bytes / decode_s, PROMPT * model_bytes / prompt_s)
 
 
+def measure_in_process(type_name: str, threads: int) -> Speed:
+    """Measure this machine's speed in a process of its own. Raises EngineError.
+
+    The caller's memory stays as it is, and the model gets the huge pages that a rank has.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "dure.engine.instruments.speed", type_name, str(threads)],
+        capture_output=True,
+        env=with_huge_pages(os.environ),
+        timeout=MEASURE_S,
+        check=False,
+    )
+    if done.returncode != 0:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no reason"]
+        raise EngineError(f"the speed with {type_name} cannot be measured: {last[0]}")
+    return msgspec.json.decode(done.stdout, type=Speed)
+
+
 def _times(model: LoadedModel) -> tuple[float, float]:
-    """Seconds for a prompt, and for a token after it: medians."""
+    """Return the seconds of a prompt, and of a token after it: medians."""
     _decode(model, 0, PROMPT)  # warm
     prompts, tokens, n = list[float](), list[float](), PROMPT
     for _ in range(REPEATS):

@@ -1,5 +1,6 @@
-"""Messages over a socket, a thousand times a second, between processes whose caches are cold.
+"""Messages over a local socket, a thousand times a second, between processes whose caches are cold.
 
+Knows where a message begins and ends. Refuses to know what it says.
 A message is read in one call where `multiprocessing.Connection` makes two, and waited for without making a
 selector every time, which costs more than the message itself.
 """
@@ -10,19 +11,19 @@ import select
 import socket
 import struct
 
-__all__ = ["LENGTH", "Line"]
+__all__ = ["LENGTH", "Channel"]
 
 LENGTH = struct.Struct("<Q")  # of the message that follows, in bytes
 _AT_ONCE = 1 << 16  # bytes that are read; messages are mostly far smaller
 
 
-class Line:
+class Channel:
     """One end of a connected stream socket, which belongs to it from now on.
 
     One thread may send while another receives.
 
 
-    Raises OSError where the other end is gone; `receive` raises EOFError where it has closed.
+    Raises OSError if the other end is gone; `receive` raises EOFError if it has closed.
     """
 
     def __init__(self, connected: socket.socket) -> None:
@@ -36,11 +37,11 @@ class Line:
         self._socket.sendall(LENGTH.pack(len(message)) + message)
 
     def wait(self, seconds: float) -> bool:
-        """Whether a message, or the other end's end, is there within so many seconds."""
+        """Wait for a message, or for the other end to close; False if neither came in time."""
         return bool(self._rest) or bool(self._poll.poll(1e3 * seconds))
 
     def receive(self) -> bytes:
-        """The next message. Waits for the rest of one that has begun."""
+        """Return the next message. Waits for the rest of one that has begun."""
         data = self._with_at_least(LENGTH.size, self._rest)
         stop = LENGTH.size + int(LENGTH.unpack_from(data)[0])
         data = self._with_at_least(stop, data)
@@ -54,11 +55,11 @@ class Line:
         while have < n:
             part = self._socket.recv(max(_AT_ONCE, n - have))
             if not part:
-                raise EOFError("the other end has closed the line")
+                raise EOFError("the other end has closed the channel")
             parts.append(part)
             have += len(part)
         return b"".join(parts)
 
     def close(self) -> None:
-        """Close it; the other end sees that."""
+        """Close this end; the other end notices."""
         self._socket.close()

@@ -13,76 +13,89 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dure.engine.executor import Adjustment, Batch, Floats, KvOp
-
-KvTuple = tuple[int, int, int, int | None, int | None]
-"""The fields of a `KvOp`."""
+from dure.engine.arrays import Floats
+from dure.engine.compute.allreduce import Wire
+from dure.engine.executor import Adjustment, Batch
+from dure.engine.kv import KvOp
+from dure.engine.limits import Limits
 
 __all__ = [
-    "Done",
-    "Drop",
-    "Facts",
+    "DropSequence",
+    "FactsReported",
     "FromRank0",
     "GetFacts",
     "GetLogits",
     "Job",
-    "Keep",
-    "Kept",
-    "Load",
-    "Loading",
+    "KeepSequences",
+    "LoadSequence",
     "Logits",
-    "Probe",
+    "ProbeRanks",
     "Probed",
+    "RankStats",
     "RankStep",
-    "Ready",
-    "Row",
-    "Save",
-    "Saved",
+    "RanksReady",
+    "RequestDone",
+    "SaveSequence",
+    "SequenceLoaded",
+    "SequenceSaved",
+    "SequencesKept",
     "SetThreads",
-    "Step",
+    "SetTrace",
+    "ShardLoading",
     "StepDone",
-    "Stop",
+    "StepRequest",
+    "StopRanks",
     "ToRank",
     "ToRank0",
-    "Trace",
+    "TopKRow",
     "Traced",
+    "TracedStep",
     "decode",
+    "decode_answer",
+    "decode_request",
     "encode",
     "pack_step",
     "unpack",
 ]
 
+RankStats = tuple[float, float, float, float]
+"""A rank's figures of a step: step_s, sync_s, idle_s, bytes_sent; see `StepStats`."""
+
+TracedStep = tuple[float, float, bytes]
+"""When a step began and ended on a rank, and its all-reduces, float64 [n, 4]; see `StepTrace`."""
+
 
 class Job(msgspec.Struct):
-    """All that a rank must know to start, written to a file that every rank reads."""
+    """All that a rank must know to start, written to a file that every rank reads.
 
-    socket: str  # where the client listens, for rank 0
-    model: str  # the whole model, for rank 0's embedding rows
+    socket: where the client listens, for rank 0. model: the whole model, for rank 0's embedding rows.
+    vocabulary: each rank's rows, half-open. max_values: of a vector that is reduced.
+    limits: as planned; `threads` has every rank's own.
+    saved_directory: where this rank's machine keeps saved sequences; "": where the client says.
+    """
+
+    socket: str
+    model: str
     shards: list[str]
-    vocabulary: list[tuple[int, int]]  # each rank's rows, half-open
+    vocabulary: list[tuple[int, int]]
     embedding_scale: float
-    points: tuple[str, ...]
-    sums_per_pass: int
-    wire: str
+    reduction_points: tuple[str, ...]
+    reductions_per_pass: int
+    wire: Wire
+    limits: Limits
     threads: list[int]
-    n_ctx: int
-    n_batch: int
-    n_sequences: int
-    n_outputs: int
-    max_values: int  # of a vector that is summed
+    max_values: int
     two_phase_above: float | None
     wait_s: float
     staged: bool = False
-    lock: bool = False
-    pin: bool = False
-    kept: str = ""  # where this rank's machine keeps saved sequences; "": where the client says
+    saved_directory: str = ""
 
 
 class _Message(msgspec.Struct, tag=True, array_like=True):
     pass
 
 
-class Adjust(msgspec.Struct, array_like=True):
+class AdjustmentBytes(msgspec.Struct, array_like=True):
     """`Adjustment`."""
 
     ids: bytes
@@ -91,105 +104,111 @@ class Adjust(msgspec.Struct, array_like=True):
     after: bytes
 
 
-class Step(_Message):
+# ---------------------------------------------------------------- requests
+
+
+class StepRequest(_Message):
     """`Batch` for rank 0."""
 
     tokens: bytes
     positions: bytes
     sequences: bytes
     outputs: list[int]
-    n_best: int
-    kv: list[KvTuple]
-    adjust: list[Adjust | None] = []
+    top_k: int
+    kv: list[KvOp]
+    adjust: list[AdjustmentBytes | None] = []
     embed: bool = False
 
 
 class RankStep(_Message):
-    """A step for the other ranks: as `Step`, but embeddings follow instead of tokens."""
+    """A step for the other ranks: as `StepRequest`, but embeddings follow instead of tokens."""
 
     positions: bytes
     sequences: bytes
     outputs: list[int]
-    n_best: int
-    kv: list[KvTuple]
-    adjust: list[Adjust | None] = []
+    top_k: int
+    kv: list[KvOp]
+    adjust: list[AdjustmentBytes | None] = []
     embed: bool = False
 
 
-class Save(_Message):
-    """A sequence is to be written: each rank its own part."""
+class SaveSequence(_Message):
+    """Write a sequence to files: each rank its own part."""
 
     sequence: int
     path: str
 
 
-class Load(_Message):
-    """A sequence is to be read back, with so many positions: each rank its own part."""
+class LoadSequence(_Message):
+    """Read a sequence of n_tokens positions back: each rank its own part."""
 
     sequence: int
     path: str
     n_tokens: int
 
 
-class Keep(_Message):
-    """Of the sequences saved in a directory only these are wanted; the answer is `Kept`."""
+class KeepSequences(_Message):
+    """Delete all sequences saved in a directory but these."""
 
     directory: str
     keys: list[str]
 
 
-class Drop(_Message):
-    """A saved sequence is not wanted any more; the answer is `Kept`."""
+class DropSequence(_Message):
+    """Delete a saved sequence."""
 
     path: str
 
 
 class GetLogits(_Message):
-    """All logits of one output row of the last step are wanted."""
+    """Report all logits of one output row of the last step."""
 
     row: int
 
 
 class SetThreads(_Message):
-    """Every rank is to decode with its number of threads; the answer is `Done`."""
+    """Decode with these numbers of threads, one a rank."""
 
     threads: list[int]
 
 
-class Trace(_Message):
-    """From now on every rank notes the times of each step; or it tells them, and stops."""
+class SetTrace(_Message):
+    """Record the times of each step from now on; or report them, and stop."""
 
     on: bool
 
 
-class Probe(_Message):
-    """How fast every rank reads memory, and how long an exchange of so many bytes takes, is wanted."""
+class ProbeRanks(_Message):
+    """Measure how fast every rank reads memory, and how long an exchange of n_bytes takes."""
 
     n_bytes: int
 
 
 class GetFacts(_Message):
-    """What every rank holds is wanted."""
+    """Report what every rank holds."""
 
 
-class Stop(_Message):
+class StopRanks(_Message):
     """End in peace."""
 
 
-class Loading(_Message):
+# ---------------------------------------------------------------- answers
+
+
+class ShardLoading(_Message):
     """Rank 0 has loaded this part (0 to 1) of its shard."""
 
     fraction: float
 
 
-class Ready(_Message):
+class RanksReady(_Message):
     """Every rank has loaded its shard."""
 
     n_ctx: int
 
 
-class Row(msgspec.Struct, array_like=True):
-    """`Candidates`."""
+class TopKRow(msgspec.Struct, array_like=True):
+    """`TopK`."""
 
     ids: bytes
     logits: bytes
@@ -197,33 +216,39 @@ class Row(msgspec.Struct, array_like=True):
 
 
 class StepDone(_Message):
-    """`StepResult`. stats: (step_s, sync_s, idle_s, bytes_sent) a rank. embeddings: float32."""
+    """`StepResult`. stats: one a rank. embeddings: float32."""
 
-    rows: list[Row]
-    stats: list[tuple[float, float, float, float]]
+    rows: list[TopKRow]
+    stats: list[RankStats]
     embeddings: bytes = b""
 
 
-class Saved(_Message):
-    """Bytes written or positions read by every rank; -1 where it failed."""
+class SequenceSaved(_Message):
+    """Bytes that every rank has written; None if it could not."""
 
-    ranks: list[int]
+    ranks: list[int | None]
 
 
-class Kept(_Message):
+class SequenceLoaded(_Message):
+    """Whether every rank has read its part."""
+
+    ranks: list[bool]
+
+
+class SequencesKept(_Message):
     """Which of the sequences asked for every rank has, and its bytes of room."""
 
     ranks: list[tuple[list[str], int]]
 
 
-class Done(_Message):
-    """It is done."""
+class RequestDone(_Message):
+    """Every rank has done what was asked, and there is nothing to report."""
 
 
 class Traced(_Message):
-    """`RankTrace` of every rank: its clock, and (begun, ended, float64 [n_sums, 4]) of each step."""
+    """`RankTrace` of every rank: its clock, and its steps."""
 
-    ranks: list[tuple[float, list[tuple[float, float, bytes]]]]
+    ranks: list[tuple[float, list[TracedStep]]]
 
 
 class Probed(_Message):
@@ -234,24 +259,46 @@ class Probed(_Message):
 
 
 class Logits(_Message):
-    """float32 [n_vocab]."""
+    """All logits of a row: float32 [n_vocab]."""
 
     values: bytes
 
 
-class Facts(_Message):
-    """A rank's host, bytes of weights, and peak bytes of memory each."""
+class FactsReported(_Message):
+    """Each rank's host, bytes of weights, and peak bytes of memory."""
 
     ranks: list[tuple[str, int, int]]
 
 
-ToRank0 = (
-    Step | GetLogits | Save | Load | Keep | Drop | SetThreads | Trace | Probe | GetFacts | Stop
+_Common = (
+    GetLogits
+    | SaveSequence
+    | LoadSequence
+    | KeepSequences
+    | DropSequence
+    | SetThreads
+    | SetTrace
+    | ProbeRanks
+    | GetFacts
+    | StopRanks
 )
-ToRank = (
-    RankStep | GetLogits | Save | Load | Keep | Drop | SetThreads | Trace | Probe | GetFacts | Stop
+ToRank0 = StepRequest | _Common
+ToRank = RankStep | _Common
+FromRank0 = (
+    ShardLoading
+    | RanksReady
+    | StepDone
+    | Logits
+    | SequenceSaved
+    | SequenceLoaded
+    | SequencesKept
+    | RequestDone
+    | Traced
+    | Probed
+    | FactsReported
 )
-FromRank0 = Loading | Ready | StepDone | Logits | Saved | Kept | Done | Traced | Probed | Facts
+
+# ---------------------------------------------------------------- bytes
 
 encode = msgspec.msgpack.Encoder().encode
 _HEADER = struct.Struct("<I")
@@ -263,76 +310,83 @@ def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
 
 
 def decode(data: bytes, kind: Any) -> Any:
-    """The record in `data`, of one of the types in `kind`."""
+    """Return the record in `data`, of one of the types in the union `kind`."""
     return _decoder(kind).decode(data)
 
 
-def step_of(batch: Batch) -> Step:
-    """A batch as a message."""
-    return Step(
+def decode_request(data: bytes) -> ToRank0:
+    """Return what the client asks of rank 0."""
+    request: ToRank0 = decode(data, ToRank0)
+    return request
+
+
+def decode_answer(data: bytes) -> FromRank0:
+    """Return what rank 0 answers the client."""
+    answer: FromRank0 = decode(data, FromRank0)
+    return answer
+
+
+def step_request(batch: Batch) -> StepRequest:
+    """Make a message of a batch."""
+    return StepRequest(
         batch.tokens.tobytes(),
         batch.positions.tobytes(),
         batch.sequences.tobytes(),
         list(batch.outputs),
-        batch.n_best,
-        [(op.sequence, op.start, op.stop, op.copy_to, op.swap_with) for op in batch.kv],
-        [_adjust_of(change) for change in batch.adjust],
+        batch.top_k,
+        list(batch.kv),
+        [_adjustment_bytes(change) for change in batch.adjust],
         batch.embed,
     )
 
 
-def _adjust_of(change: Adjustment | None) -> Adjust | None:
+def _adjustment_bytes(change: Adjustment | None) -> AdjustmentBytes | None:
     if change is None:
         return None
     arrays = (change.ids, change.before, change.repeat, change.after)
-    return Adjust(*(array.tobytes() for array in arrays))
+    return AdjustmentBytes(*(array.tobytes() for array in arrays))
 
 
-def adjustments(messages: list[Adjust | None]) -> list[Adjustment | None]:
-    """The changes of logits in a message."""
+def adjustments(messages: list[AdjustmentBytes | None]) -> list[Adjustment | None]:
+    """Return the adjustments in a message."""
     return [None if message is None else _adjustment(message) for message in messages]
 
 
-def _adjustment(message: Adjust) -> Adjustment:
+def _adjustment(message: AdjustmentBytes) -> Adjustment:
     floats = (message.before, message.repeat, message.after)
     return Adjustment(
         np.frombuffer(message.ids, np.int32), *(np.frombuffer(x, np.float32) for x in floats)
     )
 
 
-def kv_ops(kv: list[KvTuple]) -> list[KvOp]:
-    """The changes of the KV cache in a message."""
-    return [KvOp(*op) for op in kv]
-
-
-def rank_step(step: Step) -> RankStep:
-    """A step as the ranks get it: without tokens."""
+def rank_step(step: StepRequest) -> RankStep:
+    """Make the step that ranks get: without tokens."""
     return RankStep(
         step.positions,
         step.sequences,
         step.outputs,
-        step.n_best,
+        step.top_k,
         step.kv,
         step.adjust,
         step.embed,
     )
 
 
-def pack_step(step: Step, embeddings: Floats) -> bytes:
-    """One message for the other ranks: a length, the record, the embeddings' bytes."""
+def pack_step(step: StepRequest, embeddings: Floats) -> bytes:
+    """Make one message for the other ranks: a length, the record, the embeddings' bytes."""
     head = encode(rank_step(step))
     return b"".join((_HEADER.pack(len(head)), head, embeddings.tobytes()))
 
 
 def pack(message: ToRank) -> bytes:
-    """One message without embeddings for the other ranks."""
+    """Make one message without embeddings for the other ranks."""
     head = encode(message)
     return _HEADER.pack(len(head)) + head
 
 
-def unpack(data: bytes | bytearray) -> tuple[Any, Floats]:
-    """The record and the embeddings (float32, flat) of a message to a rank."""
+def unpack(data: bytes | bytearray) -> tuple[ToRank, Floats]:
+    """Return the record and the embeddings (float32, flat) of a message to a rank."""
     (size,) = _HEADER.unpack_from(data)
     stop = _HEADER.size + size
-    record = decode(bytes(data[_HEADER.size : stop]), ToRank)
+    record: ToRank = decode(bytes(data[_HEADER.size : stop]), ToRank)
     return record, np.frombuffer(bytes(data[stop:]), np.float32)

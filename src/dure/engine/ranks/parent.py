@@ -1,4 +1,7 @@
-"""Who started this process: a rank must not outlive it, since MPI would wait for it for ever."""
+"""Who started this process: a rank must not outlive it, since MPI would wait for it for ever.
+
+Knows the kernel's tree of processes. Refuses to know what a rank does.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,19 @@ from functools import cache
 
 import psutil
 
-__all__ = ["LOOK_FOR_STARTER_S", "end_if_alone", "end_with_guard", "note_starters"]
+__all__ = ["CHECK_PARENT_S", "end_if_orphaned", "end_with_guard", "remember_parents"]
 
-LOOK_FOR_STARTER_S = 1.0
+CHECK_PARENT_S = 1.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @cache
-def note_starters() -> tuple[int, ...]:
-    """The processes that started this one, up to mpiexec's own proxy, as they were at first."""
-    return _ancestors()
+def remember_parents() -> tuple[int, ...]:
+    """Return the processes that started this one, up to mpiexec's own proxy, as they were at first."""
+    return _parents()
 
 
-def _ancestors() -> tuple[int, ...]:
+def _parents() -> tuple[int, ...]:
     pids: list[int] = []
     for process in psutil.Process().parents():
         pids.append(process.pid)
@@ -32,15 +35,15 @@ def _ancestors() -> tuple[int, ...]:
 
 
 def end_with_guard() -> None:
-    """Have the kernel end this process with its guard: while MPI starts, nothing here could look."""
+    """Have the kernel end this process with its guard: while MPI starts, no code here could notice."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == 1:  # it is gone already
         os._exit(1)
 
 
-def end_if_alone() -> None:
-    """End this process at once when one of these is gone: nobody would end it."""
-    started_by = note_starters()
-    if _ancestors()[: len(started_by)] != started_by:
+def end_if_orphaned() -> None:
+    """End this process at once if one of its parents is gone: nobody else would end it."""
+    parents = remember_parents()
+    if _parents()[: len(parents)] != parents:
         os._exit(1)

@@ -19,10 +19,10 @@ import msgspec
 
 from dure.engine.compute.native import mpi
 from dure.engine.ranks import messages as msg
-from dure.engine.ranks.channel import Line
+from dure.engine.ranks.channel import Channel
 from dure.engine.ranks.follower import follow
 from dure.engine.ranks.leader import Leader
-from dure.engine.ranks.parent import end_with_guard, note_starters
+from dure.engine.ranks.parent import end_with_guard, remember_parents
 from dure.engine.ranks.rank_process import RankProcess
 from dure.errors import DureError, ErrorRecord
 from dure.whole_file import write_whole
@@ -34,7 +34,7 @@ def main() -> None:
     """Run this rank until the job ends. The job file is the only argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's business
     end_with_guard()
-    note_starters()
+    remember_parents()
     job_file = Path(sys.argv[1])
     job = msgspec.json.decode(job_file.read_bytes(), type=msg.Job)
     mpi().Init_thread(mpi().THREAD_FUNNELED)
@@ -50,21 +50,21 @@ def main() -> None:
 
 
 def _run(job: msg.Job, rank: int) -> None:
-    line = _line_to_client(job) if rank == 0 else None
-    process = RankProcess(job, line)
+    client = _channel_to_client(job) if rank == 0 else None
+    process = RankProcess(job, client)
     process.comm.Barrier()
     _unname_shared_memory()
-    if line:
-        Leader(process, line).lead()
+    if client:
+        Leader(process, client).lead()
     else:
         follow(process)
     process.close()
 
 
-def _line_to_client(job: msg.Job) -> Line:
+def _channel_to_client(job: msg.Job) -> Channel:
     unix = socket.socket(socket.AF_UNIX)
     unix.connect(job.socket)
-    return Line(unix)
+    return Channel(unix)
 
 
 def _unname_shared_memory() -> None:

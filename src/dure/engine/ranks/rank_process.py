@@ -1,85 +1,122 @@
-"""A rank's shard, its sums, and one step on it: what rank 0 and the others share."""
+"""A rank's shard, its all-reduce, and one step on it: what rank 0 and the others share.
+
+Knows one process. Refuses to know how requests come and answers go, see `leader` and `follower`.
+"""
 
 from __future__ import annotations
 
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dure.engine.compute.allreduce import Sums, Wire, exchange_seconds, read_bytes_per_s
-from dure.engine.compute.llama import Limits, LoadedModel
+from dure.engine.arrays import Floats
+from dure.engine.compute.allreduce import (
+    AllReduce,
+    AllReduceStats,
+    exchange_seconds,
+    read_bytes_per_s,
+)
+from dure.engine.compute.llama import LoadedModel
 from dure.engine.compute.memory import peak_bytes
 from dure.engine.compute.native import mpi
-from dure.engine.compute.top_k import SliceBest, adjust, best_of_slice
-from dure.engine.executor import Floats
-from dure.engine.instruments.trace import MOST_PASSES
+from dure.engine.compute.top_k import SliceTopK, adjust, slice_top_k
+from dure.engine.limits import Limits
 from dure.engine.ranks import messages as msg
-from dure.engine.ranks.channel import Line
-from dure.engine.saved.sequence_files import KeptFiles
+from dure.engine.ranks.channel import Channel
+from dure.engine.saved.sequence_files import RankFiles
+from dure.engine.trace import MOST_PASSES
 from dure.errors import EngineError, ResourceError
 
-__all__ = ["KeptRequest", "RankProcess"]
+if TYPE_CHECKING:
+    from mpi4py.MPI import Intracomm
+
+__all__ = ["RankProcess"]
 
 WARM_UP, EXCHANGES = 50, 300
-KeptRequest = msg.Save | msg.Load | msg.Keep | msg.Drop
 
 
 class RankProcess:
-    """One rank of a running job. line: where rank 0 tells its progress; None on the others."""
+    """One rank of a running job. client: whom rank 0 tells its progress; None on the others.
 
-    def __init__(self, job: msg.Job, line: Line | None) -> None:
+    stats: of the last step. Raises EngineError if a step or an all-reduce fails.
+    """
+
+    stats: msg.RankStats
+
+    def __init__(self, job: msg.Job, client: Channel | None) -> None:
         self.job = job
-        self.comm = mpi().COMM_WORLD
-        self.rank: int = self.comm.rank
-        self._sums = Sums(
-            job.points,
-            Wire(job.wire),
+        self.comm: Intracomm = mpi().COMM_WORLD
+        self.rank = self.comm.rank
+        self._all_reduce = AllReduce(
+            job.reduction_points,
+            job.wire,
             max_values=job.max_values,
             wait_s=job.wait_s,
             two_phase_above=job.two_phase_above,
             staged=job.staged,
         )
-        self._kept = KeptFiles(self.rank, job.kept)
-        self.model = LoadedModel(
-            Path(job.shards[self.rank]),
-            Limits(
-                *(job.n_ctx, job.threads[self.rank], job.n_batch, job.n_sequences, job.n_outputs),
-                lock=job.lock,
-                pin=job.pin,
-                first_core=self._ranks_before_here() * job.threads[self.rank] if job.pin else 0,
-            ),
-            progress=_Progress(line) if line else lambda _: None,
-            cure=f"delete {job.shards[self.rank]}, and it is cut again",
-        )
-        self.first_id, stop = job.vocabulary[self.rank]
-        if self.model.n_vocab != stop - self.first_id:
-            raise EngineError(
-                f"shard {Path(job.shards[self.rank]).name} has {self.model.n_vocab} vocabulary rows "
-                f"instead of {stop - self.first_id}: delete it and cut again"
-            )
+        self._files = RankFiles(self.rank, job.saved_directory)
+        self.model = self._load(client)
+        self.first_id = job.vocabulary[self.rank][0]
         self._outputs: list[int] = []
-        self._steps: list[tuple[float, float, bytes]] | None = None  # noted while traced
+        self._steps: list[msg.TracedStep] | None = None  # recorded while traced
         self._idle_since = time.monotonic()
 
+    def _load(self, client: Channel | None) -> LoadedModel:
+        shard = Path(self.job.shards[self.rank])
+        model = LoadedModel(
+            shard,
+            self._limits(),
+            progress=_Progress(client) if client else lambda _: None,
+            cure=f"delete {shard}, and it is cut again",
+        )
+        start, stop = self.job.vocabulary[self.rank]
+        if model.n_vocab != stop - start:
+            raise EngineError(
+                f"shard {shard.name} has {model.n_vocab} vocabulary rows instead of {stop - start}",
+                "delete it and cut again",
+            )
+        return model
+
+    def _limits(self) -> Limits:
+        threads, pin = self.job.threads[self.rank], self.job.limits.pin
+        first_core = self._ranks_before_here() * threads if pin else 0
+        return replace(self.job.limits, threads=threads, first_core=first_core)
+
     def _ranks_before_here(self) -> int:
-        """How many ranks of a smaller number this machine has."""
+        """Count the ranks of a smaller number that this machine has."""
         here = self.comm.Split_type(mpi().COMM_TYPE_SHARED)
         before: int = here.rank
         here.Free()
         return before
 
-    def step(self, step: msg.RankStep, embeddings: Floats) -> list[SliceBest]:
-        """Decode the step on this rank's shard; the best of its slice for every output row."""
+    def step(self, step: msg.RankStep, embeddings: Floats) -> list[SliceTopK]:
+        """Decode the step on this rank's shard; return its slice's top k for every output row."""
         start = time.monotonic()
         idle_s = start - self._idle_since
-        self.model.change_kv(msg.kv_ops(step.kv))
-        positions = np.frombuffer(step.positions, np.int32)
+        self.model.change_kv(step.kv)
         self._outputs = step.outputs
         self.model.want_embeddings(step.embed)
-        self._sums.begin()
+        self._all_reduce.begin()
+        n_tokens = self._decode(step, embeddings)
+        reduced = self._all_reduce.end()
+        if n_tokens:
+            self._check_reductions(reduced)
+        rows = [] if step.embed else self._top_k(step)
+        self._idle_since = time.monotonic()
+        if self._steps is not None and n_tokens:
+            times = self._all_reduce.times.recorded().tobytes()
+            self._steps.append((start, self._idle_since, times))
+        self.stats = (self._idle_since - start, reduced.sync_s, idle_s, reduced.bytes_sent)
+        return rows
+
+    def _decode(self, step: msg.RankStep, embeddings: Floats) -> int:
+        """Decode what the step has of tokens, if any; return how many."""
+        positions = np.frombuffer(step.positions, np.int32)
         if positions.size:
             self.model.decode(
                 embeddings.reshape(positions.size, self.model.n_embd),
@@ -87,87 +124,84 @@ class RankProcess:
                 np.frombuffer(step.sequences, np.int32),
                 step.outputs,
             )
-        sums = self._sums.end()
-        if positions.size and (not sums.n_sums or sums.n_sums % self.job.sums_per_pass):
-            raise EngineError(
-                f"{sums.n_sums} sums in a step instead of a multiple of {self.job.sums_per_pass}: "
-                "llama.cpp's graph is not the one that dure's table describes; please report it"
-            )
-        best = [] if step.embed else self._best(step)
-        self._idle_since = time.monotonic()
-        if self._steps is not None and positions.size:
-            self._steps.append((start, self._idle_since, self._sums.noted.told().tobytes()))
-        self.stats = (self._idle_since - start, sums.sync_s, idle_s, sums.bytes_sent)
-        return best
+        return positions.size
 
-    def _best(self, step: msg.RankStep) -> list[SliceBest]:
+    def _check_reductions(self, reduced: AllReduceStats) -> None:
+        n = reduced.n_reductions
+        if not n or n % self.job.reductions_per_pass:
+            raise EngineError(
+                f"{n} sums in a step instead of a multiple of {self.job.reductions_per_pass}",
+                "llama.cpp's graph is not the one that dure's table describes; please report it",
+            )
+
+    def _top_k(self, step: msg.RankStep) -> list[SliceTopK]:
         changes = msg.adjustments(step.adjust) or [None] * len(step.outputs)
         rows = [self.model.logits(i) for i in step.outputs]
         for row, change in zip(rows, changes, strict=True):
             adjust(row, change, self.first_id)
-        return [best_of_slice(row, step.n_best, self.first_id) for row in rows]
+        return [slice_top_k(row, step.top_k, self.first_id) for row in rows]
 
     def embeddings(self) -> Floats:
-        """Hidden states of the last step's outputs; every rank has the same."""
+        """Return hidden states of the last step's outputs; every rank has the same."""
         return self.model.embeddings(self._outputs)
 
-    def keep(self, request: KeptRequest) -> Any:
-        """Save, read back, look for or delete this rank's part of sequences; what the client is told.
+    def save(self, request: msg.SaveSequence) -> int | None:
+        """Write this rank's part of a sequence; return its bytes, None if it cannot be written."""
+        try:
+            return self.model.save(request.sequence, self._files.file(request.path))
+        except ResourceError:
+            return None
 
-        Bytes saved or positions read, -1 where that failed; or what is there, and the room for more.
-        """
-        match request:
-            case msg.Save(sequence, path):
-                try:
-                    return self.model.save(sequence, self._kept.file(path))
-                except ResourceError:
-                    return -1
-            case msg.Load(sequence, path, n_tokens):
-                is_read = self.model.load(sequence, self._kept.file(path), n_tokens)
-                return n_tokens if is_read else -1
-            case msg.Keep(directory, keys):
-                return self._kept.keep_only(directory, keys)
-            case msg.Drop(path):
-                self._kept.drop(path)
-                return [], 0
+    def load(self, request: msg.LoadSequence) -> bool:
+        """Read this rank's part of a sequence back; False if it is not whole."""
+        return self.model.load(request.sequence, self._files.file(request.path), request.n_tokens)
+
+    def keep_only(self, request: msg.KeepSequences) -> tuple[list[str], int]:
+        """Delete all saved sequences but these; return which are here, and bytes of room."""
+        return self._files.keep_only(request.directory, request.keys)
+
+    def drop(self, request: msg.DropSequence) -> None:
+        """Delete this rank's part of a saved sequence."""
+        self._files.drop(request.path)
 
     def set_threads(self, request: msg.SetThreads) -> None:
         """Decode with this rank's number of threads from now on."""
         self.model.set_threads(request.threads[self.rank])
 
-    def trace(self, request: msg.Trace) -> list[tuple[float, float, bytes]]:
-        """Note the times of steps from now on, or tell those that were noted and stop."""
-        noted = self._steps or []
+    def set_trace(self, request: msg.SetTrace) -> list[msg.TracedStep]:
+        """Record the times of steps from now on, or stop; return those recorded before."""
+        recorded = self._steps or []
         self._steps = [] if request.on else None
-        self._sums.noted.keep(self.job.sums_per_pass * MOST_PASSES if request.on else 0)
-        return noted
+        n = self.job.reductions_per_pass * MOST_PASSES if request.on else 0
+        self._all_reduce.times.record(n)
+        return recorded
 
-    def probe(self, request: msg.Probe) -> tuple[float, float]:
-        """Bytes of memory that this rank reads in a second; seconds of an exchange. All ranks at once."""
+    def probe(self, request: msg.ProbeRanks) -> tuple[float, float]:
+        """Measure bytes read in a second, and seconds of an exchange. All ranks at once."""
         read = read_bytes_per_s(self.job.threads[self.rank])
         exchange_seconds(request.n_bytes, WARM_UP)
         return read, exchange_seconds(request.n_bytes, EXCHANGES)
 
     def logits(self, row: int) -> Floats:
-        """This rank's slice of the logits of an output row."""
+        """Return this rank's slice of the logits of an output row."""
         return np.array(self.model.logits(self._outputs[row]))
 
-    def close(self) -> None:
-        """Be ready for MPI's end."""
-        self._sums.close()
-
     def facts(self) -> tuple[str, int, int]:
-        """Host, bytes of weights, peak bytes of memory."""
+        """Return host, bytes of weights, peak bytes of memory."""
         return socket.gethostname(), self.model.weights_bytes, peak_bytes()
+
+    def close(self) -> None:
+        """Prepare for the end of MPI."""
+        self._all_reduce.close()
 
 
 class _Progress:
     """Tells the client how much of rank 0's shard is loaded; a client that is gone ends the job."""
 
-    def __init__(self, line: Line) -> None:
-        self._line, self._told = line, -1.0
+    def __init__(self, client: Channel) -> None:
+        self._client, self._next = client, 0.0
 
     def __call__(self, fraction: float) -> None:
-        if fraction - self._told >= 0.01:
-            self._told = fraction
-            self._line.send(msg.encode(msg.Loading(fraction)))
+        if fraction >= self._next:
+            self._next = fraction + 0.01
+            self._client.send(msg.encode(msg.ShardLoading(fraction)))

@@ -1,7 +1,7 @@
-"""Files that tell whether they are what was written: a checksum at their end.
+"""Files with a checksum at their end, which shows whether they are what was written.
 
-Knows bytes. llama.cpp reads a cached sequence as it finds it: a byte that a disk lost would become a
-wrong answer that nobody notices.
+Knows bytes, and refuses to know what they mean. llama.cpp reads a cached sequence as it finds it: a byte
+that a disk lost would become a wrong answer that nobody notices.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def seal(path: Path) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file is there, sealed, and as it was then."""
+    """Check that a file is there, sealed, and as it was then."""
     try:
         with path.open("rb") as file:
             size = path.stat().st_size - _SEAL.size
@@ -37,7 +37,7 @@ def is_whole(path: Path) -> bool:
 
 
 def _checksum(file: BinaryIO, n_bytes: int) -> int:
-    """Of the first n_bytes, which are read."""
+    """Read the first n_bytes and return their CRC-32."""
     checksum = 0
     while n_bytes > 0 and (data := file.read(min(n_bytes, _CHUNK_BYTES))):
         checksum = zlib.crc32(data, checksum)

@@ -1,7 +1,8 @@
-"""Saved sequences of one rank, as files on its own machine.
+"""One rank's part of saved sequences, as files on its own machine.
 
 A sequence that the client calls PATH is `PATH.rankR` for rank R. On another machine than the client's
 there is no such directory: the last two names of PATH lie below one that this machine chose, `elsewhere`.
+Knows names and directories; refuses to know what a file holds.
 """
 
 from __future__ import annotations
@@ -15,24 +16,27 @@ from pathlib import Path
 
 from dure.errors import UsageError
 
-__all__ = ["KeptFiles"]
+__all__ = ["RankFiles"]
 
 MOST_DIRECTORIES = 3  # elsewhere: of the cuts that ran last
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class KeptFiles:
-    """What one rank keeps. elsewhere: where its machine keeps it, or "" for where the client says."""
+class RankFiles:
+    """One rank's files of saved sequences.
+
+    elsewhere: the directory that its machine chose for them; "" if they lie where the client says.
+    """
 
     def __init__(self, rank: int, elsewhere: str = "") -> None:
         self._suffix, self._elsewhere = f".rank{rank}", elsewhere
 
     def file(self, path: str) -> Path:
-        """Where this rank keeps its part of a sequence. Raises UsageError for a name that is none."""
+        """Return this rank's file of a sequence. Raises UsageError if `path` does not end in a name."""
         return self._here(Path(path).parent) / f"{_checked(Path(path).name)}{self._suffix}"
 
     def keep_only(self, directory: str, keys: Sequence[str]) -> tuple[list[str], int]:
-        """Delete all sequences in a directory but these; which of them are here, and bytes of room.
+        """Delete all sequences in a directory but these; return which of them are here, and bytes of room.
 
         The room counts what these take. A directory that cannot be made has none.
         """
@@ -42,20 +46,24 @@ class KeptFiles:
             if self._elsewhere:
                 os.utime(here)
                 self._delete_old_directories()
-            found, held = [], 0
-            for path in here.glob(f"*{self._suffix}*"):
-                key, _, rest = path.name.partition(self._suffix)
-                if key in wanted and not rest:
-                    found.append(key)
-                    held += path.stat().st_size
-                elif not rest or rest == ".part":
-                    path.unlink(missing_ok=True)
-            return found, shutil.disk_usage(here).free + held
+            held = self._delete_others(here, wanted)
+            return [*held], shutil.disk_usage(here).free + sum(held.values())
         except OSError:
             return [], 0
 
+    def _delete_others(self, here: Path, wanted: set[str]) -> dict[str, int]:
+        """Delete what is not wanted, and half-written files; return the bytes of the rest by key."""
+        held: dict[str, int] = {}
+        for path in here.glob(f"*{self._suffix}*"):
+            key, _, rest = path.name.partition(self._suffix)
+            if key in wanted and not rest:
+                held[key] = path.stat().st_size
+            elif not rest or rest == ".part":
+                path.unlink(missing_ok=True)
+        return held
+
     def drop(self, path: str) -> None:
-        """Delete this rank's part of a sequence; one that cannot be deleted is written over later."""
+        """Delete this rank's file of a sequence; one that cannot be deleted is written over later."""
         with contextlib.suppress(OSError):
             self.file(path).unlink(missing_ok=True)
 
@@ -63,9 +71,9 @@ class KeptFiles:
         return Path(self._elsewhere) / _checked(directory.name) if self._elsewhere else directory
 
     def _delete_old_directories(self) -> None:
-        found = [path for path in Path(self._elsewhere).iterdir() if path.is_dir()]
-        found.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        for path in found[MOST_DIRECTORIES:]:
+        directories = [path for path in Path(self._elsewhere).iterdir() if path.is_dir()]
+        directories.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for path in directories[MOST_DIRECTORIES:]:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -1,6 +1,6 @@
-"""A radix tree over token ids: which of many cached sequences begins most like a prompt.
+"""A radix tree over token ids: which of many cached sequences has the longest prefix of a prompt.
 
-Pure. Knows sequences of tokens and the keys that hold them; refuses to know where they are held.
+Pure. Knows sequences of tokens and their keys; refuses to know where they are cached.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _INT32 = "i"  # four bytes a token: an idle server may remember a million of the
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences begin alike with."""
+    """Return the length of the longest common prefix of two sequences."""
     n = min(len(a), len(b))
     if a[:n] == b[:n]:
         return n
@@ -33,14 +33,14 @@ def common_length(a: Sequence[int], b: Sequence[int]) -> int:
 
 @dataclass
 class _Node(Generic[Key]):
-    """The tokens from its parent to here. keys: whose sequences end here."""
+    """A node. tokens: those from its parent to here. keys: those whose sequences end here."""
 
     tokens: array[int]
     children: dict[int, _Node[Key]] = field(default_factory=dict)
     keys: dict[Key, None] = field(default_factory=dict)
 
     def any_key(self) -> Key:
-        """A key whose sequence ends here or further down: the latest that was put in."""
+        """Return a key whose sequence ends here or further down: the latest that was put in."""
         node = self
         while not node.keys:
             node = next(reversed(node.children.values()))
@@ -48,7 +48,7 @@ class _Node(Generic[Key]):
 
 
 class PrefixTree(Generic[Key]):
-    """Keys with a sequence of tokens each."""
+    """A sequence of tokens for each key."""
 
     def __init__(self) -> None:
         self._root: _Node[Key] = _Node(array(_INT32))
@@ -61,15 +61,15 @@ class PrefixTree(Generic[Key]):
         return len(self._sequences)
 
     def tokens(self, key: Key) -> list[int]:
-        """A key's sequence; raises KeyError."""
+        """Return a key's sequence; raises KeyError."""
         return self._sequences[key].tolist()
 
     def length(self, key: Key) -> int:
-        """How many tokens a key's sequence has; raises KeyError."""
+        """Count the tokens of a key's sequence; raises KeyError."""
         return len(self._sequences[key])
 
     def put(self, key: Key, tokens: Sequence[int]) -> None:
-        """Let a key hold a sequence, instead of what it held. An empty one removes it."""
+        """Set a key's sequence; an empty one removes the key."""
         self.remove(key)
         if not tokens:
             return
@@ -88,7 +88,7 @@ class PrefixTree(Generic[Key]):
         node.keys[key] = None
 
     def remove(self, key: Key) -> None:
-        """Forget a key; nothing happens where it is not there."""
+        """Remove a key; nothing happens if it is not there."""
         tokens = self._sequences.pop(key, None)
         if tokens is None:
             return
@@ -102,13 +102,13 @@ class PrefixTree(Generic[Key]):
                 self._dissolve(parent, node)
 
     def longest(self, tokens: Sequence[int]) -> tuple[Key, int] | None:
-        """A key whose sequence begins like `tokens`, and for how many; None where none does."""
-        wanted = array(_INT32, tokens)
+        """Return the key that has the longest prefix of `tokens`, and its length; None if none has any."""
+        prompt = array(_INT32, tokens)
         node, n = self._root, 0
-        while (child := node.children.get(wanted[n]) if n < len(wanted) else None) is not None:
-            same = common_length(child.tokens, wanted[n : n + len(child.tokens)])
-            node, n = child, n + same
-            if same < len(child.tokens):
+        while (child := node.children.get(prompt[n]) if n < len(prompt) else None) is not None:
+            n_same = common_length(child.tokens, prompt[n : n + len(child.tokens)])
+            node, n = child, n + n_same
+            if n_same < len(child.tokens):
                 break
         return (node.any_key(), n) if n else None
 
@@ -119,7 +119,7 @@ class PrefixTree(Generic[Key]):
         return upper
 
     def _dissolve(self, parent: _Node[Key], node: _Node[Key]) -> None:
-        """Take out a node that no sequence ends at and that does not branch."""
+        """Remove a node that no sequence ends at and that does not branch."""
         del parent.children[node.tokens[0]]
         for child in node.children.values():
             child.tokens = node.tokens + child.tokens

@@ -1,1 +1,1 @@
-"""Speculative decoding: tokens guessed ahead, by prompt lookup or a draft model."""
+"""Speculative decoding: draft tokens from prompt lookup or a draft model, which the model verifies."""

@@ -1,8 +1,8 @@
-"""How many guessed tokens a step tries: as many as make it give the most tokens a second.
+"""The draft budget: how many draft tokens a step verifies, to generate the most tokens a second.
 
-A step that computes a few tokens more takes little longer, where reading the weights is what takes long;
-each guess that is right saves a step. Pure: told what steps took and which guesses were right, asked how
-many to try. Text and result never depend on it.
+A step that computes a few more tokens takes little longer, as long as reading the weights takes most of it;
+each accepted draft token saves a step. Pure: it observes what steps took and which drafts were accepted.
+Refuses to know the draft tokens themselves; the text never depends on it.
 """
 
 from __future__ import annotations
@@ -12,136 +12,149 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dure.generate.speculative.prompt_lookup import LENGTHS
+from dure.generate.speculative.prompt_lookup import NGRAM_LENGTHS
 from dure.model.gguf import GgufFile
 
 __all__ = [
     "BY_MODEL",
-    "MOST_DRAFTS",
-    "Acceptance",
-    "Chance",
-    "Drafting",
+    "MAX_DRAFTS",
+    "AcceptanceRates",
+    "DraftBudget",
+    "DraftOption",
     "StepCosts",
-    "drafting_for",
+    "budget_for",
 ]
 
-MOST_DRAFTS, MOST_DRAFTS_OF_EXPERTS = 15, 2
-BY_MODEL = 0  # a source of guesses, beside what is looked up
-# How right guesses are taken to be at first. Whether one that was looked up would have been right is seen
-# for nothing; a model must be asked.
-LOOKED_UP_AT_FIRST, BY_MODEL_AT_FIRST = 0.2, 0.8
-WORTH = 1.05  # times as fast as without, or it is not tried
-NEW = 0.2  # of the latest step in what steps of its size take
-FADE = 0.95  # of what earlier guesses taught, at every guess
-GROWTH = 0.5  # a step of twice the tokens is taken to last 2 ** GROWTH as long, until one was seen
+MAX_DRAFTS, MAX_DRAFTS_OF_EXPERTS = 15, 2
+BY_MODEL = 0  # the source of drafts that is not a length of n-grams
+# Acceptance rates before anything was observed. Whether a looked-up draft would have been accepted is
+# observed without a cost; a draft model must be run.
+INITIAL_LOOKUP_RATE, INITIAL_MODEL_RATE = 0.2, 0.8
+MIN_SPEEDUP = 1.05  # a gain below this is not tried
+COST_SMOOTHING = 0.2  # of the latest step in the cost of its size
+RATE_DECAY = 0.95  # of earlier drafts in an acceptance rate, at every new one
+COST_GROWTH = 0.5  # a step of twice the tokens costs 2 ** COST_GROWTH as much, until observed
 
 
-class Chance(NamedTuple):
-    """Of one answer up to `most` tokens can be guessed, each right with `probability`.
+class DraftOption(NamedTuple):
+    """The drafts that one answer can have.
 
-    round_s: seconds it takes to ask for one; for all answers at once.
+    n_max: draft tokens at most. acceptance_rate: the probability that each is accepted, if those before
+    it were. round_s: seconds to compute one more, for all answers at once.
     """
 
-    most: int
-    probability: float
+    n_max: int
+    acceptance_rate: float
     round_s: float = 0.0
 
 
-def _at_first() -> dict[int, float]:
-    return {**dict.fromkeys(LENGTHS, LOOKED_UP_AT_FIRST), BY_MODEL: BY_MODEL_AT_FIRST}
+def _initial_rates() -> dict[int, float]:
+    return {**dict.fromkeys(NGRAM_LENGTHS, INITIAL_LOOKUP_RATE), BY_MODEL: INITIAL_MODEL_RATE}
 
 
 @dataclass
-class Acceptance:
-    """How often the guesses of one answer are right, by their source.
+class AcceptanceRates:
+    """How often the draft tokens of one answer are accepted, by their source.
 
-    That is the length of the ending they were found by, or BY_MODEL.
+    A source is the length of the n-gram that a draft was found by, or BY_MODEL.
     """
 
-    _right: dict[int, float] = field(default_factory=_at_first)
-    _all: dict[int, float] = field(default_factory=lambda: dict.fromkeys(_at_first(), 1.0))
+    _accepted: dict[int, float] = field(default_factory=_initial_rates)
+    _drafted: dict[int, float] = field(default_factory=lambda: dict.fromkeys(_initial_rates(), 1.0))
 
-    def of(self, source: int) -> float:
-        """The part that is right, 0 to 1."""
-        return self._right[source] / self._all[source]
+    def rate(self, source: int) -> float:
+        """Return the acceptance rate of a source, 0 to 1."""
+        return self._accepted[source] / self._drafted[source]
 
-    def saw(self, source: int, *, right: bool) -> None:
-        """A guess was right, or wrong."""
-        self._right[source] = FADE * self._right[source] + right
-        self._all[source] = FADE * self._all[source] + 1
+    def observe(self, source: int, *, accepted: bool) -> None:
+        """Take in that a draft token was accepted or rejected."""
+        self._accepted[source] = RATE_DECAY * self._accepted[source] + accepted
+        self._drafted[source] = RATE_DECAY * self._drafted[source] + 1
 
 
 class StepCosts:
     """Seconds that steps take, by their number of tokens."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, float] = {}
+        self._observed: dict[int, float] = {}
 
-    def saw(self, n_tokens: int, seconds: float) -> None:
-        """A step took so long."""
-        before = self._seen.get(n_tokens, seconds)
+    def observe(self, n_tokens: int, seconds: float) -> None:
+        """Take in what a step took."""
+        before = self._observed.get(n_tokens, seconds)
         # A step that was held up once says nothing of the next.
-        self._seen[n_tokens] = before + NEW * (min(seconds, 2 * before) - before)
+        self._observed[n_tokens] = before + COST_SMOOTHING * (min(seconds, 2 * before) - before)
 
-    def of(self, n_tokens: int) -> float:
-        """What a step of so many tokens will take; raises KeyError where none was seen at all."""
-        if n_tokens in self._seen:
-            return self._seen[n_tokens]
-        less = [n for n in self._seen if n < n_tokens]
-        more = [n for n in self._seen if n > n_tokens]
-        if less and more:
-            a, b = max(less), min(more)
-            part = (n_tokens - a) / (b - a)
-            return self._seen[a] + part * (self._seen[b] - self._seen[a])
-        if less:
-            return self._seen[max(less)] * math.pow(n_tokens / max(less), GROWTH)
-        if more:
-            return self._seen[min(more)]
+    def seconds(self, n_tokens: int) -> float:
+        """Estimate what a step of n_tokens takes; raises KeyError if no step was observed."""
+        if n_tokens in self._observed:
+            return self._observed[n_tokens]
+        smaller = max((n for n in self._observed if n < n_tokens), default=None)
+        larger = min((n for n in self._observed if n > n_tokens), default=None)
+        if smaller is not None and larger is not None:
+            part = (n_tokens - smaller) / (larger - smaller)
+            low, high = self._observed[smaller], self._observed[larger]
+            return low + part * (high - low)
+        if smaller is not None:
+            return self._observed[smaller] * math.pow(n_tokens / smaller, COST_GROWTH)
+        if larger is not None:
+            return self._observed[larger]
         raise KeyError(n_tokens)
 
     @property
     def is_known(self) -> bool:
-        """Whether any step was seen."""
-        return bool(self._seen)
+        """Tell whether any step was observed."""
+        return bool(self._observed)
 
 
-class Drafting:
-    """Chooses for one engine. most: of drafts of one answer in a step."""
+class _DraftToken(NamedTuple):
+    """A draft token that a step may verify: the probability that it is accepted, and when it is there."""
 
-    def __init__(self, most: int = MOST_DRAFTS) -> None:
-        self.most = most
+    probability: float
+    option: int
+    drafted_s: float
+
+
+class DraftBudget:
+    """Divides the drafts of one engine's steps. n_max: drafts of one answer in a step."""
+
+    def __init__(self, n_max: int = MAX_DRAFTS) -> None:
+        self.n_max = n_max
         self.costs = StepCosts()
 
-    def plan(self, n_answers: int, guesses: Sequence[Chance], most: int) -> list[int]:
-        """How many drafts to try of each guess.
+    def plan(self, n_answers: int, options: Sequence[DraftOption], n_max: int) -> list[int]:
+        """Return how many draft tokens of each option to verify, n_max of them in all at most.
 
-        n_answers: that get a token in any case. guesses: of some of these. most: drafts in all.
+        n_answers: the answers of the step, with a draft or not.
         """
-        counts = [0] * len(guesses)
+        counts = [0] * len(options)
         if not self.costs.is_known or not n_answers:
             return counts
-        chances = sorted(
-            (
-                (guess.probability**place, i, place * guess.round_s)
-                for i, guess in enumerate(guesses)
-                for place in range(1, min(guess.most, self.most) + 1)
-            ),
-            reverse=True,
-        )[:most]
-        best, best_rate = 0, WORTH * n_answers / self.costs.of(n_answers)
-        expected, asking_s = float(n_answers), 0.0
-        for n, (chance, _, asked_s) in enumerate(chances, 1):
-            expected += chance
-            asking_s = max(asking_s, asked_s)
-            rate = expected / (self.costs.of(n_answers + n) + asking_s)
-            if rate > best_rate:
-                best, best_rate = n, rate
-        for _, i, _ in chances[:best]:
-            counts[i] += 1
+        likeliest = sorted(self._draft_tokens(options), reverse=True)[:n_max]
+        for token in likeliest[: self._n_worth(n_answers, likeliest)]:
+            counts[token.option] += 1
         return counts
 
+    def _draft_tokens(self, options: Sequence[DraftOption]) -> list[_DraftToken]:
+        return [
+            _DraftToken(option.acceptance_rate**n, i, n * option.round_s)
+            for i, option in enumerate(options)
+            for n in range(1, min(option.n_max, self.n_max) + 1)
+        ]
 
-def drafting_for(model: GgufFile) -> Drafting:
-    """For a model: each token of a mixture of experts reads the weights of others."""
+    def _n_worth(self, n_answers: int, likeliest: Sequence[_DraftToken]) -> int:
+        """Return how many of the likeliest draft tokens give the most tokens a second."""
+        n_worth, best_rate = 0, MIN_SPEEDUP * n_answers / self.costs.seconds(n_answers)
+        n_expected, drafting_s = float(n_answers), 0.0
+        for n, token in enumerate(likeliest, 1):
+            n_expected += token.probability
+            drafting_s = max(drafting_s, token.drafted_s)
+            rate = n_expected / (self.costs.seconds(n_answers + n) + drafting_s)
+            if rate > best_rate:
+                n_worth, best_rate = n, rate
+        return n_worth
+
+
+def budget_for(model: GgufFile) -> DraftBudget:
+    """Return the budget of a model: in a mixture of experts each token reads weights of its own."""
     has_experts = model.int(f"{model.architecture}.expert_count", 0) > 0
-    return Drafting(MOST_DRAFTS_OF_EXPERTS if has_experts else MOST_DRAFTS)
+    return DraftBudget(MAX_DRAFTS_OF_EXPERTS if has_experts else MAX_DRAFTS)

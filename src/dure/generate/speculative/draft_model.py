@@ -1,7 +1,8 @@
-"""A small model that guesses what a large one will say, on rank 0's machine.
+"""A draft model: a small model that proposes what a large one may say next, on rank 0's machine.
 
-Knows how its own KV cache follows the answers: it is told each answer's whole text every time, and
-computes what is new of it. It always takes its best token: whether that is right, the large model says.
+Knows how its own KV cache follows the answers: it gets each answer's whole text every time, and prefills
+what is new of it. It always proposes its greedy choice. Refuses to know whether the large model accepts
+that, and how its executor was started.
 """
 
 from __future__ import annotations
@@ -9,187 +10,134 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from dure.deploy.local import limits_of, memory_of_whole, threads_of
-from dure.deploy.options import RunOptions
-from dure.deploy.reporter import Reporter
-from dure.engine.executor import Batch, Executor, KvOp
-from dure.engine.local import LocalExecutor
-from dure.errors import UsageError
+from dure.engine.executor import Batch, Executor
+from dure.engine.kv import Forget, KvOp
 from dure.generate.scheduler.prefix_tree import common_length
 from dure.generate.speculative.budget import StepCosts
-from dure.hardware.probe import probe
-from dure.model.gguf import open_gguf
-from dure.model.vocabulary import Vocabulary
 
-__all__ = ["DraftModel", "Wanted", "open_draft_model"]
+__all__ = ["DraftModel", "DraftRequest"]
 
-TRIED = 4  # steps whose time is taken at the start
+N_WARM_UP = 4  # steps that are timed at the start
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """So many tokens after an answer's text (prompt included). answer: its request's id."""
+class DraftRequest:
+    """A request for n draft tokens after an answer's text, prompt included."""
 
-    answer: str
+    answer_id: str
     tokens: Sequence[int]
     n: int
 
 
 @dataclass
-class _Sequence:
-    """held: tokens in its KV cache. answer: whose it is, "" once that has ended."""
+class _DraftSlot:
+    """One sequence of the draft model's KV cache. answer_id: whose it is, None once that has ended."""
 
     held: list[int]
-    answer: str = ""
+    answer_id: str | None = None
 
 
 class DraftModel:
-    """Guesses for many answers at once. Raises EngineError as its executor does."""
+    """Proposes draft tokens for many answers at once. Raises EngineError as its executor does."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._sequences = [_Sequence([]) for _ in range(executor.info.n_sequences)]
+        self._slots = [_DraftSlot([]) for _ in range(executor.info.n_sequences)]
         self._costs = StepCosts()
-        for _ in range(TRIED):  # the first is slower, and counts for little
-            self._round([0], [0], [0], [KvOp(0)])
+        for _ in range(N_WARM_UP):  # the first is slower, and counts for little
+            self._decode([0], [0], [0], [Forget(0)])
 
     @property
     def round_s(self) -> float:
-        """Seconds for one token more, of every answer."""
-        return self._costs.of(1)
+        """Seconds for one more draft token of every answer."""
+        return self._costs.seconds(1)
 
-    def guess(self, wanted: Sequence[Wanted]) -> list[tuple[int, ...]]:
-        """The tokens of each; none where it has a prompt left to compute, or no room."""
-        n_best: dict[int, int] = {}  # by sequence: how many are wanted
-        ready: dict[int, list[int]] = {}
-        room = self._executor.info.n_batch
-        places = [self._place_of(want) for want in wanted]
-        for place, want in zip(places, wanted, strict=True):
-            if len(want.tokens) + want.n > self._executor.info.n_ctx:
+    def propose(self, requests: Sequence[DraftRequest]) -> list[tuple[int, ...]]:
+        """Return the draft tokens of each request.
+
+        None for one whose text needs more than this step to prefill, or leaves no room in the context.
+        """
+        slots = [self._slot_of(request) for request in requests]
+        drafts: dict[int, list[int]] = {}
+        n_wanted: dict[int, int] = {}
+        info = self._executor.info
+        for slot, request in zip(slots, requests, strict=True):
+            if len(request.tokens) + request.n > info.n_ctx:
                 continue
-            if room > 0 and (token := self._catch_up(place, want.tokens, room)) is not None:
-                ready[place], n_best[place] = [token], want.n
-        while going_on := [p for p, found in ready.items() if len(found) < n_best[p]]:
-            tokens = [ready[place][-1] for place in going_on]
-            positions = [len(self._sequences[place].held) for place in going_on]
-            for place, token in zip(
-                going_on, self._round(tokens, positions, going_on), strict=True
-            ):
-                self._sequences[place].held.append(ready[place][-1])
-                ready[place].append(token)
-        return [tuple(ready.get(place, ())) for place in places]
+            if (token := self._prefill(slot, request.tokens, info.n_batch)) is not None:
+                drafts[slot], n_wanted[slot] = [token], request.n
+        while short := [slot for slot, tokens in drafts.items() if len(tokens) < n_wanted[slot]]:
+            self._extend(drafts, short)
+        return [tuple(drafts.get(slot, ())) for slot in slots]
 
-    def _place_of(self, want: Wanted) -> int:
-        """An answer's sequence; of the free ones that with the longest common beginning, at first."""
-        for place, sequence in enumerate(self._sequences):
-            if sequence.answer == want.answer:
-                return place
-        place = max(
-            (place for place, sequence in enumerate(self._sequences) if not sequence.answer),
-            key=lambda place: common_length(self._sequences[place].held, want.tokens),
+    def _slot_of(self, request: DraftRequest) -> int:
+        """Return an answer's slot; at first, take the free one with the longest common prefix."""
+        for index, slot in enumerate(self._slots):
+            if slot.answer_id == request.answer_id:
+                return index
+        index = max(
+            (index for index, slot in enumerate(self._slots) if slot.answer_id is None),
+            key=lambda index: common_length(self._slots[index].held, request.tokens),
         )
-        self._sequences[place].answer = want.answer
-        return place
+        self._slots[index].answer_id = request.answer_id
+        return index
 
-    def _catch_up(self, place: int, tokens: Sequence[int], most: int) -> int | None:
-        """Compute what is new of a text, at most so many tokens; the next one, if that is all."""
-        sequence = self._sequences[place]
-        n = min(common_length(sequence.held, tokens), len(tokens) - 1)
-        new = list(tokens[n : n + most])
+    def _prefill(self, slot: int, tokens: Sequence[int], n_max: int) -> int | None:
+        """Compute what is new of a text, at most n_max tokens; return the next token, if that was all."""
+        n = min(common_length(self._slots[slot].held, tokens), len(tokens) - 1)
+        new = list(tokens[n : n + n_max])
         is_all = n + len(new) == len(tokens)
         result = self._executor.step(
             Batch(
                 np.array(new, np.int32),
                 np.arange(n, n + len(new), dtype=np.int32),
-                np.full(len(new), place, np.int32),
+                np.full(len(new), slot, np.int32),
                 [len(new) - 1] if is_all else [],
-                n_best=1,
-                kv=[KvOp(place, n)],
+                top_k=1,
+                kv=[Forget(slot, n)],
             )
         )
-        sequence.held = list(tokens[: n + len(new)])
+        self._slots[slot].held = list(tokens[: n + len(new)])
         return int(result.rows[0].ids[0]) if is_all else None
 
-    def _round(
+    def _extend(self, drafts: dict[int, list[int]], slots: Sequence[int]) -> None:
+        """Append one token to the drafts in some slots."""
+        last = [drafts[slot][-1] for slot in slots]
+        positions = [len(self._slots[slot].held) for slot in slots]
+        for slot, token in zip(slots, self._decode(last, positions, slots), strict=True):
+            self._slots[slot].held.append(drafts[slot][-1])
+            drafts[slot].append(token)
+
+    def _decode(
         self,
         tokens: Sequence[int],
         positions: Sequence[int],
-        places: Sequence[int],
+        slots: Sequence[int],
         kv: Sequence[KvOp] = (),
     ) -> list[int]:
-        """The best token after each of these."""
-        begun = time.perf_counter()
+        """Compute one token of each slot; return the likeliest token after each."""
+        start = time.perf_counter()
         batch = Batch(
             np.array(tokens, np.int32),
             np.array(positions, np.int32),
-            np.array(places, np.int32),
+            np.array(slots, np.int32),
             range(len(tokens)),
-            n_best=1,
+            top_k=1,
             kv=kv,
         )
         rows = self._executor.step(batch).rows
-        self._costs.saw(1, time.perf_counter() - begun)
+        self._costs.observe(1, time.perf_counter() - start)
         return [int(row.ids[0]) for row in rows]
 
-    def ended(self, answer: str) -> None:
-        """An answer has ended; its text may be the beginning of another one."""
-        for sequence in self._sequences:
-            if sequence.answer == answer:
-                sequence.answer = ""
+    def finish(self, answer_id: str) -> None:
+        """Free the slot of an answer that has ended; its text may be the prefix of another one."""
+        for slot in self._slots:
+            if slot.answer_id == answer_id:
+                slot.answer_id = None
 
     def close(self) -> None:
         """Free its memory."""
         self._executor.close()
-
-
-def open_draft_model(
-    path: Path, vocabulary: Vocabulary, options: RunOptions, n_ctx: int, reporter: Reporter
-) -> DraftModel:
-    """Load a draft model for a model with this vocabulary, where rank 0 is.
-
-    n_ctx: of the large one, for each of options.n_sequences answers.
-    Raises UsageError where the vocabularies differ, ResourceError where there is no memory for it.
-    """
-    machine = probe()
-    threads = threads_of(options.threads, 1, machine)
-    with open_gguf(path) as model:
-        _check_vocabulary(Vocabulary(model), vocabulary)
-        trained = model.int(f"{model.architecture}.context_length", n_ctx)
-        own = RunOptions(
-            ctx=min(n_ctx, trained),
-            n_sequences=options.n_sequences,
-            lock_memory=options.lock_memory,
-            pin=options.pin,
-        )
-        memory, n_ctx = memory_of_whole(model, own, machine)
-    with reporter.loading(path.name) as progress:
-        executor = LocalExecutor(
-            path,
-            limits_of(n_ctx, threads, own),
-            kv_bytes=memory.kv_bytes(n_ctx, own.n_sequences),
-            progress=progress,
-        )
-    if not executor.info.can_forget:
-        executor.close()
-        raise UsageError(
-            f"{path.name} keeps a running state and cannot take back a wrong guess: give another "
-            "--draft model"
-        )
-    return DraftModel(executor)
-
-
-def _check_vocabulary(draft: Vocabulary, model: Vocabulary) -> None:
-    """Close a draft model's. Raises UsageError where a token means something else to it."""
-    n = min(draft.n_tokens, model.n_tokens)
-    different = next((i for i in range(n) if draft.piece(i) != model.piece(i)), None)
-    name = draft.name
-    draft.close()
-    if different is not None:
-        raise UsageError(
-            f"{name} has another vocabulary than {model.name} (token {different} is another text): "
-            "--draft needs a smaller model of the same family"
-        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from dure.http.guards.asgi import App, Message, Receive, Scope, Send, header
@@ -22,11 +23,18 @@ _DRAIN_S = 1.0
 class WholeBody:
     """Answers 413 above max_bytes, stated or counted, and 408 if the body is late.
 
-    timeout_s: for the body, and another second for every KiB that has come.
+    timeout_s: for the body, and another second for every KiB that has come. refuse: how it answers.
     """
 
-    def __init__(self, app: App, max_bytes: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        app: App,
+        max_bytes: int,
+        timeout_s: float,
+        refuse: Callable[[Send, Refusal, str], Awaitable[None]] = refuse,
+    ) -> None:
         self._app, self._max_bytes, self._timeout_s = app, max_bytes, timeout_s
+        self._refuse = refuse
         self._too_large = Refusal(
             413, f"the body is larger than {max_bytes} bytes: send less", close=True
         )
@@ -41,7 +49,7 @@ class WholeBody:
             return
         outcome = await self._read(scope, receive)
         if isinstance(outcome, Refusal):
-            await refuse(_draining(receive, send), outcome, scope["path"])
+            await self._refuse(_draining(receive, send), outcome, scope["path"])
         elif outcome is not None:
             await self._app(scope, _replay(outcome, receive), send)
 

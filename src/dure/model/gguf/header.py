@@ -32,7 +32,7 @@ from dure.model.gguf.values import (
     ValueKind,
     aligned,
     is_alignment,
-    shown,
+    one_line,
 )
 
 PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
@@ -67,7 +67,7 @@ def read_part(path: Path) -> Part:
 
 
 def _opened(path: Path) -> BinaryIO:
-    name = shown(str(path))
+    name = one_line(str(path))
     try:
         mode = path.stat().st_mode  # first, because opening a pipe would wait for its writer
         if stat.S_ISDIR(mode):
@@ -92,7 +92,7 @@ class _Header:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self.file = file
-        self.name = shown(path.name)
+        self.name = one_line(path.name)
         self.size = os.fstat(file.fileno()).st_size
         self.buffer = bytearray()
         self.position = 0
@@ -115,7 +115,7 @@ class _Header:
         raise ModelError(f"{self.name}: {what}: {cure}")
 
     def take(self, n_bytes: int, what: str) -> int:
-        """Where the next `n_bytes` lie in `buffer`; they are read if they are not there yet."""
+        """Return where the next `n_bytes` lie in `buffer`, and read them if they are not there yet."""
         start = self.position
         end = start + n_bytes
         if end > len(self.buffer):
@@ -186,8 +186,8 @@ class _Header:
         for index in range(n_keys):
             key = self._text(f"metadata key {index}", _MAX_KEY_BYTES)
             if key in spans:
-                self.fail(f"metadata key {shown(key)} is there twice")
-            what = f"the value of {shown(key)}"
+                self.fail(f"metadata key {one_line(key)} is there twice")
+            what = f"the value of {one_line(key)}"
             kind = self._kind(what)
             start = self.position
             if kind is ValueKind.ARRAY:
@@ -228,12 +228,12 @@ class _Header:
         self.take(0, what)
 
     def _tensor(self, index: int) -> tuple[str, tuple[int, ...], int, int]:
-        """Name, shape, number of the type, and offset from the start of the data."""
+        """Read name, shape, number of the type, and offset from the start of the data."""
         name = self._text(f"the name of tensor {index}", MAX_NAME_BYTES)
-        what = f"the entry of tensor {shown(name)}"
+        what = f"the entry of tensor {one_line(name)}"
         n_dims = self._u32(what)
         if not 1 <= n_dims <= MAX_DIMENSIONS:
-            self.fail(f"tensor {shown(name)} has {n_dims} dimensions, not 1 to 4")
+            self.fail(f"tensor {one_line(name)} has {n_dims} dimensions, not 1 to 4")
         start = self.take(8 * n_dims + 12, what)
         *shape, type_id, offset = struct.unpack_from(f"<{n_dims}QIQ", self.buffer, start)
         return name, tuple(shape), type_id, offset
@@ -257,7 +257,7 @@ class _Header:
             try:
                 type_ = ggml_type(type_id)
             except ModelError as error:
-                raise ModelError(f"{self.name}: tensor {shown(name)}: {error}") from None
+                raise ModelError(f"{self.name}: tensor {one_line(name)}: {error}") from None
             tensor = Tensor(name, shape, type_, self.path, data_start + offset)
             try:
                 tensor.check()
@@ -268,11 +268,11 @@ class _Header:
         in_file_order = sorted(tensors, key=lambda tensor: tensor.offset)
         for before, after in pairwise(in_file_order):
             if before.offset + before.size_bytes > after.offset:
-                self.fail(f"tensors {shown(before.name)} and {shown(after.name)} overlap")
+                self.fail(f"tensors {one_line(before.name)} and {one_line(after.name)} overlap")
         return tensors
 
     def _check_place(self, tensor: Tensor, alignment: int) -> None:
-        name, end = shown(tensor.name), tensor.offset + tensor.size_bytes
+        name, end = one_line(tensor.name), tensor.offset + tensor.size_bytes
         if tensor.offset % alignment:
             self.fail(f"tensor {name} starts at {tensor.offset}, not a multiple of {alignment}")
         if end > self.size:
@@ -284,7 +284,7 @@ class _Header:
 
 
 def _what_else(first: bytes) -> tuple[str, str]:
-    """What a file with these first bytes is instead, and the cure."""
+    """Return what a file with these first bytes is instead, and the cure."""
     text = first.lstrip().lower()
     if first.startswith(b"version https://git-lfs"):
         return "this is a Git LFS pointer", "download the file itself"
@@ -301,7 +301,7 @@ def _what_else(first: bytes) -> tuple[str, str]:
     if not first.strip(b"\0"):
         return "the file begins with zeros", "the download was not finished, download it again"
     return (
-        f"this is no GGUF, it begins with {shown(first[:4].decode('latin-1'))}",
+        f"this is no GGUF, it begins with {one_line(first[:4].decode('latin-1'))}",
         "name a .gguf file",
     )
 
@@ -311,4 +311,4 @@ def read_into(file: BinaryIO, target: memoryview, offset: int, path: Path) -> in
     try:
         return os.preadv(file.fileno(), [target], offset)
     except OSError as error:
-        raise ModelError(f"{shown(str(path))} cannot be read: {error.strerror}") from None
+        raise ModelError(f"{one_line(str(path))} cannot be read: {error.strerror}") from None

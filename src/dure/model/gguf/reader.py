@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from dure.errors import ModelError
 from dure.model.gguf.header import PART_NAME, Part, read_into, read_part
-from dure.model.gguf.values import FLOATS, INTEGERS, U64, Tensor, Value, ValueKind, shown
+from dure.model.gguf.values import FLOATS, INTEGERS, U64, Tensor, Value, ValueKind, one_line
 
 _SAMPLE_BYTES = 4096
 
@@ -51,14 +51,14 @@ class GgufFile:
 
     @property
     def architecture(self) -> builtins.str:
-        """`general.architecture`. Raises ModelError when the file does not tell it."""
+        """Return `general.architecture`. Raises ModelError if the file does not have it."""
         return self.str("general.architecture")
 
     @cached_property
     def fingerprint(self) -> builtins.str:
-        """sha256 in hex of the headers, the sizes and both ends of every tensor.
+        """Compute the SHA-256 in hex of the headers, the sizes and both ends of every tensor.
 
-        It tells models apart by content, is the same on every machine, and reads little.
+        It distinguishes models by content, is the same on every machine, and reads little.
         Raises ModelError when a file was truncated meanwhile.
         """
         digest = hashlib.sha256()
@@ -72,7 +72,7 @@ class GgufFile:
         return digest.hexdigest()
 
     def read(self, tensor: Tensor, start: builtins.int, size: builtins.int) -> memoryview:
-        """`size` bytes of a tensor's data from its byte `start`; any thread may call it.
+        """Read `size` bytes of a tensor's data from its byte `start`; any thread may call it.
 
         Raises ModelError when the file can no longer be read that far, and ValueError for a
         range outside the tensor.
@@ -83,7 +83,7 @@ class GgufFile:
         return data
 
     def read_into(self, tensor: Tensor, start: builtins.int, data: memoryview) -> None:
-        """The same, as many bytes as `data` has."""
+        """Read as many bytes as `data` has."""
         size = len(data)
         _check_range(tensor, start, size)
         part = self._parts[tensor.path]
@@ -92,25 +92,25 @@ class GgufFile:
             got = read_into(part.file, data[done:], tensor.offset + start + done, part.path)
             if not got:
                 raise ModelError(
-                    f"{shown(part.path.name)}: tensor {shown(tensor.name)} is cut off: "
+                    f"{one_line(part.path.name)}: tensor {one_line(tensor.name)} is cut off: "
                     "the file was changed after it was opened, start again"
                 )
             done += got
 
     def int(self, key: builtins.str, default: builtins.int | None = None) -> builtins.int:
-        """An integer of any width. Raises ModelError: another kind, or missing without default."""
+        """Return an integer of any width. Raises ModelError: another kind, or missing without default."""
         return int(self._typed(key, default, INTEGERS, "an integer"))
 
     def float(self, key: builtins.str, default: builtins.float | None = None) -> builtins.float:
-        """A float of any width. Raises ModelError: another kind, or missing without default."""
+        """Return a float of any width. Raises ModelError: another kind, or missing without default."""
         return float(self._typed(key, default, FLOATS, "a float"))
 
     def bool(self, key: builtins.str, default: builtins.bool | None = None) -> builtins.bool:
-        """A truth value. Raises ModelError: another kind, or missing without default."""
+        """Return a truth value. Raises ModelError: another kind, or missing without default."""
         return bool(self._typed(key, default, (ValueKind.BOOL,), "a bool"))
 
     def str(self, key: builtins.str, default: builtins.str | None = None) -> builtins.str:
-        """A string. Raises ModelError: another kind, or missing without default."""
+        """Return a string. Raises ModelError: another kind, or missing without default."""
         return str(self._typed(key, default, (ValueKind.STRING,), "a string"))
 
     def _typed(
@@ -121,7 +121,7 @@ class GgufFile:
         wanted: builtins.str,
     ) -> Any:
         value = self.metadata.get(key)
-        name = shown(self.paths[0].name)
+        name = one_line(self.paths[0].name)
         if value is None and default is None:
             raise ModelError(f"{name}: the metadata has no {key}: convert the model again")
         if value is None:
@@ -141,7 +141,7 @@ def open_gguf(path: Path) -> GgufFile:
     match = PART_NAME.fullmatch(path.name)
     count = int(match["count"]) if match else 1
     if match and not 1 <= int(match["number"]) <= count:
-        raise ModelError(f"{shown(path.name)}: there is no such part of {count}: name part 1")
+        raise ModelError(f"{one_line(path.name)}: there is no such part of {count}: name part 1")
     parts: list[Part] = []
     try:
         for number in range(1, count + 1):
@@ -157,7 +157,7 @@ def open_gguf(path: Path) -> GgufFile:
 
 
 def _check_split(part: Part, number: int, count: int) -> None:
-    name = shown(part.path.name)
+    name = one_line(part.path.name)
     said = {}
     for key in ("split.count", "split.no"):
         value = part.metadata.get(key)
@@ -182,14 +182,14 @@ def _check_whole(parts: Sequence[Part]) -> None:
         for tensor in part.tensors:
             if tensor.name in seen:
                 raise ModelError(
-                    f"{shown(part.path.name)}: tensor {shown(tensor.name)} is there twice: "
+                    f"{one_line(part.path.name)}: tensor {one_line(tensor.name)} is there twice: "
                     "the file is damaged, download it again"
                 )
             seen.add(tensor.name)
     total = parts[0].metadata.get("split.tensors.count")
     if len(parts) > 1 and total is not None and total.value != len(seen):
         raise ModelError(
-            f"{shown(parts[0].path.name)}: the parts hold {len(seen)} tensors but "
+            f"{one_line(parts[0].path.name)}: the parts hold {len(seen)} tensors but "
             f"split.tensors.count is {total.value}: download all parts again"
         )
 

@@ -70,19 +70,19 @@ class Value:
 
     @property
     def item_kind(self) -> ValueKind:
-        """The kind of an array's elements; of anything else, its own."""
+        """Return the kind of an array's elements; of anything else, its own."""
         if self.kind is not ValueKind.ARRAY:
             return self.kind
         return ValueKind(U32.unpack_from(self.raw)[0])
 
     @property
     def count(self) -> int:
-        """The number of an array's elements; 1 for anything else."""
+        """Return the number of an array's elements; 1 for anything else."""
         return int(U64.unpack_from(self.raw, 4)[0]) if self.kind is ValueKind.ARRAY else 1
 
     @property
     def value(self) -> Any:
-        """Decoded: an int, float, bool or str, or a list of them. Bad UTF-8 shows as U+FFFD."""
+        """Decode it: an int, float, bool or str, or a list of them. Bad UTF-8 shows as U+FFFD."""
         if self.kind is not ValueKind.ARRAY:
             return self._items(0, 1)[0]
         return self._items(12, self.count)
@@ -100,18 +100,18 @@ class Value:
 
 
 def value_of(kind: ValueKind, value: int | float | bool | str) -> Value:
-    """A scalar or string to be written. Raises ValueError when `kind` cannot hold it."""
+    """Make a scalar or string to be written. Raises ValueError when `kind` cannot hold it."""
     return Value(kind, encoded(kind, value))
 
 
 def array_of(item_kind: ValueKind, values: Sequence[Any]) -> Value:
-    """An array to be written. Raises ValueError when `item_kind` cannot hold an element."""
+    """Make an array to be written. Raises ValueError when `item_kind` cannot hold an element."""
     items = b"".join(encoded(item_kind, item) for item in values)
     return Value(ValueKind.ARRAY, U32.pack(item_kind) + U64.pack(len(values)) + items)
 
 
 def encoded(kind: ValueKind, value: Any) -> bytes:
-    """A scalar or string as it is stored. Raises ValueError when `kind` cannot hold it."""
+    """Encode a scalar or string as it is stored. Raises ValueError when `kind` cannot hold it."""
     if kind is ValueKind.STRING:
         text = value.encode("utf-8")
         return U64.pack(len(text)) + bytes(text)
@@ -123,8 +123,8 @@ def encoded(kind: ValueKind, value: Any) -> bytes:
         raise ValueError(f"{value!r} cannot be a {kind.name}: {error}") from None
 
 
-def guessed(value: object) -> Value:
-    """The kind that llama.cpp expects most often for a Python value."""
+def default_value(value: object) -> Value:
+    """Return the kind that llama.cpp expects most often for a Python value."""
     match value:
         case Value():
             return value
@@ -149,27 +149,27 @@ class TensorSpec:
 
     @property
     def n_elements(self) -> int:
-        """The product of `shape`."""
+        """Return the product of `shape`."""
         return math.prod(self.shape)
 
     @property
     def n_rows(self) -> int:
-        """The product of `shape` without its first number."""
+        """Return the product of `shape` without its first number."""
         return math.prod(self.shape[1:])
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row of `shape[0]` elements."""
+        """Return the bytes of one row of `shape[0]` elements."""
         return self.type.row_bytes(self.shape[0])
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all rows, without padding."""
+        """Return the bytes of all rows, without padding."""
         return self.n_rows * self.row_bytes
 
     def check(self) -> None:
-        """Raises ModelError when llama.cpp could not hold such a tensor."""
-        label = f"tensor {shown(self.name)}"
+        """Check that llama.cpp could hold such a tensor. Raises ModelError."""
+        label = f"tensor {one_line(self.name)}"
         if "\0" in self.name:
             raise ModelError(f"{label} has a zero byte in its name")
         if not 1 <= len(self.name.encode()) <= MAX_NAME_BYTES:
@@ -195,16 +195,16 @@ class Tensor(TensorSpec):
 
 
 def aligned(position: int, alignment: int) -> int:
-    """The next multiple of `alignment`, or `position` itself."""
+    """Return the next multiple of `alignment`, or `position` itself."""
     return -(-position // alignment) * alignment
 
 
 def is_alignment(number: int) -> bool:
-    """Whether data may be aligned to so many bytes."""
+    """Return whether data may be aligned to this number of bytes."""
     return 1 <= number <= MAX_ALIGNMENT and number & (number - 1) == 0
 
 
-def shown(name: str) -> str:
-    """A name from a file, fit for one line of a message."""
+def one_line(name: str) -> str:
+    """Make a name from a file fit for one line of a message."""
     short = name if len(name) <= 200 else name[:200] + "..."
     return short if short.isprintable() else ascii(short)[1:-1]

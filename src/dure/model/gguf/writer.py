@@ -23,10 +23,10 @@ from dure.model.gguf.values import (
     Value,
     ValueKind,
     aligned,
+    default_value,
     encoded,
-    guessed,
     is_alignment,
-    shown,
+    one_line,
     value_of,
 )
 
@@ -37,19 +37,19 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Sink(Protocol):
-    """Where a file's bytes go, in order; its methods raise ResourceError where that fails."""
+    """Where a file's bytes go, in order; its methods raise ResourceError if that fails."""
 
     def open(self, size_bytes: int) -> None:
-        """So many bytes will come."""
+        """Get ready for this number of bytes."""
 
     def write(self, data: memoryview) -> None:
-        """These come next."""
+        """Take the next bytes."""
 
     def finish(self) -> None:
-        """All have come."""
+        """End the file: all bytes have come."""
 
     def drop(self) -> None:
-        """Nothing more comes. After `finish` this only lets go of what was held, else of all."""
+        """Let go of what is held; before `finish`, of the file too."""
 
 
 class GgufWriter:
@@ -88,7 +88,7 @@ class GgufWriter:
 
     @property
     def sha256(self) -> str:
-        """In hex, of everything written so far; after the end, of the file."""
+        """Return the SHA-256 in hex of everything written so far; after the end, of the file."""
         return self._digest.hexdigest()
 
     def __enter__(self) -> Self:
@@ -144,7 +144,7 @@ class GgufWriter:
         self._sink.write(view)
 
     def _encode_header(self, metadata: Mapping[str, object]) -> bytes:
-        values = {key: guessed(value) for key, value in metadata.items()}
+        values = {key: default_value(value) for key, value in metadata.items()}
         values.pop(ALIGNMENT_KEY, None)
         if self._alignment != DEFAULT_ALIGNMENT:
             values[ALIGNMENT_KEY] = value_of(ValueKind.UINT32, self._alignment)
@@ -206,16 +206,16 @@ class _FileSink:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Turn a failed system call into the ResourceError that tells about it."""
+        """Turn a failed system call into a ResourceError."""
         try:
             yield
         except OSError as error:
             folder = self._path.parent
             if error.errno not in _NO_SPACE:
                 raise ResourceError(
-                    f"{shown(str(self._path))} cannot be written: {error.strerror}"
+                    f"{one_line(str(self._path))} cannot be written: {error.strerror}"
                 ) from error
             raise ResourceError(
                 f"disk full ({error.strerror}): {self._size_bytes} bytes needed in "
-                f"{shown(str(folder))}, {shutil.disk_usage(folder).free} free: make room there"
+                f"{one_line(str(folder))}, {shutil.disk_usage(folder).free} free: make room there"
             ) from error

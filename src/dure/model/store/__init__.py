@@ -7,14 +7,14 @@ inside a model beyond its header, and nothing about terminals.
 
 from __future__ import annotations
 
-from dure.model.store.library import Facts, Library, Record, StoredModel, facts_at
+from dure.model.store.library import Library, ModelFacts, Record, StoredModel, facts_at
 from dure.model.store.names import HubName, Name, UrlName, parse_name, short_names
 from dure.model.store.watching import Watcher
 
 __all__ = [
-    "Facts",
     "HubName",
     "Library",
+    "ModelFacts",
     "Name",
     "Record",
     "StoredModel",

@@ -13,7 +13,7 @@ from dure.errors import ModelError, UsageError
 
 __all__ = ["PART", "RemoteFile", "Variant", "choose", "preference_of", "tag_of", "variants_of"]
 
-# What is taken where nothing is asked for: small without hurting, then what is nearest to it.
+# What is taken if nothing is asked for: small without hurting, then what is nearest to it.
 _WANTED = (
     *("Q4_K_M", "Q4_0", "MXFP4", "Q4_K_S", "Q4_1", "IQ4_NL", "IQ4_XS", "Q5_K_M", "Q5_0"),
     *("Q6_K", "Q8_0", "BF16", "F16", "F32"),
@@ -43,17 +43,17 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """What to ask for to get it: the quantization, or the file."""
+        """Return what to ask for to get it: the quantization, or the file."""
         return self.tag or self.files[0].path
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files, as far as their sizes are known."""
+        """Return the bytes of all files, as far as their sizes are known."""
         return sum(file.size_bytes or 0 for file in self.files)
 
 
 def tag_of(path: str) -> str:
-    """The quantization that a file's name ends in, in capitals, or ""."""
+    """Return the quantization that a file's name ends in, in capitals, or ""."""
     part = PART.fullmatch(path)
     stem = part["stem"] if part else re.sub(r"\.gguf$", "", path, flags=re.IGNORECASE)
     if match := _TAG.search(stem):
@@ -64,7 +64,7 @@ def tag_of(path: str) -> str:
 
 
 def variants_of(files: Sequence[RemoteFile]) -> list[Variant]:
-    """The models in a listing, in its order. Parts whose others are missing make none."""
+    """Return the models in a listing, in its order. A split model whose parts are not all there is none."""
     groups: dict[str, list[RemoteFile]] = {}
     for file in sorted(files, key=lambda file: file.path):
         if file.path.lower().endswith(".gguf") and not _NO_MODEL.search(file.path.split("/")[-1]):
@@ -85,9 +85,9 @@ def _is_whole(variant: Variant) -> bool:
 
 
 def choose(name: str, files: Sequence[RemoteFile], wanted: str | None) -> Variant:
-    """The model that is meant by a file, by a quantization, or by nothing.
+    """Choose the model that is meant by a file, by a quantization, or by nothing.
 
-    Raises UsageError, listing what there is, where nothing or several fit; ModelError where the
+    Raises UsageError, listing what there is, if nothing or several fit; ModelError if the
     repository has no GGUF at all.
     """
     variants = variants_of(files)
@@ -114,7 +114,7 @@ def _is_named(file: RemoteFile, wanted: str) -> bool:
 
 
 def preference_of(tag: str) -> int:
-    """The place of a quantization among those that people want: 0 comes first."""
+    """Return the rank of a quantization among those that people want: 0 comes first."""
     return _WANTED.index(tag) if tag in _WANTED else len(_WANTED)
 
 

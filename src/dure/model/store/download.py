@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed, checked, and patient with bad lines.
+"""One file over HTTP: resumed, checked, and patient with bad connections.
 
 The bytes go into `….part` and are renamed once they are all there and their SHA-256 is right.
 Knows ranges, redirects, `Retry-After` and disks. Refuses to know what the file is, or what a hub is:
@@ -36,7 +36,7 @@ __all__ = [
     "lost",
     "retry_after",
     "sha256_of",
-    "wait_told",
+    "wait_and_report",
 ]
 
 CHUNK_BYTES = 1 << 20
@@ -59,7 +59,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to bear a bad line: so many tries without a new byte, waiting longer each time.
+    """How long to bear a bad connection: n tries without a new byte, with a longer wait each time.
 
     Larger files are asked for in pieces: content networks send no more than some 50 GB at once.
     """
@@ -71,7 +71,7 @@ class Patience:
     piece_bytes: int = 32 << 30
 
     def wait_s(self, failures: int, asked_s: float | None) -> float:
-        """Seconds before the next try, after so many failures; the server may have asked for some."""
+        """Return the seconds before the next try, after n failures; the server may have asked for some."""
         if asked_s is not None:
             return min(asked_s, self.longest_wait_s)
         wait = min(self.first_wait_s * 2.0 ** (failures - 1), 60.0)
@@ -79,7 +79,7 @@ class Patience:
 
 
 class DroppedError(Exception):
-    """This try failed, and another may not; `asked_s` is the server's Retry-After."""
+    """This try failed, and another may succeed; `asked_s` is the server's Retry-After."""
 
     def __init__(self, reason: str, asked_s: float | None = None) -> None:
         super().__init__(reason)
@@ -87,11 +87,11 @@ class DroppedError(Exception):
 
 
 class _RestartError(Exception):
-    """What lies here cannot be gone on with."""
+    """What lies here cannot be resumed."""
 
 
 def client(patience: Patience) -> httpx2.Client:
-    """A client that follows redirects and keeps credentials from other hosts than the first."""
+    """Make a client that follows redirects, and sends credentials to the first host alone."""
     return httpx2.Client(
         follow_redirects=True,
         timeout=httpx2.Timeout(patience.timeout_s, connect=min(10.0, patience.timeout_s)),
@@ -100,7 +100,7 @@ def client(patience: Patience) -> httpx2.Client:
 
 
 def check_space(directory: Path, needed_bytes: int) -> None:
-    """Raises ResourceError where the disk of a directory, which need not exist yet, is too small."""
+    """Check that the disk of a directory, which need not exist yet, has room. Raises ResourceError."""
     while not directory.exists():
         directory = directory.parent
     free = shutil.disk_usage(directory).free
@@ -120,10 +120,10 @@ def download(
     patience: Patience,
     learn: Callable[[int | None, str | None], None] = lambda _size, _etag: None,
 ) -> str:
-    """Bring `target` here, going on where an earlier try ended; returns its SHA-256.
+    """Bring `target` here, resuming where an earlier try ended; return its SHA-256.
 
-    `learn` is told size and ETag with the first answer. Raises ResourceError where the line or the
-    disk does not do, ModelError where what comes is twice not what was announced; the part stays.
+    `learn` gets size and ETag with the first answer. Raises ResourceError if the connection or the
+    disk fails, ModelError if what comes is twice not what was announced; the part stays.
     """
     part = target.with_name(f"{target.name}.part")
     for attempt in (1, 2):
@@ -195,7 +195,7 @@ class _Transfer:
                 if failures >= self._patience.tries:
                     raise self._gave_up(str(dropped)) from dropped
                 self._file.flush()
-                wait_told(dropped, failures, self._patience, self._watch)
+                wait_and_report(dropped, failures, self._patience, self._watch)
         self._file.flush()
         os.fsync(self._file.fileno())
         return str(self._digest.hexdigest())
@@ -210,7 +210,7 @@ class _Transfer:
         return self._size is not None and self._done == self._size
 
     def _reread(self) -> None:
-        """Take up what an earlier try has left, where it can be of this file."""
+        """Resume what an earlier try has left, if it can be of this file."""
         known = self._source.sha256 is not None or self._etag is not None
         length = self._file.seek(0, 2)
         if not known or (self._size is not None and length > self._size):
@@ -229,7 +229,7 @@ class _Transfer:
         self._watch.file(self._name, self._size, 0)
 
     def _ask(self) -> None:
-        """One request, and all the bytes that come of it."""
+        """Make one request, and write all the bytes that come."""
         try:
             with self._http.stream("GET", self._source.url, headers=self._headers()) as response:
                 self._check(response)
@@ -301,13 +301,15 @@ class _Transfer:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
+    """Compute the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def wait_told(dropped: DroppedError, failures: int, patience: Patience, watch: Watcher) -> None:
-    """Wait before the next try, and say so. Raises ResourceError where the server asks for too long."""
+def wait_and_report(
+    dropped: DroppedError, failures: int, patience: Patience, watch: Watcher
+) -> None:
+    """Wait before the next try, and report it. Raises ResourceError if the server asks for too long."""
     if dropped.asked_s is not None and dropped.asked_s > patience.longest_wait_s:
         raise ResourceError(f"{dropped}, and asks to wait {dropped.asked_s:.0f} s: pull again then")
     wait_s = patience.wait_s(failures, dropped.asked_s)
@@ -316,7 +318,7 @@ def wait_told(dropped: DroppedError, failures: int, patience: Patience, watch: W
 
 
 def lost(error: httpx2.TransportError) -> str:
-    """What happened to a connection, in a few words."""
+    """Describe what happened to a connection, in a few words."""
     if isinstance(error, httpx2.TimeoutException):
         return "nothing comes from the server"
     if isinstance(error, httpx2.ConnectError):
@@ -325,7 +327,7 @@ def lost(error: httpx2.TransportError) -> str:
 
 
 def retry_after(response: httpx2.Response) -> float | None:
-    """The answer's Retry-After in seconds, where it has one; it may be a number or a date."""
+    """Return the answer's Retry-After in seconds, if it has one; it may be a number or a date."""
     text = response.headers.get("retry-after")
     if text is None:
         return None

@@ -24,7 +24,7 @@ from dure.model.store.download import (
     Source,
     lost,
     retry_after,
-    wait_told,
+    wait_and_report,
 )
 from dure.model.store.names import HubName
 from dure.model.store.watching import Watcher
@@ -63,10 +63,10 @@ class Hub:
         self._api: Any = HfApi(endpoint=self.endpoint, token=self._token or False)
 
     def listing(self, name: HubName, watch: Watcher, patience: Patience) -> Listing:
-        """The files of a repository, pinned to a commit.
+        """List the files of a repository, pinned to a commit.
 
-        Raises UsageError where it is not there, ResourceError where it may not be read or the line
-        does not do.
+        Raises UsageError if it is not there, ResourceError if it may not be read or the line
+        fails.
         """
         if self._offline:
             raise ResourceError(f"{name}: HF_HUB_OFFLINE forbids to ask the hub: unset it to pull")
@@ -88,7 +88,7 @@ class Hub:
         return Listing(name, str(info.sha), files)
 
     def source(self, listing: Listing, file: RemoteFile) -> Source:
-        """Where a file of a listing is downloaded from."""
+        """Return where a file of a listing is downloaded from."""
         from huggingface_hub import hf_hub_url
 
         return Source(
@@ -102,7 +102,7 @@ class Hub:
         )
 
     def cached(self, repo: str, file: RemoteFile) -> Path | None:
-        """Where the hub's own cache on this machine holds a file's bytes, by its checksum."""
+        """Find a file's bytes in the hub's own cache on this machine, by its checksum."""
         from huggingface_hub.file_download import repo_folder_name
 
         if file.sha256 is None:
@@ -118,7 +118,7 @@ class Hub:
     def _patiently(
         self, ask: Callable[[], T], name: HubName, watch: Watcher, patience: Patience
     ) -> T:
-        """Ask the API; bad lines and overload are borne as in a download."""
+        """Ask the API; bad connections and overload are borne as in a download."""
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
         failures = 0
@@ -147,10 +147,10 @@ class Hub:
                 raise ResourceError(
                     f"{name}: {dropped}, {failures} times in a row: check the network, pull again later"
                 )
-            wait_told(dropped, failures, patience, watch)
+            wait_and_report(dropped, failures, patience, watch)
 
     def _refusal(self, name: HubName, response: httpx2.Response) -> DureError:
-        """An answer that no patience changes, with its cure."""
+        """Return the error of an answer that no patience changes, with its cure."""
         page, status = f"{self.endpoint}/{name.repo}", response.status_code
         code = response.headers.get("x-error-code", "")
         said = response.headers.get("x-error-message", "")

@@ -27,9 +27,9 @@ from dure.places import models_directory
 from dure.whole_file import write_whole
 
 __all__ = [
-    "Facts",
     "FileRecord",
     "Library",
+    "ModelFacts",
     "Record",
     "StoredModel",
     "facts_at",
@@ -46,7 +46,7 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
     etag: str | None = None
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the header of a model says, in a form that is quick to list."""
 
     architecture: str
@@ -63,7 +63,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[FileRecord, ...]
     revision: str | None = None
     pulled_at: str | None = None
-    facts: Facts | None = None
+    facts: ModelFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -78,26 +78,26 @@ class StoredModel:
 
     @property
     def path(self) -> Path:
-        """The file that opens it: the first part of a split one."""
+        """Return the file that opens it: the first part of a split one."""
         return self.paths[0]
 
     @property
     def short_name(self) -> str | None:
-        """The short name that stands for it."""
+        """Return the short name that stands for it."""
         return short_name_of(self.name)
 
     @property
     def names(self) -> set[str]:
-        """What it is called, in every way to write it."""
+        """Return its names, in every way to write them."""
         return {self.name, self.name.removeprefix("hf:"), *filter(None, [self.short_name])}
 
     @property
     def tag(self) -> str:
-        """The quantization in its file's name, or ""."""
+        """Return the quantization in its file's name, or ""."""
         return tag_of(self.path.name) or tag_of(f"{self.path.parent.name}/{self.path.name}")
 
     def is_meant(self, name: Name) -> bool:
-        """Whether a name means this model; a repository means each of its models."""
+        """Return whether a name means this model; a repository means each of its models."""
         if self.record is None:
             return False
         own = parse_name(self.record.name)
@@ -110,13 +110,13 @@ class StoredModel:
         return wanted is None or wanted.upper() == self.tag or wanted.split("/")[-1] in files
 
 
-def facts_of(gguf: GgufFile) -> Facts:
-    """What to list of an opened model; the quantization is the name's, or that of most bytes."""
+def facts_of(gguf: GgufFile) -> ModelFacts:
+    """Return what to list of an opened model; the quantization is the name's, or that of most bytes."""
     sizes: Counter[str] = Counter()
     for tensor in gguf.tensors.values():
         sizes[tensor.type.name] += tensor.size_bytes
     architecture = gguf.architecture
-    return Facts(
+    return ModelFacts(
         architecture=architecture,
         quantization=tag_of(gguf.paths[0].name) or (max(sizes, key=sizes.__getitem__, default="")),
         parameters=sum(tensor.n_elements for tensor in gguf.tensors.values()),
@@ -131,18 +131,18 @@ class Library:
         self.directory = (directory or models_directory()).absolute()
 
     def models(self) -> list[StoredModel]:
-        """Every model, pulled or put there by hand, and every pull that was not finished."""
+        """List every model, pulled or put there by hand, and every pull that was not finished."""
         pulled = [m for path in self._files(".gguf.json") if (m := self._pulled(path))]
         begun = [m for path in self._files(".gguf.pull.json") if (m := self._unfinished(path))]
         known = {path for model in [*pulled, *begun] for path in model.paths}
         firsts = [path for path in self._files(".gguf") if path not in known and _is_first(path)]
-        whole = {model.path for model in pulled}  # one that is being pulled anew can still be used
+        whole = {model.path for model in pulled}  # one that is being pulled again can still be used
         begun = [model for model in begun if model.path not in whole]
         models = [*pulled, *begun, *(self._by_hand(path) for path in firsts)]
         return sorted(models, key=lambda model: model.name)
 
     def find(self, text: str, *, unfinished: bool = False) -> StoredModel | None:
-        """The model that a name means, as `dure ls` writes it or as it was pulled, short or long.
+        """Find the model that a name means, as `dure ls` writes it or as it was pulled, short or long.
 
         Of several kinds in one repository, the name without a kind means the one most people want.
         """
@@ -157,19 +157,19 @@ class Library:
         return min(meant, key=lambda model: preference_of(model.tag), default=None)
 
     def read(self, first: Path) -> Record | None:
-        """The record of the model whose first file this is, where it was pulled."""
+        """Read the record of the model whose first file this is, if it was pulled."""
         return _read(_beside(first, ".json"))
 
     def read_pull(self, first: Path) -> Record | None:
-        """The record of an unfinished pull of this file."""
+        """Read the record of an unfinished pull of this file."""
         return _read(_beside(first, ".pull.json"))
 
     def begin(self, record: Record) -> None:
-        """Note that a pull of this model has begun. Raises ResourceError where that cannot be written."""
+        """Note that a pull of this model has begun. Raises ResourceError if that cannot be written."""
         self._write(_beside(self.path_of(record.files[0]), ".pull.json"), record)
 
     def finish(self, record: Record) -> StoredModel:
-        """Note that a model is whole. Raises ResourceError where that cannot be written."""
+        """Note that a model is whole. Raises ResourceError if that cannot be written."""
         first = self.path_of(record.files[0])
         self._write(_beside(first, ".json"), record)
         _beside(first, ".pull.json").unlink(missing_ok=True)
@@ -178,7 +178,7 @@ class Library:
         return model
 
     def path_of(self, file: FileRecord) -> Path:
-        """Where a file of a record lies."""
+        """Return where a file of a record lies."""
         return self.directory / file.path
 
     def remove(self, model: StoredModel) -> None:
@@ -194,9 +194,9 @@ class Library:
 
     @contextmanager
     def locked(self, path: str, waits: Callable[[], None]) -> Iterator[None]:
-        """Only one process at a time is in this block for a path; `waits` is called before waiting.
+        """Let one process at a time into this block for a path; `waits` is called before waiting.
 
-        Raises ResourceError where the directory cannot be written.
+        Raises ResourceError if the directory cannot be written.
         """
         locks = self.directory / ".locks"
         try:
@@ -218,7 +218,7 @@ class Library:
         return sorted(path for path in self.directory.rglob(f"*{ending}") if not path.is_dir())
 
     def _pulled(self, beside: Path) -> StoredModel | None:
-        """The model of a record, unless its files are gone or others."""
+        """Return the model of a record; None if its files are gone or changed."""
         record = _read(beside)
         if record is None or not record.files:
             return None
@@ -274,8 +274,8 @@ def _unwritable(path: Path, error: OSError) -> ResourceError:
     )
 
 
-def facts_at(model: StoredModel) -> Facts | None:
-    """The facts of a stored model, from its record or its header; None where it cannot be read."""
+def facts_at(model: StoredModel) -> ModelFacts | None:
+    """Return the facts of a stored model, from its record or its header; None if neither is readable."""
     if model.record is not None and model.record.facts is not None:
         return model.record.facts
     try:

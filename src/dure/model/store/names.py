@@ -55,7 +55,7 @@ Name = HubName | UrlName
 
 @cache
 def short_names() -> Mapping[str, str]:
-    """The table of short names: `qwen3:0.6b` to the `hf:` name it stands for."""
+    """Return the table of short names: `qwen3:0.6b` to the `hf:` name it stands for."""
     text = (resources.files("dure.model.store") / "short_names.toml").read_text("utf-8")
     table = tomllib.loads(text)
     return MappingProxyType(
@@ -68,12 +68,12 @@ def short_names() -> Mapping[str, str]:
 
 
 def short_name_of(name: str) -> str | None:
-    """The short name that stands for this `hf:` name, or None."""
+    """Return the short name that stands for this `hf:` name, or None."""
     return next((short for short, full in short_names().items() if full == name), None)
 
 
 def parse_name(text: str) -> Name:
-    """What a name stands for. Raises UsageError, with near names, where it is none."""
+    """Return what a name stands for. Raises UsageError, with near names, if it stands for nothing."""
     if text.startswith(("http://", "https://")):
         return _address(text)
     bare = text.removeprefix("hf:")
@@ -99,7 +99,7 @@ def _short(text: str) -> HubName:
 
 
 def _near(short: str) -> str:
-    """The names that may have been meant, as the end of a sentence."""
+    """Return the names that may have been meant, as the end of a sentence."""
     known = list(short_names())
     family = short.partition(":")[0]
     near = [name for name in known if name.partition(":")[0] == family]
@@ -111,7 +111,7 @@ def _near(short: str) -> str:
 
 
 def _address(text: str) -> Name:
-    """A web address; one of a hub's file or repository is taken for what it shows."""
+    """Parse a web address; one of a hub's file or repository is taken for what it shows."""
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port  # both may be malformed

@@ -57,8 +57,8 @@ def pull(
 ) -> Pulled:
     """Bring a model into the library, or go on with it; `sha256` is what a file at an address must be.
 
-    Raises UsageError for a name that is not there, ResourceError where network, disk or permissions
-    do not do, ModelError where what comes is no whole model.
+    Raises UsageError for a name that is not there, ResourceError if network, disk or permissions
+    fail, ModelError if what comes is no whole model.
     """
     patience = patience or Patience()
     if isinstance(name, HubName):
@@ -98,7 +98,7 @@ def _plan_of_hub(name: HubName, hub: Hub, watch: Watcher, patience: Patience) ->
 
 
 def _plan_of_url(name: UrlName, sha256: str | None) -> _Plan:
-    """One file at an address, or all parts of a split one."""
+    """Plan one file at an address, or all parts of a split one."""
     parts = urlsplit(name.url)
     host = parts.netloc.rpartition("@")[2]
     addresses = _all_parts(parts.path)
@@ -113,7 +113,7 @@ def _plan_of_url(name: UrlName, sha256: str | None) -> _Plan:
 
 
 def _all_parts(path: str) -> list[str]:
-    """The paths of all parts of a split model, of which this is one; or this alone."""
+    """Return the paths of all parts of a split model, of which this is one; or this alone."""
     match = PART.fullmatch(path)
     if match is None:
         return [path]
@@ -122,7 +122,7 @@ def _all_parts(path: str) -> list[str]:
 
 
 def _check_paths(library: Library, record: Record) -> None:
-    """A path from a listing or an address stays below the library, and belongs to one model."""
+    """Check that paths from a listing or an address stay below the library, and belong to one model."""
     for file in record.files:
         parts = PurePosixPath(file.path).parts
         if file.path.startswith("/") or ".." in parts or "\0" in file.path or "\\" in file.path:
@@ -149,7 +149,7 @@ def _pull(plan: _Plan, library: Library, watch: Watcher, patience: Patience) -> 
 
 
 def _still_right(before: Record, wanted: Record, library: Library) -> StoredModel | None:
-    """The model that lies here already, where it is what the other side has now."""
+    """Return the model that lies here already, if it is what the other side has now."""
     known = {file.path: file.sha256 for file in before.files}
     if any(file.path not in known for file in wanted.files):
         return None
@@ -169,7 +169,7 @@ class _Bringing:
         self.reused_bytes = 0
 
     def check_space(self) -> None:
-        """Raises ResourceError where the disk has no room for what is still to come."""
+        """Check that the disk has room for what is still to come. Raises ResourceError."""
         missing = [
             (file.size_bytes or 0) - _length(_part(self._library.path_of(file)))
             for file in self._record.files
@@ -179,7 +179,7 @@ class _Bringing:
         check_space(self._library.directory, sum(max(0, size) for size in missing))
 
     def all_files(self) -> tuple[FileRecord, ...]:
-        """Bring every file that is not here; their records, with the checksums that were found."""
+        """Bring every file that is not here; return their records, with the checksums that were found."""
         self._library.begin(self._record)
         with client(self._patience) as http:
             pairs = zip(self._record.files, self._plan.sources, strict=True)
@@ -215,7 +215,7 @@ class _Bringing:
             self._library.begin(self._record)
 
     def _reuse(self, blob: Path, file: FileRecord, target: Path) -> bool:
-        """Link a file of the hub's cache, where its bytes are right."""
+        """Link a file of the hub's cache, if its bytes are right."""
         self._watch.note(f"{target.name} is in the Hugging Face cache: checking it")
         if sha256_of(blob) != file.sha256:
             self._watch.note(f"{blob} is damaged: downloading instead")
@@ -242,7 +242,7 @@ def _length(path: Path) -> int:
 
 
 def _finish(record: Record, library: Library, *, verified: bool) -> StoredModel:
-    """Read the header. What cannot be read is kept only where its checksum says that it is right."""
+    """Read the header. An unreadable model is kept only if its checksum says that it is right."""
     paths = [library.path_of(file) for file in record.files]
     try:
         with open_gguf(paths[0]) as gguf:

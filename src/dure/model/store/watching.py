@@ -1,26 +1,26 @@
-"""What a pull tells while it goes on: the seam between moving bytes and showing it."""
+"""What a pull reports while it goes on: the seam between moving bytes and showing it."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Silent", "Watcher"]
+__all__ = ["SilentWatcher", "Watcher"]
 
 
 class Watcher(Protocol):
-    """Is told what happens; it must return quickly and not raise."""
+    """Gets what happens; every method must return quickly and not raise."""
 
     def file(self, name: str, size_bytes: int | None, done_bytes: int) -> None:
-        """A file begins, `done_bytes` of it being here already; or begins again."""
+        """Begin a file, of which `done_bytes` are here already; or begin it again."""
 
     def advance(self, n_bytes: int) -> None:
-        """More bytes of the current file have come."""
+        """Count more bytes of the current file."""
 
     def note(self, text: str) -> None:
-        """Something a person should know, in one sentence."""
+        """Report something a person should know, in one sentence."""
 
 
-class Silent:
+class SilentWatcher:
     """A watcher that says nothing."""
 
     def file(self, name: str, size_bytes: int | None, done_bytes: int) -> None:

@@ -1,0 +1,55 @@
+// Decides which kernel computes a node of llama.cpp's graph.
+//
+// Knows: the kernels, and that each of them recognizes its own nodes. Refuses to know: how a node becomes a
+// custom node, and how a kernel computes.
+
+#include "dispatch.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+
+#include "attention.h"
+#include "custom_node.h"
+#include "matmul.h"
+#include "matvec.h"
+#include "attributes.h"
+#include "weight_layout.h"
+#include "scale.h"
+
+struct kernels {
+    struct attention *attention;
+    struct matvec *matvec;  // NULL if this processor lacks the instructions
+    struct matmul *matmul;  // the same
+    struct custom_node_params scale;
+};
+
+void dispatch_node(struct kernels *kernels, struct ggml_tensor *t) {
+    take_attention(kernels->attention, t);
+    take_matvec(kernels->matvec, t);
+    take_matmul(kernels->matmul, t);
+    take_scale(&kernels->scale, t);
+}
+
+// To be called once, before the first context. repacks: see set_repacks.
+EXPORT void dure_kernels_start(bool repacks) { set_repacks(repacks); }
+
+EXPORT void dure_kernels_free(struct kernels *kernels) {
+    if (kernels) {
+        free_attention(kernels->attention);
+        free_matvec(kernels->matvec);
+        free_matmul(kernels->matmul);
+        free(kernels);
+    }
+}
+
+// Allocates the kernels of one context, to be freed after it. Returns NULL if memory is short.
+EXPORT struct kernels *dure_kernels_new(void) {
+    struct kernels *const kernels = calloc(1, sizeof *kernels);
+    if (!kernels || !(kernels->attention = new_attention()) || !write_scale_params(&kernels->scale)) {
+        dure_kernels_free(kernels);
+        return NULL;
+    }
+    kernels->matvec = new_matvec();
+    kernels->matmul = new_matmul();
+    return kernels;
+}

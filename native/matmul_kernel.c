@@ -1,0 +1,176 @@
+// Multiplies panels of sixteen rows with vectors, in tiles that stay in registers.
+//
+// Knows: a matrix and its vectors. Refuses to know: threads, experts, nodes.
+//
+// The products of a block are a whole number, which the scales of both sides make a term of the result. A panel
+// has a lane for each row, so sixteen rows are scaled at once, and nothing is shuffled.
+
+#include "matmul_kernel.h"
+
+#if HAS_PRODUCTS
+
+// Vectors that share what is read of a panel: what fits the registers. Wide: of types that need more of them.
+#if defined(__AVX512VNNI__)
+enum { MAX_TILE = 8, MAX_WIDE_TILE = 8 };
+#elif HAS_VNNI
+enum { MAX_TILE = 3, MAX_WIDE_TILE = 3 };
+#else
+enum { MAX_TILE = 3, MAX_WIDE_TILE = 2 };
+#endif
+
+enum { PANEL_BLOCKS = 32 };  // that are packed at a time: they stay in the first cache
+
+// Adds the products of four numbers of each row and of a vector. signs: those that the numbers lack.
+INLINE int_lanes add_signed_dot(int_lanes sum, int_lanes rows, int_lanes signs, int_lanes vector) {
+#if HAS_VNNI
+    (void)signs;
+    return add_dot(sum, rows, vector);
+#else
+    const __m256i transposed = _mm256_sign_epi8((__m256i)vector, (__m256i)signs);
+    return sum + widened_dot((int_lanes)_mm256_maddubs_epi16((__m256i)rows, transposed));
+#endif
+}
+
+// Returns four numbers of a vector, the same in every lane.
+INLINE int_lanes vector_quad(const struct activation_block *v, int q) {
+    int32_t x;
+    memcpy(&x, v->numbers + 4 * q, sizeof x);
+    return (int_lanes){0} + x;
+}
+
+// Adds the products of the quads from `first` up to `stop` of a panel with n vectors. sum: [n][PANEL_ROWS].
+INLINE void add_quads(const bool has_signs, const int n, const struct panel_block *panel,
+                      const struct activation_block *const *vectors, int64_t b, const int first, const int stop,
+                      int_lanes sum[][PANEL_REGISTERS]) {
+#pragma GCC unroll 8
+    for (int q = first; q < stop; q++) {
+        for (int r = 0; r < PANEL_REGISTERS; r++) {
+            const int_lanes rows = *(const int_lanes *)panel->numbers[q][r * INT_LANES];
+            const int_lanes signs = *(const int_lanes *)panel->signs[has_signs ? q : 0][r * INT_LANES];
+            for (int i = 0; i < n; i++) {
+                const int_lanes x = vector_quad(&vectors[i][b], q);
+                sum[i][r] = has_signs ? add_signed_dot(sum[i][r], rows, signs, x) : add_dot(sum[i][r], rows, x);
+            }
+        }
+    }
+}
+
+// Returns what the zero point needs added to the products of the quads that have scale `s`.
+INLINE int32_t correction(const struct panel_type type, const struct activation_block *v, int s) {
+    return type.n_scales == 2 ? v->corrections[s] : v->corrections[0] + v->corrections[1];
+}
+
+// Computes the products of the quads that have scale `s` with n vectors. whole: [n][PANEL_ROWS].
+INLINE void multiply_block(const struct panel_type type, const int n, const struct panel_block *panel,
+                           const struct activation_block *const *vectors, int64_t b, const int s,
+                           int_lanes whole[][PANEL_REGISTERS]) {
+    const int first = s * QUADS / type.n_scales, stop = (s + 1) * QUADS / type.n_scales;
+    const bool at_once = HAS_VNNI || type.has_signs;
+    for (int i = 0; i < n; i++) {
+        for (int r = 0; r < PANEL_REGISTERS; r++) {
+            whole[i][r] = (int_lanes){0} + (type.zero_point ? correction(type, &vectors[i][b], s) : 0);
+        }
+    }
+    if (at_once) {
+        add_quads(type.has_signs, n, panel, vectors, b, first, stop, whole);
+        return;
+    }
+#pragma GCC unroll 4
+    for (int q = first; q < stop; q += type.quads_in_16_bits) {
+        int_lanes sum[MAX_TILE][PANEL_REGISTERS] = {0};
+        add_quads(false, n, panel, vectors, b, q, q + type.quads_in_16_bits, sum);
+        for (int i = 0; i < n; i++) {
+            for (int r = 0; r < PANEL_REGISTERS; r++) {
+                whole[i][r] += widened_dot(sum[i][r]);
+            }
+        }
+    }
+}
+
+// Adds the products of a panel with n vectors. vectors: [n][n_blocks]. out: [n][PANEL_ROWS].
+INLINE void multiply_tile(const struct panel_type type, const int n, const struct panel_block *panel,
+                          int64_t n_blocks, const struct activation_block *const *vectors, float *const *out) {
+    product_lanes result[MAX_TILE][PANEL_REGISTERS];
+    for (int i = 0; i < n; i++) {
+        for (int r = 0; r < PANEL_REGISTERS; r++) {
+            result[i][r] = *(const product_lanes_unaligned *)(out[i] + r * INT_LANES);
+        }
+    }
+    for (int64_t b = 0; b < n_blocks; b++, panel++) {
+#pragma GCC unroll 2
+        for (int s = 0; s < type.n_scales; s++) {
+            int_lanes whole[MAX_TILE][PANEL_REGISTERS];
+            multiply_block(type, n, panel, vectors, b, s, whole);
+            const product_lanes_unaligned *const scales = (const product_lanes_unaligned *)panel->scales[s];
+            for (int i = 0; i < n; i++) {
+                for (int r = 0; r < PANEL_REGISTERS; r++) {
+                    const product_lanes scale = scales[r] * vectors[i][b].scale;
+                    result[i][r] += __builtin_convertvector(whole[i][r], product_lanes) * scale;
+                }
+            }
+        }
+        const product_lanes_unaligned *const minima = (const product_lanes_unaligned *)panel->scales[1];
+        for (int i = 0; type.has_minima && i < n; i++) {
+            for (int r = 0; r < PANEL_REGISTERS; r++) {
+                result[i][r] -= minima[r] * vectors[i][b].sum;
+            }
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        for (int r = 0; r < PANEL_REGISTERS; r++) {
+            *(product_lanes_unaligned *)(out[i] + r * INT_LANES) = result[i][r];
+        }
+    }
+}
+
+// Multiplies a panel with all vectors of a product, `most` at a time. The panel has the blocks from `block` on
+// of the rows from `row` on.
+INLINE void multiply_panel(const struct panel_type type, const int most, const struct matrix_product *p,
+                           const struct panel_block *panel, int64_t row, int64_t block, int64_t n_blocks) {
+    for (int64_t first = 0; first < p->n; first += most) {
+        const int n = p->n - first < most ? (int)(p->n - first) : most;
+        const struct activation_block *vectors[MAX_TILE];
+        float *out[MAX_TILE];
+        for (int i = 0; i < n; i++) {
+            const int64_t entry = p->entries ? p->entries[first + i] : first + i;
+            vectors[i] = p->vectors + entry / p->per_vector * p->matrix.n_blocks + block;
+            out[i] = p->out + entry * p->out_stride + row;
+        }
+#define CASE(number)                                                    \
+    case number:                                                        \
+        if (number <= most) {                                           \
+            multiply_tile(type, number, panel, n_blocks, vectors, out); \
+        }                                                               \
+        break
+        switch (n) {  // known to the compiler
+            ONE_TO_EIGHT(CASE);
+        }
+#undef CASE
+    }
+}
+
+void multiply_rows(const struct matrix_product *p, int64_t first, int64_t stop) {
+    struct panel_block panel[PANEL_BLOCKS] __attribute__((aligned(64)));
+    for (int64_t i = 0; i < p->n; i++) {
+        const int64_t entry = p->entries ? p->entries[i] : i;
+        memset(p->out + entry * p->out_stride + first, 0, (size_t)(stop - first) * sizeof(float));
+    }
+    for (int64_t block = 0; block < p->matrix.n_blocks; block += PANEL_BLOCKS) {
+        const int64_t n = p->matrix.n_blocks - block < PANEL_BLOCKS ? p->matrix.n_blocks - block : PANEL_BLOCKS;
+        for (int64_t row = first; row < stop; row += PANEL_ROWS) {
+            pack_panel(&p->matrix, row, block, block + n, panel);
+#define CASE(type, most) \
+    case type: multiply_panel(panel_types[type], most, p, panel, row, block, n); break
+            switch (p->matrix.type) {  // known to the compiler
+                CASE(GGML_TYPE_Q4_0, MAX_TILE);
+                CASE(GGML_TYPE_Q4_K, MAX_TILE);
+                CASE(GGML_TYPE_Q6_K, MAX_WIDE_TILE);
+                CASE(GGML_TYPE_Q8_0, MAX_WIDE_TILE);
+                default: break;
+            }
+#undef CASE
+        }
+    }
+}
+
+#endif

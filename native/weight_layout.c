@@ -1,0 +1,39 @@
+// Knows how quantized weights lie in memory: as in the file, or as llama.cpp repacks them.
+//
+// Refuses to know: what they are multiplied with, and how.
+
+#include "weight_layout.h"
+
+#if HAS_PRODUCTS
+
+#include <ggml-backend.h>
+
+static bool repacks;
+
+void set_repacks(bool repacks_) { repacks = repacks_; }
+
+static bool is_repacked(const struct ggml_tensor *w) {
+    return repacks && w->buffer && (w->type == GGML_TYPE_Q4_0 || w->type == GGML_TYPE_Q4_K) &&
+           strcmp(ggml_backend_buft_name(ggml_backend_buffer_get_type(w->buffer)), "CPU_REPACK") == 0;
+}
+
+bool is_row_major(const struct ggml_tensor *w) {
+    return (w->type == GGML_TYPE_Q6_K || w->type == GGML_TYPE_Q8_0) &&
+           (!w->buffer || ggml_backend_buffer_is_host(w->buffer));
+}
+
+bool is_known_product(const struct ggml_tensor *t) {
+    if (t->op != GGML_OP_MUL_MAT && t->op != GGML_OP_MUL_MAT_ID) {
+        return false;
+    }
+    const struct ggml_tensor *const w = t->src[0], *x = t->src[1];
+    const bool is_flat = t->op == GGML_OP_MUL_MAT_ID || (w->ne[2] == 1 && x->ne[2] == 1);
+    return is_flat && w->ne[3] == 1 && x->ne[3] == 1 && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) &&
+           (is_repacked(w) || is_row_major(w));
+}
+
+#else
+
+void set_repacks(bool repacks) { (void)repacks; }
+
+#endif

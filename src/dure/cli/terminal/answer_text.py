@@ -1,0 +1,48 @@
+"""An answer while it is generated: collected, and written as it comes.
+
+Content goes to stdout. What a model thinks before it answers goes to stderr, dimmed, on a terminal only, so
+that a pipe gets the answer and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dure.chat.parser import Parsed
+from dure.chat.task import Content, Reasoning, ToolArguments, ToolCall
+from dure.cli.terminal.console import errors, printable_lines, write
+
+__all__ = ["AnswerText"]
+
+
+class AnswerText:
+    """One answer. is_written: it is shown as it comes, else only collected."""
+
+    def __init__(self, *, is_written: bool = True) -> None:
+        self._is_written = is_written
+        self.content, self.reasoning = "", ""
+
+    def add(self, pieces: Iterable[Parsed]) -> None:
+        """Take more of the answer."""
+        for piece in pieces:
+            match piece:
+                case Content(text):
+                    self.add_text(text)
+                case Reasoning(text):
+                    self.reasoning += text
+                    if self._is_written and errors.is_terminal:
+                        errors.print(
+                            printable_lines(text), end="", style="dim", markup=False, soft_wrap=True
+                        )
+                case ToolCall(name=name):  # no tool was offered: what it asks for is its answer
+                    self.add_text(f"{name} ")
+                case ToolArguments(text=text):
+                    self.add_text(text)
+
+    def add_text(self, text: str) -> None:
+        """Take more of the answer's content."""
+        if not self.content and self.reasoning and self._is_written and errors.is_terminal:
+            errors.print()
+        self.content += text
+        if self._is_written:
+            write(text)

@@ -1,0 +1,109 @@
+"""How a pull is shown: a bar on a terminal, lines elsewhere, and a word on how to resume it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from dure.cli.terminal.console import bytes_text, errors, printable
+from dure.model.store import Watcher
+
+__all__ = ["pull_progress", "saying_how_to_resume"]
+
+LINE_EVERY_S = 10.0
+
+
+@contextmanager
+def saying_how_to_resume(name: str) -> Iterator[None]:
+    """Say after Ctrl-C how the pull is resumed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print(f"\nstopped: `dure pull {name}` goes on from here", markup=False)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def pull_progress() -> Iterator[Watcher]:
+    """Show a pull on stderr: a bar on a terminal, a line now and then elsewhere."""
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context(_Bar()) if errors.is_terminal else _Lines()
+
+
+class _Bar:
+    """One bar for the current file."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=errors, transient=True)
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def file(self, name: str, size_bytes: int | None, done_bytes: int) -> None:
+        """Begin a new bar."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(
+            printable(name), total=size_bytes, completed=done_bytes
+        )
+
+    def advance(self, n_bytes: int) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._progress.advance(self._task, n_bytes)
+
+    def note(self, text: str) -> None:
+        """Write above the bar."""
+        errors.print(printable(text), markup=False, soft_wrap=True)
+
+
+class _Lines:
+    """A line when a file begins, and one every ten seconds."""
+
+    def __init__(self) -> None:
+        self._name, self._size, self._done = "", 0, 0
+        self._written_at = time.monotonic()
+
+    def file(self, name: str, size_bytes: int | None, done_bytes: int) -> None:
+        """Say what begins."""
+        self._name, self._size, self._done = name, size_bytes or 0, done_bytes
+        size = bytes_text(size_bytes) if size_bytes is not None else "size unknown"
+        begun = f", {bytes_text(done_bytes)} are here" if done_bytes else ""
+        self.note(f"pulling {name} ({size}{begun})")
+
+    def advance(self, n_bytes: int) -> None:
+        """Say how far it is, now and then."""
+        self._done += n_bytes
+        if time.monotonic() - self._written_at >= LINE_EVERY_S:
+            of = f" of {bytes_text(self._size)}" if self._size else ""
+            self.note(f"{self._name}: {bytes_text(self._done)}{of}")
+
+    def note(self, text: str) -> None:
+        """Write a line."""
+        self._written_at = time.monotonic()
+        errors.print(printable(text), markup=False, soft_wrap=True)

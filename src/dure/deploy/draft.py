@@ -1,0 +1,68 @@
+"""From a draft model's file to its executor, on rank 0's machine.
+
+Knows which draft model fits a model, and what it takes. Refuses to know what it proposes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dure.deploy.local import limits_of, memory_of_whole, threads_of
+from dure.deploy.options import RunOptions
+from dure.deploy.reporter import Reporter
+from dure.engine.local import LocalExecutor
+from dure.errors import UsageError
+from dure.hardware.probe import probe
+from dure.model.gguf import open_gguf
+from dure.model.vocabulary import Vocabulary
+
+__all__ = ["start_draft"]
+
+
+def start_draft(
+    path: Path, vocabulary: Vocabulary, options: RunOptions, n_ctx: int, reporter: Reporter
+) -> LocalExecutor:
+    """Start a draft model for a model with this vocabulary, where rank 0 is.
+
+    n_ctx: of the large model, for each of options.n_sequences answers.
+    Raises UsageError if the vocabularies differ, ResourceError if there is no memory for it.
+    """
+    machine = probe()
+    threads = threads_of(options.threads, 1, machine)
+    with open_gguf(path) as model:
+        _check_vocabulary(Vocabulary(model), vocabulary)
+        trained = model.int(f"{model.architecture}.context_length", n_ctx)
+        own = RunOptions(
+            ctx=min(n_ctx, trained),
+            n_sequences=options.n_sequences,
+            lock_memory=options.lock_memory,
+            pin=options.pin,
+        )
+        memory, n_ctx = memory_of_whole(model, own, machine)
+    with reporter.loading(path.name) as progress:
+        executor = LocalExecutor(
+            path,
+            limits_of(n_ctx, threads, own),
+            kv_bytes=memory.kv_bytes(n_ctx, own.n_sequences),
+            progress=progress,
+        )
+    if not executor.info.can_forget:
+        executor.close()
+        raise UsageError(
+            f"{path.name} keeps a running state and cannot take back a wrong guess",
+            "give another --draft model",
+        )
+    return executor
+
+
+def _check_vocabulary(draft: Vocabulary, model: Vocabulary) -> None:
+    """Close a draft model's vocabulary; raises UsageError if a token is another text in it."""
+    n = min(draft.n_tokens, model.n_tokens)
+    different = next((i for i in range(n) if draft.piece(i) != model.piece(i)), None)
+    name = draft.name
+    draft.close()
+    if different is not None:
+        raise UsageError(
+            f"{name} has another vocabulary than {model.name} (token {different} is another text)",
+            "--draft needs a smaller model of the same family",
+        )

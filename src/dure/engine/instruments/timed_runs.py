@@ -1,0 +1,65 @@
+"""Times prefill and decode on an executor, as `llama-bench` does. Refuses to know how figures are shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from dure.engine.executor import Batch, Executor, Ints, StepStats
+from dure.engine.kv import Forget
+
+__all__ = ["TimedRuns"]
+
+
+class TimedRuns:
+    """Runs prompts and generations, each from a KV cache of `depth` tokens.
+
+    tokens: int32 [depth + the longest run].
+    """
+
+    def __init__(self, executor: Executor, tokens: Ints, depth: int) -> None:
+        self._executor, self._tokens, self._depth = executor, tokens, depth
+        self._positions = np.arange(len(tokens), dtype=np.int32)
+        self._sequences = np.zeros(len(tokens), np.int32)
+
+    def fill(self) -> None:
+        """Fill the KV cache up to the depth, whatever it held."""
+        self._forget(0)
+        self._decode(0, self._depth)
+
+    def prompt(self, n: int) -> float:
+        """Return the seconds of prefill of n tokens in the largest batches, with the last logits."""
+        self._forget(self._depth)
+        start = time.perf_counter()
+        self._decode(self._depth, self._depth + n)
+        return time.perf_counter() - start
+
+    def _decode(self, begin: int, end: int) -> None:
+        n_batch = self._executor.info.n_batch
+        for first in range(begin, end, n_batch):
+            stop = min(first + n_batch, end)
+            self._step(first, stop, [stop - first - 1] if stop == end else [])
+
+    def generate(self, n: int) -> tuple[float, list[StepStats]]:
+        """Return the seconds of decoding n tokens one after the other, and each step's figures."""
+        self._forget(self._depth)
+        start = time.perf_counter()
+        first = self._depth
+        stats = [self._step(i, i + 1, [0]) for i in range(first, first + n)]
+        return time.perf_counter() - start, stats
+
+    def _step(self, first: int, stop: int, outputs: Sequence[int]) -> StepStats:
+        batch = Batch(
+            self._tokens[first:stop],
+            self._positions[first:stop],
+            self._sequences[first:stop],
+            outputs,
+            top_k=1,
+        )
+        return self._executor.step(batch).stats
+
+    def _forget(self, first: int) -> None:
+        nothing = np.zeros(0, np.int32)
+        self._executor.step(Batch(nothing, nothing, nothing, kv=[Forget(0, first)]))

@@ -1,0 +1,28 @@
+"""What a model's context is made for, as one value from the options of a start down to llama.cpp."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The sizes of a context, and how its threads and memory are held.
+
+    n_ctx: positions of each sequence in the KV cache. threads: that compute.
+    n_batch: tokens that one decode may hold; they are computed in one go.
+    n_outputs: rows of logits that one decode may give.
+    lock_memory: weights are never swapped out.
+    pin: each thread is held to a core of its own, from the one numbered `first_core` on.
+    """
+
+    n_ctx: int
+    threads: int
+    n_batch: int = 512
+    n_sequences: int = 1
+    n_outputs: int = 32
+    lock_memory: bool = False
+    pin: bool = False
+    first_core: int = 0

@@ -1,0 +1,124 @@
+"""Where the time of a step goes: from what each rank recorded, to a table and a picture.
+
+Pure. An all-reduce ends when the last rank has come to it, so its time has parts: waiting for the slowest
+rank, the wire, and turning numbers into bytes and back. Clocks of different machines are compared by the
+quickest of many exchanges, which is right to half of its round trip.
+Knows times alone; refuses to know how they were recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dure.engine.arrays import Times
+
+__all__ = ["MOST_PASSES", "RankTrace", "StepTrace", "chrome_events", "parts_of"]
+
+MOST_PASSES = 8  # of a step, whose times are recorded: llama.cpp divides long prompts
+PARTS = ("attention", "feed_forward", "head", "encode", "wait", "wire", "between")
+
+
+@dataclass(frozen=True)
+class StepTrace:
+    """One step on one rank, seconds of its machine's clock.
+
+    reductions: float64 [n, 4], when each all-reduce began, was encoded, had arrived and ended.
+    """
+
+    begun: float
+    ended: float
+    reductions: Times
+
+
+@dataclass(frozen=True)
+class RankTrace:
+    """The steps of one rank, or of a whole model. clock_s: its machine's clock less rank 0's."""
+
+    clock_s: float
+    steps: tuple[StepTrace, ...]
+
+    def on_one_clock(self) -> RankTrace:
+        """Return the same by rank 0's clock."""
+        by = self.clock_s
+        return RankTrace(
+            0.0, tuple(StepTrace(s.begun - by, s.ended - by, s.reductions - by) for s in self.steps)
+        )
+
+
+@dataclass(frozen=True)
+class _Interval:
+    """What a rank did from begun to ended, in a layer of a step; None outside of the layers."""
+
+    part: str
+    begun: float
+    ended: float
+    layer: int | None = None
+
+
+def parts_of(ranks: Sequence[RankTrace]) -> list[dict[str, float]]:
+    """Return for every rank the mean seconds that a step spent in each of `PARTS`."""
+    return [
+        {part: sum(i.ended - i.begun for i in own if i.part == part) / n for part in PARTS}
+        for own, n in ((list(own), len(rank.steps)) for rank, own in _intervals(ranks))
+    ]
+
+
+def chrome_events(ranks: Sequence[RankTrace], hosts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the same as events of Chrome's trace format (microseconds): open it in Perfetto."""
+    first = min(rank.on_one_clock().steps[0].begun for rank in ranks)
+    events: list[dict[str, Any]] = []
+    for n, ((_, own), host) in enumerate(zip(_intervals(ranks), hosts, strict=True)):
+        events.append(
+            {"ph": "M", "name": "process_name", "pid": n, "args": {"name": f"rank {n} on {host}"}}
+        )
+        events += [_event(interval, n, first) for interval in own]
+    return events
+
+
+def _event(interval: _Interval, rank: int, first: float) -> dict[str, Any]:
+    event: dict[str, Any] = {
+        "ph": "X",
+        "name": interval.part.replace("_", " "),
+        "cat": "wait" if interval.part in {"wait", "between"} else "work",
+        "pid": rank,
+        "tid": 0,
+        "ts": round(1e6 * (interval.begun - first), 3),
+        "dur": round(1e6 * (interval.ended - interval.begun), 3),
+    }
+    return event if interval.layer is None else {**event, "args": {"layer": interval.layer}}
+
+
+def _intervals(ranks: Sequence[RankTrace]) -> Iterator[tuple[RankTrace, Iterator[_Interval]]]:
+    """Yield every rank with its intervals, by one clock."""
+    alike = [rank.on_one_clock() for rank in ranks]
+    ready = [  # when the last rank had its part of each all-reduce ready
+        np.max([rank.steps[i].reductions[:, 1] for rank in alike], axis=0)
+        for i in range(len(alike[0].steps))
+    ]
+    for rank in alike:
+        yield rank, _intervals_of(rank, ready)
+
+
+def _intervals_of(rank: RankTrace, ready: Sequence[Times]) -> Iterator[_Interval]:
+    before = None
+    for step, last in zip(rank.steps, ready, strict=True):
+        if before is not None:
+            yield _Interval("between", before, step.begun)
+        at = step.begun
+        for i, ((begun, encoded, arrived, ended), all_ready) in enumerate(
+            zip(step.reductions, last, strict=True)
+        ):
+            layer, is_second = divmod(i, 2)
+            yield _Interval("feed_forward" if is_second else "attention", at, begun, layer)
+            yield _Interval("encode", begun, encoded, layer)
+            waited = min(max(encoded, all_ready), arrived)
+            yield _Interval("wait", encoded, waited, layer)
+            yield _Interval("wire", waited, arrived, layer)
+            yield _Interval("encode", arrived, ended, layer)
+            at = ended
+        yield _Interval("head", at, step.ended)
+        before = step.ended

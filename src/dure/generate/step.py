@@ -1,0 +1,197 @@
+"""Computes one step: the scheduler's tokens as a batch, and the next tokens from its logits.
+
+Knows how drafts are verified, and how an answer goes on and ends. Refuses to know which tokens a step
+computes, and when.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dure.engine.executor import Adjustment, Batch, Executor, StepResult, StepStats, TopK
+from dure.errors import ModelError
+from dure.generate.answers import ActiveAnswers, LoopTotals
+from dure.generate.kv_actions import KvActions
+from dure.generate.request import Request, Token
+from dure.generate.sampling import GrammarEnd, Sampler
+from dure.generate.scheduler import PrefillSpeed, RunningRequest, Scheduler, StepTokens
+from dure.generate.speculative.proposer import Proposer
+from dure.model.vocabulary import Vocabulary
+
+__all__ = ["StepRunner"]
+
+
+class StepRunner:
+    """Runs the steps of one engine's loop. proposer: None proposes no draft tokens."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        vocabulary: Vocabulary,
+        scheduler: Scheduler,
+        answers: ActiveAnswers,
+        kv: KvActions,
+        totals: LoopTotals,
+        proposer: Proposer | None,
+    ) -> None:
+        self._executor, self._vocabulary, self._scheduler = executor, vocabulary, scheduler
+        self._answers, self._kv, self._totals, self._proposer = answers, kv, totals, proposer
+        self.prefill_speed = PrefillSpeed()
+
+    def run(self, step: Sequence[StepTokens], meanwhile: Callable[[], None]) -> None:
+        """Compute a step, and let its answers go on. meanwhile: see `Executor.step`."""
+        if self._proposer is not None:
+            step = self._proposer.with_drafts(step, self._executor.info)
+        outputs = [s for s in step if s.needs_logits]
+        samplers = [self._sampler(s.running) for s in outputs]
+        start = time.perf_counter()
+        result = self._executor.step(self._batch(step, outputs, samplers), meanwhile)
+        self._observe(step, time.perf_counter() - start, result.stats)
+        self._advance(step)
+        self._continue(outputs, samplers, result)
+        for s in step:
+            if s.output and not s.needs_logits:
+                self._answers.finish(s.running, "length")
+
+    def _sampler(self, running: RunningRequest) -> Sampler:
+        sampler = self._answers[running.request.id].sampler
+        assert sampler is not None, "made when the request was admitted"
+        return sampler
+
+    def _batch(
+        self,
+        step: Sequence[StepTokens],
+        outputs: Sequence[StepTokens],
+        samplers: Sequence[Sampler],
+    ) -> Batch:
+        adjustments = _adjustments(outputs, samplers)
+        n_best = max((sampler.n_best for sampler in samplers), default=1)
+        slots = np.array([s.running.slot for s in step], np.int32)
+        return Batch(
+            np.concatenate([np.array(s.all_tokens, np.int32) for s in step]),
+            np.concatenate([np.arange(s.start, s.stop, dtype=np.int32) for s in step]),
+            np.repeat(slots, [s.n_tokens for s in step]),
+            _output_rows(step),
+            min(n_best, self._executor.info.n_vocab),
+            self._kv.take(),
+            adjustments if any(adjustments) else (),
+        )
+
+    def _observe(self, step: Sequence[StepTokens], elapsed_s: float, stats: StepStats) -> None:
+        n_prefill = sum(len(s.tokens) for s in step if s.running.in_prefill)
+        self._totals.add_step(elapsed_s, n_prefill, stats)
+        if self._proposer is not None and not n_prefill:
+            self._proposer.budget.costs.observe(sum(s.n_tokens for s in step), elapsed_s)
+        self.prefill_speed.observe(n_prefill, elapsed_s)
+
+    def _advance(self, step: Sequence[StepTokens]) -> None:
+        in_prefill = [s.running for s in step if s.running.in_prefill]
+        self._scheduler.advance(step)
+        for running in in_prefill:
+            self._answers.emit_progress(running)
+
+    # ------------------------------------------------------------ from logits to tokens
+
+    def _continue(
+        self, outputs: Sequence[StepTokens], samplers: Sequence[Sampler], result: StepResult
+    ) -> None:
+        """Let every answer go on with the tokens that its rows of logits give."""
+        row, stats = 0, result.stats
+        means = [float(np.mean(x)) for x in (stats.compute_s, stats.sync_s, stats.bytes_sent)]
+        for s, sampler in zip(outputs, samplers, strict=True):
+            self._answers[s.running.request.id].observe_step(*means)
+            self._verify(s, sampler, result.rows, row)
+            row += len(s.drafts) + 1
+
+    def _verify(
+        self, s: StepTokens, sampler: Sampler, rows: Sequence[TopK], first_row: int
+    ) -> None:
+        """Choose the next token, and one more after each draft that is the token chosen."""
+        request_id, n_accepted = s.running.request.id, 0
+        answer = self._answers[request_id]
+        for row in range(first_row, first_row + len(s.drafts) + 1):
+            token = self._choose(s.running, sampler, rows[row], row)
+            if token is None:
+                break
+            if self._proposer is not None:
+                self._proposer.observe_token(request_id, token)
+            is_accepted = s.drafts[n_accepted : n_accepted + 1] == (token,)
+            n_accepted += is_accepted
+            ended = self._append(s.running, token, rows[row], row, in_cache=is_accepted)
+            if ended or not is_accepted:
+                break
+        answer.n_drafts += len(s.drafts)
+        answer.n_accepted += n_accepted
+        if self._proposer is not None:
+            self._proposer.observe_verified(request_id, len(s.drafts), n_accepted)
+        self._scheduler.verify(s, n_accepted)
+
+    def _choose(self, running: RunningRequest, sampler: Sampler, top: TopK, row: int) -> int | None:
+        """Return the next token; None if the answer ends before it."""
+        request = running.request
+        try:
+            token = sampler.choose(top, lambda: self._executor.logits(row))
+        except GrammarEnd:
+            self._answers.finish(running, "stop")
+            return None
+        except ModelError as error:
+            self._answers.fail(request.id, error, running)
+            return None
+        if self._is_end(request, token):
+            self._answers.finish(running, "stop", token)
+            return None
+        sampler.accept(token)
+        return token
+
+    def _append(
+        self, running: RunningRequest, token: int, top: TopK, row: int, *, in_cache: bool
+    ) -> bool:
+        """Append a token to an answer; tell whether it was the last."""
+        request = running.request
+        self._answers.emit(self._token_event(request, token, top, row))
+        self._totals.generated_tokens += 1
+        has_room = self._scheduler.append(running, token, in_cache=in_cache)
+        is_enough = request.max_tokens is not None and running.n_answered >= request.max_tokens
+        if is_enough or not has_room:
+            self._answers.finish(running, "length")
+        return is_enough or not has_room
+
+    def _is_end(self, request: Request, token: int) -> bool:
+        return token in request.end_tokens or (
+            not request.ignore_eos and self._vocabulary.is_end(token)
+        )
+
+    def _token_event(self, request: Request, token: int, top: TopK, row: int) -> Token:
+        if request.n_logprobs is None:
+            return Token(request.id, token)
+        ids, logprobs = top.ids.tolist(), (top.logits - top.log_sum_exp).tolist()
+        if token in ids:
+            logprob = logprobs[ids.index(token)]
+        else:  # it was chosen from the whole vocabulary
+            logprob = float(self._executor.logits(row)[token]) - top.log_sum_exp
+        best = tuple(zip(ids, logprobs, strict=True))[: request.n_logprobs]
+        return Token(request.id, token, logprob, best)
+
+
+def _adjustments(
+    outputs: Sequence[StepTokens], samplers: Sequence[Sampler]
+) -> list[Adjustment | None]:
+    """Return what to change of each row of logits: after the last token, and after each draft."""
+    return [
+        sampler.adjustment(s.drafts[:n])
+        for s, sampler in zip(outputs, samplers, strict=True)
+        for n in range(len(s.drafts) + 1)
+    ]
+
+
+def _output_rows(step: Sequence[StepTokens]) -> list[int]:
+    """Return the places in the batch of the last token, and of the drafts, of each output."""
+    rows, stop = list[int](), 0
+    for s in step:
+        stop += s.n_tokens
+        if s.needs_logits:
+            rows += range(stop - len(s.drafts) - 1, stop)
+    return rows

@@ -1,0 +1,94 @@
+"""What each rank would hold if a model were cut: a forecast, and nothing is written.
+
+Knows weights, memory and what must be re-encoded. Refuses to know how that is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dure.errors import DureError, ModelError
+from dure.model.architectures import Shape, shape_of
+from dure.model.cut import CutPlan, plan_cut
+from dure.model.gguf import GgufFile
+from dure.model.shard import plan_shards
+from dure.plan.memory import DEFAULT_CTX, RankMemory, kv_bytes_per_token, rank_memory
+
+__all__ = ["CutReport", "RankSize", "Reencoding", "cut_report", "reencodings"]
+
+
+@dataclass(frozen=True)
+class RankSize:
+    """What one rank takes. memory_bytes: of its process, with the default context; None: not known."""
+
+    weights_bytes: int
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Reencoding:
+    """A tensor whose blocks forbid a cut, and the types it has before and after it."""
+
+    tensor: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class CutReport:
+    """A model over n_ranks ranks; `ranks` is empty if it cannot be cut so, and `problem` says why.
+
+    reencoded_bytes: by how much the re-encoded tensors grow over all ranks; they may shrink.
+    """
+
+    n_ranks: int
+    ranks: tuple[RankSize, ...] = ()
+    reencoded: tuple[Reencoding, ...] = ()
+    reencoded_bytes: int = 0
+    problem: str = ""
+
+
+def cut_report(model: GgufFile, shares: Sequence[float]) -> CutReport:
+    """Report a cut with a rank for every share; a single rank holds the model as it is."""
+    if len(shares) == 1:
+        return CutReport(1, (_whole(model),))
+    try:
+        return _cut(model, plan_cut(model, shares))
+    except DureError as error:
+        return CutReport(len(shares), problem=str(error))
+
+
+def _whole(model: GgufFile) -> RankSize:
+    weights_bytes = sum(tensor.size_bytes for tensor in model.tensors.values())
+    try:
+        shape = shape_of(model)
+    except ModelError:
+        return RankSize(weights_bytes, None)
+    memory = RankMemory(weights_bytes, kv_bytes_per_token(shape, shape.n_head_kv))
+    return RankSize(weights_bytes, memory.total_bytes(_default_ctx(shape)))
+
+
+def _cut(model: GgufFile, plan: CutPlan) -> CutReport:
+    shards, n_ctx = plan_shards(model, plan, Path()), _default_ctx(plan.shape)
+    ranks = (
+        RankSize(shard.weights_bytes, rank_memory(plan, shard).total_bytes(n_ctx))
+        for shard in shards
+    )
+    changed = [model.tensors[name] for name in plan.reencoded]
+    before = sum(tensor.size_bytes for tensor in changed)
+    after = sum(plan.size_bytes(tensor, rank) for tensor in changed for rank in range(len(shards)))
+    return CutReport(len(shards), tuple(ranks), reencodings(model, plan), after - before)
+
+
+def reencodings(model: GgufFile, plan: CutPlan) -> tuple[Reencoding, ...]:
+    """Return what a cut re-encodes."""
+    return tuple(
+        Reencoding(name, model.tensors[name].type.name, type_.name)
+        for name, type_ in plan.reencoded.items()
+    )
+
+
+def _default_ctx(shape: Shape) -> int:
+    return min(DEFAULT_CTX, shape.context_length)

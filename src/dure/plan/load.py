@@ -1,0 +1,67 @@
+"""What running a model asks of machines, as a value: no file is open any more.
+
+Knows what a token reads, sends and keeps. Refuses to know machines, and who gets which part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from dure.model.architectures import shape_of
+from dure.model.ggml import WRITABLE_TYPES
+from dure.model.gguf import GgufFile, Tensor
+from dure.plan.memory import DEFAULT_CTX, kv_bytes_per_token
+
+__all__ = ["ModelLoad", "bytes_by_type", "load_of", "main_type"]
+
+_LIKE_MOST = "Q4_K"  # stands for a type that cannot be written to measure it
+
+
+@dataclass(frozen=True)
+class ModelLoad:
+    """A model with its KV cache, whole.
+
+    weights_bytes: read for each token. kv_bytes: of the KV cache of all sequences.
+    n_allreduces: over all ranks, in a token. allreduce_bytes: that each rank sends to each other one in
+    an all-reduce. main_type: of most weights, or one like it that a machine's speed can be measured with.
+    """
+
+    weights_bytes: float
+    kv_bytes: float
+    n_allreduces: int
+    allreduce_bytes: float
+    main_type: str = _LIKE_MOST
+
+
+def load_of(
+    model: GgufFile, *, n_ctx: int | None, n_sequences: int, value_bytes: float
+) -> ModelLoad:
+    """Return the load of a model with n_sequences contexts of n_ctx; None: the default context.
+
+    value_bytes: of a number on the wire, `Wire.value_bytes`. Raises ModelError if a size is missing.
+    """
+    shape = shape_of(model)
+    n_ctx = n_ctx or min(DEFAULT_CTX, shape.context_length)
+    by_type = bytes_by_type(model.tensors.values())
+    return ModelLoad(
+        weights_bytes=sum(by_type.values()),
+        kv_bytes=kv_bytes_per_token(shape, shape.n_head_kv) * n_ctx * n_sequences,
+        n_allreduces=2 * shape.n_layer,
+        allreduce_bytes=shape.n_embd * value_bytes,
+        main_type=main_type(by_type),
+    )
+
+
+def bytes_by_type(tensors: Iterable[Tensor]) -> dict[str, int]:
+    """Add up the bytes of tensors by the name of their type, in the order in which types come."""
+    sizes: dict[str, int] = {}
+    for tensor in tensors:
+        sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.size_bytes
+    return sizes
+
+
+def main_type(by_type: Mapping[str, int]) -> str:
+    """Return the type of most bytes, or one like it that can be written to measure it."""
+    name = max(by_type, key=lambda name: by_type[name])
+    return name if name in WRITABLE_TYPES else _LIKE_MOST

@@ -1,0 +1,83 @@
+"""One rank of test_all_reduce.py: sums vectors that it makes from its rank, and says what came out.
+
+    mpiexec -n N python all_reduce_rank.py JOB
+JOB is JSON: {"wire", "two_phase_above", "wait_s", "vectors": [seed, ...], "size", "stop_rank",
+"digest"}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+
+import numpy as np
+import numpy.typing as npt
+
+from dure.engine.compute.allreduce import AllReduce, Wire
+from dure.engine.compute.native import mpi
+from dure.errors import EngineError
+
+
+def vector(kind: str, rank: int, size: int) -> npt.NDArray[np.float32]:
+    """A rank's partial vector of a kind, float32 [size]; the same wherever it is made."""
+    x = np.random.default_rng([rank, size]).standard_normal(size).astype(np.float32)
+    match kind:
+        case "huge":
+            return x * np.float32(1e30)
+        case "tiny":
+            return x * np.float32(1e-30)
+        case "denormal":
+            return x * np.float32(1e-42)
+        case "zero":
+            return x * np.float32(0)
+        case "infinite":
+            x[size // 2] = np.inf if rank == 1 else x[size // 2]
+            return x
+        case "nan":
+            x[5] = np.nan if rank == 0 else x[5]
+            return x
+        case _:
+            return x
+
+
+def digest(x: npt.NDArray[np.float32]) -> str:
+    """All bits of a vector that is too long to be printed."""
+    return hashlib.sha256(x.tobytes()).hexdigest()
+
+
+def main() -> None:
+    """Sum every vector; print the results as JSON, one line a rank."""
+    job = json.loads(sys.argv[1])
+    mpi().Init()
+    rank = mpi().COMM_WORLD.rank
+    sums = AllReduce(
+        (),
+        Wire(job["wire"]),
+        max_values=job["size"],
+        wait_s=job["wait_s"],
+        two_phase_above=job["two_phase_above"],
+    )
+    results = {}
+    try:
+        for kind in job["kinds"]:
+            x = vector(kind, rank, job["size"])
+            if rank == job.get("stop_rank"):
+                os.kill(os.getpid(), signal.SIGSTOP)
+            sums.begin()
+            sums.reduce(x)
+            results[kind] = digest(x) if job.get("digest") else x.view(np.uint32).tolist()
+    except EngineError as error:
+        results["error"] = str(error)
+    sys.stdout.write(json.dumps({"rank": rank, **results}) + "\n")
+    sys.stdout.flush()
+    if "error" in results:
+        mpi().COMM_WORLD.Abort(1)
+    sums.close()
+    mpi().Finalize()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The demo model: its village, its stories, its dialogues, and the training of it."""
