@@ -40,7 +40,7 @@ def test_a_bucket_holds_a_minutes_worth_and_fills_evenly() -> None:
     assert bucket.wait_s(1, 41) == 0
     bucket.fill(10_000)
     assert bucket.level == 60
-    assert Bucket(Rate(0.5), Rate(0.5).most, 0).wait_s(1, 0) == 0
+    assert Bucket(Rate(0.5), Rate(0.5).capacity, 0).wait_s(1, 0) == 0
 
 
 def test_no_page_may_call_unless_it_is_named(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Conversations: from messages to a prompt, and from text back to messages and tool calls."""
+"""Conversations with a model: messages to a prompt, and the answer's text to content and tool calls."""

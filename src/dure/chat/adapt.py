@@ -1,4 +1,4 @@
-"""Messages as one template wants them.
+"""Brings messages into the form that one template takes.
 
 Knows what templates refuse: system messages, messages of one role in a row, several calls in one
 message, long ids. What a template cannot write is written as text. Refuses to know Jinja.
@@ -20,7 +20,10 @@ __all__ = ["adapted"]
 def adapted(
     messages: Sequence[ChatMessage], can: Capabilities, *, native_calls: bool
 ) -> list[ChatMessage]:
-    """The conversation for a template. native_calls: it writes tool calls and results itself."""
+    """Return the conversation for a template.
+
+    native_calls: the template writes tool calls and results itself.
+    """
     result = list(messages)
     if not native_calls:
         result = [_as_text(message) for message in result]
@@ -43,8 +46,8 @@ def _as_text(message: ChatMessage) -> ChatMessage:
         return message
     written = [_written(call["function"]) for call in calls]
     said = [message["content"]] if message["content"] else []
-    kept = {k: v for k, v in message.items() if k != "tool_calls"}
-    return {**kept, "content": "\n".join(said + written)}
+    others = {k: v for k, v in message.items() if k != "tool_calls"}
+    return {**others, "content": "\n".join(said + written)}
 
 
 def _written(function: ChatMessage) -> str:
@@ -55,7 +58,7 @@ def _written(function: ChatMessage) -> str:
 
 
 def _one_call_each(messages: list[ChatMessage]) -> list[ChatMessage]:
-    """A message with several calls becomes several, each followed by its own result."""
+    """Split a message with several calls into several, each followed by its own result."""
     result: list[ChatMessage] = []
     at = 0
     while at < len(messages):
@@ -86,7 +89,7 @@ def _paired(message: ChatMessage, results: list[ChatMessage]) -> list[ChatMessag
 
 
 def _system_in_user(messages: list[ChatMessage]) -> list[ChatMessage]:
-    """A system message's text goes before that of the next user message."""
+    """Put the text of each system message before that of the next user message."""
     result: list[ChatMessage] = []
     waiting: list[str] = []
     for message in messages:
@@ -108,7 +111,7 @@ def _system_in_user(messages: list[ChatMessage]) -> list[ChatMessage]:
 
 
 def _merged(messages: list[ChatMessage]) -> list[ChatMessage]:
-    """Neighbours of one role as one message."""
+    """Merge neighbours of one role into one message."""
     result: list[ChatMessage] = []
     for message in messages:
         last = result[-1] if result else None

@@ -1,4 +1,4 @@
-"""From the tokens of an answer to its parsed pieces, while it is generated.
+"""Reads an answer while it is generated: its tokens in, its parsed pieces out.
 
 Knows stop strings, tokens' logprobs and the chat parser, and what must be checked at the end.
 Refuses to know how the engine is reached, and HTTP.
@@ -160,7 +160,7 @@ class AnswerReader:
             yield self._with_tokens(piece)
 
     def _with_tokens(self, piece: Parsed) -> Parsed:
-        """The first text of a chunk carries its tokens; those of a tool call's markup go nowhere."""
+        """Give a chunk's tokens to its first text; those of a tool call's markup are dropped."""
         tokens, self._tokens = self._tokens, []
         if not tokens or not isinstance(piece, Content | Reasoning):
             return piece

@@ -1,4 +1,4 @@
-"""One tool call written as JSON, read while it is written.
+"""Reads one tool call that is written as JSON, while it is generated.
 
 Knows `{"name": ..., "arguments": {...}}` in its variants: either order of the keys, more keys, and
 arguments that are JSON within a string. Refuses to know what tags stand around it.
@@ -28,13 +28,13 @@ _KEYS = ("arguments", "parameters")
 
 
 def call_id() -> str:
-    """A new id, as OpenAI's look."""
+    """Return a new id of the form that OpenAI's have."""
     return "call_" + secrets.token_hex(12)
 
 
 @dataclass(frozen=True)
 class Read:
-    """What a reader made of a text: the events, and what it left. "rejected": it is no call."""
+    """The result of reading a text: the events, and the rest. "rejected": it is no call."""
 
     state: Literal["more", "done", "rejected"]
     events: list[ToolCall | ToolArguments]
@@ -42,7 +42,7 @@ class Read:
 
 
 class CallReader:
-    """Reads the call number `index`. A call of a name that is not in `names` is no call.
+    """Reads call number `index`. A call of a name that is not in `names` is no call.
 
     eager: reject as early as can be known, because other JSON may stand here as well.
     """
@@ -55,7 +55,7 @@ class CallReader:
         self._arguments: JsonScan | None = None
 
     def feed(self, text: str, final: bool = False) -> Read:
-        """Read on. After "done" or "rejected", no more."""
+        """Read more text; not after "done" or "rejected"."""
         return self._tail(text) if self.accepted else self._open(text, final)
 
     def _open(self, text: str, final: bool) -> Read:
@@ -122,7 +122,7 @@ class CallReader:
         )
 
     def _possible(self, seen: str) -> bool:
-        """Whether these are the first characters of a call, in the usual order of its keys."""
+        """Return whether a call may begin so, with its keys in the usual order."""
         named = _NAME.match(seen[:_HEAD_LIMIT])
         if named is not None:
             return named[1] in self._names

@@ -1,4 +1,4 @@
-"""What a chat template can do, found by rendering small conversations with it.
+"""Finds what a chat template can do by rendering small conversations with it.
 
 Knows probes and what their results mean. Refuses to know a model by its name.
 """
@@ -37,13 +37,13 @@ _SHORT_ID, _LONG_ID = "probe0001", "call_probe00000000000000001"
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What to give a template.
+    """What a template can be given.
 
     system: messages of that role are written; late_system: also after others.
     parts: contents must be lists of parts.
     consecutive: two messages of one role may follow each other. tools: definitions are written.
-    calls: how a past call comes out, None where it does not. text_arguments: they are given as text.
-    broken_arguments: also a text that is no object can be given.
+    calls: how a past call is rendered, None if it is not. text_arguments: they are given as text.
+    broken_arguments: a text that is no JSON object can be given too.
     parallel: a message may have several calls. short_ids: ids must have nine characters.
     thinking_switch, effort: these variables change the prompt.
     """
@@ -63,7 +63,7 @@ class Capabilities:
 
 
 def capabilities_of(template: ChatTemplate) -> Capabilities:
-    """Render a dozen small conversations."""
+    """Return what a template can do. Renders a dozen small conversations."""
     probe = _TemplateProbe(template)
     probe.parts = not probe.writes([_USER], "probe-question")
     calls = probe.calls()
@@ -118,7 +118,7 @@ class _TemplateProbe:
         return None not in rendered and rendered[0] != rendered[1]
 
     def calls(self) -> _CallStyle:
-        """The first way to give a call that the template writes well; else the first that it writes."""
+        """Return the first style of calls that is rendered well, or else the first that is rendered."""
         found: list[_CallStyle] = []
         for short_ids in (False, True):
             for text_arguments in (False, True):

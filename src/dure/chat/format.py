@@ -1,4 +1,4 @@
-"""From a chat task to a prompt and a grammar, and from the text of the answer back to its events.
+"""Makes a prompt and a grammar of a chat task, and a parser of its answer.
 
 `ChatFormatter` knows one model's vocabulary and chat template. Everything here is pure: no generation,
 no I/O, no HTTP.
@@ -44,10 +44,10 @@ __all__ = ["ChatFormatter", "PreparedChat"]
 
 @dataclass(frozen=True)
 class PreparedChat:
-    """What to generate, and how to read it.
+    """What to generate, and how to read the answer.
 
-    prompt: token ids, and prompt_text as it was rendered. special: the pieces of generated tokens must
-    be made with the special ones visible, or the parser misses its marks.
+    prompt: token ids; prompt_text: as it was rendered. special: the text of generated tokens must
+    include special ones, or the parser misses its marks.
     """
 
     prompt: list[int]
@@ -59,11 +59,11 @@ class PreparedChat:
     _strict: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def parser(self) -> ChatParser:
-        """A new parser, for one choice."""
+        """Return a new parser, for one choice."""
         return self._parser()
 
     def check(self, content: str) -> str | None:
-        """Why the whole content is not what `response_format` asked for; None where it is."""
+        """Return why the whole content is not what `response_format` asked for; None if it is."""
         if self._format is None:
             return None
         if isinstance(self._format, JsonObject):
@@ -71,13 +71,13 @@ class PreparedChat:
         return _invalid(self._format.schema, content) if self._format.strict else None
 
     def check_call(self, name: str, arguments: str) -> str | None:
-        """Why the whole arguments of a call do not follow a strict tool's schema; None where they do."""
+        """Return why the arguments of a call do not follow a strict tool's schema; None if they do."""
         schema = self._strict.get(name)
         return None if schema is None else _invalid(schema, arguments)
 
 
 class ChatFormatter:
-    """Prepares chats for one model. Raises UsageError where the model has no chat template.
+    """Prepares chats for one model. Raises UsageError if the model has no chat template.
 
     default_template: replaces the model's own.
     """
@@ -87,7 +87,7 @@ class ChatFormatter:
         source = default_template or vocabulary.chat_template()
         if not source:
             raise UsageError(
-                f"{vocabulary.name} has no chat template: use /v1/completions to continue text"
+                f"{vocabulary.name} has no chat template", "use /v1/completions to continue text"
             )
         self._plain = _Dialect(source, vocabulary)
         tool_source = "" if default_template else vocabulary.chat_template(tools=True)
@@ -100,7 +100,7 @@ class ChatFormatter:
         return self._plain.thinks
 
     def prepare(self, task: ChatTask) -> PreparedChat:
-        """Everything that generating an answer needs. Raises UsageError naming what cannot be done."""
+        """Return what generating an answer needs. Raises UsageError naming what cannot be done."""
         _check_together(task)
         tools = tools_of(task)
         dialect = self._with_tools if tools else self._plain
@@ -145,7 +145,7 @@ class ChatFormatter:
         return Grammar(gbnf, triggers=triggers)
 
     def _hidden(self, markers: Sequence[str]) -> bool:
-        """Whether one of these is a token whose text is not shown by itself."""
+        """Return whether one of these is a special token, whose text is hidden by default."""
         for marker in markers:
             tokens = self._vocabulary.tokenize(marker, special=True, add_bos=False)
             if len(tokens) == 1 and not self._vocabulary.piece(tokens[0]):
@@ -154,7 +154,7 @@ class ChatFormatter:
 
 
 class _Dialect:
-    """One template, and what is known of it."""
+    """One template, and what was found out about it."""
 
     def __init__(self, source: str, vocabulary: Vocabulary) -> None:
         self.template = ChatTemplate(
@@ -173,7 +173,7 @@ class _Dialect:
 
     @property
     def format(self) -> CallFormat:
-        """How the model writes calls."""
+        """The format in which the model writes calls."""
         return self._recognized[0]
 
     @property
@@ -182,7 +182,7 @@ class _Dialect:
         return bool(self.marks.closing) or isinstance(self.format, Harmony)
 
     def opening(self, task: ChatTask, *, shown: bool) -> tuple[str, Opened, ReasoningState]:
-        """The prompt's text, what of the answer it has begun, and what is left of its reasoning."""
+        """Return the prompt's text, what of the answer it begins, and whether reasoning follows."""
         messages, last = _split_last(normalized(task.messages), task.continue_last)
         text = self._rendered(task, messages, shown=shown)
         state = state_of(text, self.marks)
@@ -238,9 +238,9 @@ def _check_together(task: ChatTask) -> None:
     if task.grammar is None:
         return
     if task.response_format is not None:
-        raise UsageError("grammar and response_format exclude each other: give one of them")
+        raise UsageError("grammar and response_format exclude each other", "give one of them")
     if task.tools and task.tool_choice != "none":
-        raise UsageError("grammar and tools exclude each other: give one of them")
+        raise UsageError("grammar and tools exclude each other", "give one of them")
 
 
 def _split_last(

@@ -1,6 +1,6 @@
-"""What a model is told of its tools where its chat template says nothing about them.
+"""Tells a model about its tools if its chat template does not.
 
-Knows the words, in the conventions of Hermes, which most models have seen.
+Knows the words, in the conventions of Hermes, which most models were trained on.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _AFTER = (
 def with_tools(
     messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]]
 ) -> list[ChatMessage]:
-    """The conversation, its system message telling of the tools."""
-    told = (
+    """Return the conversation with the tools described in its system message."""
+    description = (
         _BEFORE + "\n".join(json.dumps(t["function"], ensure_ascii=False) for t in tools) + _AFTER
     )
     if messages and messages[0]["role"] == "system":
-        first = {**messages[0], "content": f"{messages[0]['content']}\n\n{told}"}
+        first = {**messages[0], "content": f"{messages[0]['content']}\n\n{description}"}
         return [first, *messages[1:]]
-    return [{"role": "system", "content": told}, *messages]
+    return [{"role": "system", "content": description}, *messages]

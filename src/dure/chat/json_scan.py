@@ -1,4 +1,4 @@
-"""Where a JSON value ends, in a text that comes in pieces.
+"""Finds where a JSON value ends, in a text that comes in pieces.
 
 Knows brackets, strings and escapes. Refuses to know what the value says.
 """
@@ -24,7 +24,7 @@ class JsonScan:
         self._escaped = False
 
     def feed(self, text: str) -> int | None:
-        """Where the value ends in this piece (exclusive), or where it breaks; None: it goes on."""
+        """Return where the value ends in this piece (exclusive), or breaks; None if it goes on."""
         at = 0
         while at < len(text):
             if self._escaped:

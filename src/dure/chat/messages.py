@@ -1,4 +1,4 @@
-"""Messages of a request, checked and brought into one shape.
+"""Checks the messages of a request, and brings them into one shape.
 
 Knows the roles and parts of OpenAI's chat API. Refuses to know any template: `adapt` does.
 """
@@ -21,9 +21,9 @@ _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "ref
 
 
 def normalized(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
-    """Every message with a known role, a text, and calls whose arguments are objects.
+    """Return the messages with known roles, texts, and calls whose arguments are objects.
 
-    Keys: role, content (str), and where they apply tool_calls, tool_call_id, name, reasoning_content.
+    Keys: role, content (str), and if they apply tool_calls, tool_call_id, name, reasoning_content.
     Raises UsageError naming the message's place.
     """
     if not messages:
@@ -40,7 +40,7 @@ def _message(message: Mapping[str, Any], place: str) -> ChatMessage:
     role = _ROLES.get(role, role) if isinstance(role, str) else role
     if role not in _KNOWN:
         raise UsageError(
-            f"{place}.role {role!r} is not known: use system, developer, user, assistant or tool"
+            f"{place}.role {role!r} is not known", "use system, developer, user, assistant or tool"
         )
     result: ChatMessage = {"role": role, "content": _text(message.get("content"), place)}
     if role == "assistant":
@@ -90,7 +90,7 @@ def _call(call: Any, index: int, place: str) -> ChatMessage:
 
 
 def _arguments(arguments: Any) -> Any:
-    """An object; what a model wrote, and is none, stays the text that it is."""
+    """Return the arguments as an object, or as the text they are if a model wrote no object."""
     if arguments is None or arguments == "":
         return {}
     if not isinstance(arguments, str):
@@ -117,7 +117,7 @@ def _part(part: Any, place: str) -> str:
         return part
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind not in _TEXT_PARTS:
-        raise UsageError(f"{place}: parts of type {kind!r} are not supported: send text")
+        raise UsageError(f"{place}: parts of type {kind!r} are not supported", "send text")
     text = part.get(_TEXT_PARTS[kind])
     if not isinstance(text, str):
         raise UsageError(f"{place}.{_TEXT_PARTS[kind]} must be a text")
@@ -125,7 +125,7 @@ def _part(part: Any, place: str) -> str:
 
 
 def _name_tools(messages: list[ChatMessage]) -> None:
-    """Templates want to know whose result a message is; clients send the call's id only."""
+    """Add the tool's name to results: templates want it, and clients send the call's id only."""
     names: dict[str, str] = {}
     for message in messages:
         for call in message.get("tool_calls", ()):

@@ -1,4 +1,4 @@
-"""How an answer is parsed while it is written: what all chat parsers share.
+"""What all chat parsers share, which parse an answer while it is generated.
 
 Knows how to hold back text that may be the beginning of a mark. Refuses to know any marks, tokens and
 grammars.
@@ -66,7 +66,7 @@ class StateParser:
 
 
 def held_back(text: str, tags: tuple[str, ...]) -> int:
-    """How many characters at the end may belong to a tag: its beginning, and the space before it."""
+    """Count the characters at the end that may belong to a tag: its beginning, and space before it."""
     if not any(tags):
         return 0
     longest = 0
@@ -80,7 +80,7 @@ def held_back(text: str, tags: tuple[str, ...]) -> int:
 
 
 def joined(events: Iterable[Parsed]) -> list[Parsed]:
-    """The same events, neighbours of one kind put together."""
+    """Return the same events, with neighbours of one kind joined."""
     result: list[Parsed] = []
     for event in events:
         last = result[-1] if result else None

@@ -1,4 +1,4 @@
-"""One tool call written with a tag for every argument, read while it is written.
+"""Reads one tool call that is written with a tag for every argument, while it is generated.
 
 Knows `<function=name><parameter=key>value</parameter></function>`, and makes JSON of it with the help of
 the tool's schema: a text stays text, anything else is read as JSON. Refuses to know what stands around.
@@ -26,7 +26,7 @@ _WORDS = {"True": "true", "False": "false", "None": "null"}  # as some templates
 
 
 class TagReader:
-    """Reads the call number `index`. tools: the parameters' schema of every tool, by name."""
+    """Reads call number `index`. tools: the parameters' schema of every tool, by name."""
 
     def __init__(self, tools: Mapping[str, Mapping[str, Any]], index: int) -> None:
         self.accepted = False
@@ -37,7 +37,7 @@ class TagReader:
         self._searched = 0  # characters of the pending text in which no closing tag begins
 
     def feed(self, text: str, final: bool = False) -> Read:
-        """Read on. After "done" or "rejected", no more."""
+        """Read more text; not after "done" or "rejected"."""
         events: list[ToolCall | ToolArguments] = []
         self._pending += text
         if not self.accepted:
@@ -62,7 +62,7 @@ class TagReader:
         return "more" if possible and not final else "rejected"
 
     def _parameter(self) -> str | None:
-        """More of the arguments' JSON, None where more text is needed first."""
+        """Return more of the arguments' JSON, None if more text is needed first."""
         if self._key is None:
             opening = _OPENING.match(self._pending)
             # the line break after the tag belongs to it: wait until it is known
@@ -119,7 +119,7 @@ class TagReader:
 
 
 def is_text(schema: Any) -> bool:
-    """Whether the values of a schema are texts, which are written without quotes."""
+    """Return whether the values of a schema are texts, which are written without quotes."""
     if not isinstance(schema, Mapping):
         return False
     if schema.get("type") == "string":

@@ -19,7 +19,7 @@ __all__ = ["TaggedParser", "Tags"]
 
 @dataclass(frozen=True)
 class Tags:
-    """What encloses things in an answer; "" where there is no such thing.
+    """What encloses parts of an answer; "" if there is no such tag.
 
     reasoning: what opens and closes it. calls: any of these opens a call, `close_call` closes it.
     bare_calls: a call may also stand without a tag, at the beginning or after another call.
@@ -36,7 +36,7 @@ class Tags:
 class TaggedParser(StateParser):
     """A ChatParser for answers with tags.
 
-    read_call: makes a reader of a call by its index, and whether it stands without a tag; None where
+    read_call: makes a reader of a call from its index, and whether it stands without a tag; None if
     calls are not wanted.
     reasons: the prompt has opened the reasoning already. continues: the prompt has begun the content.
     """
@@ -90,8 +90,8 @@ class TaggedParser(StateParser):
     def _reason(self, final: bool) -> bool:
         self._strip_if_fresh()
         closing = self._tags.reasoning[1]
-        at, tag = _first(self._pending, (closing, *self._openers()))
-        if tag:
+        if (first := _first(self._pending, (closing, *self._openers()))) is not None:
+            at, tag = first
             if tag != closing:
                 return self._begin_call(at, tag, Reasoning)
             self._emit(Reasoning(self._pending[:at].rstrip()))
@@ -111,9 +111,8 @@ class TaggedParser(StateParser):
             if not lead and not final:
                 return False
             self._bare = any(tag.startswith(lead) for tag in openers)
-        at, tag = _first(self._pending, openers)
-        if tag:
-            return self._begin_call(at, tag, Content)
+        if (first := _first(self._pending, openers)) is not None:
+            return self._begin_call(*first, Content)
         self._emit(Content(self._let_go(openers, final)))
         return False
 
@@ -144,7 +143,7 @@ class TaggedParser(StateParser):
         return True
 
     def _between(self, final: bool) -> bool:
-        """After a call: separators mean nothing, and a bare call may follow."""
+        """Skip the separators after a call; a bare call may follow."""
         lead = self._pending.lstrip(self._tags.separators + " \t\r\n")
         openers = self._openers() + (("{",) if self._tags.bare_calls else ())
         if any(opener.startswith(lead) for opener in openers) and not final:
@@ -175,7 +174,7 @@ class TaggedParser(StateParser):
         return True
 
     def _reject(self) -> bool:
-        """It was no call: its tag is text, and what followed is looked at once more."""
+        """Give back a call that is none: its tag is text, and what followed is parsed again."""
         self._pending = "".join(self._raw_call) + self._pending
         tag = self._tag or self._pending[:1]  # without a tag, its bracket is text at least
         if not self._tag:
@@ -191,8 +190,8 @@ class TaggedParser(StateParser):
             self._fresh = not self._pending
 
     def _let_go(self, tags: tuple[str, ...], final: bool) -> str:
-        kept = 0 if final else held_back(self._pending, tags)
-        cut = len(self._pending) - kept
+        n_held = 0 if final else held_back(self._pending, tags)
+        cut = len(self._pending) - n_held
         text, self._pending = self._pending[:cut], self._pending[cut:]
         return text
 
@@ -201,6 +200,6 @@ class TaggedParser(StateParser):
             self._events.append(event)
 
 
-def _first(text: str, tags: tuple[str, ...]) -> tuple[int, str]:
-    found = [(text.find(tag), tag) for tag in tags if tag and tag in text]
-    return min(found) if found else (-1, "")
+def _first(text: str, tags: tuple[str, ...]) -> tuple[int, str] | None:
+    """Return where the first of some tags begins, and the tag; None if the text has none of them."""
+    return min(((text.find(tag), tag) for tag in tags if tag and tag in text), default=None)

@@ -1,4 +1,4 @@
-"""A conversation to be continued, and the events of its continuation, whatever API asked for it.
+"""A conversation to continue, and the events of its continuation, whatever API asked for it.
 
 Every dialect (OpenAI chat and responses, Anthropic, Ollama) turns its request into a `ChatTask`, and
 `ChatEvent`s into its own stream. Refuses to know HTTP.
@@ -69,7 +69,7 @@ class ChatTask:
     None or parts), tool_calls, tool_call_id, reasoning_content.
     continue_last: the last message is an assistant's, and the answer goes on where it stops.
     add_generation: the prompt ends where the answer begins; without it, after the last message.
-    grammar: GBNF of the caller's own.
+    grammar: the caller's own, as GBNF.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -87,7 +87,7 @@ class ChatTask:
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How an answer is generated, besides what it is about. stop: texts that end it, not included."""
+    """How an answer is generated. stop: texts that end it, and are not part of it."""
 
     sampling: Sampling = Sampling()  # noqa: RUF009 - it is frozen
     max_tokens: int | None = None
@@ -100,7 +100,7 @@ class GenerationOptions:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token's text and bytes, and its natural logarithm of probability; `top` has no `top` itself."""
+    """A token's text, bytes and logprob (natural). The entries of `top` have no `top`."""
 
     text: str
     data: bytes
@@ -111,7 +111,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class PromptProgress:
-    """The prompt is being computed: `processed` of `total` tokens, `cached` of them from before."""
+    """The prefill goes on: `processed` of `total` tokens, `cached` of them from the prefix cache."""
 
     total: int
     cached: int
@@ -121,7 +121,7 @@ class PromptProgress:
 
 @dataclass(frozen=True)
 class Content:
-    """More of the answer's text. tokens: those it came from, where it is told which."""
+    """More of the answer's text. tokens: those it came from, if known."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -155,7 +155,7 @@ class ToolArguments:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end. stop_text: the stop string that was met, None where the model ended by itself."""
+    """The end. stop_text: the stop string that was met, None if the model ended by itself."""
 
     reason: Literal["stop", "length", "tool_calls"]
     timings: Timings

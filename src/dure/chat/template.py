@@ -30,7 +30,7 @@ RESERVED = frozenset(
 
 
 class ChatTemplate:
-    """One template, ready to render. Raises UsageError where it is not Jinja."""
+    """One template, ready to render. Raises UsageError if it is not Jinja."""
 
     def __init__(self, source: str, *, model: str, bos: str = "", eos: str = "") -> None:
         self.source = source
@@ -41,7 +41,7 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except Exception as error:  # the text is from a file: it may break anything
             raise UsageError(
-                f"the chat template of {model} is damaged: {_told(error)}; get the file again"
+                f"the chat template of {model} is damaged: {_message_of(error)}; get the file again"
             ) from error
         names = {n.name for n in tree.find_all(jinja2.nodes.Name) if n.ctx == "load"}
         self.variables = frozenset(names - RESERVED)
@@ -54,7 +54,7 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt's text. Raises UsageError where the template refuses, or breaks."""
+        """Return the prompt's text. Raises UsageError if the template refuses, or breaks."""
         values = {
             "date_string": _strftime_now("%d %b %Y"),  # else Llama 3 thinks it is July 2024
             **(variables or {}),
@@ -75,7 +75,7 @@ class ChatTemplate:
             return self._bounded(values)
         except Exception as error:  # a template is a program from the file: it may raise anything
             raise UsageError(
-                f"the chat template of {self._model} refuses these messages: {_told(error)}"
+                f"the chat template of {self._model} refuses these messages: {_message_of(error)}"
             ) from error
 
     def _bounded(self, values: Mapping[str, Any]) -> str:
@@ -89,7 +89,7 @@ class ChatTemplate:
 
 
 class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """No attribute of Python's own, and no arithmetic that fills the memory."""
+    """Denies Python's own attributes, and arithmetic that fills the memory."""
 
     intercepted_binops = frozenset({"*", "**"})
 
@@ -105,18 +105,18 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 
 class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}` marks what is learnt in training; its body is rendered as it stands."""
+    """Renders the body of `{% generation %}`, which only marks what is learnt in training."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's own declaration
 
     def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        """The statements inside."""
+        """Return the statements inside."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class _Range:
-    """`range` with one budget for a whole rendering."""
+    """Counts as `range` does, with one budget for a whole rendering."""
 
     def __init__(self) -> None:
         self._left = RANGE_LIMIT
@@ -168,6 +168,6 @@ def _tojson(  # Jinja's own escapes <, > and & for HTML
     )
 
 
-def _told(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text[:300]

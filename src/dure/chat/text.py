@@ -1,4 +1,4 @@
-"""The bytes of tokens to text, as it may be shown.
+"""Decodes the bytes of tokens to text, as it may be shown.
 
 Knows characters that span tokens, stop strings that span tokens, and which tokens a text came from.
 Refuses to know vocabularies, engines and HTTP. Pure: what is given out depends on the bytes only,
@@ -44,7 +44,7 @@ class TextAssembler(Generic[T]):
         """The stop string that was met; feed nothing more then."""
 
     def feed(self, piece: bytes, token: T) -> Chunk[T]:
-        """The text that a token sets free; often its own, sometimes none."""
+        """Return the text that a token completes; often its own, sometimes none."""
         begin = self._given + len(self._held)
         self._held += self._decoder.decode(piece)
         open_character = bool(self._decoder.getstate()[0])
@@ -52,7 +52,7 @@ class TextAssembler(Generic[T]):
         return self._give()
 
     def finish(self) -> Chunk[T]:
-        """What is left at the end: held back text, and half a character as U+FFFD."""
+        """Return what was held back: text, and half a character as U+FFFD."""
         if self.stop is not None:
             return Chunk("", ())
         self._held += self._decoder.decode(b"", final=True)
@@ -75,7 +75,7 @@ class TextAssembler(Generic[T]):
         return self._take_last(cut)
 
     def _find_stop(self) -> int | None:
-        """Where the answer is cut, and `stop` with it."""
+        """Return where a stop string begins, and set `stop`; None if none was met."""
         met = [
             (at + len(stop), at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0
         ]
@@ -85,7 +85,7 @@ class TextAssembler(Generic[T]):
         return cut
 
     def _may_begin(self) -> int:
-        """How many characters at the end may begin a stop string."""
+        """Count the characters at the end that may begin a stop string."""
         held = self._held
         for n in range(min(len(held), self._reach - 1), 0, -1):
             tail = held[-n:]

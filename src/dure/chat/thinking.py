@@ -1,4 +1,4 @@
-"""Whether a model thinks before it answers, and how a request may choose that.
+"""Finds whether a model thinks before it answers, and what a request may choose about it.
 
 Knows the tags around thoughts and the variables that templates read. Refuses to know tools.
 """
@@ -31,7 +31,7 @@ _DEGREES = ("low", "medium", "high")
 
 @dataclass(frozen=True)
 class ThinkingSupport:
-    """What a model can do: think at all, be told not to, be told how much, think without being asked."""
+    """What a model supports: thinking, switching it off, and degrees of it."""
 
     thinks: bool
     switch: bool
@@ -39,7 +39,7 @@ class ThinkingSupport:
 
 
 def marks_of(template: ChatTemplate) -> Marks:
-    """The tags around thoughts that a template mentions."""
+    """Return the tags around thoughts that a template mentions."""
     for opening, closing in _PAIRS:
         if closing in template.source:
             return Marks(opening, closing)
@@ -47,7 +47,7 @@ def marks_of(template: ChatTemplate) -> Marks:
 
 
 def state_of(prompt: str, marks: Marks) -> ReasoningState:
-    """What a prompt says about the thoughts of the answer."""
+    """Return whether the answer to a prompt has reasoning, and who opens it."""
     if not marks.closing:
         return "none"
     written = prompt.rstrip()
@@ -59,7 +59,7 @@ def state_of(prompt: str, marks: Marks) -> ReasoningState:
 def variables_of(
     task: ChatTask, template: ChatTemplate, can: Capabilities, *, thinks: bool
 ) -> dict[str, Any]:
-    """The template's variables. Raises UsageError naming what it cannot honour."""
+    """Return the template's variables. Raises UsageError naming what it cannot honour."""
     values = dict(task.template_kwargs)
     enabled = _chosen(task.enable_thinking, values, "enable_thinking")
     effort = _chosen(task.reasoning_effort, values, "reasoning_effort")
@@ -74,10 +74,10 @@ def variables_of(
 
 
 def _chosen(said: Any, values: dict[str, Any], name: str) -> Any:
-    """What the request says, in its own parameter or among the template's variables."""
+    """Return the request's value, from its own parameter or the template's variables."""
     other = values.pop(name, None)
     if said is not None and other is not None and said != other:
-        raise UsageError(f"{name} is given twice, as {said!r} and as {other!r}: give it once")
+        raise UsageError(f"{name} is given twice, as {said!r} and as {other!r}", "give it once")
     chosen = other if said is None else said
     kind = bool if name == "enable_thinking" else str
     if chosen is not None and not isinstance(chosen, kind):
@@ -100,14 +100,15 @@ def _enabled(enabled: bool | None, effort: str | None, thinking: ThinkingSupport
         by_effort = effort != "none"
         if enabled is not None and enabled != by_effort:
             raise UsageError(
-                f"enable_thinking {enabled} contradicts reasoning_effort {effort!r}: give one of them"
+                f"enable_thinking {enabled} contradicts reasoning_effort {effort!r}",
+                "give one of them",
             )
         name, value, enabled = "reasoning_effort", effort, by_effort
     else:
         name, value = "enable_thinking", str(enabled)
     if enabled is True and not thinking.thinks:
         raise UsageError(
-            f"{name} {value!r}: this model does not think before it answers: leave it out"
+            f"{name} {value!r}: this model does not think before it answers", "leave it out"
         )
     if enabled is False and thinking.thinks and not thinking.switch:
         raise UsageError(f"{name} {value!r}: this model always thinks before it answers")
@@ -118,5 +119,5 @@ def _degree(effort: str, template: ChatTemplate) -> str:
     if effort in _DEGREES or f"'{effort}'" in template.source or f'"{effort}"' in template.source:
         return effort
     raise UsageError(
-        f"reasoning_effort {effort!r} is not known to this model: use low, medium or high"
+        f"reasoning_effort {effort!r} is not known to this model", "use low, medium or high"
     )

@@ -1,4 +1,4 @@
-"""One turn of a conversation without a server: messages to a prompt, generated tokens to parsed pieces.
+"""Runs one turn of a conversation without a server: messages to a prompt, tokens to parsed pieces.
 
 Renders, limits and parses as the server does. Refuses to know how tokens are generated and shown.
 """

@@ -1,4 +1,4 @@
-"""What is told of a request: its record, and the line that is made of it.
+"""Records a request, and makes a line of the record.
 
 Never holds what was asked or answered, nor a key. Control characters are escaped, so that nobody can
 forge a line. Refuses to know where lines go: `log_sink` writes them.
@@ -22,7 +22,7 @@ _UNSAFE = re.compile(r"[^\x21-\x7e]|[\"\\=]")
 
 @dataclass
 class RequestRecord:
-    """What is known of one HTTP request, filled in as it goes on; times in seconds.
+    """What is known of one HTTP request, filled in on its way; times in seconds.
 
     A route finds it as `request.state.record`, what runs below one as `current_record`, and sets what
     only it knows, from `model` on. ttft_s: to the first token. owner: the name of the caller's key.
@@ -55,25 +55,25 @@ current_record: ContextVar[RequestRecord | None] = ContextVar("current_record", 
 
 
 def record_of(scope: Any) -> RequestRecord | None:
-    """The record of an ASGI request, None where it has none."""
+    """Return the record of an ASGI request, None if it has none."""
     record = scope.get("state", {}).get("record")
     return record if isinstance(record, RequestRecord) else None
 
 
 def json_line(record: RequestRecord) -> str:
-    """The record as one line of JSON, ASCII only."""
+    """Return the record as one line of JSON, ASCII only."""
     return json.dumps({"time": _time(record), **_fields(record)}, ensure_ascii=True)
 
 
 def text_line(record: RequestRecord) -> str:
-    """The record as one line for people: time, method, path, status, then name=value."""
+    """Return the record as one line for people: time, method, path, status, then name=value."""
     fields = _fields(record)
     head = [_time(record), *(_plain(fields.pop(name)) for name in ("method", "path", "status"))]
     return " ".join([*head, *(f"{name}={_plain(value)}" for name, value in fields.items())])
 
 
 def _fields(record: RequestRecord) -> dict[str, Any]:
-    """What is known, in the order in which it is read."""
+    """Return the fields that are known, in the order in which they are read."""
     known = {
         "id": record.id,
         "key": record.owner,
@@ -103,7 +103,7 @@ def _time(record: RequestRecord) -> str:
 
 
 def _plain(value: object) -> str:
-    """A value as one word: without blanks, quotes and control characters."""
+    """Return a value as one word: without blanks, quotes and control characters."""
     text = json.dumps(value) if isinstance(value, bool) else str(value)
     return _UNSAFE.sub(lambda match: _escape(match[0]), text) or "-"
 

@@ -29,7 +29,7 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (told apart, no
 class Binding:
     """Sockets that listen, and the address at which this machine reaches them.
 
-    url: `http://127.0.0.1:8080`, or `unix:/path`. port: the real one, where 0 was asked for.
+    url: `http://127.0.0.1:8080`, or `unix:/path`. port: the real one, if 0 was asked for.
     """
 
     sockets: tuple[socket.socket, ...]
@@ -39,7 +39,7 @@ class Binding:
 
 @contextmanager
 def bound(settings: ServerSettings) -> Iterator[Binding]:
-    """The server's sockets, closed at the end.
+    """Yield the server's sockets, and close them at the end.
 
     Raises UsageError for an address that is not this machine's, ResourceError for one that is taken.
     """
@@ -55,7 +55,7 @@ def bound(settings: ServerSettings) -> Iterator[Binding]:
 
 
 def _bind_tcp(settings: ServerSettings) -> Binding:
-    """A socket for every address of the host, all at one port."""
+    """Return a socket for every address of the host, all at one port."""
     sockets: list[socket.socket] = []
     problem: DureError | None = None
     port = settings.port
@@ -81,7 +81,7 @@ def _addresses(settings: ServerSettings) -> list[tuple[int, str]]:
         )
     except (OSError, UnicodeError):
         raise UsageError(
-            f"host {settings.host} is not known: give an address of this machine, as 127.0.0.1"
+            f"host {settings.host} is not known", "give an address of this machine, as 127.0.0.1"
         ) from None
     return list(dict.fromkeys((int(family), str(address[0])) for family, *_, address in found))
 
@@ -106,18 +106,20 @@ def _close(sockets: list[socket.socket]) -> None:
 
 def _problem(error: OSError, settings: ServerSettings, port: int) -> DureError:
     if error.errno == errno.EADDRINUSE:
-        return ResourceError(f"port {port} is taken by {_holder(port)}: choose another with --port")
+        return ResourceError(
+            f"port {port} is taken by {_holder(port)}", "choose another with --port"
+        )
     if error.errno in (errno.EACCES, errno.EPERM):
-        return ResourceError(f"port {port} is for root only: choose one from 1024 with --port")
+        return ResourceError(f"port {port} is for root only", "choose one from 1024 with --port")
     if error.errno == errno.EADDRNOTAVAIL:
         return UsageError(
-            f"host {settings.host} is no address of this machine: give one that is, or 127.0.0.1"
+            f"host {settings.host} is no address of this machine", "give one that is, or 127.0.0.1"
         )
     return ResourceError(f"cannot listen at {settings.host} port {port}: {error.strerror}")
 
 
 def _holder(port: int) -> str:
-    """Who listens at a port, as far as this user may know."""
+    """Return who listens at a port, as far as this user may know."""
     with suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             taken = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
@@ -134,7 +136,7 @@ def _url(settings: ServerSettings, sock: socket.socket) -> str:
 
 
 def _bind_unix(path: Path) -> Binding:
-    """A socket in the file system that only this user may open."""
+    """Return a socket in the file system that only this user may open."""
     _remove_dead(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     old = os.umask(0o177)
@@ -151,10 +153,10 @@ def _bind_unix(path: Path) -> Binding:
 
 
 def _remove_dead(path: Path) -> None:
-    """Removes a socket that nobody listens at any more. Raises where somebody does, or it is none."""
+    """Remove a socket that nobody listens at. Raises if somebody does, or if it is no socket."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise UsageError(f"{path} is there and is no socket: name another path after unix:")
+            raise UsageError(f"{path} is there and is no socket", "name another path after unix:")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -165,4 +167,4 @@ def _remove_dead(path: Path) -> None:
         except OSError as error:
             raise UsageError(f"cannot listen at {path}: {error.strerror or error}") from None
         else:
-            raise ResourceError(f"{path} is taken by another program: name another path")
+            raise ResourceError(f"{path} is taken by another program", "name another path")

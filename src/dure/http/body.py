@@ -1,4 +1,4 @@
-"""How a request's body is read: strict JSON of any content type, and errors in a dialect's shape.
+"""Reads a request's body: strict JSON of any content type, with errors in a dialect's shape.
 
 Knows bytes, JSON and the route that turns errors into answers. Refuses to know what a body means.
 """
@@ -28,7 +28,7 @@ MAX_MEMBERS = 4096
 
 
 def _adapt(schema: Any, *, in_list: bool = False) -> None:
-    """Lists fail at their first bad item; integers outside of lists may be written as 64.0."""
+    """Let lists fail at their first bad item, and integers outside of lists be written as 64.0."""
     if isinstance(schema, dict):
         is_list = schema.get("type") == "list"
         for part in schema.values():
@@ -45,12 +45,12 @@ def _adapt(schema: Any, *, in_list: bool = False) -> None:
 
 
 def _whole(value: Any) -> Any:
-    """64 for 64.0: to JSON they are one number, and some languages' clients know no other."""
+    """Return 64 for 64.0: JSON has one kind of number, and some languages' clients write 64.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class StrictModel(BaseModel):
-    """A body whose every field is known and of the type it says: no "1" for 1, nothing dropped."""
+    """A body whose every field is known and of its stated type: no "1" for 1, nothing dropped."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -58,21 +58,21 @@ class StrictModel(BaseModel):
     def __get_pydantic_core_schema__(
         cls, source: type[BaseModel], handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        """Every list is refused at its first bad item: a million complaints would take minutes."""
+        """Refuse every list at its first bad item: a million complaints would take minutes."""
         schema = handler(source)
         _adapt(schema)
         return schema
 
 
 def examples(*bodies: dict[str, Any]) -> ConfigDict:
-    """The setting of a body's model that shows these in the document, and on its page to be tried."""
+    """Return the setting that shows these bodies in the document, and on its page."""
     return ConfigDict(json_schema_extra={"examples": list(bodies)})
 
 
 def decode_json(body: bytes) -> Any:
-    """The value of a JSON text.
+    """Return the value of a JSON text.
 
-    Raises HTTPException (400) where it is none: not UTF-8, NaN, numbers beyond a float, nested too deep.
+    Raises HTTPException (400) if it is none: not UTF-8, NaN, numbers beyond a float, nested too deep.
     """
     try:
         return _not_too_wide(msgspec.json.decode(body))
@@ -86,7 +86,7 @@ def decode_json(body: bytes) -> Any:
 
 
 def _not_too_wide(value: Any) -> Any:
-    """Raises HTTPException (400) where an object has more members than any request needs."""
+    """Raise HTTPException (400) if an object has more members than any request needs."""
     waiting = [value]
     while waiting:
         found = waiting.pop()
@@ -100,7 +100,7 @@ def _not_too_wide(value: Any) -> Any:
 
 
 class _JsonRequest(Request):
-    """A request whose body is JSON, whatever its content type says (`curl -d` says a form's)."""
+    """Reads the body as JSON, whatever its content type says (`curl -d` says a form's)."""
 
     def __init__(self, request: Request) -> None:
         headers = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
@@ -116,11 +116,11 @@ class JsonRoute(APIRoute):
 
     @staticmethod
     def error_body(problem: Problem) -> dict[str, Any]:
-        """The body of an error; a dialect with another shape overrides it."""
+        """Return the body of an error; a dialect with another shape overrides it."""
         return openai_error(problem)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler of FastAPI, between our reading and our errors."""
+        """Return FastAPI's handler, between our reading and our errors."""
         handle = super().get_route_handler()
 
         async def handler(request: Request) -> Response:

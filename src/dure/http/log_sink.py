@@ -25,13 +25,13 @@ _STDERR = 2
 
 
 class LogSink:
-    """Lines go in at once and out in order. Use it as a context: its end writes what is left.
+    """Takes lines at once, and writes them in order. Use it as a context: its end writes the rest.
 
-    path None is stderr. lost: lines that found no place; the next that finds one tells how many.
+    path None is stderr. lost: n lines that found no room; the next line that does reports them.
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        """Raises UsageError where the file cannot be written."""
+        """Raises UsageError if the file cannot be written."""
         self._path = path
         # Unbuffered: a thread that waits for a full pipe must hold no lock that the exit wants.
         self._file = _open(path) if path else FileIO(_STDERR, "w", closefd=False)
@@ -40,7 +40,7 @@ class LogSink:
         self._thread = threading.Thread(target=self._work, name="log", daemon=True)
 
     def write(self, line: str) -> None:
-        """Have the line written; never waits."""
+        """Queue a line; never waits."""
         try:
             self._waiting.put_nowait(line)
         except queue.Full:
@@ -56,7 +56,7 @@ class LogSink:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        """Writes what is left, for 2 s at most: a pipe that nobody reads must not hold up the end."""
+        """Write the rest, for 2 s at most: a pipe that nobody reads must not delay the end."""
         try:
             self._waiting.put(None, timeout=_CLOSE_S)
         except queue.Full:
@@ -76,15 +76,15 @@ class LogSink:
 
     def _emit(self, lines: list[str]) -> None:
         lost, self.lost = self.lost, 0
-        told = [f"{lost} lines of this log were lost: nothing took them in time"] * (lost > 0)
+        report = [f"{lost} lines of this log were lost: nothing took them in time"] * (lost > 0)
         try:
             self._follow_rotation()
-            _write_all(self._file, "".join(f"{line}\n" for line in [*told, *lines]))
+            _write_all(self._file, "".join(f"{line}\n" for line in [*report, *lines]))
         except OSError:  # a full disk, a closed pipe: go on serving
             self.lost += lost + len(lines)
 
     def _follow_rotation(self) -> None:
-        """Open the file anew where it has been moved away."""
+        """Open the file again if it has been moved away."""
         if self._path is not None and _moved(self._path, self._file):
             with suppress(UsageError):  # then the old one goes on
                 new = _open(self._path)

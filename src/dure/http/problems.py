@@ -1,4 +1,4 @@
-"""What a client is told when something goes wrong, in the shape of OpenAI's and llama-server's errors.
+"""Tells a client what went wrong, in the shape of OpenAI's and llama-server's errors.
 
 Knows which of our errors is which status, and what a client may try again.
 Refuses to know routes; a dialect with another shape renders the same `Problem`.
@@ -58,7 +58,7 @@ ErrorShape = Callable[[Problem], dict[str, Any]]
 
 FINAL = {"x-should-retry": "false"}
 
-# The first class that fits; llama-server's names of the types, and OpenAI's where it has none.
+# The first class that fits; llama-server's names of the types, and OpenAI's if it has none.
 _KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.ContextError, 400, "exceed_context_size_error"),
     (NotFoundError, 404, "not_found_error"),
@@ -71,7 +71,7 @@ _KINDS: tuple[tuple[type[Exception], int, str], ...] = (
 
 
 def problem_of(error: Exception) -> Problem:
-    """The problem that an error is. What is none of ours is a 500 without its text."""
+    """Return an error as a client sees it. One that is not ours is a 500 without its text."""
     if isinstance(error, RequestValidationError):
         return _of_validation(error.errors())
     if isinstance(error, HTTPException):
@@ -112,7 +112,7 @@ def _of_status(error: HTTPException) -> Problem:
 
 
 def _of_validation(found: Sequence[Any]) -> Problem:
-    """The first complaint, the parameter it is about, and how many more there are."""
+    """Return the clearest complaint, and the parameter it is about."""
     first = _clearest(found)
     param = _param(first["loc"])
     what = _COMPLAINTS.get(first["type"], str(first["msg"]))
@@ -121,7 +121,7 @@ def _of_validation(found: Sequence[Any]) -> Problem:
 
 
 def _param(location: Sequence[int | str]) -> str | None:
-    """The parameter's path, without the names by which pydantic tells a union's alternatives apart."""
+    """Return the parameter's path, without pydantic's names of a union's alternatives."""
     path: list[str] = []
     for part in map(str, location[1:]):  # the first is "body", "query" or "path"
         tagged = path and (path[-1].isdigit() or path[-1] == "response_format")
@@ -146,12 +146,12 @@ _COMPLAINTS = {
 
 
 def _clearest(found: Sequence[Any]) -> Any:
-    """Of a union's complaints, one of the alternative that went deepest."""
+    """Return a complaint of the union's alternative that went deepest."""
     return max(found, key=lambda complaint: len(complaint["loc"]))
 
 
 def openai_error(problem: Problem) -> dict[str, Any]:
-    """The error object of OpenAI's API, with llama-server's numeric code."""
+    """Return the error object of OpenAI's API, with llama-server's numeric code."""
     return {
         "error": {
             "code": problem.status,
@@ -166,7 +166,7 @@ def openai_error(problem: Problem) -> dict[str, Any]:
 def json_response(
     content: object, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A JSON body, encoded quickly."""
+    """Return a JSON body, encoded quickly."""
     return Response(
         msgspec.json.encode(content), status, dict(headers or {}), media_type="application/json"
     )

@@ -1,6 +1,6 @@
-"""Which servers run on this machine: one small file a server, for `dure ps` and `dure stop`.
+"""Lists the servers that run on this machine, for `dure ps` and `dure stop`: one small file each.
 
-Knows processes by number and start time, so that a number that is used again is never mistaken.
+Knows processes by id and start time, so that an id that is used again is never mistaken.
 Refuses to know what a server does.
 """
 
@@ -25,10 +25,10 @@ _SAME_START_S = 2.0  # start times are computed from the clock, which may be set
 
 
 class RunningServer(msgspec.Struct, frozen=True, kw_only=True):
-    """A server as others find it; times are seconds since 1970.
+    """A server as other processes find it; times are seconds since 1970.
 
     url: `http://127.0.0.1:8080`, or `unix:/path`. process_started: when its process was started.
-    key: an API key for this user's own commands; "" where the server wants none.
+    key: an API key for this user's own commands; "" if the server wants none.
     """
 
     pid: int
@@ -40,7 +40,7 @@ class RunningServer(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_alive(self) -> bool:
-        """Whether this very process is still there."""
+        """Whether this very process still runs."""
         try:
             process = psutil.Process(self.pid)
             gone = process.status() == psutil.STATUS_ZOMBIE
@@ -52,7 +52,7 @@ class RunningServer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def running_servers(directory: Path | None = None) -> list[RunningServer]:
-    """The servers that run, oldest first. Files of servers that are gone are removed."""
+    """Return the servers that run, oldest first, and remove the files of those that do not."""
     found = []
     for path in sorted((directory or runtime_directory()).glob("*.json")):
         server = _read(path)
@@ -73,9 +73,9 @@ def _read(path: Path) -> RunningServer | None:
 
 @contextmanager
 def registered(url: str, model: str, started: float, key: str = "") -> Iterator[None]:
-    """This process serves at `url` until the block ends.
+    """List this process as serving at `url` until the block ends.
 
-    Where the file cannot be written the server runs all the same, and the log says so.
+    If the file cannot be written the server runs all the same, and the log says so.
     """
     server = RunningServer(
         pid=os.getpid(),

@@ -1,4 +1,4 @@
-"""Runs the API as a process: listens, tells others where, and ends in good order.
+"""Runs the API as a process: listens, lists itself for other commands, and ends in good order.
 
 Knows uvicorn and signals. Refuses to know what is served, and what guards it.
 """
@@ -36,7 +36,7 @@ from dure.http.settings import ServerSettings, check_binding, is_public
 __all__ = ["HttpServer", "serve"]
 
 _log = logging.getLogger("dure.serve")
-OWN_KEY = "dure-ps"  # of this user's own commands, made anew by every server
+OWN_KEY = "dure-ps"  # of this user's own commands, every server makes a new one
 _LAST_WORDS_S = 5.0  # for cancelled requests to end their streams
 _TLS_CHECK_TICKS = 100  # of 0.1 s
 
@@ -51,11 +51,11 @@ def serve(
     announce: Callable[[str], None] = lambda _: None,
     stopping: Callable[[], None] = lambda: None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT. Returns the exit code: 0, or 128 + the signal that came twice.
+    """Serve until SIGTERM or SIGINT, and return the exit code: 0, or 128 + the signal that came twice.
 
     around: entered in the server's event loop before the first request is taken, left after the last.
     announce: gets the URL once it answers; stopping: is called when it begins to end. Raises UsageError
-    or ResourceError before anything runs where settings, files or the address make no sense.
+    or ResourceError before anything runs if settings, files or the address are invalid.
     """
     check_binding(settings)
     _allow_files(2 * settings.max_connections)
@@ -114,14 +114,14 @@ class HttpServer(uvicorn.Server):
         super().__init__(_config(guarded_app, settings, tls))
 
     def stop(self) -> None:
-        """Take no new requests, and end when the running ones have, or at the deadline."""
+        """Take no new requests, and end after the running ones, or at the deadline."""
         if self._end_at is None:
             self.running.stop()
             self._end_at = time.monotonic() + self._settings.deadline_s
             self.on_stopping()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (the signature of a handler)
-        """SIGTERM or SIGINT has come."""
+        """Stop at SIGTERM or SIGINT; at the second one, at once."""
         if self._end_at is None:
             self.stop()
         else:
@@ -129,12 +129,12 @@ class HttpServer(uvicorn.Server):
             self.force_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to answer."""
+        """Begin to answer requests."""
         await super().startup(sockets)
         self.on_started()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether to end."""
+        """Return whether to end; asked ten times a second."""
         await super().on_tick(counter)
         if self._tls and counter % _TLS_CHECK_TICKS == 0:
             _refresh(self._tls)
@@ -146,7 +146,7 @@ class HttpServer(uvicorn.Server):
         return not len(self.running) or time.monotonic() >= self._end_at
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 (bound closes them)
-        """Close everything; requests that still run are cancelled, and end their streams themselves."""
+        """Close everything; requests that still run are cancelled, and end their own streams."""
         for server in self.servers:
             server.close()
         if not self.force_exit:
@@ -168,7 +168,7 @@ class HttpServer(uvicorn.Server):
             await self._wait(lambda: not len(self.running))
 
     async def _wait(self, done: Callable[[], bool]) -> None:
-        """Until it is done, for 5 s at most, or until a second signal comes."""
+        """Wait until it is done, for 5 s at most, or until a second signal comes."""
         end = time.monotonic() + _LAST_WORDS_S
         while not done() and not self.force_exit and time.monotonic() < end:
             await asyncio.sleep(0.02)
@@ -178,10 +178,10 @@ class HttpServer(uvicorn.Server):
         self._sink.write(self._line(record))
 
 
-def _allow_files(most: int) -> None:
-    """Let the process have as many open connections as it is set up for, where the system permits."""
+def _allow_files(n_files: int) -> None:
+    """Raise the limit of open files to the connections that are set up, if the system permits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    wanted = n_files if hard == resource.RLIM_INFINITY else min(n_files, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 

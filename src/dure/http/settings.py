@@ -1,6 +1,6 @@
-"""How a server is set up: plain values, checked once.
+"""The settings of a server: plain values, checked once.
 
-Knows every limit and its default. Refuses to know how one is kept, and where it was set: the command
+Knows every limit and its default. Refuses to know how one is enforced, and where it was set: the command
 line maps flags, environment and file to these fields.
 """
 
@@ -24,20 +24,20 @@ MiB = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """What a server is told. Raises UsageError naming the value that makes no sense.
+    """How a server is set up. Raises UsageError naming the value that is invalid.
 
     host: an address, a name, or `unix:PATH`. port 0: any that is free.
     aliases: names of the model besides its own, the first is the one that is shown.
     api_keys: `name:key` or `key` each; api_key_file: the same, one a line, read again when it changes.
     cors_origins: web pages that may call, as `https://chat.example`, or `*`; none by default.
-    requests_per_minute, tokens_per_minute: of every key (of every address, where there are no keys).
+    requests_per_minute, tokens_per_minute: of every key (of every address, if there are no keys).
     max_waiting: requests that wait for the engine; more are answered 429.
     header_timeout_s: from connecting to the request's last header.
-    body_timeout_s: for a request's body, besides a second for every KiB of it.
+    body_timeout_s: for a request's body, and another second for every KiB of it.
     idle_timeout_s: how long a connection is kept between requests.
     slow_client_timeout_s: how long a client may leave its answer unread.
-    keep_alive_comment_s: a stream that is silent for so long gets a comment.
-    deadline_s: how long running answers may go on once the server is told to stop.
+    keep_alive_comment_s: silence after which a stream gets a comment.
+    deadline_s: how long running answers may go on once the server stops.
     """
 
     host: str = "127.0.0.1"
@@ -67,11 +67,11 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise UsageError(f"port {self.port}: give a number from 0 (any free port) to 65535")
+            raise UsageError(f"port {self.port}", "give a number from 0 (any free port) to 65535")
         if (self.tls_key is None) != (self.tls_cert is None):
             raise UsageError("TLS needs both files: the certificate and its key")
         if self.log_format not in {"text", "json"}:
-            raise UsageError(f"log format {self.log_format}: give text or json")
+            raise UsageError(f"log format {self.log_format}", "give text or json")
         for name, lowest in _LOWEST.items():
             _check_number(name, getattr(self, name), lowest)
         for origin in self.cors_origins:
@@ -84,7 +84,7 @@ class ServerSettings:
 
     @property
     def unix_socket(self) -> Path | None:
-        """The socket's path, where the host is `unix:PATH`."""
+        """The socket's path, if the host is `unix:PATH`."""
         path = self.host.removeprefix("unix:")
         return Path(path) if path != self.host else None
 
@@ -109,30 +109,30 @@ _LOWEST: dict[str, float] = {
 def _check_number(name: str, value: float | None, lowest: float) -> None:
     if value is None or (math.isfinite(value) and value >= lowest):
         return
-    raise UsageError(f"{name} {value:g} makes no sense: give a number of {lowest:g} or more")
+    raise UsageError(f"{name} {value:g} makes no sense", f"give a number of {lowest:g} or more")
 
 
 def _check_origin(origin: str) -> None:
     scheme, separator, rest = origin.partition("://")
     if origin == "*" or (scheme and separator and rest and "/" not in rest):
         return
-    raise UsageError(f"origin {origin}: give scheme and host, as in https://chat.example, or *")
+    raise UsageError(f"origin {origin}", "give scheme and host, as in https://chat.example, or *")
 
 
 def check_binding(settings: ServerSettings) -> None:
-    """Raises UsageError where anyone on the network could use the server without a key."""
+    """Raise UsageError if anyone on the network could use the server without a key."""
     if settings.has_keys or settings.insecure or not is_public(settings):
         return
     raise UsageError(
-        f"host {settings.host} can be reached from other machines, and no API key is set: set "
-        "DURE_API_KEYS or --api-key-file, or say --insecure where everyone may use this machine"
+        f"host {settings.host} can be reached from other machines, and no API key is set",
+        "set DURE_API_KEYS or --api-key-file, or say --insecure where everyone may use this machine",
     )
 
 
 def is_public(settings: ServerSettings) -> bool:
-    """Whether other machines can reach the server: an address of the host is no loopback address.
+    """Return whether other machines can reach the server: an address of the host is no loopback one.
 
-    Raises UsageError where the host has no address at all.
+    Raises UsageError if the host has no address at all.
     """
     if settings.unix_socket:
         return False
@@ -140,7 +140,7 @@ def is_public(settings: ServerSettings) -> bool:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise UsageError(
-            f"host {settings.host} is not known: give an address of this machine, as 127.0.0.1"
+            f"host {settings.host} is not known", "give an address of this machine, as 127.0.0.1"
         ) from None
     addresses = (str(entry[4][0]).partition("%")[0] for entry in found)
     return not all(ipaddress.ip_address(address).is_loopback for address in addresses)

@@ -1,6 +1,6 @@
-"""Answers that take long: streams of chunks with signs of life, and the client's hanging up.
+"""Sends answers that take long, as streams that show they are alive, and notices hanging up.
 
-Knows ASGI: when headers go out, who watches the line, and that work ends with the client.
+Knows ASGI: when headers go out, what watches the connection, and that work ends with the client.
 Refuses to know what the chunks say.
 """
 
@@ -32,7 +32,7 @@ Chunks = AsyncGenerator[bytes, None]
 
 
 def sse(data: object, event: str | None = None) -> bytes:
-    """One server-sent event of JSON data."""
+    """Return a server-sent event of JSON data."""
     if event is None:
         return b"data: " + _encode(data) + b"\n\n"
     return b"event: " + event.encode() + b"\ndata: " + _encode(data) + b"\n\n"
@@ -41,8 +41,8 @@ def sse(data: object, event: str | None = None) -> bytes:
 class EventStream(Response):
     """Sends chunks as they come, one write each, and closes them when the client hangs up.
 
-    keep_alive_s: a silence as long as this is broken by `comment`; b"" never breaks it.
-    failure: the chunk that tells of an error in the middle of the stream.
+    keep_alive_s: silence after which `comment` is sent; b"" is never sent.
+    failure: makes the chunk that reports an error in the middle of the stream.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class EventStream(Response):
                 self._last = clock()
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except OSError:
-            raise  # the line is dead: there is nobody to tell
+            raise  # the connection is gone: there is nobody to tell
         except Exception as error:
             if not isinstance(error, DureError):
                 log.exception("a stream broke off")
@@ -108,10 +108,10 @@ class EventStream(Response):
 
 
 async def opened(chunks: Chunks, request: Request) -> Chunks | None:
-    """The same chunks, once the first is there or it has been waited for.
+    """Return the same chunks once the first has come, or has been waited for.
 
     Raises what the first raises, so that an error at the beginning can be a status.
-    None: the client has gone, and the chunks are closed.
+    Returns None if the client has gone; the chunks are closed then.
     """
     first = asyncio.ensure_future(anext(chunks))
     gone = asyncio.create_task(_hang_up(request.receive))
@@ -145,13 +145,13 @@ async def _resumed(first: asyncio.Future[bytes], chunks: Chunks) -> Chunks:
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | Response:
-    """The work's result. Where the client hangs up first, the work is cancelled."""
+    """Return the work's result. If the client hangs up first, the work is cancelled."""
     result = await _first_of(work, request.receive)
     return Response(status_code=CLIENT_GONE) if result is None else result
 
 
 async def _first_of(work: Coroutine[Any, Any, T], receive: Receive) -> T | None:
-    """The work's result, or None where the client hung up before it was there."""
+    """Return the work's result, or None if the client hung up before."""
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_hang_up(receive))
     try:

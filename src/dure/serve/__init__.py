@@ -1,1 +1,1 @@
-"""HTTP: the OpenAI API and its dialects, guards, metrics."""
+"""Serves a model over HTTP: OpenAI's API and other dialects, metrics."""

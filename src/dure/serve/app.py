@@ -1,4 +1,4 @@
-"""The web application: which routes there are, how they are documented.
+"""Builds the web application: which routes there are, how they are documented.
 
 Knows the routers and the OpenAPI document. Refuses to know guards, sockets and engines.
 """
@@ -33,7 +33,7 @@ OPENAI = (
 
 
 def build_app(state: ServerState, dialects: Sequence[APIRouter] = ()) -> FastAPI:
-    """The application of one server; dialects: routers of other APIs."""
+    """Return the application of one server. dialects: routers of other APIs."""
     app = _DocumentedApi(
         title="dure", version=_version(), docs_url=None, redoc_url=None, redirect_slashes=False
     )
@@ -45,7 +45,7 @@ def build_app(state: ServerState, dialects: Sequence[APIRouter] = ()) -> FastAPI
 
 
 def _shapes(dialects: Sequence[APIRouter]) -> dict[str, ErrorShape]:
-    """Of every dialect that has addresses of its own: where they begin, and the shape of its errors."""
+    """Return, for dialects with addresses of their own, how these begin and the shape of errors."""
     return {
         router.prefix: router.route_class.error_body
         for router in dialects
@@ -62,7 +62,7 @@ def _version() -> str:
 
 class _DocumentedApi(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """The document of the API, without what FastAPI only believes we answer."""
+        """Return the document of the API, without what FastAPI only assumes we answer."""
         if self.openapi_schema is None:
             document = get_openapi(
                 title=self.title,
@@ -77,7 +77,7 @@ class _DocumentedApi(FastAPI):
 
 
 def _drop_validation_errors(document: dict[str, Any]) -> None:
-    """FastAPI answers 422 where we answer 400."""
+    """Delete the 422 that FastAPI documents: we answer 400."""
     for methods in document.get("paths", {}).values():
         for operation in methods.values():
             operation.get("responses", {}).pop("422", None)
@@ -86,7 +86,7 @@ def _drop_validation_errors(document: dict[str, Any]) -> None:
 
 
 def _drop_unused(document: dict[str, Any]) -> None:
-    """Types that are only read to be refused are nobody's business."""
+    """Delete types that are only read to be refused."""
     text = msgspec.json.encode(document).decode()
     schemas = document.get("components", {}).get("schemas", {})
     for name in [name for name in schemas if f'"#/components/schemas/{name}"' not in text]:

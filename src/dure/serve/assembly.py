@@ -1,6 +1,6 @@
-"""A whole server: the engine's process, the API, and what guards it, put together and run.
+"""Puts a whole server together and runs it: the engine's process, the API, and its guards.
 
-Knows which part needs which. Refuses to know where settings come from and how a person is told.
+Knows which part needs which. Refuses to know where settings come from, and how a person is informed.
 """
 
 from __future__ import annotations

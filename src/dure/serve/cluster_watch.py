@@ -1,6 +1,6 @@
-"""The cluster's nodes as a server watches them: asked now and then, told as metrics, changes noted.
+"""Watches the cluster's nodes for a server: their health becomes metrics, its changes events.
 
-Knows which of a node's facts have which names. Refuses to act on them.
+Knows the metrics' names. Refuses to act on them.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class ClusterWatch:
         self._stopped = threading.Event()
 
     def reports(self) -> Sequence[NodeReport]:
-        """What the nodes said last."""
+        """Return the nodes' latest reports."""
         return self._reports
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to watch."""
         threading.Thread(target=self._look, daemon=True).start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         self._stopped.set()
 
     def _look(self) -> None:
@@ -66,7 +66,7 @@ class ClusterWatch:
 
 
 def node_metrics(reports: Sequence[NodeReport]) -> Iterator[Metric]:
-    """Every node's facts as metrics; families without samples where there are no nodes."""
+    """Yield the nodes' health as metrics; without nodes, families without samples."""
     up = GaugeMetricFamily("dure_node_up", "Whether the node answers", labels=("node",))
     for report in reports:
         up.add_metric((report.member.name,), float(not report.problem))

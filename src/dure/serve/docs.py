@@ -1,4 +1,4 @@
-"""/docs: the OpenAPI document for people, without a byte from elsewhere; and a word at /."""
+"""/docs: the OpenAPI document for people, without a byte from elsewhere; and a greeting at /."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ router = APIRouter()
 
 @router.get("/docs", include_in_schema=False)
 async def show_docs() -> Response:
-    """The page; it reads /openapi.json and works in a home without Internet."""
+    """Show the page; it reads /openapi.json and works without Internet."""
     page = files("dure.serve").joinpath("docs.html").read_bytes()
     return Response(page, media_type="text/html; charset=utf-8")
 
 
 @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def say_hello() -> Response:
-    """For people who open the address in a browser, and for Ollama's clients, which look here first."""
+    """Greet people who open the address in a browser, and Ollama's clients, which ask here first."""
     return Response("dure is running: the API is described at /docs\n", media_type="text/plain")

@@ -22,14 +22,14 @@ class TokenStream(Protocol):
     """
 
     def __aiter__(self) -> AsyncIterator[Event]:
-        """The events as they come."""
+        """Yield the events as they come."""
 
     def cancel(self) -> None:
-        """End the request; Done("cancelled") follows. Nothing happens where it has ended."""
+        """End the request; Done("cancelled") follows. Does nothing if it has ended."""
 
 
 class Engine(Protocol):
-    """TokenStreams requests, many at once."""
+    """Answers requests, many at once."""
 
     @property
     def state(self) -> EngineState:
@@ -45,7 +45,7 @@ class Engine(Protocol):
 
     @property
     def reason(self) -> str:
-        """Where it failed: why."""
+        """Why it failed, if it did."""
 
     @property
     def info(self) -> ModelInfo:
@@ -53,14 +53,14 @@ class Engine(Protocol):
 
     @property
     def stats(self) -> EngineStats:
-        """The latest figures, at most a second old while anything runs."""
+        """The latest statistics, at most a second old while anything runs."""
 
     def submit(self, request: Request) -> TokenStream:
         """Begin a request.
 
-        Raises ContextError where it can never fit, BusyError where too many wait, NotReadyError while
+        Raises ContextError if it can never fit, BusyError if too many wait, NotReadyError while
         the model is being loaded for the first time.
         """
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
-        """A pooled embedding, not normalized, of every input's tokens. Raises as `submit`."""
+        """Return a pooled embedding, not normalized, of every input's tokens. Raises as `submit`."""

@@ -1,4 +1,4 @@
-"""An engine whose answers are timed as they come, and whose prompts are not longer than allowed.
+"""Times the answers of an engine, and limits its prompts.
 
 Stands at the seam between API and engine, so that every dialect is measured alike. Refuses to know
 HTTP: the record of the request that is being answered is found in a context variable.
@@ -19,7 +19,7 @@ __all__ = ["MeasuredEngine"]
 
 
 class MeasuredEngine:
-    """An `Engine` that tells `metrics`, and the record of the request, what its answers took.
+    """An `Engine` that reports the timings of its answers to `metrics` and to the request's record.
 
     max_prompt_tokens: longer prompts are refused with ContextError. None: the context is the limit.
     """
@@ -84,14 +84,15 @@ class MeasuredEngine:
     def _check(self, n_tokens: int) -> None:
         if self._most is not None and n_tokens > self._most:
             raise ContextError(
-                f"the prompt has {n_tokens} tokens, and this server takes {self._most}: shorten it",
+                f"the prompt has {n_tokens} tokens, and this server takes {self._most}",
+                "shorten it",
                 n_prompt=n_tokens,
                 n_ctx=self._most,
             )
 
 
 class _MeasuredStream:
-    """An answer whose events are timed on their way; the last one is counted once."""
+    """Times an answer's events on their way, and counts its end once."""
 
     def __init__(self, stream: TokenStream, metrics: Metrics, record: RequestRecord | None) -> None:
         self._stream, self._metrics, self._record = stream, metrics, record
@@ -105,7 +106,7 @@ class _MeasuredStream:
         self._stream.cancel()
 
     def close(self) -> None:
-        """Nobody will read on: what has not ended was cancelled. The engine's work ends."""
+        """Count an answer that has not ended as cancelled, and end the engine's work."""
         if not self._closed:
             self.cancel()
             self._end("cancelled")
@@ -134,7 +135,7 @@ class _MeasuredStream:
             self._record.ttft_s = seconds
 
     def _done(self, done: Done) -> None:
-        """An answer that was cancelled by its reader, who read on, met a stop string."""
+        """Count the end. An answer that its reader cancelled, and read on, met a stop string."""
         met_stop = done.reason == "cancelled" and self._cancelled
         self._end("stop" if met_stop else done.reason, done)
 

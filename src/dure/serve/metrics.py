@@ -1,6 +1,6 @@
-"""The engine's figures as Prometheus reads them: under our names, vLLM's and llama-server's.
+"""Metrics of the engine and its answers, under our names, vLLM's and llama-server's.
 
-Knows what is counted and what it is called elsewhere. Refuses to know where figures are observed.
+Knows what is counted and what it is called elsewhere. Refuses to know where values are observed.
 Every name is explained in docs/metrics.md, which a test compares with what is really written.
 Sources of the other names: llama.cpp `tools/server/server-task.cpp`; vLLM `vllm/v1/metrics/loggers.py`.
 """
@@ -44,10 +44,10 @@ _NEXT_TOKEN_S = (
 
 
 class Metrics(Collector):
-    """What a server counts itself, beside what its engine counts. Used from one thread.
+    """Counts what a server observes, and collects what its engine counts. Used from one thread.
 
-    model: as clients name it; it labels every figure of the model. nodes: what the cluster's nodes said
-    last.
+    model: as clients name it; it labels every metric of the model. nodes: gives the latest reports of
+    the cluster's nodes.
     """
 
     def __init__(
@@ -70,21 +70,21 @@ class Metrics(Collector):
     # What is observed; `observe_next_token(seconds)` is a histogram's own, for speed
 
     def observe_first_token(self, seconds: float) -> None:
-        """An answer's first token came so long after the request."""
+        """Count an answer's time to first token."""
         self._first_token.observe(seconds)
 
     def observe_answer(self, reason: str, seconds: float, timings: Timings | None = None) -> None:
-        """An answer has ended: stop, length, cancelled or error, so long after the request."""
+        """Count an answer that has ended: why (stop, length, cancelled, error), and how long it took."""
         self._finished[reason] += 1
         self._request.observe(seconds)
         if timings:
             self._queue.observe(timings.queue_s)
             self._longest = max(self._longest, timings.prompt_tokens + timings.tokens)
 
-    # What is told
+    # What is collected
 
     def collect(self) -> Iterable[Metric]:
-        """Every figure, as prometheus_client asks for them."""
+        """Yield every metric, as prometheus_client asks for them."""
         stats = self._engine.stats
         yield from self._ours(stats)
         yield from self._as_vllm(stats)

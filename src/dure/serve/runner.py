@@ -1,6 +1,6 @@
-"""From a prompt to the events of its answer: what every dialect's stream is made of.
+"""Generates answers: a prompt to chat events, of which every dialect's stream is made.
 
-Knows requests to the engine, how an answer ends, and when the engine's work must end.
+Knows the engine's requests, how an answer ends, and when the engine's work must end.
 Refuses to know HTTP, how text is parsed, and how events are written.
 """
 
@@ -49,7 +49,7 @@ def run_chat(
     """Begin an answer to a conversation. index: which of n choices; each has a seed of its own.
 
     Raises ContextError, BusyError and NotReadyError at once, so before anything is answered.
-    Its events end with Finished; a DureError is raised among them where the engine fails.
+    Its events end with Finished; a DureError is raised among them if the engine fails.
     """
     request = _request(model, prepared.prompt, options, prepared.grammar, index)
     stream = model.engine.submit(request)
@@ -170,7 +170,7 @@ class _EventTranslator:
             yield from self._failed(event)
 
     def _failed(self, event: Failed) -> Iterator[ChatEvent]:
-        """An answer that has met a stop string was complete before: only its times are not known."""
+        """Raise the error; but an answer that has met a stop string is complete, except for its times."""
         if self._reader.stop_text is None:
             raise revived(event.error)
         request = self._request
@@ -196,7 +196,7 @@ class _EventTranslator:
 
 
 def _up_to(n: int, timings: Timings) -> Timings:
-    """The timings of an answer's first n tokens: what came after a stop string is nobody's answer."""
+    """Return the timings of an answer's first n tokens: what follows a stop string is no answer."""
     steps = max(0, n - 1)
     if steps >= timings.n_steps:
         return timings

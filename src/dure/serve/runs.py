@@ -1,4 +1,4 @@
-"""Answers that the engine has begun: one, or several of one request as if they were one.
+"""Runs answers on the engine: one, or several of one request as if they were one.
 
 Knows when the engine's work begins and that it always ends. Refuses to know what the events say.
 """
@@ -107,7 +107,7 @@ class Merged(Generic[E]):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _pump(self, index: int, run: Run[E], queue: _Queue[E]) -> None:
-        """One run after the other, until none is left."""
+        """Read one run after the other, until none is left."""
         try:
             while True:
                 async with aclosing(run):

@@ -26,8 +26,8 @@ class ServerState:
     """One server.
 
     formatter: None if the model cannot chat. embedding: a model of its own for embeddings.
-    sampling: what holds if a request says nothing. keep_alive_s: silence after which a stream shows
-    that it is alive. slots: whether /slots answers.
+    sampling: the default of requests. keep_alive_s: silence after which a stream shows that it is
+    alive. slots: whether /slots answers.
     """
 
     model: ServedModel

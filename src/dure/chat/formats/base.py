@@ -1,4 +1,4 @@
-"""What a family of models must tell: its marks, its grammar, and how its answers are taken apart."""
+"""What a family of models defines: its marks, its grammar, and how its answers are parsed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["CallFormat", "Opened"]
 
 @dataclass(frozen=True)
 class Opened:
-    """What the prompt has begun already: the reasoning, or (where an answer is continued) the content."""
+    """What the prompt has begun: the reasoning, or the content if an answer is continued."""
 
     marks: Marks
     reasoning: bool = False
@@ -27,10 +27,10 @@ class CallFormat(Protocol):
 
     @property
     def written(self) -> re.Pattern[str]:
-        """What its template makes of the probe's call."""
+        """What its template renders of the probe's call."""
 
     def markers(self, marks: Marks, *, tools: bool) -> tuple[str, ...]:
-        """The texts that the parser must see."""
+        """Return the texts that the parser must see."""
 
     def grammar(self, plan: Plan) -> tuple[str, tuple[str, ...], str]:
         """The root's body, the triggers where it is lazy, and the tag whose token triggers as well.
@@ -42,7 +42,7 @@ class CallFormat(Protocol):
     def parser(
         self, tools: Mapping[str, Mapping[str, Any]], opened: Opened, limit: int | None
     ) -> ChatParser:
-        """A new parser; `tools`: the parameters' schemas of those that may be called."""
+        """Return a new parser. tools: the parameters' schemas of those that may be called."""
 
     def continued(self, content: str, reasoning: str, opened: Opened) -> str:
-        """What the prompt goes on with where an answer is continued."""
+        """Return what the prompt ends with if an answer is continued."""

@@ -1,4 +1,4 @@
-"""Harmony's answers, taken apart while they are written.
+"""Parses answers in the harmony format while they are generated.
 
 Knows headers, bodies and what ends them. A header that is none is given back as text.
 """
@@ -23,7 +23,7 @@ _HEADER_LIMIT = 512
 
 
 class HarmonyParser(StateParser):
-    """A ChatParser. channel: of the message that the prompt has begun, if it has."""
+    """A ChatParser. channel: that of the message which the prompt has begun, if any."""
 
     def __init__(self, names: Collection[str], channel: str | None) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class HarmonyParser(StateParser):
         return self._begin(Content)
 
     def _no_header(self) -> bool:
-        """It is text; its first character is taken, so that no mark is met twice."""
+        """Take the first character as text, so that no mark is met twice."""
         self._events.append(Content(self._pending[:1]))
         self._pending = self._pending[1:]
         return self._begin(Content)
@@ -76,9 +76,9 @@ class HarmonyParser(StateParser):
     def _body(self, final: bool) -> bool:
         found = [(self._pending.find(end), end) for end in _ENDS if end in self._pending]
         if not found:
-            kept = 0 if final else held_back(self._pending, _ENDS)
-            self._emit(self._pending[: len(self._pending) - kept])
-            self._pending = self._pending[len(self._pending) - kept :]
+            n_held = 0 if final else held_back(self._pending, _ENDS)
+            self._emit(self._pending[: len(self._pending) - n_held])
+            self._pending = self._pending[len(self._pending) - n_held :]
             return False
         at, end = min(found)
         self._emit(self._pending[:at])

@@ -1,6 +1,6 @@
-"""What stands between the network and the API, one guard a file, stacked in one place.
+"""The guards between the network and the API, one a file, stacked in one place.
 
-Every guard is plain ASGI: it knows one danger and nothing of what the API does.
+Every guard is plain ASGI: it knows one danger, and nothing about what the API does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def guarded(
     metrics: ServerMetrics,
     ended: Callable[[RequestRecord], None],
 ) -> App:
-    """The API behind all of its guards. ended: gets the record of every request at its end.
+    """Return the API behind all of its guards. ended: gets the record of every request at its end.
 
     A request goes through them from the first to the last, its answer back again.
     """

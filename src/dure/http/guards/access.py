@@ -1,4 +1,4 @@
-"""Lets in who shows a good API key, and says whose request it is."""
+"""Lets in requests with a valid API key, and notes whose they are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WRONG_KEY = Refusal(401, "this API key is not known, or was revoked")
 
 
 class KeyCheck:
-    """Answers 401 where no good key is shown; only health is told to everyone.
+    """Answers 401 to requests without a valid key, except for health.
 
     The key's name becomes scope["state"]["owner"], by which work is shared fairly. With no keys at
     all, everyone is let in and the owner is "".
@@ -31,7 +31,7 @@ class KeyCheck:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One ASGI request."""
+        """Handle one ASGI request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -54,7 +54,7 @@ class KeyCheck:
 
 
 def _shown(scope: Scope) -> Iterator[bytes]:
-    """The keys of a request, at most one a header."""
+    """Yield the keys of a request, at most one a header."""
     kind, _, token = (header(scope, b"authorization") or b"").partition(b" ")
     if kind.lower() == b"bearer" and token.strip():
         yield token.strip()
@@ -70,5 +70,5 @@ def _note(scope: Scope, owner: str) -> None:
 
 
 def owner_of(scope: Scope) -> str:
-    """The name of the key that the request came with, "" where none was asked for."""
+    """Return the name of the key that the request came with, "" if none is wanted."""
     return str(scope.get("state", {}).get("owner", ""))

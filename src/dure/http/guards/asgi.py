@@ -1,4 +1,4 @@
-"""The names of ASGI's parts, and wrapping of what is sent. Source: the ASGI specification, HTTP 2.3."""
+"""Names ASGI's parts, and wraps what is sent. Source: the ASGI specification, HTTP 2.3."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
-    """The first header of that name (lower case), None where there is none."""
+    """Return the first header of that name (lower case), None if there is none."""
     return next((value for key, value in scope["headers"] if key == name), None)
 
 
 def with_headers(send: Send, more: Callable[[], Iterable[tuple[bytes, bytes]]]) -> Send:
-    """A `send` that adds headers to the answer, asked for when it starts."""
+    """Return a `send` that adds headers to the answer, which are made when it starts."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -1,7 +1,7 @@
-"""Takes in a request's whole body before the API sees the request: neither too large nor too slow.
+"""Reads a request's whole body before the API sees the request, if it is not too large or too slow.
 
 Every body of this API is one JSON text that is parsed as a whole, so nothing is lost by waiting, and a
-client that dawdles holds no more than its own bytes.
+slow client holds no more than its own bytes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _DRAIN_S = 1.0
 
 
 class WholeBody:
-    """Answers 413 above max_bytes, stated or counted, and 408 where the body is late.
+    """Answers 413 above max_bytes, stated or counted, and 408 if the body is late.
 
-    timeout_s: for the body, besides a second for every KiB that has come. refuse: how it answers.
+    timeout_s: for the body, and another second for every KiB that has come. refuse: how it answers.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class WholeBody:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One ASGI request."""
+        """Handle one ASGI request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -54,7 +54,7 @@ class WholeBody:
             await self._app(scope, _replay(outcome, receive), send)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | Refusal | None:
-        """The body, why it is refused, or None where the client has hung up."""
+        """Return the body, why it is refused, or None if the client has hung up."""
         if int(header(scope, b"content-length") or 0) > self._max_bytes:
             return self._too_large
         parts: list[bytes] = []
@@ -77,9 +77,9 @@ class WholeBody:
 
 
 def _draining(receive: Receive, send: Send) -> Send:
-    """A `send` that takes in more of the body before it ends the answer.
+    """Return a `send` that reads more of the body before it ends the answer.
 
-    Closing a line on which bytes are still coming would reset it, and the client never read why.
+    Closing a connection on which bytes are still coming would reset it, and the client never read why.
     """
 
     async def sending(message: Message) -> None:
@@ -97,7 +97,7 @@ def _draining(receive: Receive, send: Send) -> Send:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body first, then whatever comes: the client's hanging up."""
+    """Return a `receive` that gives the body first, then whatever comes: the client's hanging up."""
     waiting: list[bytes] = [body]
 
     async def replayed() -> Message:

@@ -1,4 +1,4 @@
-"""One client's connection: how long it may dawdle, how much it may send before a request is whole.
+"""Limits one client's connection: how slow it may be, how much it may send before a request is whole.
 
 These are the dangers below ASGI: heads that never end, clients that read nothing, connections that
 are held for nothing. Refuses to know bodies and paths; the guards above do.
@@ -57,10 +57,10 @@ class GuardedConnection(HttpToolsProtocol):
         self._raw_bytes = 0  # of the request, besides its body
         self._too_large = False
 
-    # What the transport tells
+    # Called by the transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected."""
+        """Begin with a client that has connected."""
         super().connection_made(transport)
         _probe(transport)
         if len(self.connections) > self._settings.max_connections:
@@ -69,13 +69,13 @@ class GuardedConnection(HttpToolsProtocol):
             self._start("head", self._settings.header_timeout_s, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
+        """End all deadlines: the connection is gone."""
         for name in list(self._timers):
             self._stop(name)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of requests."""
+        """Read bytes of requests."""
         self._raw_bytes += len(data)
         super().data_received(data)
         if self._head_begun and "head" not in self._timers:
@@ -85,51 +85,51 @@ class GuardedConnection(HttpToolsProtocol):
             self.send_400_response("")
 
     def pause_writing(self) -> None:
-        """The client does not read; the answer waits."""
+        """Start the deadline of a client that does not read."""
         super().pause_writing()
         self._start("unread", self._settings.slow_client_timeout_s, self._cut_off)
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """Stop the deadline: the client has read."""
         self._stop("unread")
         super().resume_writing()
 
-    # What the parser tells
+    # Called by the parser
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Begin to count a request."""
         self._head_begun = True
         self._head_bytes = self._raw_bytes = 0
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header is whole; those behind a chunked body count too."""
+        """Count a header; those behind a chunked body count too."""
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes + len(self.url) > self._settings.max_header_bytes:
             self._too_large = True
-            raise ValueError("the head is too large")  # the parser tells data_received
+            raise ValueError("the head is too large")  # the parser passes it on to data_received
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
+        """Stop the deadline of the head, which is whole."""
         self._stop("head")
         self._head_begun = False
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Part of a body."""
+        """Count part of a body."""
         self._raw_bytes -= len(body) * _BODY_CREDIT
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is whole; another may begin."""
+        """Stop the deadline of the request, which is whole."""
         self._stop("rest")
         super().on_message_complete()
 
-    # What the answer tells
+    # Called by the answer
 
     def on_response_complete(self) -> None:
-        """An answer has been handed to the transport."""
+        """Close the connection after an answer if it must be closed, and soon in any case."""
         super().on_response_complete()
         if self.transport.is_closing():
             self._abort_later()
@@ -137,12 +137,12 @@ class GuardedConnection(HttpToolsProtocol):
             self._start("rest", min(_LINGER_S, self._settings.idle_timeout_s), self._close)
 
     def timeout_keep_alive_handler(self) -> None:
-        """No other request has come; one that has begun has a deadline of its own."""
+        """Close an idle connection; a request that has begun has a deadline of its own."""
         if not self._head_begun:
             self._close()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (ours says it)
-        """What came cannot be read as HTTP."""
+        """Refuse what cannot be read as HTTP."""
         limit = self._settings.max_header_bytes
         if self._too_large:
             self._refuse(Refusal(431, f"the head is larger than {limit} bytes", close=True))
@@ -209,7 +209,7 @@ def _whole_answer(refusal: Refusal) -> bytes:
 
 
 def _probe(transport: asyncio.Transport) -> None:
-    """Have the system notice a client whose machine is gone, also while nothing is sent."""
+    """Let the system notice a client whose machine is gone, also while nothing is sent."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         with suppress(OSError):

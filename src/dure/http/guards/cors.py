@@ -1,4 +1,4 @@
-"""Which web pages may call the API from a browser: none, unless origins are named."""
+"""Allows web pages of named origins to call the API from a browser."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dure.http.guards.asgi import App
 
 __all__ = ["Cors"]
 
-_TOLD = ("x-request-id", "retry-after", "x-route-target", "x-route-reason")
+_EXPOSED = ("x-request-id", "retry-after", "x-route-target", "x-route-reason")
 
 
 def Cors(app: App, origins: Sequence[str]) -> App:  # noqa: N802 (it stands in the stack of guards)
-    """The app, with the headers by which a browser lets pages of these origins call it."""
+    """Return the app with the headers by which a browser lets pages of these origins call it."""
     if not origins:
         return app
     return CORSMiddleware(
@@ -22,6 +22,6 @@ def Cors(app: App, origins: Sequence[str]) -> App:  # noqa: N802 (it stands in t
         allow_origins=origins,
         allow_methods=("GET", "POST", "DELETE", "OPTIONS"),
         allow_headers=("*",),
-        expose_headers=_TOLD,
+        expose_headers=_EXPOSED,
         max_age=600,
     )

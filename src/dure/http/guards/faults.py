@@ -1,4 +1,4 @@
-"""The last catch: a bug of ours becomes a 500 that tells nothing, and a traceback in the log."""
+"""Turns a bug of ours into a 500 without details, and a traceback in the log."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _log = logging.getLogger("dure.serve")
 
 
 class Faults:
-    """Ends a request that met a bug of ours: with a 500, or, where the answer has begun, an error in it."""
+    """Ends a request that met a bug of ours: with a 500, or an error in the answer if that has begun."""
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One ASGI request."""
+        """Handle one ASGI request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -38,7 +38,7 @@ class Faults:
 
 
 class StartedAnswer:
-    """An answer on its way, which can be ended by an error at whatever point it has reached."""
+    """An answer that is being sent, and can be ended by an error at any point."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -46,7 +46,7 @@ class StartedAnswer:
         self._complete = False
 
     async def send(self, message: Message) -> None:
-        """ASGI's send, watched."""
+        """Send a message, and note how far the answer is."""
         if message["type"] == "http.response.start":
             headers = message.get("headers", ())
             self._content_type = next((v for k, v in headers if k.lower() == b"content-type"), b"")
@@ -55,7 +55,7 @@ class StartedAnswer:
         await self._send(message)
 
     async def end(self, refusal: Refusal, path: str) -> None:
-        """The refusal as the whole answer, or as a stream's last event; else the connection is cut.
+        """Send the refusal as the whole answer, or as a stream's last event; else cut the connection.
 
         A body of a stated length cannot be ended by an error: it stays short, and clients see that.
         """

@@ -9,13 +9,13 @@ __all__ = ["Figures"]
 
 
 class Figures:
-    """The page that Prometheus reads."""
+    """Answers with the page that Prometheus reads."""
 
     def __init__(self, app: App, metrics: ServerMetrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One ASGI request."""
+        """Handle one ASGI request."""
         if scope["type"] != "http" or scope["path"] != "/metrics" or scope["method"] != "GET":
             await self._app(scope, receive, send)
             return

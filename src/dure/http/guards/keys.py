@@ -1,7 +1,7 @@
-"""API keys: where they are kept, and whether one that is shown is among them.
+"""Reads API keys, and finds whether a key that is shown is among them.
 
 Keeps digests only, compares every key in constant time, and reads its file again when that changes,
-so that a key is revoked without a restart. Refuses to know HTTP.
+so that a key can be revoked without a restart. Refuses to know HTTP.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class ApiKey:
 
 
 def keys_of_environment(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """What DURE_API_KEYS holds: `name:key` or `key` each, with commas between them."""
+    """Return the keys in DURE_API_KEYS: `name:key` or `key` each, with commas between them."""
     words = environment.get("DURE_API_KEYS", "").split(",")
     return tuple(word.strip() for word in words if word.strip())
 
 
 def parse_keys(lines: Iterable[str], source: str) -> list[ApiKey]:
-    """The keys of `name:key` and `key` lines; the latter are named by their place, as `key-3`.
+    """Return the keys of `name:key` and `key` lines; the latter are named by place, as `key-3`.
 
     Raises UsageError naming the place, never the key.
     """
@@ -48,7 +48,7 @@ def parse_keys(lines: Iterable[str], source: str) -> list[ApiKey]:
         if text := line.strip():
             key = _parse_key(text, place, source)
             if keys.setdefault(key.name, key) is not key:
-                raise UsageError(f"{source}: two keys are named {key.name}: rename one")
+                raise UsageError(f"{source}: two keys are named {key.name}", "rename one")
     return list(keys.values())
 
 
@@ -66,11 +66,11 @@ def _parse_key(text: str, place: int, source: str) -> ApiKey:
 
 
 def read_key_file(path: Path) -> list[ApiKey]:
-    """The keys of a file; lines that begin with # are comments. Raises UsageError."""
+    """Return the keys of a file; lines that begin with # are comments. Raises UsageError."""
     lines = _private_text(path).splitlines()
     keys = parse_keys(("" if line.lstrip().startswith("#") else line for line in lines), str(path))
     if not keys:
-        raise UsageError(f"{path} holds no API key: write one a line, as name:key")
+        raise UsageError(f"{path} holds no API key", "write one a line, as name:key")
     return keys
 
 
@@ -82,23 +82,23 @@ def _private_text(path: Path) -> str:
     except OSError as error:
         raise UsageError(f"{path}: cannot read the API keys: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is no text: write one API key a line, as name:key") from None
+        raise UsageError(f"{path} is no text", "write one API key a line, as name:key") from None
 
 
 def _check_private(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{path} is no file: name a file of API keys, one a line")
+        raise UsageError(f"{path} is no file", "name a file of API keys, one a line")
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise UsageError(f"{path} can be read by other users of this machine: chmod 600 {path}")
+        raise UsageError(f"{path} can be read by other users of this machine", f"chmod 600 {path}")
     if status.st_size > _LARGEST_FILE_BYTES:
-        raise UsageError(f"{path} is larger than 1 MiB: name a file of API keys, one a line")
+        raise UsageError(f"{path} is larger than 1 MiB", "name a file of API keys, one a line")
 
 
 class KeyRing:
-    """The keys that are good now: those that were given, and those of the file as it stands."""
+    """The keys that are valid now: those that were given, and those of the file as it is."""
 
     def __init__(self, given: Iterable[str] = (), path: Path | None = None) -> None:
-        """Raises UsageError where a key or the file makes no sense, or two share a name."""
+        """Raises UsageError if a key or the file is invalid, or two keys share a name."""
         self._given = parse_keys(given, "DURE_API_KEYS")
         self._path = path
         self._stamp = stamp_of(path) if path else None
@@ -114,7 +114,7 @@ class KeyRing:
         return bool(self._given) or self._path is not None
 
     def name_of(self, shown: bytes) -> str | None:
-        """The name of the key that was shown, or None where it is not ours.
+        """Return the name of the key that was shown, or None if it is not ours.
 
         Takes as long for every key, right or wrong.
         """
@@ -125,7 +125,7 @@ class KeyRing:
         return found
 
     def refresh(self) -> bool:
-        """Read the file again where it has changed; True where it was read.
+        """Read the file again if it has changed; return whether it was read.
 
         A file that is gone or broken revokes all of its keys; `problem` then says why.
         """
@@ -143,7 +143,7 @@ class KeyRing:
         given = {key.name for key in self._given}
         for key in self._from_file:
             if key.name in given:
-                raise UsageError(f"{self._path}: {key.name} is in DURE_API_KEYS too: rename one")
+                raise UsageError(f"{self._path}: {key.name} is in DURE_API_KEYS too", "rename one")
 
 
 def _digest(key: bytes) -> bytes:

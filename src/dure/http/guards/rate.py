@@ -1,4 +1,4 @@
-"""How much a caller may ask for in a minute: token buckets, and the guard that draws on them.
+"""Limits what a caller may ask for in a minute, with token buckets.
 
 A bucket is pure: time comes in as a number. The guard knows HTTP, and charges an answer's tokens when
 it has ended, so that a caller who took too many waits until they are earned again.
@@ -18,51 +18,51 @@ from dure.http.guards.refusal import Refusal, refuse
 __all__ = ["Bucket", "Rate", "RateLimit"]
 
 _FREE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_MOST_CALLERS = 10_000
+_MAX_CALLERS = 10_000
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What flows into a bucket. A full one holds a minute's worth, and at least one."""
+    """What flows into a bucket. A full one holds a minute's worth, but no less than one."""
 
     per_minute: float
 
     @property
     def per_s(self) -> float:
-        """The same, a second."""
+        """The rate in a second."""
         return self.per_minute / 60
 
     @property
-    def most(self) -> float:
+    def capacity(self) -> float:
         """What a full bucket holds."""
         return max(1.0, self.per_minute)
 
 
 @dataclass
 class Bucket:
-    """What a caller may still take, at the time `at_s`; below 0 it has taken more than it may."""
+    """What a caller may still take at the time `at_s`; below 0 it has taken more than it may."""
 
     rate: Rate
     level: float
     at_s: float
 
     def fill(self, now_s: float) -> None:
-        """Let in what has flowed since."""
-        self.level = min(self.rate.most, self.level + (now_s - self.at_s) * self.rate.per_s)
+        """Add what has flowed in since `at_s`."""
+        self.level = min(self.rate.capacity, self.level + (now_s - self.at_s) * self.rate.per_s)
         self.at_s = now_s
 
     def wait_s(self, amount: float, now_s: float) -> float:
-        """How long until `amount` can be taken; 0 where it can be now."""
+        """Return how long until `amount` can be taken; 0 if it can be now."""
         self.fill(now_s)
         return max(0.0, (amount - self.level) / self.rate.per_s)
 
     def take(self, amount: float) -> None:
-        """Take it, whether it is there or not."""
+        """Take an amount, even if there is less."""
         self.level -= amount
 
 
 class _Buckets:
-    """One bucket a caller; those that are full again are forgotten when there are too many."""
+    """One bucket for each caller; full ones are deleted when there are too many."""
 
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
@@ -71,21 +71,21 @@ class _Buckets:
     def of(self, caller: str, now_s: float) -> Bucket:
         bucket = self._of.get(caller)
         if bucket is None:
-            if len(self._of) >= _MOST_CALLERS:
+            if len(self._of) >= _MAX_CALLERS:
                 self._forget(now_s)
-            bucket = self._of[caller] = Bucket(self.rate, self.rate.most, now_s)
+            bucket = self._of[caller] = Bucket(self.rate, self.rate.capacity, now_s)
         return bucket
 
     def _forget(self, now_s: float) -> None:
         for bucket in self._of.values():
             bucket.fill(now_s)
-        self._of = {k: b for k, b in self._of.items() if b.level < b.rate.most}
+        self._of = {k: b for k, b in self._of.items() if b.level < b.rate.capacity}
 
 
 class RateLimit:
-    """Answers 429 with Retry-After to a key (an address, where there are no keys) that asks too much.
+    """Answers 429 with Retry-After to a key (an address, if there are no keys) that asks too much.
 
-    Reading, as of figures and models, is free. Tells what is left in OpenAI's `x-ratelimit-*` headers.
+    Reading, as of metrics and models, is free. Reports what is left in OpenAI's `x-ratelimit-*` headers.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class RateLimit:
         self._tokens = _Buckets(tokens) if tokens else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One ASGI request."""
+        """Handle one ASGI request."""
         if scope["type"] != "http" or scope["method"] in _FREE_METHODS:
             await self._app(scope, receive, send)
             return
@@ -129,11 +129,11 @@ class RateLimit:
 
 def _refusal(requests: Bucket | None, tokens: Bucket | None, now_s: float) -> Refusal | None:
     if requests and (wait_s := requests.wait_s(1, now_s)) > 0:
-        most = f"{requests.rate.per_minute:g} requests a minute"
-        return Refusal(429, f"this key may make {most}: try again in {wait_s:.0f} s", wait_s)
-    if tokens and (wait_s := tokens.wait_s(min(1.0, tokens.rate.most), now_s)) > 0:
-        most = f"{tokens.rate.per_minute:g} tokens a minute"
-        return Refusal(429, f"this key may use {most}: try again in {wait_s:.0f} s", wait_s)
+        limit = f"{requests.rate.per_minute:g} requests a minute"
+        return Refusal(429, f"this key may make {limit}: try again in {wait_s:.0f} s", wait_s)
+    if tokens and (wait_s := tokens.wait_s(min(1.0, tokens.rate.capacity), now_s)) > 0:
+        limit = f"{tokens.rate.per_minute:g} tokens a minute"
+        return Refusal(429, f"this key may use {limit}: try again in {wait_s:.0f} s", wait_s)
     return None
 
 
@@ -141,7 +141,7 @@ def _left(requests: Bucket | None, tokens: Bucket | None) -> Headers:
     headers: Headers = []
     for name, bucket in ((b"requests", requests), (b"tokens", tokens)):
         if bucket:
-            headers.append((b"x-ratelimit-limit-" + name, b"%d" % bucket.rate.most))
+            headers.append((b"x-ratelimit-limit-" + name, b"%d" % bucket.rate.capacity))
             headers.append((b"x-ratelimit-remaining-" + name, b"%d" % max(0.0, bucket.level)))
     return headers
 

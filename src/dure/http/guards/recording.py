@@ -16,17 +16,17 @@ _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 class Recording:
-    """The outermost guard: `x-request-id`, scope["state"]["record"], and what is made of it.
+    """Sets `x-request-id` and scope["state"]["record"], and counts; the outermost guard.
 
-    A caller's id is taken over where it is 1 to 128 printable ASCII characters without blanks.
-    ended: called once with every record, also where the client has hung up or a bug ended the answer.
+    A caller's id is kept if it is 1 to 128 printable ASCII characters without blanks.
+    ended: called once with every record, even if the client has hung up or a bug ended the answer.
     """
 
     def __init__(self, app: App, ended: Callable[[RequestRecord], None]) -> None:
         self._app, self._ended = app, ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One ASGI request."""
+        """Handle one ASGI request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -89,7 +89,7 @@ def _new_record(scope: Scope) -> RequestRecord:
 
 
 def _route(scope: Scope) -> str:
-    """The template of the path, as the router noted it; "" where no route was reached."""
+    """Return the template of the path, as the router noted it; "" if no route was reached."""
     path = getattr(scope.get("route"), "path", None)
     if isinstance(path, str):
         return path

@@ -1,4 +1,4 @@
-"""An answer that a guard gives instead of the API, in the caller's own dialect.
+"""Answers instead of the API if a guard refuses a request, in the caller's own dialect.
 
 Knows the shape of an error for every dialect: llama-server's and OpenAI's envelope, Anthropic's and
 Ollama's. Refuses to know why a request is refused.
@@ -41,11 +41,11 @@ class Refusal:
     close: bool = False
 
     def body(self, path: str) -> bytes:
-        """The error as the dialect of `path` writes it."""
+        """Return the error as the dialect of `path` writes it."""
         return json.dumps(self._error(path)).encode()
 
     def headers(self) -> Headers:
-        """What tells a client whether to try again. Source: the retries of the openai client."""
+        """Return headers that tell a client whether to try again. Source: the openai client's retries."""
         headers = [(b"content-type", b"application/json")]
         if self.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
@@ -58,7 +58,7 @@ class Refusal:
         return headers
 
     def stream_end(self, path: str, content_type: bytes) -> bytes:
-        """What ends a stream that has begun: an event, or a line of JSON; nothing for other types."""
+        """Return what ends a stream that has begun: an event, or a line of JSON; b"" for other types."""
         body = self.body(path)
         if content_type.startswith(b"text/event-stream"):
             event = b"event: error\n" if _is_anthropic(path) else b""
@@ -71,8 +71,8 @@ class Refusal:
             return {"type": "error", "error": {"type": anthropic, "message": self.message}}
         if path.startswith("/api/"):
             return {"error": self.message}
-        told = {"code": self.status, "message": self.message, "type": kind, "param": None}
-        return {"error": told}
+        error = {"code": self.status, "message": self.message, "type": kind, "param": None}
+        return {"error": error}
 
 
 def _is_anthropic(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""The end of a server: new requests are refused, running answers finish, late ones are cancelled.
+"""Ends a server: new requests are refused, running ones finish, late ones are cancelled.
 
 Knows which requests run. Refuses to know signals and sockets: `server` does.
 """
@@ -39,30 +39,30 @@ class RunningRequests:
             task.cancel()
 
     def begin(self) -> asyncio.Task[object]:
-        """The current task answers a request."""
+        """Count the current task, which begins to answer a request."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         return task
 
     def end(self, task: asyncio.Task[object]) -> None:
-        """It has ended."""
+        """Count a task no more: it has ended."""
         self._tasks.discard(task)
         self._late.discard(task)
 
     def was_late(self, task: asyncio.Task[object]) -> bool:
-        """Whether `cancel` ended the task."""
+        """Return whether `cancel` ended the task."""
         return task in self._late
 
 
 class Stopping:
-    """Answers 503 once the server is told to stop, and keeps count of what runs."""
+    """Answers 503 once the server stops, and counts the requests that run."""
 
     def __init__(self, app: App, running: RunningRequests) -> None:
         self._app, self._running = app, running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One ASGI request."""
+        """Handle one ASGI request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif self._running.stopping:

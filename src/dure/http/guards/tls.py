@@ -1,4 +1,4 @@
-"""Reads a certificate and its key, and says in one line what is wrong with them."""
+"""Reads a certificate and its key, and names in one line what is wrong with them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["Tls"]
 
 
 class Tls:
-    """A server's TLS, version 1.2 or newer. Renewed files are taken over by `refresh`."""
+    """A server's TLS, version 1.2 or newer. `refresh` reads renewed files."""
 
     def __init__(self, cert: Path, key: Path) -> None:
-        """Raises UsageError where a file is missing, is no PEM, or the two do not belong together."""
+        """Raises UsageError if a file is missing, is no PEM, or the two do not belong together."""
         self._cert, self._key = cert, key
         self._stamp = stamp_of(cert, key)
         self.context = _context(cert, key)
 
     def refresh(self) -> bool:
-        """Use the files as they are now, for new connections; True where they have changed.
+        """Use the files as they are now for new connections; return whether they have changed.
 
-        Raises UsageError where they do not fit together; the old ones stay in use.
+        Raises UsageError if they do not fit together; the old ones stay in use.
         """
         stamp = stamp_of(self._cert, self._key)
         if stamp == self._stamp:
@@ -46,12 +46,12 @@ def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
     for path, what in ((cert, "certificate"), (key, "key of the certificate")):
         try:
             if b"-----BEGIN" not in path.read_bytes():
-                raise UsageError(f"{path}: the {what} is no PEM file: convert it with openssl")
+                raise UsageError(f"{path}: the {what} is no PEM file", "convert it with openssl")
         except OSError as error:
             raise UsageError(f"{path}: cannot read the {what}: {error.strerror}") from None
 
     def no_password() -> str:
-        raise UsageError(f"{key} is encrypted: decrypt it with `openssl pkey -in {key}`")
+        raise UsageError(f"{key} is encrypted", f"decrypt it with `openssl pkey -in {key}`")
 
     try:
         context.load_cert_chain(cert, key, no_password)

@@ -1,6 +1,6 @@
 """An answer in Anthropic's API, as a stream of typed events and as one message.
 
-Pure: chat events in, events out; the message is what the events have told.
+Pure: chat events in, events out; the message is what the events add up to.
 Refuses to know HTTP and how events are framed.
 """
 
@@ -33,10 +33,10 @@ _STOP_REASONS = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_to
 
 
 class MessageAnswer:
-    """One message while it is written.
+    """One message while it is generated.
 
     n_prompt: tokens of the prompt. stops: the request's stop sequences. max_tokens: of the request.
-    thoughts: whether they are told, or only that there are some, or nothing of them.
+    thoughts: whether they are shown, or only that there are some, or nothing.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class MessageAnswer:
         self._usage = _usage(n_prompt, 0)
 
     def value(self) -> dict[str, Any]:
-        """The message as it stands."""
+        """Return the message so far."""
         return {
             "id": self._id,
             "type": "message",
@@ -69,10 +69,10 @@ class MessageAnswer:
         }
 
     def feed(self, event: ChatEvent) -> list[StreamObject]:
-        """What is said of the next event."""
+        """Return the stream's events for the next chat event."""
         if isinstance(event, PromptProgress):
             return self._begin(event.cached)
-        return [*self._begin(0), *self._told(event)]
+        return [*self._begin(0), *self._events(event)]
 
     def end(self) -> list[StreamObject]:
         """Return nothing: `message_stop` has been said."""
@@ -89,7 +89,7 @@ class MessageAnswer:
         self._usage = _usage(self._n_prompt, n_cached)
         return [{"type": "message_start", "message": self.value()}, {"type": "ping"}]
 
-    def _told(self, event: ChatEvent) -> list[StreamObject]:
+    def _events(self, event: ChatEvent) -> list[StreamObject]:
         match event:
             case Content(text):
                 return self._write("text", text)
@@ -110,7 +110,7 @@ class MessageAnswer:
         events: list[StreamObject] = []
         if not self._blocks or self._blocks[-1].kind != kind:
             events = self._open(self._block(kind))
-        return [*events, self._blocks[-1].more(text)] if self._blocks[-1].told else events
+        return [*events, self._blocks[-1].more(text)] if self._blocks[-1].is_shown else events
 
     def _block(self, kind: str) -> _OutputBlock:
         thoughts = _ThinkingOutput if self._thoughts == "told" else _OmittedThinking
@@ -138,10 +138,10 @@ class MessageAnswer:
 
 
 class _OutputBlock:
-    """A content block while it is written."""
+    """A content block while it is generated."""
 
     kind = ""
-    told = True
+    is_shown = True
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -175,7 +175,7 @@ class _TextOutput(_OutputBlock):
 
 
 class _ThinkingOutput(_OutputBlock):
-    """Clients hand the signature back and want one; there is nothing here to be signed."""
+    """Thoughts, with an empty signature: clients want one, and there is nothing to sign."""
 
     kind = "thinking"
 
@@ -192,7 +192,7 @@ class _ThinkingOutput(_OutputBlock):
 
 
 class _OmittedThinking(_ThinkingOutput):
-    told = False
+    is_shown = False
 
 
 class _ToolUseOutput(_OutputBlock):
@@ -211,7 +211,7 @@ class _ToolUseOutput(_OutputBlock):
 
 
 def _parsed(arguments: str) -> Any:
-    """The arguments; nothing where they were cut off, as a call that was is not to be made."""
+    """Return the arguments; none if they were cut off: such a call must not be made."""
     try:
         found = msgspec.json.decode(arguments)
     except msgspec.DecodeError:

@@ -1,4 +1,4 @@
-"""Anthropic's turns of content blocks become messages of a chat.
+"""Turns Anthropic's content blocks into messages of a chat.
 
 Refuses to know options, HTTP and how an answer is written.
 """
@@ -27,7 +27,7 @@ __all__ = ["messages_of"]
 
 
 def messages_of(request: CountTokensRequest) -> list[ChatMessage]:
-    """The chat's messages. Raises UsageError naming the block that a text model cannot read."""
+    """Return the chat's messages. Raises UsageError naming the block that a text model cannot read."""
     messages: list[ChatMessage] = []
     if request.system:
         messages.append({"role": "system", "content": _system(request.system)})
@@ -44,8 +44,8 @@ def _messages(message: AnthropicInputMessage, place: str) -> list[ChatMessage]:
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     blocks = [(block, f"{place}.content.{i}") for i, block in enumerate(message.content)]
-    for block, where in blocks:
-        _check(block, message.role, where)
+    for block, at in blocks:
+        _check(block, message.role, at)
     if message.role == "assistant":
         return [_assistant(message.content)]
     # A call's results follow the call, whatever else the user says with them.

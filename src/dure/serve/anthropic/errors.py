@@ -1,4 +1,4 @@
-"""A problem as Anthropic's API tells it. Refuses to know what went wrong."""
+"""Writes an error as Anthropic's API does. Refuses to know what went wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TYPES = {
 
 
 def anthropic_error(problem: Problem) -> dict[str, Any]:
-    """The body of an error, and the data of an error event."""
+    """Return the body of an error, which is also the data of an error event."""
     fallback = "invalid_request_error" if problem.status < 500 else "api_error"
     kind = _TYPES.get(problem.status, fallback)
     return {"type": "error", "error": {"type": kind, "message": problem.message}}

@@ -1,4 +1,4 @@
-"""A request for a message becomes a chat task and options.
+"""Makes a chat task and options of a request for a message.
 
 Refuses to know HTTP and how the answer is written.
 """
@@ -30,7 +30,7 @@ __all__ = ["options_of", "quieter", "task_of", "thoughts_of"]
 
 
 def task_of(request: CountTokensRequest) -> ChatTask:
-    """What the model is given to answer. Raises UsageError naming what cannot be honoured."""
+    """Return what the model is asked. Raises UsageError naming what cannot be honoured."""
     messages = messages_of(request)
     tools = tuple(_tool(tool, i) for i, tool in enumerate(request.tools or ()))
     config = request.output_config
@@ -49,7 +49,7 @@ def task_of(request: CountTokensRequest) -> ChatTask:
 
 
 def options_of(request: MessagesRequest, defaults: Sampling, owner: str = "") -> GenerationOptions:
-    """How the answer is generated; `defaults` stand where the request says nothing.
+    """Return how the answer is generated; `defaults` hold if the request says nothing.
 
     A thinking budget is a target in Anthropic's API, not a limit: max_tokens limits thoughts and
     answer together, and the budget must leave room for the answer.
@@ -58,8 +58,8 @@ def options_of(request: MessagesRequest, defaults: Sampling, owner: str = "") ->
         request.thinking.budget_tokens >= request.max_tokens
     ):
         raise UsageError(
-            f"thinking.budget_tokens {request.thinking.budget_tokens} leaves no room for the "
-            f"answer: give less than max_tokens {request.max_tokens}"
+            f"thinking.budget_tokens {request.thinking.budget_tokens} leaves no room for the answer",
+            f"give less than max_tokens {request.max_tokens}",
         )
     given = {"temperature": request.temperature, "top_k": request.top_k, "top_p": request.top_p}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -72,9 +72,9 @@ def options_of(request: MessagesRequest, defaults: Sampling, owner: str = "") ->
 
 
 def quieter(request: CountTokensRequest, task: ChatTask) -> ChatTask | None:
-    """The task without thoughts, to be tried first: unasked, Anthropic's models do not think.
+    """Return the task without thoughts, to try first: unasked, Anthropic's models do not think.
 
-    None where the request says how much is thought. A model that always thinks refuses this task.
+    None if the request says how much to think. A model that always thinks refuses this task.
     """
     if request.thinking is not None or task.reasoning_effort is not None:
         return None
@@ -82,14 +82,14 @@ def quieter(request: CountTokensRequest, task: ChatTask) -> ChatTask | None:
 
 
 def thoughts_of(request: CountTokensRequest) -> ThoughtsShown:
-    """What is told of thoughts. A client that did not ask for any expects none, and reads text first."""
+    """Return what is shown of thoughts: nothing if the client did not ask for any."""
     if not isinstance(request.thinking, Thinking | AdaptiveThinking):
         return "hidden"
     return "omitted" if request.thinking.display == "omitted" else "told"
 
 
 def _thinks(request: CountTokensRequest) -> bool | None:
-    """None leaves it to the model, which is what `adaptive` means."""
+    """Return whether to think; None leaves it to the model, which is what `adaptive` means."""
     if isinstance(request.thinking, Thinking):
         return True
     return False if isinstance(request.thinking, NoThinking) else None
@@ -118,11 +118,11 @@ def _continues(messages: list[dict[str, Any]]) -> bool:
 def _tool(tool: OwnTool | AnthropicOtherTool, index: int) -> Tool:
     if isinstance(tool, AnthropicOtherTool):
         raise UsageError(
-            f"tools.{index}: type {tool.type!r} is not supported: give tools of your own, "
-            "with an input_schema"
+            f"tools.{index}: type {tool.type!r} is not supported",
+            "give tools of your own, with an input_schema",
         )
     if tool.defer_loading:
-        raise UsageError(f"tools.{index}.defer_loading is not supported: leave it out")
+        raise UsageError(f"tools.{index}.defer_loading is not supported", "leave it out")
     return Tool(tool.name, tool.description or "", tool.input_schema, bool(tool.strict))
 
 
@@ -135,7 +135,7 @@ def _choice(
     if choice.type == "none":
         return "none"
     if not tools:
-        raise UsageError(f"tool_choice of type {choice.type!r} needs tools: give some")
+        raise UsageError(f"tool_choice of type {choice.type!r} needs tools", "give some")
     if not isinstance(choice, AnthropicToolChoice):
         return "required"
     if all(tool.name != choice.name for tool in tools):
@@ -147,6 +147,6 @@ def _response_format(request: CountTokensRequest) -> JsonSchema | None:
     wanted = request.output_format
     if request.output_config and request.output_config.format:
         if wanted:
-            raise UsageError("output_format and output_config.format say the same: give one")
+            raise UsageError("output_format and output_config.format say the same", "give one")
         wanted = request.output_config.format
     return JsonSchema(wanted.schema_) if wanted else None

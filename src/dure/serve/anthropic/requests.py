@@ -250,7 +250,7 @@ class CountTokensRequest(StrictModel):
 
 
 class MessagesRequest(CountTokensRequest):
-    """One answer that is wanted."""
+    """The body of a request for one answer."""
 
     model_config = examples(
         _QUESTION,

@@ -37,7 +37,7 @@ class AnthropicRoute(JsonRoute):
 
 
 def router() -> APIRouter:
-    """The routes of Anthropic's API."""
+    """Return the routes of Anthropic's API."""
     routes = APIRouter(prefix="/v1/messages", route_class=AnthropicRoute, tags=["Anthropic"])
     routes.post("", **ANTHROPIC_STYLE.route(MessageObject, stream=True))(create_message)
     routes.post("/count_tokens", **ANTHROPIC_STYLE.route(TokenCount))(count_message_tokens)
@@ -67,7 +67,7 @@ async def create_message(
 
 
 async def count_message_tokens(body: CountTokensRequest, server: CurrentServer) -> Response:
-    """How many tokens the prompt of a request has; nothing is generated."""
+    """Count the tokens of a request's prompt; nothing is generated."""
     prepared = await _prepared(body, server)
     return json_response({"input_tokens": len(prepared.prompt)})
 

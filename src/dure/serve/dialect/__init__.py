@@ -1,4 +1,4 @@
-"""What the APIs' dialects are made of: how an answer is sent, documented, timed and constrained.
+"""What the APIs' dialects share: how an answer is sent, documented, timed and constrained.
 
 Every dialect (`openai`, `responses`, `anthropic`, `ollama`) imports this package, and none of the others.
 """

@@ -1,4 +1,4 @@
-"""How an answer is sent, whole or as a stream, in whatever dialect.
+"""Sends an answer, whole or as a stream, in any dialect.
 
 Knows what a dialect must say of an answer, and when the client has gone.
 Refuses to know any dialect: it gives a pure `DialectAnswer`, and how its objects are framed.
@@ -86,7 +86,7 @@ async def send_answer(
 ) -> Response:
     """Send an answer, whole or as a stream. The engine's work ends with the client.
 
-    keep_alive_s: a stream that is silent for so long shows that it is alive.
+    keep_alive_s: silence after which a stream shows that it is alive.
     """
     if not stream:
         return await while_connected(request, _whole(events, dialect))

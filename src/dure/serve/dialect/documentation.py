@@ -1,4 +1,4 @@
-"""How routes are documented: the errors that all may answer, and the shape of a dialect's answers.
+"""Documents routes: the errors that all may answer, and the shape of a dialect's answers.
 
 Only for the OpenAPI document: answers are written directly, and tests compare them with it.
 """
@@ -35,7 +35,7 @@ class OpenObject(BaseModel):
 
 
 class ErrorObject(OpenObject):
-    """What went wrong. n_prompt_tokens, n_ctx and progress come along where they explain it."""
+    """What went wrong. n_prompt_tokens, n_ctx and progress come along if they explain it."""
 
     code: int
     message: str
@@ -49,7 +49,7 @@ class ErrorBody(ClosedObject):
     error: ErrorObject
 
 
-# What the guards before every route answer, where they are set up.
+# What the guards before every route answer, if they are set up.
 GUARDED = {
     401: "the server wants an API key",
     429: "too many requests: try again after Retry-After seconds",

@@ -1,4 +1,4 @@
-"""The logprobs of an answer's tokens as OpenAI tells them, and the dialects that follow it."""
+"""Writes the logprobs of tokens as OpenAI's API does, and dialects that follow it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def finite(logprob: float) -> float:
 
 
 def logprob_entries(logprobs: Sequence[TokenLogprob], *, ids: bool = False) -> list[dict[str, Any]]:
-    """The entries of `logprobs.content`; with the tokens' ids, as llama-server has them."""
+    """Return the entries of `logprobs.content`. ids: with the tokens' ids, as llama-server has them."""
     return [
         {**_entry(one, ids), "top_logprobs": [_entry(top, ids) for top in one.top]}
         for one in logprobs
@@ -27,6 +27,5 @@ def logprob_entries(logprobs: Sequence[TokenLogprob], *, ids: bool = False) -> l
 
 
 def _entry(one: TokenLogprob, ids: bool) -> dict[str, Any]:
-    logprob = one.logprob if math.isfinite(one.logprob) else LOWEST
-    entry = {"token": one.text, "bytes": list(one.data), "logprob": logprob}
+    entry = {"token": one.text, "bytes": list(one.data), "logprob": finite(one.logprob)}
     return {"id": one.token, **entry} if ids else entry

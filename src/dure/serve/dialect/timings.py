@@ -1,4 +1,4 @@
-"""The figures of an answer as llama-server tells them, also while it is still generated."""
+"""Writes the timings of an answer as llama-server does, also while it is generated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["LiveTimings", "progress_of", "timings_of"]
 
 
 def timings_of(timings: Timings) -> dict[str, Any]:
-    """llama-server's `timings`, and of the decode steps how long ranks computed and summed."""
+    """Return llama-server's `timings`, with the compute and all-reduce time of the decode steps."""
     prompt_n = timings.prompt_tokens - timings.cached_tokens
     return {
         "cache_n": timings.cached_tokens,
@@ -44,7 +44,7 @@ def _ms(seconds: float) -> float:
 
 
 def progress_of(progress: PromptProgress) -> dict[str, Any]:
-    """llama-server's `prompt_progress`."""
+    """Return llama-server's `prompt_progress`."""
     return {
         "total": progress.total,
         "cache": progress.cached,
@@ -54,7 +54,7 @@ def progress_of(progress: PromptProgress) -> dict[str, Any]:
 
 
 class LiveTimings:
-    """Counts what passes; an event of text is a token, which is nearly always so."""
+    """Times an answer by its events; counts an event of text as a token, which it nearly always is."""
 
     def __init__(self) -> None:
         self._progress = PromptProgress(0, 0, 0, 0.0)
@@ -70,7 +70,7 @@ class LiveTimings:
             self._n += 1
 
     def timings(self) -> dict[str, Any]:
-        """The timings so far."""
+        """Return the timings so far."""
         progress = self._progress
         generate_s = time.perf_counter() - self._first_s if self._n > 1 else 0.0
         return timings_of(

@@ -31,14 +31,14 @@ __all__ = ["OllamaAnswer", "chatted", "generated", "now"]
 
 
 class Said(Protocol):
-    """How one of the two routes says what the model wrote."""
+    """Writes what the model said, as one of the two routes does."""
 
     def __call__(self, content: str, thinking: str, calls: Sequence[StreamObject]) -> StreamObject:
-        """The fields of a line."""
+        """Return the fields of a line."""
 
 
 def chatted(content: str, thinking: str, calls: Sequence[StreamObject]) -> StreamObject:
-    """As `/api/chat` says it."""
+    """Return the fields of a line of `/api/chat`."""
     message: StreamObject = {"role": "assistant", "content": content}
     if thinking:
         message["thinking"] = thinking
@@ -48,7 +48,7 @@ def chatted(content: str, thinking: str, calls: Sequence[StreamObject]) -> Strea
 
 
 def generated(content: str, thinking: str, calls: Sequence[StreamObject]) -> StreamObject:
-    """As `/api/generate` says it."""
+    """Return the fields of a line of `/api/generate`."""
     said: StreamObject = {"response": content}
     if thinking:
         said["thinking"] = thinking
@@ -58,7 +58,7 @@ def generated(content: str, thinking: str, calls: Sequence[StreamObject]) -> Str
 
 
 def now() -> str:
-    """The time to the nanosecond, as Go writes it."""
+    """Return the time to the nanosecond, as Go writes it."""
     seconds, ns = divmod(time.time_ns(), 10**9)
     return f"{_to_the_second(seconds)}.{ns:09d}Z"
 
@@ -69,7 +69,7 @@ def _to_the_second(seconds: int) -> str:
 
 
 class OllamaAnswer:
-    """One answer while it is written; `say` tells the routes apart."""
+    """One answer while it is generated; `say` is the route's."""
 
     def __init__(self, model: str, say: Said) -> None:
         self._model, self._say = model, say
@@ -82,11 +82,11 @@ class OllamaAnswer:
         self._end: StreamObject = {}
 
     def loaded(self) -> StreamObject:
-        """The answer to a request without a prompt: the model is there."""
+        """Return the answer to a request without a prompt: the model is loaded."""
         return {**self._line(), "done": True, "done_reason": "load"}
 
     def value(self) -> StreamObject:
-        """The answer in one object."""
+        """Return the answer in one object."""
         content, thinking = "".join(self._content), "".join(self._thinking)
         line = {**self._line(content, thinking, self._calls), **self._end}
         if self._logprobs:
@@ -94,7 +94,7 @@ class OllamaAnswer:
         return line
 
     def feed(self, event: ChatEvent) -> list[StreamObject]:
-        """The lines that the next event adds."""
+        """Return the lines that the next event adds."""
         match event:
             case Content(text, logprobs):
                 self._content.append(text)
@@ -138,7 +138,7 @@ class OllamaAnswer:
         return [line] if text or logprobs else []
 
     def _close(self) -> list[StreamObject]:
-        """A call is told whole; one that was cut off is none."""
+        """Return the line of a call, which is written whole; one that was cut off is dropped."""
         if self._call is None:
             return []
         call, pieces = self._call
@@ -150,9 +150,9 @@ class OllamaAnswer:
         if not isinstance(arguments, dict):
             return []
         function = {"index": call.index, "name": call.name, "arguments": arguments}
-        told = {"id": call.id, "function": function}
-        self._calls.append(told)
-        return [self._line("", "", [told])]
+        entry = {"id": call.id, "function": function}
+        self._calls.append(entry)
+        return [self._line("", "", [entry])]
 
     def _finish(self, event: Finished) -> StreamObject:
         reason = "length" if event.reason == "length" else "stop"
@@ -162,7 +162,7 @@ class OllamaAnswer:
 
 
 def _durations(timings: Timings, elapsed_s: float) -> StreamObject:
-    """Nanoseconds. The model was loaded before."""
+    """Return the durations in nanoseconds. The model was loaded before."""
     return {
         "total_duration": _ns(elapsed_s),
         "load_duration": 0,

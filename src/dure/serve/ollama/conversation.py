@@ -1,6 +1,6 @@
-"""Ollama's messages become messages of a chat.
+"""Turns Ollama's messages into messages of a chat.
 
-Ollama tells whose result a message is by the tool's name; a chat tells it by the call.
+In Ollama's API a result names its tool; in a chat, its call.
 Refuses to know options, HTTP and how an answer is written.
 """
 
@@ -19,13 +19,13 @@ __all__ = ["messages_of", "refuse_images"]
 
 
 def messages_of(messages: Sequence[OllamaInputMessage]) -> list[ChatMessage]:
-    """The chat's messages. Raises UsageError naming the one that a text model cannot read."""
+    """Return the chat's messages. Raises UsageError naming the one that a text model cannot read."""
     calls = _OpenCalls()
     return [_message(one, calls, f"messages[{i}]") for i, one in enumerate(messages)]
 
 
 def refuse_images(images: Sequence[Any] | None, place: str) -> None:
-    """Raises UsageError where there are any."""
+    """Raise UsageError if there are any."""
     if images:
         raise UsageError(f"{place} are not supported: this model reads text only")
 
@@ -44,7 +44,7 @@ class _OpenCalls:
         return name
 
     def answered(self, call_id: str | None, tool: str | None, place: str) -> str:
-        """The id of the call that a result is of: by id, by name, else the oldest."""
+        """Return the id of the call that a result is of: by id, by name, or else the oldest."""
         for waiting in self._waiting:
             if (call_id in (None, waiting[0])) and (tool in (None, "", waiting[1])):
                 self._waiting.remove(waiting)

@@ -21,7 +21,7 @@ __all__ = [
 
 
 class OllamaChatMessage(OpenObject):
-    """What the model says; thinking and tool_calls where there are any."""
+    """What the model says; thinking and tool_calls if there are any."""
 
     role: str
     content: str

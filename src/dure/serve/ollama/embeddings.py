@@ -1,4 +1,4 @@
-"""Texts to vectors, as Ollama wants them: shortened to fit, cut, of length 1.
+"""Embeds texts as Ollama does: shortened to fit, cut, of length 1.
 
 Refuses to know HTTP.
 """
@@ -18,11 +18,11 @@ __all__ = ["embedded", "normalized"]
 async def embedded(
     server: ServerState, texts: Sequence[str], options: Options | None, *, truncate: bool
 ) -> tuple[list[list[float]], int]:
-    """A vector for every text, and how many tokens they are.
+    """Return a vector for every text, and the number of their tokens.
 
-    truncate: what does not fit the context is left out at the end of a text, as is Ollama's way.
+    truncate: the end of a text that does not fit the context is left out.
     Raises ContextError without it, UsageError naming an option that cannot be honoured, and
-    ForbiddenError where the model does not embed.
+    ForbiddenError if the model does not embed.
     """
     model = server.embedder()
     info = model.engine.info
@@ -31,10 +31,10 @@ async def embedded(
     tokens = [await model.tokenize(text) for text in texts]
     for index, found in enumerate(tokens):
         if not found:
-            raise UsageError(f"input[{index}] is empty: give some text")
+            raise UsageError(f"input[{index}] is empty", "give some text")
         if len(found) > n_ctx and not truncate:
             raise ContextError(
-                f"input[{index}] has {len(found)} tokens, more than the context of {n_ctx}: "
+                f"input[{index}] has {len(found)} tokens, more than the context of {n_ctx}",
                 "shorten it, or say truncate",
                 n_prompt=len(found),
                 n_ctx=n_ctx,
@@ -45,7 +45,7 @@ async def embedded(
 
 
 def normalized(vector: Sequence[float], dimensions: int | None = None) -> list[float]:
-    """The first `dimensions` numbers, or all, scaled to a length of 1; nothing stays nothing."""
-    kept = vector[:dimensions]
-    length = math.sqrt(math.fsum(x * x for x in kept))
-    return [x / length for x in kept] if length else list(kept)
+    """Return the first `dimensions` numbers, or all, scaled to a length of 1; zeros stay zeros."""
+    numbers = vector[:dimensions]
+    length = math.sqrt(math.fsum(x * x for x in numbers))
+    return [x / length for x in numbers] if length else list(numbers)

@@ -1,4 +1,4 @@
-"""A problem as Ollama tells it. Refuses to know what went wrong."""
+"""Writes an error as Ollama's API does. Refuses to know what went wrong."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ __all__ = ["ollama_error"]
 
 
 def ollama_error(problem: Problem) -> dict[str, Any]:
-    """The body of an error, and the line of one in a stream."""
+    """Return the body of an error, which is also its line in a stream."""
     return {"error": problem.message}

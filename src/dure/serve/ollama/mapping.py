@@ -1,4 +1,4 @@
-"""An Ollama request becomes a chat task and options; what cannot be honoured is refused by name.
+"""Makes a chat task and options of an Ollama request; refuses by name what cannot be honoured.
 
 Refuses to know HTTP and how the answer is written.
 """
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def task_of_chat(request: OllamaChatRequest) -> ChatTask:
-    """What the model is given to answer. Raises UsageError naming what cannot be honoured."""
+    """Return what the model is asked. Raises UsageError naming what cannot be honoured."""
     messages = messages_of(request.messages or ())
     return ChatTask(
         messages=messages,
@@ -41,7 +41,7 @@ def task_of_chat(request: OllamaChatRequest) -> ChatTask:
 
 
 def task_of_prompt(request: GenerateRequest) -> ChatTask:
-    """The prompt as a conversation of one turn. Raises UsageError as `task_of_chat`."""
+    """Return the prompt as a conversation of one turn. Raises UsageError as `task_of_chat`."""
     _refuse_prompt(request)
     messages = [{"role": "system", "content": request.system}] if request.system else []
     return ChatTask(
@@ -53,24 +53,24 @@ def task_of_prompt(request: GenerateRequest) -> ChatTask:
 
 
 def schema_of(request: AnswerRequest) -> dict[str, Any] | None:
-    """The JSON schema that a raw prompt's continuation must follow."""
+    """Return the JSON schema that a raw prompt's continuation must follow."""
     if isinstance(request.format, dict):
         return request.format
     return {"type": "object"} if request.format == "json" else None
 
 
 def check_raw(request: GenerateRequest) -> None:
-    """Raises UsageError where a raw prompt comes with what only a chat template can do."""
+    """Raise UsageError if a raw prompt comes with what only a chat template can do."""
     _refuse_prompt(request)
     for name in ("system", "think"):
         if getattr(request, name):
-            raise UsageError(f"{name} cannot be honoured for a raw prompt: leave one of them out")
+            raise UsageError(f"{name} cannot be honoured for a raw prompt", "leave one of them out")
 
 
 def options_of(
     request: AnswerRequest, defaults: Sampling, n_ctx: int, owner: str = ""
 ) -> GenerationOptions:
-    """How the answer is generated. Raises UsageError naming what cannot be honoured."""
+    """Return how the answer is generated. Raises UsageError naming what cannot be honoured."""
     check_keep_alive(request.keep_alive)
     for name in ("truncate", "shift"):
         if getattr(request, name):
@@ -79,7 +79,7 @@ def options_of(
                 "never dropped; leave it out"
             )
     if request.top_logprobs and not request.logprobs:
-        raise UsageError("top_logprobs needs logprobs: say true")
+        raise UsageError("top_logprobs needs logprobs", "say true")
     return GenerationOptions(
         sampling=sampling_of(request.options, defaults, n_ctx),
         max_tokens=limit_of(request.options),
@@ -94,7 +94,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 
 
 def check_keep_alive(keep_alive: str | float | None) -> None:
-    """Any time is kept: the model stays loaded as long as the server runs.
+    """Accept any time: the model stays loaded as long as the server runs.
 
     Raises UsageError for 0, which asks to unload it, and for what is no duration.
     """
@@ -102,8 +102,8 @@ def check_keep_alive(keep_alive: str | float | None) -> None:
         return
     if _seconds(keep_alive) == 0:
         raise UsageError(
-            "keep_alive 0 asks to unload the model, which stays loaded as long as this server "
-            "runs: leave it out, or use `dure stop`"
+            "keep_alive 0 asks to unload the model, which stays loaded as long as this server runs",
+            "leave it out, or use `dure stop`",
         )
 
 
@@ -117,13 +117,13 @@ def _seconds(keep_alive: str | float) -> float:
         return _duration(text)
     if math.isfinite(seconds):
         return seconds
-    raise UsageError(f"keep_alive {keep_alive!r} is no duration: write 300, or '5m'")
+    raise UsageError(f"keep_alive {keep_alive!r} is no duration", "write 300, or '5m'")
 
 
 def _duration(text: str) -> float:
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text.lstrip("+-"):
-        raise UsageError(f"keep_alive {text!r} is no duration: write 300, or '5m'")
+        raise UsageError(f"keep_alive {text!r} is no duration", "write 300, or '5m'")
     return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
 
 
@@ -132,9 +132,9 @@ def _refuse_prompt(request: GenerateRequest) -> None:
     if request.suffix:
         raise UsageError("suffix is not supported: this server fills no gaps; leave it out")
     if request.template:
-        raise UsageError("template is not supported: use raw with a prompt that is written out")
+        raise UsageError("template is not supported", "use raw with a prompt that is written out")
     if request.context:
-        raise UsageError("context is not supported: use /api/chat with the messages so far")
+        raise UsageError("context is not supported", "use /api/chat with the messages so far")
 
 
 def _response_format(request: AnswerRequest) -> JsonObject | JsonSchema | None:

@@ -1,4 +1,4 @@
-"""What Ollama tells of models: the one that is served, as its own file describes it.
+"""Describes the served model as Ollama does, from its own file.
 
 Refuses to know HTTP.
 """
@@ -25,12 +25,12 @@ Entry = dict[str, Any]
 
 
 def listed(info: ModelInfo, name: str) -> Entry:
-    """The model in a list of what there is."""
+    """Return the model's entry in a list of models."""
     return {**_identity(info, name), "modified_at": _modified(info)}
 
 
 def running(info: ModelInfo, name: str) -> Entry:
-    """The model in a list of what is loaded. It is in main memory."""
+    """Return the model's entry in a list of loaded models. It is in main memory."""
     return {
         **_identity(info, name),
         "size": info.weights_bytes,
@@ -41,7 +41,7 @@ def running(info: ModelInfo, name: str) -> Entry:
 
 
 def described(info: ModelInfo, *, verbose: bool) -> Entry:
-    """All that is known of the model. Reads the header of its file."""
+    """Return all that is known of the model. Reads the header of its file."""
     metadata, template = _metadata(info.path, verbose)
     return {
         "modelfile": f"FROM {Path(info.path).name}\n",
@@ -86,7 +86,7 @@ def _facts(info: ModelInfo) -> Entry:
 
 
 def _capabilities(info: ModelInfo, template: str) -> list[str]:
-    """What clients want to know before they offer tools or thoughts."""
+    """Return what clients ask for before they offer tools or thoughts."""
     found = ["completion"]
     if "tools" in template:
         found.append("tools")
@@ -96,7 +96,7 @@ def _capabilities(info: ModelInfo, template: str) -> list[str]:
 
 
 def _billions(n_params: int) -> str:
-    """As Ollama writes it: 751.63M, 30.5B."""
+    """Return a number of parameters as Ollama writes it: 751.63M, 30.5B."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if n_params >= size:
             return f"{n_params / size:.4g}{unit}"
@@ -119,14 +119,14 @@ def _modified(info: ModelInfo) -> str:
 
 
 def _digest(info: ModelInfo) -> str:
-    """Tells models apart; no sum of their bytes, which would take minutes."""
+    """Return a digest that differs between models; not of their bytes, which would take minutes."""
     known = f"{info.path}\n{_size(info)}\n{_modified(info)}\n{info.n_params}"
     return hashlib.sha256(known.encode()).hexdigest()
 
 
 @lru_cache(maxsize=4)
 def _metadata(path: str, verbose: bool) -> tuple[Mapping[str, Any], str]:
-    """The metadata, long lists as null, and the chat template."""
+    """Return the metadata, long lists as null, and the chat template."""
     try:
         with open_gguf(Path(path)) as gguf:
             values = {

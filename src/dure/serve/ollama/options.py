@@ -1,6 +1,6 @@
-"""Ollama's map of options becomes the sampling of an answer.
+"""Makes the sampling of an answer from Ollama's map of options.
 
-Knows every option of Ollama's, and which only the start of a server can settle.
+Knows every option of Ollama's, and which only the start of a server can set.
 Refuses to know conversations and HTTP.
 """
 
@@ -25,7 +25,7 @@ class Options(StrictModel):
 
     num_predict of 0 or less is no limit. num_ctx may be less than the server's context, never more.
     num_keep is about a context that is shifted when it is full; an answer ends there instead.
-    The last groups are settled when the model is loaded; only values that change nothing are taken.
+    The last groups are set when the model is loaded; only values that change nothing are accepted.
     """
 
     temperature: float | None = Field(default=None, ge=0)
@@ -80,7 +80,7 @@ _ONLY_FALSE = ("numa", "low_vram", "vocab_only", "logits_all", "embedding_only")
 
 
 def sampling_of(options: Options | None, defaults: Sampling, n_ctx: int) -> Sampling:
-    """How tokens are chosen; `defaults` stand where the options say nothing.
+    """Return how tokens are sampled; `defaults` hold if the options say nothing.
 
     n_ctx: the server's context. Raises UsageError naming what cannot be honoured.
     """
@@ -98,13 +98,13 @@ def sampling_of(options: Options | None, defaults: Sampling, n_ctx: int) -> Samp
 
 
 def limit_of(options: Options | None) -> int | None:
-    """The most tokens of an answer; None is no limit."""
+    """Return the limit of an answer's tokens, None without one."""
     limit = options.num_predict if options else None
     return limit if limit and limit > 0 else None
 
 
 def stops_of(options: Options | None) -> tuple[str, ...]:
-    """Texts that end the answer."""
+    """Return the texts that end the answer."""
     stop = options.stop if options else None
     return tuple(text for text in ([stop] if isinstance(stop, str) else stop or ()) if text)
 
@@ -112,18 +112,18 @@ def stops_of(options: Options | None) -> tuple[str, ...]:
 def _refuse(options: Options, n_ctx: int) -> None:
     if options.num_ctx is not None and options.num_ctx > n_ctx:
         raise UsageError(
-            f"options.num_ctx {options.num_ctx} is more than this server's context of {n_ctx} "
-            "tokens: ask for less, or start it with a larger context"
+            f"options.num_ctx {options.num_ctx} is more than this server's context of {n_ctx} tokens",
+            "ask for less, or start it with a larger context",
         )
     if options.tfs_z not in (None, 1.0):
-        raise UsageError("options.tfs_z is not supported: use min_p or top_p")
+        raise UsageError("options.tfs_z is not supported", "use min_p or top_p")
     if options.penalize_newline is False:
-        raise UsageError("options.penalize_newline false is not supported: leave it out")
+        raise UsageError("options.penalize_newline false is not supported", "leave it out")
     if options.f16_kv not in (None, True):
-        raise UsageError("options.f16_kv is settled when the model is loaded: leave it out")
+        raise UsageError("options.f16_kv is settled when the model is loaded", "leave it out")
     for name in _AT_START:
         if getattr(options, name) is not None:
-            raise UsageError(f"options.{name} is settled when the model is loaded: leave it out")
+            raise UsageError(f"options.{name} is settled when the model is loaded", "leave it out")
     for name in _ONLY_FALSE:
         if getattr(options, name) not in (None, False):
-            raise UsageError(f"options.{name} is not supported: leave it out")
+            raise UsageError(f"options.{name} is not supported", "leave it out")

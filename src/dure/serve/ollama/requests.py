@@ -99,7 +99,7 @@ _PLACE = {"type": "object", "properties": {"place": {"type": "string"}}, "requir
 
 
 class OllamaChatRequest(AnswerRequest):
-    """A conversation to be continued."""
+    """A conversation to continue."""
 
     model_config = examples(
         {"model": "any", **_CONVERSATION},
@@ -116,7 +116,7 @@ class OllamaChatRequest(AnswerRequest):
 
 
 class GenerateRequest(AnswerRequest):
-    """A prompt to be answered; raw: to be continued as it stands."""
+    """A prompt to answer; raw: to continue as it is."""
 
     model_config = examples(
         {"model": "any", "prompt": "Tell me a story.", "options": _SHORT, "stream": False},
@@ -133,7 +133,7 @@ class GenerateRequest(AnswerRequest):
 
 
 class EmbedRequest(_ModelRequest):
-    """Texts whose meaning is wanted as vectors."""
+    """Texts to embed."""
 
     model_config = examples({"model": "any", "input": ["a bell", "the river"]})
 
@@ -143,7 +143,7 @@ class EmbedRequest(_ModelRequest):
 
 
 class EmbeddingsRequest(_ModelRequest):
-    """A text whose meaning is wanted as a vector."""
+    """A text to embed."""
 
     model_config = examples({"model": "any", "prompt": "a bell"})
 
@@ -151,7 +151,7 @@ class EmbeddingsRequest(_ModelRequest):
 
 
 class ShowRequest(StrictModel):
-    """A model that is to be described. verbose: with long lists, such as the tokenizer's."""
+    """A model to describe. verbose: with long lists, such as the tokenizer's."""
 
     model_config = examples({"model": "dure-demo"})
 

@@ -73,7 +73,7 @@ class OllamaRoute(JsonRoute):
 
 
 def router() -> APIRouter:
-    """The routes of Ollama's API."""
+    """Return the routes of Ollama's API."""
     routes = APIRouter(prefix="/api", route_class=OllamaRoute, tags=["Ollama"])
     routes.post("/chat", **OLLAMA_STYLE.route(Chatted, stream=True))(chat)
     routes.post("/generate", **OLLAMA_STYLE.route(Generated, stream=True))(generate)
@@ -97,7 +97,7 @@ async def chat(body: OllamaChatRequest, request: Request, server: CurrentServer)
 
 
 async def generate(body: GenerateRequest, request: Request, server: CurrentServer) -> Response:
-    """Answer a prompt, or continue it where it is raw; streamed unless `stream` is false."""
+    """Answer a prompt, or continue it if it is raw; streamed unless `stream` is false."""
     options = _options(body, request, server)
     answer = OllamaAnswer(server.model.name, generated)
     if not body.prompt:
@@ -137,7 +137,7 @@ async def _answered(
 
 
 async def embed(body: EmbedRequest, request: Request, server: CurrentServer) -> Response:
-    """Vectors of length 1 of texts; `dimensions` keeps the first of their numbers."""
+    """Embed texts as vectors of length 1; `dimensions` keeps the first of their numbers."""
     started_s = time.perf_counter()
     check_keep_alive(body.keep_alive)
     texts = [body.input] if isinstance(body.input, str) else body.input
@@ -157,7 +157,7 @@ async def embed(body: EmbedRequest, request: Request, server: CurrentServer) -> 
 
 
 async def embeddings(body: EmbeddingsRequest, request: Request, server: CurrentServer) -> Response:
-    """The vector of one text, of the length that the model gives it."""
+    """Embed one text; the vector has the length that the model gives it."""
     check_keep_alive(body.keep_alive)
     texts = [body.prompt] if body.prompt else []
     found = await while_connected(request, embedded(server, texts, body.options, truncate=True))
@@ -168,7 +168,7 @@ async def embeddings(body: EmbeddingsRequest, request: Request, server: CurrentS
 
 
 async def show(body: ShowRequest, server: CurrentServer) -> Response:
-    """What is known of the model."""
+    """Describe the model."""
     server.model.check_ready()
     name = (body.model or body.name or "").removesuffix(":latest")
     if name not in (
@@ -183,18 +183,18 @@ async def show(body: ShowRequest, server: CurrentServer) -> Response:
 
 
 async def tags(server: CurrentServer) -> Response:
-    """The models there are: the one that is served."""
+    """List the models: the one that is served."""
     server.model.check_ready()
     return json_response({"models": [models.listed(server.model.engine.info, server.model.name)]})
 
 
 async def ps(server: CurrentServer) -> Response:
-    """The models that are loaded: the one that is served."""
+    """List the loaded models: the one that is served."""
     if server.model.engine.state != "ready":
         return json_response({"models": []})
     return json_response({"models": [models.running(server.model.engine.info, server.model.name)]})
 
 
 async def version() -> Response:
-    """The release of Ollama whose API this is."""
+    """Name the release of Ollama whose API this is."""
     return json_response({"version": OLLAMA_VERSION})

@@ -1,1 +1,1 @@
-"""The HTTP API of OpenAI, and what llama-server adds to it: one module a resource."""
+"""OpenAI's API, and what llama-server adds to it: one module for each resource."""

@@ -97,7 +97,7 @@ class ChatChoiceWriter:
         self.finished: Finished | None = None
 
     def feed(self, event: ChatEvent) -> list[dict[str, Any]]:
-        """Take in an event, and return the fields of its chunks; the first chunk tells the role."""
+        """Take in an event, and return the fields of its chunks; the first chunk has the role."""
         first = [] if self._has_begun else [self._delta({"role": "assistant", "content": None})]
         self._has_begun = True
         if self._live is not None:
@@ -138,7 +138,7 @@ class ChatChoiceWriter:
         return fields if self._live is None else {**fields, "timings": self._live.timings()}
 
     def _added(self, event: Content | Reasoning | ToolCall | ToolArguments) -> dict[str, Any]:
-        """Keep what an event adds to the choice, and return its delta."""
+        """Add an event to the choice, and return its delta."""
         match event:
             case Content(text):
                 self._content.append(text)

@@ -1,4 +1,4 @@
-"""A request of OpenAI's chat API becomes a chat task; fields that contradict each other are refused.
+"""Makes a chat task of a request of OpenAI's chat API; refuses fields that contradict each other.
 
 Refuses to know HTTP, how messages become a prompt, and how the answer is written.
 """
@@ -124,7 +124,7 @@ def _template_kwargs(request: ConversationParameters) -> dict[str, Any]:
 
 
 def _continues(request: ConversationParameters) -> bool:
-    """Whether the last message goes on, which llama-server does unless it is told otherwise."""
+    """Return whether the last message is continued, as llama-server does by default."""
     wanted = request.continue_final_message
     if wanted and request.add_generation_prompt:
         raise ParameterError(

@@ -147,7 +147,7 @@ class OpenAIJsonObjectFormat(StrictModel):
 
 
 class NamedSchema(StrictModel):
-    """A JSON schema. strict false: keywords that cannot be kept are ignored."""
+    """A JSON schema. strict false: keywords that cannot be followed are ignored."""
 
     json_schema: dict[str, Any] = Field(alias="schema")
     name: str | None = None

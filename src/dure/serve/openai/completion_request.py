@@ -34,16 +34,16 @@ class CompletionRequest(GenerationParameters):
     store: Literal[False] | None = None
 
     def n_answers(self) -> int:
-        """How many answers are made of each prompt. Raises ParameterError."""
+        """Return the number of answers to generate for each prompt. Raises ParameterError."""
         n, best_of = self.n or 1, self.best_of or self.n or 1
         if best_of < n:
             raise ParameterError("best_of", f"best_of {best_of} is less than n {n}")
         if best_of > n and self.stream:
-            raise ParameterError("best_of", "best_of cannot be streamed: leave out one of both")
+            raise ParameterError("best_of", "best_of cannot be streamed", "leave out one of both")
         return best_of
 
     def n_logprobs(self) -> int | None:
-        """How many alternatives come with each token; 0 where only best_of needs the tokens' own."""
+        """Return the number of alternatives of each token; 0 if only best_of needs logprobs."""
         if self.echo and self.logprobs is not None:
             raise ParameterError("logprobs", "logprobs of an echoed prompt are not computed")
         if self.logprobs is None and self.n_answers() > (self.n or 1):

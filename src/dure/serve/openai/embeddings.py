@@ -1,4 +1,4 @@
-"""/v1/embeddings: texts to vectors of length 1.
+"""/v1/embeddings: embeds texts as vectors of length 1.
 
 Knows the shapes in and out. Refuses to know how a model pools.
 """
@@ -57,7 +57,7 @@ class EmbeddingRequest(StrictModel):
 async def create_embeddings(
     body: EmbeddingRequest, request: Request, server: CurrentServer
 ) -> Response:
-    """Vectors of texts; near ones mean alike."""
+    """Embed texts as vectors; near ones mean alike."""
     return await while_connected(request, _openai(body, server.embedder()))
 
 
@@ -66,7 +66,7 @@ async def create_embeddings(
 async def create_native_embeddings(
     body: EmbeddingRequest, request: Request, server: CurrentServer
 ) -> Response:
-    """Vectors of texts, in llama-server's own shape."""
+    """Embed texts, in llama-server's own shape."""
     return await while_connected(request, _native(body, server.embedder()))
 
 
@@ -105,9 +105,9 @@ async def _vectors(body: EmbeddingRequest, model: ServedModel) -> tuple[list[Vec
 
 
 def _unit(vector: Sequence[float], dimensions: int | None) -> Vector:
-    kept = np.asarray(vector[:dimensions], dtype=np.float64)
-    length = float(np.linalg.norm(kept))
-    return (kept / length if length > 0 else kept).astype(np.float32)
+    numbers = np.asarray(vector[:dimensions], dtype=np.float64)
+    length = float(np.linalg.norm(numbers))
+    return (numbers / length if length > 0 else numbers).astype(np.float32)
 
 
 def _numbers(vector: Vector) -> list[float]:

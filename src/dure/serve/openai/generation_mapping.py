@@ -1,4 +1,4 @@
-"""The parameters of generation become options of an answer, with the server's defaults.
+"""Makes an answer's options of the parameters of generation and the server's defaults.
 
 Knows which parameters say the same, and how texts that are biased become tokens.
 Refuses to know HTTP and prompts.

@@ -1,4 +1,4 @@
-"""Filling in the middle: the tokens by which some models were taught it."""
+"""Fills in the middle, with the tokens by which some models were taught it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["with_suffix"]
 
 
 async def with_suffix(model: ServedModel, prompt: list[int], suffix: str) -> list[int]:
-    """A prompt after which the model writes what comes between `prompt` and `suffix`.
+    """Return a prompt after which the model writes what comes between `prompt` and `suffix`.
 
-    Raises ParameterError where the model was not taught it.
+    Raises ParameterError if the model was not taught it.
     """
     before, after, middle = _marks(model)
-    bos = await model.tokenize("", add_bos=True)  # where the model wants one, it stays the first
+    bos = await model.tokenize("", add_bos=True)  # if the model wants one, it stays the first
     n = len(bos) if prompt[: len(bos)] == bos else 0
     tokens = await model.tokenize(suffix, add_bos=False)
     return [*prompt[:n], before, *prompt[n:], after, *tokens, middle]

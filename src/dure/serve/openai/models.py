@@ -24,7 +24,7 @@ router = APIRouter(route_class=JsonRoute, tags=["models"])
 @router.get("/v1/models", **OPENAI_STYLE.route(ModelList, errors=GUARDED))
 @router.get("/models", **OPENAI_STYLE.route(ModelList, alias=True))
 async def list_models(server: CurrentServer) -> Response:
-    """The models that are served."""
+    """List the models that are served."""
     return json_response({"object": "list", "data": _models(server)})
 
 
@@ -34,7 +34,7 @@ async def list_models(server: CurrentServer) -> Response:
 )
 @router.get("/models/{model:path}", **OPENAI_STYLE.route(OpenAIModel, alias=True))
 async def show_model(model: str, server: CurrentServer) -> Response:
-    """One model, by its name or an alias."""
+    """Show one model, by its name or an alias."""
     for found in _models(server):
         if model == found["id"] or model in found["aliases"]:
             return json_response(found)

@@ -24,7 +24,7 @@ __all__ = ["NativeAnswer", "NativePrompt", "generation_settings"]
 
 
 def generation_settings(options: GenerationOptions, body: Mapping[str, Any]) -> dict[str, Any]:
-    """How an answer is generated, under llama-server's names."""
+    """Return how an answer is generated, under llama-server's names."""
     limit = -1 if options.max_tokens is None else options.max_tokens
     sampling = msgspec.structs.asdict(options.sampling)
     bias = sampling.pop("logit_bias")
@@ -139,7 +139,7 @@ class NativeAnswer:
 
 
 class NativeChoice:
-    """One prompt's continuation, collected. live: its timings so far are told with every chunk."""
+    """One prompt's continuation, collected. live: every chunk has its timings so far."""
 
     def __init__(self, n_prompt: int, *, live: bool) -> None:
         self._n_prompt = n_prompt
@@ -167,7 +167,7 @@ class NativeChoice:
             self.probabilities += logprob_entries(event.logprobs, ids=True)
 
     def live_timings(self) -> dict[str, Any]:
-        """Return the timings so far as a field of a chunk, if they are told."""
+        """Return the timings so far as a field of a chunk, if they are wanted."""
         return {} if self._live is None else {"timings": self._live.timings()}
 
     def figures(self, index: int) -> dict[str, Any]:
@@ -182,7 +182,7 @@ class NativeChoice:
 
 
 def _only(answer: dict[str, Any], fields: list[str] | None) -> dict[str, Any]:
-    """The fields that were asked for, all where none are; `a/b` is field b of field a."""
+    """Return the fields that were asked for, or all; `a/b` is field b of field a."""
     if not fields:
         return answer
     found = {}

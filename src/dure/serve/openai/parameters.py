@@ -31,7 +31,7 @@ BiasPair = Annotated[
 
 
 class OpenAIStreamOptions(StrictModel):
-    """include_usage: a last chunk tells the usage. include_obfuscation: only false."""
+    """include_usage: a last chunk has the usage. include_obfuscation: only false."""
 
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None
@@ -40,7 +40,7 @@ class OpenAIStreamOptions(StrictModel):
 class GenerationParameters(StrictModel):
     """Fields whose absence, or null, is the server's default."""
 
-    # Sampling, under llama-server's names and, where it has one, OpenAI's.
+    # Sampling, under llama-server's names and OpenAI's, if it has one.
     temperature: Annotated[float, Ge(0.0), Le(100.0)] | None = None
     top_k: Window | None = Field(None, description="0 or -1: all tokens")
     top_p: Probability | None = None
@@ -82,7 +82,7 @@ class GenerationParameters(StrictModel):
     timings_per_token: bool | None = None
     verbose: bool | None = None
 
-    # What only tells where or for whom the work is done; nothing of the answer depends on it.
+    # Where or for whom the work is done; nothing of the answer depends on it.
     model: Annotated[str, MaxLen(1024)] | None = None
     user: str | None = None
     id_slot: Annotated[int, Ge(-1), Le(INT32)] | None = None

@@ -1,4 +1,4 @@
-"""Prompts as text, as tokens, and as both: what completions, tokenizing and embeddings take.
+"""Tokenizes prompts: text, tokens, or both, as completions and embeddings take them.
 
 Knows the shapes and how they become tokens. Refuses to know what is done with them.
 """
@@ -46,7 +46,7 @@ PromptField = (
 
 
 def as_prompts(given: Any) -> list[Any]:
-    """The prompts of a field: a text, an object or a list with a token in it is one prompt."""
+    """Return the prompts of a field: a text, an object or a list with a token in it is one prompt."""
     if not isinstance(given, list):
         return [given]
     if any(isinstance(part, int) for part in given):
@@ -55,25 +55,25 @@ def as_prompts(given: Any) -> list[Any]:
 
 
 class Tokenizer:
-    """Makes prompts tokens. param: the field's name in complaints."""
+    """Makes tokens of prompts. param: the field that errors name."""
 
     def __init__(self, model: ServedModel, param: str) -> None:
         self._model, self._param = model, param
 
     async def many(self, given: Any) -> list[list[int]]:
-        """The prompts of a field. Raises ParameterError where there is none, or one is empty."""
+        """Return the tokens of a field's prompts. Raises ParameterError for an empty prompt or list."""
         prompts = [await self.one(prompt) for prompt in as_prompts(given)]
         if not prompts:
             raise ParameterError(self._param, f"{self._param}: the list is empty")
         for tokens in prompts:
             if not tokens:
                 raise ParameterError(
-                    self._param, f"{self._param}: a prompt is empty: give some text"
+                    self._param, f"{self._param}: a prompt is empty", "give some text"
                 )
         return prompts
 
     async def one(self, prompt: Any) -> list[int]:
-        """The tokens of one prompt, begun as the model wants where it begins with text."""
+        """Return the tokens of one prompt; one that begins with text begins as the model wants."""
         if isinstance(prompt, PromptObject):
             prompt = prompt.prompt_string
         elif isinstance(prompt, ContentObject):

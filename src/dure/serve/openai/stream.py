@@ -1,4 +1,4 @@
-"""How OpenAI's streams are framed, and llama-server's."""
+"""The framing of OpenAI's streams, and of llama-server's."""
 
 from __future__ import annotations
 

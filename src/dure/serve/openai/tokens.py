@@ -35,7 +35,7 @@ class TokenizeRequest(StrictModel):
 
 
 class DetokenizeRequest(StrictModel):
-    """Tokens to be text again."""
+    """Tokens to decode."""
 
     model_config = examples({"tokens": [1, 2, 3]})
 
@@ -45,7 +45,7 @@ class DetokenizeRequest(StrictModel):
 
 @router.post("/tokenize", **OPENAI_STYLE.route(Tokens))
 async def tokenize(body: TokenizeRequest, server: CurrentServer) -> Response:
-    """The tokens of a text."""
+    """Return the tokens of a text."""
     tokens = await _tokens(body, server.model)
     if not body.with_pieces:
         return json_response({"tokens": tokens})
@@ -69,7 +69,7 @@ async def _tokens(body: TokenizeRequest, model: ServedModel) -> list[int]:
 
 
 def _piece(model: ServedModel, token: int) -> str | list[int]:
-    """A token's text, or its bytes where they are part of a character."""
+    """Return a token's text, or its bytes if they are part of a character."""
     data = model.piece(token, special=True)
     try:
         return data.decode()
@@ -79,7 +79,7 @@ def _piece(model: ServedModel, token: int) -> str | list[int]:
 
 @router.post("/detokenize", **OPENAI_STYLE.route(Text))
 async def detokenize(body: DetokenizeRequest, server: CurrentServer) -> Response:
-    """The text of tokens."""
+    """Return the text of tokens."""
     server.model.check_tokens(body.tokens, "tokens")
     data = b"".join(server.model.piece(token, special=True) for token in body.tokens)
     return json_response({"content": data.decode("utf-8", "replace")})
@@ -87,6 +87,6 @@ async def detokenize(body: DetokenizeRequest, server: CurrentServer) -> Response
 
 @router.post("/apply-template", **OPENAI_STYLE.route(Prompt))
 async def apply_template(body: OpenAIChatRequest, server: CurrentServer) -> Response:
-    """The prompt that a conversation becomes."""
+    """Return the prompt that is made of a conversation."""
     prepared = await server.prepare(prompt_task_of(body))
     return json_response({"prompt": prepared.prompt_text})

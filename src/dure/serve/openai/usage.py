@@ -1,4 +1,4 @@
-"""The tokens of an answer as OpenAI counts them."""
+"""Counts the tokens of an answer as OpenAI does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["usage_of"]
 
 
 def usage_of(finished: Sequence[Finished], n_prompts: int = 1) -> dict[str, Any]:
-    """The tokens of all choices; the prompt of choices that share it counts once."""
+    """Return the usage of all choices; the prompt of choices that share it counts once."""
     each = max(1, len(finished) // n_prompts)
     prompts = finished[::each]
     prompt = sum(f.timings.prompt_tokens for f in prompts)

@@ -1,6 +1,6 @@
 """An answer in the Responses API, as a stream of typed events and as one object.
 
-Pure: chat events in, events out; the object is what the events have told, at any moment.
+Pure: chat events in, events out; the object is what the events so far add up to.
 Refuses to know HTTP and how events are framed.
 """
 
@@ -35,7 +35,7 @@ ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
 class ResponseAnswer:
-    """One response while it is written.
+    """One response while it is generated.
 
     echo: fields of the response that repeat the request.
     """
@@ -57,10 +57,10 @@ class ResponseAnswer:
         self._with_progress = request.return_progress
         self._live = LiveTimings() if request.timings_per_token else None
         self._begun = False
-        self._number = -1
+        self._n_events = 0
 
     def value(self) -> dict[str, Any]:
-        """The response as it stands."""
+        """Return the response so far."""
         return {
             "id": self._id,
             "object": "response",
@@ -75,20 +75,20 @@ class ResponseAnswer:
         }
 
     def feed(self, event: ChatEvent) -> list[StreamObject]:
-        """What is said of the next event; before that of the first, that there is a response."""
+        """Return the stream's events for the next chat event; the first ones announce the response."""
         begun = self._begin()
-        told = self._told(event)
+        events = self._events(event)
         if self._live is not None:
             self._live.observe(event)
-            told = [{"timings": self._live.timings(), **one} for one in told]
-        return self._numbered([*begun, *told])
+            events = [{"timings": self._live.timings(), **one} for one in events]
+        return self._numbered([*begun, *events])
 
     def end(self) -> list[StreamObject]:
         """Return nothing: the last event has the whole response."""
         return []
 
     def fail(self, problem: Problem) -> list[StreamObject]:
-        """Return what is said if generation fails in the middle."""
+        """Return the events of a response whose generation fails in the middle."""
         events = [*self._begin(), *self._close_all("incomplete")]
         code = _CODES.get(problem.status, "server_error")
         self._status, self._error = "failed", {"code": code, "message": problem.message}
@@ -101,7 +101,7 @@ class ResponseAnswer:
         kinds = ("response.created", "response.in_progress")
         return [{"type": kind, "response": self.value()} for kind in kinds]
 
-    def _told(self, event: ChatEvent) -> list[StreamObject]:
+    def _events(self, event: ChatEvent) -> list[StreamObject]:
         match event:
             case Content(text, logprobs):
                 item, events = self._message()
@@ -169,8 +169,8 @@ class ResponseAnswer:
 
     def _numbered(self, events: list[StreamObject]) -> list[StreamObject]:
         for event in events:
-            self._number += 1
-            event["sequence_number"] = self._number
+            event["sequence_number"] = self._n_events
+            self._n_events += 1
         return events
 
 

@@ -1,4 +1,4 @@
-"""Items of the Responses API become messages of a chat.
+"""Turns items of the Responses API into messages of a chat.
 
 What the model thought, said and called in a row is one message of the assistant.
 Refuses to know options, HTTP and how an answer is written.
@@ -28,7 +28,7 @@ __all__ = ["messages_of", "sealed", "unsealed"]
 
 
 def messages_of(instructions: str | None, items: str | Sequence[InputItem]) -> list[ChatMessage]:
-    """The chat's messages. Raises ParameterError naming the item that a text model cannot read."""
+    """Return the chat's messages. Raises ParameterError naming an item that a text model cannot read."""
     messages: list[ChatMessage] = []
     if instructions:
         messages.append({"role": "system", "content": instructions})
@@ -41,23 +41,24 @@ def messages_of(instructions: str | None, items: str | Sequence[InputItem]) -> l
 
 
 def sealed(reasoning: str) -> str:
-    """Reasoning as `encrypted_content`: opaque, not secret, since `content` shows it anyway."""
+    """Return reasoning as `encrypted_content`: opaque, not secret, as `content` shows it anyway."""
     return base64.b64encode(reasoning.encode()).decode()
 
 
 def unsealed(content: str, place: str) -> str:
-    """The reasoning in `encrypted_content`. Raises ParameterError where another server sealed it."""
+    """Return the reasoning in `encrypted_content`. Raises ParameterError if another server sealed it."""
     try:
         return base64.b64decode(content, validate=True).decode()
     except (binascii.Error, UnicodeDecodeError, ValueError):
         raise ParameterError(
             "input",
-            f"{place}.encrypted_content was not made by this server: leave the reasoning item out",
+            f"{place}.encrypted_content was not made by this server",
+            "leave the reasoning item out",
         ) from None
 
 
 class _Turns:
-    """Collects messages; `_answer` is the assistant's that is not closed yet."""
+    """Collects messages; `_answer` is the assistant's message that is not complete yet."""
 
     def __init__(self, messages: list[ChatMessage]) -> None:
         self._messages = messages
@@ -67,8 +68,8 @@ class _Turns:
         if isinstance(item, OtherItem):
             raise ParameterError(
                 "input",
-                f"{place}: items of type {item.type!r} are not supported: give messages, "
-                "function_call, function_call_output and reasoning",
+                f"{place}: items of type {item.type!r} are not supported",
+                "give messages, function_call, function_call_output and reasoning",
             )
         if isinstance(item, ReasoningItem):
             self._think(_reasoning(item, place))
@@ -84,7 +85,7 @@ class _Turns:
     def finish(self) -> list[ChatMessage]:
         self._flush()
         if not self._messages:
-            raise ParameterError("input", "input is empty: give at least one message")
+            raise ParameterError("input", "input is empty", "give at least one message")
         return self._messages
 
     def _open(self) -> ChatMessage:

@@ -26,7 +26,7 @@ class ResponseUsage(OpenObject):
 
 
 class ResponseObject(OpenObject):
-    """An answer, and what it was asked to be."""
+    """An answer, with the fields of its request."""
 
     id: str
     object: Literal["response"]

@@ -1,4 +1,4 @@
-"""The fields of a response that repeat its request, with what stood in where it said nothing.
+"""Repeats a request in its response, with the defaults of what it did not say.
 
 Refuses to know the answer.
 """
@@ -14,7 +14,7 @@ __all__ = ["echo_of"]
 
 
 def echo_of(request: ResponsesRequest, model: str, sampling: Sampling) -> dict[str, Any]:
-    """Fields for `ResponseAnswer`; model: the name that is shown."""
+    """Return the fields for `ResponseAnswer`. model: the name that is shown."""
     return {
         "model": model,
         "instructions": request.instructions,

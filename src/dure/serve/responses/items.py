@@ -1,6 +1,6 @@
-"""The items of an answer while they are written: what each tells the stream, and what it is at last.
+"""The items of an answer while they are generated: their events in the stream, and their values.
 
-An item yields events without their sequence numbers, and its `value` as it stands.
+An item returns events without their sequence numbers, and its `value` so far.
 Refuses to know which item comes when, and how the response ends.
 """
 
@@ -24,20 +24,20 @@ class OutputItem(Protocol):
 
     @property
     def status(self) -> ItemStatus:
-        """Whether it is written still, whole, or cut off."""
+        """Whether it is still generated, complete, or cut off."""
 
     def opened(self) -> list[StreamObject]:
-        """What is said as it begins."""
+        """Return the events of its beginning."""
 
     def closed(self, status: ItemStatus) -> list[StreamObject]:
-        """What is said as it ends, whole or cut off."""
+        """Return the events of its end, complete or cut off."""
 
     def value(self) -> dict[str, Any]:
-        """The item as it stands."""
+        """Return the item so far."""
 
 
 class _WrittenItem:
-    """What all items share: a name, a place, a status."""
+    """What all items share: an id, an index, a status."""
 
     prefix = "item"
 
@@ -77,7 +77,7 @@ class _TextItem(_WrittenItem):
 
     @property
     def text(self) -> str:
-        """What was written so far."""
+        """The text so far."""
         return "".join(self._pieces)
 
     def _part(self) -> dict[str, Any]:
@@ -108,22 +108,22 @@ class MessageOutput(_TextItem):
         self._logprobs: list[dict[str, Any]] | None = [] if with_logprobs else None
 
     def more(self, text: str, logprobs: Sequence[TokenLogprob]) -> StreamObject:
-        """More text, and what is said of it."""
+        """Add text, and return its event."""
         self._pieces.append(text)
-        told = logprob_entries(logprobs)
+        entries = logprob_entries(logprobs)
         if self._logprobs is not None:
-            self._logprobs += told
+            self._logprobs += entries
         return {
             "type": "response.output_text.delta",
             "item_id": self.id,
             "output_index": self.index,
             "content_index": 0,
             "delta": text,
-            "logprobs": told,
+            "logprobs": entries,
         }
 
     def value(self) -> dict[str, Any]:
-        """The message; without its part until that has begun."""
+        """Return the message so far; without its part until that has begun."""
         return {
             "id": self.id,
             "type": "message",
@@ -155,7 +155,7 @@ class ReasoningOutput(_TextItem):
         self._seal = seal
 
     def more(self, text: str) -> StreamObject:
-        """More text, and what is said of it."""
+        """Add text, and return its event."""
         self._pieces.append(text)
         return {
             "type": "response.reasoning_text.delta",
@@ -166,7 +166,7 @@ class ReasoningOutput(_TextItem):
         }
 
     def value(self) -> dict[str, Any]:
-        """The item; without its part until that has begun."""
+        """Return the item so far; without its part until that has begun."""
         content = [self._part()] if self._begun else []
         ended = self.status != "in_progress"
         return {
@@ -196,16 +196,16 @@ class CallOutput(_WrittenItem):
         self._pieces: list[str] = []
 
     def opened(self) -> list[StreamObject]:
-        """The call is named before its arguments come."""
+        """Return the event that names the call, before its arguments come."""
         return [self._added()]
 
     def more(self, text: str) -> StreamObject:
-        """More of the arguments, and what is said of it."""
+        """Add to the arguments, and return the event."""
         self._pieces.append(text)
         return self._event("response.function_call_arguments.delta", delta=text)
 
     def closed(self, status: ItemStatus) -> list[StreamObject]:
-        """The arguments are whole, or cut off."""
+        """Return the events of the end, complete or cut off."""
         self.status = status
         done = self._event(
             "response.function_call_arguments.done",
@@ -215,7 +215,7 @@ class CallOutput(_WrittenItem):
         return [done, self._done()]
 
     def value(self) -> dict[str, Any]:
-        """The call as it stands."""
+        """Return the call so far."""
         return {
             "id": self.id,
             "type": "function_call",

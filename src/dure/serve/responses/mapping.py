@@ -1,4 +1,4 @@
-"""A Responses request becomes a chat task and options; what cannot be honoured is refused by name.
+"""Makes a chat task and options of a Responses request; refuses by name what cannot be honoured.
 
 Refuses to know HTTP and how the answer is written.
 """
@@ -50,7 +50,7 @@ _HARMLESS_INCLUDES = frozenset(  # what they would add cannot occur in an answer
 
 
 def task_of(request: ResponsesRequest) -> ChatTask:
-    """What the model is given to answer. Raises UsageError naming what cannot be honoured."""
+    """Return what the model is asked. Raises UsageError naming what cannot be honoured."""
     _refuse(request)
     tools, choice = _tools_and_choice(request)
     effort = request.reasoning.effort if request.reasoning else None
@@ -65,7 +65,7 @@ def task_of(request: ResponsesRequest) -> ChatTask:
 
 
 def options_of(request: ResponsesRequest, defaults: Sampling, owner: str = "") -> GenerationOptions:
-    """How the answer is generated; `defaults` stand where the request says nothing."""
+    """Return how the answer is generated; `defaults` hold if the request says nothing."""
     given = {"temperature": request.temperature, "top_p": request.top_p}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return GenerationOptions(
@@ -81,7 +81,7 @@ def _n_logprobs(request: ResponsesRequest) -> int | None:
         return request.top_logprobs or 0
     if request.top_logprobs:
         raise ParameterError(
-            "top_logprobs", f"top_logprobs is shown only where include has {LOGPROBS!r}: add it"
+            "top_logprobs", f"top_logprobs is shown only where include has {LOGPROBS!r}", "add it"
         )
     return None
 
@@ -121,20 +121,21 @@ def _refuse(request: ResponsesRequest) -> None:
     if request.text and request.text.verbosity:
         raise ParameterError(
             "text.verbosity",
-            "text.verbosity is not supported: say in instructions how long to write",
+            "text.verbosity is not supported",
+            "say in instructions how long to write",
         )
     if request.stream_options and request.stream_options.include_obfuscation:
         raise ParameterError(
-            "stream_options", "stream_options.include_obfuscation is not supported: leave it out"
+            "stream_options", "stream_options.include_obfuscation is not supported", "leave it out"
         )
     _refuse_reasoning(request)
     for name in request.include or ():
         if name not in _HARMLESS_INCLUDES | {LOGPROBS, SEALED_REASONING}:
-            raise ParameterError("include", f"include {name!r} is not known: leave it out")
+            raise ParameterError("include", f"include {name!r} is not known", "leave it out")
 
 
 def _refuse_reasoning(request: ResponsesRequest) -> None:
-    """`auto` is met by the reasoning itself, which is always given in full."""
+    """Refuse summaries; for `auto` the reasoning itself will do, which is given in full."""
     if request.reasoning is None:
         return
     for name in ("summary", "generate_summary"):
@@ -157,7 +158,7 @@ def _tools_and_choice(request: ResponsesRequest) -> tuple[tuple[Tool, ...], _Too
         return tools, "auto"
     if isinstance(choice, OtherToolChoice):
         raise ParameterError(
-            "tool_choice", f"tool_choice {choice.type!r} is not supported: name a function"
+            "tool_choice", f"tool_choice {choice.type!r} is not supported", "name a function"
         )
     if isinstance(choice, NamedFunction):
         return tools, NamedTool(_known(choice.name, tools))
@@ -165,7 +166,7 @@ def _tools_and_choice(request: ResponsesRequest) -> tuple[tuple[Tool, ...], _Too
         return _allowed(choice, tools), choice.mode
     if choice == "required" and not tools:
         raise ParameterError(
-            "tool_choice", "tool_choice 'required' needs tools: give some, or say 'auto'"
+            "tool_choice", "tool_choice 'required' needs tools", "give some, or say 'auto'"
         )
     return tools, choice
 
@@ -174,7 +175,8 @@ def _tool(tool: ResponsesFunctionTool | ResponsesOtherTool, index: int) -> Tool:
     if isinstance(tool, ResponsesOtherTool):
         raise ParameterError(
             "tools",
-            f"tools[{index}]: type {tool.type!r} is not supported: give functions of your own",
+            f"tools[{index}]: type {tool.type!r} is not supported",
+            "give functions of your own",
         )
     return Tool(tool.name, tool.description or "", tool.parameters or {}, bool(tool.strict))
 

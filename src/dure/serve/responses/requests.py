@@ -278,7 +278,7 @@ _QUESTION = {"input": "Tell me a story.", "max_output_tokens": 64}
 
 
 class ResponsesRequest(StrictModel):
-    """One answer that is wanted.
+    """The body of a request for one answer.
 
     The last group is llama-server's: what a client may read of the work while it is done.
     """
