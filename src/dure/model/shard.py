@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dure.errors import ResourceError
+from dure.errors import DureError, ModelError, ResourceError
 from dure.model.architectures import Along, Rule
 from dure.model.cut import COUNTED, CutPlan, Span
 from dure.model.ggml import GgmlType, dequantize, quantize, type_named
@@ -32,6 +32,7 @@ from dure.model.gguf import (
     TensorSpec,
     Value,
     ValueKind,
+    open_gguf,
     value_of,
 )
 from dure.whole_file import write_whole
@@ -43,6 +44,7 @@ __all__ = [
     "is_finished",
     "is_whole",
     "plan_shards",
+    "shards_cut_from",
     "stream_shards",
 ]
 
@@ -107,8 +109,12 @@ def _shard(model: GgufFile, plan: CutPlan, directory: Path, rank: int) -> Shard:
 def _shard_name(model: GgufFile, plan: CutPlan, rank: int) -> str:
     digest = hashlib.sha256()
     digest.update(json.dumps([FORMAT, model.fingerprint, _plan_facts(plan), rank]).encode())
-    stem = model.paths[0].name.removesuffix(".gguf")[:80]
-    return f"{stem}-rank{rank}of{len(plan.ranks)}-{digest.hexdigest()[:16]}"
+    return f"{_stem(model.paths[0])}-rank{rank}of{len(plan.ranks)}-{digest.hexdigest()[:16]}"
+
+
+def _stem(model: Path) -> str:
+    """Return what the names of a model's shards begin with."""
+    return model.name.removesuffix(".gguf")[:80]
 
 
 def _plan_facts(plan: CutPlan) -> dict[str, Any]:
@@ -198,6 +204,27 @@ def is_whole(path: Path, *, verify: bool = False) -> bool:
         return not verify or _sha256(path) == manifest["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def shards_cut_from(model: Path, directory: Path) -> list[Path]:
+    """Return the shards in a directory whose headers say they were cut from this model."""
+    begins = f"{_stem(model)}-rank"
+    near = [p for p in directory.glob("*-rank*of*.gguf") if p.name.startswith(begins)]
+    try:
+        with open_gguf(model) as gguf:
+            source = gguf.fingerprint if near else ""
+    except ModelError:
+        return []
+    return [path for path in near if _source_of(path) == source]
+
+
+def _source_of(shard: Path) -> str | None:
+    """Return the fingerprint of the model that a shard was cut from; None if it cannot be read."""
+    try:
+        with open_gguf(shard) as gguf:
+            return gguf.str("dure.cut.source", "")
+    except DureError:
+        return None
 
 
 def delete_shard(path: Path) -> None:

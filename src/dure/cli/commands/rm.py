@@ -1,4 +1,4 @@
-"""`dure rm`: delete models, with the shards that were cut from them."""
+"""`dure rm`: deletes models, with the shards that were cut from them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import typer
 from dure.cli.terminal.completion import removable
 from dure.cli.terminal.console import bytes_text, errors, output, print_json, printable
 from dure.cli.terminal.parameters import Json
-from dure.errors import DureError, ModelError, ResourceError, UsageError
-from dure.model.gguf import open_gguf
-from dure.model.shard import delete_shard
+from dure.errors import ResourceError, UsageError
+from dure.model.shard import delete_shard, shards_cut_from
 from dure.model.store import Library, StoredModel
 from dure.places import shard_directory
 
@@ -38,7 +37,7 @@ def rm(
     models = {model.path: model for model in (_found(library, name) for name in names)}
     removed = []
     for model in models.values():
-        shards = _shards_of(model)
+        shards = shards_cut_from(model.path, shard_directory())
         if not (yes or _agreed(model, shards)):
             continue
         _remove(library, model, shards)
@@ -58,41 +57,17 @@ def rm(
 def _found(library: Library, name: str) -> StoredModel:
     model = library.find(name, unfinished=True)
     if model is None:
-        raise UsageError(f"{name} is not among the models of this machine: `dure ls` shows them")
+        raise UsageError(f"{name} is not among the models of this machine", "`dure ls` shows them")
     return model
 
 
 def _agreed(model: StoredModel, shards: list[Path]) -> bool:
     if not sys.stdin.isatty():
-        raise UsageError(f"deleting {model.name} needs a yes: say --yes")
+        raise UsageError(f"deleting {model.name} needs a yes", "give --yes")
     also = f" and {len(shards)} shards cut from it" if shards else ""
     return typer.confirm(
         f"Delete {printable(model.name)}, {bytes_text(model.size_bytes)}{also}?", err=True
     )
-
-
-def _shards_of(model: StoredModel) -> list[Path]:
-    """The shards in the cache that say they were cut from this model."""
-    stem = model.path.name.removesuffix(".gguf")[:80]
-    near = [
-        path
-        for path in shard_directory().glob("*-rank*of*.gguf")
-        if path.name.startswith(f"{stem}-rank")
-    ]
-    try:
-        with open_gguf(model.path) as gguf:
-            source = gguf.fingerprint if near else ""
-    except ModelError:
-        return []
-    return [path for path in near if _source_of(path) == source]
-
-
-def _source_of(shard: Path) -> str | None:
-    try:
-        with open_gguf(shard) as gguf:
-            return gguf.str("dure.cut.source", "")
-    except DureError:
-        return None
 
 
 def _remove(library: Library, model: StoredModel, shards: list[Path]) -> None:
