@@ -9,6 +9,8 @@
 
 PYTHON ?= python3
 VENV := .venv
+# tests that run at once, if all of them do
+WORKERS ?= 2
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(shell find src -name '*.py')
 
@@ -42,7 +44,7 @@ $(VENV)/installed-dev: $(VENV)/python pyproject.toml
 	@touch $@
 
 test: install $(VENV)/installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),-n $(WORKERS) --dist loadgroup)
 
 check: lint test
 

@@ -10,6 +10,7 @@ import pytest
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 
+HOSTS = {"cluster", "deploy"}  # packages whose tests make network namespaces of the same names
 DEMO = Path(__file__).parents[1] / "models" / "dure-demo.gguf"
 
 
@@ -20,3 +21,11 @@ def vocabulary() -> Iterator[Vocabulary]:
         vocabulary = Vocabulary(gguf)
         yield vocabulary
         vocabulary.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests on one worker of xdist, and all that make hosts on the same one."""
+    for item in items:
+        package = item.path.parent.name
+        group = "hosts" if package in HOSTS else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))

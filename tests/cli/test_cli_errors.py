@@ -178,13 +178,21 @@ def test_chat_needs_a_chat_template(dure: Dure, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["{% if %}", "{{ raise_exception('no users') }}", "{{ 1 / 0 }}", "{{ a.b.c }}"]
+    ("template", "what"),
+    [
+        ("{% if %}", "is damaged"),
+        ("{{ raise_exception('no users') }}", "refuses"),
+        ("{{ 1 / 0 }}", "refuses"),
+        ("{{ a.b.c }}", "refuses"),
+    ],
 )
-def test_a_template_that_fails_is_told(dure: Dure, tmp_path: Path, template: str) -> None:
+def test_a_template_that_fails_is_told(
+    dure: Dure, tmp_path: Path, template: str, what: str
+) -> None:
     """A template is a program from the file: whatever it raises is one line."""
     path = tmp_path / "broken.gguf"
     write_parrot(path, DEMO, [5, 6], template=template)
-    words = ("chat template of broken.gguf", "refuses")
+    words = ("chat template of broken.gguf", what)
     check_refusal(dure, SENSELESS, words, "run", path, "hi")
 
 

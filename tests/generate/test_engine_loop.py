@@ -376,11 +376,11 @@ def test_no_sequence_is_lost_over_many_requests(
     [
         ({"prompt": []}, "UsageError", "prompt is empty"),
         ({"prompt": [7] * 1024}, "ContextError", "1024 tokens"),
-        ({"prompt": [7, 2048]}, "UsageError", "no token 2048"),
-        ({"prompt": [7, -1]}, "UsageError", "no token -1"),
-        ({"prompt": [2**40]}, "UsageError", "no token 1099511627776"),
-        ({"sampling": Sampling(logit_bias={2**40: 1.0})}, "UsageError", "logit_bias"),
-        ({"end_tokens": (5000,)}, "UsageError", "end_tokens"),
+        ({"prompt": [7, 2048]}, "ParameterError", "no token 2048"),
+        ({"prompt": [7, -1]}, "ParameterError", "no token -1"),
+        ({"prompt": [2**40]}, "ParameterError", "no token 1099511627776"),
+        ({"sampling": Sampling(logit_bias={2**40: 1.0})}, "ParameterError", "logit_bias"),
+        ({"end_tokens": (5000,)}, "ParameterError", "end_tokens"),
         ({"grammar": Grammar("root ::= (")}, "UsageError", "grammar cannot be read"),
     ],
 )

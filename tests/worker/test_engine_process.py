@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -57,14 +58,17 @@ def parrot(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Files of a test lie below its own directory, by which its processes are found; none is left."""
-    directory = tmp_path / "t"
-    directory.mkdir()
-    monkeypatch.setenv("TMPDIR", str(directory))
-    monkeypatch.setenv("DURE_CACHE", str(tmp_path / "cache"))
-    yield directory
-    assert_none_left(directory)
-    assert [path for path in directory.iterdir() if path.name.startswith("dure")] == []
+    """Files of a test lie below its own directory, by which its processes are found; none is left.
+
+    Its path is short: a socket's may have 107 bytes.
+    """
+    with tempfile.TemporaryDirectory(prefix="own-") as name:
+        directory = Path(name)
+        monkeypatch.setenv("TMPDIR", name)
+        monkeypatch.setenv("DURE_CACHE", str(tmp_path / "cache"))
+        yield directory
+        assert_none_left(directory)
+        assert [path for path in directory.iterdir() if path.name.startswith("dure")] == []
 
 
 def processes(directory: Path) -> list[psutil.Process]:
