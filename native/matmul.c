@@ -1,7 +1,7 @@
 // Multiplies matrices with many vectors, in place of llama.cpp: the work of a prefill.
 //
 // Knows: which products it takes, their experts, and how threads share the rows. Refuses to know: how rows are
-// packed and multiplied; see matmul_panel.c and matmul_kernel.c.
+// packed and multiplied; see matmul_panel.h and matmul_kernel.c.
 //
 // llama.cpp scales the product of a block for every row and vector on its own, and shuffles lanes to add up
 // what lies side by side. Here rows are packed once for all vectors, so that each lane is a row's:

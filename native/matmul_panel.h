@@ -1,3 +1,8 @@
+// Packs rows of quantized weights into panels: sixteen rows side by side, so that each lane of a register is a
+// row's.
+//
+// Knows: the layouts of the types, and of a panel. Refuses to know: what a panel is multiplied with.
+
 #pragma once
 
 #include "weight_layout.h"
@@ -45,8 +50,138 @@ struct quant_matrix {
     int64_t n_blocks;  // of a row
 };
 
+// ---------------------------------------------------------------- packing
+
+INLINE void store_quad(panel_quad *numbers, int group, int quad, __m256i v) {
+    _mm256_storeu_si256((__m256i *)numbers[quad][group * ROW_GROUP], v);
+}
+
+// Transposes eight rows of eight 32-bit numbers.
+INLINE void transpose(const __m256i rows[8], __m256i out[8]) {
+    __m256i a[8], b[8];
+    for (int i = 0; i < 8; i += 2) {
+        a[i] = _mm256_unpacklo_epi32(rows[i], rows[i + 1]);
+        a[i + 1] = _mm256_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        b[i] = _mm256_unpacklo_epi64(a[i], a[i + 2]);
+        b[i + 1] = _mm256_unpackhi_epi64(a[i], a[i + 2]);
+        b[i + 2] = _mm256_unpacklo_epi64(a[i + 1], a[i + 3]);
+        b[i + 3] = _mm256_unpackhi_epi64(a[i + 1], a[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        out[i] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x20);
+        out[i + 4] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x31);
+    }
+}
+
+// Packs eight bytes of each of eight rows: two quads from the low halves, and two from the high.
+INLINE void pack_nibbles(const uint8_t (*bytes)[8], __m256i flipped, int group, panel_quad *low,
+                         panel_quad *high) {
+    const __m256i order = _mm256_set_epi32(7, 5, 3, 1, 6, 4, 2, 0);
+    const __m256i a = _mm256_permutevar8x32_epi32(load_bytes(bytes), order);
+    const __m256i b = _mm256_permutevar8x32_epi32(load_bytes(bytes + ROW_GROUP / 2), order);
+    const __m256i even = _mm256_xor_si256(_mm256_permute2x128_si256(a, b, 0x20), flipped);
+    const __m256i odd = _mm256_xor_si256(_mm256_permute2x128_si256(a, b, 0x31), flipped);
+    store_quad(low, group, 0, low_nibbles(even));
+    store_quad(low, group, 1, low_nibbles(odd));
+    store_quad(high, group, 0, high_nibbles(even));
+    store_quad(high, group, 1, high_nibbles(odd));
+}
+
+static inline void pack_q4_0(const struct q4_0_group *from, int group, struct panel_block *out) {
+    const __m256i flipped = _mm256_set1_epi8((char)0x88);
+    _mm256_storeu_ps(out->scales[0] + group * ROW_GROUP, load_eight_halves(from->scales));
+    for (int i = 0; i < 2; i++) {
+        panel_quad *const low = out->numbers + 2 * i;
+        pack_nibbles(from->bytes[i], flipped, group, low, low + QUADS / 2);
+    }
+}
+
+static inline void pack_q4_k(const struct q4_k_group *from, int group, struct panel_block *out) {
+    const __m256 scale = load_eight_halves(from->scales), minimum = load_eight_halves(from->minima);
+    const struct q4_k_factors factors = q4_k_factors_of(from);
+    for (int b = 0; b < SUPERBLOCK; b++) {
+        const __m256 scales = floats_of_eight_bytes(factors.scales[b]),
+                     minima = floats_of_eight_bytes(factors.minima[b]);
+        _mm256_storeu_ps(out[b].scales[0] + group * ROW_GROUP, _mm256_mul_ps(scale, scales));
+        _mm256_storeu_ps(out[b].scales[1] + group * ROW_GROUP, _mm256_mul_ps(minimum, minima));
+    }
+    for (int b = 0; b < SUPERBLOCK; b += 2) {
+        for (int i = 0; i < 4; i++) {
+            pack_nibbles(from->bytes[b / 2][i], _mm256_setzero_si256(), group, out[b].numbers + 2 * i,
+                         out[b + 1].numbers + 2 * i);
+        }
+    }
+}
+
+// rows: eight, one every `stride` superblocks.
+static inline void pack_q6_k(const struct q6_k_row *rows, int64_t stride, int group, struct panel_block *out) {
+    __m256i numbers[SUPERBLOCK][ROW_GROUP], scales[2][ROW_GROUP], transposed[QUADS];
+    for (int r = 0; r < ROW_GROUP; r++, rows += stride) {
+#pragma GCC unroll 8
+        for (int b = 0; b < SUPERBLOCK; b++) {
+            numbers[b][r] = q6_k_numbers_of(rows, b);
+        }
+        const __m256 scale = _mm256_set1_ps(_cvtsh_ss(rows->scale));
+        for (int i = 0; i < 2; i++) {
+            const __m128i eight = _mm_loadl_epi64((const __m128i *)(rows->scales + i * SUPERBLOCK));
+            const __m256 whole = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+            scales[i][r] = _mm256_castps_si256(_mm256_mul_ps(scale, whole));
+        }
+    }
+    for (int b = 0; b < SUPERBLOCK; b++) {
+        transpose(numbers[b], transposed);
+        for (int q = 0; q < QUADS; q++) {
+            store_quad(out[b].numbers, group, q, transposed[q]);
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        transpose(scales[i], transposed);
+        for (int s = 0; s < SUPERBLOCK; s++) {
+            float *const to = out[(i * SUPERBLOCK + s) / 2].scales[s % 2] + group * ROW_GROUP;
+            _mm256_storeu_ps(to, _mm256_castsi256_ps(transposed[s]));
+        }
+    }
+}
+
+// rows: eight, one every `stride` blocks.
+static inline void pack_q8_0(const struct q8_0_row *rows, int64_t stride, int group, struct panel_block *out) {
+    __m256i numbers[ROW_GROUP], transposed[QUADS];
+    uint16_t scales[ROW_GROUP];
+    for (int r = 0; r < ROW_GROUP; r++, rows += stride) {
+        numbers[r] = load_bytes(rows->numbers);
+        scales[r] = rows->scale;
+    }
+    _mm256_storeu_ps(out->scales[0] + group * ROW_GROUP, load_eight_halves(scales));
+    transpose(numbers, transposed);
+    for (int q = 0; q < QUADS; q++) {
+        if (HAS_VNNI) {
+            store_quad(out->numbers, group, q, _mm256_xor_si256(transposed[q], _mm256_set1_epi8((char)0x80)));
+        } else {
+            store_quad(out->numbers, group, q, _mm256_abs_epi8(transposed[q]));
+            store_quad(out->signs, group, q, transposed[q]);
+        }
+    }
+}
+
 // Packs the blocks from `first` up to `stop` of the rows from `row` on. out: [stop - first].
-void pack_panel(const struct quant_matrix *w, int64_t row, int64_t first, int64_t stop,
-                struct panel_block *out);
+static inline void pack_panel(const struct quant_matrix *w, int64_t row, int64_t first, int64_t stop,
+                              struct panel_block *out) {
+    const int64_t n_super = w->n_blocks / SUPERBLOCK;
+    for (int group = 0; group < PANEL_GROUPS; group++, row += ROW_GROUP) {
+        const void *const rows = w->data + (size_t)row * w->row_bytes;
+        for (int64_t b = first; b < stop; b += has_superblocks(w->type) ? SUPERBLOCK : 1) {
+            const int64_t s = b / SUPERBLOCK;
+            struct panel_block *const to = out + (b - first);
+            switch (w->type) {
+                case GGML_TYPE_Q4_0: pack_q4_0((const struct q4_0_group *)rows + b, group, to); break;
+                case GGML_TYPE_Q4_K: pack_q4_k((const struct q4_k_group *)rows + s, group, to); break;
+                case GGML_TYPE_Q6_K: pack_q6_k((const struct q6_k_row *)rows + s, n_super, group, to); break;
+                default: pack_q8_0((const struct q8_0_row *)rows + b, w->n_blocks, group, to);
+            }
+        }
+    }
+}
 
 #endif

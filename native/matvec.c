@@ -31,6 +31,9 @@ enum {
     Q4_0_ZERO_POINT = 8    // Q4_K and Q8_0 do not look at the corrections
 };
 
+// Of activations on the stack: matvec_q6_k loads 64 bytes at once, which must not cross cache lines.
+#define CACHE_ALIGNED __attribute__((aligned(64)))
+
 // Of one llama.cpp context, which computes one node at a time.
 struct matvec {
     struct custom_node_params params;
@@ -68,10 +71,11 @@ static void quantize_row(const struct ggml_tensor *w, const struct ggml_tensor *
                          struct activation_block *out) {
     const float *const row = (const float *)((const char *)x->data + (size_t)i * x->nb[1]);
     const int64_t n_blocks = w->ne[0] / QUANT_BLOCK;
-    if (w->type == GGML_TYPE_Q6_K) {
-        quantize_for_q6_k(row, n_blocks, out);
-    } else {
-        quantize_activations(row, n_blocks, has_superblocks(w->type), Q4_0_ZERO_POINT, out);
+    const bool is_q6_k = w->type == GGML_TYPE_Q6_K;
+    const int32_t zero_point = is_q6_k ? Q6_K_ZERO_POINT : Q4_0_ZERO_POINT;
+    quantize_activations(row, n_blocks, has_superblocks(w->type), zero_point, out);
+    if (is_q6_k) {
+        pack_for_q6_k(out, n_blocks);
     }
 }
 
@@ -108,7 +112,7 @@ static void leave(struct matvec *m, int n_threads) {
 static void multiply_all(struct matvec *m, struct ggml_tensor *dst, int n_threads) {
     const struct ggml_tensor *const w = dst->src[0], *x = dst->src[1];
     const int64_t n_blocks = w->ne[0] / QUANT_BLOCK, n_groups = w->ne[1] / ROW_GROUP, n = x->ne[1];
-    struct activation_block blocks[n * n_blocks];
+    struct activation_block blocks[n * n_blocks] CACHE_ALIGNED;
     const struct activation_block *vectors[MAX_VECTORS];
     float *out[MAX_VECTORS];
     for (int64_t i = 0; i < n; i++) {
@@ -131,12 +135,18 @@ static void multiply_all(struct matvec *m, struct ggml_tensor *dst, int n_thread
     }
 }
 
+// The same with one vector. Not inlined: among the experts' loops its constants would not stay in registers.
+static __attribute__((noinline)) void multiply_groups_with_one(const struct ggml_tensor *w, const char *matrix,
+                                                               const struct activation_block *vector,
+                                                               float *out, int64_t first, int64_t stop) {
+    multiply_groups(1, w, matrix, &vector, &out, first, stop);
+}
+
 // Multiplies the matrices of some experts, each with a vector of one token.
 static void multiply_experts(struct matvec *m, struct ggml_tensor *dst, int n_threads) {
     const struct ggml_tensor *const w = dst->src[0], *x = dst->src[1], *ids = dst->src[2];
     const int64_t n_blocks = w->ne[0] / QUANT_BLOCK, n_groups = w->ne[1] / ROW_GROUP;
-    struct activation_block blocks[n_blocks];
-    const struct activation_block *const vector = blocks;
+    struct activation_block blocks[n_blocks] CACHE_ALIGNED;
     int64_t quantized = -1;
     struct group_range range;
     while (claim_groups(m, n_groups * ids->ne[0], ROW_GROUP * w->nb[1], n_threads, &range)) {
@@ -149,7 +159,7 @@ static void multiply_experts(struct matvec *m, struct ggml_tensor *dst, int n_th
                 quantize_row(w, x, quantized, blocks);
             }
             float *const out = (float *)((char *)dst->data + (size_t)expert * dst->nb[1]);
-            multiply_groups(1, w, (const char *)w->data + (size_t)id * w->nb[2], &vector, &out, begin, end);
+            multiply_groups_with_one(w, (const char *)w->data + (size_t)id * w->nb[2], blocks, out, begin, end);
             i += end - begin;
         }
     }

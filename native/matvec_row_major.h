@@ -72,11 +72,12 @@ static inline void pack_superblock(struct activation_block *blocks) {
     memcpy(blocks, &packed, sizeof packed);
 }
 
-// Quantizes x[n_blocks * QUANT_BLOCK] for matvec_q6_k.
-static inline void quantize_for_q6_k(const float *x, int64_t n_blocks, struct activation_block *out) {
-    quantize_activations(x, n_blocks, true, 1, out);  // zero point 1: sums, which matvec_q6_k scales
+enum { Q6_K_ZERO_POINT = 1 };  // the corrections are plain sums, which matvec_q6_k scales
+
+// Packs the blocks of a quantized vector for matvec_q6_k.
+static inline void pack_for_q6_k(struct activation_block *blocks, int64_t n_blocks) {
     for (int64_t b = 0; b < n_blocks; b += SUPERBLOCK) {
-        pack_superblock(out + b);
+        pack_superblock(blocks + b);
     }
 }
 
@@ -108,7 +109,7 @@ INLINE __m512i four_scales(__m512i scales, const int first) {
     return _mm512_permutexvar_epi32(_mm512_add_epi32(order, _mm512_set1_epi32(first)), scales);
 }
 
-// The same with n_super superblocks of Q6_K. vectors: [n][n_super], as quantize_for_q6_k leaves them.
+// The same with n_super superblocks of Q6_K. vectors: [n][n_super], as pack_for_q6_k leaves them.
 INLINE void matvec_q6_k(const int n, const struct q6_k_row *row, const struct activation_block *const *vectors,
                         int64_t n_super, float *const *out) {
     __m512 sums[MAX_VECTORS];
@@ -169,9 +170,11 @@ INLINE __m256i eighths_of_corrections(const struct activation_block *v) {
     return _mm256_shuffle_epi8(_mm256_set1_epi64x(both), order);
 }
 
-// Quantizes x[n_blocks * QUANT_BLOCK] for matvec_q6_k.
-static inline void quantize_for_q6_k(const float *x, int64_t n_blocks, struct activation_block *out) {
-    quantize_activations(x, n_blocks, true, 32 / 8, out);  // see eighths_of_corrections
+enum { Q6_K_ZERO_POINT = 32 / 8 };  // see eighths_of_corrections
+
+static inline void pack_for_q6_k(struct activation_block *blocks, int64_t n_blocks) {
+    (void)blocks;  // matvec_q6_k takes blocks as they are
+    (void)n_blocks;
 }
 
 // The same with n_super superblocks of Q6_K. vectors: [n][n_super * SUPERBLOCK].
