@@ -18,13 +18,13 @@ class EngineEvent(StrEnum):
 
     GATHERS = "nodes are looked for"
     PLACES = "enough nodes are there"
-    LACKS = "without those that are missing there is too little memory"
+    LACKS = "too little memory without the missing nodes"
     SENDS = "each machine's part is known"
     LOADS = "every machine has its part"
     LOADED = "every rank is ready"
     LOST = "the engine ended"
     RESTARTS = "it is started again"
-    GIVES_UP = "it does not start, again and again"
+    GIVES_UP = "starts have failed repeatedly"
     STOPS = "the user stops it"
     BREAKS = "a bug ends the supervision"
 

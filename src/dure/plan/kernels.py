@@ -2,7 +2,7 @@
 
 llama.cpp's quick kernels read weights that were repacked at loading, several rows side by side; which types
 have them depends on the processor. For some other types dure has kernels of its own.
-Source: llama.cpp, as llama-cpp-python 0.3.36 has it, and `native/products.h`.
+Source: llama.cpp, as llama-cpp-python 0.3.36 has it, and `native/weight_layout.h`.
 """
 
 from __future__ import annotations

@@ -34,9 +34,9 @@ MEANINGS: Mapping[State, str] = {
     State.PLACING: "measures what is not known yet, and decides which machine takes how much",
     State.SENDING: "cuts the model, and sends each node what it lacks",
     State.LOADING: "the ranks read their weights",
-    State.READY: "answers requests; those that ran are taken up from their tokens so far",
-    State.PAUSING: "requests are kept; after the first failures at once, then ever longer",
-    State.FAILED: "requests are refused with the reason; tries again every minute",
+    State.READY: "answers requests; interrupted ones resume after their last token",
+    State.PAUSING: "requests are kept; the first restart is immediate, later ones wait longer",
+    State.FAILED: "requests are refused with the reason; tried again after ever longer pauses, up to a minute",
     State.STOPPED: "no process is left",
 }
 
@@ -88,6 +88,6 @@ def diagram() -> str:
     ]
     lines += [f"    {State.STOPPED} --> [*]", "```", "", "| State | What it does |", "|---|---|"]
     lines += [f"| {state} | {meaning} |" for state, meaning in MEANINGS.items()]
-    lines += ["", f"From every state, {EngineEvent.STOPS}: `{State.STOPPED}`."]
-    lines += [f"From every other, {EngineEvent.BREAKS}: `{State.FAILED}`."]
+    lines += ["", f"From any state, {EngineEvent.STOPS}: `{State.STOPPED}`."]
+    lines += [f"From any other, {EngineEvent.BREAKS}: `{State.FAILED}`."]
     return "\n".join(lines)
