@@ -1,6 +1,6 @@
-"""Harmony's answers, taken apart while they are written.
+"""Parses harmony's answers while they are generated.
 
-Knows headers, bodies and what ends them. A header that is none is given back as text.
+Knows headers, bodies and what ends them. A malformed header becomes text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HEADER_LIMIT = 512
 
 
 class HarmonyParser(StateParser):
-    """A ChatParser. channel: of the message that the prompt has begun, if it has."""
+    """A ChatParser. channel: of the message that the prompt has begun; None if it has not."""
 
     def __init__(self, names: Collection[str], channel: str | None) -> None:
         super().__init__()
@@ -57,14 +57,14 @@ class HarmonyParser(StateParser):
             index, self._n_calls = self._n_calls, self._n_calls + 1
             self._events.append(ToolCall(index, call_id(), recipient[1]))
             return self._begin(lambda text: ToolArguments(index, text))
-        if "to=" in header:  # of nobody we know: the call is shown as it is
+        if "to=" in header:  # an unknown recipient: the call becomes text
             self._events.append(Content(header + _BODY))
         elif channel is not None and channel[1] == "analysis":
             return self._begin(Reasoning)
         return self._begin(Content)
 
     def _no_header(self) -> bool:
-        """It is text; its first character is taken, so that no mark is met twice."""
+        """Treat it as text; consume one character, so that no marker is parsed twice."""
         self._events.append(Content(self._pending[:1]))
         self._pending = self._pending[1:]
         return self._begin(Content)
@@ -76,9 +76,9 @@ class HarmonyParser(StateParser):
     def _body(self, final: bool) -> bool:
         found = [(self._pending.find(end), end) for end in _ENDS if end in self._pending]
         if not found:
-            kept = 0 if final else held_back(self._pending, _ENDS)
-            self._emit(self._pending[: len(self._pending) - kept])
-            self._pending = self._pending[len(self._pending) - kept :]
+            n_held = 0 if final else held_back(self._pending, _ENDS)
+            self._emit(self._pending[: len(self._pending) - n_held])
+            self._pending = self._pending[len(self._pending) - n_held :]
             return False
         at, end = min(found)
         self._emit(self._pending[:at])
