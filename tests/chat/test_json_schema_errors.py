@@ -99,7 +99,7 @@ def test_a_schema_that_grows_without_end_is_refused() -> None:
     doubling = {f"d{i}": {**twice(i), "title": str(i)} for i in range(40)}
     last = {"type": "object", "properties": {"a": {}}}
     check_schema({"$ref": "#/$defs/d37", "$defs": {**doubling, "d40": last}})
-    with pytest.raises(UsageError, match=r"so many combinations|nested too deeply"):
+    with pytest.raises(UsageError, match=r"more than \d+ combinations|nested too deeply"):
         check_schema({"$ref": "#/$defs/d0", "$defs": {**doubling, "d40": last}})
     with pytest.raises(UsageError, match="too large a grammar"):
         check_schema({"enum": ["x" * 1000 + str(i) for i in range(2000)]})

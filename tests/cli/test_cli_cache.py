@@ -49,7 +49,7 @@ def test_what_was_not_used_for_days_goes_and_is_made_again(dure: Dure, tmp_path:
     assert len(kept(dure)) == 2
     assert len(json.loads(dure("cache", "prune", "--days", 0, "--json").stdout)) == 2
     assert kept(dure) == []
-    assert "no shard is kept" in dure("cache", "ls").stderr
+    assert "no shard is cached" in dure("cache", "ls").stderr
 
 
 def test_days_below_none_make_no_sense(dure: Dure) -> None:

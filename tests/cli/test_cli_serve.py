@@ -57,7 +57,7 @@ def test_on_a_terminal_the_bar_goes_when_the_model_is_there(home: Home) -> None:
         time.sleep(1)
         terminal.type("\x03")
         after = terminal.read_all()
-    assert "stops when what it is answering is done" in after
+    assert "stopping when running answers are done" in after
     assert "loading" not in after
     assert "%" not in after
 

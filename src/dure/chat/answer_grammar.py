@@ -1,7 +1,7 @@
-"""The grammar of a whole answer: reasoning first where there is any, then what was asked for.
+"""Combines the parts of an answer's grammar: reasoning first, if there is any, then what was requested.
 
-Knows how to put the grammars of calls, schemas and callers together. Refuses to know how a family of
-models writes calls: its format does.
+Knows how to combine the grammars of calls, schemas and callers. Refuses to know how a model family writes
+calls: its format does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["after_lead", "one_or_more", "prefixes_of"]
 
 
 def after_lead(plan: Plan, body: str) -> str:
-    """The answer `body` after the plan's reasoning."""
+    """Return the expression of the answer `body`, after the plan's reasoning."""
     rules, opening, closing = plan.rules, plan.marks.opening, plan.marks.closing
     if plan.reasoning == "none" or not closing:
         return body
@@ -26,9 +26,9 @@ def after_lead(plan: Plan, body: str) -> str:
 
 
 def prefixes_of(*parts: str) -> str:
-    """A regular expression for every beginning of a text, the empty one and the whole included.
+    """Return a regular expression for every prefix of a text, from the empty one to the whole.
 
-    parts: regular expressions of single steps, in order.
+    parts: regular expressions of the text's parts, in order.
     """
     expression = ""
     for part in reversed(parts):
@@ -37,7 +37,7 @@ def prefixes_of(*parts: str) -> str:
 
 
 def one_or_more(rules: Rules, item: str, separator: str, limit: int | None) -> str:
-    """An item, and up to `limit` in all with separators between them."""
+    """Return an expression for one to `limit` items with separators; None: no limit."""
     if limit == 1:
         return item
     more = rules.add("more-calls", sequence(separator, item))

@@ -1,7 +1,7 @@
-"""A grammar that a caller gives: whether llama.cpp can follow it, and at what cost.
+"""Checks a caller's grammar: whether llama.cpp can follow it, and at what cost.
 
 llama.cpp does not bound nesting, repetition and recursion, and a bad grammar may end its process. So
-these are bounded here, before it is asked. Refuses to know chats.
+they are bounded here first. Refuses to know chats.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from dure.model.vocabulary import Vocabulary
 __all__ = ["check_grammar", "wrapped"]
 
 SIZE_LIMIT = 1 << 18  # characters of a caller's grammar
-ELEMENT_LIMIT = 1 << 19  # after repetitions are written out
-REPEAT_LIMIT = 2000  # llama.cpp's own, where it reads more as "without end"
+ELEMENT_LIMIT = 1 << 19  # once repetitions are expanded
+REPEAT_LIMIT = 2000  # llama.cpp's own; it reads more as "no limit"
 WALK_LIMIT = 1 << 16  # rules that llama.cpp visits in its search for left recursion
-CHAIN_LIMIT = 1 << 11  # rules that begin with each other: it searches by recursion
+CHAIN_LIMIT = 1 << 11  # rules that begin with each other; llama.cpp's search is recursive
 
 
 def wrapped(gbnf: str, plan: Plan) -> Grammar:
-    """The caller's grammar for the answer, after the model's reasoning where the plan has any."""
+    """Return the caller's grammar for the answer, after reasoning if the plan has any."""
     plan = replace(plan, rules=Rules("dure-"))
     body = after_lead(plan, "root")
     if body == "root":
@@ -37,34 +37,34 @@ def wrapped(gbnf: str, plan: Plan) -> Grammar:
 
 
 def check_grammar(vocabulary: Vocabulary, gbnf: str) -> None:
-    """Raises UsageError naming what llama.cpp cannot follow."""
+    """Raise UsageError naming what llama.cpp cannot follow."""
     if len(gbnf) > SIZE_LIMIT:
         raise UsageError(
-            f"grammar: {len(gbnf)} characters are more than {SIZE_LIMIT}: make it smaller"
+            f"grammar: {len(gbnf)} characters are more than {SIZE_LIMIT}", "make it smaller"
         )
     if "\0" in gbnf:
-        raise UsageError("grammar: it has a NUL character: write \\x00")
+        raise UsageError("grammar: it has a NUL character", "write \\x00")
     check_rules(read_gbnf(gbnf))
     try:
         accepted = vocabulary.accepts_grammar(gbnf)
     except UnicodeEncodeError as error:
         raise UsageError("grammar: it has half of a surrogate pair, which is no text") from error
     if not accepted:
-        raise UsageError("grammar: llama.cpp cannot follow it: look for tokens it does not know")
+        raise UsageError("grammar: llama.cpp cannot follow it", "look for tokens it does not know")
 
 
 def check_rules(rules: Mapping[str, Rule]) -> None:
-    """Raises UsageError where rules are missing, endless, or too many once they are written out."""
+    """Raise UsageError if rules are missing, endless, or too large once expanded."""
     if "root" not in rules:
-        raise UsageError("grammar: there is no rule `root`: name the first rule so")
+        raise UsageError("grammar: there is no rule `root`", "name the first rule so")
     for name, rule in rules.items():
         for reference in _references(rule):
             if reference not in rules:
                 raise UsageError(
-                    f"grammar: the rule {name!r} names {reference!r}, which is not there"
+                    f"grammar: the rule {name!r} names {reference!r}, which does not exist"
                 )
     if sum(_size(rule) for rule in rules.values()) > ELEMENT_LIMIT:
-        raise UsageError("grammar: its repetitions make it too large: let them repeat less")
+        raise UsageError("grammar: its repetitions make it too large", "reduce their counts")
     _Beginnings(rules).check()
 
 
@@ -85,7 +85,7 @@ def _references_of(item: Item) -> Iterator[str]:
 
 
 def _size(rule: Rule) -> int:
-    """Elements that llama.cpp makes of a rule."""
+    """Return how many elements llama.cpp makes of a rule."""
     return sum(1 + sum(_size_of(item) for item in items) for items in rule)
 
 
@@ -105,9 +105,9 @@ def _size_of(item: Item) -> int:
 
 
 class _Beginnings:
-    """Which rules a rule may begin with.
+    """The rules that each rule may begin with.
 
-    One that begins with itself, and has more to come, makes llama.cpp go round for ever.
+    A rule that begins with itself (left recursion) puts llama.cpp into an endless loop.
     """
 
     def __init__(self, rules: Mapping[str, Rule]) -> None:
@@ -121,7 +121,7 @@ class _Beginnings:
             self._walk(name, edges, walks)
 
     def _walk(self, start: str, edges: Mapping[str, list[str]], walks: dict[str, int]) -> None:
-        """Count, depth first, how often llama.cpp visits a rule and those that it begins with."""
+        """Count, depth first, how often llama.cpp visits a rule and those it begins with."""
         stack = [(start, iter(edges[start]))]
         path = {start}
         while stack:
@@ -142,17 +142,17 @@ class _Beginnings:
                 path.add(following)
 
     def _nullable(self) -> set[str]:
-        """The rules that allow the empty text. A rule is looked at again when one that it names does."""
+        """Return the rules that allow the empty text; a rule is rechecked when one it names allows it."""
         users: dict[str, set[str]] = {name: set() for name in self._rules}
         for name, rule in self._rules.items():
             for reference in _references(rule):
                 users[reference].add(name)
         empty: set[str] = set()
-        asked = set(self._rules)
-        while asked:
-            more = {n for n in asked - empty if _any_empty(self._rules[n], empty)}
+        unchecked = set(self._rules)
+        while unchecked:
+            more = {n for n in unchecked - empty if _any_empty(self._rules[n], empty)}
             empty |= more
-            asked = set().union(*(users[name] for name in more))
+            unchecked = set().union(*(users[name] for name in more))
         return empty
 
     def _first(self, rule: Rule) -> Iterator[str]:

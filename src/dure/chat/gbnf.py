@@ -1,4 +1,4 @@
-"""GBNF read into values.
+"""Parses GBNF.
 
 Knows llama.cpp's syntax. Refuses to know what a grammar is for. Source: llama.cpp `grammars/README.md`.
 """
@@ -12,12 +12,12 @@ from dure.errors import UsageError
 
 __all__ = ["Characters", "Group", "Item", "Mark", "Reference", "Repeat", "Rule", "read_gbnf"]
 
-DEPTH_LIMIT = 100  # groups within each other
+DEPTH_LIMIT = 100  # nested groups
 
 
 @dataclass(frozen=True)
 class Characters:
-    """One character within these ranges of code points, or outside of them."""
+    """One character within these ranges of code points; negated: outside them."""
 
     ranges: tuple[tuple[int, int], ...]
     negated: bool = False
@@ -25,21 +25,21 @@ class Characters:
 
 @dataclass(frozen=True)
 class Mark:
-    """One token of the vocabulary, by its text or number, or any other token."""
+    """One token of the vocabulary, by its text or number; with `!`, any other token."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the rule of this name allows."""
+    """Whatever the rule of this name allows."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """An item many times; most None: without end."""
+    """An item repeated `least` to `most` times; most None: no limit."""
 
     item: Item
     least: int
@@ -54,7 +54,7 @@ class Group:
 
 
 Item = Characters | Mark | Reference | Repeat | Group
-Rule = tuple[tuple[Item, ...], ...]  # one of these sequences
+Rule = tuple[tuple[Item, ...], ...]  # any one of these sequences
 
 _SPACE = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
 _LINES = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
@@ -69,7 +69,7 @@ _LETTERS = {"t": "\t", "r": "\r", "n": "\n"}
 
 
 def read_gbnf(text: str) -> dict[str, Rule]:
-    """The rules by name, in their order. Raises UsageError naming the line that is wrong."""
+    """Return the rules by name, in order. Raises UsageError naming the wrong line."""
     return _Reader(text).rules()
 
 
@@ -101,7 +101,7 @@ class _Reader:
 
     def _sequence(self, space: re.Pattern[str]) -> tuple[Item, ...]:
         items: list[Item] = []
-        last = 0  # where the item that may be repeated begins
+        last = 0  # index of the item that may be repeated
         while self._at < len(self._text):
             before = len(items)
             times = self._times()
@@ -117,7 +117,7 @@ class _Reader:
         return tuple(items)
 
     def _element(self, items: list[Item]) -> bool:
-        """Read one element; a literal is several items."""
+        """Parse one element; a literal is several items. Returns False if there is none."""
         match self._text[self._at]:
             case '"':
                 items += self._literal()
@@ -175,7 +175,7 @@ class _Reader:
     def _group(self) -> Group:
         self._depth += 1
         if self._depth > DEPTH_LIMIT:
-            raise self._wrong(f"more than {DEPTH_LIMIT} groups are within each other")
+            raise self._wrong(f"more than {DEPTH_LIMIT} groups are nested")
         self._at += 1
         self._skip(_LINES)
         options = self._options(_LINES)

@@ -1,6 +1,6 @@
-"""What an answer may be: calls of these tools, content that follows a grammar, or anything.
+"""Describes what an answer may be: tool calls, content that follows a grammar, or anything.
 
-Plain values between the one who prepares a chat and the format that writes its grammar.
+Plain values that pass from whoever prepares a chat to the format that writes its grammar.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[a-zA-Z0-9_.:/-]{1,128}")
 
 @dataclass(frozen=True)
 class Marks:
-    """The tags of one template around reasoning; "" where it has none."""
+    """A template's tags around reasoning; "" if it has none."""
 
     opening: str = ""
     closing: str = ""
@@ -39,7 +39,7 @@ class Marks:
 
 @dataclass(frozen=True)
 class CallRule:
-    """A tool that may be called, its parameters' schema, and the rule of these as JSON."""
+    """A tool that may be called, the schema of its arguments, and their rule as JSON."""
 
     name: str
     arguments: str
@@ -51,8 +51,8 @@ class CallRule:
 class Plan:
     """What an answer may be.
 
-    calls: the tools that may be called; forced: one must be. limit: of calls, None for any number.
-    content: the rule that the text must follow, "" for none.
+    calls: the tools that may be called. forced: one must be called. limit: number of calls; None: no limit.
+    content: the rule that the text must follow; "" if there is none.
     reasoning: "none", "open" (the prompt has opened it) or "free" (the model may begin with it).
     """
 
@@ -66,15 +66,17 @@ class Plan:
 
 
 def tools_of(task: ChatTask) -> list[Tool]:
-    """The tools that may be called. Raises UsageError where the choice makes no sense."""
+    """Return the tools that may be called. Raises UsageError if the choice is invalid."""
     names = [tool.name for tool in task.tools]
     for i, name in enumerate(names):
         if not _NAME.fullmatch(name):
             raise UsageError(
-                f"tools[{i}].function.name {name!r}: use 1 to 128 letters, digits, _ and -"
+                f"tools[{i}].function.name {name!r}", "use 1 to 128 letters, digits, _ and -"
             )
         if name in names[:i]:
-            raise UsageError(f"tools[{i}].function.name {name!r} is there twice: name it otherwise")
+            raise UsageError(
+                f"tools[{i}].function.name {name!r} is there twice", "use another name"
+            )
     choice = task.tool_choice
     if isinstance(choice, NamedTool):
         if choice.name not in names:
@@ -88,7 +90,7 @@ def tools_of(task: ChatTask) -> list[Tool]:
 
 
 def definitions(tools: Sequence[Tool]) -> list[Mapping[str, Any]]:
-    """The tools as templates read them."""
+    """Return the tools as templates read them."""
     return [
         {
             "type": "function",
@@ -103,7 +105,7 @@ def definitions(tools: Sequence[Tool]) -> list[Mapping[str, Any]]:
 
 
 def arguments_rules(rules: Rules, tools: Sequence[Tool]) -> tuple[CallRule, ...]:
-    """A rule for the arguments of every tool. Raises UsageError for a strict one that cannot have any."""
+    """Return a rule for each tool's arguments. Raises UsageError if a strict tool cannot have one."""
     return tuple(
         CallRule(tool.name, _arguments(rules, tool), parameters_of(tool), tool.strict)
         for tool in tools
@@ -120,7 +122,7 @@ def _arguments(rules: Rules, tool: Tool) -> str:
 
 
 def parameters_of(tool: Tool) -> Mapping[str, Any]:
-    """The schema of a tool's arguments, which are always an object."""
+    """Return the schema of a tool's arguments, which are always an object."""
     if not tool.parameters:
         return {"type": "object", "properties": {}}
     return {"type": "object", **tool.parameters}

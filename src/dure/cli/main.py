@@ -1,7 +1,7 @@
-"""The command line: all commands, and how a person is told what went wrong.
+"""The command line: all commands, and how errors are reported.
 
-The composition root: it wires the parts together and knows how to talk to a person.
-Exit codes: 0 done, 1 failed, 2 asked for something that makes no sense, 130 stopped by Ctrl-C.
+The composition root: it wires the parts together and writes for a person.
+Exit codes: 0 done, 1 failed, 2 a request that cannot be met as it stands, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ COMMANDS = {
     name: LazyCommand(f"dure.cli.commands.{name}", summary)
     for name, summary in {
         "run": "Write one answer, streaming, on one rank or cut over several.",
-        "chat": "Talk with a model. Ctrl-C stops an answer; /help shows the commands; "
+        "chat": "Chat with a model. Ctrl-C stops an answer; /help lists the commands; "
         "Ctrl-D or /exit ends.",
-        "serve": "Serve a model through the OpenAI API (also Anthropic's and Ollama's), "
+        "serve": "Serve a model through the OpenAI, Anthropic and Ollama APIs, "
         "on one rank or several.",
         "ps": "List the servers that run here: their requests, their speed, and how "
         "full their KV cache is.",
-        "stop": "Stop a server: it takes no new requests, and running answers may finish.",
-        "pull": "Bring a model to this machine; an interrupted download is resumed.",
+        "stop": "Stop a server: it takes no new requests and finishes running answers.",
+        "pull": "Download a model to this machine; an interrupted download is resumed.",
         "ls": "List the models on this machine.",
-        "rm": "Delete models from this machine, and the shards that were cut from them.",
+        "rm": "Delete models from this machine, and the shards cut from them.",
         "show": "Show a model: architecture, size, types, context, and its cuts over 1 to 8 ranks.",
-        "cut": "Cut a model into one GGUF for every rank. Finished shards are verified and reused.",
+        "cut": "Cut a model into one GGUF per rank. Finished shards are verified and reused.",
         "bench": "Measure speed, time and bytes per token, and memory, on one rank or "
         "cut over several.",
-        "join": "Make this machine a node of the cluster that the code is from.",
-        "cluster": "Machines that run one model together.",
-        "node": "This machine as a node of a cluster; alone, `dure node` is `run`.",
-        "cache": "The shards that are kept, so that the next start is quick.",
-        "config": "Show and change what options are set to.",
+        "join": "Make this machine a node of the cluster that issued the code.",
+        "cluster": "Run one model on several machines.",
+        "node": "Run this machine as a node of a cluster. Alone, `dure node` means `dure node run`.",
+        "cache": "List, check and delete cached shards, which make the next start quick.",
+        "config": "Show and change the default values of options.",
     }.items()
 }
 
@@ -66,7 +66,7 @@ class Commands(Configured):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command; while all are listed, only what is shown of it."""
+        """Return a command; while all are listed, only its name and summary."""
         if self._is_listing:
             return LazyCommands(COMMANDS).summary(cmd_name)
         return super().get_command(ctx, cmd_name)
@@ -77,7 +77,7 @@ class Commands(Configured):
             super().format_help(ctx, formatter)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        """Return what a shell may complete, with every command's summary."""
+        """Return the completions for a shell, with every command's summary."""
         with self._listing():
             return super().shell_complete(ctx, incomplete)
 
@@ -119,7 +119,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a user's mistakes and a machine's troubles are told in one line."""
+    """Run the command line; report the user's mistakes and the machine's faults in one line each."""
     signal.signal(signal.SIGTERM, _end)
     _accept_all_bytes()
     try:
@@ -135,19 +135,19 @@ def main() -> None:
     except TyperException as error:
         _print_misuse(error)
         sys.exit(error.exit_code)
-    except typer.Abort:  # the input ended where a question stood
-        print_error(UsageError("nothing was answered, so nothing was done"))
+    except typer.Abort:  # the input ended at a question
+        print_error(UsageError("no answer, so nothing was done"))
         sys.exit(1)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
-        print_error(ResourceError("no space left to write to: make room, or write elsewhere"))
+        print_error(ResourceError("no space left on the disk", "make room, or write elsewhere"))
         sys.exit(1)
 
 
 def _print_misuse(error: TyperException) -> None:
-    """A command line that no command takes; where there was none, its help has been shown."""
+    """Report a command line that no command accepts; if it was empty, its help was shown already."""
     if text := error.format_message().rstrip("."):
         context: typer.Context | None = getattr(error, "ctx", None)
         command = context.command_path if context else "dure"
@@ -155,14 +155,14 @@ def _print_misuse(error: TyperException) -> None:
 
 
 def _accept_all_bytes() -> None:
-    """A prompt from a pipe or the name of a file may be no text in this locale's encoding."""
+    """Let prompts and file names be bytes that are no text in this locale's encoding."""
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
-        if isinstance(stream, io.TextIOWrapper):  # None, where the shell closed it
+        if isinstance(stream, io.TextIOWrapper):  # None if the shell closed it
             stream.reconfigure(errors=errors)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)  # through every `finally`, so that no rank is left behind
+    sys.exit(128 + number)  # runs every `finally`, so that no rank is left running
 
 
 if __name__ == "__main__":

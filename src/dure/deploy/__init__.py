@@ -1,1 +1,1 @@
-"""From a model and machines to a running executor."""
+"""Starts a model on machines: from a file and options to a running executor."""

@@ -1,6 +1,6 @@
 """Starts a model on the cluster's machines: wait for nodes, divide, send shards, start the ranks.
 
-Refuses to know how nodes are asked, and how ranks are started on them.
+Refuses to know how nodes are polled, and how ranks are started on them.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from dure.plan.memory import rank_memory
 
 __all__ = ["start_on_cluster"]
 
-SHARD_TIMEOUT_S = 60.0  # for a node to take a chunk
+SHARD_TIMEOUT_S = 60.0  # for a node to receive a chunk
 
 
 def start_on_cluster(
     model: GgufFile, options: RunOptions, reporter: Reporter, restart: RestartReason | None
 ) -> Deployment:
-    """Start a model on the root and the nodes of its cluster, one rank each; as `start_model`.
+    """Start a model on the root and the nodes of its cluster, one rank each; see `start_model`.
 
-    A node that does not answer is waited for, options.grace_s; then the model starts without it, if the
-    machines that are left have the memory for it.
+    Nodes that do not answer are waited for, up to options.grace_s; then the model starts without them, if
+    the other machines have the memory for it.
     """
     cluster = Cluster(cluster_directory())
     nodes, timer = Nodes(cluster), StartTimer()
@@ -126,24 +126,24 @@ class _SingleMachine:
 
     @property
     def held_bytes(self) -> Mapping[str, float]:
-        """No machine's share can change."""
+        """Return nothing: there is no share to correct."""
         return {}
 
     def full_nodes(self, _nodes: Nodes) -> Sequence[FullNode]:
-        """No node takes part."""
+        """Return nothing: no node takes part."""
         return ()
 
     def run(
         self, _cluster: Cluster, _nodes: Nodes, reporter: Reporter, timer: StartTimer
     ) -> Deployment:
-        """Start it on the root."""
+        """Start the model on the root."""
         deployment = start_local(self._model, self._options, reporter)
         timer.note("load_s")
         return deployment
 
 
 class _CutOverNodes:
-    """What each machine holds, and starting it there. Raises ResourceError if it does not fit one."""
+    """Each machine holds one shard. Raises ResourceError if a shard does not fit its machine."""
 
     def __init__(self, model: GgufFile, options: RunOptions, plan: ClusterPlan) -> None:
         self._model, self._options, self.plan, reports = model, options, plan, plan.reports
@@ -160,13 +160,13 @@ class _CutOverNodes:
 
     @property
     def held_bytes(self) -> Mapping[str, float]:
-        """Bytes of each machine's weights, by name."""
+        """Return the bytes of each machine's weights, by name."""
         names = [ROOT_NAME, *(member.name for member in self._members)]
         return {name: shard.weights_bytes for name, shard in zip(names, self._shards, strict=True)}
 
     def full_nodes(self, nodes: Nodes) -> Sequence[FullNode]:
-        """Return the nodes that have neither their shard nor room for it."""
-        found = []
+        """Return the nodes that have neither their shard nor disk space for it."""
+        full = []
         for member, shard in zip(self._members, self._shards[1:], strict=True):
             with nodes.client(member) as client:
                 room = client.shards().room_for(shard.name)
@@ -176,31 +176,31 @@ class _CutOverNodes:
                     f"{shard.weights_bytes / 1e6:,.0f} MB: `dure cache prune --days 0 --cluster` makes "
                     "room, or a larger --quota on it"
                 )
-                found.append(FullNode(member, shard.weights_bytes, reason))
-        return found
+                full.append(FullNode(member, shard.weights_bytes, reason))
+        return full
 
     def run(
         self, cluster: Cluster, nodes: Nodes, reporter: Reporter, timer: StartTimer
     ) -> Deployment:
-        """Bring every machine its shard, and start the ranks."""
-        wanted = list(zip(self._members, self._shards[1:], strict=True))
+        """Send every machine its shard, and start the ranks."""
+        placed = list(zip(self._members, self._shards[1:], strict=True))
         reporter.event(EngineEvent.SENDS)
-        _send_shards(self._model, nodes, wanted, reporter)
+        _send_shards(self._model, nodes, placed, reporter)
         with reporter.cutting(self._model.paths[0].name, self._model.size_bytes) as progress:
             cut_model(self._model, self._shards[:1], progress=progress)
         timer.note("shards_s")
         reporter.event(EngineEvent.LOADS)
-        executor = self._executor(cluster, wanted, reporter)
+        executor = self._executor(cluster, placed, reporter)
         timer.note("load_s")
         return deployment_of_shards(executor, self._shards, self._memory)
 
     def _executor(
-        self, cluster: Cluster, wanted: Sequence[tuple[Member, Shard]], reporter: Reporter
+        self, cluster: Cluster, placed: Sequence[tuple[Member, Shard]], reporter: Reporter
     ) -> MpiExecutor:
         options = self._options
         launch = ClusterLaunch(
             cluster,
-            [(member, shard.name) for member, shard in wanted],
+            [(member, shard.name) for member, shard in placed],
             health(shard_directory()).links,
             options.interface,
         )
@@ -219,12 +219,12 @@ class _CutOverNodes:
 
 
 def _send_shards(
-    model: GgufFile, nodes: Nodes, wanted: Sequence[tuple[Member, Shard]], reporter: Reporter
+    model: GgufFile, nodes: Nodes, placed: Sequence[tuple[Member, Shard]], reporter: Reporter
 ) -> None:
-    """Send every node the shard that it lacks."""
+    """Send every node its shard, if it lacks it."""
     with contextlib.ExitStack() as clients:
         deliveries = []
-        for member, shard in wanted:
+        for member, shard in placed:
             client = clients.enter_context(nodes.client(member, SHARD_TIMEOUT_S))
             if shard.name not in client.shards().whole_names:
                 deliveries.append(Delivery(shard, client))

@@ -1,4 +1,4 @@
-"""A model that runs, and what its owner needs to know of it."""
+"""Describes a running model to whoever started it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Deployment", "deployment_of_shards"]
 class Deployment:
     """A running executor with its sizes.
 
-    weights_bytes: of all ranks. kv_token_bytes: of each rank's KV cache for one position.
-    cut_name: names the cut, "whole" if there is none.
-    restart_reason: asked when the engine is idle, says why it should start again, as when a machine is
-    back; "" if it should not. record: keeps an event with its facts. learn: takes the seconds that each
-    rank computes in a step.
+    weights_bytes: of all ranks. kv_token_bytes: each rank's bytes of KV cache per token.
+    cut_name: identifies the cut; "whole" if there is none.
+    restart_reason: called when the engine is idle, returns why it should restart, as when a machine is
+    back; "" if it should not. record: logs an event with its facts. learn: called with each rank's seconds
+    of computing in a step.
     """
 
     executor: FullExecutor

@@ -1,6 +1,6 @@
-"""From a draft model's file to its executor, on rank 0's machine.
+"""Starts a draft model on rank 0's machine.
 
-Knows which draft model fits a model, and what it takes. Refuses to know what it proposes.
+Knows which draft model fits a model, and the memory it takes. Refuses to know what it proposes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["start_draft"]
 def start_draft(
     path: Path, vocabulary: Vocabulary, options: RunOptions, n_ctx: int, reporter: Reporter
 ) -> LocalExecutor:
-    """Start a draft model for a model with this vocabulary, where rank 0 is.
+    """Start a draft model for a model with this vocabulary.
 
-    n_ctx: of the large model, for each of options.n_sequences answers.
-    Raises UsageError if the vocabularies differ, ResourceError if there is no memory for it.
+    n_ctx: the large model's context, for each of options.n_sequences answers.
+    Raises UsageError if the vocabularies differ, ResourceError if it does not fit the memory.
     """
     machine = probe()
     threads = threads_of(options.threads, 1, machine)
@@ -49,14 +49,14 @@ def start_draft(
     if not executor.info.can_forget:
         executor.close()
         raise UsageError(
-            f"{path.name} keeps a running state and cannot take back a wrong guess",
+            f"{path.name} is recurrent and cannot undo rejected draft tokens",
             "give another --draft model",
         )
     return executor
 
 
 def _check_vocabulary(draft: Vocabulary, model: Vocabulary) -> None:
-    """Close a draft model's vocabulary; raises UsageError if a token is another text in it."""
+    """Check a draft model's vocabulary and close it. Raises UsageError if a token's text differs."""
     n = min(draft.n_tokens, model.n_tokens)
     different = next((i for i in range(n) if draft.piece(i) != model.piece(i)), None)
     name = draft.name

@@ -1,7 +1,7 @@
-"""What a running model teaches about the cluster's machines: shares for the next start.
+"""Corrects the machines' saved speeds by a running model, for the shares of the next start.
 
-Knows that a speed measured alone, for a second, may not be that of the real work: other layers, heat,
-another program on the machine. Refuses to cut anything: the next start does.
+A speed measured alone for a second may differ from that of the real work, by other layers, heat or another
+program. Refuses to cut anything: the next start does.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from dure.plan.placement import observed_speeds
 
 __all__ = ["Learning"]
 
-LEAST_S = 0.002  # that a rank computes in a step: below this its time is not that of the weights
+LEAST_S = 0.002  # of computing in a step; a shorter time is not that of reading weights
 
 
 class Learning:
-    """Of one start. held_bytes: of each rank's weights, by machine, in the order of the ranks."""
+    """Corrects speeds after one start. held_bytes: each rank's weights, by machine, in order of ranks."""
 
     def __init__(self, cluster: Cluster, type_name: str, held_bytes: Mapping[str, float]) -> None:
         self._cluster, self._type, self._held = cluster, type_name, held_bytes
 
     def learn(self, seconds: Sequence[float]) -> None:
-        """Keep speeds by which all ranks would be done at once, where that is worth other shards."""
-        with contextlib.suppress(OSError):  # of a full disk: the old ones will do
+        """Save speeds by which all ranks would end at once, if that is worth other shards."""
+        with contextlib.suppress(OSError):  # a full disk: the old speeds will do
             self._learn(seconds)
 
     def _learn(self, seconds: Sequence[float]) -> None:

@@ -1,6 +1,6 @@
 """Starts a model on this machine: whole in this process, or cut over several ranks.
 
-Chooses context and threads, and cuts what is not cut yet. Refuses to know clusters.
+Chooses context and threads, and cuts the model if needed. Refuses to know clusters.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from dure.plan.memory import RankMemory, choose_ctx, rank_memory, whole_memory
 __all__ = ["limits_of", "memory_of_whole", "start_local", "threads_of"]
 
 LEAST_OUTPUTS = 32
-PREFILL = 512  # prompt tokens in a step; those of running answers come on top
+PREFILL = 512  # prompt tokens per step, besides those of running answers
 
 
 def start_local(model: GgufFile, options: RunOptions, reporter: Reporter) -> Deployment:
-    """Start a model on this machine. Raises a DureError that says what does not fit, and the cure."""
+    """Start a model on this machine. Raises a DureError that names what does not fit, and the cure."""
     shares = parse_shares(options.shares, options.ranks)
     machine = probe()
     threads = threads_of(options.threads, len(shares), machine)
@@ -51,7 +51,7 @@ def threads_of(asked: int | None, n_ranks: int, machine: Machine) -> int:
 
 
 def limits_of(n_ctx: int, threads: int, options: RunOptions) -> Limits:
-    """Return what each rank's context is made for."""
+    """Return the limits that each rank's context is created with."""
     n = options.n_sequences
     return Limits(
         n_ctx,
@@ -67,9 +67,9 @@ def limits_of(n_ctx: int, threads: int, options: RunOptions) -> Limits:
 def memory_of_whole(
     model: GgufFile, options: RunOptions, machine: Machine
 ) -> tuple[RankMemory, int]:
-    """Return what a whole model takes on one machine, and its context there. Raises ResourceError.
+    """Return the memory of a whole model on one machine, and its context. Raises ResourceError.
 
-    The KV cache counts as nothing if the model has no attention.
+    A model without attention has no KV cache.
     """
     memory, trained = whole_memory(model)
     return memory, choose_ctx(options.ctx, trained, [memory], machine, options.n_sequences)

@@ -1,6 +1,6 @@
-"""The nodes that a model can start on: waited for, and left out if their disk has no room for a shard.
+"""Finds the nodes that a model can start on: waits for them, and leaves out those with a full disk.
 
-Refuses to know how the work is divided among them: it is given the function that does.
+Refuses to know how the model is divided among them: a function given to it does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["FullNode", "NodePool", "PlannedStart"]
 
 @dataclass(frozen=True)
 class FullNode:
-    """A node whose disk has no room for its shard of needed_bytes."""
+    """A node without disk space for its shard of needed_bytes."""
 
     member: Member
     needed_bytes: int
@@ -29,10 +29,10 @@ class FullNode:
 
 
 class PlannedStart(Protocol):
-    """A start that is decided and not begun."""
+    """A start that is planned but not begun."""
 
     def full_nodes(self, nodes: Nodes) -> Sequence[FullNode]:
-        """Return the nodes that have neither their shard nor room for it."""
+        """Return the nodes that have neither their shard nor disk space for it."""
 
 
 Start = TypeVar("Start", bound=PlannedStart)
@@ -41,8 +41,8 @@ Start = TypeVar("Start", bound=PlannedStart)
 class NodePool:
     """Finds nodes that can run a model.
 
-    missing: members that do not answer or are full, each with the bytes of the shard that its disk has no
-    room for (0 if it does not answer).
+    missing: members that do not answer or have a full disk, each with the bytes of the shard that does not
+    fit (0 if it does not answer).
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class NodePool:
     def choose(self, wait: NodeWait, planned: Callable[[list[NodeReport], bool], Start]) -> Start:
         """Return the start that the nodes allow.
 
-        planned: decides it from the nodes that answer, and whether others are missing. While it raises
-        ResourceError, nodes that are missing are waited for.
+        planned: plans it from the nodes that answer, and whether others are missing. While it raises
+        ResourceError, missing nodes are waited for.
         """
         while True:
             available, missing = wait.wait()
@@ -84,7 +84,7 @@ class NodePool:
             self._reporter.event(EngineEvent.LACKS)
 
     def _drop(self, full: Sequence[FullNode]) -> bool:
-        """Leave full nodes out. At the first start they are an error, which the user mends."""
+        """Leave out full nodes; return whether there are any. At the first start they are an error."""
         if full and not self._may_drop_full:
             raise ResourceError(full[0].reason)
         for node in full:

@@ -1,6 +1,6 @@
-"""The nodes of a cluster, before a model starts on them: asked, and those that are missing waited for.
+"""Polls the nodes of a cluster before a model starts, and waits for missing ones.
 
-Refuses to know models: it is told when the nodes that answer are not enough.
+Refuses to know models: the caller says if the nodes that answer are not enough.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ POLL_EVERY_S = 1.0
 class NodeWait:
     """Waits for missing nodes, up to grace_s.
 
-    named: these are asked, and no others; None: all. insists: it does not go on without a missing node if
-    grace_s is 0. may_be_alone: a cluster without nodes is no error, as when the last was removed from a
-    model that runs. poll_every_s: seconds from one question to the next.
+    named: poll only these; None: all. insists: with a grace_s of 0, a missing node is an error.
+    may_be_alone: a cluster without nodes is no error, as when the last one was removed while a model ran.
+    poll_every_s: seconds between polls.
     """
 
     def __init__(
@@ -44,19 +44,19 @@ class NodeWait:
         self._grace_s, self._deadline = grace_s, time.monotonic() + grace_s
         self._poll_every_s = poll_every_s
         self._has_reported = False
-        self._shortage = ""  # why the nodes that answered are not enough
+        self._shortage = ""  # why the nodes that answer are not enough
         self._available: list[NodeReport] = []
         reporter.event(EngineEvent.GATHERS)
 
     def require_more(self, reason: str) -> None:
-        """Wait until other nodes answer, because those that did are not enough for this reason."""
+        """Make `wait` wait until another node answers; the reason says why those so far do not suffice."""
         self._shortage = reason
         self._cluster.events.add("waiting", reason=reason)
 
     def wait(self) -> tuple[list[NodeReport], list[NodeReport]]:
-        """Return the nodes that are ready and those that are not, once these have been waited for.
+        """Return the available and the missing nodes, after waiting for the latter.
 
-        Raises ClusterError if one has other software, or if none is to be waited for.
+        Raises ClusterError if a node has other software, or if a missing node is an error.
         """
         before = {report.member.name for report in self._available}
         while True:
@@ -76,7 +76,7 @@ class NodeWait:
             self._pause(missing)
 
     def _members(self) -> list[Member]:
-        """Return the members to ask. Raises ClusterError for a name that is none of the cluster's."""
+        """Return the members to poll. Raises ClusterError for a name that is not in the cluster."""
         if self._named is None:
             return self._cluster.members
         wanted = {self._cluster.member(name).name for name in self._named}

@@ -1,6 +1,6 @@
-"""How a model is to run: one set of options for every command and for the engine's process.
+"""Defines how a model runs: one set of options for every command and for the engine's process.
 
-Knows what makes sense by itself. Refuses to know models and machines.
+Checks options on their own. Refuses to know models and machines.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ LARGEST_SHARE = 1e9
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user asked for; None is "you choose".
+    """The user's options; None: chosen automatically.
 
-    ctx: the longest prompt with its answer. n_sequences: answers at once, each with a context of its own.
-    cluster: on the cluster's machines, one rank each; else all on this one. nodes: exactly these, or
-    "all"; None: those that make it faster. interface: this machine's network device towards the nodes;
-    None: the one that leads there. grace_s: how long a missing node is waited for, before the model
-    starts without it; 0 fails at once. wire: how partial sums travel.
-    lock_memory: weights are never swapped out. pin: each thread is held to a core of its own.
+    ctx: tokens of the longest prompt with its answer. n_sequences: answers at once, each with its own
+    context. cluster: one rank on each machine of the cluster; else all on this machine. nodes: exactly
+    these, or "all"; None: those that make it faster. interface: network device towards the nodes; None: the
+    one that leads there. grace_s: seconds to wait for a missing node before starting without it; 0 fails
+    at once. wire: format of partial sums. lock_memory: weights are never swapped out. pin: each thread has
+    its own core.
     """
 
     ranks: int | None = None
@@ -43,14 +43,14 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RestartReason(msgspec.Struct, frozen=True):
-    """Why the engine before this one ended, after its answers had stood still for silent_s."""
+    """Why the previous engine ended, silent_s after its answers' last event."""
 
     reason: str
     silent_s: float = 0.0
 
 
 def parse_shares(shares: str | None, ranks: int | None) -> list[float]:
-    """Return one share for every rank. Raises UsageError if they are no numbers, or too many or few."""
+    """Return each rank's share. Raises UsageError if they are no numbers, or do not match --ranks."""
     if ranks is not None and not 1 <= ranks <= MOST_RANKS:
         raise UsageError(f"--ranks {ranks}", f"give a number from 1 to {MOST_RANKS}")
     if shares is None:

@@ -1,6 +1,6 @@
-"""What a start reports while it goes on: its events, what takes long, and warnings.
+"""Defines what a start reports: its events, the progress of long stages, and warnings.
 
-Knows the words. Refuses to know terminals and processes: a `Reporter` shows them or passes them on.
+Refuses to know terminals and processes: a `Reporter` shows reports or passes them on.
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ __all__ = ["EngineEvent", "Reporter", "SilentReporter"]
 
 
 class EngineEvent(StrEnum):
-    """What leads an engine from one state to another."""
+    """An event that changes the state of an engine."""
 
-    GATHERS = "nodes are looked for"
-    PLACES = "enough nodes are there"
+    GATHERS = "nodes are polled"
+    PLACES = "enough nodes answer"
     LACKS = "too little memory without the missing nodes"
-    SENDS = "each machine's part is known"
-    LOADS = "every machine has its part"
+    SENDS = "shares are decided"
+    LOADS = "every machine has its weights"
     LOADED = "every rank is ready"
     LOST = "the engine ended"
-    RESTARTS = "it is started again"
-    GIVES_UP = "starts have failed repeatedly"
+    RESTARTS = "it restarts"
+    GIVES_UP = "it keeps failing to start"
     STOPS = "the user stops it"
-    BREAKS = "a bug ends the supervision"
+    BREAKS = "the supervisor has a bug"
 
 
 class Reporter(Protocol):
-    """Receives the progress of a start, and its warnings."""
+    """Receives the reports of a start."""
 
     def cutting(
         self, name: str, total_bytes: int, /
     ) -> AbstractContextManager[Callable[[int], None]]:
-        """Report that a model is being cut; the function takes the bytes done since its last call."""
+        """Report that a model is being cut; call the function with the bytes done since its last call."""
 
     def loading(self, what: str, /) -> AbstractContextManager[Callable[[float], None]]:
-        """Report that weights are being loaded; the function takes the part done, 0 to 1."""
+        """Report that weights are being loaded; call the function with the fraction done."""
 
     def doing(self, what: str, /) -> AbstractContextManager[Callable[[float], None]]:
-        """Report that something else takes long; the function takes the part done, 0 to 1."""
+        """Report another long stage; call the function with the fraction done."""
 
     def event(self, event: EngineEvent, /) -> None:
-        """Report how far the start of the engine has come."""
+        """Report an event of the engine's start."""
 
     def news(self, text: str, /) -> None:
         """Report what happened to a machine."""
 
     def warn(self, text: str, /) -> None:
-        """Report what is right, but slower than it could be."""
+        """Report what works, but slower than it could."""
 
 
 class SilentReporter:

@@ -1,6 +1,6 @@
-"""Which nodes take part, and how much of a model each machine gets.
+"""Decides which nodes take part, and how much of a model each machine gets.
 
-Measures machines and links that are not known yet; the decision itself is `plan.placement`.
+Measures machines and links with unknown speed; the decision itself is in `plan.placement`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["ClusterPlan", "ClusterPlanner"]
 
 @dataclass(frozen=True)
 class ClusterPlan:
-    """The nodes that take part, the shares of the root and of each, and who is left out and why."""
+    """The nodes that take part, the shares of the root and of each node, and why others are left out."""
 
     reports: list[NodeReport]
     shares: list[float]
@@ -36,7 +36,7 @@ class ClusterPlan:
 
     @property
     def shares_by_name(self) -> dict[str, float]:
-        """Each machine's part of the whole."""
+        """Return each machine's fraction of the model, by name."""
         names = [ROOT_NAME, *(report.member.name for report in self.reports)]
         total = sum(self.shares)
         return {n: round(share / total, 4) for n, share in zip(names, self.shares, strict=True)}
@@ -59,12 +59,12 @@ class ClusterPlanner:
     def plan(self, available: list[NodeReport], is_reduced: bool) -> ClusterPlan:
         """Divide the model among the nodes that answer.
 
-        is_reduced: others are missing, so --shares does not fit any more. Raises UsageError for options
-        that do not fit the machines, ResourceError if all together have too little memory.
+        is_reduced: others are missing, so --shares does not apply. Raises UsageError for options that do
+        not fit the machines, ResourceError if all together have too little memory.
         """
         names = [ROOT_NAME, *(report.member.name for report in available)]
-        wanted = _placement_options(self._options)
-        fixed = fixed_shares(names, wanted, is_reduced=is_reduced)
+        placing = _placement_options(self._options)
+        fixed = fixed_shares(names, placing, is_reduced=is_reduced)
         if fixed is not None:
             return ClusterPlan(available, [fixed[name] for name in names])
         load = load_of(
@@ -73,7 +73,7 @@ class ClusterPlanner:
             n_sequences=self._options.n_sequences,
             value_bytes=self._options.wire.value_bytes,
         )
-        placement = measured_placement(self._candidates(available, load.main_type), load, wanted)
+        placement = measured_placement(self._candidates(available, load.main_type), load, placing)
         for name, reason in placement.left_out.items():
             self._reporter.warn(f"{name} does not take part: {reason} (--nodes insists)")
         used = [report for report in available if report.member.name in placement.shares]
@@ -81,10 +81,10 @@ class ClusterPlanner:
         return ClusterPlan(used, [placement.shares[name] for name in names], placement.left_out)
 
     def _candidates(self, reports: list[NodeReport], type_name: str) -> list[Candidate]:
-        """Return the root and these nodes with their speeds, which are measured if not known yet."""
+        """Return the root and these nodes with their speeds; measure unknown ones."""
         missing = [r for r in reports if self._known.speed(r.member.name, type_name) is None]
         if missing or self._known.speed(ROOT_NAME, type_name) is None:
-            with self._reporter.doing(f"measuring how fast the machines are with {type_name}"):
+            with self._reporter.doing(f"measuring the speed of the machines with {type_name}"):
                 self._measure(missing, type_name)
         machines = [self._candidate(ROOT_NAME, type_name, probe())]
         return machines + [

@@ -1,6 +1,6 @@
 """Starts a model as the user asked for it: on this machine or on the cluster.
 
-The one entry of this package: from a model's file and options to an executor that runs.
+The entry point of this package: from a model's file and options to a running executor.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def start_model(
     reporter: Reporter | None = None,
     restart: RestartReason | None = None,
 ) -> Deployment:
-    """Start a model. Raises a DureError that says what does not fit, and the cure.
+    """Start a model. Raises a DureError that names what does not fit, and the cure.
 
-    restart: an engine ran before and ended for this reason; its answers wait, so nothing is measured.
+    restart: why the previous engine ended; its answers wait, so nothing is measured.
     """
     deployment = _started(model, options, reporter or SilentReporter(), restart)
     executor = deployment.executor
@@ -47,6 +47,8 @@ def _started(
         raise UsageError("--nodes and --interface are for --cluster", "add that, or leave them out")
     if not options.cluster:
         return start_local(model, options, reporter)
-    from dure.deploy.cluster import start_on_cluster  # brings certificates and mDNS: only if wanted
+    from dure.deploy.cluster import (
+        start_on_cluster,  # imports certificates and mDNS, so only if needed
+    )
 
     return start_on_cluster(model, options, reporter, restart)

@@ -1,4 +1,4 @@
-"""How long each part of a start takes, for the cluster's event log."""
+"""Times the parts of a start, for the cluster's event log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class StartTimer:
         self._last = time.monotonic()
 
     def note(self, part: str) -> None:
-        """Count the time since the last call as this part's."""
+        """Add the time since the last call to this part."""
         now = time.monotonic()
         self.seconds[part] = round(self.seconds.get(part, 0.0) + now - self._last, 2)
         self._last = now

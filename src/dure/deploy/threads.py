@@ -1,7 +1,7 @@
-"""How many threads decode a model's tokens soonest on these machines: measured once, and kept.
+"""Finds how many threads decode a model's tokens fastest on these machines; measured once and saved.
 
-A token is bound by memory, which fewer threads than cores may use up; and where other programs want a core
-too, a thread less is quicker, for all wait for the last one. Prompts take all cores in any case.
+Decoding is bound by memory bandwidth, which fewer threads than cores may saturate. If other programs need a
+core, one thread less is faster, as all wait for the last one. Prefill always uses all cores.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from dure.whole_file import write_whole
 __all__ = ["candidates", "tune_threads"]
 
 WARM_UP, STEPS = 1, 6
-ENOUGH_S = 5.0  # of measuring: a start is not to wait for long
-WORTH = 0.97  # of the time with fewer threads, or these are enough
-MOST_KEPT = 200  # models
+ENOUGH_S = 5.0  # of measuring, so that a start does not take long
+WORTH = 0.97  # the least gain that pays for more threads: 3 % of the time
+MOST_SAVED = 200  # models
 
 
 class _Tunable(Executor, Instruments, Protocol):
@@ -32,10 +32,10 @@ class _Tunable(Executor, Instruments, Protocol):
 
 
 def tune_threads(executor: _Tunable, key: str, file: Path, *, may_measure: bool = True) -> None:
-    """Let each rank decode with as many threads as is quickest.
+    """Make each rank decode with the fastest number of threads.
 
-    key: of the model and its cut; what was measured for it stands in `file`, or is measured and noted
-    there, where that may take time. The KV cache must be empty, and is empty afterwards.
+    key: of the model and its cut. Its numbers are read from `file`, or measured and saved there if
+    may_measure. The KV cache must be empty, and is empty afterwards.
     """
     most = executor.info.threads
     known = _read(file)
@@ -45,17 +45,17 @@ def tune_threads(executor: _Tunable, key: str, file: Path, *, may_measure: bool 
             return
         chosen = _measured(executor, most)
         known[key] = chosen
-        _write(file, dict(list(known.items())[-MOST_KEPT:]))
+        _write(file, dict(list(known.items())[-MOST_SAVED:]))
     executor.set_threads(chosen)
 
 
 def candidates(most: int) -> list[int]:
-    """Numbers of threads that are worth trying, most first."""
+    """Return the numbers of threads to try, largest first."""
     return sorted({most, max(1, most - 1), max(1, most // 2), 1}, reverse=True)
 
 
 def _measured(executor: _Tunable, most: Sequence[int]) -> list[int]:
-    """For each rank the number of threads with which it computed a token soonest."""
+    """Return for each rank the number of threads that computed a token fastest."""
     tried = [candidates(n) for n in most]
     best = [float("inf")] * len(most)
     chosen = list(most)
@@ -65,7 +65,7 @@ def _measured(executor: _Tunable, most: Sequence[int]) -> list[int]:
         executor.set_threads(threads)
         took = np.min([_step(executor, n) for n in range(WARM_UP + STEPS)][WARM_UP:], axis=0)
         for rank, seconds in enumerate(took):
-            if seconds < best[rank] / WORTH:  # as quick with fewer
+            if seconds < best[rank] / WORTH:  # fewer threads are as fast
                 best[rank], chosen[rank] = min(best[rank], float(seconds)), threads[rank]
         if time.monotonic() > give_up:
             break
@@ -75,7 +75,7 @@ def _measured(executor: _Tunable, most: Sequence[int]) -> list[int]:
 
 
 def _step(executor: _Tunable, position: int) -> tuple[float, ...]:
-    """Seconds that each rank computed for one token."""
+    """Return each rank's seconds of computing for one token."""
     one = np.ones(1, np.int32)
     batch = Batch(one, one * position, one * 0, [0], 1, [Clear()] if position == 0 else ())
     return executor.step(batch).stats.compute_s
@@ -85,9 +85,9 @@ def _read(file: Path) -> dict[str, list[int]]:
     try:
         return msgspec.json.decode(file.read_bytes(), type=dict[str, list[int]])
     except (OSError, msgspec.MsgspecError):
-        return {}  # it is measured again
+        return {}  # so it is measured again
 
 
 def _write(file: Path, known: dict[str, list[int]]) -> None:
-    with contextlib.suppress(OSError):  # then it is measured at every start
+    with contextlib.suppress(OSError):  # without the file, every start measures
         write_whole(file, msgspec.json.encode(known))

@@ -1,1 +1,1 @@
-"""The engine's process: started, watched, and started again with the requests that ran."""
+"""Runs the engine in a process of its own, and restarts it with the requests that ran."""

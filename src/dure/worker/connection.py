@@ -1,4 +1,4 @@
-"""The engine's end of the socket to its supervisor: messages, and the reports of a start.
+"""Connects the engine to its supervisor: messages, and the reports of a start.
 
 Knows which message a report becomes. Refuses to know what the engine does.
 """
@@ -19,15 +19,15 @@ __all__ = ["SupervisorConnection"]
 
 
 class SupervisorConnection:
-    """Sends messages, and receives in a thread of its own. It is the `Reporter` of the engine's start."""
+    """Sends messages, and receives them in its own thread. Also the `Reporter` of the engine's start."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._channel = Channel(connected)
         self._inbox: queue.SimpleQueue[msg.ToWorker] = queue.SimpleQueue()
-        self._reported = -1.0  # of what takes long now
+        self._reported = -1.0  # fraction of the current stage
 
     def listen(self) -> None:
-        """Collect what the supervisor sends from now on; its end counts as Stop."""
+        """Start collecting the supervisor's messages; if its socket closes, that counts as Stop."""
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -47,7 +47,7 @@ class SupervisorConnection:
         self._channel.send(msg.encode(message))
 
     def inbox(self, timeout_s: float | None) -> Iterator[msg.ToWorker]:
-        """Yield what has come; waits for the first message up to timeout_s, None: not at all."""
+        """Yield the messages that arrived; wait up to timeout_s for the first, not at all if None."""
         try:
             yield self._inbox.get(timeout=timeout_s) if timeout_s else self._inbox.get_nowait()
             while True:
@@ -59,7 +59,7 @@ class SupervisorConnection:
 
     @contextmanager
     def cutting(self, name: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
-        """Report how much of a model is cut."""
+        """Report the progress of cutting a model."""
         done = 0
 
         def more(n: int) -> None:
@@ -70,25 +70,25 @@ class SupervisorConnection:
         yield more
 
     def loading(self, what: str) -> AbstractContextManager[Callable[[float], None]]:
-        """Report how much of the weights is loaded."""
+        """Report the progress of loading weights."""
         return self.doing(f"loading {what}")
 
     @contextmanager
     def doing(self, what: str) -> Iterator[Callable[[float], None]]:
-        """Report how much is done of what takes long."""
+        """Report the progress of another long stage."""
         self._reported = -1.0
         yield lambda fraction: self._report(what, fraction)
 
     def event(self, event: EngineEvent) -> None:
-        """Report which state the engine comes into."""
+        """Report an event of the engine's start."""
         self.send(msg.StartEvent(event))
 
     def news(self, text: str) -> None:
-        """Pass on what happened to a machine."""
+        """Report what happened to a machine."""
         self.send(msg.Warned(text, is_news=True))
 
     def warn(self, text: str) -> None:
-        """Pass a warning on."""
+        """Report a warning."""
         self.send(msg.Warned(text))
 
     def _report(self, what: str, fraction: float) -> None:

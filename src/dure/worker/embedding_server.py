@@ -1,4 +1,4 @@
-"""The engine of a model that only makes embeddings."""
+"""Runs the engine of a model that only makes embeddings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["EmbeddingServer"]
 
 
 class EmbeddingServer:
-    """Runs a model that only makes embeddings, until its supervisor says stop."""
+    """Runs a model that only makes embeddings, until its supervisor stops it."""
 
     def __init__(self, options: msg.EngineOptions, supervisor: SupervisorConnection) -> None:
         self._supervisor = supervisor
@@ -32,7 +32,7 @@ class EmbeddingServer:
             supervisor.send(msg.Ready(model_info(gguf, self._embedder.info)))
 
     def run(self) -> None:
-        """Answer until Stop comes."""
+        """Answer requests until Stop."""
         while True:
             for message in self._supervisor.inbox(3600.0):
                 match message:
@@ -49,7 +49,7 @@ class EmbeddingServer:
         return Embedded(request.id, values.tobytes())
 
     def finish(self) -> None:
-        """There is nothing to keep."""
+        """Do nothing: there is no state to save."""
 
     def close(self) -> None:
         """Free the model."""

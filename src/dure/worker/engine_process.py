@@ -1,4 +1,4 @@
-"""One engine process, from its start to its end: a child of this one, at the other end of a Unix socket.
+"""Runs one engine process: a child of this process, connected by a Unix socket.
 
 Knows how bytes travel and why a process ended. Refuses to know what the messages mean.
 """
@@ -31,7 +31,7 @@ Connected = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class EngineProcess:
-    """A process that runs one engine. handle: takes every message that it sends."""
+    """A process that runs one engine. handle: called with every message that it sends."""
 
     def __init__(self, handle: Callable[[msg.FromWorker], None]) -> None:
         self._handle = handle
@@ -40,20 +40,20 @@ class EngineProcess:
 
     @property
     def pid(self) -> int | None:
-        """Its process, once that runs."""
+        """Return the process's ID once it runs."""
         return self._process.pid if self._process else None
 
     def send(self, message: msg.ToWorker) -> None:
-        """Send a message; it is lost if the engine does not listen."""
+        """Send a message; it is lost if the engine is not connected."""
         self.send_encoded(msg.encode(message))
 
     def send_encoded(self, data: bytes) -> None:
-        """Send a message that is encoded already."""
+        """Send an encoded message."""
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(LENGTH.pack(len(data)) + data)
 
     async def run(self, options: msg.EngineOptions) -> str:
-        """Start the process, and handle its messages until it ends; returns why it ended.
+        """Start the process and handle its messages until it ends; return why it ended.
 
         Raises OSError if the system cannot start it.
         """
@@ -97,12 +97,12 @@ class EngineProcess:
                 while True:
                     self._handle(await _receive(reader))
         self._writer = None
-        await asyncio.wait({ended}, timeout=STOP_S)  # one that does not end is killed
+        await asyncio.wait({ended}, timeout=STOP_S)  # if it does not end, it is killed
         ended.cancel()
-        return _last_words(process.returncode, log)
+        return _cause_of_end(process.returncode, log)
 
     async def stop(self, *, is_loading: bool) -> None:
-        """End the process: in peace, or by force after a while. is_loading: it does not listen yet."""
+        """Ask the process to end, and kill it after STOP_S. is_loading: it does not read messages yet."""
         self.send(msg.Stop())
         process = self._process
         if process is None:
@@ -130,7 +130,7 @@ async def _spawn(socket: Path, log: Path) -> asyncio.subprocess.Process:
             stdout=file,
             stderr=file,
             env=with_huge_pages(os.environ),
-            start_new_session=True,  # a terminal's Ctrl-C is for us alone
+            start_new_session=True,  # Ctrl-C in a terminal is for this process alone
         )
 
 
@@ -141,15 +141,15 @@ async def _receive(reader: asyncio.StreamReader) -> msg.FromWorker:
 
 
 def _remove_left_behind(directory: Path) -> None:
-    """Delete what was left there by processes that were killed."""
+    """Delete the directories of processes that were killed."""
     for path in directory.glob(f"{_PREFIX}*"):
         pid = path.name.removeprefix(_PREFIX).partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _last_words(code: int | None, log: Path) -> str:
-    """Say why a process ended, from its exit code and the last line that it wrote."""
+def _cause_of_end(code: int | None, log: Path) -> str:
+    """Return why a process ended: its exit code and the last line of its log."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     cause = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
     return f"{cause}, {lines[-1].strip()[:200]}" if lines else cause

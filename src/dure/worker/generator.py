@@ -1,4 +1,4 @@
-"""The engine of a model that generates: its start, its steps, and what it does when nothing runs."""
+"""Runs the engine of a generative model: its start, its steps, and its work when idle."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from dure.worker.model_info import model_info
 __all__ = ["Generator"]
 
 STATS_EVERY_S = 0.5
-IDLE_S = 0.5  # to wait for a message when nothing runs
-CHECK_RANKS_EVERY_S = 5.0  # when idle: a rank that has died is noticed before a request needs it
-PERSIST_AFTER_S = 2.0  # of quiet
-QUIET_S = 3.0  # before the engine starts again, with a machine that was missing
+IDLE_S = 0.5  # to wait for a message when idle
+CHECK_RANKS_EVERY_S = 5.0  # when idle, to notice a dead rank before a request needs it
+PERSIST_AFTER_S = 2.0  # of idling
+QUIET_S = 3.0  # of idling, before the engine restarts with a machine that was missing
 _POOLING = {0: "last", 1: "mean", 2: "cls", 3: "last"}  # llama.cpp's llama_pooling_type
 
 
 class Generator:
-    """Runs a model that generates, until its supervisor says stop."""
+    """Runs a generative model until its supervisor stops it."""
 
     def __init__(self, options: msg.EngineOptions, supervisor: SupervisorConnection) -> None:
         self._options, self._supervisor = options, supervisor
@@ -83,7 +83,7 @@ class Generator:
         )
 
     def _store_tokens(self) -> int:
-        """Return how many tokens may be stored: half of any rank's room, and what the user allows."""
+        """Return how many tokens may be stored: at most half of any rank's room, and the user's limit."""
         if self._store is None:
             return 0
         each = self._deployment.kv_token_bytes
@@ -93,7 +93,7 @@ class Generator:
         return min(fits, self._options.store_bytes // here)
 
     def run(self) -> None:
-        """Answer until Stop comes."""
+        """Answer requests until Stop."""
         while True:
             for message in self._supervisor.inbox(IDLE_S if self._is_idle else None):
                 if not self._take(message):
@@ -104,7 +104,7 @@ class Generator:
                 self._idle()
 
     def _work(self) -> None:
-        """Compute one step; the last one's events are sent meanwhile."""
+        """Compute one step, and send the last one's events meanwhile."""
         self._unsent += self._loop.admit()
         try:
             events = self._loop.step(self._send_events)
@@ -121,7 +121,7 @@ class Generator:
             self._send_stats()
 
     def _record_replay(self) -> None:
-        """Record what it took to resume the answers of the engine before this one."""
+        """Record the cost of resuming the previous engine's answers."""
         stats = self._loop.stats()
         facts = {
             "replay_s": round(time.monotonic() - self._replays_since, 2),
@@ -132,7 +132,7 @@ class Generator:
         self._replays_since = 0.0
 
     def _idle(self) -> None:
-        """Send figures once, check the ranks now and then, learn speeds, and persist prefixes."""
+        """Send statistics, check the ranks, learn speeds and persist prefixes, each when due."""
         now = time.monotonic()
         if not self._is_idle or now - self._checked_at > CHECK_RANKS_EVERY_S:
             self._checked_at = now
@@ -147,7 +147,7 @@ class Generator:
             raise ClusterError(why)
         if not self._is_persisted and now - self._worked_at > PERSIST_AFTER_S:
             self._loop.persist()
-            self._is_persisted = True  # also where it failed: a full disk stays full
+            self._is_persisted = True  # even if it failed: a full disk stays full
 
     def _send_stats(self) -> None:
         self._stats_at = time.monotonic()
@@ -171,10 +171,10 @@ class Generator:
             self._supervisor.send(msg.Events(events))
 
     def finish(self) -> None:
-        """Keep what is to outlive this engine, and delete the rest."""
+        """Save the prefixes if they are persistent, else delete them."""
         if self._store is None:
             return
-        with suppress(DureError):  # of ranks that are gone
+        with suppress(DureError):  # the ranks may be gone
             if self._options.persistent:
                 self._loop.persist()
             else:

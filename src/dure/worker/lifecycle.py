@@ -1,7 +1,7 @@
-"""What an engine does from start to end: one table of states, and of what leads from each to the next.
+"""Defines the states of an engine, and the events that lead from one to the next, in one table.
 
-Pure. The supervisor reports what happened, also what the engine itself reports of its start
-(`deploy.reporter`), and asks for the state.
+Pure. The supervisor passes it events, among them those that the engine reports of its start
+(`deploy.reporter`), and reads the state.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["MEANINGS", "TABLE", "Lifecycle", "State", "diagram"]
 
 
 class State(StrEnum):
-    """Where an engine is."""
+    """The state of an engine."""
 
     STARTING = "starting"
     GATHERING = "gathering"
@@ -30,29 +30,29 @@ class State(StrEnum):
 
 MEANINGS: Mapping[State, str] = {
     State.STARTING: "a new process reads the model's header",
-    State.GATHERING: "asks every node; waits for one that is missing, up to the grace time",
-    State.PLACING: "measures what is not known yet, and decides which machine takes how much",
-    State.SENDING: "cuts the model, and sends each node what it lacks",
+    State.GATHERING: "polls every node; waits for missing ones, up to the grace time",
+    State.PLACING: "measures unknown speeds, and decides each machine's share",
+    State.SENDING: "cuts the model, and sends each node its shard if missing",
     State.LOADING: "the ranks read their weights",
-    State.READY: "answers requests; interrupted ones resume after their last token",
-    State.PAUSING: "requests are kept; the first restart is immediate, later ones wait longer",
-    State.FAILED: "requests are refused with the reason; tried again after ever longer pauses, up to a minute",
-    State.STOPPED: "no process is left",
+    State.READY: "answers requests; interrupted ones resume after their tokens so far",
+    State.PAUSING: "keeps requests; the first restarts are immediate, later ones wait longer and longer",
+    State.FAILED: "refuses requests with the reason; tries again after ever longer pauses, up to a minute",
+    State.STOPPED: "no process runs",
 }
 
-_ON_THE_WAY = (State.STARTING, State.GATHERING, State.PLACING, State.SENDING, State.LOADING)
+_BEFORE_READY = (State.STARTING, State.GATHERING, State.PLACING, State.SENDING, State.LOADING)
 
 TABLE: Mapping[tuple[State, EngineEvent], State] = {
     (State.STARTING, EngineEvent.GATHERS): State.GATHERING,  # on a cluster
     (State.GATHERING, EngineEvent.PLACES): State.PLACING,
     (State.PLACING, EngineEvent.LACKS): State.GATHERING,
     (State.PLACING, EngineEvent.SENDS): State.SENDING,
-    (State.PLACING, EngineEvent.LOADS): State.LOADING,  # the root alone holds it all
+    (State.PLACING, EngineEvent.LOADS): State.LOADING,  # the root alone holds the whole model
     (State.SENDING, EngineEvent.LOADS): State.LOADING,
     (State.STARTING, EngineEvent.SENDS): State.SENDING,  # on this machine, cut
     (State.STARTING, EngineEvent.LOADS): State.LOADING,  # on this machine, whole
     (State.LOADING, EngineEvent.LOADED): State.READY,
-    **{(state, EngineEvent.LOST): State.PAUSING for state in (*_ON_THE_WAY, State.READY)},
+    **{(state, EngineEvent.LOST): State.PAUSING for state in (*_BEFORE_READY, State.READY)},
     (State.PAUSING, EngineEvent.RESTARTS): State.STARTING,
     (State.PAUSING, EngineEvent.GIVES_UP): State.FAILED,
     (State.FAILED, EngineEvent.RESTARTS): State.STARTING,
@@ -65,13 +65,13 @@ _FROM_ANYWHERE = (EngineEvent.STOPS, EngineEvent.BREAKS)  # too many arrows for 
 
 
 class Lifecycle:
-    """The state of one engine. Raises RuntimeError, a bug of the caller, for what is not in the table."""
+    """The state of one engine. Raises RuntimeError, a bug of the caller, for an event not in the table."""
 
     def __init__(self) -> None:
         self.state = State.STARTING
 
     def on(self, event: EngineEvent) -> None:
-        """Go to the state that an event leads to."""
+        """Change the state as an event demands."""
         try:
             self.state = TABLE[self.state, event]
         except KeyError:
@@ -79,7 +79,7 @@ class Lifecycle:
 
 
 def diagram() -> str:
-    """Return the table in Mermaid's words, and what each state means: for docs/architecture.md."""
+    """Return the table as a Mermaid diagram and the states' meanings, for docs/architecture.md."""
     lines = ["```mermaid", "stateDiagram-v2", "    [*] --> starting"]
     lines += [
         f"    {state} --> {after}: {event}"
@@ -88,6 +88,6 @@ def diagram() -> str:
     ]
     lines += [f"    {State.STOPPED} --> [*]", "```", "", "| State | What it does |", "|---|---|"]
     lines += [f"| {state} | {meaning} |" for state, meaning in MEANINGS.items()]
-    lines += ["", f"From any state, {EngineEvent.STOPS}: `{State.STOPPED}`."]
-    lines += [f"From any other, {EngineEvent.BREAKS}: `{State.FAILED}`."]
+    lines += ["", f"From every state, {EngineEvent.STOPS}: `{State.STOPPED}`."]
+    lines += [f"From every other, {EngineEvent.BREAKS}: `{State.FAILED}`."]
     return "\n".join(lines)

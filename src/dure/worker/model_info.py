@@ -1,4 +1,4 @@
-"""What the engine reports of its model once it is loaded."""
+"""Collects what the engine reports of a loaded model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["model_info"]
 
 
 def model_info(gguf: GgufFile, info: ExecutorInfo) -> ModelInfo:
-    """Return the facts of a model that runs with this executor."""
+    """Return the description of a model that runs on this executor."""
     weights: dict[str, int] = {}
     for tensor in gguf.tensors.values():
         weights[tensor.type.name] = weights.get(tensor.type.name, 0) + tensor.size_bytes

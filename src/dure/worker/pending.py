@@ -1,6 +1,6 @@
-"""The requests that have not ended, with their answers so far: what a new engine takes up.
+"""Keeps the requests that have not ended, with their answers so far, so that a new engine can resume them.
 
-Refuses to know processes: it is told what the engine says, and that it died.
+Refuses to know processes: it receives the engine's events, and the news of its death.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from dure.generate.request import (
 
 __all__ = ["PendingAnswer", "PendingRequests"]
 
-MOST_DEATHS = 3  # of the engine, before a request that ran each time is given up
+MOST_DEATHS = 3  # of the engine during a request, before that request fails
 
 
 @dataclass
 class _Pending:
-    """A request that has not ended, and what was delivered of it."""
+    """A request that has not ended, and its delivered tokens."""
 
     request: Request
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
@@ -59,7 +59,7 @@ class PendingAnswer:
 
 
 class PendingRequests:
-    """Every request that runs or waits, by its id."""
+    """The requests that run or wait, by id."""
 
     def __init__(self) -> None:
         self._pending: dict[str, _Pending] = {}
@@ -71,12 +71,12 @@ class PendingRequests:
         return request_id in self._pending
 
     def add(self, request: Request, cancel: Callable[[str], None]) -> PendingAnswer:
-        """Remember a request until it ends."""
+        """Keep a request until it ends; return its answer."""
         pending = self._pending[request.id] = _Pending(request)
         return PendingAnswer(pending, cancel)
 
     def mark_cancelled(self, request_id: str) -> bool:
-        """Remember that a request is to end; returns whether it has not ended yet."""
+        """Mark a request as cancelled; return False if it has ended already."""
         pending = self._pending.get(request_id)
         if pending is not None:
             pending.cancelled = True
@@ -88,13 +88,13 @@ class PendingRequests:
             yield msgspec.structs.replace(pending.request, answered=pending.tokens)
 
     def deliver(self, event: Event) -> None:
-        """Pass on an event of the engine, and forget a request that it ends."""
+        """Deliver an event of the engine to its request; forget the request if it ends."""
         pending = self._pending.get(event.id)
         if pending is None:
             return
         pending.admitted = True
         if isinstance(event, PrefillProgress) and pending.n_deaths:
-            return  # its client has seen the prompt's progress already
+            return  # its client received the prompt's progress already
         if isinstance(event, Token):
             pending.tokens.append(event.token)
         elif not isinstance(event, PrefillProgress):
@@ -102,17 +102,17 @@ class PendingRequests:
         pending.events.put_nowait(event)
 
     def end_cancelled(self) -> None:
-        """End what was cancelled, while no engine is there that could."""
+        """End the cancelled requests, if no engine runs that could."""
         for pending in [p for p in self._pending.values() if p.cancelled]:
             n = len(pending.request.prompt)
             timings = Timings(prompt_tokens=n, tokens=len(pending.tokens))
             self.deliver(Done(pending.request.id, "cancelled", timings))
 
     def engine_died(self, reason: str, *, was_ready: bool, forgiven: bool) -> None:
-        """Count a death against the requests that ran, and give up those that ran at too many.
+        """Count a death of the engine for the requests that ran; fail those with MOST_DEATHS.
 
-        If none ran, it counts against all: one may kill the engine before anything is heard of it.
-        forgiven: the engine had answered for so long that earlier deaths do not count any more.
+        If none ran, it counts for all: one may kill the engine before its first event.
+        forgiven: the engine ran long enough that earlier deaths no longer count.
         """
         pendings = list(self._pending.values())
         if forgiven:

@@ -1,7 +1,7 @@
-"""The engine's process: one model, at the other end of its supervisor's Unix socket.
+"""The main program of an engine process, which serves one model over its supervisor's Unix socket.
 
-Started as `python -m dure.worker.process SOCKET`. Crash-only: what goes wrong is one message, and the
-process ends; its supervisor starts another one and gives it the requests that ran.
+Started as `python -m dure.worker.process SOCKET`. Crash-only: an error is sent as one message, and the
+process ends; its supervisor starts another one and resubmits the requests that ran.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
-    """Run an engine for the supervisor at the socket that is the only argument, until it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's business
+    """Run an engine for the supervisor whose socket is the only argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     unix = socket.socket(socket.AF_UNIX)
@@ -43,16 +43,16 @@ def _serve(supervisor: SupervisorConnection) -> None:
     assert isinstance(start, msg.Start), "the first message"
     kind = EmbeddingServer if start.options.embedding else Generator
     server = kind(start.options, supervisor)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through `finally`: no rank is left
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs `finally`: no rank is left
     is_over = True
     try:
         supervisor.listen()
         server.run()
     except DureError:
-        is_over = False  # what is stored is for the engine after this one
+        is_over = False  # the next engine uses the stored prefixes
         raise
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come with the supervisor's end
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the supervisor's end may send one
         if is_over:
             server.finish()
         server.close()

@@ -1,4 +1,4 @@
-"""What the process that serves and the process that generates say to each other, as typed records.
+"""Defines the messages between a server and its engine process, as typed records.
 
 Knows the records and how they become bytes. Refuses to know how bytes travel.
 """
@@ -33,14 +33,14 @@ __all__ = [
 
 
 class EngineOptions(msgspec.Struct, kw_only=True):
-    """What to run, and how.
+    """What to run and how.
 
-    model: a GGUF. run: as the command line has it. restart: why it starts again; None at the first start.
+    model: a GGUF. run: the options of the command line. restart: why it starts again; None at first.
     embedding: the model only makes embeddings (as BERT does).
-    store: a directory for prefixes that have no room in the KV cache, or "" for none; store_bytes: how
-    much of it may be used on this machine; persistent: it is to survive this process.
-    checkpoint_s: an answer whose tokens would take so long to compute again is stored while it goes on;
-    0 stores none.
+    store: a directory for prefixes that do not fit the KV cache; "" for none. store_bytes: its limit on
+    this machine. persistent: the store outlives this process.
+    checkpoint_s: a running answer is stored once its tokens would take this long to compute again; 0:
+    never.
     draft: where draft tokens come from: "lookup", "off", or a draft model's file.
     """
 
@@ -61,67 +61,67 @@ class _Message(msgspec.Struct, tag=True, array_like=True):
 
 
 class Start(_Message):
-    """The first message: load this."""
+    """Load a model; the first message."""
 
     options: EngineOptions
 
 
 class Submit(_Message):
-    """Begin a request."""
+    """Start a request."""
 
     request: Request
 
 
 class Cancel(_Message):
-    """End a request."""
+    """Cancel a request."""
 
     id: str
 
 
 class Stop(_Message):
-    """End in peace."""
+    """End the process."""
 
 
 class Loading(_Message):
-    """The model is cut or loaded: what, and how far (0 to 1)."""
+    """The progress of a stage of the start, from 0 to 1."""
 
     what: str
     fraction: float
 
 
 class StartEvent(_Message):
-    """The engine comes into another state: a `dure.deploy.reporter.EngineEvent`."""
+    """An event of the start: a `dure.deploy.reporter.EngineEvent`."""
 
     event: str
 
 
 class Warned(_Message):
-    """Something is right, but slower than it could be; or, if it is news, something happened."""
+    """A warning, or news of what happened to a machine."""
 
     text: str
     is_news: bool = False
 
 
 class Ready(_Message):
-    """Requests can come."""
+    """The model is loaded."""
 
     info: ModelInfo
 
 
 class Events(_Message):
-    """What a step brought."""
+    """The events of a step."""
 
     events: list[Event]
 
 
 class Stats(_Message):
-    """Figures; sent now and then while anything runs, and once when nothing does any more."""
+    """Statistics; sent regularly while requests run, and once when the last has ended."""
 
     stats: EngineStats
 
 
 class Fatal(_Message):
-    """The engine ends, for this reason."""
+    """The engine ends with this error."""
 
     error: ErrorRecord
 

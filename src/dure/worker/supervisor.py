@@ -1,7 +1,7 @@
-"""The engine as a server sees it: a process of its own, watched, and started again when it dies.
+"""Runs the engine for a server: starts its process, watches it, and restarts it when it dies.
 
-Every request that runs is kept with its tokens so far (`pending`): a new engine goes on where the old one
-stopped, so an answer pauses and goes on. Refuses to know HTTP and text.
+Requests are kept with their tokens so far (`pending`): a new engine resumes where the old one stopped, so
+an answer only pauses. Refuses to know HTTP and text.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ from dure.worker.restart_policy import RestartPolicy
 
 __all__ = ["EngineSupervisor"]
 
-FORGIVEN_S = 60.0  # an engine that answered for so long did not die of its requests
+FORGIVEN_S = 60.0  # an engine that ran for longer did not die of its requests
 STOPPING = "the server is stopping"
 TRY_LATER = "try another one, or later"
 NO_REASON = "it gave no reason"
 
 
 class EngineSupervisor:
-    """Starts and keeps an engine; see `dure.serve.engine.Engine`.
+    """Starts an engine and keeps it running; see `dure.serve.engine.Engine`.
 
-    max_waiting: requests beyond those that run, before BusyError. warn: takes what is right but slower
-    than it could be, and every restart.
+    max_waiting: requests that may wait, before BusyError. warn: called with the engine's warnings and every
+    restart.
     """
 
     def __init__(
@@ -74,18 +74,18 @@ class EngineSupervisor:
         self.stats = EngineStats()
         self._restart: RestartReason | None = None
         self._info: ModelInfo | None = None
-        self._heard_at = self._ready_at = 0.0  # when it last answered, and when it became ready
+        self._answered_at = self._ready_at = 0.0  # last event, and last time it became ready
         self._is_ready = False
         self._stopping = False
-        self._error: DureError | None = None  # what the engine said of its end
+        self._error: DureError | None = None  # that ended the engine, if it reported one
         self._first: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
-    # ------------------------------------------------------------ what a server asks
+    # ------------------------------------------------------------ for a server
 
     @property
     def state(self) -> Literal["loading", "ready", "restarting", "failed", "stopped"]:
-        """What the engine is doing, as a client of the API sees it."""
+        """Return the engine's state, as clients of the API see it."""
         match self._lifecycle.state:
             case State.READY:
                 return "ready"
@@ -99,12 +99,12 @@ class EngineSupervisor:
 
     @property
     def restarts(self) -> int:
-        """How often the engine was started again."""
+        """Return how often the engine was restarted."""
         return self._policy.n_restarts
 
     @property
     def info(self) -> ModelInfo:
-        """The model that runs. Raises NotReadyError before it has been loaded once."""
+        """Return the model's description. Raises NotReadyError before it was first loaded."""
         if self._info is None:
             raise NotReadyError(
                 "the model is being loaded", "try again in a moment", progress=self.progress
@@ -113,13 +113,13 @@ class EngineSupervisor:
 
     @property
     def pid(self) -> int | None:
-        """The engine's process, while it runs."""
+        """Return the ID of the engine's process."""
         return self._process.pid
 
     def submit(self, request: Request) -> PendingAnswer:
-        """Begin a request; see `dure.serve.engine.Engine.submit`."""
+        """Start a request; see `dure.serve.engine.Engine.submit`."""
         self._check(request)
-        if request.sampling.seed is None:  # a replay must draw the same numbers
+        if request.sampling.seed is None:  # a replay must draw the same random numbers
             seeded = msgspec.structs.replace(request.sampling, seed=secrets.randbits(63))
             request = msgspec.structs.replace(request, sampling=seeded)
         try:
@@ -148,7 +148,7 @@ class EngineSupervisor:
             )
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Return a pooled embedding of every input's tokens; see `dure.serve.engine.Engine.embed`."""
+        """Return a pooled embedding of each input's tokens; see `dure.serve.engine.Engine.embed`."""
         answers: list[PendingAnswer] = []
         try:
             for tokens in inputs:
@@ -166,16 +166,16 @@ class EngineSupervisor:
         else:
             self._pending.end_cancelled()
 
-    # ------------------------------------------------------------ its life
+    # ------------------------------------------------------------ starting and stopping
 
     def start(self) -> None:
-        """Begin to load the model; `ready` waits for it."""
+        """Start to load the model; `ready` waits for it."""
         self._first = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._supervise())
         self._task.add_done_callback(self._report_bug)
 
     async def ready(self) -> None:
-        """Wait until the model has been loaded once. Raises the error that prevents it."""
+        """Wait until the model is first loaded. Raises the error that prevents it."""
         assert self._first is not None, "start comes first"
         await asyncio.shield(self._first)
 
@@ -198,7 +198,9 @@ class EngineSupervisor:
             if self._stopping:
                 return
             self._lifecycle.on(EngineEvent.LOST)
-            if self._info is None:  # a user's mistake, which stays one
+            if (
+                self._info is None
+            ):  # never loaded: a user's mistake, which a restart does not correct
                 self._lifecycle.on(EngineEvent.GIVES_UP)
                 self._fail_start(self._error or EngineError(self.reason))
                 return
@@ -211,7 +213,7 @@ class EngineSupervisor:
     def _prepare_restart(self) -> None:
         was_ready, now = self._is_ready, time.monotonic()
         self._policy.engine_ended(was_ready=was_ready)
-        silent_s = now - self._heard_at if was_ready and len(self._pending) else 0.0
+        silent_s = now - self._answered_at if was_ready and len(self._pending) else 0.0
         self._restart = RestartReason(self.reason, round(silent_s, 2))
         self.doing, self.progress = "the engine starts again", 0.0
         self._warn(f"the engine ended ({self.reason}); it is started again")
@@ -226,22 +228,22 @@ class EngineSupervisor:
         """Run one engine from its start to its end."""
         self._error, self.reason, self._is_ready = None, NO_REASON, False
         try:
-            last_words = await self._process.run(self._options_now())
+            cause = await self._process.run(self._next_options())
         except OSError as error:
             self._error = ResourceError(f"the engine cannot be started: {error}")
-            last_words = str(self._error)
+            cause = str(self._error)
         if self._error is None or self.reason == NO_REASON:
-            self.reason = last_words
+            self.reason = cause
 
-    def _options_now(self) -> msg.EngineOptions:
-        """Return the options of the next start: a context that was promised is kept on fewer machines."""
+    def _next_options(self) -> msg.EngineOptions:
+        """Return the options of the next start; fewer machines keep the context that clients know."""
         options, run = self._options, self._options.run
         if self._info and run.cluster:
             run = msgspec.structs.replace(run, ctx=self._info.n_ctx)
         return msgspec.structs.replace(options, run=run, restart=self._restart)
 
     def _report_bug(self, task: asyncio.Task[None]) -> None:
-        """End every wait if there is a bug here; `close` raises it."""
+        """Fail everything that waits if `_supervise` has a bug; `close` raises the bug."""
         if task.cancelled() or (bug := task.exception()) is None:
             return
         self._lifecycle.on(EngineEvent.BREAKS)
@@ -250,17 +252,17 @@ class EngineSupervisor:
         self._pending.fail_all(EngineError(self.reason))
 
     def _fail_start(self, error: DureError) -> None:
-        """Let `ready` raise the error, if it waits still."""
+        """Let `ready` raise the error, if it still waits."""
         if self._first is not None and not self._first.done():
             self._first.set_exception(error)
-            self._first.exception()  # nobody may ask for it
+            self._first.exception()  # mark it as retrieved: nobody may wait for it
 
-    # ------------------------------------------------------------ what the engine says
+    # ------------------------------------------------------------ from the engine
 
     def _handle(self, message: msg.FromWorker) -> None:
         match message:
             case msg.Events(events):
-                self._heard_at = time.monotonic()
+                self._answered_at = time.monotonic()
                 for event in events:
                     self._pending.deliver(event)
             case msg.Stats(stats):
@@ -285,7 +287,7 @@ class EngineSupervisor:
             self._warn("the engine is ready again")
         self._lifecycle.on(EngineEvent.LOADED)
         self._info, self.progress, self.doing = info, 1.0, ""
-        self._heard_at = self._ready_at = time.monotonic()
+        self._answered_at = self._ready_at = time.monotonic()
         if self._first is not None and not self._first.done():
             self._first.set_result(None)
         for request in self._pending.resumed():

@@ -1,6 +1,6 @@
-"""The formats in which families of models write tool calls, one file each.
+"""Formats of tool calls, one file per kind.
 
-`format_of` recognizes a family by how its chat template renders a past call.
+`format_of` recognizes a model family by how its chat template renders a past call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NATIVE: tuple[CallFormat, ...] = (Harmony(), HERMES, LLAMA3, CODER, SEED)
 
 
 def format_of(can: Capabilities) -> tuple[CallFormat, bool]:
-    """Return the format of a template, and whether the template itself renders it."""
+    """Return the format for a template, and whether the template itself uses it."""
     for candidate in _NATIVE:
         if can.calls and can.tools and candidate.written.search(can.calls):
             return candidate, True

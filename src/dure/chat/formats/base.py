@@ -1,4 +1,4 @@
-"""What a family of models defines: its marks, its grammar, and how its answers are parsed."""
+"""Defines what a model family's format provides: markers, grammar, parser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["CallFormat", "Opened"]
 
 @dataclass(frozen=True)
 class Opened:
-    """What the prompt has begun: the reasoning, or the content if an answer is continued."""
+    """What the prompt has begun: the reasoning, or the content of an answer that is continued."""
 
     marks: Marks
     reasoning: bool = False
@@ -23,26 +23,26 @@ class Opened:
 
 
 class CallFormat(Protocol):
-    """One family's way to write calls."""
+    """A model family's way of writing calls."""
 
     @property
     def written(self) -> re.Pattern[str]:
-        """What its template renders of the probe's call."""
+        """Return what matches the probe's call as the family's template renders it."""
 
     def markers(self, marks: Marks, *, tools: bool) -> tuple[str, ...]:
-        """Return the texts that the parser must see."""
+        """Return the special texts that the parser needs to see."""
 
     def grammar(self, plan: Plan) -> tuple[str, tuple[str, ...], str]:
-        """The root's body, the triggers where it is lazy, and the tag whose token triggers as well.
+        """Return the root's body, the triggers of a lazy grammar, and a tag whose token is a trigger too.
 
-        The root is "" where the answer is free. With triggers, every text that one matches must be the
-        beginning of a text that the root allows: llama.cpp ends the process otherwise.
+        The root is "" if the answer is free. Every text that a trigger matches must be a prefix of one
+        that the root allows: llama.cpp ends the process otherwise.
         """
 
     def parser(
         self, tools: Mapping[str, Mapping[str, Any]], opened: Opened, limit: int | None
     ) -> ChatParser:
-        """Return a new parser. tools: the parameters' schemas of those that may be called."""
+        """Return a new parser. tools: the parameter schemas of the tools that may be called."""
 
     def continued(self, content: str, reasoning: str, opened: Opened) -> str:
-        """Return what the prompt ends with if an answer is continued."""
+        """Return the text that is appended to the prompt if an answer is continued."""

@@ -1,6 +1,6 @@
-"""Calls with a tag for every argument, as Qwen3-Coder, Qwen3.5 and Seed-OSS write them.
+"""Formats of calls with a tag per argument, as Qwen3-Coder, Qwen3.5 and Seed-OSS write them.
 
-Knows how they look, and their grammar. Refuses to know templates.
+Knows their syntax and grammar. Refuses to know templates.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _CLOSING = "\n</parameter>"
 
 @dataclass(frozen=True)
 class FunctionTags(JsonCalls):
-    """A family, with the same tags around its calls as those in JSON have."""
+    """A family that writes arguments in tags; the tags around a call are as in `JsonCalls`."""
 
     def call_rule(self, rules: Rules, call: CallRule) -> str:
-        """What stands between the tags."""
+        """Return an expression for the text between the tags."""
         head = literal(f"<function={call.name}>\n")
         return sequence(head, *_parameters(rules, call), '"</function>"')
 
@@ -47,7 +47,7 @@ class FunctionTags(JsonCalls):
 
 
 def _parameters(rules: Rules, call: CallRule) -> list[str]:
-    """One rule a property, in the schema's order; those that need not be there are optional."""
+    """Return an expression per property, in the schema's order; optional unless required."""
     properties, required = call.schema.get("properties"), call.schema.get("required", ())
     if not isinstance(properties, Mapping):
         name, value = r'"<parameter=" [^>\n]+ ">\n"', rules.without(_CLOSING)

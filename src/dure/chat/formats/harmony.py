@@ -1,6 +1,6 @@
-"""gpt-oss's format, harmony: messages in channels for thoughts, calls and the answer itself.
+"""Harmony, gpt-oss's format: messages in channels for reasoning, calls and the final answer.
 
-Knows the marks between messages and what their headers say. Refuses to know templates.
+Knows the markers between messages and their headers. Refuses to know templates.
 Source: OpenAI's description of the harmony response format.
 """
 
@@ -29,11 +29,11 @@ class Harmony:
     written = re.compile(r"to=functions\.probe_tool")
 
     def markers(self, marks: Marks, *, tools: bool) -> tuple[str, ...]:  # noqa: ARG002
-        """The texts that the parser must see."""
+        """See CallFormat."""
         return _MARKERS
 
     def grammar(self, plan: Plan) -> tuple[str, tuple[str, ...], str]:
-        """See CallFormat. One call at most: the model ends its answer after one."""
+        """See CallFormat. At most one call: the model ends its answer after one."""
         call = self._call(plan) if plan.calls else ""
         if call and not plan.forced and not plan.content:
             return call, (self._trigger(),), ""
@@ -55,7 +55,7 @@ class Harmony:
         return rules.add("thought", sequence('"<|channel|>analysis<|message|>"', body))
 
     def _call(self, plan: Plan) -> str:
-        """From ` to=` on; the channel stands before or after it."""
+        """Return an expression for a call from ` to=` on; the channel comes before or after it."""
         options = []
         for call in plan.calls:
             name = literal(f" to=functions.{call.name}")

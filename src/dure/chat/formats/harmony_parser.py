@@ -1,6 +1,6 @@
-"""Parses answers in the harmony format while they are generated.
+"""Parses harmony's answers while they are generated.
 
-Knows headers, bodies and what ends them. A header that is none is given back as text.
+Knows headers, bodies and what ends them. A malformed header becomes text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HEADER_LIMIT = 512
 
 
 class HarmonyParser(StateParser):
-    """A ChatParser. channel: that of the message which the prompt has begun, if any."""
+    """A ChatParser. channel: of the message that the prompt has begun; None if it has not."""
 
     def __init__(self, names: Collection[str], channel: str | None) -> None:
         super().__init__()
@@ -57,14 +57,14 @@ class HarmonyParser(StateParser):
             index, self._n_calls = self._n_calls, self._n_calls + 1
             self._events.append(ToolCall(index, call_id(), recipient[1]))
             return self._begin(lambda text: ToolArguments(index, text))
-        if "to=" in header:  # of nobody we know: the call is shown as it is
+        if "to=" in header:  # an unknown recipient: the call becomes text
             self._events.append(Content(header + _BODY))
         elif channel is not None and channel[1] == "analysis":
             return self._begin(Reasoning)
         return self._begin(Content)
 
     def _no_header(self) -> bool:
-        """Take the first character as text, so that no mark is met twice."""
+        """Treat it as text; consume one character, so that no marker is parsed twice."""
         self._events.append(Content(self._pending[:1]))
         self._pending = self._pending[1:]
         return self._begin(Content)

@@ -1,6 +1,6 @@
-"""Calls written as JSON: Hermes and Qwen within tags, Llama 3 without; and the one for all others.
+"""Formats of calls in JSON: Hermes and Qwen within tags, Llama 3 without, and a generic one.
 
-Knows how each looks, and their common grammar. Refuses to know templates.
+Knows their syntax and common grammar. Refuses to know templates.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GAP = "(?: |\\n[ \\t]{0,40})?"
 
 @dataclass(frozen=True)
 class JsonCalls:
-    """A family. bare: a call may stand without its tag. key: of the arguments."""
+    """A model family. bare: a call may come without its tag. key: of the arguments."""
 
     written: re.Pattern[str]
     opening: str
@@ -38,7 +38,7 @@ class JsonCalls:
     bare: bool = False
 
     def markers(self, marks: Marks, *, tools: bool) -> tuple[str, ...]:
-        """The texts that the parser must see."""
+        """See CallFormat."""
         own = (self.opening, self.closing) if tools else ()
         return tuple(filter(None, (marks.opening, marks.closing, *own)))
 
@@ -68,7 +68,7 @@ class JsonCalls:
         return rules.add("calls", one_or_more(rules, one, literal(self.separator), plan.limit))
 
     def call_rule(self, rules: Rules, call: CallRule) -> str:
-        """What stands between the tags."""
+        """Return an expression for the text between the tags."""
         space = gap(rules)
         kind = f'("\\"type\\":" {space} "\\"function\\"," {space})?' if self.bare else ""
         name = sequence(literal('"name":'), space, literal(f'"{call.name}",'), space)
@@ -76,9 +76,9 @@ class JsonCalls:
         return sequence('"{"', space, kind, name, arguments, space, '"}"')
 
     def trigger(self, call: CallRule) -> str:
-        """A tag decides; without one, only the name of a tool does.
+        """Return a regular expression that matches once a call has begun, by its tag or a tool's name.
 
-        The text up to the end of the answer so far must be in it, so nothing unknown follows it.
+        It matches up to the end of the answer so far, so that nothing unknown follows the match.
         """
         tag = re.escape(self.opening)
         if not self.bare:
@@ -117,7 +117,7 @@ class JsonCalls:
     def reader(
         self, tools: Mapping[str, Mapping[str, Any]], index: int, bare: bool
     ) -> CallReader | TagReader:
-        """A reader of one call; bare: it stands without a tag."""
+        """Return a reader of one call. bare: it has no tag."""
         return CallReader(tools, index, eager=bare)
 
     def continued(self, content: str, reasoning: str, opened: Opened) -> str:
@@ -147,4 +147,4 @@ LLAMA3 = JsonCalls(
     separator="; ",
     bare=True,
 )
-GENERIC = HERMES  # told to the model by `instruction`
+GENERIC = HERMES  # `instruction` describes it to the model

@@ -1,6 +1,6 @@
-"""JSON schemas: what they ask for as a grammar, and whether a text follows them.
+"""Turns JSON schemas into grammars, and checks texts against them.
 
-`check_schema` names what no grammar can say, `grammar_of` writes the grammar, `validate` checks an
+`check_schema` names what no grammar can express, `grammar_of` writes the grammar, `validate` checks an
 answer. Refuses to know chats and models.
 """
 
@@ -16,25 +16,25 @@ __all__ = ["Rules", "check_schema", "grammar_of", "object_rule", "schema_rule", 
 
 
 def check_schema(schema: Any) -> None:
-    """Raises UsageError naming the keyword that is not supported, and its JSON pointer."""
+    """Raise UsageError naming the first unsupported keyword and its JSON pointer."""
     schema_rule(Rules(), schema)
 
 
 def grammar_of(schema: Any, *, strict: bool = True) -> str:
-    """A GBNF grammar, its first rule `root`, of texts that are JSON and follow the schema.
+    """Return a GBNF grammar of the JSON texts that follow the schema; its first rule is `root`.
 
-    strict: raise UsageError for what no grammar can say; else any JSON is allowed in its place.
+    strict: raise UsageError for what no grammar can express; else allow any JSON in its place.
     """
     rules = Rules()
     return rules.text(schema_rule(rules, schema, strict=strict))
 
 
 def schema_rule(rules: Rules, schema: Any, *, strict: bool = True) -> str:
-    """Write the rules of a schema among others; returns the name of its own. Raises as `grammar_of`."""
+    """Add the rules of a schema to others and return the name of its first. Raises as `grammar_of`."""
     check_well_formed(schema)
     return Converter(rules, schema, strict=strict).value(schema)
 
 
 def object_rule(rules: Rules) -> str:
-    """The same for any JSON object."""
+    """Add the rules of any JSON object and return the name of the first."""
     return Converter(rules, {}).any_object()

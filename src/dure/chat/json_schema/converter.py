@@ -1,7 +1,7 @@
-"""A JSON schema as grammar rules: every text that they allow is a JSON value that follows the schema.
+"""Converts a JSON schema to grammar rules, which allow only JSON values that follow the schema.
 
-Knows the keywords that a grammar can say, and names the first that it cannot. An object that lists
-properties and says nothing of others is closed, and its properties come in the schema's order, as with
+Knows the keywords that a grammar can express, and names the first that it cannot. An object that lists
+properties without mentioning others is closed, and its properties come in the schema's order, as with
 OpenAI. Refuses to know what the schema is for.
 """
 
@@ -36,25 +36,25 @@ _IDLE: dict[str, Any] = {
     "nullable": False,
 }
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
-_DEPTH_LIMIT = 64  # schemas within each other before a rule with a name begins
-_JOIN_LIMIT = 5000  # schemas that are joined with others
+_DEPTH_LIMIT = 64  # nested schemas without a reference between them
+_JOIN_LIMIT = 5000  # of one schema with another
 
 
 class Converter:
     """Writes the rules of one schema.
 
-    strict: raise UsageError, naming keyword and JSON pointer, for what a grammar cannot say; else allow
+    strict: raise UsageError, naming keyword and JSON pointer, for what no grammar can express; else allow
     any value there.
     """
 
     def __init__(self, rules: Rules, root: Any, *, strict: bool = True) -> None:
         self._rules, self._root, self._strict = rules, root, strict
         self._references: dict[str, str] = {}
-        self._direct: set[str] = set()  # references that are followed, with no container between
+        self._direct: set[str] = set()  # references followed since the last container
         self._depth = self._nested = self._joins = 0
 
     def value(self, schema: Any, place: str = "#") -> str:
-        """The name of a rule for the values of a schema at a JSON pointer."""
+        """Return the name of a rule for the values of a schema. place: its JSON pointer."""
         self._depth += 1
         try:
             if self._depth > _DEPTH_LIMIT:
@@ -86,7 +86,7 @@ class Converter:
             _hint(place), any_of([self._of(kind, schema, place) for kind in kinds], group=False)
         )
 
-    # -- what stands in a schema
+    # -- the content of a schema
 
     def _check(self, schema: Any, place: str) -> None:
         if not isinstance(schema, Mapping):
@@ -100,10 +100,10 @@ class Converter:
                 raise UsageError(f"schema {place}: the keyword {key!r} is not supported")
 
     def _kinds(self, schema: Mapping[str, Any]) -> list[str]:
-        """The types that a value may have. Keywords of one type alone mean that type."""
-        said = schema.get("type")
-        if said is not None:
-            return [said] if isinstance(said, str) else list(said)
+        """Return the types that a value may have, implied by the keywords if `type` is missing."""
+        types = schema.get("type")
+        if types is not None:
+            return [types] if isinstance(types, str) else list(types)
         implied = [kind for kind in _KEYWORDS if any(key in schema for key in _KEYWORDS[kind])]
         return implied or ["anything"]
 
@@ -143,7 +143,8 @@ class Converter:
     def _resolve(self, reference: Any, place: str) -> Any:
         if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
             raise UsageError(
-                f"schema {place}: $ref {reference!r} is not supported: point into this schema (#/...)"
+                f"schema {place}: $ref {reference!r} is not supported",
+                "point into this schema (#/...)",
             )
         at = self._root
         for part in reference.split("/")[1:]:
@@ -176,7 +177,7 @@ class Converter:
     def _joined(self, base: Mapping[str, Any], part: Any, place: str = "") -> dict[str, Any]:
         self._joins += 1
         if self._joins > _JOIN_LIMIT:
-            raise ImpossibleError("so many combinations are not supported")
+            raise ImpossibleError(f"more than {_JOIN_LIMIT} combinations are not supported")
         if part is True:
             return dict(base)
         if not isinstance(part, Mapping):
@@ -204,19 +205,19 @@ class Converter:
     # -- values of one type
 
     def anything(self) -> str:
-        """The name of a rule for any JSON value."""
+        """Return the name of a rule for any JSON value."""
         if "anything" in self._references:
             return self._references["anything"]
         name = self._references["anything"] = self._rules.reserve("value")
-        item = self._rules.add("any-array", objects.array_of(self._rules, [], name, 0, None))
-        thing = self.any_object()
+        array = self._rules.add("any-array", objects.array_of(self._rules, [], name, 0, None))
+        any_object = self.any_object()
         number, text = self._rules.add("number", numbers(Bounds())), self._text()
         return self._rules.define(
-            name, f'{thing} | {item} | {text} | {number} | "true" | "false" | "null"'
+            name, f'{any_object} | {array} | {text} | {number} | "true" | "false" | "null"'
         )
 
     def any_object(self) -> str:
-        """The name of a rule for any JSON object."""
+        """Return the name of a rule for any JSON object."""
         body = objects.open_object(self._rules, [], self.anything(), self._text())
         return self._rules.add("any-object", body)
 
@@ -257,7 +258,7 @@ class Converter:
         prefix, items = schema.get("prefixItems", []), schema.get("items", True)
         least, most = int(schema.get("minItems", 0)), whole_number(schema.get("maxItems"))
         if isinstance(items, list):
-            raise UsageError(f"schema {place}/items: a list is not supported: use prefixItems")
+            raise UsageError(f"schema {place}/items: a list is not supported", "use prefixItems")
         if items is False:
             most = len(prefix) if most is None else min(most, len(prefix))
         if most is not None and least > most:

@@ -1,6 +1,6 @@
-"""The values of `format` that are supported: a regular expression for each.
+"""Lists the supported values of `format`, with a regular expression for each.
 
-Refuses to know grammars; every pattern here is one that `pattern` can turn into one.
+Refuses to know grammars; `pattern` can turn every expression here into one.
 """
 
 from __future__ import annotations

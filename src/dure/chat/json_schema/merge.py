@@ -1,6 +1,6 @@
-"""Two schemas as one that asks for both.
+"""Merges two schemas into one whose values follow both.
 
-Knows which keywords can be joined. Refuses to know grammars.
+Knows which keywords can be merged. Refuses to know grammars.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _ALTERNATIVES_LIMIT = 64
 
 
 class ImpossibleError(ValueError):
-    """The two cannot be joined: what is said of the keyword."""
+    """Two schemas cannot be merged; the text names the keyword."""
 
 
 def merged(one: Schema, other: Schema) -> dict[str, Any]:
-    """A schema whose values satisfy both. Raises ImpossibleError naming the keyword."""
+    """Return a schema whose values follow both. Raises ImpossibleError naming the keyword."""
     result = dict(one)
     for key, value in other.items():
         if key in ANNOTATIONS or key not in result:
@@ -75,7 +75,7 @@ def _properties(a: Schema, b: Schema) -> Schema:
 
 
 def both(a: Any, b: Any) -> Any:
-    """Two schemas, either perhaps just true or false, as one that asks for both."""
+    """Return a schema whose values follow both; either may be true or false."""
     if a is True or b is False:
         return b
     if b is True or a is False:
@@ -90,7 +90,7 @@ def _alternatives(a: list[Any], b: list[Any]) -> list[Any]:
 
 
 def _close(result: dict[str, Any], one: Schema, other: Schema) -> None:
-    """A closed object knows its own properties only."""
+    """Keep only the properties that every closed object of the two lists."""
     names = dict(result.get("properties", {}))
     for closed in (one, other):
         if closed.get("additionalProperties") is False:
@@ -120,5 +120,5 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """As JSON: 1 and true differ, whatever Python says."""
+    """Compare as JSON, where 1 and true differ, unlike in Python."""
     return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)

@@ -1,4 +1,4 @@
-"""Numbers within bounds, as grammar: the digits that make a number not too small and not too large.
+"""Writes grammar expressions for the numbers within bounds, digit by digit.
 
 Knows decimal digits. Refuses to know schemas.
 """
@@ -12,8 +12,8 @@ from dure.chat.json_schema.rules import any_of, literal, sequence
 
 __all__ = ["Bounds", "integers", "multiples", "numbers"]
 
-MAX_DIGITS = 18  # of an integer without bounds: it stays within 64 bits
-EXACT_DIGITS = 15  # that a double can tell apart
+MAX_DIGITS = 18  # of an integer without bounds, so that it fits 64 bits
+EXACT_DIGITS = 15  # that a double can distinguish
 ANY_INTEGER = f'"-"? ("0" | [1-9] [0-9]{{0,{MAX_DIGITS - 1}}})'
 ANY_NUMBER = ANY_INTEGER + ' ("." [0-9]{1,17})? ([eE] [-+]? [0-9]{1,2})?'
 _ANY_DIGITS = "[0-9]{0,%d}"
@@ -21,7 +21,7 @@ _ANY_DIGITS = "[0-9]{0,%d}"
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a number lies between; open: the bound itself is outside."""
+    """The bounds of a number; open: the bound itself is excluded."""
 
     low: Decimal | None = None
     high: Decimal | None = None
@@ -30,11 +30,11 @@ class Bounds:
 
     @property
     def free(self) -> bool:
-        """Whether every number is inside."""
+        """Return whether there are no bounds."""
         return self.low is None and self.high is None
 
     def whole(self) -> tuple[int | None, int | None]:
-        """The least and the greatest integer inside."""
+        """Return the least and the greatest integer within the bounds."""
         low = high = None
         if self.low is not None:
             low = -int((-self.low).to_integral_value("ROUND_FLOOR"))
@@ -46,7 +46,7 @@ class Bounds:
 
 
 def integers(bounds: Bounds) -> str:
-    """An expression for the integers inside, "" where there are none."""
+    """Return an expression for the integers within the bounds, "" if there are none."""
     if bounds.free:
         return ANY_INTEGER
     low, high = bounds.whole()
@@ -61,7 +61,7 @@ def integers(bounds: Bounds) -> str:
 
 
 def multiples(bounds: Bounds, of: int, limit: int = 500) -> list[int] | None:
-    """The multiples of a number inside, or None where they are more than `limit`."""
+    """Return the multiples of a number within the bounds, None if there are more than `limit`."""
     low, high = bounds.whole()
     if low is None or high is None or (high - low) // of > limit:
         return None
@@ -69,7 +69,7 @@ def multiples(bounds: Bounds, of: int, limit: int = 500) -> list[int] | None:
 
 
 def _naturals(low: int, high: int) -> list[str]:
-    """Options for low ≤ n ≤ high, without leading zeros."""
+    """Return options for low ≤ n ≤ high, without leading zeros."""
     options = []
     for n in range(len(str(low)), len(str(high)) + 1):
         a, b = max(low, 10 ** (n - 1) if n > 1 else 0), min(high, 10**n - 1)
@@ -90,7 +90,7 @@ def _same_length(low: str, high: str) -> str:
 
 
 def _split(low: str, high: str) -> list[str]:
-    """Options for numbers of one length whose first digits differ."""
+    """Return options for numbers of one length whose first digits differ."""
     rest = len(low) - 1
     a, b = int(low[0]), int(high[0])
     options = []
@@ -122,7 +122,10 @@ def _digit(a: int, b: int) -> str:
 
 
 def numbers(bounds: Bounds) -> str:
-    """An expression for the numbers inside, "" where there are none. Bounded, they have no exponent."""
+    """Return an expression for the numbers within the bounds, "" if there are none.
+
+    Numbers have an exponent only if there are no bounds.
+    """
     if bounds.free:
         return ANY_NUMBER
     far = Decimal(10) ** 9
@@ -143,7 +146,7 @@ def numbers(bounds: Bounds) -> str:
 
 
 def _positives(low: Decimal, high: Decimal, low_open: bool, high_open: bool) -> list[str]:
-    """Options for 0 ≤ low ≤ x ≤ high."""
+    """Return options for 0 ≤ low ≤ x ≤ high."""
     if low > high or (low == high and (low_open or high_open)):
         return []
     a, b = _parts(low), _parts(high)
@@ -163,13 +166,13 @@ def _positives(low: Decimal, high: Decimal, low_open: bool, high_open: bool) -> 
 
 
 def _parts(number: Decimal) -> tuple[str, str]:
-    """The digits before and after the point, without zeros that say nothing."""
+    """Return the digits before and after the point, without needless zeros."""
     whole, _, fraction = f"{number:f}".partition(".")
     return whole.lstrip("0") or "0", fraction.rstrip("0")
 
 
 class _Fraction:
-    """Options for what follows the digits of a whole number: nothing, or a point and digits."""
+    """Options for what follows the digits of an integer: nothing, or a point and digits."""
 
     def __init__(self, room: int) -> None:
         self._room = room
@@ -215,7 +218,7 @@ class _Fraction:
         return any_of(options)
 
     def _between(self, low: str, high: str, low_open: bool, high_open: bool, room: int) -> str:
-        """One digit or more; "" where there is nothing."""
+        """Return an expression for one digit or more, "" if none fit."""
         if not high:
             return "" if low_open or high_open else f'"0"{{1,{room}}}'
         a, b = int(low[:1] or 0), int(high[0])

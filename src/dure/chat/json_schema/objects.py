@@ -1,4 +1,4 @@
-"""Objects and arrays as grammar: commas, members that may be left out, names that are taken.
+"""Writes grammar expressions for objects and arrays: commas, optional members, names of other members.
 
 Knows JSON's punctuation and how much white space a model may write. Refuses to know schemas.
 """
@@ -13,12 +13,12 @@ from dure.chat.json_schema.rules import Rules, any_of, characters, literal, sequ
 
 __all__ = ["ObjectMember", "array_of", "closed_object", "gap", "open_object"]
 
-_NAME_CHARACTER = r'[^"\\\x00-\x1F]'  # without escapes: no name can be written in two ways
+_NAME_CHARACTER = r'[^"\\\x00-\x1F]'  # no escapes, so that a name can be written in one way only
 
 
 @dataclass(frozen=True)
 class ObjectMember:
-    """A property: its name, the rule of its value, and whether it must be there."""
+    """A property: its name, the rule of its value, and whether it is required."""
 
     name: str
     rule: str
@@ -26,12 +26,12 @@ class ObjectMember:
 
 
 def gap(rules: Rules) -> str:
-    """The name of a rule for the space between parts: one line's indentation at most."""
+    """Return the name of a rule for white space between parts: at most a line break and an indent."""
     return rules.add("gap-in-json", '(" " | "\\n" [ \\t]{0,40})?')
 
 
 def closed_object(rules: Rules, members: Sequence[ObjectMember]) -> str:
-    """An object of these members, in this order."""
+    """Return an expression for an object of these members, in this order."""
     space = gap(rules)
     body = _members(rules, [(_pair(rules, m), m.required) for m in members])
     empty = not any(m.required for m in members)
@@ -42,7 +42,10 @@ def closed_object(rules: Rules, members: Sequence[ObjectMember]) -> str:
 
 
 def open_object(rules: Rules, members: Sequence[ObjectMember], value: str, text: str) -> str:
-    """An object of these members, then of others; `text`: the rule of a JSON string."""
+    """Return an expression for an object of these members and any others after them.
+
+    value: the rule of the others' values. text: the rule of a JSON string.
+    """
     name = _other_name(rules, [m.name for m in members]) if members else text
     other = rules.add("other-member", sequence(name, '":"', gap(rules), value))
     comma = _comma(rules)
@@ -58,7 +61,10 @@ def open_object(rules: Rules, members: Sequence[ObjectMember], value: str, text:
 
 
 def array_of(rules: Rules, first: Sequence[str], rest: str, least: int, most: int | None) -> str:
-    """An array of `first`, then of any number of `rest` ("" of none), within the bounds."""
+    """Return an expression for an array of `first`, then items of `rest`, if not "".
+
+    least, most: number of items in all.
+    """
     space = gap(rules)
     if most == 0 or (not first and not rest):
         return sequence('"["', space, '"]"')
@@ -73,7 +79,7 @@ def array_of(rules: Rules, first: Sequence[str], rest: str, least: int, most: in
 
 
 def _tail(rules: Rules, rest: str, least: int, most: int | None, *, led: bool) -> str:
-    """What follows; led: an item stands before it."""
+    """Return an expression for the items after the first ones. led: an item comes before them."""
     if not rest or most == 0:
         return ""
     more = rules.add("more-items", sequence(_comma(rules), rest))
@@ -94,7 +100,7 @@ def _pair(rules: Rules, member: ObjectMember) -> str:
 
 
 def _members(rules: Rules, pairs: Sequence[tuple[str, bool]]) -> str:
-    """One member or more in order, "" where there are none; who comes first has no comma."""
+    """Return an expression for one or more members in order, "" if there are none."""
     tails = _tails(rules, pairs)
     options = []
     for i, (pair, required) in enumerate(pairs):
@@ -105,7 +111,7 @@ def _members(rules: Rules, pairs: Sequence[tuple[str, bool]]) -> str:
 
 
 def _tails(rules: Rules, pairs: Sequence[tuple[str, bool]]) -> list[str]:
-    """For every place, what may still follow a member before it."""
+    """Return for every index what may follow the members before it."""
     tails, comma = [""], _comma(rules) if pairs else ""
     for pair, required in reversed(pairs):
         member = f"{comma} {pair}" if required else f"({comma} {pair})?"
@@ -114,7 +120,7 @@ def _tails(rules: Rules, pairs: Sequence[tuple[str, bool]]) -> list[str]:
 
 
 def _other_name(rules: Rules, taken: Sequence[str]) -> str:
-    """A rule for the names that are not taken: a letter tree of these, left at every place but the ends."""
+    """Return the name of a rule for names that are not taken: a trie of the taken ones."""
     written = [name for name in taken if json.dumps(name, ensure_ascii=False)[1:-1] == name]
     body = _branch(rules, sorted(set(written)))
     return rules.add("other-name", sequence('"\\""', body))

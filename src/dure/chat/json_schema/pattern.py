@@ -1,7 +1,7 @@
-"""Regular expressions as grammar: the JSON strings whose text matches.
+"""Converts a regular expression to grammar rules for the JSON strings that match it.
 
-Knows the regular part of ECMAScript's syntax, and how characters are written within JSON.
-Refuses to know schemas. What no grammar can say (look-around, back references) is an error.
+Knows the regular part of ECMAScript's syntax, and how JSON writes characters.
+Refuses to know schemas. What no grammar can express (look-around, back references) is an error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dure.errors import UsageError
 
 __all__ = ["CHARACTER", "pattern_rule"]
 
-# Any character of a JSON string; never half of a surrogate pair, which is no text.
+# Any character of a JSON string, but no half of a surrogate pair.
 _CODE = "[0-9a-cA-CefEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2}"
 CHARACTER = r'[^"\\\x00-\x1F] | "\\" (["\\/bfnrt] | "u" (' + _CODE + "))"
 _LAST, _SURROGATES = 0x10FFFF, (0xD800, 0xDFFF)
@@ -38,9 +38,9 @@ _CLASSES: dict[str, Ranges] = {
 
 
 def pattern_rule(rules: Rules, pattern: str, hint: str) -> str:
-    """The name of a rule for the text, without quotes, of strings that match anywhere.
+    """Return the name of a rule for strings, without quotes, in which the pattern matches somewhere.
 
-    Raises UsageError naming the part that no grammar can say.
+    Raises UsageError naming the part that no grammar can express.
     """
     body = _Reader(rules, pattern, hint).read()
     return rules.add(hint, body)
@@ -130,7 +130,7 @@ class _Reader:
     def _group(self) -> str:
         self._depth += 1
         if self._depth > _DEPTH_LIMIT:
-            raise self._unsupported("so many nested groups")
+            raise self._unsupported(f"more than {_DEPTH_LIMIT} nested groups")
         if self._take("?"):
             named = re.compile(r":|P?<[A-Za-z_]\w*>").match(self._pattern, self._at)
             if named is None:
@@ -229,12 +229,12 @@ def _complement(ranges: Ranges) -> Ranges:
 
 
 def _printable(ranges: Ranges) -> Ranges:
-    """The ASCII part: beyond it, dialects differ on what a letter or a space is."""
+    """Return the ASCII part: beyond it, dialects disagree on letters and spaces."""
     return [(max(a, 0x20), min(b, 0x7E)) for a, b in ranges if a <= 0x7E and b >= 0x20]
 
 
 def _split(ranges: Ranges) -> tuple[Ranges, list[int]]:
-    """Characters that stand for themselves within JSON, and those that must be escaped."""
+    """Return the characters that JSON writes as they are, and those it must escape."""
     special = [*range(0x20), 0x22, 0x5C]
     escaped = [code for code in special if any(a <= code <= b for a, b in ranges)]
     outside = _complement(ranges)

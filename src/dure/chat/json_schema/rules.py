@@ -1,4 +1,4 @@
-"""The rules of a GBNF grammar while it is being written.
+"""Writes the rules of a GBNF grammar.
 
 Knows llama.cpp's syntax and its limits. Refuses to know JSON and schemas.
 Source: llama.cpp `src/llama-grammar.cpp`.
@@ -20,17 +20,17 @@ _BARE = re.compile(r"[^\x00-\x1f\x7f\"\\\ud800-\udfff]")
 
 
 class Rules:
-    """Named rules. A name stands for one expression; the same expression is written once."""
+    """Named rules. Each expression is written once, under one name."""
 
     def __init__(self, prefix: str = "") -> None:
         self._prefix = prefix
         self._bodies: dict[str, str] = {}
         self._names: dict[str, str] = {}
-        self._counts: dict[str, int] = {}  # names so far that begin alike
+        self._counts: dict[str, int] = {}  # names so far, by their beginning
         self._size = 0
 
     def reserve(self, hint: str) -> str:
-        """A free name like `hint`, whose body comes later: rules may refer to themselves."""
+        """Return an unused name like `hint`, whose body comes later: rules may refer to themselves."""
         base = self._prefix + (re.sub(r"[^a-zA-Z0-9]+", "-", hint).strip("-")[:40] or "rule")
         n = self._counts.get(base, 0) + 1
         name = base if n == 1 else f"{base}-{n}"
@@ -41,22 +41,22 @@ class Rules:
         return name
 
     def define(self, name: str, body: str) -> str:
-        """Give a reserved name its body. Raises UsageError where the grammar grows too large."""
+        """Give a reserved name its body. Raises UsageError if the grammar becomes too large."""
         self._bodies[name] = body
         self._size += len(name) + len(body)
         if self._size > SIZE_LIMIT:
-            raise UsageError("the schema makes too large a grammar: make it smaller")
+            raise UsageError("the schema makes too large a grammar", "make it smaller")
         return name
 
     def add(self, hint: str, body: str) -> str:
-        """The name of a rule with this body."""
+        """Return the name of a rule with this body."""
         known = self._names.get(body)
         if known is None:
             known = self._names[body] = self.define(self.reserve(hint), body)
         return known
 
     def repeat(self, hint: str, item: str, least: int, most: int | None) -> str:
-        """An item many times; `item` is the name of a rule, or one class of characters."""
+        """Return an expression for `least` to `most` items; `item`: a rule's name or a character class."""
         if max(least, most or 0) > LENGTH_LIMIT:
             raise UsageError(f"{hint}: a length of more than {LENGTH_LIMIT} is not supported")
         if most is None:
@@ -80,9 +80,9 @@ class Rules:
         return any_of([partly, whole])
 
     def without(self, text: str) -> str:
-        """The name of a rule for any text in which `text` does not occur.
+        """Return the name of a rule for any text that does not contain `text`.
 
-        One rule a state: how much of `text` the characters so far have matched.
+        It has a rule per state: how much of `text` the characters so far have matched.
         """
         names = [self.reserve(f"until-{i}") for i in range(len(text))]
         for state, name in enumerate(names):
@@ -97,32 +97,32 @@ class Rules:
         return any_of(['""', f"{others} {names[0]}", *options], group=False)
 
     def text(self, root: str) -> str:
-        """The whole grammar; `root` is the body of its first rule."""
+        """Return the whole grammar; `root` is the body of its first rule."""
         return f"root ::= {root}\n{self.lines()}"
 
     def lines(self) -> str:
-        """The rules alone, a line each."""
+        """Return the rules alone, one per line."""
         return "".join(f"{name} ::= {body}\n" for name, body in self._bodies.items())
 
 
 def literal(text: str) -> str:
-    """Exactly this text."""
+    """Return an expression for exactly this text."""
     return '"' + "".join(_escaped(c, '"\\') for c in text) + '"'
 
 
 def characters(of: str, *, negated: bool = False) -> str:
-    """One of these characters, or one of all others."""
+    """Return an expression for one of these characters; negated: for one of all others."""
     inner = "".join(_escaped(c, "[]-^\\") for c in of)
     return f"[^{inner}]" if negated else f"[{inner}]"
 
 
 def sequence(*parts: str) -> str:
-    """One after the other; empty parts are left out."""
+    """Return an expression for the parts one after the other; empty ones are left out."""
     return " ".join(filter(None, parts))
 
 
 def any_of(options: Iterable[str], *, group: bool = True) -> str:
-    """One of the options."""
+    """Return an expression for one of the options. group: in parentheses if there are several."""
     different = list(dict.fromkeys(option or '""' for option in options))
     if len(different) == 1:
         return different[0]
@@ -139,7 +139,7 @@ def _times(item: str, least: int, most: int) -> str:
 
 
 def _escaped(character: str, special: str) -> str:
-    if character == "^":  # llama.cpp knows no escape for it
+    if character == "^":  # llama.cpp has no escape for it
         return "\\x5E"
     if character in special:
         return "\\" + character
@@ -149,6 +149,6 @@ def _escaped(character: str, special: str) -> str:
     return f"\\x{code:02X}" if code < 0x100 else f"\\u{code:04X}"
 
 
-def _matched(text: str, seen: str) -> int:
-    """How much of the beginning of `text` is at the end of `seen`."""
-    return max(n for n in range(len(text) + 1) if seen.endswith(text[:n]))
+def _matched(text: str, read: str) -> int:
+    """Return how many first characters of `text` are the last ones of `read`."""
+    return max(n for n in range(len(text) + 1) if read.endswith(text[:n]))

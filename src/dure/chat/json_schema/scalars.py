@@ -1,6 +1,6 @@
-"""Texts and numbers of a schema as grammar rules: lengths, patterns, formats, bounds, multiples.
+"""Converts schemas of texts and numbers to rules: lengths, patterns, formats, bounds, multiples.
 
-Refuses to know schemas within schemas: `converter` does.
+Refuses to know schemas within schemas: see `converter`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dure.errors import UsageError
 
 __all__ = ["character_rule", "number_rule", "string_rule", "whole_number"]
 
-_REMAINDERS = 200  # the largest multipleOf that is followed digit by digit
+_REMAINDERS = 200  # the largest multipleOf whose remainder is tracked digit by digit
 
 
 def character_rule(rules: Rules) -> str:
@@ -26,7 +26,7 @@ def character_rule(rules: Rules) -> str:
 
 
 def string_rule(rules: Rules, schema: Mapping[str, Any], place: str, *, strict: bool) -> str:
-    """Return the body of a rule for texts. strict: name what a grammar cannot say; else leave it out."""
+    """Return the body of a rule for texts. strict: raise for what no grammar can express."""
     pattern, form = schema.get("pattern"), schema.get("format")
     least, most = int(schema.get("minLength", 0)), whole_number(schema.get("maxLength"))
     if most is not None and least > most:
@@ -38,7 +38,7 @@ def string_rule(rules: Rules, schema: Mapping[str, Any], place: str, *, strict: 
             pattern = FORMATS[form]
         elif strict:
             raise UsageError(
-                f"schema {place}: the format {form!r} is not supported: use {', '.join(FORMATS)}"
+                f"schema {place}: the format {form!r} is not supported", f"use {', '.join(FORMATS)}"
             )
     if pattern is None:
         inner = rules.repeat(f"schema {place}", character_rule(rules), least, most)
@@ -46,7 +46,8 @@ def string_rule(rules: Rules, schema: Mapping[str, Any], place: str, *, strict: 
         for other in ("minLength", "maxLength", "format"):
             if strict and other in schema and schema.get("pattern", other) != other:
                 raise UsageError(
-                    f"schema {place}: {other!r} beside 'pattern' is not supported: say it there"
+                    f"schema {place}: {other!r} beside 'pattern' is not supported",
+                    "make it part of the pattern",
                 )
         inner = pattern_rule(rules, pattern, f"schema {place}/pattern")
     return sequence('"\\""', inner, '"\\""')
@@ -70,7 +71,9 @@ def _multiples(rules: Rules, kind: str, step: Decimal, bounds: Bounds, place: st
     if kind == "number" and step != step.to_integral_value():
         raise UsageError(f"schema {place}: multipleOf {step} is not supported for numbers")
     if step != step.to_integral_value():
-        raise UsageError(f"schema {place}: multipleOf {step} is not supported: use a whole number")
+        raise UsageError(
+            f"schema {place}: multipleOf {step} is not supported", "use a whole number"
+        )
     of = int(step)
     if of == 1:
         return integers(bounds)
@@ -80,14 +83,12 @@ def _multiples(rules: Rules, kind: str, step: Decimal, bounds: Bounds, place: st
             raise UsageError(f"schema {place}: no multiple of {of} lies within these bounds")
         return any_of([literal(str(n)) for n in listed], group=False)
     if not bounds.free or of > _REMAINDERS:
-        raise UsageError(
-            f"schema {place}: multipleOf {of} with so many numbers to choose from is not supported"
-        )
+        raise UsageError(f"schema {place}: multipleOf {of} is not supported with these bounds")
     return f'"-"? {_remainders(rules, of)}'
 
 
 def _remainders(rules: Rules, of: int) -> str:
-    """Digit by digit, a rule for every remainder."""
+    """Return an expression for the multiples of a number: a rule per remainder, digit by digit."""
     names = [rules.reserve(f"remainder-{r}-of-{of}") for r in range(of)]
     for r, name in enumerate(names):
         steps = [f"[{d}] {names[(r * 10 + d) % of]}" for d in range(10)]

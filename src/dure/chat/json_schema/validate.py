@@ -1,6 +1,6 @@
-"""Whether a text is JSON that follows a schema.
+"""Checks that a text is JSON and follows a schema.
 
-Knows the library `jsonschema`, kept from the network. Refuses to know grammars.
+Knows the library `jsonschema`, and keeps it off the network. Refuses to know grammars.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dure.errors import UsageError
 
 __all__ = ["check_well_formed", "conforms", "validate"]
 
-_KEPT_SIZE = 1 << 14  # characters of a schema that is remembered
+_CACHED_SIZE = 1 << 14  # characters of a schema whose check is cached
 _Checker = jsonschema.FormatChecker(formats=())
 for _name, _pattern in FORMATS.items():
     _Checker.checks(_name)(
@@ -29,17 +29,17 @@ for _name, _pattern in FORMATS.items():
 
 
 def check_well_formed(schema: Any) -> None:
-    """Raises UsageError where the keywords of a schema have values that make no sense."""
+    """Raise UsageError if a keyword of the schema has an invalid value."""
     if not isinstance(schema, Mapping | bool):
         raise UsageError("schema #: must be an object")
     try:
         text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
         text.encode()
-        fault = _known_fault(text) if len(text) < _KEPT_SIZE else _fault(schema)
+        fault = _known_fault(text) if len(text) < _CACHED_SIZE else _fault(schema)
     except RecursionError as error:
         raise UsageError("schema #: it is nested too deeply") from error
     except (ValueError, TypeError) as error:
-        raise UsageError(f"schema #: it is no JSON: {_told(str(error))}") from error
+        raise UsageError(f"schema #: it is no JSON: {_one_line(str(error))}") from error
     if fault:
         raise UsageError(fault)
 
@@ -53,24 +53,24 @@ def _fault(schema: Any) -> str:
     try:
         _kind(schema).check_schema(schema)
     except jsonschema.SchemaError as error:
-        return f"schema {_pointer(error)}: {_told(error.message)}"
+        return f"schema {_pointer(error)}: {_one_line(error.message)}"
     return ""
 
 
 def validate(schema: Any, text: str) -> None:
-    """Raises ValueError, in one line, where the text is no JSON, or does not follow the schema."""
+    """Raise ValueError, in one line, if the text is no JSON or does not follow the schema."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the answer is no JSON: {_told(str(error))}") from error
+        raise ValueError(f"the answer is no JSON: {_one_line(str(error))}") from error
     fault = jsonschema.exceptions.best_match(_validator(schema).iter_errors(value))
     if fault is not None:
-        place, told = _pointer(fault), _told(fault.message)
-        raise ValueError(f"the answer does not follow the schema at {place}: {told}")
+        place, problem = _pointer(fault), _one_line(fault.message)
+        raise ValueError(f"the answer does not follow the schema at {place}: {problem}")
 
 
 def conforms(root: Any, schema: Any, value: Any) -> bool:
-    """Whether a value follows a schema that is a part of `root`."""
+    """Return whether a value follows a schema that is a part of `root`."""
     try:
         validator = _validator(root).evolve(schema=schema)
         return bool(validator.is_valid(value))
@@ -90,5 +90,5 @@ def _pointer(error: jsonschema.ValidationError | jsonschema.SchemaError) -> str:
     return "#" + "".join(f"/{part}" for part in error.absolute_path)
 
 
-def _told(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())[:300]

@@ -1,4 +1,4 @@
-"""`dure cache`: the shards that this machine and its nodes keep, and making room."""
+"""`dure cache`: lists, checks and deletes the shards cached here and on the nodes."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ __all__ = ["cache"]
 
 DAY_S = 86400.0
 cache = typer.Typer(
-    help="The shards that are kept, so that the next start is quick.", no_args_is_help=True
+    help="List, check and delete cached shards, which make the next start quick.",
+    no_args_is_help=True,
 )
 OnNodes = Annotated[
-    bool, typer.Option("--cluster", help="Also those on the nodes of this root's cluster.")
+    bool, typer.Option("--cluster", help="Include the nodes of this root's cluster.")
 ]
 
 
 @cache.command("ls")
 def ls(cluster: OnNodes = False, as_json: Json = False) -> None:
-    """List shards, those that were used longest ago first.
+    """List shards, the least recently used first.
 
     Example: dure cache ls --cluster
     """
@@ -45,7 +46,7 @@ def ls(cluster: OnNodes = False, as_json: Json = False) -> None:
     if as_json:
         print_json([asdict(one) for one in shards])
     elif not shards:
-        errors.print(f"no shard is kept in {shard_directory()}", markup=False)
+        errors.print(f"no shard is cached in {shard_directory()}", markup=False)
     else:
         output.print(_table(shards))
 
@@ -53,19 +54,19 @@ def ls(cluster: OnNodes = False, as_json: Json = False) -> None:
 @cache.command()
 def prune(
     days: Annotated[
-        float, typer.Option(help="Those that were not used for so many days; 0 is all.")
+        float, typer.Option(help="Delete shards unused for this many days; 0 deletes all.")
     ] = 30.0,
     cluster: OnNodes = False,
     as_json: Json = False,
 ) -> None:
-    """Delete shards that were not used for a while; the next start that needs one makes it again.
+    """Delete shards that were not used for a while. The next start that needs one makes it again.
 
-    A shard that runs now is in memory, and may be deleted.
+    A running model keeps its shard in memory, so it may be deleted too.
 
     Example: dure cache prune --days 7 --cluster
     """
     if days < 0:
-        raise UsageError(f"--days {days:g}", "give a number from 0")
+        raise UsageError(f"--days {days:g}", "give 0 or a number above")
     caches = ShardCaches.of_this_machine(with_cluster=cluster)
     old = _listed(caches).unused_since(time.time() - days * DAY_S)
     caches.delete(old)
@@ -77,9 +78,9 @@ def prune(
 
 @cache.command()
 def check(cluster: OnNodes = False, as_json: Json = False) -> None:
-    """Read every shard and compare it with its SHA-256. The exit status is 1 where one is damaged.
+    """Read every shard and compare it with its SHA-256. Exit with status 1 if one is damaged.
 
-    What is damaged is made or sent again at the next start that needs it; that disk may be failing.
+    The next start that needs a damaged shard makes or sends it again. Its disk may be failing.
 
     Example: dure cache check --cluster
     """
@@ -117,7 +118,7 @@ def _table(shards: Sequence[StoredShard]) -> Table:
 
 
 def _listed(caches: ShardCaches) -> ShardListing:
-    """The shards; a node that cannot be asked is told of and passed over."""
+    """Return the shards; report a node that cannot be asked and leave it out."""
     listing = caches.listing()
     for problem in listing.problems:
         errors.print(str(problem), markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`dure chat`: turn by turn, with the history kept in the KV cache."""
+"""`dure chat`: answers turn by turn, with the history in the KV cache."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from dure.model.vocabulary import Vocabulary
 
 __all__ = ["chat"]
 
-SUMMARY = "Ctrl-C stops an answer, /help shows the commands, Ctrl-D ends."
+SUMMARY = "Ctrl-C stops an answer, /help lists the commands, Ctrl-D ends."
 HELP = """\
 /clear    forget the conversation
 /help     show this
-/exit     end, as Ctrl-D does
-Ctrl-C stops an answer. Arrow up brings back what you typed, also of earlier chats; a paste of many
-lines is one message."""
-ANSWER_ROOM = 0.25  # of the context, kept free when old turns are forgotten
+/exit     end, like Ctrl-D
+Ctrl-C stops an answer. Arrow up recalls what you typed, in earlier chats too. A paste of many lines
+is one message."""
+ANSWER_ROOM = 0.25  # part of the context that is freed for the answer when old turns are forgotten
 
 
 @expanded
@@ -52,15 +52,15 @@ def chat(
     sampling: SamplingOptions,
     max_tokens: MaxTokens = None,
     system: Annotated[
-        str | None, typer.Option(help="A system message before the conversation.")
+        str | None, typer.Option(help="System message before the conversation.")
     ] = None,
     pull: Pull = False,
 ) -> None:
-    """Talk with a model. Ctrl-C stops an answer; /help shows the commands; Ctrl-D or /exit ends.
+    """Chat with a model. Ctrl-C stops an answer; /help lists the commands; Ctrl-D or /exit ends.
 
     Example: dure chat models/dure-demo.gguf --ranks 2
     """
-    chosen_by = sampling.sampling()
+    request_sampling = sampling.sampling()
     options = running.options()
     file = resolve_model(model, may_pull=True, pull_now=pull)
     draft = resolve_draft(draft, pull_now=pull)
@@ -69,7 +69,9 @@ def chat(
         drafts = stack.enter_context(proposer(draft, gguf, vocabulary, options, executor))
         session = Session(executor, vocabulary, drafts)
         n_ctx = executor.info.n_ctx
-        conversation = _Conversation(session, n_ctx, vocabulary, chosen_by, max_tokens, system)
+        conversation = _Conversation(
+            session, n_ctx, vocabulary, request_sampling, max_tokens, system
+        )
         if sys.stdin.isatty():
             errors.print(f"{file.name}. {SUMMARY}", markup=False)
         for text in _texts():
@@ -86,7 +88,7 @@ def chat(
 
 
 def _texts() -> Iterator[str]:
-    """Yield what the user types until the end. Ctrl-C at the prompt begins anew."""
+    """Yield each message of the user until the end. Ctrl-C at the prompt clears the line."""
     read = line_reader()
     while True:
         try:
@@ -102,13 +104,13 @@ def _texts() -> Iterator[str]:
 
 
 def _say(text: str) -> None:
-    """Answer a command; whoever pipes lines in looks at the answers only."""
+    """Reply to a command, on a terminal only: a pipe gets answers and nothing else."""
     if sys.stdin.isatty():
         errors.print(f"({text})", markup=False)
 
 
 class _Conversation:
-    """The messages so far. A turn that was stopped stays in the history as far as it came."""
+    """The messages so far. The history keeps a stopped answer as far as it was written."""
 
     def __init__(
         self,
@@ -130,7 +132,7 @@ class _Conversation:
         self._turns.clear()
 
     def turn(self, line: str) -> None:
-        """Answer one line of the user."""
+        """Answer one message of the user."""
         self._turns.append({"role": "user", "content": line})
         answer = AnswerText()
         try:
@@ -145,7 +147,7 @@ class _Conversation:
                     if piece.token is not None:
                         answer.add(turn.feed(piece.token))
                 answer.add(turn.finish())
-        except UsageError as error:  # this turn does not fit; the program and the rest go on
+        except UsageError as error:  # drop this turn; the conversation goes on
             self._turns.pop()
             print_error(error)
             return
@@ -157,7 +159,7 @@ class _Conversation:
         self._turns.append({"role": "assistant", "content": answer.content})
 
     def _fitting_turn(self) -> ChatTurn:
-        """Begin the answer; the oldest turns are forgotten if the conversation grows too long."""
+        """Return the next turn; forget the oldest ones if the conversation has grown too long."""
         while True:
             turn = self._conversations.turn([*self._system, *self._turns])
             if len(turn.prompt) <= self._limit or len(self._turns) <= 1:

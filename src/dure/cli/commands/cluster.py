@@ -1,4 +1,4 @@
-"""`dure cluster`: make a cluster, invite machines, see how they are, remove them."""
+"""`dure cluster`: makes a cluster, invites machines, shows their state, removes them."""
 
 from __future__ import annotations
 
@@ -37,49 +37,52 @@ from dure.places import cluster_directory, node_directory
 __all__ = ["cluster"]
 
 WATCH_EVERY_S = 2.0
-cluster = typer.Typer(help="Machines that run one model together.", no_args_is_help=True)
+cluster = typer.Typer(help="Run one model on several machines.", no_args_is_help=True)
 
 
 def _this() -> Cluster:
-    """The cluster whose root this machine is. Raises ClusterError."""
+    """Return the cluster whose root this machine is. Raises ClusterError."""
     directory = cluster_directory()
     if not (directory / "cluster.json").exists() and (node_directory() / "node.json").exists():
         own = NodeFile.read(node_directory())
         raise ClusterError(
-            f"this machine is {own.name}, a node of the cluster {own.cluster}: type that on its root"
+            f"this machine is {own.name}, a node of the cluster {own.cluster}",
+            "type that on its root",
         )
     return Cluster(directory)
 
 
 @cluster.command()
 def init(
-    name: Annotated[str, typer.Option(help="What the cluster is called.")] = "home",
+    name: Annotated[str, typer.Option(help="Name of the cluster.")] = "home",
 ) -> None:
-    """Make this machine the root of a new cluster: it gets the authority that nodes will trust.
+    """Make this machine the root of a new cluster, with the certificate authority its nodes trust.
 
     Example: dure cluster init --name attic
     """
     made = Cluster.create(cluster_directory(), name)
-    errors.print(f"cluster {made.name} is kept in {made.directory}", markup=False)
+    errors.print(f"cluster {made.name} is stored in {made.directory}", markup=False)
     errors.print("next: `dure cluster invite` here, `dure join CODE` on a machine", markup=False)
 
 
 @cluster.command()
 def invite(
-    machines: Annotated[int, typer.Option(help="How many machines: a code for each.")] = 1,
-    minutes: Annotated[float, typer.Option(help="How long the codes are good.")] = 60.0,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "0.0.0.0",  # noqa: S104  # who joins shows a code
-    port: Annotated[int, typer.Option(help="The port to listen on.")] = JOIN_PORT,
+    machines: Annotated[int, typer.Option(help="Number of machines; each gets a code.")] = 1,
+    minutes: Annotated[float, typer.Option(help="Minutes until the codes expire.")] = 60.0,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104  # whoever joins shows a code
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = JOIN_PORT,
 ) -> None:
-    """Let machines join: shows a code for each, and waits until all have come.
+    """Let machines join: show a code for each and wait until all have joined.
 
-    A code is good for one machine. Ctrl-C leaves; codes that were not used are good again when the
-    command runs the next time, until they expire.
+    A code is for one machine. Ctrl-C ends the wait; unused codes work again when this command runs
+    again, until they expire.
 
     Example: dure cluster invite --machines 4
     """
     if not 1 <= machines <= 1000 or not 0 < minutes <= 60 * 24 * 30:
-        raise UsageError("--machines is 1 to 1000, and --minutes above 0 up to 43200 (30 days)")
+        raise UsageError(
+            "--machines is 1 to 1000, and --minutes is above 0 and up to 43200 (30 days)"
+        )
     root = _this()
     with (
         listener(host, port) as listening,
@@ -95,7 +98,7 @@ def invite(
 
 
 def _authority(root: Cluster) -> str:
-    """Whose join server it is, as its codes say it."""
+    """Return the root's authority as its codes contain it."""
     return Code.new(root.authority.fingerprint).authority
 
 
@@ -109,13 +112,13 @@ def _explain(port: int, minutes: float, machines: int, is_announced: bool) -> No
     each, here = f"type {what}, within {minutes:g} minutes", _own_address()
     root = f"--root {here}" if port == JOIN_PORT else f"--root {here}:{port}"
     if is_announced:
-        errors.print(f"{each}; where this root is not found: {root}", markup=False)
+        errors.print(f"{each}; if this root is not found: {root}", markup=False)
     else:
         errors.print(f"{each}, with {root}: mDNS does not work here", markup=False)
 
 
 def _own_address() -> str:
-    """The first of this machine's addresses that another one may know, or HOST."""
+    """Return this machine's first address that others can reach, or HOST."""
     links = health(cluster_directory()).links
     addresses = [address for link in links if link.name != "lo" for address in link.addresses]
     return next((address for address in addresses if "." in address), "HOST")
@@ -135,23 +138,25 @@ def _wait(root: Cluster, listening: socket.socket, machines: int, seconds: float
         for _ in range(machines):
             while not came.acquire(timeout=0.2):
                 if time.monotonic() > end:
-                    raise UsageError("nobody came in time: `dure cluster invite` makes a new code")
+                    raise UsageError(
+                        "no machine joined in time", "`dure cluster invite` makes a new code"
+                    )
         time.sleep(0.2)  # the last answer is on its way
 
 
 @cluster.command()
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every 2 seconds.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every 2 seconds.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show every node: whether it answers, what it is, how warm and how busy it is.
+    """Show every node: whether it answers, its hardware, temperature and load.
 
     Example: dure cluster status --watch
     """
     root = _this()
     nodes = Nodes(root)
     if watch and as_json:
-        raise UsageError("--watch draws a table: leave out --json, or ask again and again")
+        raise UsageError("--watch draws a table", "leave out --json, or run the command repeatedly")
     if watch:
         _watch(lambda: _table(root, _surveyed(root, nodes)))
         return
@@ -220,13 +225,13 @@ _RIGHT = {"last share", "cores", "free memory", "load", "°C", "MHz"}
 @cluster.command()
 def bench(
     types: Annotated[
-        str, typer.Option("--types", help="Of weights, as GGUF names them.")
+        str, typer.Option("--types", help="Types of weights, by their GGUF names.")
     ] = "Q4_0,Q4_K,Q8_0,F16",
     as_json: Json = False,
 ) -> None:
-    """Measure every machine's speed with weights of each type, and every link; it is kept.
+    """Measure and save every machine's speed with weights of each type, and every link's.
 
-    What is kept decides the shares of `--cluster`. Measure while nothing else runs.
+    The saved speeds decide the shares with `--cluster`. Measure while nothing else runs.
 
     Example: dure cluster bench --types Q4_K
     """
@@ -234,7 +239,7 @@ def bench(
     names = [name.strip().upper() for name in types.split(",") if name.strip()]
     unknown = [name for name in names if name not in WRITABLE_TYPES]
     if unknown or not names:
-        raise UsageError(f"--types {types}: give some of {', '.join(WRITABLE_TYPES)}")
+        raise UsageError(f"--types {types}", f"give some of {', '.join(WRITABLE_TYPES)}")
     nodes, known, members = Nodes(root), KnownSpeeds(root.directory), root.members
     for name in names:
         with errors.status(f"measuring {name}"):
@@ -269,25 +274,25 @@ def _speed_table(rows: list[MachineSpeeds], types: list[str]) -> Table:
 
 @cluster.command()
 def remove(
-    node: Annotated[str, typer.Argument(help="The node's name.", show_default=False)],
+    node: Annotated[str, typer.Argument(help="Name of the node.", show_default=False)],
 ) -> None:
-    """Remove a node: its certificate is good no more. It may join again with a new code.
+    """Remove a node and revoke its certificate. It may join again with a new code.
 
     Example: dure cluster remove pi-4
     """
     member = _this().remove(check_name(node))
     errors.print(
-        f"{member.name} belongs to the cluster no more; `dure node leave` on it deletes what it kept",
+        f"{member.name} is removed; `dure node leave` on it deletes what it stored",
         markup=False,
     )
 
 
 @cluster.command()
 def events(
-    last: Annotated[int, typer.Option("--last", "-n", help="How many; 0 is all.")] = 50,
+    last: Annotated[int, typer.Option("--last", "-n", help="Number of events; 0 shows all.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """Show what happened in the cluster: who came, who was refused, who went.
+    """Show the cluster's events: joins, refusals, removals, starts.
 
     Example: dure cluster events -n 10
     """

@@ -1,4 +1,4 @@
-"""`dure config`: what every option is set to, and by what; and the file that sets them."""
+"""`dure config`: shows what every option is set to and by what, and edits the file that sets them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from dure.places import config_file
 
 __all__ = ["config"]
 
-config = typer.Typer(help="Show and change what options are set to.", no_args_is_help=True)
+config = typer.Typer(help="Show and change the default values of options.", no_args_is_help=True)
 
 BEGINNING = """\
-# What dure's options are where no flag and no DURE_* variable says otherwise.
-# [defaults] is for every command that has the option; a section of a command's name is for it alone.
+# The values of dure's options, unless a flag or a DURE_* variable sets them.
+# [defaults] is for every command that has the option; a section named after a command is for it alone.
 # `dure config show` lists all options.
 
 # [defaults]
@@ -53,17 +53,15 @@ Key = Annotated[
 def show(
     ctx: typer.Context,
     command: Annotated[
-        str | None, typer.Argument(help="Only this command.", show_default="all")
+        str | None, typer.Argument(help="Show only this command.", show_default="all")
     ] = None,
-    origin: Annotated[
-        bool, typer.Option("--origin", help="Say also what sets each option.")
-    ] = False,
+    origin: Annotated[bool, typer.Option("--origin", help="Show what sets each option.")] = False,
     changed: Annotated[
-        bool, typer.Option("--changed", help="Only options that are not at their default.")
+        bool, typer.Option("--changed", help="Show only options that are not at their default.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show every option as it would be used now, without flags.
+    """Show the value that each option has now, without flags.
 
     Example: dure config show run --origin
     """
@@ -72,7 +70,7 @@ def show(
     settings = effective(group, table)
     known = {setting.command for setting in settings}
     if command is not None and command not in known:
-        raise UsageError(f"{command}: no such command with options: {', '.join(sorted(known))}")
+        raise UsageError(f"{command}: no such command with options", ", ".join(sorted(known)))
     settings = [
         setting
         for setting in settings
@@ -105,7 +103,7 @@ def _table(settings: list[Setting], *, origin: bool) -> Table:
 
 @config.command()
 def path() -> None:
-    """Show where the configuration file is, or would be.
+    """Show the path of the configuration file, which may not exist yet.
 
     Example: dure config path
     """
@@ -125,9 +123,9 @@ def edit(ctx: typer.Context) -> None:
     try:
         done = subprocess.run([*shlex.split(editor), str(file)], check=False)
     except (OSError, ValueError) as error:
-        raise ResourceError(f"cannot start {editor}: set EDITOR to an editor of yours") from error
+        raise ResourceError(f"cannot start {editor}", "set EDITOR to an editor of yours") from error
     if done.returncode:
-        raise ResourceError(f"{editor} ended with code {done.returncode}: {file} is as it left it")
+        raise ResourceError(f"{editor} ended with code {done.returncode}; {file} is as it left it")
     check(read_config(file), _group(ctx), file)
 
 
@@ -135,9 +133,9 @@ def edit(ctx: typer.Context) -> None:
 def set_(
     ctx: typer.Context,
     key: Key,
-    value: Annotated[str, typer.Argument(help="The value: a number, true, false, or a text.")],
+    value: Annotated[str, typer.Argument(help="A number, true, false, or a text.")],
 ) -> None:
-    """Set an option in the configuration file, and leave the rest of it as it is.
+    """Set an option in the configuration file, and leave the rest of the file as it is.
 
     Example: dure config set run.ctx 8192
     """
@@ -157,7 +155,7 @@ def set_(
 
 @config.command()
 def unset(ctx: typer.Context, key: Key) -> None:
-    """Take an option out of the configuration file.
+    """Remove an option from the configuration file.
 
     Example: dure config unset run.ctx
     """
@@ -169,7 +167,7 @@ def unset(ctx: typer.Context, key: Key) -> None:
         node = node.get(part, {})
     written = _written(node, name)
     if written not in node:
-        raise UsageError(f"{file} does not set {section}.{name}: `dure config show --changed`")
+        raise UsageError(f"{file} does not set {section}.{name}", "`dure config show --changed`")
     del node[written]
     text = tomlkit.dumps(document)
     check(tomllib.loads(text), _group(ctx), file)
@@ -189,19 +187,19 @@ def _document(file: Path) -> Any:
 
 
 def _place(key: str) -> tuple[str, str]:
-    """The section and the option that a key names."""
+    """Return the section and the option that a key names."""
     section, _, name = key.rpartition(".")
     return section or DEFAULTS, name.lstrip("-")
 
 
 def _written(node: Any, name: str) -> str:
-    """The key as the file has it already, with dashes or underscores."""
+    """Return the key as the file spells it, with dashes or underscores; new ones have dashes."""
     spelt = name.replace("_", "-")
     return next((str(key) for key in node if str(key).replace("_", "-") == spelt), spelt)
 
 
 def _value(text: str) -> Any:
-    """A TOML value where it is one, else a text."""
+    """Return a TOML value, or the text itself if it is none."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except ValueError:

@@ -1,4 +1,4 @@
-"""`dure cut`: write the shards of a model."""
+"""`dure cut`: writes the shards of a model."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def cut(
     ranks: Ranks = None,
     shares: Shares = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Directory for the shards; made if missing.")
+        Path, typer.Option("--out", "-o", help="Directory for the shards; created if missing.")
     ] = Path("shards"),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be written.")
+        bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Cut a model into one GGUF for every rank. Finished shards are verified and reused.
+    """Cut a model into one GGUF per rank. Finished shards are verified and reused.
 
     Example: dure cut models/dure-demo.gguf --ranks 3 --shares 2,1,1 --out shards
     """
     wanted = parse_shares(shares, ranks)
     if len(wanted) < 2:
-        raise UsageError("one rank needs no cut: give --ranks 2 or more, or --shares as in 3,2")
+        raise UsageError("one rank needs no cut", "give --ranks 2 or more, or --shares as in 3,2")
     file = resolve_model(model)
     with open_gguf(file) as gguf:
         plan = plan_cut(gguf, wanted)

@@ -1,4 +1,4 @@
-"""`dure join`: make this machine a node of a cluster."""
+"""`dure join`: makes this machine a node of a cluster."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ def join(
     code: Annotated[
         str,
         typer.Argument(
-            help="As `dure cluster invite` shows it; - reads it from the input, where no list of "
-            "processes shows it.",
+            help="Code that `dure cluster invite` shows; - reads it from standard input, so that no "
+            "process list shows it.",
             show_default=False,
         ),
     ],
     root: Annotated[
         str | None,
-        typer.Option(help="The root's HOST or HOST:PORT.", show_default="found by mDNS"),
+        typer.Option(help="Root's HOST or HOST:PORT.", show_default="found by mDNS"),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="What this node is called.", show_default="the host's name")
+        str | None, typer.Option(help="Name of this node.", show_default="the host's name")
     ] = None,
-    port: Annotated[int, typer.Option(help="Where its agent will listen.")] = NODE_PORT,
+    port: Annotated[int, typer.Option(help="Port that its agent will listen on.")] = NODE_PORT,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also where this machine is a node of a cluster already."),
+        typer.Option("--force", help="Join even if this machine is a node of a cluster already."),
     ] = False,
     as_json: Annotated[
         bool,
         typer.Option(
             "--json",
-            help="Print one line of JSON for programs: the node, or why it did not join (kind, problem, "
-            "cure, facts).",
+            help="Print one line of JSON: the node, or why it did not join (kind, problem, cure, "
+            "facts).",
         ),
     ] = False,
 ) -> None:
-    """Make this machine a node of the cluster that the code is from.
+    """Make this machine a node of the cluster that issued the code.
 
     Example: dure join 4QX7M-... --root 192.168.1.10
     """
@@ -80,7 +80,7 @@ def _joined(code: str, root: str | None, name: str | None, port: int, *, force: 
     if Credentials(directory).exist and not force:
         raise UsageError(
             f"this machine is {Credentials(directory).name} of a cluster already",
-            "--force joins another one, or the same anew",
+            "--force joins another cluster, or the same one again",
         )
     own_name = check_name(name or _host_name())
     if not 0 < port < 1 << 16:
@@ -100,7 +100,7 @@ def _address(root: str | None, code: Code) -> tuple[str, int]:
             raise ClusterError(
                 f"the code's root was not found within {FIND_S:g} s",
                 "does `dure cluster invite` run there, and is the code from it? On another network, "
-                "say --root HOST",
+                "give --root HOST",
             )
         return found[0]
     host, colon, port = root.rpartition(":")

@@ -1,4 +1,4 @@
-"""`dure ls`: the models on this machine."""
+"""`dure ls`: lists the models on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dure node`: the agent that makes a machine's work available to its cluster."""
+"""`dure node`: runs, installs and adds the agents that work for a cluster's root."""
 
 from __future__ import annotations
 
@@ -24,40 +24,41 @@ class _RunByDefault(TyperGroup):
     """`dure node` alone is `dure node run`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As the base does, with the command that is meant where none is named."""
+        """Parse as the base does; without a command, `run` is meant."""
         if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
 
 node = typer.Typer(
-    cls=_RunByDefault, help="This machine as a node of a cluster; alone, `dure node` is `run`."
+    cls=_RunByDefault,
+    help="Run this machine as a node of a cluster. Alone, `dure node` means `dure node run`.",
 )
 
 
 Quota = Annotated[
     float | None,
-    typer.Option(help="GB that shards may take here.", show_default="as much as fits"),
+    typer.Option(help="Limit for shards, in GB.", show_default="as much as fits"),
 ]
 Interface = Annotated[
     str | None,
     typer.Option(
-        help="The network device that this node's rank uses, as in eth0.",
-        show_default="the one that the root comes through",
+        help="Network device that this node's rank uses, as in eth0.",
+        show_default="the one that the root connects through",
     ),
 ]
 
 
 @node.command()
 def run(
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "0.0.0.0",  # noqa: S104  # TLS lets only the root in
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104  # TLS lets only the root in
     port: Annotated[
-        int | None, typer.Option(help="The port to listen on.", show_default="as joined")
+        int | None, typer.Option(help="Port to listen on.", show_default="as joined")
     ] = None,
     quota: Quota = None,
     interface: Interface = None,
 ) -> None:
-    """Answer the root until Ctrl-C or SIGTERM. Only the cluster's root is let in, by its certificate.
+    """Work for the root until Ctrl-C or SIGTERM. Only the root can connect, with its certificate.
 
     Example: dure node
     """
@@ -73,21 +74,21 @@ def run(
 
 def _quota_bytes(quota: float | None) -> int:
     if quota is not None and not 0 < quota < 1e6:
-        raise UsageError(f"--quota {quota:g}: give GB, above 0 and below a million")
+        raise UsageError(f"--quota {quota:g}", "give GB, above 0 and below a million")
     return int((quota or 0) * 1e9)
 
 
 User = Annotated[
     str | None,
-    typer.Option(help="Whose rights it has.", show_default="yours; with sudo, of who called it"),
+    typer.Option(help="User that the service runs as.", show_default="you, with sudo too"),
 ]
 
 
 @node.command()
 def install(user: User = None, quota: Quota = None, interface: Interface = None) -> None:
-    """Let the node start with this machine: a systemd service of a user without privileges.
+    """Start the node with this machine, as a systemd service of a user without privileges.
 
-    With sudo it is a service of the system; without, one of your own. What is given here is in its unit.
+    With sudo it is a system service, without it one of your own. The unit contains these options.
 
     Example: sudo dure node install --user pi
     """
@@ -100,12 +101,12 @@ def install(user: User = None, quota: Quota = None, interface: Interface = None)
         ]
     )
     errors.print(f"{service.path} runs the node as {service.user}", markup=False)
-    errors.print(f"what it says: {_journal(service)}", markup=False)
+    errors.print(f"its log: {_journal(service)}", markup=False)
 
 
 @node.command()
 def uninstall(user: User = None) -> None:
-    """Stop the node's service and remove it; what the node has stays.
+    """Stop the node's service and remove it. The node's certificate and shards stay.
 
     Example: sudo dure node uninstall
     """
@@ -116,7 +117,7 @@ def uninstall(user: User = None) -> None:
 
 @node.command()
 def status(as_json: Json = False) -> None:
-    """Show which cluster this machine is a node of, and what it keeps for it.
+    """Show which cluster this machine is a node of, and what it stores for it.
 
     Example: dure node status
     """
@@ -129,7 +130,7 @@ def status(as_json: Json = False) -> None:
         "answers": _listens(own.port),
         "directory": str(directory),
         "shards": len(shards),
-        "shards_bytes": sum(held.size_bytes for held in shards),
+        "shards_bytes": sum(shard.size_bytes for shard in shards),
     }
     if as_json:
         print_json(facts)
@@ -137,34 +138,32 @@ def status(as_json: Json = False) -> None:
     answers = "answers" if facts["answers"] else "does not answer: `dure node` starts it"
     output.print(f"{own.name}, a node of the cluster {own.cluster}", markup=False)
     output.print(f"port {own.port} {answers}", markup=False)
-    kept = f"{len(shards)} shards, {bytes_text(sum(held.size_bytes for held in shards))}"
-    output.print(f"{kept} in {directory}", markup=False, soft_wrap=True)
+    stored = f"{len(shards)} shards, {bytes_text(sum(shard.size_bytes for shard in shards))}"
+    output.print(f"{stored} in {directory}", markup=False, soft_wrap=True)
 
 
 @node.command()
 def leave() -> None:
-    """Leave the cluster: delete this node's certificate, its shards, and all else it kept.
+    """Leave the cluster: delete this node's certificate, its shards, and all else it stored.
 
-    Stop the node first. The root forgets it by `dure cluster remove`.
+    Stop the node first. On the root, remove it with `dure cluster remove`.
 
     Example: dure node leave
     """
     directory = node_directory()
     own = NodeFile.read(directory)
     if _listens(own.port):
-        raise UsageError(
-            "the node still runs: end it first, by `dure node uninstall` or Ctrl-C where it runs"
-        )
+        raise UsageError("the node still runs", "stop it first, by `dure node uninstall` or Ctrl-C")
     try:
         forget(directory)
     except OSError as error:
         raise ResourceError(f"{error.filename} cannot be deleted: {error.strerror}") from error
-    errors.print(f"this machine is no node of the cluster {own.cluster} any more", markup=False)
+    errors.print(f"this machine is no longer a node of the cluster {own.cluster}", markup=False)
     errors.print(f"on the root: `dure cluster remove {own.name}`", markup=False)
 
 
 def _listens(port: int) -> bool:
-    """Whether a node's agent answers here."""
+    """Return whether something listens on this port of this machine."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -175,46 +174,49 @@ def add(
     hosts: Annotated[
         list[str],
         typer.Argument(
-            help="As ssh takes them: HOST, USER@HOST or USER@HOST:PORT.", show_default=False
+            help="Machines, as for ssh: HOST, USER@HOST or USER@HOST:PORT.", show_default=False
         ),
     ],
     package: Annotated[
         str | None,
         typer.Option(
             "--from",
-            help="What they install: a wheel, an sdist or a checkout that is here, or what pip takes, "
-            "as dure==1.0.",
-            show_default="where this dure came from",
+            help="Package to install: a local wheel, sdist or checkout, or a name for pip, as in "
+            "dure==1.0.",
+            show_default="the one this dure was installed from",
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="What the node is called.", show_default="the host's name")
+        str | None,
+        typer.Option(
+            help="Name of the node, if there is one host.", show_default="the host's name"
+        ),
     ] = None,
     user: Annotated[
-        str, typer.Option(help="Whose rights the node has where one logs in as root.")
+        str, typer.Option(help="User that the node runs as, if ssh logs in as root.")
     ] = "dure",
     root: Annotated[
         str | None,
         typer.Option(
-            help="This machine's address as they see it.", show_default="where ssh comes from"
+            help="Address of this machine, for the hosts.", show_default="where ssh comes from"
         ),
     ] = None,
-    port: Annotated[int, typer.Option(help="This root's port for those who join.")] = JOIN_PORT,
+    port: Annotated[int, typer.Option(help="Port of this root that nodes join at.")] = JOIN_PORT,
     service: Annotated[
-        bool, typer.Option("--service/--no-service", help="Install the service that runs the node.")
+        bool, typer.Option("--service/--no-service", help="Install a service that runs the node.")
     ] = True,
     reinstall: Annotated[
-        bool, typer.Option("--reinstall", help="Install anew where this version is already.")
+        bool, typer.Option("--reinstall", help="Install even if this version is installed.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Look at the hosts, and show what would be run.")
+        bool, typer.Option("--dry-run", help="Check the hosts and show what would be run.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make nodes of other machines over ssh: install dure, join, start the service; on the root.
+    """Make other machines nodes over ssh: install dure, join, start the service. Run it on the root.
 
-    ssh must let you in by a key. What is done already is passed over, so the same command goes on
-    after a failure.
+    ssh must let you in with a key. Finished steps are skipped, so after a failure run the same
+    command again.
 
     Example: dure node add pi@192.168.1.11 pi@192.168.1.12
     """
@@ -241,7 +243,7 @@ def add(
 
 
 def _address(root: str, port: int) -> str:
-    """The join server's address; its port where none is said."""
+    """Return the join server's address, with its port if `root` names none."""
     return root if ":" in root else f"{root}:{port}"
 
 

@@ -1,4 +1,4 @@
-"""`dure pull`: bring a model to this machine."""
+"""`dure pull`: downloads a model to this machine."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ def pull(
     name: Annotated[
         str,
         typer.Argument(
-            help="A short name (qwen3:4b), hf:owner/repository[:quantization or file], or an address.",
+            help="Short name (qwen3:4b), hf:owner/repository[:quantization or file], or URL.",
             autocompletion=pullable,
             show_default=False,
         ),
     ],
     sha256: Annotated[
-        str | None, typer.Option(help="What the file at an address must have as its SHA-256.")
+        str | None, typer.Option(help="SHA-256 that the file at a URL must have.")
     ] = None,
     tries: Annotated[
-        int, typer.Option(help="Tries in a row without a new byte before giving up.")
+        int, typer.Option(help="Attempts in a row without a new byte before giving up.")
     ] = 6,
     timeout: Annotated[
-        float, typer.Option(help="Seconds without a byte after which a connection counts as lost.")
+        float, typer.Option(help="Seconds without a byte before a connection counts as lost.")
     ] = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Bring a model to this machine; an interrupted download is resumed.
+    """Download a model to this machine; an interrupted download is resumed.
 
     Example: dure pull qwen3:0.6b
     """
     from dure.model.store.download import Patience
-    from dure.model.store.pull import pull as bring
+    from dure.model.store.pull import pull as download
 
     if tries < 1:
-        raise UsageError(f"--tries {tries}: give a number above 0")
+        raise UsageError(f"--tries {tries}", "give a number above 0")
     if not 0 < timeout < float("inf"):
-        raise UsageError(f"--timeout {timeout}: give a number of seconds above 0, as in 30")
-    meant = parse_name(name)
-    if sha256 is not None and not isinstance(meant, UrlName):
-        raise UsageError("--sha256 is for addresses: the hub states checksums of its own")
+        raise UsageError(f"--timeout {timeout}", "give a number of seconds above 0, as in 30")
+    parsed = parse_name(name)
+    if sha256 is not None and not isinstance(parsed, UrlName):
+        raise UsageError("--sha256 is for URLs", "leave it out: the hub states its own checksums")
     with saying_how_to_resume(name), pull_progress() as progress:
         patience = Patience(tries=tries, timeout_s=timeout)
-        pulled = bring(meant, Library(), progress, patience, sha256 and sha256.lower())
+        pulled = download(parsed, Library(), progress, patience, sha256 and sha256.lower())
     if as_json:
         print_json({**stored_facts(pulled.model), "fresh": pulled.fresh})
     else:

@@ -23,13 +23,13 @@ def rm(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="Models, as `dure ls` names them.", autocompletion=removable, show_default=False
+            help="Models, as `dure ls` lists them.", autocompletion=removable, show_default=False
         ),
     ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete models from this machine, and the shards that were cut from them.
+    """Delete models from this machine, and the shards cut from them.
 
     Example: dure rm qwen3:0.6b --yes
     """
@@ -63,7 +63,7 @@ def _found(library: Library, name: str) -> StoredModel:
 
 def _agreed(model: StoredModel, shards: list[Path]) -> bool:
     if not sys.stdin.isatty():
-        raise UsageError(f"deleting {model.name} needs a yes", "give --yes")
+        raise UsageError(f"deleting {model.name} needs a yes", "say --yes")
     also = f" and {len(shards)} shards cut from it" if shards else ""
     return typer.confirm(
         f"Delete {printable(model.name)}, {bytes_text(model.size_bytes)}{also}?", err=True
@@ -83,4 +83,4 @@ def _remove(library: Library, model: StoredModel, shards: list[Path]) -> None:
             f"cannot delete {error.filename or model.path}: {error.strerror}"
         ) from error
     if shared:
-        errors.print("its bytes stay in the Hugging Face cache, which has them too", markup=False)
+        errors.print("the Hugging Face cache still has its bytes", markup=False)

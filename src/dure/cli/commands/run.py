@@ -1,4 +1,4 @@
-"""`dure run`: one prompt, one answer."""
+"""`dure run`: answers one prompt."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(
     model: Model,
     prompt: Annotated[
         str | None,
-        typer.Argument(help="What to answer; without it, standard input is read."),
+        typer.Argument(help="Text to answer; without it, standard input is read."),
     ] = None,
     *,
     running: Running,
@@ -48,11 +48,11 @@ def run(
     sampling: SamplingOptions,
     max_tokens: MaxTokens = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Continue the text itself, without the chat template.")
+        bool, typer.Option("--raw", help="Continue the text, without the chat template.")
     ] = False,
-    system: Annotated[str | None, typer.Option(help="A system message before the prompt.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message before the prompt.")] = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Then say what the answer took.")
+        bool, typer.Option("--verbose", "-v", help="Print speed and memory after the answer.")
     ] = False,
     pull: Pull = False,
     as_json: Json = False,
@@ -61,11 +61,11 @@ def run(
 
     Example: dure run models/dure-demo.gguf "Tell me a story about a goat." --ranks 2 --verbose
     """
-    chosen_by = sampling.sampling()
+    request_sampling = sampling.sampling()
     options = running.options()
     file = resolve_model(model, may_pull=True, pull_now=pull)
     with open_gguf(file):
-        text = _prompt(prompt)  # nobody should type one for a file that cannot be opened
+        text = _prompt(prompt)  # first check the file: nobody should type a prompt in vain
     draft = resolve_draft(draft, pull_now=pull)
     with (
         Interrupt() as interrupt,
@@ -78,11 +78,13 @@ def run(
         turn = _turn(vocabulary, text, system, raw)
         tokens = turn.prompt if turn else vocabulary.tokenize(text)
         answer = AnswerText(is_written=not as_json)
-        pieces = session.answer(tokens, chosen_by, max_tokens=max_tokens, cancelled=interrupt.came)
+        pieces = session.answer(
+            tokens, request_sampling, max_tokens=max_tokens, cancelled=interrupt.came
+        )
         try:
             _read(pieces, turn, answer)
         except EngineError:
-            write("\n" if answer.content and not as_json else "")  # the error begins its own line
+            write("\n" if answer.content and not as_json else "")  # the error gets its own line
             raise
         facts = executor.facts() if verbose or as_json else []
     if as_json:
@@ -96,17 +98,17 @@ def run(
 
 
 def _prompt(prompt: str | None) -> str:
-    if prompt is None and sys.stdin is not None:  # None, where the shell closed it
+    if prompt is None and sys.stdin is not None:  # None if the shell closed it
         if sys.stdin.isatty():
             errors.print("type the prompt, then Ctrl-D:")
         prompt = sys.stdin.read()
     if prompt is None or not prompt.strip():
-        raise UsageError("the prompt is empty: give some text, or pipe it in")
+        raise UsageError("the prompt is empty", "give some text, or pipe it in")
     return prompt
 
 
 def _turn(vocabulary: Vocabulary, text: str, system: str | None, raw: bool) -> ChatTurn | None:
-    """Return the conversation's turn; None if the text itself is continued."""
+    """Return the turn of the chat; None if the text itself is continued."""
     if raw or not vocabulary.has_chat_template:
         if system is not None:
             raise UsageError(
@@ -118,7 +120,7 @@ def _turn(vocabulary: Vocabulary, text: str, system: str | None, raw: bool) -> C
 
 
 def _read(pieces: Iterable[AnswerPiece], turn: ChatTurn | None, answer: AnswerText) -> None:
-    """Collect the answer as it comes; a turn's is parsed as a server would."""
+    """Collect the answer as it comes; parse a chat's as a server does."""
     for piece in pieces:
         if turn is None:
             answer.add_text(piece.text)
@@ -129,7 +131,7 @@ def _read(pieces: Iterable[AnswerPiece], turn: ChatTurn | None, answer: AnswerTe
 
 
 def _figures_of(session: Session) -> dict[str, Any]:
-    """An answer's figures as plain data; milliseconds a token are of decode steps."""
+    """Return an answer's figures as plain data; milliseconds per token are of decode steps."""
     timings = session.timings
     steps = max(1, timings.n_steps)
     other_s = max(0.0, timings.generate_s - timings.compute_s - timings.sync_s)
@@ -164,14 +166,14 @@ def _as_json(answer: AnswerText, session: Session, facts: list[RankFacts]) -> di
 def _print_timings(session: Session, facts: list[RankFacts]) -> None:
     figures = _figures_of(session)
     token = figures["per_token_ms"]
-    n_guessed = figures["drafted_tokens"]
-    right = f"{figures['accepted_tokens']} of {n_guessed} guessed ones right"
+    n_drafted = figures["drafted_tokens"]
+    accepted = f"{figures['accepted_tokens']} of {n_drafted} draft tokens accepted"
     peaks = ", ".join(bytes_text(rank.peak_bytes) for rank in facts)
     errors.print(
         f"\nprompt      {figures['prompt_tokens']} tokens, "
         f"{figures['prompt_tokens_per_s']:.1f} tokens/s\n"
         f"generation  {figures['tokens']} tokens, {figures['tokens_per_s']:.1f} tokens/s, "
-        f"{right if n_guessed else 'none guessed'}\n"
+        f"{accepted if n_drafted else 'no draft tokens'}\n"
         f"per token   compute {token['compute']:.2f} ms, sync {token['sync']:.2f} ms, "
         f"other {token['other']:.2f} ms, {bytes_text(figures['bytes_sent_per_token'])} sent by each rank\n"
         f"peak memory {peaks}"

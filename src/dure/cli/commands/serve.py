@@ -1,4 +1,4 @@
-"""`dure serve`: a model behind the OpenAI API, until it is told to stop."""
+"""`dure serve`: serves a model over HTTP until it is stopped."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def serve(
     grace: Annotated[
         float,
         typer.Option(
-            help="Seconds to wait for a node that is lost, before going on without it.",
+            help="Seconds to wait for a lost node before going on without it.",
             rich_help_panel=CLUSTER,
         ),
     ] = 60.0,
@@ -53,9 +53,9 @@ def serve(
     sampling: SamplingOptions,
     guarding: Guarding,
 ) -> None:
-    """Serve a model through the OpenAI API (also Anthropic's and Ollama's), on one rank or several.
+    """Serve a model through the OpenAI, Anthropic and Ollama APIs, on one rank or several.
 
-    Sampling options hold for requests that say nothing of their own.
+    Sampling options are the defaults of requests.
 
     Example: dure serve models/dure-demo.gguf --ranks 2
     """
@@ -67,7 +67,7 @@ def serve(
     )
     draft = resolve_draft(draft, pull_now=pull)
     with open_gguf(path):
-        pass  # what is no model is an error at once
+        pass  # a file that is no model is an error at once
     from dure.serve.assembly import ServerPlan
 
     options = running.options(n_sequences=serving.parallel, grace_s=max(0.1, grace))
@@ -114,9 +114,7 @@ def _run(plan: ServerPlan) -> int:
             plan,
             announce=lambda url: _say(f"{plan.name} at {url} (loading)"),
             ready=ready,
-            stopping=lambda: _say(
-                "stops when what it is answering is done; Ctrl-C ends it at once"
-            ),
+            stopping=lambda: _say("stopping when running answers are done; Ctrl-C stops at once"),
             warn=_say,
             progress=lambda _what, fraction: bar(fraction),
         )

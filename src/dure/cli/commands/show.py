@@ -1,4 +1,4 @@
-"""`dure show`: what a model is, and how it can be cut."""
+"""`dure show`: shows what a model is, and how it can be cut."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ MOST_RANKS = 8
 def show(
     model: Model,
     tensors: Annotated[
-        bool, typer.Option("--tensors", help="List every tensor: shape, type, bytes.")
+        bool, typer.Option("--tensors", help="List all tensors: shape, type, bytes.")
     ] = False,
     metadata: Annotated[
-        bool, typer.Option("--metadata", help="List the metadata; long lists by their length.")
+        bool, typer.Option("--metadata", help="List the metadata; of arrays, only the length.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -64,7 +64,7 @@ def _facts(gguf: GgufFile) -> dict[str, Any]:
 
 
 def _shape(gguf: GgufFile) -> dict[str, int]:
-    """The sizes, as far as the header says them: a model of an unknown kind may not have them all."""
+    """Return the sizes; none if the architecture is unknown, as its header may lack some."""
     try:
         shape = shape_of(gguf)
     except ModelError:
@@ -139,10 +139,10 @@ def _print(facts: dict[str, Any]) -> None:
             for name, entry in facts["types"].items()
         ),
         "slower here": ", ".join(
-            f"{name} ({bytes_text(size)}) has no quick kernels on this processor"
+            f"{name} ({bytes_text(size)}) has no fast kernels on this processor"
             for name, size in facts["slower_here"].items()
         )
-        or "nothing: all matrices have quick kernels on this processor",
+        or "nothing: all matrices have fast kernels on this processor",
         "context": f"{shape['context_length']} tokens" if shape else "(not in the header)",
         "shape": ", ".join(f"{k.replace('_', ' ')} {n}" for k, n in list(shape.items())[1:]),
     }
@@ -151,7 +151,7 @@ def _print(facts: dict[str, Any]) -> None:
     output.print()
     output.print(_cuts_table(facts["cuts"]))
     context = min(DEFAULT_CTX, shape.get("context_length", DEFAULT_CTX))
-    output.print(f"\nMemory is that of a rank's process with a context of {context} tokens.")
+    output.print(f"\nMemory is what a rank's process takes with a context of {context} tokens.")
     _print_lists(facts)
 
 

@@ -1,4 +1,4 @@
-"""`dure stop`: end servers that run on this machine, in good order."""
+"""`dure stop`: stops servers on this machine, once they have finished running answers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from dure.http.registry import RunningServer, running_servers
 
 __all__ = ["stop"]
 
-LOOK_EVERY_S = 0.1
+POLL_EVERY_S = 0.1
 
 
 def stop(
     server: Annotated[
         str | None,
-        typer.Argument(help="Model, URL, port or process, as `dure ps` shows them."),
+        typer.Argument(help="Model, URL, port or process ID, as `dure ps` shows them."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Stop every server.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for running answers.")] = 60.0,
 ) -> None:
-    """Stop a server: it takes no new requests, and running answers may finish.
+    """Stop a server: it takes no new requests and finishes running answers.
 
-    Without a name the only server that runs is stopped.
+    Without an argument, stop the only server that runs.
 
     Example: dure stop dure-demo
     """
@@ -46,10 +46,10 @@ def _chosen(named: str | None, everything: bool) -> list[RunningServer]:
         return running
     listing = ", ".join(f"{one.model} at {one.url}" for one in running)
     if named is None:
-        raise UsageError(f"{len(running)} servers run ({listing}): name one, or say --all")
+        raise UsageError(f"{len(running)} servers run ({listing})", "name one, or give --all")
     found = [one for one in running if named in _names(one)]
     if not found:
-        raise UsageError(f"no server {named} runs; there are {listing}")
+        raise UsageError(f"no server {named} runs", f"running: {listing}")
     return found
 
 
@@ -65,13 +65,13 @@ def _stop(server: RunningServer, timeout_s: float) -> None:
     except ProcessLookupError:
         return
     except PermissionError:
-        raise ResourceError(f"{name} is another user's: ask them, or use sudo") from None
-    errors.print(f"{name} finishes what it is answering", markup=False)
+        raise ResourceError(f"{name} is another user's", "ask them, or use sudo") from None
+    errors.print(f"{name} finishes running answers", markup=False)
     end = time.monotonic() + timeout_s
     while server.is_alive:
         if time.monotonic() > end:
             raise EngineError(
-                f"{name} still runs after {timeout_s:g} s: wait, or `kill -9 {server.pid}`"
+                f"{name} still runs after {timeout_s:g} s", f"wait, or `kill -9 {server.pid}`"
             )
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)
     errors.print(f"{name} has stopped", markup=False)

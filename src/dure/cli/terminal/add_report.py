@@ -1,4 +1,4 @@
-"""How `dure node add` tells: a line for each host that lives on a terminal, plain lines elsewhere."""
+"""Shows the progress of `dure node add`: a live line per host on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["add_machines", "show_plan"]
 STILL_EVERY_S = 60.0
 _DOING = {
     AddStep.LOG_IN: "logging in",
-    AddStep.CHECK: "looking at it",
+    AddStep.CHECK: "checking it",
     AddStep.INSTALL: "installing dure",
     AddStep.JOIN: "joining",
     AddStep.SERVICE: "starting the service",
@@ -36,8 +36,8 @@ _DOING = {
 def add_machines(
     cluster: Cluster, hosts: Sequence[Destination], options: AddOptions, *, as_json: bool
 ) -> bool:
-    """Make nodes of these machines, and say how each ended; whether all went well."""
-    with _told_when_stopped(), _watching([host.text for host in hosts]) as progress:
+    """Make these machines nodes and print each outcome; return whether all succeeded."""
+    with _stop_reported(), _watching([host.text for host in hosts]) as progress:
         outcomes = add(cluster, hosts, options, progress)
     if as_json:
         print_json([_facts(outcome) for outcome in outcomes])
@@ -49,8 +49,8 @@ def add_machines(
 def show_plan(
     cluster: Cluster, hosts: Sequence[Destination], options: AddOptions, *, as_json: bool
 ) -> bool:
-    """Say what would be run for these machines; whether all can be added."""
-    with _told_when_stopped(), _watching([host.text for host in hosts]) as progress:
+    """Print what would be run for these machines; return whether all can be added."""
+    with _stop_reported(), _watching([host.text for host in hosts]) as progress:
         plans = rehearse(cluster, hosts, options, progress)
     if as_json:
         print_json(
@@ -69,15 +69,15 @@ def show_plan(
 
 
 @contextmanager
-def _told_when_stopped() -> Iterator[None]:
+def _stop_reported() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        errors.print("\nstopped: the same command goes on from here", markup=False)
+        errors.print("\nstopped: run the same command again to go on from here", markup=False)
         raise typer.Exit(130) from None
 
 
-# ---------------------------------------------------------------- how each ended
+# ---------------------------------------------------------------- outcomes
 
 
 def _facts(outcome: Outcome) -> dict[str, Any]:
@@ -101,12 +101,12 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
 def _summarize(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.failure is None:
-            output.print(printable(f"{outcome.host}: {_well(outcome)}"), soft_wrap=True)
+            output.print(printable(f"{outcome.host}: {_success(outcome)}"), soft_wrap=True)
         else:
-            _tell_failure(outcome)
+            _print_failure(outcome)
 
 
-def _well(outcome: Outcome) -> str:
+def _success(outcome: Outcome) -> str:
     if outcome.state == OutcomeState.JOINED:
         return f"{outcome.node} belongs to the cluster; start `dure node` on it"
     already = "" if outcome.done else " already"
@@ -117,7 +117,7 @@ def _well(outcome: Outcome) -> str:
     return f"{outcome.node} answers{already}: {facts}"
 
 
-def _tell_failure(outcome: Outcome) -> None:
+def _print_failure(outcome: Outcome) -> None:
     failure = outcome.failure
     assert failure is not None
     name = f" ({outcome.node})" if outcome.node else ""
@@ -131,7 +131,7 @@ def _tell_failure(outcome: Outcome) -> None:
         errors.print(f"    cure: {printable(failure.cure)}", markup=False, soft_wrap=True)
 
 
-# ---------------------------------------------------------------- how it goes
+# ---------------------------------------------------------------- progress
 
 
 @contextmanager
@@ -145,7 +145,7 @@ def _watching(hosts: Sequence[str]) -> Iterator[AddProgress]:
 
 
 class _Board:
-    """A line for each host: what it does, for how long, and what was said last."""
+    """A line for each host: its step, how long it has taken, and the last line of output."""
 
     def __init__(self, hosts: Sequence[str]) -> None:
         columns = (
@@ -153,11 +153,11 @@ class _Board:
             TextColumn("{task.description}", markup=False),
             TextColumn("{task.fields[doing]}", markup=False),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[said]}", markup=False, style="dim"),
+            TextColumn("{task.fields[line]}", markup=False, style="dim"),
         )
         self._bars = Bars(*columns, console=errors, transient=True)
         self._tasks: dict[str, TaskID] = {
-            host: self._bars.add_task(printable(host), total=1, doing="", said="") for host in hosts
+            host: self._bars.add_task(printable(host), total=1, doing="", line="") for host in hosts
         }
 
     def __enter__(self) -> _Board:
@@ -169,28 +169,28 @@ class _Board:
 
     def began(self, host: str, step: AddStep) -> None:
         """Show the step."""
-        self._bars.update(self._tasks[host], doing=_DOING[step], said="")
+        self._bars.update(self._tasks[host], doing=_DOING[step], line="")
 
     def printed(self, host: str, line: str) -> None:
-        """Show what fits of the line."""
+        """Show as much of the line as fits."""
         room = max(10, errors.width - max(map(len, self._tasks)) - 40)
-        self._bars.update(self._tasks[host], said=printable(line.strip())[:room])
+        self._bars.update(self._tasks[host], line=printable(line.strip())[:room])
 
     def ended(self, outcome: Outcome) -> None:
-        """Stop its clock."""
+        """Stop the host's clock and show its outcome."""
         doing = outcome.state.value
-        self._bars.update(self._tasks[outcome.host], doing=doing, said="", completed=1)
+        self._bars.update(self._tasks[outcome.host], doing=doing, line="", completed=1)
 
 
 class _Lines:
-    """A line for each step, and one a minute while a step lasts."""
+    """A line for each step, and one per minute while a step lasts."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._lasting: dict[str, AddStep] = {}
-        self._telling = threading.Lock()
+        self._running: dict[str, AddStep] = {}
+        self._lock = threading.Lock()
         self._over = threading.Event()
-        self._clock = threading.Thread(target=self._still, daemon=True)
+        self._clock = threading.Thread(target=self._repeat, daemon=True)
 
     def __enter__(self) -> _Lines:
         self._clock.start()
@@ -201,27 +201,27 @@ class _Lines:
         self._clock.join()
 
     def began(self, host: str, step: AddStep) -> None:
-        """Say what is done now."""
-        with self._telling:
-            self._lasting[host] = step
-            self._tell(f"{host}: {_DOING[step]}")
+        """Print the step."""
+        with self._lock:
+            self._running[host] = step
+            self._print(f"{host}: {_DOING[step]}")
 
     def printed(self, host: str, line: str) -> None:
-        """Keep quiet: a failure shows the last lines."""
+        """Print nothing: a failure shows the last lines."""
 
     def ended(self, outcome: Outcome) -> None:
-        """Say how, and after how long."""
-        with self._telling:
-            self._lasting.pop(outcome.host, None)
-            self._tell(f"{outcome.host}: {outcome.state.value} after {self._minutes()}")
+        """Print the outcome and the time it took."""
+        with self._lock:
+            self._running.pop(outcome.host, None)
+            self._print(f"{outcome.host}: {outcome.state.value} after {self._minutes()}")
 
-    def _still(self) -> None:
+    def _repeat(self) -> None:
         while not self._over.wait(STILL_EVERY_S):
-            with self._telling:
-                for host, step in self._lasting.items():
-                    self._tell(f"{host}: still {_DOING[step]}, {self._minutes()}")
+            with self._lock:
+                for host, step in self._running.items():
+                    self._print(f"{host}: still {_DOING[step]}, {self._minutes()}")
 
-    def _tell(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         errors.print(printable(text), markup=False, soft_wrap=True)
 
     def _minutes(self) -> str:

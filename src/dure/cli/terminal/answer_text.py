@@ -1,7 +1,7 @@
-"""An answer while it is generated: collected, and written as it comes.
+"""Collects an answer while it is generated, and writes it as it comes.
 
-Content goes to stdout. What a model thinks before it answers goes to stderr, dimmed, on a terminal only, so
-that a pipe gets the answer and nothing else.
+Content goes to stdout. Reasoning goes to stderr, dimmed, on a terminal only, so that a pipe gets the answer
+and nothing else.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ __all__ = ["AnswerText"]
 
 
 class AnswerText:
-    """One answer. is_written: it is shown as it comes, else only collected."""
+    """One answer. is_written: write it as it comes, not only collect it."""
 
     def __init__(self, *, is_written: bool = True) -> None:
         self._is_written = is_written
         self.content, self.reasoning = "", ""
 
     def add(self, pieces: Iterable[Parsed]) -> None:
-        """Take more of the answer."""
+        """Add the next pieces of the answer."""
         for piece in pieces:
             match piece:
                 case Content(text):
@@ -34,13 +34,13 @@ class AnswerText:
                         errors.print(
                             printable_lines(text), end="", style="dim", markup=False, soft_wrap=True
                         )
-                case ToolCall(name=name):  # no tool was offered: what it asks for is its answer
+                case ToolCall(name=name):  # no tool was offered, so the call is content
                     self.add_text(f"{name} ")
                 case ToolArguments(text=text):
                     self.add_text(text)
 
     def add_text(self, text: str) -> None:
-        """Take more of the answer's content."""
+        """Add content."""
         if not self.content and self.reasoning and self._is_written and errors.is_terminal:
             errors.print()
         self.content += text

@@ -1,6 +1,6 @@
-"""What the shell proposes for a MODEL, and how bash gets names with colons right.
+"""Completes a MODEL in the shell, and names with colons in bash.
 
-Must be quick and must not fail: it runs at every press of the Tab key.
+It must be quick and must not fail, as it runs each time Tab is pressed.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ MOST_FILES = 200
 
 
 def models(incomplete: str) -> list[str]:
-    """Names for a MODEL argument: models on this machine, and GGUF files and folders at a path."""
+    """Return completions of a MODEL: models on this machine, GGUF files and folders."""
     return [*_stored(incomplete, unfinished=False), *_files(incomplete)]
 
 
 def removable(incomplete: str) -> list[str]:
-    """Names for `dure rm`: models on this machine, whole or not."""
+    """Return completions for `dure rm`: models on this machine, whole or unfinished."""
     return _stored(incomplete, unfinished=True)
 
 
 def pullable(incomplete: str) -> list[str]:
-    """Names for `dure pull`: the short ones."""
+    """Return completions for `dure pull`: the short names."""
     return [name for name in short_names() if name.startswith(incomplete)]
 
 
@@ -49,7 +49,7 @@ def _names(model: StoredModel) -> list[str]:
 
 
 def _files(incomplete: str) -> list[str]:
-    """Files that end in .gguf and folders, as paths that go on from what was typed."""
+    """Return .gguf files and folders, as paths that begin with what was typed."""
     folder, _, beginning = incomplete.rpartition("/")
     shown = f"{folder}/" if "/" in incomplete else ""
     try:
@@ -67,29 +67,29 @@ def _files(incomplete: str) -> list[str]:
 
 
 def complete_bash(run: Callable[[], None]) -> None:
-    """Run the completion for bash, which takes a colon for the end of a word.
+    """Run the completion for bash, which ends a word at a colon.
 
-    The words that it has split are joined again, and of every proposal only the part behind the
-    last colon is printed, as that is the word that bash replaces.
+    The words that it split are joined again, and of each completion only the part after the last
+    colon is printed, as this is the word that bash replaces.
     """
     words = os.environ.get("COMP_WORDS", "").split("\n")
     current = int(os.environ.get("COMP_CWORD", "0") or 0)
-    joined, place = _join(words, current)
-    os.environ["COMP_WORDS"], os.environ["COMP_CWORD"] = "\n".join(joined), str(place)
-    word = joined[place] if place < len(joined) else ""
+    joined, index = _join(words, current)
+    os.environ["COMP_WORDS"], os.environ["COMP_CWORD"] = "\n".join(joined), str(index)
+    word = joined[index] if index < len(joined) else ""
     prefix = word[: word.rfind(":") + 1]
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(printed):
             run()
     finally:
-        lines = said.getvalue().splitlines()
+        lines = printed.getvalue().splitlines()
         sys.stdout.write("\n".join(line.removeprefix(prefix) for line in lines))
         sys.stdout.flush()
 
 
 def _join(words: list[str], current: int) -> tuple[list[str], int]:
-    """Words as a person sees them, and which of them is the current one."""
+    """Return the words as a person sees them, and the index of the current one."""
     joined: list[str] = []
     place = 0
     for index, word in enumerate(words):

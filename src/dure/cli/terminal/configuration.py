@@ -1,8 +1,8 @@
-"""Options from the environment and from the configuration file, for every command alike.
+"""Takes options of every command from the environment and the configuration file.
 
 Flags come first, then `DURE_<COMMAND>_<OPTION>` and `DURE_<OPTION>`, then the file's section of the
 command and its `[defaults]`, then the option's default. No option is known here by name: they are
-read off the commands, so that a new one takes part without a line of code.
+read from the commands, so that a new one needs no code here.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ __all__ = [
 ]
 
 DEFAULTS = "defaults"
-UNCONFIGURED = "config"  # the command that mends a broken file must not depend on it
+UNCONFIGURED = "config"  # the command that repairs a broken file must not depend on it
 Table = Mapping[str, Any]
-_WRITTEN: dict[type, tuple[tuple[type, ...], str]] = {  # how values of a type stand in the file
+_WRITTEN: dict[type, tuple[tuple[type, ...], str]] = {  # how the file writes values of a type
     bool: ((bool,), "true or false"),
     int: ((int,), "a whole number"),
     float: ((int, float), "a number"),
@@ -44,7 +44,7 @@ _WRITTEN: dict[type, tuple[tuple[type, ...], str]] = {  # how values of a type s
 
 @dataclass(frozen=True)
 class Setting:
-    """One option of one command as it would be used now, and what says so."""
+    """One option of one command, its value now, and what sets it."""
 
     command: str
     key: str
@@ -54,40 +54,41 @@ class Setting:
 
     @property
     def source(self) -> str:
-        """What kind of thing says so: environment, file or default."""
+        """Return what kind of thing sets it: environment, file or default."""
         return self.origin.split()[0]
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """What the file says, not yet checked; nothing where there is none.
+    """Return the content of the file, unchecked; empty if there is no file.
 
-    Raises UsageError for what is no TOML, ResourceError for what cannot be read.
+    Raises UsageError if it is no TOML, ResourceError if it cannot be read.
     """
     try:
         return tomllib.loads(path.read_bytes().decode())
     except FileNotFoundError:
         if os.environ.get("DURE_CONFIG"):
             raise UsageError(
-                f"DURE_CONFIG names {path}, which is not there: `dure config set` makes it, or unset it"
+                f"DURE_CONFIG names {path}, which does not exist",
+                "`dure config set` creates it, or unset DURE_CONFIG",
             ) from None
         return {}
     except OSError as error:
         raise ResourceError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"{path}: {error}: mend it, or try `dure config edit`") from error
+        raise UsageError(f"{path}: {error}", "correct it with `dure config edit`") from error
 
 
 # ---------------------------------------------------------------- the options of the commands
 
 
 def key_of(option: TyperOption) -> str:
-    """An option's name in the file: its first long form without dashes before it."""
+    """Return an option's name in the file: its first long form without leading dashes."""
     long = [name for name in option.opts if name.startswith("--")]
     return (long or option.opts)[0].lstrip("-")
 
 
 def options_of(command: Any) -> dict[str, TyperOption]:
-    """The options of a command that can be configured, by their keys."""
+    """Return the options of a command that can be configured, by key."""
     options = [p for p in command.params if isinstance(p, TyperOption)]
     return {
         key_of(option): option for option in options if option.expose_value and not option.is_eager
@@ -95,9 +96,9 @@ def options_of(command: Any) -> dict[str, TyperOption]:
 
 
 def _commands(group: Any, only: str | None = None) -> dict[str, Any]:
-    """Return the commands that take part, by their names in the file; `a.b` for one of a group.
+    """Return the commands that can be configured, by their names in the file; `a.b` for one of a group.
 
-    only: the command or group of this name.
+    only: restrict them to the command or group of this name.
     """
     found: dict[str, Any] = {}
     for name in group.commands if only is None else [only]:
@@ -111,7 +112,7 @@ def _commands(group: Any, only: str | None = None) -> dict[str, Any]:
 
 
 def _variables(command: str, key: str) -> list[str]:
-    """The environment variables of an option; the first that is set counts."""
+    """Return the environment variables of an option; the first that is set counts."""
 
     def variable(text: str) -> str:
         return f"DURE_{text}".replace("-", "_").replace(".", "_").upper()
@@ -123,7 +124,7 @@ def _variables(command: str, key: str) -> list[str]:
 
 
 def check(table: Table, group: Any, path: Path) -> None:
-    """Raises UsageError, with near names, for a section, key or value that no option has."""
+    """Raise UsageError, with similar names, for a section, key or value that no option has."""
     commands = _commands(group)
     for section, values in _sections(table, commands, path):
         known = _known(section, commands)
@@ -131,7 +132,7 @@ def check(table: Table, group: Any, path: Path) -> None:
             options = known.get(_spelt(key))
             place = f"{path}: [{section}] {key}"
             if options is None:
-                raise UsageError(f"{place}: no such option{_near(_spelt(key), known)}")
+                raise UsageError(f"{place}: no such option", _near(_spelt(key), known))
             for option in options:
                 _check_value(option, value, f"{place} = {value!r}")
 
@@ -142,14 +143,16 @@ def _sections(
     groups = {name.partition(".")[0] for name in commands if "." in name}
     for section, values in table.items():
         if not isinstance(values, dict):
-            raise UsageError(f"{path}: {section}: put it below a section, as [{DEFAULTS}] or [run]")
+            raise UsageError(
+                f"{path}: {section}", f"put it below a section, as [{DEFAULTS}] or [run]"
+            )
         if section in groups:
             yield from _sections_of_group(section, values, commands, path)
         elif section in commands or section == DEFAULTS:
             yield section, values
         else:
             near = _near(section, [*commands, DEFAULTS])
-            raise UsageError(f"{path}: [{section}]: no such command{near}")
+            raise UsageError(f"{path}: [{section}]: no such command", near)
 
 
 def _sections_of_group(
@@ -158,12 +161,12 @@ def _sections_of_group(
     for name, inner in values.items():
         section = f"{group}.{name}"
         if section not in commands or not isinstance(inner, dict):
-            raise UsageError(f"{path}: [{section}]: no such command{_near(section, commands)}")
+            raise UsageError(f"{path}: [{section}]: no such command", _near(section, commands))
         yield section, inner
 
 
 def _known(section: str, commands: Mapping[str, Any]) -> dict[str, list[TyperOption]]:
-    """The keys of a section, and the options that each is for."""
+    """Return the keys of a section, and the options that each sets."""
     known: dict[str, list[TyperOption]] = {}
     for name, command in commands.items():
         if section in (name, DEFAULTS):
@@ -178,23 +181,23 @@ def _spelt(key: str) -> str:
 
 def _near(name: str, known: Mapping[str, Any] | list[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    return f": did you mean {' or '.join(near)}?" if near else f": there are {', '.join(known)}"
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
 
 
 def _check_value(option: TyperOption, value: Any, place: str) -> None:
-    """Raises UsageError where a value of the file is of a kind that the option is not."""
+    """Raise UsageError if a value of the file has a type that the option does not take."""
     many = option.multiple or option.nargs != 1
     if many != isinstance(value, list):
-        raise UsageError(f"{place}: give {'a list' if many else 'one value'}")
+        raise UsageError(place, f"give {'a list' if many else 'one value'}")
     read = _read(option, value, place)
     for one, given in zip(read if many else [read], value if many else [value], strict=True):
         kinds, wanted = _WRITTEN.get(type(one), ((str,), "a text in quotes"))
         if type(given) not in kinds:
-            raise UsageError(f"{place}: give {wanted}")
+            raise UsageError(place, f"give {wanted}")
 
 
 def _read(option: TyperOption, value: Any, place: str) -> Any:
-    """A value as the option takes it. Raises UsageError where it does not."""
+    """Return a value as the option parses it. Raises UsageError if it cannot."""
     context = typer.Context(typer.core.TyperCommand("dure"))
     try:
         return option.process_value(context, value)
@@ -202,14 +205,14 @@ def _read(option: TyperOption, value: Any, place: str) -> Any:
         raise UsageError(f"{place}: {error.message.rstrip('.')}") from error
 
 
-# ---------------------------------------------------------------- taking part
+# ---------------------------------------------------------------- applying
 
 
 class Configured(TyperGroup):
-    """The commands, each with its options taken from the environment and the file as well."""
+    """A group whose commands also take options from the environment and the file."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As the base does; and the chosen command then knows where else its options stand."""
+        """Resolve as the base does, and prepare the command's options from environment and file."""
         found = super().resolve_command(ctx, args)
         name, command = found[:2]
         if name is not None and command is not None:
@@ -230,12 +233,12 @@ def _prepare(ctx: Any, group: Any, name: str) -> None:
         check(table, group, config_file())
     chosen = _commands(group, only=name)
     for full, command in chosen.items():
-        _listen(full, command)
+        _set_variables(full, command)
     ctx.default_map = _default_map(table, chosen)
 
 
-def _listen(name: str, command: Any) -> None:
-    """Let a command's options hear their environment variables, once these are checked."""
+def _set_variables(name: str, command: Any) -> None:
+    """Check a command's environment variables and let its options read them."""
     for key, option in options_of(command).items():
         option.envvar, option.show_envvar = _variables(name, key), False
         for variable in option.envvar:
@@ -249,7 +252,7 @@ def _no_context() -> typer.Context:
 
 
 def _default_map(table: Table, commands: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by parameter, as nested as the commands are."""
+    """Return values by parameter, nested as the commands are."""
     tree: dict[str, Any] = {}
     for name, command in commands.items():
         values = {
@@ -266,7 +269,7 @@ def _default_map(table: Table, commands: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_file(table: Table, command: str, key: str) -> tuple[Any, str] | None:
-    """What the file says of an option, and in which section."""
+    """Return the file's value of an option and its section; None if it has none."""
     own: Any = table
     for part in command.split("."):
         own = own.get(part, {})
@@ -278,7 +281,7 @@ def _in_file(table: Table, command: str, key: str) -> tuple[Any, str] | None:
 
 
 def effective(group: Any, table: Table) -> list[Setting]:
-    """Every option of every command as it would be used now without flags."""
+    """Return every option of every command with its value now, without flags."""
     return [
         _setting(name, key, option, table)
         for name, command in _commands(group).items()
@@ -302,14 +305,14 @@ def _setting(command: str, key: str, option: TyperOption, table: Table) -> Setti
 
 
 def _text(value: Any) -> str:
-    """A value as the file would have it, a text without its quotes; empty where there is none."""
+    """Return a value as the file writes it, a text without quotes; empty for None."""
     if value is None:
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """Return a value as JSON has it."""
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
     value = getattr(value, "value", value)  # of an enumeration

@@ -1,7 +1,7 @@
-"""What the command line writes where: data on stdout, everything else on stderr.
+"""Writes data to stdout, and everything else to stderr.
 
-On a terminal, tables and warnings are as wide as that; elsewhere a row is a line, however long.
-Names and texts from files are shown as they are: no markup, no emoji codes, no control characters.
+On a terminal, tables and warnings fit its width; elsewhere a row is one line, however long.
+Names and texts from files are shown literally: no markup, no emoji codes, no control characters.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ UNWRAPPED = 10_000  # columns
 def _console(*, stderr: bool, markup: bool) -> Console:
     console = Console(stderr=stderr, markup=markup, highlight=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = UNWRAPPED  # in a file or a pipe, whoever reads it may wrap it
+        console.width = UNWRAPPED  # the reader of a file or a pipe may wrap it
     return console
 
 
@@ -57,12 +57,12 @@ def write(text: str) -> None:
 
 
 def printable_lines(text: str) -> str:
-    """Return the text fit for a terminal: control characters are escaped, but for ends of lines."""
+    """Return the text fit for a terminal: control characters are escaped, except line ends."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def printable(text: str) -> str:
-    """The text on one line, fit for a terminal: control characters are written as escapes."""
+    """Return the text on one line, fit for a terminal: control characters are escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -79,7 +79,7 @@ def print_json(data: Any) -> None:
 
 
 def bytes_text(n: float) -> str:
-    """A number of bytes as people read it (decimal units)."""
+    """Return a number of bytes as people read it (decimal units)."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(n) < 1000:
             return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
@@ -89,7 +89,7 @@ def bytes_text(n: float) -> str:
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar of bytes on stderr, shown on a terminal only. Yields a function that is told of more."""
+    """Show a bar of bytes on stderr, on a terminal only. Yields a function that adds bytes."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -104,7 +104,7 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def loading_bar(title: str) -> Iterator[Callable[[float], None]]:
-    """A bar from 0 to 1 on stderr, shown on a terminal only. Yields a function that is told how far."""
+    """Show a bar from 0 to 1 on stderr, on a terminal only. Yields a function that sets it."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""Ctrl-C while an answer is written: stop the answer, not the program."""
+"""Lets Ctrl-C stop an answer, not the program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Interrupt"]
 
 
 class Interrupt:
-    """In its block, the first Ctrl-C is only noted; a second one raises KeyboardInterrupt."""
+    """Notes the first Ctrl-C in its block; a second one raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self._came = False
@@ -29,9 +29,9 @@ class Interrupt:
         self._came = True
 
     def came(self) -> bool:
-        """Whether Ctrl-C was pressed since the last `forget`."""
+        """Return whether Ctrl-C was pressed since the last `forget`."""
         return self._came
 
     def forget(self) -> None:
-        """Be ready for the next answer."""
+        """Forget a Ctrl-C, before the next answer."""
         self._came = False

@@ -1,4 +1,4 @@
-"""Commands that are imported when they are run: `dure --help` shows them all and imports none.
+"""Imports commands when they are run: `dure --help` shows them all and imports none.
 
 Knows each command's module and its summary. A test compares the summaries with the commands' own.
 """
@@ -18,7 +18,7 @@ __all__ = ["LazyCommand", "LazyCommands"]
 
 @dataclass(frozen=True)
 class LazyCommand:
-    """A command, or a group of commands: `module` has it under its own name."""
+    """A command or a group of commands, and the module that defines it under its own name."""
 
     module: str
     summary: str
@@ -46,7 +46,7 @@ class LazyCommands(Mapping[str, Any]):
         return name in self._commands
 
     def summary(self, name: str) -> TyperCommand | None:
-        """Return a command that can be listed and not run; None if there is none of this name."""
+        """Return a command that can be listed but not run; None if there is none of this name."""
         if name not in self._commands:
             return None
         return TyperCommand(name, help=self._commands[name].summary)

@@ -1,4 +1,4 @@
-"""From what a person wrote for MODEL to a file: a path, a short name, `hf:…`, or a name of `dure ls`."""
+"""Finds the file of a MODEL argument: a path, a short name, `hf:…`, or a name of `dure ls`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["resolve_draft", "resolve_model"]
 
 
 def resolve_model(text: str, *, may_pull: bool = False, pull_now: bool = False) -> Path:
-    """The file that a person means; of a split model its first part.
+    """Return the file of a MODEL argument; of a split model its first part.
 
-    A path comes first, then what lies on this machine. What is missing is pulled where the command
-    `may_pull`: after asking on a terminal, without asking where the user said --pull (`pull_now`).
-    Raises UsageError, with the command to run, where the model is not here and is not to be pulled;
-    else as `dure.model.store.pull` does.
+    A path comes first, then models on this machine. A missing model is pulled if the command `may_pull`:
+    after asking on a terminal, or without asking if the user gave --pull (`pull_now`).
+    Raises UsageError, with the command to run, if the model is missing and is not pulled; otherwise as
+    `dure.model.store.pull` does.
     """
     path = Path(text)
     if path.exists():
@@ -32,26 +32,26 @@ def resolve_model(text: str, *, may_pull: bool = False, pull_now: bool = False) 
     if model := library.find(text):
         return model.path
     if _is_path(text):
-        return path  # opening it says best what is wrong
+        return path  # opening it reports best what is wrong
     name = _name(text)
     if may_pull and (pull_now or _agreed(text)):
         return _pulled(name, library)
     more = ", or say --pull" if may_pull else ""
-    raise UsageError(f"{text} is not on this machine: run `dure pull {text}`{more}")
+    raise UsageError(f"{text} is not on this machine", f"run `dure pull {text}`{more}")
 
 
 def resolve_draft(text: str, *, pull_now: bool = False) -> str:
-    """What --draft means: one of `Draft`, or the absolute path of a draft model."""
+    """Return the value of --draft: one of `Draft`, or the absolute path of a draft model."""
     if text in set(Draft):
         return text
     path = resolve_model(text, may_pull=True, pull_now=pull_now)
     with open_gguf(path):
-        pass  # what is no model is told at once
+        pass  # a file that is no model is an error at once
     return str(path.absolute())
 
 
 def _is_path(text: str) -> bool:
-    """Whether this can only be meant as a file, there or not."""
+    """Return whether this can only be a path, existing or not."""
     if text.startswith(("hf:", "http://", "https://")):
         return False
     return text.startswith((".", "/", "~")) or (text.endswith(".gguf") and ":" not in text)

@@ -1,7 +1,7 @@
-"""Options that several commands share, declared once: a dataclass whose fields are options.
+"""Lets commands share groups of options: a dataclass whose fields are options.
 
-A command asks for a group by a parameter of its type; `expanded` puts the group's options in its place
-for Typer, and gives the command the group's value.
+A command takes a group as a parameter of its type; `expanded` shows Typer the group's options instead, and
+passes the group to the command.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["expanded"]
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command as Typer should see it: every parameter that is a group as its options."""
+    """Return the command for Typer, with each group replaced by its options."""
     signature = inspect.signature(command, eval_str=True)
     groups = {p.name: p.annotation for p in signature.parameters.values() if _is_group(p)}
 

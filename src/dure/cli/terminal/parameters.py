@@ -1,4 +1,4 @@
-"""The options that several commands share, with their help, in the panels that `--help` shows."""
+"""Declares the options that several commands share, with their help and its panels."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ SERVER, GUARDS = "Server", "Guards"
 Model = Annotated[
     str,
     typer.Argument(
-        help="A name (qwen3:4b, hf:owner/repository:Q4_K_M, or as `dure ls` shows it), or a GGUF "
-        "file; of a split one, any part.",
+        help="Name (qwen3:4b, hf:owner/repository:Q4_K_M, or one that `dure ls` lists) or GGUF file; "
+        "of a split model, any part.",
         autocompletion=models,
         show_default=False,
     ),
@@ -47,14 +47,14 @@ Pull = Annotated[
     bool,
     typer.Option(
         "--pull",
-        help="Pull the model if it is not on this machine, without asking.",
+        help="Pull a missing model without asking.",
         rich_help_panel=MODEL,
     ),
 ]
 Ranks = Annotated[
     int | None,
     typer.Option(
-        help="Cut the model over this many ranks on this machine.",
+        help="Cut the model over this number of ranks on this machine.",
         show_default="1",
         rich_help_panel=CLUSTER,
     ),
@@ -62,7 +62,7 @@ Ranks = Annotated[
 Shares = Annotated[
     str | None,
     typer.Option(
-        help="Each rank's share of the work, as in 3,2; on a cluster they follow speeds.",
+        help="Each rank's share of the work, as in 3,2; by default a cluster uses measured speeds.",
         show_default="equal",
         rich_help_panel=CLUSTER,
     ),
@@ -72,8 +72,8 @@ DraftFrom = Annotated[
     typer.Option(
         "--draft",
         metavar="lookup|off|MODEL",
-        help="Guess tokens ahead: looked up in the text so far, or asked of a small MODEL of the "
-        "same family as well. The text is the same, and comes sooner if guesses are right.",
+        help="Where speculative decoding takes draft tokens from: the text so far (lookup), or a small "
+        "MODEL of the same family too. The text stays the same and comes sooner.",
         rich_help_panel=SPEED,
     ),
 ]
@@ -92,7 +92,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
 
 @dataclass(frozen=True)
 class Running:
-    """Where a model runs, and how: for every command that starts one."""
+    """Where and how a model runs, for every command that starts one."""
 
     ctx: Annotated[
         int | None,
@@ -109,7 +109,7 @@ class Running:
         bool,
         typer.Option(
             "--cluster",
-            help="Cut the model over the machines of the cluster, this one first.",
+            help="Cut the model over the cluster's machines; this one is rank 0.",
             rich_help_panel=CLUSTER,
         ),
     ] = False
@@ -117,7 +117,7 @@ class Running:
         str | None,
         typer.Option(
             "--nodes",
-            help="With --cluster: exactly these nodes, as in pi-1,pi-2, or `all`.",
+            help="With --cluster: use exactly these nodes, as in pi-1,pi-2, or `all`.",
             show_default="those that make it faster",
             rich_help_panel=CLUSTER,
         ),
@@ -126,7 +126,7 @@ class Running:
         str | None,
         typer.Option(
             "--interface",
-            help="With --cluster: this machine's network device towards the nodes, as in eth0.",
+            help="With --cluster: use this network device towards the nodes, as in eth0.",
             show_default="the one that leads there",
             rich_help_panel=CLUSTER,
         ),
@@ -135,7 +135,8 @@ class Running:
     sync: Annotated[
         Wire,
         typer.Option(
-            help="How partial sums travel: 8-bit blocks, or exact float32.", rich_help_panel=CLUSTER
+            help="Format of partial sums in all-reduces: 8-bit blocks, or exact float32.",
+            rich_help_panel=CLUSTER,
         ),
     ] = Wire.Q8
     threads: Annotated[
@@ -152,7 +153,7 @@ class Running:
         bool,
         typer.Option(
             "--mlock",
-            help="Keep the weights in memory, whatever else wants it.",
+            help="Lock the weights in memory, so that they are never swapped out.",
             rich_help_panel=SPEED,
         ),
     ] = False
@@ -160,8 +161,8 @@ class Running:
         bool,
         typer.Option(
             "--pin",
-            help="Hold each thread to a core of its own, the quickest cores first: for a machine "
-            "whose cores are unlike, or on which other programs push threads about.",
+            help="Pin each thread to its own core, fastest cores first: for a machine with unlike cores "
+            "or other busy programs.",
             rich_help_panel=SPEED,
         ),
     ] = False
@@ -169,7 +170,7 @@ class Running:
     def options(
         self, *, ctx: int | None = None, n_sequences: int = 1, grace_s: float = 0.0
     ) -> RunOptions:
-        """Return them as the start of a model takes them. ctx: in place of one that was not given."""
+        """Return the options for the start of a model. ctx: the context if none was given."""
         return RunOptions(
             ranks=self.ranks,
             shares=self.shares,
@@ -197,7 +198,7 @@ class SamplingOptions:
         float,
         typer.Option(
             "--temp",
-            help="Temperature; 0 always takes the most likely token.",
+            help="Temperature; 0 always takes the likeliest token.",
             rich_help_panel=SAMPLING,
         ),
     ] = 0.8
@@ -210,24 +211,26 @@ class SamplingOptions:
     ] = 0.95
     top_k: Annotated[
         int,
-        typer.Option(help="Keep this many likeliest tokens; 0 is off.", rich_help_panel=SAMPLING),
+        typer.Option(
+            help="Keep this number of likeliest tokens; 0 is off.", rich_help_panel=SAMPLING
+        ),
     ] = 40
     min_p: Annotated[
         float,
         typer.Option(
-            help="Keep tokens with at least this part of the likeliest one's probability; 0 is off.",
+            help="Keep tokens with at least this fraction of the likeliest one's probability; 0 is off.",
             rich_help_panel=SAMPLING,
         ),
     ] = 0.05
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Repeat the same random choices.", show_default="random", rich_help_panel=SAMPLING
+            help="Seed of the random choices.", show_default="random", rich_help_panel=SAMPLING
         ),
     ] = None
 
     def sampling(self) -> Sampling:
-        """Return them as a request has them. Raises UsageError naming the option that makes no sense."""
+        """Return the sampling of a request. Raises UsageError naming the invalid option."""
         try:
             return Sampling(
                 temperature=self.temp,
@@ -237,5 +240,5 @@ class SamplingOptions:
                 seed=self.seed,
             )
         except UsageError as error:
-            name, _, rest = str(error).partition(" ")
-            raise UsageError(f"{_FLAGS.get(name, f'--{name}')} {rest}") from None
+            name, _, rest = error.problem.partition(" ")
+            raise UsageError(f"{_FLAGS.get(name, f'--{name}')} {rest}", error.cure) from None

@@ -1,4 +1,4 @@
-"""How a pull is shown: a bar on a terminal, lines elsewhere, and a word on how to resume it."""
+"""Shows a pull: a bar on a terminal, lines elsewhere, and how to resume it after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ LINE_EVERY_S = 10.0
 
 @contextmanager
 def saying_how_to_resume(name: str) -> Iterator[None]:
-    """Say after Ctrl-C how the pull is resumed."""
+    """Print how to resume the pull if Ctrl-C stops the block."""
     try:
         yield
     except KeyboardInterrupt:
-        errors.print(f"\nstopped: `dure pull {name}` goes on from here", markup=False)
+        errors.print(f"\nstopped: `dure pull {name}` resumes from here", markup=False)
         raise typer.Exit(130) from None
 
 
 @contextmanager
 def pull_progress() -> Iterator[Watcher]:
-    """Show a pull on stderr: a bar on a terminal, a line now and then elsewhere."""
+    """Show a pull on stderr: a bar on a terminal, occasional lines elsewhere."""
     with contextlib.ExitStack() as stack:
         yield stack.enter_context(_Bar()) if errors.is_terminal else _Lines()
 
 
 class _Bar:
-    """One bar for the current file."""
+    """A bar for the current file."""
 
     def __init__(self) -> None:
         columns = (
@@ -65,7 +65,7 @@ class _Bar:
         self._progress.stop()
 
     def file(self, name: str, size_bytes: int | None, done_bytes: int) -> None:
-        """Begin a new bar."""
+        """Begin the bar of a file."""
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._task = self._progress.add_task(
@@ -83,21 +83,21 @@ class _Bar:
 
 
 class _Lines:
-    """A line when a file begins, and one every ten seconds."""
+    """A line per file, and one every ten seconds."""
 
     def __init__(self) -> None:
         self._name, self._size, self._done = "", 0, 0
         self._written_at = time.monotonic()
 
     def file(self, name: str, size_bytes: int | None, done_bytes: int) -> None:
-        """Say what begins."""
+        """Print the file that begins."""
         self._name, self._size, self._done = name, size_bytes or 0, done_bytes
         size = bytes_text(size_bytes) if size_bytes is not None else "size unknown"
         begun = f", {bytes_text(done_bytes)} are here" if done_bytes else ""
         self.note(f"pulling {name} ({size}{begun})")
 
     def advance(self, n_bytes: int) -> None:
-        """Say how far it is, now and then."""
+        """Print the progress every ten seconds."""
         self._done += n_bytes
         if time.monotonic() - self._written_at >= LINE_EVERY_S:
             of = f" of {bytes_text(self._size)}" if self._size else ""

@@ -1,4 +1,4 @@
-"""A running model for a command: started with progress on the terminal, ended with the block."""
+"""Runs a model for a command: shows its start on the terminal and ends it with the block."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class TerminalReporter:
     """Shows bars and warnings on stderr."""
 
     def cutting(self, name: str, total_bytes: int) -> AbstractContextManager[Callable[[int], None]]:
-        """A bar of bytes."""
+        """Show a bar of bytes."""
         return progress_bar(f"cutting {name}", total_bytes)
 
     def loading(self, what: str) -> AbstractContextManager[Callable[[float], None]]:
-        """A bar from 0 to 1."""
+        """Show a bar from 0 to 1."""
         return loading_bar(f"loading {what}")
 
     def doing(self, what: str) -> AbstractContextManager[Callable[[float], None]]:
-        """A bar from 0 to 1; where nobody sees bars, a line."""
+        """Show a bar from 0 to 1 on a terminal, a line elsewhere."""
         if not errors.is_terminal:
             errors.print(what, markup=False)
         return loading_bar(what)
@@ -41,17 +41,17 @@ class TerminalReporter:
         """Show nothing: the bars say enough."""
 
     def news(self, text: str) -> None:
-        """A yellow line too."""
+        """Print a yellow line too."""
         self.warn(text)
 
     def warn(self, text: str) -> None:
-        """A yellow line."""
+        """Print a yellow line."""
         errors.print(text, style="yellow", markup=False)
 
 
 @contextmanager
 def running_model(model: Path, options: RunOptions) -> Iterator[tuple[GgufFile, FullExecutor]]:
-    """Run a model until the block ends, whatever happens in it."""
+    """Run a model until the block ends, by an error too."""
     with open_gguf(model) as gguf:
         executor = start_model(gguf, options, TerminalReporter()).executor
         try:
@@ -64,7 +64,7 @@ def running_model(model: Path, options: RunOptions) -> Iterator[tuple[GgufFile, 
 def proposer(
     draft: str, gguf: GgufFile, vocabulary: Vocabulary, options: RunOptions, executor: Executor
 ) -> Iterator[Proposer | None]:
-    """Propose draft tokens for a running model, as --draft says."""
+    """Make the proposer of draft tokens that --draft names, until the block ends."""
     draft_model = None
     if path := draft_model_path(draft):
         n_ctx, reporter = executor.info.n_ctx, TerminalReporter()

@@ -1,4 +1,4 @@
-"""The options of a server: what it offers, and whom it lets in. For `dure serve`."""
+"""Declares the options of `dure serve`: what it offers, and whom it lets in."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from dure.http.settings import LogFormat, ServerSettings
 
 __all__ = ["Guarding", "ModelFiles", "Serving"]
 
-STORE_PART = 0.1  # of the free memory, for prefixes that have no room in the KV cache
+STORE_PART = 0.1  # of the free memory, for prefixes that do not fit the KV cache
 MB = 1_000_000
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What a server makes embeddings and prompts with, besides its model."""
+    """A server's embedding model, pooling and chat template."""
 
     embedding_model: Annotated[
         str | None,
         typer.Option(
-            help="Another model, for embeddings.",
-            show_default="the model itself",
+            help="Model for embeddings.",
+            show_default="MODEL",
             rich_help_panel=MODEL,
         ),
     ] = None
     pooling: Annotated[
         Literal["mean", "cls", "last"] | None,
         typer.Option(
-            help="How embeddings are pooled.",
-            show_default="as the model was made",
+            help="Pooling of embeddings.",
+            show_default="as the model says",
             rich_help_panel=MODEL,
         ),
     ] = None
     chat_template: Annotated[
         Path | None,
         typer.Option(
-            help="Jinja file instead of the model's own chat template.", rich_help_panel=MODEL
+            help="Jinja file to use instead of the model's chat template.", rich_help_panel=MODEL
         ),
     ] = None
 
@@ -77,13 +77,13 @@ class Serving:
     parallel: Annotated[
         int,
         typer.Option(
-            help="Answers at once; each has a context of its own.", rich_help_panel=SERVER
+            help="Number of answers at once, each with its own context.", rich_help_panel=SERVER
         ),
     ] = 4
     alias: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name of the model for clients; may be given again.",
+            help="Name of the model for clients; repeatable.",
             show_default="file",
             rich_help_panel=SERVER,
         ),
@@ -91,7 +91,7 @@ class Serving:
     cache_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Keep computed prompts here, over restarts.",
+            help="Directory that keeps computed prompts over restarts.",
             show_default="in memory",
             rich_help_panel=SERVER,
         ),
@@ -99,7 +99,7 @@ class Serving:
     cache_size: Annotated[
         int | None,
         typer.Option(
-            help="MB for computed prompts beside the KV cache; 0 keeps none.",
+            help="MB for computed prompts besides the KV cache; 0 keeps none.",
             show_default="a tenth of the free memory",
             rich_help_panel=SERVER,
         ),
@@ -107,19 +107,21 @@ class Serving:
     slots: Annotated[
         bool,
         typer.Option(
-            help="Show at /slots what runs, to those who have a key.", rich_help_panel=SERVER
+            help="Show running requests at /slots, to clients with a key.", rich_help_panel=SERVER
         ),
     ] = True
     log_format: Annotated[
-        LogFormat, typer.Option(help="Of the access log.", rich_help_panel=SERVER)
+        LogFormat, typer.Option(help="Format of the access log.", rich_help_panel=SERVER)
     ] = "text"
     log_file: Annotated[
         Path | None,
-        typer.Option(help="Access log.", show_default="standard error", rich_help_panel=SERVER),
+        typer.Option(
+            help="File of the access log.", show_default="standard error", rich_help_panel=SERVER
+        ),
     ] = None
 
     def store_bytes(self) -> int:
-        """Return the room for computed prompts. Raises UsageError."""
+        """Return the bytes for computed prompts. Raises UsageError."""
         if self.cache_size is None:
             return int(probe().available_bytes * STORE_PART)
         if self.cache_size < 0:
@@ -134,45 +136,45 @@ class Guarding:
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            help="File of API keys, `name:key` a line; DURE_API_KEYS holds them too.",
+            help="File of API keys, one `name:key` per line; DURE_API_KEYS may hold more.",
             rich_help_panel=GUARDS,
         ),
     ] = None
     tls_cert: Annotated[
-        Path | None, typer.Option(help="Certificate, for HTTPS.", rich_help_panel=GUARDS)
+        Path | None, typer.Option(help="Certificate file, for HTTPS.", rich_help_panel=GUARDS)
     ] = None
     tls_key: Annotated[
-        Path | None, typer.Option(help="The certificate's key.", rich_help_panel=GUARDS)
+        Path | None, typer.Option(help="Key file of the certificate.", rich_help_panel=GUARDS)
     ] = None
     insecure: Annotated[
         bool,
         typer.Option(
             "--insecure",
-            help="Let everyone on the network in, without a key.",
+            help="Let everyone on the network in without a key.",
             rich_help_panel=GUARDS,
         ),
     ] = False
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
-            help="Web page that may call, as https://chat.example; may be given again.",
+            help="Web page that may call the API, as https://chat.example; repeatable.",
             rich_help_panel=GUARDS,
         ),
     ] = None
     queue: Annotated[
         int,
         typer.Option(
-            help="Requests that may wait; more are refused, to try again later.",
+            help="Number of requests that may wait; more are refused.",
             rich_help_panel=GUARDS,
         ),
     ] = 64
     requests_per_minute: Annotated[
         float | None,
-        typer.Option(help="Of each key.", show_default="unlimited", rich_help_panel=GUARDS),
+        typer.Option(help="Limit of each key.", show_default="unlimited", rich_help_panel=GUARDS),
     ] = None
     tokens_per_minute: Annotated[
         float | None,
-        typer.Option(help="Of each key.", show_default="unlimited", rich_help_panel=GUARDS),
+        typer.Option(help="Limit of each key.", show_default="unlimited", rich_help_panel=GUARDS),
     ] = None
     max_prompt: Annotated[
         int | None,
@@ -186,29 +188,30 @@ class Guarding:
     deadline: Annotated[
         float,
         typer.Option(
-            help="Seconds that running answers get when the server is stopped.",
+            help="Seconds that running answers get when the server stops.",
             rich_help_panel=GUARDS,
         ),
     ] = 30.0
     slow_client: Annotated[
         float,
         typer.Option(
-            help="Seconds that a client may leave its answer unread.", rich_help_panel=GUARDS
+            help="Seconds before a client that does not read its answer is dropped.",
+            rich_help_panel=GUARDS,
         ),
     ] = 30.0
     idle: Annotated[
         float,
-        typer.Option(help="Seconds that a silent connection is kept.", rich_help_panel=GUARDS),
+        typer.Option(help="Seconds before an idle connection is closed.", rich_help_panel=GUARDS),
     ] = 75.0
     keep_alive: Annotated[
         float,
         typer.Option(
-            help="Seconds of silence after which a stream gets a comment.", rich_help_panel=GUARDS
+            help="Seconds of silence before a stream gets a comment.", rich_help_panel=GUARDS
         ),
     ] = 5.0
 
     def settings(self, serving: Serving) -> ServerSettings:
-        """Return the server's settings. Raises UsageError naming the value that makes no sense."""
+        """Return the server's settings. Raises UsageError naming an invalid value."""
         return ServerSettings(
             host=serving.host,
             port=serving.port,

@@ -16,7 +16,7 @@ from dure.engine.executor import FullExecutor, RankFacts, StepStats
 from dure.engine.instruments.floor import FloorProbe
 from dure.engine.instruments.timed_runs import TimedRuns
 
-__all__ = ["BenchResult", "BenchRuns", "RankTimes", "Rate", "Spread", "TokenTimes", "measure"]
+__all__ = ["BenchResult", "BenchRuns", "RankTimes", "Spread", "TokenRate", "TokenTimes", "measure"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Rate:
+class TokenRate:
     """The speed of runs of `tokens` tokens each."""
 
     tokens: int
@@ -82,8 +82,8 @@ class BenchResult:
     ranks: int
     threads: int
     depth: int
-    prompt: Rate
-    generation: Rate
+    prompt: TokenRate
+    generation: TokenRate
     per_token_ms: TokenTimes
     per_token_ms_by_rank: RankTimes
     bytes_sent_per_token: float
@@ -153,8 +153,8 @@ def _result(
         ranks=executor.info.n_ranks,
         threads=executor.info.threads[0],
         depth=runs.depth,
-        prompt=Rate(runs.n_prompt, Spread.of(prompts)),
-        generation=Rate(runs.n_generate, Spread.of(generations)),
+        prompt=TokenRate(runs.n_prompt, Spread.of(prompts)),
+        generation=TokenRate(runs.n_generate, Spread.of(generations)),
         per_token_ms=TokenTimes(*map(statistics.mean, (times.compute, times.sync, times.idle))),
         per_token_ms_by_rank=times,
         bytes_sent_per_token=statistics.mean(sent),
