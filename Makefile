@@ -10,7 +10,7 @@
 PYTHON ?= python3
 VENV := .venv
 # tests that run at once, if all of them do
-WORKERS ?= 2
+WORKERS ?= 1
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(shell find src -name '*.py')
 
@@ -44,7 +44,7 @@ $(VENV)/installed-dev: $(VENV)/python pyproject.toml
 	@touch $@
 
 test: install $(VENV)/installed-dev
-	$(BIN)/python -m pytest $(or $(ARGS),-n $(WORKERS) --dist loadgroup)
+	$(BIN)/python -m pytest $(or $(ARGS),$(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadgroup))
 
 check: lint test
 

@@ -23,6 +23,7 @@ def vocabulary() -> Iterator[Vocabulary]:
         vocabulary.close()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file's tests on one worker of xdist, and all that make hosts on the same one."""
     for item in items:
