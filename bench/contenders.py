@@ -1,11 +1,11 @@
-"""The programs that are compared: how each is found, run once and read.
+"""Runs the programs that are compared: finds each, runs it once and reads its output.
 
 Knows the command lines and the output of `dure bench`, `llama-bench` and `dllama`.
 Refuses to know how often they run and what their numbers are compared with.
 
 The peers are found by environment variables: nothing is downloaded or built here.
 Every measuring function returns tokens/s as `{"prompt": ..., "generation": ...}`; those that tell
-where the time of a generated token goes add `compute_ms` and `sync_ms`.
+where a generated token's time goes add `compute_ms` and `sync_ms`.
 """
 
 from __future__ import annotations
@@ -37,36 +37,36 @@ RPC_PORT = 9992
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What every contender is given: tokens of the prompt and tokens to generate."""
+    """The work of every contender: tokens of the prompt and tokens to generate."""
 
     prompt_tokens: int
     generation_tokens: int
-    depth: int = 0  # tokens that are in the context before
-    repeats: int = 5  # medians of these are taken; where a program can repeat
+    depth: int = 0  # tokens in the context before each run
+    repeats: int = 5  # number of runs, if a program can repeat; their medians count
 
 
 def llama_bench_program() -> str:
-    """The path of llama-bench, from DURE_LLAMA_BENCH. Raises BenchError."""
+    """Return the path of llama-bench, from DURE_LLAMA_BENCH. Raises BenchError."""
     return _peer("DURE_LLAMA_BENCH", "llama.cpp's llama-bench")
 
 
 def llama_server_program() -> str:
-    """The path of llama-server, from DURE_LLAMA_SERVER. Raises BenchError."""
+    """Return the path of llama-server, from DURE_LLAMA_SERVER. Raises BenchError."""
     return _peer("DURE_LLAMA_SERVER", "llama.cpp's llama-server")
 
 
 def rpc_server_program() -> str:
-    """The path of llama.cpp's RPC server, from DURE_RPC_SERVER. Raises BenchError."""
+    """Return the path of llama.cpp's RPC server, from DURE_RPC_SERVER. Raises BenchError."""
     return _peer("DURE_RPC_SERVER", "llama.cpp's ggml-rpc-server")
 
 
 def dllama_program() -> str:
-    """The path of dllama, from DURE_DLLAMA. Raises BenchError."""
+    """Return the path of dllama, from DURE_DLLAMA. Raises BenchError."""
     return _peer("DURE_DLLAMA", "Distributed Llama's dllama")
 
 
 def installed_program(name: str) -> str:
-    """A program of this Python's environment, or else of PATH. Raises BenchError."""
+    """Return a program of this Python's environment, or else of PATH. Raises BenchError."""
     beside = str(Path(sys.executable).parent)
     found = shutil.which(name, path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
     if found is None:
@@ -75,7 +75,7 @@ def installed_program(name: str) -> str:
 
 
 def output(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
-    """What a program prints to stdout. Raises BenchError with its last words when it fails."""
+    """Run a program and return its stdout. Raises BenchError with its last line if it fails."""
     try:
         done = subprocess.run(
             argv, env={**os.environ, **(environment or {})}, check=False, timeout=TIMEOUT_S,
@@ -92,7 +92,7 @@ def output(argv: Sequence[str], environment: Mapping[str, str] | None = None) ->
 
 
 def mpi_environment(device: str) -> dict[str, str]:
-    """Variables that make MPI's ranks talk over the network device `device` only.
+    """Return variables that restrict MPI to the network device `device`.
 
     Without them MPICH and UCX would use shared memory between hosts that share a kernel.
     """
@@ -103,20 +103,20 @@ def dure(
     model: Path, ranks: int, threads: int, load: Load, *,
     prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None,
 ) -> dict[str, float]:  # fmt: skip
-    """Run `dure bench` on `ranks` ranks of `threads` threads; medians of its own runs."""
+    """Run `dure bench` on `ranks` ranks of `threads` threads; return its medians."""
     argv = [*prefix, *_dure_bench(model, ranks, threads, load)]
     return _read_dure(_json(argv, environment))
 
 
 def dure_on_hosts(hosts: Sequence[Host], model: Path, load: Load) -> dict[str, float]:
-    """Run `dure bench` with rank i on host i and, where there is one, CPU i; one thread each."""
+    """Run `dure bench` with rank i on host i and on CPU i, if there is one; one thread each."""
     return dure(model, len(hosts), 1, load, environment=_on_hosts(hosts))
 
 
 def dure_and_floor_on_hosts(
     hosts: Sequence[Host], model: Path, load: Load
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The same, and beside it what memory and link would have allowed at best in that minute."""
+    """Run the same, and return also the floor of memory and link in that minute."""
     with tempfile.TemporaryDirectory() as folder:
         trace = ["--trace", f"{folder}/trace.json"]
         argv = [*_dure_bench(model, len(hosts), 1, load), *trace]
@@ -154,7 +154,7 @@ def llama_bench(
     model: Path, threads: int, load: Load, *,
     prefix: Sequence[str] = (), more: Sequence[str] = (),
 ) -> dict[str, float]:  # fmt: skip
-    """Run llama-bench with its defaults; medians of its own repetitions. 0 tokens are not measured."""
+    """Run llama-bench with its defaults; return its medians. 0 tokens are not measured."""
     argv = [
         *prefix, llama_bench_program(), "-m", str(model), "-t", str(threads),
         "-p", str(load.prompt_tokens), "-n", str(load.generation_tokens), "-d", str(load.depth),

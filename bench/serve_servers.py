@@ -1,8 +1,8 @@
-"""The servers under load: how each is started, found healthy, asked and stopped.
+"""Starts and stops the servers under load.
 
-Knows the command lines of `dure serve` and of llama.cpp's `llama-server`, and how to watch the
-memory and the processor time of everything a server started.
-Refuses to know what is asked of them and how their answers compare.
+Knows the command lines of `dure serve` and of llama.cpp's `llama-server`, and how to measure memory
+and processor time of all processes of a server.
+Refuses to know the requests, and how the answers compare.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ STOP_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What both servers are given. `context` is tokens for each of the `slots`.
+    """The settings of both servers. `context` is tokens of each of the `slots`.
 
-    cache_mb: for computed prompts beside the KV cache; None: each server's own default.
+    cache_mb: for computed prompts besides the KV cache; None: each server's own default.
     """
 
     model: Path
@@ -46,7 +46,7 @@ class Setting:
 
 
 def llama_server(setting: Setting, port: int) -> list[str]:
-    """The command that starts llama-server; all that is not told here is its default."""
+    """Return the command that starts llama-server; all other options have their defaults."""
     return [
         llama_server_program(), "--model", str(setting.model),
         "--host", HOST, "--port", str(port), "--threads", str(setting.threads),
@@ -56,7 +56,7 @@ def llama_server(setting: Setting, port: int) -> list[str]:
 
 
 def dure_serve(setting: Setting, port: int) -> list[str]:
-    """The command that starts `dure serve`."""
+    """Return the command that starts `dure serve`."""
     return [
         sys.executable, "-m", "dure.cli.main", "serve", str(setting.model),
         "--host", HOST, "--port", str(port), "--threads", str(setting.threads),
@@ -75,7 +75,7 @@ SERVERS: dict[str, Command] = {"dure": dure_serve, "llama-server": llama_server}
 
 
 class Server:
-    """A server that runs, with everything it has started."""
+    """A running server, with the processes that it started."""
 
     def __init__(self, argv: list[str], port: int, log: Path) -> None:
         self.address = Address(HOST, port)
@@ -87,7 +87,7 @@ class Server:
             )
 
     def processes(self) -> list[psutil.Process]:
-        """The server's process and all its descendants."""
+        """Return the server's process and all its descendants."""
         try:
             first = psutil.Process(self._process.pid)
             return [first, *first.children(recursive=True)]
@@ -95,17 +95,17 @@ class Server:
             return []
 
     def cpu_s(self) -> float:
-        """Processor time of all its processes so far."""
+        """Return the processor time of all its processes so far."""
         return sum(_of(process, lambda p: sum(p.cpu_times()[:2])) for process in self.processes())
 
     def memory_bytes(self) -> int:
-        """Memory that its processes hold; what they share is counted once (PSS)."""
+        """Return the memory of its processes; shared pages count once (PSS)."""
         return int(
             sum(_of(process, lambda p: p.memory_full_info().pss) for process in self.processes())
         )
 
     def wait_healthy(self) -> None:
-        """Return once `/health` answers 200. Raises BenchError where it does not in time."""
+        """Return once `/health` answers 200. Raises BenchError if it does not in time."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
@@ -116,7 +116,7 @@ class Server:
         raise self.failure(f"was not healthy within {START_TIMEOUT_S:g} s")
 
     def healthy(self) -> bool:
-        """Whether `/health` answers 200 now."""
+        """Return whether `/health` answers 200 now."""
         try:
             asyncio.run(fetch(self.address, "GET", "/health"))
         except (BenchError, OSError):
@@ -124,12 +124,12 @@ class Server:
         return True
 
     def failure(self, what: str) -> BenchError:
-        """An error with the server's last words."""
+        """Return an error with the last lines of the server's log."""
         lines = self.log.read_text(errors="replace").splitlines()
         return BenchError("\n  ".join([f"`{self._name} ...` {what}:", *lines[-8:]]))
 
     def stop(self) -> None:
-        """End it as a user would, and what is left of it by force."""
+        """Stop it as a user would, and kill what is left."""
         left = self.processes()
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
