@@ -1,12 +1,12 @@
 """Faults in a cluster: many seeded runs, each with one fault at a random moment of a greedy stream.
 
 Three hosts (network namespaces on 1 Gbit/s links) serve the demo model with a rank on each. In every run
-a story is streamed, a fault is made, and the story must end as it does undisturbed. What is measured is the
-time from the fault to the next token.
+a story is streamed and a fault is made; the story must end as it does without one. The time from the fault
+to the next token is measured.
 
     sudo -E "$(command -v python)" bench/cluster_faults.py --runs 100
 
-Needs root and iproute2. A fault that nothing felt, because the story was over, is not counted.
+Needs root and iproute2. A fault after the end of the story is not counted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ for line in urllib.request.urlopen(request, timeout=300):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a fault did. pause_s: from the fault to the next text. whole: the text was right."""
+    """The effect of a fault. pause_s: from the fault to the next text. whole: the text was right."""
 
     fault: str
     pause_s: float
@@ -53,7 +53,7 @@ class Outcome:
 
 
 class Campaign:
-    """A cluster that serves, and the faults that can happen to it."""
+    """A serving cluster, and the faults that can happen to it."""
 
     def __init__(self, hosts: list[Machine], draw: random.Random) -> None:
         self._root, *self._nodes = hosts
@@ -69,7 +69,7 @@ class Campaign:
         }
 
     def serve(self) -> None:
-        """Begin to serve."""
+        """Start the server."""
         self._root.start(
             *("serve", DEMO, "--cluster", "--nodes", "all", "--port", PORT),
             *("--temp", 0, "--sync", "f32", "-t", 1),
@@ -77,9 +77,9 @@ class Campaign:
         )
 
     def run(self, fault: str, after: int, expected: str) -> Outcome | None:
-        """Stream a story, make the fault after so many pieces of text; None where it was over before.
+        """Stream a story and make the fault after n pieces of text; return None if it ended before.
 
-        Every node has a rank when it begins: one that was left out is taken in again when it is quiet.
+        Every node has a rank at the start: one that was left out rejoins when the engine is idle.
         """
         _wait(lambda: all(map(ranks_of, self._nodes)))
         with self._asking() as log:
@@ -92,13 +92,13 @@ class Campaign:
         if not later:
             return None
         whole = "".join(text for _, text in texts) == expected
-        # What was on its way when the fault came is followed by the pause that it made.
+        # Text that was on its way when the fault came arrives before the pause.
         times = [begun, *later]
         pause_s = max(b - a for a, b in itertools.pairwise(times))
         return Outcome(fault, pause_s, whole)
 
     def undisturbed(self) -> str:
-        """The story."""
+        """Return the story without a fault."""
         with self._asking() as log:
             _wait(lambda: log.read_text().endswith("[DONE]\n"))
         return "".join(text for _, text in _texts(log))
@@ -158,7 +158,7 @@ class Campaign:
         _kill(ranks_of(node))
 
     def _fill_disk(self) -> None:
-        """The node has lost its shard and has no room for it, for a while."""
+        """Delete the node's shard and fill its disk, for a while."""
         node = self._node()
         shards = node.home / "dure_node_dir" / "shards"
         with _small_disk(shards):
@@ -168,7 +168,7 @@ class Campaign:
 
 @contextlib.contextmanager
 def _small_disk(directory: Path) -> Iterator[None]:
-    """An empty and full disk at this place, while the block runs."""
+    """Mount a small disk here that is full, while the block runs."""
     options = ["-o", "size=1m"]
     subprocess.run(["mount", "-t", "tmpfs", *options, "none", str(directory)], check=True)
     try:
@@ -184,7 +184,7 @@ def _kill(processes: list[psutil.Process]) -> None:
 
 
 def _texts(log: Path) -> list[tuple[float, str]]:
-    """Pieces of text with the times at which they came."""
+    """Yield pieces of text with their times of arrival."""
     found = []
     for line in log.read_text().splitlines():
         at, _, data = line.partition(" ")
@@ -205,7 +205,7 @@ def _wait(condition: Callable[[], object]) -> None:
 
 
 def run() -> int:
-    """Run the campaign; 0 where every story was whole."""
+    """Run the campaign; return 0 if every story was whole."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,6 +1,6 @@
-"""A cluster's machines as network namespaces: every host has its own name, address and directories.
+"""Makes a cluster's machines as network namespaces: every host has its own name, address and directories.
 
-Knows how `dure` runs on a host as a user runs it there. Needs root and iproute2, as CI has them.
+Knows how a user runs `dure` on a host. Needs root and iproute2, as CI has them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from measure import BenchError
 WAIT_S = 120.0
 CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
 PERIOD_US = (
-    4000  # short: a slow processor, not one that sleeps now and then (a quota is 1 ms or more)
+    4000  # short, to be like a slow processor, not one that pauses (a quota is 1 ms or more)
 )
 DURE = (sys.executable, "-m", "dure.cli.main")
 
 
 @dataclass
 class Machine:
-    """One host, with what it keeps below `home`; on one processor `cpu`, and of it a `quota`, if given."""
+    """One host, with its files below `home`; limited to processor `cpu` and its `quota`, if given."""
 
     host: Host
     home: Path
@@ -39,13 +39,13 @@ class Machine:
 
     @property
     def name(self) -> str:
-        """What it calls itself."""
+        """Return its host name."""
         return self.host.name
 
     @property
     def environment(self) -> dict[str, str]:
-        """Everything of dure's lies below `home`."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("DURE_")}
+        """Return an environment with all of dure's directories below `home`."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("DURE_")}
         own = {
             name: str(self.home / name.lower())
             for name in (
@@ -57,10 +57,10 @@ class Machine:
             )
         }
         (self.home / "dure_config").touch()
-        return {**kept, **own, "COLUMNS": "250"}
+        return {**inherited, **own, "COLUMNS": "250"}
 
     def command(self, *arguments: object) -> list[str]:
-        """`dure` with these arguments on this host."""
+        """Return the command that runs `dure` with these arguments on this host."""
         words = self.host.command([*DURE, *map(str, arguments)], self.cpu)
         if self.quota == 1:
             return words
@@ -68,7 +68,7 @@ class Machine:
 
     @property
     def _group(self) -> Path:
-        """The control group (version 1) that holds this host's processes to its quota."""
+        """Return the control group (version 1) that limits this host's processes to its quota."""
         group = CPU_GROUPS / self.name
         if not group.exists():
             try:
@@ -76,11 +76,11 @@ class Machine:
                 (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
                 (group / "cpu.cfs_quota_us").write_text(str(int(self.quota * PERIOD_US)))
             except OSError as error:
-                raise BenchError(f"no quota of a processor can be set: {error}") from error
+                raise BenchError(f"no processor quota can be set: {error}") from error
         return group
 
     def dure(self, *arguments: object, status: int = 0) -> str:
-        """What a command prints that must end with this status: its output, or else its errors."""
+        """Run a command that must end with this status; return its output, or else its errors."""
         done = subprocess.run(
             self.command(*arguments),
             env=self.environment,
@@ -94,7 +94,7 @@ class Machine:
         return done.stderr if status else done.stdout
 
     def start(self, *arguments: object, says: str) -> Path:
-        """A command that runs on, once its output or errors say so; the file with both."""
+        """Start a command and wait until its output or errors contain a text; return the file of both."""
         log = self.home / f"log{len(self.started)}"
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -113,7 +113,7 @@ class Machine:
         return log
 
     def stop(self) -> None:
-        """End what was started, as SIGTERM does."""
+        """Stop the started commands with SIGTERM."""
         for process in self.started:
             process.terminate()
         for process in self.started:
@@ -124,7 +124,7 @@ class Machine:
         self.started.clear()
 
     def close(self) -> None:
-        """End what was started, and give up the quota."""
+        """Stop the started commands and remove the quota."""
         self.stop()
         with contextlib.suppress(OSError):
             (CPU_GROUPS / self.name).rmdir()
@@ -132,7 +132,7 @@ class Machine:
 
 @contextmanager
 def machines(directory: Path, count: int) -> Iterator[list[Machine]]:
-    """So many hosts on one switch."""
+    """Make n hosts on one switch."""
     with linked_hosts(count) as hosts:
         found = [Machine(host, directory / host.name) for host in hosts]
         for machine in found:
@@ -145,13 +145,13 @@ def machines(directory: Path, count: int) -> Iterator[list[Machine]]:
 
 
 def invited(root: Machine) -> str:
-    """A code; the root's door stays open."""
+    """Return a code; the root's join server stays open."""
     log = root.start("cluster", "invite", says="type it on the machine")
     return log.read_text().split()[2]
 
 
 def joined(root: Machine, *nodes: Machine) -> None:
-    """Make a cluster of the root and these nodes, whose agents then run."""
+    """Make a cluster of the root and these nodes, and start their agents."""
     root.dure("cluster", "init")
     for node in nodes:
         node.dure("join", invited(root), "--root", root.host.address)
@@ -160,7 +160,7 @@ def joined(root: Machine, *nodes: Machine) -> None:
 
 
 def processes_of(machine: Machine) -> list[psutil.Process]:
-    """Every process on a host."""
+    """Return all processes on a host."""
     pids = subprocess.run(
         ["ip", "netns", "pids", machine.name], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -172,7 +172,7 @@ def processes_of(machine: Machine) -> list[psutil.Process]:
 
 
 def ranks_of(machine: Machine) -> list[psutil.Process]:
-    """The rank processes on a host."""
+    """Return the rank processes on a host."""
     found = []
     for process in processes_of(machine):
         with contextlib.suppress(psutil.Error):

@@ -1,8 +1,8 @@
-"""A cluster that waits: what it costs each machine while nobody asks.
+"""An idle cluster: what it costs each machine.
 
 Three hosts (network namespaces on 1 Gbit/s links) serve the demo model with a rank on each. After one
-answer nothing is asked for a while; then the processor time of every process of a host and the bytes that
-went through its network device are counted.
+answer there are no requests for a while; then the processor time of all processes of a host and the bytes
+through its network device are counted.
 
     sudo -E "$(command -v python)" bench/cluster_idle.py --seconds 120
 
@@ -30,7 +30,7 @@ MOST_CORE, MOST_BYTES_PER_S = 0.03, 1000.0
 
 
 def cpu_s(machine: Machine) -> float:
-    """Processor seconds of all processes on a host so far."""
+    """Return the processor seconds of all processes on a host so far."""
     total = 0.0
     for process in processes_of(machine):
         with contextlib.suppress(psutil.Error):
@@ -40,7 +40,7 @@ def cpu_s(machine: Machine) -> float:
 
 
 def network_bytes(machine: Machine) -> int:
-    """Bytes received and sent by a host's network device so far, headers included."""
+    """Return the bytes received and sent by a host's network device so far, with headers."""
     command = ["ip", "-n", machine.name, "-s", "-j", "link", "show", machine.host.device]
     done = subprocess.run(command, capture_output=True, check=True)
     stats = json.loads(done.stdout)[0]["stats64"]
@@ -48,7 +48,7 @@ def network_bytes(machine: Machine) -> int:
 
 
 def run() -> int:
-    """Measure; 0 where every node stays below both limits."""
+    """Measure; return 0 if every node stays below both limits."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

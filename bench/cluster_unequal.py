@@ -1,10 +1,10 @@
-"""Unequal machines: the shares that dure plans from measured speeds, beside equal ones.
+"""Unequal machines: the shares that dure plans from measured speeds, compared with equal ones.
 
-Three hosts (network namespaces on 1 Gbit/s links) have a whole processor, 0.6 and 0.3 of one, as control
-groups allow it. What is predicted comes from the measured speeds and links and the two cuts: at every sum
-all wait for the slowest. A prompt is measured: between two of its sums lie many of the periods (4 ms) in
-which a quota is spent. Between two sums of one token lies less than one, so that a machine with a quota is
-there as fast as any other until it halts, which no slow machine does.
+Three hosts (network namespaces on 1 Gbit/s links) have a whole processor, 0.6 and 0.3 of one, by control
+groups. The prediction comes from the measured speeds and links and the two cuts: at every all-reduce, all
+wait for the slowest. Prefill is measured, because between two of its all-reduces lie many of the periods
+(4 ms) of a quota. Between two all-reduces of one token lies less than one period, in which a machine with a
+quota is as fast as any other until it halts, unlike a slow machine.
 
     sudo -E "$(command -v python)" bench/cluster_unequal.py
 
@@ -34,30 +34,30 @@ PARTS = ((0, 1.0), (1, 0.6), (1, 0.3))
 """Of every host: its processor, and how much of it."""
 TOKENS = 512
 CLOSE = 0.2
-Q8_BYTES = 34 / 32  # on the wire, for a number
+Q8_BYTES = 34 / 32  # of a number on the wire
 _SECTIONS = (
     {Along.QUERY, Along.KEY, Along.VALUE, Along.CONTEXT, Along.HEADS},
     {Along.FFN},
 )
-"""What lies between two sums; of a prompt's logits only the last are computed."""
+"""The weights read between two all-reduces; of a prompt, only the last logits are computed."""
 
 
 def contender(root: Machine, model: Path, name: str, *options: object) -> Contender:
-    """A model that reads a prompt on the cluster, with some shares."""
+    """Return a contender: prefill on the cluster with some shares."""
 
     def measure() -> Sample:
-        said = root.dure(
+        printed = root.dure(
             *("bench", model, "--json", "-t", 1, "-p", TOKENS, "-n", 1, "--repeat", 1),
             *("--cluster", "--nodes", "all", *options),
         )
-        return {"prompt": float(json.loads(said)["prompt"]["tokens_per_s"]["median"])}
+        return {"prompt": float(json.loads(printed)["prompt"]["tokens_per_s"]["median"])}
 
     return Contender(name, measure)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Of each machine bytes of weights per second, decoding and in a prompt; of the slowest link."""
+    """Each machine's bytes of weights per second, in decode and in prefill, and the slowest link."""
 
     decode: list[float]
     prompt: list[float]
@@ -65,7 +65,7 @@ class Measured:
 
     @classmethod
     def of(cls, root: Machine, names: Sequence[str]) -> Measured:
-        """As the root keeps it."""
+        """Return what the root saved."""
         known = KnownSpeeds(root.home / "dure_cluster_dir")
         speeds = [speed for name in names if (speed := known.speed(name, "Q4_0")) is not None]
         links = [link.bytes_per_s for name in names if (link := known.link(name)) is not None]
@@ -76,7 +76,7 @@ class Measured:
         )
 
     def prompt_s(self, model: Path, shares: Sequence[float]) -> float:
-        """The predicted time of a prompt cut by these shares."""
+        """Return the predicted seconds of prefill with these shares."""
         with open_gguf(model) as gguf:
             plan = plan_cut(gguf, shares)
             sizes = [_section_bytes(plan, gguf.tensors, along) for along in _SECTIONS]
@@ -90,7 +90,7 @@ class Measured:
 
 
 def _section_bytes(plan: CutPlan, tensors: Mapping[str, Any], along: set[Along]) -> list[int]:
-    """Each rank's bytes of the tensors that are cut so."""
+    """Return each rank's bytes of the tensors that are cut along an axis."""
     names = [n for n in tensors if plan.architecture.rule(n).along in along]
     return [
         sum(plan.size_bytes(tensors[name], rank) for name in names)
@@ -99,7 +99,7 @@ def _section_bytes(plan: CutPlan, tensors: Mapping[str, Any], along: set[Along])
 
 
 def run() -> int:
-    """Measure; 0 where the ratio is as predicted, within a fifth."""
+    """Measure; return 0 if the ratio is as predicted, within a fifth."""
     options = parser(__doc__, rounds=5)
     add_model_options(options)
     arguments = options.parse_args()

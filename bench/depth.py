@@ -1,8 +1,8 @@
-"""Long contexts: how much slower generation becomes the more tokens are in the context.
+"""Long contexts: how generation slows down with the tokens in the context.
 
-dure in one process and, where the script runs as root, on two hosts (network namespaces) with a
-1 Gbit/s link, beside llama-bench in one process: all on the same two CPUs. What is compared is what
-is left of the speed at depth 0, so a contender that is slower everywhere gains nothing by it.
+dure in one process and, if the script runs as root, on two hosts (network namespaces) with a
+1 Gbit/s link, beside llama-bench in one process: all on the same two CPUs. Each speed is compared as
+a fraction of the contender's own speed at depth 0.
 Needs llama-bench (DURE_LLAMA_BENCH); see bench/README.md.
 """
 
@@ -26,7 +26,7 @@ from hosts import RATE, linked_hosts
 from measure import Contender, Quantity, Sample, compare_with_each, main, parser, positive, report
 from shapes import add_model_options, gguf_file
 
-MOST = 1.0  # what llama-bench keeps of its speed, over what dure keeps
+MOST = 1.0  # llama-bench's fraction of its speed, over dure's
 
 
 def run() -> int:
@@ -71,7 +71,7 @@ def run() -> int:
 
 
 def _speeds(program: Callable[[Load], Sample], load: Load, depths: list[int]) -> dict[str, float]:
-    """Tokens/s at every depth, and what that is of the speed from an empty context."""
+    """Return tokens/s at every depth, and its fraction of the speed with an empty context."""
     empty = program(load)["generation"]
     found = {"at 0": empty}
     for depth in depths:

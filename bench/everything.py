@@ -1,10 +1,9 @@
-"""All benchmarks, one after the other, and the page that shows them: docs/benchmarks.md.
+"""Runs all benchmarks, one after the other, and writes the page that shows them: docs/benchmarks.md.
 
-Each result is kept as JSON when it is there, so a run that was cut off goes on where it was: give
---again to measure anew. Peers take part whose environment variables are set (see bench/README.md);
-network namespaces need root. Nothing else may run meanwhile. Tables of the page and its plots are
-written anew from the results that are kept, and tables without one stay as they are; --pages only
-does that. Plots need matplotlib.
+Each result is saved as JSON, so that an interrupted run resumes; give --again to measure again. Peers take
+part if their environment variables are set (see bench/README.md); network namespaces need root. Nothing
+else may run meanwhile. The page's tables and plots are written from the saved results; tables without a
+result stay as they are. --pages only does that. Plots need matplotlib.
 
     sudo -E "$(command -v python)" bench/everything.py --list
     sudo -E "$(command -v python)" bench/everything.py
@@ -43,19 +42,19 @@ SERVER = ("DURE_LLAMA_SERVER", "DURE_VOCABULARY")
 
 @dataclass(frozen=True)
 class Bench:
-    """One script with its arguments. name: of its result and of its part of the page."""
+    """A script with its arguments. name: of its result and of its part of the page."""
 
     name: str
     title: str
     words: tuple[str, ...]
     needs: tuple[str, ...] = ()  # environment variables
     as_root: bool = False
-    minutes: int = 5  # about, to tell who waits
-    room: str = ""  # that it takes
+    minutes: int = 5  # estimate, to show whoever waits
+    room: str = ""  # memory and disk that it takes
 
     @property
     def why_not(self) -> str:
-        """What is missing here, or ""."""
+        """Return what is missing on this machine, or ""."""
         if find_spec("gguf") is None:
             return CURE
         missing = [name for name in self.needs if not os.environ.get(name)]
@@ -65,7 +64,7 @@ class Bench:
 
 
 def benches() -> list[Bench]:
-    """All, in the order of the page."""
+    """Return all benchmarks, in the order of the page."""
     one_process = [
         Bench(
             f"one-process-{shape}-{mix}",
@@ -111,7 +110,7 @@ def benches() -> list[Bench]:
 
 
 def run() -> int:
-    """Measure what is not measured yet, and write the page; 0 where every target is met."""
+    """Measure what has no result yet and write the page; return 0 if every target is met."""
     arguments = _arguments()
     chosen = [b for b in benches() if b.name.startswith(tuple(arguments.only or [""]))]
     if not chosen:
@@ -182,7 +181,7 @@ def _verdict(status: int) -> str:
 
 
 def _read(directory: Path) -> dict[str, Any]:
-    """The kept results by name, in the order of the page."""
+    """Return the saved results by name, in the order of the page."""
     paths = {bench.name: directory / f"{bench.name}.json" for bench in benches()}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
@@ -191,7 +190,7 @@ def _read(directory: Path) -> dict[str, Any]:
 
 
 def _write_page(results: Mapping[str, Any]) -> None:
-    """Renew every part of the page between `<!-- figures: NAME -->` and `<!-- end -->`."""
+    """Rewrite every part of the page between `<!-- figures: NAME -->` and `<!-- end -->`."""
     page = _PART.sub(lambda part: _renewed(part, results), PAGE.read_text())
     PAGE.write_text(page)
     if "scaling" in results:
@@ -207,7 +206,7 @@ _TITLED = re.compile(r"\*\*(?P<title>[^*]+)\*\* .*?(?=\n\n\*\*|\Z)", re.DOTALL)
 
 
 def _renewed(part: re.Match[str], results: Mapping[str, Any]) -> str:
-    """One part of the page: tables of the results there are, and what it had for the others."""
+    """Return one part of the page: tables of the saved results, and the old tables of the others."""
     name, body = part["name"], part["body"].rstrip("\n")
     before = {table["title"]: table[0] for table in _TITLED.finditer(body)}
     tables = [
@@ -219,7 +218,7 @@ def _renewed(part: re.Match[str], results: Mapping[str, Any]) -> str:
 
 
 def _table(title: str, result: Mapping[str, Any]) -> str:
-    """A result as a table: a row for each comparison, with minimum and maximum of the rounds."""
+    """Return a result as a table: a row per comparison, with the rounds' minimum and maximum."""
     settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
     machine = result["machine"]
     settings += f"; {machine['processor']}, {machine['cores']} cores, {machine['vectors']}"

@@ -1,7 +1,7 @@
 """One exchange over a 1 Gbit/s link: dure's MPI exchange against a bare spinning socket.
 
 Two processes on two hosts (network namespaces), one CPU each, send each other the 8-bit vector of
-one sum, thousands of times. The socket pair (socket_floor.c, compiled when this starts) is the
+one all-reduce, thousands of times. The socket pair (socket_floor.c, compiled at the start) is the
 floor: no library can be faster over TCP. Needs root, two CPUs, a C compiler and dure.
 """
 

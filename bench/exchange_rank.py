@@ -1,4 +1,4 @@
-"""One rank of exchange.py: the exchange of dure's native sums, timed inside the rank.
+"""One rank of exchange.py: times the exchange of dure's native all-reduce.
 
 Knows nothing of hosts or links; `mpiexec` starts one on each. Rank 0 prints the mean seconds.
 
@@ -15,7 +15,7 @@ from dure.engine.compute.native import mpi
 
 
 def run(n_bytes: int, repeats: int) -> None:
-    """Exchange with the other ranks, first a tenth of the repeats to warm up, and print."""
+    """Exchange with the other ranks, after a tenth of the repeats as warm-up, and print."""
     mpi().Init()
     sums = AllReduce((), Wire.Q8, max_values=n_bytes, wait_s=30.0, two_phase_above=math.inf)
     exchange_seconds(n_bytes, max(1, repeats // 10))

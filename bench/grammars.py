@@ -1,7 +1,7 @@
-"""Grammars of JSON schemas: dure's, which llama.cpp's matcher follows, beside llguidance's.
+"""Grammars of JSON schemas: dure's, with llama.cpp's matcher, compared with llguidance's.
 
-Are numbers and names at a schema's borders judged rightly? How much processor time does a token take: to
-ask whether it is allowed, to mask the whole vocabulary, to go on? Why dure keeps its own is decision 16.
+Are numbers and names at a schema's limits judged correctly? How much processor time does a token take: to
+check whether it is allowed, to mask the whole vocabulary, to accept it? See also decision 16.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ LARGE: dict[str, Schema] = {
 
 
 class Dure:
-    """dure's rules, llama.cpp's matcher."""
+    """dure's rules and llama.cpp's matcher."""
 
     def __init__(self, vocabulary: Vocabulary, schema: Schema) -> None:
         self._state = GrammarState(Grammar(grammar_of(schema)), vocabulary)
@@ -80,11 +80,11 @@ class Dure:
         self._end = vocabulary.ends[0]
 
     def complete(self) -> bool:
-        """Whether the text may end."""
+        """Return whether the text may end here."""
         return self._state.allows(self._end)
 
     def mask(self) -> int:
-        """How many tokens are allowed."""
+        """Return how many tokens are allowed."""
         return len(self._state.masked(self._all).ids)
 
 
@@ -99,25 +99,25 @@ class LlGuidance:
         self._bits = np.zeros((tokenizer.vocab_size + 31) // 32, np.int32)
 
     def allows(self, token: int) -> bool:
-        """Whether the text may go on with this token."""
+        """Return whether this token may come next."""
         return bool(self._matcher.validate_tokens([token]) == 1)
 
     def accept(self, token: int) -> None:
-        """The text goes on with it."""
+        """Append a token to the text."""
         assert self._matcher.consume_token(token)
 
     def complete(self) -> bool:
-        """Whether the text may end."""
+        """Return whether the text may end here."""
         return bool(self._matcher.is_accepting())
 
     def mask(self) -> int:
-        """How many tokens are allowed."""
+        """Return how many tokens are allowed."""
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         return int(np.unpackbits(self._bits.view(np.uint8)).sum())
 
 
 def texts(n: int) -> Iterator[Text]:
-    """Numbers at the borders of `n` random ranges, some with a zero at their end; and the fixed texts."""
+    """Return numbers at the limits of `n` random ranges, some with a final zero, and the fixed texts."""
     yield from BEYOND
     chance, step = random.Random(1), Decimal("0.0001")
     for _ in range(n):
@@ -133,18 +133,18 @@ def texts(n: int) -> Iterator[Text]:
 
 
 def judged(make: Matcher, vocabulary: Vocabulary, cases: Sequence[Text]) -> tuple[int, int, int]:
-    """How many texts are judged rightly, allowed wrongly, and refused wrongly."""
+    """Count the texts that are judged correctly, allowed wrongly, and refused wrongly."""
     right = allowed = refused = 0
     for schema, text, wanted in cases:
-        told = follows(make(schema), vocabulary, text)
-        right += told == wanted
-        allowed += told and not wanted
-        refused += wanted and not told
+        accepts = follows(make(schema), vocabulary, text)
+        right += accepts == wanted
+        allowed += accepts and not wanted
+        refused += wanted and not accepts
     return right, allowed, refused
 
 
 def follows(state: Any, vocabulary: Vocabulary, text: str) -> bool:
-    """Whether a whole text is allowed."""
+    """Return whether a whole text is allowed."""
     for token in vocabulary.tokenize(text, add_bos=False):
         if not state.allows(token):
             return False
@@ -153,7 +153,7 @@ def follows(state: Any, vocabulary: Vocabulary, text: str) -> bool:
 
 
 def timed(state: Any, tokens: Sequence[int]) -> str:
-    """Median and 99th percentile of what is asked for each token, in microseconds."""
+    """Return median and 99th percentile of each operation per token, in microseconds."""
     spent: dict[str, list[float]] = {"allows": [], "mask": [], "accept": []}
     for token in tokens:
         for name, microseconds in spent.items():
@@ -166,8 +166,8 @@ def timed(state: Any, tokens: Sequence[int]) -> str:
     )
 
 
-def told(name: str, make: Matcher, vocabulary: Vocabulary) -> None:
-    """Print what is measured of one of the two."""
+def report(name: str, make: Matcher, vocabulary: Vocabulary) -> None:
+    """Measure one of the two and print its figures."""
     right, allowed, refused = judged(make, vocabulary, cases := list(texts(RANGES)))
     print(f"{name}: {right} of {len(cases)} right, {allowed} allowed and {refused} refused wrongly")
     tokens = vocabulary.tokenize(ANSWER, add_bos=False)
@@ -179,7 +179,7 @@ def told(name: str, make: Matcher, vocabulary: Vocabulary) -> None:
 
 
 def run() -> int:
-    """Measure, print, and return the exit status: 0, as nothing is aimed at."""
+    """Measure, print, and return the exit status: 0, as there is no target."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--model", type=Path, default=DEMO, help="whose vocabulary (%(default)s)")
     with open_gguf(options.parse_args().model) as gguf:
@@ -190,8 +190,8 @@ def run() -> int:
         print(
             f"{llguidance.get_version()}: {vocabulary.n_tokens} tokens in {took:.2f} s, {mib} MiB"
         )
-        told("dure", lambda schema: Dure(vocabulary, schema), vocabulary)
-        told("llguidance", lambda schema: LlGuidance(tokenizer, schema), vocabulary)
+        report("dure", lambda schema: Dure(vocabulary, schema), vocabulary)
+        report("llguidance", lambda schema: LlGuidance(tokenizer, schema), vocabulary)
     return 0
 
 

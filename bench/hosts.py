@@ -1,6 +1,6 @@
-"""Hosts on one machine: network namespaces joined by links of a fixed rate.
+"""Makes hosts on one machine: network namespaces joined by links of a fixed rate.
 
-Knows iproute2 (`ip netns`, veth pairs, a bridge, `tc tbf`) and how to leave nothing behind.
+Knows iproute2 (`ip netns`, veth pairs, a bridge, `tc tbf`) and how to remove everything.
 Refuses to know what runs on the hosts.
 
 Two hosts are joined by one veth pair; more hang on a bridge in a namespace of its own, as on a
@@ -42,22 +42,22 @@ LOCK = Path("/run/dure-bench.lock")
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One namespace: its name (also its host name), its address and its network device."""
+    """A namespace: its name (also its host name), its address and its network device."""
 
     name: str
     address: str
     device: str = DEVICE
 
     def command(self, argv: Sequence[str], cpu: int | None = None) -> list[str]:
-        """`argv` wrapped to run on this host, pinned to one CPU if given.
+        """Return `argv` wrapped to run on this host, pinned to one CPU if given.
 
-        Every wrapper replaces itself with the next (`exec`), so the process started is `argv`'s.
+        Every wrapper replaces itself with the next (`exec`), so the started process is `argv`'s.
         """
         return [*host_prefix(self.name, None if cpu is None else str(cpu)), *argv]
 
     @contextlib.contextmanager
     def running(self, argv: Sequence[str], cpu: int | None) -> Iterator[subprocess.Popen[bytes]]:
-        """Run `argv` on this host in the background, silent, and kill it at the end."""
+        """Run `argv` on this host in the background, without output, and kill it at the end."""
         quiet = subprocess.DEVNULL
         process = subprocess.Popen(self.command(argv, cpu), stdout=quiet, stderr=quiet)
         try:
@@ -71,7 +71,7 @@ class Host:
     ) -> None:
         """Return once something on this host listens on the TCP port `port`.
 
-        Raises BenchError when `process`, which is to listen, ends first, or the time is up.
+        Raises BenchError if `process`, which should listen, ends first, or the time is up.
         """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -83,15 +83,15 @@ class Host:
         raise BenchError(f"`{_words(process)}` does not listen on port {port}")
 
     def bytes_sent(self) -> int:
-        """Bytes this host has put on its link since the link exists."""
+        """Return the bytes that this host has sent since its link was made."""
         path = f"/sys/class/net/{self.device}/statistics/tx_bytes"
         return int(_run("ip", "netns", "exec", self.name, "cat", path))
 
 
 def host_prefix(name: str, cpu: str | None) -> list[str]:
-    """The command prefix that runs a program on the host `name`, pinned to `cpu` if given.
+    """Return the command prefix that runs a program on the host `name`, pinned to `cpu` if given.
 
-    Both may hold a placeholder, such as `{rank}`, that is filled in later.
+    Both may contain a placeholder, such as `{rank}`, that is filled in later.
     """
     enter = ["ip", "netns", "exec", name]
     rename = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', name]
@@ -100,12 +100,12 @@ def host_prefix(name: str, cpu: str | None) -> list[str]:
 
 
 def rank_prefix(n_ranks: int) -> list[str]:
-    """The prefix that puts rank `{rank}` on host `{rank}`, and on CPU `{rank}` where all have one."""
+    """Return the prefix that puts rank `{rank}` on host `{rank}`, and on CPU `{rank}` if all have one."""
     return host_prefix(f"{PREFIX}{{rank}}", "{rank}" if cpu_of(0, n_ranks) is not None else None)
 
 
 def cpu_of(rank: int, n_ranks: int) -> int | None:
-    """The CPU that a rank is pinned to; none where there are fewer CPUs than ranks."""
+    """Return the CPU that a rank is pinned to; None if there are fewer CPUs than ranks."""
     return rank if n_ranks <= (os.cpu_count() or 1) else None
 
 
@@ -123,8 +123,8 @@ def _listens(sockets: str, port: int) -> bool:
 def linked_hosts(count: int, rate: str = RATE) -> Iterator[list[Host]]:
     """Make `count` hosts whose links carry `rate` (as `tc` writes it), and remove them after.
 
-    They are removed on an error, on Ctrl-C, on SIGTERM and on SIGHUP too, with every process
-    still in them; what a killed run left is removed first.
+    They are removed on an error, Ctrl-C, SIGTERM and SIGHUP too, with every process still in them;
+    leftovers of a killed run are removed first.
     Raises BenchError without root or iproute2, or while another benchmark has hosts.
     """
     _check_machine()
@@ -137,7 +137,7 @@ def linked_hosts(count: int, rate: str = RATE) -> Iterator[list[Host]]:
 
 
 def remove_hosts() -> None:
-    """Remove all hosts of any run of this module, and the processes in them."""
+    """Remove all hosts of all runs of this module, and the processes in them."""
     listed = [line.split()[0] for line in _run("ip", "netns", "list").splitlines() if line.strip()]
     for name in listed:
         if name.startswith(PREFIX):

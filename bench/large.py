@@ -1,8 +1,8 @@
-"""A model that fills the machine: cut over two ranks, loaded, run, and its memory beside what was said.
+"""A model that fills the machine: cut over two ranks and run; its memory is compared with the forecast.
 
-The whole Qwen3-30B-A3B (48 layers, 128 experts, random weights in Q4_0: 17 GB) unless --shape says
-otherwise. What is compared is memory: the most that cutting took, and each rank's peak beside what
-`dure show` says it will be. Needs memory and disk for the model, twice on the disk.
+The whole Qwen3-30B-A3B (48 layers, 128 experts, random weights in Q4_0: 17 GB), unless --shape names
+another. Memory is compared: the peak of cutting, and each rank's peak with the forecast of `dure show`.
+Needs memory for the model, and disk space for two of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLOSE = 0.05
 
 
 def run() -> int:
-    """Cut, run, compare; 0 where both stayed within their bounds."""
+    """Cut, run, compare; return 0 if both stayed within their bounds."""
     options = parser(__doc__, rounds=1)
     add_model_options(options)
     options.set_defaults(shape="qwen3-30b-a3b")
@@ -38,7 +38,7 @@ def run() -> int:
     context = min(4096, shown["shape"]["context_length"])
     with tempfile.TemporaryDirectory(dir=arguments.dir) as folder:
         os.environ["DURE_CACHE"] = folder
-        shards = Path(folder) / "shards"  # where dure looks for them
+        shards = Path(folder) / "shards"  # where dure looks for shards
         cut = _most_memory(
             [dure, "cut", str(model), "--ranks", str(arguments.ranks), "--out", str(shards)]
         )
@@ -80,7 +80,7 @@ def _comparison(
 
 
 def _most_memory(argv: list[str]) -> float:
-    """The most memory that a program had, in bytes."""
+    """Return the peak memory of a program, in bytes."""
     code = (
         "import resource, subprocess, sys; "
         "status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode; "

@@ -1,4 +1,4 @@
-"""Side-by-side measurements: alternating rounds, medians, ratios, one report.
+"""Compares measurements: alternating rounds, medians, ratios, one report.
 
 Knows how to repeat named measurements in turn and how to compare two of them.
 Refuses to know what is measured: programs, models and networks are the callers'.
@@ -25,20 +25,20 @@ from dure.hardware import probe
 Sample = Mapping[str, float]
 """One measurement: the key of a quantity to its value, in the quantity's unit."""
 
-BUSY_PERCENT = 10.0  # of all cores together, while nothing of ours runs
+BUSY_PERCENT = 10.0  # of all cores together, before anything of ours runs
 
 
 class BenchError(Exception):
-    """A benchmark cannot run; the message says why and what to do about it."""
+    """A benchmark cannot run; the message names the reason and the cure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A program under measurement.
+    """A program to measure.
 
-    `measure` runs it once and returns one value for every quantity. It raises BenchError when
-    the program cannot be run or answers something unexpected.
-    once: only in the first round, as a slow program that has no target to meet.
+    `measure` runs it once and returns one value for every quantity. It raises BenchError if
+    the program cannot be run or its output is unexpected.
+    once: measure it in the first round only, as a slow program without a target.
     """
 
     name: str
@@ -48,10 +48,10 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """What is compared, and the ratio (first contender / second) that is aimed at.
+    """What is compared, and the target of the ratio (first contender / second).
 
-    `key` is its name in a Sample, `label` what is printed. `at_least` is true where more is
-    better (tokens/s) and false where less is (seconds). Without a target it is only shown.
+    `key` is its name in a Sample, `label` what is printed. `at_least` is true if more is
+    better (tokens/s), false if less is (seconds). Without a target it is only shown.
     """
 
     key: str
@@ -61,14 +61,14 @@ class Quantity:
     at_least: bool = True
 
     def met(self, ratio: float) -> bool:
-        """Whether `ratio` reaches the target."""
+        """Return whether `ratio` reaches the target."""
         if self.target is None:
             return True
         return ratio >= self.target if self.at_least else ratio <= self.target
 
     @property
     def goal(self) -> str:
-        """The target as it is printed, such as `>= 0.98`."""
+        """Return the target as printed, such as `>= 0.98`."""
         if self.target is None:
             return "none"
         return f"{'>=' if self.at_least else '<='} {self.target:g}"
@@ -85,7 +85,7 @@ class Spread:
 
     @classmethod
     def of(cls, runs: Sequence[float]) -> Spread:
-        """The spread of one or more values."""
+        """Return the spread of one or more values."""
         return cls(statistics.median(runs), min(runs), max(runs), list(runs))
 
 
@@ -99,11 +99,11 @@ class Comparison:
 
     @property
     def met(self) -> bool:
-        """Whether the ratio reaches the quantity's target."""
+        """Return whether the ratio reaches the quantity's target."""
         return self.quantity.met(self.ratio)
 
     def as_json(self) -> dict[str, Any]:
-        """The comparison as plain values for `json.dumps`."""
+        """Return the comparison as plain values for `json.dumps`."""
         spreads = {name: asdict(spread) for name, spread in self.spreads.items()}
         return {
             "quantity": self.quantity.label,
@@ -116,10 +116,10 @@ class Comparison:
 
 
 def alternate(contenders: Sequence[Contender], rounds: int) -> dict[str, list[Sample]]:
-    """Measure every contender once a round, or once at all, and return the samples by contender.
+    """Measure every contender once per round, or once in all; return the samples by contender.
 
-    Every second round runs in the opposite order (A B, B A, A B, ...), so that a machine that
-    drifts (heat, neighbours) does not favour whoever always comes first.
+    Every second round runs in the opposite order (A B, B A, A B, ...), so that a machine
+    whose speed drifts (heat, neighbours) does not favour the first.
     Progress goes to stderr. Raises BenchError as the contenders do.
     """
     warn_if_busy()
@@ -144,9 +144,9 @@ def compare(
 def compare_with_each(
     goals: Mapping[str, Sequence[Quantity]], contenders: Sequence[Contender], rounds: int
 ) -> list[Comparison]:
-    """Alternate all contenders, and compare the first with each other one.
+    """Alternate all contenders, and compare the first with each of the others.
 
-    goals: what is compared with each, by its name.
+    goals: the quantities to compare with each, by its name.
     """
     first = contenders[0].name
     samples = alternate(contenders, rounds)
@@ -159,13 +159,13 @@ def compare_with_each(
         for quantity in quantities:
             spreads = {name: spread(name, quantity) for name in (first, other)}
             own, others = spreads[first].median, spreads[other].median
-            ratio = own / others if others else math.inf  # one rank waits for nobody
+            ratio = own / others if others else math.inf  # one rank does not wait
             comparisons.append(Comparison(quantity, spreads, ratio))
     return comparisons
 
 
 def table(comparisons: Sequence[Comparison]) -> str:
-    """The comparisons as text, those of the same contenders below each other."""
+    """Return the comparisons as text, grouped by contenders."""
     groups: dict[tuple[str, ...], list[Comparison]] = {}
     for comparison in comparisons:
         groups.setdefault(tuple(comparison.spreads), []).append(comparison)
@@ -173,7 +173,7 @@ def table(comparisons: Sequence[Comparison]) -> str:
 
 
 def _table(names: Sequence[str], comparisons: Sequence[Comparison]) -> str:
-    """A row for each comparison, `median (min-max)` for each contender."""
+    """Return a row per comparison, with `median (min-max)` of each contender."""
     rows = [["quantity", *names, "ratio", "target", ""]]
     for comparison in comparisons:
         cells = [_cell(comparison.spreads[name]) for name in names]
@@ -199,7 +199,7 @@ def _cell(spread: Spread) -> str:
 
 
 def warn_if_busy() -> None:
-    """Say so when other programs run: they slow the contenders, and not by the same factor."""
+    """Warn if other programs run: they slow the contenders, and not by the same factor."""
     busy = psutil.cpu_percent(interval=1)
     if busy > BUSY_PERCENT:
         progress(f"warning: the machine is busy ({busy:.0f} %): the ratios mean little")
@@ -216,7 +216,7 @@ _VECTORS = {
 
 
 def machine() -> dict[str, Any]:
-    """The machine in a few words: processor, its vectors, cores, system, load (one minute's average)."""
+    """Return a description of the machine: processor, vector units, cores, system, one-minute load."""
     features = probe.platform({}, lambda _: "").features
     return {
         "load": os.getloadavg()[0],
@@ -241,7 +241,7 @@ def _processor(cpuinfo: Path) -> str:
 def report(
     bench: str, settings: Mapping[str, Any], comparisons: Sequence[Comparison], as_json: bool
 ) -> int:
-    """Print the result to stdout; return the exit status: 0 all targets met, 1 one missed."""
+    """Print the result to stdout; return the exit status: 0 if all targets are met, else 1."""
     if as_json:
         document = {
             "bench": bench,
@@ -257,12 +257,12 @@ def report(
 
 
 def progress(message: str) -> None:
-    """Tell whoever waits what has just happened, on stderr."""
+    """Print progress to stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
 def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
-    """A command line with what every benchmark takes: `--rounds` and `--json`."""
+    """Return a command line with the options of every benchmark: `--rounds` and `--json`."""
     result = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -280,7 +280,7 @@ def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
 
 
 def positive(text: str) -> int:
-    """An argument that must be a whole number above zero. Raises ValueError."""
+    """Parse an argument that must be a whole number above zero. Raises ValueError."""
     value = int(text)
     if value < 1:
         raise ValueError(f"{value} is not above zero")

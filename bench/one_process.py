@@ -1,8 +1,8 @@
-"""One process: dure against llama.cpp's own llama-bench, same model, same threads.
+"""One process: dure compared with llama.cpp's llama-bench, same model, same threads.
 
-dure runs llama.cpp's kernels, so on one machine it must be as fast as llama.cpp itself.
-Both evaluate a prompt of random tokens and generate tokens one by one, each from an empty cache
-and after a warm-up. Needs llama-bench (DURE_LLAMA_BENCH); see bench/README.md.
+On one machine, dure must be as fast as llama.cpp, whose kernels it runs. Both evaluate a prompt of random
+tokens and generate tokens one by one, each from an empty cache and after a warm-up.
+Needs llama-bench (DURE_LLAMA_BENCH); see bench/README.md.
 """
 
 from __future__ import annotations

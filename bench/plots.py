@@ -1,6 +1,6 @@
-"""The plots of docs/benchmarks.md, as SVG and PNG. Needs matplotlib (the `bench` group).
+"""Draws the plots of docs/benchmarks.md, as SVG and PNG. Needs matplotlib (the `bench` group).
 
-Knows how results of scaling.py and two_nodes.py become pictures. Refuses to know how they came to be.
+Knows how to draw results of scaling.py and two_nodes.py. Refuses to know how they were measured.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ SIZE_INCHES, DOTS_PER_INCH = (7.0, 4.0), 150
 
 
 def write_plots(results: Mapping[str, Any], directory: Path) -> None:
-    """Write every plot that the results allow. Raises BenchError where they are of another form."""
-    mpl.rcParams["svg.hashsalt"] = "dure"  # the same picture is the same file
+    """Write every plot that the results allow. Raises BenchError if their format is another."""
+    mpl.rcParams["svg.hashsalt"] = "dure"  # so that the same plot is the same file
     directory.mkdir(parents=True, exist_ok=True)
     try:
         medians = _medians(results["scaling"])
@@ -34,7 +34,7 @@ def write_plots(results: Mapping[str, Any], directory: Path) -> None:
 
 
 def _medians(result: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, float]]:
-    """By program and number of ranks: each quantity's median."""
+    """Return each quantity's median, by program and number of ranks."""
     found: dict[tuple[str, int], dict[str, float]] = {}
     for comparison in result["comparisons"]:
         for contender, spread in comparison["contenders"].items():

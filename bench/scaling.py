@@ -1,8 +1,8 @@
-"""Speed against the number of machines, and where the time of a token goes: dure and Distributed Llama.
+"""Speed by the number of machines, and the parts of a token's time: dure and Distributed Llama.
 
-One host (network namespace) a rank, one thread each, on one switch with 1 Gbit/s links. While there are
-CPUs enough, each rank has its own; with more ranks than that, they share them, and waiting for a sum is
-waiting for a turn on the CPU: those figures are of this machine, not of so many boards.
+One host (network namespace) per rank, one thread each, on one switch with 1 Gbit/s links. If there are
+enough CPUs, each rank has its own; otherwise ranks share CPUs and an all-reduce waits for a turn on one:
+such figures are of this machine, not of n boards.
 Distributed Llama (DURE_DLLAMA) takes part with 1, 2 and 4 nodes, if it is there. Needs root.
 """
 
@@ -27,7 +27,7 @@ from measure import (
 )
 from shapes import add_model_options, dllama_files, gguf_file
 
-DLLAMA_COUNTS = (1, 2, 4)  # it cuts in powers of two only
+DLLAMA_COUNTS = (1, 2, 4)  # it runs on powers of two only
 
 
 def run() -> int:
@@ -72,7 +72,7 @@ def run() -> int:
 def _dure(
     hosts: list[Host], alone: Callable[[], Sample], model: Path, load: Load
 ) -> Callable[[], Sample]:
-    """One rank needs no network."""
+    """Return the measurement of dure on these hosts; one rank needs no network."""
     return alone if len(hosts) == 1 else partial(dure_on_hosts, hosts, model, load)
 
 

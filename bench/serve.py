@@ -1,7 +1,7 @@
-"""Serving: `dure serve` against llama.cpp's llama-server, under 1, 8 and 32 streaming clients.
+"""Serving: `dure serve` compared with llama.cpp's llama-server, with 1, 8 and 32 streaming clients.
 
-Both serve the same file with the same threads, slots and context per slot, start afresh in every
-round, and are asked for the same tokens. Needs llama-server (DURE_LLAMA_SERVER) and a vocabulary
+Both serve the same file with the same threads, slots and context per slot, are restarted for every
+round, and get the same requests. Needs llama-server (DURE_LLAMA_SERVER) and a vocabulary
 (DURE_VOCABULARY) or a model of your own; see bench/README.md.
 """
 

@@ -1,10 +1,10 @@
-"""A client that costs little: one streamed answer over a plain socket, with the time of every event.
+"""A cheap client: streams one answer over a plain socket and records the time of every event.
 
-Knows HTTP/1.1 and server-sent events as far as a benchmark needs them.
+Knows as much of HTTP/1.1 and server-sent events as a benchmark needs.
 Refuses to know which server answers, and what the figures mean.
 
-The client runs beside the server, so it must leave it the processor: no HTTP library, and one
-process for all connections.
+The client shares the processor with the server, so it must be cheap: no HTTP library, and one process for
+all connections.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class RefusedError(BenchError):
 
 @dataclass(slots=True)
 class Answer:
-    """One streamed answer. Times are in seconds since the request began to be sent.
+    """A streamed answer. Times are in seconds since the client began to send the request.
 
-    events: when each piece of text came. tokens: what the server counted; 0 where it was cut off.
+    events: the time of each piece of text. tokens: the server's count; 0 if it was cut off.
     """
 
     started: float
@@ -50,7 +50,7 @@ class Answer:
 
     @property
     def first(self) -> float:
-        """Time to the first text. Raises BenchError where none came."""
+        """Return the time to the first text. Raises BenchError if there is none."""
         if not self.events:
             raise BenchError(
                 "an answer without any text: the model wrote none, or the server broke"
@@ -59,7 +59,7 @@ class Answer:
 
     @property
     def gaps(self) -> list[float]:
-        """Seconds between one piece of text and the next."""
+        """Return the seconds between pieces of text."""
         return [
             later - earlier for earlier, later in zip(self.events, self.events[1:], strict=False)
         ]
@@ -76,9 +76,9 @@ class Address:
 async def stream(
     address: Address, path: str, body: Body, *, leave: Callable[[Answer], bool] | None = None
 ) -> Answer:
-    """Ask for a streamed answer and read it to its end, or until `leave` says to hang up.
+    """Request a streamed answer and read it to its end, or until `leave` says to hang up.
 
-    Raises RefusedError where the server answers with an error, BenchError where the stream breaks.
+    Raises RefusedError if the server answers with an error, BenchError if the stream breaks.
     """
     answer = Answer(time.perf_counter())
     async with _request(address, "POST", path, body) as reply:
@@ -96,7 +96,7 @@ async def stream(
 
 
 async def fetch(address: Address, method: str, path: str, body: Body | None = None) -> bytes:
-    """The body of an answer that is not a stream. Raises RefusedError on an HTTP error."""
+    """Return the body of an answer that is no stream. Raises RefusedError on an HTTP error."""
     async with _request(address, method, path, body) as reply:
         return b"".join([chunk async for chunk in _chunks(reply)])
 

@@ -1,11 +1,10 @@
-"""The load: many clients that ask a server at once, and what they saw of it.
+"""The load: many clients that send requests at once, and what they measure.
 
-Knows how prompts of an exact length are made, how rounds of requests run, and what is measured.
+Knows how to make prompts of an exact length, how rounds of requests run, and what is measured.
 Refuses to know which server answers.
 
 Both servers get the same prompts, as token ids: nothing then depends on chat templates.
-With `Api.CHAT` the same words are sent as messages, for whoever wants templates and parsers
-in the measurement too.
+With `Api.CHAT` the same words are sent as messages, to measure templates and parsers too.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any
 from measure import BenchError
 from serve_client import Address, Answer, Body, stream
 
-FIRST_WORD, LAST_WORD = 300, 1_999  # ordinary tokens of every vocabulary, also of the demo model
+FIRST_WORD, LAST_WORD = 300, 1_999  # ordinary tokens of every vocabulary, the demo model's too
 """Token ids that prompts are drawn from: ordinary words in every vocabulary of 100,000 and more."""
 
 WORDS = (
@@ -40,20 +39,20 @@ WORDS = (
 
 
 class Api(Enum):
-    """How the servers are asked."""
+    """The API that requests use."""
 
     COMPLETIONS = "completions"
     CHAT = "chat"
 
     @property
     def path(self) -> str:
-        """The end point."""
+        """Return the endpoint."""
         return "/v1/completions" if self is Api.COMPLETIONS else "/v1/chat/completions"
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What every client asks for. `requests` of each client, one after the other."""
+    """The requests of each client: `requests`, one after the other."""
 
     prompt_tokens: int
     max_tokens: int
@@ -62,7 +61,7 @@ class Load:
     temperature: float = 0.0
 
     def body(self, seed: int, prefix: Sequence[int] = ()) -> Body:
-        """A request; other seeds give other prompts, of the same length."""
+        """Return a request; other seeds give other prompts of the same length."""
         random_ = random.Random(seed)
         common: dict[str, Any] = {
             "model": "bench", "stream": True, "stream_options": {"include_usage": True},
@@ -77,19 +76,19 @@ class Load:
 
 
 def words_of(random_: random.Random, count: int) -> list[int]:
-    """`count` token ids drawn with `random_`."""
+    """Return `count` token ids drawn with `random_`."""
     return [random_.randint(FIRST_WORD, LAST_WORD) for _ in range(count)]
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """The smallest value that `percent` of all values do not exceed."""
+    """Return the smallest value that `percent` of all values do not exceed."""
     ranked = sorted(values)
     return ranked[max(0, -(-len(ranked) * percent // 100) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """What `clients` clients saw that began together: tokens/s of all, seconds of each."""
+    """What `clients` clients measured that started together: tokens/s of all, seconds of each."""
 
     tokens_per_s: float
     first_p50: float
@@ -100,7 +99,7 @@ class Burst:
 
     @classmethod
     def of(cls, answers: Sequence[Answer], elapsed_s: float, cpu_s: float) -> Burst:
-        """The figures of some answers that took `elapsed_s` together."""
+        """Return the figures of answers that took `elapsed_s` together."""
         firsts = [answer.first for answer in answers]
         gaps = [gap for answer in answers for gap in answer.gaps]
         if not gaps:
@@ -114,7 +113,7 @@ class Burst:
 
 
 def burst(address: Address, load: Load, clients: int, seed: int) -> Burst:
-    """Let `clients` clients begin at once and ask `load.requests` times each."""
+    """Start `clients` clients at once, each with `load.requests` requests."""
 
     async def client(number: int) -> list[Answer]:
         bodies = [load.body(seed + number * load.requests + i) for i in range(load.requests)]
@@ -146,14 +145,14 @@ def _check(answer: Answer, load: Load) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PrefixStart:
-    """Seconds to the first text of a long prompt: nothing of it cached, and all but its end."""
+    """Seconds to the first text of a long prompt: with none of it cached, and with all but its end."""
 
     cold: float
     cached: float
 
 
 def prefix_start(address: Address, prefix_tokens: int, seed: int, repeats: int = 3) -> PrefixStart:
-    """Ask with a new prefix, then again with the same one and another end; medians."""
+    """Send a new prefix, then the same one with another end; return medians."""
     end = 24
     load = Load(prefix_tokens + end, max_tokens=8, requests=1)
     colds: list[float] = []

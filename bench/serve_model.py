@@ -1,10 +1,10 @@
-"""A model for load tests: a published shape, random weights, and a real vocabulary.
+"""Writes a model for load tests: a published shape, random weights, and a real vocabulary.
 
 Knows how to give one GGUF the tokenizer of another.
 Refuses to know shapes and weights (`shapes.py`), and who serves the file.
 
-A server turns text into tokens and back, so a file without a vocabulary is of no use to it, and
-a tiny model is no load. The vocabulary comes from a file that holds nothing else, such as
+A server needs a vocabulary to turn text into tokens and back, and a tiny model is no load. The vocabulary
+comes from a file that contains nothing else, such as
 `models/ggml-vocab-qwen2.gguf` in llama.cpp's sources.
 
     python bench/serve_model.py --vocabulary llama.cpp/models/ggml-vocab-qwen2.gguf
@@ -28,10 +28,9 @@ REVISION = 1
 
 
 def serving_model(shape: str, vocabulary: Path, directory: Path) -> Path:
-    """The GGUF of the shape called `shape` with the tokenizer of the GGUF `vocabulary`.
+    """Return the GGUF of the shape `shape` with the tokenizer of the GGUF `vocabulary`.
 
-    Written first if it is not there yet. Raises BenchError where the vocabulary's size is not
-    the shape's.
+    It is written if missing. Raises BenchError if the vocabulary's size is not the shape's.
     """
     path = directory / f"{shape}-q4_0-{vocabulary.stem}-r{REVISION}.gguf"
     if path.exists():
@@ -50,7 +49,7 @@ def serving_model(shape: str, vocabulary: Path, directory: Path) -> Path:
 
 
 def vocabulary_file(option: Path | None) -> Path:
-    """The file named by the option or else by DURE_VOCABULARY. Raises BenchError without one."""
+    """Return the file named by the option or by DURE_VOCABULARY. Raises BenchError without one."""
     named = option or os.environ.get(VOCABULARY_VARIABLE)
     if not named:
         raise BenchError(
@@ -96,7 +95,7 @@ def _copy_field(writer: Any, name: str, field: Any) -> None:
 
 
 def run() -> int:
-    """Write the file that the command line asks for, and print its path."""
+    """Write the file that the command line names, and print its path."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

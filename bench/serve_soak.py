@@ -1,12 +1,11 @@
-"""Minutes of mixed load with hang-ups on one server: no growth of memory, no stuck request.
+"""Soak test: minutes of mixed load with hang-ups on one server; memory must not grow, no request hang.
 
-Knows what the mix is, and what must be true after it.
+Knows the mix, and what must be true after it.
 Refuses to compare servers.
 
-Every client asks again and again: short and long prompts, shared and own prefixes, streamed or in
-one piece; every third hangs up after a random number of tokens. Afterwards the server must say in
-its metrics that nothing runs or waits, answer as it did before, and hold no more memory than it
-did once it had warmed up.
+Every client sends request after request: short and long prompts, shared and own prefixes, streamed or in
+one piece; every third hangs up after a random number of tokens. Afterwards the metrics must show that
+nothing runs or waits, answers must be as before, and memory must be as after the warm-up.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ STUCK_AFTER_S = 300.0
 IDLE_WITHIN_S = 60.0
 GROWTH_ALLOWED = 1.05
 WARM_UP_SHARE = 0.2
-CACHE_MB = 64  # of computed prompts: full before the warm-up ends, so that its growth is over
+CACHE_MB = 64  # of computed prompts; full before the warm-up ends, so that it no longer grows
 PREFIXES = 4
 IDLE_METRICS = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Memory of all the server's processes, and how many there are, at a time since the start."""
+    """Memory and number of the server's processes at a time since the start."""
 
     at_s: float
     memory_bytes: int
@@ -47,7 +46,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class SoakResult:
-    """What a soak saw. `growth` is memory at the end over memory after the warm-up."""
+    """The result of a soak. `growth` is memory at the end over memory after the warm-up."""
 
     outcomes: dict[str, int]
     samples: list[Sample]
@@ -57,7 +56,7 @@ class SoakResult:
 
     @property
     def faults(self) -> list[str]:
-        """What must not be; empty where all is well."""
+        """Return what is wrong; empty if nothing is."""
         bad = [f"{count} requests {what}" for what, count in self.outcomes.items()
                if what not in _GOOD]  # fmt: skip
         if self.growth > GROWTH_ALLOWED:
@@ -73,7 +72,7 @@ _GOOD = ("answered", "hung up", "told to wait")
 
 
 def soak(name: str, setting: Setting, seconds: float, as_json: bool) -> int:
-    """Soak the server called `name`; print what was seen; return 0 where nothing is wrong."""
+    """Soak the server `name`; print the result; return 0 if nothing is wrong."""
     with running(name, replace(setting, cache_mb=CACHE_MB)) as server:
         result = asyncio.run(_soak(server, setting, seconds))
     faults = result.faults
@@ -118,7 +117,7 @@ async def _soak(server: Server, setting: Setting, seconds: float) -> SoakResult:
 
 
 def _growth(samples: Sequence[Sample]) -> float:
-    """Median of the last fifth of the time over the median of the second fifth."""
+    """Return the median of the last fifth of the time over that of the second fifth."""
     total = samples[-1].at_s
     warm = [s.memory_bytes for s in samples
             if WARM_UP_SHARE * total <= s.at_s < 2 * WARM_UP_SHARE * total]  # fmt: skip
@@ -195,7 +194,7 @@ async def _known_answer(address: Address) -> str:
 
 
 async def _idle(address: Address) -> dict[str, float]:
-    """The metrics of running and waiting requests, once they are zero or after a minute."""
+    """Return the metrics of running and waiting requests, once they are zero or after a minute."""
     deadline = time.monotonic() + IDLE_WITHIN_S
     while True:
         text = (await fetch(address, "GET", "/metrics")).decode()

@@ -1,13 +1,13 @@
-"""Models with a real model's shape and random weights: for speed, not for sense.
+"""Writes models with a real model's shape and random weights, to measure speed.
 
 Knows the shapes of a few published models, how to write them as GGUF in a mix of types, and how to
 write the same weights in the files that Distributed Llama reads (`.m` and `.t`; only `q4_0`).
 Refuses to know who runs them.
 
 A random quantized matrix takes as long to multiply as a trained one, so no download is needed.
-Where a published model shares one matrix between embedding and output, so do these files.
+If a published model shares one matrix between embedding and output, so do these files.
 Rope scaling is left out: it changes the angles, not the work.
-Files are kept and used again; a file that was not finished never gets its name.
+Files are cached; an unfinished file never gets its name.
 
     python bench/shapes.py qwen3-0.6b --dllama
 """
@@ -37,12 +37,12 @@ SEED = 20_251
 CONTEXT_LENGTH = 32_768
 DLLAMA_CONTEXT_LENGTH = 4096  # its KV cache is as long
 LARGEST_PIECE = 64 << 20
-CURE = "pip install --group bench, in dure's folder"  # where gguf is not installed
+CURE = "pip install --group bench, in dure's folder"  # if gguf is not installed
 
 
 @cache
 def gguf_package() -> Any:
-    """PyPI's gguf. Raises BenchError where it is not installed."""
+    """Return PyPI's gguf. Raises BenchError if it is not installed."""
     try:
         return import_module("gguf")
     except ModuleNotFoundError:
@@ -51,7 +51,7 @@ def gguf_package() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The numbers that decide how much work a model is; names as in GGUF's metadata."""
+    """The sizes that decide a model's work; names as in GGUF's metadata."""
 
     architecture: str
     layers: int
@@ -70,7 +70,7 @@ class Shape:
 
     @property
     def head_norms(self) -> bool:
-        """Whether queries and keys are normalized per head, as Qwen3 does."""
+        """Return whether queries and keys are normalized per head, as in Qwen3."""
         return self.architecture.startswith("qwen3")
 
 
@@ -95,10 +95,10 @@ MIXES = ("q4_0", "q4_k_m", "q8_0")
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """A type's blocks: how many weights and bytes, and where its scales (float16) stand.
+    """A type's blocks: their weights and bytes, and the offsets of their scales (float16).
 
-    A scale is `factor` / sqrt(columns), which keeps the length of a vector over a product where all
-    other bytes are drawn evenly.
+    A scale is `factor` / sqrt(columns), so that a product keeps the length of a vector if all other bytes
+    are uniformly random.
     """
 
     weights: int
@@ -116,7 +116,7 @@ BLOCKS: dict[str, Blocks] = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor to be written: rows of `columns` weights, in the file's order of dimensions."""
+    """A tensor to write: rows of `columns` weights, in the file's order of dimensions."""
 
     name: str
     dimensions: tuple[int, ...]  # slowest first; the last is the row
@@ -124,13 +124,13 @@ class Tensor:
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """The array's shape: bytes for a quantized type, float32 numbers for the rest."""
+        """Return the array's shape: bytes for a quantized type, float32 numbers for the rest."""
         if (blocks := BLOCKS.get(self.kind)) is None:
             return self.dimensions
         return (*self.dimensions[:-1], self.dimensions[-1] // blocks.weights * blocks.bytes)
 
     def contents(self) -> npt.NDArray[Any]:
-        """The weights, always the same for the same name, type and dimensions."""
+        """Return the weights, always the same for the same name, type and dimensions."""
         if self.kind == "ones":
             return np.ones(self.dimensions, np.float32)
         random = np.random.default_rng([SEED, zlib.crc32(self.name.encode())])
@@ -155,7 +155,7 @@ def _random_blocks(
 
 
 def tensors(shape: Shape, mix: str) -> Iterator[Tensor]:
-    """All tensors of a model, named as llama.cpp names them."""
+    """Return all tensors of a model, with llama.cpp's names."""
     s, main_type = shape, mix.removesuffix("_m").upper()
     best = "Q6_K" if mix == "q4_k_m" else main_type
     vocabulary = (s.vocabulary, s.embedding)
@@ -170,7 +170,7 @@ def tensors(shape: Shape, mix: str) -> Iterator[Tensor]:
 
 
 def _gets_more_bits(layer: int, n_layers: int) -> bool:
-    """Whether a mix spends more on this layer's values and downward projections, as llama.cpp's do."""
+    """Return whether a mix gives this layer's values and down projections more bits, as llama.cpp's do."""
     edge = n_layers // 8
     return layer < edge or layer >= 7 * n_layers // 8 or (layer - edge) % 3 == 2
 
@@ -203,20 +203,20 @@ def _experts(s: Shape, block: str, kind: str, careful: str) -> Iterator[Tensor]:
 
 
 def default_directory() -> Path:
-    """Where the files are kept unless told otherwise: `dure/bench` in the user's cache."""
+    """Return the default directory of the files: `dure/bench` in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "dure" / "bench"
 
 
 def shape_of(name: str) -> Shape:
-    """The shape called `name`. Raises BenchError for an unknown one, listing the known."""
+    """Return the shape `name`. Raises BenchError, with the known names, if it is unknown."""
     if name not in SHAPES:
         raise BenchError(f"no shape is called {name!r}: choose from {', '.join(SHAPES)}")
     return SHAPES[name]
 
 
 def gguf_file(name: str, directory: Path, mix: str = "q4_0") -> Path:
-    """The GGUF of the shape called `name`, written first if it is not there yet."""
+    """Return the GGUF of the shape `name`; it is written if missing."""
     shape = shape_of(name)
     path = directory / f"{name}-{mix}-r{REVISION}.gguf"
     if not path.exists():
@@ -227,7 +227,7 @@ def gguf_file(name: str, directory: Path, mix: str = "q4_0") -> Path:
 
 
 def dllama_files(name: str, directory: Path) -> tuple[Path, Path]:
-    """Distributed Llama's model (`.m`) with the GGUF's weights, and a tokenizer (`.t`) for it."""
+    """Return Distributed Llama's model (`.m`) with the GGUF's weights, and its tokenizer (`.t`)."""
     shape = shape_of(name)
     source = gguf_file(name, directory)
     model, tokenizer = source.with_suffix(".m"), source.with_suffix(".t")
@@ -378,7 +378,7 @@ def _write_dllama_tokenizer(vocabulary: int, file: BinaryIO) -> None:
         (1, vocabulary),
         (2, max(map(len, words))),
         (3, begin),
-        (9, 1),  # how many tokens end a text
+        (9, 1),  # number of tokens that end a text
         (10, 1),  # the token that begins a text is added
     ]
     file.write(_dllama_header(_TOKENIZER_MAGIC, pairs))

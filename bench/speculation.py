@@ -1,8 +1,8 @@
 """Speculative decoding: generation with and without it, on texts that repeat themselves and on a new one.
 
-The demo model writes the texts: what follows what is real. A dense shape with random weights then computes
-them: a step costs what it costs there, and the token chosen is always the text's next one. So the guesses
-that are right are those that would be right, and the time is that of a model worth waiting for.
+The demo model writes the texts, so that they are real. A dense shape with random weights computes them: a
+step costs what it costs with that shape, and the chosen token is always the text's next one. So the
+accepted draft tokens are realistic, and so is the time.
 
     python bench/speculation.py
 """
@@ -49,14 +49,14 @@ FIRST, OTHER = "Tell me a story about a goat.", "Tell me a story about a spoon."
 
 @dataclass(frozen=True)
 class Text:
-    """A prompt, and the answer that the demo model gave to it."""
+    """A prompt, and the demo model's answer."""
 
     prompt: list[int]
     answer: list[int]
 
 
 class Written:
-    """Chooses a text's tokens, whatever the logits are."""
+    """A sampler that chooses a text's tokens, whatever the logits are."""
 
     n_best, can_draft = 1, True
 
@@ -64,19 +64,19 @@ class Written:
         self._rest = list(reversed(answer))
 
     def adjustment(self, _ahead: Sequence[int] = ()) -> None:
-        """Nothing is changed."""
+        """Return no adjustment."""
 
     def choose(self, _best: TopK, _whole: Callable[[], Floats]) -> int:
-        """The next token."""
+        """Return the text's next token."""
         return self._rest[-1]
 
     def accept(self, _token: int) -> None:
-        """On to the one after it."""
+        """Advance by one token."""
         self._rest.pop()
 
 
 class Recital(EngineLoop):
-    """Computes a text that is written already."""
+    """Computes a given text."""
 
     def __init__(
         self, executor: Executor, vocabulary: Vocabulary, proposer: Proposer | None
@@ -88,7 +88,7 @@ class Recital(EngineLoop):
         return Written(self.text)  # type: ignore[return-value]
 
     def recite(self, text: Text) -> Done:
-        """The end of the answer."""
+        """Compute the end of the answer."""
         self.text = text.answer
         asked = Request(
             id="r", prompt=text.prompt, sampling=GREEDY, max_tokens=len(text.answer),
@@ -103,7 +103,7 @@ class Recital(EngineLoop):
 
 
 def texts(n_tokens: int) -> dict[str, Text]:
-    """What the demo model says: a story; the same once more; another one after it."""
+    """Return the demo model's texts: a story, the same story again, another story."""
     with open_gguf(DEMO) as gguf:
         vocabulary = Vocabulary(gguf)
         executor = LocalExecutor(DEMO, Limits(N_CTX, threads=1))
@@ -133,7 +133,7 @@ def texts(n_tokens: int) -> dict[str, Text]:
 def contender(
     name: str, executor: Executor, vocabulary: Vocabulary, text: Text, proposer: Proposer | None
 ) -> Contender:
-    """Generation of one text."""
+    """Return a contender: the generation of one text."""
     loop = Recital(executor, vocabulary, proposer)
 
     def measure() -> Sample:
@@ -147,7 +147,7 @@ def contender(
 
 
 def run() -> int:
-    """Compare; 0 where every goal is met."""
+    """Compare; return 0 if every target is met."""
     options = parser(__doc__, rounds=3)
     options.add_argument("--threads", type=positive, default=2, help="default %(default)s")
     options.add_argument("--tokens", type=positive, default=200, help="default %(default)s")

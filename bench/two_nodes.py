@@ -1,15 +1,15 @@
-"""Two nodes on a 1 Gbit/s link: dure against Distributed Llama and llama.cpp, same weights, same cores.
+"""Two nodes on a 1 Gbit/s link: dure, Distributed Llama and llama.cpp, same weights, same cores.
 
 Two hosts (network namespaces) are joined by a link shaped to 1 Gbit/s. Each contender gets both,
-one thread and one CPU on each, and exchanges 8-bit vectors where it can. Peers are those whose
+one thread and one CPU on each, and exchanges 8-bit vectors if it can. Peers take part if their
 environment variables are set:
 
     dllama        Distributed Llama on both hosts (DURE_DLLAMA)
     one-process   llama-bench, 2 threads in one process, no network (DURE_LLAMA_BENCH)
     rpc-layer     llama-bench over an RPC server on each host, split by layers (DURE_RPC_SERVER too)
-    rpc-tensor    the same, every tensor split; both RPCs once only: they are slow and have no target
-    floor         no program: reading each rank's weights and exchanging each sum, as fast as memory and
-                  link are found to be in dure's own run
+    rpc-tensor    the same, every tensor split; both RPCs run once, as they are slow and have no target
+    floor         no program: the time to read each rank's weights and to exchange each partial sum, by
+                  the speed of memory and link measured in dure's run
 
 Prompt and generation each begin with an empty cache. Needs root and two CPUs; see bench/README.md.
 """
@@ -54,7 +54,7 @@ NEEDED = {
 PROMPT, GENERATION = (
     {"dllama": 2.4, "one-process": 0.85, "rpc-layer": None, "rpc-tensor": None},
     {"dllama": 2.3, "one-process": 0.95, "rpc-layer": None, "rpc-tensor": None, "floor": 0.8},
-)  # the ratios aimed at
+)  # targets of the ratios
 LEAST_BYTES_PER_TOKEN = 1024
 T = TypeVar("T")
 
@@ -109,14 +109,14 @@ def _measured(
 def _halves(
     measure: Callable[[], tuple[Sample, Sample]],
 ) -> tuple[Callable[[], Sample], Callable[[], Sample]]:
-    """Two contenders of which whoever comes first in a round measures both."""
-    kept: list[list[Sample]] = [[], []]
+    """Return two contenders; the first one in a round measures both."""
+    saved: list[list[Sample]] = [[], []]
 
     def half(i: int) -> Sample:
-        if not kept[i]:
-            for samples, sample in zip(kept, measure(), strict=True):
+        if not saved[i]:
+            for samples, sample in zip(saved, measure(), strict=True):
                 samples[:] = [sample]
-        return kept[i].pop()
+        return saved[i].pop()
 
     return partial(half, 0), partial(half, 1)
 
@@ -130,7 +130,7 @@ def _goals(peer: str) -> list[Quantity]:
 
 
 def _over_link(hosts: Sequence[Host], load: Load, measure: Callable[[], T]) -> Callable[[], T]:
-    """`measure`, which fails when its traffic did not cross the link between the hosts."""
+    """Return a `measure` that fails if its traffic did not cross the link between the hosts."""
     least = LEAST_BYTES_PER_TOKEN * (load.prompt_tokens + load.generation_tokens)
 
     def checked() -> T:

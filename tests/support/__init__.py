@@ -1,1 +1,1 @@
-"""What tests share: models, servers, hosts, processes."""
+"""Models, servers, hosts and processes that tests share."""

@@ -1,4 +1,4 @@
-"""One rank of test_all_reduce.py: sums vectors that it makes from its rank, and says what came out.
+"""One rank of test_all_reduce.py: sums vectors made from its rank, and prints the results.
 
     mpiexec -n N python all_reduce_rank.py JOB
 JOB is JSON: {"wire", "two_phase_above", "wait_s", "vectors": [seed, ...], "size", "stop_rank",
@@ -22,7 +22,7 @@ from dure.errors import EngineError
 
 
 def vector(kind: str, rank: int, size: int) -> npt.NDArray[np.float32]:
-    """A rank's partial vector of a kind, float32 [size]; the same wherever it is made."""
+    """Return a rank's partial vector of a kind, float32 [size]; the same in every process."""
     x = np.random.default_rng([rank, size]).standard_normal(size).astype(np.float32)
     match kind:
         case "huge":
@@ -44,12 +44,12 @@ def vector(kind: str, rank: int, size: int) -> npt.NDArray[np.float32]:
 
 
 def digest(x: npt.NDArray[np.float32]) -> str:
-    """All bits of a vector that is too long to be printed."""
+    """Return a hash of all bits of a vector that is too long to print."""
     return hashlib.sha256(x.tobytes()).hexdigest()
 
 
 def main() -> None:
-    """Sum every vector; print the results as JSON, one line a rank."""
+    """Sum every vector; print the results as JSON, one line per rank."""
     job = json.loads(sys.argv[1])
     mpi().Init()
     rank = mpi().COMM_WORLD.rank

@@ -1,6 +1,6 @@
-"""Run a model cut over real ranks, and what to compare it with.
+"""Runs models cut over real ranks, and whole ones to compare them with.
 
-Knows how the tests cut and step. Refuses to know which cases matter and what error is allowed.
+Knows how the tests cut and step. Refuses to know which cases matter and which error is allowed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def cut_executor(
     staged: bool = False,
     two_phase_above: float | None = None,
 ) -> Iterator[MpiExecutor]:
-    """The model at `path`, cut into `directory` and running on one rank for every share."""
+    """Cut the model at `path` into `directory` and run it on one rank per share."""
     with open_gguf(path) as model:
         plan = plan_cut(model, shares)
         shards = plan_shards(model, plan, directory)
@@ -59,14 +59,14 @@ def cut_executor(
 
 
 def rank_pids() -> list[int]:
-    """The ranks that this process started, in no order."""
+    """Return the process IDs of the ranks that this process started, in no order."""
     started = psutil.Process().children(recursive=True)
     return [p.pid for p in started if p.cmdline()[1:3] == ["-m", "dure.engine.ranks.rank"]]
 
 
 @contextmanager
 def whole_executor(path: Path, limits: Limits = LIMITS) -> Iterator[LocalExecutor]:
-    """The whole model in this process."""
+    """Run the whole model in this process."""
     executor = LocalExecutor(path, limits)
     try:
         yield executor
@@ -82,7 +82,7 @@ def step(
     sequence: int = 0,
     kv: Sequence[KvOp] = (),
 ) -> Floats:
-    """Decode tokens of one sequence; all logits of the last one, float32 [n_vocab]."""
+    """Decode tokens of one sequence; return all logits of the last one, float32 [n_vocab]."""
     n = len(tokens)
     batch = Batch(
         np.array(tokens, np.int32),
@@ -99,7 +99,7 @@ def step(
 
 
 def prefill_and_decode(executor: Executor, tokens: Sequence[int], n_prefill: int) -> Floats:
-    """Logits after `tokens[:n_prefill]` at once, then after each further token: [rows, n_vocab]."""
+    """Return logits after `tokens[:n_prefill]`, then after each further token: [rows, n_vocab]."""
     rows = [step(executor, tokens[:n_prefill], 0, kv=[Clear()])]
     for i in range(n_prefill, len(tokens)):
         rows.append(step(executor, [tokens[i]], i))
@@ -107,7 +107,7 @@ def prefill_and_decode(executor: Executor, tokens: Sequence[int], n_prefill: int
 
 
 def reencoded_whole(model: GgufFile, plan: CutPlan, path: Path) -> Path:
-    """The whole model with those tensors re-encoded that `plan` re-encodes, as a file at `path`."""
+    """Write the whole model to `path`, with the tensors re-encoded that `plan` re-encodes."""
     specs = [TensorSpec(t.name, t.shape, plan.type_of(t)) for t in model.tensors.values()]
     with GgufWriter(path, dict(model.metadata), specs) as writer:
         for tensor in model.tensors.values():
@@ -122,5 +122,5 @@ def reencoded_whole(model: GgufFile, plan: CutPlan, path: Path) -> Path:
 
 
 def relative_error(logits: Floats, reference: Floats) -> float:
-    """The difference's norm as a part of the reference's."""
+    """Return the norm of the difference, divided by that of the reference."""
     return float(np.linalg.norm(logits - reference) / np.linalg.norm(reference))

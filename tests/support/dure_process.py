@@ -1,4 +1,4 @@
-"""Runs `dure` as a user does: in a process of its own, through a pipe or on a terminal.
+"""Runs `dure` as a user does: in its own process, through a pipe or on a terminal.
 
 Knows how to start the command line, how to type at it, and how to find every process that a run
 started. Knows nothing about models.
@@ -25,9 +25,9 @@ import psutil
 
 DURE = (sys.executable, "-m", "dure.cli.main")
 MARKER = "DURE_TEST_MARKER"
-WAIT_S = 120.0  # a hang is told by this; nothing is measured with it
+WAIT_S = 120.0  # detects a hang; nothing is measured with it
 
-# Makes its standard input the controlling terminal, as a login does, then becomes dure.
+# Makes its standard input the controlling terminal, as a login does, then runs dure.
 _ON_TERMINAL = """
 import os, signal, sys
 os.login_tty(0)
@@ -35,7 +35,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored, where the tests run in 
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
-# Becomes dure, as a process that Ctrl-C reaches.
+# Runs dure as a process that Ctrl-C reaches.
 _IN_FRONT = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored, where the tests run in the background
@@ -44,7 +44,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 class Dure:
-    """Starts `dure` with its shards in `cache`; all processes it starts carry a mark of this object."""
+    """Starts `dure` with its shards in `cache`; all processes it starts carry this object's mark."""
 
     def __init__(self, cache: Path) -> None:
         self.mark = uuid.uuid4().hex
@@ -52,7 +52,7 @@ class Dure:
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(unwanted)},
             "DURE_CACHE": str(cache),
-            "COLUMNS": "250",  # tables and warnings of one line each
+            "COLUMNS": "250",  # so that tables and warnings have one line each
             "TERM": "xterm-256color",
             MARKER: self.mark,
         }
@@ -60,7 +60,7 @@ class Dure:
     def __call__(
         self, *arguments: object, stdin: str | bytes = b"", **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run to the end. `environment` is set besides."""
+        """Run a command to its end, with additional variables in `environment`."""
         done = subprocess.run(
             [*DURE, *map(str, arguments)],
             input=stdin.encode() if isinstance(stdin, str) else stdin,
@@ -74,7 +74,7 @@ class Dure:
         )
 
     def start(self, *arguments: object, **streams: Any) -> subprocess.Popen[bytes]:
-        """Start, and leave running; `streams` are Popen's, standard input is empty unless named."""
+        """Start a command and leave it running; `streams` are Popen's, stdin is empty by default."""
         streams = {"stdin": subprocess.DEVNULL, **streams}
         return subprocess.Popen(
             [sys.executable, "-c", _IN_FRONT, *DURE, *map(str, arguments)],
@@ -85,7 +85,7 @@ class Dure:
 
     @contextmanager
     def terminal(self, *arguments: object, **environment: str) -> Iterator[Terminal]:
-        """Run on a terminal of its own; killed where the block ends before it does."""
+        """Run a command on its own terminal; kill it if it outlives the block."""
         ours, theirs = pty.openpty()
         process = subprocess.Popen(
             [sys.executable, "-c", _ON_TERMINAL, *DURE, *map(str, arguments)],
@@ -104,7 +104,7 @@ class Dure:
             os.close(ours)
 
     def living(self) -> list[str]:
-        """The command lines of all processes that were started through this object and live."""
+        """Return the command lines of all living processes started through this object."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -115,7 +115,7 @@ class Dure:
         return found
 
     def left_behind(self) -> list[str]:
-        """As `living`, after those that are about to end had time for it."""
+        """Return `living`, after giving processes that are ending time to do so."""
         give_up = time.monotonic() + 20
         while (found := self.living()) and time.monotonic() < give_up:
             time.sleep(0.05)
@@ -123,7 +123,7 @@ class Dure:
 
 
 class Terminal:
-    """The person's end of a terminal."""
+    """The user's end of a terminal."""
 
     def __init__(self, process: subprocess.Popen[bytes], descriptor: int) -> None:
         self.process, self._descriptor = process, descriptor
@@ -133,16 +133,16 @@ class Terminal:
         os.write(self._descriptor, text.encode())
 
     def await_reading(self) -> None:
-        """Wait until the program sleeps, as it does only where it waits for keys.
+        """Wait until the program sleeps, as it does only if it waits for keys.
 
-        A signal between the prompt and the waiting is not handled before the next key.
+        A signal between the prompt and the wait is not handled before the next key.
         """
         process = psutil.Process(self.process.pid)
         while process.status() != psutil.STATUS_SLEEPING:
             time.sleep(0.01)
 
     def read_until(self, *endings: str) -> str:
-        """Return what appears, until each of `endings` has appeared after the one before."""
+        """Return the output until all of `endings` have appeared, one after the other."""
         shown, start = "", 0
         for ending in endings:
             while (found := shown.find(ending, start)) < 0:
@@ -153,7 +153,7 @@ class Terminal:
         return shown
 
     def read_all(self) -> str:
-        """What appears until the program ends."""
+        """Return the output until the program ends."""
         shown = ""
         while more := self._read():
             shown += more
@@ -164,12 +164,12 @@ class Terminal:
         assert ready, "nothing appears on the terminal any more"
         try:
             return os.read(self._descriptor, 65536).decode(errors="replace")
-        except OSError:  # Linux says so when the last process has left the terminal
+        except OSError:  # on Linux, when the last process has left the terminal
             return ""
 
 
 def error_line(stderr: str) -> str:
-    """The one line of an error; the warning that a machine has few cores is none."""
+    """Return the one line of an error; the warning about few cores is no error."""
     lines = [
         line
         for line in stderr.splitlines()
@@ -181,6 +181,6 @@ def error_line(stderr: str) -> str:
 
 
 def as_json(done: subprocess.CompletedProcess[str]) -> Any:
-    """The data that a run with --json printed; the run must have succeeded."""
+    """Return the data that a run with --json printed; the run must have succeeded."""
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -1,7 +1,7 @@
-"""Runs `dure serve` as a user does: a process on a free port, with a home of its own.
+"""Runs `dure serve` as a user does: a process on a free port, with its own home.
 
-Knows how to start it, to wait until its model is there, and to end it. Knows nothing about APIs but
-how to ask for a chat answer.
+Knows how to start it, to wait for its model, and to end it. Of the APIs it knows only how to request a
+chat answer.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import psutil
 from tests.support.dure_process import Dure
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
-WAIT_S = 120.0  # a hang is told by this; nothing is measured with it
+WAIT_S = 120.0  # detects a hang; nothing is measured with it
 MESSAGES = [{"role": "user", "content": "Tell me a story about a goat."}]
 GREEDY = {"messages": MESSAGES, "temperature": 0, "max_tokens": 24}
 
 
 class Home:
-    """A user's home: where dure keeps what it keeps, and the servers that run there."""
+    """A user's home with dure's directories, and the servers that run there."""
 
     def __init__(self, directory: Path) -> None:
         self.dure = Dure(directory / "cache")
@@ -38,7 +38,7 @@ class Home:
 
     @contextmanager
     def serving(self, *arguments: object, **environment: str) -> Iterator[Serving]:
-        """A server on a free port, once its model is there; killed with the block."""
+        """Start a server on a free port and wait for its model; kill it with the block."""
         self.dure.environment |= environment
         process = self.dure.start(
             "serve", DEMO, "--port", "0", "-t", "1", *arguments, stderr=subprocess.PIPE
@@ -54,7 +54,7 @@ class Home:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process, and close what it wrote to."""
+    """Kill a process, and close its output."""
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     process.wait()
@@ -63,20 +63,20 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 class Serving:
-    """A server's process, and what it has written so far."""
+    """A server's process, and its output so far."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process, self.lines, self.url = process, list[str](), ""
 
     def wait_ready(self) -> None:
-        """Read its words until the model is there."""
+        """Read its output until the model is loaded."""
         self.read_until(lambda line: line.startswith("ready"))
         self.url = next(
             found.group(1) for line in self.lines if (found := re.search(r" at (\S+)", line))
         )
 
     def read_until(self, enough: Callable[[str], bool]) -> None:
-        """Read lines up to one that is enough."""
+        """Read lines until one meets the condition."""
         assert self.process.stderr is not None, "it is a pipe"
         for line in self.process.stderr:
             self.lines.append(line.decode().rstrip())
@@ -85,12 +85,12 @@ class Serving:
         raise AssertionError(f"the server ended: {self.lines}")
 
     def engine(self) -> psutil.Process:
-        """The process that generates."""
+        """Return the engine's process."""
         (engine,) = psutil.Process(self.process.pid).children()
         return engine
 
     def chat(self, **more: Any) -> dict[str, Any]:
-        """An answer to a chat request."""
+        """Return the answer to a chat request."""
         response = httpx.post(
             f"{self.url}/v1/chat/completions", json={**GREEDY, **more}, timeout=WAIT_S
         )

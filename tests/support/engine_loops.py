@@ -1,4 +1,4 @@
-"""The engine's loop, run to the end of what it is asked; and questions for it."""
+"""Runs the engine's loop until its requests end; and prompts for it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from dure.model.vocabulary import Vocabulary
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
 GREEDY = Sampling(temperature=0)
 LIMITS = Limits(n_ctx=1024, threads=1, n_sequences=4)
-# A parrot at this temperature says its text now and then only, and exactly the same in every batch.
+# A parrot at this temperature seldom says its text, and exactly the same in every batch.
 WILD = Sampling(temperature=60, top_k=40, top_p=1, min_p=0, seed=7)
 QUESTIONS = [
     "Who is the baker?",
@@ -57,7 +57,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Told:
-    """What was told of one request."""
+    """The events of one request."""
 
     tokens: list[Token] = field(default_factory=list)
     progress: list[PrefillProgress] = field(default_factory=list)
@@ -83,7 +83,7 @@ def run(
     *requests: Request,
     after_step: Callable[[int, dict[str, Told]], None] = lambda *_: None,
 ) -> dict[str, Told]:
-    """Answer some requests; each has one end, and nothing comes after it."""
+    """Answer requests and return their events; each must have one end, as its last event."""
     told = {request.id: Told() for request in requests}
     for request in requests:
         loop.submit(request)
@@ -113,7 +113,7 @@ def question(vocabulary: Vocabulary, text: str) -> list[int]:
 
 
 class Eager(DraftBudget):
-    """Tries all that it may, whatever that costs."""
+    """A budget that drafts as much as allowed, whatever the cost."""
 
     def plan(
         self,

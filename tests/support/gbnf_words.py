@@ -1,6 +1,6 @@
-"""Both sides of a grammar: texts that it allows, at random, and whether llama.cpp allows a text.
+"""Draws random texts from a grammar, and judges texts by llama.cpp's matcher.
 
-The texts are drawn from the grammar as `read_gbnf` reads it; llama.cpp's own matcher is the judge.
+The texts are drawn from the grammar as `read_gbnf` parses it; llama.cpp's matcher is the judge.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _POOL = 'aZ09 _-{}[]<>"\\/\n\té두🐐\x7f'
 
 @contextmanager
 def demo_vocabulary() -> Iterator[Vocabulary]:
-    """The demo model's vocabulary."""
+    """Return the demo model's vocabulary."""
     with open_gguf(DEMO) as gguf:
         vocabulary = Vocabulary(gguf)
         try:
@@ -48,7 +48,7 @@ class Words:
             self._least = least
 
     def draw(self, chance: random.Random, depth: int = 12) -> str:
-        """One text; beyond `depth` rules within each other the shortest way out is taken."""
+        """Return a random text; beyond `depth` nested rules it takes the shortest way out."""
         return self._draw_rule(self._rules[self._root], chance, depth)
 
     def _draw_rule(self, rule: Rule, chance: random.Random, depth: float) -> str:
@@ -105,7 +105,7 @@ class Judge:
         (self._end,) = vocabulary.tokenize("<|im_end|>", special=True, add_bos=False)
 
     def allows(self, gbnf: str, text: str, root: str = "root") -> bool:
-        """Whether the whole text follows the grammar."""
+        """Return whether the whole text follows the grammar."""
         sampler = self._lib.llama_sampler_init_grammar(
             self._vocabulary._vocabulary, gbnf.encode(), root.encode()
         )
@@ -113,7 +113,7 @@ class Judge:
         return self._follows(sampler, text)
 
     def allows_lazily(self, grammar: Grammar, text: str) -> bool:
-        """Whether the text is allowed by a grammar that may wait for its triggers."""
+        """Return whether a lazy grammar, which waits for its triggers, allows the text."""
         patterns = (ctypes.c_char_p * len(grammar.triggers))(
             *(t.encode() for t in grammar.triggers)
         )

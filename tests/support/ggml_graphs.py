@@ -1,4 +1,4 @@
-"""Single operations of ggml, computed by its own threads, to test what a native file takes over."""
+"""Computes single operations of ggml on its own threads, to test native files that replace them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _library(name: str) -> ctypes.CDLL:
 
 
 class Graph:
-    """One node. Axes are numpy's, the reverse of ggml's."""
+    """A graph of one node. Axes are numpy's, the reverse of ggml's."""
 
     def __init__(self, context: ctypes.c_void_p, weights: ctypes.c_void_p) -> None:
         self._base, self._context, self._weights = _library("ggml-base"), context, weights
@@ -83,7 +83,7 @@ class Graph:
         softcap: float = 0.0,
         sinks: Array | None = None,
     ) -> None:
-        """Flash attention as llama.cpp builds it.
+        """Make a node of flash attention as llama.cpp builds it.
 
         q: float32 [streams, tokens, heads, dim]. k, v: float16 [streams, positions, key heads, dim].
         mask: float16 [streams, 1, tokens, positions]. sinks: float32 [heads].
@@ -101,7 +101,7 @@ class Graph:
         self._shape = q.shape
 
     def product(self, matrix: Array, kind: str, x: Array) -> None:
-        """A matrix, repacked where llama.cpp repacks its type, times vectors.
+        """Make a node of a matrix, repacked if llama.cpp repacks its type, times vectors.
 
         matrix: float32 [rows, width], quantized to a type here. x: float32 [n, width].
         Its result is float32 [n, rows].
@@ -112,7 +112,7 @@ class Graph:
         self._shape = (len(x), len(matrix))
 
     def experts(self, matrices: Array, kind: str, x: Array, ids: Array) -> None:
-        """Some of several matrices, repacked as above, times vectors.
+        """Make a node of selected matrices, repacked as above, times vectors.
 
         matrices: float32 [experts, rows, width]. x: float32 [tokens, 1 or used, width].
         ids: int32 [tokens, used]. Its result is float32 [tokens, used, rows].
@@ -126,9 +126,9 @@ class Graph:
         self._shape = (*ids.shape, matrices.shape[1])
 
     def scaled(self, x: Array, factors: Array, *, turned: bool = False) -> None:
-        """x: float32 [a, b, n], times factors: float32 [a, b, 1]; or both with a and b exchanged.
+        """Make a node of x: float32 [a, b, n], times factors: float32 [a, b, 1]; or with a and b exchanged.
 
-        Its result is as x.
+        Its result has the shape of x.
         """
         tensors = [self._tensor(y) for y in (x, factors)]
         if turned:
@@ -139,11 +139,11 @@ class Graph:
 
     @property
     def operation(self) -> str:
-        """What the node is now."""
+        """Return the node's current operation."""
         return str(self._base.ggml_op_desc(self.node).decode())
 
     def compute(self, threads: int) -> Array:
-        """The node's result."""
+        """Compute the node and return its result."""
         graph = ctypes.c_void_p(self._base.ggml_new_graph(self._context))
         self._base.ggml_build_forward_expand(graph, self.node)
         cpu = _library("ggml-cpu")
@@ -154,7 +154,7 @@ class Graph:
         return np.array(data, np.float32).reshape(self._shape)
 
     def close(self) -> None:
-        """Give the memory of weights back."""
+        """Free the memory of the weights."""
         for buffer in self._buffers:
             self._base.ggml_backend_buffer_free(buffer)
 
@@ -165,7 +165,7 @@ class Graph:
         return tensor
 
     def _weight(self, x: Array, kind: str) -> ctypes.c_void_p:
-        """Weights as llama.cpp holds them."""
+        """Return weights as llama.cpp stores them."""
         type_ = type_named(kind)
         data = quantize(x.reshape(-1, x.shape[-1]), type_)
         if kind not in _REPACKED:
@@ -193,7 +193,7 @@ class Graph:
 
 
 def _repacking() -> ctypes.c_void_p:
-    """The kind of memory whose tensors llama.cpp repacks."""
+    """Return the buffer type whose tensors llama.cpp repacks."""
     base = _library("ggml-base")
     registry = ctypes.c_void_p(_library("ggml-cpu").ggml_backend_cpu_reg())
     device = ctypes.c_void_p(base.ggml_backend_reg_dev_get(registry, ctypes.c_size_t(0)))
@@ -207,7 +207,7 @@ def _repacking() -> ctypes.c_void_p:
 
 @contextmanager
 def new_graph() -> Iterator[Graph]:
-    """An empty one, whose memory is gone afterwards."""
+    """Make an empty graph, whose memory is freed with the block."""
     base = _library("ggml-base")
     context = ctypes.c_void_p(base.ggml_init(_InitParams(_MEMORY, None, False)))
     weights = ctypes.c_void_p(base.ggml_init(_InitParams(1 << 16, None, True)))
@@ -222,7 +222,7 @@ def new_graph() -> Iterator[Graph]:
 
 @contextmanager
 def taking() -> Iterator[Callable[[Graph], None]]:
-    """What asks about a graph's node as llama.cpp does before it computes it."""
+    """Return a callback that offers a node as llama.cpp does before it computes it."""
     kind = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
     nodes = CustomNodes()
 

@@ -1,6 +1,6 @@
-"""A server behind all guards, whose API does little: what the guards do shows at once.
+"""Runs a server with all guards and a small API, to test the guards.
 
-In this process (`serving`), or as a process of its own that takes signals (`python guarded_server.py
+In this process (`serving`), or as its own process that handles signals (`python guarded_server.py
 JSON`, which prints its URL). Knows no model.
 """
 
@@ -33,14 +33,14 @@ from dure.http.settings import ServerSettings
 from dure.serve.engine import EngineState
 from dure.serve.metrics import Metrics
 
-WAIT_S = 30.0  # a hang is told by this; nothing is measured with it
+WAIT_S = 30.0  # detects a hang; nothing is measured with it
 CHUNK = b"x" * 65536
 KEYS = ("alice:sk-alice-0123456789", "bob:sk-bob-0123456789")
 
 
 @dataclass
 class ScriptedAnswer:
-    """Events that were known before; after `cancel`, only that it was cancelled."""
+    """A fixed list of events; after `cancel`, only the cancelled end."""
 
     events: Sequence[Event]
     cancelled: bool = False
@@ -58,7 +58,7 @@ class ScriptedAnswer:
 
 @dataclass
 class ScriptedEngine:
-    """An engine that has answered something once, and now answers what it is given."""
+    """An engine that answers with given events."""
 
     events: Sequence[Event] = ()
     answers: list[ScriptedAnswer] = field(default_factory=list)
@@ -97,7 +97,7 @@ class ScriptedEngine:
 
 @dataclass
 class SmallApi:
-    """What stands in for the API. running, ended: requests of /stream and /endless."""
+    """A substitute for the API. running, ended: counts of requests of /stream and /endless."""
 
     running: int = 0
     ended: list[str] = field(default_factory=list)
@@ -145,7 +145,7 @@ async def _answer(send: Send, body: bytes) -> None:
 
 
 async def _stream(scope: Scope, receive: Receive, send: Send) -> None:
-    """As many events as the query says, one every 20 ms."""
+    """Stream the number of events that the query names, one every 20 ms."""
     await _start(send, b"text/event-stream")
     for i in range(int(scope["query_string"])):
         await send({"type": "http.response.body", "body": b"data: %d\n\n" % i, "more_body": True})
@@ -176,7 +176,7 @@ async def _start(send: Send, content_type: bytes) -> None:
 
 
 async def _until_hung_up(work: Any, receive: Receive) -> bool:
-    """Whether the client hung up before the work was done."""
+    """Return whether the client hung up before the work was done."""
 
     async def hang_up() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -194,7 +194,7 @@ async def _until_hung_up(work: Any, receive: Receive) -> bool:
 
 @dataclass
 class Serving:
-    """A server that runs. log: its access log so far."""
+    """A running server. log: its access log so far."""
 
     url: str
     port: int
@@ -204,7 +204,7 @@ class Serving:
     log_file: Path
 
     def log(self, n: int) -> list[str]:
-        """The lines of the log, once there are n."""
+        """Return the lines of the log, once there are n."""
         wait_for(
             lambda: self.log_file.exists() and len(self.log_file.read_text().splitlines()) >= n
         )
@@ -213,7 +213,7 @@ class Serving:
 
 @contextmanager
 def serving(log_file: Path, **options: Any) -> Iterator[Serving]:
-    """A server on a free port, in a thread of its own; options are those of ServerSettings."""
+    """Run a server on a free port, in its own thread; options are those of ServerSettings."""
     settings = ServerSettings(**{"port": 0, "log_file": log_file, "deadline_s": 5, **options})
     api, metrics = SmallApi(), Metrics(ScriptedEngine(), "m")
     keys = KeyRing(settings.api_keys, settings.api_key_file)
@@ -239,7 +239,7 @@ def serving(log_file: Path, **options: Any) -> Iterator[Serving]:
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """Until the other side ends it."""
+    """Read until the other side closes the connection."""
     answer = b""
     while more := sock.recv(1 << 20):
         answer += more
@@ -247,14 +247,14 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 def raw(server: Serving, data: bytes) -> bytes:
-    """Everything that the server says to these bytes until it closes."""
+    """Send these bytes and return everything until the server closes."""
     with socket.create_connection(("127.0.0.1", server.port), 30) as sock:
         sock.sendall(data)
         return read_all(sock)
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    """Until it is true; a hang fails."""
+    """Wait until a condition is true; a hang fails."""
     end = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -262,7 +262,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 def main() -> int:
-    """Serve what the JSON says, until a signal comes."""
+    """Serve with the settings in the JSON until a signal comes."""
     options = json.loads(sys.argv[1])
     for name in ("log_file", "api_key_file", "tls_cert", "tls_key"):
         if options.get(name):

@@ -1,6 +1,6 @@
-"""A Hugging Face hub on this machine, with every fault a test asks for.
+"""Runs a Hugging Face hub on this machine, with the faults that a test names.
 
-Speaks the API's listing of a repository and its downloads with ranges, and redirects large files to
+Implements the API's listing of a repository and its downloads with ranges, and redirects large files to
 a second server of another origin, as the real one does. Knows nothing about models.
 """
 
@@ -35,12 +35,12 @@ class Repo:
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one answer: a status instead of it, or its body after so many bytes.
+    """A fault of one response: a status instead of it, or a break after some bytes of its body.
 
-    `headers` are sent besides, and an empty one leaves that header out.
+    `headers` are sent too; an empty one removes that header.
 
-    `hold` waits there until the server's `release` is set; otherwise the connection is closed.
-    `spoil` changes a byte. `ignore_range` answers 200 with everything.
+    `hold` waits at the break until the server's `release` is set; otherwise the connection is closed.
+    `spoil` changes a byte. `ignore_range` answers 200 with the whole file.
     """
 
     status: int | None = None
@@ -53,7 +53,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came: to the hub or to its content network."""
+    """A received request, to the hub or to its content network."""
 
     to: str
     method: str
@@ -62,14 +62,14 @@ class Request:
 
 
 class HubServer:
-    """The hub and its content network; `faults` are used up by downloads, `api_faults` by listings."""
+    """The hub and its content network; downloads consume `faults`, listings `api_faults`."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
-        self.plain: dict[str, bytes] = {}  # files at addresses of their own
+        self.plain: dict[str, bytes] = {}  # files at their own URLs
         self.etags: dict[str, str] = {}
         self.tokens = {"hf_good"}
-        self.accepted = {"hf_good"}  # whose account has accepted the terms of gated repositories
+        self.accepted = {"hf_good"}  # of an account that accepted the terms of gated repositories
         self.faults: deque[Fault] = deque()
         self.api_faults: deque[Fault] = deque()
         self.requests: list[Request] = []
@@ -96,7 +96,7 @@ class HubServer:
             server.server_close()
 
     def downloads(self) -> list[Request]:
-        """The requests for files' bytes."""
+        """Return the requests for files' bytes."""
         return [r for r in self.requests if r.path.startswith(("/blobs/", "/plain/"))]
 
     def blob(self, sha256: str) -> bytes | None:
@@ -113,7 +113,7 @@ class _Server(ThreadingHTTPServer):
         self.hub, self.role = hub, role
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no news."""
+        """Ignore clients that hang up."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -173,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, {"Content-Type": "application/json"}, json.dumps(facts).encode())
 
     def _readable(self, name: str) -> Repo | None:
-        """The repository, where the caller may list it; else the refusal is sent."""
+        """Return the repository if the caller may list it, else send the refusal."""
         hub = self.server.hub
         token = self.headers.get("authorization", "").removeprefix("Bearer ")
         if token and token not in hub.tokens:
@@ -204,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(302, {"Location": to, **facts})
 
     def _body(self, data: bytes | None, etag: str | None) -> None:
-        """A file's bytes, or the part that was asked for, with the next fault."""
+        """Send a file's bytes, or the requested range, with the next fault."""
         faults = self.server.hub.faults
         fault = faults.popleft() if faults and self.command == "GET" else Fault()
         if data is None or fault.status is not None:

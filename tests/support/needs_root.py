@@ -1,4 +1,4 @@
-"""Tests whose hosts are network namespaces, or that hide a directory by a mount: only root may."""
+"""Marks tests that need root: their hosts are network namespaces, or they hide a directory by a mount."""
 
 from __future__ import annotations
 

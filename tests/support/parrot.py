@@ -1,7 +1,7 @@
-"""A language model that says what it was told: a GGUF that llama.cpp loads, runs and cuts.
+"""Writes a language model that repeats a given text: a GGUF that llama.cpp runs and dure cuts.
 
-Every token has exactly one successor, far ahead of all others, whatever came before it. So tests know
-its text beforehand, on every CPU, at every usual temperature and in every cut.
+Every token has exactly one likely successor, whatever came before it. So tests know its text in advance, on
+every CPU, at every usual temperature and in every cut.
 
 Its embedding of a token is the axis of the token's successor, its layer adds zero, and its output
 matrix has each successor's axis as that successor's row. Knows nothing about ranks.
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def tokens_of(model: Path, text: str) -> list[int]:
-    """A text's tokens by the vocabulary of a model."""
+    """Return a text's tokens in the vocabulary of a model."""
     with open_gguf(model) as gguf:
         vocabulary = Vocabulary(gguf)
         tokens = vocabulary.tokenize(text, special=True, add_bos=False)
@@ -46,8 +46,8 @@ def write_parrot(
 ) -> None:
     """Write a model with the vocabulary of `source` that says the tokens `says`, over and over.
 
-    The tokens must differ from each other and be at most WIDTH; after any other token it begins anew.
-    `template` replaces the chat template; "" leaves the model without one. `metadata` comes besides.
+    There must be at most WIDTH tokens, all different; after any other token it starts again.
+    `template` replaces the chat template; "" removes it. `metadata` is added.
     """
     assert len(set(says)) == len(says) <= WIDTH, "every token has one successor"
     with open_gguf(source) as gguf:
@@ -85,7 +85,7 @@ def _metadata(n_ctx: int) -> dict[str, Value]:
 
 
 def _tensors(says: Sequence[int], n_vocab: int) -> dict[str, Floats]:
-    """By name, in numpy's order of axes."""
+    """Return the tensors by name, in numpy's order of axes."""
     axes = np.eye(WIDTH, dtype=np.float32)
     embedding, output = np.tile(axes[0], (n_vocab, 1)), np.zeros((n_vocab, WIDTH), np.float32)
     for place, token in enumerate(says):

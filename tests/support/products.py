@@ -1,4 +1,4 @@
-"""Matrices and vectors to multiply, and what their exact products are."""
+"""Makes matrices and vectors to multiply, and what their exact products are made of."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ needs_ours = pytest.mark.skipif(
     reason="ours needs AVX2, and llama.cpp's AMX kernels repack for themselves",
 )
 kinds = pytest.mark.parametrize("kind", ["Q4_0", "Q4_K", "Q6_K", "Q8_0"])
-"""All types of which products are ours."""
+"""All types whose products the native library computes."""
 
 
 def numbers(*shape: int, seed: int = 0) -> Array:
-    """Random ones, of unlike sizes."""
+    """Return random numbers whose rows differ in scale."""
     random = np.random.default_rng(seed)
     rows = random.normal(0, 1, (*shape[:-1], 1))
     return (random.normal(0, 1, shape) * np.exp(rows)).astype(np.float32)
 
 
 def weights(x: Array, kind: str) -> Array:
-    """What matrices are after they were rounded to a type."""
+    """Return a matrix after rounding to a type."""
     type_ = type_named(kind)
     blocks = quantize(x.reshape(-1, x.shape[-1]), type_)
     return dequantize(blocks.ravel(), type_, x.size).reshape(x.shape).astype(float)
 
 
 def rounded(x: Array, kind: str) -> Array:
-    """What activations are for matrices of a type.
+    """Return activations after rounding for matrices of a type.
 
-    They have 8 bits, and a scale for 256 (of types with superblocks) or one of 16 bits for 32.
+    They have 8 bits, with a scale per 256 (types with superblocks), or a 16-bit scale per 32.
     """
     is_super = kind.endswith("_K")
     blocks = x.reshape(-1, 256 if is_super else 32)
     scale = np.abs(blocks).max(1, keepdims=True) / np.float32(127)
     inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
-    kept = scale if is_super else scale.astype(np.float16)
-    result: Array = np.rint(blocks * inverse) * kept.astype(float)
+    stored = scale if is_super else scale.astype(np.float16)
+    result: Array = np.rint(blocks * inverse) * stored.astype(float)
     return result.reshape(x.shape)
 
 
 def close_to(expected: Array, *, rel: float = 1e-4) -> Any:
-    """The same but for the order of sums."""
+    """Return what equals the expected numbers up to the order of sums."""
     return pytest.approx(expected, rel=rel, abs=0.1 * rel * float(np.abs(expected).max()))

@@ -1,11 +1,11 @@
-"""Small models with random weights, for tests that compare a cut model with the whole one.
+"""Writes small models with random weights, for tests that compare a cut model with the whole one.
 
-Knows the tensors and metadata that llama.cpp wants of each architecture dure cuts, how to write
-them as GGUF in any of its types, and how to ask llama.cpp for the logits of such a file.
+Knows the tensors and metadata that llama.cpp needs for each architecture that dure cuts, how to
+write them as GGUF in any type, and how to get the logits of such a file from llama.cpp.
 Knows nothing about cuts, ranks or dure itself.
 
-The weights are scaled so that a mistake shows: activations stay near one, attention looks back
-over the whole prompt, norms differ from one, and biases, sinks and rope factors from zero.
+The weights are scaled so that a mistake shows: activations stay near one, attention spreads over the
+whole prompt, norms differ from one, and biases, sinks and rope factors from zero.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ from dure.engine.compute.llama import has_amx
 Floats = npt.NDArray[np.float32]
 Value = int | float | str
 
-_LOGIT_STD = 2.0  # spread wanted of the logits, about that of a trained model
-_POST_NORM = 0.5  # of what a half-layer adds; with 1.0 seven layers amplify a flipped rounding
+_LOGIT_STD = 2.0  # of the logits, about as in a trained model
+_POST_NORM = (
+    0.5  # scale of what a half-layer adds; with 1.0, seven layers amplify a flipped rounding
+)
 _EXPERT_PARENT = {"qwen3moe"}  # feed_forward_length is that of all used experts together
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a random model looks like: its sizes in elements, and which optional tensors it has."""
+    """The sizes of a random model in elements, and which optional tensors it has."""
 
     arch: str  # llama.cpp's name, the value of general.architecture
     n_layer: int
@@ -47,7 +49,7 @@ class Shape:
     n_head: int
     n_head_kv: int
     head_dim: int
-    n_ff: int  # of one expert, where there are experts
+    n_ff: int  # of one expert, if there are experts
     n_vocab: int
     n_expert: int = 0  # 0: one dense feed-forward layer
     n_expert_used: int = 0
@@ -105,7 +107,7 @@ def write_random_model(
     The model has no tokenizer, unless `vocab` names a GGUF with `shape.n_vocab` tokens whose
     `tokenizer.*` keys are then copied.
 
-    Raises ValueError where a row does not fit the type's blocks or the vocabulary the shape.
+    Raises ValueError if a row does not fit the type's blocks, or the vocabulary the shape.
     """
     _write_file(path, shape, list(_tensors(shape)), type_name, seed=seed, vocab=vocab, split=None)
 
@@ -138,14 +140,14 @@ def write_split(
 
 
 def reference_logits(path: Path, tokens: Sequence[int], n_prefill: int) -> Floats:
-    """Logits of the whole model, computed by llama.cpp in this process on one CPU thread.
+    """Return logits of the whole model, computed by llama.cpp in this process on one CPU thread.
 
     Decodes `tokens[:n_prefill]` as one batch, then every further token in a batch of its own.
     Returns float32 [len(tokens) - n_prefill + 1, n_vocab]: the row after the last prompt token,
     then one for each further token. KV cache and flash attention are llama.cpp's defaults.
 
     Raises ValueError for an impossible `n_prefill`, RuntimeError with llama.cpp's last messages
-    where it refuses the file or the batch.
+    if it refuses the file or the batch.
     """
     if not 1 <= n_prefill <= len(tokens):
         raise ValueError(f"n_prefill is {n_prefill}: give 1 to {len(tokens)}, the tokens there are")
@@ -269,7 +271,7 @@ def _metadata(shape: Shape) -> dict[str, Value]:
 
 
 def _rope_scaling(shape: Shape) -> dict[str, Value]:
-    """As the published models have it: Gemma 3 from 4B on, and gpt-oss."""
+    """Return rope scaling as in the published models: Gemma 3 from 4B on, and gpt-oss."""
     if shape.arch == "gemma3":
         return {"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}
     if shape.arch == "gpt-oss":
@@ -339,7 +341,7 @@ def _copy_tokenizer(writer: Any, shape: Shape, vocab: Path) -> None:
 
 
 def _encode(tensor: _Tensor, kind: Any, seed: int) -> npt.NDArray[np.uint8]:
-    """Random values in a tensor type, by llama.cpp's own encoder: uint8 [..., bytes of a row]."""
+    """Encode random values in a tensor type, by llama.cpp's encoder: uint8 [..., bytes of a row]."""
     library = binding._lib
     library.ggml_row_size.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
@@ -380,19 +382,19 @@ _messages: deque[str] = deque(maxlen=8)
 
 @binding.llama_log_callback  # type: ignore[untyped-decorator]
 def _keep_message(_level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
-    """Keep llama.cpp's last messages; lives as long as the module, for llama.cpp holds it."""
+    """Collect llama.cpp's last messages; it lives as long as the module, as llama.cpp refers to it."""
     _messages.append(text.decode(errors="replace"))
 
 
 @contextmanager
 def _loaded(path: Path, n_ctx: int, n_batch: int) -> Iterator[tuple[Any, Any]]:
-    """The model and a context for it, on one CPU thread and without mmap; freed afterwards."""
+    """Load the model and a context, on one CPU thread and without mmap; free both afterwards."""
     binding.llama_log_set(_keep_message, ctypes.c_void_p(0))
     binding.llama_backend_init()
     model_params = binding.llama_model_default_params()
     model_params.n_gpu_layers = 0
     model_params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
-    model_params.use_extra_bufts = not has_amx()  # the same kernels as the ranks use
+    model_params.use_extra_bufts = not has_amx()  # the same kernels as the ranks'
     model = binding.llama_model_load_from_file(str(path).encode(), model_params)
     if not model:
         raise RuntimeError(f"llama.cpp refuses {path}: {''.join(_messages)}")
@@ -400,7 +402,7 @@ def _loaded(path: Path, n_ctx: int, n_batch: int) -> Iterator[tuple[Any, Any]]:
     params.n_ctx = n_ctx
     params.n_batch = params.n_ubatch = n_batch
     params.n_threads = params.n_threads_batch = 1
-    nodes = CustomNodes()  # that of the ranks, too
+    nodes = CustomNodes()  # as the ranks'
     params.cb_eval = type(params.cb_eval)(graph_callback())
     params.cb_eval_user_data = nodes.handle
     context = binding.llama_init_from_model(model, params)
@@ -416,7 +418,7 @@ def _loaded(path: Path, n_ctx: int, n_batch: int) -> Iterator[tuple[Any, Any]]:
 
 
 def _decode(context: Any, tokens: Sequence[int], n_vocab: int) -> Floats:
-    """Logits after the last of `tokens`: float32 [n_vocab]."""
+    """Decode `tokens` and return the last one's logits: float32 [n_vocab]."""
     ids = (binding.llama_token * len(tokens))(*tokens)
     status = binding.llama_decode(context, binding.llama_batch_get_one(ids, len(tokens)))
     if status != 0:

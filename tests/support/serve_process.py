@@ -1,6 +1,6 @@
-"""`dure serve` as users run it: a process of its own, with its engine, behind all guards.
+"""Runs `dure serve` as users do: in its own process, with its engine and all guards.
 
-Knows how to start and end it. Knows nothing of what it answers.
+Knows how to start and end it. Knows nothing of its answers.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from tests.support.dure_process import Dure
 
 DEMO_MODEL = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
-WAIT_S = 120.0  # a hang is told by this; nothing is measured with it
+WAIT_S = 120.0  # detects a hang; nothing is measured with it
 
 
 @contextmanager
 def dure_serve(directory: Path, *options: object, model: Path = DEMO_MODEL) -> Iterator[str]:
-    """The URL of a server that is ready; it must end in good order with the block."""
+    """Yield the URL of a ready server, which must end cleanly with the block."""
     dure = Dure(directory / "cache")
     dure.environment["DURE_RUNTIME"] = str(directory / "run")
     stderr = directory / "stderr"

@@ -1,7 +1,7 @@
 """Runs the API as a real server over HTTP, in a thread of the tests, on a model or on a script.
 
-`Served` serves a `ServerState`; `ScriptedEngine` stands where the engine stands, and says what a test
-wants said: what is tested here is the API, and the model is the one expensive thing that is faked.
+`Served` serves a `ServerState`; `ScriptedEngine` replaces the engine and answers with a test's texts: the
+API is tested, and only the model, which is expensive, is faked.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ from dure.worker.protocol import EngineOptions
 from dure.worker.supervisor import EngineSupervisor
 
 DEMO_MODEL = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
-WAIT_S = 60.0  # a hang is told by this; nothing is measured with it
+WAIT_S = 60.0  # detects a hang; nothing is measured with it
 N_CTX = 2048
 
 
 @cache
 def vocabulary() -> Vocabulary:
-    """The demo model's."""
+    """Return the demo model's vocabulary."""
     with open_gguf(DEMO_MODEL) as model:
         return Vocabulary(model)
 
 
 def state_of(engine: Any, aliases: tuple[str, ...] = (), **settings: Any) -> ServerState:
-    """A server of the demo model's vocabulary and templates."""
+    """Return the state of a server with the demo model's vocabulary and templates."""
     words = vocabulary()
     model = ServedModel(engine, words, "dure-demo", aliases)
     return ServerState(model, ChatFormatter(words), **settings)
@@ -74,7 +74,7 @@ async def _running(engine: EngineSupervisor) -> AsyncIterator[None]:
 
 
 class Served:
-    """A server that answers at `url` until `close`. engine: started and ended with it."""
+    """A server at `url` until `close`. engine: started and closed with it."""
 
     def __init__(
         self,
@@ -105,14 +105,14 @@ class Served:
 
 @contextlib.contextmanager
 def served_model() -> Iterator[Served]:
-    """A server of the demo model, on an engine as users run it."""
+    """Run a server of the demo model on a real engine."""
     engine = engine_of(DEMO_MODEL)
     with served_engine(state_of(engine), engine) as server:
         yield server
 
 
 def engine_of(model: Path) -> EngineSupervisor:
-    """An engine as users run it, not yet started."""
+    """Return a real engine, not yet started."""
     return EngineSupervisor(
         EngineOptions(
             model=str(model), run=RunOptions(ranks=1, threads=1, ctx=N_CTX, n_sequences=4)
@@ -122,7 +122,7 @@ def engine_of(model: Path) -> EngineSupervisor:
 
 @contextlib.contextmanager
 def served_engine(state: ServerState, engine: EngineSupervisor) -> Iterator[Served]:
-    """A server of an engine that runs while the block does."""
+    """Run a server of an engine while the block runs."""
     server = Served(state, engine=engine)
     try:
         yield server
@@ -132,7 +132,7 @@ def served_engine(state: ServerState, engine: EngineSupervisor) -> Iterator[Serv
 
 @contextlib.contextmanager
 def served(state: ServerState, dialects: Sequence[APIRouter] = ()) -> Iterator[Served]:
-    """A server that runs while the block does."""
+    """Run a server while the block runs."""
     server = Served(state, dialects)
     try:
         yield server
@@ -141,7 +141,7 @@ def served(state: ServerState, dialects: Sequence[APIRouter] = ()) -> Iterator[S
 
 
 def wait_until(condition: Any, complaint: str) -> None:
-    """Wait for what another thread does; fails with the complaint."""
+    """Wait for what another thread does; fail with the complaint after a while."""
     deadline = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < deadline, complaint
@@ -152,10 +152,10 @@ def wait_until(condition: Any, complaint: str) -> None:
 class Script:
     """One answer. text: what the model writes. pieces: instead of it, its tokens.
 
-    end: how it ends, where max_tokens does not end it sooner. refusal: raised when it is submitted.
-    hasty: it is all written before anyone can cancel it.
-    failure: a Failed event with this error in place of the end. hold: wait for this before every
-    token but the first. silent: wait for `hold` before the first as well.
+    end: how it ends, if max_tokens does not end it sooner. refusal: raised when it is submitted.
+    hasty: all of it is generated before anyone can cancel it.
+    failure: a Failed event with this error replaces the end. hold: wait for this before every token but
+    the first. silent: wait for `hold` before the first too.
     """
 
     text: str = "Hello there."
@@ -224,7 +224,7 @@ class ScriptedAnswer:
 
 @dataclass
 class ScriptedEngine:
-    """Answers with `scripts`, in order, and then with `default`; remembers what it was asked."""
+    """Answers with `scripts`, in order, and then with `default`; records its requests."""
 
     default: Script = Script()
     scripts: list[Script] = field(default_factory=list)
@@ -254,7 +254,7 @@ class ScriptedEngine:
     )
 
     def tokens_of(self, script: Script) -> Sequence[int]:
-        """What a script's model writes."""
+        """Return the tokens that a script's model generates."""
         if script.tokens is not None:
             return script.tokens
         return vocabulary().tokenize(script.text, special=True, add_bos=False)
@@ -274,7 +274,7 @@ class ScriptedEngine:
         return [[float(len(tokens) + n) for n in range(self.info.n_embd)] for tokens in inputs]
 
     def not_embedding(self) -> ScriptedEngine:
-        """The same, of a model that does not embed."""
+        """Return the same for a model that does not embed."""
         return replace(self, info=_without_embedding(self.info))
 
 

@@ -1,4 +1,4 @@
-"""A small GGUF file made by the `gguf` package, the independent other side of our own code."""
+"""Writes a small GGUF file with the `gguf` package, which is independent of our code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def weights(*shape: int) -> NDArray[np.float32]:
 
 
 def write_with_gguf(path: Path, split_max_tensors: int = 0) -> None:
-    """A small model made by the `gguf` package: two tensors and every kind of value."""
+    """Write a small model with two tensors and every kind of value."""
     writer = gguf.GGUFWriter(path, "llama", split_max_tensors=split_max_tensors)
     writer.add_uint8("k.u8", 200)
     writer.add_int8("k.i8", -100)

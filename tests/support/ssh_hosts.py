@@ -1,7 +1,7 @@
-"""Machines that one logs in to: hosts with a file system of their own, a real sshd, and a real sudo.
+"""Makes machines to log in to: hosts with their own file system, a real sshd and a real sudo.
 
 Every machine sees this one's files and writes to a copy (an overlay), so its /etc, /opt and homes are its
-own. systemd alone is played: a `systemctl` that notes what it is told, and starts what a unit says.
+own. Only systemd is faked: a `systemctl` that records its commands and starts what a unit names.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ setsid runuser -u "$(of User)" -- env "$(of Environment)" $(of ExecStart) </dev/
 
 @dataclass
 class Computer:
-    """One machine; process: what keeps its file system."""
+    """A machine. process: keeps its file system."""
 
     host: Host
     process: subprocess.Popen[str]
     key: str = ""
 
     def run(self, *argv: str, feed: str = "", status: int | None = 0) -> str:
-        """What a command prints there as root; status: which it must end with, if that matters."""
+        """Run a command there as root and return its output. status: required exit status, if any."""
         entered = (
             "--target",
             str(self.process.pid),
@@ -111,18 +111,18 @@ class Computer:
         return done.stdout + (done.stderr if status != 0 else "")
 
     def dure(self, *arguments: str, status: int | None = 0) -> str:
-        """What this machine's own dure prints, which is the one under test."""
+        """Run this machine's dure, which is the one under test, and return its output."""
         return self.run(sys.executable, "-m", "dure.cli.main", *arguments, status=status)
 
     def write(self, path: str, text: str, mode: str = "644") -> None:
-        """Make a file there, and the directories above it."""
+        """Write a file there, and create the directories above it."""
         script = 'mkdir -p "${1%/*}" && cat >"$1" && chmod "$2" "$1"'
         self.run("sh", "-c", script, "sh", path, mode, feed=text)
 
 
 @contextmanager
 def computers(count: int) -> Iterator[list[Computer]]:
-    """So many machines on a switch; the first may log in to the others, and knows their keys."""
+    """Make n machines on a switch; the first may log in to the others, and knows their keys."""
     with linked_hosts(count) as hosts:
         found: list[Computer] = []
         try:
@@ -136,7 +136,7 @@ def computers(count: int) -> Iterator[list[Computer]]:
 
 
 def _introduce(root: Computer, *others: Computer) -> None:
-    """The root gets a key that opens the others, and knows theirs."""
+    """Give the root a key for the others, and their host keys."""
     root.run("mkdir", "-p", "/root/.ssh")
     root.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", KEY)
     public = root.run("cat", f"{KEY}.pub")
@@ -176,7 +176,7 @@ def _furnish(computer: Computer) -> None:
 
 
 def bare(computer: Computer, *programs: str, python: str) -> None:
-    """The user `bare` there finds these programs beside the usual ones, and this Python's version."""
+    """Let the user `bare` there find these programs besides the usual ones, and this Python's version."""
     usual = ["sh", "uname", "id", "getent", "cut", "getconf", "awk", "dirname", "df", "cat", "env"]
     script = 'for one; do ln -sf "$(command -v $one)" /srv/bare/; done'
     computer.run("sh", "-c", f"rm -rf /srv/bare/*; {script}", "sh", *usual, *programs)
@@ -186,7 +186,7 @@ def bare(computer: Computer, *programs: str, python: str) -> None:
 
 
 def wheel(directory: Path) -> Path:
-    """The dure that is tested, as a wheel."""
+    """Return the dure under test as a wheel."""
     package, installed = Path(dure.__file__).parent, distribution("dure")
     name = f"dure-{installed.version}"
     facts = {f: installed.read_text(f) or "" for f in ("METADATA", "WHEEL", "entry_points.txt")}
