@@ -155,7 +155,7 @@ def test_a_pull_that_is_stopped_goes_on_where_it_was(
     process.send_signal(how)
     _, said = process.communicate(timeout=60)
     if how is signal.SIGINT:
-        assert f"`dure pull {NAME}` goes on".encode() in said
+        assert f"`dure pull {NAME}` resumes from here".encode() in said
         assert process.returncode == 130
     hub.release.set()
     assert dure("pull", NAME).returncode == 0
