@@ -197,4 +197,6 @@ def test_edit_opens_the_editor_and_checks_what_was_written(dure: Dure, tmp_path:
     editor.chmod(0o755)
     done = dure("config", "edit", EDITOR=str(editor), VISUAL="")
     assert "[rnu]: no such command" in error_line(done.stderr)
-    assert (tmp_path / "dure" / "config.toml").read_text().startswith("# The values of dure's options")
+    assert (
+        (tmp_path / "dure" / "config.toml").read_text().startswith("# The values of dure's options")
+    )
