@@ -1,6 +1,6 @@
 # make demo    install into .venv, then run the demo model on one rank and cut over two
 # make test    install what tests need, and run them all; one file, or some tests of it:
-#              make test ARGS="tests/generate/test_scheduler.py -k fair"
+#              make test ARGS="tests/generate/test_scheduler.py -k neighbours"
 # make check   every linter, then the tests
 # make lint    every linter
 # make format  format the code and mend what the linter can

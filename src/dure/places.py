@@ -60,7 +60,7 @@ def node_directory() -> Path:
 
 
 def runtime_directory() -> Path:
-    """Return where servers that run leave word: DURE_RUNTIME, or the user's runtime directory."""
+    """Return where running servers are listed: DURE_RUNTIME, or the user's runtime directory."""
     if named := _named("DURE_RUNTIME"):
         return named
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
