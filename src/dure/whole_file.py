@@ -1,7 +1,7 @@
 """Files that are written whole or not at all: a reader sees the old content or the new one.
 
-Refuses to know formats. Large files that are written piece by piece, and may be resumed, keep their own
-`.part` (`model.store.download`, `model.gguf.writer`, `cluster.node.shards`).
+Refuses to know formats. Large files that are written piece by piece, and may be resumed, are replaced
+by their writers (`model.store.download`, `model.gguf.writer`, `cluster.node.shards`).
 """
 
 from __future__ import annotations

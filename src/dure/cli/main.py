@@ -58,17 +58,18 @@ class Commands(Configured):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = LazyCommands(COMMANDS)  # type: ignore[assignment]  # typer only reads it
+        self._lazy = LazyCommands(COMMANDS)
+        self.commands = self._lazy  # type: ignore[assignment]  # typer only reads it
         self._is_listing = False
 
     def list_commands(self, _ctx: Any) -> list[str]:
         """Return the names of all commands."""
-        return list(COMMANDS)
+        return list(self._lazy)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command; while all are listed, only its name and summary."""
         if self._is_listing:
-            return LazyCommands(COMMANDS).summary(cmd_name)
+            return self._lazy.summary(cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

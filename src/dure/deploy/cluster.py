@@ -168,7 +168,7 @@ class _CutOverNodes:
         """Return the nodes that have neither their shard nor disk space for it."""
         full = []
         for member, shard in zip(self._members, self._shards[1:], strict=True):
-            with nodes.client(member) as client:
+            with contextlib.closing(nodes.client(member)) as client:
                 room = client.shards().room_for(shard.name)
             if room < shard.weights_bytes:
                 reason = (
@@ -225,7 +225,9 @@ def _send_shards(
     with contextlib.ExitStack() as clients:
         deliveries = []
         for member, shard in placed:
-            client = clients.enter_context(nodes.client(member, SHARD_TIMEOUT_S))
+            client = clients.enter_context(
+                contextlib.closing(nodes.client(member, SHARD_TIMEOUT_S))
+            )
             if shard.name not in client.shards().whole_names:
                 deliveries.append(Delivery(shard, client))
         total = sum(delivery.shard.weights_bytes for delivery in deliveries)

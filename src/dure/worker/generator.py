@@ -6,21 +6,19 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from dure.deploy.draft import start_draft
 from dure.deploy.start import start_model
 from dure.errors import ClusterError, DureError
 from dure.generate.checkpoints import Checkpoints
 from dure.generate.loop import EngineLoop
 from dure.generate.prefix_store import PrefixStore
 from dure.generate.request import Event, Token
-from dure.generate.speculative.draft_model import DraftModel
-from dure.generate.speculative.proposer import draft_model_path, proposer_for
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.plan.memory import tokens_moved_in_a_pass
 from dure.worker import protocol as msg
 from dure.worker.connection import SupervisorConnection
 from dure.worker.model_info import model_info
+from dure.worker.proposing import start_proposer
 
 __all__ = ["Generator"]
 
@@ -42,7 +40,10 @@ class Generator:
             self._deployment = start_model(gguf, options.run, supervisor, options.restart)
             self._executor = self._deployment.executor
             self._store = self._open_store(gguf)
-            self._proposer = proposer_for(options.draft, gguf, self._draft_model())
+            n_ctx = self._executor.info.n_ctx
+            self._proposer = start_proposer(
+                options.draft, gguf, self._vocabulary, options.run, n_ctx, supervisor
+            )
             self._loop = self._new_loop(gguf)
             info = model_info(gguf, self._executor.info)
         self._peak_bytes: tuple[int, ...] = ()
@@ -58,15 +59,6 @@ class Generator:
             return None
         name = f"{gguf.fingerprint[:16]}-{self._deployment.cut_name}"
         return PrefixStore(Path(self._options.store) / name, self._executor)
-
-    def _draft_model(self) -> DraftModel | None:
-        path = draft_model_path(self._options.draft)
-        if path is None:
-            return None
-        n_ctx = self._executor.info.n_ctx
-        return DraftModel(
-            start_draft(path, self._vocabulary, self._options.run, n_ctx, self._supervisor)
-        )
 
     def _new_loop(self, gguf: GgufFile) -> EngineLoop:
         options, running = self._options, self._deployment

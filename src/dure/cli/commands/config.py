@@ -25,6 +25,7 @@ from dure.cli.terminal.console import output, print_json, printable
 from dure.cli.terminal.parameters import Json
 from dure.errors import ResourceError, UsageError
 from dure.places import config_file
+from dure.whole_file import write_whole
 
 __all__ = ["config"]
 
@@ -207,10 +208,7 @@ def _value(text: str) -> Any:
 
 
 def _write(file: Path, text: str) -> None:
-    part = file.with_name(f"{file.name}.new")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text)
-        part.replace(file.resolve())
+        write_whole(file.resolve(), text.encode())  # a link stays one
     except OSError as error:
         raise ResourceError(f"cannot write {file}: {error.strerror}") from error

@@ -18,12 +18,14 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
 __all__ = [
+    "byte_columns",
     "bytes_text",
     "errors",
     "loading_bar",
@@ -87,17 +89,22 @@ def bytes_text(n: float) -> str:
     return f"{n:.1f} TB"
 
 
-@contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar of bytes on stderr, on a terminal only. Yields a function that adds bytes."""
-    columns = (
+def byte_columns() -> tuple[ProgressColumn, ...]:
+    """Return the columns of a bar of bytes: what, how much, how fast, how long still."""
+    return (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar of bytes on stderr, on a terminal only. Yields a function that adds bytes."""
+    off = not errors.is_terminal
+    with Progress(*byte_columns(), console=errors, transient=True, disable=off) as bar:
         task = bar.add_task(title, total=total)
         yield lambda more: bar.advance(task, more)
 

@@ -8,17 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import Progress, TaskID
 
-from dure.cli.terminal.console import bytes_text, errors, printable
+from dure.cli.terminal.console import byte_columns, bytes_text, errors, printable
 from dure.model.store import Watcher
 
 __all__ = ["pull_progress", "saying_how_to_resume"]
@@ -47,14 +39,7 @@ class _Bar:
     """A bar for the current file."""
 
     def __init__(self) -> None:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=errors, transient=True)
+        self._progress = Progress(*byte_columns(), console=errors, transient=True)
         self._task: TaskID | None = None
 
     def __enter__(self) -> _Bar:

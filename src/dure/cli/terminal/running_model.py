@@ -7,15 +7,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from dure.cli.terminal.console import errors, loading_bar, progress_bar
-from dure.deploy.draft import start_draft
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import EngineEvent
 from dure.deploy.start import start_model
 from dure.engine.executor import Executor, FullExecutor
-from dure.generate.speculative.draft_model import DraftModel
-from dure.generate.speculative.proposer import Proposer, draft_model_path, proposer_for
+from dure.generate.speculative.proposer import Proposer
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
+from dure.worker.proposing import start_proposer
 
 __all__ = ["TerminalReporter", "proposer", "running_model"]
 
@@ -65,11 +64,8 @@ def proposer(
     draft: str, gguf: GgufFile, vocabulary: Vocabulary, options: RunOptions, executor: Executor
 ) -> Iterator[Proposer | None]:
     """Make the proposer of draft tokens that --draft names, until the block ends."""
-    draft_model = None
-    if path := draft_model_path(draft):
-        n_ctx, reporter = executor.info.n_ctx, TerminalReporter()
-        draft_model = DraftModel(start_draft(path, vocabulary, options, n_ctx, reporter))
-    made = proposer_for(draft, gguf, draft_model)
+    n_ctx, reporter = executor.info.n_ctx, TerminalReporter()
+    made = start_proposer(draft, gguf, vocabulary, options, n_ctx, reporter)
     try:
         yield made
     finally:

@@ -58,5 +58,5 @@ class RestartWatch:
     def _has_room(self, member: Member, needed_bytes: int) -> bool:
         if not needed_bytes:
             return True
-        with self._nodes.client(member) as client:
+        with contextlib.closing(self._nodes.client(member)) as client:
             return client.shards().free_bytes >= needed_bytes

@@ -135,7 +135,7 @@ class _RemotePlace:
     member: Member
 
     def shards(self) -> list[StoredShard]:
-        with self.nodes.client(self.member) as client:
+        with contextlib.closing(self.nodes.client(self.member)) as client:
             found = client.shards().shards
         return [
             StoredShard(self.member.name, one.name, one.size_bytes, one.whole, one.used)
@@ -143,11 +143,11 @@ class _RemotePlace:
         ]
 
     def is_sound(self, name: str) -> bool:
-        with self.nodes.client(self.member, CHECK_S) as client:
+        with contextlib.closing(self.nodes.client(self.member, CHECK_S)) as client:
             return client.is_sound(name)
 
     def delete(self, names: Iterable[str]) -> None:
-        with self.nodes.client(self.member) as client:
+        with contextlib.closing(self.nodes.client(self.member)) as client:
             for name in names:
                 client.delete(name)
 

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -104,7 +105,7 @@ def measure_nodes(nodes: Nodes, members: Sequence[Member], type_name: str) -> di
     """Measure the speed of several nodes at once; return it by name. Raises ClusterError."""
 
     def measured(member: Member) -> Speed:
-        with nodes.client(member, MEASURE_S) as client:
+        with closing(nodes.client(member, MEASURE_S)) as client:
             return client.speed(type_name)
 
     with ThreadPoolExecutor(max_workers=AT_ONCE) as threads:
@@ -115,7 +116,7 @@ def measure_nodes(nodes: Nodes, members: Sequence[Member], type_name: str) -> di
 def link_speed(nodes: Nodes, member: Member) -> LinkSpeed:
     """Measure the link to a node: the time of TCP handshakes, and of some blocks through TLS."""
     round_trip_s = _round_trip_s(member)
-    with nodes.client(member, 60.0) as client:
+    with closing(nodes.client(member, 60.0)) as client:
         return LinkSpeed(round_trip_s, _bytes_per_s(client))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import msgspec
@@ -92,6 +93,6 @@ def _client(member: Member, context: ssl.SSLContext, timeout_s: float) -> NodeCl
 
 def _facts_of(member: Member, context: ssl.SSLContext, timeout_s: float) -> NodeReport:
     """Ask a node for its facts. Raises ClusterError."""
-    with _client(member, context, timeout_s) as client:
+    with closing(_client(member, context, timeout_s)) as client:
         facts = client.facts()
     return NodeReport(member, platform=facts.platform, health=facts.health)

@@ -29,6 +29,7 @@ from dure.engine.saved.sealed_file import is_whole, seal
 from dure.errors import EngineError, ModelError, ResourceError
 from dure.model.context import padded_ctx
 from dure.model.llama_log import captured_log, silence_llama
+from dure.whole_file import part_of
 
 __all__ = ["LoadedModel", "has_amx", "load_model"]
 
@@ -141,7 +142,7 @@ class LoadedModel:
 
     def save(self, sequence: int, path: Path) -> int:
         """Write a sequence's KV cache; return the bytes. Raises ResourceError if it cannot be written."""
-        part = path.with_name(path.name + ".part")
+        part = part_of(path)
         tokens = (lib.llama_token * 0)()
         written = lib.llama_state_seq_save_file(
             self._context, os.fsencode(part), sequence, tokens, 0

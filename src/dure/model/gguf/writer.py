@@ -29,6 +29,7 @@ from dure.model.gguf.values import (
     one_line,
     value_of,
 )
+from dure.whole_file import part_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -169,7 +170,7 @@ class _FileSink:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._part_path = path.with_name(path.name + ".part")
+        self._part_path = part_of(path)
         self._file: BinaryIO | None = None
         self._size_bytes = 0
 

@@ -24,6 +24,7 @@ import httpx2
 
 from dure.errors import DureError, ModelError, ResourceError
 from dure.model.store.watching import Watcher
+from dure.whole_file import part_of
 
 __all__ = [
     "RETRIED",
@@ -125,7 +126,7 @@ def download(
     `learn` gets size and ETag with the first answer. Raises ResourceError if the connection or the
     disk fails, ModelError if what comes is twice not what was announced; the part stays.
     """
-    part = target.with_name(f"{target.name}.part")
+    part = part_of(target)
     for attempt in (1, 2):
         try:
             with _open(part) as file:

@@ -24,6 +24,7 @@ from dure.model.store.hub import Hub
 from dure.model.store.library import FileRecord, Library, Record, StoredModel, facts_of
 from dure.model.store.names import HubName, Name, UrlName
 from dure.model.store.watching import Watcher
+from dure.whole_file import part_of
 
 __all__ = ["Pulled", "pull"]
 
@@ -171,7 +172,7 @@ class _Bringing:
     def check_space(self) -> None:
         """Check that the disk has room for what is still to come. Raises ResourceError."""
         missing = [
-            (file.size_bytes or 0) - _length(_part(self._library.path_of(file)))
+            (file.size_bytes or 0) - _length(part_of(self._library.path_of(file)))
             for file in self._record.files
             if _length(self._library.path_of(file)) != file.size_bytes
             and self._plan.cached(file) is None
@@ -194,7 +195,7 @@ class _Bringing:
             return file
         begun = self._begun.get(file.path)
         if begun is not None and begun.sha256 != file.sha256:
-            _part(target).unlink(missing_ok=True)  # the beginning of another file
+            part_of(target).unlink(missing_ok=True)  # the beginning of another file
             begun = None
         sha256 = download(
             http,
@@ -228,10 +229,6 @@ class _Bringing:
             target.symlink_to(blob.resolve())
         self.reused_bytes += file.size_bytes or 0
         return True
-
-
-def _part(target: Path) -> Path:
-    return target.with_name(f"{target.name}.part")
 
 
 def _length(path: Path) -> int:
