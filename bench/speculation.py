@@ -162,7 +162,7 @@ def run() -> int:
         vocabulary = Vocabulary(demo)
         for name, text in found.items():
             contenders = [
-                contender("guessing", executor, vocabulary, text, Proposer(budget_for(gguf))),
+                contender("drafting", executor, vocabulary, text, Proposer(budget_for(gguf))),
                 contender("plain", executor, vocabulary, text, None),
             ]
             quantity = Quantity("generation", f"generation, {name}", "tokens/s", goals[name])

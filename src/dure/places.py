@@ -30,7 +30,7 @@ def models_directory() -> Path:
 
 
 def cache_directory() -> Path:
-    """Return where that lies which can be made again: DURE_CACHE, or the user's cache directory."""
+    """Return the directory of files that can be made again: DURE_CACHE, or the user's cache directory."""
     return _named("DURE_CACHE") or platformdirs.user_cache_path("dure")
 
 

@@ -514,11 +514,11 @@ def test_a_mean_is_the_mean_of_every_tokens_hidden_state(
     np.testing.assert_allclose(embedding("cls", text), each[0], atol=0.05)
 
 
-# ---------------------------------------------------------------- guessing ahead
+# ---------------------------------------------------------------- speculative decoding
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_guessing_ahead_changes_no_token(
+def test_speculative_decoding_changes_no_token(
     parrot: LocalExecutor, vocabulary: Vocabulary, kind: str
 ) -> None:
     """A text that repeats itself, of every kind, alone and beside others; many guesses are right."""

@@ -20,7 +20,7 @@ _AFTER = (
     '<tool_call>\n{"name": "the function\'s name", "arguments": {"an argument": "its value"}}\n'
     "</tool_call>\n"
     "The results then come within <tool_response></tool_response>. "
-    "Call a function only where it helps; else answer as usual."
+    "Call a function only if it helps; else answer as usual."
 )
 
 

@@ -125,7 +125,7 @@ def check_binding(settings: ServerSettings) -> None:
         return
     raise UsageError(
         f"host {settings.host} can be reached from other machines, and no API key is set",
-        "set DURE_API_KEYS or --api-key-file, or say --insecure where everyone may use this machine",
+        "set DURE_API_KEYS or --api-key-file, or say --insecure if everyone may use this machine",
     )
 
 

@@ -19,7 +19,7 @@ __all__ = ["Vocabulary"]
 
 
 class Vocabulary:
-    """The tokenizer of one model. Raises ModelError where the file has none."""
+    """The tokenizer of one model. Raises ModelError if the file has none."""
 
     def __init__(self, model: GgufFile) -> None:
         kind = model.str("tokenizer.ggml.model", "")

@@ -196,8 +196,8 @@ def _engine_figures(stats: EngineStats, model: Labels) -> Iterator[Metric]:
         ("prefix_cache_hits", "Prompt tokens found in the cache", stats.cache_hits),
         ("steps", "Steps of the model", stats.steps),
         ("step_seconds", "Time spent in steps", stats.step_s),
-        ("drafted_tokens", "Tokens guessed ahead", stats.drafted),
-        ("accepted_drafts", "Of these, right", stats.accepted),
+        ("drafted_tokens", "Draft tokens proposed", stats.drafted),
+        ("accepted_drafts", "Draft tokens accepted", stats.accepted),
     ):
         yield counter(f"dure_{name}", text, total, model)
 

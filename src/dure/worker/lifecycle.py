@@ -89,5 +89,5 @@ def diagram() -> str:
     lines += [f"    {State.STOPPED} --> [*]", "```", "", "| State | What it does |", "|---|---|"]
     lines += [f"| {state} | {meaning} |" for state, meaning in MEANINGS.items()]
     lines += ["", f"From every state, {EngineEvent.STOPS}: `{State.STOPPED}`."]
-    lines += [f"From every other, {EngineEvent.BREAKS}: `{State.FAILED}`."]
+    lines += [f"From every state but `{State.STOPPED}`, {EngineEvent.BREAKS}: `{State.FAILED}`."]
     return "\n".join(lines)

@@ -110,7 +110,7 @@ def node_of_others(facts: HostFacts, destination: Destination) -> StepError:
     remove = as_typed(destination, f"rm -r {quote(facts.node_directory)}")
     return StepError(
         f"it is {facts.node_name} of another cluster, {facts.node_cluster}",
-        f"where that is over, `{remove}`",
+        f"if it has left that cluster, `{remove}`",
         step=AddStep.CHECK,
     )
 

@@ -1,8 +1,8 @@
 """Messages over a local socket, a thousand times a second, between processes whose caches are cold.
 
 Knows where a message begins and ends. Refuses to know what it says.
-A message is read in one call where `multiprocessing.Connection` makes two, and waited for without making a
-selector every time, which costs more than the message itself.
+A message is read in one call (`multiprocessing.Connection` makes two), and awaited without making a new
+selector, which costs more than the message itself.
 """
 
 from __future__ import annotations

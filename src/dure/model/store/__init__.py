@@ -2,7 +2,7 @@
 
 Knows names, the models directory, and how to bring a model here whole. Knows nothing about what is
 inside a model beyond its header, and nothing about terminals.
-`store.pull` and what it needs of the network are imported where something is pulled, not here.
+`store.pull` and what it needs of the network are imported when something is pulled, not before.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def _n_logprobs(request: ResponsesRequest) -> int | None:
         return request.top_logprobs or 0
     if request.top_logprobs:
         raise ParameterError(
-            "top_logprobs", f"top_logprobs is shown only where include has {LOGPROBS!r}", "add it"
+            "top_logprobs", f"top_logprobs is shown only if include has {LOGPROBS!r}", "add it"
         )
     return None
 
