@@ -6,6 +6,7 @@ Knows the notes that ranks and their guards write. Refuses to know processes.
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def failure_of(directory: Path, when: str) -> DureError:
 
     when: in the job's life, as "while loading".
     """
-    errors = sorted(directory.glob("rank*.error"))
+    errors = _oldest_first(directory.glob("rank*.error"))  # those after it are its consequences
     if not errors:
         return _death(directory, when)
     record = msgspec.json.decode(errors[0].read_bytes(), type=ErrorRecord)
@@ -34,7 +35,7 @@ def failure_of(directory: Path, when: str) -> DureError:
 
 def _death(directory: Path, when: str) -> EngineError:
     """Explain a death from its guard's note, or else from mpiexec's last line."""
-    notes = sorted(directory.glob("rank*.exit"), key=lambda note: note.stat().st_mtime_ns)
+    notes = _oldest_first(directory.glob("rank*.exit"))
     if not notes:
         log = (directory / "log").read_text(errors="replace").splitlines()
         last = next((line.strip() for line in reversed(log) if line.strip()), "")
@@ -47,6 +48,10 @@ def _death(directory: Path, when: str) -> EngineError:
         )
     cause = f"signal {code - 128}" if code > 128 else f"exit code {code}"
     return EngineError(f"rank {rank} died {when} ({cause}{_last_words(notes[0])})", _REPORT)
+
+
+def _oldest_first(files: Iterable[Path]) -> list[Path]:
+    return sorted(files, key=lambda file: file.stat().st_mtime_ns)
 
 
 def _last_words(note: Path) -> str:
