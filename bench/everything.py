@@ -97,7 +97,9 @@ def benches() -> list[Bench]:
         Bench("scaling", "1 to 4 ranks", ("scaling.py", "-r", "2"), (DLLAMA,), True, 8),
         *exchanges,
         Bench("depth", "Long contexts", ("depth.py", "--rounds", "2"), (LLAMA,), True, 25),
-        Bench("speculation", "Speculative decoding", ("speculation.py", "--rounds", "5"), minutes=6),
+        Bench(
+            "speculation", "Speculative decoding", ("speculation.py", "--rounds", "5"), minutes=6
+        ),
         Bench(
             "large",
             "A model that fills the machine",

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from dure.chat.answer_reader import CheckedParser
 from dure.chat.format import ChatFormatter, PreparedChat
+from dure.chat.reading import broken_promise
 from dure.chat.task import (
     ChatTask,
     Content,
@@ -103,6 +105,14 @@ def judge(vocabulary: Vocabulary) -> Judge:
 
 def prepared(vocabulary: Vocabulary, task: ChatTask, template: str | None = None) -> PreparedChat:
     return ChatFormatter(vocabulary, default_template=template).prepare(task)
+
+
+def complaint(chat: PreparedChat, text: str) -> str | None:
+    """Return why a whole answer does not follow what was asked for; None if it does."""
+    parser = CheckedParser(chat)
+    list(parser.feed(text))
+    list(parser.finish())
+    return broken_promise(None, parser.promises())  # type: ignore[arg-type]  # needs no tools
 
 
 def calls_of(chat: PreparedChat, text: str) -> list[tuple[str, Any]]:
@@ -328,7 +338,7 @@ def test_a_json_answer_may_be_thought_about_first(
         events = parser.feed(text) + parser.finish()
         content = "".join(event.text for event in events if isinstance(event, Content))
         thought |= any(isinstance(event, Reasoning) for event in events)
-        assert chat.check(content) is None, (text, content)
+        assert complaint(chat, text) is None, (text, content)
     assert thought == (template != GEMMA)
 
 
@@ -380,11 +390,12 @@ def test_what_was_cut_is_told(vocabulary: Vocabulary) -> None:
     strict = Tool("add", "", {**ADD.parameters, "required": ["a"]}, strict=True)
     task = ChatTask([USER], tools=[strict], response_format=JsonObject())
     chat = prepared(vocabulary, task)
-    assert chat.check('{"a": 1}') is None
-    assert "is no JSON" in (chat.check('{"a": ') or "")
-    assert "is not of type 'object'" in (chat.check("[1]") or "")
-    assert chat.check_call("add", '{"a": 1}') is None
-    assert "'a' is a required property" in (chat.check_call("add", "{}") or "")
+    call = '<tool_call>\n{"name": "add", "arguments": %s}\n</tool_call>'
+    assert complaint(chat, '{"a": 1}') is None
+    assert "is no JSON" in (complaint(chat, '{"a": ') or "")
+    assert "is not of type 'object'" in (complaint(chat, "[1]") or "")
+    assert complaint(chat, call % '{"a": 1}') is None
+    assert "'a' is a required property" in (complaint(chat, call % "{}") or "")
 
 
 def test_a_callers_grammar_holds_for_the_answer_after_the_thoughts(

@@ -11,10 +11,10 @@ import pytest
 from dure.chat.format import ChatFormatter
 from dure.chat.parser import Parsed, joined
 from dure.chat.task import ChatTask, Content, Reasoning
-from dure.chat.turn import Conversations
 from dure.errors import UsageError
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
+from tests.support.conversations import conversations
 from tests.support.gbnf_words import DEMO, demo_vocabulary
 from tests.support.parrot import write_parrot
 
@@ -33,7 +33,7 @@ def vocabulary() -> Iterator[Vocabulary]:
 
 def read(vocabulary: Vocabulary, text: str, template: str | None = None) -> list[Parsed]:
     """The pieces of an answer with this text."""
-    turn = Conversations(vocabulary, template=template).turn([USER])
+    turn = conversations(vocabulary, template=template).turn([USER])
     tokens = vocabulary.tokenize(text, special=True, add_bos=False)
     pieces = [piece for token in tokens for piece in turn.feed(token)]
     return joined([*pieces, *turn.finish()])
@@ -51,9 +51,9 @@ def vocabulary_of(path: Path) -> Vocabulary:
 
 def test_a_turn_has_the_prompt_that_the_server_makes(vocabulary: Vocabulary) -> None:
     """Also where it ends after the last message."""
-    conversations, formatter = Conversations(vocabulary), ChatFormatter(vocabulary)
+    chats, formatter = conversations(vocabulary), ChatFormatter(vocabulary)
     for begins in (True, False):
-        turn = conversations.turn([USER], add_generation=begins)
+        turn = chats.turn([USER], add_generation=begins)
         task = ChatTask([USER], add_generation=begins)
         assert turn.prompt == formatter.prepare(task).prompt
 
@@ -71,7 +71,7 @@ def test_reasoning_is_told_apart_from_the_answer(vocabulary: Vocabulary) -> None
 
 
 def test_half_a_character_at_the_end_is_shown_as_such(vocabulary: Vocabulary) -> None:
-    turn = Conversations(vocabulary).turn([USER])
+    turn = conversations(vocabulary).turn([USER])
     tokens = vocabulary.tokenize("🐐", add_bos=False)
     assert len(tokens) > 1, "the vocabulary has this character whole"
     assert turn.feed(tokens[0]) == []
@@ -80,7 +80,7 @@ def test_half_a_character_at_the_end_is_shown_as_such(vocabulary: Vocabulary) ->
 
 def test_messages_that_make_no_sense_are_refused(vocabulary: Vocabulary) -> None:
     with pytest.raises(UsageError, match="at least one message"):
-        Conversations(vocabulary).turn([])
+        conversations(vocabulary).turn([])
 
 
 def test_a_conversation_is_written_as_the_template_says(vocabulary: Vocabulary) -> None:
@@ -91,7 +91,7 @@ def test_a_conversation_is_written_as_the_template_says(vocabulary: Vocabulary) 
         {"role": "assistant", "content": "Mina."},
         {"role": "user", "content": "두레?"},
     ]
-    prompt = written(vocabulary, Conversations(vocabulary).turn(messages).prompt).decode()
+    prompt = written(vocabulary, conversations(vocabulary).turn(messages).prompt).decode()
     assert prompt == (
         "<|im_start|>system\nBe kind.<|im_end|>\n"
         "<|im_start|>user\nWho is the baker?<|im_end|>\n"
@@ -99,13 +99,13 @@ def test_a_conversation_is_written_as_the_template_says(vocabulary: Vocabulary) 
         "<|im_start|>user\n두레?<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-    ended = Conversations(vocabulary).turn(messages[:2], add_generation=False).prompt
+    ended = conversations(vocabulary).turn(messages[:2], add_generation=False).prompt
     assert written(vocabulary, ended).decode().endswith("baker?<|im_end|>\n")
 
 
 def test_the_marks_of_a_conversation_are_single_tokens(vocabulary: Vocabulary) -> None:
     """The template's marks are not spelled out in letters."""
-    prompt = Conversations(vocabulary).turn([{"role": "user", "content": "hi"}]).prompt
+    prompt = conversations(vocabulary).turn([{"role": "user", "content": "hi"}]).prompt
     (start,) = vocabulary.tokenize("<|im_start|>", special=True)
     (end,) = vocabulary.tokenize("<|im_end|>", special=True)
     assert (prompt.count(start), prompt.count(end)) == (2, 1)
@@ -118,7 +118,7 @@ def test_without_a_chat_template_there_is_no_conversation(tmp_path: Path) -> Non
     vocabulary = vocabulary_of(path)
     assert not vocabulary.has_chat_template
     with pytest.raises(UsageError, match=r"plain\.gguf has no chat template: use `dure run --raw`"):
-        Conversations(vocabulary).turn([{"role": "user", "content": "hi"}])
+        conversations(vocabulary).turn([{"role": "user", "content": "hi"}])
     vocabulary.close()
     vocabulary.close()
 
@@ -142,7 +142,7 @@ def test_a_template_that_raises_anything_is_a_refusal(
     vocabulary = vocabulary_of(path)
     told = rf"template of broken\.gguf refuses these messages: .*{re.escape(reason)}"
     with pytest.raises(UsageError, match=told):
-        Conversations(vocabulary).turn([{"role": "user", "content": "hi"}])
+        conversations(vocabulary).turn([{"role": "user", "content": "hi"}])
     vocabulary.close()
 
 
@@ -153,5 +153,5 @@ def test_a_template_that_is_no_program_is_damaged(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"template of broken\.gguf is damaged: Expected an expression"
     ):
-        Conversations(vocabulary)
+        conversations(vocabulary)
     vocabulary.close()

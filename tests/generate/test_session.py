@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from dure.chat.turn import Conversations
 from dure.engine.compute.llama import LoadedModel
 from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
@@ -18,6 +17,7 @@ from dure.errors import UsageError
 from dure.generate.request import Sampling
 from dure.generate.session import Session
 from dure.model.vocabulary import Vocabulary
+from tests.support.conversations import conversations
 from tests.support.parrot import tokens_of, write_parrot
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
@@ -57,7 +57,7 @@ def turns(vocabulary: Vocabulary, questions: Sequence[str], answers: Sequence[st
     for question, answer in zip(questions, [*answers, ""], strict=True):
         messages += [{"role": "user", "content": question}]
         messages += [{"role": "assistant", "content": answer}]
-    return Conversations(vocabulary).turn(messages[:-1]).prompt
+    return conversations(vocabulary).turn(messages[:-1]).prompt
 
 
 def test_later_turns_reuse_the_cache_and_write_the_same_text(
@@ -177,7 +177,7 @@ def test_the_models_own_end_is_stop_and_is_no_text(
 ) -> None:
     """The token that ends an answer is neither counted nor shown."""
     prompt = (
-        Conversations(vocabulary).turn([{"role": "user", "content": "Who is the baker?"}]).prompt
+        conversations(vocabulary).turn([{"role": "user", "content": "Who is the baker?"}]).prompt
     )
     pieces = list(session.answer(prompt, GREEDY))
     assert session.finish == "stop"

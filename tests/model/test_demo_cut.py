@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dure.chat.turn import Conversations
 from dure.engine.compute.allreduce import Wire
 from dure.engine.executor import Batch, Executor
 from dure.engine.kv import Clear, KvOp
@@ -19,6 +18,7 @@ from dure.generate.request import Sampling
 from dure.generate.session import Session
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
+from tests.support.conversations import conversations
 from tests.support.cut_models import LIMITS, Floats, cut_executor, whole_executor
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
@@ -47,7 +47,7 @@ def _greedy(executor: Executor, vocabulary: Vocabulary) -> list[str]:
     texts = []
     for prompt in PROMPTS:
         session = Session(executor, vocabulary)
-        tokens = Conversations(vocabulary).turn([{"role": "user", "content": prompt}]).prompt
+        tokens = conversations(vocabulary).turn([{"role": "user", "content": prompt}]).prompt
         executor.step(_nothing(kv=Clear()))
         pieces = session.answer(tokens, Sampling(temperature=0), max_tokens=160)
         texts.append("".join(piece.text for piece in pieces))

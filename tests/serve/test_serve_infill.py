@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import openai
 import pytest
 
+from dure.chat.reading import TextTools
+from dure.isolation import Isolation
 from dure.model.gguf import Value, ValueKind, open_gguf, value_of
 from dure.model.vocabulary import Vocabulary
 from dure.serve.served_model import ServedModel
@@ -41,15 +44,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def state_of(model: Path, engine: object) -> ServerState:
+@contextmanager
+def state_of(model: Path, engine: object) -> Iterator[ServerState]:
     with open_gguf(model) as gguf:
-        return ServerState(ServedModel(engine, Vocabulary(gguf), "parrot"), None)  # type: ignore[arg-type]
+        vocabulary = Vocabulary(gguf)
+    with Isolation(TextTools(vocabulary, None)) as texts:
+        yield ServerState(ServedModel(engine, vocabulary, texts, "parrot"))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def server(model: Path) -> Iterator[Served]:
     engine = engine_of(model)
-    with served_engine(state_of(model, engine), engine) as running:
+    with state_of(model, engine) as state, served_engine(state, engine) as running:
         yield running
 
 
@@ -82,7 +88,7 @@ def test_the_models_own_marks_stand_around_both_after_what_begins_a_text(
     metadata = {**MARKS, **BEGINS} if begins else MARKS
     write_parrot(path, DEMO_MODEL, [10, 11], metadata=metadata)
     engine = ScriptedEngine()
-    with served(state_of(path, engine)) as server:
+    with state_of(path, engine) as state, served(state) as server:
         ask(server, " at noon?")
     asked, suffix = tokens_of(DEMO_MODEL, "Who rings"), tokens_of(DEMO_MODEL, " at noon?")
     first = [BOS] if begins else []

@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dure.chat.turn import Conversations
 from dure.engine.limits import Limits
 from dure.generate.loop import EngineLoop
 from dure.generate.request import (
@@ -27,6 +26,7 @@ from dure.generate.request import (
 )
 from dure.generate.speculative.budget import DraftBudget, DraftOption
 from dure.model.vocabulary import Vocabulary
+from tests.support.conversations import conversations
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
 GREEDY = Sampling(temperature=0)
@@ -109,7 +109,7 @@ def tell(told: Told, event: Event) -> None:
 
 
 def question(vocabulary: Vocabulary, text: str) -> list[int]:
-    return Conversations(vocabulary).turn([{"role": "user", "content": text}]).prompt
+    return conversations(vocabulary).turn([{"role": "user", "content": text}]).prompt
 
 
 class Eager(DraftBudget):

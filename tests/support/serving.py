@@ -20,7 +20,7 @@ import msgspec
 import uvicorn
 from fastapi import APIRouter
 
-from dure.chat.format import ChatFormatter
+from dure.chat.reading import TextTools
 from dure.deploy.options import RunOptions
 from dure.errors import ContextError, DureError
 from dure.generate.request import (
@@ -35,6 +35,7 @@ from dure.generate.request import (
     Timings,
     Token,
 )
+from dure.isolation import Isolation
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.serve.app import build_app
@@ -56,11 +57,17 @@ def vocabulary() -> Vocabulary:
         return Vocabulary(model)
 
 
+@cache
+def texts() -> Isolation[TextTools]:
+    """Return what reads requests with the demo model's vocabulary and template."""
+    return Isolation(TextTools.of(vocabulary()))
+
+
 def state_of(engine: Any, aliases: tuple[str, ...] = (), **settings: Any) -> ServerState:
     """Return the state of a server with the demo model's vocabulary and templates."""
     words = vocabulary()
-    model = ServedModel(engine, words, "dure-demo", aliases)
-    return ServerState(model, ChatFormatter(words), **settings)
+    model = ServedModel(engine, words, texts(), "dure-demo", aliases)
+    return ServerState(model, **settings)
 
 
 @contextlib.asynccontextmanager

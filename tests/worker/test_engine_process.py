@@ -22,7 +22,6 @@ import msgspec
 import psutil
 import pytest
 
-from dure.chat.turn import Conversations
 from dure.deploy.options import RunOptions
 from dure.engine.compute.allreduce import Wire
 from dure.errors import (
@@ -38,6 +37,7 @@ from dure.generate.request import Done, Failed, Grammar, Request, Sampling, Toke
 from dure.model.vocabulary import Vocabulary
 from dure.worker.protocol import EngineOptions
 from dure.worker.supervisor import EngineSupervisor
+from tests.support.conversations import conversations
 from tests.support.engine_loops import DEMO, GREEDY, WILD
 from tests.support.engine_loops import QUESTIONS as SIX_QUESTIONS
 from tests.support.parrot import write_parrot
@@ -225,7 +225,7 @@ def test_eight_greedy_streams_of_a_real_model_survive_a_kill(vocabulary: Vocabul
     requests = [
         Request(
             id=q,
-            prompt=Conversations(vocabulary).turn([{"role": "user", "content": q}]).prompt,
+            prompt=conversations(vocabulary).turn([{"role": "user", "content": q}]).prompt,
             sampling=GREEDY,
             max_tokens=60,
             ignore_eos=True,

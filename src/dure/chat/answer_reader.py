@@ -7,24 +7,32 @@ Refuses to know how the engine is reached, and HTTP.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from dure.chat.format import PreparedChat
 from dure.chat.parser import Parsed
 from dure.chat.task import Content, Reasoning, TokenLogprob, ToolArguments, ToolCall
 from dure.chat.text import Chunk, TextAssembler
-from dure.errors import EngineError
 from dure.generate.request import Token
 
-__all__ = ["AnswerParser", "AnswerReader", "CheckedParser", "PlainParser", "TokenBytes"]
+__all__ = ["AnswerParser", "AnswerReader", "CheckedParser", "PlainParser", "Promise", "TokenBytes"]
 
 TokenBytes = Callable[[int, bool], bytes]
 """The bytes of a token; the flag: whether special tokens are visible."""
 
 
+@dataclass(frozen=True)
+class Promise:
+    """A part of an answer, and the schema that it must follow. rule: what asked for it."""
+
+    rule: str
+    schema: Any
+    text: str
+
+
 class AnswerParser(Protocol):
-    """Parses the text of one answer, and checks it at the end."""
+    """Parses the text of one answer, and tells what it must follow."""
 
     @property
     def called(self) -> bool:
@@ -36,8 +44,8 @@ class AnswerParser(Protocol):
     def finish(self) -> Iterable[Parsed]:
         """Return the pieces of the text that was held back."""
 
-    def check(self) -> None:
-        """Raise EngineError if the answer does not follow what was asked for."""
+    def promises(self) -> list[Promise]:
+        """Return what the whole answer must follow, once it has ended."""
 
 
 class PlainParser:
@@ -53,8 +61,9 @@ class PlainParser:
         """Return nothing: no text is held back."""
         return ()
 
-    def check(self) -> None:
-        """Accept any text."""
+    def promises(self) -> list[Promise]:
+        """Return nothing: any text will do."""
+        return []
 
 
 class CheckedParser:
@@ -88,18 +97,18 @@ class CheckedParser:
                 self._calls[piece.index][1].append(piece.text)
             yield piece
 
-    def check(self) -> None:
-        """Raise EngineError if the model did not keep to a schema."""
-        for name, arguments in self._calls.values():
-            complaint = self._prepared.check_call(name, "".join(arguments))
-            _raise_if(complaint, f"the call of {name}")
-        if not self._calls:
-            _raise_if(self._prepared.check("".join(self._content)), "response_format")
-
-
-def _raise_if(complaint: str | None, rule: str) -> None:
-    if complaint is not None:
-        raise EngineError(f"the model's answer does not follow {rule}: {complaint}; ask again")
+    def promises(self) -> list[Promise]:
+        """Return the schemas that calls and content must follow."""
+        prepared = self._prepared
+        if self._calls:
+            return [
+                Promise(f"the call of {name}", prepared.tools[name], "".join(arguments))
+                for name, arguments in self._calls.values()
+                if name in prepared.strict_tools
+            ]
+        if prepared.content_schema is None:
+            return []
+        return [Promise("response_format", prepared.content_schema, "".join(self._content))]
 
 
 class AnswerReader:
@@ -150,9 +159,9 @@ class AnswerReader:
         if self._tokens and self._logprobs:  # without text, such as half a character cut off
             yield Content("", self._logprobs_of(self._tokens))
 
-    def check(self) -> None:
-        """Raise EngineError if the whole answer does not follow what was asked for."""
-        self._parser.check()
+    def promises(self) -> list[Promise]:
+        """Return what the whole answer must follow."""
+        return self._parser.promises()
 
     def _pieces(self, chunk: Chunk[Token]) -> Iterator[Parsed]:
         self._tokens += chunk.tokens

@@ -6,8 +6,8 @@ no I/O, no HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -19,7 +19,7 @@ from dure.chat.formats.base import Opened
 from dure.chat.formats.harmony import Harmony
 from dure.chat.gbnf import read_gbnf
 from dure.chat.instruction import with_tools
-from dure.chat.json_schema import Rules, object_rule, schema_rule, validate
+from dure.chat.json_schema import Rules, object_rule, schema_rule
 from dure.chat.messages import ChatMessage, normalized
 from dure.chat.parameter_errors import blaming
 from dure.chat.parser import ChatParser
@@ -44,36 +44,28 @@ __all__ = ["ChatFormatter", "PreparedChat"]
 
 @dataclass(frozen=True)
 class PreparedChat:
-    """What to generate, and how to read the answer.
+    """What to generate, and how to read the answer. Plain data: it can cross a process.
 
     prompt: token ids; prompt_text: as it was rendered. special: the text of generated tokens must
-    include special ones, or the parser misses its marks.
+    include special ones, or the parser misses its marks. tools: the parameters of those that may be
+    called, by name; strict_tools: of these, which the arguments must follow. content_schema: what the
+    whole content must follow. limit: of calls.
     """
 
     prompt: list[int]
     prompt_text: str
     grammar: Grammar | None
     special: bool
-    _parser: Callable[[], ChatParser] = field(repr=False)
-    _format: JsonObject | JsonSchema | None = None
-    _strict: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    format: CallFormat
+    tools: Mapping[str, Mapping[str, Any]]
+    opened: Opened
+    limit: int | None
+    content_schema: Any = None
+    strict_tools: frozenset[str] = frozenset()
 
     def parser(self) -> ChatParser:
         """Return a new parser, for one choice."""
-        return self._parser()
-
-    def check(self, content: str) -> str | None:
-        """Return why the whole content is not what `response_format` asked for; None if it is."""
-        if self._format is None:
-            return None
-        if isinstance(self._format, JsonObject):
-            return _invalid({"type": "object"}, content)
-        return _invalid(self._format.schema, content) if self._format.strict else None
-
-    def check_call(self, name: str, arguments: str) -> str | None:
-        """Return why the arguments of a call do not follow a strict tool's schema; None if they do."""
-        schema = self._strict.get(name)
-        return None if schema is None else _invalid(schema, arguments)
+        return self.format.parser(self.tools, self.opened, self.limit)
 
 
 class ChatFormatter:
@@ -106,19 +98,17 @@ class ChatFormatter:
         dialect = self._with_tools if tools else self._plain
         text, opened, state = dialect.opening(task, shown=bool(tools))
         plan = _plan(task, tools, dialect.marks, state)
-        schemas = {tool.name: parameters_of(tool) for tool in tools}
-
-        def parser() -> ChatParser:
-            return dialect.format.parser(schemas, opened, plan.limit)
-
         return PreparedChat(
             prompt=self._tokens(text),
             prompt_text=text,
             grammar=self._grammar(task, plan, dialect),
             special=self._hidden(dialect.format.markers(dialect.marks, tools=bool(tools))),
-            _parser=parser,
-            _format=task.response_format,
-            _strict={tool.name: schemas[tool.name] for tool in tools if tool.strict},
+            format=dialect.format,
+            tools={tool.name: parameters_of(tool) for tool in tools},
+            opened=opened,
+            limit=plan.limit,
+            content_schema=_content_schema(task.response_format),
+            strict_tools=frozenset(tool.name for tool in tools if tool.strict),
         )
 
     def _tokens(self, text: str) -> list[int]:
@@ -272,9 +262,7 @@ def _content_rule(rules: Rules, wanted: JsonObject | JsonSchema | None) -> str:
         raise ParameterError("response_format", f"response_format: {error}") from error
 
 
-def _invalid(schema: Any, text: str) -> str | None:
-    try:
-        validate(schema, text)
-    except ValueError as error:
-        return str(error)
-    return None
+def _content_schema(wanted: JsonObject | JsonSchema | None) -> Any:
+    if isinstance(wanted, JsonObject):
+        return {"type": "object"}
+    return wanted.schema if wanted is not None and wanted.strict else None

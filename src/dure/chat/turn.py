@@ -5,11 +5,11 @@ Renders, limits and parses as the server does. Refuses to know how tokens are ge
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dure.chat.answer_reader import AnswerReader, CheckedParser
-from dure.chat.format import ChatFormatter
+from dure.chat.format import PreparedChat
 from dure.chat.parser import Parsed
 from dure.chat.task import ChatTask
 from dure.errors import UsageError
@@ -22,16 +22,15 @@ __all__ = ["ChatTurn", "Conversations"]
 class Conversations:
     """Begins turns of conversations with one model. Raises UsageError if it has no chat template.
 
-    template: replaces the model's own.
+    prepare: makes a prompt of a task, here or in another process.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, template: str | None = None) -> None:
-        if not (template or vocabulary.has_chat_template):
+    def __init__(self, vocabulary: Vocabulary, prepare: Callable[[ChatTask], PreparedChat]) -> None:
+        if not vocabulary.has_chat_template:
             raise UsageError(
                 f"{vocabulary.name} has no chat template", "use `dure run --raw` to continue text"
             )
-        self._vocabulary = vocabulary
-        self._formatter = ChatFormatter(vocabulary, default_template=template)
+        self._vocabulary, self._prepare = vocabulary, prepare
 
     def turn(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation: bool = True
@@ -42,7 +41,7 @@ class Conversations:
         Raises UsageError if the template refuses the messages, or exceeds its limits.
         """
         task = ChatTask(messages, add_generation=add_generation)
-        prepared = self._formatter.prepare(task)
+        prepared = self._prepare(task)
         reader = AnswerReader(
             lambda token, special: self._vocabulary.piece(token, special=special),
             CheckedParser(prepared),

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
-from dure.chat.format import ChatFormatter
+from dure.chat.reading import TextTools
 from dure.generate.request import Sampling
 from dure.http.server import serve
 from dure.http.settings import ServerSettings
+from dure.isolation import Isolation
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.serve import anthropic, ollama, responses
@@ -31,6 +33,8 @@ from dure.worker.protocol import EngineOptions
 from dure.worker.supervisor import EngineSupervisor
 
 __all__ = ["ServerPlan", "run_server"]
+
+_Words: TypeAlias = tuple[Vocabulary, Isolation[TextTools]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +74,18 @@ def run_server(
     the model is loaded, stopping when the server begins to end; warn: gets what a person should know;
     progress: what is being loaded, and how far (0 to 1). Raises the DureError that prevents it.
     """
-    vocabulary = _vocabulary(Path(plan.engine.model))
-    with prefix_directory(plan.engine) as options, _cluster_watch(options) as watch:
+    with (
+        _words(Path(plan.engine.model), plan.chat_template) as words,
+        _embedding_words(plan) as embedding_words,
+        prefix_directory(plan.engine) as options,
+        _cluster_watch(options) as watch,
+    ):
         engine = EngineSupervisor(options, max_waiting=plan.settings.max_waiting, warn=warn)
         embedding = _embedding_engine(plan, warn)
         metrics = Metrics(engine, plan.name, watch.reports)
         measured = MeasuredEngine(engine, metrics, plan.name, plan.settings.max_prompt_tokens)
-        state = _state(plan, vocabulary, measured, embedding)
+        model = ServedModel(measured, *words, plan.name, plan.settings.aliases[1:])
+        state = _state(plan, model, _embedding_model(plan, embedding, embedding_words))
         life = EngineLifespan([engine, *([embedding] if embedding else [])], ready, progress)
         code = serve(
             build_app(state, [responses.router(), anthropic.router(), ollama.router()]),
@@ -92,17 +101,10 @@ def run_server(
     return code
 
 
-def _state(
-    plan: ServerPlan, vocabulary: Vocabulary, engine: Engine, embedding: Engine | None
-) -> ServerState:
-    can_chat = plan.chat_template or vocabulary.has_chat_template
-    model = ServedModel(engine, vocabulary, plan.name, plan.settings.aliases[1:])
+def _state(plan: ServerPlan, model: ServedModel, embedding: ServedModel | None) -> ServerState:
     return ServerState(
         model=model,
-        formatter=(
-            ChatFormatter(vocabulary, default_template=plan.chat_template) if can_chat else None
-        ),
-        embedding=_embedding_model(plan, embedding, model.created),
+        embedding=embedding,
         sampling=plan.sampling,
         keep_alive_s=plan.settings.keep_alive_comment_s,
         slots=plan.slots,
@@ -116,11 +118,12 @@ def _embedding_engine(plan: ServerPlan, warn: Callable[[str], None]) -> EngineSu
     return EngineSupervisor(plan.embedding, max_waiting=plan.settings.max_waiting, warn=warn)
 
 
-def _embedding_model(plan: ServerPlan, engine: Engine | None, created: int) -> ServedModel | None:
-    if plan.embedding is None or engine is None:
+def _embedding_model(
+    plan: ServerPlan, engine: Engine | None, words: _Words | None
+) -> ServedModel | None:
+    if plan.embedding is None or engine is None or words is None:
         return None
-    path = Path(plan.embedding.model)
-    return ServedModel(engine, _vocabulary(path), _name_of(path), created=created)
+    return ServedModel(engine, *words, _name_of(Path(plan.embedding.model)))
 
 
 @contextmanager
@@ -134,9 +137,22 @@ def _cluster_watch(options: EngineOptions) -> Iterator[ClusterWatch]:
         watch.stop()
 
 
-def _vocabulary(path: Path) -> Vocabulary:
+@contextmanager
+def _words(path: Path, template: str | None = None) -> Iterator[_Words]:
+    """Load a model's vocabulary, and fork the processes that read what clients write with it."""
     with open_gguf(path) as gguf:
-        return Vocabulary(gguf)
+        vocabulary = Vocabulary(gguf)
+    with Isolation(TextTools.of(vocabulary, template)) as texts:
+        yield vocabulary, texts
+
+
+@contextmanager
+def _embedding_words(plan: ServerPlan) -> Iterator[_Words | None]:
+    if plan.embedding is None:
+        yield None
+        return
+    with _words(Path(plan.embedding.model)) as words:
+        yield words
 
 
 def _name_of(path: Path) -> str:

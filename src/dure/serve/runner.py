@@ -14,6 +14,7 @@ import msgspec
 
 from dure.chat.answer_reader import AnswerReader, CheckedParser, PlainParser
 from dure.chat.format import PreparedChat
+from dure.chat.reading import TextTools, broken_promise
 from dure.chat.task import (
     ChatEvent,
     Content,
@@ -33,6 +34,7 @@ from dure.generate.request import (
     Timings,
     Token,
 )
+from dure.isolation import Isolation
 from dure.serve.engine import TokenStream
 from dure.serve.runs import Merged, Run
 from dure.serve.served_model import ServedModel
@@ -60,7 +62,7 @@ def run_chat(
         special=prepared.special,
         logprobs=options.n_logprobs is not None,
     )
-    return Run(stream, _EventTranslator(request, reader).events(stream))
+    return Run(stream, _EventTranslator(request, reader, model.texts).events(stream))
 
 
 def run_text(
@@ -82,7 +84,7 @@ def run_text(
         special=special,
         logprobs=options.n_logprobs is not None,
     )
-    events = _EventTranslator(request, reader).events(stream)
+    events = _EventTranslator(request, reader, model.texts).events(stream)
     return Run(stream, events)  # type: ignore[arg-type]  # plain text is content only
 
 
@@ -142,13 +144,15 @@ def _with_index(sampling: Sampling, index: int) -> Sampling:
 class _EventTranslator:
     """Turns the engine's events of one answer into chat events."""
 
-    def __init__(self, request: Request, reader: AnswerReader) -> None:
-        self._request, self._reader = request, reader
+    def __init__(self, request: Request, reader: AnswerReader, texts: Isolation[TextTools]) -> None:
+        self._request, self._reader, self._texts = request, reader, texts
 
     async def events(self, stream: TokenStream) -> AsyncGenerator[ChatEvent, None]:
         try:
             async for event in stream:
                 for one in self._read(event, stream):
+                    if isinstance(one, Finished):
+                        await self._check(one)
                     yield one
                 if isinstance(event, Done | Failed):
                     return
@@ -182,10 +186,17 @@ class _EventTranslator:
         stop = reader.stop_text  # one that half a character would complete comes too late
         yield from reader.finish()
         reason = self._reason(done, stop)
-        if reason != "length" and stop is None:
-            reader.check()
         timings = done.timings if stop is None else _up_to(reader.n_tokens, done.timings)
         yield Finished(reason, timings, stop, reader.n_reasoning_tokens)
+
+    async def _check(self, end: Finished) -> None:
+        """Raise EngineError if a complete answer does not follow its schemas."""
+        if end.reason == "length" or end.stop_text is not None:
+            return
+        if promises := self._reader.promises():
+            complaint = await self._texts.called(broken_promise, promises, is_long=True)
+            if complaint is not None:
+                raise EngineError(complaint, "ask again")
 
     def _reason(self, done: Done, stop: str | None) -> Literal["stop", "length", "tool_calls"]:
         if done.reason == "cancelled" and stop is None:

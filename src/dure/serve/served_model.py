@@ -1,30 +1,36 @@
 """A model that is served: its engine, its vocabulary and its names.
 
-Refuses to know HTTP, chats and how an answer is written.
+Refuses to know HTTP and how an answer is written.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dure.chat.reading import TextTools, tokens_of
 from dure.errors import NotReadyError, ParameterError
+from dure.isolation import Isolation
 from dure.model.vocabulary import Vocabulary
 from dure.serve.engine import Engine
 
-__all__ = ["ServedModel"]
+__all__ = ["LONG_TEXT", "ServedModel"]
 
-LONG_TEXT = 8_192  # characters; shorter ones are tokenized sooner than a thread is woken
+LONG_TEXT = 8_192  # characters: the tokens of fewer take a millisecond
 
 
 @dataclass
 class ServedModel:
-    """One model of a server. name: the one that is shown. created: seconds since 1970."""
+    """One model of a server.
+
+    vocabulary: for what the model says; texts: reads what clients say. name: the one that is shown.
+    created: seconds since 1970.
+    """
 
     engine: Engine
     vocabulary: Vocabulary
+    texts: Isolation[TextTools]
     name: str
     aliases: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
@@ -54,12 +60,10 @@ class ServedModel:
     async def tokenize(
         self, text: str, *, special: bool = False, add_bos: bool = True
     ) -> list[int]:
-        """Return the tokens of a text; a long one does not stop other requests."""
-
-        def work() -> list[int]:
-            return self.vocabulary.tokenize(text, special=special, add_bos=add_bos)
-
-        return work() if len(text) < LONG_TEXT else await asyncio.to_thread(work)
+        """Return the tokens of a text. Raises UsageError if the model's tokenizer cannot read it."""
+        return await self.texts.called(
+            tokens_of, text, special, add_bos, is_long=len(text) > LONG_TEXT
+        )
 
     def check_tokens(self, tokens: Sequence[int], param: str = "prompt") -> None:
         """Raise ParameterError if a number is no token of the model."""

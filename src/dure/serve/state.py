@@ -1,22 +1,21 @@
-"""What every route of a server shares: the models, the chat format, the server's settings.
+"""What every route of a server shares: the models and the server's settings.
 
 Refuses to know HTTP bodies and how an answer is written.
 """
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from dure.chat.format import ChatFormatter, PreparedChat
+from dure.chat.format import PreparedChat
+from dure.chat.reading import prepared_chat
 from dure.chat.task import ChatTask
-from dure.errors import UsageError
 from dure.generate.request import Sampling
 from dure.http.problems import ForbiddenError
-from dure.serve.served_model import ServedModel
+from dure.serve.served_model import LONG_TEXT, ServedModel
 
 __all__ = ["CurrentServer", "ServerState", "caller_of", "current_server"]
 
@@ -25,13 +24,11 @@ __all__ = ["CurrentServer", "ServerState", "caller_of", "current_server"]
 class ServerState:
     """One server.
 
-    formatter: None if the model cannot chat. embedding: a model of its own for embeddings.
-    sampling: the default of requests. keep_alive_s: silence after which a stream shows that it is
-    alive. slots: whether /slots answers.
+    embedding: a model of its own for embeddings. sampling: the default of requests. keep_alive_s:
+    silence after which a stream shows that it is alive. slots: whether /slots answers.
     """
 
     model: ServedModel
-    formatter: ChatFormatter | None
     embedding: ServedModel | None = None
     sampling: Sampling = field(default_factory=Sampling)
     keep_alive_s: float = 10.0
@@ -50,10 +47,14 @@ class ServerState:
 
     async def prepare(self, task: ChatTask) -> PreparedChat:
         """Make a prompt of a conversation. Raises UsageError if the model cannot chat like this."""
-        formatter = self.formatter
-        if formatter is None:
-            raise UsageError("this model has no chat template", "use /v1/completions")
-        return await asyncio.to_thread(formatter.prepare, task)
+        return await self.model.texts.called(prepared_chat, task, is_long=_is_long(task))
+
+
+def _is_long(task: ChatTask) -> bool:
+    """Return whether a conversation may take more than milliseconds to read."""
+    if task.tools or task.grammar is not None or task.response_format is not None:
+        return True
+    return sum(len(str(message.get("content", ""))) for message in task.messages) > LONG_TEXT
 
 
 async def current_server(request: Request) -> ServerState:

@@ -89,5 +89,7 @@ def diagram() -> str:
     lines += [f"    {State.STOPPED} --> [*]", "```", "", "| State | What it does |", "|---|---|"]
     lines += [f"| {state} | {meaning} |" for state, meaning in MEANINGS.items()]
     lines += ["", f"In any state, `{State.STOPPED}` follows if {EngineEvent.STOPS}."]
-    lines += [f"In any state but `{State.STOPPED}`, `{State.FAILED}` follows if {EngineEvent.BREAKS}."]
+    lines += [
+        f"In any state but `{State.STOPPED}`, `{State.FAILED}` follows if {EngineEvent.BREAKS}."
+    ]
     return "\n".join(lines)

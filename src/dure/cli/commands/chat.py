@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from dure.chat.reading import TextTools, prepared_chat
 from dure.chat.turn import ChatTurn, Conversations
 from dure.cli.terminal.answer_text import AnswerText
 from dure.cli.terminal.console import errors, print_error, write
@@ -29,6 +30,8 @@ from dure.errors import UsageError
 from dure.generate.request import Sampling
 from dure.generate.session import Session
 from dure.generate.speculative.proposer import Draft
+from dure.isolation import Isolation
+from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 
 __all__ = ["chat"]
@@ -64,13 +67,23 @@ def chat(
     options = running.options()
     file = resolve_model(model, may_pull=True, pull_now=pull)
     draft = resolve_draft(draft, pull_now=pull)
-    with ExitStack() as stack, running_model(file, options) as (gguf, executor):
-        vocabulary = Vocabulary(gguf)
+    with open_gguf(file) as checked:
+        vocabulary = Vocabulary(checked)
+    with (
+        Isolation(TextTools.of(vocabulary)) as texts,
+        ExitStack() as stack,
+        running_model(file, options) as (gguf, executor),
+    ):
         drafts = stack.enter_context(proposer(draft, gguf, vocabulary, options, executor))
         session = Session(executor, vocabulary, drafts)
         n_ctx = executor.info.n_ctx
         conversation = _Conversation(
-            session, n_ctx, vocabulary, request_sampling, max_tokens, system
+            session,
+            n_ctx,
+            Conversations(vocabulary, lambda task: texts.call(prepared_chat, task)),
+            request_sampling,
+            max_tokens,
+            system,
         )
         if sys.stdin.isatty():
             errors.print(f"{file.name}. {SUMMARY}", markup=False)
@@ -116,12 +129,12 @@ class _Conversation:
         self,
         session: Session,
         n_ctx: int,
-        vocabulary: Vocabulary,
+        conversations: Conversations,
         sampling: Sampling,
         max_tokens: int | None,
         system: str | None,
     ) -> None:
-        self._session, self._conversations = session, Conversations(vocabulary)
+        self._session, self._conversations = session, conversations
         self._sampling, self._max_tokens = sampling, max_tokens
         self._limit = int(n_ctx * (1 - ANSWER_ROOM))
         self._system = [{"role": "system", "content": system}] if system is not None else []

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dure.chat.reading import TextTools, prepared_chat, tokens_of
 from dure.chat.turn import ChatTurn, Conversations
 from dure.cli.terminal.answer_text import AnswerText
 from dure.cli.terminal.console import bytes_text, errors, print_json, write
@@ -29,6 +30,7 @@ from dure.engine.executor import RankFacts
 from dure.errors import EngineError, UsageError
 from dure.generate.session import AnswerPiece, Session
 from dure.generate.speculative.proposer import Draft
+from dure.isolation import Isolation
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 
@@ -64,19 +66,20 @@ def run(
     request_sampling = sampling.sampling()
     options = running.options()
     file = resolve_model(model, may_pull=True, pull_now=pull)
-    with open_gguf(file):
-        text = _prompt(prompt)  # first check the file: nobody should type a prompt in vain
+    with open_gguf(file) as checked:  # first: nobody should type a prompt in vain
+        vocabulary = Vocabulary(checked)
+    text = _prompt(prompt)
     draft = resolve_draft(draft, pull_now=pull)
     with (
         Interrupt() as interrupt,
+        Isolation(TextTools.of(vocabulary)) as texts,
         ExitStack() as stack,
         running_model(file, options) as (gguf, executor),
     ):
-        vocabulary = Vocabulary(gguf)
         drafts = stack.enter_context(proposer(draft, gguf, vocabulary, options, executor))
         session = Session(executor, vocabulary, drafts)
-        turn = _turn(vocabulary, text, system, raw)
-        tokens = turn.prompt if turn else vocabulary.tokenize(text)
+        turn = _turn(vocabulary, texts, text, system, raw)
+        tokens = turn.prompt if turn else texts.call(tokens_of, text, False, True)
         answer = AnswerText(is_written=not as_json)
         pieces = session.answer(
             tokens, request_sampling, max_tokens=max_tokens, cancelled=interrupt.came
@@ -107,7 +110,9 @@ def _prompt(prompt: str | None) -> str:
     return prompt
 
 
-def _turn(vocabulary: Vocabulary, text: str, system: str | None, raw: bool) -> ChatTurn | None:
+def _turn(
+    vocabulary: Vocabulary, texts: Isolation[TextTools], text: str, system: str | None, raw: bool
+) -> ChatTurn | None:
     """Return the turn of the chat; None if the text itself is continued."""
     if raw or not vocabulary.has_chat_template:
         if system is not None:
@@ -116,7 +121,9 @@ def _turn(vocabulary: Vocabulary, text: str, system: str | None, raw: bool) -> C
             )
         return None
     messages = [{"role": "system", "content": system}] if system is not None else []
-    return Conversations(vocabulary).turn([*messages, {"role": "user", "content": text}])
+    return Conversations(vocabulary, lambda task: texts.call(prepared_chat, task)).turn(
+        [*messages, {"role": "user", "content": text}]
+    )
 
 
 def _read(pieces: Iterable[AnswerPiece], turn: ChatTurn | None, answer: AnswerText) -> None:

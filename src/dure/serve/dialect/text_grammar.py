@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-from dure.chat import json_schema
-from dure.chat.caller_grammar import check_grammar, check_rules
-from dure.chat.gbnf import read_gbnf
-from dure.chat.parameter_errors import blaming
+from dure.chat.reading import TextTools, caller_grammar, schema_grammar
 from dure.errors import ParameterError
 from dure.generate.request import Grammar
-from dure.model.vocabulary import Vocabulary
+from dure.isolation import Isolation
 
 __all__ = ["grammar_of"]
 
 
 async def grammar_of(
-    vocabulary: Vocabulary, gbnf: str | None, schema: dict[str, Any] | None
+    texts: Isolation[TextTools], gbnf: str | None, schema: dict[str, Any] | None
 ) -> Grammar | None:
     """Return what a continuation must follow, None if it is free.
 
@@ -26,20 +22,7 @@ async def grammar_of(
     if schema is not None and gbnf:
         raise ParameterError("grammar", "grammar and json_schema exclude each other", "give one")
     if schema is not None:
-        return await asyncio.to_thread(_of_schema, schema)
+        return await texts.called(schema_grammar, schema, is_long=True)
     if gbnf:
-        return await asyncio.to_thread(_checked, gbnf, vocabulary)
+        return await texts.called(caller_grammar, gbnf, is_long=True)
     return None
-
-
-def _of_schema(schema: dict[str, Any]) -> Grammar:
-    with blaming("json_schema"):
-        gbnf = json_schema.grammar_of(schema)
-        check_rules(read_gbnf(gbnf))
-    return Grammar(gbnf)
-
-
-def _checked(gbnf: str, vocabulary: Vocabulary) -> Grammar:
-    with blaming("grammar"):
-        check_grammar(vocabulary, gbnf)
-    return Grammar(gbnf)

@@ -111,7 +111,7 @@ async def generate(body: GenerateRequest, request: Request, server: CurrentServe
             server.model,
             prompt,
             options,
-            await grammar_of(server.model.vocabulary, None, schema_of(body)),
+            await grammar_of(server.model.texts, None, schema_of(body)),
         )
     else:
         run = run_chat(server.model, await server.prepare(task_of_prompt(body)), options)

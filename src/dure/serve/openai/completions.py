@@ -43,7 +43,7 @@ async def create_completion(
     echoes = [_text(model, prompt) if body.echo else "" for prompt in prompts]
     if body.suffix:
         prompts = [await with_suffix(model, prompt, body.suffix) for prompt in prompts]
-    grammar = await grammar_of(model.vocabulary, body.grammar, body.json_schema)
+    grammar = await grammar_of(model.texts, body.grammar, body.json_schema)
     prompt_text = _text(model, prompts[0]) if body.verbose else ""
     return await send_answer(
         request,

@@ -39,7 +39,7 @@ async def create_native_completion(
     prompts = await Tokenizer(model, "prompt").many(body.prompt)
     if len(prompts) > MAX_ANSWERS:
         raise ParameterError("prompt", f"more than {MAX_ANSWERS} prompts at once", "give fewer")
-    grammar = await grammar_of(model.vocabulary, body.grammar, body.json_schema)
+    grammar = await grammar_of(model.texts, body.grammar, body.json_schema)
     repeated = [NativePrompt(len(prompt), _text(model, prompt)) for prompt in prompts]
     return await send_answer(
         request,

@@ -1,0 +1,9 @@
+"""Runs functions in processes that may die, hang or fill the memory: their caller gets an error.
+
+For library code that reads what others wrote. What the functions need is loaded once, before the first
+process is forked, and shared by all of them. Refuses to know what is run.
+"""
+
+from dure.isolation.pool import Isolation, IsolationLimits
+
+__all__ = ["Isolation", "IsolationLimits"]

@@ -1,0 +1,24 @@
+"""The reason that is told for a job's end: the cause, not what followed from it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from dure.engine.ranks.failures import failure_of
+from dure.errors import EngineError, ResourceError
+
+
+def test_of_several_ranks_errors_the_first_in_time_is_told(tmp_path: Path) -> None:
+    """Rank 10 waits in vain for rank 2, which had no memory."""
+    cause = ResourceError("there is too little memory", "use a smaller --ctx")
+    consequence = EngineError("rank 2 did not answer within 30 s")
+    for at, (name, error) in enumerate([("rank2", cause), ("rank10", consequence)]):
+        note = tmp_path / f"{name}.error"
+        note.write_bytes(msgspec.json.encode(error.record()))
+        os.utime(note, (at, at))
+    failure = failure_of(tmp_path, "while loading")
+    assert isinstance(failure, ResourceError)
+    assert str(failure) == "rank 2: there is too little memory: use a smaller --ctx"
