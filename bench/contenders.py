@@ -117,7 +117,7 @@ def dure_on_hosts(
     hosts: Sequence[Host], model: Path, load: Load, program: str | None = None
 ) -> dict[str, float]:
     """Run `dure bench` with rank i on host i and, if there is one, CPU i; one thread each."""
-    return dure(model, len(hosts), 1, load, environment=_on_hosts(hosts), program=program)
+    return dure(model, len(hosts), 1, load, environment=on_hosts(hosts), program=program)
 
 
 def dure_and_floor_on_hosts(
@@ -127,7 +127,7 @@ def dure_and_floor_on_hosts(
     with tempfile.TemporaryDirectory() as folder:
         trace = ["--trace", f"{folder}/trace.json"]
         argv = [*_dure_bench(model, len(hosts), 1, load), *trace]
-        answer = _json(argv, _on_hosts(hosts))
+        answer = _json(argv, on_hosts(hosts))
     try:
         floor = {f"{part}_ms": float(ms) for part, ms in answer["trace"]["floor_ms"].items()}
         return _read_dure(answer), {"generation": 1e3 / sum(floor.values()), **floor}
@@ -152,7 +152,8 @@ def _read_dure(answer: Any) -> dict[str, float]:
         raise BenchError(f"`dure bench --json` printed something else: {answer}") from error
 
 
-def _on_hosts(hosts: Sequence[Host]) -> dict[str, str]:
+def on_hosts(hosts: Sequence[Host]) -> dict[str, str]:
+    """Return the environment in which rank i of a job runs on host i."""
     wrapper = shlex.join(rank_prefix(len(hosts)))
     return {**mpi_environment(hosts[0].device), "DURE_RANK_WRAPPER": wrapper}
 

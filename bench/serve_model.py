@@ -27,15 +27,15 @@ VOCABULARY_VARIABLE = "DURE_VOCABULARY"
 REVISION = 1
 
 
-def serving_model(shape: str, vocabulary: Path, directory: Path) -> Path:
+def serving_model(shape: str, vocabulary: Path, directory: Path, mix: str = "q4_0") -> Path:
     """Return the GGUF of the shape `shape` with the tokenizer of the GGUF `vocabulary`.
 
     It is written if missing. Raises BenchError if the vocabulary's size is not the shape's.
     """
-    path = directory / f"{shape}-q4_0-{vocabulary.stem}-r{REVISION}.gguf"
+    path = directory / f"{shape}-{mix}-{vocabulary.stem}-r{REVISION}.gguf"
     if path.exists():
         return path
-    source = gguf_file(shape, directory)
+    source = gguf_file(shape, directory, mix)
     tokenizer = gguf_package().GGUFReader(vocabulary)
     _check_size(tokenizer, vocabulary, shape)
     progress(f"writing {path}")

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,14 +55,19 @@ def llama_server(setting: Setting, port: int) -> list[str]:
     ]  # fmt: skip
 
 
-def dure_serve(setting: Setting, port: int, program: str | None = None) -> list[str]:
-    """Return the command that starts `dure serve`. program: the `dure` of another build."""
+def dure_serve(
+    setting: Setting, port: int, program: str | None = None, more: Sequence[str] = ()
+) -> list[str]:
+    """Return the command that starts `dure serve`.
+
+    program: the `dure` of another build. more: of its options.
+    """
     ours = [program] if program else [sys.executable, "-m", "dure.cli.main"]
     return [
         *ours, "serve", str(setting.model),
         "--host", HOST, "--port", str(port), "--threads", str(setting.threads),
         "--parallel", str(setting.slots), "--ctx", str(setting.context),
-        *_cache("--cache-size", setting),
+        *_cache("--cache-size", setting), *more,
     ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from measure import (
@@ -28,6 +29,7 @@ from measure import (
 )
 from shapes import add_model_options, gguf_file
 
+from dure.chat.reading import TextTools, prepared_chat
 from dure.chat.turn import Conversations
 from dure.engine.executor import Executor, Floats, TopK
 from dure.engine.limits import Limits
@@ -106,6 +108,7 @@ def texts(n_tokens: int) -> dict[str, Text]:
     """Return the demo model's texts: a story, the same story again, another story."""
     with open_gguf(DEMO) as gguf:
         vocabulary = Vocabulary(gguf)
+        chats = Conversations(vocabulary, partial(prepared_chat, TextTools.of(vocabulary)))
         executor = LocalExecutor(DEMO, Limits(N_CTX, threads=1))
         loop = EngineLoop(executor, vocabulary)
 
@@ -114,7 +117,7 @@ def texts(n_tokens: int) -> dict[str, Text]:
                 {"role": "assistant" if i % 2 else "user", "content": turn}
                 for i, turn in enumerate(turns)
             ]
-            prompt = Conversations(vocabulary).turn(messages).prompt
+            prompt = chats.turn(messages).prompt
             loop.submit(Request(id="r", prompt=prompt, sampling=GREEDY, max_tokens=n_tokens))
             answer = []
             while loop.busy:
