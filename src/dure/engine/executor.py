@@ -148,6 +148,7 @@ class ExecutorInfo:
     n_ctx: positions of each sequence in the KV cache. n_batch: tokens that a step may hold.
     n_outputs: rows of logits that a step may give. threads: of each rank.
     can_forget: the end of a sequence can be forgotten; not if the model keeps a running state.
+    transport: how vectors get from rank to rank, for a user; "" with one rank.
     """
 
     n_ranks: int
@@ -158,6 +159,7 @@ class ExecutorInfo:
     n_outputs: int
     threads: tuple[int, ...] = (1,)
     can_forget: bool = True
+    transport: str = ""
 
 
 def check_batch(batch: Batch, info: ExecutorInfo) -> None:

@@ -6,6 +6,7 @@ machine gets which share.
 
 from __future__ import annotations
 
+import shlex
 import socket
 import sys
 from collections.abc import Sequence
@@ -54,14 +55,18 @@ class ClusterLaunch:
         launch = LaunchFile(str(self._cluster.directory.absolute()), nodes)
         (directory / "launch.json").write_bytes(msgspec.json.encode(launch))
         script = directory / "launcher"
-        script.write_text(
-            f'#!/bin/sh\nexec {sys.executable} -m dure.cluster.root.launcher {directory} "$@"\n'
-        )
+        words = [sys.executable, "-m", "dure.cluster.root.launcher", str(directory)]
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
         script.chmod(0o700)
 
     def environment(self) -> dict[str, str]:
         """Return the environment of rank 0: it uses the device that leads to the nodes."""
         return network_environment(self._device)
+
+    @property
+    def transport(self) -> str:
+        """TCP, through the connections between root and nodes."""
+        return f"TCP over {self._device}"
 
     def arguments(self, job_file: Path, n_ranks: int) -> list[str]:
         """Return mpiexec's arguments: one part for each rank; a node's agent makes `dure-rank`."""

@@ -64,6 +64,7 @@ def library() -> ctypes.CDLL:
     loaded.dure_exchange_seconds.restype = ctypes.c_double
     loaded.dure_allreduce_times.restype = ctypes.c_int64
     loaded.dure_read_bytes_per_second.restype = ctypes.c_double
+    loaded.dure_processes_may_copy.restype = ctypes.c_bool
     loaded.dure_kernels_start.restype = None
     loaded.dure_kernels_start(bool(cpu.ggml_cpu_has_avx2()))
     return loaded

@@ -11,11 +11,13 @@ import shlex
 import shutil
 import sys
 import sysconfig
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 import psutil
 
+from dure.engine.compute.native import library
 from dure.engine.ranks import messages as msg
 from dure.errors import ResourceError, UsageError
 
@@ -40,6 +42,10 @@ class Launch(Protocol):
     def environment(self) -> dict[str, str]:
         """Return what mpiexec's environment has besides this process's own."""
 
+    @property
+    def transport(self) -> str:
+        """How vectors get from rank to rank, for a user."""
+
 
 class LocalLaunch:
     """Starts all ranks on this machine."""
@@ -48,8 +54,13 @@ class LocalLaunch:
         """Do nothing: the job file is enough."""
 
     def environment(self) -> dict[str, str]:
-        """Add nothing."""
-        return {}
+        """Switch off MPICH's copies between processes if they do not work here: they end the ranks."""
+        return {} if may_copy() else {"MPIR_CVAR_CH4_CMA_ENABLE": "0"}
+
+    @property
+    def transport(self) -> str:
+        """Shared memory, and whether long vectors are copied from process to process."""
+        return "shared memory" + ("" if may_copy() else " (no copies between processes here)")
 
     def arguments(self, job_file: Path, n_ranks: int) -> list[str]:
         """Return one part for each rank, so that DURE_RANK_WRAPPER may give each its own surroundings."""
@@ -70,6 +81,12 @@ class LocalLaunch:
             for rank in range(n_ranks)
         ]
         return [word for i, part in enumerate(parts) for word in ([":"] if i else []) + part]
+
+
+@cache
+def may_copy() -> bool:
+    """Return whether one process may read another's memory: containers may forbid it."""
+    return bool(library().dure_processes_may_copy())
 
 
 def find_mpiexec() -> list[str]:

@@ -80,7 +80,7 @@ class MpiExecutor:
         launch: Launch | None = None,
         progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        options = options or MpiOptions()
+        options, launch = options or MpiOptions(), launch or LocalLaunch()
         threads = tuple(threads) or (limits.threads,) * len(shards)
         self._wait_s = options.wait_s or _wait_s()
         self._kv_bytes = kv_bytes or [0] * len(shards)
@@ -92,9 +92,10 @@ class MpiExecutor:
             n_sequences=limits.n_sequences,
             n_outputs=limits.n_outputs,
             threads=threads,
+            transport=launch.transport,
         )
         job = _job(model, shards, plan, limits, threads, options, self._wait_s)
-        self._job = RunningJob(job, launch or LocalLaunch(), progress)
+        self._job = RunningJob(job, launch, progress)
 
     def step(self, batch: Batch, meanwhile: Callable[[], None] = nothing) -> StepResult:
         """Decode a batch; see `Executor.step`."""
