@@ -25,8 +25,8 @@ USER = "games"
 class Sandbox:
     """A machine with a node of the user games, whose systemctl writes down what it is told."""
 
-    def __init__(self, directory: Path) -> None:
-        self.node, self.told = directory / "node", directory / "told"
+    def __init__(self, directory: Path, node: str = "node") -> None:
+        self.node, self.told = directory / node, directory / "told"
         self.node.mkdir()
         (self.node / "node.json").write_text('{"name": "pi-1", "cluster": "home", "port": 7474}')
         os.chown(self.node, pwd.getpwnam(USER).pw_uid, -1)
@@ -81,6 +81,22 @@ def test_it_is_installed_started_and_removed(sandbox: Sandbox) -> None:
     assert f"ExecStart={DURE} node run --quota 20 --interface eth0\n" in done.stdout
     assert "dure-node.service:" not in done.stderr  # systemd-analyze's complaints
     assert "journalctl -u dure-node" in done.stderr
+
+
+def test_names_with_blanks_and_signs_stay_whole(tmp_path: Path) -> None:
+    """systemd reads back the same words: it splits at blanks, and % and $ mean something to it."""
+    tmp_path.chmod(0o755)
+    sandbox = Sandbox(tmp_path, 'my "own" 50 % node')
+    done = sandbox.run(
+        f"{DURE} node install --user {USER} --interface 'eth 0' "
+        f"&& cat {UNIT} && systemd-analyze verify {UNIT}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "dure-node.service:" not in done.stderr
+    escaped = str(sandbox.node).replace('"', '\\"').replace("%", "%%")
+    assert f'Environment="DURE_NODE_DIR={escaped}"\n' in done.stdout
+    assert f'ReadWritePaths="{escaped}" /tmp /dev/shm\n' in done.stdout
+    assert f'ExecStart={DURE} node run --interface "eth 0"\n' in done.stdout
 
 
 @pytest.mark.parametrize(

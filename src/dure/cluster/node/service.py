@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
-import shlex
+import re
 import shutil
 import subprocess
 import sys
@@ -32,8 +32,8 @@ Wants=network-online.target
 StartLimitIntervalSec=0
 
 [Service]
-ExecStart={program} -m dure.cli.main node run{options}
-Environment=DURE_NODE_DIR={directory}
+ExecStart={command}
+Environment={environment}
 {user}Restart=always
 RestartSec=2
 KillMode=mixed
@@ -66,15 +66,11 @@ class Service:
 
     def text(self, directory: Path, options: Sequence[str] = ()) -> str:
         """Return the unit for the node in `directory`. options: of `dure node run`."""
-        if any(c in str(directory) for c in " \"'\\%\n"):
-            raise UsageError(
-                f"{directory} has a blank or a quote in its name",
-                "let DURE_NODE_DIR name another directory",
-            )
+        words = [sys.executable, "-m", "dure.cli.main", "node", "run", *options]
         return _TEXT.format(
-            program=sys.executable,
-            options="".join(f" {shlex.quote(word)}" for word in options),
-            directory=directory,
+            command=" ".join(_quoted(word.replace("$", "$$")) for word in words),
+            environment=_quoted(f"DURE_NODE_DIR={directory}"),
+            directory=_quoted(str(directory)),
             user=f"User={self.user}\n" if self.of_system else "",
             target="multi-user.target" if self.of_system else "default.target",
         )
@@ -122,6 +118,16 @@ class Service:
 
     def _systemctl(self, *arguments: str) -> None:
         _run(["systemctl", *([] if self.of_system else ["--user"]), *arguments])
+
+
+def _quoted(word: str) -> str:
+    """Return a word as systemd reads it from a unit (systemd.syntax(7)). Raises UsageError."""
+    if not word.isprintable():
+        raise UsageError(
+            f"{word!r} cannot stand in a unit", "use a name without control characters"
+        )
+    escaped = word.replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"' if re.search(r"[\s\"'\\;#]", word) else escaped
 
 
 def service_for(user: str | None) -> Service:
