@@ -6,10 +6,11 @@ Knows sockets and why they are refused. Refuses to know what is served.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +23,21 @@ from dure.http.settings import ServerSettings
 __all__ = ["Binding", "bound"]
 
 _BACKLOG = 2048
+_VIRTUAL = ("docker", "br-", "veth", "virbr", "cni", "flannel")  # lead to this machine's own guests
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (told apart, not bound)
 
 
 @dataclass(frozen=True)
 class Binding:
-    """Sockets that listen, and the address at which this machine reaches them.
+    """Sockets that listen, and the addresses at which they are reached.
 
-    url: `http://127.0.0.1:8080`, or `unix:/path`. port: the real one, if 0 was asked for.
+    url: for programs of this machine, `http://127.0.0.1:8080`, or `unix:/path`. urls: for a person, who
+    may sit at another machine. port: the real one, if 0 was asked for.
     """
 
     sockets: tuple[socket.socket, ...]
     url: str
+    urls: tuple[str, ...]
     port: int
 
 
@@ -71,7 +75,7 @@ def _bind_tcp(settings: ServerSettings) -> Binding:
         port = sockets[0].getsockname()[1]
     if not sockets:
         raise problem or UsageError(f"host {settings.host} has no address")
-    return Binding(tuple(sockets), _url(settings, sockets[0]), port)
+    return Binding(tuple(sockets), _url(settings, sockets[0]), _urls(settings, sockets), port)
 
 
 def _addresses(settings: ServerSettings) -> list[tuple[int, str]]:
@@ -129,9 +133,35 @@ def _holder(port: int) -> str:
 
 
 def _url(settings: ServerSettings, sock: socket.socket) -> str:
-    scheme = "https" if settings.tls_cert else "http"
     host, port = sock.getsockname()[:2]
-    host = _WILDCARDS.get(host, host)
+    return _written(settings, _WILDCARDS.get(host, host), port)
+
+
+def _urls(settings: ServerSettings, sockets: Sequence[socket.socket]) -> tuple[str, ...]:
+    """Return the addresses that others can use: those of this machine's links, for a wildcard."""
+    found = []
+    for sock in sockets:
+        host, port = sock.getsockname()[:2]
+        hosts = _own_addresses(sock.family) if host in _WILDCARDS else []
+        found += [_written(settings, one, port) for one in hosts] or [_url(settings, sock)]
+    return tuple(dict.fromkeys(found))
+
+
+def _own_addresses(family: int) -> list[str]:
+    up = {name for name, state in psutil.net_if_stats().items() if state.isup}
+    return [
+        one.address
+        for name, addresses in psutil.net_if_addrs().items()
+        if name in up and not name.startswith(_VIRTUAL)
+        for one in addresses
+        if one.family == family
+        and not ipaddress.ip_address(one.address.split("%")[0]).is_loopback
+        and not ipaddress.ip_address(one.address.split("%")[0]).is_link_local
+    ]
+
+
+def _written(settings: ServerSettings, host: str, port: int) -> str:
+    scheme = "https" if settings.tls_cert else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
@@ -149,7 +179,8 @@ def _bind_unix(path: Path) -> Binding:
     finally:
         os.umask(old)
     sock.setblocking(False)
-    return Binding((sock,), f"unix:{path}", 0)
+    url = f"unix:{path}"
+    return Binding((sock,), url, (url,), 0)
 
 
 def _remove_dead(path: Path) -> None:

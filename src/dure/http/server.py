@@ -72,7 +72,7 @@ def serve(
         binding = stack.enter_context(bound(settings))
         sink = stack.enter_context(LogSink(settings.log_file))
         server = HttpServer(app, settings, metrics, keys, sink, tls)
-        server.on_started = partial(announce, binding.url)
+        server.on_started = partial(announce, ", ".join(binding.urls))
         server.on_stopping = stopping
 
         async def run() -> None:
