@@ -73,6 +73,38 @@ def test_run_reads_the_prompt_from_stdin_where_none_is_named(dure: Dure) -> None
     assert piped.returncode == 0
 
 
+def test_what_is_piped_in_comes_before_the_prompt(dure: Dure) -> None:
+    """As with `cat FILE | dure run MODEL QUESTION`."""
+    asked = ("run", DEMO, *GREEDY, "--json")
+    piped = "The goat sleeps in the mill.\n"
+    both = as_json(dure(*asked, "Where is the goat?", stdin=piped))
+    one = as_json(dure(*asked, stdin=f"{piped}\n\nWhere is the goat?"))
+    alone = as_json(dure(*asked, "Where is the goat?"))
+    assert both["text"] == one["text"]
+    assert both["prompt_tokens"] == one["prompt_tokens"] > alone["prompt_tokens"]
+
+
+def test_a_pipe_that_stays_silent_is_told(dure: Dure) -> None:
+    """As one inherited from a script: nobody should wonder what is waited for."""
+    words = ["run", DEMO, *GREEDY, "Who is the baker?"]
+    run = dure.start(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert run.stdin is not None
+    assert run.stderr is not None
+    assert b"reading standard input" in run.stderr.readline()
+    said, _ = run.communicate(timeout=WAIT_S)
+    assert said.decode() == dure(*words).stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("modles", "ls"), ("status", "ps"), ("serv", "serve"), ("download", "pull")],
+)
+def test_an_unknown_command_gets_the_one_that_is_meant(dure: Dure, typed: str, meant: str) -> None:
+    done = dure(typed)
+    assert done.returncode == 2
+    assert error_line(done.stderr) == f"dure: no such command: {typed}: did you mean {meant}?"
+
+
 def test_a_piped_prompt_may_be_no_utf8(dure: Dure) -> None:
     """Bytes that are no text are answered like any prompt."""
     prompt = b"goat \xff \xf4\xb8\xb5\x80"

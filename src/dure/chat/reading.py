@@ -54,7 +54,10 @@ def tokens_of(tools: TextTools, text: str, special: bool, add_bos: bool) -> list
 def prepared_chat(tools: TextTools, task: ChatTask) -> PreparedChat:
     """Return what an answer to a conversation needs. Raises UsageError naming what cannot be done."""
     if tools.formatter is None:
-        raise UsageError("this model has no chat template", "use /v1/completions")
+        raise UsageError(
+            "this model has no chat template",
+            "use /v1/completions, or serve it with --chat-template",
+        )
     return tools.formatter.prepare(task)
 
 

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from types import FrameType
 from typing import Annotated, Any
 
@@ -53,6 +54,15 @@ COMMANDS = {
 }
 
 
+OTHER_NAMES = {
+    "ask": "run", "prompt": "run", "generate": "run", "start": "serve", "server": "serve",
+    "status": "ps", "list": "ls", "models": "ls", "download": "pull", "get": "pull", "delete": "rm",
+    "remove": "rm", "info": "show", "inspect": "show", "benchmark": "bench", "kill": "stop",
+    "split": "cut", "nodes": "cluster", "settings": "config",
+}  # fmt: skip
+"""What other programs, and people, call our commands."""
+
+
 class Commands(Configured):
     """The commands of `dure`, each imported when it is run."""
 
@@ -71,6 +81,15 @@ class Commands(Configured):
         if self._is_listing:
             return self._lazy.summary(cmd_name)
         return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; if there is none, name what other programs call so, or what is near."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = get_close_matches(args[0], [*COMMANDS, *OTHER_NAMES], n=1)
+            ours = [OTHER_NAMES.get(name, name) for name in near]
+            cure = f"did you mean {ours[0]}?" if ours else "see `dure --help`"
+            raise UsageError(f"no such command: {args[0]}", cure)
+        return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help, with every command's summary."""

@@ -184,6 +184,7 @@ class _CutOverNodes:
     ) -> Deployment:
         """Send every machine its shard, and start the ranks."""
         placed = list(zip(self._members, self._shards[1:], strict=True))
+        reporter.news(self.plan.told())
         reporter.event(EngineEvent.SENDS)
         _send_shards(self._model, nodes, placed, reporter)
         with reporter.cutting(self._model.paths[0].name, self._model.size_bytes) as progress:

@@ -5,6 +5,7 @@ Measures machines and links with unknown speed; the decision itself is in `plan.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -40,6 +41,14 @@ class ClusterPlan:
         names = [ROOT_NAME, *(report.member.name for report in self.reports)]
         total = sum(self.shares)
         return {n: round(share / total, 4) for n, share in zip(names, self.shares, strict=True)}
+
+    def told(self) -> str:
+        """Return who takes part with which share, for a user."""
+        machines = [
+            f"{socket.gethostname() if name == ROOT_NAME else name} {share:.0%}"
+            for name, share in self.shares_by_name.items()
+        ]
+        return f"the model is divided: {', '.join(machines)}"
 
 
 class ClusterPlanner:

@@ -72,8 +72,11 @@ def prune(
     caches.delete(old)
     if as_json:
         print_json([asdict(one) for one in old])
-    freed = bytes_text(sum(one.size_bytes for one in old))
-    errors.print(f"{len(old)} shards deleted, {freed} free again", markup=False)
+    if old:
+        freed = bytes_text(sum(one.size_bytes for one in old))
+        errors.print(f"{len(old)} shards deleted, {freed} freed", markup=False)
+    else:
+        errors.print(f"no shard was unused for {days:g} days", markup=False)
 
 
 @cache.command()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -202,10 +202,10 @@ def _table(root: Cluster, now: ClusterStatus) -> Table:
         address = "here" if node.name == ROOT_NAME else f"{node.host}:{node.port}"
         health, machine = node.health, node.platform
         if machine is None or health is None:
-            table.add_row(node.name, address, "does not answer")
+            table.add_row(_shown(node.name), address, "does not answer")
             continue
         table.add_row(
-            node.name,
+            _shown(node.name),
             address,
             ", ".join(health.throttled) or "well",
             f"{shares[node.name]:.0%}" if node.name in shares else "",
@@ -217,6 +217,11 @@ def _table(root: Cluster, now: ClusterStatus) -> Table:
             "" if health.clock_mhz is None else f"{health.clock_mhz:.0f}",
         )
     return table
+
+
+def _shown(name: str) -> str:
+    """Return a machine's name for a person: the root's is that of its host."""
+    return f"{socket.gethostname()} (root)" if name == ROOT_NAME else name
 
 
 _RIGHT = {"last share", "cores", "free memory", "load", "°C", "MHz"}
@@ -264,7 +269,7 @@ def _speed_table(rows: list[MachineSpeeds], types: list[str]) -> Table:
     for row in rows:
         speeds = [f"{row.types[name].decode_bytes_per_s / 1e9:.1f}" for name in types]
         table.add_row(
-            row.name,
+            _shown(row.name),
             *speeds,
             "" if row.round_trip_s is None else f"{row.round_trip_s * 1e6:.0f}",
             "" if row.link_bytes_per_s is None else f"{row.link_bytes_per_s / 1e6:.0f}",
@@ -303,6 +308,15 @@ def events(
     for event in found:
         when = datetime.fromtimestamp(event.get("time", 0)).strftime("%Y-%m-%d %H:%M:%S")
         rest = " ".join(
-            f"{key}={value}" for key, value in event.items() if key not in {"time", "event"}
+            f"{key}={_told(value)}" for key, value in event.items() if key not in {"time", "event"}
         )
         output.print(printable(f"{when} {event.get('event')} {rest}"), soft_wrap=True)
+
+
+def _told(value: Any) -> str:
+    """Write a fact of an event as a person reads it: no quotes, no braces."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}:{_told(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return ",".join(map(_told, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import stat
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -36,13 +39,15 @@ from dure.model.vocabulary import Vocabulary
 
 __all__ = ["run"]
 
+PIPE_S = 1.0  # until a person is told what is waited for
+
 
 @expanded
 def run(
     model: Model,
     prompt: Annotated[
         str | None,
-        typer.Argument(help="Text to answer; without it, standard input is read."),
+        typer.Argument(help="Text to answer. What is piped in comes before it, or instead of it."),
     ] = None,
     *,
     running: Running,
@@ -62,6 +67,8 @@ def run(
     """Write one answer, streaming, on one rank or cut over several.
 
     Example: dure run models/dure-demo.gguf "Tell me a story about a goat." --ranks 2 --verbose
+
+    Example: dure run qwen3:0.6b "What does this do?" < setup.py
     """
     request_sampling = sampling.sampling()
     options = running.options()
@@ -90,24 +97,44 @@ def run(
             write("\n" if answer.content and not as_json else "")  # the error gets its own line
             raise
         facts = executor.facts() if verbose or as_json else []
+        transport = executor.info.transport
     if as_json:
         print_json(_as_json(answer, session, facts))
     else:
         write("\n")
     if verbose:
-        _print_timings(session, facts)
+        _print_timings(session, facts, transport)
     if interrupt.came():
         raise typer.Exit(130)
 
 
 def _prompt(prompt: str | None) -> str:
-    if prompt is None and sys.stdin is not None:  # None if the shell closed it
-        if sys.stdin.isatty():
-            errors.print("type the prompt, then Ctrl-D:")
-        prompt = sys.stdin.read()
-    if prompt is None or not prompt.strip():
+    """Return the text to answer: what is piped in, and then the prompt."""
+    parts = [_piped() if prompt is not None else _typed(), prompt or ""]
+    text = "\n\n".join(part for part in parts if part.strip())
+    if not text:
         raise UsageError("the prompt is empty", "give some text, or pipe it in")
-    return prompt
+    return text
+
+
+def _typed() -> str:
+    if sys.stdin is None:  # the shell closed it
+        return ""
+    if sys.stdin.isatty():
+        errors.print("type the prompt, then Ctrl-D:")
+    return sys.stdin.read()
+
+
+def _piped() -> str:
+    """Return what a file or a pipe holds. Terminals and sockets, as of ssh, are not read."""
+    if sys.stdin is None:
+        return ""
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        return ""
+    if not select.select([sys.stdin], [], [], PIPE_S)[0]:
+        errors.print("reading standard input (`< /dev/null` leaves it out)")
+    return sys.stdin.read()
 
 
 def _turn(
@@ -170,7 +197,7 @@ def _as_json(answer: AnswerText, session: Session, facts: list[RankFacts]) -> di
     }
 
 
-def _print_timings(session: Session, facts: list[RankFacts]) -> None:
+def _print_timings(session: Session, facts: list[RankFacts], transport: str) -> None:
     figures = _figures_of(session)
     token = figures["per_token_ms"]
     n_drafted = figures["drafted_tokens"]
@@ -185,3 +212,5 @@ def _print_timings(session: Session, facts: list[RankFacts]) -> None:
         f"other {token['other']:.2f} ms, {bytes_text(figures['bytes_sent_per_token'])} sent by each rank\n"
         f"peak memory {peaks}"
     )
+    if transport:
+        errors.print(f"exchange    {transport}", markup=False)
