@@ -44,7 +44,7 @@ $(VENV)/installed-dev: $(VENV)/python pyproject.toml
 	@touch $@
 
 test: install $(VENV)/installed-dev
-	$(BIN)/python -m pytest $(or $(ARGS),$(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadgroup))
+	$(BIN)/python -m pytest $(or $(ARGS),$(if $(filter-out 1,$(WORKERS)),-n $(WORKERS)))
 
 check: lint test
 

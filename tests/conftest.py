@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
@@ -23,10 +25,17 @@ def vocabulary() -> Iterator[Vocabulary]:
         vocabulary.close()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests on one worker of xdist, and all that make hosts on the same one."""
-    for item in items:
-        package = item.path.parent.name
-        group = "hosts" if package in HOSTS else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # published without types
+    """Keeps a file's tests on one worker, and all that make hosts on the same one.
+
+    xdist's own groups (3.8) are names that it appends to tests' ids, which pytest 9.2 does not see.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "hosts" if Path(file).parent.name in HOSTS else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Tell xdist which tests stay together."""
+    return _ByFile(config, log)

@@ -102,7 +102,9 @@ def test_a_pipe_that_stays_silent_is_told(dure: Dure) -> None:
 def test_an_unknown_command_gets_the_one_that_is_meant(dure: Dure, typed: str, meant: str) -> None:
     done = dure(typed)
     assert done.returncode == 2
-    assert error_line(done.stderr) == f"dure: no such command: {typed}: did you mean {meant}?"
+    assert error_line(done.stderr) == (
+        f"dure: no such command {typed!r}, did you mean {meant}? (see `dure --help`)"
+    )
 
 
 def test_a_piped_prompt_may_be_no_utf8(dure: Dure) -> None:

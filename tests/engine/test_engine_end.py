@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -67,6 +68,13 @@ def _processes(directory: Path) -> list[psutil.Process]:
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
     return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def _has_begun(directory: Path) -> bool:
+    """Whether a process was started for a job; one may end while it is looked at."""
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+        return any("job.json" in " ".join(p.cmdline()) for p in _processes(directory))
+    return False
 
 
 def _ranks(directory: Path) -> list[psutil.Process]:
@@ -181,12 +189,15 @@ def test_ranks_end_with_a_client_that_ends_while_they_start(
         with subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env
         ) as client:
-            while not any("job.json" in " ".join(p.cmdline()) for p in _processes(tmp_path)):
-                assert client.poll() is None
-                time.sleep(0.002)
-            time.sleep(moment * 0.03)
-            client.send_signal(sign)
-            client.wait(30)
+            try:
+                while not _has_begun(tmp_path):
+                    assert client.poll() is None
+                    time.sleep(0.002)
+                time.sleep(moment * 0.03)
+                client.send_signal(sign)
+                client.wait(30)
+            finally:
+                client.kill()
         _assert_none_left(tmp_path)
 
 

@@ -86,7 +86,8 @@ class Serving:
 
     def engine(self) -> psutil.Process:
         """Return the engine's process."""
-        (engine,) = psutil.Process(self.process.pid).children()
+        children = psutil.Process(self.process.pid).children()
+        (engine,) = (one for one in children if "dure.worker.process" in one.cmdline())
         return engine
 
     def chat(self, **more: Any) -> dict[str, Any]:

@@ -87,8 +87,8 @@ class Commands(Configured):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = get_close_matches(args[0], [*COMMANDS, *OTHER_NAMES], n=1)
             ours = [OTHER_NAMES.get(name, name) for name in near]
-            cure = f"did you mean {ours[0]}?" if ours else "see `dure --help`"
-            raise UsageError(f"no such command: {args[0]}", cure)
+            meant = f", did you mean {ours[0]}?" if ours else ""
+            raise UsageError(f"no such command {args[0]!r}{meant} (see `dure --help`)")
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dure.chat.reading import TextTools, prepared_chat
+from dure.chat.reading import prepared_chat
 from dure.chat.turn import ChatTurn, Conversations
 from dure.cli.terminal.answer_text import AnswerText
 from dure.cli.terminal.console import errors, print_error, write
@@ -25,14 +25,11 @@ from dure.cli.terminal.parameters import (
     Running,
     SamplingOptions,
 )
-from dure.cli.terminal.running_model import proposer, running_model
+from dure.cli.terminal.running_model import proposer, reading, running_model
 from dure.errors import UsageError
 from dure.generate.request import Sampling
 from dure.generate.session import Session
 from dure.generate.speculative.proposer import Draft
-from dure.isolation import Isolation
-from dure.model.gguf import open_gguf
-from dure.model.vocabulary import Vocabulary
 
 __all__ = ["chat"]
 
@@ -67,10 +64,8 @@ def chat(
     options = running.options()
     file = resolve_model(model, may_pull=True, pull_now=pull)
     draft = resolve_draft(draft, pull_now=pull)
-    with open_gguf(file) as checked:
-        vocabulary = Vocabulary(checked)
     with (
-        Isolation(TextTools.of(vocabulary)) as texts,
+        reading(file, options) as (vocabulary, texts),
         ExitStack() as stack,
         running_model(file, options) as (gguf, executor),
     ):

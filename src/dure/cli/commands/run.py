@@ -28,7 +28,7 @@ from dure.cli.terminal.parameters import (
     Running,
     SamplingOptions,
 )
-from dure.cli.terminal.running_model import proposer, running_model
+from dure.cli.terminal.running_model import proposer, reading, running_model
 from dure.engine.executor import RankFacts
 from dure.errors import EngineError, UsageError
 from dure.generate.session import AnswerPiece, Session
@@ -73,13 +73,12 @@ def run(
     request_sampling = sampling.sampling()
     options = running.options()
     file = resolve_model(model, may_pull=True, pull_now=pull)
-    with open_gguf(file) as checked:  # first: nobody should type a prompt in vain
-        vocabulary = Vocabulary(checked)
-    text = _prompt(prompt)
+    with open_gguf(file):
+        text = _prompt(prompt)  # first check the file: nobody should type a prompt in vain
     draft = resolve_draft(draft, pull_now=pull)
     with (
         Interrupt() as interrupt,
-        Isolation(TextTools.of(vocabulary)) as texts,
+        reading(file, options, chats=not raw) as (vocabulary, texts),
         ExitStack() as stack,
         running_model(file, options) as (gguf, executor),
     ):

@@ -6,17 +6,20 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from dure.chat.reading import TextTools
 from dure.cli.terminal.console import errors, loading_bar, progress_bar
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import EngineEvent
 from dure.deploy.start import start_model
 from dure.engine.executor import Executor, FullExecutor
+from dure.errors import ModelError
 from dure.generate.speculative.proposer import Proposer
+from dure.isolation import Isolation
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.worker.proposing import start_proposer
 
-__all__ = ["TerminalReporter", "proposer", "running_model"]
+__all__ = ["TerminalReporter", "proposer", "reading", "running_model"]
 
 
 class TerminalReporter:
@@ -57,6 +60,26 @@ def running_model(model: Path, options: RunOptions) -> Iterator[tuple[GgufFile, 
             yield gguf, executor
         finally:
             executor.close()
+
+
+@contextmanager
+def reading(
+    file: Path, options: RunOptions, *, chats: bool = True
+) -> Iterator[tuple[Vocabulary, Isolation[TextTools]]]:
+    """Load a model's vocabulary, and fork what reads a user's texts; do it before the model is loaded.
+
+    chats: its chat template is wanted too. Raises as `Vocabulary` and `ChatFormatter` do; but what else
+    prevents a start comes first.
+    """
+    with open_gguf(file) as gguf:
+        try:
+            vocabulary = Vocabulary(gguf)
+        except ModelError:
+            with running_model(file, options):
+                raise
+    tools = TextTools.of(vocabulary) if chats else TextTools(vocabulary, None)
+    with Isolation(tools) as texts:
+        yield vocabulary, texts
 
 
 @contextmanager
