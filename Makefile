@@ -9,8 +9,8 @@
 
 PYTHON ?= python3
 VENV := .venv
-# tests that run at once, if all of them do
-WORKERS ?= 1
+# files of tests that run at once, if all of them do
+WORKERS ?= 2
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(shell find src -name '*.py')
 

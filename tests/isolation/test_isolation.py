@@ -156,11 +156,12 @@ def test_nothing_of_the_caller_stays_open(tmp_path: Path) -> None:
 
 
 def test_closing_ends_every_process_though_one_hangs() -> None:
+    before = psutil.Process().children(recursive=True)
     isolation = Isolation(TOOLS)
     with pytest.raises(TimeoutError):
         asyncio.run(asyncio.wait_for(isolation.called(hangs, is_long=True), 0.3))
-    below = psutil.Process().children(recursive=True)
-    assert below
+    below = [p for p in psutil.Process().children(recursive=True) if p not in before]
+    assert len(below) == 2
     isolation.close()
     gone, alive = psutil.wait_procs(below, timeout=WAIT_S)
     assert gone
