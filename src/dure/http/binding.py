@@ -154,10 +154,14 @@ def _own_addresses(family: int) -> list[str]:
         for name, addresses in psutil.net_if_addrs().items()
         if name in up and not name.startswith(_VIRTUAL)
         for one in addresses
-        if one.family == family
-        and not ipaddress.ip_address(one.address.split("%")[0]).is_loopback
-        and not ipaddress.ip_address(one.address.split("%")[0]).is_link_local
+        if one.family == family and _leads_here(one.address)
     ]
+
+
+def _leads_here(address: str) -> bool:
+    """Return whether other machines may reach an address as it is written."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    return not (parsed.is_loopback or parsed.is_link_local)
 
 
 def _written(settings: ServerSettings, host: str, port: int) -> str:

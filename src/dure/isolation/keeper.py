@@ -70,11 +70,8 @@ def keep(control: socket.socket, tools: Any, limits: IsolationLimits) -> NoRetur
     control: gives the sockets. tools: the first argument of every function.
     """
     _let_go(control)
-    for signal_number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # whoever stops the caller stops us by that
-        signal.signal(signal_number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # these end the caller, and its end ends us
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the workers
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 1)

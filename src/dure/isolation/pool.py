@@ -85,7 +85,7 @@ class Isolation(Generic[T]):
 
 
 class _Workers:
-    """The workers of the lanes' threads, one each."""
+    """The workers, forked when all others are busy; never more than the lanes have threads."""
 
     def __init__(self, control: socket.socket, limits: IsolationLimits) -> None:
         self._control, self._limits = control, limits
