@@ -5,13 +5,73 @@ A part stands between two comments, `<!-- generated: NAME -->` and `<!-- end -->
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from dure.http.request_model import RequestBody, field_names
+from dure.http.unused_fields import FieldTable, Ignored
+from dure.serve.anthropic.requests import MessagesRequest
+from dure.serve.ollama.requests import EmbedRequest, GenerateRequest, OllamaChatRequest
+from dure.serve.openai.chat_request import OpenAIChatRequest
+from dure.serve.openai.completion_request import CompletionRequest
+from dure.serve.openai.embeddings import EmbeddingRequest
+from dure.serve.openai.native_request import NativeRequest
+from dure.serve.responses.requests import ResponsesRequest
 from dure.worker.lifecycle import diagram
 
-PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {"lifecycle": ("architecture.md", diagram)}
+DIALECTS: tuple[tuple[str, tuple[tuple[str, type[RequestBody]], ...]], ...] = (
+    (
+        "OpenAI chat and completions, llama-server",
+        (
+            ("/v1/chat/completions", OpenAIChatRequest),
+            ("/v1/completions", CompletionRequest),
+            ("/completion", NativeRequest),
+        ),
+    ),
+    ("OpenAI embeddings", (("/v1/embeddings", EmbeddingRequest),)),
+    ("OpenAI Responses", (("/v1/responses", ResponsesRequest),)),
+    ("Anthropic", (("/v1/messages", MessagesRequest),)),
+    (
+        "Ollama",
+        (
+            ("/api/chat", OllamaChatRequest),
+            ("/api/generate", GenerateRequest),
+            ("/api/embed", EmbedRequest),
+        ),
+    ),
+)
+
+
+def field_tables() -> str:
+    """What happens to every field of every dialect: used, ignored or refused, and why."""
+    parts = []
+    for title, bodies in DIALECTS:
+        used = [
+            f"- `{path}` uses {', '.join(f'`{name}`' for name in sorted(field_names(body)))}."
+            for path, body in bodies
+        ]
+        rows = [*_rows(bodies[0][1].FIELDS)]
+        table = ["| field | | why |", "|---|---|---|", *rows]
+        parts.append("\n".join([f"### {title}\n", *used, "", *table]))
+    return "\n\n".join(parts)
+
+
+def _rows(table: FieldTable) -> Iterator[str]:
+    for path, fate in sorted(table.items()):
+        kind = "ignored" if isinstance(fate, Ignored) else "refused"
+        if isinstance(fate, Ignored) and fate.wish:
+            kind = "ignored; refused by `--strict`"
+        values = ", ".join(f"`{json.dumps(value)}`" for value in fate.unless)
+        but = f" ({values}: granted)" if values else ""
+        yield f"| `{path}` | {kind}{but} | {fate.reason} |"
+
+
+PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
+    "lifecycle": ("architecture.md", diagram),
+    "fields": ("compatibility.md", field_tables),
+}
 """By name: the page, and what makes the part."""
 
 

@@ -112,7 +112,11 @@ def complaint(chat: PreparedChat, text: str) -> str | None:
     parser = CheckedParser(chat)
     list(parser.feed(text))
     list(parser.finish())
-    return broken_promise(None, parser.promises())  # type: ignore[arg-type]  # needs no tools
+    for promise in parser.promises():
+        complaint = broken_promise(None, promise)  # type: ignore[arg-type]  # needs no tools
+        if complaint is not None:
+            return complaint
+    return None
 
 
 def calls_of(chat: PreparedChat, text: str) -> list[tuple[str, Any]]:
@@ -477,13 +481,7 @@ REFUSED: list[tuple[str | None, ChatTask, str]] = [
         "the parameters of the tool 't': schema #/properties/a: the keyword 'not'",
     ),
     (None, ChatTask([USER], response_format=JsonSchema({"not": {}})), "response_format: schema #: the"),
-    (GEMMA, ChatTask([USER], reasoning_effort="low"), "reasoning_effort 'low': this model does not think"),
-    (GEMMA, ChatTask([USER], enable_thinking=True), "enable_thinking 'True': this model does not think"),
-    (R1, ChatTask([USER], enable_thinking=False), "this model always thinks"),
-    (HARMONY, ChatTask([USER], reasoning_effort="none"), "this model always thinks"),
-    (HARMONY, ChatTask([USER], reasoning_effort="xhigh"), "reasoning_effort 'xhigh' is not known"),
     (None, ChatTask([USER], enable_thinking=True, reasoning_effort="none"), "contradicts"),
-    (None, ChatTask([USER], template_kwargs={"colour": 1}), "does not read 'colour'"),
     (None, ChatTask([USER], template_kwargs={"messages": []}), "'messages' is set by the server"),
     (None, ChatTask([USER], continue_last=True), "the last message is none"),
     (None, ChatTask([USER], grammar="root ::= ", response_format=JsonObject()), "exclude each other"),
@@ -500,3 +498,39 @@ def test_what_cannot_be_honoured_is_named(
     with pytest.raises(UsageError, match=re.escape(told)) as error:
         prepared(vocabulary, task, template)
     assert "\n" not in str(error.value)
+
+
+UNMET = [
+    (GEMMA, ChatTask([USER], reasoning_effort="low"), "reasoning_effort", "does not think"),
+    (GEMMA, ChatTask([USER], enable_thinking=True), "enable_thinking", "does not think"),
+    (HARMONY, ChatTask([USER], reasoning_effort="none"), "reasoning_effort", "always thinks"),
+    (HARMONY, ChatTask([USER], reasoning_effort="xhigh"), "reasoning_effort", "it gets 'high'"),
+    (
+        None,
+        ChatTask([USER], template_kwargs={"colour": 1}),
+        "chat_template_kwargs.colour",
+        "not read",
+    ),
+]
+
+
+def test_thoughts_that_a_template_always_opens_are_closed_if_nobody_wants_them(
+    vocabulary: Vocabulary,
+) -> None:
+    """As llama-server's `--reasoning off` does it; what follows is the answer."""
+    thinking = prepared(vocabulary, ChatTask([USER]), R1)
+    answering = prepared(vocabulary, ChatTask([USER], enable_thinking=False), R1)
+    assert answering.prompt_text == thinking.prompt_text + "</think>"
+    assert not answering.unmet
+    parser = answering.parser()
+    assert [*parser.feed("Hello."), *parser.finish()] == [Content("Hello.")]
+
+
+@pytest.mark.parametrize(("template", "task", "name", "reason"), UNMET)
+def test_a_wish_that_the_model_does_not_grant_is_told_and_no_error(
+    vocabulary: Vocabulary, template: str | None, task: ChatTask, name: str, reason: str
+) -> None:
+    """Users of a program cannot change what it asks every model."""
+    unmet = prepared(vocabulary, task, template).unmet
+    assert list(unmet) == [name]
+    assert reason in unmet[name]

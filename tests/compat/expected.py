@@ -3,7 +3,7 @@
 Knows the file's form, how a run compares with it, and the page that is made of it.
 Refuses to know how cases are run.
 
-    python -m tests.compat.expected > docs/compatibility.md
+    python -m tests.compat.expected > docs/compatibility.md && make docs
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def surprises(
 
 
 def page(expected: Mapping[str, Expectation]) -> str:
-    """docs/compatibility.md: a summary, then every case."""
-    parts = [_HEAD, _summary(expected)]
+    """docs/compatibility.md: a summary, every field, then every case. `make docs` fills in the fields."""
+    parts = [_HEAD, _summary(expected), FIELDS]
     for file in (*TEST_FILES, *SCRIPTS):
         rows = [
             f"| {_code(case.partition('::')[2])} | {e.verdict.words} | {e.why} |"
@@ -118,6 +118,21 @@ def page(expected: Mapping[str, Expectation]) -> str:
         if rows:
             parts.append("\n".join([f"## {file}\n", "| case | | why |", "|---|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
+
+
+FIELDS = "\n".join(  # one sentence a line
+    (
+        "## Fields of requests\n",
+        "What could change the answer and is not supported is refused with 400, by name.",
+        "What cannot change it is let through: the header `x-dure-ignored` of the answer names it, the "
+        "access log too, and `dure_ignored_fields_total` of `/metrics` counts it.",
+        "So is a name that nobody here knows, unless it looks like a misspelled one.",
+        "`dure serve --strict` refuses unknown names, and what asks for something that is not done.",
+        "Tools that this server cannot run are left out of the prompt, and named as `tools.0`.\n",
+        "<!-- generated: fields -->\n",
+        "<!-- end -->",
+    )
+)
 
 
 _HEAD = "\n".join(  # one sentence a line

@@ -75,12 +75,6 @@ def _template(text: str) -> Sequence[str]:
     return ["--chat-template", file.name]
 
 
-def _reasoning(value: str) -> Sequence[str]:
-    if value == "off":
-        raise UntranslatableError("`dure serve` has no word for --reasoning off")
-    return []
-
-
 DURE_FLAGS: dict[str, Flag] = {
     "--host": _named("--host"),
     "--port": _named("--port"),
@@ -95,7 +89,7 @@ DURE_FLAGS: dict[str, Flag] = {
     "--no-slots": _switch("--no-slots"),
     "--chat-template-file": _named("--chat-template"),
     "--chat-template": Flag(_template),
-    "--reasoning": Flag(_reasoning),
+    "--reasoning": _named("--think"),
     # What `dure serve` always does.
     "--jinja": _NOTHING,
     "--no-jinja": _NOTHING,
@@ -110,8 +104,7 @@ DURE_FLAGS: dict[str, Flag] = {
     "-fa": _NOTHING_OF_VALUE,
     # The length of an answer whose request names none; a case that asserts it fails.
     "--n-predict": _NOTHING_OF_VALUE,
-    # Adds the prompt to every answer; a case that reads it fails.
-    "--verbose": _NOTHING,
+    "--verbose": _switch("--verbose"),
 }
 
 # Which model and from where: there is one file.
@@ -146,6 +139,8 @@ def to_dure(argv: Sequence[str], model: Path) -> list[str]:
             rest.pop(0)  # the environment carries it: see api_keys
         elif name.startswith("-"):
             unknown.append(name)
+    if "--cors-origins" not in argv:
+        ours += ["--cors-origin", "*"]  # llama-server's default; ours lets no page in
     if unknown:
         raise UntranslatableError(f"`dure serve` has no word for {', '.join(unknown)}")
     return [sys.executable, "-m", "dure.cli.main", "serve", str(model), *ours]

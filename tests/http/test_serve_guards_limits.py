@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import pytest
 
 from dure.http.guards.rate import Bucket, Rate
 from tests.support.guarded_server import KEYS, serving, wait_for
@@ -56,3 +57,18 @@ def test_no_page_may_call_unless_it_is_named(tmp_path: Path) -> None:
         assert good.headers["access-control-allow-origin"] == "https://chat.example"
         evil = httpx.options(f"{server.url}/x", headers={**asked, "origin": "https://evil.example"})
         assert "access-control-allow-origin" not in evil.headers
+
+
+@pytest.mark.parametrize(
+    "page", ["http://localhost", "http://127.0.0.1:3000", "https://[::1]:8443"]
+)
+def test_localhost_lets_in_the_pages_of_this_machine_at_any_port(tmp_path: Path, page: str) -> None:
+    """And no page whose name only begins or ends like it. Header names are as the standard writes them."""
+    asked = {"origin": page, "access-control-request-method": "POST"}
+    with serving(tmp_path / "log", cors_origins=("localhost",)) as server:
+        good = httpx.options(f"{server.url}/x", headers=asked)
+        assert (b"Access-Control-Allow-Origin", page.encode()) in good.headers.raw
+        for other in ("http://localhost.evil.example", "http://notlocalhost", "http://127.0.0.11"):
+            evil = httpx.options(f"{server.url}/x", headers={**asked, "origin": other})
+            assert evil.status_code == 200
+            assert "access-control-allow-origin" not in evil.headers

@@ -34,6 +34,7 @@ from dure.chat.task import (
 from dure.errors import BusyError, EngineError, UsageError
 from dure.generate.request import Sampling, Timings
 from dure.http.problems import Problem
+from dure.http.unused_fields import UnusedFields, collecting
 from dure.serve.anthropic import anthropic_error, router
 from dure.serve.anthropic.answer import MessageAnswer
 from dure.serve.anthropic.document import MessageObject
@@ -220,15 +221,13 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
             ]
         },
     ),
-    ("tools.0", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
-    ("tools.0.defer_loading", {"tools": [{**WEATHER, "defer_loading": True}]}),
     ("tool_choice", {"tool_choice": {"type": "any"}}),
     ("tool_choice", {"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "other"}}),
     ("thinking.budget_tokens", {"thinking": {"type": "enabled", "budget_tokens": 64}}),
     ("stop_sequences", {"stop_sequences": [""]}),
-    ("service_tier", {"service_tier": "priority"}),
     ("container", {"container": "x"}),
-    ("mcp_servers", {"mcp_servers": []}),
+    ("mcp_servers", {"mcp_servers": [{"url": "https://mcp.example"}]}),
+    ("did you mean max_tokens", {"max_token": 4}),
     (
         "output_format",
         {
@@ -245,6 +244,67 @@ def test_what_cannot_be_honoured_is_refused_by_name(name: str, fields: dict[str,
     with pytest.raises((UsageError, ValidationError)) as found:
         assert (task(**fields), options(**fields)) is None
     assert name in str(found.value)
+
+
+IGNORED: list[tuple[str, dict[str, Any]]] = [
+    ("tools.0", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
+    ("service_tier", {"service_tier": "priority"}),
+    ("metadata", {"metadata": {"user_id": "me", "more": 1}}),
+    ("context_management", {"context_management": {"edits": []}}),
+    ("output_config.task_budget", {"output_config": {"task_budget": {"tokens": 9}}}),
+    (
+        "messages.content.cache_control",
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "text", "text": "Hello.", "cache_control": {"type": "x"}}],
+                }
+            ]
+        },
+    ),
+    ("messages.output_config", {"messages": [{**USER, "output_config": {"effort": "low"}}]}),
+    ("a_new_one", {"a_new_one": {"of": "next year"}}),
+]
+
+
+@pytest.mark.parametrize(("name", "fields"), IGNORED)
+def test_what_cannot_change_the_answer_is_let_through_by_name(
+    name: str, fields: dict[str, Any]
+) -> None:
+    """And the rest of the request means what it means without it."""
+    with collecting(UnusedFields()) as found:
+        assert task(**fields) == task()
+        assert options(**fields) == options()
+    assert list(found.names) == [name]
+
+
+def test_a_deferred_tool_is_shown_once_a_search_has_found_it() -> None:
+    """As Anthropic's own servers do: a placeholder is never shown."""
+    tools = [WEATHER, {**WEATHER, "name": "tides", "defer_loading": True}]
+    assert [tool.name for tool in task(tools=tools).tools] == ["get_weather"]
+    search = {"type": "tool_use", "id": "a", "name": "get_weather", "input": {}}
+    reference = {"type": "tool_reference", "tool_name": "tides"}
+    found = {"type": "tool_result", "tool_use_id": "a", "content": [reference]}
+    asked = task(
+        tools=tools,
+        messages=[
+            USER,
+            {"role": "assistant", "content": [search]},
+            {"role": "user", "content": [found]},
+        ],
+    )
+    assert [tool.name for tool in asked.tools] == ["get_weather", "tides"]
+    assert "tides" in asked.messages[-1]["content"]
+
+
+def test_thoughts_that_only_anthropic_can_read_are_skipped() -> None:
+    sealed = {"type": "redacted_thinking", "data": "x"}
+    said = {"type": "text", "text": "Hello."}
+    messages = task(
+        messages=[USER, {"role": "assistant", "content": [sealed, said]}, USER]
+    ).messages
+    assert messages[1] == {"role": "assistant", "content": "Hello."}
 
 
 @pytest.mark.parametrize(
@@ -544,9 +604,9 @@ def test_tokens_are_counted_as_they_are_for_an_answer(
 
 def test_a_refused_parameter_is_a_400_that_names_it(client: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.BadRequestError) as found:
-        ask(client, extra_body={"surprise": 1})
+        ask(client, extra_body={"container": "x"})
     assert found.value.type == "invalid_request_error"
-    assert "surprise" in str(found.value)
+    assert "container" in str(found.value)
 
 
 @pytest.mark.parametrize("streamed", [False, True])

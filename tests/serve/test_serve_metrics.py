@@ -23,6 +23,7 @@ from dure.http.metrics import Histogram
 from dure.serve.measured import MeasuredEngine
 from dure.serve.metrics import Metrics
 from tests.support.guarded_server import ScriptedEngine, serving, wait_for
+from tests.support.serve_process import dure_serve
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 DONE = Done("a", "stop", Timings(queue_s=0.5, prompt_tokens=3, cached_tokens=1, tokens=2), 9)
@@ -237,3 +238,17 @@ def test_the_number_of_series_does_not_grow_with_what_callers_send(metrics: Metr
     series = [s for s in samples(metrics.text().decode()) if s.name == "dure_http_requests_total"]
     assert len(series) <= 201
     assert json.dumps([s.labels for s in series]).count("(others)") == 1
+
+
+def test_ignored_fields_are_counted_by_name_and_unknown_ones_together(tmp_path: Path) -> None:
+    """A real server: a client cannot make up labels of a metric."""
+    with dure_serve(tmp_path) as url:
+        asked = {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 2}
+        asked |= {"metadata": {"a": "b"}, "made_up": 1}
+        httpx.post(f"{url}/v1/chat/completions", json=asked, timeout=60).raise_for_status()
+        page = httpx.get(f"{url}/metrics").text
+    counted = {
+        s.labels["field"]: s.value for s in samples(page) if s.name == "dure_ignored_fields_total"
+    }
+    assert counted == {"metadata": 1, "(unknown)": 1}
+    assert "made_up" not in page

@@ -32,6 +32,7 @@ from dure.chat.task import (
 )
 from dure.errors import BusyError, EngineError, UsageError
 from dure.generate.request import Sampling, Timings
+from dure.http.unused_fields import UnusedFields, collecting
 from dure.serve.ollama import router
 from dure.serve.ollama.answer import OllamaAnswer, chatted, generated
 from dure.serve.ollama.embeddings import normalized
@@ -117,7 +118,7 @@ def test_tools_become_functions() -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "expected"),
-    [(None, None), ("", None), ("json", JsonObject()), (SCHEMA, JsonSchema(SCHEMA))],
+    [(None, None), ("", None), ("json", JsonObject()), (SCHEMA, JsonSchema(SCHEMA, strict=False))],
 )
 def test_the_format_of_the_answer(wanted: Any, expected: object) -> None:
     assert task(format=wanted).response_format == expected
@@ -188,19 +189,10 @@ def test_values_that_ask_for_nothing_are_taken() -> None:
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
-    ("options.num_ctx", {"options": {"num_ctx": N_CTX + 1}}),
-    ("options.num_gpu", {"options": {"num_gpu": 1}}),
-    ("options.num_thread", {"options": {"num_thread": 4}}),
     ("options.tfs_z", {"options": {"tfs_z": 0.5}}),
     ("options.penalize_newline", {"options": {"penalize_newline": False}}),
-    ("options.numctx", {"options": {"numctx": 1}}),
+    ("did you mean num_ctx", {"options": {"numctx": 1}}),
     ("options.top_p", {"options": {"top_p": 2.0}}),
-    ("keep_alive", {"keep_alive": 0}),
-    ("keep_alive", {"keep_alive": "0s"}),
-    ("keep_alive", {"keep_alive": "soon"}),
-    ("keep_alive", {"keep_alive": "nan"}),
-    ("truncate", {"truncate": True}),
-    ("shift", {"shift": True}),
     ("top_logprobs", {"top_logprobs": 2}),
     ("messages[0].images", {"messages": [{**USER, "images": ["AA=="]}]}),
     (
@@ -217,6 +209,42 @@ def test_what_cannot_be_honoured_is_refused_by_name(name: str, fields: dict[str,
     with pytest.raises((UsageError, ValidationError)) as found:
         assert (task(**fields), options(**fields)) is None
     assert name in str(found.value)
+
+
+IGNORED: list[tuple[str, dict[str, Any]]] = [
+    ("options.num_ctx", {"options": {"num_ctx": N_CTX + 1}}),
+    ("options.num_gpu", {"options": {"num_gpu": 1}}),
+    ("options.num_thread", {"options": {"num_thread": "four"}}),
+    ("options.a_new_one", {"options": {"a_new_one": 1}}),
+    ("keep_alive", {"keep_alive": 0}),
+    ("keep_alive", {"keep_alive": "0s"}),
+    ("truncate", {"truncate": True}),
+    ("shift", {"shift": True}),
+    ("messages.images_of_mine", {"messages": [{**USER, "images_of_mine": 1}]}),
+]
+
+
+@pytest.mark.parametrize(("name", "fields"), IGNORED)
+def test_what_cannot_change_the_answer_is_let_through_by_name(
+    name: str, fields: dict[str, Any]
+) -> None:
+    """And the rest of the request means what it means without it; a strict server refuses it."""
+    with collecting(UnusedFields()) as found:
+        assert task(**fields) == task()
+        assert options(**fields) == options()
+    assert list(found.names) == [name]
+    with (
+        collecting(UnusedFields(strict=True)),
+        pytest.raises(UsageError, match=name.rpartition(".")[2]),
+    ):
+        assert (task(**fields), options(**fields)) is None
+
+
+@pytest.mark.parametrize("keep_alive", [-1, "5m", "soon", 300.0, ""])
+def test_a_model_that_stays_loaded_is_no_wish_in_vain(keep_alive: Any) -> None:
+    with collecting(UnusedFields(strict=True)) as found:
+        options(keep_alive=keep_alive)
+    assert not found.names
 
 
 @pytest.mark.parametrize("field", ["suffix", "template", "context", "images"])
@@ -473,13 +501,12 @@ def test_a_model_that_does_not_embed_says_so(engine: ScriptedEngine) -> None:
 
 
 def test_a_refused_parameter_is_a_400_that_names_it(client: ollama.Client) -> None:
-    with pytest.raises(ollama.ResponseError, match=r"options\.num_ctx 4096") as found:
-        client.chat("any", [USER], options={"num_ctx": 4096})
+    with pytest.raises(ollama.ResponseError, match=r"options\.temprature.*temperature") as found:
+        client.chat("any", [USER], options={"temprature": 1})
     assert found.value.status_code == 400
-    with pytest.raises(ollama.ResponseError, match=r"options\.surprise"):
-        client.chat("any", [USER], options={"surprise": 1})
-    with pytest.raises(ollama.ResponseError, match="keep_alive"):
-        client.generate("any", "Hello.", keep_alive=0)
+    with pytest.raises(ollama.ResponseError, match="template"):
+        client.generate("any", "Hello.", template="x")
+    assert client.generate("any", "Hello.", keep_alive=0).done
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -36,6 +36,7 @@ from dure.chat.task import (
 from dure.errors import BusyError, EngineError, UsageError
 from dure.generate.request import Sampling, Timings
 from dure.http.problems import problem_of
+from dure.http.unused_fields import UnusedFields, collecting
 from dure.serve.responses import router
 from dure.serve.responses.answer import ResponseAnswer
 from dure.serve.responses.conversation import sealed
@@ -189,7 +190,7 @@ def test_parallel_calls_can_be_switched_off() -> None:
         ),
         (
             {"type": "json_schema", "name": "x", "schema": {}, "description": "A city."},
-            JsonSchema({"description": "A city."}, "x"),
+            JsonSchema({"description": "A city."}, "x", strict=False),
         ),
     ],
 )
@@ -214,18 +215,11 @@ def test_effort_is_handed_on() -> None:
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
-    ("store", {"store": True}),
     ("background", {"background": True}),
     ("previous_response_id", {"previous_response_id": "resp_1"}),
     ("conversation", {"conversation": "conv_1"}),
     ("prompt", {"prompt": {"id": "pmpt_1"}}),
-    ("truncation", {"truncation": "auto"}),
-    ("text.verbosity", {"text": {"verbosity": "low"}}),
-    ("reasoning.summary", {"reasoning": {"summary": "detailed"}}),
-    ("include", {"include": ["everything"]}),
     ("top_logprobs", {"top_logprobs": 2}),
-    ("stream_options", {"stream_options": {"include_obfuscation": True}}),
-    ("tools[0]", {"tools": [{"type": "web_search"}]}),
     ("tool_choice", {"tools": [WEATHER], "tool_choice": {"type": "web_search"}}),
     ("tool_choice", {"tools": [WEATHER], "tool_choice": {"type": "function", "name": "other"}}),
     ("tool_choice", {"tool_choice": "required"}),
@@ -239,8 +233,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
         "encrypted_content",
         {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "~"}]},
     ),
-    ("moderation", {"moderation": {"model": "x"}}),
-    ("service_tier", {"service_tier": "flex"}),
+    ("did you mean max_output_tokens", {"max_output_token": 1}),
     ("max_output_tokens", {"max_output_tokens": 0}),
     ("top_p", {"top_p": 1.5}),
     ("temperature", {"temperature": "hot"}),
@@ -255,8 +248,44 @@ def test_what_cannot_be_honoured_is_refused_by_name(name: str, fields: dict[str,
     assert name in str(found.value)
 
 
+IGNORED: list[tuple[str, dict[str, Any]]] = [
+    ("store", {"store": True}),
+    ("truncation", {"truncation": "auto"}),
+    ("text.verbosity", {"text": {"verbosity": "low"}}),
+    ("reasoning.summary", {"reasoning": {"summary": "detailed"}}),
+    ("include", {"include": ["everything"]}),
+    ("stream_options", {"stream_options": {"include_obfuscation": True}}),
+    ("tools.0", {"tools": [{"type": "web_search"}]}),
+    ("tools.0", {"tools": [{"type": "namespace", "name": "agents", "tools": []}]}),
+    ("moderation", {"moderation": {"model": "x"}}),
+    ("service_tier", {"service_tier": "flex"}),
+    ("client_metadata", {"client_metadata": {"id": "1"}}),
+    (
+        "input.id",
+        {"input": [{"type": "message", "id": "msg_1", "role": "user", "content": "Hello."}]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "fields"), IGNORED)
+def test_what_cannot_change_the_answer_is_let_through_by_name(
+    name: str, fields: dict[str, Any]
+) -> None:
+    """And the rest of the request means what it means without it."""
+    with collecting(UnusedFields()) as found:
+        assert task(**fields) == task()
+        assert options(**fields) == options()
+    assert list(found.names) == [name]
+
+
 def test_values_that_ask_for_nothing_are_taken() -> None:
-    """What a client says by default is no reason to refuse it."""
+    """What a client says by default is no reason to refuse it, even if the server is strict."""
+    with collecting(UnusedFields(strict=True)) as found:
+        _usual_defaults()
+    assert list(found.names) == ["max_tool_calls"]
+
+
+def _usual_defaults() -> None:
     task(
         store=False,
         background=False,
@@ -530,11 +559,11 @@ def test_telemetry_of_llama_server_comes_where_it_is_asked_for(url: str) -> None
 def test_a_refused_parameter_is_a_400_that_names_it(client: openai.OpenAI) -> None:
     """As the client sees it, with the parameter."""
     with pytest.raises(openai.BadRequestError) as found:
-        ask(client, "Hello.", store=True)
-    assert found.value.param == "store"
+        ask(client, "Hello.", background=True)
+    assert found.value.param == "background"
     with pytest.raises(openai.BadRequestError) as found:
-        ask(client, "Hello.", extra_body={"surprise": 1})
-    assert found.value.param == "surprise"
+        ask(client, "Hello.", extra_body={"max_output_token": 1})
+    assert found.value.param == "max_output_token"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -24,11 +24,15 @@ TokenBytes = Callable[[int, bool], bytes]
 
 @dataclass(frozen=True)
 class Promise:
-    """A part of an answer, and the schema that it must follow. rule: what asked for it."""
+    """A part of an answer, and the schema that it must follow. rule: what asked for it.
+
+    must: the answer fails without it; else it is only told.
+    """
 
     rule: str
     schema: Any
     text: str
+    must: bool = True
 
 
 class AnswerParser(Protocol):
@@ -108,7 +112,8 @@ class CheckedParser:
             ]
         if prepared.content_schema is None:
             return []
-        return [Promise("response_format", prepared.content_schema, "".join(self._content))]
+        text = "".join(self._content)
+        return [Promise("response_format", prepared.content_schema, text, prepared.content_strict)]
 
 
 class AnswerReader:

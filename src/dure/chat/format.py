@@ -7,7 +7,7 @@ no I/O, no HTTP.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -34,7 +34,7 @@ from dure.chat.plan import (
 )
 from dure.chat.task import ChatTask, JsonObject, JsonSchema, NamedTool, Tool
 from dure.chat.template import ChatTemplate
-from dure.chat.thinking import marks_of, state_of, variables_of
+from dure.chat.thinking import TemplateVariables, marks_of, state_of, variables_of
 from dure.errors import ParameterError, UsageError
 from dure.generate.request import Grammar
 from dure.model.vocabulary import Vocabulary
@@ -49,7 +49,8 @@ class PreparedChat:
     prompt: token ids; prompt_text: as it was rendered. special: the text of generated tokens must
     include special ones, or the parser misses its marks. tools: the parameters of those that may be
     called, by name; strict_tools: of these, which the arguments must follow. content_schema: what the
-    whole content must follow. limit: of calls.
+    whole content follows: it must, if content_strict. limit: of calls. unmet: wishes that this model
+    does not grant, and why.
     """
 
     prompt: list[int]
@@ -61,7 +62,9 @@ class PreparedChat:
     opened: Opened
     limit: int | None
     content_schema: Any = None
+    content_strict: bool = True
     strict_tools: frozenset[str] = frozenset()
+    unmet: Mapping[str, str] = field(default_factory=dict)
 
     def parser(self) -> ChatParser:
         """Return a new parser, for one choice."""
@@ -96,7 +99,8 @@ class ChatFormatter:
         _check_together(task)
         tools = tools_of(task)
         dialect = self._with_tools if tools else self._plain
-        text, opened, state = dialect.opening(task, shown=bool(tools))
+        variables = dialect.variables(task)
+        text, opened, state = dialect.opening(task, variables, shown=bool(tools))
         plan = _plan(task, tools, dialect.marks, state)
         return PreparedChat(
             prompt=self._tokens(text),
@@ -108,7 +112,9 @@ class ChatFormatter:
             opened=opened,
             limit=plan.limit,
             content_schema=_content_schema(task.response_format),
+            content_strict=getattr(task.response_format, "strict", True),
             strict_tools=frozenset(tool.name for tool in tools if tool.strict),
+            unmet=variables.unmet_by(text, dialect.marks),
         )
 
     def _tokens(self, text: str) -> list[int]:
@@ -171,11 +177,19 @@ class _Dialect:
         """Whether the model can think before it answers."""
         return bool(self.marks.closing) or isinstance(self.format, Harmony)
 
-    def opening(self, task: ChatTask, *, shown: bool) -> tuple[str, Opened, ReasoningState]:
+    def variables(self, task: ChatTask) -> TemplateVariables:
+        """Return what the template is given besides messages and tools."""
+        return variables_of(task, self.template, self.can, thinks=self.thinks)
+
+    def opening(
+        self, task: ChatTask, variables: TemplateVariables, *, shown: bool
+    ) -> tuple[str, Opened, ReasoningState]:
         """Return the prompt's text, what of the answer it begins, and whether reasoning follows."""
         messages, last = _split_last(normalized(task.messages), task.continue_last)
-        text = self._rendered(task, messages, shown=shown)
+        text = self._rendered(task, messages, variables.values, shown=shown)
         state = state_of(text, self.marks)
+        if variables.declined and state == "open":
+            text, state = text + self.marks.closing, "none"
         opened = Opened(self.marks, reasoning=state == "open")
         if last is None:
             return text, opened, state
@@ -187,9 +201,15 @@ class _Dialect:
             return text, Opened(self.marks, reasoning=True), "open"
         return text, opened, state
 
-    def _rendered(self, task: ChatTask, messages: Sequence[ChatMessage], *, shown: bool) -> str:
+    def _rendered(
+        self,
+        task: ChatTask,
+        messages: Sequence[ChatMessage],
+        variables: Mapping[str, Any],
+        *,
+        shown: bool,
+    ) -> str:
         native = self._recognized[1]
-        variables = variables_of(task, self.template, self.can, thinks=self.thinks)
         tools = definitions(task.tools) if shown else []
         if tools and not native:
             messages, tools = with_tools(messages, tools), []
@@ -265,4 +285,4 @@ def _content_rule(rules: Rules, wanted: JsonObject | JsonSchema | None) -> str:
 def _content_schema(wanted: JsonObject | JsonSchema | None) -> Any:
     if isinstance(wanted, JsonObject):
         return {"type": "object"}
-    return wanted.schema if wanted is not None and wanted.strict else None
+    return wanted.schema if wanted is not None else None

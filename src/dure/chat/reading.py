@@ -6,7 +6,6 @@ expressions, a grammar's parser. Refuses to know processes and HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -76,11 +75,10 @@ def schema_grammar(_tools: TextTools, schema: dict[str, Any]) -> Grammar:
     return Grammar(gbnf)
 
 
-def broken_promise(_tools: TextTools, promises: Sequence[Promise]) -> str | None:
-    """Return what the first part of an answer that does not follow its schema says; None if all do."""
-    for promise in promises:
-        try:
-            json_schema.validate(promise.schema, promise.text)
-        except ValueError as error:
-            return f"the model's answer does not follow {promise.rule}: {error}"
+def broken_promise(_tools: TextTools, promise: Promise) -> str | None:
+    """Return in what a part of an answer does not follow its schema; None if it does."""
+    try:
+        json_schema.validate(promise.schema, promise.text)
+    except ValueError as error:
+        return f"the model's answer does not follow {promise.rule}: {error}"
     return None

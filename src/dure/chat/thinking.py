@@ -6,8 +6,8 @@ Knows the tags around thoughts and the variables that templates read. Refuses to
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from dure.chat.capabilities import Capabilities
 from dure.chat.plan import Marks, ReasoningState
@@ -15,7 +15,15 @@ from dure.chat.task import ChatTask
 from dure.chat.template import RESERVED, ChatTemplate
 from dure.errors import ParameterError, UsageError
 
-__all__ = ["ThinkingSupport", "marks_of", "state_of", "variables_of"]
+__all__ = [
+    "TemplateVariables",
+    "Think",
+    "ThinkingSupport",
+    "asked_to_think",
+    "marks_of",
+    "state_of",
+    "variables_of",
+]
 
 _PAIRS = (
     ("<think>", "</think>"),
@@ -27,6 +35,21 @@ _PAIRS = (
 )
 _KWARGS = "chat_template_kwargs"
 _DEGREES = ("low", "medium", "high")
+
+
+Think = Literal["auto", "on", "off", "low", "medium", "high"]
+"""Whether to think, or how much; auto leaves it to the model."""
+
+
+def asked_to_think(task: ChatTask, think: Think) -> ChatTask:
+    """Return the task with a wish about thinking, if it has none of its own."""
+    said = (task.enable_thinking, task.reasoning_effort)
+    chosen = task.template_kwargs.keys() & {"enable_thinking", "reasoning_effort", "thinking"}
+    if think == "auto" or said != (None, None) or chosen:
+        return task
+    if think in ("on", "off"):
+        return replace(task, enable_thinking=think == "on")
+    return replace(task, reasoning_effort=think)
 
 
 @dataclass(frozen=True)
@@ -56,21 +79,45 @@ def state_of(prompt: str, marks: Marks) -> ReasoningState:
     return "none" if written.endswith(marks.closing) else "free"
 
 
+@dataclass(frozen=True)
+class TemplateVariables:
+    """The variables of a template. unmet: the wishes that this model does not grant, with the reason.
+
+    declined: the wish not to think, if no variable says so; thoughts that the prompt opens are then
+    closed at once.
+    """
+
+    values: Mapping[str, Any]
+    unmet: Mapping[str, str]
+    declined: str = ""
+
+    def unmet_by(self, prompt: str, marks: Marks) -> Mapping[str, str]:
+        """Return the wishes that a prompt does not grant, with the reason."""
+        closed = bool(marks.closing) and prompt.endswith(marks.closing)
+        if not self.declined or closed:
+            return self.unmet
+        return {**self.unmet, self.declined: "this model always thinks before it answers"}
+
+
 def variables_of(
     task: ChatTask, template: ChatTemplate, can: Capabilities, *, thinks: bool
-) -> dict[str, Any]:
-    """Return the template's variables. Raises UsageError naming what it cannot honour."""
-    values = dict(task.template_kwargs)
+) -> TemplateVariables:
+    """Return the template's variables. Raises UsageError if wishes contradict each other."""
+    values, unmet = dict(task.template_kwargs), dict[str, str]()
     enabled = _chosen(task.enable_thinking, values, "enable_thinking")
     effort = _chosen(task.reasoning_effort, values, "reasoning_effort")
-    _check_names(values, template)
+    _drop_unread(values, template, unmet)
     thinking = ThinkingSupport(thinks, can.thinking_switch, can.effort)
-    enabled = _enabled(enabled, effort, thinking)
+    name = "reasoning_effort" if effort is not None else "enable_thinking"
+    enabled = _enabled(enabled, effort)
+    if enabled is True and not thinks:
+        unmet[name] = "this model does not think before it answers"
+    declined = name if enabled is False and thinks and not thinking.switch else ""
     if effort is not None and effort != "none" and thinking.degrees:
-        values["reasoning_effort"] = _degree(effort, template)
+        values["reasoning_effort"] = _degree(effort, template, unmet)
     if enabled is not None and thinking.switch:
         values["enable_thinking"] = values["thinking"] = enabled
-    return values
+    return TemplateVariables(values, unmet, declined)
 
 
 def _chosen(said: Any, values: dict[str, Any], name: str) -> Any:
@@ -85,39 +132,32 @@ def _chosen(said: Any, values: dict[str, Any], name: str) -> Any:
     return chosen
 
 
-def _check_names(values: Mapping[str, Any], template: ChatTemplate) -> None:
-    for name in values:
+def _drop_unread(values: dict[str, Any], template: ChatTemplate, unmet: dict[str, str]) -> None:
+    for name in list(values):
         if name in RESERVED:
             complaint, cure = f"{name!r} is set by the server", "leave it out"
             raise ParameterError(_KWARGS, f"{_KWARGS}: {complaint}", cure)
         if name not in template.variables:
-            complaint = f"this model's template does not read {name!r}"
-            raise ParameterError(_KWARGS, f"{_KWARGS}: {complaint}")
+            unmet[f"{_KWARGS}.{name}"] = "this model's template does not read it"
+            del values[name]
 
 
-def _enabled(enabled: bool | None, effort: str | None, thinking: ThinkingSupport) -> bool | None:
-    if effort is not None:
-        by_effort = effort != "none"
-        if enabled is not None and enabled != by_effort:
-            raise UsageError(
-                f"enable_thinking {enabled} contradicts reasoning_effort {effort!r}",
-                "give one of them",
-            )
-        name, value, enabled = "reasoning_effort", effort, by_effort
-    else:
-        name, value = "enable_thinking", str(enabled)
-    if enabled is True and not thinking.thinks:
+def _enabled(enabled: bool | None, effort: str | None) -> bool | None:
+    if effort is None:
+        return enabled
+    by_effort = effort != "none"
+    if enabled is not None and enabled != by_effort:
         raise UsageError(
-            f"{name} {value!r}: this model does not think before it answers", "leave it out"
+            f"enable_thinking {enabled} contradicts reasoning_effort {effort!r}",
+            "give one of them",
         )
-    if enabled is False and thinking.thinks and not thinking.switch:
-        raise UsageError(f"{name} {value!r}: this model always thinks before it answers")
-    return enabled
+    return by_effort
 
 
-def _degree(effort: str, template: ChatTemplate) -> str:
+def _degree(effort: str, template: ChatTemplate, unmet: dict[str, str]) -> str:
+    """Return a degree that the model knows: the wanted one, or else the nearest."""
     if effort in _DEGREES or f"'{effort}'" in template.source or f'"{effort}"' in template.source:
         return effort
-    raise UsageError(
-        f"reasoning_effort {effort!r} is not known to this model", "use low, medium or high"
-    )
+    nearest = "low" if effort == "minimal" else "high"
+    unmet["reasoning_effort"] = f"this model does not know {effort!r}; it gets {nearest!r}"
+    return nearest

@@ -12,6 +12,7 @@ from dure.chat.answer_reader import AnswerReader, CheckedParser
 from dure.chat.format import PreparedChat
 from dure.chat.parser import Parsed
 from dure.chat.task import ChatTask
+from dure.chat.thinking import Think, asked_to_think
 from dure.errors import UsageError
 from dure.generate.request import Token
 from dure.model.vocabulary import Vocabulary
@@ -25,12 +26,17 @@ class Conversations:
     prepare: makes a prompt of a task, here or in another process.
     """
 
-    def __init__(self, vocabulary: Vocabulary, prepare: Callable[[ChatTask], PreparedChat]) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        prepare: Callable[[ChatTask], PreparedChat],
+        think: Think = "auto",
+    ) -> None:
         if not vocabulary.has_chat_template:
             raise UsageError(
                 f"{vocabulary.name} has no chat template", "use `dure run --raw` to continue text"
             )
-        self._vocabulary, self._prepare = vocabulary, prepare
+        self._vocabulary, self._prepare, self._think = vocabulary, prepare, think
 
     def turn(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation: bool = True
@@ -40,21 +46,24 @@ class Conversations:
         add_generation: end the prompt where the answer begins; without it, after the last message.
         Raises UsageError if the template refuses the messages, or exceeds its limits.
         """
-        task = ChatTask(messages, add_generation=add_generation)
+        task = asked_to_think(ChatTask(messages, add_generation=add_generation), self._think)
         prepared = self._prepare(task)
         reader = AnswerReader(
             lambda token, special: self._vocabulary.piece(token, special=special),
             CheckedParser(prepared),
             special=prepared.special,
         )
-        return ChatTurn(prepared.prompt, reader)
+        return ChatTurn(prepared.prompt, reader, list(prepared.unmet.values()))
 
 
 class ChatTurn:
-    """A prompt, and the reader of its answer: `feed` each generated token, then `finish`."""
+    """A prompt, and the reader of its answer: `feed` each generated token, then `finish`.
 
-    def __init__(self, prompt: list[int], reader: AnswerReader) -> None:
-        self.prompt, self._reader = prompt, reader
+    unmet: why the model does not think as it was asked to.
+    """
+
+    def __init__(self, prompt: list[int], reader: AnswerReader, unmet: Sequence[str] = ()) -> None:
+        self.prompt, self._reader, self.unmet = prompt, reader, unmet
 
     def feed(self, token: int) -> list[Parsed]:
         """Return the pieces that one more token decides: content, reasoning, tool calls."""

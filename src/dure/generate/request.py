@@ -268,6 +268,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     n_params: int
     file_type: str  # the commonest tensor type, as "Q4_0"
     embeds: bool = True
+    transport: str = ""  # how vectors get from rank to rank, for a person
 
 
 class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):

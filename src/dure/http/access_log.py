@@ -47,6 +47,7 @@ class RequestRecord:
     completion_tokens: int | None = None
     ttft_s: float | None = None
     finish_reason: str = ""
+    ignored: tuple[str, ...] = ()  # fields that had no effect
     extra: dict[str, str | int | float] = field(default_factory=dict)  # as {"route_target": "pod"}
     at_end: list[Callable[[], None]] = field(default_factory=list)  # called once it has ended
 
@@ -92,6 +93,7 @@ def _fields(record: RequestRecord) -> dict[str, Any]:
         "cached_tokens": record.cached_tokens,
         "completion_tokens": record.completion_tokens,
         "finish_reason": record.finish_reason,
+        "ignored": ",".join(record.ignored),
         **record.extra,
     }
     return {name: value for name, value in known.items() if value is not None and value != ""}

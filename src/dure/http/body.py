@@ -1,6 +1,7 @@
 """Reads a request's body: strict JSON of any content type, with errors in a dialect's shape.
 
-Knows bytes, JSON and the route that turns errors into answers. Refuses to know what a body means.
+Knows bytes, JSON and the route that turns errors into answers. Refuses to know what a body means:
+`request_model` has its models.
 """
 
 from __future__ import annotations
@@ -13,60 +14,18 @@ import msgspec
 from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from dure.errors import DureError
+from dure.http.access_log import record_of
 from dure.http.problems import Problem, json_response, openai_error, problem_of
+from dure.http.unused_fields import HEADER, UnusedFields, collecting
 
-__all__ = ["JsonRoute", "StrictModel", "decode_json", "examples"]
+__all__ = ["JsonRoute", "decode_json"]
 
 log = logging.getLogger(__name__)
 
 MAX_MEMBERS = 4096
-
-
-def _adapt(schema: Any, *, in_list: bool = False) -> None:
-    """Let lists fail at their first bad item, and integers outside of lists be written as 64.0."""
-    if isinstance(schema, dict):
-        is_list = schema.get("type") == "list"
-        for part in schema.values():
-            _adapt(part, in_list=in_list or is_list)
-        if is_list:
-            schema["fail_fast"] = True
-        elif schema.get("type") == "int" and not in_list:
-            inner = dict(schema)
-            schema.clear()
-            schema.update(core_schema.no_info_before_validator_function(_whole, inner))
-    elif isinstance(schema, list | tuple):
-        for part in schema:
-            _adapt(part, in_list=in_list)
-
-
-def _whole(value: Any) -> Any:
-    """Return 64 for 64.0: JSON has one kind of number, and some languages' clients write 64.0."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-class StrictModel(BaseModel):
-    """A body whose every field is known and of its stated type: no "1" for 1, nothing dropped."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        """Refuse every list at its first bad item: a million complaints would take minutes."""
-        schema = handler(source)
-        _adapt(schema)
-        return schema
-
-
-def examples(*bodies: dict[str, Any]) -> ConfigDict:
-    """Return the setting that shows these bodies in the document, and on its page."""
-    return ConfigDict(json_schema_extra={"examples": list(bodies)})
 
 
 def decode_json(body: bytes) -> Any:
@@ -124,16 +83,30 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
-            try:
-                return await handle(_JsonRequest(request))
-            except (DureError, RequestValidationError, StarletteHTTPException) as error:
-                return self._failed(error)
-            except Exception as error:
-                log.exception("%s %s failed", request.method, request.url.path)
-                return self._failed(error)
+            unused = UnusedFields(strict=getattr(request.app.state, "strict", False))
+            with collecting(unused):
+                try:
+                    response = await handle(_JsonRequest(request))
+                except (DureError, RequestValidationError, StarletteHTTPException) as error:
+                    response = self._failed(error)
+                except Exception as error:
+                    log.exception("%s %s failed", request.method, request.url.path)
+                    response = self._failed(error)
+            _tell(unused, request, response)
+            return response
 
         return handler
 
     def _failed(self, error: Exception) -> Response:
         problem = problem_of(error)
         return json_response(self.error_body(problem), problem.status, problem.headers)
+
+
+def _tell(unused: UnusedFields, request: Request, response: Response) -> None:
+    """Name what was let through, to the client and in the request's record."""
+    if not unused.names:
+        return
+    response.headers[HEADER] = unused.header()
+    record = record_of(request.scope)
+    if record is not None:
+        record.ignored = unused.labels()

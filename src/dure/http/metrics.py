@@ -96,6 +96,7 @@ class RequestMetrics:
         self._seconds = Histogram(REQUEST_S)
         self._n_hung_up = 0
         self._owners: set[str] = set()
+        self._ignored: Counter[str] = Counter()
 
     def observe(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
@@ -106,12 +107,15 @@ class RequestMetrics:
         self._requests[record.route or "(none)", method, str(record.status), owner] += 1
         self._seconds.observe(record.duration_s)
         self._n_hung_up += record.hung_up
+        self._ignored.update(record.ignored)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the figures, as prometheus_client asks for them."""
         names = ("path", "method", "status", "key")
         yield counted("dure_http_requests", "HTTP requests that ended", names, self._requests)
         yield histogram("dure_http_request_seconds", "HTTP requests' length", self._seconds)
+        text = "Fields of requests that had no effect"
+        yield counted("dure_ignored_fields", text, ("field",), self._ignored)
         yield counter("dure_http_hung_up", "Clients that left before the end", self._n_hung_up)
 
 

@@ -29,7 +29,8 @@ class ServerSettings:
     host: an address, a name, or `unix:PATH`. port 0: any that is free.
     aliases: names of the model besides its own, the first is the one that is shown.
     api_keys: `name:key` or `key` each; api_key_file: the same, one a line, read again when it changes.
-    cors_origins: web pages that may call, as `https://chat.example`, or `*`; none by default.
+    cors_origins: web pages that may call, as `https://chat.example`, `localhost` for every page of this
+    machine at any port, or `*`; none by default.
     requests_per_minute, tokens_per_minute: of every key (of every address, if there are no keys).
     max_waiting: requests that wait for the engine; more are answered 429.
     header_timeout_s: from connecting to the request's last header.
@@ -114,9 +115,9 @@ def _check_number(name: str, value: float | None, lowest: float) -> None:
 
 def _check_origin(origin: str) -> None:
     scheme, separator, rest = origin.partition("://")
-    if origin == "*" or (scheme and separator and rest and "/" not in rest):
+    if origin in ("*", "localhost") or (scheme and separator and rest and "/" not in rest):
         return
-    raise UsageError(f"origin {origin}", "give scheme and host, as in https://chat.example, or *")
+    raise UsageError(f"origin {origin}", "give https://chat.example, or localhost, or *")
 
 
 def check_binding(settings: ServerSettings) -> None:

@@ -38,6 +38,7 @@ def build_app(state: ServerState, dialects: Sequence[APIRouter] = ()) -> FastAPI
         title="dure", version=_version(), docs_url=None, redoc_url=None, redirect_slashes=False
     )
     app.state.server = state
+    app.state.strict = state.strict
     for router in (*OPENAI, *dialects, docs.router):
         app.include_router(router)
     install_error_handlers(app, _shapes(dialects))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from dure.chat.reading import TextTools
+from dure.chat.thinking import Think
 from dure.generate.request import Sampling
 from dure.http.server import serve
 from dure.http.settings import ServerSettings
@@ -42,7 +43,7 @@ class ServerPlan:
     """What a server is made of.
 
     embedding: a model of its own for embeddings; None: the model itself makes them.
-    chat_template: replaces the model's own. slots: whether /slots answers.
+    chat_template: replaces the model's own. slots, think, strict, shows_prompts: see ServerState.
     """
 
     engine: EngineOptions
@@ -51,6 +52,9 @@ class ServerPlan:
     embedding: EngineOptions | None = None
     chat_template: str | None = None
     slots: bool = True
+    think: Think = "auto"
+    strict: bool = False
+    shows_prompts: bool = False
 
     @property
     def name(self) -> str:
@@ -63,7 +67,7 @@ def run_server(
     plan: ServerPlan,
     *,
     announce: Callable[[str], None] = lambda _: None,
-    ready: Callable[[], None] = lambda: None,
+    ready: Callable[[str], None] = lambda _transport: None,
     stopping: Callable[[], None] = lambda: None,
     warn: Callable[[str], None] = lambda _: None,
     progress: Callable[[str, float], None] = lambda _what, _fraction: None,
@@ -71,8 +75,9 @@ def run_server(
     """Serve until a signal comes, and return the exit code.
 
     announce: gets the URL once it answers, while the model may still be loading; ready: called when
-    the model is loaded, stopping when the server begins to end; warn: gets what a person should know;
-    progress: what is being loaded, and how far (0 to 1). Raises the DureError that prevents it.
+    the model is loaded, with how vectors get from rank to rank ("" with one rank); stopping: when the
+    server begins to end; warn: gets what a person should know; progress: what is being loaded, and how
+    far (0 to 1). Raises the DureError that prevents it.
     """
     with (
         _words(Path(plan.engine.model), plan.chat_template) as words,
@@ -86,7 +91,11 @@ def run_server(
         measured = MeasuredEngine(engine, metrics, plan.name, plan.settings.max_prompt_tokens)
         model = ServedModel(measured, *words, plan.name, plan.settings.aliases[1:])
         state = _state(plan, model, _embedding_model(plan, embedding, embedding_words))
-        life = EngineLifespan([engine, *([embedding] if embedding else [])], ready, progress)
+        life = EngineLifespan(
+            [engine, *([embedding] if embedding else [])],
+            lambda: ready(engine.info.transport),
+            progress,
+        )
         code = serve(
             build_app(state, [responses.router(), anthropic.router(), ollama.router()]),
             plan.settings,
@@ -108,6 +117,9 @@ def _state(plan: ServerPlan, model: ServedModel, embedding: ServedModel | None) 
         sampling=plan.sampling,
         keep_alive_s=plan.settings.keep_alive_comment_s,
         slots=plan.slots,
+        think=plan.think,
+        strict=plan.strict,
+        shows_prompts=plan.shows_prompts,
         fingerprint=f"b-{_fingerprint(plan)}",
     )
 

@@ -34,6 +34,8 @@ from dure.generate.request import (
     Timings,
     Token,
 )
+from dure.http.access_log import current_record
+from dure.http.unused_fields import note_unused
 from dure.isolation import Isolation
 from dure.serve.engine import TokenStream
 from dure.serve.runs import Merged, Run
@@ -190,13 +192,18 @@ class _EventTranslator:
         yield Finished(reason, timings, stop, reader.n_reasoning_tokens)
 
     async def _check(self, end: Finished) -> None:
-        """Raise EngineError if a complete answer does not follow its schemas."""
+        """Raise EngineError if a complete answer does not follow a strict schema; note others."""
         if end.reason == "length" or end.stop_text is not None:
             return
-        if promises := self._reader.promises():
-            complaint = await self._texts.called(broken_promise, promises, is_long=True)
-            if complaint is not None:
+        for promise in self._reader.promises():
+            complaint = await self._texts.called(broken_promise, promise, is_long=True)
+            if complaint is None:
+                continue
+            if promise.must:
                 raise EngineError(complaint, "ask again")
+            note_unused(promise.rule)
+            if record := current_record.get():
+                record.extra["broken_schema"] = promise.rule
 
     def _reason(self, done: Done, stop: str | None) -> Literal["stop", "length", "tool_calls"]:
         if done.reason == "cancelled" and stop is None:

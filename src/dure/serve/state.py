@@ -5,6 +5,7 @@ Refuses to know HTTP bodies and how an answer is written.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -13,8 +14,10 @@ from fastapi import Depends, Request
 from dure.chat.format import PreparedChat
 from dure.chat.reading import prepared_chat
 from dure.chat.task import ChatTask
+from dure.chat.thinking import Think, asked_to_think
 from dure.generate.request import Sampling
 from dure.http.problems import ForbiddenError
+from dure.http.unused_fields import let_through
 from dure.serve.served_model import LONG_TEXT, ServedModel
 
 __all__ = ["CurrentServer", "ServerState", "caller_of", "current_server"]
@@ -25,7 +28,9 @@ class ServerState:
     """One server.
 
     embedding: a model of its own for embeddings. sampling: the default of requests. keep_alive_s:
-    silence after which a stream shows that it is alive. slots: whether /slots answers.
+    silence after which a stream shows that it is alive. slots: whether /slots answers. think: for
+    requests that do not say. strict: fields that would have no effect are refused. shows_prompts: with
+    every answer, as if each request said `verbose`.
     """
 
     model: ServedModel
@@ -34,6 +39,9 @@ class ServerState:
     keep_alive_s: float = 10.0
     slots: bool = True
     fingerprint: str = "b-dure"
+    think: Think = "auto"
+    strict: bool = False
+    shows_prompts: bool = False
 
     def embedder(self) -> ServedModel:
         """Return the model that embeds. Raises NotReadyError, or ForbiddenError if it does not embed."""
@@ -45,9 +53,18 @@ class ServerState:
             )
         return model
 
-    async def prepare(self, task: ChatTask) -> PreparedChat:
-        """Make a prompt of a conversation. Raises UsageError if the model cannot chat like this."""
-        return await self.model.texts.called(prepared_chat, task, is_long=_is_long(task))
+    async def prepare(self, task: ChatTask, names: Mapping[str, str] | None = None) -> PreparedChat:
+        """Make a prompt of a conversation. Raises UsageError if the model cannot chat like this.
+
+        names: what the dialect calls `enable_thinking` and `reasoning_effort`, "" if it did not ask.
+        """
+        asked, task = task, asked_to_think(task, self.think)
+        prepared = await self.model.texts.called(prepared_chat, task, is_long=_is_long(task))
+        for wish, reason in prepared.unmet.items():
+            name = (names or {}).get(wish, wish)
+            if name and (asked is task or wish.startswith("chat_template_kwargs")):
+                let_through(name, reason)
+        return prepared
 
 
 def _is_long(task: ChatTask) -> bool:

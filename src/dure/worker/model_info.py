@@ -27,6 +27,7 @@ def model_info(gguf: GgufFile, info: ExecutorInfo) -> ModelInfo:
         n_sequences=info.n_sequences,
         n_ranks=info.n_ranks,
         threads=info.threads,
+        transport=info.transport,
         weights_bytes=sum(weights.values()),
         n_params=sum(int(np.prod(tensor.shape)) for tensor in gguf.tensors.values()),
         file_type=max(weights, key=lambda name: weights[name]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -24,6 +24,7 @@ from dure.cli.terminal.parameters import (
     Pull,
     Running,
     SamplingOptions,
+    Thinking,
 )
 from dure.cli.terminal.running_model import proposer, reading, running_model
 from dure.errors import UsageError
@@ -50,6 +51,7 @@ def chat(
     running: Running,
     draft: DraftFrom = Draft.LOOKUP,
     sampling: SamplingOptions,
+    think: Thinking = "auto",
     max_tokens: MaxTokens = None,
     system: Annotated[
         str | None, typer.Option(help="System message before the conversation.")
@@ -75,7 +77,7 @@ def chat(
         conversation = _Conversation(
             session,
             n_ctx,
-            Conversations(vocabulary, lambda task: texts.call(prepared_chat, task)),
+            Conversations(vocabulary, lambda task: texts.call(prepared_chat, task), think),
             request_sampling,
             max_tokens,
             system,
@@ -134,6 +136,7 @@ class _Conversation:
         self._limit = int(n_ctx * (1 - ANSWER_ROOM))
         self._system = [{"role": "system", "content": system}] if system is not None else []
         self._turns: list[dict[str, str]] = []
+        self._told: set[str] = set()
 
     def clear(self) -> None:
         """Forget all turns."""
@@ -166,10 +169,17 @@ class _Conversation:
             errors.print("(the answer was cut off by its limit)")
         self._turns.append({"role": "assistant", "content": answer.content})
 
+    def _tell_once(self, reasons: Sequence[str]) -> None:
+        for reason in reasons:
+            if reason not in self._told:
+                self._told.add(reason)
+                errors.print(f"({reason})", markup=False)
+
     def _fitting_turn(self) -> ChatTurn:
         """Return the next turn; forget the oldest ones if the conversation has grown too long."""
         while True:
             turn = self._conversations.turn([*self._system, *self._turns])
+            self._tell_once(turn.unmet)
             if len(turn.prompt) <= self._limit or len(self._turns) <= 1:
                 return turn
             del self._turns[:2]

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from dure.chat.reading import TextTools, prepared_chat, tokens_of
+from dure.chat.thinking import Think
 from dure.chat.turn import ChatTurn, Conversations
 from dure.cli.terminal.answer_text import AnswerText
 from dure.cli.terminal.console import bytes_text, errors, print_json, write
@@ -27,6 +28,7 @@ from dure.cli.terminal.parameters import (
     Pull,
     Running,
     SamplingOptions,
+    Thinking,
 )
 from dure.cli.terminal.running_model import proposer, reading, running_model
 from dure.engine.executor import RankFacts
@@ -53,6 +55,7 @@ def run(
     running: Running,
     draft: DraftFrom = Draft.LOOKUP,
     sampling: SamplingOptions,
+    think: Thinking = "auto",
     max_tokens: MaxTokens = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text, without the chat template.")
@@ -84,7 +87,7 @@ def run(
     ):
         drafts = stack.enter_context(proposer(draft, gguf, vocabulary, options, executor))
         session = Session(executor, vocabulary, drafts)
-        turn = _turn(vocabulary, texts, text, system, raw)
+        turn = _turn(vocabulary, texts, text, system, raw, think)
         tokens = turn.prompt if turn else texts.call(tokens_of, text, False, True)
         answer = AnswerText(is_written=not as_json)
         pieces = session.answer(
@@ -137,7 +140,12 @@ def _piped() -> str:
 
 
 def _turn(
-    vocabulary: Vocabulary, texts: Isolation[TextTools], text: str, system: str | None, raw: bool
+    vocabulary: Vocabulary,
+    texts: Isolation[TextTools],
+    text: str,
+    system: str | None,
+    raw: bool,
+    think: Think,
 ) -> ChatTurn | None:
     """Return the turn of the chat; None if the text itself is continued."""
     if raw or not vocabulary.has_chat_template:
@@ -147,9 +155,11 @@ def _turn(
             )
         return None
     messages = [{"role": "system", "content": system}] if system is not None else []
-    return Conversations(vocabulary, lambda task: texts.call(prepared_chat, task)).turn(
-        [*messages, {"role": "user", "content": text}]
-    )
+    conversations = Conversations(vocabulary, lambda task: texts.call(prepared_chat, task), think)
+    turn = conversations.turn([*messages, {"role": "user", "content": text}])
+    for reason in turn.unmet:
+        errors.print(f"--think {think}: {reason}", markup=False)
+    return turn
 
 
 def _read(pieces: Iterable[AnswerPiece], turn: ChatTurn | None, answer: AnswerText) -> None:

@@ -13,11 +13,13 @@ from dure.cli.terminal.model_argument import resolve_draft, resolve_model
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import (
     CLUSTER,
+    SERVER,
     DraftFrom,
     Model,
     Pull,
     Running,
     SamplingOptions,
+    Thinking,
 )
 from dure.cli.terminal.server_parameters import Guarding, ModelFiles, Serving
 from dure.deploy.options import RunOptions
@@ -51,6 +53,16 @@ def serve(
     pull: Pull = False,
     files: ModelFiles,
     sampling: SamplingOptions,
+    think: Thinking = "auto",
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Show how ranks exchange data, and every answer's prompt in `__verbose`.",
+            rich_help_panel=SERVER,
+        ),
+    ] = False,
     guarding: Guarding,
 ) -> None:
     """Serve a model through the OpenAI, Anthropic and Ollama APIs, on one rank or several.
@@ -87,6 +99,9 @@ def serve(
         embedding=_embedding_engine(Path(embedder), running, files) if embedder else None,
         chat_template=files.template_text(),
         slots=serving.slots,
+        think=think,
+        strict=serving.strict,
+        shows_prompts=verbose,
     )
     raise typer.Exit(_run(plan))
 
@@ -106,9 +121,10 @@ def _run(plan: ServerPlan) -> int:
     with ExitStack() as while_loading:
         bar = while_loading.enter_context(loading_bar(f"loading {printable(plan.name)}"))
 
-        def ready() -> None:
+        def ready(transport: str) -> None:
             while_loading.close()
-            _say("ready: the API is described at /docs; Ctrl-C stops")
+            how = f" (exchange: {transport})" if plan.shows_prompts and transport else ""
+            _say(f"ready{how}: the API is described at /docs; Ctrl-C stops")
 
         return run_server(
             plan,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dure.chat.thinking import Think
 from dure.cli.terminal.completion import models
 from dure.deploy.options import RunOptions
 from dure.engine.compute.allreduce import Wire
@@ -29,6 +30,7 @@ __all__ = [
     "Running",
     "SamplingOptions",
     "Shares",
+    "Thinking",
 ]
 
 MODEL, CLUSTER, SPEED, SAMPLING = "Model", "Cluster", "Speed", "Sampling"
@@ -84,6 +86,14 @@ MaxTokens = Annotated[
         "-n",
         help="End the answer after this many tokens.",
         show_default="context",
+        rich_help_panel=SAMPLING,
+    ),
+]
+Thinking = Annotated[
+    Think,
+    typer.Option(
+        "--think",
+        help="Whether the model thinks before it answers, or how much; auto leaves it to the model.",
         rich_help_panel=SAMPLING,
     ),
 ]

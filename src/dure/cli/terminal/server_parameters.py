@@ -110,6 +110,15 @@ class Serving:
             help="Show running requests at /slots, to clients with a key.", rich_help_panel=SERVER
         ),
     ] = True
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Refuse fields of requests that would have no effect; else the header x-dure-ignored "
+            "names them.",
+            rich_help_panel=SERVER,
+        ),
+    ] = False
     log_format: Annotated[
         LogFormat, typer.Option(help="Format of the access log.", rich_help_panel=SERVER)
     ] = "text"
@@ -157,7 +166,8 @@ class Guarding:
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
-            help="Web page that may call the API, as https://chat.example; repeatable.",
+            help="Web page that may call the API, as https://chat.example, or localhost for every page "
+            "of this machine; repeatable.",
             rich_help_panel=GUARDS,
         ),
     ] = None

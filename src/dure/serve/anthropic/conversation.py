@@ -19,11 +19,12 @@ from dure.serve.anthropic.requests import (
     OtherBlock,
     TextBlock,
     ThinkingBlock,
+    ToolReferenceBlock,
     ToolResultBlock,
     ToolUseBlock,
 )
 
-__all__ = ["messages_of"]
+__all__ = ["found_tools", "messages_of"]
 
 
 def messages_of(request: CountTokensRequest) -> list[ChatMessage]:
@@ -43,11 +44,15 @@ def _system(system: str | Sequence[TextBlock]) -> str:
 def _messages(message: AnthropicInputMessage, place: str) -> list[ChatMessage]:
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
-    blocks = [(block, f"{place}.content.{i}") for i, block in enumerate(message.content)]
+    blocks = [
+        (block, f"{place}.content.{i}")
+        for i, block in enumerate(message.content)
+        if not _is_sealed(block)
+    ]
     for block, at in blocks:
         _check(block, message.role, at)
     if message.role == "assistant":
-        return [_assistant(message.content)]
+        return [_assistant([block for block, _ in blocks])]
     # A call's results follow the call, whatever else the user says with them.
     results = [_result(block, at) for block, at in blocks if isinstance(block, ToolResultBlock)]
     texts = [block.text for block in message.content if isinstance(block, TextBlock)]
@@ -61,6 +66,11 @@ _BLOCKS_OF = {
     "assistant": (TextBlock, ThinkingBlock, ToolUseBlock),
     "system": (TextBlock,),
 }
+
+
+def _is_sealed(block: InputBlock) -> bool:
+    """Return whether a block holds thoughts that nobody but Anthropic can read."""
+    return isinstance(block, OtherBlock) and block.type == "redacted_thinking"
 
 
 def _check(block: InputBlock, role: str, place: str) -> None:
@@ -112,5 +122,28 @@ def _result_text(block: ToolResultBlock, place: str) -> str:
     for index, part in enumerate(block.content):
         if isinstance(part, OtherBlock):
             raise _unreadable(part, f"{place}.content.{index}")
-        texts.append(part.text)
+        texts.append(_part_text(part))
     return "\n".join(texts)
+
+
+def _part_text(part: TextBlock | ToolReferenceBlock) -> str:
+    if isinstance(part, TextBlock):
+        return part.text
+    return f"The tool {part.tool_name} can be called now."
+
+
+def found_tools(request: CountTokensRequest) -> set[str]:
+    """Return the names of the deferred tools that a search in the conversation has found."""
+    blocks = (
+        block
+        for message in request.messages
+        if not isinstance(message.content, str)
+        for block in message.content
+    )
+    return {
+        part.tool_name
+        for block in blocks
+        if isinstance(block, ToolResultBlock) and not isinstance(block.content, str)
+        for part in block.content or ()
+        if isinstance(part, ToolReferenceBlock)
+    }

@@ -5,6 +5,7 @@ Refuses to know HTTP and how the answer is written.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,11 +14,11 @@ import msgspec
 from dure.chat.task import ChatTask, GenerationOptions, JsonSchema, NamedTool, Tool
 from dure.errors import ParameterError, UsageError
 from dure.generate.request import Sampling
+from dure.http.unused_fields import let_through
 from dure.serve.anthropic.answer import ThoughtsShown
-from dure.serve.anthropic.conversation import messages_of
+from dure.serve.anthropic.conversation import found_tools, messages_of
 from dure.serve.anthropic.requests import (
     AdaptiveThinking,
-    AnthropicOtherTool,
     AnthropicToolChoice,
     CountTokensRequest,
     MessagesRequest,
@@ -32,7 +33,7 @@ __all__ = ["options_of", "quieter", "task_of", "thoughts_of"]
 def task_of(request: CountTokensRequest) -> ChatTask:
     """Return what the model is asked. Raises UsageError naming what cannot be honoured."""
     messages = messages_of(request)
-    tools = tuple(_tool(tool, i) for i, tool in enumerate(request.tools or ()))
+    tools = tuple(_tools(request))
     config = request.output_config
     return ChatTask(
         messages=messages,
@@ -72,9 +73,9 @@ def options_of(request: MessagesRequest, defaults: Sampling, owner: str = "") ->
 
 
 def quieter(request: CountTokensRequest, task: ChatTask) -> ChatTask | None:
-    """Return the task without thoughts, to try first: unasked, Anthropic's models do not think.
+    """Return the task without thoughts: unasked, Anthropic's models do not think.
 
-    None if the request says how much to think. A model that always thinks refuses this task.
+    None if the request says how much to think.
     """
     if request.thinking is not None or task.reasoning_effort is not None:
         return None
@@ -115,15 +116,14 @@ def _continues(messages: list[dict[str, Any]]) -> bool:
     return True
 
 
-def _tool(tool: OwnTool | AnthropicOtherTool, index: int) -> Tool:
-    if isinstance(tool, AnthropicOtherTool):
-        raise UsageError(
-            f"tools.{index}: type {tool.type!r} is not supported",
-            "give tools of your own, with an input_schema",
-        )
-    if tool.defer_loading:
-        raise UsageError(f"tools.{index}.defer_loading is not supported", "leave it out")
-    return Tool(tool.name, tool.description or "", tool.input_schema, bool(tool.strict))
+def _tools(request: CountTokensRequest) -> Iterator[Tool]:
+    """Yield the tools that the model may call. The caller runs them; Anthropic's own are skipped."""
+    found = found_tools(request)
+    for index, tool in enumerate(request.tools or ()):
+        if not isinstance(tool, OwnTool):
+            let_through(f"tools.{index}", f"this server cannot run a tool of type {tool.type!r}")
+        elif not tool.defer_loading or tool.name in found:
+            yield Tool(tool.name, tool.description or "", tool.input_schema, bool(tool.strict))
 
 
 def _choice(

@@ -1,7 +1,7 @@
 """The bodies of requests to `/v1/messages` and `/v1/messages/count_tokens`, as Anthropic defines them.
 
-Knows names and types; a field that is not here is refused by name. What is read only to be refused
-(`Other...`) is not in the OpenAPI document.
+Knows names and types of what is used; the rest is `fields`' matter. What is read only to be skipped or
+refused (`Other...`) is not in the OpenAPI document.
 Refuses to know what a value means: `mapping` does, and refuses what this server cannot do.
 """
 
@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
-from dure.http.body import StrictModel, examples
+from dure.http.request_model import BodyPart, RequestBody, examples
+from dure.serve.anthropic.fields import ANTHROPIC_FIELDS
 
 __all__ = [
     "AnthropicInputMessage",
@@ -24,45 +25,33 @@ __all__ = [
     "OwnTool",
     "TextBlock",
     "ThinkingBlock",
+    "ToolReferenceBlock",
     "ToolResultBlock",
     "ToolUseBlock",
 ]
 
 
-class CacheControl(StrictModel):
-    """A prefix worth keeping. Every prompt's prefix is kept here, so nothing more is done for it."""
-
-    type: Literal["ephemeral"]
-    ttl: Literal["5m", "1h"] | None = None
-
-
-class TextBlock(StrictModel):
+class TextBlock(BodyPart):
     """Text."""
 
     type: Literal["text"]
     text: str
-    cache_control: CacheControl | None = None
-    citations: None = None
 
 
-class ThinkingBlock(StrictModel):
-    """What the model thought before an earlier answer. The signature is not looked at."""
+class ThinkingBlock(BodyPart):
+    """What the model thought before an earlier answer."""
 
     type: Literal["thinking"]
     thinking: str
-    signature: str = ""
 
 
-class ToolUseBlock(StrictModel):
+class ToolUseBlock(BodyPart):
     """A call that the model made earlier."""
 
     type: Literal["tool_use"]
     id: str
     name: str
     input: dict[str, Any]
-    cache_control: CacheControl | None = None
-    caller: dict[str, Any] | None = None
-    toolset_name: None = None
 
 
 class OtherBlock(BaseModel):
@@ -72,15 +61,20 @@ class OtherBlock(BaseModel):
     type: str
 
 
-class ToolResultBlock(StrictModel):
+class ToolReferenceBlock(BodyPart):
+    """A tool that a search has found: from here on the model may call it."""
+
+    type: Literal["tool_reference"]
+    tool_name: str
+
+
+class ToolResultBlock(BodyPart):
     """What a call returned."""
 
     type: Literal["tool_result"]
     tool_use_id: str
     content: str | list[ResultBlock] | None = None
     is_error: bool | None = None
-    cache_control: CacheControl | None = None
-    toolset_name: None = None
 
 
 def _tag(value: Any, known: tuple[str, ...]) -> str:
@@ -89,7 +83,7 @@ def _tag(value: Any, known: tuple[str, ...]) -> str:
 
 
 def _result_tag(value: Any) -> str:
-    return _tag(value, ("text",))
+    return _tag(value, ("text", "tool_reference"))
 
 
 def _block_tag(value: Any) -> str:
@@ -102,7 +96,9 @@ def _tool_tag(value: Any) -> str:
 
 
 ResultBlock = Annotated[
-    Annotated[TextBlock, Tag("text")] | Annotated[SkipJsonSchema[OtherBlock], Tag("other")],
+    Annotated[TextBlock, Tag("text")]
+    | Annotated[ToolReferenceBlock, Tag("tool_reference")]
+    | Annotated[SkipJsonSchema[OtherBlock], Tag("other")],
     Discriminator(_result_tag),
 ]
 InputBlock = Annotated[
@@ -115,24 +111,21 @@ InputBlock = Annotated[
 ]
 
 
-class AnthropicInputMessage(StrictModel):
+class AnthropicInputMessage(BodyPart):
     """One turn."""
 
     role: Literal["user", "assistant", "system"]
     content: str | list[InputBlock]
 
 
-class OwnTool(StrictModel):
-    """A function that the model may call. Arguments are streamed as they come, always."""
+class OwnTool(BodyPart):
+    """A function that the model may call. defer_loading: once a tool_reference has named it."""
 
     name: str = Field(min_length=1)
     input_schema: dict[str, Any]
     type: Literal["custom"] | None = None
     description: str | None = None
     strict: bool | None = None
-    cache_control: CacheControl | None = None
-    eager_input_streaming: bool | None = None
-    allowed_callers: list[Literal["direct"]] | None = None
     defer_loading: bool | None = None
 
 
@@ -149,7 +142,7 @@ AnthropicTool = Annotated[
 ]
 
 
-class _CallingChoice(StrictModel):
+class _CallingChoice(BodyPart):
     disable_parallel_tool_use: bool = False
 
 
@@ -172,52 +165,46 @@ class AnthropicToolChoice(_CallingChoice):
     name: str
 
 
-class NoChoice(StrictModel):
+class NoChoice(BodyPart):
     """The model must not call tools."""
 
     type: Literal["none"]
     disable_parallel_tool_use: bool = False
 
 
-class Thinking(StrictModel):
-    """The model thinks before it answers. display: whether the thoughts are shown."""
+class Thinking(BodyPart):
+    """The model thinks before it answers. display: "omitted" shows no thoughts, all else does."""
 
     type: Literal["enabled"]
     budget_tokens: int = Field(ge=1)
-    display: Literal["summarized", "omitted"] | None = None
+    display: str | None = None
 
 
-class AdaptiveThinking(StrictModel):
+class AdaptiveThinking(BodyPart):
     """The model thinks as much as it wants."""
 
     type: Literal["adaptive"]
-    display: Literal["summarized", "omitted"] | None = None
+    display: str | None = None
 
 
-class NoThinking(StrictModel):
+class NoThinking(BodyPart):
     """The model answers at once."""
 
     type: Literal["disabled"]
 
 
-class JsonFormat(StrictModel):
+class JsonFormat(BodyPart):
     """JSON that follows a schema."""
 
     type: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema")
 
 
-class OutputConfig(StrictModel):
+class OutputConfig(BodyPart):
     """How much is thought, and what the answer must look like."""
 
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: JsonFormat | None = None
-
-
-class Metadata(StrictModel):
-    """Who asks, as the caller names them. Not looked at."""
-
-    user_id: str | None = None
 
 
 _CONVERSATION = {"messages": [{"role": "user", "content": "Tell me a story."}]}
@@ -225,8 +212,10 @@ _QUESTION = {**_CONVERSATION, "max_tokens": 64}
 _PLACE = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
 
 
-class CountTokensRequest(StrictModel):
+class CountTokensRequest(RequestBody):
     """A conversation whose tokens are counted."""
+
+    FIELDS = ANTHROPIC_FIELDS
 
     model_config = examples(_CONVERSATION)
 
@@ -245,8 +234,6 @@ class CountTokensRequest(StrictModel):
     ) = None
     output_config: OutputConfig | None = None
     output_format: JsonFormat | None = None
-    cache_control: CacheControl | None = None
-    speed: Literal["standard"] | None = None
 
 
 class MessagesRequest(CountTokensRequest):
@@ -263,6 +250,4 @@ class MessagesRequest(CountTokensRequest):
     temperature: float | None = Field(default=None, ge=0)
     top_k: int | None = Field(default=None, ge=0, le=2**31 - 1)
     top_p: float | None = Field(default=None, ge=0, le=1)
-    metadata: Metadata | None = None
-    service_tier: Literal["auto", "standard_only"] | None = None
     stream: bool | None = None

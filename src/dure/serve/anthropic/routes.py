@@ -2,18 +2,16 @@
 
 Knows HTTP. Refuses to know what a request means and how an answer is written.
 The headers `anthropic-version` and `anthropic-beta` change nothing: what a body may say is the same
-for every version, and what it may not is refused.
+for every version.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from dure.chat.format import PreparedChat
-from dure.errors import UsageError
 from dure.http.body import JsonRoute
 from dure.http.problems import Problem, json_response
 from dure.serve.anthropic.answer import MessageAnswer
@@ -75,7 +73,8 @@ async def count_message_tokens(body: CountTokensRequest, server: CurrentServer) 
 async def _prepared(body: CountTokensRequest, server: ServerState) -> PreparedChat:
     task = task_of(body)
     quiet = quieter(body, task)
-    if quiet is not None:
-        with suppress(UsageError):  # what else is wrong with it is wrong with the task too
-            return await server.prepare(quiet)
-    return await server.prepare(task)
+    if quiet is not None and server.think == "auto":
+        return await server.prepare(quiet, {"enable_thinking": ""})
+    return await server.prepare(
+        task, {"enable_thinking": "thinking", "reasoning_effort": "output_config.effort"}
+    )

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from dure.errors import ContextError, UsageError
-from dure.serve.ollama.options import Options, sampling_of
+from dure.serve.ollama.options import Options
 from dure.serve.state import ServerState
 
 __all__ = ["embedded", "normalized"]
@@ -21,13 +21,12 @@ async def embedded(
     """Return a vector for every text, and the number of their tokens.
 
     truncate: the end of a text that does not fit the context is left out.
-    Raises ContextError without it, UsageError naming an option that cannot be honoured, and
-    ForbiddenError if the model does not embed.
+    Raises ContextError without it, UsageError for an empty text, and ForbiddenError if the model does
+    not embed.
     """
     model = server.embedder()
     info = model.engine.info
-    sampling_of(options, server.sampling, info.n_ctx)
-    n_ctx = (options.num_ctx if options else None) or info.n_ctx
+    n_ctx = min((options.num_ctx if options else None) or info.n_ctx, info.n_ctx)
     tokens = [await model.tokenize(text) for text in texts]
     for index, found in enumerate(tokens):
         if not found:

@@ -1,6 +1,6 @@
 """The bodies of requests to `/api/...`, as Ollama defines them.
 
-Knows names and types; a field that is not here is refused by name.
+Knows names and types of what is used; the rest is `fields`' matter.
 Refuses to know what a value means: `mapping` does, and refuses what this server cannot do.
 """
 
@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import MaxLen
 from pydantic import Field
 
-from dure.http.body import StrictModel, examples
+from dure.http.request_model import BodyPart, RequestBody, examples
+from dure.serve.ollama.fields import OLLAMA_FIELDS
 from dure.serve.ollama.options import Options
 
 __all__ = [
@@ -24,27 +25,22 @@ __all__ = [
     "ShowRequest",
 ]
 
-KeepAlive = str | float | None
 
-
-class OllamaCalledFunction(StrictModel):
+class OllamaCalledFunction(BodyPart):
     """A function and its arguments."""
 
     name: str
     arguments: dict[str, Any] = Field(default_factory=dict)
-    index: int | None = None
-    description: str | None = None
 
 
-class InputCall(StrictModel):
+class InputCall(BodyPart):
     """A call that the model made earlier."""
 
     function: OllamaCalledFunction
     id: str | None = None
-    type: Literal["function"] | None = None
 
 
-class OllamaInputMessage(StrictModel):
+class OllamaInputMessage(BodyPart):
     """One turn. tool_name, tool_call_id: whose result the content is."""
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -56,7 +52,7 @@ class OllamaInputMessage(StrictModel):
     tool_call_id: str | None = None
 
 
-class ToolFunction(StrictModel):
+class ToolFunction(BodyPart):
     """A function that the model may call. parameters: a JSON schema."""
 
     name: str = Field(min_length=1)
@@ -65,17 +61,18 @@ class ToolFunction(StrictModel):
     strict: bool | None = None
 
 
-class InputTool(StrictModel):
-    """A tool; functions are the only kind."""
+class InputTool(BodyPart):
+    """A tool."""
 
     function: ToolFunction
-    type: Literal["function"] | None = None
+    type: str | None = None
 
 
-class _ModelRequest(StrictModel):
+class _ModelRequest(RequestBody):
+    FIELDS = OLLAMA_FIELDS
     model: str
     options: Options | None = None
-    keep_alive: KeepAlive = None
+    keep_alive: Any = None
 
 
 class AnswerRequest(_ModelRequest):
@@ -89,8 +86,6 @@ class AnswerRequest(_ModelRequest):
     think: bool | Literal["low", "medium", "high", "max"] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    truncate: bool | None = None
-    shift: bool | None = None
 
 
 _SHORT = {"num_predict": 64}
@@ -124,10 +119,7 @@ class GenerateRequest(AnswerRequest):
     )
 
     prompt: str | None = None
-    suffix: str | None = None
     system: str | None = None
-    template: str | None = None
-    context: list[int] | None = None
     raw: bool | None = None
     images: list[Any] | None = None
 
@@ -150,7 +142,7 @@ class EmbeddingsRequest(_ModelRequest):
     prompt: str | None = None
 
 
-class ShowRequest(StrictModel):
+class ShowRequest(RequestBody):
     """A model to describe. verbose: with long lists, such as the tokenizer's."""
 
     model_config = examples({"model": "dure-demo"})

@@ -33,8 +33,8 @@ from dure.serve.ollama.document import (
 from dure.serve.ollama.embeddings import embedded, normalized
 from dure.serve.ollama.errors import ollama_error
 from dure.serve.ollama.mapping import (
-    check_keep_alive,
     check_raw,
+    note_keep_alive,
     options_of,
     schema_of,
     task_of_chat,
@@ -55,6 +55,7 @@ from dure.serve.state import CurrentServer, ServerState, caller_of
 __all__ = ["OLLAMA_VERSION", "router"]
 
 OLLAMA_VERSION = "0.12.6"  # whose API this is: clients ask for it to learn what they may send
+_THINK = {"enable_thinking": "think", "reasoning_effort": "think"}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -92,7 +93,7 @@ async def chat(body: OllamaChatRequest, request: Request, server: CurrentServer)
     answer = OllamaAnswer(server.model.name, chatted)
     if not body.messages:
         return json_response(answer.loaded())
-    prepared = await server.prepare(task_of_chat(body))
+    prepared = await server.prepare(task_of_chat(body), _THINK)
     return await _answered(run_chat(server.model, prepared, options), answer, body, request, server)
 
 
@@ -114,7 +115,7 @@ async def generate(body: GenerateRequest, request: Request, server: CurrentServe
             await grammar_of(server.model.texts, None, schema_of(body)),
         )
     else:
-        run = run_chat(server.model, await server.prepare(task_of_prompt(body)), options)
+        run = run_chat(server.model, await server.prepare(task_of_prompt(body), _THINK), options)
     return await _answered(run, answer, body, request, server)
 
 
@@ -139,7 +140,7 @@ async def _answered(
 async def embed(body: EmbedRequest, request: Request, server: CurrentServer) -> Response:
     """Embed texts as vectors of length 1; `dimensions` keeps the first of their numbers."""
     started_s = time.perf_counter()
-    check_keep_alive(body.keep_alive)
+    note_keep_alive(body.keep_alive)
     texts = [body.input] if isinstance(body.input, str) else body.input
     work = embedded(server, texts, body.options, truncate=body.truncate is not False)
     found = await while_connected(request, work)
@@ -158,7 +159,7 @@ async def embed(body: EmbedRequest, request: Request, server: CurrentServer) -> 
 
 async def embeddings(body: EmbeddingsRequest, request: Request, server: CurrentServer) -> Response:
     """Embed one text; the vector has the length that the model gives it."""
-    check_keep_alive(body.keep_alive)
+    note_keep_alive(body.keep_alive)
     texts = [body.prompt] if body.prompt else []
     found = await while_connected(request, embedded(server, texts, body.options, truncate=True))
     if isinstance(found, Response):

@@ -5,17 +5,21 @@ Refuses to know HTTP, how messages become a prompt, and how the answer is writte
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from dure.chat.task import ChatTask, JsonObject, JsonSchema, NamedTool, Tool
 from dure.errors import ParameterError
+from dure.http.unused_fields import let_through
 from dure.serve.openai.chat_request import (
     AssistantMessage,
     ConversationParameters,
     OpenAIChatRequest,
+    OpenAIFunctionTool,
     OpenAIJsonObjectFormat,
     OpenAIJsonSchemaFormat,
     OpenAIToolChoice,
+    OpenAIToolField,
     ResponseFormat,
 )
 
@@ -61,7 +65,7 @@ def n_logprobs_of(request: OpenAIChatRequest) -> int | None:
 
 
 def _tools(request: ConversationParameters) -> tuple[Tool, ...]:
-    functions = [tool.function for tool in request.tools or ()]
+    functions = list(_functions(request))
     names = [function.name for function in functions]
     for name in names:
         if names.count(name) > 1:
@@ -69,6 +73,15 @@ def _tools(request: ConversationParameters) -> tuple[Tool, ...]:
     return tuple(
         Tool(f.name, f.description or "", f.parameters or {}, bool(f.strict)) for f in functions
     )
+
+
+def _functions(request: ConversationParameters) -> Iterator[OpenAIFunctionTool]:
+    """Yield the tools that the caller runs; others would run at the server."""
+    for index, tool in enumerate(request.tools or ()):
+        if isinstance(tool, OpenAIToolField):
+            yield tool.function
+        else:
+            let_through(f"tools.{index}", f"this server cannot run a tool of type {tool.type!r}")
 
 
 def _tool_choice(
@@ -101,7 +114,7 @@ def _response_format(
 def _format_of(given: ResponseFormat | None) -> JsonObject | JsonSchema | None:
     if isinstance(given, OpenAIJsonSchemaFormat):
         named = given.json_schema
-        return JsonSchema(named.json_schema, named.name or "", named.strict is not False)
+        return JsonSchema(named.json_schema, named.name or "", bool(named.strict))
     if isinstance(given, OpenAIJsonObjectFormat):
         return JsonObject() if given.json_schema is None else JsonSchema(given.json_schema)
     return None

@@ -1,6 +1,6 @@
 """What /v1/chat/completions takes: OpenAI's fields and llama-server's.
 
-Knows every field's shape, and what we refuse. Refuses to know what a value means: `chat_mapping` does.
+Knows the shape of every field that is used. Refuses to know what a value means: `chat_mapping` does.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, MaxLen, MinLen
-from pydantic import Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic.json_schema import SkipJsonSchema
 
-from dure.http.body import StrictModel, examples
+from dure.http.request_model import BodyPart, examples
 from dure.serve.openai.parameters import INT32, GenerationParameters, OpenAIStreamOptions
 
 __all__ = [
@@ -19,21 +20,21 @@ __all__ = [
     "OpenAIChatRequest",
     "OpenAIJsonObjectFormat",
     "OpenAIJsonSchemaFormat",
+    "OpenAIOtherTool",
     "OpenAIToolChoice",
+    "OpenAIToolField",
     "ResponseFormat",
 ]
 
-Nothing = Annotated[None, Field(description="not supported: leave it out")]
 
-
-class OpenAITextPart(StrictModel):
+class OpenAITextPart(BodyPart):
     """A piece of a message's text; the only kind of part: the model sees no images and hears nothing."""
 
     type: Literal["text"]
     text: str
 
 
-class OpenAIRefusalPart(StrictModel):
+class OpenAIRefusalPart(BodyPart):
     """A refusal, as OpenAI's models write them; read as text."""
 
     type: Literal["refusal"]
@@ -44,23 +45,22 @@ TextParts = Annotated[list[OpenAITextPart], MinLen(1)]
 AssistantPart = Annotated[OpenAITextPart | OpenAIRefusalPart, Field(discriminator="type")]
 
 
-class OpenAIFunctionCall(StrictModel):
+class OpenAIFunctionCall(BodyPart):
     """A call the model made; arguments: JSON text."""
 
     name: str
     arguments: str
 
 
-class MessageToolCall(StrictModel):
+class MessageToolCall(BodyPart):
     """A tool call of an earlier answer."""
 
     id: str | None = None
     type: Literal["function"] = "function"
     function: OpenAIFunctionCall
-    index: int | None = None  # a streamed call, sent back as it came
 
 
-class InstructionMessage(StrictModel):
+class InstructionMessage(BodyPart):
     """How the model shall behave."""
 
     role: Literal["system", "developer"]
@@ -68,7 +68,7 @@ class InstructionMessage(StrictModel):
     name: str | None = None
 
 
-class UserMessage(StrictModel):
+class UserMessage(BodyPart):
     """What a person says."""
 
     role: Literal["user"]
@@ -76,21 +76,20 @@ class UserMessage(StrictModel):
     name: str | None = None
 
 
-class AssistantMessage(StrictModel):
+class AssistantMessage(BodyPart):
     """An earlier answer, as this API gave it."""
 
     role: Literal["assistant"]
     content: str | list[AssistantPart] | None = None
     name: str | None = None
-    reasoning_content: str | None = None
+    reasoning_content: str | None = Field(
+        None, validation_alias=AliasChoices("reasoning_content", "reasoning")
+    )
     refusal: str | None = None
     tool_calls: list[MessageToolCall] | None = None
-    annotations: Annotated[list[Any], MaxLen(0)] | None = None
-    audio: Nothing = None
-    function_call: Nothing = None
 
 
-class ToolMessage(StrictModel):
+class ToolMessage(BodyPart):
     """A tool's result."""
 
     role: Literal["tool"]
@@ -104,7 +103,7 @@ OpenAIMessage = Annotated[
 ]
 
 
-class OpenAIFunctionTool(StrictModel):
+class OpenAIFunctionTool(BodyPart):
     """A function. parameters: a JSON schema of its arguments."""
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
@@ -113,41 +112,60 @@ class OpenAIFunctionTool(StrictModel):
     strict: bool | None = None
 
 
-class ToolField(StrictModel):
-    """A tool; functions are the only kind."""
+class OpenAIToolField(BodyPart):
+    """A function that the model may call."""
 
-    type: Literal["function"]
+    type: Literal["function"] = "function"
     function: OpenAIFunctionTool
 
 
-class ChosenFunction(StrictModel):
+class OpenAIOtherTool(BaseModel):
+    """A tool that this server cannot run: one of OpenAI's own, or of free text."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+
+
+def _tool_tag(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "function" if kind in (None, "function") else "other"
+
+
+ToolField = Annotated[
+    Annotated[OpenAIToolField, Tag("function")]
+    | Annotated[SkipJsonSchema[OpenAIOtherTool], Tag("other")],
+    Discriminator(_tool_tag),
+]
+
+
+class ChosenFunction(BodyPart):
     """The function that must be called."""
 
     name: str
 
 
-class OpenAIToolChoice(StrictModel):
+class OpenAIToolChoice(BodyPart):
     """The tool that must be called."""
 
     type: Literal["function"]
     function: ChosenFunction
 
 
-class OpenAITextFormat(StrictModel):
+class OpenAITextFormat(BodyPart):
     """An answer of any text."""
 
     type: Literal["text"]
 
 
-class OpenAIJsonObjectFormat(StrictModel):
+class OpenAIJsonObjectFormat(BodyPart):
     """A JSON object. `schema` as llama-server has it."""
 
     type: Literal["json_object"]
     json_schema: dict[str, Any] | None = Field(None, alias="schema")
 
 
-class NamedSchema(StrictModel):
-    """A JSON schema. strict false: keywords that cannot be followed are ignored."""
+class NamedSchema(BodyPart):
+    """A JSON schema. Unless it is strict, what no grammar can say is only checked at the end."""
 
     json_schema: dict[str, Any] = Field(alias="schema")
     name: str | None = None
@@ -155,7 +173,7 @@ class NamedSchema(StrictModel):
     strict: bool | None = None
 
 
-class OpenAIJsonSchemaFormat(StrictModel):
+class OpenAIJsonSchemaFormat(BodyPart):
     """JSON that follows a schema."""
 
     type: Literal["json_schema"]
@@ -167,7 +185,7 @@ ResponseFormat = Annotated[
 ]
 
 
-class ConversationParameters(StrictModel):
+class ConversationParameters(BodyPart):
     """A conversation and what may be done in it: what decides the prompt."""
 
     messages: Annotated[list[OpenAIMessage], MinLen(1), MaxLen(4096)]
@@ -177,8 +195,9 @@ class ConversationParameters(StrictModel):
     response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
-    reasoning_format: Literal["auto", "deepseek"] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        None
+    )
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
@@ -210,22 +229,5 @@ class OpenAIChatRequest(GenerationParameters, ConversationParameters):
     top_logprobs: Annotated[int, Ge(0), Le(20)] | None = None
     max_completion_tokens: Annotated[int, Ge(-1), Le(INT32)] | None = None
     stream_options: OpenAIStreamOptions | None = None
-
-    # OpenAI's, that ask for nothing here ...
-    metadata: dict[str, str] | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: Literal["in-memory", "in_memory", "24h"] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    # ... and that we can only do without.
-    store: Literal[False] | None = None
-    modalities: list[Literal["text"]] | None = None
-    verbosity: Literal["medium"] | None = None
-    thinking_budget_tokens: Literal[-1] | None = None
-    audio: Nothing = None
-    prediction: Nothing = None
-    web_search_options: Nothing = None
-    functions: Nothing = None
-    function_call: Nothing = None
 
     MAX_NAMES: ClassVar[tuple[str, ...]] = ("max_completion_tokens", "max_tokens", "n_predict")

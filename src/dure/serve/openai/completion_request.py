@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from annotated_types import Ge, Le
 
 from dure.errors import ParameterError
-from dure.http.body import examples
+from dure.http.request_model import examples
 from dure.serve.openai.parameters import GenerationParameters, OpenAIStreamOptions
 from dure.serve.openai.prompts import PromptField
 
@@ -30,8 +30,6 @@ class CompletionRequest(GenerationParameters):
     best_of: Annotated[int, Ge(1), Le(128)] | None = None
     logprobs: Annotated[int, Ge(0), Le(20)] | None = None
     stream_options: OpenAIStreamOptions | None = None
-    metadata: dict[str, str] | None = None
-    store: Literal[False] | None = None
 
     def n_answers(self) -> int:
         """Return the number of answers to generate for each prompt. Raises ParameterError."""

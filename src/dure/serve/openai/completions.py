@@ -35,6 +35,7 @@ async def create_completion(
     body: CompletionRequest, request: Request, server: CurrentServer
 ) -> Response:
     """Continue one or more texts."""
+    body.verbose = body.verbose or server.shows_prompts
     model, n = server.model, body.n_answers()
     options = options_of(body, server, caller_of(request), body.n_logprobs())
     prompts = await Tokenizer(model, "prompt").many(body.prompt)

@@ -13,13 +13,16 @@ import numpy as np
 from annotated_types import Ge, Le, MaxLen
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
+from pydantic import Field
 
 from dure.errors import ParameterError
-from dure.http.body import JsonRoute, StrictModel, examples
+from dure.http.body import JsonRoute
 from dure.http.problems import json_response
+from dure.http.request_model import RequestBody, examples
 from dure.http.sse import while_connected
 from dure.serve.dialect.documentation import ERRORS, OPENAI_STYLE
 from dure.serve.openai.document import Embeddings
+from dure.serve.openai.fields import EMBEDDING_FIELDS
 from dure.serve.openai.prompts import ContentObject, Mixed, PromptObject, TokenId, Tokenizer
 from dure.serve.served_model import ServedModel
 from dure.serve.state import CurrentServer
@@ -40,17 +43,17 @@ Input = (
 )
 
 
-class EmbeddingRequest(StrictModel):
+class EmbeddingRequest(RequestBody):
     """The body of /v1/embeddings. dimensions: keep only the first ones."""
+
+    FIELDS = EMBEDDING_FIELDS
 
     model_config = examples({"input": "a bell"}, {"input": ["a bell", "the river", [1, 2, 3]]})
 
     input: Input
-    model: Annotated[str, MaxLen(1024)] | None = None
+    model: Annotated[str, MaxLen(1024)] | None = Field(None, description="any: one is served")
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Ge(1), Le(1 << 20)] | None = None
-    user: str | None = None
-    embd_normalize: Literal[2] | None = None  # llama-server's name of the Euclidean length
 
 
 @router.post("/v1/embeddings", **OPENAI_STYLE.route(Embeddings, errors=ERRORS | NOT_EMBEDDING))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from annotated_types import MaxLen
 
-from dure.http.body import examples
+from dure.http.request_model import examples
 from dure.serve.openai.parameters import GenerationParameters
 from dure.serve.openai.prompts import PromptField
 
@@ -25,4 +25,3 @@ class NativeRequest(GenerationParameters):
     prompt: PromptField
     return_tokens: bool | None = None
     response_fields: Annotated[list[str], MaxLen(256)] | None = None
-    adaptive_target: Literal[-1, -1.0] | None = None  # type: ignore[valid-type]

@@ -1,7 +1,6 @@
 """The parameters of generation that chat, completions and llama-server's own completion share.
 
-Knows their names, bounds and meaning, and which of them we refuse. Nothing is dropped silently:
-a field is honoured, or its value means what we do anyway, or it is refused by name.
+Knows their names, bounds and meaning. What is not here is `fields`' matter.
 """
 
 from __future__ import annotations
@@ -9,9 +8,10 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, MaxLen
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
-from dure.http.body import StrictModel
+from dure.http.request_model import BodyPart, RequestBody
+from dure.serve.openai.fields import OPENAI_FIELDS
 
 __all__ = ["GenerationParameters", "OpenAIStreamOptions"]
 
@@ -30,15 +30,16 @@ BiasPair = Annotated[
 ]
 
 
-class OpenAIStreamOptions(StrictModel):
-    """include_usage: a last chunk has the usage. include_obfuscation: only false."""
+class OpenAIStreamOptions(BodyPart):
+    """include_usage: a last chunk has the usage."""
 
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
 
 
-class GenerationParameters(StrictModel):
+class GenerationParameters(RequestBody):
     """Fields whose absence, or null, is the server's default."""
+
+    FIELDS = OPENAI_FIELDS
 
     # Sampling, under llama-server's names and OpenAI's, if it has one.
     temperature: Annotated[float, Ge(0.0), Le(100.0)] | None = None
@@ -47,7 +48,9 @@ class GenerationParameters(StrictModel):
     min_p: Probability | None = None
     typical_p: Probability | None = None
     top_n_sigma: Annotated[float, Ge(-1.0), Le(1e6)] | None = None
-    repeat_penalty: Annotated[float, Ge(0.0), Le(100.0)] | None = None
+    repeat_penalty: Annotated[float, Ge(0.0), Le(100.0)] | None = Field(
+        None, validation_alias=AliasChoices("repeat_penalty", "repetition_penalty")
+    )
     repeat_last_n: Window | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
@@ -82,20 +85,6 @@ class GenerationParameters(StrictModel):
     timings_per_token: bool | None = None
     verbose: bool | None = None
 
-    # Where or for whom the work is done; nothing of the answer depends on it.
-    model: Annotated[str, MaxLen(1024)] | None = None
-    user: str | None = None
-    id_slot: Annotated[int, Ge(-1), Le(INT32)] | None = None
-    n_keep: Annotated[int, Ge(-1), Le(INT32)] | None = None  # nothing is ever shifted out
-
-    # What llama-server has and we do not: only the values that ask for nothing.
-    dynatemp_range: Literal[0, 0.0] | None = None  # type: ignore[valid-type]
-    n_discard: Literal[0] | None = None
-    n_indent: Literal[0] | None = None
-    min_keep: Literal[0] | None = None
-    t_max_predict_ms: Literal[-1, 0] | None = None
-    post_sampling_probs: Literal[False] | None = None
-    backend_sampling: Literal[False] | None = None
-    lora: Annotated[list[Any], MaxLen(0)] | None = None
+    model: Annotated[str, MaxLen(1024)] | None = Field(None, description="any: one is served")
 
     MAX_NAMES: ClassVar[tuple[str, ...]] = ("max_tokens", "n_predict")

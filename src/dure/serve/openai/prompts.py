@@ -12,7 +12,7 @@ from annotated_types import Ge, Le, MaxLen
 from pydantic import Field
 
 from dure.errors import ParameterError
-from dure.http.body import StrictModel
+from dure.http.request_model import BodyPart
 from dure.serve.served_model import ServedModel
 
 __all__ = ["ContentObject", "PromptField", "PromptObject", "TokenId", "Tokenizer", "as_prompts"]
@@ -21,20 +21,20 @@ TokenId = Annotated[int, Ge(0), Le(2**31 - 1)]
 Mixed = list[TokenId | str]
 
 
-class PromptObject(StrictModel):
+class PromptObject(BodyPart):
     """A prompt as llama-server writes one that might bring images along."""
 
     prompt_string: str
 
 
-class TextContent(StrictModel):
+class TextContent(BodyPart):
     """A piece of text."""
 
     type: Literal["text"]
     text: str
 
 
-class ContentObject(StrictModel):
+class ContentObject(BodyPart):
     """A text in pieces."""
 
     content: Annotated[list[TextContent], Field(min_length=1)]

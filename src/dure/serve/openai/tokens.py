@@ -7,8 +7,9 @@ from typing import Annotated
 from annotated_types import MaxLen
 from fastapi import APIRouter, Response
 
-from dure.http.body import JsonRoute, StrictModel, examples
+from dure.http.body import JsonRoute
 from dure.http.problems import json_response
+from dure.http.request_model import RequestBody, examples
 from dure.serve.dialect.documentation import OPENAI_STYLE
 from dure.serve.openai.chat_mapping import prompt_task_of
 from dure.serve.openai.chat_request import OpenAIChatRequest
@@ -22,7 +23,7 @@ __all__ = ["router"]
 router = APIRouter(route_class=JsonRoute, tags=["tokens"])
 
 
-class TokenizeRequest(StrictModel):
+class TokenizeRequest(RequestBody):
     """add_special: begin as the model wants. parse_special: read names of special tokens as these."""
 
     model_config = examples({"content": "The bell rings.", "with_pieces": True})
@@ -34,7 +35,7 @@ class TokenizeRequest(StrictModel):
     model: str | None = None
 
 
-class DetokenizeRequest(StrictModel):
+class DetokenizeRequest(RequestBody):
     """Tokens to decode."""
 
     model_config = examples({"tokens": [1, 2, 3]})

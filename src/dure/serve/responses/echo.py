@@ -24,7 +24,7 @@ def echo_of(request: ResponsesRequest, model: str, sampling: Sampling) -> dict[s
         "top_p": sampling.top_p,
         "top_logprobs": request.top_logprobs or 0,
         "max_output_tokens": request.max_output_tokens,
-        "max_tool_calls": request.max_tool_calls,
+        "max_tool_calls": None,
         "tool_choice": _plain(request.tool_choice) or "auto",
         "tools": [_plain(tool) for tool in request.tools or ()],
         "text": _text(request),
@@ -53,5 +53,5 @@ def _reasoning(request: ResponsesRequest) -> dict[str, Any]:
     wanted = request.reasoning
     return {
         "effort": wanted.effort if wanted else None,
-        "summary": wanted.summary if wanted else None,
+        "summary": None,
     }

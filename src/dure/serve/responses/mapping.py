@@ -5,8 +5,7 @@ Refuses to know HTTP and how the answer is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -21,6 +20,7 @@ from dure.chat.task import (
 )
 from dure.errors import ParameterError
 from dure.generate.request import Sampling
+from dure.http.unused_fields import let_through
 from dure.serve.responses.conversation import messages_of
 from dure.serve.responses.requests import (
     AllowedTools,
@@ -29,7 +29,6 @@ from dure.serve.responses.requests import (
     ResponsesFunctionTool,
     ResponsesJsonObjectFormat,
     ResponsesJsonSchemaFormat,
-    ResponsesOtherTool,
     ResponsesRequest,
 )
 
@@ -51,7 +50,7 @@ _HARMLESS_INCLUDES = frozenset(  # what they would add cannot occur in an answer
 
 def task_of(request: ResponsesRequest) -> ChatTask:
     """Return what the model is asked. Raises UsageError naming what cannot be honoured."""
-    _refuse(request)
+    _note_includes(request)
     tools, choice = _tools_and_choice(request)
     effort = request.reasoning.effort if request.reasoning else None
     return ChatTask(
@@ -86,73 +85,17 @@ def _n_logprobs(request: ResponsesRequest) -> int | None:
     return None
 
 
-@dataclass(frozen=True)
-class _UnsupportedField:
-    name: str
-    cure: str
-    harmless: tuple[Any, ...] = (None, False)
-
-
-_REFUSALS = (
-    _UnsupportedField("store", "nothing is stored here: leave it out or say false"),
-    _UnsupportedField("background", "answers are not kept: leave it out and use stream"),
-    _UnsupportedField(
-        "previous_response_id", "nothing is stored here: send the whole conversation in input"
-    ),
-    _UnsupportedField(
-        "conversation", "nothing is stored here: send the whole conversation in input"
-    ),
-    _UnsupportedField(
-        "prompt", "no prompts are stored here: send its text in instructions and input"
-    ),
-    _UnsupportedField(
-        "truncation", "input is never shortened: leave old items out", (None, "disabled")
-    ),
-)
-
-
-def _refuse(request: ResponsesRequest) -> None:
-    for refusal in _REFUSALS:
-        value = getattr(request, refusal.name)
-        if value not in refusal.harmless:
-            raise ParameterError(
-                refusal.name, f"{refusal.name} {value!r} is not supported: {refusal.cure}"
-            )
-    if request.text and request.text.verbosity:
-        raise ParameterError(
-            "text.verbosity",
-            "text.verbosity is not supported",
-            "say in instructions how long to write",
-        )
-    if request.stream_options and request.stream_options.include_obfuscation:
-        raise ParameterError(
-            "stream_options", "stream_options.include_obfuscation is not supported", "leave it out"
-        )
-    _refuse_reasoning(request)
+def _note_includes(request: ResponsesRequest) -> None:
     for name in request.include or ():
         if name not in _HARMLESS_INCLUDES | {LOGPROBS, SEALED_REASONING}:
-            raise ParameterError("include", f"include {name!r} is not known", "leave it out")
-
-
-def _refuse_reasoning(request: ResponsesRequest) -> None:
-    """Refuse summaries; for `auto` the reasoning itself will do, which is given in full."""
-    if request.reasoning is None:
-        return
-    for name in ("summary", "generate_summary"):
-        value = getattr(request.reasoning, name)
-        if value not in (None, "auto"):
-            raise ParameterError(
-                f"reasoning.{name}",
-                f"reasoning.{name} {value!r} is not supported: reasoning is given in full, "
-                "not summarized; leave it out",
-            )
+            let_through("include", f"{name!r} is not known")
 
 
 _ToolMode = Literal["none", "auto", "required"] | NamedTool
 
 
 def _tools_and_choice(request: ResponsesRequest) -> tuple[tuple[Tool, ...], _ToolMode]:
-    tools = tuple(_tool(tool, i) for i, tool in enumerate(request.tools or ()))
+    tools = tuple(_tools(request))
     choice = request.tool_choice
     if choice is None:
         return tools, "auto"
@@ -171,18 +114,17 @@ def _tools_and_choice(request: ResponsesRequest) -> tuple[tuple[Tool, ...], _Too
     return tools, choice
 
 
-def _tool(tool: ResponsesFunctionTool | ResponsesOtherTool, index: int) -> Tool:
-    if isinstance(tool, ResponsesOtherTool):
-        raise ParameterError(
-            "tools",
-            f"tools[{index}]: type {tool.type!r} is not supported",
-            "give functions of your own",
-        )
-    return Tool(tool.name, tool.description or "", tool.parameters or {}, bool(tool.strict))
+def _tools(request: ResponsesRequest) -> Iterator[Tool]:
+    """Yield the tools that the caller runs; OpenAI's own would run at the server."""
+    for index, tool in enumerate(request.tools or ()):
+        if isinstance(tool, ResponsesFunctionTool):
+            yield Tool(tool.name, tool.description or "", tool.parameters or {}, bool(tool.strict))
+        else:
+            let_through(f"tools.{index}", f"this server cannot run a tool of type {tool.type!r}")
 
 
 def _allowed(choice: AllowedTools, tools: Sequence[Tool]) -> tuple[Tool, ...]:
-    names = {_known(tool.name, tools) for tool in choice.tools}
+    names = {_known(tool.name, tools) for tool in choice.tools if isinstance(tool, NamedFunction)}
     return tuple(tool for tool in tools if tool.name in names)
 
 
@@ -202,5 +144,5 @@ def _response_format(request: ResponsesRequest) -> JsonObject | JsonSchema | Non
         schema = dict(wanted.schema_)
         if wanted.description:
             schema.setdefault("description", wanted.description)
-        return JsonSchema(schema, wanted.name, wanted.strict is not False)
+        return JsonSchema(schema, wanted.name, bool(wanted.strict))
     return None

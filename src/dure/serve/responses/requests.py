@@ -1,7 +1,7 @@
 """The body of a request to `/v1/responses`, as OpenAI defines it.
 
-Knows names and types; a field that is not here is refused by name. What is read only to be refused
-(`Other...`) is not in the OpenAPI document.
+Knows names and types of what is used; the rest is `fields`' matter. What is read only to be skipped or
+refused (`Other...`) is not in the OpenAPI document.
 Refuses to know what a value means: `mapping` does, and refuses what this server cannot do.
 """
 
@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
-from dure.http.body import StrictModel, examples
+from dure.http.request_model import BodyPart, RequestBody, examples
+from dure.serve.responses.fields import RESPONSES_FIELDS
 
 __all__ = [
     "AllowedTools",
@@ -48,16 +49,14 @@ class _Other(BaseModel):
     type: str
 
 
-class ResponsesTextPart(StrictModel):
-    """Text that was said. Annotations and logprobs come with an answer that is handed back."""
+class ResponsesTextPart(BodyPart):
+    """Text that was said."""
 
     type: Literal["input_text", "output_text", "text", "reasoning_text", "summary_text"]
     text: str
-    annotations: list[Any] | None = None
-    logprobs: list[Any] | None = None
 
 
-class ResponsesRefusalPart(StrictModel):
+class ResponsesRefusalPart(BodyPart):
     """Text by which a model refused to answer."""
 
     type: Literal["refusal"]
@@ -86,52 +85,39 @@ InputPart = Annotated[
 ]
 
 
-class MessageItem(StrictModel):
+class MessageItem(BodyPart):
     """What somebody said, or an answer that is handed back."""
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[InputPart]
-    id: str | None = None
-    status: ItemStatus | None = None
-    phase: None = None
 
 
-class ResponsesFunctionCall(StrictModel):
+class ResponsesFunctionCall(BodyPart):
     """A call that the model made earlier. arguments: JSON text."""
 
     type: Literal["function_call"]
     call_id: str
     name: str
     arguments: str
-    id: str | None = None
-    status: ItemStatus | None = None
-    caller: None = None
-    namespace: None = None
 
 
-class FunctionCallOutput(StrictModel):
+class FunctionCallOutput(BodyPart):
     """What a call returned."""
 
     type: Literal["function_call_output"]
     call_id: str
     output: str | list[InputPart]
     name: str | None = None
-    id: str | None = None
-    status: ItemStatus | None = None
-    caller: None = None
-    namespace: None = None
 
 
-class ReasoningItem(StrictModel):
+class ReasoningItem(BodyPart):
     """What the model thought before an earlier answer."""
 
     type: Literal["reasoning"]
-    id: str | None = None
     summary: list[ResponsesTextPart] = Field(default_factory=list)
     content: list[ResponsesTextPart] | None = None
     encrypted_content: str | None = None
-    status: ItemStatus | None = None
 
 
 class OtherItem(_Other):
@@ -158,7 +144,7 @@ InputItem = Annotated[
 ]
 
 
-class ResponsesFunctionTool(StrictModel):
+class ResponsesFunctionTool(BodyPart):
     """A function that the model may call. parameters: a JSON schema."""
 
     type: Literal["function"]
@@ -184,19 +170,30 @@ ResponsesTool = Annotated[
 ]
 
 
-class NamedFunction(StrictModel):
+class NamedFunction(BodyPart):
     """A function, by its name."""
 
     type: Literal["function"]
     name: str
 
 
-class AllowedTools(StrictModel):
+class _OtherAllowed(_Other):
+    """One of OpenAI's own tools."""
+
+
+AllowedTool = Annotated[
+    Annotated[NamedFunction, Tag("function")]
+    | Annotated[SkipJsonSchema[_OtherAllowed], Tag("other")],
+    Discriminator(_function_tag),
+]
+
+
+class AllowedTools(BodyPart):
     """Only these of the request's tools may be called."""
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[NamedFunction]
+    tools: list[AllowedTool]
 
 
 class OtherToolChoice(_Other):
@@ -219,19 +216,19 @@ ResponsesToolChoice = Annotated[
 ]
 
 
-class ResponsesTextFormat(StrictModel):
+class ResponsesTextFormat(BodyPart):
     """Any text."""
 
     type: Literal["text"]
 
 
-class ResponsesJsonObjectFormat(StrictModel):
+class ResponsesJsonObjectFormat(BodyPart):
     """A JSON object."""
 
     type: Literal["json_object"]
 
 
-class ResponsesJsonSchemaFormat(StrictModel):
+class ResponsesJsonSchemaFormat(BodyPart):
     """JSON that follows a schema."""
 
     type: Literal["json_schema"]
@@ -241,7 +238,7 @@ class ResponsesJsonSchemaFormat(StrictModel):
     strict: bool | None = None
 
 
-class TextOptions(StrictModel):
+class TextOptions(BodyPart):
     """What the text of the answer must look like."""
 
     format: (
@@ -251,21 +248,12 @@ class TextOptions(StrictModel):
         ]
         | None
     ) = None
-    verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class ReasoningOptions(StrictModel):
-    """How much the model thinks before it answers, and what is shown of it."""
+class ReasoningOptions(BodyPart):
+    """How much the model thinks before it answers."""
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    summary: Literal["auto", "concise", "detailed"] | None = None
-    generate_summary: Literal["auto", "concise", "detailed"] | None = None
-
-
-class ResponsesStreamOptions(StrictModel):
-    """How the stream is written."""
-
-    include_obfuscation: bool | None = None
 
 
 _PLACE = {
@@ -277,11 +265,13 @@ _PLACE = {
 _QUESTION = {"input": "Tell me a story.", "max_output_tokens": 64}
 
 
-class ResponsesRequest(StrictModel):
+class ResponsesRequest(RequestBody):
     """The body of a request for one answer.
 
     The last group is llama-server's: what a client may read of the work while it is done.
     """
+
+    FIELDS = RESPONSES_FIELDS
 
     model_config = examples(
         _QUESTION,
@@ -303,7 +293,6 @@ class ResponsesRequest(StrictModel):
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
     max_output_tokens: int | None = Field(default=None, ge=1, le=INT32)
-    max_tool_calls: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, ge=0, le=1)
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
@@ -312,16 +301,7 @@ class ResponsesRequest(StrictModel):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    prompt_cache_retention: Literal["in_memory"] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    truncation: Literal["auto", "disabled"] | None = None
     stream: bool | None = None
-    stream_options: ResponsesStreamOptions | None = None
-    store: bool | None = None
-    background: bool | None = None
-    previous_response_id: str | None = None
-    conversation: Any = None
-    prompt: Any = None
 
     timings_per_token: bool = False
     return_progress: bool = False

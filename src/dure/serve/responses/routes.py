@@ -37,7 +37,7 @@ async def create_response(
 ) -> Response:
     """Answer in OpenAI's Responses API, whole or as a stream of typed events."""
     options = options_of(body, server.sampling, caller_of(request))
-    prepared = await server.prepare(task_of(body))
+    prepared = await server.prepare(task_of(body), {"reasoning_effort": "reasoning.effort"})
     return await send_answer(
         request,
         run_chat(server.model, prepared, options),
