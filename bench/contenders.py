@@ -158,11 +158,15 @@ def on_hosts(hosts: Sequence[Host]) -> dict[str, str]:
     return {**mpi_environment(hosts[0].device), "DURE_RANK_WRAPPER": wrapper}
 
 
+FLASH = {"llama-bench -fa 0": ("-fa", "0"), "llama-bench -fa 1": ("-fa", "1")}
+"""llama-bench without and with flash attention: which is faster depends on model and depth."""
+
+
 def llama_bench(
     model: Path, threads: int, load: Load, *,
     prefix: Sequence[str] = (), more: Sequence[str] = (),
 ) -> dict[str, float]:  # fmt: skip
-    """Run llama-bench with its defaults; medians of its own repetitions. 0 tokens are not measured."""
+    """Run llama-bench; medians of its own repetitions. 0 tokens are not measured."""
     argv = [
         *prefix, llama_bench_program(), "-m", str(model), "-t", str(threads),
         "-p", str(load.prompt_tokens), "-n", str(load.generation_tokens), "-d", str(load.depth),

@@ -1,8 +1,9 @@
 """Long contexts: how generation slows down with the tokens in the context.
 
 dure in one process and, if the script runs as root, on two hosts (network namespaces) with a
-1 Gbit/s link, beside llama-bench in one process: all on the same two CPUs. Each speed is compared as
-a fraction of the contender's own speed at depth 0.
+1 Gbit/s link, beside llama-bench in one process, without and with flash attention: all on the same two
+CPUs. The table has the better of the two, by name, for every speed, and for its fraction of the
+contender's own speed at depth 0.
 Needs llama-bench (DURE_LLAMA_BENCH); see bench/README.md.
 """
 
@@ -15,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 
 from contenders import (
+    FLASH,
     Load,
     dure,
     dure_on_hosts,
@@ -23,10 +25,21 @@ from contenders import (
     llama_bench_program,
 )
 from hosts import RATE, linked_hosts
-from measure import Contender, Quantity, Sample, compare_with_each, main, parser, positive, report
+from measure import (
+    Contender,
+    Quantity,
+    Sample,
+    against_the_better,
+    alternate,
+    compared,
+    main,
+    parser,
+    positive,
+    report,
+)
 from shapes import add_model_options, gguf_file
 
-MOST = 1.0  # llama-bench's fraction of its speed, over dure's
+LEAST = 1.0  # dure's fraction of its speed, over llama-bench's
 
 
 def run() -> int:
@@ -44,28 +57,34 @@ def run() -> int:
     installed_program("dure")
     model = gguf_file(arguments.shape, arguments.dir)
     load = Load(0, arguments.n, repeats=arguments.r)
-    programs: dict[str, Callable[[Load], Sample]] = {
-        "llama-bench": partial(llama_bench, model, 2),
-        "dure": partial(dure, model, 1, 2),
+    ours: dict[str, Callable[[Load], Sample]] = {"dure": partial(dure, model, 1, 2)}
+    peers: dict[str, Callable[[Load], Sample]] = {
+        name: partial(llama_bench, model, 2, more=more) for name, more in FLASH.items()
     }
     with contextlib.ExitStack() as stack:
         if os.geteuid() == 0:
             hosts = stack.enter_context(linked_hosts(2, RATE))
-            programs["dure, 2 hosts"] = partial(dure_on_hosts, hosts, model)
+            ours["dure, 2 hosts"] = partial(dure_on_hosts, hosts, model)
         contenders = [
             Contender(name, partial(_speeds, program, load, arguments.depths))
-            for name, program in programs.items()
+            for name, program in {**ours, **peers}.items()
         ]
         quantities = [
             quantity
             for depth in arguments.depths
             for quantity in (
                 Quantity(f"at {depth}", f"generation at {depth}", "tokens/s", None),
-                Quantity(f"left {depth}", f"left at {depth}", "of that at 0", MOST, False),
+                Quantity(f"left {depth}", f"left at {depth}", "of that at 0", LEAST),
             )
         ]
-        goals = {name: quantities for name in programs if name != "llama-bench"}
-        comparisons = compare_with_each(goals, contenders, arguments.rounds)
+        samples = alternate(contenders, arguments.rounds)
+    comparisons = [
+        comparison
+        for own in ours
+        for comparison in against_the_better(
+            [one for peer in peers for one in compared(samples, own, peer, quantities)]
+        )
+    ]
     settings = {"model": model.name, "-n": arguments.n, "rounds": arguments.rounds}
     return report("depth", settings, comparisons, arguments.json)
 

@@ -148,20 +148,40 @@ def compare_with_each(
 
     goals: the quantities to compare with each, by its name.
     """
-    first = contenders[0].name
     samples = alternate(contenders, rounds)
+    first = contenders[0].name
+    return [
+        comparison
+        for other, quantities in goals.items()
+        for comparison in compared(samples, first, other, quantities)
+    ]
 
-    def spread(name: str, quantity: Quantity) -> Spread:
-        return Spread.of([sample[quantity.key] for sample in samples[name]])
 
+def compared(
+    samples: Mapping[str, Sequence[Sample]], first: str, other: str, quantities: Sequence[Quantity]
+) -> list[Comparison]:
+    """Compare the medians of two contenders' samples."""
     comparisons = []
-    for other, quantities in goals.items():
-        for quantity in quantities:
-            spreads = {name: spread(name, quantity) for name in (first, other)}
-            own, others = spreads[first].median, spreads[other].median
-            ratio = own / others if others else math.inf  # one rank does not wait
-            comparisons.append(Comparison(quantity, spreads, ratio))
+    for quantity in quantities:
+        spreads = {
+            name: Spread.of([sample[quantity.key] for sample in samples[name]])
+            for name in (first, other)
+        }
+        own, others = spreads[first].median, spreads[other].median
+        ratio = own / others if others else math.inf  # one rank does not wait
+        comparisons.append(Comparison(quantity, spreads, ratio))
     return comparisons
+
+
+def against_the_better(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return, of each quantity, the comparison with the strongest of several contenders."""
+    hardest: dict[str, Comparison] = {}
+    for comparison in comparisons:
+        known = hardest.get(comparison.quantity.label)
+        at_least = comparison.quantity.at_least
+        if known is None or (comparison.ratio < known.ratio) is at_least:
+            hardest[comparison.quantity.label] = comparison
+    return list(hardest.values())
 
 
 def table(comparisons: Sequence[Comparison]) -> str:

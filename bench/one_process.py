@@ -2,6 +2,7 @@
 
 On one machine, dure must be as fast as llama.cpp, whose kernels it runs. Both evaluate a prompt of random
 tokens and generate tokens one by one, each from an empty cache and after a warm-up.
+llama-bench runs without and with flash attention; the table has the better of both, by name.
 Needs llama-bench (DURE_LLAMA_BENCH); see bench/README.md.
 """
 
@@ -10,8 +11,18 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from contenders import PARTS, Load, dure, installed_program, llama_bench, llama_bench_program
-from measure import Comparison, Contender, Quantity, compare, main, parser, positive, report
+from contenders import FLASH, PARTS, Load, dure, installed_program, llama_bench, llama_bench_program
+from measure import (
+    Comparison,
+    Contender,
+    Quantity,
+    against_the_better,
+    compare_with_each,
+    main,
+    parser,
+    positive,
+    report,
+)
 from shapes import MIXES, add_model_options, gguf_file
 
 TARGET = 1.0
@@ -40,9 +51,15 @@ def run() -> int:
     for threads in arguments.threads:
         contenders = [
             Contender("dure", partial(dure, model, 1, threads, load, prefix=prefix)),
-            Contender("llama-bench", partial(llama_bench, model, threads, load, prefix=prefix)),
+            *(
+                Contender(
+                    name, partial(llama_bench, model, threads, load, prefix=prefix, more=more)
+                )
+                for name, more in FLASH.items()
+            ),
         ]
-        comparisons += compare(_quantities(threads), contenders, arguments.rounds)
+        goals = dict.fromkeys(FLASH, _quantities(threads))
+        comparisons += against_the_better(compare_with_each(goals, contenders, arguments.rounds))
     settings = {"model": model.name, "-p": arguments.p, "-n": arguments.n,
                 "rounds": arguments.rounds, "cpus": arguments.cpus or "all"}  # fmt: skip
     return report("one_process", settings, comparisons, arguments.json)

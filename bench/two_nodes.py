@@ -5,7 +5,8 @@ one thread and one CPU on each, and exchanges 8-bit vectors if it can. Peers tak
 environment variables are set:
 
     dllama        Distributed Llama on both hosts (DURE_DLLAMA)
-    one-process   llama-bench, 2 threads in one process, no network (DURE_LLAMA_BENCH)
+    one-process   llama-bench, 2 threads in one process, no network (DURE_LLAMA_BENCH); twice, without
+                  and with flash attention (-fa 0, -fa 1)
     rpc-layer     llama-bench over an RPC server on each host, split by layers (DURE_RPC_SERVER too)
     rpc-tensor    the same, every tensor split; both RPCs run once, as they are slow and have no target
     floor         no program: the time to read each rank's weights and to exchange each partial sum, by
@@ -46,14 +47,22 @@ from shapes import add_model_options, dllama_files, gguf_file
 
 NEEDED = {
     "dllama": ("DURE_DLLAMA",),
-    "one-process": ("DURE_LLAMA_BENCH",),
+    "one-process -fa 0": ("DURE_LLAMA_BENCH",),
+    "one-process -fa 1": ("DURE_LLAMA_BENCH",),
     "rpc-layer": ("DURE_LLAMA_BENCH", "DURE_RPC_SERVER"),
     "rpc-tensor": ("DURE_LLAMA_BENCH", "DURE_RPC_SERVER"),
     "floor": (),
 }
+ONE_PROCESS = ("one-process -fa 0", "one-process -fa 1")
 PROMPT, GENERATION = (
-    {"dllama": 2.4, "one-process": 0.85, "rpc-layer": None, "rpc-tensor": None},
-    {"dllama": 2.3, "one-process": 0.95, "rpc-layer": None, "rpc-tensor": None, "floor": 0.8},
+    {"dllama": 2.4, **dict.fromkeys(ONE_PROCESS, 0.85), "rpc-layer": None, "rpc-tensor": None},
+    {
+        "dllama": 2.3,
+        **dict.fromkeys(ONE_PROCESS, 0.95),
+        "rpc-layer": None,
+        "rpc-tensor": None,
+        "floor": 0.8,
+    },
 )  # targets of the ratios
 LEAST_BYTES_PER_TOKEN = 1024
 T = TypeVar("T")
@@ -99,7 +108,8 @@ def _measured(
     return {
         "dure": dure,
         "dllama": crossed(partial(dllama_on_hosts, hosts, *files, load)),
-        "one-process": partial(llama_bench, model, 2, load),
+        "one-process -fa 0": partial(llama_bench, model, 2, load, more=("-fa", "0")),
+        "one-process -fa 1": partial(llama_bench, model, 2, load, more=("-fa", "1")),
         "rpc-layer": crossed(partial(llama_rpc_on_hosts, hosts, model, "layer", load)),
         "rpc-tensor": crossed(partial(llama_rpc_on_hosts, hosts, model, "tensor", load)),
         "floor": floor,
