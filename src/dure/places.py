@@ -18,6 +18,7 @@ __all__ = [
     "history_file",
     "models_directory",
     "node_directory",
+    "runtime_directories",
     "runtime_directory",
     "shard_directory",
     "temporary_directory",
@@ -60,12 +61,17 @@ def node_directory() -> Path:
 
 
 def runtime_directory() -> Path:
-    """Return where running servers are listed: DURE_RUNTIME, or the user's runtime directory."""
+    """Return where this process is listed if it serves: DURE_RUNTIME, or the user's runtime directory."""
+    return runtime_directories()[0]
+
+
+def runtime_directories() -> list[Path]:
+    """Return where running servers may be listed: a system's service has no runtime directory."""
     if named := _named("DURE_RUNTIME"):
-        return named
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(runtime) / "dure"
-    return platformdirs.user_state_path("dure") / "run"
+        return [named]
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    of_login = [Path(runtime) / "dure"] if runtime else []
+    return [*of_login, platformdirs.user_state_path("dure") / "run"]
 
 
 def temporary_directory() -> Path:

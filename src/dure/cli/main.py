@@ -52,7 +52,17 @@ COMMANDS = {
         "config": "Show and change the default values of options.",
     }.items()
 }
-
+COMMANDS |= {
+    "serve install": LazyCommand(
+        "dure.cli.commands.serve_service",
+        "Keep a server running, from the start of this machine on, as a systemd service.",
+        {"ignore_unknown_options": True},  # which are those of `serve`
+    ),
+    "serve uninstall": LazyCommand(
+        "dure.cli.commands.serve_service",
+        "Stop the server's service and remove it. Models and settings stay.",
+    ),
+}
 
 OTHER_NAMES = {
     "ask": "run", "prompt": "run", "generate": "run", "start": "serve", "server": "serve",
@@ -83,7 +93,11 @@ class Commands(Configured):
         return super().get_command(ctx, cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command; if there is none, name what other programs call so, or what is near."""
+        """Find the command, of one word or two; if there is none, name what other programs call so, or
+        what is near.
+        """
+        if " ".join(args[:2]) in COMMANDS and len(args) > 1:
+            args = [" ".join(args[:2]), *args[2:]]
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = get_close_matches(args[0], [*COMMANDS, *OTHER_NAMES], n=1)
             ours = [OTHER_NAMES.get(name, name) for name in near]
@@ -99,7 +113,8 @@ class Commands(Configured):
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """Return the completions for a shell, with every command's summary."""
         with self._listing():
-            return super().shell_complete(ctx, incomplete)
+            found = super().shell_complete(ctx, incomplete)
+        return [one for one in found if " " not in one.value]
 
     @contextmanager
     def _listing(self) -> Iterator[None]:

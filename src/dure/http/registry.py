@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from dure.places import runtime_directory
+from dure.places import runtime_directories, runtime_directory
 
 __all__ = ["RunningServer", "registered", "running_servers"]
 
@@ -54,7 +54,8 @@ class RunningServer(msgspec.Struct, frozen=True, kw_only=True):
 def running_servers(directory: Path | None = None) -> list[RunningServer]:
     """Return the servers that run, oldest first, and remove the files of those that do not."""
     found = []
-    for path in sorted((directory or runtime_directory()).glob("*.json")):
+    places = [directory] if directory else runtime_directories()
+    for path in [path for place in places for path in sorted(place.glob("*.json"))]:
         server = _read(path)
         if server is not None and server.is_alive:
             found.append(server)

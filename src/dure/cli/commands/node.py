@@ -9,13 +9,15 @@ import typer
 from typer.core import TyperGroup
 
 from dure.cli.terminal.console import bytes_text, errors, output, print_json
-from dure.cli.terminal.parameters import Json
+from dure.cli.terminal.parameters import Json, ServiceUser
 from dure.cluster.node.process import forget, run_node
-from dure.cluster.node.service import Service, service_for
+from dure.cluster.node.service import install_node
 from dure.cluster.node.shards import ShardStore
+from dure.cluster.software import NODE_UNIT
 from dure.cluster.trust.joining import JOIN_PORT, NodeFile
 from dure.errors import ResourceError, UsageError
 from dure.places import cluster_directory, node_directory
+from dure.systemd import service_for
 
 __all__ = ["node"]
 
@@ -78,14 +80,8 @@ def _quota_bytes(quota: float | None) -> int:
     return int((quota or 0) * 1e9)
 
 
-User = Annotated[
-    str | None,
-    typer.Option(help="User that the service runs as.", show_default="you, with sudo too"),
-]
-
-
 @node.command()
-def install(user: User = None, quota: Quota = None, interface: Interface = None) -> None:
+def install(user: ServiceUser = None, quota: Quota = None, interface: Interface = None) -> None:
     """Start the node with this machine, as a systemd service of a user without privileges.
 
     With sudo it is a system service, without it one of your own. The unit contains these options.
@@ -93,24 +89,25 @@ def install(user: User = None, quota: Quota = None, interface: Interface = None)
     Example: sudo dure node install --user pi
     """
     _quota_bytes(quota)
-    service = service_for(user)
-    service.install(
+    service = service_for(NODE_UNIT, user)
+    install_node(
+        service,
         [
             *(["--quota", f"{quota:g}"] if quota else []),
             *(["--interface", interface] if interface else []),
-        ]
+        ],
     )
     errors.print(f"{service.path} runs the node as {service.user}", markup=False)
-    errors.print(f"its log: {_journal(service)}", markup=False)
+    errors.print(f"its log: {service.log}", markup=False)
 
 
 @node.command()
-def uninstall(user: User = None) -> None:
+def uninstall(user: ServiceUser = None) -> None:
     """Stop the node's service and remove it. The node's certificate and shards stay.
 
     Example: sudo dure node uninstall
     """
-    service = service_for(user)
+    service = service_for(NODE_UNIT, user)
     service.uninstall()
     errors.print(f"{service.path} is removed", markup=False)
 
@@ -245,10 +242,6 @@ def add(
 def _address(root: str, port: int) -> str:
     """Return the join server's address, with its port if `root` names none."""
     return root if ":" in root else f"{root}:{port}"
-
-
-def _journal(service: Service) -> str:
-    return f"journalctl {'-u' if service.of_system else '--user-unit'} dure-node -f"
 
 
 def _announce(what: str, is_announced: bool) -> None:

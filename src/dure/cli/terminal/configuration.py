@@ -23,6 +23,7 @@ from dure.places import config_file
 
 __all__ = [
     "DEFAULTS",
+    "UNCONFIGURED",
     "Configured",
     "Setting",
     "check",
@@ -33,7 +34,8 @@ __all__ = [
 ]
 
 DEFAULTS = "defaults"
-UNCONFIGURED = "config"  # the command that repairs a broken file must not depend on it
+UNCONFIGURED = {"config", "serve install", "serve uninstall"}  # a broken file must not stop repairs
+OF_ANOTHER = {"serve install": "serve"}  # a command that takes the options of another
 Table = Mapping[str, Any]
 _WRITTEN: dict[type, tuple[tuple[type, ...], str]] = {  # how the file writes values of a type
     bool: ((bool,), "true or false"),
@@ -102,9 +104,11 @@ def _commands(group: Any, only: str | None = None) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name in group.commands if only is None else [only]:
+        if name in UNCONFIGURED:
+            continue
         command = group.commands[name]
         if isinstance(command, TyperGroup):
-            inner = _commands(command) if name != UNCONFIGURED else {}
+            inner = _commands(command)
             found |= {f"{name}.{sub}": one for sub, one in inner.items()}
         else:
             found[name] = command
@@ -226,7 +230,8 @@ class Configured(TyperGroup):
 
 
 def _prepare(ctx: Any, group: Any, name: str) -> None:
-    if name == UNCONFIGURED:
+    name = OF_ANOTHER.get(name, name)
+    if name in UNCONFIGURED:
         return
     table = read_config(config_file())
     if table:  # every command is imported to check it

@@ -6,7 +6,7 @@ Knows each command's module and its summary. A test compares the summaries with 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -18,10 +18,14 @@ __all__ = ["LazyCommand", "LazyCommands"]
 
 @dataclass(frozen=True)
 class LazyCommand:
-    """A command or a group of commands, and the module that defines it under its own name."""
+    """A command or a group of commands, and the module that defines it under its own name.
+
+    A blank in the name, as in `serve install`, is _ in the module. settings: of the command's context.
+    """
 
     module: str
     summary: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LazyCommands(Mapping[str, Any]):
@@ -53,12 +57,12 @@ class LazyCommands(Mapping[str, Any]):
 
 
 def _loaded(name: str, lazy: LazyCommand) -> Any:
-    found = getattr(import_module(lazy.module), name)
+    found = getattr(import_module(lazy.module), name.replace(" ", "_"))
     if isinstance(found, typer.Typer):
         command: Any = typer.main.get_group(found)
     else:
         alone = typer.Typer(add_completion=False)
-        alone.command(name)(found)
+        alone.command(name, context_settings=dict(lazy.settings))(found)
         command = typer.main.get_command(alone)
     command.name = name
     return command

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
-__all__ = ["expanded"]
+__all__ = ["collected", "expanded"]
+
+G = TypeVar("G")
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
@@ -21,21 +23,26 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     groups = {p.name: p.annotation for p in signature.parameters.values() if _is_group(p)}
 
     @functools.wraps(command)
-    def collected(**values: Any) -> None:
-        given = {
-            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
-            for name, group in groups.items()
-        }
+    def grouped(**values: Any) -> None:
+        given = {name: collected(group, values) for name, group in groups.items()}
+        for group in groups.values():
+            for field in fields(group):
+                del values[field.name]
         command(**values, **given)
 
     parameters = [
         one for p in signature.parameters.values() for one in (_options(p) if _is_group(p) else [p])
     ]
-    collected.__signature__ = signature.replace(  # type: ignore[attr-defined]
+    grouped.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
     )
-    collected.__annotations__ = {p.name: p.annotation for p in parameters}
-    return collected
+    grouped.__annotations__ = {p.name: p.annotation for p in parameters}
+    return grouped
+
+
+def collected(group: type[G], values: Mapping[str, Any]) -> G:
+    """Return a group with its options' values, by name."""
+    return group(**{field.name: values[field.name] for field in fields(cast(Any, group))})
 
 
 def _is_group(parameter: inspect.Parameter) -> bool:

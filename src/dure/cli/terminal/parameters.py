@@ -29,6 +29,7 @@ __all__ = [
     "Ranks",
     "Running",
     "SamplingOptions",
+    "ServiceUser",
     "Shares",
     "Thinking",
 ]
@@ -95,6 +96,12 @@ Thinking = Annotated[
         "--think",
         help="Whether the model thinks before it answers, or how much; auto leaves it to the model.",
         rich_help_panel=SAMPLING,
+    ),
+]
+ServiceUser = Annotated[
+    str | None,
+    typer.Option(
+        "--user", help="User that the service runs as.", show_default="you, with sudo too"
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
