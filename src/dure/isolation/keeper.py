@@ -6,14 +6,12 @@ for another worker, so no input can end it, and a new worker costs one fork of w
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import pickle
 import resource
 import signal
 import socket
-import sys
 import threading
 import traceback
 from dataclasses import dataclass
@@ -22,10 +20,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dure.errors import DureError, ErrorRecord
+from dure.processes import end_with_parent
 
 __all__ = ["Bug", "IsolationLimits", "OutOfMemory", "Result", "keep"]
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MiB = 1 << 20
 
 
@@ -118,8 +116,7 @@ def _work(connection: Connection, tools: Any, limits: IsolationLimits) -> NoRetu
 
 
 def _bound(limits: IsolationLimits) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     os.nice(limits.niceness)
     loaded = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _lower(resource.RLIMIT_AS, loaded + limits.stack_bytes + limits.memory_bytes)

@@ -6,26 +6,23 @@ process ends; its supervisor starts another one and resubmits the requests that 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
 import sys
 
 from dure.errors import DureError
+from dure.processes import end_with_parent
 from dure.worker import protocol as msg
 from dure.worker.connection import SupervisorConnection
 from dure.worker.embedding_server import EmbeddingServer
 from dure.worker.generator import Generator
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
 
 def main() -> None:
     """Run an engine for the supervisor whose socket is the only argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
     unix = socket.socket(socket.AF_UNIX)
     unix.connect(sys.argv[1])
     supervisor = SupervisorConnection(unix)

@@ -5,18 +5,17 @@ Knows the kernel's tree of processes. Refuses to know what a rank does.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
 from functools import cache
 
 import psutil
 
+from dure.processes import end_with_parent
+
 __all__ = ["CHECK_PARENT_S", "end_if_orphaned", "end_with_guard", "remember_parents"]
 
 CHECK_PARENT_S = 1.0
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @cache
@@ -36,8 +35,7 @@ def _parents() -> tuple[int, ...]:
 
 def end_with_guard() -> None:
     """Have the kernel end this process with its guard: while MPI starts, no code here could notice."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     if os.getppid() == 1:  # it is gone already
         os._exit(1)
 
