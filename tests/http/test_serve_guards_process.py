@@ -8,21 +8,20 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from dure.errors import ResourceError, UsageError
 from dure.http.binding import bound
-from dure.http.registry import RunningServer, running_servers
+from dure.http.registry import running_servers
 from dure.http.settings import ServerSettings, check_binding
 from dure.places import runtime_directory
+from dure.processes import since_boot_s
 from tests.support.guarded_server import WAIT_S, serving, wait_for
 
 SERVER = Path(__file__).parents[1] / "support" / "guarded_server.py"
@@ -215,7 +214,7 @@ def test_a_server_is_found_while_it_runs(tmp_path: Path, monkeypatch: pytest.Mon
     with process(tmp_path) as (server, url):
         (found,) = running_servers()
         assert (found.pid, found.url, found.model) == (server.pid, url, "m")
-        assert found.started <= time.time()
+        assert 0 < found.started <= since_boot_s()
         server.send_signal(signal.SIGTERM)
         server.wait(WAIT_S)
     assert list(runtime_directory().glob("*")) == []
@@ -225,15 +224,6 @@ def test_a_server_is_found_while_it_runs(tmp_path: Path, monkeypatch: pytest.Mon
         assert len(list(runtime_directory().glob("*.json"))) == 1
         assert running_servers() == []
         assert list(runtime_directory().glob("*")) == []
-
-
-def test_a_process_number_that_is_used_again_is_not_the_server() -> None:
-    """Its start time tells."""
-    mine = psutil.Process().create_time()
-    server = RunningServer(pid=os.getpid(), process_started=mine, url="", model="", started=0)
-    other = RunningServer(pid=os.getpid(), process_started=mine - 99, url="", model="", started=0)
-    assert server.is_alive
-    assert not other.is_alive
 
 
 def test_a_server_that_cannot_leave_word_runs_all_the_same(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import platform as python_platform
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import psutil
 
 from dure.hardware.health import Health, Link, Platform
 from dure.hardware.machine import Machine
+from dure.processes import since_boot_s
 
 __all__ = ["cpus", "health", "n_cpus", "platform", "probe"]
 
@@ -109,7 +109,7 @@ def health(directory: Path) -> Health:
         throttled=_throttled(),
         clock_mhz=float(frequency.current) if frequency else None,
         load=psutil.getloadavg()[0],
-        up_s=time.time() - psutil.boot_time(),
+        up_s=since_boot_s(),
         available_bytes=int(psutil.virtual_memory().available),
         disk_free_bytes=_free(directory),
         links=_links(),

@@ -1,6 +1,6 @@
 """Lists the servers that run on this machine, for `dure ps` and `dure stop`: one small file each.
 
-Knows processes by id and start time, so that an id that is used again is never mistaken.
+Knows processes by id and identity, so that an id that is used again is never mistaken.
 Refuses to know what a server does.
 """
 
@@ -14,25 +14,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from dure.places import runtime_directories, runtime_directory
+from dure.processes import identity_of, since_boot_s
 
 __all__ = ["RunningServer", "registered", "running_servers"]
 
 _log = logging.getLogger("dure.serve")
-_SAME_START_S = 2.0  # start times are computed from the clock, which may be set
 
 
 class RunningServer(msgspec.Struct, frozen=True, kw_only=True):
-    """A server as other processes find it; times are seconds since 1970.
+    """A server as other processes find it.
 
-    url: `http://127.0.0.1:8080`, or `unix:/path`. process_started: when its process was started.
-    key: an API key for this user's own commands; "" if the server wants none.
+    process: its identity, beside its number. url: `http://127.0.0.1:8080`, or `unix:/path`. started: in
+    seconds since the machine's start. key: an API key for this user's own commands; "" if the server wants
+    none.
     """
 
     pid: int
-    process_started: float
+    process: str
     url: str
     model: str
     started: float
@@ -41,14 +41,7 @@ class RunningServer(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_alive(self) -> bool:
         """Whether this very process still runs."""
-        try:
-            process = psutil.Process(self.pid)
-            gone = process.status() == psutil.STATUS_ZOMBIE
-            return not gone and abs(process.create_time() - self.process_started) < _SAME_START_S
-        except psutil.NoSuchProcess:
-            return False
-        except psutil.Error:  # it is there, but another user's
-            return True
+        return identity_of(self.pid) == self.process
 
 
 def running_servers(directory: Path | None = None) -> list[RunningServer]:
@@ -73,17 +66,17 @@ def _read(path: Path) -> RunningServer | None:
 
 
 @contextmanager
-def registered(url: str, model: str, started: float, key: str = "") -> Iterator[None]:
+def registered(url: str, model: str, key: str = "") -> Iterator[None]:
     """List this process as serving at `url` until the block ends.
 
     If the file cannot be written the server runs all the same, and the log says so.
     """
     server = RunningServer(
         pid=os.getpid(),
-        process_started=psutil.Process().create_time(),
+        process=identity_of(os.getpid()),
         url=url,
         model=model,
-        started=started,
+        started=since_boot_s(),
         key=key,
     )
     path = _write(server)

@@ -78,7 +78,7 @@ def serve(
         async def run() -> None:
             with server.capture_signals():
                 async with around or nullcontext():
-                    with registered(binding.url, model, time.time(), own_key):
+                    with registered(binding.url, model, own_key):
                         await server.serve(list(binding.sockets))
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -9,12 +9,12 @@ import http.client
 import json
 import socket
 import ssl
-import time
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dure.http.registry import RunningServer
+from dure.processes import since_boot_s
 
 __all__ = ["ServerStatus", "server_status"]
 
@@ -57,7 +57,7 @@ def server_status(server: RunningServer) -> ServerStatus:
         generated_tokens=int(metrics.get("dure_generated_tokens_total", 0)),
         tokens_per_s=n_following / seconds if seconds else 0.0,
         kv_cache_used=metrics.get("dure_kv_positions_used", 0.0) / n_positions,
-        up_s=int(time.time() - server.started),
+        up_s=int(since_boot_s() - server.started),
     )
 
 
