@@ -10,10 +10,11 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
-__all__ = ["end_with_parent", "identity_of", "since_boot_s"]
+__all__ = ["Moment", "end_with_parent", "identity_of", "since_boot_s"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _START = 22  # the field of /proc/PID/stat, counted from 1: ticks from boot to the process's start
@@ -36,10 +37,41 @@ def identity_of(pid: int) -> str:
             return ""
         if sys.platform != "linux":
             return f"{process.create_time()}"  # the kernel keeps the time at the start
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         after_name = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2]
-        return f"{boot}:{after_name.split()[_START - 3]}"
+        return f"{_boot()}:{after_name.split()[_START - 3]}"
     except (psutil.NoSuchProcess, OSError):
+        return ""
+
+
+class Moment(NamedTuple):
+    """A point in time. time: of day, in seconds since 1970. boot: names the start of the machine from which
+    since_boot_s counts; "" if it has no name.
+    """
+
+    time: float
+    boot: str = ""
+    since_boot_s: float = 0.0
+
+    @classmethod
+    def now(cls) -> Moment:
+        """Return this one."""
+        return cls(time.time(), _boot(), since_boot_s())
+
+    def after(self, seconds: float) -> Moment:
+        """Return the moment some seconds later."""
+        return Moment(self.time + seconds, self.boot, self.since_boot_s + seconds)
+
+    def has_come(self, now: Moment) -> bool:
+        """Return whether it is now or in the past: by the time of day only if the machine has restarted."""
+        if self.boot and self.boot == now.boot:
+            return self.since_boot_s <= now.since_boot_s
+        return self.time <= now.time
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
         return ""
 
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import gguf
+import httpx2
 import numpy as np
 import pytest
 
 from dure.errors import DureError, ModelError, ResourceError, UsageError
 from dure.model.store import Library, StoredModel, parse_name
-from dure.model.store.download import Patience
+from dure.model.store.download import Patience, retry_after
 from dure.model.store.hub import Hub
 from dure.model.store.pull import Pulled, pull
 from dure.model.store.watching import SilentWatcher
@@ -549,3 +550,20 @@ def test_a_record_that_was_spoilt_leaves_a_model_put_there_by_hand(bring: Puller
     (model,) = bring.library.models()
     assert (model.name, model.record) == (FILE, None)
     assert isinstance(bring.library.find(FILE), StoredModel)
+
+
+@pytest.mark.parametrize(
+    ("retry", "date", "seconds"),
+    [
+        ("7", "", 7.0),
+        ("Wed, 02 Jan 1980 03:05:00 GMT", "Wed, 02 Jan 1980 03:04:00 GMT", 60.0),
+        ("Wed, 02 Jan 1980 03:04:00 GMT", "Wed, 02 Jan 1980 03:05:00 GMT", 0.0),
+        ("soon", "", None),
+    ],
+)
+def test_a_pause_that_a_server_asks_for_is_counted_by_its_own_clock(
+    retry: str, date: str, seconds: float | None
+) -> None:
+    """A date to wait for is compared with the date of the answer, not with this machine's clock."""
+    answer = httpx2.Response(429, headers={"retry-after": retry, "date": date})
+    assert retry_after(answer) == seconds

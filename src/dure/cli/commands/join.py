@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from dure.cli.terminal.clock import warn_of_clock
 from dure.cli.terminal.console import errors, write
 from dure.cluster.trust.discovery import JOIN_SERVICE, find
 from dure.cluster.trust.identity import Credentials, check_name
@@ -66,6 +67,7 @@ def join(
     if as_json:
         _print_line(node)
     errors.print(f"this machine is {node.name} of cluster {node.cluster}", markup=False)
+    warn_of_clock(Credentials(node_directory()))
     errors.print("next: `dure node` answers the root", markup=False)
 
 

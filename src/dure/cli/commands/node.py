@@ -8,12 +8,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from dure.cli.terminal.clock import warn_of_clock
 from dure.cli.terminal.console import bytes_text, errors, output, print_json
 from dure.cli.terminal.parameters import Json, ServiceUser
 from dure.cluster.node.process import forget, run_node
 from dure.cluster.node.service import install_node
 from dure.cluster.node.shards import ShardStore
 from dure.cluster.software import NODE_UNIT
+from dure.cluster.trust.identity import Credentials
 from dure.cluster.trust.joining import JOIN_PORT, NodeFile
 from dure.errors import ResourceError, UsageError
 from dure.places import cluster_directory, node_directory
@@ -64,8 +66,11 @@ def run(
 
     Example: dure node
     """
+    directory = node_directory()
+    if (own := Credentials(directory)).exist:
+        warn_of_clock(own)
     run_node(
-        node_directory(),
+        directory,
         host,
         port,
         _announce,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from dure.cluster.trust.identity import (
 )
 from dure.cluster.trust.invitation import Code, Invitation, redeem
 from dure.errors import ClusterError, UsageError
+from dure.processes import Moment
 from dure.whole_file import write_whole
 
 __all__ = ["Cluster", "Member", "NameTakenError"]
@@ -92,7 +92,7 @@ class Cluster:
     @property
     def members(self) -> list[Member]:
         """The nodes, in the order in which they joined."""
-        return sorted(self._read().members.values(), key=lambda member: member.joined)
+        return list(self._read().members.values())
 
     def member(self, name: str) -> Member:
         """Return the node of this name. Raises UsageError that names the nodes there are."""
@@ -111,12 +111,12 @@ class Cluster:
 
     def invite(self, valid_s: float) -> Code:
         """Make a code, good for one machine and valid_s seconds."""
-        code, now = Code.new(self.authority.fingerprint), time.time()
+        code, now = Code.new(self.authority.fingerprint), Moment.now()
         with self._changing() as state:
             state.invitations = [
-                i for i in state.invitations if i.expires > now - FORGET_INVITATIONS_S
+                i for i in state.invitations if not i.end.after(FORGET_INVITATIONS_S).has_come(now)
             ]
-            state.invitations.append(Invitation(code.digest, now + valid_s))
+            state.invitations.append(Invitation.until(now.after(valid_s), code.digest))
         self.events.add("invited", valid_s=valid_s)
         return code
 
@@ -127,7 +127,7 @@ class Cluster:
         name or request are bad. Nothing has changed then.
         """
         check_name(name)
-        now = time.time()
+        now = Moment.now()
         with self._changing() as state:
             redeem(state.invitations, secret, name, now)
             if name in state.members or name == ROOT_NAME:
@@ -136,7 +136,7 @@ class Cluster:
                     f"join with --name OTHER, or first `dure cluster remove {name}` on the root",
                 )
             certificate, serial = self.authority.sign(request, name)
-            state.members[name] = Member(name, host, port, serial, now)
+            state.members[name] = Member(name, host, port, serial, now.time)
         self.events.add("joined", node=name, host=host, port=port)
         return certificate
 

@@ -6,21 +6,26 @@ Knows TLS sockets, JSON, and what each way to fail means for a user. Refuses to 
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self, TypeVar
 
 import msgspec
+from cryptography import x509
 
+from dure.cluster.trust.clocks import ClockError, apart, check_dates
 from dure.errors import ClusterError, ErrorRecord
 
 __all__ = ["ErrorAnswer", "NodeConnection", "RequestRefusedError", "UnreachableError"]
 
 T = TypeVar("T")
 ANSWER_S = 10.0
+_NOT_NOW = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 _OTHER_WORDS_CURE = "install the same version on all machines"
 
 
@@ -84,6 +89,7 @@ class NodeConnection:
     ) -> None:
         self._connection = _NamedHttpsConnection(*address, context, name, timeout_s)
         self._check, self._if_silent, self._name = check, if_silent, name
+        self._address = address
         self._place = f"{name} at {address[0]}:{address[1]}"
 
     def __enter__(self) -> Self:
@@ -137,6 +143,8 @@ class NodeConnection:
             response = connection.getresponse()
             return response.status, response.read()
         except ssl.SSLCertVerificationError as error:
+            if error.verify_code in _NOT_NOW:
+                self._check_dates()
             raise ClusterError(
                 f"{place} is not who it should be ({error.verify_message})",
                 "join it again, and look at who has that address",
@@ -150,6 +158,12 @@ class NodeConnection:
             ) from error
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
+
+    def _check_dates(self) -> None:
+        """Raise ClockError if the certificate there is not valid now. The authority made it."""
+        with contextlib.suppress(OSError, ValueError):  # it has gone
+            certificate = x509.load_der_x509_certificate(_certificate_at(self._address))
+            check_dates(certificate, f"{self._name}'s", datetime.now(UTC))
 
     def _unreachable(self, error: OSError | http.client.HTTPException) -> UnreachableError:
         silent = f"{self._place} does not answer"
@@ -172,7 +186,7 @@ class NodeConnection:
                 f"{self._name} answers in another dure's words ({error})", _OTHER_WORDS_CURE
             ) from error
 
-    def _refused(self, status: int, text: bytes) -> RequestRefusedError:
+    def _refused(self, status: int, text: bytes) -> ClusterError:
         refuses = f"{self._place} refuses"
         try:
             answer = msgspec.json.decode(text, type=ErrorAnswer)
@@ -180,9 +194,22 @@ class NodeConnection:
             return RequestRefusedError(f"{refuses}: HTTP status {status}")
         if (error := answer.error) is None:
             return RequestRefusedError(f"{refuses}: {answer.detail}")
+        if error.kind == ClockError.__name__:
+            return apart(self._place, error.facts["now"])
         return RequestRefusedError(
             f"{refuses}: {error.problem}", error.cure, kind=error.kind, reason=error.problem
         )
+
+
+def _certificate_at(address: tuple[str, int]) -> bytes:
+    """Return the certificate (DER) of whoever answers there; nothing is said to them. Raises OSError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection(address, ANSWER_S) as plain,
+        context.wrap_socket(plain) as tls,
+    ):
+        return _peer_certificate(tls)
 
 
 def _peer_certificate(sock: socket.socket | None) -> bytes:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from dure.cluster.trust.clocks import CLOCKS_DIFFER
 from dure.errors import ClusterError, UsageError
 from dure.whole_file import write_whole
 
@@ -38,7 +39,9 @@ __all__ = [
 
 ROOT_NAME = "dure-root"  # in its certificate
 AUTHORITY_YEARS, LEAF_YEARS = 30, 10
-CLOCKS_DIFFER = datetime.timedelta(days=1)  # a board without a clock battery wakes up in the past
+_NO_CHECK_TIME = (
+    0x200000  # X509_V_FLAG_NO_CHECK_TIME of openssl/x509_vfy.h, which Python does not name
+)
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ANSWERS, _ASKS = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 
@@ -88,8 +91,12 @@ class Credentials:
     @property
     def name(self) -> str:
         """The name in the certificate."""
-        certificate = x509.load_pem_x509_certificate(self.certificate.read_bytes())
-        return _name_of(certificate.subject)
+        return _name_of(self.loaded.subject)
+
+    @property
+    def loaded(self) -> x509.Certificate:
+        """The machine's own certificate."""
+        return x509.load_pem_x509_certificate(self.certificate.read_bytes())
 
     def write(self, key: bytes, certificate: bytes, authority: bytes) -> None:
         """Write all three (PEM). Raises OSError."""
@@ -192,12 +199,14 @@ class Authority:
         return _pem(certificate), certificate.serial_number
 
     def revocations(self, serials: Iterable[int]) -> bytes:
-        """Return the signed list of revoked certificates (PEM)."""
+        """Return the signed list of revoked certificates (PEM), valid as long as the authority has been:
+        a list that was made while the clock was ahead must not be unknown once it is right.
+        """
         now = _now()
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
-            .last_update(now - CLOCKS_DIFFER)
+            .last_update(self.certificate.not_valid_before_utc)
             .next_update(now + datetime.timedelta(days=365 * AUTHORITY_YEARS))
         )
         for serial in serials:
@@ -214,13 +223,16 @@ class Authority:
 
 
 def answering_context(own: Credentials) -> ssl.SSLContext:
-    """Return the TLS context of a node's server: it lets in whom this cluster's authority lets ask."""
+    """Return the TLS context of a node's server: it lets in whom this cluster's authority lets ask.
+
+    At any time: `NodeServer` refuses whoever's certificate is not valid now, in words that say why.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(own.certificate, own.key)
     context.load_verify_locations(own.authority)
     context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VerifyFlags(_NO_CHECK_TIME)
     return context
 
 

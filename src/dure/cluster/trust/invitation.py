@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from dure.errors import ClusterError, UsageError
+from dure.processes import Moment
 
 __all__ = ["Code", "CodeRefusedError", "Invitation", "redeem"]
 
@@ -69,14 +70,29 @@ class Code(msgspec.Struct, frozen=True):
 
 
 class Invitation(msgspec.Struct):
-    """What the root stores of a code. expires: in seconds since 1970. used_by: the node that joined."""
+    """What the root stores of a code.
+
+    expires, boot, expires_since_boot: when, as `Moment` has it. used_by: the node that joined.
+    """
 
     digest: str
     expires: float
     used_by: str = ""
+    boot: str = ""
+    expires_since_boot_s: float = 0.0
+
+    @classmethod
+    def until(cls, end: Moment, digest: str) -> Invitation:
+        """Return one that is good until then, however the clock is set meanwhile."""
+        return cls(digest, end.time, "", end.boot, end.since_boot_s)
+
+    @property
+    def end(self) -> Moment:
+        """When it expires."""
+        return Moment(self.expires, self.boot, self.expires_since_boot_s)
 
 
-def redeem(invitations: Sequence[Invitation], secret: str, node: str, now: float) -> None:
+def redeem(invitations: Sequence[Invitation], secret: str, node: str, now: Moment) -> None:
     """Mark the invitation with this secret as used. Raises CodeRefusedError; nothing has changed then."""
     digest = Code("", secret).digest
     matching = [one for one in invitations if hmac.compare_digest(one.digest, digest)]
@@ -84,7 +100,7 @@ def redeem(invitations: Sequence[Invitation], secret: str, node: str, now: float
         raise CodeRefusedError("the code is not one of this cluster's", "look for a typing mistake")
     if matching[0].used_by:
         raise CodeRefusedError(f"the code was used by {matching[0].used_by}", _ANOTHER_CODE)
-    if matching[0].expires < now:
+    if matching[0].end.has_come(now):
         raise CodeRefusedError("the code has expired", _ANOTHER_CODE)
     matching[0].used_by = node
 

@@ -328,7 +328,10 @@ def lost(error: httpx2.TransportError) -> str:
 
 
 def retry_after(response: httpx2.Response) -> float | None:
-    """Return the answer's Retry-After in seconds, if it has one; it may be a number or a date."""
+    """Return the answer's Retry-After in seconds, if it has one; it may be a number or a date.
+
+    A date is one of the server's clock, which the answer has too.
+    """
     text = response.headers.get("retry-after")
     if text is None:
         return None
@@ -336,12 +339,19 @@ def retry_after(response: httpx2.Response) -> float | None:
         return max(0.0, float(text))
     except ValueError:
         pass
+    then, now = _date(text), _date(response.headers.get("date", ""))
+    if then is None:
+        return None
+    return max(0.0, (then - (now or datetime.now(UTC))).total_seconds())
+
+
+def _date(text: str) -> datetime | None:
+    """Return a date as HTTP writes it; None if it is none."""
     try:
-        then = parsedate_to_datetime(text)
+        date = parsedate_to_datetime(text)
     except ValueError:
         return None
-    then = then if then.tzinfo else then.replace(tzinfo=UTC)
-    return max(0.0, (then - datetime.now(UTC)).total_seconds())
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def _refused(source: Source, response: httpx2.Response) -> DureError:
