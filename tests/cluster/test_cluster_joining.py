@@ -133,6 +133,42 @@ def test_a_node_that_has_moved_is_found_again(three: list[Machine]) -> None:
     assert told["host"] == one.host.address
 
 
+def test_addresses_that_lead_nowhere_are_passed_over(three: list[Machine]) -> None:
+    """As those of containers and tunnels: here they come first, as both machines seem to be in one network,
+    and nobody answers there. The root is found by who joins, and so is a node that has moved.
+    """
+    root, one, _ = three
+    with_dead_network(root, root.host.address, "10.0.0.1/24")
+    with_dead_network(one, one.host.address, "10.0.0.2/24")
+    root.dure("cluster", "init")
+    assert f"this machine is {one.name} of cluster home" in joins(one, invited(root))
+    ip(one, "address", "del", f"{one.host.address}/32", "dev", one.host.device)
+    with_network(one, "10.213.0.77")
+    one.start("node", says=f"{one.name} of home at")
+    assert nodes_of(root) == {one.name: True}
+    assert json.loads(root.dure("cluster", "status", "--json"))["nodes"][0]["host"] == "10.213.0.77"
+
+
+def with_dead_network(machine: Machine, address: str, dead: str) -> None:
+    """Leave a machine its way to the others, but only this network that leads nowhere."""
+    ip(machine, "address", "del", f"{address}/24", "dev", machine.host.device)
+    with_network(machine, address)
+    ip(machine, "link", "add", "dead0", "type", "veth", "peer", "name", "dead1")
+    ip(machine, "address", "add", dead, "dev", "dead0")
+    for device in ("dead0", "dead1"):
+        ip(machine, "link", "set", device, "up")
+
+
+def with_network(machine: Machine, address: str) -> None:
+    """Give a machine an address that is in no network, and a route to the others."""
+    ip(machine, "address", "add", f"{address}/32", "dev", machine.host.device)
+    ip(machine, "route", "replace", "10.213.0.0/24", "dev", machine.host.device)
+
+
+def ip(machine: Machine, *words: str) -> None:
+    subprocess.run(["ip", "-n", machine.name, *words], check=True)
+
+
 def test_a_node_says_whose_it_is_and_leaves(three: list[Machine]) -> None:
     """Not while it runs; then nothing of it is left, and what lay beside it is."""
     root, one, _ = three

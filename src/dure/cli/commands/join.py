@@ -11,10 +11,10 @@ import typer
 
 from dure.cli.terminal.clock import warn_of_clock
 from dure.cli.terminal.console import errors, write
-from dure.cluster.trust.discovery import JOIN_SERVICE, find
+from dure.cluster.trust.discovery import JOIN_SERVICE, Address, found
 from dure.cluster.trust.identity import Credentials, check_name
 from dure.cluster.trust.invitation import Code
-from dure.cluster.trust.joining import JOIN_PORT, NODE_PORT, NodeFile
+from dure.cluster.trust.joining import JOIN_PORT, NODE_PORT, NodeFile, is_root
 from dure.cluster.trust.joining import join as join_cluster
 from dure.errors import ClusterError, DureError, ErrorRecord, UsageError
 from dure.places import node_directory
@@ -94,17 +94,21 @@ def _host_name() -> str:
     return socket.gethostname().partition(".")[0].lower().replace("_", "-")
 
 
-def _address(root: str | None, code: Code) -> tuple[str, int]:
+def _address(root: str | None, code: Code) -> Address:
     if root is None:
         errors.print("looking for the root", markup=False)
-        found = find(JOIN_SERVICE, "authority", code.authority, FIND_S)
-        if not found:
+
+        def proven(address: Address) -> Address | None:
+            return address if is_root(code, address) else None
+
+        at = found(JOIN_SERVICE, "authority", code.authority, FIND_S, proven)
+        if at is None:
             raise ClusterError(
                 f"the code's root was not found within {FIND_S:g} s",
                 "does `dure cluster invite` run there, and is the code from it? On another network, "
                 "give --root HOST",
             )
-        return found[0]
+        return at
     host, colon, port = root.rpartition(":")
     if not colon or "]" in port or (host.count(":") and not host.startswith("[")):
         return root.strip("[]"), JOIN_PORT  # no port, or an IPv6 address

@@ -16,7 +16,7 @@ import msgspec
 from dure.cluster.node_api import NodeClient
 from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.trust.connection import NodeConnection
-from dure.cluster.trust.discovery import NODE_SERVICE, find
+from dure.cluster.trust.discovery import NODE_SERVICE, Address, found
 from dure.cluster.trust.identity import ROOT_NAME, asking_context
 from dure.errors import ClusterError
 from dure.hardware.health import Health, Platform
@@ -73,17 +73,22 @@ class Nodes:
         self, member: Member, context: ssl.SSLContext, timeout_s: float
     ) -> NodeReport | None:
         """Look for a node at another address, and remember that; None if it is nowhere."""
-        for host, port in find(NODE_SERVICE, "name", member.name, FIND_S):
-            moved = msgspec.structs.replace(member, host=host, port=port)
+
+        def proven(address: Address) -> NodeReport | None:
+            moved = msgspec.structs.replace(member, host=address[0], port=address[1])
             if moved == member:
-                continue
+                return None
             try:
-                report = _facts_of(moved, context, timeout_s)
-            except ClusterError:  # somebody says that name who cannot prove it
-                continue
-            self._cluster.move(member.name, host, port)
-            return report
-        return None
+                return _facts_of(moved, context, timeout_s)
+            except (
+                ClusterError
+            ):  # nobody is there, or somebody who says that name and cannot prove it
+                return None
+
+        report = found(NODE_SERVICE, "name", member.name, FIND_S, proven)
+        if report is not None:
+            self._cluster.move(member.name, report.member.host, report.member.port)
+        return report
 
 
 def _client(member: Member, context: ssl.SSLContext, timeout_s: float) -> NodeClient:

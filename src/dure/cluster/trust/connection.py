@@ -10,7 +10,7 @@ import contextlib
 import http.client
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self, TypeVar
@@ -128,20 +128,38 @@ class NodeConnection:
             self._connection.close()
             raise
 
+    def prove(self) -> None:
+        """Connect, and have whoever answers prove who it is. Raises as `ask` does."""
+        try:
+            with self._explaining():
+                self._connect()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _connect(self) -> None:
+        if self._connection.sock is None:
+            self._connection.connect()
+            self._check(_peer_certificate(self._connection.sock))
+
     def _exchange(
         self, method: str, path: str, body: msgspec.Struct | bytes | None, headers: dict[str, str]
     ) -> tuple[int, bytes]:
         """Return the status and the body of the answer."""
-        connection, place = self._connection, self._place
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
-        try:
-            if connection.sock is None:
-                connection.connect()
-                self._check(_peer_certificate(connection.sock))
+        with self._explaining():
+            self._connect()
             data = msgspec.json.encode(body) if isinstance(body, msgspec.Struct) else body
-            connection.request(method, path, data, {"content-type": kind, **headers})
-            response = connection.getresponse()
+            self._connection.request(method, path, data, {"content-type": kind, **headers})
+            response = self._connection.getresponse()
             return response.status, response.read()
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Say what a failure in the block means for a user."""
+        place = self._place
+        try:
+            yield
         except ssl.SSLCertVerificationError as error:
             if error.verify_code in _NOT_NOW:
                 self._check_dates()

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import psutil
 from zeroconf import Error as ZeroconfError
 from zeroconf import InterfaceChoice, ServiceBrowser, ServiceInfo, ServiceListener, Zeroconf
 
-__all__ = ["JOIN_SERVICE", "NODE_SERVICE", "announced", "find"]
+__all__ = ["JOIN_SERVICE", "NODE_SERVICE", "Address", "announced", "found"]
+
+T = TypeVar("T")
+Address = tuple[str, int]
 
 JOIN_SERVICE = "_dure-join._tcp.local."
 NODE_SERVICE = "_dure-node._tcp.local."
 ASK_MS = 1000
+AT_ONCE = 16  # addresses of one machine, the likeliest first
 CHECK_EVERY_S = 5.0  # whether this machine's addresses have changed
 
 
@@ -103,12 +109,30 @@ class _ServiceNames(ServiceListener):
         """Ignore a service that has gone."""
 
 
-def find(kind: str, key: str, value: str, timeout_s: float) -> list[tuple[str, int]]:
-    """Return the addresses of the first service of a kind whose `key` is `value`; [] if none is."""
+def found(
+    kind: str, key: str, value: str, timeout_s: float, proven: Callable[[Address], T | None]
+) -> T | None:
+    """Return what a service of a kind, whose `key` is `value`, proves at one of its addresses.
+
+    proven: asks whoever answers at an address who they are; None if they cannot prove it. All addresses of
+    a machine are asked at once, as some may lead nowhere: those of containers, tunnels and other networks.
+    None if nothing is proven, timeout_s after the last service has been seen.
+    """
+    with contextlib.closing(_seen(kind, key, value, timeout_s)) as services:
+        for addresses in services:
+            if (proof := _first_proof(addresses, proven)) is not None:
+                return proof
+    return None
+
+
+def _seen(
+    kind: str, key: str, value: str, timeout_s: float
+) -> Generator[list[Address], None, None]:
+    """Yield the addresses of every such service that is seen in time."""
     try:
         zeroconf = Zeroconf(interfaces=InterfaceChoice.All)
     except (OSError, ZeroconfError):
-        return []
+        return
     try:
         services = _ServiceNames()
         ServiceBrowser(zeroconf, kind, listener=services)
@@ -118,11 +142,28 @@ def find(kind: str, key: str, value: str, timeout_s: float) -> list[tuple[str, i
                 n_asked += 1
                 info = zeroconf.get_service_info(kind, name, ASK_MS)
                 if info is not None and info.properties.get(key.encode()) == value.encode():
-                    return [(str(a), int(info.port or 0)) for a in _reachable_first(info)]
+                    yield [(str(a), int(info.port or 0)) for a in _reachable_first(info)]
             time.sleep(0.05)
-        return []
     finally:
         zeroconf.close()
+
+
+def _first_proof(addresses: Sequence[Address], proven: Callable[[Address], T | None]) -> T | None:
+    """Return the first proof that comes from any address; what still waits then is left to itself."""
+    proofs: queue.SimpleQueue[T | None] = queue.SimpleQueue()
+
+    def ask(address: Address) -> None:
+        proof = None
+        try:
+            proof = proven(address)
+        finally:
+            proofs.put(proof)
+
+    asked = addresses[:AT_ONCE]
+    for address in asked:
+        threading.Thread(target=ask, args=(address,), daemon=True).start()
+    answers = (proofs.get() for _ in asked)
+    return next((proof for proof in answers if proof is not None), None)
 
 
 def _reachable_first(info: ServiceInfo) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:

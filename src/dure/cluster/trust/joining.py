@@ -19,7 +19,16 @@ from dure.cluster.trust.identity import ROOT_NAME, Credentials, fingerprint, new
 from dure.cluster.trust.invitation import Code
 from dure.errors import ClusterError
 
-__all__ = ["JOIN_PATH", "JOIN_PORT", "NODE_PORT", "JoinAnswer", "JoinRequest", "NodeFile", "join"]
+__all__ = [
+    "JOIN_PATH",
+    "JOIN_PORT",
+    "NODE_PORT",
+    "JoinAnswer",
+    "JoinRequest",
+    "NodeFile",
+    "is_root",
+    "join",
+]
 
 JOIN_PORT, NODE_PORT = 7473, 7474
 JOIN_PATH = "/join"
@@ -80,8 +89,24 @@ def join(directory: Path, code: Code, address: tuple[str, int], name: str, port:
     return node
 
 
+def is_root(code: Code, address: tuple[str, int]) -> bool:
+    """Return whether the code's root answers at this address; nothing is sent there."""
+    try:
+        with _connected(code, address) as connection:
+            connection.prove()
+    except ClusterError:
+        return False
+    return True
+
+
 def _asked(code: Code, address: tuple[str, int], request: JoinRequest) -> JoinAnswer:
     """Send the request, if whoever answers at `address` proves to be the code's authority."""
+    with _connected(code, address) as connection:
+        return connection.ask("POST", JOIN_PATH, JoinAnswer, request)
+
+
+def _connected(code: Code, address: tuple[str, int]) -> NodeConnection:
+    """Return a connection that refuses whoever is not the code's authority."""
 
     def check(certificate: bytes) -> None:
         if not code.names(fingerprint(certificate)):
@@ -94,8 +119,7 @@ def _asked(code: Code, address: tuple[str, int], request: JoinRequest) -> JoinAn
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     silent = "run `dure cluster invite` on the root, and keep it running"
-    with NodeConnection(address, context, ROOT_NAME, check=check, if_silent=silent) as connection:
-        return connection.ask("POST", JOIN_PATH, JoinAnswer, request)
+    return NodeConnection(address, context, ROOT_NAME, check=check, if_silent=silent)
 
 
 def _certificates(answer: JoinAnswer, code: Code) -> tuple[bytes, bytes]:
