@@ -34,6 +34,7 @@ from dure.chat.task import (
 from dure.errors import BusyError, EngineError, UsageError
 from dure.generate.request import Sampling, Timings
 from dure.http.problems import Problem
+from dure.http.sse import Silence
 from dure.http.unused_fields import UnusedFields, collecting
 from dure.serve.anthropic import anthropic_error, router
 from dure.serve.anthropic.answer import MessageAnswer
@@ -656,7 +657,7 @@ def test_a_silent_stream_pings(engine: ScriptedEngine) -> None:
     body = {"model": "any", "max_tokens": 64, "messages": [USER], "stream": True}
     pings = 0
     with (
-        served(state_of(engine, keep_alive_s=0.05), [router()]) as server,
+        served(state_of(engine, silence=Silence(comment_s=0.05)), [router()]) as server,
         httpx.stream("POST", f"{server.url}/v1/messages", json=body) as answer,
     ):
         for line in answer.iter_lines():

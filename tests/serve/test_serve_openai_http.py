@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from dure.errors import BusyError, EngineError
+from dure.http.sse import Silence
 from tests.support.serving import Script, ScriptedEngine, Served, served, state_of, vocabulary
 
 CHAT = "/v1/chat/completions"
@@ -21,7 +22,9 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
-    with served(state_of(ScriptedEngine(), keep_alive_s=0.05, aliases=("demo",))) as running:
+    with served(
+        state_of(ScriptedEngine(), silence=Silence(comment_s=0.05), aliases=("demo",))
+    ) as running:
         yield running
 
 

@@ -38,6 +38,7 @@ class ServerSettings:
     idle_timeout_s: how long a connection is kept between requests.
     slow_client_timeout_s: how long a client may leave its answer unread.
     keep_alive_comment_s: silence after which a stream gets a comment.
+    keep_alive_event_s: silence, comments aside, after which it gets an event that adds nothing.
     deadline_s: how long running answers may go on once the server stops.
     """
 
@@ -61,6 +62,7 @@ class ServerSettings:
     idle_timeout_s: float = 75.0
     slow_client_timeout_s: float = 30.0
     keep_alive_comment_s: float = 5.0
+    keep_alive_event_s: float = 20.0
     deadline_s: float = 30.0
     insecure: bool = False
     log_format: LogFormat = "text"
@@ -103,6 +105,7 @@ _LOWEST: dict[str, float] = {
     "idle_timeout_s": 0.1,
     "slow_client_timeout_s": 0.1,
     "keep_alive_comment_s": 0.01,
+    "keep_alive_event_s": 0.01,
     "deadline_s": 0,
 }
 

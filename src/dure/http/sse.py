@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from dure.errors import DureError
 
-__all__ = ["EventStream", "opened", "sse", "while_connected"]
+__all__ = ["EventStream", "Silence", "opened", "sse", "while_connected"]
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -38,11 +39,22 @@ def sse(data: object, event: str | None = None) -> bytes:
     return b"event: " + event.encode() + b"\ndata: " + _encode(data) + b"\n\n"
 
 
+@dataclass(frozen=True)
+class Silence:
+    """How long a stream may be silent: comment_s until a comment, event_s until an event that has data.
+
+    A comment keeps proxies alive; clients that wait for events do not see it.
+    """
+
+    comment_s: float = 5.0
+    event_s: float = 20.0
+
+
 class EventStream(Response):
     """Sends chunks as they come, one write each, and closes them when the client hangs up.
 
-    keep_alive_s: silence after which `comment` is sent; b"" is never sent.
-    failure: makes the chunk that reports an error in the middle of the stream.
+    failure: makes the chunk that reports an error in the middle of the stream. alive: makes the event that
+    breaks a silence. comment: breaks a shorter one. b"" is never sent.
     """
 
     def __init__(
@@ -50,7 +62,8 @@ class EventStream(Response):
         chunks: Chunks,
         failure: Callable[[Exception], bytes],
         *,
-        keep_alive_s: float,
+        alive: Callable[[], bytes],
+        silence: Silence,
         comment: bytes = KEEP_ALIVE,
         media_type: str = "text/event-stream",
     ) -> None:
@@ -58,8 +71,8 @@ class EventStream(Response):
         super().__init__(None, 200, headers, media_type)
         del self.headers["content-length"]
         self._chunks, self._failure = chunks, failure
-        self._keep_alive_s, self._comment = keep_alive_s, comment
-        self._last = 0.0
+        self._alive, self._silence, self._comment = alive, silence, comment
+        self._last = self._last_event = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI)
         """Send until the chunks or the client end."""
@@ -71,22 +84,21 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        self._last = asyncio.get_running_loop().time()
-        beat = asyncio.create_task(self._beat(send)) if self._comment else None
+        self._last = self._last_event = asyncio.get_running_loop().time()
+        beat = asyncio.create_task(self._beat(send))
         try:
             await self._send_chunks(send)
         finally:
-            if beat is not None:
-                beat.cancel()
-                with suppress(asyncio.CancelledError):
-                    await beat
+            beat.cancel()
+            with suppress(asyncio.CancelledError):
+                await beat
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_chunks(self, send: Send) -> None:
         clock = asyncio.get_running_loop().time
         try:
             async for chunk in self._chunks:
-                self._last = clock()
+                self._last = self._last_event = clock()
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except OSError:
             raise  # the connection is gone: there is nobody to tell
@@ -99,12 +111,19 @@ class EventStream(Response):
     async def _beat(self, send: Send) -> None:
         clock = asyncio.get_running_loop().time
         while True:
-            wait = self._last + self._keep_alive_s - clock()
-            if wait > 0:
+            now = clock()
+            event_at = self._last_event + self._silence.event_s
+            comment_at = self._last + self._silence.comment_s if self._comment else event_at
+            if (wait := min(event_at, comment_at) - now) > 0:
                 await asyncio.sleep(wait)
                 continue
-            self._last = clock()
-            await send({"type": "http.response.body", "body": self._comment, "more_body": True})
+            self._last = now
+            broken = self._comment
+            if event_at <= now:
+                self._last_event = now
+                broken = self._alive() or broken
+            if broken:
+                await send({"type": "http.response.body", "body": broken, "more_body": True})
 
 
 async def opened(chunks: Chunks, request: Request) -> Chunks | None:

@@ -17,6 +17,7 @@ from dure.chat.thinking import Think
 from dure.generate.request import Sampling
 from dure.http.server import serve
 from dure.http.settings import ServerSettings
+from dure.http.sse import Silence
 from dure.isolation import Isolation
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
@@ -115,7 +116,7 @@ def _state(plan: ServerPlan, model: ServedModel, embedding: ServedModel | None) 
         model=model,
         embedding=embedding,
         sampling=plan.sampling,
-        keep_alive_s=plan.settings.keep_alive_comment_s,
+        silence=Silence(plan.settings.keep_alive_comment_s, plan.settings.keep_alive_event_s),
         slots=plan.slots,
         think=plan.think,
         strict=plan.strict,

@@ -17,6 +17,7 @@ from dure.chat.task import ChatTask
 from dure.chat.thinking import Think, asked_to_think
 from dure.generate.request import Sampling
 from dure.http.problems import ForbiddenError
+from dure.http.sse import Silence
 from dure.http.unused_fields import let_through
 from dure.serve.served_model import LONG_TEXT, ServedModel
 
@@ -27,16 +28,16 @@ __all__ = ["CurrentServer", "ServerState", "caller_of", "current_server"]
 class ServerState:
     """One server.
 
-    embedding: a model of its own for embeddings. sampling: the default of requests. keep_alive_s:
-    silence after which a stream shows that it is alive. slots: whether /slots answers. think: for
-    requests that do not say. strict: fields that would have no effect are refused. shows_prompts: with
-    every answer, as if each request said `verbose`.
+    embedding: a model of its own for embeddings. sampling: the default of requests. silence: how
+    long a stream may be silent. slots: whether /slots answers. think: for requests that do not say.
+    strict: fields that would have no effect are refused. shows_prompts: with every answer, as if each
+    request said `verbose`.
     """
 
     model: ServedModel
     embedding: ServedModel | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    keep_alive_s: float = 10.0
+    silence: Silence = field(default_factory=Silence)
     slots: bool = True
     fingerprint: str = "b-dure"
     think: Think = "auto"

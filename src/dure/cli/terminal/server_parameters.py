@@ -219,6 +219,14 @@ class Guarding:
             help="Seconds of silence before a stream gets a comment.", rich_help_panel=GUARDS
         ),
     ] = 5.0
+    keep_alive_event: Annotated[
+        float,
+        typer.Option(
+            help="Seconds without an event before a stream gets an empty one, for clients that see no "
+            "comments.",
+            rich_help_panel=GUARDS,
+        ),
+    ] = 20.0
 
     def settings(self, serving: Serving) -> ServerSettings:
         """Return the server's settings. Raises UsageError naming an invalid value."""
@@ -240,6 +248,7 @@ class Guarding:
             slow_client_timeout_s=self.slow_client,
             idle_timeout_s=self.idle,
             keep_alive_comment_s=self.keep_alive,
+            keep_alive_event_s=self.keep_alive_event,
             insecure=self.insecure,
             log_format=serving.log_format,
             log_file=serving.log_file,

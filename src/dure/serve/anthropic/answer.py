@@ -74,6 +74,10 @@ class MessageAnswer:
             return self._begin(event.cached)
         return [*self._begin(0), *self._events(event)]
 
+    def alive(self) -> list[StreamObject]:
+        """Return a ping."""
+        return [{"type": "ping"}]
+
     def end(self) -> list[StreamObject]:
         """Return nothing: `message_stop` has been said."""
         return []

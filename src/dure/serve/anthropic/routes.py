@@ -60,7 +60,7 @@ async def create_message(
         ),
         ANTHROPIC_STREAM,
         stream=bool(body.stream),
-        keep_alive_s=server.keep_alive_s,
+        silence=server.silence,
     )
 
 

@@ -14,7 +14,15 @@ from typing import Any, Protocol, TypeVar
 from fastapi import Request, Response
 
 from dure.http.problems import Problem, json_response, problem_of
-from dure.http.sse import CLIENT_GONE, KEEP_ALIVE, EventStream, opened, sse, while_connected
+from dure.http.sse import (
+    CLIENT_GONE,
+    KEEP_ALIVE,
+    EventStream,
+    Silence,
+    opened,
+    sse,
+    while_connected,
+)
 
 __all__ = ["DialectAnswer", "StreamFraming", "StreamObject", "send_answer", "typed_sse"]
 
@@ -31,6 +39,9 @@ class DialectAnswer(Protocol[E_contra]):
 
     def feed(self, event: E_contra, /) -> list[StreamObject]:
         """Return what the stream says of the next event."""
+
+    def alive(self) -> list[StreamObject]:
+        """Return what the stream says while nothing happens, so that clients see it go on."""
 
     def end(self) -> list[StreamObject]:
         """Return what the stream says after the last event."""
@@ -82,12 +93,9 @@ async def send_answer(
     framing: StreamFraming,
     *,
     stream: bool,
-    keep_alive_s: float,
+    silence: Silence,
 ) -> Response:
-    """Send an answer, whole or as a stream. The engine's work ends with the client.
-
-    keep_alive_s: silence after which a stream shows that it is alive.
-    """
+    """Send an answer, whole or as a stream. The engine's work ends with the client."""
     if not stream:
         return await while_connected(request, _whole(events, dialect))
     chunks = await opened(_chunks(events, dialect, framing), request)
@@ -100,7 +108,8 @@ async def send_answer(
     return EventStream(
         chunks,
         failure,
-        keep_alive_s=keep_alive_s,
+        alive=lambda: framing.framed(dialect.alive()),
+        silence=silence,
         comment=framing.keep_alive,
         media_type=framing.media_type,
     )

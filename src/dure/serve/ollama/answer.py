@@ -115,6 +115,10 @@ class OllamaAnswer:
             case _:
                 return []
 
+    def alive(self) -> list[StreamObject]:
+        """Return a line that adds nothing; none once the last line has been written."""
+        return [] if self._end else [self._line()]
+
     def end(self) -> list[StreamObject]:
         """Return nothing: the last line has been written."""
         return []

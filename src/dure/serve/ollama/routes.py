@@ -63,7 +63,7 @@ def _line(value: StreamObject) -> bytes:
     return _encode(value) + b"\n"
 
 
-# A silent stream stays silent: every line is an answer's, and clients parse empty ones too.
+# No comments: every line is an answer's, and clients parse empty ones too.
 OLLAMA_STREAM = StreamFraming(_line, "application/x-ndjson", keep_alive=b"")
 
 
@@ -131,9 +131,9 @@ async def _answered(
     request: Request,
     server: ServerState,
 ) -> Response:
-    stream, keep_alive_s = body.stream is not False, server.keep_alive_s
+    stream = body.stream is not False
     return await send_answer(
-        request, run, answer, OLLAMA_STREAM, stream=stream, keep_alive_s=keep_alive_s
+        request, run, answer, OLLAMA_STREAM, stream=stream, silence=server.silence
     )
 
 

@@ -40,7 +40,7 @@ async def create_chat_completion(
         ChatAnswer(body, server.model.name, server.fingerprint, prepared.prompt_text),
         OPENAI_STREAM,
         stream=bool(body.stream),
-        keep_alive_s=server.keep_alive_s,
+        silence=server.silence,
     )
 
 

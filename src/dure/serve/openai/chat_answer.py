@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from itertools import islice
 from typing import Any
 
 from dure.chat.task import (
@@ -51,6 +52,11 @@ class ChatAnswer:
         """Return the chunks of an event of one choice."""
         index, event = indexed
         return [self._chunk(**fields) for fields in self._choices[index].feed(event)]
+
+    def alive(self) -> list[StreamObject]:
+        """Return an empty chunk of a choice that has not ended."""
+        going = (choice for choice in self._choices if choice.finished is None)
+        return [self._chunk(**fields) for choice in islice(going, 1) for fields in choice.alive()]
 
     def end(self) -> list[StreamObject]:
         """Return the chunk with the usage, if it was asked for."""
@@ -98,8 +104,7 @@ class ChatChoiceWriter:
 
     def feed(self, event: ChatEvent) -> list[dict[str, Any]]:
         """Take in an event, and return the fields of its chunks; the first chunk has the role."""
-        first = [] if self._has_begun else [self._delta({"role": "assistant", "content": None})]
-        self._has_begun = True
+        first = self._begin()
         if self._live is not None:
             self._live.observe(event)
         match event:
@@ -110,6 +115,16 @@ class ChatChoiceWriter:
                 return [*first, self._finish(event)]
             case _:
                 return [*first, self._more(event)]
+
+    def alive(self) -> list[dict[str, Any]]:
+        """Return the fields of a chunk that adds nothing, or of the first one."""
+        return self._begin() or [self._delta({})]
+
+    def _begin(self) -> list[dict[str, Any]]:
+        if self._has_begun:
+            return []
+        self._has_begun = True
+        return [self._delta({"role": "assistant", "content": None})]
 
     def value(self) -> dict[str, Any]:
         """Return the choice as OpenAI has it."""

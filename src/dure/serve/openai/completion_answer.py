@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from dure.chat.task import Content, Finished, PromptProgress, TokenLogprob
@@ -55,6 +56,11 @@ class CompletionAnswer:
         """Return the chunks of an event of one choice."""
         index, event = indexed
         return [{**self._head, **fields} for fields in self._choices[index].feed(event)]
+
+    def alive(self) -> list[StreamObject]:
+        """Return an empty chunk of a choice that has not ended."""
+        going = (choice for choice in self._choices if choice.finished is None)
+        return [{**self._head, **choice.alive()} for choice in islice(going, 1)]
 
     def end(self) -> list[StreamObject]:
         """Return the chunk with the usage, if it was asked for."""
@@ -120,6 +126,10 @@ class TextChoiceWriter:
                 self._text.append(text)
                 self._logprobs += logprobs
                 return [*first, self._more(text, logprobs)]
+
+    def alive(self) -> dict[str, Any]:
+        """Return the fields of a chunk that adds nothing."""
+        return self._fields("", None, None)
 
     def value(self, index: int) -> dict[str, Any]:
         """Return the choice as OpenAI has it."""

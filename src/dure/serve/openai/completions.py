@@ -52,7 +52,7 @@ async def create_completion(
         CompletionAnswer(body, model.name, server.fingerprint, echoes, prompt_text),
         OPENAI_STREAM,
         stream=bool(body.stream),
-        keep_alive_s=server.keep_alive_s,
+        silence=server.silence,
     )
 
 

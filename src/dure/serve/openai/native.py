@@ -47,7 +47,7 @@ async def create_native_completion(
         NativeAnswer(body, options, model.name, repeated),
         LLAMA_SERVER_STREAM,
         stream=bool(body.stream),
-        keep_alive_s=server.keep_alive_s,
+        silence=server.silence,
     )
 
 

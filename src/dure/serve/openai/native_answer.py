@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -81,6 +82,11 @@ class NativeAnswer:
             return [{**self._partial(index, event), **choice.live_timings()}]
         return []
 
+    def alive(self) -> list[StreamObject]:
+        """Return an empty chunk of a prompt whose continuation has not ended."""
+        going = (i for i, choice in enumerate(self._choices) if choice.finished is None)
+        return [self._empty(index) for index in islice(going, 1)]
+
     def end(self) -> list[StreamObject]:
         """Return nothing: the last chunks have all figures."""
         return []
@@ -128,14 +134,17 @@ class NativeAnswer:
         return {"stop_type": kind, "stopping_word": finished.stop_text or "", "truncated": cut}
 
     def _partial(self, index: int, event: Content | PromptProgress) -> dict[str, Any]:
-        figures = self._choices[index].figures(index)
-        chunk = {**figures, "content": "", "tokens": [], "stop": False}
+        chunk = self._empty(index)
         if isinstance(event, PromptProgress):
             return {**chunk, "prompt_progress": progress_of(event)}
         chunk |= {"content": event.text, "tokens": list(event.tokens)}
         if self._options.n_logprobs:
             chunk["completion_probabilities"] = logprob_entries(event.logprobs, ids=True)
         return chunk
+
+    def _empty(self, index: int) -> dict[str, Any]:
+        figures = self._choices[index].figures(index)
+        return {**figures, "content": "", "tokens": [], "stop": False}
 
 
 class NativeChoice:

@@ -83,6 +83,13 @@ class ResponseAnswer:
             events = [{"timings": self._live.timings(), **one} for one in events]
         return self._numbered([*begun, *events])
 
+    def alive(self) -> list[StreamObject]:
+        """Return the response so far, or what announces it; nothing once it has ended."""
+        if self._status != "in_progress":
+            return []
+        so_far = {"type": "response.in_progress", "response": self.value()}
+        return self._numbered(self._begin() or [so_far])
+
     def end(self) -> list[StreamObject]:
         """Return nothing: the last event has the whole response."""
         return []

@@ -44,5 +44,5 @@ async def create_response(
         ResponseAnswer(body, echo_of(body, server.model.name, options.sampling)),
         RESPONSES_STREAM,
         stream=bool(body.stream),
-        keep_alive_s=server.keep_alive_s,
+        silence=server.silence,
     )
