@@ -1,1 +1,1 @@
-"""What a machine is: facts, and the one module that probes."""
+"""What a machine is: facts, and the module that probes (`probe`)."""

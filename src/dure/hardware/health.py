@@ -13,7 +13,7 @@ class Platform:
 
     host: its own name. architecture: as `uname -m` has it. features: of its processor, those that
     llama.cpp has kernels for. versions: of dure and of what must be the same on all nodes, by name.
-    problem: why that software does not run here, or "".
+    problem: why that software does not run here, or "". cpu_limit, memory_limit: see `Machine`.
     """
 
     host: str
@@ -24,6 +24,13 @@ class Platform:
     memory_bytes: int
     versions: dict[str, str]
     problem: str = ""
+    cpu_limit: str = ""
+    memory_limit: str = ""
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What holds dure to less than the machine has."""
+        return tuple(filter(None, (self.cpu_limit, self.memory_limit)))
 
 
 @dataclass(frozen=True)

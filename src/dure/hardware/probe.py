@@ -1,4 +1,4 @@
-"""Look at this machine. The only module that does; everything else takes what it returns."""
+"""Look at this machine, within the limits of `control_groups`. Everything else takes what it returns."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
+from dure.hardware.control_groups import GroupLimits, group_limits
 from dure.hardware.health import Health, Link, Platform
 from dure.hardware.machine import Machine
 from dure.processes import since_boot_s
 
-__all__ = ["cpus", "health", "n_cpus", "platform", "probe"]
+__all__ = ["cpus", "health", "limited", "n_cpus", "platform", "probe"]
 
 # What decides which of llama.cpp's kernels run: as Linux names them on x86 and on ARM.
 _FEATURES = (
@@ -35,18 +37,50 @@ _PI_NOW = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft tempe
 
 
 def probe() -> Machine:
-    """Return the machine that this process runs on, as it is now."""
-    memory = psutil.virtual_memory()
-    return Machine(_cores(), int(memory.total), int(memory.available))
+    """Return the machine that this process runs on, as it is now, and as it may use it."""
+    memory, n_online = psutil.virtual_memory(), os.cpu_count() or 1
+    machine = Machine(
+        _cores(),
+        int(memory.total),
+        int(memory.available),
+        f"{len(_ALLOWED)} of {n_online} CPUs allowed" if len(_ALLOWED) < n_online else "",
+    )
+    return limited(machine, group_limits())
+
+
+def limited(machine: Machine, limits: GroupLimits) -> Machine:
+    """Return what is left of a machine within limits.
+
+    Threads wait for each other many times per token: one with a part of a core would hold up the others, so
+    only whole cores of a quota count.
+    """
+    cores, cpu_limit = machine.cores, machine.cpu_limit
+    if limits.cpu and limits.cpu.cpus < cores:
+        cores = max(1, int(limits.cpu.cpus))
+        cpu_limit = f"a quota of {limits.cpu.cpus:g} CPUs ({limits.cpu.source})"
+    tighter = [one for one in limits.memory if one.limit_bytes < machine.memory_bytes]
+    if not tighter:
+        return replace(machine, cores=cores, cpu_limit=cpu_limit)
+    least = min(tighter, key=lambda one: one.free_bytes)
+    return Machine(
+        cores,
+        min(one.limit_bytes for one in tighter),
+        min(machine.available_bytes, least.free_bytes),
+        cpu_limit,
+        f"a limit of {least.limit_bytes / 1e9:.2f} GB ({least.source})",
+    )
 
 
 def _cores() -> int:
-    return max(1, min(n_cpus(), psutil.cpu_count(logical=False) or n_cpus()))
+    """Count the cores that this process may use, with any of their hyper-threads."""
+    n = len({_siblings(_CPUS, cpu) for cpu in _ALLOWED})
+    return min(n, psutil.cpu_count(logical=False) or n)
 
 
 def n_cpus() -> int:
-    """Count the CPUs that this process may use, hyper-threads included."""
-    return len(_ALLOWED)
+    """Count the CPUs that this process may use, hyper-threads included: as many as its quota has."""
+    quota = group_limits().cpu
+    return len(_ALLOWED) if quota is None else min(len(_ALLOWED), max(1, int(quota.cpus)))
 
 
 def cpus(described: Path = _CPUS, allowed: Collection[int] = _ALLOWED) -> tuple[int, ...]:
@@ -58,10 +92,15 @@ def cpus(described: Path = _CPUS, allowed: Collection[int] = _ALLOWED) -> tuple[
     seen = dict[str, int]()  # hyper-threads met so far, by their core
     ranked = []
     for cpu in sorted(allowed):
-        core = _text(described / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu)
+        core = _siblings(described, cpu)
         seen[core] = seen.get(core, 0) + 1
         ranked.append((seen[core], -_quickness(described / f"cpu{cpu}"), cpu))
     return tuple(cpu for _, _, cpu in sorted(ranked))
+
+
+def _siblings(described: Path, cpu: int) -> str:
+    """Return which hyper-threads a CPU's core has: it identifies the core."""
+    return _text(described / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu)
 
 
 def _quickness(cpu: Path) -> int:
@@ -70,7 +109,7 @@ def _quickness(cpu: Path) -> int:
     return next((int(text) for text in texts if text), 0)
 
 
-def platform(versions: Mapping[str, str], problem: Callable[[Collection[str]], str]) -> Platform:
+def platform(versions: Mapping[str, str], problem: Callable[[tuple[str, ...]], str]) -> Platform:
     """Return what this machine is for good. versions: of the software that the caller knows.
 
     problem: why that does not run on a processor with these features.
@@ -86,6 +125,8 @@ def platform(versions: Mapping[str, str], problem: Callable[[Collection[str]], s
         machine.memory_bytes,
         dict(versions),
         problem(features),
+        machine.cpu_limit,
+        machine.memory_limit,
     )
 
 
@@ -110,7 +151,7 @@ def health(directory: Path) -> Health:
         clock_mhz=float(frequency.current) if frequency else None,
         load=psutil.getloadavg()[0],
         up_s=since_boot_s(),
-        available_bytes=int(psutil.virtual_memory().available),
+        available_bytes=probe().available_bytes,
         disk_free_bytes=_free(directory),
         links=_links(),
     )

@@ -129,7 +129,8 @@ def _too_large(
         if n_sequences > 1
         else (f"a context of {n_ctx} tokens needs")
     )
+    under = f" within {machine.memory_limit}" if machine.memory_limit else ""
     return (
         f"{what} {needed / 1e9:.2f} GB in all, but {machine.available_bytes / 1e9:.2f} GB are "
-        f"free: {cure}"
+        f"free{under}: {cure}"
     )

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import FrameType
 from typing import Annotated, Any
@@ -172,6 +172,16 @@ def status(
                 errors.print(one.problem, markup=False, soft_wrap=True)
         for name, reason in now.left_out.items():
             errors.print(f"{name} did not take part: {reason}", markup=False, soft_wrap=True)
+        _print_limits([NodeStatus.of(root_report(root)), *now.nodes])
+
+
+def _print_limits(machines: Sequence[NodeStatus]) -> None:
+    """Say what of a machine's container or service gives dure less than the machine has."""
+    for machine in machines:
+        limits = machine.platform.limits if machine.platform else ()
+        if limits:
+            text = f"{_shown(machine.name)} is held to {', '.join(limits)}"
+            errors.print(printable(text), markup=False, soft_wrap=True)
 
 
 def _surveyed(root: Cluster, nodes: Nodes) -> ClusterStatus:

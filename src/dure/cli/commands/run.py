@@ -35,6 +35,7 @@ from dure.engine.executor import RankFacts
 from dure.errors import EngineError, UsageError
 from dure.generate.session import AnswerPiece, Session
 from dure.generate.speculative.proposer import Draft
+from dure.hardware.probe import probe
 from dure.isolation import Isolation
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
@@ -223,3 +224,5 @@ def _print_timings(session: Session, facts: list[RankFacts], transport: str) -> 
     )
     if transport:
         errors.print(f"exchange    {transport}", markup=False)
+    if limits := probe().limits:
+        errors.print(f"limits      {', '.join(limits)}", markup=False, soft_wrap=True)

@@ -114,7 +114,8 @@ def _success(outcome: Outcome) -> str:
     assert machine is not None, "it answers"
     memory = bytes_text(machine.memory_bytes)
     facts = f"{machine.architecture}, {machine.processor}, {machine.cores} cores, {memory}"
-    return f"{outcome.node} answers{already}: {facts}"
+    held = f" (held to {', '.join(machine.limits)})" if machine.limits else ""
+    return f"{outcome.node} answers{already}: {facts}{held}"
 
 
 def _print_failure(outcome: Outcome) -> None:

@@ -64,10 +64,12 @@ BeginBody = Annotated[BeginShard, Depends(body_as(BeginShard))]
 FinishBody = Annotated[FinishShard, Depends(body_as(FinishShard))]
 
 
-@cache
 def own_platform() -> Platform:
     """Return what this machine is; llama.cpp is started once to see if it can be."""
-    return platform(versions(), problem_of_build)
+    return platform(versions(), _problem_of_build)
+
+
+_problem_of_build = cache(problem_of_build)
 
 
 def agent_app(directory: Path, quota_bytes: int = 0, interface: str = "") -> FastAPI:

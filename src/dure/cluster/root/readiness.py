@@ -46,8 +46,13 @@ def machine_of(report: NodeReport) -> Machine:
     """Return a node as the planner takes it."""
     assert report.platform is not None, "checked"
     assert report.health is not None, "it comes with the platform"
+    platform = report.platform
     return Machine(
-        report.platform.cores, report.platform.memory_bytes, report.health.available_bytes
+        platform.cores,
+        platform.memory_bytes,
+        report.health.available_bytes,
+        platform.cpu_limit,
+        platform.memory_limit,
     )
 
 
