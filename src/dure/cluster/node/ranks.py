@@ -27,6 +27,7 @@ from dure.cluster.node.shards import ShardStore
 from dure.cluster.node_api import BLOCK_BYTES, RankOrder, RankReport
 from dure.engine.environment import with_huge_pages
 from dure.engine.ranks.launch import GUARD, kill_all_of
+from dure.engine.ranks.shared_memory import check_room
 from dure.errors import ResourceError
 
 __all__ = ["RankRuns"]
@@ -69,6 +70,7 @@ class RankRuns:
 
     def _prepare(self, order: RankOrder) -> None:
         """Make an empty directory for the run, with the job and the only program that the proxy finds."""
+        check_room(1)
         path = str(self._store.use(order.shard))
         shutil.rmtree(self._directory, ignore_errors=True)
         job_file, note = self._directory / "job.json", f"rank{order.rank}.exit"

@@ -19,6 +19,7 @@ from dure.cluster.root.launcher import LaunchFile, NodeRank
 from dure.cluster.root.membership import Cluster, Member
 from dure.engine.ranks.launch import GUARD
 from dure.engine.ranks.messages import Job
+from dure.engine.ranks.shared_memory import check_room
 from dure.errors import ClusterError
 from dure.hardware.health import Link
 
@@ -48,6 +49,7 @@ class ClusterLaunch:
 
     def prepare(self, job: Job, directory: Path) -> None:  # noqa: ARG002  # it is in its file
         """Write the program that mpiexec runs for each node, and the file that this program reads."""
+        check_room(1)
         nodes = {
             _mpi_host(rank): NodeRank(member.name, rank, member.host, member.port, shard)
             for rank, (member, shard) in enumerate(self._nodes, 1)

@@ -17,6 +17,7 @@ from dure.errors import DureError, EngineError, ErrorRecord, revived
 __all__ = ["failure_of"]
 
 _KILLED = 128 + signal.SIGKILL
+_NO_ROOM = 128 + signal.SIGBUS
 _REPORT = "start again, and please report it if it returns"
 
 
@@ -45,6 +46,11 @@ def _death(directory: Path, when: str) -> EngineError:
         return EngineError(
             f"rank {rank} was killed {when} (signal 9)",
             "if nobody did, its machine ran out of memory; use a smaller --ctx or more ranks",
+        )
+    if code == _NO_ROOM:
+        return EngineError(
+            f"rank {rank} died {when} (signal 7)",
+            "if /dev/shm is full, make room there; else the file of the model's shard may be damaged",
         )
     cause = f"signal {code - 128}" if code > 128 else f"exit code {code}"
     return EngineError(f"rank {rank} died {when} ({cause}{_last_words(notes[0])})", _REPORT)

@@ -19,6 +19,7 @@ import psutil
 
 from dure.engine.compute.native import library
 from dure.engine.ranks import messages as msg
+from dure.engine.ranks.shared_memory import check_room
 from dure.errors import ResourceError, UsageError
 
 __all__ = ["GUARD", "RUNNING", "Launch", "LocalLaunch", "find_mpiexec", "kill_all_of"]
@@ -34,7 +35,7 @@ class Launch(Protocol):
     """Starts the ranks of a job with mpiexec, on this machine or on others."""
 
     def prepare(self, job: msg.Job, directory: Path) -> None:
-        """Write what the start needs into the job's directory."""
+        """Write what the start needs into the job's directory. Raises ResourceError if something lacks."""
 
     def arguments(self, job_file: Path, n_ranks: int) -> list[str]:
         """Return mpiexec's arguments. Each rank ends by a signal, whatever it dies of (see GUARD)."""
@@ -50,8 +51,9 @@ class Launch(Protocol):
 class LocalLaunch:
     """Starts all ranks on this machine."""
 
-    def prepare(self, job: msg.Job, directory: Path) -> None:
-        """Do nothing: the job file is enough."""
+    def prepare(self, job: msg.Job, directory: Path) -> None:  # noqa: ARG002  # the job file is enough
+        """Check that there is shared memory for all ranks. Raises ResourceError."""
+        check_room(len(job.shards))
 
     def environment(self) -> dict[str, str]:
         """Switch off MPICH's copies between processes if they do not work here: they end the ranks."""
