@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -87,16 +88,23 @@ def test_names_with_blanks_and_signs_stay_whole(tmp_path: Path) -> None:
     """systemd reads back the same words: it splits at blanks, and % and $ mean something to it."""
     tmp_path.chmod(0o755)
     sandbox = Sandbox(tmp_path, 'my "own" 50 % node')
+    environment = tmp_path / "it's 1 $ env"
+    environment.symlink_to(sys.prefix)
     done = sandbox.run(
-        f"{DURE} node install --user {USER} --interface 'eth 0' "
-        f"&& cat {UNIT} && systemd-analyze verify {UNIT}"
+        f"{shlex.quote(f'{environment}/bin/python')} -m dure.cli.main node install --user {USER} "
+        f"--interface 'eth 0 $' && cat {UNIT} && systemd-analyze verify {UNIT}"
     )
     assert done.returncode == 0, done.stderr
     assert "dure-node.service:" not in done.stderr
     escaped = str(sandbox.node).replace('"', '\\"').replace("%", "%%")
     assert f'Environment="DURE_NODE_DIR={escaped}"\n' in done.stdout
     assert f'ReadWritePaths="{escaped}" /tmp /dev/shm\n' in done.stdout
-    assert f'ExecStart={DURE} node run --interface "eth 0"\n' in done.stdout
+    shell = '/bin/sh -c "exec \\"$$0\\" \\"$$@\\""'
+    python = f"{environment}/bin/python".replace("$", "$$")
+    assert (
+        f'ExecStart={shell} "{python}" -m dure.cli.main node run --interface "eth 0 $$"\n'
+        in done.stdout
+    )
 
 
 @pytest.mark.parametrize(

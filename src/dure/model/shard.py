@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,8 +114,9 @@ def _shard_name(model: GgufFile, plan: CutPlan, rank: int) -> str:
 
 
 def _stem(model: Path) -> str:
-    """Return what the names of a model's shards begin with."""
-    return model.name.removesuffix(".gguf")[:80]
+    """Return what the names of a model's shards begin with: letters and signs that URLs and nodes take."""
+    plain = re.sub(r"[^A-Za-z0-9._-]|\.(?=\.)", "-", model.name.removesuffix(".gguf"))
+    return plain.lstrip("._-")[:80] or "model"
 
 
 def _plan_facts(plan: CutPlan) -> dict[str, Any]:
