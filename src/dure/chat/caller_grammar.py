@@ -1,7 +1,7 @@
-"""Checks a caller's grammar: whether llama.cpp can follow it, and at what cost.
+"""Checks a grammar: whether llama.cpp can follow it, and at what cost.
 
 llama.cpp does not bound nesting, repetition and recursion, and a bad grammar may end its process. So
-they are bounded here first. Refuses to know chats.
+they are bounded here first. Alternatives that begin alike are joined. Refuses to know chats.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from dure.chat.answer_grammar import after_lead
-from dure.chat.gbnf import Group, Item, Reference, Repeat, Rule, read_gbnf
+from dure.chat.gbnf import Characters, Group, Item, Reference, Repeat, Rule, read_gbnf
 from dure.chat.json_schema.rules import Rules
+from dure.chat.left_factored import left_factored, write_gbnf
 from dure.chat.plan import Plan
 from dure.errors import UsageError
 from dure.generate.request import Grammar
 from dure.model.vocabulary import Vocabulary
 
-__all__ = ["check_grammar", "wrapped"]
+__all__ = ["checked_grammar", "checked_rules", "wrapped"]
 
 SIZE_LIMIT = 1 << 18  # characters of a caller's grammar
 ELEMENT_LIMIT = 1 << 19  # once repetitions are expanded
@@ -36,25 +37,36 @@ def wrapped(gbnf: str, plan: Plan) -> Grammar:
     return Grammar(f"{gbnf}\n{plan.rules.lines()}", root=root)
 
 
-def check_grammar(vocabulary: Vocabulary, gbnf: str) -> None:
-    """Raise UsageError naming what llama.cpp cannot follow."""
+def checked_grammar(vocabulary: Vocabulary, gbnf: str) -> str:
+    """Return a caller's grammar as llama.cpp can follow it. Raises UsageError naming what it cannot."""
     if len(gbnf) > SIZE_LIMIT:
         raise UsageError(
             f"grammar: {len(gbnf)} characters are more than {SIZE_LIMIT}", "make it smaller"
         )
     if "\0" in gbnf:
         raise UsageError("grammar: it has a NUL character", "write \\x00")
-    check_rules(read_gbnf(gbnf))
     try:
-        accepted = vocabulary.accepts_grammar(gbnf)
+        gbnf.encode()
     except UnicodeEncodeError as error:
         raise UsageError("grammar: it has half of a surrogate pair, which is no text") from error
-    if not accepted:
+    gbnf = checked_rules(gbnf)
+    if not vocabulary.accepts_grammar(gbnf):
         raise UsageError("grammar: llama.cpp cannot follow it", "look for tokens it does not know")
+    return gbnf
 
 
-def check_rules(rules: Mapping[str, Rule]) -> None:
-    """Raise UsageError if rules are missing, endless, or too large once expanded."""
+def checked_rules(gbnf: str) -> str:
+    """Return a grammar whose alternatives are few at any point, if that can be.
+
+    Raises UsageError if rules are missing, endless, or too large once expanded.
+    """
+    rules = read_gbnf(gbnf)
+    factored = left_factored(rules)
+    _check_rules(factored)
+    return gbnf if factored == rules else write_gbnf(factored)
+
+
+def _check_rules(rules: Mapping[str, Rule]) -> None:
     if "root" not in rules:
         raise UsageError("grammar: there is no rule `root`", "name the first rule so")
     for name, rule in rules.items():
@@ -71,7 +83,8 @@ def check_rules(rules: Mapping[str, Rule]) -> None:
 def _references(rule: Rule) -> Iterator[str]:
     for items in rule:
         for item in items:
-            yield from _references_of(item)
+            if not isinstance(item, Characters):
+                yield from _references_of(item)
 
 
 def _references_of(item: Item) -> Iterator[str]:

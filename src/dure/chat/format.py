@@ -12,12 +12,11 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from dure.chat.adapt import adapted
-from dure.chat.caller_grammar import check_grammar, check_rules, wrapped
+from dure.chat.caller_grammar import checked_grammar, checked_rules, wrapped
 from dure.chat.capabilities import Capabilities, capabilities_of
 from dure.chat.formats import CallFormat, format_of
 from dure.chat.formats.base import Opened
 from dure.chat.formats.harmony import Harmony
-from dure.chat.gbnf import read_gbnf
 from dure.chat.instruction import with_tools
 from dure.chat.json_schema import Rules, object_rule, schema_rule
 from dure.chat.messages import ChatMessage, normalized
@@ -125,16 +124,15 @@ class ChatFormatter:
     def _grammar(self, task: ChatTask, plan: Plan, dialect: _Dialect) -> Grammar | None:
         if task.grammar is not None:
             with blaming("grammar"):
-                check_grammar(self._vocabulary, task.grammar)
+                own = checked_grammar(self._vocabulary, task.grammar)
             if plan.reasoning == "free" and not _asks_to_think(task):
                 plan = replace(plan, reasoning="none")  # the caller has said how the answer begins
-            return wrapped(task.grammar, plan)
+            return wrapped(own, plan)
         root, triggers, tag = dialect.format.grammar(plan)
         if not root:
             return None
-        gbnf = plan.rules.text(root)
         with blaming("grammar"):
-            _check_own(gbnf)
+            gbnf = _checked_rules(plan.rules.text(root))
         tokens = self._vocabulary.tokenize(tag, special=True, add_bos=False) if tag else []
         if len(tokens) == 1:
             return Grammar(gbnf, trigger_tokens=tuple(tokens))
@@ -240,8 +238,8 @@ def _asks_to_think(task: ChatTask) -> bool:
 
 
 @lru_cache(maxsize=64)  # clients send the same tools with every request
-def _check_own(gbnf: str) -> None:
-    check_rules(read_gbnf(gbnf))
+def _checked_rules(gbnf: str) -> str:
+    return checked_rules(gbnf)
 
 
 def _check_together(task: ChatTask) -> None:

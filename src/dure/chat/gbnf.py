@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dure.errors import UsageError
 
@@ -64,6 +65,7 @@ _TIMES = re.compile(r"\{\s*(\d+)\s*(?:(,)\s*(\d*)\s*)?\}")
 _ESCAPE = re.compile(
     r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([trn\\\"\[\]-]))", re.DOTALL
 )
+_PLAIN = re.compile(r"[^\"\\]+")
 _SIMPLE: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 _LETTERS = {"t": "\t", "r": "\r", "n": "\n"}
 
@@ -156,8 +158,11 @@ class _Reader:
         self._at += 1
         items: list[Item] = []
         while not self._take('"'):
-            code = self._character()
-            items.append(Characters(((code, code),)))
+            if plain := _PLAIN.match(self._text, self._at):
+                items += map(_one, plain[0])
+                self._at = plain.end()
+            else:
+                items.append(_one(chr(self._character())))
         return items
 
     def _class(self) -> Characters:
@@ -217,6 +222,11 @@ class _Reader:
     def _wrong(self, what: str) -> UsageError:
         line = self._text.count("\n", 0, self._at) + 1
         return UsageError(f"grammar: line {line}: {what}")
+
+
+@lru_cache(maxsize=1 << 12)
+def _one(character: str) -> Characters:
+    return Characters(((ord(character), ord(character)),))
 
 
 def _repeat(items: tuple[Item, ...], least: int, most: int | None) -> Repeat:

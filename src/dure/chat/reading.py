@@ -11,9 +11,8 @@ from typing import Any, Self
 
 from dure.chat import json_schema
 from dure.chat.answer_reader import Promise
-from dure.chat.caller_grammar import check_grammar, check_rules
+from dure.chat.caller_grammar import checked_grammar, checked_rules
 from dure.chat.format import ChatFormatter, PreparedChat
-from dure.chat.gbnf import read_gbnf
 from dure.chat.parameter_errors import blaming
 from dure.chat.task import ChatTask
 from dure.errors import UsageError
@@ -63,16 +62,13 @@ def prepared_chat(tools: TextTools, task: ChatTask) -> PreparedChat:
 def caller_grammar(tools: TextTools, gbnf: str) -> Grammar:
     """Return a client's own grammar, checked. Raises ParameterError."""
     with blaming("grammar"):
-        check_grammar(tools.vocabulary, gbnf)
-    return Grammar(gbnf)
+        return Grammar(checked_grammar(tools.vocabulary, gbnf))
 
 
 def schema_grammar(_tools: TextTools, schema: dict[str, Any]) -> Grammar:
     """Return the grammar of a text completion's schema. Raises ParameterError."""
     with blaming("json_schema"):
-        gbnf = json_schema.grammar_of(schema)
-        check_rules(read_gbnf(gbnf))
-    return Grammar(gbnf)
+        return Grammar(checked_rules(json_schema.grammar_of(schema)))
 
 
 def broken_promise(_tools: TextTools, promise: Promise) -> str | None:

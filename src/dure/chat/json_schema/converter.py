@@ -13,9 +13,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from dure.chat.json_schema import objects
+from dure.chat.json_schema.beginnings import Texts
 from dure.chat.json_schema.merge import ANNOTATIONS, ImpossibleError, merged
 from dure.chat.json_schema.numbers import Bounds, numbers
-from dure.chat.json_schema.rules import Rules, any_of, literal
+from dure.chat.json_schema.rules import SIZE_LIMIT, Rules, any_of
 from dure.chat.json_schema.scalars import character_rule, number_rule, string_rule, whole_number
 from dure.errors import UsageError
 
@@ -191,16 +192,26 @@ class Converter:
         return merged(base, part)
 
     def _listed(self, schema: Mapping[str, Any], place: str) -> str:
-        from dure.chat.json_schema.validate import conforms
+        from dure.chat.json_schema.validate import conforming
 
         key = "enum" if "enum" in schema else "const"
         values = schema["enum"] if key == "enum" else [schema["const"]]
         rest = {k: v for k, v in schema.items() if k != key}
-        fitting = [v for v in values if conforms(self._root, rest, v)]
+        fitting = conforming(self._root, rest, values)
         if not fitting:
             raise UsageError(f"schema {place}: none of the values listed follows the schema")
-        texts = [literal(json.dumps(v, ensure_ascii=False)) for v in fitting]
-        return self._rules.add(_hint(place), any_of(texts, group=False))
+        texts = list(dict.fromkeys(json.dumps(v, ensure_ascii=False) for v in fitting))
+        n = sum(map(len, texts))
+        if n > SIZE_LIMIT:
+            raise UsageError(
+                f"schema {place}: {n} characters of listed values make too large a grammar, "
+                f"of more than {SIZE_LIMIT}",
+                "list fewer or shorter ones",
+            )
+        listed = Texts(self._rules)
+        for text in texts:
+            listed.add(text)
+        return self._rules.add(_hint(place), listed.expression())
 
     # -- values of one type
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dure.chat.json_schema.beginnings import Texts
 from dure.chat.json_schema.rules import Rules, any_of, characters, literal, sequence
 
 __all__ = ["ObjectMember", "array_of", "closed_object", "gap", "open_object"]
@@ -33,10 +34,8 @@ def gap(rules: Rules) -> str:
 def closed_object(rules: Rules, members: Sequence[ObjectMember]) -> str:
     """Return an expression for an object of these members, in this order."""
     space = gap(rules)
-    body = _members(rules, [(_pair(rules, m), m.required) for m in members])
-    empty = not any(m.required for m in members)
-    inner = sequence(body, space) if body else ""
-    if empty and inner:
+    inner = sequence(body, space) if (body := _members(rules, members, "")) else ""
+    if inner and not any(m.required for m in members):
         inner = f"({inner})?"
     return sequence('"{"', space, inner, '"}"')
 
@@ -48,16 +47,12 @@ def open_object(rules: Rules, members: Sequence[ObjectMember], value: str, text:
     """
     name = _other_name(rules, [m.name for m in members]) if members else text
     other = rules.add("other-member", sequence(name, '":"', gap(rules), value))
-    comma = _comma(rules)
-    more = rules.add("other-members", f"({comma} {other})*")
-    pairs = [(_pair(rules, m), m.required) for m in members]
-    space = gap(rules)
-    listed = _members(rules, pairs)
-    options = [sequence(listed, more)] if listed else []
-    if not any(m.required for m in members):
-        options.append(sequence(other, more))
-        return sequence('"{"', space, f"({any_of(options)} {space})?", '"}"')
-    return sequence('"{"', space, any_of(options), space, '"}"')
+    more = rules.add("other-members", f"({_comma(rules)} {other})*")
+    space, listed = gap(rules), _members(rules, members, more)
+    if any(m.required for m in members):
+        return sequence('"{"', space, listed, space, '"}"')
+    options = [*([listed] if listed else []), sequence(other, more)]
+    return sequence('"{"', space, f"({any_of(options)} {space})?", '"}"')
 
 
 def array_of(rules: Rules, first: Sequence[str], rest: str, least: int, most: int | None) -> str:
@@ -94,29 +89,22 @@ def _comma(rules: Rules) -> str:
     return rules.add("comma", sequence('","', gap(rules)))
 
 
-def _pair(rules: Rules, member: ObjectMember) -> str:
-    name = literal(json.dumps(member.name, ensure_ascii=False))
-    return rules.add(f"{member.name}-member", sequence(name, '":"', gap(rules), member.rule))
+def _members(rules: Rules, members: Sequence[ObjectMember], more: str) -> str:
+    """Return an expression for one or more members in order, "" if there are none. more: what follows.
 
-
-def _members(rules: Rules, pairs: Sequence[tuple[str, bool]]) -> str:
-    """Return an expression for one or more members in order, "" if there are none."""
-    tails = _tails(rules, pairs)
-    options = []
-    for i, (pair, required) in enumerate(pairs):
-        options.append(sequence(pair, tails[i + 1]))
-        if required:
-            break
-    return any_of(options) if options else ""
-
-
-def _tails(rules: Rules, pairs: Sequence[tuple[str, bool]]) -> list[str]:
-    """Return for every index what may follow the members before it."""
-    tails, comma = [""], _comma(rules) if pairs else ""
-    for pair, required in reversed(pairs):
-        member = f"{comma} {pair}" if required else f"({comma} {pair})?"
-        tails.append(rules.add("members", sequence(member, tails[-1])))
-    return tails[::-1]
+    A member is followed by one of those up to the next required one: a set of names that grows from the
+    last to the first, so that the grammar's size does not grow with the square of their number.
+    """
+    following, names, may_end = more, Texts(rules), True
+    for member in reversed(members):
+        pair = sequence('":"', gap(rules), member.rule, following)
+        if member.required:
+            names, may_end = Texts(rules), False
+        names.add(json.dumps(member.name, ensure_ascii=False), rules.add("member", pair))
+        next_ = sequence(_comma(rules), names.expression())
+        options = [more, next_] if may_end else [next_]
+        following = rules.add("members", any_of(options, group=False))
+    return names.expression()
 
 
 def _other_name(rules: Rules, taken: Sequence[str]) -> str:

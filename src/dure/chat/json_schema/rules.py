@@ -11,11 +11,12 @@ from collections.abc import Iterable
 
 from dure.errors import UsageError
 
-__all__ = ["Rules", "any_of", "characters", "literal", "sequence"]
+__all__ = ["SIZE_LIMIT", "Rules", "any_of", "characters", "literal", "sequence"]
 
 REPEAT_LIMIT = 1000  # llama.cpp refuses 2,000 and reads more as "unlimited"
 LENGTH_LIMIT = 100_000
 SIZE_LIMIT = 1 << 20  # characters of a grammar
+_SPECIAL = re.compile(r"[^\w .,:/-]", re.ASCII)
 _BARE = re.compile(r"[^\x00-\x1f\x7f\"\\\ud800-\udfff]")
 
 
@@ -45,7 +46,10 @@ class Rules:
         self._bodies[name] = body
         self._size += len(name) + len(body)
         if self._size > SIZE_LIMIT:
-            raise UsageError("the schema makes too large a grammar", "make it smaller")
+            raise UsageError(
+                f"the schema makes too large a grammar, of more than {SIZE_LIMIT} characters",
+                "make it smaller",
+            )
         return name
 
     def add(self, hint: str, body: str) -> str:
@@ -107,7 +111,7 @@ class Rules:
 
 def literal(text: str) -> str:
     """Return an expression for exactly this text."""
-    return '"' + "".join(_escaped(c, '"\\') for c in text) + '"'
+    return '"' + _SPECIAL.sub(lambda found: _escaped(found[0], '"\\'), text) + '"'
 
 
 def characters(of: str, *, negated: bool = False) -> str:

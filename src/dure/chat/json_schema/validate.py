@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from jsonschema import validators
 from dure.chat.json_schema.formats import FORMATS
 from dure.errors import UsageError
 
-__all__ = ["check_well_formed", "conforms", "validate"]
+__all__ = ["check_well_formed", "conforming", "validate"]
 
 _CACHED_SIZE = 1 << 14  # characters of a schema whose check is cached
 _Checker = jsonschema.FormatChecker(formats=())
@@ -69,13 +69,13 @@ def validate(schema: Any, text: str) -> None:
         raise ValueError(f"the answer does not follow the schema at {place}: {problem}")
 
 
-def conforms(root: Any, schema: Any, value: Any) -> bool:
-    """Return whether a value follows a schema that is a part of `root`."""
+def conforming(root: Any, schema: Any, values: Sequence[Any]) -> list[Any]:
+    """Return those values that follow a schema that is a part of `root`."""
     try:
         validator = _validator(root).evolve(schema=schema)
-        return bool(validator.is_valid(value))
+        return [value for value in values if validator.is_valid(value)]
     except (referencing.exceptions.Unresolvable, RecursionError):
-        return False
+        return []
 
 
 def _validator(schema: Any) -> Any:
