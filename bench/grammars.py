@@ -85,7 +85,7 @@ class Dure:
 
     def mask(self) -> int:
         """Return how many tokens are allowed."""
-        return len(self._state.masked(self._all).ids)
+        return len(self._state.allowed(self._all).ids)
 
 
 class LlGuidance:

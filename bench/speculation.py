@@ -37,7 +37,6 @@ from dure.engine.local import LocalExecutor
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Done, Request, Sampling, Token
 from dure.generate.sampling import Sampler
-from dure.generate.scheduler import RunningRequest
 from dure.generate.speculative.budget import budget_for
 from dure.generate.speculative.proposer import Proposer
 from dure.model.gguf import open_gguf
@@ -60,7 +59,7 @@ class Text:
 class Written:
     """A sampler that chooses a text's tokens, whatever the logits are."""
 
-    n_best, can_draft = 1, True
+    n_best, can_draft, is_slow = 1, True, False
 
     def __init__(self, answer: Sequence[int]) -> None:
         self._rest = list(reversed(answer))
@@ -86,7 +85,7 @@ class Recital(EngineLoop):
         super().__init__(executor, vocabulary, proposer=proposer)
         self.text: Sequence[int] = ()
 
-    def _sampler(self, _running: RunningRequest) -> Sampler:
+    def _sampler(self, _request: Request) -> Sampler:
         return Written(self.text)  # type: ignore[return-value]
 
     def recite(self, text: Text) -> Done:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -394,6 +395,22 @@ def test_requests_of_one_owner_keep_their_order() -> None:
 
 
 # ---------------------------------------------------------------- steps
+
+
+def test_drafts_of_an_answer_that_is_cancelled_before_they_are_verified_are_forgotten() -> None:
+    """Its slot goes on holding what counts, and nothing behind it."""
+    scheduler = Scheduler(SchedulerLimits(n_slots=1, n_ctx=100, n_batch=10))
+    scheduler.add(Request(id="r", prompt=[1, 2, 3]))
+    ((running, _),) = scheduler.admit()
+    scheduler.advance(scheduler.next_step(PrefillLimits(10)))
+    scheduler.append(running, 4)
+    (decode,) = scheduler.next_step(PrefillLimits(10))
+    scheduler.advance([replace(decode, drafts=(5, 6))])
+    running.is_choosing = True
+    assert scheduler.next_step(PrefillLimits(10)) == []
+    scheduler.cancel("r")
+    assert scheduler.due() == [Forget(0, 4)]
+    assert scheduler.kv_kept == 4
 
 
 def test_a_long_prompt_does_not_keep_answers_waiting() -> None:

@@ -137,6 +137,10 @@ class ActiveAnswers:
         """Begin an answer."""
         self._answers[request.id] = ActiveAnswer(request, time.perf_counter())
 
+    def is_active(self, answer: ActiveAnswer) -> bool:
+        """Tell whether an answer has not ended."""
+        return self._answers.get(answer.request.id) is answer
+
     def emit(self, event: Event) -> None:
         """Add an event."""
         self._events.append(event)

@@ -27,6 +27,8 @@ _ENTRY = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _MASK = 0xFFFF_FFFF
 _INT_MAX = 2**31 - 1  # ctypes would cut off what is above
 _MAX_WINDOW = 1 << 20
+FIRST_BLOCK = 64  # candidates that a grammar looks at first
+BLOCK_GROWTH = 8
 _RANDOM_SEED = 0xFFFF_FFFF  # llama.cpp takes this one for "choose a seed"
 
 
@@ -185,18 +187,23 @@ class GrammarState:
         """Tell whether the grammar allows a token next."""
         return bool(self._allowed(np.array([token], np.int32), np.zeros(1, np.float32)).size)
 
-    def first_allowed(self, candidates: TopK) -> int | None:
-        """Return the first of some candidates that the grammar allows; None if it allows none."""
-        allowed = self._allowed(candidates.ids, candidates.logits)
-        return int(allowed["id"][0]) if allowed.size else None
+    def allowed(self, candidates: TopK, n: int | None = None) -> TopK:
+        """Return the candidates that the grammar allows. n: enough; there may be more, all likelier.
 
-    def masked(self, all_: TopK) -> TopK:
-        """Return the candidates that the grammar allows. all_: the whole vocabulary, highest first."""
-        allowed = self._allowed(all_.ids, all_.logits)
+        candidates: highest first. They are looked at in blocks: mostly the grammar allows one of the first.
+        """
+        found = []
+        start = n_found = 0
+        while start < len(candidates.ids) and (n is None or n_found < n):
+            stop = len(candidates.ids) if n is None else max(FIRST_BLOCK, start * BLOCK_GROWTH)
+            found.append(self._allowed(candidates.ids[start:stop], candidates.logits[start:stop]))
+            n_found += found[-1].size
+            start = stop
+        all_ = np.concatenate(found)
         return TopK(
-            np.ascontiguousarray(allowed["id"]),
-            np.ascontiguousarray(allowed["logit"]),
-            all_.log_sum_exp,
+            np.ascontiguousarray(all_["id"]),
+            np.ascontiguousarray(all_["logit"]),
+            candidates.log_sum_exp,
             whole=True,
         )
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from dure.engine.executor import Executor, nothing
 from dure.errors import DureError
-from dure.generate.answers import ActiveAnswers, LoopTotals
+from dure.generate.answers import ActiveAnswer, ActiveAnswers, LoopTotals
 from dure.generate.checkpoints import Checkpoints
+from dure.generate.choosing import SlowWork, Work
 from dure.generate.embedding_loop import EmbeddingLoop
 from dure.generate.kv_actions import KvActions
 from dure.generate.prefix_store import PrefixStore
@@ -26,6 +28,9 @@ from dure.model.vocabulary import Vocabulary
 __all__ = ["EngineLoop"]
 
 MIN_DECODE_STEPS = 200  # to say how fast a rank is
+IDLE_S = (
+    0.002  # to wait for a grammar if there is nothing else to do, before requests are looked for
+)
 
 
 class EngineLoop:
@@ -70,6 +75,7 @@ class EngineLoop:
         self._embeddings = EmbeddingLoop(
             executor, self._scheduler, self._answers, self._kv, pooling
         )
+        self._slow = SlowWork()
         self._steps = StepRunner(
             executor,
             vocabulary,
@@ -78,6 +84,7 @@ class EngineLoop:
             self._kv,
             self._totals,
             self._proposer,
+            self._slow,
         )
 
     # ------------------------------------------------------------ requests
@@ -108,12 +115,15 @@ class EngineLoop:
 
         meanwhile: is called while the step is computed, if one is; see `Executor.step`.
         """
+        self._slow.advance()
         self._admit()
         embeds = [r for r in self._scheduler.running if r.request.embed]
         if embeds:
             self._embeddings.step(embeds[0])
         if step := self._scheduler.next_step(self._steps.prefill_speed.limits):
             self._steps.run(step, meanwhile)
+        elif not embeds:
+            self._slow.advance(IDLE_S)
         self._kv.do_all(self._scheduler.due())
         self._checkpoint()
         return self._answers.take_events()
@@ -137,17 +147,35 @@ class EngineLoop:
         answer.n_reused = running.n_reused
         if running.request.embed:
             return
+        self._answers.emit_progress(running)
+        if running.request.grammar is None:
+            self._set_sampler(running, self._sampler(running.request))
+            return
+        running.is_choosing = True
+        self._slow.begin(
+            Work(
+                lambda: self._sampler(running.request),
+                lambda future: self._grammar_is_read(running, answer, future),
+            )
+        )
+
+    def _grammar_is_read(
+        self, running: RunningRequest, answer: ActiveAnswer, future: Future[Sampler]
+    ) -> None:
+        if not self._answers.is_active(answer):
+            return
+        running.is_choosing = False
         try:
-            answer.sampler = self._sampler(running)
+            self._set_sampler(running, future.result())
         except DureError as error:
             self._answers.fail(running.request.id, error, running)
-            return
-        if self._proposer is not None and answer.sampler.can_draft:
-            self._proposer.begin(running.request.id, running.tokens)
-        self._answers.emit_progress(running)
 
-    def _sampler(self, running: RunningRequest) -> Sampler:
-        request = running.request
+    def _set_sampler(self, running: RunningRequest, sampler: Sampler) -> None:
+        self._answers[running.request.id].sampler = sampler
+        if self._proposer is not None and sampler.can_draft:
+            self._proposer.begin(running.request.id, running.tokens)
+
+    def _sampler(self, request: Request) -> Sampler:
         sampler = Sampler(
             request.sampling,
             self._vocabulary,

@@ -131,14 +131,26 @@ class Sampler:
     def _choose_allowed(
         self, grammar: GrammarState, top: TopK, all_logits: Callable[[], Floats]
     ) -> int:
-        if _is_greedy(self.sampling) and (token := grammar.first_allowed(top)) is not None:
-            return token
-        allowed = grammar.masked(_all_of(all_logits()))
+        n = self._n_deciding()
+        allowed = grammar.allowed(top, n) if n or top.whole else None
+        if allowed is None or (not top.whole and len(allowed.ids) < (n or 0)):
+            allowed = grammar.allowed(_all_of(all_logits()), n)
         if not allowed.ids.size:
             raise GrammarEnd
         if _is_greedy(self.sampling):
             return int(allowed.ids[0])
         return self._chain.draw(allowed, self._n_answered)
+
+    def _n_deciding(self) -> int | None:
+        """Return how many of the likeliest candidates decide the choice; None: all."""
+        if _is_greedy(self.sampling):
+            return 1
+        return None if self._needs_all() else self.sampling.top_k or None
+
+    @property
+    def is_slow(self) -> bool:
+        """Tell whether choosing may take long."""
+        return self._grammar is not None
 
     # ------------------------------------------------------------ penalties and biases
 

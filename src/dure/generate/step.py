@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
 
 import numpy as np
 
-from dure.engine.executor import Adjustment, Batch, Executor, StepResult, StepStats, TopK
-from dure.errors import ModelError
+from dure.engine.executor import Adjustment, Batch, Executor, Floats, StepResult, StepStats
 from dure.generate.answers import ActiveAnswers, LoopTotals
+from dure.generate.choosing import Choice, Choose, Chosen, SlowWork, chosen
 from dure.generate.kv_actions import KvActions
 from dure.generate.request import Request, Token
-from dure.generate.sampling import GrammarEnd, Sampler
+from dure.generate.sampling import Sampler
 from dure.generate.scheduler import PrefillSpeed, RunningRequest, Scheduler, StepTokens
 from dure.generate.speculative.proposer import Proposer
 from dure.model.vocabulary import Vocabulary
 
 __all__ = ["StepRunner"]
 
+PATIENCE = 0.1  # of a step's time, that all wait for the choices of one
+LEAST_PATIENCE_S = 0.002
+
 
 class StepRunner:
-    """Runs the steps of one engine's loop. proposer: None proposes no draft tokens."""
+    """Runs the steps of one engine's loop. proposer: None proposes no draft tokens. slow: runs choices."""
 
     def __init__(
         self,
@@ -36,8 +41,10 @@ class StepRunner:
         kv: KvActions,
         totals: LoopTotals,
         proposer: Proposer | None,
+        slow: SlowWork,
     ) -> None:
         self._executor, self._vocabulary, self._scheduler = executor, vocabulary, scheduler
+        self._slow = slow
         self._answers, self._kv, self._totals, self._proposer = answers, kv, totals, proposer
         self.prefill_speed = PrefillSpeed()
 
@@ -49,9 +56,10 @@ class StepRunner:
         samplers = [self._sampler(s.running) for s in outputs]
         start = time.perf_counter()
         result = self._executor.step(self._batch(step, outputs, samplers), meanwhile)
-        self._observe(step, time.perf_counter() - start, result.stats)
+        elapsed_s = time.perf_counter() - start
+        self._observe(step, elapsed_s, result.stats)
         self._advance(step)
-        self._continue(outputs, samplers, result)
+        self._continue(outputs, samplers, result, elapsed_s)
         for s in step:
             if s.output and not s.needs_logits:
                 self._answers.finish(s.running, "length")
@@ -96,64 +104,70 @@ class StepRunner:
     # ------------------------------------------------------------ from logits to tokens
 
     def _continue(
-        self, outputs: Sequence[StepTokens], samplers: Sequence[Sampler], result: StepResult
+        self,
+        outputs: Sequence[StepTokens],
+        samplers: Sequence[Sampler],
+        result: StepResult,
+        elapsed_s: float,
     ) -> None:
         """Let every answer go on with the tokens that its rows of logits give."""
         row, stats = 0, result.stats
         means = [float(np.mean(x)) for x in (stats.compute_s, stats.sync_s, stats.bytes_sent)]
         for s, sampler in zip(outputs, samplers, strict=True):
             self._answers[s.running.request.id].observe_step(*means)
-            self._verify(s, sampler, result.rows, row)
-            row += len(s.drafts) + 1
+            first, row = row, row + len(s.drafts) + 1
+            choose = partial(
+                chosen, s.running.request, sampler, result.rows[first:row], s.drafts, self._is_end
+            )
+            logits = partial(self._logits, first)
+            if sampler.is_slow:
+                self._choose_slowly(s, choose, logits)
+            else:
+                self._go_on(s, choose(logits))
+        self._slow.advance(max(LEAST_PATIENCE_S, PATIENCE * elapsed_s))
+        self._slow.provide()
 
-    def _verify(
-        self, s: StepTokens, sampler: Sampler, rows: Sequence[TopK], first_row: int
+    def _logits(self, first: int, row: int) -> Floats:
+        return self._executor.logits(first + row)
+
+    def _choose_slowly(
+        self, s: StepTokens, choose: Choose, logits: Callable[[int], Floats]
     ) -> None:
-        """Choose the next token, and one more after each draft that is the token chosen."""
-        request_id, n_accepted = s.running.request.id, 0
+        """Leave an answer out of the steps until its tokens are chosen."""
+        answer, s.running.is_choosing = self._answers[s.running.request.id], True
+
+        def done(future: Future[Chosen]) -> None:
+            if self._answers.is_active(answer):
+                s.running.is_choosing = False
+                self._go_on(s, future.result())
+
+        self._slow.begin(Choice(choose, logits, len(s.drafts) + 1, self._slow.ask, done))
+
+    def _go_on(self, s: StepTokens, chosen_: Chosen) -> None:
+        """Append the tokens that were chosen to an answer, or end it."""
+        running, request_id = s.running, s.running.request.id
         answer = self._answers[request_id]
-        for row in range(first_row, first_row + len(s.drafts) + 1):
-            token = self._choose(s.running, sampler, rows[row], row)
-            if token is None:
-                break
-            if self._proposer is not None:
-                self._proposer.observe_token(request_id, token)
-            is_accepted = s.drafts[n_accepted : n_accepted + 1] == (token,)
-            n_accepted += is_accepted
-            ended = self._append(s.running, token, rows[row], row, in_cache=is_accepted)
-            if ended or not is_accepted:
-                break
         answer.n_drafts += len(s.drafts)
-        answer.n_accepted += n_accepted
-        if self._proposer is not None:
-            self._proposer.observe_verified(request_id, len(s.drafts), n_accepted)
-        self._scheduler.verify(s, n_accepted)
+        answer.n_accepted += chosen_.n_accepted
+        self._scheduler.verify(s, chosen_.n_accepted)
+        for i, event in enumerate(chosen_.tokens):
+            if self._proposer is not None:
+                self._proposer.observe_token(request_id, event.token)
+            if self._append(running, event, in_cache=i < chosen_.n_accepted):
+                return
+        if chosen_.error is not None:
+            self._answers.fail(request_id, chosen_.error, running)
+        elif chosen_.is_end:
+            self._answers.finish(running, "stop", chosen_.end_token)
+        elif self._proposer is not None:
+            self._proposer.observe_verified(request_id, len(s.drafts), chosen_.n_accepted)
 
-    def _choose(self, running: RunningRequest, sampler: Sampler, top: TopK, row: int) -> int | None:
-        """Return the next token; None if the answer ends before it."""
-        request = running.request
-        try:
-            token = sampler.choose(top, lambda: self._executor.logits(row))
-        except GrammarEnd:
-            self._answers.finish(running, "stop")
-            return None
-        except ModelError as error:
-            self._answers.fail(request.id, error, running)
-            return None
-        if self._is_end(request, token):
-            self._answers.finish(running, "stop", token)
-            return None
-        sampler.accept(token)
-        return token
-
-    def _append(
-        self, running: RunningRequest, token: int, top: TopK, row: int, *, in_cache: bool
-    ) -> bool:
+    def _append(self, running: RunningRequest, event: Token, *, in_cache: bool) -> bool:
         """Append a token to an answer; tell whether it was the last."""
         request = running.request
-        self._answers.emit(self._token_event(request, token, top, row))
+        self._answers.emit(event)
         self._totals.generated_tokens += 1
-        has_room = self._scheduler.append(running, token, in_cache=in_cache)
+        has_room = self._scheduler.append(running, event.token, in_cache=in_cache)
         is_enough = request.max_tokens is not None and running.n_answered >= request.max_tokens
         if is_enough or not has_room:
             self._answers.finish(running, "length")
@@ -163,17 +177,6 @@ class StepRunner:
         return token in request.end_tokens or (
             not request.ignore_eos and self._vocabulary.is_end(token)
         )
-
-    def _token_event(self, request: Request, token: int, top: TopK, row: int) -> Token:
-        if request.n_logprobs is None:
-            return Token(request.id, token)
-        ids, logprobs = top.ids.tolist(), (top.logits - top.log_sum_exp).tolist()
-        if token in ids:
-            logprob = logprobs[ids.index(token)]
-        else:  # it was chosen from the whole vocabulary
-            logprob = float(self._executor.logits(row)[token]) - top.log_sum_exp
-        best = tuple(zip(ids, logprobs, strict=True))[: request.n_logprobs]
-        return Token(request.id, token, logprob, best)
 
 
 def _adjustments(

@@ -18,7 +18,8 @@ class RunningRequest:
 
     tokens: its prompt, and the answer so far. n_cached: how many of them are in the KV cache; n_reused of
     these were there when it was admitted. n_skipped: tokens of other prompts that were computed while
-    this prompt waited.
+    this prompt waited. is_choosing: no step can have it, as its next token is not chosen yet, or cannot be.
+    n_unverified: drafts in the KV cache behind the n_cached tokens.
     """
 
     request: Request
@@ -27,6 +28,8 @@ class RunningRequest:
     n_cached: int
     n_reused: int
     n_skipped: int = 0
+    is_choosing: bool = False
+    n_unverified: int = 0
 
     @property
     def n_prompt(self) -> int:

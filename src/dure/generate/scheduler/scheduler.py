@@ -183,7 +183,8 @@ class Scheduler:
 
     def n_unstored(self, running: RunningRequest) -> int:
         """Count the tokens of a request that would be lost with the KV cache, and could be stored."""
-        can_be_stored = may_reuse(running.request) and self.limits.store_tokens
+        is_whole = may_reuse(running.request) and not running.n_unverified
+        can_be_stored = is_whole and self.limits.store_tokens
         return running.n_cached - self._slots[running.slot].n_stored if can_be_stored else 0
 
     # ------------------------------------------------------------ steps
@@ -193,7 +194,7 @@ class Scheduler:
 
         It is filled with prompts if no answer runs.
         """
-        running = [r for r in self.running if not r.request.embed]
+        running = [r for r in self.running if not (r.request.embed or r.is_choosing)]
         decodes = [next_tokens(r, 1) for r in running if not r.in_prefill]
         prefills = [r for r in running if r.in_prefill]
         budget = self.limits.n_batch - len(decodes)
@@ -215,6 +216,7 @@ class Scheduler:
         for s in step:
             was_prefill = s.running.in_prefill
             s.running.n_cached += len(s.tokens)
+            s.running.n_unverified = len(s.drafts)
             if was_prefill and not s.running.in_prefill:
                 self._cache.put_prompt(s.running)
 
@@ -229,10 +231,13 @@ class Scheduler:
 
     def verify(self, tokens: StepTokens, n_accepted: int) -> None:
         """Keep the first n_accepted drafts in the KV cache, and have the rejected ones forgotten."""
+        tokens.running.n_unverified = 0
         if n_accepted < len(tokens.drafts):
             start = tokens.start + len(tokens.tokens) + n_accepted
             self._due.append(Forget(tokens.running.slot, start))
 
     def finish(self, running: RunningRequest) -> None:
         """End a request; its slot goes on holding its tokens, if the request allows that."""
+        if running.n_unverified and running.request.cache_prompt:
+            self._due.append(Forget(running.slot, running.n_cached))
         self._due += self._cache.release(self._slots[running.slot], running)
