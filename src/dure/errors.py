@@ -136,11 +136,20 @@ class NotReadyError(DureError):
         self.progress = progress
 
 
-def context_error(n_prompt: int, n_ctx: int) -> ContextError:
-    """Return the error of a prompt of n_prompt tokens that leaves no room in a context of n_ctx."""
+def context_error(
+    n_prompt: int,
+    n_ctx: int,
+    cure: str = "shorten it, or use a larger --ctx if the model allows it",
+) -> ContextError:
+    """Return the error of a prompt of n_prompt tokens that leaves no room in a context of n_ctx.
+
+    Clients recognize this sentence, which is Anthropic's: Claude Code then shortens the conversation,
+    LangChain and LiteLLM raise the error that they have for it.
+    """
+    most = min(n_ctx, n_prompt - 1)  # a prompt that fills the context leaves no room for an answer
     return ContextError(
-        f"the prompt has {n_prompt} tokens, but the context holds {n_ctx} with the answer",
-        "use a shorter prompt, or a larger --ctx if the model allows it",
+        f"the prompt is too long: {n_prompt} tokens > {most} maximum",
+        cure,
         n_prompt=n_prompt,
         n_ctx=n_ctx,
     )

@@ -351,6 +351,12 @@ def test_anthropic_tools_are_called_whole_and_streamed(claude: anthropic.Anthrop
         assert answer.stop_reason == "tool_use"
 
 
+def test_anthropic_models_are_found(claude: anthropic.Anthropic) -> None:
+    (model,) = claude.models.list(limit=1000)
+    assert (model.id, model.display_name, model.type) == ("dure-demo", "dure-demo", "model")
+    assert claude.models.retrieve("dure-demo").created_at == model.created_at
+
+
 def test_anthropic_errors_have_its_shape_at_every_address_below_its_own(
     claude: anthropic.Anthropic, url: str
 ) -> None:

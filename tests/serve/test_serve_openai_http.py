@@ -302,6 +302,8 @@ def test_a_prompt_beyond_the_context_is_told_with_both_sizes(http: httpx.Client)
     assert error["type"] == "exceed_context_size_error"
     assert error["n_prompt_tokens"] >= 3000
     assert error["n_ctx"] == 2048
+    sizes = f"{error['n_prompt_tokens']} tokens > 2048 maximum"
+    assert f"prompt is too long: {sizes}" in error["message"]  # which clients look for
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -619,6 +621,16 @@ def test_every_answer_follows_the_document(http: httpx.Client, engine: ScriptedE
 
 
 def test_the_address_itself_says_hello(http: httpx.Client) -> None:
-    """GET and HEAD of / are 200: browsers and Ollama's clients look there first."""
+    """Browsers and Ollama's clients look there first."""
     assert "/docs" in http.get("/").text
-    assert http.head("/").status_code == 200
+
+
+def test_head_is_answered_wherever_get_is(http: httpx.Client) -> None:
+    """It has the status and the headers of a GET, without its body; what takes POST is 405."""
+    document = http.get("/openapi.json").json()["paths"]
+    paths = [path for path, methods in document.items() if "get" in methods and "{" not in path]
+    assert len(paths) > 3
+    for path in ["/", "/v1/models/demo", "/v1/models/nobody", "/nowhere", CHAT, *paths]:
+        head, get = http.head(path), http.get(path)
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        assert head.headers["content-type"] == get.headers["content-type"]

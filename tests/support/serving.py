@@ -22,7 +22,7 @@ from fastapi import APIRouter
 
 from dure.chat.reading import TextTools
 from dure.deploy.options import RunOptions
-from dure.errors import ContextError, DureError
+from dure.errors import DureError, context_error
 from dure.generate.request import (
     Done,
     EngineStats,
@@ -272,9 +272,7 @@ class ScriptedEngine:
         if script.refusal is not None:
             raise script.refusal
         if len(request.prompt) >= self.info.n_ctx:
-            raise ContextError(
-                "the prompt is too long", n_prompt=len(request.prompt), n_ctx=self.info.n_ctx
-            )
+            raise context_error(len(request.prompt), self.info.n_ctx)
         return ScriptedAnswer(self, request, script)
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -14,6 +14,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from dure.http.body import JsonRoute
+from dure.http.head_requests import HeadAsGet
 from dure.http.problems import ErrorShape, install_error_handlers
 from dure.serve import docs
 from dure.serve.openai import chat, completions, embeddings, health, models, native, tokens
@@ -42,6 +43,7 @@ def build_app(state: ServerState, dialects: Sequence[APIRouter] = ()) -> FastAPI
     for router in (*OPENAI, *dialects, docs.router):
         app.include_router(router)
     install_error_handlers(app, _shapes(dialects))
+    app.add_middleware(HeadAsGet)
     return app
 
 

@@ -18,7 +18,7 @@ async def show_docs() -> Response:
     return Response(page, media_type="text/html; charset=utf-8")
 
 
-@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+@router.get("/", include_in_schema=False)
 async def say_hello() -> Response:
     """Greet people who open the address in a browser, and Ollama's clients, which ask here first."""
     return Response("dure is running: the API is described at /docs\n", media_type="text/plain")

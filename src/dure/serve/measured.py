@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from dure.errors import ContextError
+from dure.errors import context_error
 from dure.generate.request import Done, EngineStats, Event, Failed, ModelInfo, Request, Token
 from dure.http.access_log import RequestRecord, current_record
 from dure.serve.engine import Engine, EngineState, TokenStream
@@ -83,12 +83,7 @@ class MeasuredEngine:
 
     def _check(self, n_tokens: int) -> None:
         if self._most is not None and n_tokens > self._most:
-            raise ContextError(
-                f"the prompt has {n_tokens} tokens, and this server takes {self._most}",
-                "shorten it",
-                n_prompt=n_tokens,
-                n_ctx=self._most,
-            )
+            raise context_error(n_tokens, self._most, "shorten it")
 
 
 class _MeasuredStream:

@@ -15,7 +15,7 @@ import numpy as np
 from dure.engine.arrays import Floats, Ints
 from dure.engine.compute.llama import load_model
 from dure.engine.executor import ExecutorInfo
-from dure.errors import ContextError, EngineError, ResourceError, UsageError
+from dure.errors import EngineError, ResourceError, UsageError, context_error
 from dure.hardware.probe import probe
 from dure.model.gguf import GgufFile
 
@@ -88,12 +88,10 @@ class Embedder:
     def embed(self, tokens: Ints) -> Floats:
         """Embed tokens, int32 [n]. Returns float32 [n_embd]. Raises ContextError if n is too large."""
         n = len(tokens)
-        if not 0 < n <= self._n_ctx:
-            raise ContextError(
-                f"the text has {n} tokens, but this model takes 1 to {self._n_ctx}: divide it",
-                n_prompt=n,
-                n_ctx=self._n_ctx,
-            )
+        if not n:
+            raise UsageError("the text is empty", "give some")
+        if n > self._n_ctx:
+            raise context_error(n, self._n_ctx, "divide it")
         lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
         batch = lib.llama_batch_init(n, 0, 1)
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from dure.errors import ContextError, UsageError
+from dure.errors import UsageError, context_error
 from dure.serve.ollama.options import Options
 from dure.serve.state import ServerState
 
@@ -32,12 +32,7 @@ async def embedded(
         if not found:
             raise UsageError(f"input[{index}] is empty", "give some text")
         if len(found) > n_ctx and not truncate:
-            raise ContextError(
-                f"input[{index}] has {len(found)} tokens, more than the context of {n_ctx}",
-                "shorten it, or say truncate",
-                n_prompt=len(found),
-                n_ctx=n_ctx,
-            )
+            raise context_error(len(found), n_ctx, f"shorten input[{index}], or say truncate")
     fitting = [found[:n_ctx] for found in tokens]
     vectors = await model.engine.embed(fitting) if fitting else []
     return vectors, sum(len(found) for found in fitting)

@@ -163,11 +163,14 @@ class InputTokens(ClosedObject):
 
 
 class OpenAIModel(OpenObject):
-    """A model that is served."""
+    """A model that is served, with the fields of OpenAI's API and of Anthropic's."""
 
     id: str
     object: Literal["model"]
+    type: Literal["model"]
+    display_name: str
     created: int
+    created_at: str
     owned_by: str
 
 
@@ -176,6 +179,9 @@ class ModelList(OpenObject):
 
     object: Literal["list"]
     data: list[OpenAIModel]
+    has_more: Literal[False]
+    first_id: str
+    last_id: str
 
 
 class OpenAIEmbedding(ClosedObject):

@@ -1,7 +1,11 @@
-"""/v1/models: which models are served, under which names."""
+"""/v1/models: which models are served, under which names.
+
+OpenAI's and Anthropic's clients ask at the same address, so an entry has the fields of both.
+"""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -25,7 +29,9 @@ router = APIRouter(route_class=JsonRoute, tags=["models"])
 @router.get("/models", **OPENAI_STYLE.route(ModelList, alias=True))
 async def list_models(server: CurrentServer) -> Response:
     """List the models that are served."""
-    return json_response({"object": "list", "data": _models(server)})
+    models = _models(server)
+    page = {"has_more": False, "first_id": models[0]["id"], "last_id": models[-1]["id"]}
+    return json_response({"object": "list", "data": models, **page})
 
 
 @router.get(
@@ -50,12 +56,19 @@ def _entry(model: ServedModel) -> dict[str, Any]:
     return {
         "id": model.name,
         "object": "model",
+        "type": "model",
+        "display_name": model.name,
         "created": model.created,
+        "created_at": _as_text(model.created),
         "owned_by": "dure",
         "aliases": list(model.aliases),
         "tags": [],
         "meta": _meta(model),
     }
+
+
+def _as_text(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _meta(model: ServedModel) -> dict[str, Any] | None:
