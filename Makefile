@@ -1,24 +1,28 @@
 # make demo    install into .venv, then run the demo model on one rank and cut over two
 # make test    install what tests need, and run them all; one file, or some tests of it:
 #              make test ARGS="tests/generate/test_scheduler.py -k neighbours"
-# make check   every linter, then the tests
+# make test-clients
+#              install other people's clients, pinned, into .clients (2 GB), and run them against dure
+# make check   every linter, then the tests; clients that are not installed are skipped
 # make lint    every linter
 # make format  format the code and mend what the linter can
 # make docs    write docs/cli.md and other generated parts anew
-# make clean   remove .venv and what was built
+# make clean   remove .venv, .clients and what was built
 
 PYTHON ?= python3
 VENV := .venv
 # files of tests that run at once, if all of them do
 WORKERS ?= 2
 BIN := $(VENV)/bin
+# which of other people's clients: npm (Claude Code, Codex, ollama) and those of tests/clients/pinned
+CLIENTS ?= npm aider langchain litellm llm
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(shell find src -name '*.py')
 
 # llama.cpp's AMX kernels crash when some compilers build them: docs/decisions/0003-no-amx.md
 CMAKE_ARGS += -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__
 export CMAKE_ARGS
 
-.PHONY: demo install test check lint format docs clean
+.PHONY: demo install test clients test-clients check lint format docs clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -46,6 +50,21 @@ $(VENV)/installed-dev: $(VENV)/python pyproject.toml
 test: install $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(or $(ARGS),$(if $(filter-out 1,$(WORKERS)),-n $(WORKERS)))
 
+clients: $(CLIENTS:%=.clients/%/installed)
+
+.clients/npm/installed: tests/clients/pinned/package.json
+	mkdir -p $(@D) && cp $< $(@D)
+	npm install --prefix $(@D) --no-audit --no-fund --no-package-lock --loglevel=error
+	@touch $@
+
+.clients/%/installed: tests/clients/pinned/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+test-clients: install $(VENV)/installed-dev clients
+	$(BIN)/python -m pytest tests/clients
+
 check: lint test
 
 lint: install $(VENV)/installed-dev
@@ -63,4 +82,4 @@ docs: install
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) .clients build

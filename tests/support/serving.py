@@ -35,6 +35,7 @@ from dure.generate.request import (
     Timings,
     Token,
 )
+from dure.http.guards.asgi import App, Message, Receive, Scope, Send
 from dure.isolation import Isolation
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
@@ -81,7 +82,10 @@ async def _running(engine: EngineSupervisor) -> AsyncIterator[None]:
 
 
 class Served:
-    """A server at `url` until `close`. engine: started and closed with it."""
+    """A server at `url` until `close`. engine: started and closed with it.
+
+    answers: method, path and status of every request so far.
+    """
 
     def __init__(
         self,
@@ -90,7 +94,8 @@ class Served:
         engine: EngineSupervisor | None = None,
     ) -> None:
         self.state = state
-        app = build_app(state, dialects)
+        self.answers: list[tuple[str, str, int]] = []
+        app = _noting(build_app(state, dialects), self.answers)
         config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off")
         self._server, self._engine = uvicorn.Server(config), engine
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -108,6 +113,20 @@ class Served:
         """Stop at once."""
         self._server.should_exit = self._server.force_exit = True
         self._thread.join(WAIT_S)
+
+
+def _noting(app: App, answers: list[tuple[str, str, int]]) -> App:
+    """Return the app; the status of its every answer is added to `answers`."""
+
+    async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answers.append((scope["method"], scope["path"], message["status"]))
+            await send(message)
+
+        await app(scope, receive, sending)
+
+    return noting
 
 
 @contextlib.contextmanager
