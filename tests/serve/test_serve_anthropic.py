@@ -81,6 +81,15 @@ def test_the_system_may_be_text_or_blocks() -> None:
     assert task(system=[block]).messages == [system, USER]
 
 
+def test_what_claude_code_tells_the_accountants_is_not_told_to_the_model() -> None:
+    """It differs in every session, and stands before everything that could be cached."""
+    note = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.332.407;"}
+    block = {"type": "text", "text": "Be brief."}
+    expected = [{"role": "system", "content": "Be brief."}, USER]
+    assert task(system=[note, block]).messages == expected
+    assert task(system=[note]).messages == [USER]
+
+
 def test_a_tool_loop_becomes_calls_and_results() -> None:
     """Thoughts, text and calls are one message; results follow the calls, before what is said."""
     answer = [

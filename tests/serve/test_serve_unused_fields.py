@@ -147,6 +147,11 @@ def server() -> Iterator[Served]:
         ("/completion", {"prompt": "Hello", "n_predict": 2, "id_slot": 0}, "id_slot"),
         ("/v1/responses", {"input": "Hello.", "client_metadata": {}}, "client_metadata"),
         ("/v1/messages", {**CHAT, "context_management": {}}, "context_management"),
+        (
+            "/v1/messages",
+            {**CHAT, "system": [{"type": "text", "text": "x-anthropic-billing-header: x=1;"}]},
+            "system.billing_header",
+        ),
         ("/api/chat", {"model": "m", "messages": CHAT["messages"], "keep_alive": 0}, "keep_alive"),
         ("/tokenize", {"content": "Hello.", "brand_new": 1}, "brand_new"),
     ],

@@ -12,6 +12,7 @@ import msgspec
 
 from dure.chat.messages import ChatMessage
 from dure.errors import UsageError
+from dure.http.unused_fields import note_unused
 from dure.serve.anthropic.requests import (
     AnthropicInputMessage,
     CountTokensRequest,
@@ -26,19 +27,30 @@ from dure.serve.anthropic.requests import (
 
 __all__ = ["found_tools", "messages_of"]
 
+_BILLING = "x-anthropic-billing-header:"
+
 
 def messages_of(request: CountTokensRequest) -> list[ChatMessage]:
     """Return the chat's messages. Raises UsageError naming the block that a text model cannot read."""
     messages: list[ChatMessage] = []
-    if request.system:
-        messages.append({"role": "system", "content": _system(request.system)})
+    if system := _system(request.system or ""):
+        messages.append({"role": "system", "content": system})
     for index, message in enumerate(request.messages):
         messages += _messages(message, f"messages.{index}")
     return messages
 
 
 def _system(system: str | Sequence[TextBlock]) -> str:
-    return system if isinstance(system, str) else "\n\n".join(block.text for block in system)
+    """Return the system's text, without Claude Code's note to Anthropic's accountants.
+
+    The note differs in every session, so no two could share the prefix that follows it.
+    """
+    if isinstance(system, str):
+        return system
+    told = [block.text for block in system if not block.text.startswith(_BILLING)]
+    if len(told) < len(system):
+        note_unused("system.billing_header")
+    return "\n\n".join(told)
 
 
 def _messages(message: AnthropicInputMessage, place: str) -> list[ChatMessage]:
