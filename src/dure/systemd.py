@@ -101,10 +101,10 @@ class Service:
 def command_line(program: str, words: list[str]) -> str:
     """Return a program with its words, for ExecStart=. Raises UsageError.
 
-    In the words, $ would name a variable. systemd itself starts no program with a quote or a $ in its
-    path, so a shell does.
+    In the words, $ would name a variable; in the program's path systemd looks for none, and it takes no
+    quotes there: a shell starts such a program.
     """
-    if not re.fullmatch(r"[\w./+ -]+", program):
+    if re.search(r"[\"'\\]", program):
         program, words = "/bin/sh", ["-c", 'exec "$0" "$@"', program, *words]
     return " ".join([quoted(program), *(quoted(word.replace("$", "$$")) for word in words)])
 
