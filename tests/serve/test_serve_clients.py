@@ -204,8 +204,8 @@ def test_openai_models_are_found(client: openai.OpenAI) -> None:
 
 def test_openai_errors_name_what_is_wrong(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(messages=QUESTION, model="any", extra_body={"wings": 2})
-    assert refused.value.param == "wings"
+        client.chat.completions.create(messages=QUESTION, model="any", extra_body={"temprature": 2})
+    assert refused.value.param == "temprature"
     endless: Any = [{"role": "user", "content": "bell " * 3000}]
     with pytest.raises(openai.BadRequestError) as too_long:
         client.chat.completions.create(messages=endless, model="any")
@@ -310,8 +310,8 @@ async def others(client: openai.AsyncOpenAI) -> None:
         model="any", input="Tell me a story.", max_output_tokens=16
     )
     assert response.output_text
-    with pytest.raises(openai.BadRequestError, match="wings"):
-        await client.completions.create(prompt="x", extra_body={"wings": 2}, **GREEDY)
+    with pytest.raises(openai.BadRequestError, match="did you mean temperature"):
+        await client.completions.create(prompt="x", extra_body={"temprature": 2}, **GREEDY)
 
 
 # anthropic
@@ -360,9 +360,9 @@ def test_anthropic_models_are_found(claude: anthropic.Anthropic) -> None:
 def test_anthropic_errors_have_its_shape_at_every_address_below_its_own(
     claude: anthropic.Anthropic, url: str
 ) -> None:
-    with pytest.raises(anthropic.BadRequestError, match="wings"):
+    with pytest.raises(anthropic.BadRequestError, match="did you mean temperature"):
         claude.messages.create(
-            messages=QUESTION, extra_body={"wings": 2}, model="any", max_tokens=9
+            messages=QUESTION, extra_body={"temprature": 2}, model="any", max_tokens=9
         )
     for method, path, status in (
         ("GET", "/v1/messages", 405),
@@ -449,8 +449,8 @@ def test_ollama_follows_a_schema_embeds_and_lists(llama: ollama.Client) -> None:
 def test_ollama_errors_have_its_shape_at_every_address_below_its_own(
     llama: ollama.Client, url: str
 ) -> None:
-    with pytest.raises(ollama.ResponseError, match="num_gpu"):
-        llama.chat("dure-demo", QUESTION, options={"num_gpu": 1})
+    with pytest.raises(ollama.ResponseError, match="temprature"):
+        llama.chat("dure-demo", QUESTION, options={"temprature": 1})
     for method, path, status in (("GET", "/api/chat", 405), ("POST", "/api/pull", 404)):
         response = httpx.request(method, url + path)
         assert response.status_code == status
