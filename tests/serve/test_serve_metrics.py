@@ -120,6 +120,22 @@ def test_the_same_quantity_has_the_same_value_under_every_name(metrics: Metrics)
     assert value(metrics, "dure_sync_seconds_total", rank="1") == 0.5
 
 
+def test_the_servers_own_machine_is_told_like_a_node(tmp_path: Path) -> None:
+    """Also without a cluster: the same names, and the label that is the root's everywhere."""
+    with dure_serve(tmp_path) as url:
+        found = [
+            sample
+            for sample in samples(httpx.get(f"{url}/metrics").text)
+            if sample.labels.get("node") == "dure-root"
+        ]
+    values = {sample.name: sample.value for sample in found}
+    assert values["dure_node_up"] == 1
+    assert values["dure_node_memory_available_bytes"] > 0
+    assert values["dure_node_disk_free_bytes"] > 0
+    assert values["dure_node_throttled"] in {0, 1}
+    assert values["dure_node_load"] >= 0
+
+
 def test_nodes_are_told_with_what_their_sensors_say() -> None:
     """One that answers, without a temperature sensor; and one that does not answer."""
     link = Link("eth0", ("10.0.0.2",), 1000, 3, 50, 60)

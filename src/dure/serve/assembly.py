@@ -141,9 +141,8 @@ def _embedding_model(
 
 @contextmanager
 def _cluster_watch(options: EngineOptions) -> Iterator[ClusterWatch]:
-    watch = ClusterWatch()
-    if options.run.cluster:
-        watch.start()
+    watch = ClusterWatch(has_nodes=options.run.cluster)
+    watch.start()
     try:
         yield watch
     finally:

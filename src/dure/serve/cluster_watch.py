@@ -1,4 +1,4 @@
-"""Watches the cluster's nodes for a server: their health becomes metrics, its changes events.
+"""Watches the machines of a server: their health becomes metrics, and that of nodes events.
 
 Knows the metrics' names. Refuses to act on them.
 """
@@ -8,15 +8,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from dure.cluster.root.changes import Changes
 from dure.cluster.root.membership import Cluster
-from dure.cluster.root.survey import NodeReport, Nodes
+from dure.cluster.root.survey import NodeReport, Nodes, root_report
 from dure.errors import DureError
 from dure.hardware.health import Health
-from dure.places import cluster_directory
+from dure.places import cluster_directory, shard_directory
 
 __all__ = ["ClusterWatch", "node_metrics"]
 
@@ -33,15 +34,19 @@ _GAUGES: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
 
 
 class ClusterWatch:
-    """Asks all nodes for their facts, in a thread, from `start` to `stop`; changes become events."""
+    """Looks at this machine and, with a cluster, asks all nodes for their facts, in a thread, from `start`
+    to `stop`. Changes of nodes become events.
+    """
 
-    def __init__(self) -> None:
-        self._reports: Sequence[NodeReport] = ()
+    def __init__(self, *, has_nodes: bool) -> None:
+        self._has_nodes = has_nodes
+        self._root: Sequence[NodeReport] = ()
+        self._nodes: Sequence[NodeReport] = ()
         self._stopped = threading.Event()
 
     def reports(self) -> Sequence[NodeReport]:
-        """Return the nodes' latest reports."""
-        return self._reports
+        """Return the latest reports, this machine's first."""
+        return [*self._root, *self._nodes]
 
     def start(self) -> None:
         """Begin to watch."""
@@ -54,20 +59,26 @@ class ClusterWatch:
     def _look(self) -> None:
         changes = Changes()
         while True:
-            try:
-                cluster = Cluster(cluster_directory())
-                self._reports = Nodes(cluster).survey(cluster.members)
-                for event, facts in changes.of(self._reports, time.monotonic()):
-                    cluster.events.add(event, **facts)
-            except (DureError, OSError):  # it is being changed: look again
-                self._reports = ()
+            with suppress(OSError):  # a sensor that has gone: its last figures stay
+                self._root = [root_report(shard_directory())]
+            if self._has_nodes:
+                self._survey(changes)
             if self._stopped.wait(LOOK_EVERY_S):
                 return
 
+    def _survey(self, changes: Changes) -> None:
+        try:
+            cluster = Cluster(cluster_directory())
+            self._nodes = Nodes(cluster).survey(cluster.members)
+            for event, facts in changes.of(self._nodes, time.monotonic()):
+                cluster.events.add(event, **facts)
+        except (DureError, OSError):  # it is being changed: look again
+            self._nodes = ()
+
 
 def node_metrics(reports: Sequence[NodeReport]) -> Iterator[Metric]:
-    """Yield the nodes' health as metrics; without nodes, families without samples."""
-    up = GaugeMetricFamily("dure_node_up", "Whether the node answers", labels=("node",))
+    """Yield the machines' health as metrics; without reports, families without samples."""
+    up = GaugeMetricFamily("dure_node_up", "Whether the machine answers", labels=("node",))
     for report in reports:
         up.add_metric((report.member.name,), float(not report.problem))
     yield up

@@ -208,7 +208,7 @@ def _table(root: Cluster, now: ClusterStatus) -> Table:
     ):
         table.add_column(heading, justify="right" if heading in _RIGHT else "left")
     table.columns[0].no_wrap = table.columns[1].no_wrap = True
-    for node in [NodeStatus.of(root_report(root)), *now.nodes]:
+    for node in [NodeStatus.of(root_report(root.directory)), *now.nodes]:
         address = "here" if node.name == ROOT_NAME else f"{node.host}:{node.port}"
         health, machine = node.health, node.platform
         if machine is None or health is None:

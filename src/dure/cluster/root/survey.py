@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -38,10 +39,13 @@ class NodeReport:
     health: Health | None = None
 
 
-def root_report(cluster: Cluster) -> NodeReport:
-    """Return a report of this machine, the root, as the nodes have one."""
+def root_report(directory: Path) -> NodeReport:
+    """Return a report of this machine, the root, as the nodes have one.
+
+    directory: on the disk whose room matters.
+    """
     here = Member(ROOT_NAME, "", 0, 0, 0.0)
-    return NodeReport(here, platform=platform({}, lambda _: ""), health=health(cluster.directory))
+    return NodeReport(here, platform=platform({}, lambda _: ""), health=health(directory))
 
 
 class Nodes:
