@@ -23,6 +23,7 @@ Body = Mapping[str, Any]
 
 LONGEST_LINE = 1 << 20
 DONE = b"[DONE]"
+END = "\r\n"
 
 
 class RefusedError(BenchError):
@@ -67,10 +68,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server listens."""
+    """Where a server listens, and the API key that it wants, if any."""
 
     host: str
     port: int
+    key: str = ""
 
 
 async def stream(
@@ -115,7 +117,7 @@ async def _request(
     head = (
         f"{method} {path} HTTP/1.1\r\nHost: {address.host}:{address.port}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n"
-        "Connection: close\r\n\r\n"
+        f"{f'X-Api-Key: {address.key}' + END if address.key else ''}Connection: close{END}{END}"
     )
     reader, writer = await asyncio.open_connection(address.host, address.port, limit=LONGEST_LINE)
     try:

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 from dure.engine.kv import Copy, Forget, Swap
 from dure.errors import ContextError, UsageError
-from dure.generate.request import Request
+from dure.generate.request import Owner, Request
 from dure.generate.scheduler import (
     MIN_COPIED,
     MIN_STORED,
@@ -39,6 +39,7 @@ from dure.generate.scheduler import (
     StorePrefix,
     prefix_key,
 )
+from dure.generate.scheduler.shares import SLICE
 
 
 class Simulation:
@@ -60,9 +61,16 @@ class Simulation:
 
     # ------------------------------------------------------------ what the engine's loop does
 
-    def add(self, prompt: Sequence[int], wanted: int = 4, **more: object) -> str:
+    def add(
+        self,
+        prompt: Sequence[int],
+        wanted: int = 4,
+        owner: str | Owner = "",
+        **more: object,
+    ) -> str:
         name = f"r{next(self._ids)}"
-        request = Request(id=name, prompt=list(prompt), **more)  # type: ignore[arg-type]
+        owner = Owner(owner) if isinstance(owner, str) else owner
+        request = Request(id=name, prompt=list(prompt), owner=owner, **more)  # type: ignore[arg-type]
         self.scheduler.add(request)
         self.wanted[name] = wanted
         return name
@@ -210,6 +218,9 @@ def family(f: int, n: int) -> list[int]:
 # ---------------------------------------------------------------- whatever comes
 
 
+OWNERS = [Owner(), Owner("a"), Owner("b", weight=3), Owner("c", priority=1)]
+
+
 class AnyRequests(RuleBasedStateMachine):
     """Requests that begin alike or not, come, are cancelled, end, and come again with more."""
 
@@ -232,12 +243,21 @@ class AnyRequests(RuleBasedStateMachine):
         n=st.sampled_from([1, 2, 15, 16, 17, 63, 64, 65, 100, 130, 200, 240]),
         tail=st.integers(0, 20),
         wanted=st.sampled_from([1, 2, 10, 100]),
-        owner=st.sampled_from(["", "a", "b"]),
+        owner=st.sampled_from(OWNERS),
+        group=st.sampled_from(["", "", "g", "h"]),
         cache_prompt=st.sampled_from([True, True, True, False]),
         answered=st.sampled_from([0, 0, 0, 5]),
     )
     def add(
-        self, f: int, n: int, tail: int, wanted: int, owner: str, cache_prompt: bool, answered: int
+        self,
+        f: int,
+        n: int,
+        tail: int,
+        wanted: int,
+        owner: Owner,
+        group: str,
+        cache_prompt: bool,
+        answered: int,
     ) -> None:
         prompt = family(f, n)[: 255 - min(tail, 14)] + [50 + tail] * min(tail, 14)
         given: list[int] = []
@@ -245,7 +265,7 @@ class AnyRequests(RuleBasedStateMachine):
             given.append(next_token(prompt + given))
         self.names.append(
             self.simulation.add(
-                prompt, wanted, owner=owner, cache_prompt=cache_prompt, answered=given
+                prompt, wanted, owner, group=group, cache_prompt=cache_prompt, answered=given
             )
         )
 
@@ -362,7 +382,7 @@ def test_a_request_that_can_wait_waits_for_a_slot() -> None:
 
 def admitted_owners(s: Simulation) -> list[str]:
     s.finish_all()
-    return [r.request.owner for r in s.ended]
+    return [r.request.owner.name for r in s.ended]
 
 
 def test_owners_take_turns_whoever_asks_most() -> None:
@@ -383,7 +403,7 @@ def test_a_free_slot_goes_to_the_owner_that_runs_least() -> None:
     s.add(family(4, 5), wanted=500, owner="modest")
     s.scheduler.cancel(long[0])
     s.step()
-    assert sorted(r.request.owner for r in s.scheduler.running) == ["greedy", "modest"]
+    assert sorted(r.request.owner.name for r in s.scheduler.running) == ["greedy", "modest"]
 
 
 def test_requests_of_one_owner_keep_their_order() -> None:
@@ -392,6 +412,119 @@ def test_requests_of_one_owner_keep_their_order() -> None:
     names = [s.add(family(f, 5)) for f in range(1, 6)]
     s.finish_all()
     assert [r.request.id for r in s.ended] == names
+
+
+# ---------------------------------------------------------------- shares
+
+
+def running_owners(s: Simulation) -> list[str]:
+    return sorted(r.request.owner.name for r in s.scheduler.running)
+
+
+def test_an_owner_with_all_slots_gives_one_up_for_another_at_once() -> None:
+    """The request that came late is computed in the next step; the paused answer loses no token."""
+    s = simulation(n_slots=4)
+    for f in range(1, 21):
+        s.add(family(f, 30), wanted=300, owner="greedy")
+    for _ in range(10):
+        s.step()
+    late = s.add(family(30, 30), wanted=5, owner="modest")
+    assert late in {w.running.request.id for w in s.step() if w.output}
+    assert running_owners(s).count("greedy") == 3
+    s.finish_all()
+    for r in s.ended:
+        assert r.tokens[30:] == spoken(r.request.prompt, 5 if r.request.id == late else 300)
+
+
+def spoken(prompt: Sequence[int], n: int) -> list[int]:
+    """The answer to a prompt when nothing comes between."""
+    tokens = list(prompt)
+    for _ in range(n):
+        tokens.append(next_token(tokens))
+    return tokens[len(prompt) :]
+
+
+def test_answers_of_one_request_give_up_a_slot_for_another_request() -> None:
+    """They are of the same owner; but no request gives one up for its own answers."""
+    s = simulation(n_slots=4)
+    for _ in range(8):
+        s.add(family(1, 30), wanted=300, group="n=8")
+    s.step()
+    single = s.add(family(2, 30), wanted=5)
+    assert single in {w.running.request.id for w in s.step()}
+    assert s.scheduler.owner_stats()[0].pauses == 1
+
+
+def test_slots_are_shared_by_weight() -> None:
+    """Three to one, whoever came first."""
+    s = simulation(n_slots=4)
+    for f in range(1, 9):
+        s.add(family(f, 5), wanted=900, owner=Owner("one"))
+    s.step()
+    for f in range(9, 17):
+        s.add(family(f, 5), wanted=900, owner=Owner("three", weight=3))
+    s.step()
+    assert running_owners(s) == ["one", "three", "three", "three"]
+
+
+@pytest.mark.parametrize("n_slots", [1, 3])
+def test_tokens_are_shared_by_weight_if_slots_cannot_be(n_slots: int) -> None:
+    """More owners than slots take turns, within one answer too; no turn is shorter than it is worth."""
+    s = simulation(n_slots=n_slots, store_tokens=10_000)
+    owners = [Owner("a"), Owner("b"), Owner("c"), Owner("two", weight=2)]
+    for f, owner in enumerate(owners, start=1):
+        s.add(family(f, 5), wanted=1_990, owner=owner)
+    n_steps = 1_800
+    for _ in range(n_steps):
+        s.step()
+    stats = {one.name: one for one in s.scheduler.owner_stats()}
+    per_weight = n_steps * n_slots / sum(owner.weight for owner in owners)
+    if n_slots == 1:  # with more slots one answer cannot take two of them
+        for owner in owners:
+            had = stats[owner.name].generated_tokens / owner.weight
+            assert had == pytest.approx(per_weight, abs=SLICE + 10)
+    assert sum(one.pauses for one in stats.values()) < n_steps * n_slots / SLICE
+
+
+def test_an_owner_that_was_away_has_saved_nothing_up() -> None:
+    """After 1,000 tokens of another, both get as much from then on."""
+    s = simulation(n_slots=1)
+    s.add(family(1, 5), wanted=1_900, owner="busy")
+    for _ in range(1_000):
+        s.step()
+    s.add(family(2, 5), wanted=1_900, owner="back")
+    for _ in range(600):
+        s.step()
+    stats = {one.name: one.generated_tokens for one in s.scheduler.owner_stats()}
+    assert stats["back"] == pytest.approx(300, abs=SLICE + 10)
+
+
+def test_a_higher_priority_comes_first_and_a_lower_one_goes_on_after_it() -> None:
+    """Also if its owner runs nothing else."""
+    s = simulation(n_slots=1)
+    low = s.add(family(1, 5), wanted=100, owner=Owner("low", priority=-1))
+    s.step()
+    high = [s.add(family(f, 5), wanted=20, owner=Owner("high", priority=1)) for f in (2, 3)]
+    s.finish_all()
+    assert [r.request.id for r in s.ended] == [*high, low]
+
+
+def test_prompts_are_shared_between_owners() -> None:
+    """Three long prompts of one owner leave half of a step to another's; what it leaves is used."""
+    s = simulation(n_slots=4, n_batch=100)
+    for f in (1, 2, 3):
+        s.add(family(f, 1_000), owner="greedy")
+    s.add(family(4, 1_000), owner="modest")
+    tokens = {w.running.request.owner.name: 0 for w in s.step()}
+    for w in s.step():
+        tokens[w.running.request.owner.name] += len(w.tokens)
+    assert tokens == {"greedy": 50, "modest": 50}
+    short = s.add(family(5, 10), owner="third")
+    s.scheduler.cancel(next(r for r in s.scheduler.running if r.n_cached == 0).request.id)
+    (work,) = s.step()
+    assert work.running.request.id == short
+    assert work.output, "a prompt that ends waits for no chunk of another owner"
+    assert sum(len(w.tokens) for w in s.step() if w.running.in_prefill) == 99
 
 
 # ---------------------------------------------------------------- steps

@@ -119,6 +119,10 @@ def test_the_rest_of_a_refused_body_is_not_waited_for(locked: Serving) -> None:
         ("a b:key\n", "name of key 1"),
         ("alice:one\nalice:two\n", "two keys are named alice"),
         ("alice:on e\n", "key 1"),
+        ("alice:one weight=0\n", "the weight of key 1"),
+        ("alice:one weight=much\n", "the weight of key 1"),
+        ("alice:one priority=urgent\n", "the priority of key 1 must be low, normal or high"),
+        ("alice:one wieght=2\n", "key 1"),
     ],
 )
 def test_a_key_file_that_makes_no_sense_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -128,6 +132,22 @@ def test_a_key_file_that_makes_no_sense_is_refused(tmp_path: Path, text: str, me
     file.chmod(0o600)
     with pytest.raises(UsageError, match=message):
         KeyRing(path=file)
+
+
+def test_a_key_may_have_a_weight_and_a_priority(tmp_path: Path) -> None:
+    """Behind it, in any order; a key without them is as before."""
+    file = tmp_path / "keys"
+    file.write_text(
+        "a:one weight=2.5\nb:two  priority=low\tweight=3\nthree priority=high\nd:weight=4\n"
+    )
+    file.chmod(0o600)
+    found = [KeyRing(path=file).find(key) for key in (b"one", b"two", b"three", b"weight=4")]
+    assert [key and (key.name, key.weight, key.priority) for key in found] == [
+        ("a", 2.5, "normal"),
+        ("b", 3, "low"),
+        ("key-3", 1, "high"),
+        ("d", 1, "normal"),
+    ]
 
 
 def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
@@ -145,12 +165,8 @@ def test_keys_of_the_environment_are_several() -> None:
     """With commas between them, named or not."""
     given = keys_of_environment({"DURE_API_KEYS": "alice:one, two ,,bob:a:b"})
     ring = KeyRing(given)
-    assert [ring.name_of(key) for key in (b"one", b"two", b"a:b", b"b")] == [
-        "alice",
-        "key-2",
-        "bob",
-        None,
-    ]
+    found = [ring.find(key) for key in (b"one", b"two", b"a:b", b"b")]
+    assert [key and key.name for key in found] == ["alice", "key-2", "bob", None]
 
 
 def test_keys_are_not_shown_by_settings() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dure.generate.request import Sampling, Timings
+from dure.generate.request import NOBODY, Owner, Sampling, Timings
 
 __all__ = [
     "ChatEvent",
@@ -95,7 +95,7 @@ class GenerationOptions:
     n_logprobs: int | None = None
     ignore_eos: bool = False
     cache_prompt: bool = True
-    owner: str = ""
+    owner: Owner = NOBODY
 
 
 @dataclass(frozen=True)

@@ -58,17 +58,17 @@ class ActiveAnswer:
         self.sync_s += sync_s
         self.bytes_sent += bytes_sent
 
-    def timings(self, running: RunningRequest | None) -> Timings:
-        """Return what it took until now. running: None if it never got a slot."""
+    def timings(self, n_answered: int) -> Timings:
+        """Return what it took until now, for that many tokens."""
         now, n_prompt = time.perf_counter(), len(self.request.prompt)
-        if running is None:
+        if not self.admitted_at:
             return Timings(queue_s=now - self.submitted_at, prompt_tokens=n_prompt)
         return Timings(
             queue_s=self.admitted_at - self.submitted_at,
             prompt_tokens=n_prompt,
             cached_tokens=min(self.n_reused, n_prompt),
             prompt_s=(self.first_token_at or now) - self.admitted_at,
-            tokens=running.n_answered,
+            tokens=n_answered,
             generate_s=now - self.first_token_at if self.first_token_at else 0.0,
             compute_s=self.compute_s,
             sync_s=self.sync_s,
@@ -148,6 +148,8 @@ class ActiveAnswers:
     def emit_progress(self, running: RunningRequest) -> None:
         """Add the event of how much of a prompt is computed."""
         answer = self._answers[running.request.id]
+        if answer.first_token_at:  # it was paused, and its client knows the progress already
+            return
         self.emit(
             PrefillProgress(
                 running.request.id,
@@ -169,7 +171,7 @@ class ActiveAnswers:
         self, running: RunningRequest, reason: FinishReason, end_token: int | None = None
     ) -> None:
         """End an answer, and add its Done."""
-        timings = self.end(running).timings(running)
+        timings = self.end(running).timings(running.n_answered)
         self._totals.add_answer(timings)
         self.emit(Done(running.request.id, reason, timings, end_token))
 
@@ -183,8 +185,8 @@ class ActiveAnswers:
         was = self._scheduler.cancel(request_id)
         if was is None:
             return
-        running = was if isinstance(was, RunningRequest) else None
-        timings = self._remove(request_id).timings(running)
+        n = was.n_answered if isinstance(was, RunningRequest) else len(was.answered)
+        timings = self._remove(request_id).timings(n)
         self.emit(Done(request_id, "cancelled", timings))
 
     def fail(

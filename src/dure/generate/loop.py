@@ -141,9 +141,11 @@ class EngineLoop:
 
     def _begin(self, running: RunningRequest, actions: Sequence[Action]) -> None:
         answer = self._answers[running.request.id]
-        answer.admitted_at = time.perf_counter()
         if not self._kv.do_all(actions):
             self._scheduler.recompute(running)
+        if answer.admitted_at:  # it was paused
+            return
+        answer.admitted_at = time.perf_counter()
         answer.n_reused = running.n_reused
         if running.request.embed:
             return
@@ -240,6 +242,7 @@ class EngineLoop:
             bytes_sent=tuple(totals.bytes_sent.tolist()),
             peak_bytes=peak_bytes,
             sequences_held=scheduler.n_held,
+            owners=scheduler.owner_stats(),
         )
 
     def decode_compute_s(self) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ import msgspec
 from dure.errors import ErrorRecord, ParameterError, UsageError
 
 __all__ = [
+    "NOBODY",
     "Done",
     "Embedded",
     "EngineStats",
@@ -22,6 +23,8 @@ __all__ = [
     "FinishReason",
     "Grammar",
     "ModelInfo",
+    "Owner",
+    "OwnerStats",
     "PrefillProgress",
     "Request",
     "Sampling",
@@ -132,6 +135,17 @@ class Grammar(msgspec.Struct, frozen=True, omit_defaults=True):
         return bool(self.triggers or self.trigger_tokens)
 
 
+class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whose requests these are. weight: of its share of slots and tokens; a higher priority comes first."""
+
+    name: str = ""
+    weight: float = 1.0
+    priority: int = 0
+
+
+NOBODY = Owner()
+
+
 class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A request for one answer.
 
@@ -139,7 +153,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     n_logprobs: None, or how many of the top tokens come with each token, besides its own logprob.
     ignore_eos: go on if the model ends the answer. end_tokens: tokens that end it as well.
     cache_prompt: reuse the KV cache of prompts that begin alike, and leave this prompt's there.
-    owner: whose request it is; owners take turns.
+    owner: whose request it is. group: the same for answers that were asked for together; "": none.
     answered: the tokens of the answer that an engine before this one gave; it goes on after them.
     embed: compute the prompt's embedding instead of an answer.
     """
@@ -153,7 +167,8 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     ignore_eos: bool = False
     end_tokens: tuple[int, ...] = ()
     cache_prompt: bool = True
-    owner: str = ""
+    owner: Owner = NOBODY
+    group: str = ""
     answered: list[int] = []
     embed: bool = False
 
@@ -271,6 +286,17 @@ class ModelInfo(msgspec.Struct, frozen=True):
     transport: str = ""  # how vectors get from rank to rank, for a person
 
 
+class OwnerStats(msgspec.Struct, frozen=True, array_like=True):
+    """Figures of one owner. pauses: how often an answer of it had to wait for another owner's."""
+
+    name: str
+    running: int
+    waiting: int
+    prompt_tokens: int  # computed
+    generated_tokens: int
+    pauses: int
+
+
 class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):
     """Figures of the engine since it started.
 
@@ -295,4 +321,5 @@ class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):
     sync_s: tuple[float, ...] = ()  # of each rank, as the next two
     bytes_sent: tuple[float, ...] = ()
     peak_bytes: tuple[int, ...] = ()
+    owners: tuple[OwnerStats, ...] = ()
     sequences_held: int = 0  # by running requests and by the prefix cache

@@ -24,6 +24,8 @@ from dure.http.access_log import RequestRecord
 
 __all__ = [
     "CONTENT_TYPE",
+    "MAX_OWNERS",
+    "OTHERS",
     "REQUEST_S",
     "Histogram",
     "Labels",
@@ -44,7 +46,8 @@ REQUEST_S = (
 """The bounds of a histogram of requests' lengths, in seconds."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_MAX_OWNERS = 200  # names of keys that were ever used; the rest are counted together
+MAX_OWNERS = 200  # names of keys that were ever used; the rest are counted together
+OTHERS = "(others)"
 
 Labels = Mapping[str, str]
 
@@ -100,9 +103,9 @@ class RequestMetrics:
 
     def observe(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
-        if len(self._owners) < _MAX_OWNERS:
+        if len(self._owners) < MAX_OWNERS:
             self._owners.add(record.owner)
-        owner = record.owner if record.owner in self._owners else "(others)"
+        owner = record.owner if record.owner in self._owners else OTHERS
         method = record.method if record.method in _METHODS else "(other)"
         self._requests[record.route or "(none)", method, str(record.status), owner] += 1
         self._seconds.observe(record.duration_s)

@@ -32,7 +32,8 @@ class ServerSettings:
     cors_origins: web pages that may call, as `https://chat.example`, `localhost` for every page of this
     machine at any port, or `*`; none by default.
     requests_per_minute, tokens_per_minute: of every key (of every address, if there are no keys).
-    max_waiting: requests that wait for the engine; more are answered 429.
+    max_waiting: requests of a key that wait for the engine (of an address, if there are no keys); more are
+    answered 429.
     header_timeout_s: from connecting to the request's last header.
     body_timeout_s: for a request's body, and another second for every KiB of it.
     idle_timeout_s: how long a connection is kept between requests.

@@ -18,6 +18,8 @@ from dure.errors import NotReadyError
 from dure.generate.request import EngineStats, Timings
 from dure.http.access_log import RequestRecord
 from dure.http.metrics import (
+    MAX_OWNERS,
+    OTHERS,
     REQUEST_S,
     Histogram,
     Labels,
@@ -30,6 +32,7 @@ from dure.http.metrics import (
 )
 from dure.serve.cluster_watch import node_metrics
 from dure.serve.engine import Engine
+from dure.serve.state import ADDRESS
 
 __all__ = ["Metrics"]
 
@@ -97,6 +100,7 @@ class Metrics(Collector):
         yield from self._model_info()
         yield from _engine_figures(stats, model)
         yield from _rank_figures(stats, model)
+        yield from _key_figures(stats, model)
         yield counted(
             "dure_answers", "Answers that ended, by reason", ("reason",), self._finished, model
         )
@@ -214,6 +218,31 @@ def _rank_figures(stats: EngineStats, model: Labels) -> Iterator[Metric]:
         for rank, value in enumerate(values):
             family.add_metric((model["model"], str(rank)), value)
         yield family
+
+
+def _key_figures(stats: EngineStats, model: Labels) -> Iterator[Metric]:
+    """Yield the figures of every key; addresses, which stand for clients without one, count together."""
+    totals: dict[str, Counter[str]] = {}
+    for owner in stats.owners:
+        name = "" if owner.name.startswith(ADDRESS) else owner.name
+        if name not in totals and len(totals) >= MAX_OWNERS:
+            name = OTHERS
+        total = totals.setdefault(name, Counter())
+        total.update({figure: getattr(owner, figure) for figure, *_ in _KEY_FIGURES})
+    for figure, name, text, family in _KEY_FIGURES:
+        metric = family(f"dure_key_{name}", text, labels=("model", "key"))
+        for key, total in totals.items():
+            metric.add_metric((model["model"], key), total[figure])
+        yield metric
+
+
+_KEY_FIGURES = (
+    ("running", "requests_running", "Requests being answered", GaugeMetricFamily),
+    ("waiting", "requests_waiting", "Requests that wait", GaugeMetricFamily),
+    ("prompt_tokens", "prompt_tokens", "Prompt tokens computed", CounterMetricFamily),
+    ("generated_tokens", "generated_tokens", "Tokens generated", CounterMetricFamily),
+    ("pauses", "pauses", "Answers paused for others", CounterMetricFamily),
+)
 
 
 def _per(amount: float, of: float) -> float:

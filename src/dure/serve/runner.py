@@ -48,14 +48,20 @@ _UNFINISHED = EngineError("the engine ended without finishing the answer", "ask 
 
 
 def run_chat(
-    model: ServedModel, prepared: PreparedChat, options: GenerationOptions, *, index: int = 0
+    model: ServedModel,
+    prepared: PreparedChat,
+    options: GenerationOptions,
+    *,
+    index: int = 0,
+    group: str = "",
 ) -> Run[ChatEvent]:
     """Begin an answer to a conversation. index: which of n choices; each has a seed of its own.
 
+    group: of all n, see `Request`.
     Raises ContextError, BusyError and NotReadyError at once, so before anything is answered.
     Its events end with Finished; a DureError is raised among them if the engine fails.
     """
-    request = _request(model, prepared.prompt, options, prepared.grammar, index)
+    request = _request(model, prepared.prompt, options, prepared.grammar, index, group)
     stream = model.engine.submit(request)
     reader = AnswerReader(
         model.piece,
@@ -74,10 +80,11 @@ def run_text(
     grammar: Grammar | None = None,
     *,
     index: int = 0,
+    group: str = "",
     special: bool = False,
 ) -> Run[TextEvent]:
     """Begin the continuation of a prompt, as `run_chat`. special: show special tokens by name."""
-    request = _request(model, prompt, options, grammar, index)
+    request = _request(model, prompt, options, grammar, index, group)
     stream = model.engine.submit(request)
     reader = AnswerReader(
         model.piece,
@@ -95,8 +102,10 @@ def run_chats(
 ) -> Merged[ChatEvent]:
     """Begin n answers to one conversation; raises as `run_chat`, and then none has begun."""
 
+    group = uuid.uuid4().hex
+
     def begin(index: int) -> Run[ChatEvent]:
-        return run_chat(model, prepared, options, index=index)
+        return run_chat(model, prepared, options, index=index, group=group)
 
     return Merged(begin, n, model.engine.info.n_sequences)
 
@@ -110,8 +119,10 @@ def run_texts(
 ) -> Merged[TextEvent]:
     """Begin n continuations of every prompt: choice p * n + i is the i-th of prompt p."""
 
+    group = uuid.uuid4().hex
+
     def begin(at: int) -> Run[TextEvent]:
-        return run_text(model, prompts[at // n], options, grammar, index=at % n)
+        return run_text(model, prompts[at // n], options, grammar, index=at % n, group=group)
 
     return Merged(begin, n * len(prompts), model.engine.info.n_sequences)
 
@@ -122,6 +133,7 @@ def _request(
     options: GenerationOptions,
     grammar: Grammar | None,
     index: int,
+    group: str,
 ) -> Request:
     model.check_ready()
     return Request(
@@ -134,6 +146,7 @@ def _request(
         ignore_eos=options.ignore_eos,
         cache_prompt=options.cache_prompt,
         owner=options.owner,
+        group=group,
     )
 
 

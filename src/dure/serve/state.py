@@ -15,13 +15,17 @@ from dure.chat.format import PreparedChat
 from dure.chat.reading import prepared_chat
 from dure.chat.task import ChatTask
 from dure.chat.thinking import Think, asked_to_think
-from dure.generate.request import Sampling
+from dure.generate.request import Owner, Sampling
+from dure.http.guards.access import key_of
 from dure.http.problems import ForbiddenError
 from dure.http.sse import Silence
 from dure.http.unused_fields import let_through
 from dure.serve.served_model import LONG_TEXT, ServedModel
 
-__all__ = ["CurrentServer", "ServerState", "caller_of", "current_server"]
+__all__ = ["ADDRESS", "CurrentServer", "ServerState", "caller_of", "current_server"]
+
+_PRIORITIES = {"low": -1, "normal": 0, "high": 1}
+ADDRESS = "@"  # before an address: no key's name begins so
 
 
 @dataclass
@@ -84,9 +88,8 @@ async def current_server(request: Request) -> ServerState:
 CurrentServer = Annotated[ServerState, Depends(current_server)]
 
 
-def caller_of(request: Request) -> str:
-    """Return the name of the request's key as the guard noted it, or else the client's address."""
-    owner = request.scope.get("state", {}).get("owner")
-    if owner:
-        return str(owner)
-    return request.client.host if request.client else ""
+def caller_of(request: Request) -> Owner:
+    """Return the owner of a request's work: its key, or its client's address if no keys are wanted."""
+    if (key := key_of(request.scope)) is not None:
+        return Owner(key.name, key.weight, _PRIORITIES[key.priority])
+    return Owner(f"{ADDRESS}{request.client.host}" if request.client else "")

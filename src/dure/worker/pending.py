@@ -17,6 +17,7 @@ from dure.generate.request import (
     Embedded,
     Event,
     Failed,
+    Owner,
     PrefillProgress,
     Request,
     Timings,
@@ -69,6 +70,10 @@ class PendingRequests:
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._pending
+
+    def n_of(self, owner: Owner) -> int:
+        """Count the requests of an owner."""
+        return sum(pending.request.owner.name == owner.name for pending in self._pending.values())
 
     def add(self, request: Request, cancel: Callable[[str], None]) -> PendingAnswer:
         """Keep a request until it ends; return its answer."""

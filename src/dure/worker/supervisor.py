@@ -54,8 +54,8 @@ NO_REASON = "it gave no reason"
 class EngineSupervisor:
     """Starts an engine and keeps it running; see `dure.serve.engine.Engine`.
 
-    max_waiting: requests that may wait, before BusyError. warn: called with the engine's warnings and every
-    restart.
+    max_waiting: requests of one owner that may wait, before BusyError. warn: called with the engine's
+    warnings and every restart.
     """
 
     def __init__(
@@ -142,9 +142,10 @@ class EngineSupervisor:
         check_tokens(request, info.n_vocab)
         if len(request.prompt) >= info.n_ctx + self._options.embedding:
             raise context_error(len(request.prompt), info.n_ctx)
-        if len(self._pending) >= info.n_sequences + self._max_waiting:
+        n = self._pending.n_of(request.owner)
+        if n >= info.n_sequences + self._max_waiting:
             raise BusyError(
-                f"{len(self._pending)} requests run or wait already", "try again in a moment"
+                f"{n} requests of this client run or wait already", "try again in a moment"
             )
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -145,7 +145,8 @@ class Guarding:
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            help="File of API keys, one `name:key` per line; DURE_API_KEYS may hold more.",
+            help="File of API keys, one `name:key` per line, with `weight=2` or `priority=low` behind "
+            "it if you like; DURE_API_KEYS may hold more.",
             rich_help_panel=GUARDS,
         ),
     ] = None
@@ -174,7 +175,7 @@ class Guarding:
     queue: Annotated[
         int,
         typer.Option(
-            help="Number of requests that may wait; more are refused.",
+            help="Number of requests of a key that may wait; more are refused.",
             rich_help_panel=GUARDS,
         ),
     ] = 64

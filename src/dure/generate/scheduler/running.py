@@ -19,7 +19,8 @@ class RunningRequest:
     tokens: its prompt, and the answer so far. n_cached: how many of them are in the KV cache; n_reused of
     these were there when it was admitted. n_skipped: tokens of other prompts that were computed while
     this prompt waited. is_choosing: no step can have it, as its next token is not chosen yet, or cannot be.
-    n_unverified: drafts in the KV cache behind the n_cached tokens.
+    n_unverified: drafts in the KV cache behind the n_cached tokens. turn: the number of its admission.
+    n_computed: tokens since then, without those that were computed before a pause.
     """
 
     request: Request
@@ -30,6 +31,8 @@ class RunningRequest:
     n_skipped: int = 0
     is_choosing: bool = False
     n_unverified: int = 0
+    turn: int = 0
+    n_computed: int = 0
 
     @property
     def n_prompt(self) -> int:

@@ -3,7 +3,8 @@
 Pure: values in, values out; no clock, no I/O, no model. It learns what happened, and says what to do:
 
 - `add`, `cancel`: requests come and go;
-- `admit`: waiting requests get a slot, with as much of their prompt as is cached somewhere;
+- `admit`: waiting requests get a slot, with as much of their prompt as is cached somewhere; an answer of an
+  owner that has more than its share pauses for another's, and goes on when it is its turn;
 - `next_step`: one token of every running answer, and a chunk of the prompts;
 - `advance`, `append`, `verify`, `finish`: what became of the step;
 - `due`, `make_neighbours`, `store`, `store_idle`: what must be done to the KV cache and to the store.
@@ -17,15 +18,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from dure.engine.kv import Forget, Swap
 from dure.errors import UsageError, context_error
-from dure.generate.request import Request
+from dure.generate.request import OwnerStats, Request
 from dure.generate.scheduler.actions import Action
 from dure.generate.scheduler.budget import PrefillLimits, answers_wait, prefill_chunks
 from dure.generate.scheduler.neighbours import swaps_to_neighbours
 from dure.generate.scheduler.prefix_cache import PrefixCache, may_reuse
 from dure.generate.scheduler.queue import WaitingQueue
 from dure.generate.scheduler.running import RunningRequest, StepTokens, next_tokens
+from dure.generate.scheduler.shares import Shares, n_by_owner, to_pause
 from dure.generate.scheduler.slots import SlotTable
 
 __all__ = ["Scheduler", "SchedulerLimits"]
@@ -54,7 +58,8 @@ class Scheduler:
 
     def __init__(self, limits: SchedulerLimits) -> None:
         self.limits = limits
-        self._queue = WaitingQueue()
+        self.shares = Shares()
+        self._queue = WaitingQueue(self.shares)
         self._slots = SlotTable(limits.n_slots)
         self._cache = PrefixCache(
             self._slots, store_tokens=limits.store_tokens, can_forget=limits.can_forget
@@ -99,6 +104,22 @@ class Scheduler:
         """Count those that were found there."""
         return self._cache.n_hits
 
+    def owner_stats(self) -> tuple[OwnerStats, ...]:
+        """Return the figures of every owner that has had tokens, or waits for them."""
+        running = n_by_owner(r.request for r in self.running)
+        waiting, shares = n_by_owner(self._queue), self.shares
+        return tuple(
+            OwnerStats(
+                name,
+                running[name],
+                waiting[name],
+                shares.prompt_tokens[name],
+                shares.generated_tokens[name],
+                shares.pauses[name],
+            )
+            for name in sorted({*running, *waiting, *shares.prompt_tokens})
+        )
+
     # ------------------------------------------------------------ requests come and go
 
     def add(self, request: Request) -> None:
@@ -108,6 +129,8 @@ class Scheduler:
             raise UsageError("the prompt is empty", "give some text")
         if n >= self.limits.n_ctx:
             raise context_error(n, self.limits.n_ctx)
+        present = [*self._queue.owners, *(running.request.owner for running in self.running)]
+        self.shares.arrive(request.owner, present)
         self._queue.add(request)
 
     def cancel(self, request_id: str) -> RunningRequest | Request | None:
@@ -127,20 +150,39 @@ class Scheduler:
 
     def admit(self) -> Iterator[tuple[RunningRequest, list[Action]]]:
         """Give slots to waiting requests; the actions of each must be done before the next."""
-        while self._slots.idle:
-            request = self._queue.pop(
-                [r.request for r in self.running], must_wait=self._cache.is_being_computed
-            )
-            if request is None:
-                return
+        while (request := self._next()) is not None:
             yield self._admit_one(request)
 
+    def _next(self) -> Request | None:
+        """Return the next request, with an idle slot for it; None if there is none, or no slot."""
+        if not self._queue:
+            return None
+        running, has_room = self.running, bool(self._slots.idle)
+        claimants = self._queue.first(
+            [r.request for r in running], must_wait=self._cache.is_being_computed
+        )
+        for request in claimants:
+            if has_room:
+                return request
+            if (paused := to_pause(request, running, self.shares)) is not None:
+                self._pause(paused)
+                return request
+        return None
+
+    def _pause(self, running: RunningRequest) -> None:
+        """Let a running request wait again; it goes on after its answer so far."""
+        self._due += self._cache.release(self._slots[running.slot], running)
+        self.shares.pauses[running.request.owner.name] += 1
+        answered = running.tokens[len(running.request.prompt) :]
+        self._queue.put_back(msgspec.structs.replace(running.request, answered=answered))
+
     def _admit_one(self, request: Request) -> tuple[RunningRequest, list[Action]]:
+        self._queue.take(request)
         tokens = [*request.prompt, *request.answered]
         slot, n, actions = self._cache.place(request, tokens)
-        slot.last_used = self._queue.n_admitted
-        slot.running = RunningRequest(request, slot.index, tokens, n, n)
-        return slot.running, actions
+        slot.last_used = turn = self._queue.n_admitted
+        slot.running = RunningRequest(request, slot.index, tokens, n, n, turn=turn)
+        return slot.running, [*self.due(), *actions]
 
     def recompute(self, running: RunningRequest) -> None:
         """Let a request compute all of its tokens: those to copy or to load were not there."""
@@ -199,7 +241,7 @@ class Scheduler:
         prefills = [r for r in running if r.in_prefill]
         budget = self.limits.n_batch - len(decodes)
         long_budget = max(1, limits.n_chunk) if decodes else budget
-        chunks = prefill_chunks(prefills, budget, long_budget, limits.n_short)
+        chunks = prefill_chunks(prefills, budget, long_budget, limits.n_short, self.shares.clock)
         self._answers_waited = not self._answers_waited and answers_wait(
             len(decodes), chunks, limits
         )
@@ -216,9 +258,18 @@ class Scheduler:
         for s in step:
             was_prefill = s.running.in_prefill
             s.running.n_cached += len(s.tokens)
+            self._charge(s, is_prefill=was_prefill)
             s.running.n_unverified = len(s.drafts)
             if was_prefill and not s.running.in_prefill:
                 self._cache.put_prompt(s.running)
+
+    def _charge(self, step: StepTokens, *, is_prefill: bool) -> None:
+        """Count a step for its owner, except for what a pause makes it compute once more."""
+        request, n = step.running.request, step.n_tokens
+        self.shares.prompt_tokens[request.owner.name] += n if is_prefill else 0
+        if not (is_prefill and request.answered):
+            step.running.n_computed += n
+            self.shares.charge(request.owner, n)
 
     def append(self, running: RunningRequest, token: int, *, in_cache: bool = False) -> bool:
         """Append a token to an answer; False if it is the last that the context holds.
@@ -226,6 +277,7 @@ class Scheduler:
         in_cache: it was a draft token, and is in the KV cache already.
         """
         running.tokens.append(token)
+        self.shares.generated_tokens[running.request.owner.name] += 1
         running.n_cached += in_cache
         return len(running.tokens) < self.limits.n_ctx
 

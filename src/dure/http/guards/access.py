@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from dure.http.access_log import record_of
 from dure.http.guards.asgi import App, Receive, Scope, Send, header
-from dure.http.guards.keys import KeyRing
+from dure.http.guards.keys import ApiKey, KeyRing
 from dure.http.guards.refusal import Refusal, refuse
 from dure.http.guards.stopping import HEALTH_PATHS
 
-__all__ = ["KeyCheck", "owner_of"]
+__all__ = ["KeyCheck", "key_of", "owner_of"]
 
 _log = logging.getLogger("dure.serve")
 _NO_KEY = Refusal(
@@ -23,8 +23,8 @@ _WRONG_KEY = Refusal(401, "this API key is not known, or was revoked")
 class KeyCheck:
     """Answers 401 to requests without a valid key, except for health.
 
-    The key's name becomes scope["state"]["owner"], by which work is shared fairly. With no keys at
-    all, everyone is let in and the owner is "".
+    The key becomes scope["state"]["key"], by which work is shared fairly. With no keys at all, everyone
+    is let in.
     """
 
     def __init__(self, app: App, keys: KeyRing) -> None:
@@ -35,22 +35,22 @@ class KeyCheck:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        owner = self._owner(scope) if self._keys else ""
-        if owner is None and scope["path"] not in HEALTH_PATHS:
+        key = self._key(scope) if self._keys else None
+        if self._keys and key is None and scope["path"] not in HEALTH_PATHS:
             refusal = _WRONG_KEY if any(_shown(scope)) else _NO_KEY
             await refuse(send, refusal, scope["path"])
             return
-        _note(scope, owner or "")
+        _note(scope, key)
         await self._app(scope, receive, send)
 
-    def _owner(self, scope: Scope) -> str | None:
+    def _key(self, scope: Scope) -> ApiKey | None:
         if self._keys.refresh():
             if self._keys.problem:
                 _log.error("every API key of the file is refused: %s", self._keys.problem)
             else:
                 _log.warning("the API keys were read again")
-        names = [self._keys.name_of(key) for key in _shown(scope)]
-        return next((name for name in names if name is not None), None)
+        found = [self._keys.find(shown) for shown in _shown(scope)]
+        return next((key for key in found if key is not None), None)
 
 
 def _shown(scope: Scope) -> Iterator[bytes]:
@@ -63,12 +63,19 @@ def _shown(scope: Scope) -> Iterator[bytes]:
             yield key.strip()
 
 
-def _note(scope: Scope, owner: str) -> None:
-    scope.setdefault("state", {})["owner"] = owner
+def _note(scope: Scope, key: ApiKey | None) -> None:
+    scope.setdefault("state", {})["key"] = key
     if record := record_of(scope):
-        record.owner = owner
+        record.owner = key.name if key else ""
+
+
+def key_of(scope: Scope) -> ApiKey | None:
+    """Return the key that a request came with, None if none is wanted."""
+    key: ApiKey | None = scope.get("state", {}).get("key")
+    return key
 
 
 def owner_of(scope: Scope) -> str:
     """Return the name of the key that the request came with, "" if none is wanted."""
-    return str(scope.get("state", {}).get("owner", ""))
+    key = key_of(scope)
+    return key.name if key else ""

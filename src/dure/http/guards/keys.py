@@ -14,26 +14,37 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, cast, get_args
 
 from dure.errors import DureError, UsageError
 from dure.http.file_stamp import stamp_of
 
-__all__ = ["ApiKey", "KeyRing", "keys_of_environment", "parse_keys", "read_key_file"]
+__all__ = ["ApiKey", "KeyRing", "Priority", "keys_of_environment", "parse_keys", "read_key_file"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_OPTION = re.compile(r"\s+(weight|priority)=(\S*)$")
+_WEIGHT = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,4})?")
+_LEAST_WEIGHT, _MOST_WEIGHT = 0.01, 1000
 _LARGEST_FILE_BYTES = 1 << 20
+
+Priority = Literal["low", "normal", "high"]
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key under its name. digest: its SHA-256; the key itself is not kept."""
+    """A key under its name. digest: its SHA-256; the key itself is not kept.
+
+    weight: of its share if several keys have work; priority: work of a higher one comes first.
+    """
 
     name: str
     digest: bytes = field(repr=False)
+    weight: float = 1.0
+    priority: Priority = "normal"
 
 
 def keys_of_environment(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Return the keys in DURE_API_KEYS: `name:key` or `key` each, with commas between them."""
+    """Return the keys in DURE_API_KEYS: written as in a file, with commas between them."""
     words = environment.get("DURE_API_KEYS", "").split(",")
     return tuple(word.strip() for word in words if word.strip())
 
@@ -41,6 +52,7 @@ def keys_of_environment(environment: Mapping[str, str] = os.environ) -> tuple[st
 def parse_keys(lines: Iterable[str], source: str) -> list[ApiKey]:
     """Return the keys of `name:key` and `key` lines; the latter are named by place, as `key-3`.
 
+    Behind the key may stand `weight=2` and `priority=low`, `normal` or `high`.
     Raises UsageError naming the place, never the key.
     """
     keys: dict[str, ApiKey] = {}
@@ -53,6 +65,7 @@ def parse_keys(lines: Iterable[str], source: str) -> list[ApiKey]:
 
 
 def _parse_key(text: str, place: int, source: str) -> ApiKey:
+    text, weight, priority = _options(text, place, source)
     name, colon, key = (part.strip() for part in text.partition(":"))
     if not colon:
         name, key = f"key-{place}", name
@@ -62,7 +75,24 @@ def _parse_key(text: str, place: int, source: str) -> ApiKey:
         )
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError(f"{source}: key {place} must be printable ASCII without spaces")
-    return ApiKey(name, _digest(key.encode()))
+    return ApiKey(name, _digest(key.encode()), weight, priority)
+
+
+def _options(text: str, place: int, source: str) -> tuple[str, float, Priority]:
+    """Return what stands before the options of a key, its weight and its priority."""
+    given: dict[str, str] = {}
+    while option := _OPTION.search(text):
+        text = text[: option.start()]
+        given[option[1]] = option[2]
+    weight = given.get("weight", "1")
+    if not _WEIGHT.fullmatch(weight) or not _LEAST_WEIGHT <= float(weight) <= _MOST_WEIGHT:
+        raise UsageError(
+            f"{source}: the weight of key {place} must be a number from {_LEAST_WEIGHT} to {_MOST_WEIGHT}"
+        )
+    priority = given.get("priority", "normal")
+    if priority not in get_args(Priority):
+        raise UsageError(f"{source}: the priority of key {place} must be low, normal or high")
+    return text, float(weight), cast("Priority", priority)
 
 
 def read_key_file(path: Path) -> list[ApiKey]:
@@ -113,15 +143,15 @@ class KeyRing:
     def __bool__(self) -> bool:
         return bool(self._given) or self._path is not None
 
-    def name_of(self, shown: bytes) -> str | None:
-        """Return the name of the key that was shown, or None if it is not ours.
+    def find(self, shown: bytes) -> ApiKey | None:
+        """Return the key that was shown, or None if it is not ours.
 
         Takes as long for every key, right or wrong.
         """
         digest, found = _digest(shown), None
         for key in self:
             if hmac.compare_digest(key.digest, digest):
-                found = key.name
+                found = key
         return found
 
     def refresh(self) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 
 from dure.chat.task import ChatTask, GenerationOptions, JsonSchema, NamedTool, Tool
 from dure.errors import ParameterError, UsageError
-from dure.generate.request import Sampling
+from dure.generate.request import NOBODY, Owner, Sampling
 from dure.http.unused_fields import let_through
 from dure.serve.anthropic.answer import ThoughtsShown
 from dure.serve.anthropic.conversation import found_tools, messages_of
@@ -49,7 +49,9 @@ def task_of(request: CountTokensRequest) -> ChatTask:
     )
 
 
-def options_of(request: MessagesRequest, defaults: Sampling, owner: str = "") -> GenerationOptions:
+def options_of(
+    request: MessagesRequest, defaults: Sampling, owner: Owner = NOBODY
+) -> GenerationOptions:
     """Return how the answer is generated; `defaults` hold if the request says nothing.
 
     A thinking budget is a target in Anthropic's API, not a limit: max_tokens limits thoughts and

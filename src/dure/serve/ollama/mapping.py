@@ -11,7 +11,7 @@ from typing import Any
 
 from dure.chat.task import ChatTask, GenerationOptions, JsonObject, JsonSchema, Tool
 from dure.errors import UsageError
-from dure.generate.request import Sampling
+from dure.generate.request import NOBODY, Owner, Sampling
 from dure.http.unused_fields import let_through
 from dure.serve.ollama.conversation import messages_of, refuse_images
 from dure.serve.ollama.options import limit_of, sampling_of, stops_of
@@ -68,7 +68,7 @@ def check_raw(request: GenerateRequest) -> None:
 
 
 def options_of(
-    request: AnswerRequest, defaults: Sampling, n_ctx: int, owner: str = ""
+    request: AnswerRequest, defaults: Sampling, n_ctx: int, owner: Owner = NOBODY
 ) -> GenerationOptions:
     """Return how the answer is generated. Raises UsageError naming what cannot be honoured."""
     note_keep_alive(request.keep_alive)

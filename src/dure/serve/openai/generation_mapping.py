@@ -13,7 +13,7 @@ import msgspec
 
 from dure.chat.task import GenerationOptions
 from dure.errors import ParameterError
-from dure.generate.request import Sampling
+from dure.generate.request import Owner, Sampling
 from dure.serve.openai.parameters import GenerationParameters
 from dure.serve.served_model import ServedModel
 from dure.serve.state import ServerState
@@ -27,7 +27,7 @@ _SAMPLING = tuple(name for name in Sampling.__struct_fields__ if name not in _MA
 
 
 def options_of(
-    request: GenerationParameters, server: ServerState, caller: str, n_logprobs: int | None = None
+    request: GenerationParameters, server: ServerState, caller: Owner, n_logprobs: int | None = None
 ) -> GenerationOptions:
     """Return how to generate. n_logprobs: instead of the request's `n_probs`.
 

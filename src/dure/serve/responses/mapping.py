@@ -19,7 +19,7 @@ from dure.chat.task import (
     Tool,
 )
 from dure.errors import ParameterError
-from dure.generate.request import Sampling
+from dure.generate.request import NOBODY, Owner, Sampling
 from dure.http.unused_fields import let_through
 from dure.serve.responses.conversation import messages_of
 from dure.serve.responses.requests import (
@@ -63,7 +63,9 @@ def task_of(request: ResponsesRequest) -> ChatTask:
     )
 
 
-def options_of(request: ResponsesRequest, defaults: Sampling, owner: str = "") -> GenerationOptions:
+def options_of(
+    request: ResponsesRequest, defaults: Sampling, owner: Owner = NOBODY
+) -> GenerationOptions:
     """Return how the answer is generated; `defaults` hold if the request says nothing."""
     given = {"temperature": request.temperature, "top_p": request.top_p}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
