@@ -1,8 +1,8 @@
 """Fairness: one client's time to first text, alone, beside 200 long requests of another, and behind them.
 
-The same server, with two keys. "shared" gives each client a key of its own; "first come, first served"
-gives both the same key, whose requests are answered in their order. The difference to "alone" may be one
-step of the model, which is the time between two texts of the small answers.
+The same server. "shared" gives each client a key of its own; "first come, first served" gives both the same
+key, whose requests are answered in their order. The difference to "alone" may be one step of the model: a
+third client, with a key of its own, gets a token of a long answer in every step and measures that.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import random
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def run() -> int:
 def _measure(arguments: argparse.Namespace, name: str, round_: int) -> Sample:
     setting = Setting(arguments.model, arguments.threads, arguments.slots, 2048)
     with tempfile.NamedTemporaryFile("w", prefix="dure-keys-") as keys:
-        keys.write("greedy:key-of-greedy\nmodest:key-of-modest\n")
+        keys.write("".join(f"{key}:key-of-{key}\n" for key in ("greedy", "modest", "watcher")))
         keys.flush()
         more = ("--api-key-file", keys.name, "--queue", str(2 * arguments.requests))
 
@@ -74,11 +75,14 @@ async def _ask(
         for i in range(arguments.requests if greedy else 0)
     ]
     await asyncio.sleep(2.0)  # all slots are taken
-    firsts, gaps = list[float](), list[float]()
+    firsts, gaps, ended = list[float](), list[float](), asyncio.Event()
+    watching = asyncio.create_task(_watch(server.address, gaps, ended))
     for i in range(arguments.small if modest != greedy else 1):  # it waits for all the long ones
+        await asyncio.sleep(random.uniform(0, 0.2))
         answer = await stream(here, SMALL.api.path, SMALL.body(seed + 50_000 + i))
         firsts.append(answer.first)
-        gaps += answer.gaps
+    ended.set()
+    await watching
     for other in others:
         other.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -86,6 +90,17 @@ async def _ask(
     return {
         "p50": percentile(firsts, 50), "p99": percentile(firsts, 99), "step": percentile(gaps, 99)
     }  # fmt: skip
+
+
+async def _watch(address: Address, gaps: list[float], ended: asyncio.Event) -> None:
+    """Append the seconds of every step until the event is set."""
+    endless = Load(prompt_tokens=16, max_tokens=1900, requests=1)
+    while not ended.is_set():
+        answer = await stream(
+            _with_key(address, "watcher"), endless.api.path, endless.body(7),
+            leave=lambda _: ended.is_set(),
+        )  # fmt: skip
+        gaps += answer.gaps
 
 
 def _with_key(address: Address, name: str) -> Address:
