@@ -17,13 +17,13 @@ import pytest
 from dure.engine.compute.allreduce import Wire
 from dure.engine.executor import Batch, Executor
 from dure.engine.kv import Copy, Forget, Swap
-from dure.model.cut import plan_cut
 from dure.model.gguf import GgufWriter, open_gguf
 from tests.support.cut_models import (
     Floats,
     cut_executor,
+    most_error,
     prefill_and_decode,
-    reencoded_whole,
+    reference_of_cut,
     relative_error,
     step,
     whole_executor,
@@ -33,10 +33,6 @@ from tests.support.random_models import SHAPES, reference_logits, write_random_m
 TYPES = ("F32", "F16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")
 CUTS = ([1, 1], [3, 1], [1, 1, 1], [3, 2, 1], [1] * 4, [4, 1, 2, 1], [1] * 5, [3, 1, 2, 1, 1])
 N_PREFILL, N_TOKENS = 24, 32
-# Quantized activations: a difference in the last bit of a sum can flip a rounding, which is 1/127 of
-# a block's largest value; F16 weights round activations to 11 bits in the same way.
-MOST = {"F32": 1e-3, "F16": 1e-3}
-MOST_QUANTIZED = 2e-2
 
 
 @pytest.mark.parametrize("type_name", TYPES)
@@ -50,32 +46,14 @@ def test_logits_of_every_cut_are_the_whole_models(
     tokens = np.random.default_rng(3).integers(0, SHAPES[name].n_vocab, N_TOKENS).tolist()
     references: dict[tuple[str, ...], Floats] = {}
     for shares in CUTS:
-        reference, changed = _reference(path, shares, tokens, references)
+        reference, changed = reference_of_cut(path, shares, tokens, N_PREFILL, references)
         with cut_executor(path, shares, tmp_path / "shards") as executor:
             logits = prefill_and_decode(executor, tokens, N_PREFILL)
         error = relative_error(logits, reference)
         _note(name, type_name, shares, error, changed, relative_error(logits, references[()]))
-        most = MOST.get(type_name, MOST_QUANTIZED)
+        most = most_error(type_name)
         assert error <= most, f"shares {shares}: {error:.2e}"
         _assert_same_choice(logits, reference, most)
-
-
-def _reference(
-    path: Path,
-    shares: Sequence[float],
-    tokens: Sequence[int],
-    known: dict[tuple[str, ...], Floats],
-) -> tuple[Floats, int]:
-    """The logits of the whole model as this cut encodes it, and how many tensors that changes."""
-    if () not in known:
-        known[()] = reference_logits(path, tokens, N_PREFILL)
-    with open_gguf(path) as model:
-        plan = plan_cut(model, shares)
-        changes = tuple(sorted(f"{name} {t.name}" for name, t in plan.reencoded.items()))
-        if changes not in known:
-            whole = reencoded_whole(model, plan, path.with_name("reencoded.gguf"))
-            known[changes] = reference_logits(whole, tokens, N_PREFILL)
-    return known[changes], len(changes)
 
 
 def _assert_same_choice(logits: Floats, reference: Floats, most: float) -> None:
@@ -132,7 +110,7 @@ def test_a_split_model_cuts_as_the_whole_file_does(tmp_path: Path) -> None:
         first = model.paths[0]
     with cut_executor(first, [2, 1], tmp_path / "shards") as executor:
         logits = prefill_and_decode(executor, tokens, 10)
-    assert relative_error(logits, reference) <= MOST_QUANTIZED
+    assert relative_error(logits, reference) <= most_error("Q8_0")
 
 
 def test_types_may_differ_from_layer_to_layer(tmp_path: Path) -> None:
@@ -152,7 +130,7 @@ def test_types_may_differ_from_layer_to_layer(tmp_path: Path) -> None:
     reference = reference_logits(mixed, tokens, 12)
     with cut_executor(mixed, [1, 1], tmp_path) as executor:
         logits = prefill_and_decode(executor, tokens, 12)
-    assert relative_error(logits, reference) <= MOST_QUANTIZED
+    assert relative_error(logits, reference) <= most_error("Q8_0")
 
 
 @pytest.mark.parametrize("wire", list(Wire))
@@ -224,7 +202,7 @@ def test_a_prompt_in_several_steps_is_a_prompt_in_one(name: str, tmp_path: Path)
             result = executor.step(replace(_batch(tokens[first:stop], first), outputs=()))
             assert result.rows == ()
         logits = step(executor, tokens[15:], 15)
-    assert relative_error(logits, reference) <= MOST["F32"]
+    assert relative_error(logits, reference) <= most_error("F32")
 
 
 def test_the_same_steps_give_the_same_bits(tmp_path: Path) -> None:

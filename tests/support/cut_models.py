@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import llama_cpp
 import numpy as np
 import numpy.typing as npt
 import psutil
@@ -23,6 +24,7 @@ from dure.model.cut import CutPlan, plan_cut
 from dure.model.ggml import dequantize, quantize
 from dure.model.gguf import GgufFile, GgufWriter, TensorSpec, open_gguf
 from dure.model.shard import cut_model, plan_shards
+from tests.support.random_models import reference_logits
 
 Floats = npt.NDArray[np.float32]
 
@@ -124,3 +126,36 @@ def reencoded_whole(model: GgufFile, plan: CutPlan, path: Path) -> Path:
 def relative_error(logits: Floats, reference: Floats) -> float:
     """Return the norm of the difference, divided by that of the reference."""
     return float(np.linalg.norm(logits - reference) / np.linalg.norm(reference))
+
+
+def most_error(type_name: str) -> float:
+    """Return the largest `relative_error` of a cut model with weights of this type and float32 sums.
+
+    Quantized activations: a difference in the last bit of a sum can flip a rounding, which is 1/127 of
+    a block's largest value; F16 weights round activations to 11 bits in the same way, and a processor
+    that computes with 16-bit floats adds up in them too.
+    """
+    adds_halves = b"FP16_VA = 1" in llama_cpp.llama_print_system_info()
+    return {"F32": 1e-3, "F16": 1e-2 if adds_halves else 1e-3}.get(type_name, 2e-2)
+
+
+def reference_of_cut(
+    path: Path,
+    shares: Sequence[float],
+    tokens: Sequence[int],
+    n_prefill: int,
+    known: dict[tuple[str, ...], Floats],
+) -> tuple[Floats, int]:
+    """Return llama.cpp's logits of the whole model as this cut encodes it, and how many tensors changed.
+
+    known: references that were computed before, by what was changed.
+    """
+    if () not in known:
+        known[()] = reference_logits(path, tokens, n_prefill)
+    with open_gguf(path) as model:
+        plan = plan_cut(model, shares)
+        changes = tuple(sorted(f"{name} {t.name}" for name, t in plan.reencoded.items()))
+        if changes not in known:
+            whole = reencoded_whole(model, plan, path.with_name("reencoded.gguf"))
+            known[changes] = reference_logits(whole, tokens, n_prefill)
+    return known[changes], len(changes)
