@@ -3,6 +3,9 @@
 #              make test ARGS="tests/generate/test_scheduler.py -k neighbours"
 # make test-clients
 #              install other people's clients, pinned, into .clients (2 GB), and run them against dure
+# make test-arm64
+#              test on emulated boards, with root: CONTRIBUTING.md; one board, or some tests of it:
+#              make test-arm64 BOARDS=pi5 ARGS="-k chat"
 # make check   every linter, then the tests; clients that are not installed are skipped
 # make lint    every linter
 # make format  format the code and mend what the linter can
@@ -22,7 +25,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(shell find src -
 CMAKE_ARGS += -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__
 export CMAKE_ARGS
 
-.PHONY: demo install test clients test-clients check lint format docs clean
+.PHONY: demo install test clients test-clients test-arm64 check lint format docs clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -64,6 +67,9 @@ clients: $(CLIENTS:%=.clients/%/installed)
 
 test-clients: install $(VENV)/installed-dev clients
 	$(BIN)/python -m pytest tests/clients
+
+test-arm64: install $(VENV)/installed-dev
+	$(BIN)/python -m tests.arm64.run $(BOARDS) $(if $(ARGS),--pytest $(ARGS))
 
 check: lint test
 

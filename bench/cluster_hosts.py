@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,12 +29,16 @@ DURE = (sys.executable, "-m", "dure.cli.main")
 
 @dataclass
 class Machine:
-    """One host, with its files below `home`; limited to processor `cpu` and its `quota`, if given."""
+    """One host, with its files below `home`; limited to processor `cpu` and its `quota`, if given.
+
+    program: how `dure` is started there.
+    """
 
     host: Host
     home: Path
     cpu: int | None = None
     quota: float = 1.0
+    program: Sequence[str] = DURE
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -61,7 +65,7 @@ class Machine:
 
     def command(self, *arguments: object) -> list[str]:
         """Return the command that runs `dure` with these arguments on this host."""
-        words = self.host.command([*DURE, *map(str, arguments)], self.cpu)
+        words = self.host.command([*self.program, *map(str, arguments)], self.cpu)
         if self.quota == 1:
             return words
         return ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self._group / "tasks"), *words]
