@@ -172,7 +172,7 @@ def status(
                 errors.print(one.problem, markup=False, soft_wrap=True)
         for name, reason in now.left_out.items():
             errors.print(f"{name} did not take part: {reason}", markup=False, soft_wrap=True)
-        _print_limits([NodeStatus.of(root_report(root)), *now.nodes])
+        _print_limits([NodeStatus.of(root_report(root.directory)), *now.nodes])
 
 
 def _print_limits(machines: Sequence[NodeStatus]) -> None:
