@@ -76,6 +76,24 @@ def test_what_was_begun_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert held.chunks == first[2] + bytes(64)
 
 
+def test_two_senders_of_one_shard_are_in_nobodys_way(tmp_path: Path) -> None:
+    """As two jobs that start at once: each may send what the other has sent, or finished, already."""
+    one, other = ShardStore(tmp_path), ShardStore(tmp_path)
+    for store in (one, other):
+        assert store.begin(NAME, len(DATA)).chunks == bytes(96)
+    for chunk in chunks():
+        one.put(NAME, *chunk)
+        if chunk[0] < 2:
+            other.put(NAME, *chunk)
+    one.finish(NAME, DIGEST)
+    other.put(NAME, *list(chunks())[2])
+    other.finish(NAME, DIGEST)
+    assert one.path(NAME).read_bytes() == DATA
+    changed = bytes(CHUNK_BYTES)
+    with pytest.raises(UsageError, match="is not being sent"):
+        other.put(NAME, 0, changed, hashlib.sha256(changed).digest())
+
+
 def test_a_damaged_chunk_is_not_taken(tmp_path: Path) -> None:
     store = ShardStore(tmp_path)
     store.begin(NAME, len(DATA))

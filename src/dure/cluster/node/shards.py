@@ -130,9 +130,11 @@ class ShardStore:
             raise _write_error(error, self._directory) from error
 
     def put(self, name: str, index: int, data: bytes, digest: bytes) -> None:
-        """Write a chunk. Raises UsageError if its digest is another one, or it belongs nowhere."""
+        """Write a chunk, unless another sender has; UsageError if its digest is another one, or it belongs
+        nowhere.
+        """
         held = self.held(name)
-        if held is None or held.whole:
+        if held is None:
             raise UsageError(f"{name} is not being sent", "begin it first")
         offset = index * CHUNK_BYTES
         if not 0 <= offset < held.size_bytes or len(data) != min(
@@ -141,11 +143,20 @@ class ShardStore:
             raise UsageError(f"{name} has no chunk {index} of {len(data)} bytes")
         if hashlib.sha256(data).digest() != digest:
             raise UsageError(f"chunk {index} of {name} was damaged on its way", "send it again")
+        if self._has(name, index, digest):
+            return
+        if held.whole:
+            raise UsageError(f"{name} is not being sent", "begin it first")
         try:
             _write_at(self._part(name), offset, data)
             _write_at(self._chunks(name), index * DIGEST_BYTES, digest)
         except OSError as error:
-            raise _write_error(error, self._directory) from error
+            if not self._has(name, index, digest):
+                raise _write_error(error, self._directory) from error
+
+    def _has(self, name: str, index: int, digest: bytes) -> bool:
+        held, at = self.held(name), index * DIGEST_BYTES
+        return held is not None and held.chunks[at : at + DIGEST_BYTES] == digest
 
     def finish(self, name: str, digest: str) -> None:
         """Make a begun shard a whole one. Raises UsageError if a chunk is missing, or `digest` differs."""
