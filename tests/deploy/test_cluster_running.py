@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_hosts import WAIT_S, Machine, joined, machines, processes_of, ranks_of
+from cluster_hosts import Machine, joined, machines, processes_of, ranks_of
 
 from dure.cluster.root.membership import Member
 from dure.cluster.root.readiness import check_nodes, common_ctx, machine_of
@@ -22,27 +19,18 @@ from dure.cluster.root.survey import NodeReport
 from dure.errors import ClusterError, ResourceError
 from dure.hardware.health import Health, Platform
 from dure.plan.memory import RankMemory
+from tests.support.cluster_serving import (
+    ALL,
+    DEMO,
+    GREEDY,
+    PORT,
+    STORY,
+    asking,
+    serving,
+    told_alone,
+    wait_until,
+)
 from tests.support.needs_root import needs_root
-
-DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
-PORT = 18080
-STORY = "Tell me a story about a goat."
-GREEDY = ("--temp", "0", "--sync", "f32", "-t", "1")
-ALL = ("--cluster", "--nodes", "all")  # the demo model may be faster on one machine
-ASK = """
-import json, sys, urllib.request
-body = {"messages": [{"role": "user", "content": sys.argv[2]}], "temperature": 0, "stream": True,
-        "max_tokens": 150}
-request = urllib.request.Request(sys.argv[1] + "/v1/chat/completions", json.dumps(body).encode())
-for line in urllib.request.urlopen(request, timeout=120):
-    if line.startswith(b"data: {"):
-        choices = json.loads(line[6:])["choices"]
-        text = choices[0]["delta"].get("content") if choices else None
-        print(text or "", end="", flush=True)
-    elif line.startswith(b"data: [DONE]"):
-        print("<done>", flush=True)
-"""
-
 
 # ---------------------------------------------------------------- which nodes are ready
 
@@ -96,14 +84,7 @@ def test_the_smallest_machine_sets_the_context_and_is_named() -> None:
 @pytest.fixture(scope="module")
 def alone() -> str:
     """The demo model's answer on one rank."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dure.cli.main", "run", DEMO, STORY, *GREEDY, "-n", "150"],
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-        check=True,
-    )
-    return done.stdout.strip()
+    return told_alone()
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +93,6 @@ def five(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Machine]]:
     with machines(tmp_path_factory.mktemp("hosts"), 5) as hosts:
         joined(*hosts)
         yield hosts
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 @needs_root
@@ -150,38 +124,6 @@ def test_too_many_ranks_and_a_missing_node_are_told(five: list[Machine]) -> None
     assert "start `dure node` on it" in refused
     root.dure("run", DEMO, "hi", "--cluster", "-n", 1)  # who is not named may be missing
     node.start("node", says=f"{node.name} of home at")
-
-
-@contextlib.contextmanager
-def serving(root: Machine, *options: object) -> Iterator[None]:
-    """The root serves the demo model on the cluster; no rank is left afterwards."""
-    root.start("serve", DEMO, *ALL, "--port", PORT, *GREEDY, *options, says="ready")
-    try:
-        yield
-    finally:
-        root.stop()
-
-
-@contextlib.contextmanager
-def asking(root: Machine) -> Iterator[Callable[[], str]]:
-    """A story is being told when the block begins; the function waits for its end, and gives it."""
-    told = root.home / "answer"
-    with told.open("wb") as file:
-        url = f"http://127.0.0.1:{PORT}"
-        process = subprocess.Popen(
-            root.host.command([sys.executable, "-c", ASK, url, STORY]), stdout=file
-        )
-
-    def whole() -> str:
-        assert process.wait(WAIT_S) == 0
-        return told.read_text()
-
-    try:
-        wait_until(lambda: len(told.read_text()) > 20)
-        yield whole
-    finally:
-        process.kill()
-        process.wait()
 
 
 def events_of(root: Machine) -> list[dict[str, Any]]:
@@ -329,7 +271,7 @@ def test_a_node_without_room_is_done_without_until_it_has_some(
         assert story() == f"{alone}<done>\n"
         wait_until(lambda: not ranks_of(node))
         wait_until(lambda: f"{node.name} has room for" in root.dure("cluster", "events"))
-        refused = root.dure("run", DEMO, "hi", *ALL, status=1)
+        refused = root.dure("run", DEMO, "hi", *ALL, "--share-node", status=1)
         assert f"{node.name} has room for" in refused
         node.stop()
         node.start("node", says=f"{node.name} of home at")

@@ -31,7 +31,7 @@ def speeds(cluster: Cluster, type_name: str = "Q4_0") -> list[float | None]:
 
 
 def test_a_slower_rank_gets_less_next_time_and_the_log_says_why(cluster: Cluster) -> None:
-    Learning(cluster, "Q4_0", HELD).learn([0.2, 0.3])
+    Learning(cluster, "Q4_0", HELD, lambda: False).learn([0.2, 0.3])
     assert speeds(cluster) == pytest.approx([12e9, 8e9])
     event = next(e for e in cluster.events.read() if e["event"] == "speeds_corrected")
     assert event["compute_ms"] == [200, 300]
@@ -50,7 +50,13 @@ def test_a_slower_rank_gets_less_next_time_and_the_log_says_why(cluster: Cluster
 def test_nothing_is_changed_without_need(
     cluster: Cluster, seconds: list[float], type_name: str
 ) -> None:
-    Learning(cluster, type_name, HELD).learn(seconds)
+    Learning(cluster, type_name, HELD, lambda: False).learn(seconds)
     assert speeds(cluster) == [10e9, 10e9]
     assert speeds(cluster, "Q8_0") == [None, None]
     assert all(e["event"] != "speeds_corrected" for e in cluster.events.read())
+
+
+def test_nothing_is_learned_beside_another_job(cluster: Cluster) -> None:
+    """A machine that works for two looks slower than it is."""
+    Learning(cluster, "Q4_0", HELD, lambda: True).learn([0.2, 0.3])
+    assert speeds(cluster) == [10e9, 10e9]

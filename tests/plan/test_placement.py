@@ -101,12 +101,20 @@ def test_whatever_the_machines(speeds: list[float], frees: list[float], trips: l
         assert placement.token_s <= token_s([one for one in used if one is not m], LOAD)
 
 
+def test_a_machine_that_computes_for_others_too_gets_less() -> None:
+    """Of two equal nodes the one that another job uses gets half."""
+    machines = [ROOT, node("a"), replace(node("b"), n_others=1)]
+    shares = shares_of(machines, LOAD)
+    assert shares["b"] == pytest.approx(shares["a"] / 2)
+
+
 def test_speeds_are_those_of_the_work_where_ranks_wait_for_each_other() -> None:
     """Two machines that were thought to be alike; one needs 50 % longer, so it gets 40 %."""
     shown = observed_speeds([10 * GB, 10 * GB], [2 * GB, 2 * GB], [0.2, 0.3])
     assert shown is not None
     assert shown == pytest.approx([12 * GB, 8 * GB])
-    machines = [replace(ROOT, bytes_per_s=shown[0]), replace(node("a"), bytes_per_s=shown[1])]
+    root, other = shown
+    machines = [replace(ROOT, alone_bytes_per_s=root), replace(node("a"), alone_bytes_per_s=other)]
     shares = shares_of(machines, LOAD)
     assert shares == pytest.approx({"root": 0.6, "a": 0.4})
     again = [0.2 * shares["root"] / 0.5, 0.3 * shares["a"] / 0.5]

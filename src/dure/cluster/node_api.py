@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
+from dure.cluster.job_identity import JobId, JobIdentity
 from dure.cluster.trust.connection import NodeConnection
 from dure.engine.ranks.messages import Job
 from dure.hardware.health import Health, Platform
@@ -33,6 +34,7 @@ __all__ = [
     "MeasureSpeed",
     "NodeClient",
     "NodeFacts",
+    "NodeJob",
     "NodeShard",
     "NodeShards",
     "RankOrder",
@@ -80,22 +82,38 @@ class FinishShard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RankOrder(msgspec.Struct, frozen=True):
-    """Start a rank. job: as for every rank; shard: what this node calls its part."""
+    """Start a rank. job: as for every rank; shard: what this node calls its part.
+
+    owner: whose it is; a rank that it had before ends. shares: it runs beside other jobs, whoever came
+    first. ended: other jobs that the root knows to be over, whatever their connections say.
+    """
 
     job: Job
     rank: int
     shard: str
     proxy_id: int
+    owner: JobIdentity
+    shares: bool = False
+    ended: list[JobId] = []
 
 
 # ---------------------------------------------------------------- answers
 
 
+class NodeJob(msgspec.Struct, frozen=True):
+    """A job whose rank runs on a node. used_bytes: of memory, so far."""
+
+    job: JobIdentity
+    threads: int
+    used_bytes: int
+
+
 class NodeFacts(msgspec.Struct, frozen=True):
-    """What a node is, and how it is now."""
+    """What a node is, how it is now, and which jobs use it."""
 
     platform: Platform
     health: Health
+    jobs: list[NodeJob] = []
 
 
 class NodeShard(msgspec.Struct, frozen=True):

@@ -12,8 +12,10 @@ from dataclasses import replace
 import msgspec
 
 from dure.cluster.root.distribution import Delivery, deliver
-from dure.cluster.root.launch import ClusterLaunch
+from dure.cluster.root.job_registry import JobRegistry, MachineUse
+from dure.cluster.root.launch import ClusterLaunch, JobOwner
 from dure.cluster.root.membership import Cluster, Member
+from dure.cluster.root.occupancy import Occupancy
 from dure.cluster.root.readiness import common_ctx, machine_of
 from dure.cluster.root.restart_watch import RestartWatch
 from dure.cluster.root.survey import NodeReport, Nodes
@@ -22,6 +24,7 @@ from dure.deploy.deployment import Deployment, deployment_of_shards
 from dure.deploy.learning import Learning
 from dure.deploy.local import limits_of, memory_of_whole, start_local, threads_of
 from dure.deploy.node_pool import FullNode, NodePool
+from dure.deploy.node_sharing import NodeSharing
 from dure.deploy.node_wait import NodeWait
 from dure.deploy.options import RestartReason, RunOptions
 from dure.deploy.reporter import EngineEvent, Reporter
@@ -52,16 +55,28 @@ def start_on_cluster(
     """
     cluster = Cluster(cluster_directory())
     nodes, timer = Nodes(cluster), StartTimer()
+    assert options.job is not None, "its command has registered it"
+    registry = JobRegistry(cluster.directory, options.job)
+    sharing = NodeSharing(
+        registry,
+        options.job,
+        reporter,
+        shares=options.share_node,
+        insists=any((_names(options.nodes), options.shares, options.ranks)),
+        may_go_without=restart is not None,
+    )
     if restart:
         cluster.events.add("engine_ended", reason=restart.reason, silent_s=restart.silent_s)
     planner = ClusterPlanner(model, options, cluster, nodes, reporter)
 
-    def planned(available: list[NodeReport], is_reduced: bool) -> _SingleMachine | _CutOverNodes:
-        plan = planner.plan(available, is_reduced)
+    def planned(
+        available: list[NodeReport], occupancy: Occupancy, is_reduced: bool
+    ) -> _SingleMachine | _CutOverNodes:
+        plan = planner.plan(available, occupancy, is_reduced)
         kind = _CutOverNodes if plan.reports else _SingleMachine
-        return kind(model, options, plan)
+        return kind(model, options, plan, occupancy)
 
-    pool = NodePool(cluster, nodes, reporter, timer, may_drop_full=restart is not None)
+    pool = NodePool(cluster, nodes, reporter, timer, sharing, may_drop_full=restart is not None)
     start = pool.choose(_node_wait(cluster, nodes, options, reporter, restart), planned)
     timer.note("choose_s")
     deployment = start.run(cluster, nodes, reporter, timer)
@@ -74,11 +89,18 @@ def start_on_cluster(
         **timer.seconds,
     )
     used = [report.member.name for report in start.plan.reports]
+    watch = RestartWatch(cluster, nodes, pool.missing, used, sharing.is_usable)
+
+    def is_shared() -> bool:
+        others = [*start.occupancy.others, *registry.others()]
+        return any(not other.machines.keys().isdisjoint(start.uses) for other in others)
+
     return replace(
         deployment,
-        restart_reason=RestartWatch(cluster, nodes, pool.missing, used).why,
+        restart_reason=watch.why,
         record=lambda event, facts: cluster.events.add(event, **facts),
-        learn=Learning(cluster, _main_type(model), start.held_bytes).learn,
+        learn=Learning(cluster, _main_type(model), start.held_bytes, is_shared).learn,
+        is_shared=is_shared(),
     )
 
 
@@ -117,12 +139,25 @@ def _names(nodes: str | None) -> list[str] | None:
 class _SingleMachine:
     """The root holds the whole model. Raises ResourceError if it has too little memory."""
 
-    def __init__(self, model: GgufFile, options: RunOptions, plan: ClusterPlan) -> None:
-        self._model, self.plan = model, plan
+    def __init__(
+        self, model: GgufFile, options: RunOptions, plan: ClusterPlan, occupancy: Occupancy
+    ) -> None:
+        self._model, self.plan, self.occupancy = model, plan, occupancy
+        here = occupancy.left(ROOT_NAME, probe())
+        threads = threads_of(options.threads, 1, here)
         self._options = msgspec.structs.replace(
-            options, cluster=False, ranks=None, shares=None, nodes=None, interface=None
+            options,
+            cluster=False,
+            ranks=None,
+            shares=None,
+            nodes=None,
+            interface=None,
+            share_node=False,
+            threads=threads if occupancy.holders(ROOT_NAME) else options.threads,
         )
-        memory_of_whole(model, self._options, probe())
+        memory, n_ctx = memory_of_whole(model, self._options, here)
+        n_bytes = memory.total_bytes(n_ctx, options.n_sequences)
+        self.uses = {ROOT_NAME: MachineUse(threads, n_bytes)}
 
     @property
     def held_bytes(self) -> Mapping[str, float]:
@@ -145,14 +180,21 @@ class _SingleMachine:
 class _CutOverNodes:
     """Each machine holds one shard. Raises ResourceError if a shard does not fit its machine."""
 
-    def __init__(self, model: GgufFile, options: RunOptions, plan: ClusterPlan) -> None:
+    def __init__(
+        self, model: GgufFile, options: RunOptions, plan: ClusterPlan, occupancy: Occupancy
+    ) -> None:
         self._model, self._options, self.plan, reports = model, options, plan, plan.reports
+        self.occupancy = occupancy
         self._members = [report.member for report in reports]
+        self._names = [ROOT_NAME, *(member.name for member in self._members)]
         self._cut = plan_cut(model, plan.shares)
         self._shards = plan_shards(model, self._cut, shard_directory())
         self._memory = [rank_memory(self._cut, shard) for shard in self._shards]
         here, names = probe(), ["the root", *(member.name for member in self._members)]
-        machines = [here, *map(machine_of, reports)]
+        machines = [
+            occupancy.left(name, machine)
+            for name, machine in zip(self._names, [here, *map(machine_of, reports)], strict=True)
+        ]
         ranks = list(zip(names, self._memory, machines, strict=True))
         trained = self._cut.shape.context_length
         self._n_ctx = common_ctx(options.ctx, trained, ranks, options.n_sequences)
@@ -161,8 +203,18 @@ class _CutOverNodes:
     @property
     def held_bytes(self) -> Mapping[str, float]:
         """Return the bytes of each machine's weights, by name."""
-        names = [ROOT_NAME, *(member.name for member in self._members)]
-        return {name: shard.weights_bytes for name, shard in zip(names, self._shards, strict=True)}
+        held = zip(self._names, self._shards, strict=True)
+        return {name: shard.weights_bytes for name, shard in held}
+
+    @property
+    def uses(self) -> Mapping[str, MachineUse]:
+        """Return what the ranks take of each machine, by name."""
+        n_ctx, n_sequences = self._n_ctx, self._options.n_sequences
+        ranks = zip(self._names, self._threads, self._memory, strict=True)
+        return {
+            name: MachineUse(threads, memory.total_bytes(n_ctx, n_sequences))
+            for name, threads, memory in ranks
+        }
 
     def full_nodes(self, nodes: Nodes) -> Sequence[FullNode]:
         """Return the nodes that have neither their shard nor disk space for it."""
@@ -202,6 +254,7 @@ class _CutOverNodes:
         launch = ClusterLaunch(
             cluster,
             [(member, shard.name) for member, shard in placed],
+            JobOwner(self.occupancy.own, options.share_node, self.occupancy.ended),
             health(shard_directory()).links,
             options.interface,
         )

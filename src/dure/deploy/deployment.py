@@ -22,7 +22,8 @@ class Deployment:
     cut_name: identifies the cut; "whole" if there is none.
     restart_reason: called when the engine is idle, returns why it should restart, as when a machine is
     back; "" if it should not. record: logs an event with its facts. learn: called with each rank's seconds
-    of computing in a step.
+    of computing in a step. is_shared: other jobs run on its machines, so no time measured there is of it
+    alone.
     """
 
     executor: FullExecutor
@@ -32,6 +33,7 @@ class Deployment:
     restart_reason: Callable[[], str] = lambda: ""
     record: Callable[[str, Mapping[str, Any]], None] = lambda _event, _facts: None
     learn: Callable[[Sequence[float]], None] = lambda _seconds: None
+    is_shared: bool = False
 
 
 def deployment_of_shards(

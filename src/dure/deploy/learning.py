@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -22,10 +22,20 @@ LEAST_S = 0.002  # of computing in a step; a shorter time is not that of reading
 
 
 class Learning:
-    """Corrects speeds after one start. held_bytes: each rank's weights, by machine, in order of ranks."""
+    """Corrects speeds after one start. held_bytes: each rank's weights, by machine, in order of ranks.
 
-    def __init__(self, cluster: Cluster, type_name: str, held_bytes: Mapping[str, float]) -> None:
+    is_shared: returns whether other jobs use these machines, so that they look slower than they are.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        type_name: str,
+        held_bytes: Mapping[str, float],
+        is_shared: Callable[[], bool],
+    ) -> None:
         self._cluster, self._type, self._held = cluster, type_name, held_bytes
+        self._is_shared = is_shared
 
     def learn(self, seconds: Sequence[float]) -> None:
         """Save speeds by which all ranks would end at once, if that is worth other shards."""
@@ -33,7 +43,7 @@ class Learning:
             self._learn(seconds)
 
     def _learn(self, seconds: Sequence[float]) -> None:
-        if len(seconds) != len(self._held) or min(seconds) < LEAST_S:
+        if len(seconds) != len(self._held) or min(seconds) < LEAST_S or self._is_shared():
             return
         known = KnownSpeeds(self._cluster.directory)
         speeds = {name: known.speed(name, self._type) for name in self._held}

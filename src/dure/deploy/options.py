@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from dure.cluster.job_identity import JobIdentity
 from dure.engine.compute.allreduce import Wire
 from dure.errors import UsageError
 
@@ -21,8 +22,9 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The user's options; None: chosen automatically.
 
     ctx: tokens of the longest prompt with its answer. n_sequences: answers at once, each with its own
-    context. cluster: one rank on each machine of the cluster; else all on this machine. nodes: exactly
-    these, or "all"; None: those that make it faster. interface: network device towards the nodes; None: the
+    context. cluster: one rank on each machine of the cluster; else all on this machine. job: which command
+    this is, for the cluster. share_node: it may use machines that other jobs use. nodes: exactly these,
+    or "all"; None: those that make it faster. interface: network device towards the nodes; None: the
     one that leads there. grace_s: seconds to wait for a missing node before starting without it; 0 fails
     at once. wire: format of partial sums. lock_memory: weights are never swapped out. pin: each thread has
     its own core.
@@ -35,6 +37,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     n_sequences: int = 1
     wire: Wire = Wire.Q8
     cluster: bool = False
+    job: JobIdentity | None = None
+    share_node: bool = False
     nodes: str | None = None
     interface: str | None = None
     grace_s: float = 0.0

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dure.cluster.root.membership import Cluster
+from dure.cluster.root.occupancy import Occupancy
 from dure.cluster.root.readiness import machine_of
 from dure.cluster.root.speeds import KnownSpeeds, link_speed, measure_nodes
 from dure.cluster.root.survey import NodeReport, Nodes
@@ -65,8 +66,10 @@ class ClusterPlanner:
         self._model, self._options, self._reporter = model, options, reporter
         self._nodes, self._known = nodes, KnownSpeeds(cluster.directory)
 
-    def plan(self, available: list[NodeReport], is_reduced: bool) -> ClusterPlan:
-        """Divide the model among the nodes that answer.
+    def plan(
+        self, available: list[NodeReport], occupancy: Occupancy, is_reduced: bool
+    ) -> ClusterPlan:
+        """Divide the model among these nodes, beside the jobs that run on them.
 
         is_reduced: others are missing, so --shares does not apply. Raises UsageError for options that do
         not fit the machines, ResourceError if all together have too little memory.
@@ -82,42 +85,54 @@ class ClusterPlanner:
             n_sequences=self._options.n_sequences,
             value_bytes=self._options.wire.value_bytes,
         )
-        placement = measured_placement(self._candidates(available, load.main_type), load, placing)
+        placement = measured_placement(
+            self._candidates(available, occupancy, load.main_type), load, placing
+        )
         for name, reason in placement.left_out.items():
             self._reporter.warn(f"{name} does not take part: {reason} (--nodes insists)")
         used = [report for report in available if report.member.name in placement.shares]
         names = [ROOT_NAME, *(report.member.name for report in used)]
         return ClusterPlan(used, [placement.shares[name] for name in names], placement.left_out)
 
-    def _candidates(self, reports: list[NodeReport], type_name: str) -> list[Candidate]:
+    def _candidates(
+        self, reports: list[NodeReport], occupancy: Occupancy, type_name: str
+    ) -> list[Candidate]:
         """Return the root and these nodes with their speeds; measure unknown ones."""
         missing = [r for r in reports if self._known.speed(r.member.name, type_name) is None]
         if missing or self._known.speed(ROOT_NAME, type_name) is None:
             with self._reporter.doing(f"measuring the speed of the machines with {type_name}"):
-                self._measure(missing, type_name)
-        machines = [self._candidate(ROOT_NAME, type_name, probe())]
-        return machines + [
-            self._candidate(report.member.name, type_name, machine_of(report)) for report in reports
+                self._measure(missing, occupancy, type_name)
+        machines = {ROOT_NAME: probe()}
+        machines |= {report.member.name: machine_of(report) for report in reports}
+        return [
+            self._candidate(name, type_name, machine, occupancy)
+            for name, machine in machines.items()
         ]
 
-    def _measure(self, reports: list[NodeReport], type_name: str) -> None:
+    def _measure(self, reports: list[NodeReport], occupancy: Occupancy, type_name: str) -> None:
+        """Measure machines; what is measured beside another job is for this start only."""
         members = [report.member for report in reports]
         for name, speed in measure_nodes(self._nodes, members, type_name).items():
-            self._known.keep(name, speed=speed)
+            self._known.keep(name, speed=speed, lasting=not occupancy.holders(name))
         for member in members:
             self._known.keep(member.name, link=link_speed(self._nodes, member))
         if self._known.speed(ROOT_NAME, type_name) is None:
-            self._known.keep(ROOT_NAME, speed=measure_in_process(type_name, probe().cores))
+            speed = measure_in_process(type_name, probe().cores)
+            is_alone = not occupancy.holders(ROOT_NAME)
+            self._known.keep(ROOT_NAME, speed=speed, lasting=is_alone)
 
-    def _candidate(self, name: str, type_name: str, machine: Machine) -> Candidate:
+    def _candidate(
+        self, name: str, type_name: str, machine: Machine, occupancy: Occupancy
+    ) -> Candidate:
         speed, link = self._known.speed(name, type_name), self._known.link(name)
         assert speed is not None, "measured"
         return Candidate(
             name,
             speed.decode_bytes_per_s,
-            machine.available_bytes - PROCESS_BYTES,
+            occupancy.left(name, machine).available_bytes - PROCESS_BYTES,
             link.round_trip_s if link else 0.0,
             link.bytes_per_s if link else float("inf"),
+            len(occupancy.holders(name)),
         )
 
 

@@ -29,7 +29,7 @@ def start_model(
     """
     deployment = _started(model, options, reporter or SilentReporter(), restart)
     executor = deployment.executor
-    if options.threads is None and max(executor.info.threads) > 1:
+    if options.threads is None and max(executor.info.threads) > 1 and not deployment.is_shared:
         key = f"{model.fingerprint[:16]}-{deployment.cut_name}"
         known = cache_directory() / "threads.json"
         try:
@@ -43,8 +43,15 @@ def start_model(
 def _started(
     model: GgufFile, options: RunOptions, reporter: Reporter, restart: RestartReason | None
 ) -> Deployment:
-    if not options.cluster and (options.nodes or options.interface):
-        raise UsageError("--nodes and --interface are for --cluster", "add that, or leave them out")
+    if not options.cluster and (options.nodes or options.interface or options.share_node):
+        raise UsageError(
+            "--nodes, --interface and --share-node are for --cluster", "add that, or leave them out"
+        )
+    if options.share_node and options.pin:
+        raise UsageError(
+            "--share-node --pin: two jobs would pin their threads to the same cores",
+            "leave out --pin",
+        )
     if not options.cluster:
         return start_local(model, options, reporter)
     from dure.deploy.cluster import (

@@ -19,7 +19,7 @@ from dure.hardware.health import Health, Link, Platform
 from dure.hardware.machine import Machine
 from dure.processes import since_boot_s
 
-__all__ = ["cpus", "health", "limited", "n_cpus", "platform", "probe"]
+__all__ = ["cpus", "health", "limited", "memory_of", "n_cpus", "platform", "probe"]
 
 # What decides which of llama.cpp's kernels run: as Linux names them on x86 and on ARM.
 _FEATURES = (
@@ -69,6 +69,17 @@ def limited(machine: Machine, limits: GroupLimits) -> Machine:
         cpu_limit,
         f"a limit of {least.limit_bytes / 1e9:.2f} GB ({least.source})",
     )
+
+
+def memory_of(pid: int) -> int:
+    """Return the bytes that a process and all that it started hold; 0 if it has ended."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += one.memory_info().rss
+    return total
 
 
 def _cores() -> int:

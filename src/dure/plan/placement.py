@@ -32,15 +32,22 @@ WORTH_CUTTING_AGAIN = 0.1  # of the time of a token: other shares mean sending s
 class Candidate:
     """A machine that may take part.
 
-    bytes_per_s: of weights that it decodes with. free_bytes: for weights and KV cache.
-    round_trip_s, link_bytes_per_s: between it and the root; 0 and infinity for the root itself.
+    alone_bytes_per_s: of weights that it decodes with if nothing else runs on it. free_bytes: for weights
+    and KV cache. round_trip_s, link_bytes_per_s: between it and the root; 0 and infinity for the root
+    itself. n_others: jobs that it computes for as well.
     """
 
     name: str
-    bytes_per_s: float
+    alone_bytes_per_s: float
     free_bytes: float
     round_trip_s: float = 0.0
     link_bytes_per_s: float = float("inf")
+    n_others: int = 0
+
+    @property
+    def bytes_per_s(self) -> float:
+        """How fast it decodes while all its jobs do: memory is read for one after another."""
+        return self.alone_bytes_per_s / (1 + self.n_others)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,9 @@ class Generator:
         if not self._options.store or not sum(self._deployment.kv_token_bytes):
             return None
         name = f"{gguf.fingerprint[:16]}-{self._deployment.cut_name}"
+        run = self._options.run
+        if run.cluster and run.job and not self._options.persistent:
+            name += f"-{run.job.id}"  # on a node, another job with the same model has its own
         return PrefixStore(Path(self._options.store) / name, self._executor)
 
     def _new_loop(self, gguf: GgufFile) -> EngineLoop:

@@ -60,7 +60,7 @@ def bench(
     _check_runs(runs, running.ctx)
     file = resolve_model(model)
     _check_trained(runs, file)
-    options = running.options(ctx=runs.n_tokens)
+    options = running.options("bench", model, ctx=runs.n_tokens)
     with running_model(file, options) as (gguf, executor):
         traced = _traced(executor, trace, min(n_generate, N_TRACED)) if trace else None
         floor = FloorProbe(executor, gguf, options.wire) if trace else None

@@ -63,7 +63,7 @@ def chat(
     Example: dure chat models/dure-demo.gguf --ranks 2
     """
     request_sampling = sampling.sampling()
-    options = running.options()
+    options = running.options("chat", model)
     file = resolve_model(model, may_pull=True, pull_now=pull)
     draft = resolve_draft(draft, pull_now=pull)
     with (

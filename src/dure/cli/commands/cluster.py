@@ -19,6 +19,7 @@ from rich.table import Table
 
 from dure.cli.terminal.console import bytes_text, errors, output, print_json, printable
 from dure.cli.terminal.parameters import Json
+from dure.cluster.root.job_registry import JobRegistry
 from dure.cluster.root.membership import Cluster
 from dure.cluster.root.node_status import ClusterStatus, NodeStatus, cluster_status
 from dure.cluster.root.speeds import KnownSpeeds, MachineSpeeds, link_speed, measure_nodes
@@ -149,7 +150,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every 2 seconds.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show every node: whether it answers, its hardware, temperature and load.
+    """Show every node: whether it answers, who uses it, its hardware, temperature and load.
 
     Example: dure cluster status --watch
     """
@@ -170,6 +171,8 @@ def status(
         for one in now.nodes:
             if one.problem:
                 errors.print(one.problem, markup=False, soft_wrap=True)
+        for job in {job.id: job for one in now.nodes for job in one.jobs}.values():
+            output.print(printable(job.told()), soft_wrap=True)
         for name, reason in now.left_out.items():
             errors.print(f"{name} did not take part: {reason}", markup=False, soft_wrap=True)
         _print_limits([NodeStatus.of(root_report(root.directory)), *now.nodes])
@@ -185,7 +188,8 @@ def _print_limits(machines: Sequence[NodeStatus]) -> None:
 
 
 def _surveyed(root: Cluster, nodes: Nodes) -> ClusterStatus:
-    return cluster_status(root.name, nodes.survey(root.members), root.events.read())
+    registered = JobRegistry(root.directory).others()
+    return cluster_status(root.name, nodes.survey(root.members), registered, root.events.read())
 
 
 def _watch(draw: Callable[[], Table]) -> None:
@@ -204,11 +208,13 @@ def _table(root: Cluster, now: ClusterStatus) -> Table:
     table = Table(f"node of {printable(root.name)}", box=None, pad_edge=False)
     shares = now.shares
     for heading in (
-        *("address", "state", "last share", "machine", "cores", "free memory", "load", "°C", "MHz"),
+        *("address", "state", "used by", "last share", "machine", "cores", "free memory", "load"),
+        *("°C", "MHz"),
     ):
         table.add_column(heading, justify="right" if heading in _RIGHT else "left")
     table.columns[0].no_wrap = table.columns[1].no_wrap = True
-    for node in [NodeStatus.of(root_report(root.directory)), *now.nodes]:
+    here = NodeStatus.of(root_report(root.directory), JobRegistry(root.directory).others())
+    for node in [here, *now.nodes]:
         address = "here" if node.name == ROOT_NAME else f"{node.host}:{node.port}"
         health, machine = node.health, node.platform
         if machine is None or health is None:
@@ -218,6 +224,7 @@ def _table(root: Cluster, now: ClusterStatus) -> Table:
             _shown(node.name),
             address,
             ", ".join(health.throttled) or "well",
+            printable(", ".join(f"{job.command} {job.model}" for job in node.jobs)),
             f"{shares[node.name]:.0%}" if node.name in shares else "",
             printable(f"{machine.architecture}, {machine.processor}"),
             str(machine.cores),

@@ -75,7 +75,7 @@ def run(
     Example: dure run qwen3:0.6b "What does this do?" < setup.py
     """
     request_sampling = sampling.sampling()
-    options = running.options()
+    options = running.options("run", model)
     file = resolve_model(model, may_pull=True, pull_now=pull)
     with open_gguf(file):
         text = _prompt(prompt)  # first check the file: nobody should type a prompt in vain

@@ -21,6 +21,7 @@ from dure.cli.terminal.parameters import (
     SamplingOptions,
     Thinking,
 )
+from dure.cli.terminal.running_model import cluster_job
 from dure.cli.terminal.server_parameters import Guarding, ModelFiles, Serving
 from dure.deploy.options import RunOptions
 from dure.generate.speculative.proposer import Draft
@@ -82,7 +83,7 @@ def serve(
         pass  # a file that is no model is an error at once
     from dure.serve.assembly import ServerPlan
 
-    options = running.options(n_sequences=serving.parallel, grace_s=max(0.1, grace))
+    options = running.options("serve", model, n_sequences=serving.parallel, grace_s=max(0.1, grace))
     plan = ServerPlan(
         engine=EngineOptions(
             model=str(path.absolute()),
@@ -103,7 +104,8 @@ def serve(
         strict=serving.strict,
         shows_prompts=verbose,
     )
-    raise typer.Exit(_run(plan))
+    with cluster_job(options):
+        raise typer.Exit(_run(plan))
 
 
 def _embedding_engine(model: Path, running: Running, files: ModelFiles) -> EngineOptions:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dure.chat.thinking import Think
 from dure.cli.terminal.completion import models
+from dure.cluster.job_identity import JobIdentity
 from dure.deploy.options import RunOptions
 from dure.engine.compute.allreduce import Wire
 from dure.errors import UsageError
@@ -139,6 +141,15 @@ class Running:
             rich_help_panel=CLUSTER,
         ),
     ] = None
+    share_node: Annotated[
+        bool,
+        typer.Option(
+            "--share-node",
+            help="With --cluster: use nodes that other commands use too, with the memory and cores that "
+            "they leave.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = False
     interface: Annotated[
         str | None,
         typer.Option(
@@ -162,7 +173,7 @@ class Running:
             "--threads",
             "-t",
             help="Threads of each rank.",
-            show_default="cores / ranks; with --cluster all cores",
+            show_default="cores / ranks; with --cluster all that other commands leave",
             rich_help_panel=SPEED,
         ),
     ] = None
@@ -185,9 +196,16 @@ class Running:
     ] = False
 
     def options(
-        self, *, ctx: int | None = None, n_sequences: int = 1, grace_s: float = 0.0
+        self,
+        command: str,
+        model: str,
+        *,
+        ctx: int | None = None,
+        n_sequences: int = 1,
+        grace_s: float = 0.0,
     ) -> RunOptions:
         """Return the options for the start of a model. ctx: the context if none was given."""
+        name = Path(model).stem if model.endswith(".gguf") else model
         return RunOptions(
             ranks=self.ranks,
             shares=self.shares,
@@ -196,6 +214,8 @@ class Running:
             n_sequences=n_sequences,
             wire=self.sync,
             cluster=self.cluster,
+            job=JobIdentity.new(command, name),
+            share_node=self.share_node,
             nodes=self.nodes,
             interface=self.interface,
             grace_s=grace_s,

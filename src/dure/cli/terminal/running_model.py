@@ -17,9 +17,10 @@ from dure.generate.speculative.proposer import Proposer
 from dure.isolation import Isolation
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
+from dure.places import cluster_directory
 from dure.worker.proposing import start_proposer
 
-__all__ = ["TerminalReporter", "proposer", "reading", "running_model"]
+__all__ = ["TerminalReporter", "cluster_job", "proposer", "reading", "running_model"]
 
 
 class TerminalReporter:
@@ -52,9 +53,22 @@ class TerminalReporter:
 
 
 @contextmanager
+def cluster_job(options: RunOptions) -> Iterator[None]:
+    """Register this command with the cluster, if it uses one, until the block ends."""
+    if not options.cluster:
+        yield
+        return
+    from dure.cluster.root.job_registry import JobRegistry
+    from dure.cluster.root.membership import Cluster
+
+    with JobRegistry(Cluster(cluster_directory()).directory, options.job).registered():
+        yield
+
+
+@contextmanager
 def running_model(model: Path, options: RunOptions) -> Iterator[tuple[GgufFile, FullExecutor]]:
     """Run a model until the block ends, by an error too."""
-    with open_gguf(model) as gguf:
+    with open_gguf(model) as gguf, cluster_job(options):
         executor = start_model(gguf, options, TerminalReporter()).executor
         try:
             yield gguf, executor

@@ -79,19 +79,20 @@ def agent_app(directory: Path, quota_bytes: int = 0, interface: str = "") -> Fas
     for the one that the root comes through.
     """
     app = RecordApp("dure node", _RECORDS)
-    _add_facts(app, directory)
-    _add_speed(app)
     store = ShardStore(directory / "shards", quota_bytes)
+    runs = RankRuns(directory, store)
+    _add_facts(app, directory, runs)
+    _add_speed(app)
     _add_shards(app, store)
-    _add_ranks(app, RankRuns(directory, store), lambda host: _device(directory, host, interface))
+    _add_ranks(app, runs, lambda host: _device(directory, host, interface))
     return app
 
 
-def _add_facts(app: FastAPI, directory: Path) -> None:
+def _add_facts(app: FastAPI, directory: Path, runs: RankRuns) -> None:
     @app.get("/facts", **described(NodeFacts))
     def facts() -> Response:
-        """Tell what this machine is, and how it is now."""
-        return answer(NodeFacts(own_platform(), health(directory)))
+        """Tell what this machine is, how it is now, and who uses it."""
+        return answer(NodeFacts(own_platform(), health(directory), runs.jobs()))
 
 
 def _add_speed(app: FastAPI) -> None:
@@ -172,16 +173,15 @@ def _add_ranks(app: FastAPI, runs: RankRuns, device_for: Callable[[str], str]) -
             await socket.close(1003, "this is no order")
             return
         host = (socket.scope.get("server") or ("", 0))[0]
-        async with runs.alone():
-            try:
-                device = device_for(host)
-                report = await runs.run(order, device, _blocks(socket), socket.send_bytes)
-            except DureError as error:
-                record = msgspec.json.encode(error.record()).decode()
-                report = RankReport(1, {f"rank{order.rank}.error": record})
-            with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the root has gone
-                await socket.send_text(msgspec.json.encode(report).decode())
-                await socket.close()
+        try:
+            device = device_for(host)
+            report = await runs.run(order, device, _blocks(socket), socket.send_bytes)
+        except DureError as error:
+            record = msgspec.json.encode(error.record()).decode()
+            report = RankReport(1, {f"rank{order.rank}.error": record})
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the root has gone
+            await socket.send_text(msgspec.json.encode(report).decode())
+            await socket.close()
 
 
 async def _order(socket: WebSocket) -> RankOrder:
@@ -190,7 +190,10 @@ async def _order(socket: WebSocket) -> RankOrder:
         data = await socket.receive_bytes()
     if len(data) > MOST_ORDER_BYTES:
         raise ValueError("the order is too long")
-    return msgspec.json.decode(data, type=RankOrder)
+    order = msgspec.json.decode(data, type=RankOrder)
+    if not 0 <= order.rank < len(order.job.threads):
+        raise ValueError(f"the job has no rank {order.rank}")
+    return order
 
 
 async def _blocks(socket: WebSocket) -> AsyncIterator[bytes]:

@@ -14,21 +14,26 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import sys
 import sysconfig
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from dure.cluster.job_identity import JobIdentity, busy_error
 from dure.cluster.network import network_environment
 from dure.cluster.node.shards import ShardStore
-from dure.cluster.node_api import BLOCK_BYTES, RankOrder, RankReport
+from dure.cluster.node_api import BLOCK_BYTES, NodeJob, RankOrder, RankReport
 from dure.engine.environment import with_huge_pages
 from dure.engine.ranks.launch import GUARD, kill_all_of
 from dure.engine.ranks.shared_memory import check_room
 from dure.errors import ResourceError
+from dure.hardware.probe import memory_of
 
 __all__ = ["RankRuns"]
 
@@ -36,56 +41,99 @@ END_S = 5.0
 Send = Callable[[bytes], Awaitable[None]]
 
 
+@dataclass
+class _Run:
+    """A job's rank. shares: see `RankOrder`. task: an end of the job cancels it."""
+
+    owner: JobIdentity
+    shares: bool
+    threads: int
+    task: asyncio.Task[Any]
+    proxy: _Proxy | None = None
+
+
 class RankRuns:
-    """Run this node's rank, one at a time: a new order ends what the one before it started."""
+    """Run this node's ranks: one for each job, and of several jobs only if all but one share."""
 
     def __init__(self, directory: Path, store: ShardStore) -> None:
         self._directory, self._saved, self._store = directory / "run", directory / "prefixes", store
-        self._current: asyncio.Task[None] | None = None
+        self._runs: dict[str, _Run] = {}  # by job
+        shutil.rmtree(self._directory, ignore_errors=True)  # of an agent that was killed
 
-    @contextlib.asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Run the block once the one before it has ended; the next one cancels it."""
-        before, self._current = self._current, asyncio.current_task()
-        if before is not None and not before.done():
-            before.cancel()
-            await asyncio.wait({before}, timeout=2 * END_S)
-        yield
+    def jobs(self) -> list[NodeJob]:
+        """Return whose ranks run."""
+        return [
+            NodeJob(run.owner, run.threads, memory_of(run.proxy.pid) if run.proxy else 0)
+            for run in list(self._runs.values())
+        ]
 
     async def run(
         self, order: RankOrder, device: str, incoming: AsyncIterator[bytes], send: Send
     ) -> RankReport:
         """Start the rank, and let its proxy talk to mpiexec until one of them ends.
 
-        incoming: what mpiexec says; its end ends the rank. Raises UsageError if the shard is not here,
-        ResourceError if the rank cannot be started.
+        incoming: what mpiexec says; its end ends the rank. Raises ClusterError if another job has the node
+        and the order does not share it, UsageError if the shard is not here, ResourceError if the rank
+        cannot be started.
         """
-        self._prepare(order)
-        proxy = _Proxy(self._directory, order.proxy_id, _environment(self._directory, device))
-        try:
-            code = await proxy.run(incoming, send)
-        finally:
-            await asyncio.shield(proxy.end())
-        return RankReport(code, _files_in(self._directory))
+        async with self._admitted(order) as run:
+            directory = self._prepared(order)
+            environment = _environment(directory, device)
+            run.proxy = proxy = _Proxy(directory, order.proxy_id, environment)
+            try:
+                code = await proxy.run(incoming, send)
+            finally:
+                await asyncio.shield(proxy.end())
+                files = _files_in(directory)
+                shutil.rmtree(directory, ignore_errors=True)
+            return RankReport(code, files)
 
-    def _prepare(self, order: RankOrder) -> None:
-        """Make an empty directory for the run, with the job and the only program that the proxy finds."""
+    @contextlib.asynccontextmanager
+    async def _admitted(self, order: RankOrder) -> AsyncIterator[_Run]:
+        """Run the block once earlier ranks of the order's job, and of jobs that are over, have ended."""
+        job_id = order.owner.id
+        over = {job_id, *order.ended}
+        others = [
+            run.owner
+            for run in self._runs.values()
+            if run.owner.id not in over and not (order.shares or run.shares)
+        ]
+        if others:
+            raise busy_error({socket.gethostname(): others})
+        before = [run.task for one in over if (run := self._runs.pop(one, None))]
+        task = asyncio.current_task()
+        assert task is not None, "within a coroutine"
+        own = _Run(order.owner, order.shares, order.job.threads[order.rank], task)
+        self._runs[job_id] = own
+        try:
+            for earlier in before:
+                earlier.cancel()
+            if before:
+                await asyncio.wait(before, timeout=2 * END_S)
+            yield own
+        finally:
+            if self._runs.get(job_id) is own:
+                del self._runs[job_id]
+
+    def _prepared(self, order: RankOrder) -> Path:
+        """Make a directory for the run, with the job and the only program that the proxy finds."""
         check_room(1)
         path = str(self._store.use(order.shard))
-        shutil.rmtree(self._directory, ignore_errors=True)
-        job_file, note = self._directory / "job.json", f"rank{order.rank}.exit"
         order.job.shards = [path] * len(order.job.shards)
         order.job.saved_directory = str(self._saved)
         try:
-            self._directory.mkdir(parents=True)
+            self._directory.mkdir(parents=True, exist_ok=True)
+            directory = Path(tempfile.mkdtemp(prefix=f"{order.owner.id[:8]}-", dir=self._directory))
+            job_file, note = directory / "job.json", f"rank{order.rank}.exit"
             job_file.write_bytes(msgspec.json.encode(order.job))
             words = [sys.executable, "-m", "dure.engine.ranks.rank", str(job_file)]
-            program = ["sh", "-c", GUARD, str(self._directory / note), *words]
-            script = self._directory / "dure-rank"
+            program = ["sh", "-c", GUARD, str(directory / note), *words]
+            script = directory / "dure-rank"
             script.write_text(f"#!/bin/sh\nexec {shlex.join(program)}\n")
             script.chmod(0o700)
         except OSError as error:
             raise ResourceError(f"{self._directory} cannot be written: {error.strerror}") from error
+        return directory
 
 
 class _Proxy:
@@ -118,6 +166,8 @@ class _Proxy:
             return await ended
         finally:
             server.close()
+            if connected.done():
+                connected.result()[1].close()
 
     async def _start(self, port: int) -> asyncio.subprocess.Process:
         program = Path(sysconfig.get_path("scripts")) / "hydra_pmi_proxy"
@@ -140,6 +190,11 @@ class _Proxy:
                 )
         except OSError as error:
             raise ResourceError(f"{program} cannot be started: {error}") from error
+
+    @property
+    def pid(self) -> int:
+        """The proxy's process; 0 until it runs."""
+        return self._process.pid if self._process else 0
 
     async def end(self) -> None:
         """End every process of the run."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import shlex
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from dure.cluster.job_identity import JobIdentity
 from dure.cluster.network import device_of, named_device, network_environment
 from dure.cluster.root.launcher import LaunchFile, NodeRank
 from dure.cluster.root.membership import Cluster, Member
@@ -23,24 +25,35 @@ from dure.engine.ranks.shared_memory import check_room
 from dure.errors import ClusterError
 from dure.hardware.health import Link
 
-__all__ = ["ClusterLaunch"]
+__all__ = ["ClusterLaunch", "JobOwner"]
+
+
+@dataclass(frozen=True)
+class JobOwner:
+    """Whose ranks are started. shares: beside other jobs. ended: jobs that are over, by node."""
+
+    identity: JobIdentity
+    shares: bool
+    ended: Callable[[str], list[str]]
 
 
 class ClusterLaunch:
     """Start rank 0 here and rank i+1 on the i-th node; see `dure.engine.ranks.launch.Launch`.
 
-    nodes: each with the name of its shard. links: this machine's network devices. interface: the one to
-    use; None: the one that leads to the first node.
+    nodes: each with the name of its shard. owner: the job whose ranks these are, with other jobs on the
+    same nodes only if it shares; jobs that have ended are in nobody's way. links: this machine's network
+    devices. interface: the one to use; None: the one that leads to the first node.
     """
 
     def __init__(
         self,
         cluster: Cluster,
         nodes: Sequence[tuple[Member, str]],
+        owner: JobOwner,
         links: tuple[Link, ...],
         interface: str | None = None,
     ) -> None:
-        self._cluster, self._nodes = cluster, nodes
+        self._cluster, self._nodes, self._owner = cluster, nodes, owner
         self._device = (
             named_device(interface, links)
             if interface
@@ -51,10 +64,13 @@ class ClusterLaunch:
         """Write the program that mpiexec runs for each node, and the file that this program reads."""
         check_room(1)
         nodes = {
-            _mpi_host(rank): NodeRank(member.name, rank, member.host, member.port, shard)
+            _mpi_host(rank): NodeRank(
+                member.name, rank, member.host, member.port, shard, self._owner.ended(member.name)
+            )
             for rank, (member, shard) in enumerate(self._nodes, 1)
         }
-        launch = LaunchFile(str(self._cluster.directory.absolute()), nodes)
+        home = str(self._cluster.directory.absolute())
+        launch = LaunchFile(home, nodes, self._owner.identity, self._owner.shares)
         (directory / "launch.json").write_bytes(msgspec.json.encode(launch))
         script = directory / "launcher"
         words = [sys.executable, "-m", "dure.cluster.root.launcher", str(directory)]

@@ -20,6 +20,7 @@ import msgspec
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
+from dure.cluster.job_identity import JobIdentity
 from dure.cluster.node_api import BLOCK_BYTES, RANK_PATH, RankOrder, RankReport
 from dure.cluster.root.membership import Cluster
 from dure.cluster.trust.identity import asking_context
@@ -36,20 +37,26 @@ MPIEXEC_ENDED = "mpiexec has ended"
 
 
 class NodeRank(msgspec.Struct):
-    """Where a rank runs: the node, its address, and the name of its shard."""
+    """Where a rank runs: the node, its address, the name of its shard, and jobs that are over there."""
 
     name: str
     rank: int
     host: str
     port: int
     shard: str
+    ended: list[str]
 
 
 class LaunchFile(msgspec.Struct):
-    """What the launcher reads in the job's directory: the cluster, and its nodes by mpiexec's names."""
+    """What the launcher reads in the job's directory.
+
+    nodes: by mpiexec's names. owner, shares: as in `RankOrder`.
+    """
 
     cluster: str
     nodes: dict[str, NodeRank]
+    owner: JobIdentity
+    shares: bool
 
 
 def main() -> None:
@@ -61,7 +68,7 @@ def main() -> None:
     running = directory / f"{node.name}{RUNNING}"
     running.touch()
     try:
-        sys.exit(_run(directory, Path(launch.cluster), node, arguments))
+        sys.exit(_run(directory, launch, node, arguments))
     except (OSError, WebSocketException) as error:
         _write_error(
             directory, node.rank, ClusterError(f"{where} does not start its rank: {error}")
@@ -74,11 +81,12 @@ def main() -> None:
     sys.exit(1)
 
 
-def _run(directory: Path, home: Path, node: NodeRank, arguments: list[str]) -> int:
+def _run(directory: Path, launch: LaunchFile, node: NodeRank, arguments: list[str]) -> int:
     job = msgspec.json.decode((directory / "job.json").read_bytes(), type=Job)
-    order = RankOrder(job, node.rank, node.shard, int(_value(arguments, "--proxy-id")))
+    proxy_id = int(_value(arguments, "--proxy-id"))
+    order = RankOrder(job, node.rank, node.shard, proxy_id, launch.owner, launch.shares, node.ended)
     host, _, port = _value(arguments, "--control-port").rpartition(":")
-    cluster = Cluster(home)
+    cluster = Cluster(Path(launch.cluster))
     context = asking_context(cluster.credentials, cluster.revocations)
     plain = socket.create_connection((node.host, node.port), CONNECT_S)
     with (

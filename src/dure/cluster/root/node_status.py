@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from dure.cluster.job_identity import JobIdentity
+from dure.cluster.root.job_registry import Registration
 from dure.cluster.root.survey import NodeReport
 from dure.hardware.health import Health, Platform
 
@@ -19,7 +21,7 @@ __all__ = ["ClusterStatus", "NodeStatus", "cluster_status"]
 class NodeStatus(msgspec.Struct, frozen=True):
     """How a node is. problem: why it does not answer; if it does, platform and health are set.
 
-    joined: when, since 1970.
+    joined: when, since 1970. jobs: which commands use it, the oldest first.
     """
 
     name: str
@@ -30,11 +32,14 @@ class NodeStatus(msgspec.Struct, frozen=True):
     problem: str | None
     platform: Platform | None
     health: Health | None
+    jobs: list[JobIdentity]
 
     @classmethod
-    def of(cls, report: NodeReport) -> NodeStatus:
-        """Return the status that a report tells of."""
+    def of(cls, report: NodeReport, registered: Sequence[Registration] = ()) -> NodeStatus:
+        """Return the status that a report tells of, with jobs that have claimed the node for later."""
         member = report.member
+        jobs = {one.job.id: one.job for one in report.jobs}
+        jobs |= {one.job.id: one.job for one in registered if member.name in one.machines}
         return cls(
             member.name,
             member.host,
@@ -44,6 +49,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
             report.problem or None,
             report.platform,
             report.health,
+            sorted(jobs.values(), key=lambda job: job.since),
         )
 
 
@@ -66,11 +72,16 @@ class ClusterStatus(msgspec.Struct, frozen=True):
 
 
 def cluster_status(
-    name: str, reports: Sequence[NodeReport], events: Iterable[dict[str, Any]]
+    name: str,
+    reports: Sequence[NodeReport],
+    registered: Sequence[Registration],
+    events: Iterable[dict[str, Any]],
 ) -> ClusterStatus:
-    """Return the status of a cluster from a survey of its nodes, and its events, oldest first."""
+    """Return the status of a cluster from a survey of its nodes, its jobs, and its events, oldest first."""
     last_start = None
     for event in events:
         if event.get("event") == "engine_started":
             last_start = event
-    return ClusterStatus(name, [NodeStatus.of(report) for report in reports], last_start)
+    return ClusterStatus(
+        name, [NodeStatus.of(report, registered) for report in reports], last_start
+    )

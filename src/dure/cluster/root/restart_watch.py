@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from dure.cluster.root.membership import Cluster, Member
-from dure.cluster.root.survey import Nodes
+from dure.cluster.root.survey import NodeReport, Nodes
 from dure.errors import DureError
 
 __all__ = ["RestartWatch"]
@@ -19,7 +19,8 @@ CHECK_EVERY_S = 5.0
 class RestartWatch:
     """Watch until a node that the model runs without is back, or one that it runs on was removed.
 
-    without: each with the bytes of room that it must have. used: the names of the others.
+    without: each with the bytes of room that it must have. used: the names of the others. is_usable:
+    returns whether no other job is in the way on a node that answers.
     """
 
     def __init__(
@@ -28,9 +29,11 @@ class RestartWatch:
         nodes: Nodes,
         without: Sequence[tuple[Member, int]],
         used: Collection[str],
+        is_usable: Callable[[NodeReport], bool],
     ) -> None:
         self._cluster, self._nodes = cluster, nodes
         self._without, self._used, self._why = without, used, ""
+        self._is_usable = is_usable
         if without or used:
             threading.Thread(target=self._watch, daemon=True).start()
 
@@ -51,7 +54,9 @@ class RestartWatch:
             return ""
         reports = self._nodes.survey([member for member, _ in self._without])
         for report, (_, needed_bytes) in zip(reports, self._without, strict=True):
-            if not report.problem and self._has_room(report.member, needed_bytes):
+            if report.problem or not self._is_usable(report):
+                continue
+            if self._has_room(report.member, needed_bytes):
                 return f"{report.member.name} is back: it takes part again"
         return ""
 

@@ -64,6 +64,7 @@ class KnownSpeeds:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "speeds.json"
+        self._for_now: dict[str, dict[str, Speed]] = {}
         try:
             self._record = msgspec.json.decode(self._path.read_bytes(), type=_SpeedsRecord)
         except (OSError, msgspec.MsgspecError):
@@ -71,7 +72,9 @@ class KnownSpeeds:
 
     def speed(self, name: str, type_name: str) -> Speed | None:
         """Return a machine's speed with weights of a type, if it was measured."""
-        return self._record.machines.get(name, {}).get(type_name)
+        machines = (self._record.machines, self._for_now)
+        found = (known.get(name, {}).get(type_name) for known in machines)
+        return next(filter(None, found), None)
 
     def link(self, name: str) -> LinkSpeed | None:
         """Return the link to a node, if it was measured."""
@@ -88,10 +91,18 @@ class KnownSpeeds:
             link.bytes_per_s if link else None,
         )
 
-    def keep(self, name: str, speed: Speed | None = None, link: LinkSpeed | None = None) -> None:
-        """Store what was measured of a machine."""
+    def keep(
+        self,
+        name: str,
+        speed: Speed | None = None,
+        link: LinkSpeed | None = None,
+        *,
+        lasting: bool = True,
+    ) -> None:
+        """Store what was measured of a machine. lasting: a speed is true for later starts too."""
         if speed is not None:
-            self._record.machines.setdefault(name, {})[speed.type] = speed
+            known = self._record.machines if lasting else self._for_now
+            known.setdefault(name, {})[speed.type] = speed
         if link is not None:
             self._record.links[name] = link
         write_whole(self._path, msgspec.json.format(msgspec.json.encode(self._record)))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from dure.cluster.node_api import NodeClient
+from dure.cluster.node_api import NodeClient, NodeJob
 from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.trust.connection import NodeConnection
 from dure.cluster.trust.discovery import NODE_SERVICE, Address, found
@@ -31,12 +31,16 @@ AT_ONCE = 32
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What one node answered. problem: why it does not answer; if it does, platform and health are set."""
+    """What one node answered. problem: why it does not answer; if it does, platform and health are set.
+
+    jobs: whose ranks run on it.
+    """
 
     member: Member
     problem: str = ""
     platform: Platform | None = None
     health: Health | None = None
+    jobs: tuple[NodeJob, ...] = ()
 
 
 def root_report(directory: Path) -> NodeReport:
@@ -104,4 +108,4 @@ def _facts_of(member: Member, context: ssl.SSLContext, timeout_s: float) -> Node
     """Ask a node for its facts. Raises ClusterError."""
     with closing(_client(member, context, timeout_s)) as client:
         facts = client.facts()
-    return NodeReport(member, platform=facts.platform, health=facts.health)
+    return NodeReport(member, platform=facts.platform, health=facts.health, jobs=tuple(facts.jobs))

@@ -1,0 +1,152 @@
+"""Several commands on one cluster of hosts: none ends another's ranks, dead ones are in nobody's way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cluster_hosts import Machine, joined, machines, processes_of, ranks_of
+
+from tests.support.cluster_serving import (
+    ALL,
+    DEMO,
+    GREEDY,
+    PORT,
+    STORY,
+    asking,
+    serving,
+    told_alone,
+    wait_until,
+)
+from tests.support.needs_root import needs_root
+
+pytestmark = needs_root
+RUN = ("run", DEMO, STORY, *GREEDY, "-n", 150)
+
+
+@pytest.fixture(scope="module")
+def alone() -> str:
+    """The demo model's answer on one rank."""
+    return told_alone()
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Machine]]:
+    """A root with two nodes."""
+    with machines(tmp_path_factory.mktemp("hosts"), 3) as hosts:
+        joined(*hosts)
+        yield hosts
+
+
+def jobs_of(root: Machine) -> list[list[dict[str, Any]]]:
+    """The jobs that each node reports, in the nodes' order."""
+    nodes = json.loads(root.dure("cluster", "status", "--json"))["nodes"]
+    return [node["jobs"] for node in nodes]
+
+
+def test_the_second_command_is_refused_and_the_first_goes_on(
+    three: list[Machine], alone: str
+) -> None:
+    """In one line, with who holds the nodes and what to do; no rank of the first has changed."""
+    root, *nodes = three
+    with serving(root), asking(root) as story:
+        ranks = [rank.pid for node in three for rank in ranks_of(node)]
+        for command in (("run", DEMO, "hi"), ("bench", DEMO), ("serve", DEMO, "--port", PORT + 1)):
+            refused = root.dure(*command, *ALL, status=1).strip().splitlines()[-1]
+            assert f"{nodes[0].name}, {nodes[1].name} are used by `dure serve dure-demo`" in refused
+            assert f"on {root.name} (process {root.started[-1].pid}) since " in refused
+            assert "--share-node runs beside it, `dure stop " in refused
+        refused = root.dure(*RUN, "--cluster", "--nodes", nodes[0].name, status=1)
+        assert f"{nodes[0].name} is used by" in refused
+        assert story() == f"{alone}<done>\n"
+        assert [rank.pid for node in three for rank in ranks_of(node)] == ranks
+        status = root.dure("cluster", "status")
+        assert status.count("serve dure-demo") == 4  # the root's line, the nodes', and in full
+        first, second = jobs_of(root)
+        assert first == second
+        assert (first[0]["command"], first[0]["pid"]) == ("serve", root.started[-1].pid)
+    assert not any(jobs_of(root))
+
+
+def test_two_jobs_share_the_nodes_and_both_tell_it_right(three: list[Machine], alone: str) -> None:
+    """Also when the first's engine dies and starts again beside the second."""
+    root, node, _ = three
+    with serving(root), asking(root) as story:
+        assert root.dure(*RUN, *ALL, "--share-node").strip() == alone
+        assert story() == f"{alone}<done>\n"
+        second = ("serve", DEMO, *ALL, *GREEDY, "--share-node", "--port", PORT + 1)
+        root.start(*second, says="ready")
+        assert [len(jobs) for jobs in jobs_of(root)] == [2, 2]
+        assert len(ranks_of(node)) == 2
+        with asking(root) as one, asking(root, PORT + 1) as other:
+            for rank in ranks_of(node):
+                rank.kill()
+            assert one() == f"{alone}<done>\n"
+            assert other() == f"{alone}<done>\n"
+        assert [len(jobs) for jobs in jobs_of(root)] == [2, 2]
+    wait_until(lambda: not any(map(ranks_of, three)))
+
+
+def test_a_busy_node_is_left_out_while_another_is_free_and_taken_when_it_is(
+    three: list[Machine], alone: str
+) -> None:
+    """With `all`: the start says so; a server takes the node once the other command has ended."""
+    root, node, other = three
+    first = ("serve", DEMO, "--cluster", "--nodes", node.name, *GREEDY, "--port", PORT + 1)
+    root.start(*first, says="ready")
+    holder = root.started.pop()
+    with serving(root):
+        said = (root.home / "log0").read_text()
+        assert f"goes on without busy nodes: {node.name} is used by `dure serve dure-demo`" in said
+        assert (len(ranks_of(node)), len(ranks_of(other))) == (1, 1)
+        holder.terminate()
+        holder.wait()
+        wait_until(lambda: [len(jobs) for jobs in jobs_of(root)] == [1, 1])
+        wait_until(lambda: ranks_of(node))
+        with asking(root) as story:
+            assert story() == f"{alone}<done>\n"
+    wait_until(lambda: not any(map(ranks_of, three)))
+
+
+def test_a_killed_command_frees_its_nodes_at_once(three: list[Machine], alone: str) -> None:
+    root, *_ = three
+    with serving(root), asking(root):
+        for process in processes_of(root):
+            process.kill()
+        assert root.dure(*RUN, *ALL).strip() == alone
+    wait_until(lambda: not any(map(ranks_of, three)))
+
+
+def test_ranks_that_a_dead_command_left_behind_make_way(three: list[Machine], alone: str) -> None:
+    """The root lost power and came back with another address: no node knows that its line is dead."""
+    root, *nodes = three
+    with serving(root):
+        left = [rank for node in nodes for rank in ranks_of(node)]
+        link = ("ip", "-n", root.name, "link", "set", root.host.device)
+        subprocess.run([*link, "down"], check=True)
+        for process in processes_of(root):
+            process.kill()
+        with another_address(root):
+            subprocess.run([*link, "up"], check=True)
+            assert [len(jobs) for jobs in jobs_of(root)] == [1, 1]
+            assert all(rank.is_running() for rank in left)
+            assert root.dure(*RUN, *ALL).strip() == alone
+            assert not any(rank.is_running() for rank in left)
+    wait_until(lambda: not any(map(ranks_of, three)))
+
+
+@contextlib.contextmanager
+def another_address(machine: Machine) -> Iterator[None]:
+    """Give a host another address while the block runs."""
+    own, other = machine.host.address, "10.213.0.99"
+    where = ("dev", machine.host.device)
+    for old, new in ((own, other), (other, own)):
+        for verb, address in (("del", old), ("add", new)):
+            words = ("ip", "-n", machine.name, "address", verb, f"{address}/24", *where)
+            subprocess.run(words, check=True)
+        if new == other:
+            yield
