@@ -2,9 +2,11 @@
 
 Three hosts (network namespaces on 1 Gbit/s links) serve the demo model with a rank on each. In every run
 a story is streamed and a fault is made; the story must end as it does without one. The time from the fault
-to the next token is measured.
+to the next token is measured. With --jobs 2 two servers share the machines: each tells a story in every
+run, and a fault that hits a rank hits one of theirs.
 
     sudo -E "$(command -v python)" bench/cluster_faults.py --runs 100
+    sudo -E "$(command -v python)" bench/cluster_faults.py --runs 50 --jobs 2
 
 Needs root and iproute2. A fault after the end of the story is not counted.
 """
@@ -53,14 +55,15 @@ class Outcome:
 
 
 class Campaign:
-    """A serving cluster, and the faults that can happen to it."""
+    """A serving cluster, and the faults that can happen to it. n_jobs: servers that share it."""
 
-    def __init__(self, hosts: list[Machine], draw: random.Random) -> None:
+    def __init__(self, hosts: list[Machine], draw: random.Random, n_jobs: int) -> None:
         self._root, *self._nodes = hosts
         self._draw = draw
+        self._ports = [PORT + i for i in range(n_jobs)]
         self.faults: dict[str, Callable[[], None]] = {
             "a node's rank is killed": self._kill_rank,
-            "the root's rank is killed": lambda: _kill(ranks_of(self._root)),
+            "the root's rank is killed": lambda: _kill(self._some(ranks_of(self._root))),
             "an agent is killed": self._kill_agent,
             "a cable is out": self._cable_out,
             "a rank is halted": self._halt,
@@ -69,44 +72,41 @@ class Campaign:
         }
 
     def serve(self) -> None:
-        """Start the server."""
-        self._root.start(
-            *("serve", DEMO, "--cluster", "--nodes", "all", "--port", PORT),
-            *("--temp", 0, "--sync", "f32", "-t", 1),
-            says="ready",
-        )
+        """Start the servers."""
+        for port in self._ports:
+            self._root.start(
+                *("serve", DEMO, "--cluster", "--nodes", "all", "--port", port),
+                *("--temp", 0, "--sync", "f32", "-t", 1),
+                *(["--share-node"] if port != PORT else []),
+                says="ready",
+            )
 
-    def run(self, fault: str, after: int, expected: str) -> Outcome | None:
-        """Stream a story and make the fault after n pieces of text; return None if it ended before.
+    def run(self, fault: str, after: int, expected: str) -> list[Outcome]:
+        """Stream a story of each job, and make the fault after n pieces of text of each.
 
-        Every node has a rank at the start: one that was left out rejoins when the engine is idle.
+        Returns the effect on each story that had not ended. Every node has all its ranks at the start: one
+        that was left out rejoins when the engine is idle.
         """
-        _wait(lambda: all(map(ranks_of, self._nodes)))
-        with self._asking() as log:
-            _wait(lambda: len(_texts(log)) >= after)
+        _wait(lambda: all(len(ranks_of(node)) == len(self._ports) for node in self._nodes))
+        with contextlib.ExitStack() as asked:
+            logs = [asked.enter_context(self._asking(port)) for port in self._ports]
+            _wait(lambda: all(len(_texts(log)) >= after for log in logs))
             begun = time.time()
             self.faults[fault]()
-            _wait(lambda: log.read_text().endswith("[DONE]\n"))
-        texts = _texts(log)
-        later = [at for at, _ in texts if at > begun]
-        if not later:
-            return None
-        whole = "".join(text for _, text in texts) == expected
-        # Text that was on its way when the fault came arrives before the pause.
-        times = [begun, *later]
-        pause_s = max(b - a for a, b in itertools.pairwise(times))
-        return Outcome(fault, pause_s, whole)
+            _wait(lambda: all(map(_is_over, logs)))
+        effects = (_effect(fault, _texts(log), begun, expected) for log in logs)
+        return [effect for effect in effects if effect is not None]
 
     def undisturbed(self) -> str:
         """Return the story without a fault."""
-        with self._asking() as log:
-            _wait(lambda: log.read_text().endswith("[DONE]\n"))
+        with self._asking(PORT) as log:
+            _wait(lambda: _is_over(log))
         return "".join(text for _, text in _texts(log))
 
     @contextlib.contextmanager
-    def _asking(self) -> Iterator[Path]:
-        log = self._root.home / "answer"
-        url = f"http://127.0.0.1:{PORT}"
+    def _asking(self, port: int) -> Iterator[Path]:
+        log = self._root.home / f"answer{port}"
+        url = f"http://127.0.0.1:{port}"
         with log.open("wb") as file:
             process = subprocess.Popen(
                 self._root.host.command([sys.executable, "-c", ASK, url, STORY, str(TOKENS)]),
@@ -123,8 +123,12 @@ class Campaign:
     def _node(self) -> Machine:
         return self._draw.choice(self._nodes)
 
+    def _some(self, ranks: list[psutil.Process]) -> list[psutil.Process]:
+        """Return one job's rank of a machine's."""
+        return ranks if len(ranks) < 2 else [self._draw.choice(ranks)]
+
     def _kill_rank(self) -> None:
-        _kill(ranks_of(self._node()))
+        _kill(self._some(ranks_of(self._node())))
 
     def _kill_agent(self) -> None:
         node = self._node()
@@ -141,7 +145,7 @@ class Campaign:
             time.sleep(seconds)
 
     def _halt(self) -> None:
-        halted = ranks_of(self._node())
+        halted = self._some(ranks_of(self._node()))
         for rank in halted:
             rank.suspend()
         time.sleep(20)
@@ -183,6 +187,23 @@ def _kill(processes: list[psutil.Process]) -> None:
             process.kill()
 
 
+def _is_over(log: Path) -> bool:
+    return log.read_text().endswith("[DONE]\n")
+
+
+def _effect(
+    fault: str, texts: list[tuple[float, str]], begun: float, expected: str
+) -> Outcome | None:
+    """Return what a fault did to a story; None if that had ended."""
+    later = [at for at, _ in texts if at > begun]
+    if not later:
+        return None
+    whole = "".join(text for _, text in texts) == expected
+    # Text that was on its way when the fault came arrives before the pause.
+    pause_s = max(b - a for a, b in itertools.pairwise([begun, *later]))
+    return Outcome(fault, pause_s, whole)
+
+
 def _texts(log: Path) -> list[tuple[float, str]]:
     """Yield pieces of text with their times of arrival."""
     found = []
@@ -210,6 +231,12 @@ def run() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--runs", type=positive, default=100, help="default %(default)s")
+    options.add_argument(
+        "--jobs",
+        type=positive,
+        default=1,
+        help="servers that share the cluster, default %(default)s",
+    )
     options.add_argument("--seed", type=int, default=1, help="default %(default)s")
     options.add_argument("--json", action="store_true", help="print data as JSON")
     arguments = options.parse_args()
@@ -217,19 +244,18 @@ def run() -> int:
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as directory, machines(Path(directory), 3) as hosts:
         joined(*hosts)
-        campaign = Campaign(hosts, draw)
+        campaign = Campaign(hosts, draw, arguments.jobs)
         campaign.serve()
         expected = campaign.undisturbed()
         names = list(campaign.faults)
         for number in range(arguments.runs):
             fault, after = names[number % len(names)], draw.randrange(5, 150)
-            outcome = campaign.run(fault, after, expected)
-            said = "was over" if outcome is None else f"{outcome.pause_s:.1f} s"
+            effects = campaign.run(fault, after, expected)
+            said = ", ".join(f"{effect.pause_s:.1f} s" for effect in effects) or "was over"
             progress(f"{number + 1}/{arguments.runs} {fault}: {said}")
-            if outcome is not None:
-                outcomes.append(outcome)
-                if not outcome.whole:
-                    progress("  the story was not the same")
+            outcomes += effects
+            if not all(effect.whole for effect in effects):
+                progress("  a story was not the same")
     return _report(outcomes, arguments.json)
 
 
@@ -248,7 +274,7 @@ def _report(outcomes: list[Outcome], as_json: bool) -> int:
         )
     else:
         for fault, n, median, worst in rows:
-            print(f"{fault:28} {n:4} runs  median {median:6.1f} s  worst {worst:6.1f} s")
+            print(f"{fault:28} {n:4} stories  median {median:6.1f} s  worst {worst:6.1f} s")
         print(f"{wrong} stories of {len(outcomes)} were not the same")
     return 1 if wrong else 0
 
