@@ -133,9 +133,9 @@ def test_a_damaged_memory_is_told_with_its_path(cluster: Cluster) -> None:
 # ---------------------------------------------------------------- TLS
 
 
-def talk(asks: ssl.SSLContext, answers: Credentials, name: str) -> bool:
+def talk(asks: ssl.SSLContext, answers: Credentials | ssl.SSLContext, name: str) -> bool:
     """Whether both ends of a real connection accept each other, and a byte gets through both ways."""
-    server = answering_context(answers)
+    server = answering_context(answers) if isinstance(answers, Credentials) else answers
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer() -> None:
@@ -182,6 +182,24 @@ def test_a_revoked_node_is_not_believed(cluster: Cluster, tmp_path: Path) -> Non
     node = joined(cluster, "pi-1", tmp_path)
     cluster.remove("pi-1")
     assert not talk(asking_context(cluster.credentials, cluster.revocations), node, "pi-1")
+
+
+def test_a_node_that_joins_again_shows_its_new_certificate(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """The server that runs with the old one does; a key without its certificate changes nothing."""
+    node = joined(cluster, "pi-1", tmp_path)
+    server = answering_context(node)
+    cluster.remove("pi-1")
+    assert not talk(asking_context(cluster.credentials, cluster.revocations), server, "pi-1")
+    key, certificate = node.key.read_bytes(), node.certificate.read_bytes()
+    joined(cluster, "pi-1", tmp_path)
+    asks = asking_context(cluster.credentials, cluster.revocations)
+    assert talk(asks, server, "pi-1")
+    node.key.write_bytes(key)
+    assert talk(asks, server, "pi-1")
+    node.certificate.write_bytes(certificate)
+    assert not talk(asks, server, "pi-1")
 
 
 def test_another_cluster_is_not_believed(cluster: Cluster, tmp_path: Path) -> None:

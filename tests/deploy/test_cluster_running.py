@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from cluster_hosts import Machine, joined, machines, processes_of, ranks_of
+from cluster_hosts import Machine, invited, joined, machines, processes_of, ranks_of
 
 from dure.cluster.root.membership import Member
 from dure.cluster.root.readiness import check_nodes, common_ctx, machine_of
@@ -338,14 +338,24 @@ def test_machines_that_cost_more_than_they_save_are_left_out(five: list[Machine]
 
 
 @needs_root
-def test_a_node_that_is_removed_is_done_without_when_it_is_quiet(five: list[Machine]) -> None:
+def test_a_node_that_is_removed_is_done_without_until_it_joins_again(
+    five: list[Machine], alone: str
+) -> None:
+    """When the server is quiet; the agent, which runs all the time, shows its new certificate by itself."""
     root, node, *_ = five
     gone = f"{node.name} belongs to the cluster no more"
+    agent = node.started[-1].pid
     with serving(root):
         assert ranks_of(node)
         root.dure("cluster", "remove", node.name)
         wait_until(lambda: any(e.get("reason") == gone for e in events_of(root)))
         wait_until(lambda: '"ok"' in health_of(root))
         wait_until(lambda: not ranks_of(node))
-    started = [e for e in events_of(root) if e["event"] == "engine_started"]
-    assert started[-1]["shares"] == {"dure-root": 1.0}
+        started = [e for e in events_of(root) if e["event"] == "engine_started"]
+        assert started[-1]["shares"] == {"dure-root": 1.0}
+        node.dure("join", invited(root), "--root", root.host.address, "--force")
+        wait_until(lambda: ranks_of(node))
+        wait_until(lambda: '"ok"' in health_of(root))
+        with asking(root) as story:
+            assert story() == f"{alone}<done>\n"
+    assert node.started[-1].pid == agent

@@ -57,12 +57,13 @@ def start_on_cluster(
     nodes, timer = Nodes(cluster), StartTimer()
     assert options.job is not None, "its command has registered it"
     registry = JobRegistry(cluster.directory, options.job)
+    insists = any((_names(options.nodes), options.shares, options.ranks))
     sharing = NodeSharing(
         registry,
         options.job,
         reporter,
         shares=options.share_node,
-        insists=any((_names(options.nodes), options.shares, options.ranks)),
+        insists=insists,
         may_go_without=restart is not None,
     )
     if restart:
@@ -89,7 +90,8 @@ def start_on_cluster(
         **timer.seconds,
     )
     used = [report.member.name for report in start.plan.reports]
-    watch = RestartWatch(cluster, nodes, pool.missing, used, sharing.is_usable)
+    known = None if insists else pool.known
+    watch = RestartWatch(cluster, nodes, pool.missing, used, known, sharing.is_usable)
 
     def is_shared() -> bool:
         others = [*start.occupancy.others, *registry.others()]

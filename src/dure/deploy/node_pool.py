@@ -50,7 +50,8 @@ class NodePool:
     """Finds nodes that can run a model.
 
     missing: members that do not answer, have a full disk or are used by other jobs, each with the bytes of
-    the shard that does not fit (0 if that is not the reason).
+    the shard that does not fit (0 if that is not the reason). known: the names of all members that were
+    there to choose from.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class NodePool:
         self._sharing, self._may_drop_full = sharing, may_drop_full
         self._full: dict[str, FullNode] = {}
         self.missing: list[tuple[Member, int]] = []
+        self.known: set[str] = set()
 
     def choose(self, wait: NodeWait, planned: Planned[Start]) -> Start:
         """Return the start that the nodes allow, with its machines claimed.
@@ -79,6 +81,7 @@ class NodePool:
             available, missing = wait.wait()
             self._timer.note("gather_s")
             self._reporter.event(EngineEvent.PLACES)
+            self.known = {report.member.name for report in (*available, *missing)}
             occupancy = self._sharing.occupancy(available)
             busy = self._sharing.busy(available, occupancy)
             self.missing = [(report.member, 0) for report in (*missing, *busy)]

@@ -9,6 +9,7 @@ another, whatever runs on it: TLS itself refuses.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 import ssl
@@ -24,6 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from dure.cluster.trust.clocks import CLOCKS_DIFFER
 from dure.errors import ClusterError, UsageError
+from dure.http.file_stamp import stamp_of
 from dure.whole_file import write_whole
 
 __all__ = [
@@ -84,9 +86,14 @@ class Credentials:
         return self.directory / "authority.pem"
 
     @property
+    def files(self) -> tuple[Path, Path, Path]:
+        """All three."""
+        return self.key, self.certificate, self.authority
+
+    @property
     def exist(self) -> bool:
         """Whether all three files exist."""
-        return all(path.is_file() for path in (self.key, self.certificate, self.authority))
+        return all(path.is_file() for path in self.files)
 
     @property
     def name(self) -> str:
@@ -226,7 +233,26 @@ def answering_context(own: Credentials) -> ssl.SSLContext:
     """Return the TLS context of a node's server: it lets in whom this cluster's authority lets ask.
 
     At any time: `NodeServer` refuses whoever's certificate is not valid now, in words that say why.
+    If the machine joins again meanwhile, new connections use what it got then.
     """
+    newest = _answering_context(own)
+    stamp = stamp_of(*own.files)
+
+    def use_newest(
+        connection: ssl.SSLSocket | ssl.SSLObject, _name: str, _context: ssl.SSLContext
+    ) -> None:
+        nonlocal newest, stamp
+        if (now := stamp_of(*own.files)) != stamp:
+            with contextlib.suppress(OSError):  # half written: the next connection tries again
+                newest, stamp = _answering_context(own), now
+        connection.context = newest
+
+    context = _answering_context(own)
+    context.sni_callback = use_newest
+    return context
+
+
+def _answering_context(own: Credentials) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(own.certificate, own.key)
