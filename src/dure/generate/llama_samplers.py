@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from dure.engine.executor import Floats, Ints, TopK
 from dure.errors import UsageError
+from dure.generate.lazy_grammar import Trigger
 from dure.generate.request import Grammar, Sampling
 from dure.model.llama_log import captured_log, silence_llama
 from dure.model.vocabulary import Vocabulary
@@ -182,9 +184,13 @@ class GrammarState:
         if not self._sampler.pointer:
             reason = "; ".join(captured_log()[-2:]) or "llama.cpp gives no reason"
             raise UsageError(f"the grammar cannot be read: {reason}")
+        self._awaited = Trigger(grammar, partial(vocabulary.piece, special=True))
+        self._is_free = grammar.lazy
 
     def allows(self, token: int) -> bool:
         """Tell whether the grammar allows a token next."""
+        if self._is_free:
+            return True
         return bool(self._allowed(np.array([token], np.int32), np.zeros(1, np.float32)).size)
 
     def allowed(self, candidates: TopK, n: int | None = None) -> TopK:
@@ -192,6 +198,8 @@ class GrammarState:
 
         candidates: highest first. They are looked at in blocks: mostly the grammar allows one of the first.
         """
+        if self._is_free:
+            return candidates
         found = []
         start = n_found = 0
         while start < len(candidates.ids) and (n is None or n_found < n):
@@ -209,7 +217,12 @@ class GrammarState:
 
     def accept(self, token: int) -> None:
         """Append a token, which must be allowed, to the answer."""
-        lib.llama_sampler_accept(self._sampler.pointer, token)
+        tokens = self._awaited.feed(token) if self._is_free else [token]
+        if tokens is None:
+            return
+        self._is_free = False
+        for one in tokens:
+            lib.llama_sampler_accept(self._sampler.pointer, one)
 
     def _allowed(self, ids: Ints, logits: Floats) -> npt.NDArray[Any]:
         tokens = TokenArray(ids, logits)
