@@ -26,7 +26,7 @@ PROGRAMS = Path(__file__).parents[1] / "clients" / "programs"
 N_CTX = (
     200_000  # coding agents' instructions and tools have 20,000 tokens, more in small vocabularies
 )
-WAIT_S = 120.0  # detects a hang; nothing is measured with it
+WAIT_S = 240.0  # detects a hang; nothing is measured with it
 
 # The discard port, where nobody listens: what is not on this machine is not there.
 _NOWHERE = "http://127.0.0.1:9"
