@@ -60,3 +60,41 @@ def test_nothing_is_learned_beside_another_job(cluster: Cluster) -> None:
     """A machine that works for two looks slower than it is."""
     Learning(cluster, "Q4_0", HELD, lambda: True).learn([0.2, 0.3])
     assert speeds(cluster) == [10e9, 10e9]
+
+
+def test_a_correction_counts_until_the_machine_is_measured_again(cluster: Cluster) -> None:
+    Learning(cluster, "Q4_0", HELD, lambda: False).learn([0.2, 0.3])
+    known = KnownSpeeds(cluster.directory)
+    assert known.machine("pi").types["Q4_0"].corrected
+    known.keep("pi", speed=Speed("Q4_0", 4, 11e9, 50e9))
+    assert speeds(cluster) == pytest.approx([12e9, 10.5e9])
+    assert not KnownSpeeds(cluster.directory).machine("pi").types["Q4_0"].corrected
+
+
+def test_the_median_of_the_last_five_samples_counts(cluster: Cluster) -> None:
+    """With their spread and the time of the last; older ones are forgotten."""
+    known = KnownSpeeds(cluster.directory)
+    for decode in (0.5e9, 23e9, 22e9, 24e9, 23e9):
+        known.keep("pi", speed=Speed("Q4_0", 4, decode, decode))
+    assert known.samples("pi", "Q4_0") == [0.5e9, 23e9, 22e9, 24e9, 23e9]
+    told = KnownSpeeds(cluster.directory).machine("pi").types["Q4_0"]
+    assert (told.decode_bytes_per_s, told.prompt_bytes_per_s, told.samples) == (23e9, 23e9, 5)
+    assert told.spread == pytest.approx(1 / 23)
+    assert told.measured is not None
+
+
+def test_a_file_of_single_measurements_is_still_read(cluster: Cluster) -> None:
+    """Each is one sample of an age that is not known."""
+    old = '{"machines": {"pi": {"Q4_0": {"type": "Q4_0", "threads": 4, "decode_bytes_per_s": 5e8, '
+    old += (
+        '"prompt_bytes_per_s": 1e9}}}, "links": {"pi": {"round_trip_s": 0.1, "bytes_per_s": 1e8}}}'
+    )
+    (cluster.directory / "speeds.json").write_text(old)
+    known = KnownSpeeds(cluster.directory)
+    link = known.link("pi")
+    assert link is not None
+    assert link.round_trip_s == 0.1
+    told = known.machine("pi").types["Q4_0"]
+    assert (told.decode_bytes_per_s, told.samples, told.measured) == (5e8, 1, None)
+    known.keep("pi", speed=Speed("Q4_0", 4, 23e9, 1e9))
+    assert KnownSpeeds(cluster.directory).samples("pi", "Q4_0") == [5e8, 23e9]

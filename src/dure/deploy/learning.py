@@ -10,8 +10,6 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-import msgspec
-
 from dure.cluster.root.membership import Cluster
 from dure.cluster.root.speeds import KnownSpeeds
 from dure.plan.placement import observed_speeds
@@ -53,7 +51,7 @@ class Learning:
             return
         for (name, speed), bytes_per_s in zip(speeds.items(), better, strict=True):
             assert speed is not None, "measured"
-            known.keep(name, speed=msgspec.structs.replace(speed, decode_bytes_per_s=bytes_per_s))
+            known.correct(name, self._type, bytes_per_s)
         self._cluster.events.add(
             "speeds_corrected",
             compute_ms=[round(1e3 * s, 2) for s in seconds],

@@ -9,19 +9,26 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dure.cluster.root.membership import Cluster
+from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.root.occupancy import Occupancy
 from dure.cluster.root.readiness import machine_of
-from dure.cluster.root.speeds import KnownSpeeds, link_speed, measure_nodes
-from dure.cluster.root.survey import NodeReport, Nodes
+from dure.cluster.root.speeds import (
+    KnownSpeeds,
+    kind_of,
+    link_speed,
+    measure_machines,
+    measured_once,
+)
+from dure.cluster.root.survey import NodeReport, Nodes, root_report
 from dure.cluster.trust.identity import ROOT_NAME
 from dure.deploy.options import RunOptions, parse_shares
 from dure.deploy.reporter import Reporter
-from dure.engine.instruments.speed import measure_in_process
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
 from dure.model.gguf import GgufFile
+from dure.places import shard_directory
 from dure.plan.load import load_of
+from dure.plan.measuring import alike, wants_more
 from dure.plan.memory import PROCESS_BYTES
 from dure.plan.placement import Candidate, PlacementOptions, fixed_shares, measured_placement
 
@@ -97,11 +104,21 @@ class ClusterPlanner:
     def _candidates(
         self, reports: list[NodeReport], occupancy: Occupancy, type_name: str
     ) -> list[Candidate]:
-        """Return the root and these nodes with their speeds; measure unknown ones."""
-        missing = [r for r in reports if self._known.speed(r.member.name, type_name) is None]
-        if missing or self._known.speed(ROOT_NAME, type_name) is None:
+        """Return the root and these nodes with their speeds; measure those unknown or in doubt."""
+        here = root_report(shard_directory())
+        kinds = {r.member.name: kind_of(r.platform) for r in (here, *reports)}
+        samples = {name: self._known.samples(name, type_name) for name in kinds}
+        alone = [name for name in kinds if not occupancy.holders(name)]
+        doubtful = [n for n in alone if wants_more(samples[n], (), alike(n, kinds, samples))]
+        unknown = [n for n in kinds if n not in alone and self._known.speed(n, type_name) is None]
+        if doubtful or unknown:
             with self._reporter.doing(f"measuring the speed of the machines with {type_name}"):
-                self._measure(missing, occupancy, type_name)
+                members = [report.member for report in reports]
+                self._measure(doubtful, kinds, members, type_name)
+                # Beside another job a machine looks slower than it is.
+                found = measured_once(self._nodes, members, type_name, unknown)
+                for name, speed in found.items():
+                    self._known.use_for_now(name, speed)
         machines = {ROOT_NAME: probe()}
         machines |= {report.member.name: machine_of(report) for report in reports}
         return [
@@ -109,17 +126,14 @@ class ClusterPlanner:
             for name, machine in machines.items()
         ]
 
-    def _measure(self, reports: list[NodeReport], occupancy: Occupancy, type_name: str) -> None:
-        """Measure machines; what is measured beside another job is for this start only."""
-        members = [report.member for report in reports]
-        for name, speed in measure_nodes(self._nodes, members, type_name).items():
-            self._known.keep(name, speed=speed, lasting=not occupancy.holders(name))
+    def _measure(
+        self, names: list[str], kinds: Mapping[str, object], members: list[Member], type_name: str
+    ) -> None:
+        """Measure these machines, and the links that are not known."""
+        measure_machines(self._nodes, self._known, members, type_name, names, kinds)
         for member in members:
-            self._known.keep(member.name, link=link_speed(self._nodes, member))
-        if self._known.speed(ROOT_NAME, type_name) is None:
-            speed = measure_in_process(type_name, probe().cores)
-            is_alone = not occupancy.holders(ROOT_NAME)
-            self._known.keep(ROOT_NAME, speed=speed, lasting=is_alone)
+            if self._known.link(member.name) is None:
+                self._known.keep(member.name, link=link_speed(self._nodes, member))
 
     def _candidate(
         self, name: str, type_name: str, machine: Machine, occupancy: Occupancy

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import FrameType
 from typing import Annotated, Any
@@ -17,21 +17,34 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from dure.cli.terminal.console import bytes_text, errors, output, print_json, printable
+from dure.cli.terminal.console import (
+    bytes_text,
+    duration_text,
+    errors,
+    output,
+    print_json,
+    printable,
+)
 from dure.cli.terminal.parameters import Json
 from dure.cluster.root.job_registry import JobRegistry
 from dure.cluster.root.membership import Cluster
 from dure.cluster.root.node_status import ClusterStatus, NodeStatus, cluster_status
-from dure.cluster.root.speeds import KnownSpeeds, MachineSpeeds, link_speed, measure_nodes
+from dure.cluster.root.speeds import (
+    KnownSpeeds,
+    MachineSpeeds,
+    TypeSpeed,
+    kind_of,
+    link_speed,
+    measure_machines,
+)
 from dure.cluster.root.survey import Nodes, root_report
 from dure.cluster.trust.discovery import JOIN_SERVICE, announced
 from dure.cluster.trust.https_server import listener
 from dure.cluster.trust.identity import ROOT_NAME, check_name
 from dure.cluster.trust.invitation import Code
 from dure.cluster.trust.joining import JOIN_PORT, NodeFile
-from dure.engine.instruments.speed import measure_in_process
 from dure.errors import ClusterError, UsageError
-from dure.hardware.probe import health, probe
+from dure.hardware.probe import health
 from dure.model.ggml import WRITABLE_TYPES
 from dure.places import cluster_directory, node_directory
 
@@ -188,8 +201,10 @@ def _print_limits(machines: Sequence[NodeStatus]) -> None:
 
 
 def _surveyed(root: Cluster, nodes: Nodes) -> ClusterStatus:
+    known, members = KnownSpeeds(root.directory), root.members
+    speeds = {name: known.machine(name).types for name in (ROOT_NAME, *(m.name for m in members))}
     registered = JobRegistry(root.directory).others()
-    return cluster_status(root.name, nodes.survey(root.members), registered, root.events.read())
+    return cluster_status(root.name, nodes.survey(members), registered, root.events.read(), speeds)
 
 
 def _watch(draw: Callable[[], Table]) -> None:
@@ -208,8 +223,8 @@ def _table(root: Cluster, now: ClusterStatus) -> Table:
     table = Table(f"node of {printable(root.name)}", box=None, pad_edge=False)
     shares = now.shares
     for heading in (
-        *("address", "state", "used by", "last share", "machine", "cores", "free memory", "load"),
-        *("°C", "MHz"),
+        *("address", "state", "used by", "last share", "speed", "machine", "cores"),
+        *("free memory", "load", "°C", "MHz"),
     ):
         table.add_column(heading, justify="right" if heading in _RIGHT else "left")
     table.columns[0].no_wrap = table.columns[1].no_wrap = True
@@ -226,6 +241,7 @@ def _table(root: Cluster, now: ClusterStatus) -> Table:
             ", ".join(health.throttled) or "well",
             printable(", ".join(f"{job.command} {job.model}" for job in node.jobs)),
             f"{shares[node.name]:.0%}" if node.name in shares else "",
+            _speed(now.speeds.get(node.name, {})),
             printable(f"{machine.architecture}, {machine.processor}"),
             str(machine.cores),
             f"{bytes_text(health.available_bytes)} of {bytes_text(machine.memory_bytes)}",
@@ -236,12 +252,27 @@ def _table(root: Cluster, now: ClusterStatus) -> Table:
     return table
 
 
+def _speed(types: Mapping[str, TypeSpeed]) -> str:
+    """Return a machine's speed with the type that was measured last, its spread, and how old it is."""
+    if not types:
+        return ""
+    name, speed = max(types.items(), key=lambda item: item[1].measured or 0.0)
+    facts = [name]
+    if speed.corrected:
+        facts.append("corrected")
+    elif speed.samples > 1:
+        facts.append(f"±{speed.spread:.0%}")
+    if speed.measured is not None:
+        facts.append(f"{duration_text(max(0.0, time.time() - speed.measured))} ago")
+    return f"{speed.decode_bytes_per_s / 1e9:.1f} GB/s ({', '.join(facts)})"
+
+
 def _shown(name: str) -> str:
     """Return a machine's name for a person: the root's is that of its host."""
     return f"{socket.gethostname()} (root)" if name == ROOT_NAME else name
 
 
-_RIGHT = {"last share", "cores", "free memory", "load", "°C", "MHz"}
+_RIGHT = {"last share", "speed", "cores", "free memory", "load", "°C", "MHz"}
 
 
 @cluster.command()
@@ -253,7 +284,8 @@ def bench(
 ) -> None:
     """Measure and save every machine's speed with weights of each type, and every link's.
 
-    The saved speeds decide the shares with `--cluster`. Measure while nothing else runs.
+    The saved speeds decide the shares with `--cluster`; a doubtful one is measured again.
+    Measure while nothing else runs.
 
     Example: dure cluster bench --types Q4_K
     """
@@ -263,11 +295,11 @@ def bench(
     if unknown or not names:
         raise UsageError(f"--types {types}", f"give some of {', '.join(WRITABLE_TYPES)}")
     nodes, known, members = Nodes(root), KnownSpeeds(root.directory), root.members
+    reports = [root_report(root.directory), *nodes.survey(members)]
+    kinds = {report.member.name: kind_of(report.platform) for report in reports}
     for name in names:
         with errors.status(f"measuring {name}"):
-            known.keep(ROOT_NAME, speed=measure_in_process(name, probe().cores))
-            for node, speed in measure_nodes(nodes, members, name).items():
-                known.keep(node, speed=speed)
+            measure_machines(nodes, known, members, name, list(kinds), kinds)
     for member in members:
         with errors.status(f"measuring the link to {member.name}"):
             known.keep(member.name, link=link_speed(nodes, member))

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from dure.cli.terminal.console import errors, output, print_json, printable
+from dure.cli.terminal.console import duration_text, errors, output, print_json, printable
 from dure.cli.terminal.parameters import Json
 from dure.http.registry import running_servers
 from dure.http.server_status import ServerStatus, server_status
@@ -42,13 +42,6 @@ def _table(servers: Sequence[ServerStatus]) -> Table:
             str(server.waiting),
             f"{server.tokens_per_s:.1f}",
             f"{server.kv_cache_used:.0%}",
-            _duration(server.up_s),
+            duration_text(server.up_s),
         )
     return table
-
-
-def _duration(seconds: int) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"

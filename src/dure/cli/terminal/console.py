@@ -27,6 +27,7 @@ from rich.progress import (
 __all__ = [
     "byte_columns",
     "bytes_text",
+    "duration_text",
     "errors",
     "loading_bar",
     "output",
@@ -78,6 +79,14 @@ def print_json(data: Any) -> None:
     """Write data to stdout as JSON."""
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
     sys.stdout.flush()
+
+
+def duration_text(seconds: float) -> str:
+    """Write a length of time in its largest unit."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def bytes_text(n: float) -> str:

@@ -5,13 +5,14 @@ Knows what of a survey is shown, in which fields. Refuses to ask anything and to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from dure.cluster.job_identity import JobIdentity
 from dure.cluster.root.job_registry import Registration
+from dure.cluster.root.speeds import TypeSpeed
 from dure.cluster.root.survey import NodeReport
 from dure.hardware.health import Health, Platform
 
@@ -54,11 +55,16 @@ class NodeStatus(msgspec.Struct, frozen=True):
 
 
 class ClusterStatus(msgspec.Struct, frozen=True):
-    """How a cluster is. last_start: the event of the last start of a model; None if there was none."""
+    """How a cluster is.
+
+    last_start: the event of the last start of a model; None if there was none. speeds: what was measured of
+    each machine, the root too, by name and type of weights.
+    """
 
     cluster: str
     nodes: list[NodeStatus]
     last_start: dict[str, Any] | None
+    speeds: dict[str, dict[str, TypeSpeed]]
 
     @property
     def shares(self) -> dict[str, float]:
@@ -76,12 +82,12 @@ def cluster_status(
     reports: Sequence[NodeReport],
     registered: Sequence[Registration],
     events: Iterable[dict[str, Any]],
+    speeds: Mapping[str, dict[str, TypeSpeed]],
 ) -> ClusterStatus:
     """Return the status of a cluster from a survey of its nodes, its jobs, and its events, oldest first."""
     last_start = None
     for event in events:
         if event.get("event") == "engine_started":
             last_start = event
-    return ClusterStatus(
-        name, [NodeStatus.of(report, registered) for report in reports], last_start
-    )
+    statuses = [NodeStatus.of(report, registered) for report in reports]
+    return ClusterStatus(name, statuses, last_start, dict(speeds))

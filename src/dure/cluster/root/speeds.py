@@ -1,6 +1,7 @@
-"""How fast the cluster's machines and links are: measured once, and stored.
+"""How fast the cluster's machines and links are: measured, and stored.
 
-Knows `speeds.json` in the cluster's directory, and how figures are measured. Refuses to decide from them.
+Knows `speeds.json` in the cluster's directory, and how figures are measured. Refuses to decide from them;
+`dure.plan.measuring` says which are believed.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import os
 import socket
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,11 +21,24 @@ import msgspec
 from dure.cluster.node_api import NodeClient
 from dure.cluster.root.membership import Member
 from dure.cluster.root.survey import Nodes
-from dure.engine.instruments.speed import MEASURE_S, Speed
+from dure.cluster.trust.identity import ROOT_NAME
+from dure.engine.instruments.speed import MEASURE_S, Speed, measure_in_process
 from dure.errors import ClusterError
+from dure.hardware.health import Platform
+from dure.hardware.probe import probe
+from dure.plan.measuring import KEPT, alike, spread_of, wants_more
 from dure.whole_file import write_whole
 
-__all__ = ["KnownSpeeds", "LinkSpeed", "MachineSpeeds", "TypeSpeed", "link_speed", "measure_nodes"]
+__all__ = [
+    "KnownSpeeds",
+    "LinkSpeed",
+    "MachineSpeeds",
+    "TypeSpeed",
+    "kind_of",
+    "link_speed",
+    "measure_machines",
+    "measured_until_sure",
+]
 
 AT_ONCE = 32
 PINGS, BLOCKS = 9, 8
@@ -38,11 +53,19 @@ class LinkSpeed(msgspec.Struct, frozen=True):
 
 
 class TypeSpeed(msgspec.Struct, frozen=True):
-    """A machine's speed with weights of one type; see `Speed`."""
+    """A machine's speed with weights of one type; see `Speed`.
+
+    samples: how often it was measured. spread: of the samples, as a part of the speed. measured: when last,
+    since 1970; None if that was not noted. corrected: a running model has shown another speed since.
+    """
 
     decode_bytes_per_s: float
     prompt_bytes_per_s: float
     threads: int
+    samples: int = 1
+    spread: float = 0.0
+    measured: float | None = None
+    corrected: bool = False
 
 
 class MachineSpeeds(msgspec.Struct, frozen=True):
@@ -54,9 +77,47 @@ class MachineSpeeds(msgspec.Struct, frozen=True):
     link_bytes_per_s: float | None
 
 
+class _Sample(msgspec.Struct, frozen=True):
+    speed: Speed
+    time: float | None = None  # since 1970
+
+
+class _Samples(msgspec.Struct):
+    """The latest samples, oldest first. corrected: the speed in decode that a running model has shown."""
+
+    samples: list[_Sample]
+    corrected: float | None = None
+
+    @property
+    def decode(self) -> list[float]:
+        return [one.speed.decode_bytes_per_s for one in self.samples]
+
+    @property
+    def speed(self) -> Speed:
+        last = self.samples[-1].speed
+        prompt = statistics.median(one.speed.prompt_bytes_per_s for one in self.samples)
+        decode = self.corrected or statistics.median(self.decode)
+        return Speed(last.type, last.threads, decode, prompt)
+
+
 class _SpeedsRecord(msgspec.Struct):
-    machines: dict[str, dict[str, Speed]] = {}  # by name, then by type
+    machines: dict[str, dict[str, _Samples]] = {}  # by name, then by type
     links: dict[str, LinkSpeed] = {}
+
+
+class _OldRecord(msgspec.Struct):
+    """What was written when one measurement was all that was kept."""
+
+    machines: dict[str, dict[str, Speed]] = {}
+    links: dict[str, LinkSpeed] = {}
+
+    def renewed(self) -> _SpeedsRecord:
+        """Return the same, each measurement as one sample."""
+        machines = {
+            name: {type_name: _Samples([_Sample(speed)]) for type_name, speed in types.items()}
+            for name, types in self.machines.items()
+        }
+        return _SpeedsRecord(machines, self.links)
 
 
 class KnownSpeeds:
@@ -66,53 +127,144 @@ class KnownSpeeds:
         self._path = directory / "speeds.json"
         self._for_now: dict[str, dict[str, Speed]] = {}
         try:
-            self._record = msgspec.json.decode(self._path.read_bytes(), type=_SpeedsRecord)
+            self._record = _read(self._path.read_bytes())
         except (OSError, msgspec.MsgspecError):
             self._record = _SpeedsRecord()  # it is measured again
 
     def speed(self, name: str, type_name: str) -> Speed | None:
-        """Return a machine's speed with weights of a type, if it was measured."""
-        machines = (self._record.machines, self._for_now)
-        found = (known.get(name, {}).get(type_name) for known in machines)
-        return next(filter(None, found), None)
+        """Return a machine's speed with weights of a type, if it was measured.
+
+        The median of its samples, or what a running model has shown since.
+        """
+        found = self._record.machines.get(name, {}).get(type_name)
+        return found.speed if found else self._for_now.get(name, {}).get(type_name)
+
+    def samples(self, name: str, type_name: str) -> list[float]:
+        """Return the latest measurements of a machine's speed in decode (bytes/s), oldest first."""
+        found = self._record.machines.get(name, {}).get(type_name)
+        return found.decode if found else []
 
     def link(self, name: str) -> LinkSpeed | None:
         """Return the link to a node, if it was measured."""
         return self._record.links.get(name)
 
-    def machine(self, name: str, type_names: Sequence[str]) -> MachineSpeeds:
-        """Return the figures of a machine, with those of these types that were measured."""
-        link = self.link(name)
-        speeds = {type_name: self.speed(name, type_name) for type_name in type_names}
+    def machine(self, name: str, type_names: Sequence[str] | None = None) -> MachineSpeeds:
+        """Return the figures of a machine, with those of these types that were measured, or of all."""
+        link, measured = self.link(name), self._record.machines.get(name, {})
+        wanted = measured if type_names is None else type_names
         return MachineSpeeds(
             name,
-            {type_name: _of_type(speed) for type_name, speed in speeds.items() if speed},
+            {one: _of_type(measured[one]) for one in wanted if one in measured},
             link.round_trip_s if link else None,
             link.bytes_per_s if link else None,
         )
 
-    def keep(
-        self,
-        name: str,
-        speed: Speed | None = None,
-        link: LinkSpeed | None = None,
-        *,
-        lasting: bool = True,
-    ) -> None:
-        """Store what was measured of a machine. lasting: a speed is true for later starts too."""
+    def keep(self, name: str, speed: Speed | None = None, link: LinkSpeed | None = None) -> None:
+        """Store what was measured of a machine; a speed as one more sample."""
         if speed is not None:
-            known = self._record.machines if lasting else self._for_now
-            known.setdefault(name, {})[speed.type] = speed
+            types = self._record.machines.setdefault(name, {})
+            before = types[speed.type].samples if speed.type in types else []
+            types[speed.type] = _Samples([*before, _Sample(speed, time.time())][-KEPT:])
         if link is not None:
             self._record.links[name] = link
+        self._write()
+
+    def use_for_now(self, name: str, speed: Speed) -> None:
+        """Use a speed for this start alone: it was measured while the machine had other work."""
+        self._for_now.setdefault(name, {})[speed.type] = speed
+
+    def correct(self, name: str, type_name: str, decode_bytes_per_s: float) -> None:
+        """Store the speed that a running model has shown; it counts until the machine is measured again."""
+        self._record.machines[name][type_name].corrected = decode_bytes_per_s
+        self._write()
+
+    def _write(self) -> None:
         write_whole(self._path, msgspec.json.format(msgspec.json.encode(self._record)))
 
 
-def _of_type(speed: Speed) -> TypeSpeed:
-    return TypeSpeed(speed.decode_bytes_per_s, speed.prompt_bytes_per_s, speed.threads)
+def _read(text: bytes) -> _SpeedsRecord:
+    try:
+        return msgspec.json.decode(text, type=_SpeedsRecord)
+    except msgspec.ValidationError:
+        return msgspec.json.decode(text, type=_OldRecord).renewed()
 
 
-def measure_nodes(nodes: Nodes, members: Sequence[Member], type_name: str) -> dict[str, Speed]:
+def _of_type(found: _Samples) -> TypeSpeed:
+    speed = found.speed
+    return TypeSpeed(
+        speed.decode_bytes_per_s,
+        speed.prompt_bytes_per_s,
+        speed.threads,
+        len(found.samples),
+        spread_of(found.decode),
+        found.samples[-1].time,
+        found.corrected is not None,
+    )
+
+
+def kind_of(platform: Platform | None) -> object:
+    """Return what machines of the same speed have in common; no other machine has what is not known."""
+    return (platform.processor, platform.cores, platform.limits) if platform else object()
+
+
+def measured_until_sure(
+    measure: Callable[[list[str]], Mapping[str, Speed]],
+    names: Sequence[str],
+    before: Mapping[str, Sequence[float]],
+    kinds: Mapping[str, object],
+) -> dict[str, list[Speed]]:
+    """Measure machines, and those again whose speed is in doubt; return what was measured, by name.
+
+    measure: measures some machines once. before: each one's samples in decode so far. kinds: see `kind_of`.
+    """
+    fresh: dict[str, list[Speed]] = {name: [] for name in names}
+    while True:
+        decode = {n: [s.decode_bytes_per_s for s in speeds] for n, speeds in fresh.items()}
+        doubtful = [
+            name
+            for name in names
+            if wants_more(
+                decode[name], before.get(name, ()), alike(name, kinds, {**before, **decode})
+            )
+        ]
+        if not doubtful:
+            return fresh
+        for name, speed in measure(doubtful).items():
+            fresh[name].append(speed)
+
+
+def measure_machines(
+    nodes: Nodes,
+    known: KnownSpeeds,
+    members: Sequence[Member],
+    type_name: str,
+    names: Sequence[str],
+    kinds: Mapping[str, object],
+) -> None:
+    """Measure the root and nodes of these names until their speeds can be believed, and store each sample.
+
+    kinds: of all machines; see `kind_of`. Raises ClusterError.
+    """
+
+    before = {name: known.samples(name, type_name) for name in kinds}
+    measure = partial(measured_once, nodes, members, type_name)
+    fresh = measured_until_sure(measure, names, before, kinds)
+    for name, speeds in fresh.items():
+        for speed in speeds:
+            known.keep(name, speed=speed)
+
+
+def measured_once(
+    nodes: Nodes, members: Sequence[Member], type_name: str, names: Sequence[str]
+) -> dict[str, Speed]:
+    """Measure the root and nodes of these names once; return their speeds by name. Raises ClusterError."""
+    speeds = _measure_nodes(nodes, [m for m in members if m.name in names], type_name)
+    if ROOT_NAME in names:
+        speeds[ROOT_NAME] = measure_in_process(type_name, probe().cores)
+    return speeds
+
+
+def _measure_nodes(nodes: Nodes, members: Sequence[Member], type_name: str) -> dict[str, Speed]:
     """Measure the speed of several nodes at once; return it by name. Raises ClusterError."""
 
     def measured(member: Member) -> Speed:
