@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,19 +14,22 @@ from hypothesis import strategies as st
 
 from dure.errors import ResourceError, UsageError
 from dure.hardware.machine import Machine
+from dure.hardware.probe import probe
 from dure.model.architectures import Along, shape_of
 from dure.model.context import CTX_GRAIN
 from dure.model.cut import plan_cut
 from dure.model.gguf import open_gguf
 from dure.model.shard import cut_model, plan_shards
+from dure.model.vocabulary import Vocabulary
 from dure.plan.memory import (
     DEFAULT_CTX,
-    PROCESS_BYTES,
     RankMemory,
     choose_ctx,
     kv_bytes_per_token,
+    rank_memory,
+    whole_memory,
 )
-from tests.support.random_models import SHAPES, write_random_model
+from tests.support.random_models import SHAPES, Shape, write_random_model
 
 N_CTX = 1024
 MEBIBYTE = 1 << 20
@@ -145,7 +149,16 @@ def test_weights_that_do_not_fit_need_another_model() -> None:
 
 
 ranks_of_memory = st.lists(
-    st.builds(RankMemory, st.integers(0, 10**10), st.integers(1, 10**6)), min_size=1, max_size=8
+    st.builds(
+        RankMemory,
+        st.integers(0, 10**10),
+        st.integers(1, 10**6),
+        width=st.integers(0, 10**5),
+        n_embd=st.integers(1, 10**4),
+        n_vocab=st.integers(1, 10**6),
+    ),
+    min_size=1,
+    max_size=8,
 )
 
 
@@ -164,10 +177,118 @@ def test_a_chosen_context_fits_and_a_proposed_one_does_too(
             n_ctx = choose_ctx(int(words[1].split()[0]), 10**9, ranks, machine(available))
             assert n_ctx < asked
         else:
-            least = sum(rank.weights_bytes + PROCESS_BYTES for rank in ranks)
-            assert least + CTX_GRAIN * sum(r.kv_bytes_per_token for r in ranks) > available
+            least = sum(rank.total_bytes(0) for rank in ranks)
+            assert least + CTX_GRAIN * sum(r.bytes_per_position(1) for r in ranks) > available
     if n_ctx is not None:
-        taken = sum(
-            rank.weights_bytes + PROCESS_BYTES + n_ctx * rank.kv_bytes_per_token for rank in ranks
-        )
-        assert taken <= available
+        assert sum(rank.total_bytes(n_ctx) for rank in ranks) <= available
+
+
+# ---------------------------------------------------------------- beside what ranks really take
+
+# Starts a model on two ranks, fills every context with prompts, copies one, and prints each rank's peak.
+FILL = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from dure.deploy.options import RunOptions
+from dure.deploy.start import start_model
+from dure.engine.executor import Batch
+from dure.engine.kv import Copy, Forget
+from dure.model.gguf import open_gguf
+
+path, n_ctx, n_sequences = Path(sys.argv[1]), *map(int, sys.argv[2:])
+options = RunOptions(ranks=2, threads=1, ctx=n_ctx, n_sequences=n_sequences)
+with open_gguf(path) as model:
+    executor = start_model(model, options).executor
+n_batch = executor.info.n_batch
+for sequence in range(n_sequences):
+    for start in range(0, n_ctx, n_batch):
+        positions = np.arange(start, min(n_ctx, start + n_batch), dtype=np.int32)
+        n = len(positions)
+        outputs = list(range(max(0, n - executor.info.n_outputs), n))
+        executor.step(Batch(positions % 900, positions, positions * 0 + sequence, outputs, 8))
+if n_sequences > 1:
+    none = np.zeros(0, np.int32)
+    executor.step(Batch(none, none, none, [], 1, [Forget(1), Copy(0, 1)]))
+print(json.dumps([facts.peak_bytes for facts in executor.facts()]))
+executor.close()
+"""
+DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
+LONG = " ".join(f"the goat number {n} ate a leaf," for n in range(300))
+KINDS = {
+    "feed-forward": (Shape("llama", 2, 2048, 16, 4, 128, 8192, 2048, n_ctx_train=4096), "Q4_0"),
+    "heads": (Shape("llama", 2, 512, 64, 8, 64, 768, 2048, n_ctx_train=4096), "Q8_0"),
+    "experts": (
+        Shape("qwen3moe", 2, 1024, 8, 4, 64, 512, 2048, 16, 8, qk_norm=True, n_ctx_train=4096),
+        "Q4_0",
+    ),
+    "vocabulary": (Shape("qwen3", 2, 512, 8, 4, 64, 768, 60000, tied=True, qk_norm=True), "Q4_0"),
+}
+"""Models with much of one thing; the last one's table of embeddings is held twice."""
+
+
+def peaks(cache: Path, *words: str, text: str = "") -> list[int]:
+    """What each rank took at most, as a command told in the end. text: what it read."""
+    done = subprocess.run(
+        [sys.executable, *words],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "DURE_CACHE": str(cache)},
+    )
+    told = json.loads(done.stdout)
+    found: list[int] = told if isinstance(told, list) else told["peak_memory_bytes"]
+    return found
+
+
+def planned(path: Path, n_ctx: int, n_ranks: int, n_sequences: int) -> list[int]:
+    """What each rank is said to take."""
+    features = probe().features
+    with open_gguf(path) as gguf:
+        if n_ranks == 1:
+            ranks = [whole_memory(gguf, features)[0]]
+        else:
+            plan = plan_cut(gguf, [1.0] * n_ranks)
+            shards = plan_shards(gguf, plan, Path())
+            ranks = [rank_memory(plan, shard, features) for shard in shards]
+    return [rank.total_bytes(n_ctx, n_sequences) for rank in ranks]
+
+
+def check(taken: list[int], planned: list[int]) -> None:
+    """The plan is above what was measured, and at most a fifth and 30 MB above it."""
+    assert len(taken) == len(planned)
+    for most, peak in zip(planned, taken, strict=True):
+        told = f"{peak / 1e6:.1f} MB measured, {most / 1e6:.1f} MB planned"
+        assert peak <= most <= 1.2 * peak + 30e6, told
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2])
+@pytest.mark.parametrize("name", ["demo", "feed-forward", "heads", "experts"])
+def test_a_run_takes_hardly_less_than_was_planned_and_never_more(
+    tmp_path: Path, name: str, n_ranks: int
+) -> None:
+    """A context of 2,048 that a prompt fills nearly."""
+    path = DEMO
+    if name != "demo":
+        path = tmp_path / f"{name}.gguf"
+        write_random_model(path, *KINDS[name], vocab=DEMO)
+    run = ("-m", "dure.cli.main", "run", str(path), "Go on", "--raw", "--json", "-t", "1")
+    n_tokens = 2000
+    with open_gguf(DEMO) as gguf:
+        vocabulary = Vocabulary(gguf)
+        text = b"".join(map(vocabulary.piece, vocabulary.tokenize(LONG)[:n_tokens])).decode()
+        vocabulary.close()
+    options = ("--ctx", "2048", "-n", "8", "--ranks", str(n_ranks))
+    check(peaks(tmp_path, *run, *options, text=text), planned(path, 2048, n_ranks, 1))
+
+
+@pytest.mark.parametrize(("name", "n_sequences"), [("vocabulary", 1), ("heads", 3)])
+def test_a_long_vocabulary_and_several_contexts_are_planned_as_well(
+    tmp_path: Path, name: str, n_sequences: int
+) -> None:
+    """Of two ranks, with as many rows of logits as they may give, and a sequence that is copied."""
+    path, n_ctx = tmp_path / f"{name}.gguf", 1024
+    write_random_model(path, *KINDS[name])
+    taken = peaks(tmp_path, "-c", FILL, str(path), str(n_ctx), str(n_sequences))
+    check(taken, planned(path, n_ctx, 2, n_sequences))

@@ -34,10 +34,10 @@ from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.errors import UsageError
 from dure.hardware.probe import health, probe
 from dure.model.cut import plan_cut
-from dure.model.gguf import GgufFile
+from dure.model.gguf import GgufFile, bytes_by_type
 from dure.model.shard import Shard, cut_model, plan_shards
 from dure.places import cluster_directory, shard_directory
-from dure.plan.load import bytes_by_type, main_type
+from dure.plan.load import main_type
 from dure.plan.memory import rank_memory
 
 __all__ = ["start_on_cluster"]
@@ -191,11 +191,14 @@ class _CutOverNodes:
         self._names = [ROOT_NAME, *(member.name for member in self._members)]
         self._cut = plan_cut(model, plan.shares)
         self._shards = plan_shards(model, self._cut, shard_directory())
-        self._memory = [rank_memory(self._cut, shard) for shard in self._shards]
         here, names = probe(), ["the root", *(member.name for member in self._members)]
         machines = [
             occupancy.left(name, machine)
             for name, machine in zip(self._names, [here, *map(machine_of, reports)], strict=True)
+        ]
+        self._memory = [
+            rank_memory(self._cut, shard, machine.features)
+            for shard, machine in zip(self._shards, machines, strict=True)
         ]
         ranks = list(zip(names, self._memory, machines, strict=True))
         trained = self._cut.shape.context_length

@@ -20,12 +20,16 @@ from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import cut_model, plan_shards
 from dure.places import shard_directory
-from dure.plan.memory import RankMemory, choose_ctx, rank_memory, whole_memory
+from dure.plan.memory import (
+    RankMemory,
+    choose_ctx,
+    n_batch_of,
+    n_outputs_of,
+    rank_memory,
+    whole_memory,
+)
 
 __all__ = ["limits_of", "memory_of_whole", "start_local", "threads_of"]
-
-LEAST_OUTPUTS = 32
-PREFILL = 512  # prompt tokens per step, besides those of running answers
 
 
 def start_local(model: GgufFile, options: RunOptions, reporter: Reporter) -> Deployment:
@@ -56,9 +60,9 @@ def limits_of(n_ctx: int, threads: int, options: RunOptions) -> Limits:
     return Limits(
         n_ctx,
         threads,
-        n_batch=PREFILL + (n if n > 1 else 0),
+        n_batch=n_batch_of(n),
         n_sequences=n,
-        n_outputs=max(LEAST_OUTPUTS, n),
+        n_outputs=n_outputs_of(n),
         lock_memory=options.lock_memory,
         pin=options.pin,
     )
@@ -71,7 +75,7 @@ def memory_of_whole(
 
     A model without attention has no KV cache.
     """
-    memory, trained = whole_memory(model)
+    memory, trained = whole_memory(model, machine.features)
     return memory, choose_ctx(options.ctx, trained, [memory], machine, options.n_sequences)
 
 
@@ -103,7 +107,7 @@ def _start_cut(
 ) -> Deployment:
     plan = plan_cut(model, shares)
     shards = plan_shards(model, plan, shard_directory())
-    memory = [rank_memory(plan, shard) for shard in shards]
+    memory = [rank_memory(plan, shard, machine.features) for shard in shards]
     n = options.n_sequences
     n_ctx = choose_ctx(options.ctx, plan.shape.context_length, memory, machine, n)
     _warn_of_slowness(len(shares), threads, machine, reporter)

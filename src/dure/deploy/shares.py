@@ -29,7 +29,7 @@ from dure.model.gguf import GgufFile
 from dure.places import shard_directory
 from dure.plan.load import load_of
 from dure.plan.measuring import alike, wants_more
-from dure.plan.memory import PROCESS_BYTES
+from dure.plan.memory import DEFAULT_CTX, whole_memory
 from dure.plan.placement import Candidate, PlacementOptions, fixed_shares, measured_placement
 
 __all__ = ["ClusterPlan", "ClusterPlanner"]
@@ -143,11 +143,17 @@ class ClusterPlanner:
         return Candidate(
             name,
             speed.decode_bytes_per_s,
-            occupancy.left(name, machine).available_bytes - PROCESS_BYTES,
+            occupancy.left(name, machine).available_bytes - self._overhead_bytes(machine),
             link.round_trip_s if link else 0.0,
             link.bytes_per_s if link else float("inf"),
             len(occupancy.holders(name)),
         )
+
+    def _overhead_bytes(self, machine: Machine) -> int:
+        """Return what a rank may take there beside weights and KV cache: what the whole model would."""
+        memory, trained = whole_memory(self._model, machine.features)
+        n_ctx = self._options.ctx or min(DEFAULT_CTX, trained)
+        return memory.overhead_bytes(n_ctx, self._options.n_sequences)
 
 
 def _placement_options(options: RunOptions) -> PlacementOptions:

@@ -12,6 +12,7 @@ class Machine:
     """This machine as it is now.
 
     cores: that this process may use; hyper-threads of one core count once.
+    features: of its processor, as `Platform` has them.
     memory_bytes: in all. available_bytes: that could be had without swapping.
     cpu_limit, memory_limit: what of a container or a service makes these less than the machine has; "" if
     nothing does.
@@ -20,6 +21,7 @@ class Machine:
     cores: int
     memory_bytes: int
     available_bytes: int
+    features: tuple[str, ...] = ()
     cpu_limit: str = ""
     memory_limit: str = ""
 

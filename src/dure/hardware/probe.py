@@ -43,6 +43,7 @@ def probe() -> Machine:
         _cores(),
         int(memory.total),
         int(memory.available),
+        _processor()[1],
         f"{len(_ALLOWED)} of {n_online} CPUs allowed" if len(_ALLOWED) < n_online else "",
     )
     return limited(machine, group_limits())
@@ -62,12 +63,13 @@ def limited(machine: Machine, limits: GroupLimits) -> Machine:
     if not tighter:
         return replace(machine, cores=cores, cpu_limit=cpu_limit)
     least = min(tighter, key=lambda one: one.free_bytes)
-    return Machine(
-        cores,
-        min(one.limit_bytes for one in tighter),
-        min(machine.available_bytes, least.free_bytes),
-        cpu_limit,
-        f"a limit of {least.limit_bytes / 1e9:.2f} GB ({least.source})",
+    return replace(
+        machine,
+        cores=cores,
+        memory_bytes=min(one.limit_bytes for one in tighter),
+        available_bytes=min(machine.available_bytes, least.free_bytes),
+        cpu_limit=cpu_limit,
+        memory_limit=f"a limit of {least.limit_bytes / 1e9:.2f} GB ({least.source})",
     )
 
 

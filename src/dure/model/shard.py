@@ -85,6 +85,11 @@ class Shard:
         return self.path.stem
 
     @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """What it holds."""
+        return tuple(piece.spec for piece in self._pieces)
+
+    @property
     def manifest(self) -> Path:
         """Return the file beside a finished shard that says its size and SHA-256."""
         return self.path.with_suffix(".json")

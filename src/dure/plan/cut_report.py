@@ -5,16 +5,15 @@ Knows weights, memory and what must be re-encoded. Refuses to know how that is s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dure.errors import DureError, ModelError
-from dure.model.architectures import Shape, shape_of
+from dure.errors import DureError
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import plan_shards
-from dure.plan.memory import DEFAULT_CTX, RankMemory, kv_bytes_per_token, rank_memory
+from dure.plan.memory import DEFAULT_CTX, rank_memory, whole_memory
 
 __all__ = ["CutReport", "RankSize", "Reencoding", "cut_report", "reencodings"]
 
@@ -50,30 +49,32 @@ class CutReport:
     problem: str = ""
 
 
-def cut_report(model: GgufFile, shares: Sequence[float]) -> CutReport:
-    """Report a cut with a rank for every share; a single rank holds the model as it is."""
+def cut_report(
+    model: GgufFile, shares: Sequence[float], features: Collection[str] = ()
+) -> CutReport:
+    """Report a cut with a rank for every share; a single rank holds the model as it is.
+
+    features: of the processors that will run it.
+    """
     if len(shares) == 1:
-        return CutReport(1, (_whole(model),))
+        return CutReport(1, (_whole(model, features),))
     try:
-        return _cut(model, plan_cut(model, shares))
+        return _cut(model, plan_cut(model, shares), features)
     except DureError as error:
         return CutReport(len(shares), problem=str(error))
 
 
-def _whole(model: GgufFile) -> RankSize:
-    weights_bytes = sum(tensor.size_bytes for tensor in model.tensors.values())
-    try:
-        shape = shape_of(model)
-    except ModelError:
-        return RankSize(weights_bytes, None)
-    memory = RankMemory(weights_bytes, kv_bytes_per_token(shape, shape.n_head_kv))
-    return RankSize(weights_bytes, memory.total_bytes(_default_ctx(shape)))
+def _whole(model: GgufFile, features: Collection[str]) -> RankSize:
+    memory, trained = whole_memory(model, features)
+    is_known = memory.kv_bytes_per_token > 0
+    total = memory.total_bytes(min(DEFAULT_CTX, trained)) if is_known else None
+    return RankSize(memory.weights_bytes, total)
 
 
-def _cut(model: GgufFile, plan: CutPlan) -> CutReport:
-    shards, n_ctx = plan_shards(model, plan, Path()), _default_ctx(plan.shape)
+def _cut(model: GgufFile, plan: CutPlan, features: Collection[str]) -> CutReport:
+    shards, n_ctx = plan_shards(model, plan, Path()), min(DEFAULT_CTX, plan.shape.context_length)
     ranks = (
-        RankSize(shard.weights_bytes, rank_memory(plan, shard).total_bytes(n_ctx))
+        RankSize(shard.weights_bytes, rank_memory(plan, shard, features).total_bytes(n_ctx))
         for shard in shards
     )
     changed = [model.tensors[name] for name in plan.reencoded]
@@ -88,7 +89,3 @@ def reencodings(model: GgufFile, plan: CutPlan) -> tuple[Reencoding, ...]:
         Reencoding(name, model.tensors[name].type.name, type_.name)
         for name, type_ in plan.reencoded.items()
     )
-
-
-def _default_ctx(shape: Shape) -> int:
-    return min(DEFAULT_CTX, shape.context_length)

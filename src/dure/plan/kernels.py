@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from dure.model.gguf import Tensor
-from dure.plan.load import bytes_by_type
+from dure.model.gguf import Tensor, bytes_by_type
 
 __all__ = ["is_quick", "is_repacked", "slow_bytes"]
 

@@ -5,15 +5,15 @@ Knows what a token reads, sends and keeps. Refuses to know machines, and who get
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dure.model.architectures import shape_of
 from dure.model.ggml import WRITABLE_TYPES
-from dure.model.gguf import GgufFile, Tensor
+from dure.model.gguf import GgufFile, bytes_by_type
 from dure.plan.memory import DEFAULT_CTX, kv_bytes_per_token
 
-__all__ = ["ModelLoad", "bytes_by_type", "load_of", "main_type"]
+__all__ = ["ModelLoad", "load_of", "main_type"]
 
 _LIKE_MOST = "Q4_K"  # stands for a type that cannot be written to measure it
 
@@ -51,14 +51,6 @@ def load_of(
         allreduce_bytes=shape.n_embd * value_bytes,
         main_type=main_type(by_type),
     )
-
-
-def bytes_by_type(tensors: Iterable[Tensor]) -> dict[str, int]:
-    """Add up the bytes of tensors by the name of their type, in the order in which types come."""
-    sizes: dict[str, int] = {}
-    for tensor in tensors:
-        sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.size_bytes
-    return sizes
 
 
 def main_type(by_type: Mapping[str, int]) -> str:

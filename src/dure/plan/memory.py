@@ -5,7 +5,7 @@ Knows what llama.cpp allocates. Refuses to look at any machine: it is given a `M
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from dure.errors import ModelError, ResourceError, UsageError
@@ -13,8 +13,9 @@ from dure.hardware.machine import Machine
 from dure.model.architectures import Along, Shape, shape_of
 from dure.model.context import CTX_GRAIN, padded_ctx
 from dure.model.cut import CutPlan
-from dure.model.gguf import GgufFile
+from dure.model.gguf import GgufFile, TensorSpec
 from dure.model.shard import Shard
+from dure.plan.kernels import is_repacked
 
 __all__ = [
     "DEFAULT_CTX",
@@ -22,6 +23,8 @@ __all__ = [
     "RankMemory",
     "choose_ctx",
     "kv_bytes_per_token",
+    "n_batch_of",
+    "n_outputs_of",
     "rank_memory",
     "tokens_moved_in_a_pass",
     "whole_memory",
@@ -29,8 +32,15 @@ __all__ = [
 
 DEFAULT_CTX = 4096
 F16_BYTES = 2
-# Beside weights and KV cache: Python, MPI, llama.cpp's compute buffers.
-PROCESS_BYTES = 300_000_000
+PREFILL = 512  # prompt tokens per step, besides those of running answers
+LEAST_OUTPUTS = 32  # rows of logits
+# Measured on x86, for models of 4 to 260 MB on one rank and more, and rounded up: see the tests.
+PROCESS_BYTES = 100_000_000  # Python, MPI, the libraries, buffers of ours
+TOKEN_BYTES = 240  # of a vocabulary, which llama.cpp and dure hold; ranks have none
+# Of a model whose sizes are not known: compute buffers and vocabulary of most.
+_UNKNOWN_BYTES = 200_000_000
+_F32_BYTES = 4
+_ACTIVATION_BYTES = 2  # of a column, as products read it: 8 bits and scales, or float16
 _TOUCHED_IN_A_MOVE = 4  # read and written, out of the KV cache and into it again
 
 
@@ -49,41 +59,134 @@ def tokens_moved_in_a_pass(weights_bytes: int, kv_bytes_per_token: int) -> int:
     return weights_bytes // (_TOUCHED_IN_A_MOVE * kv_bytes_per_token)
 
 
+def n_batch_of(n_sequences: int) -> int:
+    """Return how many tokens a step may have: a part of a prompt, and one for every answer."""
+    return PREFILL + (n_sequences if n_sequences > 1 else 0)
+
+
+def n_outputs_of(n_sequences: int) -> int:
+    """Return how many rows of logits a step may have."""
+    return max(LEAST_OUTPUTS, n_sequences)
+
+
 @dataclass(frozen=True)
 class RankMemory:
-    """One rank's memory: bytes of weights, and of the KV cache for each position."""
+    """One rank's memory: bytes of weights, and of the KV cache for each position.
+
+    width: columns of activations that exist at once in a layer. n_embd, n_vocab: of the hidden state, and
+    of the rank's logits. other_bytes: besides, whatever the context: a vocabulary, copies of weights.
+    """
 
     weights_bytes: int
     kv_bytes_per_token: int
+    width: int = 0
+    n_embd: int = 0
+    n_vocab: int = 0
+    other_bytes: int = 0
 
     def total_bytes(self, n_ctx: int, n_sequences: int = 1) -> int:
         """Return what the rank's process takes with n_sequences contexts of n_ctx."""
-        return self.weights_bytes + self.kv_bytes(n_ctx, n_sequences) + PROCESS_BYTES
+        return (
+            self.weights_bytes
+            + self.kv_bytes(n_ctx, n_sequences)
+            + self.overhead_bytes(n_ctx, n_sequences)
+        )
 
     def kv_bytes(self, n_ctx: int, n_sequences: int = 1) -> int:
         """Return the bytes of a KV cache of n_sequences contexts of n_ctx, which llama.cpp rounds up."""
         return self.kv_bytes_per_token * padded_ctx(n_ctx) * n_sequences
 
+    def overhead_bytes(self, n_ctx: int, n_sequences: int = 1) -> int:
+        """Return what it takes beside weights and KV cache.
 
-def rank_memory(plan: CutPlan, shard: Shard) -> RankMemory:
-    """Return what a rank of a cut takes."""
-    n_head_kv = len(plan.ranks[shard.rank][Along.KV_HEADS])
-    return RankMemory(shard.weights_bytes, kv_bytes_per_token(plan.shape, n_head_kv))
+        A sequence that is copied to another goes through a buffer.
+        """
+        copied = self.kv_bytes(n_ctx) if n_sequences > 1 else 0
+        return PROCESS_BYTES + self.other_bytes + copied + self._compute_bytes(n_ctx, n_sequences)
+
+    def bytes_per_position(self, n_sequences: int) -> int:
+        """Return by how much `total_bytes` grows at most with a position of the contexts."""
+        n_kv = n_sequences + (n_sequences > 1)
+        return self.kv_bytes_per_token * n_kv + F16_BYTES * n_batch_of(n_sequences)
+
+    def _compute_bytes(self, n_ctx: int, n_sequences: int) -> int:
+        """Return the bytes of llama.cpp's buffers for a step.
+
+        These are the larger of a layer's and the logits', which take turns; the logits that it gives; and
+        activations as products read them.
+
+        The mask of attention has a float16 for every token of the step and every position.
+        """
+        n_batch, n_outputs = n_batch_of(n_sequences), n_outputs_of(n_sequences)
+        logits = n_outputs * self.n_vocab * _F32_BYTES
+        layer = n_batch * (self.width * _F32_BYTES + padded_ctx(n_ctx) * F16_BYTES)
+        last = logits + n_batch * 2 * self.n_embd * _F32_BYTES
+        return max(layer, last) + logits + n_batch * self.width * _ACTIVATION_BYTES
 
 
-def whole_memory(model: GgufFile) -> tuple[RankMemory, int]:
+def rank_memory(plan: CutPlan, shard: Shard, features: Collection[str] = ()) -> RankMemory:
+    """Return what a rank of a cut takes. features: of its machine's processor."""
+    shape, cut = plan.shape, plan.ranks[shard.rank]
+    n_head, n_head_kv = len(cut[Along.HEADS]), len(cut[Along.KV_HEADS])
+    return RankMemory(
+        shard.weights_bytes,
+        kv_bytes_per_token(shape, n_head_kv),
+        _width(shape, n_head, n_head_kv, len(cut[Along.FFN])),
+        shape.n_embd,
+        len(cut[Along.VOCABULARY]),
+        _doubled_bytes(shard.tensors, features),
+    )
+
+
+def whole_memory(model: GgufFile, features: Collection[str] = ()) -> tuple[RankMemory, int]:
     """Return what a whole model takes on one machine, and the context it was trained for.
 
     Without the KV cache if the header does not say enough, as of a model without attention.
+    features: see `rank_memory`.
     """
     weights_bytes = sum(tensor.size_bytes for tensor in model.tensors.values())
     try:
         shape = shape_of(model)
     except ModelError:  # llama.cpp may know it all the same, or say better what is wrong
         trained = model.int(f"{model.architecture}.context_length", DEFAULT_CTX)
-        return RankMemory(weights_bytes, 0), trained
-    kv_bytes = kv_bytes_per_token(shape, shape.n_head_kv)
-    return RankMemory(weights_bytes, kv_bytes), shape.context_length
+        return RankMemory(weights_bytes, 0, other_bytes=_UNKNOWN_BYTES), trained
+    memory = RankMemory(
+        weights_bytes,
+        kv_bytes_per_token(shape, shape.n_head_kv),
+        _width(shape, shape.n_head, shape.n_head_kv, shape.n_ff),
+        shape.n_embd,
+        shape.n_vocab,
+        _vocabulary_bytes(model) + _doubled_bytes(model.tensors.values(), features),
+    )
+    return memory, shape.context_length
+
+
+def _width(shape: Shape, n_head: int, n_head_kv: int, n_ff: int) -> int:
+    """Return the most columns that llama.cpp holds at once in a layer: of its attention or feed-forward.
+
+    Read off its buffers for seven shapes; up to a fifth more than some of them have.
+    """
+    query, key = n_head * shape.key_length, n_head_kv * (shape.key_length + shape.value_length)
+    attention = 3 * query + key + shape.n_embd
+    feed_forward = 3 * n_ff
+    if shape.n_expert:
+        feed_forward = shape.n_expert_used * max(3 * n_ff, 2 * shape.n_embd)
+    return max(attention, feed_forward + 4 * shape.n_embd)
+
+
+def _vocabulary_bytes(model: GgufFile) -> int:
+    tokens = model.metadata.get("tokenizer.ggml.tokens")
+    return TOKEN_BYTES * tokens.count if tokens else 0
+
+
+def _doubled_bytes(tensors: Iterable[TensorSpec], features: Collection[str]) -> int:
+    """Return the bytes of a table of embeddings that is held twice: as it is, and repacked for logits."""
+    named = {tensor.name: tensor for tensor in tensors}
+    table = named.get("token_embd.weight")
+    if table is None or "output.weight" in named:
+        return 0
+    is_twice = is_repacked(table.type.name, table.shape[1], features)
+    return table.size_bytes if is_twice else 0
 
 
 def choose_ctx(
@@ -115,9 +218,9 @@ def choose_ctx(
 def _too_large(
     n_ctx: int, n_sequences: int, needed: int, ranks: Sequence[RankMemory], machine: Machine
 ) -> str:
-    fixed = sum(rank.total_bytes(0) for rank in ranks)
-    per_token = n_sequences * sum(rank.kv_bytes_per_token for rank in ranks)
-    most = (machine.available_bytes - fixed) // max(1, per_token) // CTX_GRAIN * CTX_GRAIN
+    fixed = sum(rank.total_bytes(0, n_sequences) for rank in ranks)
+    per_position = sum(rank.bytes_per_position(n_sequences) for rank in ranks)
+    most = (machine.available_bytes - fixed) // per_position // CTX_GRAIN * CTX_GRAIN
     fewer = ", or a smaller --parallel" if n_sequences > 1 else ""
     cure = (
         f"use --ctx {most} or less{fewer}"

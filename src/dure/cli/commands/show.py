@@ -50,6 +50,7 @@ def show(
 
 
 def _facts(gguf: GgufFile) -> dict[str, Any]:
+    features = platform({}, lambda _: "").features
     return {
         "files": [str(path) for path in gguf.paths],
         "name": gguf.str("general.name", ""),
@@ -58,8 +59,8 @@ def _facts(gguf: GgufFile) -> dict[str, Any]:
         "parameters": sum(t.n_elements for t in gguf.tensors.values()),
         "shape": _shape(gguf),
         "types": _types(gguf),
-        "slower_here": slow_bytes(gguf.tensors.values(), platform({}, lambda _: "").features),
-        "cuts": [_cut(cut_report(gguf, [1.0] * n)) for n in range(1, MOST_RANKS + 1)],
+        "slower_here": slow_bytes(gguf.tensors.values(), features),
+        "cuts": [_cut(cut_report(gguf, [1.0] * n, features)) for n in range(1, MOST_RANKS + 1)],
     }
 
 
@@ -151,7 +152,9 @@ def _print(facts: dict[str, Any]) -> None:
     output.print()
     output.print(_cuts_table(facts["cuts"]))
     context = min(DEFAULT_CTX, shape.get("context_length", DEFAULT_CTX))
-    output.print(f"\nMemory is what a rank's process takes with a context of {context} tokens.")
+    output.print(
+        f"\nMemory is what a rank's process takes here with a context of {context} tokens."
+    )
     _print_lists(facts)
 
 

@@ -51,6 +51,7 @@ def machine_of(report: NodeReport) -> Machine:
         platform.cores,
         platform.memory_bytes,
         report.health.available_bytes,
+        platform.features,
         platform.cpu_limit,
         platform.memory_limit,
     )

@@ -9,7 +9,15 @@ Source of the format: llama.cpp `gguf.h`.
 from __future__ import annotations
 
 from dure.model.gguf.reader import GgufFile, open_gguf
-from dure.model.gguf.values import Tensor, TensorSpec, Value, ValueKind, array_of, value_of
+from dure.model.gguf.values import (
+    Tensor,
+    TensorSpec,
+    Value,
+    ValueKind,
+    array_of,
+    bytes_by_type,
+    value_of,
+)
 from dure.model.gguf.writer import GgufWriter, Sink
 
 __all__ = [
@@ -21,6 +29,7 @@ __all__ = [
     "Value",
     "ValueKind",
     "array_of",
+    "bytes_by_type",
     "open_gguf",
     "value_of",
 ]

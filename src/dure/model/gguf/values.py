@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -208,3 +208,11 @@ def one_line(name: str) -> str:
     """Make a name from a file fit for one line of a message."""
     short = name if len(name) <= 200 else name[:200] + "..."
     return short if short.isprintable() else ascii(short)[1:-1]
+
+
+def bytes_by_type(tensors: Iterable[Tensor]) -> dict[str, int]:
+    """Add up the bytes of tensors by the name of their type, in the order in which types come."""
+    sizes: dict[str, int] = {}
+    for tensor in tensors:
+        sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.size_bytes
+    return sizes
