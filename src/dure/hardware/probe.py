@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -31,6 +32,7 @@ _CPUS = Path("/sys/devices/system/cpu")
 _ALLOWED = (
     os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 )
+_Reading = TypeVar("_Reading")
 _SENSORS = ("cpu_thermal", "coretemp", "k10temp", "zenpower", "soc_thermal", "cpu-thermal")
 _PI_THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
 _PI_NOW = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
@@ -157,17 +159,25 @@ def _processor() -> tuple[str, tuple[str, ...]]:
 
 def health(directory: Path) -> Health:
     """Return how this machine is now. directory: on the disk whose room matters."""
-    frequency = psutil.cpu_freq()
+    frequency = _known(psutil.cpu_freq, None)
     return Health(
-        temperature_c=_temperature(),
+        temperature_c=_known(_temperature, None),
         throttled=_throttled(),
         clock_mhz=float(frequency.current) if frequency else None,
         load=psutil.getloadavg()[0],
         up_s=since_boot_s(),
         available_bytes=probe().available_bytes,
         disk_free_bytes=_free(directory),
-        links=_links(),
+        links=_known(_links, ()),
     )
+
+
+def _known(ask: Callable[[], _Reading], otherwise: _Reading) -> _Reading:
+    """Return a reading, or `otherwise` if the kernel refuses it, as sandboxes and emulators do."""
+    try:
+        return ask()
+    except (OSError, NotImplementedError):
+        return otherwise
 
 
 def _free(directory: Path) -> int:
@@ -209,19 +219,20 @@ def _vcgencmd() -> str:
 
 def _links() -> tuple[Link, ...]:
     addresses, counters = psutil.net_if_addrs(), psutil.net_io_counters(pernic=True)
+    states = _known(psutil.net_if_stats, None)  # None: those that have an address count as up
     links = []
-    for name, state in sorted(psutil.net_if_stats().items()):
+    for name in sorted(
+        addresses.keys() & counters.keys() & (addresses if states is None else states)
+    ):
         own = tuple(
             one.address.partition("%")[0]
-            for one in addresses.get(name, ())
+            for one in addresses[name]
             if one.family in {socket.AF_INET, socket.AF_INET6}
         )
-        if state.isup and own and name in counters:
-            seen = counters[name]
+        if own and (states is None or states[name].isup):
+            seen, speed = counters[name], states[name].speed if states else 0
             errors = seen.errin + seen.errout + seen.dropin + seen.dropout
-            links.append(
-                Link(name, own, max(0, state.speed), errors, seen.bytes_recv, seen.bytes_sent)
-            )
+            links.append(Link(name, own, max(0, speed), errors, seen.bytes_recv, seen.bytes_sent))
     return tuple(links)
 
 
