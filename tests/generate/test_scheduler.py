@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -22,7 +23,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from dure.engine.kv import Copy, Forget, Swap
+from dure.engine.kv import Copy, DropState, Forget, KeepState, RestoreState, Swap
 from dure.errors import ContextError, UsageError
 from dure.generate.request import Owner, Request
 from dure.generate.scheduler import (
@@ -42,6 +43,42 @@ from dure.generate.scheduler import (
 from dure.generate.scheduler.shares import SLICE
 
 
+@dataclass
+class Cells:
+    """A sequence of the simulated KV cache. first: the first position that layers with a window still have.
+
+    It forgets all that llama.cpp may forget.
+    """
+
+    limits: SchedulerLimits
+    tokens: list[int] = field(default_factory=list)
+    first: int = 0
+
+    def compute(self, tokens: Sequence[int]) -> None:
+        start, window = len(self.tokens), self.limits.n_window
+        assert self.is_whole_at(start), "the next token sees its window"
+        self.tokens += tokens
+        if window and len(self.tokens) > window:
+            self.first = max(self.first, start - window + 1)
+
+    def is_whole_at(self, n: int) -> bool:
+        if not self.limits.can_forget:
+            return n in (0, len(self.tokens))
+        return not self.limits.n_window or self.first <= max(0, n - self.limits.n_window + 1)
+
+    def cut_back(self, n: int) -> None:
+        assert self.is_whole_at(n) or n == 0
+        del self.tokens[n:]
+        self.first = self.first if n else 0
+
+    def moved(self, n: int | None = None) -> Cells:
+        """What another place holds after these tokens were moved there."""
+        n = len(self.tokens) if n is None else n
+        assert self.is_whole_at(n)
+        first = max(self.first, n - self.limits.n_window) if self.limits.n_window else 0
+        return Cells(self.limits, self.tokens[:n], first)
+
+
 class Simulation:
     """An engine whose KV cache is lists of tokens.
 
@@ -50,14 +87,19 @@ class Simulation:
 
     def __init__(self, limits: SchedulerLimits) -> None:
         self.limits, self.scheduler = limits, Scheduler(limits)
-        self.cache: list[list[int]] = [[] for _ in range(limits.n_slots)]
-        self.stored: dict[str, list[int]] = {}
+        self.sequences = [Cells(limits) for _ in range(limits.n_slots)]
+        self.states: dict[str, Cells] = {}
+        self.stored: dict[str, Cells] = {}
         self.broken: set[str] = set()
         self.full = False
         self.log: list[Action] = []
         self.wanted: dict[str, int] = {}  # tokens of each answer
         self.ended: list[RunningRequest] = []
         self._ids = itertools.count()
+
+    @property
+    def cache(self) -> list[list[int]]:
+        return [sequence.tokens for sequence in self.sequences]
 
     # ------------------------------------------------------------ what the engine's loop does
 
@@ -89,26 +131,54 @@ class Simulation:
             self.do(swap)
         return admitted
 
-    def step(self, prefill_limit: int = 10**9) -> list[StepTokens]:
+    def step(
+        self, prefill_limit: int = 10**9, n_drafts: int = 0, n_right: int = 0
+    ) -> list[StepTokens]:
+        """n_drafts: draft tokens of each answer, of which the first n_right are right."""
         self.admit()
         work = self.scheduler.next_step(PrefillLimits(prefill_limit))
         self.check_work(work, prefill_limit)
+        work = [self.with_drafts(w, n_drafts, n_right) for w in work]
         for w in work:
             assert len(self.cache[w.running.slot]) == w.start
-            self.cache[w.running.slot] += w.tokens
+            self.sequences[w.running.slot].compute(w.all_tokens)
         self.scheduler.advance(work)
         for w in work:
             if w.output:
-                self.answer(w.running)
+                self.verify(w)
         self.do_due()
         self.check()
         return work
 
-    def answer(self, running: RunningRequest) -> None:
-        goes_on = self.scheduler.append(running, next_token(running.tokens))
-        if not goes_on or running.n_answered >= self.wanted[running.request.id]:
-            self.scheduler.finish(running)
-            self.ended.append(running)
+    def with_drafts(self, w: StepTokens, n: int, n_right: int) -> StepTokens:
+        if not (w.output and self.limits.can_forget):
+            return w
+        text = list(w.running.tokens)
+        for i in range(min(n, self.limits.n_ctx - len(text))):
+            text.append(next_token(text) if i < n_right else 1)
+        return replace(w, drafts=tuple(text[len(w.running.tokens) :]))
+
+    def verify(self, w: StepTokens) -> None:
+        text, left = list(w.running.tokens), self.wanted[w.running.request.id]
+        n_most = min(left - w.running.n_answered, self.limits.n_ctx - len(text))
+        for draft in w.drafts[:n_most]:
+            if draft != next_token(text):
+                break
+            text.append(draft)
+        n_accepted = len(text) - len(w.running.tokens)
+        self.scheduler.verify(w, n_accepted)
+        for i in range(n_accepted + 1):
+            if not self.answer(w.running, in_cache=i < n_accepted):
+                return
+
+    def answer(self, running: RunningRequest, *, in_cache: bool) -> bool:
+        token = next_token(running.tokens)
+        goes_on = self.scheduler.append(running, token, in_cache=in_cache)
+        if goes_on and running.n_answered < self.wanted[running.request.id]:
+            return True
+        self.scheduler.finish(running)
+        self.ended.append(running)
+        return False
 
     def finish_all(self, most_steps: int = 5_000) -> None:
         for _ in range(most_steps):
@@ -125,19 +195,25 @@ class Simulation:
         self.log.append(action)
         match action:
             case Forget(slot, start):
-                assert len(self.cache[slot]) > start, "there is something to forget"
-                assert self.limits.can_forget or start == 0
-                del self.cache[slot][start:]
+                assert len(self.cache[slot]) > start or self.log[-2] == Forget(slot)
+                self.sequences[slot].cut_back(start)
             case Copy(source, slot, n):
-                assert n is not None
                 assert source != slot
                 assert not self.cache[slot], "copied to an empty sequence"
-                assert n <= len(self.cache[source])
-                assert self.limits.can_forget or n == len(self.cache[source])
-                self.cache[slot] = self.cache[source][:n]
+                assert (n or 0) <= len(self.cache[source])
+                self.sequences[slot] = self.sequences[source].moved(n)
+                self.sequences[source] = self.sequences[source].moved()
             case Swap(slot, other):
                 assert slot != other
-                self.cache[slot], self.cache[other] = self.cache[other], self.cache[slot]
+                pair = self.sequences[other].moved(), self.sequences[slot].moved()
+                self.sequences[slot], self.sequences[other] = pair
+            case KeepState(slot, key):
+                assert key == prefix_key(self.cache[slot])
+                self.states[key] = self.sequences[slot].moved()
+            case RestoreState(slot, key, n):
+                self.restore(slot, key, n)
+            case DropState(key):
+                del self.states[key]
             case StorePrefix(slot, key, tokens):
                 self.store(slot, key, tokens)
             case LoadPrefix():
@@ -155,17 +231,24 @@ class Simulation:
             self.scheduler.store_failed(key)
         else:
             self.stored.pop(key, None)
-            self.stored[key] = list(tokens)
+            self.stored[key] = self.sequences[slot].moved()
 
     def load(self, load: LoadPrefix) -> bool:
         assert not self.cache[load.slot], "loaded into an empty sequence"
-        assert len(self.stored[load.key]) == load.n_stored
+        assert len(self.stored[load.key].tokens) == load.n_stored
         assert load.n <= load.n_stored
-        assert self.limits.can_forget or load.n == load.n_stored
         if load.key in self.broken:
             return False
-        self.cache[load.slot] = self.stored[load.key][: load.n]
+        self.sequences[load.slot] = self.stored[load.key].moved()
+        if load.state:
+            self.restore(load.slot, load.state, load.n)
+        else:
+            self.sequences[load.slot].cut_back(load.n)
         return True
+
+    def restore(self, slot: int, key: str, n: int) -> None:
+        assert self.states[key].tokens == self.cache[slot][:n], "the state after these very tokens"
+        self.sequences[slot] = self.states[key].moved()
 
     # ------------------------------------------------------------ what must hold
 
@@ -200,8 +283,9 @@ class Simulation:
         kept = sum(len(c) for slot, c in enumerate(self.cache) if slot not in slots)
         assert self.scheduler.kv_kept == kept
         assert self.scheduler.kv_used == sum(r.n_cached for r in running)
-        assert sum(map(len, self.stored.values())) <= self.limits.store_tokens
+        assert sum(len(s.tokens) for s in self.stored.values()) <= self.limits.store_tokens
         assert all(len(c) <= self.limits.n_ctx for c in self.cache)
+        assert len(self.states) <= self.limits.n_states
         assert not self.scheduler.due(), "done"
 
 
@@ -230,11 +314,22 @@ class AnyRequests(RuleBasedStateMachine):
         store_tokens=st.sampled_from([0, 100, 250, 1_000]),
         can_forget=st.booleans(),
         pass_tokens=st.sampled_from([0, 10, 1_000]),
+        n_window=st.sampled_from([0, 3, 70]),
+        n_states=st.sampled_from([0, 1, 4]),
     )
     def begin(
-        self, n_slots: int, n_batch: int, store_tokens: int, can_forget: bool, pass_tokens: int
+        self,
+        n_slots: int,
+        n_batch: int,
+        store_tokens: int,
+        can_forget: bool,
+        pass_tokens: int,
+        n_window: int,
+        n_states: int,
     ) -> None:
-        limits = SchedulerLimits(n_slots, 256, n_batch, store_tokens, can_forget, pass_tokens)
+        limits = SchedulerLimits(
+            n_slots, 256, n_batch, store_tokens, can_forget, pass_tokens, n_window, n_states
+        )
         self.simulation = Simulation(limits)
         self.names: list[str] = []
 
@@ -247,6 +342,7 @@ class AnyRequests(RuleBasedStateMachine):
         group=st.sampled_from(["", "", "g", "h"]),
         cache_prompt=st.sampled_from([True, True, True, False]),
         answered=st.sampled_from([0, 0, 0, 5]),
+        points=st.sampled_from([(), (64,), (64, 130), (1, 63, 200, 254)]),
     )
     def add(
         self,
@@ -258,6 +354,7 @@ class AnyRequests(RuleBasedStateMachine):
         group: str,
         cache_prompt: bool,
         answered: int,
+        points: tuple[int, ...],
     ) -> None:
         prompt = family(f, n)[: 255 - min(tail, 14)] + [50 + tail] * min(tail, 14)
         given: list[int] = []
@@ -265,7 +362,13 @@ class AnyRequests(RuleBasedStateMachine):
             given.append(next_token(prompt + given))
         self.names.append(
             self.simulation.add(
-                prompt, wanted, owner, group=group, cache_prompt=cache_prompt, answered=given
+                prompt,
+                wanted,
+                owner,
+                group=group,
+                cache_prompt=cache_prompt,
+                answered=given,
+                return_points=points,
             )
         )
 
@@ -283,9 +386,13 @@ class AnyRequests(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         self.simulation.scheduler.cancel(data.draw(st.sampled_from(self.names)))
 
-    @rule(limit=st.sampled_from([0, 1, 20, 1_000]))
-    def step(self, limit: int) -> None:
-        self.simulation.step(limit)
+    @rule(
+        limit=st.sampled_from([0, 1, 20, 1_000]),
+        n_drafts=st.integers(0, 5),
+        n_right=st.integers(0, 5),
+    )
+    def step(self, limit: int, n_drafts: int, n_right: int) -> None:
+        self.simulation.step(limit, n_drafts, n_right)
 
     @rule()
     def steps(self) -> None:
@@ -338,8 +445,20 @@ def simulation(
     store_tokens: int = 0,
     *,
     can_forget: bool = True,
+    n_window: int = 0,
+    n_states: int = 0,
 ) -> Simulation:
-    return Simulation(SchedulerLimits(n_slots, n_ctx, n_batch, store_tokens, can_forget))
+    return Simulation(
+        SchedulerLimits(
+            n_slots,
+            n_ctx,
+            n_batch,
+            store_tokens,
+            can_forget,
+            n_window=n_window,
+            n_states=n_states,
+        )
+    )
 
 
 @pytest.mark.parametrize("n", [2_000, 2_001, 50_000])
@@ -765,6 +884,74 @@ def test_a_model_that_cannot_forget_does_not_copy_from_an_answer_that_has_gone_o
     s.finish_all()
 
 
+# ---------------------------------------------------------------- states to return to
+
+KINDS = [{"can_forget": False}, {"n_window": 20}]  # running states, and sliding windows
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_question_with_the_same_system_message_computes_only_what_is_new(
+    kind: dict[str, Any],
+) -> None:
+    """It returns to the state at the end of the message, which the first question has kept."""
+    s = simulation(**kind, n_states=3)
+    system = family(1, 300)
+    s.add([*system, *family(2, 100)], return_points=(300, 396))
+    s.finish_all()
+    s.add([*system, *family(3, 100)], return_points=(300, 396))
+    assert s.admit()[0].n_reused == 300
+    s.finish_all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_next_turn_returns_to_the_end_of_the_prompt_if_the_answer_is_not_in_it(
+    kind: dict[str, Any],
+) -> None:
+    """As where thoughts are left out of the history; without kept states all is computed."""
+    for n_states, n_reused in ((3, 396), (0, 0)):
+        s = simulation(**kind, n_states=n_states)
+        s.add(family(1, 400), return_points=(396,))
+        s.finish_all()
+        s.add([*family(1, 396), *family(4, 50)])
+        assert s.admit()[0].n_reused == n_reused
+        s.finish_all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_to_one_prompt_wait_for_its_state_and_begin_there(kind: dict[str, Any]) -> None:
+    """Of four answers to one prompt one computes it; the others only compute its last token."""
+    s = simulation(n_slots=4, n_batch=512, n_states=5, **kind)
+    for _ in range(4):
+        s.add(family(1, 200))
+    s.finish_all()
+    assert sorted(r.n_reused for r in s.ended) == [0, 199, 199, 199]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_state_that_was_not_used_for_longest_gives_way(kind: dict[str, Any]) -> None:
+    """With two of them a system message stays over all turns of a conversation, and for the next one."""
+    s = simulation(n_slots=2, n_states=2, **kind)
+    prompt = family(1, 300)
+    for i in range(2, 7):
+        prompt = [*prompt, *family(i, 100)]
+        s.add(prompt, return_points=(300, len(prompt) - 1))
+        s.finish_all()
+        prompt = s.ended[-1].tokens
+    s.add([*family(1, 300), *family(9, 100)])
+    assert s.admit()[0].n_reused == 300
+    s.finish_all()
+
+
+def test_a_short_sequence_is_cut_back_anywhere_although_a_window_slides() -> None:
+    """Nothing has left the window yet: no state is needed."""
+    s = simulation(n_window=200)
+    s.add(family(1, 100))
+    s.finish_all()
+    s.add([*family(1, 70), 7, 7])
+    assert s.admit()[0].n_reused == 70
+    s.finish_all()
+
+
 # ---------------------------------------------------------------- the store
 
 
@@ -819,7 +1006,7 @@ def test_a_grown_conversation_replaces_its_shorter_self_in_the_store() -> None:
     talk(s, 1, 2)
     talk(s, 1, n=290)
     talk(s, 2)
-    assert sorted(len(tokens) for tokens in s.stored.values()) == [200, 290]
+    assert sorted(len(stored.tokens) for stored in s.stored.values()) == [200, 290]
 
 
 def test_a_stored_prefix_that_cannot_be_read_is_computed_again_and_dropped() -> None:
@@ -848,7 +1035,7 @@ def test_a_full_disk_stores_nothing_and_harms_nothing() -> None:
 def test_what_an_earlier_engine_stored_is_found() -> None:
     """Told of it at the start, the scheduler has it read."""
     s = simulation(n_slots=1, store_tokens=1_000)
-    s.stored[prefix_key(family(1, 200))] = family(1, 200)
+    s.stored[prefix_key(family(1, 200))] = Cells(s.limits, family(1, 200))
     s.scheduler.add_stored(prefix_key(family(1, 200)), family(1, 200))
     s.add(family(1, 300))
     assert s.admit()[0].n_reused == 200
@@ -859,7 +1046,7 @@ def test_a_store_that_was_larger_before_is_cut_down() -> None:
     """Of what an earlier engine left, the oldest is deleted until it is within the limit."""
     s = simulation(n_slots=1, store_tokens=500)
     for f in (1, 2, 3, 4):
-        s.stored[prefix_key(family(f, 200))] = family(f, 200)
+        s.stored[prefix_key(family(f, 200))] = Cells(s.limits, family(f, 200))
         s.scheduler.add_stored(prefix_key(family(f, 200)), family(f, 200))
     s.do_due()
     assert list(s.stored) == [prefix_key(family(f, 200)) for f in (3, 4)]
@@ -885,15 +1072,31 @@ def test_what_is_kept_can_be_stored_before_the_end() -> None:
 # ---------------------------------------------------------------- neighbours
 
 
-def with_gaps(pass_tokens: int, *, n: int = 100, kept: int = 50) -> Simulation:
+def with_gaps(pass_tokens: int, *, n: int = 100, kept: int = 50, n_window: int = 0) -> Simulation:
     """Six sequences: the first, third and sixth run, n tokens each; the others hold `kept` each."""
-    s = Simulation(SchedulerLimits(6, 1_000, 512, pass_tokens=pass_tokens))
+    s = Simulation(SchedulerLimits(6, 1_000, 512, pass_tokens=pass_tokens, n_window=n_window))
     names = [s.add(family(f, n if f in {0, 2, 5} else kept), wanted=300) for f in range(6)]
     for _ in range(10):
         s.step()
     for f in (1, 3, 4):
         s.scheduler.cancel(names[f])
     return s
+
+
+def test_sequences_with_a_window_stay_where_they_are_until_their_drafts_are_verified() -> None:
+    """A move takes the window at the end, behind the drafts; before them it would have a hole."""
+    s = with_gaps(pass_tokens=1_000, n_window=20)
+    work = [s.with_drafts(w, 3, 1) for w in s.scheduler.next_step(PrefillLimits(1_000))]
+    for w in work:
+        s.sequences[w.running.slot].compute(w.all_tokens)
+    s.scheduler.advance(work)
+    s.do_due()
+    assert s.scheduler.make_neighbours() == []
+    for w in work:
+        s.verify(w)
+    for _ in range(3):
+        s.step()
+    assert places(s) != [0, 2, 5]
 
 
 def places(s: Simulation) -> list[int]:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from dure.errors import ResourceError, UsageError
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
-from dure.model.architectures import Along, shape_of
-from dure.model.context import CTX_GRAIN
+from dure.model.cache_shape import cache_shape_of
+from dure.model.context import CTX_GRAIN, n_kept_states
 from dure.model.cut import plan_cut
 from dure.model.gguf import open_gguf
 from dure.model.shard import cut_model, plan_shards
@@ -25,13 +25,17 @@ from dure.plan.memory import (
     DEFAULT_CTX,
     RankMemory,
     choose_ctx,
-    kv_bytes_per_token,
+    memory_of,
+    n_batch_of,
     rank_memory,
     whole_memory,
 )
 from tests.support.random_models import SHAPES, Shape, write_random_model
+from tests.support.recurrent_models import RECURRENT, write_recurrent_model
 
-N_CTX = 1024
+N_CTX, N_SEQUENCES = 2048, 3
+DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
+N_DEMO_TOKENS = 2048
 MEBIBYTE = 1 << 20
 SHOWN = 0.01 * MEBIBYTE  # llama.cpp's log has two decimals
 
@@ -48,19 +52,27 @@ lines = []
 silence_llama()
 callback = lib.llama_log_callback(lambda level, text, _: lines.append(text.decode()))
 lib.llama_log_set(callback, ctypes.c_void_p(0))
-for path in sys.argv[2:]:
+for path in sys.argv[3:]:
     lines.clear()
-    model = LoadedModel(Path(path), Limits(int(sys.argv[1]), threads=1))
-    sizes = re.findall(r"KV buffer size = +([\\d.]+) MiB", "".join(lines))
+    limits = Limits(int(sys.argv[1]), 1, n_batch=int(sys.argv[2]), n_sequences=3)
+    model = LoadedModel(Path(path), limits)
+    sizes = re.findall(r"(?:KV|RS) buffer size = +([\\d.]+) MiB", "".join(lines))
     print(json.dumps([sum(map(float, sizes)), model.weights_bytes]))
     model.close()
 """
 
 
 def ask_llama(paths: list[Path]) -> list[tuple[float, int]]:
-    """Of each file: bytes of the KV cache for N_CTX tokens (to SHOWN), and bytes of the weights."""
+    """Of each file: bytes of N_SEQUENCES KV caches for N_CTX tokens (to SHOWN), and of the weights."""
     done = subprocess.run(
-        [sys.executable, "-c", ASK_LLAMA, str(N_CTX), *map(str, paths)],
+        [
+            sys.executable,
+            "-c",
+            ASK_LLAMA,
+            str(N_CTX),
+            str(n_batch_of(N_SEQUENCES)),
+            *map(str, paths),
+        ],
         capture_output=True,
         text=True,
         check=True,
@@ -71,24 +83,31 @@ def ask_llama(paths: list[Path]) -> list[tuple[float, int]]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A random model of every architecture, sliding windows and experts among them."""
+    """A random model of every architecture: sliding windows, experts and running states among them."""
     directory = tmp_path_factory.mktemp("random")
     paths = {name: directory / f"{name}.gguf" for name in SHAPES}
     for name, path in paths.items():
         write_random_model(path, SHAPES[name], "Q8_0")
+    for name in RECURRENT:
+        paths[name] = directory / f"{name}.gguf"
+        write_recurrent_model(paths[name], name, N_DEMO_TOKENS, DEMO)
     return paths
 
 
 def test_the_kv_cache_of_every_architecture_is_as_large_as_llama_cpp_makes_it(
     models: dict[str, Path],
 ) -> None:
-    """Layers x KV heads x (key + value length) x 2 bytes a token is the size in llama.cpp's log."""
+    """Cells of all positions, of a window's, and running states are those of llama.cpp's log."""
     for path, (kv_bytes, _) in zip(models.values(), ask_llama([*models.values()]), strict=True):
         with open_gguf(path) as gguf:
-            shape = shape_of(gguf)
-        expected = kv_bytes_per_token(shape, shape.n_head_kv) * N_CTX
-        assert kv_bytes == pytest.approx(expected, abs=SHOWN), path.name
-        assert expected >= MEBIBYTE
+            memory = memory_of(0, cache_shape_of(gguf))
+        assert kv_bytes == pytest.approx(without_kept_states(memory), abs=2 * SHOWN), path.name
+        assert kv_bytes >= MEBIBYTE / 4
+
+
+def without_kept_states(memory: RankMemory) -> int:
+    state_bytes = memory.window_bytes_per_token * memory.n_window + memory.state_bytes
+    return memory.kv_bytes(N_CTX, N_SEQUENCES) - n_kept_states(N_SEQUENCES) * state_bytes
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gemma3"])
@@ -103,9 +122,8 @@ def test_a_shard_takes_what_was_planned_for_its_rank(
     for shard, (kv_bytes, weights_bytes) in zip(
         shards, ask_llama([shard.path for shard in shards]), strict=True
     ):
-        n_head_kv = len(plan.ranks[shard.rank][Along.KV_HEADS])
-        expected = kv_bytes_per_token(plan.shape, n_head_kv) * N_CTX
-        assert kv_bytes == pytest.approx(expected, abs=SHOWN)
+        expected = without_kept_states(rank_memory(plan, shard))
+        assert kv_bytes == pytest.approx(expected, abs=2 * SHOWN)
         assert weights_bytes == shard.weights_bytes
 
 
@@ -156,6 +174,9 @@ ranks_of_memory = st.lists(
         width=st.integers(0, 10**5),
         n_embd=st.integers(1, 10**4),
         n_vocab=st.integers(1, 10**6),
+        window_bytes_per_token=st.integers(0, 10**6),
+        n_window=st.sampled_from([0, 128, 4096]),
+        state_bytes=st.integers(0, 10**8),
     ),
     min_size=1,
     max_size=8,
@@ -177,7 +198,7 @@ def test_a_chosen_context_fits_and_a_proposed_one_does_too(
             n_ctx = choose_ctx(int(words[1].split()[0]), 10**9, ranks, machine(available))
             assert n_ctx < asked
         else:
-            least = sum(rank.total_bytes(0) for rank in ranks)
+            least = sum(rank.total_bytes(0) + rank.full_windows_bytes(1) for rank in ranks)
             assert least + CTX_GRAIN * sum(r.bytes_per_position(1) for r in ranks) > available
     if n_ctx is not None:
         assert sum(rank.total_bytes(n_ctx) for rank in ranks) <= available
@@ -213,7 +234,6 @@ if n_sequences > 1:
 print(json.dumps([facts.peak_bytes for facts in executor.facts()]))
 executor.close()
 """
-DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
 LONG = " ".join(f"the goat number {n} ate a leaf," for n in range(300))
 KINDS = {
     "feed-forward": (Shape("llama", 2, 2048, 16, 4, 128, 8192, 2048, n_ctx_train=4096), "Q4_0"),

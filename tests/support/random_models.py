@@ -326,14 +326,15 @@ def _add_metadata(writer: Any, shape: Shape, vocab: Path | None) -> None:
     if vocab is None:
         writer.add_tokenizer_model("no_vocab")
     else:
-        _copy_tokenizer(writer, shape, vocab)
+        copy_tokenizer(writer, shape.n_vocab, vocab)
 
 
-def _copy_tokenizer(writer: Any, shape: Shape, vocab: Path) -> None:
+def copy_tokenizer(writer: Any, n_vocab: int, vocab: Path) -> None:
+    """Copy a GGUF's `tokenizer.*` keys. Raises ValueError if it does not have n_vocab tokens."""
     fields = gguf.GGUFReader(vocab).fields
     n_tokens = len(fields["tokenizer.ggml.tokens"].data)
-    if n_tokens != shape.n_vocab:
-        raise ValueError(f"{vocab} has {n_tokens} tokens, the shape {shape.n_vocab}: make it equal")
+    if n_tokens != n_vocab:
+        raise ValueError(f"{vocab} has {n_tokens} tokens, the shape {n_vocab}: make it equal")
     for key, field in fields.items():
         if key.startswith("tokenizer."):
             sub_type = field.types[-1] if len(field.types) > 1 else None

@@ -18,7 +18,8 @@ __all__ = ["Deployment", "deployment_of_shards"]
 class Deployment:
     """A running executor with its sizes.
 
-    weights_bytes: of all ranks. kv_token_bytes: each rank's bytes of KV cache per token.
+    weights_bytes: of all ranks. kv_token_bytes: each rank's bytes of KV cache
+    per token, if all of it moves or is stored; see `RankMemory.moved_bytes_per_token`.
     cut_name: identifies the cut; "whole" if there is none.
     restart_reason: called when the engine is idle, returns why it should restart, as when a machine is
     back; "" if it should not. record: logs an event with its facts. learn: called with each rank's seconds
@@ -44,6 +45,6 @@ def deployment_of_shards(
     return Deployment(
         executor,
         sum(rank.weights_bytes for rank in memory),
-        tuple(rank.kv_bytes_per_token for rank in memory),
+        tuple(rank.moved_bytes_per_token for rank in memory),
         hashlib.blake2b(names.encode(), digest_size=8).hexdigest(),
     )

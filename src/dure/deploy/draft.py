@@ -5,6 +5,7 @@ Knows which draft model fits a model, and the memory it takes. Refuses to know w
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from dure.deploy.local import limits_of, memory_of_whole, threads_of
@@ -38,11 +39,13 @@ def start_draft(
             lock_memory=options.lock_memory,
             pin=options.pin,
         )
-        memory, n_ctx = memory_of_whole(model, own, machine)
+        memory, n_ctx = memory_of_whole(model, own, machine, full_window=True)
     with reporter.loading(path.name) as progress:
         executor = LocalExecutor(
             path,
-            limits_of(n_ctx, threads, own),
+            replace(
+                limits_of(n_ctx, threads, own), full_window=True
+            ),  # it is cut back after every step
             kv_bytes=memory.kv_bytes(n_ctx, own.n_sequences),
             progress=progress,
         )

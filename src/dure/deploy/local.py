@@ -69,13 +69,15 @@ def limits_of(n_ctx: int, threads: int, options: RunOptions) -> Limits:
 
 
 def memory_of_whole(
-    model: GgufFile, options: RunOptions, machine: Machine
+    model: GgufFile, options: RunOptions, machine: Machine, *, full_window: bool = False
 ) -> tuple[RankMemory, int]:
     """Return the memory of a whole model on one machine, and its context. Raises ResourceError.
 
-    A model without attention has no KV cache.
+    full_window: see `Limits`.
     """
     memory, trained = whole_memory(model, machine.features)
+    if full_window:
+        memory = memory.without_window()
     return memory, choose_ctx(options.ctx, trained, [memory], machine, options.n_sequences)
 
 
@@ -94,7 +96,7 @@ def _start_whole(
             reduction_points=known.reduction_points if known else (),
             progress=progress,
         )
-    return Deployment(executor, memory.weights_bytes, (memory.kv_bytes_per_token,), "whole")
+    return Deployment(executor, memory.weights_bytes, (memory.moved_bytes_per_token,), "whole")
 
 
 def _start_cut(

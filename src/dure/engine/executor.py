@@ -148,6 +148,8 @@ class ExecutorInfo:
     n_ctx: positions of each sequence in the KV cache. n_batch: tokens that a step may hold.
     n_outputs: rows of logits that a step may give. threads: of each rank.
     can_forget: the end of a sequence can be forgotten; not if the model keeps a running state.
+    n_window: some layers keep only that many positions of a sequence, from which on no more can be
+    forgotten than the last step's tokens; 0 if all layers keep all.
     transport: how vectors get from rank to rank, for a user; "" with one rank.
     """
 
@@ -159,6 +161,7 @@ class ExecutorInfo:
     n_outputs: int
     threads: tuple[int, ...] = (1,)
     can_forget: bool = True
+    n_window: int = 0
     transport: str = ""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["Clear", "Copy", "Forget", "KvOp", "Swap"]
+__all__ = ["Clear", "Copy", "DropState", "Forget", "KeepState", "KvOp", "RestoreState", "Swap"]
 
 
 class _Change(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -22,7 +22,7 @@ class Forget(_Change, frozen=True):
 
 
 class Clear(_Change, frozen=True):
-    """Forget all positions of every sequence."""
+    """Forget all positions of every sequence, and all kept states."""
 
 
 class Copy(_Change, frozen=True):
@@ -40,5 +40,32 @@ class Swap(_Change, frozen=True):
     other: int
 
 
-KvOp = Forget | Clear | Copy | Swap
+class KeepState(_Change, frozen=True):
+    """Keep what is lost of a sequence when it goes on: windows and running states, as they are now.
+
+    key: names the state on every rank.
+    """
+
+    sequence: int
+    key: str
+
+
+class RestoreState(_Change, frozen=True):
+    """Cut a sequence back to its first n positions, after which a state was kept.
+
+    The state may come from another sequence that began with the same tokens.
+    """
+
+    sequence: int
+    key: str
+    n: int
+
+
+class DropState(_Change, frozen=True):
+    """Delete a kept state."""
+
+    key: str
+
+
+KvOp = Forget | Clear | Copy | Swap | KeepState | RestoreState | DropState
 """A change of the KV cache, made before a step's tokens are decoded. It crosses processes as it is."""

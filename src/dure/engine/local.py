@@ -67,6 +67,7 @@ class LocalExecutor:
             n_outputs=limits.n_outputs,
             threads=(limits.threads,),
             can_forget=self._model.can_forget,
+            n_window=self._model.n_window,
         )
 
     def step(self, batch: Batch, meanwhile: Callable[[], None] = nothing) -> StepResult:
@@ -76,7 +77,7 @@ class LocalExecutor:
         start = time.monotonic()
         if self._steps is not None:
             self._times.begin()
-        self._model.change_kv(batch.kv)
+        self._model.kv.change(batch.kv)
         self._outputs = tuple(batch.outputs)
         self._model.want_embeddings(batch.embed)
         if batch.tokens.size:
@@ -107,11 +108,11 @@ class LocalExecutor:
 
     def save(self, sequence: int, path: str) -> int:
         """Write a sequence's KV cache; see `SequenceFiles.save`."""
-        return self._model.save(sequence, self._files.file(path))
+        return self._model.kv.save(sequence, self._files.file(path))
 
     def load(self, sequence: int, path: str, n_tokens: int) -> bool:
         """Read back a sequence's KV cache; see `SequenceFiles.load`."""
-        return self._model.load(sequence, self._files.file(path), n_tokens)
+        return self._model.kv.load(sequence, self._files.file(path), n_tokens)
 
     def keep_only(self, directory: str, keys: Sequence[str]) -> list[SavedSequences]:
         """Delete what else was saved in a directory; see `SequenceFiles.keep_only`."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from dure.engine.executor import Batch, Executor
-from dure.engine.kv import Clear, Copy, Forget, KvOp, Swap
+from dure.engine.kv import Clear, Forget, KvOp, RestoreState
 from dure.generate.prefix_store import PrefixStore
 from dure.generate.scheduler import (
     Action,
@@ -36,8 +36,6 @@ class KvActions:
     def do(self, action: Action) -> bool:
         """Carry out an action; False if a prefix could not be loaded."""
         match action:
-            case Forget() | Clear() | Copy() | Swap():
-                self._waiting.append(action)
             case StorePrefix():
                 self._save(action)
             case LoadPrefix():
@@ -45,6 +43,8 @@ class KvActions:
             case DropPrefix():
                 if self._store is not None:
                     self._store.drop(action)
+            case _:
+                self._waiting.append(action)
         return True
 
     def do_all(self, actions: Iterable[Action]) -> bool:
@@ -65,7 +65,9 @@ class KvActions:
         self._flush()
         if self._store is None or not self._store.load(action):
             return False
-        if action.n < action.n_stored:
+        if action.state:
+            self._waiting.append(RestoreState(action.slot, action.state, action.n))
+        elif action.n < action.n_stored:
             self._waiting.append(Forget(action.slot, action.n))
         return True
 

@@ -23,6 +23,7 @@ from dure.generate.sampling import Sampler
 from dure.generate.scheduler import Action, RunningRequest, Scheduler, SchedulerLimits
 from dure.generate.speculative.proposer import Proposer
 from dure.generate.step import StepRunner
+from dure.model.context import n_kept_states
 from dure.model.vocabulary import Vocabulary
 
 __all__ = ["EngineLoop"]
@@ -57,6 +58,7 @@ class EngineLoop:
         info = executor.info
         self._executor, self._vocabulary, self._checkpoints = executor, vocabulary, checkpoints
         self._proposer = proposer if info.can_forget else None
+        keeps_all = info.can_forget and not info.n_window
         self._scheduler = Scheduler(
             SchedulerLimits(
                 n_slots=info.n_sequences,
@@ -65,6 +67,8 @@ class EngineLoop:
                 store_tokens=store_tokens if store is not None else 0,
                 can_forget=info.can_forget,
                 pass_tokens=pass_tokens,
+                n_window=info.n_window,
+                n_states=0 if keeps_all else n_kept_states(info.n_sequences),
             )
         )
         for key, tokens in store.scan() if store is not None else ():

@@ -156,6 +156,8 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     owner: whose request it is. group: the same for answers that were asked for together; "": none.
     answered: the tokens of the answer that an engine before this one gave; it goes on after them.
     embed: compute the prompt's embedding instead of an answer.
+    return_points: lengths of the prompt at which others may leave it, ascending: its system message's end,
+    where the next turn goes on. Empty: its end.
     """
 
     id: str
@@ -171,6 +173,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     group: str = ""
     answered: list[int] = []
     embed: bool = False
+    return_points: tuple[int, ...] = ()
 
 
 def check_tokens(request: Request, n_vocab: int) -> None:

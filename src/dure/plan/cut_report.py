@@ -66,7 +66,7 @@ def cut_report(
 
 def _whole(model: GgufFile, features: Collection[str]) -> RankSize:
     memory, trained = whole_memory(model, features)
-    is_known = memory.kv_bytes_per_token > 0
+    is_known = memory.kv_bytes(1) > 0
     total = memory.total_bytes(min(DEFAULT_CTX, trained)) if is_known else None
     return RankSize(memory.weights_bytes, total)
 

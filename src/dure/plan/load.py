@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dure.model.architectures import shape_of
 from dure.model.ggml import WRITABLE_TYPES
 from dure.model.gguf import GgufFile, bytes_by_type
-from dure.plan.memory import DEFAULT_CTX, kv_bytes_per_token
+from dure.plan.memory import DEFAULT_CTX, memory_of
 
 __all__ = ["ModelLoad", "load_of", "main_type"]
 
@@ -46,7 +46,7 @@ def load_of(
     by_type = bytes_by_type(model.tensors.values())
     return ModelLoad(
         weights_bytes=sum(by_type.values()),
-        kv_bytes=kv_bytes_per_token(shape, shape.n_head_kv) * n_ctx * n_sequences,
+        kv_bytes=memory_of(0, shape.cache).kv_bytes(n_ctx, n_sequences),
         n_allreduces=2 * shape.n_layer,
         allreduce_bytes=shape.n_embd * value_bytes,
         main_type=main_type(by_type),

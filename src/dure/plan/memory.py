@@ -6,12 +6,19 @@ Knows what llama.cpp allocates. Refuses to look at any machine: it is given a `M
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dure.errors import ModelError, ResourceError, UsageError
 from dure.hardware.machine import Machine
 from dure.model.architectures import Along, Shape, shape_of
-from dure.model.context import CTX_GRAIN, padded_ctx
+from dure.model.cache_shape import CacheShape, cache_shape_of
+from dure.model.context import (
+    CTX_GRAIN,
+    moving_window,
+    n_kept_states,
+    padded_ctx,
+    window_cells,
+)
 from dure.model.cut import CutPlan
 from dure.model.gguf import GgufFile, TensorSpec
 from dure.model.shard import Shard
@@ -22,7 +29,7 @@ __all__ = [
     "PROCESS_BYTES",
     "RankMemory",
     "choose_ctx",
-    "kv_bytes_per_token",
+    "memory_of",
     "n_batch_of",
     "n_outputs_of",
     "rank_memory",
@@ -42,11 +49,6 @@ _UNKNOWN_BYTES = 200_000_000
 _F32_BYTES = 4
 _ACTIVATION_BYTES = 2  # of a column, as products read it: 8 bits and scales, or float16
 _TOUCHED_IN_A_MOVE = 4  # read and written, out of the KV cache and into it again
-
-
-def kv_bytes_per_token(shape: Shape, n_head_kv: int) -> int:
-    """Return the bytes of the KV cache (float16) for one position on a rank with n_head_kv KV heads."""
-    return shape.n_layer * n_head_kv * (shape.key_length + shape.value_length) * F16_BYTES
 
 
 def tokens_moved_in_a_pass(weights_bytes: int, kv_bytes_per_token: int) -> int:
@@ -73,6 +75,8 @@ def n_outputs_of(n_sequences: int) -> int:
 class RankMemory:
     """One rank's memory: bytes of weights, and of the KV cache for each position.
 
+    kv_bytes_per_token: in layers that see all positions. window_bytes_per_token: in those that see the last
+    n_window. state_bytes: of a sequence's running state.
     width: columns of activations that exist at once in a layer. n_embd, n_vocab: of the hidden state, and
     of the rank's logits. other_bytes: besides, whatever the context: a vocabulary, copies of weights.
     """
@@ -83,6 +87,9 @@ class RankMemory:
     n_embd: int = 0
     n_vocab: int = 0
     other_bytes: int = 0
+    window_bytes_per_token: int = 0
+    n_window: int = 0
+    state_bytes: int = 0
 
     def total_bytes(self, n_ctx: int, n_sequences: int = 1) -> int:
         """Return what the rank's process takes with n_sequences contexts of n_ctx."""
@@ -93,21 +100,55 @@ class RankMemory:
         )
 
     def kv_bytes(self, n_ctx: int, n_sequences: int = 1) -> int:
-        """Return the bytes of a KV cache of n_sequences contexts of n_ctx, which llama.cpp rounds up."""
-        return self.kv_bytes_per_token * padded_ctx(n_ctx) * n_sequences
+        """Return the bytes of what is kept of n_sequences contexts of n_ctx, which llama.cpp rounds up.
+
+        That is the KV cache, running states, and the states that are kept to return to.
+        """
+        kept = self.window_bytes_per_token * moving_window(self.n_window, n_ctx) + self.state_bytes
+        each = self._sequence_bytes(n_ctx, n_sequences)
+        return each * n_sequences + kept * n_kept_states(n_sequences)
+
+    def _sequence_bytes(self, n_ctx: int, n_sequences: int) -> int:
+        cells = window_cells(n_ctx, self.n_window, n_batch_of(n_sequences))
+        windows = self.window_bytes_per_token * cells
+        return self.kv_bytes_per_token * padded_ctx(n_ctx) + windows + self.state_bytes
 
     def overhead_bytes(self, n_ctx: int, n_sequences: int = 1) -> int:
         """Return what it takes beside weights and KV cache.
 
-        A sequence that is copied to another goes through a buffer.
+        A sequence that is copied to another goes through a buffer, and the beginning of one with windows
+        through two.
         """
-        copied = self.kv_bytes(n_ctx) if n_sequences > 1 else 0
+        n_copies = (1 + bool(self.n_window)) * (n_sequences > 1)
+        copied = self._sequence_bytes(n_ctx, n_sequences) * n_copies
         return PROCESS_BYTES + self.other_bytes + copied + self._compute_bytes(n_ctx, n_sequences)
 
     def bytes_per_position(self, n_sequences: int) -> int:
-        """Return by how much `total_bytes` grows at most with a position of the contexts."""
-        n_kv = n_sequences + (n_sequences > 1)
+        """Return by how much `total_bytes` grows at most with a position, once windows are full."""
+        n_kv = n_sequences + (1 + bool(self.n_window)) * (n_sequences > 1)
         return self.kv_bytes_per_token * n_kv + F16_BYTES * n_batch_of(n_sequences)
+
+    def full_windows_bytes(self, n_sequences: int) -> int:
+        """Return what windows add to `total_bytes` at most, however long the contexts are."""
+        n_cells = padded_ctx(self.n_window + n_batch_of(n_sequences))
+        n_each = n_sequences + 2 * (n_sequences > 1)
+        n = n_cells * n_each + self.n_window * n_kept_states(n_sequences)
+        return self.window_bytes_per_token * n
+
+    @property
+    def moved_bytes_per_token(self) -> int:
+        """The most that a position of a sequence adds to what is moved or stored of it.
+
+        0 if that says too little, because a running state moves with it.
+        """
+        if self.state_bytes:
+            return 0
+        return self.kv_bytes_per_token + self.window_bytes_per_token
+
+    def without_window(self) -> RankMemory:
+        """Return the memory if layers that see a window keep all positions."""
+        per_token = self.kv_bytes_per_token + self.window_bytes_per_token
+        return replace(self, kv_bytes_per_token=per_token, window_bytes_per_token=0, n_window=0)
 
     def _compute_bytes(self, n_ctx: int, n_sequences: int) -> int:
         """Return the bytes of llama.cpp's buffers for a step.
@@ -124,39 +165,49 @@ class RankMemory:
         return max(layer, last) + logits + n_batch * self.width * _ACTIVATION_BYTES
 
 
+def memory_of(weights_bytes: int, cache: CacheShape) -> RankMemory:
+    """Return what weights take, and what is kept of a sequence."""
+    return RankMemory(
+        weights_bytes,
+        cache.values * F16_BYTES,
+        window_bytes_per_token=cache.window_values * F16_BYTES,
+        n_window=cache.n_window,
+        state_bytes=cache.state_values * _F32_BYTES,
+    )
+
+
 def rank_memory(plan: CutPlan, shard: Shard, features: Collection[str] = ()) -> RankMemory:
     """Return what a rank of a cut takes. features: of its machine's processor."""
     shape, cut = plan.shape, plan.ranks[shard.rank]
     n_head, n_head_kv = len(cut[Along.HEADS]), len(cut[Along.KV_HEADS])
-    return RankMemory(
-        shard.weights_bytes,
-        kv_bytes_per_token(shape, n_head_kv),
-        _width(shape, n_head, n_head_kv, len(cut[Along.FFN])),
-        shape.n_embd,
-        len(cut[Along.VOCABULARY]),
-        _doubled_bytes(shard.tensors, features),
+    return replace(
+        memory_of(shard.weights_bytes, shape.cache.of_heads(n_head_kv, shape.n_head_kv)),
+        width=_width(shape, n_head, n_head_kv, len(cut[Along.FFN])),
+        n_embd=shape.n_embd,
+        n_vocab=len(cut[Along.VOCABULARY]),
+        other_bytes=_doubled_bytes(shard.tensors, features),
     )
 
 
 def whole_memory(model: GgufFile, features: Collection[str] = ()) -> tuple[RankMemory, int]:
     """Return what a whole model takes on one machine, and the context it was trained for.
 
-    Without the KV cache if the header does not say enough, as of a model without attention.
-    features: see `rank_memory`.
+    Without what it keeps of a sequence if the header does not say enough. features: see `rank_memory`.
     """
     weights_bytes = sum(tensor.size_bytes for tensor in model.tensors.values())
+    memory = RankMemory(weights_bytes, 0)
     try:
+        memory = memory_of(weights_bytes, cache_shape_of(model))
         shape = shape_of(model)
     except ModelError:  # llama.cpp may know it all the same, or say better what is wrong
         trained = model.int(f"{model.architecture}.context_length", DEFAULT_CTX)
-        return RankMemory(weights_bytes, 0, other_bytes=_UNKNOWN_BYTES), trained
-    memory = RankMemory(
-        weights_bytes,
-        kv_bytes_per_token(shape, shape.n_head_kv),
-        _width(shape, shape.n_head, shape.n_head_kv, shape.n_ff),
-        shape.n_embd,
-        shape.n_vocab,
-        _vocabulary_bytes(model) + _doubled_bytes(model.tensors.values(), features),
+        return replace(memory, other_bytes=_UNKNOWN_BYTES), trained
+    memory = replace(
+        memory,
+        width=_width(shape, shape.n_head, shape.n_head_kv, shape.n_ff),
+        n_embd=shape.n_embd,
+        n_vocab=shape.n_vocab,
+        other_bytes=_vocabulary_bytes(model) + _doubled_bytes(model.tensors.values(), features),
     )
     return memory, shape.context_length
 
@@ -218,9 +269,11 @@ def choose_ctx(
 def _too_large(
     n_ctx: int, n_sequences: int, needed: int, ranks: Sequence[RankMemory], machine: Machine
 ) -> str:
-    fixed = sum(rank.total_bytes(0, n_sequences) for rank in ranks)
+    fixed = sum(
+        rank.total_bytes(0, n_sequences) + rank.full_windows_bytes(n_sequences) for rank in ranks
+    )
     per_position = sum(rank.bytes_per_position(n_sequences) for rank in ranks)
-    most = (machine.available_bytes - fixed) // per_position // CTX_GRAIN * CTX_GRAIN
+    most = (machine.available_bytes - fixed) // max(1, per_position) // CTX_GRAIN * CTX_GRAIN
     fewer = ", or a smaller --parallel" if n_sequences > 1 else ""
     cure = (
         f"use --ctx {most} or less{fewer}"

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -20,22 +19,20 @@ import numpy as np
 from dure.engine.arrays import Floats, Ints
 from dure.engine.compute.allreduce import graph_callback
 from dure.engine.compute.custom_nodes import CustomNodes
+from dure.engine.compute.kv_cache import KvCache
 from dure.engine.compute.memory import lock_all, locked_bytes, want_huge_pages
 from dure.engine.compute.native import ggml_cpu
 from dure.engine.compute.pinning import PinnedThreads, cores_for
-from dure.engine.kv import Clear, Copy, Forget, KvOp, Swap
 from dure.engine.limits import Limits
-from dure.engine.saved.sealed_file import is_whole, seal
 from dure.errors import EngineError, ModelError, ResourceError
-from dure.model.context import padded_ctx
+from dure.model.context import moving_window, padded_ctx
 from dure.model.llama_log import captured_log, silence_llama
-from dure.whole_file import part_of
 
 __all__ = ["LoadedModel", "has_amx", "load_model"]
 
 DEFAULT_CURE = "get the file again, or use a model that llama.cpp knows"
 _MAX_POSITIONS_PER_TOKEN = 4
-_EVERY_SEQUENCE = _END = -1  # as llama.cpp's functions on the KV cache take them
+_CHUNKED = "llama4"  # its window does not slide
 
 
 @cache
@@ -51,6 +48,7 @@ def has_amx() -> bool:
 class LoadedModel:
     """A model with its context and KV cache. Not thread-safe.
 
+    n_window: positions that a sequence keeps for some layers, while it is longer; 0 if it keeps all.
     `cure` is what a user should do with a file that llama.cpp refuses.
     Raises ModelError if llama.cpp refuses the file, ResourceError if memory is short, and what
     `progress` raises.
@@ -81,7 +79,10 @@ class LoadedModel:
         self.n_embd = int(lib.llama_model_n_embd(self._model))
         self.n_layer = int(lib.llama_model_n_layer(self._model))
         self.weights_bytes = int(lib.llama_model_size(self._model))
-        self._memory = lib.llama_get_memory(self._context)
+        n_window = 0 if limits.full_window else int(lib.llama_model_n_swa(self._model))
+        self.n_window = moving_window(n_window, limits.n_ctx)
+        is_chunked = _meta(self._model, "general.architecture") == _CHUNKED
+        self.kv = KvCache(self._context, self.n_window, chunked=is_chunked)
         # A running state (Mamba and its kin) holds a whole sequence, and cannot go back.
         self.can_forget = not (
             lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
@@ -89,6 +90,7 @@ class LoadedModel:
         self._embeds = False
         self._row = ctypes.c_float * self.n_vocab
         self._batch = _Batch(limits.n_batch, self.n_embd)
+        self._rows: dict[int, Floats] = {}  # logits of a batch that was decoded in parts
         self._open = True
 
     def decode(
@@ -102,7 +104,21 @@ class LoadedModel:
 
         Raises EngineError if the KV cache is full or llama.cpp fails.
         """
-        batch = self._batch.fill(inputs, positions, sequences, outputs)
+        self._rows = {}
+        parts = _parts(sequences) if self.n_window else []
+        if len(parts) < 2:
+            self._decode(self._batch.fill(inputs, positions, sequences, outputs))
+            return
+        for part in parts:
+            own = {int(i): place for place, i in enumerate(part)}
+            rows = [i for i in outputs if i in own]
+            batch = self._batch.fill(
+                inputs[part], positions[part], sequences[part], [own[i] for i in rows]
+            )
+            self._decode(batch)
+            self._rows |= {i: np.array(self._view(own[i])) for i in rows}
+
+    def _decode(self, batch: Any) -> None:
         status = lib.llama_decode(self._context, batch)
         if status == 1:
             raise EngineError(
@@ -115,6 +131,10 @@ class LoadedModel:
 
     def logits(self, token: int) -> Floats:
         """Return the logits of the token at this index of the last batch: float32 [n_vocab], a view."""
+        row = self._rows.get(token)
+        return self._view(token) if row is None else row
+
+    def _view(self, token: int) -> Floats:
         pointer = lib.llama_get_logits_ith(self._context, token)
         if not pointer:
             raise EngineError(f"token {token} of the last batch has no logits")
@@ -139,87 +159,6 @@ class LoadedModel:
         if wanted != self._embeds:
             self._embeds = wanted
             lib.llama_set_embeddings(self._context, wanted)
-
-    def save(self, sequence: int, path: Path) -> int:
-        """Write a sequence's KV cache; return the bytes. Raises ResourceError if it cannot be written."""
-        part = part_of(path)
-        tokens = (lib.llama_token * 0)()
-        written = lib.llama_state_seq_save_file(
-            self._context, os.fsencode(part), sequence, tokens, 0
-        )
-        if not written:
-            part.unlink(missing_ok=True)
-            raise ResourceError(f"{path.name} cannot be written in {path.parent}: make room there")
-        try:
-            seal(part)
-            part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise ResourceError(
-                f"{path} cannot be written ({error.strerror}): make room"
-            ) from error
-        return int(written)
-
-    def load(self, sequence: int, path: Path, n_tokens: int) -> bool:
-        """Read a sequence's KV cache of n_tokens positions; False, and it is empty, if that fails."""
-        n_read, tokens = ctypes.c_size_t(), (lib.llama_token * 1)()
-        read = is_whole(path) and lib.llama_state_seq_load_file(
-            self._context, os.fsencode(path), sequence, tokens, 1, ctypes.byref(n_read)
-        )
-        if read and lib.llama_memory_seq_pos_max(self._memory, sequence) == n_tokens - 1:
-            return True
-        lib.llama_memory_seq_rm(self._memory, sequence, 0, _END)
-        return False
-
-    def change_kv(self, ops: Iterable[KvOp]) -> None:
-        """Change the KV cache, in this order. Raises EngineError if llama.cpp's cannot do it."""
-        for op in ops:
-            match op:
-                case Forget(sequence, start):
-                    self._forget(sequence, start)
-                case Clear():
-                    self._forget(_EVERY_SEQUENCE, 0)
-                case Copy(source, target, n):
-                    self._copy(source, target, n)
-                case Swap(sequence, other):
-                    self._swap(sequence, other)
-
-    def _forget(self, sequence: int, start: int) -> None:
-        if not lib.llama_memory_seq_rm(self._memory, sequence, start, _END):
-            whose = "all sequences" if sequence == _EVERY_SEQUENCE else f"sequence {sequence}"
-            raise EngineError(
-                f"positions from {start} on of {whose} cannot be forgotten in this model's cache"
-            )
-
-    def _copy(self, source: int, target: int, n: int | None) -> None:
-        """Copy through a buffer: llama.cpp's own copy between streams moves all that a stream may hold."""
-        self._put(self._taken(source), target)
-        if n is not None and not lib.llama_memory_seq_rm(self._memory, target, n, _END):
-            raise EngineError(f"sequence {source} can only be copied whole in this model's cache")
-
-    def _swap(self, sequence: int, other: int) -> None:
-        held, other_held = self._taken(sequence), self._taken(other)
-        for emptied in (sequence, other):
-            lib.llama_memory_seq_rm(self._memory, emptied, 0, _END)
-        self._put(held, other)
-        self._put(other_held, sequence)
-
-    def _taken(self, sequence: int) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-        """Return what a sequence holds, as bytes; None if it is empty."""
-        if lib.llama_memory_seq_pos_max(self._memory, sequence) < 0:
-            return None
-        held = np.empty(lib.llama_state_seq_get_size(self._context, sequence), np.uint8)
-        lib.llama_state_seq_get_data(
-            self._context, _pointer(held, ctypes.c_uint8), held.size, sequence
-        )
-        return held
-
-    def _put(self, held: np.ndarray[Any, np.dtype[np.uint8]] | None, sequence: int) -> None:
-        """Put into an empty sequence what `_taken` gave."""
-        if held is not None and not lib.llama_state_seq_set_data(
-            self._context, _pointer(held, ctypes.c_uint8), held.size, sequence
-        ):
-            raise EngineError(f"the KV cache has no room to copy to sequence {sequence}")
 
     def set_threads(self, n: int) -> None:
         """Decode single tokens with n threads; prompts keep those of `limits`."""
@@ -280,6 +219,24 @@ class _Batch:
             self._embeddings[:n] = inputs
             batch.token, batch.embd = None, self._embeddings_pointer
         return batch
+
+
+def _parts(sequences: Ints) -> list[Ints]:
+    """Divide a batch so that the sequences of each part have equally many tokens in it.
+
+    llama.cpp computes such a part in one go; of another batch it computes a sequence's last tokens after
+    the others, and their window then moves on by more than one token.
+    """
+    _, owner, counts = np.unique(sequences, return_inverse=True, return_counts=True)
+    of_token = counts[owner]
+    return [np.flatnonzero(of_token == n).astype(np.int32) for n in np.unique(counts)]
+
+
+def _meta(model: Any, key: str) -> str:
+    """Return a text of a model's metadata."""
+    text = ctypes.create_string_buffer(256)
+    lib.llama_model_meta_val_str(model, key.encode(), text, len(text))
+    return text.value.decode(errors="replace")
 
 
 def _pointer(array: np.ndarray[Any, Any], type_: Any) -> Any:
@@ -352,6 +309,7 @@ def _make_context(model: Any, limits: Limits, nodes: CustomNodes, path: Path) ->
     params.n_outputs_max = min(limits.n_outputs, limits.n_batch)
     params.n_outputs_max_per_seq = 0  # as many as n_outputs_max
     params.n_threads = params.n_threads_batch = limits.threads
+    params.swa_full = limits.full_window
     params.kv_unified = False  # attention over one sequence's cells, not all: docs/decisions/0007
     params.cb_eval = type(params.cb_eval)(graph_callback())
     params.cb_eval_user_data = nodes.handle

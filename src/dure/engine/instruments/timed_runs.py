@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from dure.engine.executor import Batch, Executor, Ints, StepStats
-from dure.engine.kv import Forget
+from dure.engine.kv import Forget, KeepState, KvOp, RestoreState
 
 __all__ = ["TimedRuns"]
+
+_DEPTH = "depth"  # names the state there
 
 
 class TimedRuns:
@@ -21,17 +23,20 @@ class TimedRuns:
 
     def __init__(self, executor: Executor, tokens: Ints, depth: int) -> None:
         self._executor, self._tokens, self._depth = executor, tokens, depth
+        self._keeps_all = executor.info.can_forget and not executor.info.n_window
         self._positions = np.arange(len(tokens), dtype=np.int32)
         self._sequences = np.zeros(len(tokens), np.int32)
 
     def fill(self) -> None:
         """Fill the KV cache up to the depth, whatever it held."""
-        self._forget(0)
+        self._change(Forget(0))
         self._decode(0, self._depth)
+        if self._depth and not self._keeps_all:
+            self._change(KeepState(0, _DEPTH))
 
     def prompt(self, n: int) -> float:
         """Return the seconds of prefill of n tokens in the largest batches, with the last logits."""
-        self._forget(self._depth)
+        self._return()
         start = time.perf_counter()
         self._decode(self._depth, self._depth + n)
         return time.perf_counter() - start
@@ -44,7 +49,7 @@ class TimedRuns:
 
     def generate(self, n: int) -> tuple[float, list[StepStats]]:
         """Return the seconds of decoding n tokens one after the other, and each step's figures."""
-        self._forget(self._depth)
+        self._return()
         start = time.perf_counter()
         first = self._depth
         stats = [self._step(i, i + 1, [0]) for i in range(first, first + n)]
@@ -60,6 +65,13 @@ class TimedRuns:
         )
         return self._executor.step(batch).stats
 
-    def _forget(self, first: int) -> None:
+    def _return(self) -> None:
+        """Cut the sequence back to the depth."""
+        if self._depth and not self._keeps_all:
+            self._change(RestoreState(0, _DEPTH, self._depth))
+        else:
+            self._change(Forget(0, self._depth))
+
+    def _change(self, op: KvOp) -> None:
         nothing = np.zeros(0, np.int32)
-        self._executor.step(Batch(nothing, nothing, nothing, kv=[Forget(0, first)]))
+        self._executor.step(Batch(nothing, nothing, nothing, kv=[op]))

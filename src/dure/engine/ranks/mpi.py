@@ -36,6 +36,7 @@ from dure.engine.ranks.running_job import RunningJob
 from dure.engine.trace import RankTrace, StepTrace
 from dure.errors import ResourceError, UsageError
 from dure.model.architectures import Along
+from dure.model.context import moving_window
 from dure.model.cut import CutPlan
 
 __all__ = ["MpiExecutor", "MpiOptions"]
@@ -92,6 +93,7 @@ class MpiExecutor:
             n_sequences=limits.n_sequences,
             n_outputs=limits.n_outputs,
             threads=threads,
+            n_window=moving_window(plan.shape.cache.n_window, limits.n_ctx),
             transport=launch.transport,
         )
         job = _job(model, shards, plan, limits, threads, options, self._wait_s)

@@ -98,7 +98,7 @@ class RankProcess:
         """Decode the step on this rank's shard; return its slice's top k for every output row."""
         start = time.monotonic()
         idle_s = start - self._idle_since
-        self.model.change_kv(step.kv)
+        self.model.kv.change(step.kv)
         self._outputs = step.outputs
         self.model.want_embeddings(step.embed)
         self._all_reduce.begin()
@@ -148,13 +148,15 @@ class RankProcess:
     def save(self, request: msg.SaveSequence) -> int | None:
         """Write this rank's part of a sequence; return its bytes, None if it cannot be written."""
         try:
-            return self.model.save(request.sequence, self._files.file(request.path))
+            return self.model.kv.save(request.sequence, self._files.file(request.path))
         except ResourceError:
             return None
 
     def load(self, request: msg.LoadSequence) -> bool:
         """Read this rank's part of a sequence back; False if it is not whole."""
-        return self.model.load(request.sequence, self._files.file(request.path), request.n_tokens)
+        return self.model.kv.load(
+            request.sequence, self._files.file(request.path), request.n_tokens
+        )
 
     def keep_only(self, request: msg.KeepSequences) -> tuple[list[str], int]:
         """Delete all saved sequences but these; return which are here, and bytes of room."""

@@ -27,12 +27,16 @@ class StorePrefix:
 
 @dataclass(frozen=True)
 class LoadPrefix:
-    """Read a stored prefix of n_stored positions into an empty slot, and keep the first n of them."""
+    """Read a stored prefix of n_stored positions into an empty slot, and keep the first n of them.
+
+    state: the kept state after these n; "" if the prefix can be cut back to them without.
+    """
 
     key: str
     slot: int
     n_stored: int
     n: int
+    state: str = ""
 
 
 @dataclass(frozen=True)

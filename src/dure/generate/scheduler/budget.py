@@ -102,7 +102,7 @@ class _Taken:
         for running in prompts:
             is_long = running.n_remaining > self._n_short
             room = min(most, most_long) if is_long else most
-            n = min(running.n_remaining - self.n_of[id(running)], room)
+            n = min(running.n_to_stop - self.n_of[id(running)], room)
             if n > 0:
                 self.n_of[id(running)] += n
                 self._left, most = self._left - n, most - n

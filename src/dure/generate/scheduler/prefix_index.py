@@ -6,7 +6,7 @@ something is stored, and what else a slot holds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dure.generate.scheduler.prefix_tree import PrefixTree
 
@@ -28,6 +28,10 @@ class PrefixIndex:
         Of several the latest that was put in.
         """
         return self._tree.longest(tokens)
+
+    def beginnings(self, tokens: Sequence[int]) -> Iterator[tuple[Source, int]]:
+        """Yield every source whose tokens all begin `tokens`, with their number; the shortest first."""
+        return self._tree.beginnings(tokens)
 
     def length(self, source: Source) -> int:
         """Count the tokens of a source; raises KeyError."""

@@ -6,7 +6,7 @@ Pure. Knows sequences of tokens and their keys; refuses to know where they are c
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -16,7 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 _INT32 = "i"  # four bytes a token: an idle server may remember a million of them
 
 
-def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+def common_length(a: Sequence[object], b: Sequence[object]) -> int:
     """Return the length of the longest common prefix of two sequences."""
     n = min(len(a), len(b))
     if a[:n] == b[:n]:
@@ -111,6 +111,17 @@ class PrefixTree(Generic[Key]):
             if n_same < len(child.tokens):
                 break
         return (node.any_key(), n) if n else None
+
+    def beginnings(self, tokens: Sequence[int]) -> Iterator[tuple[Key, int]]:
+        """Yield every key whose whole sequence begins `tokens`, with its length; the shortest first."""
+        prompt = array(_INT32, tokens)
+        node, n = self._root, 0
+        while (child := node.children.get(prompt[n]) if n < len(prompt) else None) is not None:
+            if child.tokens != prompt[n : n + len(child.tokens)]:
+                return
+            node, n = child, n + len(child.tokens)
+            for key in node.keys:
+                yield key, n
 
     def _split(self, parent: _Node[Key], node: _Node[Key], n: int) -> _Node[Key]:
         upper: _Node[Key] = _Node(node.tokens[:n], {node.tokens[n]: node})

@@ -5,7 +5,7 @@ Knows how far prompt and answer have come. Refuses to know which request runs ne
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dure.generate.request import Request
 
@@ -20,7 +20,8 @@ class RunningRequest:
     these were there when it was admitted. n_skipped: tokens of other prompts that were computed while
     this prompt waited. is_choosing: no step can have it, as its next token is not chosen yet, or cannot be.
     n_unverified: drafts in the KV cache behind the n_cached tokens. turn: the number of its admission.
-    n_computed: tokens since then, without those that were computed before a pause.
+    n_computed: tokens since then, without those that were computed before a pause. stops: lengths at which
+    its state is to be kept, ascending; no step goes across one.
     """
 
     request: Request
@@ -33,6 +34,7 @@ class RunningRequest:
     n_unverified: int = 0
     turn: int = 0
     n_computed: int = 0
+    stops: list[int] = field(default_factory=list)
 
     @property
     def n_prompt(self) -> int:
@@ -48,6 +50,11 @@ class RunningRequest:
     def n_remaining(self) -> int:
         """Count the tokens that are not in the KV cache yet."""
         return len(self.tokens) - self.n_cached
+
+    @property
+    def n_to_stop(self) -> int:
+        """Count those of them that a step may compute: up to where its state is to be kept."""
+        return min([len(self.tokens), *self.stops[:1]]) - self.n_cached
 
     @property
     def in_prefill(self) -> bool:
@@ -93,5 +100,5 @@ class StepTokens:
 def next_tokens(running: RunningRequest, n_max: int) -> StepTokens:
     """Return the first tokens of a request that are not in the KV cache yet, at most n_max."""
     start = running.n_cached
-    tokens = tuple(running.tokens[start : start + n_max])
+    tokens = tuple(running.tokens[start : start + min(n_max, running.n_to_stop)])
     return StepTokens(running, start, tokens, output=start + len(tokens) == len(running.tokens))

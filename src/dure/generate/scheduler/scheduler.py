@@ -28,6 +28,7 @@ from dure.generate.scheduler.budget import PrefillLimits, answers_wait, prefill_
 from dure.generate.scheduler.neighbours import swaps_to_neighbours
 from dure.generate.scheduler.prefix_cache import PrefixCache, may_reuse
 from dure.generate.scheduler.queue import WaitingQueue
+from dure.generate.scheduler.reach import Reach
 from dure.generate.scheduler.running import RunningRequest, StepTokens, next_tokens
 from dure.generate.scheduler.shares import Shares, n_by_owner, to_pause
 from dure.generate.scheduler.slots import SlotTable
@@ -43,6 +44,8 @@ class SchedulerLimits:
     store_tokens: how many tokens may be stored outside of the KV cache.
     can_forget: the last tokens of a sequence can be removed from the KV cache.
     pass_tokens: how many tokens move to another slot in the time of one pass over the weights.
+    n_window: some layers keep only that many positions of a sequence; 0: all layers keep all.
+    n_states: how many states may be kept, to return to where a sequence cannot be cut back.
     """
 
     n_slots: int
@@ -51,6 +54,8 @@ class SchedulerLimits:
     store_tokens: int = 0
     can_forget: bool = True
     pass_tokens: int = 0
+    n_window: int = 0
+    n_states: int = 0
 
 
 class Scheduler:
@@ -61,8 +66,12 @@ class Scheduler:
         self.shares = Shares()
         self._queue = WaitingQueue(self.shares)
         self._slots = SlotTable(limits.n_slots)
+        self._reach = Reach(limits.can_forget, limits.n_window)
         self._cache = PrefixCache(
-            self._slots, store_tokens=limits.store_tokens, can_forget=limits.can_forget
+            self._slots,
+            store_tokens=limits.store_tokens,
+            reach=self._reach,
+            n_states=limits.n_states,
         )
         self._due: list[Action] = []
         self._answers_waited = False  # in the last step
@@ -181,7 +190,8 @@ class Scheduler:
         tokens = [*request.prompt, *request.answered]
         slot, n, actions = self._cache.place(request, tokens)
         slot.last_used = turn = self._queue.n_admitted
-        slot.running = RunningRequest(request, slot.index, tokens, n, n, turn=turn)
+        stops = self._cache.stops(request, n)
+        slot.running = RunningRequest(request, slot.index, tokens, n, n, turn=turn, stops=stops)
         return slot.running, [*self.due(), *actions]
 
     def recompute(self, running: RunningRequest) -> None:
@@ -190,6 +200,8 @@ class Scheduler:
 
     def make_neighbours(self) -> list[Swap]:
         """Return what brings the running slots next to each other, if that pays soon."""
+        if any(r.n_unverified for r in self.running) and not self._reach.is_unlimited:
+            return []  # once moved, they could not be cut back to before their drafts
         running = [r.slot for r in self.running if not r.request.embed]
         swaps = swaps_to_neighbours(
             running,
@@ -260,6 +272,7 @@ class Scheduler:
             s.running.n_cached += len(s.tokens)
             self._charge(s, is_prefill=was_prefill)
             s.running.n_unverified = len(s.drafts)
+            self._due += self._cache.computed(s.running, s.start, s.stop)
             if was_prefill and not s.running.in_prefill:
                 self._cache.put_prompt(s.running)
 

@@ -21,7 +21,8 @@ class CacheSlot:
     """One sequence of the KV cache.
 
     held: its tokens while no request runs in it. n_stored: how many of its tokens are stored as well, as
-    the prefix stored_key. last_used: the number of its last admission.
+    the prefix stored_key. last_used: the number of its last admission. lowest: the shortest length that it
+    can be cut back to.
     """
 
     index: int
@@ -30,6 +31,7 @@ class CacheSlot:
     n_stored: int = 0
     stored_key: str = ""
     last_used: int = 0
+    lowest: int = 0
 
     @property
     def tokens(self) -> list[int]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from dure.errors import CutError
+from dure.model.cache_shape import CacheShape
 
 __all__ = [
     "AFTER_ATTENTION",
@@ -58,6 +59,7 @@ class Shape:
     """A model's sizes, read from its metadata.
 
     `n_ff`: columns of the feed-forward layer, of one expert if there are experts.
+    `cache`: what it keeps of a sequence.
     """
 
     architecture: str
@@ -72,6 +74,7 @@ class Shape:
     n_expert: int
     n_expert_used: int
     context_length: int
+    cache: CacheShape
 
     @property
     def group(self) -> int:

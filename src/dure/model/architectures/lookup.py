@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dure.errors import CutError, ModelError
 from dure.model.architectures.base import Architecture, Shape
+from dure.model.cache_shape import cache_shape_of
 from dure.model.gguf import GgufFile
 
 __all__ = ["ARCHITECTURES", "architecture_of", "shape_of"]
@@ -70,6 +71,7 @@ def shape_of(model: GgufFile) -> Shape:
         n_expert=_number(model, f"{arch}.expert_count", 0),
         n_expert_used=_number(model, f"{arch}.expert_used_count", 0),
         context_length=_positive(model, f"{arch}.context_length"),
+        cache=cache_shape_of(model),
     )
 
 
