@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from itertools import takewhile
 from typing import Any
 
 from dure.chat.adapt import adapted
@@ -31,6 +32,7 @@ from dure.chat.plan import (
     parameters_of,
     tools_of,
 )
+from dure.chat.return_points import OTHER_QUESTION, return_points
 from dure.chat.task import ChatTask, JsonObject, JsonSchema, NamedTool, Tool
 from dure.chat.template import ChatTemplate
 from dure.chat.thinking import TemplateVariables, marks_of, state_of, variables_of
@@ -64,6 +66,7 @@ class PreparedChat:
     content_strict: bool = True
     strict_tools: frozenset[str] = frozenset()
     unmet: Mapping[str, str] = field(default_factory=dict)
+    return_points: tuple[int, ...] = ()
 
     def parser(self) -> ChatParser:
         """Return a new parser, for one choice."""
@@ -101,8 +104,9 @@ class ChatFormatter:
         variables = dialect.variables(task)
         text, opened, state = dialect.opening(task, variables, shown=bool(tools))
         plan = _plan(task, tools, dialect.marks, state)
+        prompt = self._tokens(text)
         return PreparedChat(
-            prompt=self._tokens(text),
+            prompt=prompt,
             prompt_text=text,
             grammar=self._grammar(task, plan, dialect),
             special=self._hidden(dialect.format.markers(dialect.marks, tools=bool(tools))),
@@ -114,7 +118,21 @@ class ChatFormatter:
             content_strict=getattr(task.response_format, "strict", True),
             strict_tools=frozenset(tool.name for tool in tools if tool.strict),
             unmet=variables.unmet_by(text, dialect.marks),
+            return_points=self._return_points(dialect, task, variables, prompt, text),
         )
+
+    def _return_points(
+        self,
+        dialect: _Dialect,
+        task: ChatTask,
+        variables: TemplateVariables,
+        prompt: list[int],
+        text: str,
+    ) -> tuple[int, ...]:
+        if self._vocabulary.keeps_all:
+            return ()
+        other, closed = dialect.beginnings(task, variables, shown=bool(tools_of(task)))
+        return return_points(self._vocabulary, prompt, text, other=other, closed=closed)
 
     def _tokens(self, text: str) -> list[int]:
         bos = self._vocabulary.bos_text
@@ -198,6 +216,24 @@ class _Dialect:
         if reasoning:
             return text, Opened(self.marks, reasoning=True), "open"
         return text, opened, state
+
+    def beginnings(
+        self, task: ChatTask, variables: TemplateVariables, *, shown: bool
+    ) -> tuple[str, str]:
+        """Return the prompts of another question after the same system message, and without an answer's
+        beginning; "" for what the template refuses.
+        """
+        messages, _ = _split_last(normalized(task.messages), task.continue_last)
+        system = takewhile(lambda message: message["role"] in ("system", "developer"), messages)
+        other: list[ChatMessage] = [*system, {"role": "user", "content": OTHER_QUESTION}]
+        closed = replace(task, add_generation=False)
+        texts = []
+        for of_task, of_messages in ((task, other), (closed, messages)):
+            try:
+                texts.append(self._rendered(of_task, of_messages, variables.values, shown=shown))
+            except UsageError:
+                texts.append("")
+        return texts[0], texts[1]
 
     def _rendered(
         self,

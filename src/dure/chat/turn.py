@@ -53,7 +53,7 @@ class Conversations:
             CheckedParser(prepared),
             special=prepared.special,
         )
-        return ChatTurn(prepared.prompt, reader, list(prepared.unmet.values()))
+        return ChatTurn(prepared, reader)
 
 
 class ChatTurn:
@@ -62,8 +62,9 @@ class ChatTurn:
     unmet: why the model does not think as it was asked to.
     """
 
-    def __init__(self, prompt: list[int], reader: AnswerReader, unmet: Sequence[str] = ()) -> None:
-        self.prompt, self._reader, self.unmet = prompt, reader, unmet
+    def __init__(self, prepared: PreparedChat, reader: AnswerReader) -> None:
+        self.prompt, self.return_points = prepared.prompt, prepared.return_points
+        self._reader, self.unmet = reader, list(prepared.unmet.values())
 
     def feed(self, token: int) -> list[Parsed]:
         """Return the pieces that one more token decides: content, reasoning, tool calls."""

@@ -53,9 +53,10 @@ class Session:
         sampling: Sampling,
         *,
         max_tokens: int | None = None,
+        return_points: tuple[int, ...] = (),
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[AnswerPiece]:
-        """Generate after `prompt`; `cancelled` is called between steps.
+        """Generate after `prompt`; `cancelled` is called between steps. return_points: see `Request`.
 
         Raises UsageError if the prompt is empty or longer than the context.
         """
@@ -63,7 +64,13 @@ class Session:
         self.finish = "cancelled"
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._loop.submit(
-            Request(id=_ID, prompt=list(prompt), sampling=sampling, max_tokens=max_tokens)
+            Request(
+                id=_ID,
+                prompt=list(prompt),
+                sampling=sampling,
+                max_tokens=max_tokens,
+                return_points=return_points,
+            )
         )
         try:
             for token in self._tokens(cancelled):

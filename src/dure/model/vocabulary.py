@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dure.errors import ModelError
+from dure.model.cache_shape import cache_shape_of
 from dure.model.gguf import GgufFile
 from dure.model.llama_log import silence_llama
 
@@ -19,7 +20,10 @@ __all__ = ["Vocabulary"]
 
 
 class Vocabulary:
-    """The tokenizer of one model. Raises ModelError if the file has none."""
+    """The tokenizer of one model. Raises ModelError if the file has none.
+
+    keeps_all: the model can go back to any position of a sequence, as far as is known.
+    """
 
     def __init__(self, model: GgufFile) -> None:
         kind = model.str("tokenizer.ggml.model", "")
@@ -31,6 +35,7 @@ class Vocabulary:
         self._template = model.str("tokenizer.chat_template", "")
         self._tool_template = model.str("tokenizer.chat_template.tool_use", "")
         self._name = model.paths[0].name
+        self.keeps_all = _keeps_all(model)
         self.n_ctx_train = model.int(f"{model.architecture}.context_length", 0)
         self._load(model.paths[0])
 
@@ -135,3 +140,10 @@ class Vocabulary:
         if self._model:
             self._lib.llama_model_free(self._model)
             self._model = None
+
+
+def _keeps_all(model: GgufFile) -> bool:
+    try:
+        return cache_shape_of(model).keeps_all
+    except ModelError:
+        return True

@@ -61,7 +61,10 @@ def run_chat(
     Raises ContextError, BusyError and NotReadyError at once, so before anything is answered.
     Its events end with Finished; a DureError is raised among them if the engine fails.
     """
-    request = _request(model, prepared.prompt, options, prepared.grammar, index, group)
+    request = msgspec.structs.replace(
+        _request(model, prepared.prompt, options, prepared.grammar, index, group),
+        return_points=prepared.return_points,
+    )
     stream = model.engine.submit(request)
     reader = AnswerReader(
         model.piece,

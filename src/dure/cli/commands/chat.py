@@ -153,6 +153,7 @@ class _Conversation:
                     turn.prompt,
                     self._sampling,
                     max_tokens=self._max_tokens,
+                    return_points=turn.return_points,
                     cancelled=interrupt.came,
                 ):
                     if piece.token is not None:
