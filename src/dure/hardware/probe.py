@@ -220,10 +220,9 @@ def _vcgencmd() -> str:
 def _links() -> tuple[Link, ...]:
     addresses, counters = psutil.net_if_addrs(), psutil.net_io_counters(pernic=True)
     states = _known(psutil.net_if_stats, None)  # None: those that have an address count as up
+    known = counters if states is None else states
     links = []
-    for name in sorted(
-        addresses.keys() & counters.keys() & (addresses if states is None else states)
-    ):
+    for name in sorted(addresses.keys() & counters.keys() & known.keys()):
         own = tuple(
             one.address.partition("%")[0]
             for one in addresses[name]
