@@ -321,7 +321,7 @@ def test_shards_on_nodes_are_listed_deleted_and_sent_again(five: list[Machine], 
 def test_machines_that_cost_more_than_they_save_are_left_out(five: list[Machine]) -> None:
     """Behind links whose round trip takes a second, as far as is known: and it is said why."""
     root, node, *_ = five
-    speeds = json.loads(root.dure("cluster", "bench", "--types", "F16,F32", "--json"))
+    speeds = json.loads(root.dure("cluster", "bench", "--types", "F16", "--json"))
     assert {one["name"] for one in speeds} >= {"dure-root", node.name}
     assert all(one["types"]["F16"]["decode_bytes_per_s"] > 1e6 for one in speeds)
     assert all(one["round_trip_s"] > 0 for one in speeds if one["name"] != "dure-root")

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 __all__ = ["KEPT", "alike", "spread_of", "wants_more"]
 
 KEPT = 5  # samples of a machine: the latest
-STEADY = 0.25  # the largest spread that is believed
-FAR = 1.5  # times as fast, or as slow, as was expected
-SURE = 3  # samples after which what was expected counts no more
+STEADY = 1 / 3  # the largest spread that is believed: of two, one is twice the other
+FAR = 2.0  # times as fast, or as slow, as was expected
+SURE = 3  # samples of one time, the median of which is believed: one of them may be bad
 
 
 def spread_of(samples: Sequence[float]) -> float:
@@ -32,20 +32,17 @@ def wants_more(
     """Return whether another sample of a speed is needed.
 
     before: older samples. equals: the speeds of machines that should be as fast. The first sample is
-    believed if it is near to one of these; else a second must be near to it, and what is still far from
-    all that was expected is confirmed by a third. Samples that differ much are followed by others, up to
-    KEPT.
+    believed if it is near to one of these, else a second is taken. If they differ much, or are far from all
+    that was expected, a third decides.
     """
-    if not samples or len(samples) >= KEPT:
+    if not samples or len(samples) >= SURE:
         return not samples
     expected = [*([statistics.median(before)] if before else []), *equals]
     middle = statistics.median(samples)
     is_expected = any(1 / FAR <= middle / one <= FAR for one in expected)
     if spread_of([*before, *samples][-KEPT:]) > STEADY:
         return True
-    if len(samples) == 1:
-        return not is_expected
-    return bool(expected) and not is_expected and len(samples) < SURE
+    return not is_expected and (len(samples) == 1 or bool(expected))
 
 
 def alike(
