@@ -55,11 +55,11 @@ def test_a_variable_comes_before_the_file_and_the_commands_own_before_that_of_al
     assert found["run.ctx"] == (128, "file [run]")
     assert found["chat.ctx"] == (64, "file [defaults]")
     assert found["run.min-p"] == (0.5, "file [run]")
-    assert found["chat.min-p"] == (0.05, "default")
+    assert found["chat.min-p"] == (None, "default")  # as the model's file says
     assert found["run.top-k"] == (9, "environment DURE_TOP_K")
     assert found["run.seed"] == (3, "environment DURE_RUN_SEED")
     assert found["chat.seed"] == (2, "environment DURE_SEED")
-    assert found["run.temp"] == (0.8, "default")
+    assert found["run.temp"] == (None, "default")  # as the model's file says
 
 
 def test_a_flag_comes_before_all(dure: Dure, file: Path) -> None:

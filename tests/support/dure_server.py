@@ -37,11 +37,13 @@ class Home:
         }
 
     @contextmanager
-    def serving(self, *arguments: object, **environment: str) -> Iterator[Serving]:
+    def serving(
+        self, *arguments: object, model: Path = DEMO, **environment: str
+    ) -> Iterator[Serving]:
         """Start a server on a free port and wait for its model; kill it with the block."""
         self.dure.environment |= environment
         process = self.dure.start(
-            "serve", DEMO, "--port", "0", "-t", "1", *arguments, stderr=subprocess.PIPE
+            "serve", model, "--port", "0", "-t", "1", *arguments, stderr=subprocess.PIPE
         )
         server = Serving(process)
         try:

@@ -28,9 +28,11 @@ from dure.cli.terminal.parameters import (
 )
 from dure.cli.terminal.running_model import proposer, reading, running_model
 from dure.errors import UsageError
+from dure.generate.file_sampling import file_sampling
 from dure.generate.request import Sampling
 from dure.generate.session import Session
 from dure.generate.speculative.proposer import Draft
+from dure.model.gguf import open_gguf
 
 __all__ = ["chat"]
 
@@ -62,9 +64,11 @@ def chat(
 
     Example: dure chat models/dure-demo.gguf --ranks 2
     """
-    request_sampling = sampling.sampling()
+    sampling.check()
     options = running.options("chat", model)
     file = resolve_model(model, may_pull=True, pull_now=pull)
+    with open_gguf(file) as header:
+        request_sampling = sampling.sampling(file_sampling(header))
     draft = resolve_draft(draft, pull_now=pull)
     with (
         reading(file, options) as (vocabulary, texts),

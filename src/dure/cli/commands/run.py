@@ -33,6 +33,7 @@ from dure.cli.terminal.parameters import (
 from dure.cli.terminal.running_model import proposer, reading, running_model
 from dure.engine.executor import RankFacts
 from dure.errors import EngineError, UsageError
+from dure.generate.file_sampling import file_sampling
 from dure.generate.session import AnswerPiece, Session
 from dure.generate.speculative.proposer import Draft
 from dure.hardware.probe import probe
@@ -74,10 +75,11 @@ def run(
 
     Example: dure run qwen3:0.6b "What does this do?" < setup.py
     """
-    request_sampling = sampling.sampling()
+    sampling.check()
     options = running.options("run", model)
     file = resolve_model(model, may_pull=True, pull_now=pull)
-    with open_gguf(file):
+    with open_gguf(file) as header:
+        request_sampling = sampling.sampling(file_sampling(header))
         text = _prompt(prompt)  # first check the file: nobody should type a prompt in vain
     draft = resolve_draft(draft, pull_now=pull)
     with (

@@ -24,6 +24,7 @@ from dure.cli.terminal.parameters import (
 from dure.cli.terminal.running_model import cluster_job
 from dure.cli.terminal.server_parameters import Guarding, ModelFiles, Serving
 from dure.deploy.options import RunOptions
+from dure.generate.file_sampling import file_sampling
 from dure.generate.speculative.proposer import Draft
 from dure.http.settings import check_binding
 from dure.model.gguf import open_gguf
@@ -68,10 +69,11 @@ def serve(
 ) -> None:
     """Serve a model through the OpenAI, Anthropic and Ollama APIs, on one rank or several.
 
-    Sampling options are the defaults of requests.
+    Sampling options are the defaults of requests; what is not given is as the model's file says.
 
     Example: dure serve models/dure-demo.gguf --ranks 2
     """
+    sampling.check()
     settings = guarding.settings(serving)
     check_binding(settings)
     path = resolve_model(model, may_pull=True, pull_now=pull)
@@ -79,8 +81,8 @@ def serve(
         files.embedding_model, may_pull=True, pull_now=pull
     )
     draft = resolve_draft(draft, pull_now=pull)
-    with open_gguf(path):
-        pass  # a file that is no model is an error at once
+    with open_gguf(path) as header:  # a file that is no model is an error at once
+        defaults = sampling.sampling(file_sampling(header))
     from dure.serve.assembly import ServerPlan
 
     options = running.options("serve", model, n_sequences=serving.parallel, grace_s=max(0.1, grace))
@@ -96,7 +98,7 @@ def serve(
             checkpoint_s=CHECKPOINT_S if options.cluster else 0.0,
         ),
         settings=settings,
-        sampling=sampling.sampling(),
+        sampling=defaults,
         embedding=_embedding_engine(Path(embedder), running, files) if embedder else None,
         chat_template=files.template_text(),
         slots=serving.slots,

@@ -11,6 +11,7 @@ from dure.cli.terminal.console import bytes_text, output, print_json, printable
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.parameters import Json, Model
 from dure.errors import ModelError
+from dure.generate.file_sampling import file_sampling
 from dure.hardware.probe import platform
 from dure.model.architectures import shape_of
 from dure.model.gguf import GgufFile, open_gguf
@@ -59,6 +60,7 @@ def _facts(gguf: GgufFile) -> dict[str, Any]:
         "parameters": sum(t.n_elements for t in gguf.tensors.values()),
         "shape": _shape(gguf),
         "types": _types(gguf),
+        "sampling": file_sampling(gguf),
         "slower_here": slow_bytes(gguf.tensors.values(), features),
         "cuts": [_cut(cut_report(gguf, [1.0] * n, features)) for n in range(1, MOST_RANKS + 1)],
     }
@@ -145,6 +147,8 @@ def _print(facts: dict[str, Any]) -> None:
         )
         or "nothing: all matrices have fast kernels on this processor",
         "context": f"{shape['context_length']} tokens" if shape else "(not in the header)",
+        "sampling": ", ".join(f"{k.replace('_', ' ')} {n:g}" for k, n in facts["sampling"].items())
+        or "(not in the file)",
         "shape": ", ".join(f"{k.replace('_', ' ')} {n}" for k, n in list(shape.items())[1:]),
     }
     for name, text in lines.items():

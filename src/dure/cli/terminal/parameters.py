@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from dure.chat.thinking import Think
@@ -224,6 +226,10 @@ class Running:
         )
 
 
+_DEFAULTS = {
+    name: f"as the model's file says, or {getattr(Sampling(), name):g}"
+    for name in ("temperature", "top_p", "top_k", "min_p")
+}
 _FLAGS = {"temperature": "--temp", "top_k": "--top-k", "top_p": "--top-p", "min_p": "--min-p"}
 
 
@@ -232,33 +238,38 @@ class SamplingOptions:
     """How tokens are chosen."""
 
     temp: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--temp",
             help="Temperature; 0 always takes the likeliest token.",
+            show_default=_DEFAULTS["temperature"],
             rich_help_panel=SAMPLING,
         ),
-    ] = 0.8
+    ] = None
     top_p: Annotated[
-        float,
+        float | None,
         typer.Option(
             help="Keep the likeliest tokens up to this total probability; 1 is off.",
+            show_default=_DEFAULTS["top_p"],
             rich_help_panel=SAMPLING,
         ),
-    ] = 0.95
+    ] = None
     top_k: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="Keep this number of likeliest tokens; 0 is off.", rich_help_panel=SAMPLING
+            help="Keep this number of likeliest tokens; 0 is off.",
+            show_default=_DEFAULTS["top_k"],
+            rich_help_panel=SAMPLING,
         ),
-    ] = 40
+    ] = None
     min_p: Annotated[
-        float,
+        float | None,
         typer.Option(
             help="Keep tokens with at least this fraction of the likeliest one's probability; 0 is off.",
+            show_default=_DEFAULTS["min_p"],
             rich_help_panel=SAMPLING,
         ),
-    ] = 0.05
+    ] = None
     seed: Annotated[
         int | None,
         typer.Option(
@@ -266,16 +277,20 @@ class SamplingOptions:
         ),
     ] = None
 
-    def sampling(self) -> Sampling:
-        """Return the sampling of a request. Raises UsageError naming the invalid option."""
+    def sampling(self, file: Mapping[str, int | float]) -> Sampling:
+        """Return the sampling of a request. file: what the model's own file says, if the user does not.
+
+        Raises UsageError naming the invalid option.
+        """
+        given = {"temperature": self.temp, "top_p": self.top_p, "top_k": self.top_k}
+        given |= {"min_p": self.min_p, "seed": self.seed}
+        said = {name: value for name, value in given.items() if value is not None}
         try:
-            return Sampling(
-                temperature=self.temp,
-                top_p=self.top_p,
-                top_k=self.top_k,
-                min_p=self.min_p,
-                seed=self.seed,
-            )
+            return msgspec.structs.replace(Sampling(), **{**file, **said})
         except UsageError as error:
             name, _, rest = error.problem.partition(" ")
             raise UsageError(f"{_FLAGS.get(name, f'--{name}')} {rest}", error.cure) from None
+
+    def check(self) -> None:
+        """Check the options before a model is looked for. Raises UsageError naming the invalid one."""
+        self.sampling({})
