@@ -352,7 +352,7 @@ def test_a_closed_standard_input_is_an_empty_prompt(dure: Dure) -> None:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_prompt_longer_than_the_context_is_refused(dure: Dure, ranks: int) -> None:
     """Both lengths are told, and both cures."""
-    words = ("tokens", "256", "larger --ctx", "shorter prompt")
+    words = ("tokens", "256", "larger --ctx", "shorten it")
     line = check_refusal(
         dure, SENSELESS, words, "run", DEMO, "goat " * 400, "--ctx", 256, "--ranks", ranks
     )
