@@ -31,7 +31,7 @@ DURE = (sys.executable, "-m", "dure.cli.main")
 class Machine:
     """One host, with its files below `home`; limited to processor `cpu` and its `quota`, if given.
 
-    program: how `dure` is started there.
+    program: how `dure` is started there. wait_s: detects a hang of a command.
     """
 
     host: Host
@@ -39,6 +39,7 @@ class Machine:
     cpu: int | None = None
     quota: float = 1.0
     program: Sequence[str] = DURE
+    wait_s: float = WAIT_S
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -91,7 +92,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=WAIT_S,
+            timeout=self.wait_s,
             check=False,
         )
         assert done.returncode == status, done.stdout + done.stderr
@@ -109,7 +110,7 @@ class Machine:
                 stderr=subprocess.STDOUT,
             )
         self.started.append(process)
-        give_up = time.monotonic() + WAIT_S
+        give_up = time.monotonic() + self.wait_s
         while says not in log.read_text():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < give_up, log.read_text()
