@@ -1,6 +1,7 @@
 """The boards that are emulated: what dure is compiled for, and the processor that runs it.
 
-`cpuinfo/` is what /proc/cpuinfo holds on each: emulators of a program show this machine's own.
+`cpuinfo/` has what /proc/cpuinfo names of each processor, written by hand, not recorded: emulators of a
+program show this machine's own.
 """
 
 from __future__ import annotations
