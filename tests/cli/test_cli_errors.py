@@ -356,7 +356,7 @@ def test_a_prompt_longer_than_the_context_is_refused(dure: Dure, ranks: int) -> 
     line = check_refusal(
         dure, SENSELESS, words, "run", DEMO, "goat " * 400, "--ctx", 256, "--ranks", ranks
     )
-    told = re.search(r"the prompt has (\d+) tokens", line)
+    told = re.search(r"too long: (\d+) tokens", line)
     assert told
     assert int(told[1]) > 400
 

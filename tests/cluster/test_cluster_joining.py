@@ -101,7 +101,7 @@ def test_an_expired_code_lets_nobody_in(three: list[Machine]) -> None:
     code = invited(root)
     memory = root.home / "dure_cluster_dir" / "cluster.json"
     state = json.loads(memory.read_text())
-    state["invitations"][0]["expires"] = 1.0
+    state["invitations"][0] |= {"expires": 1.0, "expires_since_boot_s": 1.0}
     memory.write_text(json.dumps(state))
     refused = one.dure("join", code, "--root", root.host.address, status=1)
     assert "has expired" in refused
