@@ -5,7 +5,6 @@ The units' directory is hidden by an empty one in a mount namespace, so nothing 
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import sysconfig
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.needs_root import needs_root
+from tests.support.systemd_sandbox import SystemdSandbox
 
 pytestmark = needs_root
 
@@ -24,51 +24,29 @@ UNIT = "/etc/systemd/system/dure-serve.service"
 OWN_UNIT = ".config/systemd/user/dure-serve.service"
 
 
-class Sandbox:
+class Sandbox(SystemdSandbox):
     """A machine with the users pi and ann, whose systemctl writes down what it is told.
 
     pi may read what root may, so that it can run the Python of these tests.
     """
 
     def __init__(self, directory: Path) -> None:
-        self.told, self.home, self.folder = (
-            directory / name for name in ("told", "home", 'my "50 %" models')
-        )
-        self.programs = directory / "programs"
-        for made in (self.home, self.folder, self.programs):
+        self.home, self.folder = directory / "home", directory / 'my "50 %" models'
+        for made in (self.home, self.folder):
             made.mkdir()
         (self.folder / "model $x.gguf").symlink_to(DEMO)
-        self.users = directory / "passwd"
-        self.users.write_text(
+        users = directory / "passwd"
+        users.write_text(
             Path("/etc/passwd").read_text()
             + f"pi:x:0:0::{self.home}:/bin/sh\nann:x:54321:54321::{self.home}:/bin/sh\n"
         )
-        for name in ("systemctl", "loginctl"):
-            program = self.programs / name
-            program.write_text(f'#!/bin/sh\necho "$@" >> {self.told}\n')
-            program.chmod(0o755)
+        super().__init__(
+            directory, [f"mount --bind {users} /etc/passwd"], ("DURE_", "XDG_", "SUDO_USER")
+        )
 
     def run(self, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a shell script in `folder`, as root."""
-        hidden = (
-            f"mount -t tmpfs none /etc/systemd/system && mount --bind {self.users} /etc/passwd && "
-        )
-        ours = ("DURE_", "XDG_", "SUDO_USER")
-        return subprocess.run(
-            ["unshare", "--mount", "sh", "-c", hidden + script],
-            cwd=self.folder,
-            env={
-                **{k: v for k, v in os.environ.items() if not k.startswith(ours)},
-                "PATH": f"{self.programs}:{os.environ['PATH']}",
-                "HOME": str(self.home),
-                "COLUMNS": "200",
-                **environment,
-            },
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return self.run_in(self.folder, script, {"HOME": str(self.home), **environment})
 
 
 @pytest.fixture

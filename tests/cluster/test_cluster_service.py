@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.needs_root import needs_root
+from tests.support.systemd_sandbox import SystemdSandbox
 
 pytestmark = needs_root
 
@@ -23,37 +24,19 @@ UNIT = "/etc/systemd/system/dure-node.service"
 USER = "games"
 
 
-class Sandbox:
-    """A machine with a node of the user games, whose systemctl writes down what it is told."""
+class Sandbox(SystemdSandbox):
+    """A machine with a node of the user games."""
 
     def __init__(self, directory: Path, node: str = "node") -> None:
-        self.node, self.told = directory / node, directory / "told"
+        super().__init__(directory)
+        self.node = directory / node
         self.node.mkdir()
         (self.node / "node.json").write_text('{"name": "pi-1", "cluster": "home", "port": 7474}')
         os.chown(self.node, pwd.getpwnam(USER).pw_uid, -1)
-        self.programs = directory / "programs"
-        self.programs.mkdir()
-        systemctl = self.programs / "systemctl"
-        systemctl.write_text(f'#!/bin/sh\necho "$@" >> {self.told}\nexit ${{SYSTEMCTL_SAYS:-0}}\n')
-        systemctl.chmod(0o755)
 
     def run(self, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a shell script there, as root."""
-        hidden = "mount -t tmpfs none /etc/systemd/system && "
-        return subprocess.run(
-            ["unshare", "--mount", "sh", "-c", hidden + script],
-            env={
-                **{k: v for k, v in os.environ.items() if k != "SUDO_USER"},
-                "DURE_NODE_DIR": str(self.node),
-                "PATH": f"{self.programs}:{os.environ['PATH']}",
-                "COLUMNS": "200",
-                **environment,
-            },
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return self.run_in(None, script, {"DURE_NODE_DIR": str(self.node), **environment})
 
 
 @pytest.fixture

@@ -35,12 +35,12 @@ from dure.errors import BusyError, EngineError, UsageError
 from dure.generate.request import Sampling, Timings
 from dure.http.problems import Problem
 from dure.http.sse import Silence
-from dure.http.unused_fields import UnusedFields, collecting
 from dure.serve.anthropic import anthropic_error, router
 from dure.serve.anthropic.answer import MessageAnswer
 from dure.serve.anthropic.document import MessageObject
 from dure.serve.anthropic.mapping import options_of, quieter, task_of, thoughts_of
 from dure.serve.anthropic.requests import MessagesRequest
+from tests.support.let_through import check_let_through
 from tests.support.serving import Script, ScriptedEngine, Served, served, state_of, wait_until
 
 USER = {"role": "user", "content": "Hello."}
@@ -283,10 +283,7 @@ def test_what_cannot_change_the_answer_is_let_through_by_name(
     name: str, fields: dict[str, Any]
 ) -> None:
     """And the rest of the request means what it means without it."""
-    with collecting(UnusedFields()) as found:
-        assert task(**fields) == task()
-        assert options(**fields) == options()
-    assert list(found.names) == [name]
+    check_let_through(name, fields, task, options)
 
 
 def test_a_deferred_tool_is_shown_once_a_search_has_found_it() -> None:

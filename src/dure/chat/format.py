@@ -118,7 +118,9 @@ class ChatFormatter:
             content_strict=getattr(task.response_format, "strict", True),
             strict_tools=frozenset(tool.name for tool in tools if tool.strict),
             unmet=variables.unmet_by(text, dialect.marks),
-            return_points=self._return_points(dialect, task, variables, prompt, text),
+            return_points=self._return_points(
+                dialect, task, variables, prompt, text, shown=bool(tools)
+            ),
         )
 
     def _return_points(
@@ -128,10 +130,12 @@ class ChatFormatter:
         variables: TemplateVariables,
         prompt: list[int],
         text: str,
+        *,
+        shown: bool,
     ) -> tuple[int, ...]:
         if self._vocabulary.keeps_all:
             return ()
-        other, closed = dialect.beginnings(task, variables, shown=bool(tools_of(task)))
+        other, closed = dialect.beginnings(task, variables, shown=shown)
         return return_points(self._vocabulary, prompt, text, other=other, closed=closed)
 
     def _tokens(self, text: str) -> list[int]:
@@ -224,7 +228,7 @@ class _Dialect:
         beginning; "" for what the template refuses.
         """
         messages, _ = _split_last(normalized(task.messages), task.continue_last)
-        system = takewhile(lambda message: message["role"] in ("system", "developer"), messages)
+        system = takewhile(lambda message: message["role"] == "system", messages)
         other: list[ChatMessage] = [*system, {"role": "user", "content": OTHER_QUESTION}]
         closed = replace(task, add_generation=False)
         texts = []

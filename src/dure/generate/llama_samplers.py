@@ -184,12 +184,14 @@ class GrammarState:
         if not self._sampler.pointer:
             reason = "; ".join(captured_log()[-2:]) or "llama.cpp gives no reason"
             raise UsageError(f"the grammar cannot be read: {reason}")
-        self._awaited = Trigger(grammar, partial(vocabulary.piece, special=True))
-        self._is_free = grammar.lazy
+        piece = partial(vocabulary.piece, special=True)
+        self._awaited = (
+            Trigger(grammar, piece) if grammar.lazy else None
+        )  # the answer is free until then
 
     def allows(self, token: int) -> bool:
         """Tell whether the grammar allows a token next."""
-        if self._is_free:
+        if self._awaited is not None:
             return True
         return bool(self._allowed(np.array([token], np.int32), np.zeros(1, np.float32)).size)
 
@@ -198,7 +200,7 @@ class GrammarState:
 
         candidates: highest first. They are looked at in blocks: mostly the grammar allows one of the first.
         """
-        if self._is_free:
+        if self._awaited is not None:
             return candidates
         found = []
         start = n_found = 0
@@ -217,10 +219,10 @@ class GrammarState:
 
     def accept(self, token: int) -> None:
         """Append a token, which must be allowed, to the answer."""
-        tokens = self._awaited.feed(token) if self._is_free else [token]
+        tokens = [token] if self._awaited is None else self._awaited.feed(token)
         if tokens is None:
             return
-        self._is_free = False
+        self._awaited = None
         for one in tokens:
             lib.llama_sampler_accept(self._sampler.pointer, one)
 

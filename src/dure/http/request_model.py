@@ -17,7 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 from dure.errors import ParameterError
 from dure.http.unused_fields import FieldTable, Refused, is_strict, note_unused
 
-__all__ = ["BodyPart", "RequestBody", "examples", "field_names"]
+__all__ = ["BodyPart", "RequestBody", "examples", "field_names", "type_of"]
 
 _ALIKE = 0.8  # of difflib's ratio: temprature, max_token
 
@@ -132,6 +132,11 @@ def _within(place: str, name: str) -> str:
 def field_names(model: type[BaseModel]) -> list[str]:
     """Return the names of a model's fields, as clients write them."""
     return [info.alias or name for name, info in model.model_fields.items()]
+
+
+def type_of(value: Any) -> Any:
+    """Return the `type` of a union's alternative: of JSON that is read, or of a model that is written."""
+    return value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
 
 
 def examples(*bodies: dict[str, Any]) -> ConfigDict:

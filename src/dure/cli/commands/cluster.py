@@ -172,15 +172,15 @@ def status(
     if watch and as_json:
         raise UsageError("--watch draws a table", "leave out --json, or run the command repeatedly")
     if watch:
-        _watch(lambda: _table(root, _surveyed(root, nodes)))
+        _watch(lambda: _table(root, *_surveyed(root, nodes)))
         return
-    now = _surveyed(root, nodes)
+    here, now = _surveyed(root, nodes)
     if as_json:
         print_json(msgspec.to_builtins(now))
     elif not now.nodes:
         errors.print(f"cluster {root.name} has no nodes yet: `dure cluster invite`", markup=False)
     else:
-        output.print(_table(root, now))
+        output.print(_table(root, here, now))
         for one in now.nodes:
             if one.problem:
                 errors.print(one.problem, markup=False, soft_wrap=True)
@@ -188,7 +188,7 @@ def status(
             output.print(printable(job.told()), soft_wrap=True)
         for name, reason in now.left_out.items():
             errors.print(f"{name} did not take part: {reason}", markup=False, soft_wrap=True)
-        _print_limits([NodeStatus.of(root_report(root.directory)), *now.nodes])
+        _print_limits([here, *now.nodes])
 
 
 def _print_limits(machines: Sequence[NodeStatus]) -> None:
@@ -200,11 +200,16 @@ def _print_limits(machines: Sequence[NodeStatus]) -> None:
             errors.print(printable(text), markup=False, soft_wrap=True)
 
 
-def _surveyed(root: Cluster, nodes: Nodes) -> ClusterStatus:
+def _surveyed(root: Cluster, nodes: Nodes) -> tuple[NodeStatus, ClusterStatus]:
+    """Return how the root is, and the cluster."""
     known, members = KnownSpeeds(root.directory), root.members
     speeds = {name: known.machine(name).types for name in (ROOT_NAME, *(m.name for m in members))}
     registered = JobRegistry(root.directory).others()
-    return cluster_status(root.name, nodes.survey(members), registered, root.events.read(), speeds)
+    reports, events = nodes.survey(members), root.events.read()
+    return (
+        NodeStatus.of(root_report(root.directory), registered),
+        cluster_status(root.name, reports, registered, events, speeds),
+    )
 
 
 def _watch(draw: Callable[[], Table]) -> None:
@@ -219,7 +224,7 @@ def _watch(draw: Callable[[], Table]) -> None:
             live.update(draw(), refresh=True)
 
 
-def _table(root: Cluster, now: ClusterStatus) -> Table:
+def _table(root: Cluster, here: NodeStatus, now: ClusterStatus) -> Table:
     table = Table(f"node of {printable(root.name)}", box=None, pad_edge=False)
     shares = now.shares
     for heading in (
@@ -228,7 +233,6 @@ def _table(root: Cluster, now: ClusterStatus) -> Table:
     ):
         table.add_column(heading, justify="right" if heading in _RIGHT else "left")
     table.columns[0].no_wrap = table.columns[1].no_wrap = True
-    here = NodeStatus.of(root_report(root.directory), JobRegistry(root.directory).others())
     for node in [here, *now.nodes]:
         address = "here" if node.name == ROOT_NAME else f"{node.host}:{node.port}"
         health, machine = node.health, node.platform

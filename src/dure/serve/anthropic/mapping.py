@@ -14,7 +14,6 @@ import msgspec
 from dure.chat.task import ChatTask, GenerationOptions, JsonSchema, NamedTool, Tool
 from dure.errors import ParameterError, UsageError
 from dure.generate.request import NOBODY, Owner, Sampling
-from dure.http.unused_fields import let_through
 from dure.serve.anthropic.answer import ThoughtsShown
 from dure.serve.anthropic.conversation import found_tools, messages_of
 from dure.serve.anthropic.requests import (
@@ -26,6 +25,7 @@ from dure.serve.anthropic.requests import (
     OwnTool,
     Thinking,
 )
+from dure.serve.dialect.other_tools import skip_tool
 
 __all__ = ["options_of", "quieter", "task_of", "thoughts_of"]
 
@@ -123,7 +123,7 @@ def _tools(request: CountTokensRequest) -> Iterator[Tool]:
     found = found_tools(request)
     for index, tool in enumerate(request.tools or ()):
         if not isinstance(tool, OwnTool):
-            let_through(f"tools.{index}", f"this server cannot run a tool of type {tool.type!r}")
+            skip_tool(index, tool.type)
         elif not tool.defer_loading or tool.name in found:
             yield Tool(tool.name, tool.description or "", tool.input_schema, bool(tool.strict))
 

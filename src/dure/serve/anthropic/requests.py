@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
-from dure.http.request_model import BodyPart, RequestBody, examples
+from dure.http.request_model import BodyPart, RequestBody, examples, type_of
 from dure.serve.anthropic.fields import ANTHROPIC_FIELDS
 
 __all__ = [
@@ -78,7 +78,7 @@ class ToolResultBlock(BodyPart):
 
 
 def _tag(value: Any, known: tuple[str, ...]) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    kind = type_of(value)
     return kind if kind in known else "other"
 
 
@@ -91,7 +91,7 @@ def _block_tag(value: Any) -> str:
 
 
 def _tool_tag(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    kind = type_of(value)
     return "own" if kind in (None, "custom") else "other"
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from dure.chat.task import ChatTask, JsonObject, JsonSchema, NamedTool, Tool
 from dure.errors import ParameterError
-from dure.http.unused_fields import let_through
+from dure.serve.dialect.other_tools import skip_tool
 from dure.serve.openai.chat_request import (
     AssistantMessage,
     ConversationParameters,
@@ -81,7 +81,7 @@ def _functions(request: ConversationParameters) -> Iterator[OpenAIFunctionTool]:
         if isinstance(tool, OpenAIToolField):
             yield tool.function
         else:
-            let_through(f"tools.{index}", f"this server cannot run a tool of type {tool.type!r}")
+            skip_tool(index, tool.type)
 
 
 def _tool_choice(

@@ -11,7 +11,7 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
-from dure.http.request_model import BodyPart, examples
+from dure.http.request_model import BodyPart, examples, type_of
 from dure.serve.openai.parameters import INT32, GenerationParameters, OpenAIStreamOptions
 
 __all__ = [
@@ -127,7 +127,7 @@ class OpenAIOtherTool(BaseModel):
 
 
 def _tool_tag(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    kind = type_of(value)
     return "function" if kind in (None, "function") else "other"
 
 

@@ -21,6 +21,7 @@ from dure.chat.task import (
 from dure.errors import ParameterError
 from dure.generate.request import NOBODY, Owner, Sampling
 from dure.http.unused_fields import let_through
+from dure.serve.dialect.other_tools import skip_tool
 from dure.serve.responses.conversation import messages_of
 from dure.serve.responses.requests import (
     AllowedTools,
@@ -122,7 +123,7 @@ def _tools(request: ResponsesRequest) -> Iterator[Tool]:
         if isinstance(tool, ResponsesFunctionTool):
             yield Tool(tool.name, tool.description or "", tool.parameters or {}, bool(tool.strict))
         else:
-            let_through(f"tools.{index}", f"this server cannot run a tool of type {tool.type!r}")
+            skip_tool(index, tool.type)
 
 
 def _allowed(choice: AllowedTools, tools: Sequence[Tool]) -> tuple[Tool, ...]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
-from dure.http.request_model import BodyPart, RequestBody, examples
+from dure.http.request_model import BodyPart, RequestBody, examples, type_of
 from dure.serve.responses.fields import RESPONSES_FIELDS
 
 __all__ = [
@@ -71,7 +71,7 @@ _TEXT_PARTS = {"input_text", "output_text", "text", "reasoning_text", "summary_t
 
 
 def _part_tag(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    kind = type_of(value)
     if kind in _TEXT_PARTS:
         return "text"
     return "refusal" if kind == "refusal" else "other"
@@ -159,7 +159,7 @@ class ResponsesOtherTool(_Other):
 
 
 def _function_tag(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    kind = type_of(value)
     return "function" if kind == "function" else "other"
 
 
@@ -203,7 +203,7 @@ class OtherToolChoice(_Other):
 def _choice_tag(value: Any) -> str:
     if isinstance(value, str):
         return "word"
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    kind = type_of(value)
     return kind if kind in ("function", "allowed_tools") else "other"
 
 
