@@ -102,6 +102,7 @@ DURE_FLAGS: dict[str, Flag] = {
     "--ubatch-size": _NOTHING_OF_VALUE,
     "--kv-unified": _NOTHING,
     "-fa": _NOTHING_OF_VALUE,
+    "--backend_sampling": _NOTHING,
     # The length of an answer whose request names none; a case that asserts it fails.
     "--n-predict": _NOTHING_OF_VALUE,
     "--verbose": _switch("--verbose"),

@@ -153,7 +153,7 @@ def test_the_union_of_the_ranks_best_chooses_as_the_whole_vocabulary(
         assert chosen == logits.argmax()
     else:
         chain = SamplerChain(sampling, sampling.seed, logits.size)
-        assert chosen == chain.draw(whole(logits), place)
+        assert chosen == chain.draw(whole(logits), place).chosen
 
 
 @settings(max_examples=120, deadline=None)
@@ -307,6 +307,22 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(sampling: Sampling)
     chi_square = float(((drawn[ids] - expected) ** 2 / expected).sum())
     freedom = len(ids) - 1
     assert chi_square < freedom + 5 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(temperature=0.5, top_k=5, top_p=1.0, min_p=0.0, seed=2), PLAIN, GREEDY]
+)
+def test_what_a_token_was_drawn_from_has_its_probabilities(sampling: Sampling) -> None:
+    """They are softmax(logits / temperature) over what the filters keep; greedy, of one token alone."""
+    logits = np.random.default_rng(7).normal(0, 1.5, 30).astype(np.float32)
+    ids = [int(logits.argmax())] if sampling == GREEDY else reference_filters(logits, sampling)[0]
+    sampler = Sampler(sampling)
+    token = sampler.choose(union(logits, sampling, [11, 20]), lambda: logits)
+    drawn = sampler.drawn_from()
+    assert token in dict(drawn)
+    assert [one for one, _ in drawn] == sorted(ids, key=lambda i: -logits[i])
+    expected = softmax([float(logits[i]) / (sampling.temperature or 1) for i, _ in drawn])
+    assert [math.exp(logprob) for _, logprob in drawn] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_next_place_does_not_depend_on_this_ones_draw() -> None:

@@ -477,6 +477,21 @@ def test_llama_servers_own_completion_has_its_shape(
     assert all(len(one["top_logprobs"]) == 3 for one in probabilities)
 
 
+def test_probabilities_after_sampling_have_their_own_names(
+    http: httpx.Client, engine: ScriptedEngine
+) -> None:
+    """Asked for after sampling, they are probabilities instead of logprobs, and the engine is told."""
+    engine.scripts = [Script("Dae.")]
+    body = {"prompt": "x", "n_probs": 3, "post_sampling_probs": True}
+    answer = http.post("/completion", json=body).json()
+    assert engine.requests[-1].post_sampling
+    assert answer["generation_settings"]["post_sampling_probs"] is True
+    for one in answer["completion_probabilities"]:
+        assert 0 < one["prob"] <= 1
+        assert len(one["top_probs"]) == 3
+        assert not {"logprob", "top_logprobs"} & {*one, *one["top_probs"][0]}
+
+
 def test_llama_servers_own_stream_ends_with_what_stopped_it(
     http: httpx.Client, engine: ScriptedEngine
 ) -> None:

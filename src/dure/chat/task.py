@@ -87,12 +87,16 @@ class ChatTask:
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How an answer is generated. stop: texts that end it, and are not part of it."""
+    """How an answer is generated. stop: texts that end it, and are not part of it.
+
+    n_logprobs, post_sampling: see `Request`.
+    """
 
     sampling: Sampling = Sampling()  # noqa: RUF009 - it is frozen
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     n_logprobs: int | None = None
+    post_sampling: bool = False
     ignore_eos: bool = False
     cache_prompt: bool = True
     owner: Owner = NOBODY

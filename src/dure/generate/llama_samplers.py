@@ -61,6 +61,15 @@ class TokenArray:
             raise IndexError("no token was chosen")
         return int(self.left["id"][self._array.selected])
 
+    @property
+    def logprobs(self) -> tuple[tuple[int, float], ...]:
+        """The natural logprob of each remaining token that can be drawn, highest first."""
+        left = np.sort(self.left, order="logit")[::-1]
+        relative = left["logit"].astype(np.float64) - left["logit"][0]
+        weights = np.exp(relative)
+        logprobs = (relative - np.log(weights.sum()))[weights > 0]
+        return tuple(zip(left["id"].tolist(), logprobs.tolist(), strict=False))
+
 
 class _Owned:
     """A llama.cpp sampler that is freed with its owner."""
@@ -83,8 +92,8 @@ class SamplerChain:
         self._filters = [_Owned(made) for made in _filters(sampling)]
         self._temperature = _Owned(lib.llama_sampler_init_temp(sampling.temperature))
 
-    def draw(self, candidates: TopK, index: int, *, filtered: bool = False) -> int:
-        """Draw the answer's token number `index` from candidates.
+    def draw(self, candidates: TopK, index: int, *, filtered: bool = False) -> TokenArray:
+        """Draw the answer's token number `index` from candidates; return what is left, with the choice.
 
         filtered: top-k to min-p have been applied already.
         """
@@ -93,14 +102,14 @@ class SamplerChain:
         if self._mirostat is not None:
             tokens.apply(self._temperature.pointer)
             tokens.apply(self._mirostat.pointer)
-            return tokens.chosen
+            return tokens
         for sampler in () if filtered else self._filters:
             tokens.apply(sampler.pointer)
         self._exclude_top_choices(tokens, index)
         tokens.apply(self._temperature.pointer)
         dist = _Owned(lib.llama_sampler_init_dist(_seed_of(self._seed, 2 * index)))
         tokens.apply(dist.pointer)
-        return tokens.chosen
+        return tokens
 
     def _exclude_top_choices(self, tokens: TokenArray, index: int) -> None:
         s = self._sampling

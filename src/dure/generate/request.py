@@ -151,6 +151,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     prompt: token ids. max_tokens: of the answer; None: up to the end of the context.
     n_logprobs: None, or how many of the top tokens come with each token, besides its own logprob.
+    post_sampling: the logprobs are of what the samplers left, not of the model.
     ignore_eos: go on if the model ends the answer. end_tokens: tokens that end it as well.
     cache_prompt: reuse the KV cache of prompts that begin alike, and leave this prompt's there.
     owner: whose request it is. group: the same for answers that were asked for together; "": none.
@@ -165,6 +166,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     n_logprobs: int | None = None
+    post_sampling: bool = False
     grammar: Grammar | None = None
     ignore_eos: bool = False
     end_tokens: tuple[int, ...] = ()

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dure.engine.executor import TOP_K, Adjustment, Floats, Ints, TopK
 from dure.errors import ModelError
-from dure.generate.llama_samplers import DryPenalties, GrammarState, SamplerChain
+from dure.generate.llama_samplers import DryPenalties, GrammarState, SamplerChain, TokenArray
 from dure.generate.request import Grammar, Sampling
 from dure.model.vocabulary import Vocabulary
 
@@ -81,6 +81,7 @@ class Sampler:
             self._dry = DryPenalties(sampling, vocabulary)
             for token in self._history:
                 self._dry.accept(token)
+        self._last_draw: TokenArray | int = -1  # what the last token was drawn from
         self._has_penalties = _has_penalties(sampling)
         self._fixed = None if self._has_penalties or self._dry else self._adjustment()
 
@@ -100,6 +101,12 @@ class Sampler:
             return token
         return self._choose_allowed(self._grammar, top, all_logits)
 
+    def drawn_from(self) -> tuple[tuple[int, float], ...]:
+        """Return what the last token was drawn from: tokens with natural logprobs, highest first."""
+        if isinstance(self._last_draw, int):
+            return ((self._last_draw, 0.0),)
+        return self._last_draw.logprobs
+
     def accept(self, token: int) -> None:
         """Append a token to the answer."""
         self._n_answered += 1
@@ -111,13 +118,22 @@ class Sampler:
 
     def _draw(self, top: TopK, all_logits: Callable[[], Floats]) -> int:
         if _is_greedy(self.sampling):
-            return int(top.ids[0])
+            return self._take(top)
         if self._decides(top):
-            return self._chain.draw(top, self._n_answered)
+            return self._draw_from(top)
         filtered = None if self._needs_all() else filter_top(top, self.sampling)
         if filtered is not None:
-            return self._chain.draw(filtered, self._n_answered, filtered=True)
-        return self._chain.draw(_all_of(all_logits()), self._n_answered)
+            return self._draw_from(filtered, filtered=True)
+        return self._draw_from(_all_of(all_logits()))
+
+    def _take(self, likeliest_first: TopK) -> int:
+        self._last_draw = int(likeliest_first.ids[0])
+        return self._last_draw
+
+    def _draw_from(self, candidates: TopK, *, filtered: bool = False) -> int:
+        drawn = self._chain.draw(candidates, self._n_answered, filtered=filtered)
+        self._last_draw = drawn
+        return drawn.chosen
 
     def _decides(self, top: TopK) -> bool:
         """Tell whether the filters would see no more of the whole vocabulary than of `top`."""
@@ -138,8 +154,8 @@ class Sampler:
         if not allowed.ids.size:
             raise GrammarEnd
         if _is_greedy(self.sampling):
-            return int(allowed.ids[0])
-        return self._chain.draw(allowed, self._n_answered)
+            return self._take(allowed)
+        return self._draw_from(allowed)
 
     def _n_deciding(self) -> int | None:
         """Return how many of the likeliest candidates decide the choice; None: all."""

@@ -145,6 +145,7 @@ def _request(
         sampling=_with_index(options.sampling, index),
         max_tokens=options.max_tokens,
         n_logprobs=options.n_logprobs,
+        post_sampling=options.post_sampling,
         grammar=grammar,
         ignore_eos=options.ignore_eos,
         cache_prompt=options.cache_prompt,

@@ -8,7 +8,7 @@ from typing import Any
 
 from dure.chat.task import TokenLogprob
 
-__all__ = ["LOWEST", "finite", "logprob_entries"]
+__all__ = ["LOWEST", "finite", "logprob_entries", "probability_entries"]
 
 LOWEST = -9999.0  # what OpenAI says for a probability of nothing; JSON has no infinity
 
@@ -24,6 +24,23 @@ def logprob_entries(logprobs: Sequence[TokenLogprob], *, ids: bool = False) -> l
         {**_entry(one, ids), "top_logprobs": [_entry(top, ids) for top in one.top]}
         for one in logprobs
     ]
+
+
+def probability_entries(logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """Return entries in llama-server's form of probabilities after sampling, with ids."""
+    return [
+        {**_probability(one), "top_probs": [_probability(top) for top in one.top]}
+        for one in logprobs
+    ]
+
+
+def _probability(one: TokenLogprob) -> dict[str, Any]:
+    return {
+        "id": one.token,
+        "token": one.text,
+        "bytes": list(one.data),
+        "prob": math.exp(one.logprob),
+    }
 
 
 def _entry(one: TokenLogprob, ids: bool) -> dict[str, Any]:

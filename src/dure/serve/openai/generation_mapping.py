@@ -39,6 +39,7 @@ def options_of(
         max_tokens=_max_tokens(request),
         stop=tuple(text for text in stop if text),
         n_logprobs=n_logprobs if n_logprobs is not None else request.n_probs or None,
+        post_sampling=bool(request.post_sampling_probs),
         ignore_eos=bool(request.ignore_eos),
         cache_prompt=request.cache_prompt is not False,
         owner=caller,

@@ -15,7 +15,7 @@ import msgspec
 from dure.chat.task import Content, Finished, GenerationOptions, PromptProgress
 from dure.http.problems import Problem, openai_error
 from dure.serve.dialect.answering import StreamObject
-from dure.serve.dialect.logprobs import logprob_entries
+from dure.serve.dialect.logprobs import logprob_entries, probability_entries
 from dure.serve.dialect.timings import LiveTimings, progress_of, timings_of
 from dure.serve.openai.native_request import NativeRequest
 from dure.serve.openai.prompts import as_prompts
@@ -39,6 +39,7 @@ def generation_settings(options: GenerationOptions, body: Mapping[str, Any]) -> 
         "stop": list(options.stop),
         "ignore_eos": options.ignore_eos,
         "n_probs": options.n_logprobs or 0,
+        "post_sampling_probs": options.post_sampling,
         "stream": bool(body.get("stream")),
         "grammar": body.get("grammar") or "",
         "timings_per_token": bool(body.get("timings_per_token")),
@@ -69,7 +70,7 @@ class NativeAnswer:
         self._request, self._options, self._model = request, options, model
         self._prompts = prompts
         live = bool(request.timings_per_token)
-        self._choices = [NativeChoice(prompt.n_tokens, live=live) for prompt in prompts]
+        self._choices = [NativeChoice(prompt.n_tokens, options, live=live) for prompt in prompts]
 
     def feed(self, indexed: tuple[int, TextEvent]) -> list[StreamObject]:
         """Return the chunk of an event; the last chunk of each prompt has `stop`."""
@@ -139,7 +140,7 @@ class NativeAnswer:
             return {**chunk, "prompt_progress": progress_of(event)}
         chunk |= {"content": event.text, "tokens": list(event.tokens)}
         if self._options.n_logprobs:
-            chunk["completion_probabilities"] = logprob_entries(event.logprobs, ids=True)
+            chunk["completion_probabilities"] = _probabilities(event, self._options)
         return chunk
 
     def _empty(self, index: int) -> dict[str, Any]:
@@ -150,8 +151,8 @@ class NativeAnswer:
 class NativeChoice:
     """One prompt's continuation, collected. live: every chunk has its timings so far."""
 
-    def __init__(self, n_prompt: int, *, live: bool) -> None:
-        self._n_prompt = n_prompt
+    def __init__(self, n_prompt: int, options: GenerationOptions, *, live: bool) -> None:
+        self._n_prompt, self._options = n_prompt, options
         self._live = LiveTimings() if live else None
         self._text: list[str] = []
         self.tokens: list[int] = []
@@ -173,7 +174,7 @@ class NativeChoice:
         if isinstance(event, Content):
             self._text.append(event.text)
             self.tokens += event.tokens
-            self.probabilities += logprob_entries(event.logprobs, ids=True)
+            self.probabilities += _probabilities(event, self._options)
 
     def live_timings(self) -> dict[str, Any]:
         """Return the timings so far as a field of a chunk, if they are wanted."""
@@ -188,6 +189,13 @@ class NativeChoice:
             "tokens_predicted": n,
             "tokens_evaluated": self._n_prompt,
         }
+
+
+def _probabilities(event: Content, options: GenerationOptions) -> list[dict[str, Any]]:
+    """Return the tokens' entries: logprobs, or what the samplers left as probabilities."""
+    if options.post_sampling:
+        return probability_entries(event.logprobs)
+    return logprob_entries(event.logprobs, ids=True)
 
 
 def _only(answer: dict[str, Any], fields: list[str] | None) -> dict[str, Any]:

@@ -77,6 +77,9 @@ class GenerationParameters(RequestBody):
         None, description="-1: no limit; 0: only the prompt is computed, and kept"
     )
     n_probs: Annotated[int, Ge(0), Le(256)] | None = None
+    post_sampling_probs: bool | None = Field(
+        None, description="log probabilities are of what the samplers left, not of the model"
+    )
     grammar: Annotated[str, MaxLen(1_000_000)] | None = Field(None, description="GBNF")
     json_schema: dict[str, Any] | None = None
 
