@@ -40,6 +40,7 @@ from dure.generate.scheduler import (
     StorePrefix,
     prefix_key,
 )
+from dure.generate.scheduler.budget import BEGIN_MORE
 from dure.generate.scheduler.shares import SLICE
 
 
@@ -95,6 +96,7 @@ class Simulation:
         self.log: list[Action] = []
         self.wanted: dict[str, int] = {}  # tokens of each answer
         self.ended: list[RunningRequest] = []
+        self.waited = False  # the answers, for a step
         self._ids = itertools.count()
 
     @property
@@ -132,11 +134,11 @@ class Simulation:
         return admitted
 
     def step(
-        self, prefill_limit: int = 10**9, n_drafts: int = 0, n_right: int = 0
+        self, prefill_limit: int = 10**9, n_drafts: int = 0, n_right: int = 0, n_alone: int = 0
     ) -> list[StepTokens]:
         """n_drafts: draft tokens of each answer, of which the first n_right are right."""
         self.admit()
-        work = self.scheduler.next_step(PrefillLimits(prefill_limit))
+        work = self.scheduler.next_step(PrefillLimits(prefill_limit, n_alone))
         self.check_work(work, prefill_limit)
         work = [self.with_drafts(w, n_drafts, n_right) for w in work]
         for w in work:
@@ -262,7 +264,14 @@ class Simulation:
         }
         computed = [id(w.running) for w in work]
         assert len(computed) == len(set(computed)), "a request is computed once a step"
-        assert decodes <= set(computed), "every answer that runs gets its token"
+        if decodes and not decodes & set(computed):
+            assert not self.waited, "answers wait for one step at most"
+            n_begin = sum(w.output for w in work)
+            assert n_begin > BEGIN_MORE * len(decodes), "and only for many more that begin"
+            self.waited, decodes = True, set()
+        else:
+            self.waited = False
+        assert decodes <= set(computed), "every other answer that runs gets its token"
         n_prefill = sum(len(w.tokens) for w in work if w.running.in_prefill)
         assert sum(len(w.tokens) for w in work) <= self.limits.n_batch
         assert not decodes or n_prefill <= max(1, prefill_limit)
@@ -390,9 +399,10 @@ class AnyRequests(RuleBasedStateMachine):
         limit=st.sampled_from([0, 1, 20, 1_000]),
         n_drafts=st.integers(0, 5),
         n_right=st.integers(0, 5),
+        n_alone=st.sampled_from([0, 100]),
     )
-    def step(self, limit: int, n_drafts: int, n_right: int) -> None:
-        self.simulation.step(limit, n_drafts, n_right)
+    def step(self, limit: int, n_drafts: int, n_right: int, n_alone: int) -> None:
+        self.simulation.step(limit, n_drafts, n_right, n_alone)
 
     @rule()
     def steps(self) -> None:
@@ -677,6 +687,27 @@ def test_a_long_prompt_does_not_keep_answers_waiting() -> None:
         s.step(prefill_limit=32)
         assert s.scheduler.running[0].n_answered == n
         assert s.scheduler.running[1].n_cached == 32 * (n - 1)
+
+
+def test_answers_wait_for_a_step_in_which_many_more_begin() -> None:
+    """One answer waits for three that begin, but not twice in a row."""
+    s = simulation(n_slots=20, n_batch=400)
+    s.add(family(1, 10), wanted=100)
+    s.step()
+    first = s.scheduler.running[0]
+    for n in range(2, 5):
+        s.add(family(n, 30), wanted=100)
+    s.step(prefill_limit=10, n_alone=100)
+    assert first.n_answered == 1
+    assert [r.n_answered for r in s.scheduler.running] == [1, 1, 1, 1]
+    for n in range(5, 14):
+        s.add(family(n, 30), wanted=100)
+    s.step(prefill_limit=10, n_alone=300)
+    assert first.n_answered == 2
+    assert sum(r.n_cached for r in s.scheduler.running if r.in_prefill) == 10
+    s.step(prefill_limit=10, n_alone=300)
+    assert first.n_answered == 2
+    assert len([r for r in s.scheduler.running if r.n_answered]) == 13
 
 
 def test_a_long_prompt_does_not_starve_short_ones() -> None:

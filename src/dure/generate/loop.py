@@ -124,7 +124,7 @@ class EngineLoop:
         embeds = [r for r in self._scheduler.running if r.request.embed]
         if embeds:
             self._embeddings.step(embeds[0])
-        if step := self._scheduler.next_step(self._steps.prefill_speed.limits):
+        if step := self._scheduler.next_step(self._steps.limits()):
             self._steps.run(step, meanwhile)
         elif not embeds:
             self._slow.advance(IDLE_S)
@@ -217,9 +217,7 @@ class EngineLoop:
     def _tokens_per_s(self) -> float:
         """Return how fast tokens are computed again; 0 until that is known."""
         totals = self._totals
-        return self._steps.prefill_speed.tokens_per_s or totals.generated_tokens / (
-            totals.step_s or 1.0
-        )
+        return self._steps.prefill_tokens_per_s or totals.generated_tokens / (totals.step_s or 1.0)
 
     # ------------------------------------------------------------ figures
 

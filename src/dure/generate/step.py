@@ -19,7 +19,14 @@ from dure.generate.choosing import Choice, Choose, Chosen, SlowWork, chosen
 from dure.generate.kv_actions import KvActions
 from dure.generate.request import Request, Token
 from dure.generate.sampling import Sampler
-from dure.generate.scheduler import PrefillSpeed, RunningRequest, Scheduler, StepTokens
+from dure.generate.scheduler import (
+    PrefillLimits,
+    PrefillSpeed,
+    RunningRequest,
+    Scheduler,
+    StepTokens,
+)
+from dure.generate.speculative.budget import StepCosts
 from dure.generate.speculative.proposer import Proposer
 from dure.model.vocabulary import Vocabulary
 
@@ -27,6 +34,7 @@ __all__ = ["StepRunner"]
 
 PATIENCE = 0.1  # of a step's time, that all wait for the choices of one
 LEAST_PATIENCE_S = 0.002
+LEAST_PART = 0.25  # of a step's time that its prompts take: what the answers take is an estimate
 
 
 class StepRunner:
@@ -46,7 +54,24 @@ class StepRunner:
         self._executor, self._vocabulary, self._scheduler = executor, vocabulary, scheduler
         self._slow = slow
         self._answers, self._kv, self._totals, self._proposer = answers, kv, totals, proposer
-        self.prefill_speed = PrefillSpeed()
+        self._prefill_speed = PrefillSpeed()
+        self._costs = StepCosts() if proposer is None else proposer.budget.costs
+
+    def limits(self) -> PrefillLimits:
+        """Return how much of prompts the next step may compute."""
+        running = self._scheduler.running
+        n_answers = sum(not r.in_prefill for r in running)
+        n_prompts = len(running) - n_answers
+        seconds = self._answers_s(n_answers) * max(1.0, n_prompts / max(1, n_answers))
+        return self._prefill_speed.limits(seconds)
+
+    @property
+    def prefill_tokens_per_s(self) -> float:
+        """How fast prompts are computed; 0 until measured."""
+        return self._prefill_speed.alone
+
+    def _answers_s(self, n_answers: int) -> float:
+        return self._costs.seconds(n_answers) if n_answers and self._costs.is_known else 0.0
 
     def run(self, step: Sequence[StepTokens], meanwhile: Callable[[], None]) -> None:
         """Compute a step, and let its answers go on. meanwhile: see `Executor.step`."""
@@ -91,9 +116,14 @@ class StepRunner:
     def _observe(self, step: Sequence[StepTokens], elapsed_s: float, stats: StepStats) -> None:
         n_prefill = sum(len(s.tokens) for s in step if s.running.in_prefill)
         self._totals.add_step(elapsed_s, n_prefill, stats)
-        if self._proposer is not None and not n_prefill:
-            self._proposer.budget.costs.observe(sum(s.n_tokens for s in step), elapsed_s)
-        self.prefill_speed.observe(n_prefill, elapsed_s)
+        n_answers = sum(not s.running.in_prefill for s in step)
+        if not n_prefill:
+            self._costs.observe(sum(s.n_tokens for s in step), elapsed_s)
+        elif n_answers:
+            prefill_s = elapsed_s - self._answers_s(n_answers)
+            self._prefill_speed.observe_beside(n_prefill, max(prefill_s, LEAST_PART * elapsed_s))
+        else:
+            self._prefill_speed.observe_alone(n_prefill, elapsed_s)
 
     def _advance(self, step: Sequence[StepTokens]) -> None:
         in_prefill = [s.running for s in step if s.running.in_prefill]

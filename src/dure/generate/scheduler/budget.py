@@ -1,7 +1,9 @@
 """The prefill budget: how the tokens of a step are divided between answers and prompts.
 
-Pure. Knows token counts and owners, and how fast prompts were computed. Refuses to know slots and the KV
-cache.
+An answer beside prompts goes on at half its speed or more: a step computes as much of prompts as takes the
+time of the answers' own tokens. Only if more than twice as many answers begin in a step as run, these skip
+it, so that it is over sooner.
+Pure. Knows token counts and owners, and how long steps took. Refuses to know slots and the KV cache.
 """
 
 from __future__ import annotations
@@ -16,53 +18,64 @@ from dure.generate.scheduler.running import RunningRequest, StepTokens, next_tok
 
 __all__ = ["PrefillLimits", "PrefillSpeed", "answers_wait", "prefill_chunks"]
 
-CHUNK_S = 0.4  # of a long prompt beside running answers: their next tokens wait for it
-SHORT_S = 1.0  # a prompt that takes no longer is computed without chunking
-MIN_CHUNK = 32
+LEAST_S = 0.05  # of prompts in a step: nobody notices that an answer waits for them
+MOST_WAIT_S = 1.0  # that answers wait for prompts in a step which they skip
+BEGIN_MORE = 2  # times as many answers as run must begin in that step
+MIN_CHUNK = 8
+MIN_OBSERVED = 8  # tokens of prompts
+BESIDE = 0.5  # of the speed of many tokens, that few have beside answers, until observed
 SMOOTHING = 0.3  # of the latest step in the measured speed
 PREFILL_AGING = 2  # a prompt moves up by 1 token for this many tokens computed of other prompts
 
 
 @dataclass(frozen=True)
 class PrefillLimits:
-    """How much of prompts a step computes beside running answers.
+    """How much of prompts a step computes if answers run.
 
-    n_chunk: the most tokens of long prompts. n_short: a prompt with no more tokens left is short; it is not
-    held to n_chunk, and if more short prompts end in a step than answers run, the answers skip that step.
+    n_chunk: the most tokens beside the answers. n_alone: the most in a step that the answers skip.
     """
 
     n_chunk: int
-    n_short: int = 0
+    n_alone: int = 0
 
 
 class PrefillSpeed:
-    """Measures how fast prompts are computed, and limits a step's prefill by time."""
+    """Measures how fast prompts are computed, and limits a step's prefill by time.
+
+    Steps of prompts alone have many tokens, and take less time for each than the few beside answers.
+    """
 
     def __init__(self) -> None:
-        self.tokens_per_s = 0.0  # 0 until measured
+        self.alone = self._beside = 0.0  # tokens a second; 0 until measured
 
-    def observe(self, n_tokens: int, seconds: float) -> None:
-        """Take in a step with n_tokens of prompts; a step with few of them says little, and is ignored."""
-        if n_tokens < MIN_CHUNK:
-            return
-        speed, before = n_tokens / seconds, self.tokens_per_s
-        self.tokens_per_s = (1 - SMOOTHING) * before + SMOOTHING * speed if before else speed
+    def observe_alone(self, n_tokens: int, seconds: float) -> None:
+        """Take in a step of prompts; a few tokens say little, and are ignored."""
+        self.alone = _smoothed(self.alone, n_tokens, seconds)
 
-    @property
-    def limits(self) -> PrefillLimits:
-        """The limits of the next step."""
-        n_chunk, n_short = (int(self.tokens_per_s * seconds) for seconds in (CHUNK_S, SHORT_S))
-        return PrefillLimits(max(MIN_CHUNK, n_chunk), n_short)
+    def observe_beside(self, n_tokens: int, seconds: float) -> None:
+        """Take in what prompts added to a step of answers."""
+        self._beside = _smoothed(self._beside, n_tokens, seconds)
+
+    def limits(self, answers_s: float) -> PrefillLimits:
+        """Return the limits of a step. answers_s: how long it takes without prompts."""
+        beside = self._beside or BESIDE * self.alone
+        n_chunk = int(beside * max(LEAST_S, answers_s))
+        return PrefillLimits(max(MIN_CHUNK, n_chunk), int(self.alone * MOST_WAIT_S))
+
+
+def _smoothed(before: float, n_tokens: int, seconds: float) -> float:
+    if n_tokens < MIN_OBSERVED:
+        return before
+    speed = n_tokens / seconds
+    return (1 - SMOOTHING) * before + SMOOTHING * speed if before else speed
 
 
 def prefill_chunks(
     prefills: Sequence[RunningRequest],
     budget: int,
-    long_budget: int,
-    n_short: int,
     clock: Callable[[Owner], float] = lambda _: 0.0,
 ) -> list[StepTokens]:
-    """Divide `budget` tokens between prompts; long prompts get long_budget at most.
+    """Divide `budget` tokens between prompts.
 
     Each owner gets its share by weight, the one whose clock is behind first; owners of a lower priority
     get what these leave. Of an owner's prompts the shortest comes first; one that was passed over counts
@@ -70,7 +83,7 @@ def prefill_chunks(
     chunks of owners that are not behind its own: its first token waits for no more than the step before.
     """
     shortest = sorted(prefills, key=lambda r: r.n_remaining - r.n_skipped // PREFILL_AGING)
-    taken = _Taken(budget, long_budget, n_short)
+    taken = _Taken(budget)
     highest = max((r.request.owner.priority for r in prefills), default=0)
     owners = {r.request.owner for r in prefills if r.request.owner.priority == highest}
     weight = sum(owner.weight for owner in owners)
@@ -92,24 +105,20 @@ def prefill_chunks(
 class _Taken:
     """How many tokens of each prompt a step computes so far, and how many it has room for."""
 
-    def __init__(self, budget: int, long_budget: int, n_short: int) -> None:
-        self._left, self._long_left, self._n_short = budget, min(budget, long_budget), n_short
+    def __init__(self, budget: int) -> None:
+        self._left = budget
         self.n_of: Counter[int] = Counter()
 
     def take(self, prompts: Iterable[RunningRequest], part: float = 1.0) -> None:
         """Take tokens of prompts, in this order: at most a part of what is left, rounded up."""
-        most, most_long = math.ceil(self._left * part), math.ceil(self._long_left * part)
+        most = math.ceil(self._left * part)
         for running in prompts:
-            is_long = running.n_remaining > self._n_short
-            room = min(most, most_long) if is_long else most
-            n = min(running.n_to_stop - self.n_of[id(running)], room)
+            n = min(running.n_to_stop - self.n_of[id(running)], most)
             if n > 0:
                 self.n_of[id(running)] += n
                 self._left, most = self._left - n, most - n
-                self._long_left, most_long = self._long_left - n * is_long, most_long - n * is_long
 
 
-def answers_wait(n_answers: int, chunks: Sequence[StepTokens], limits: PrefillLimits) -> bool:
-    """Tell whether running answers should skip a step, because it begins more answers than run."""
-    n_begin = sum(chunk.output for chunk in chunks)
-    return limits.n_short > 0 and n_begin > n_answers > 0
+def answers_wait(n_answers: int, chunks: Sequence[StepTokens]) -> bool:
+    """Tell whether running answers should skip a step of these prompts, as so many more begin with it."""
+    return sum(chunk.output for chunk in chunks) > BEGIN_MORE * n_answers

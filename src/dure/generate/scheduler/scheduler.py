@@ -246,19 +246,22 @@ class Scheduler:
     def next_step(self, limits: PrefillLimits) -> list[StepTokens]:
         """Return the next step's tokens, in the order of their slots.
 
-        It is filled with prompts if no answer runs.
+        It is filled with prompts if no answer runs, or if all that run skip it, which they never do twice
+        in a row.
         """
         running = [r for r in self.running if not (r.request.embed or r.is_choosing)]
         decodes = [next_tokens(r, 1) for r in running if not r.in_prefill]
         prefills = [r for r in running if r.in_prefill]
-        budget = self.limits.n_batch - len(decodes)
-        long_budget = max(1, limits.n_chunk) if decodes else budget
-        chunks = prefill_chunks(prefills, budget, long_budget, limits.n_short, self.shares.clock)
-        self._answers_waited = not self._answers_waited and answers_wait(
-            len(decodes), chunks, limits
+        n_batch, clock = self.limits.n_batch, self.shares.clock
+        n_alone = min(n_batch, limits.n_alone) if decodes else n_batch
+        chunks = prefill_chunks(prefills, n_alone, clock)
+        self._answers_waited = bool(
+            decodes and not self._answers_waited and answers_wait(len(decodes), chunks)
         )
-        step = chunks if self._answers_waited else [*decodes, *chunks]
-        return sorted(step, key=lambda tokens: tokens.running.slot)
+        if decodes and not self._answers_waited:
+            n_beside = min(n_batch - len(decodes), max(1, limits.n_chunk))
+            chunks = [*decodes, *prefill_chunks(prefills, n_beside, clock)]
+        return sorted(chunks, key=lambda tokens: tokens.running.slot)
 
     def advance(self, step: Sequence[StepTokens]) -> None:
         """Count a step's tokens as computed; its drafts are in the KV cache too, but do not count yet."""
