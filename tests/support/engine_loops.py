@@ -20,6 +20,8 @@ from dure.generate.request import (
     Failed,
     Grammar,
     PrefillProgress,
+    PromptLogits,
+    PromptLogprobs,
     Request,
     Sampling,
     Token,
@@ -52,6 +54,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "mirostat": {"sampling": msgspec.structs.replace(WILD, mirostat=2)},
     "grammar": {"sampling": WILD, "grammar": Grammar(r"root ::= [^\n]+")},
     "logprobs": {"sampling": GREEDY, "n_logprobs": 3},
+    "prompt_logprobs": {"sampling": GREEDY, "prompt_logprobs": 2},
 }
 
 
@@ -61,6 +64,7 @@ class Told:
 
     tokens: list[Token] = field(default_factory=list)
     progress: list[PrefillProgress] = field(default_factory=list)
+    read: list[PromptLogprobs | PromptLogits] = field(default_factory=list)
     end: Done | Failed | Embedded | None = None
 
     @property
@@ -102,6 +106,8 @@ def tell(told: Told, event: Event) -> None:
     match event:
         case Token():
             told.tokens.append(event)
+        case PromptLogprobs() | PromptLogits():
+            told.read.append(event)
         case PrefillProgress():
             told.progress.append(event)
         case _:

@@ -18,6 +18,7 @@ from dure.generate.choosing import SlowWork, Work
 from dure.generate.embedding_loop import EmbeddingLoop
 from dure.generate.kv_actions import KvActions
 from dure.generate.prefix_store import PrefixStore
+from dure.generate.prompt_reader import PromptReader
 from dure.generate.request import EngineStats, Event, Request, check_tokens
 from dure.generate.sampling import Sampler
 from dure.generate.scheduler import Action, RunningRequest, Scheduler, SchedulerLimits
@@ -79,6 +80,7 @@ class EngineLoop:
         self._embeddings = EmbeddingLoop(
             executor, self._scheduler, self._answers, self._kv, pooling
         )
+        self._prompts = PromptReader(executor, self._scheduler, self._answers, self._kv)
         self._slow = SlowWork()
         self._steps = StepRunner(
             executor,
@@ -121,12 +123,14 @@ class EngineLoop:
         """
         self._slow.advance()
         self._admit()
-        embeds = [r for r in self._scheduler.running if r.request.embed]
-        if embeds:
+        running = self._scheduler.running
+        if embeds := [r for r in running if r.request.embed]:
             self._embeddings.step(embeds[0])
+        if to_read := [r for r in running if r.n_to_read]:
+            self._prompts.step(min(to_read, key=lambda r: r.turn))
         if step := self._scheduler.next_step(self._steps.limits()):
             self._steps.run(step, meanwhile)
-        elif not embeds:
+        elif not (embeds or to_read):
             self._slow.advance(IDLE_S)
         self._kv.do_all(self._scheduler.due())
         self._checkpoint()
@@ -151,7 +155,7 @@ class EngineLoop:
             return
         answer.admitted_at = time.perf_counter()
         answer.n_reused = running.n_reused
-        if running.request.embed:
+        if running.request.embed or running.request.prompt_logits:
             return
         self._answers.emit_progress(running)
         if running.request.grammar is None:

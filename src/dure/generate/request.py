@@ -26,6 +26,8 @@ __all__ = [
     "Owner",
     "OwnerStats",
     "PrefillProgress",
+    "PromptLogits",
+    "PromptLogprobs",
     "Request",
     "Sampling",
     "Timings",
@@ -152,6 +154,8 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     prompt: token ids. max_tokens: of the answer; None: up to the end of the context.
     n_logprobs: None, or how many of the top tokens come with each token, besides its own logprob.
     post_sampling: the logprobs are of what the samplers left, not of the model.
+    prompt_logprobs: None, or how many of the top tokens come with each token of the prompt, besides its own
+    logprob. prompt_logits: all logits of the prompt come instead of an answer.
     ignore_eos: go on if the model ends the answer. end_tokens: tokens that end it as well.
     cache_prompt: reuse the KV cache of prompts that begin alike, and leave this prompt's there.
     owner: whose request it is. group: the same for answers that were asked for together; "": none.
@@ -167,6 +171,8 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     max_tokens: int | None = None
     n_logprobs: int | None = None
     post_sampling: bool = False
+    prompt_logprobs: int | None = None
+    prompt_logits: bool = False
     grammar: Grammar | None = None
     ignore_eos: bool = False
     end_tokens: tuple[int, ...] = ()
@@ -176,6 +182,11 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     answered: list[int] = []
     embed: bool = False
     return_points: tuple[int, ...] = ()
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Tell whether logits of the prompt itself are asked for, and none of it was computed before."""
+        return self.prompt_logits or (self.prompt_logprobs is not None and not self.answered)
 
 
 def check_tokens(request: Request, n_vocab: int) -> None:
@@ -268,7 +279,26 @@ class Embedded(_Event, frozen=True):
     values: bytes
 
 
-Event = PrefillProgress | Token | Done | Embedded | Failed
+class PromptLogprobs(_Event, frozen=True):
+    """What the model gives to tokens of the prompt, each as after those before it.
+
+    start: the position of the first, 1 or more: nothing comes before the first of a prompt. logprobs: of
+    each; tops: (token, logprob) of the likeliest for each, in this order.
+    """
+
+    start: int
+    logprobs: tuple[float, ...]
+    tops: tuple[tuple[tuple[int, float], ...], ...]
+
+
+class PromptLogits(_Event, frozen=True):
+    """All logits after some tokens of the prompt. start: the first; values: float32 [n, n_vocab]."""
+
+    start: int
+    values: bytes
+
+
+Event = PrefillProgress | PromptLogprobs | PromptLogits | Token | Done | Embedded | Failed
 
 
 class ModelInfo(msgspec.Struct, frozen=True):

@@ -19,6 +19,8 @@ from dure.generate.request import (
     Failed,
     Owner,
     PrefillProgress,
+    PromptLogits,
+    PromptLogprobs,
     Request,
     Timings,
     Token,
@@ -36,6 +38,7 @@ class _Pending:
     request: Request
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     tokens: list[int] = field(default_factory=list)
+    n_read: int = 0  # tokens of its prompt whose logits were delivered
     admitted: bool = False
     cancelled: bool = False
     n_deaths: int = 0
@@ -100,10 +103,15 @@ class PendingRequests:
         pending.admitted = True
         if isinstance(event, PrefillProgress) and pending.n_deaths:
             return  # its client received the prompt's progress already
-        if isinstance(event, Token):
-            pending.tokens.append(event.token)
-        elif not isinstance(event, PrefillProgress):
-            del self._pending[event.id]
+        match event:
+            case Token():
+                pending.tokens.append(event.token)
+            case PromptLogprobs() | PromptLogits():
+                if event.start < pending.n_read:
+                    return  # an engine before this one has told it
+                pending.n_read = event.start + 1
+            case Done() | Embedded() | Failed():
+                del self._pending[event.id]
         pending.events.put_nowait(event)
 
     def end_cancelled(self) -> None:

@@ -25,8 +25,8 @@ MIN_COPIED = 16  # fewer cached tokens than this are computed again sooner than 
 
 
 def may_reuse(request: Request) -> bool:
-    """Tell whether cached tokens serve a request; an embedding needs the hidden states of all."""
-    return request.cache_prompt and not request.embed
+    """Tell whether cached tokens serve a request; not if something of each is asked for."""
+    return request.cache_prompt and not (request.embed or request.reads_prompt)
 
 
 @dataclass(frozen=True)

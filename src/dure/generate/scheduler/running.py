@@ -57,6 +57,21 @@ class RunningRequest:
         return min([len(self.tokens), *self.stops[:1]]) - self.n_cached
 
     @property
+    def n_to_read(self) -> int:
+        """Count the tokens of the prompt whose logits are asked for, and are not computed yet.
+
+        Nothing follows the last one but the answer, whose step computes it.
+        """
+        request = self.request
+        n = len(request.prompt) - (not request.prompt_logits) if request.reads_prompt else 0
+        return max(0, n - self.n_cached)
+
+    @property
+    def in_steps(self) -> bool:
+        """Tell whether the next step may have it; if not, it is computed apart, or being chosen for."""
+        return not (self.request.embed or self.is_choosing or self.n_to_read)
+
+    @property
     def in_prefill(self) -> bool:
         """Tell whether a part of the prompt is not computed yet."""
         return self.n_cached < self.n_prompt

@@ -249,7 +249,7 @@ class Scheduler:
         It is filled with prompts if no answer runs, or if all that run skip it, which they never do twice
         in a row.
         """
-        running = [r for r in self.running if not (r.request.embed or r.is_choosing)]
+        running = [r for r in self.running if r.in_steps]
         decodes = [next_tokens(r, 1) for r in running if not r.in_prefill]
         prefills = [r for r in running if r.in_prefill]
         n_batch, clock = self.limits.n_batch, self.shares.clock

@@ -67,7 +67,7 @@ def to_pause(
     the claimant's owner then does; one of a group, likewise; one of an owner that is far ahead, if
     the claimant's has none running. So no two requests pause each other in turn.
     """
-    can = [r for r in running if not (r.is_choosing or r.request.embed)]
+    can = [r for r in running if r.in_steps]
     lower = [r for r in can if r.request.owner.priority < claimant.owner.priority]
     if lower:
         least = min(r.request.owner.priority for r in lower)
