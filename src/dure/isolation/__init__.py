@@ -4,6 +4,7 @@ For library code that reads what others wrote. What the functions need is loaded
 process is forked, and shared by all of them. Refuses to know what is run.
 """
 
+from dure.isolation.keeper import keep_from
 from dure.isolation.pool import Isolation, IsolationLimits
 
-__all__ = ["Isolation", "IsolationLimits"]
+__all__ = ["Isolation", "IsolationLimits", "keep_from"]

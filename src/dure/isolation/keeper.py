@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from dure.errors import DureError, ErrorRecord
 from dure.processes import end_with_parent
 
-__all__ = ["Bug", "IsolationLimits", "OutOfMemory", "Result", "keep"]
+__all__ = ["Bug", "IsolationLimits", "OutOfMemory", "Result", "keep", "keep_from"]
 
 MiB = 1 << 20
 
@@ -78,6 +78,11 @@ def keep(control: socket.socket, tools: Any, limits: IsolationLimits) -> NoRetur
         for descriptor in descriptors:
             _fork_worker(control, descriptor, tools, limits)
             os.close(descriptor)
+
+
+def keep_from(descriptor: int, tools: Any) -> NoReturn:
+    """Keep workers for another process, that has started this one with the number of a socket."""
+    keep(socket.socket(fileno=descriptor), tools, IsolationLimits())
 
 
 def _let_go(control: socket.socket) -> None:

@@ -8,6 +8,8 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,16 +35,45 @@ class Isolation(Generic[T]):
     """
 
     def __init__(self, tools: T, limits: IsolationLimits | None = None) -> None:
-        self._limits = limits or IsolationLimits()
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._keeper = os.fork()
-        if self._keeper == 0:
+        limits = limits or IsolationLimits()
+        ours, theirs = socket.socketpair()
+        keeper = os.fork()
+        if keeper == 0:
             try:
-                self._control.close()
-                keep(theirs, tools, self._limits)
+                ours.close()
+                keep(theirs, tools, limits)
             finally:
                 os._exit(1)
         theirs.close()
+        self._begin(ours, limits, keeper, lambda: os.waitpid(keeper, 0))
+
+    @classmethod
+    def of_module(cls, module: str, *arguments: str) -> Self:
+        """Return one whose tools another process loads: for a process that may have threads already.
+
+        module: is run with a socket's number and the arguments, and must end in `keep_from`.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", module, str(theirs.fileno()), *arguments]
+            keeper = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        isolation = cls.__new__(cls)
+        isolation._begin(ours, IsolationLimits(), keeper.pid, keeper.wait)
+        return isolation
+
+    def _begin(
+        self,
+        control: socket.socket,
+        limits: IsolationLimits,
+        keeper: int,
+        reap: Callable[[], object],
+    ) -> None:
+        self._control, self._limits, self._keeper, self._reap = control, limits, keeper, reap
         self._workers = _Workers(self._control, self._limits)
         # Long calls never take the last workers, so short ones do not wait for them.
         n_long = max(1, self._limits.most // 2)
@@ -75,7 +106,7 @@ class Isolation(Generic[T]):
         self._workers.close()
         for lane in (self._short, self._long):
             lane.shutdown(cancel_futures=True)
-        os.waitpid(self._keeper, 0)
+        self._reap()
 
     def _submit(
         self, lane: ThreadPoolExecutor, function: Callable[..., R], arguments: tuple[Any, ...]
