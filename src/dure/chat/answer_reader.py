@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+import msgspec
 
 from dure.chat.format import PreparedChat
 from dure.chat.parser import Parsed
-from dure.chat.task import Content, Reasoning, TokenLogprob, ToolArguments, ToolCall
+from dure.chat.task import Content, Finished, Reasoning, TokenLogprob, ToolArguments, ToolCall
 from dure.chat.text import Chunk, TextAssembler
-from dure.generate.request import Token
+from dure.errors import EngineError
+from dure.generate.request import Done, Timings, Token
 
 __all__ = ["AnswerParser", "AnswerReader", "CheckedParser", "PlainParser", "Promise", "TokenBytes"]
 
@@ -164,6 +167,21 @@ class AnswerReader:
         if self._tokens and self._logprobs:  # without text, such as half a character cut off
             yield Content("", self._logprobs_of(self._tokens))
 
+    def end(self, done: Done) -> Iterator[Parsed | Finished]:
+        """Yield the pieces of what was held back, and the end.
+
+        Raises EngineError if the answer was cancelled, but not because it had met a stop string.
+        """
+        stop = self.stop_text  # one that half a character would complete comes too late
+        yield from self.finish()
+        reason: Literal["stop", "length", "tool_calls"] = "tool_calls" if self.called else "stop"
+        if done.reason == "cancelled" and stop is None:
+            raise EngineError("the answer was ended at the server before it was complete")
+        if done.reason == "length" and stop is None:
+            reason = "length"
+        timings = done.timings if stop is None else _up_to(self.n_tokens, done.timings)
+        yield Finished(reason, timings, stop, self.n_reasoning_tokens)
+
     def promises(self) -> list[Promise]:
         """Return what the whole answer must follow."""
         return self._parser.promises()
@@ -194,3 +212,18 @@ class AnswerReader:
     def _entry(self, token: int, logprob: float) -> TokenLogprob:
         data = self._bytes(token, True)
         return TokenLogprob(data.decode("utf-8", "replace"), data, logprob, token)
+
+
+def _up_to(n: int, timings: Timings) -> Timings:
+    """Return the timings of an answer's first n tokens: what follows a stop string is no answer."""
+    steps = max(0, n - 1)
+    if steps >= timings.n_steps:
+        return timings
+    part = steps / timings.n_steps
+    return msgspec.structs.replace(
+        timings,
+        tokens=n,
+        generate_s=timings.generate_s * part,
+        compute_s=timings.compute_s * part,
+        sync_s=timings.sync_s * part,
+    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import Literal
 
 import msgspec
 
@@ -188,7 +187,7 @@ class _EventTranslator:
         elif isinstance(event, PrefillProgress):
             yield PromptProgress(event.total, event.cached, event.processed, event.elapsed_s)
         elif isinstance(event, Done):
-            yield from self._done(event)
+            yield from self._reader.end(event)
         elif isinstance(event, Failed):
             yield from self._failed(event)
 
@@ -198,15 +197,7 @@ class _EventTranslator:
             raise revived(event.error)
         request = self._request
         timings = Timings(prompt_tokens=len(request.prompt), tokens=self._reader.n_tokens)
-        yield from self._done(Done(request.id, "cancelled", timings))
-
-    def _done(self, done: Done) -> Iterator[ChatEvent]:
-        reader = self._reader
-        stop = reader.stop_text  # one that half a character would complete comes too late
-        yield from reader.finish()
-        reason = self._reason(done, stop)
-        timings = done.timings if stop is None else _up_to(reader.n_tokens, done.timings)
-        yield Finished(reason, timings, stop, reader.n_reasoning_tokens)
+        yield from self._reader.end(Done(request.id, "cancelled", timings))
 
     async def _check(self, end: Finished) -> None:
         """Raise EngineError if a complete answer does not follow a strict schema; note others."""
@@ -221,25 +212,3 @@ class _EventTranslator:
             note_unused(promise.rule)
             if record := current_record.get():
                 record.extra["broken_schema"] = promise.rule
-
-    def _reason(self, done: Done, stop: str | None) -> Literal["stop", "length", "tool_calls"]:
-        if done.reason == "cancelled" and stop is None:
-            raise EngineError("the answer was ended at the server before it was complete")
-        if done.reason == "length" and stop is None:
-            return "length"
-        return "tool_calls" if self._reader.called else "stop"
-
-
-def _up_to(n: int, timings: Timings) -> Timings:
-    """Return the timings of an answer's first n tokens: what follows a stop string is no answer."""
-    steps = max(0, n - 1)
-    if steps >= timings.n_steps:
-        return timings
-    part = steps / timings.n_steps
-    return msgspec.structs.replace(
-        timings,
-        tokens=n,
-        generate_s=timings.generate_s * part,
-        compute_s=timings.compute_s * part,
-        sync_s=timings.sync_s * part,
-    )

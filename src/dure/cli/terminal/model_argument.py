@@ -12,7 +12,7 @@ from dure.cli.terminal.pull_progress import pull_progress, saying_how_to_resume
 from dure.errors import UsageError
 from dure.generate.speculative.proposer import Draft
 from dure.model.gguf import open_gguf
-from dure.model.store import Library, Name, parse_name
+from dure.model.store import Library, Name, located
 
 __all__ = ["resolve_draft", "resolve_model"]
 
@@ -25,15 +25,10 @@ def resolve_model(text: str, *, may_pull: bool = False, pull_now: bool = False) 
     Raises UsageError, with the command to run, if the model is missing and is not pulled; otherwise as
     `dure.model.store.pull` does.
     """
-    path = Path(text)
-    if path.exists():
-        return path
     library = Library()
-    if model := library.find(text):
-        return model.path
-    if _is_path(text):
-        return path  # opening it reports best what is wrong
-    name = _name(text)
+    name = located(text, library)
+    if isinstance(name, Path):
+        return name
     if may_pull and (pull_now or _agreed(text)):
         return _pulled(name, library)
     more = ", or say --pull" if may_pull else ""
@@ -48,20 +43,6 @@ def resolve_draft(text: str, *, pull_now: bool = False) -> str:
     with open_gguf(path):
         pass  # a file that is no model is an error at once
     return str(path.absolute())
-
-
-def _is_path(text: str) -> bool:
-    """Return whether this can only be a path, existing or not."""
-    if text.startswith(("hf:", "http://", "https://")):
-        return False
-    return text.startswith((".", "/", "~")) or (text.endswith(".gguf") and ":" not in text)
-
-
-def _name(text: str) -> Name:
-    try:
-        return parse_name(text)
-    except UsageError as error:
-        raise UsageError(f"{error} (and no file of this name is here)") from None
 
 
 def _agreed(text: str) -> bool:

@@ -8,6 +8,7 @@ inside a model beyond its header, and nothing about terminals.
 from __future__ import annotations
 
 from dure.model.store.library import Library, ModelFacts, Record, StoredModel, facts_at
+from dure.model.store.locating import located
 from dure.model.store.names import HubName, Name, UrlName, parse_name, short_names
 from dure.model.store.watching import Watcher
 
@@ -21,6 +22,7 @@ __all__ = [
     "UrlName",
     "Watcher",
     "facts_at",
+    "located",
     "parse_name",
     "short_names",
 ]
