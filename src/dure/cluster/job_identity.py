@@ -17,10 +17,11 @@ import msgspec
 
 from dure.errors import ClusterError
 
-__all__ = ["JobId", "JobIdentity", "busy_error"]
+__all__ = ["LIBRARY", "JobId", "JobIdentity", "busy_error"]
 
 JobId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 _SERVER = "serve"
+LIBRARY = "open"  # a program's own call
 
 
 class JobIdentity(msgspec.Struct, frozen=True):
@@ -47,6 +48,8 @@ class JobIdentity(msgspec.Struct, frozen=True):
     @property
     def title(self) -> str:
         """What was typed, in short."""
+        if self.command == LIBRARY:
+            return f"`dure.open({self.model!r})`"
         return f"`dure {self.command} {self.model}`"
 
     def told(self) -> str:

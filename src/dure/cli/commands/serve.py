@@ -21,12 +21,12 @@ from dure.cli.terminal.parameters import (
     SamplingOptions,
     Thinking,
 )
-from dure.cli.terminal.running_model import cluster_job
 from dure.cli.terminal.server_parameters import Guarding, ModelFiles, Serving
 from dure.deploy.options import RunOptions
 from dure.generate.file_sampling import file_sampling
 from dure.generate.speculative.proposer import Draft
 from dure.http.settings import check_binding
+from dure.library.running import cluster_job
 from dure.model.gguf import open_gguf
 from dure.worker.protocol import EngineOptions
 

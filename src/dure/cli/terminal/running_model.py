@@ -10,17 +10,15 @@ from dure.chat.reading import TextTools
 from dure.cli.terminal.console import errors, loading_bar, progress_bar
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import EngineEvent
-from dure.deploy.start import start_model
 from dure.engine.executor import Executor, FullExecutor
 from dure.errors import ModelError
 from dure.generate.speculative.proposer import Proposer
 from dure.isolation import Isolation
+from dure.library import running
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
-from dure.places import cluster_directory
-from dure.worker.proposing import start_proposer
 
-__all__ = ["TerminalReporter", "cluster_job", "proposer", "reading", "running_model"]
+__all__ = ["TerminalReporter", "proposer", "reading", "running_model"]
 
 
 class TerminalReporter:
@@ -52,28 +50,11 @@ class TerminalReporter:
         errors.print(text, style="yellow", markup=False)
 
 
-@contextmanager
-def cluster_job(options: RunOptions) -> Iterator[None]:
-    """Register this command with the cluster, if it uses one, until the block ends."""
-    if not options.cluster:
-        yield
-        return
-    from dure.cluster.root.job_registry import JobRegistry
-    from dure.cluster.root.membership import Cluster
-
-    with JobRegistry(Cluster(cluster_directory()).directory, options.job).registered():
-        yield
-
-
-@contextmanager
-def running_model(model: Path, options: RunOptions) -> Iterator[tuple[GgufFile, FullExecutor]]:
-    """Run a model until the block ends, by an error too."""
-    with open_gguf(model) as gguf, cluster_job(options):
-        executor = start_model(gguf, options, TerminalReporter()).executor
-        try:
-            yield gguf, executor
-        finally:
-            executor.close()
+def running_model(
+    model: Path, options: RunOptions
+) -> AbstractContextManager[tuple[GgufFile, FullExecutor]]:
+    """Run a model until the block ends; see `dure.library.running`."""
+    return running.running_model(model, options, TerminalReporter())
 
 
 @contextmanager
@@ -96,15 +77,8 @@ def reading(
         yield vocabulary, texts
 
 
-@contextmanager
 def proposer(
     draft: str, gguf: GgufFile, vocabulary: Vocabulary, options: RunOptions, executor: Executor
-) -> Iterator[Proposer | None]:
-    """Make the proposer of draft tokens that --draft names, until the block ends."""
-    n_ctx, reporter = executor.info.n_ctx, TerminalReporter()
-    made = start_proposer(draft, gguf, vocabulary, options, n_ctx, reporter)
-    try:
-        yield made
-    finally:
-        if made is not None:
-            made.close()
+) -> AbstractContextManager[Proposer | None]:
+    """Make the proposer of draft tokens; see `dure.library.running`."""
+    return running.proposer(draft, gguf, vocabulary, options, executor, TerminalReporter())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -51,12 +52,14 @@ class JobRegistry:
             lock = self._lock_file(self._own.id).open("w")
             fcntl.lockf(lock, fcntl.LOCK_EX)  # of this process alone: no child inherits it
             self._write(Registration(self._own))
+        owner = os.getpid()
         try:
             yield
         finally:
-            with self._alone():
-                self._delete(self._own.id)
-                lock.close()
+            if os.getpid() == owner:  # not a fork, which has a copy of this block
+                with self._alone():
+                    self._delete(self._own.id)
+                    lock.close()
 
     def others(self) -> list[Registration]:
         """Return all other jobs that live, the oldest first."""

@@ -49,6 +49,7 @@ class RunningJob:
         self._listener = socket.socket(socket.AF_UNIX)
         self._rank0: Channel | None = None
         self._mpiexec: subprocess.Popen[bytes] | None = None
+        self._owner = os.getpid()
         try:
             self._start(job, launch)
             self._rank0 = self._accept()
@@ -172,7 +173,12 @@ class RunningJob:
             time.sleep(0.02)
 
     def close(self) -> None:
-        """End all processes, in peace if they let us, and remove what was written."""
+        """End all processes, in peace if they let us, and remove what was written.
+
+        A fork of the process that started them has a copy of this, whose end changes nothing.
+        """
+        if os.getpid() != self._owner:
+            return
         self._listener.close()
         if self._rank0 is not None:
             with contextlib.suppress(OSError):

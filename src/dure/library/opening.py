@@ -1,0 +1,134 @@
+"""`dure.open`: finds a model, starts it here, over ranks or on the cluster, and hands it to a program.
+
+Knows the options of a start by their names in Python. Refuses to know what is asked of the model.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Literal
+
+from dure.chat.reading import TextTools
+from dure.cluster.job_identity import LIBRARY, JobIdentity
+from dure.deploy.options import RunOptions
+from dure.engine.compute.allreduce import Wire
+from dure.errors import DureError, UsageError
+from dure.generate.file_sampling import file_sampling
+from dure.generate.loop import EngineLoop
+from dure.generate.request import Sampling
+from dure.generate.speculative.proposer import Draft
+from dure.isolation import Isolation
+from dure.library.model import Model
+from dure.library.reporting import LogReporter, LogWatcher
+from dure.library.running import proposer, running_model
+from dure.library.shared_loop import SharedLoop
+from dure.library.tokens import ModelParts
+from dure.model.gguf import open_gguf
+from dure.model.store import Library, located
+from dure.model.vocabulary import Vocabulary
+
+__all__ = ["open_model"]
+
+
+def open_model(
+    model: str | os.PathLike[str],
+    *,
+    ranks: int | None = None,
+    cluster: bool = False,
+    ctx: int | None = None,
+    parallel: int = 1,
+    threads: int | None = None,
+    shares: Sequence[float] | None = None,
+    nodes: Sequence[str] | Literal["all"] | None = None,
+    share_node: bool = False,
+    interface: str | None = None,
+    sync: Literal["q8", "f32"] = "q8",
+    draft: str | os.PathLike[str] = "lookup",
+    mlock: bool = False,
+    pin: bool = False,
+    pull: bool = False,
+) -> Model:
+    """Start a model, and return it when it is ready. Use it as a context manager, or `close` it.
+
+    model: a GGUF file, or a name as `dure run` takes it. ranks: cut it over so many ranks on this machine.
+    cluster: cut it over the cluster's machines; nodes: exactly these, or "all". ctx: tokens of a prompt and
+    its answer; None: 4,096, or less if the model was trained for less. parallel: answers at once, each with
+    its own context. threads, shares, share_node, interface, sync, draft, mlock, pin: as the options of
+    `dure run`. pull: download a model that is not on this machine.
+    Raises a DureError that says what prevents it, and the cure.
+    """
+    with ExitStack() as stack, _naming_arguments():
+        path = _found(os.fspath(model), pull=pull)
+        options = RunOptions(
+            ranks=ranks,
+            shares=None if shares is None else ",".join(map(str, shares)),
+            threads=threads,
+            ctx=ctx,
+            n_sequences=parallel,
+            wire=Wire(sync),
+            cluster=cluster,
+            job=JobIdentity.new(LIBRARY, path.stem),
+            share_node=share_node,
+            nodes=nodes if nodes is None or isinstance(nodes, str) else ",".join(nodes),
+            interface=interface,
+            lock_memory=mlock,
+            pin=pin,
+        )
+        wanted = os.fspath(draft)
+        named = wanted if wanted in set(Draft) else str(_found(wanted, pull=pull).absolute())
+        parts = _started(path, options, named, stack)
+        return Model(parts, stack.pop_all())
+
+
+def _started(path: Path, options: RunOptions, draft: str, stack: ExitStack) -> ModelParts:
+    reporter = LogReporter()
+    with open_gguf(path) as header:
+        vocabulary = Vocabulary(header)
+        stack.callback(vocabulary.close)
+        sampling = Sampling(**file_sampling(header))  # type: ignore[arg-type]  # its fields are numbers
+    texts: Isolation[TextTools] = stack.enter_context(
+        Isolation.of_module("dure.library.reader", str(path.absolute()))
+    )  # loads while the model does
+    gguf, executor = stack.enter_context(running_model(path, options, reporter))
+    drafts = stack.enter_context(proposer(draft, gguf, vocabulary, options, executor, reporter))
+    loop = SharedLoop(EngineLoop(executor, vocabulary, proposer=drafts))
+    return ModelParts(path, gguf.architecture, executor.info, loop, vocabulary, texts, sampling)
+
+
+def _found(text: str, *, pull: bool) -> Path:
+    """Return a model's file. Raises UsageError if it is not here and must not be pulled."""
+    library = Library()
+    name = located(text, library)
+    if isinstance(name, Path):
+        return name
+    if not pull:
+        raise UsageError(
+            f"{text} is not on this machine", f"run `dure pull {text}`, or open it with pull=True"
+        )
+    from dure.model.store.pull import pull as pull_model
+
+    return pull_model(name, library, LogWatcher()).model.path
+
+
+@contextmanager
+def _naming_arguments() -> Iterator[None]:
+    """Name arguments in errors as a program writes them: a command's `--ranks` is `ranks` here."""
+    try:
+        yield
+    except DureError as error:
+        error.args = error.problem, error.cure = _in_python(error.problem), _in_python(error.cure)
+        raise
+
+
+def _in_python(text: str) -> str:
+    """Return a text with its options' names, but for those within a command, as arguments."""
+    parts = text.split("`")
+    parts[::2] = [
+        re.sub(r"--([a-z][a-z-]*)", lambda match: match[1].replace("-", "_"), part)
+        for part in parts[::2]
+    ]
+    return "`".join(parts)

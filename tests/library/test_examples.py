@@ -1,0 +1,43 @@
+"""The examples run as they are, and show what they promise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SHOWN = {
+    "stream_chat.py": ["> Who is the story about?", "returned {'day':"],
+    "score_texts.py": [
+        "The likeliest ending: ' barley farmer called Nari.'",
+        "it expected ' called'",
+    ],
+    "many_prompts.py": ["Once upon a time there was a spoon", "merry"],
+}
+
+
+def test_every_example_runs_here() -> None:
+    """None is forgotten; `demo.py` has a test of its own. Each is short."""
+    paths = {path.name: path for path in EXAMPLES.glob("*.py")}
+    assert paths.keys() == SHOWN.keys() | {"demo.py"}
+    assert max(len(path.read_text().splitlines()) for path in paths.values()) < 60
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_an_example_shows_what_it_promises(tmp_path: Path, name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name],
+        cwd=tmp_path,
+        env={**os.environ, "DURE_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr or "cores" in done.stderr, done.stderr
+    for text in SHOWN[name]:
+        assert text in done.stdout
