@@ -18,7 +18,7 @@ VENV := .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 # which of other people's clients: npm (Claude Code, Codex, ollama) and those of tests/clients/pinned
-CLIENTS ?= npm aider langchain litellm llm
+CLIENTS ?= npm aider langchain litellm llm lm-eval
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(shell find src -name '*.py')
 
 # llama.cpp's AMX kernels crash when some compilers build them: docs/decisions/0003-no-amx.md

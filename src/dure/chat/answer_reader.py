@@ -14,10 +14,18 @@ import msgspec
 
 from dure.chat.format import PreparedChat
 from dure.chat.parser import Parsed
-from dure.chat.task import Content, Finished, Reasoning, TokenLogprob, ToolArguments, ToolCall
+from dure.chat.task import (
+    Content,
+    Finished,
+    PromptScores,
+    Reasoning,
+    TokenLogprob,
+    ToolArguments,
+    ToolCall,
+)
 from dure.chat.text import Chunk, TextAssembler
 from dure.errors import EngineError
-from dure.generate.request import Done, Timings, Token
+from dure.generate.request import Done, PromptLogprobs, Timings, Token
 
 __all__ = ["AnswerParser", "AnswerReader", "CheckedParser", "PlainParser", "Promise", "TokenBytes"]
 
@@ -182,6 +190,12 @@ class AnswerReader:
         timings = done.timings if stop is None else _up_to(self.n_tokens, done.timings)
         yield Finished(reason, timings, stop, self.n_reasoning_tokens)
 
+    def prompt_scores(self, prompt: Sequence[int], event: PromptLogprobs) -> PromptScores:
+        """Return what is told of some of a prompt's tokens."""
+        tokens = prompt[event.start : event.start + len(event.logprobs)]
+        told = zip(tokens, event.logprobs, event.tops, strict=True)
+        return PromptScores(tuple(self._scored(*one) for one in told))
+
     def promises(self) -> list[Promise]:
         """Return what the whole answer must follow."""
         return self._parser.promises()
@@ -206,8 +220,11 @@ class AnswerReader:
         return tuple(self._logprob(token) for token in tokens) if self._logprobs else ()
 
     def _logprob(self, token: Token) -> TokenLogprob:
-        top = tuple(self._entry(other, logprob) for other, logprob in token.top)
-        return replace(self._entry(token.token, token.logprob or 0.0), top=top)
+        return self._scored(token.token, token.logprob or 0.0, token.top)
+
+    def _scored(self, token: int, logprob: float, top: Sequence[tuple[int, float]]) -> TokenLogprob:
+        others = tuple(self._entry(other, one) for other, one in top)
+        return replace(self._entry(token, logprob), top=others)
 
     def _entry(self, token: int, logprob: float) -> TokenLogprob:
         data = self._bytes(token, True)

@@ -22,6 +22,7 @@ __all__ = [
     "JsonSchema",
     "NamedTool",
     "PromptProgress",
+    "PromptScores",
     "Reasoning",
     "TokenLogprob",
     "Tool",
@@ -89,7 +90,7 @@ class ChatTask:
 class GenerationOptions:
     """How an answer is generated. stop: texts that end it, and are not part of it.
 
-    n_logprobs, post_sampling: see `Request`.
+    n_logprobs, post_sampling, prompt_logprobs: see `Request`.
     """
 
     sampling: Sampling = Sampling()  # noqa: RUF009 - it is frozen
@@ -97,6 +98,7 @@ class GenerationOptions:
     stop: tuple[str, ...] = ()
     n_logprobs: int | None = None
     post_sampling: bool = False
+    prompt_logprobs: int | None = None
     ignore_eos: bool = False
     cache_prompt: bool = True
     owner: Owner = NOBODY
@@ -121,6 +123,13 @@ class PromptProgress:
     cached: int
     processed: int
     elapsed_s: float
+
+
+@dataclass(frozen=True)
+class PromptScores:
+    """The logprobs of more tokens of the prompt, in its order; the first token of all has none."""
+
+    logprobs: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ class PromptReader:
 
     def _logprob(self, token: int, row: int, top: TopK) -> float:
         at = np.flatnonzero(top.ids == token)
-        logit = top.logits[at[0]] if at.size else self._executor.logits(row)[token]
-        return float(logit) - top.log_sum_exp
+        logits = top.logits[at] if at.size else self._executor.logits(row)[[token]]
+        return float((logits - top.log_sum_exp)[0])
 
 
 def _best(top: TopK, n: int) -> tuple[tuple[int, float], ...]:

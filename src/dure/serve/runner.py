@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import cast
 
 import msgspec
 
@@ -20,6 +21,7 @@ from dure.chat.task import (
     Finished,
     GenerationOptions,
     PromptProgress,
+    PromptScores,
 )
 from dure.errors import EngineError, revived
 from dure.generate.request import (
@@ -28,6 +30,7 @@ from dure.generate.request import (
     Failed,
     Grammar,
     PrefillProgress,
+    PromptLogprobs,
     Request,
     Sampling,
     Timings,
@@ -40,9 +43,19 @@ from dure.serve.engine import TokenStream
 from dure.serve.runs import Merged, Run
 from dure.serve.served_model import ServedModel
 
-__all__ = ["TextEvent", "run_chat", "run_chats", "run_text", "run_texts"]
+__all__ = [
+    "ScoredTextEvent",
+    "TextEvent",
+    "run_chat",
+    "run_chats",
+    "run_scored_texts",
+    "run_text",
+    "run_texts",
+]
 
 TextEvent = Content | PromptProgress | Finished
+ScoredTextEvent = TextEvent | PromptScores
+_Event = ChatEvent | PromptScores
 _UNFINISHED = EngineError("the engine ended without finishing the answer", "ask again")
 
 
@@ -72,7 +85,8 @@ def run_chat(
         special=prepared.special,
         logprobs=options.n_logprobs is not None,
     )
-    return Run(stream, _EventTranslator(request, reader, model.texts).events(stream))
+    events = _EventTranslator(request, reader, model.texts).events(stream)
+    return Run(stream, events)  # type: ignore[arg-type]  # its prompt gets no scores
 
 
 def run_text(
@@ -129,6 +143,17 @@ def run_texts(
     return Merged(begin, n * len(prompts), model.engine.info.n_sequences)
 
 
+def run_scored_texts(
+    model: ServedModel,
+    prompts: Sequence[list[int]],
+    options: GenerationOptions,
+    grammar: Grammar | None = None,
+    n: int = 1,
+) -> Merged[ScoredTextEvent]:
+    """Begin continuations as `run_texts`, of prompts whose logprobs are asked for too."""
+    return cast(Merged[ScoredTextEvent], run_texts(model, prompts, options, grammar, n))
+
+
 def _request(
     model: ServedModel,
     prompt: list[int],
@@ -145,6 +170,7 @@ def _request(
         max_tokens=options.max_tokens,
         n_logprobs=options.n_logprobs,
         post_sampling=options.post_sampling,
+        prompt_logprobs=options.prompt_logprobs,
         grammar=grammar,
         ignore_eos=options.ignore_eos,
         cache_prompt=options.cache_prompt,
@@ -165,7 +191,7 @@ class _EventTranslator:
     def __init__(self, request: Request, reader: AnswerReader, texts: Isolation[TextTools]) -> None:
         self._request, self._reader, self._texts = request, reader, texts
 
-    async def events(self, stream: TokenStream) -> AsyncGenerator[ChatEvent, None]:
+    async def events(self, stream: TokenStream) -> AsyncGenerator[_Event, None]:
         try:
             async for event in stream:
                 for one in self._read(event, stream):
@@ -179,13 +205,15 @@ class _EventTranslator:
         finally:
             stream.cancel()
 
-    def _read(self, event: Event, stream: TokenStream) -> Iterator[ChatEvent]:
+    def _read(self, event: Event, stream: TokenStream) -> Iterator[_Event]:
         if isinstance(event, Token) and self._reader.stop_text is None:
             yield from self._reader.feed(event)
             if self._reader.stop_text is not None:
                 stream.cancel()
         elif isinstance(event, PrefillProgress):
             yield PromptProgress(event.total, event.cached, event.processed, event.elapsed_s)
+        elif isinstance(event, PromptLogprobs):
+            yield self._reader.prompt_scores(self._request.prompt, event)
         elif isinstance(event, Done):
             yield from self._reader.end(event)
         elif isinstance(event, Failed):

@@ -5,28 +5,56 @@ Pure: events in, objects out. Refuses to know HTTP and conversations.
 
 from __future__ import annotations
 
+import codecs
 import time
 import uuid
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from dure.chat.task import Content, Finished, PromptProgress, TokenLogprob
+from dure.chat.task import Content, Finished, PromptProgress, PromptScores, TokenLogprob
 from dure.http.problems import Problem, openai_error
 from dure.serve.dialect.answering import StreamObject
 from dure.serve.dialect.logprobs import LOWEST, finite
 from dure.serve.dialect.timings import LiveTimings, progress_of, timings_of
 from dure.serve.openai.completion_request import CompletionRequest
 from dure.serve.openai.usage import usage_of
-from dure.serve.runner import TextEvent
+from dure.serve.runner import ScoredTextEvent
 
-__all__ = ["CompletionAnswer"]
+__all__ = ["CompletionAnswer", "Echo"]
+
+
+class Echo:
+    """The prompt that an answer begins with; without one it is empty.
+
+    pieces: the bytes of its tokens, as they are shown. first: how the first is named.
+    """
+
+    def __init__(self, pieces: Sequence[bytes] = (), first: str = "") -> None:
+        self.n_tokens, self.first = len(pieces), first
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.offsets: list[int] = []
+        self.text = ""
+        for piece in pieces:
+            self.offsets.append(len(self.text))
+            self.text += decoder.decode(piece)
+        self.text += decoder.decode(b"", final=True)
+
+    def columns(self, scores: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """Return columns of its tokens. scores: of all but the first, which nothing comes before."""
+        columns = _columns(scores, 0)
+        return {
+            "tokens": [self.first, *columns["tokens"]],
+            "token_logprobs": [None, *columns["token_logprobs"]],
+            "top_logprobs": [None, *columns["top_logprobs"]],
+            "text_offset": self.offsets,
+        }
 
 
 class CompletionAnswer:
     """The answer to one request: n choices of each prompt, one prompt's after the other.
 
-    echoes: of each prompt, the text that its choices begin with. prompt_text: the first prompt's.
+    echoes: what the choices of each prompt begin with. prompt_text: the first prompt's.
     """
 
     def __init__(
@@ -34,7 +62,7 @@ class CompletionAnswer:
         request: CompletionRequest,
         model: str,
         fingerprint: str,
-        echoes: Sequence[str],
+        echoes: Sequence[Echo],
         prompt_text: str,
     ) -> None:
         self._request, self._n_prompts, self._prompt_text = request, len(echoes), prompt_text
@@ -52,7 +80,7 @@ class CompletionAnswer:
             for i in range(n)
         ]
 
-    def feed(self, indexed: tuple[int, TextEvent]) -> list[StreamObject]:
+    def feed(self, indexed: tuple[int, ScoredTextEvent]) -> list[StreamObject]:
         """Return the chunks of an event of one choice."""
         index, event = indexed
         return [{**self._head, **fields} for fields in self._choices[index].feed(event)]
@@ -100,22 +128,27 @@ class CompletionAnswer:
 class TextChoiceWriter:
     """One choice while it is generated: its chunks, and what they add up to."""
 
-    def __init__(self, index: int, request: CompletionRequest, echo: str) -> None:
+    def __init__(self, index: int, request: CompletionRequest, echo: Echo) -> None:
         self._index, self._echo = index, echo
         self._with_logprobs = request.logprobs is not None
         self._with_progress = bool(request.return_progress)
         self._live = LiveTimings() if request.timings_per_token else None
         self._n_characters = 0
-        self._text = [echo]
+        self._has_begun = not echo.n_tokens
+        self._n_unscored = echo.n_tokens - 1 if self._with_logprobs else 0
+        self._text: list[str] = []
+        self._scores: list[TokenLogprob] = []
         self._logprobs: list[TokenLogprob] = []
         self.finished: Finished | None = None
 
-    def feed(self, event: TextEvent) -> list[dict[str, Any]]:
-        """Take in an event, and return the fields of its chunks; the first chunk has the echo."""
+    def feed(self, event: ScoredTextEvent) -> list[dict[str, Any]]:
+        """Take in an event, and return the fields of its chunks; the first with text has the echo."""
+        if isinstance(event, PromptScores):
+            self._scores += event.logprobs
+            return self._begun()
         if self._live is not None:
             self._live.observe(event)
-        first = [self._more(self._echo)] if self._echo else []
-        self._echo = ""
+        first = self._begun()
         match event:
             case PromptProgress():
                 return [*first, self._progressed(event)] if self._with_progress else first
@@ -127,6 +160,15 @@ class TextChoiceWriter:
                 self._logprobs += logprobs
                 return [*first, self._more(text, logprobs)]
 
+    def _begun(self) -> list[dict[str, Any]]:
+        """Return the chunk with the echo, once all of its logprobs are there, if they are wanted."""
+        if self._has_begun or len(self._scores) < self._n_unscored:
+            return []
+        self._has_begun = True
+        columns = self._echo.columns(self._scores) if self._with_logprobs else None
+        self._n_characters = len(self._echo.text)
+        return [self._with_timings(self._fields(self._echo.text, columns, None))]
+
     def alive(self) -> dict[str, Any]:
         """Return the fields of a chunk that adds nothing."""
         return self._fields("", None, None)
@@ -134,13 +176,20 @@ class TextChoiceWriter:
     def value(self, index: int) -> dict[str, Any]:
         """Return the choice as OpenAI has it."""
         assert self.finished is not None
-        logprobs = _columns(self._logprobs, 0) if self._with_logprobs else None
+        logprobs = self._all_columns() if self._with_logprobs else None
         return {
-            "text": "".join(self._text),
+            "text": self._echo.text + "".join(self._text),
             "index": index,
             "logprobs": logprobs,
             "finish_reason": self.finished.reason,
         }
+
+    def _all_columns(self) -> dict[str, Any]:
+        answer = _columns(self._logprobs, len(self._echo.text))
+        if not self._echo.n_tokens:
+            return answer
+        echo = self._echo.columns(self._scores)
+        return {name: [*values, *answer[name]] for name, values in echo.items()}
 
     def mean_logprob(self) -> float:
         """Return the mean of the tokens' logprobs."""
@@ -150,7 +199,9 @@ class TextChoiceWriter:
     def _more(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> dict[str, Any]:
         columns = _columns(logprobs, self._n_characters) if self._with_logprobs else None
         self._n_characters += len(text)
-        fields = self._fields(text, columns, None)
+        return self._with_timings(self._fields(text, columns, None))
+
+    def _with_timings(self, fields: dict[str, Any]) -> dict[str, Any]:
         return fields if self._live is None else {**fields, "timings": self._live.timings()}
 
     def _progressed(self, event: PromptProgress) -> dict[str, Any]:
@@ -178,6 +229,14 @@ def _columns(logprobs: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
     return {
         "tokens": [one.text for one in logprobs],
         "token_logprobs": [finite(one.logprob) for one in logprobs],
-        "top_logprobs": [{top.text: finite(top.logprob) for top in one.top} for one in logprobs],
+        "top_logprobs": [_by_text(one.top) for one in logprobs],
         "text_offset": offsets,
     }
+
+
+def _by_text(tops: Sequence[TokenLogprob]) -> dict[str, float]:
+    """Return tokens' logprobs by text; of tokens with the same text the likeliest counts."""
+    found: dict[str, float] = {}
+    for top in tops:
+        found.setdefault(top.text, finite(top.logprob))
+    return found

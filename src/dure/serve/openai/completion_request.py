@@ -42,8 +42,16 @@ class CompletionRequest(GenerationParameters):
 
     def n_logprobs(self) -> int | None:
         """Return the number of alternatives of each token; 0 if only best_of needs logprobs."""
-        if self.echo and self.logprobs is not None:
-            raise ParameterError("logprobs", "logprobs of an echoed prompt are not computed")
         if self.logprobs is None and self.n_answers() > (self.n or 1):
             return 0
+        return self.logprobs
+
+    def n_prompt_logprobs(self) -> int | None:
+        """Return the number of alternatives of each token of an echoed prompt. Raises ParameterError."""
+        if not self.echo or self.logprobs is None:
+            return None
+        if self.suffix:
+            raise ParameterError(
+                "suffix", "suffix: a prompt with a suffix has no logprobs", "leave out echo"
+            )
         return self.logprobs

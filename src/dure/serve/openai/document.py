@@ -24,6 +24,7 @@ __all__ = [
     "Properties",
     "SlotStatus",
     "Text",
+    "TokenizerInfo",
     "Tokens",
 ]
 
@@ -129,8 +130,8 @@ class ChatCompletion(_Head):
 
 class TextLogprobs(ClosedObject):
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -208,6 +209,7 @@ class Tokens(ClosedObject):
     """Token ids; with `with_pieces` objects of id and piece (text, or bytes that are no text)."""
 
     tokens: list[Any]
+    count: int
 
 
 class Prompt(ClosedObject):
@@ -217,9 +219,18 @@ class Prompt(ClosedObject):
 
 
 class Text(ClosedObject):
-    """The text of tokens."""
+    """The text of tokens, under two names."""
 
     content: str
+    prompt: str
+
+
+class TokenizerInfo(ClosedObject):
+    """How texts begin and end, and how a conversation is written."""
+
+    bos_token: str | None
+    eos_token: str | None
+    chat_template: str | None
 
 
 class HealthStatus(ClosedObject):

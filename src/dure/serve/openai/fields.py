@@ -83,7 +83,9 @@ OPENAI_FIELDS: FieldTable = {
     "allowed_token_ids": Refused(_NO_PEER, "use logit_bias or grammar"),
     "use_beam_search": Refused(_NO_PEER, unless=(False,)),
     "length_penalty": Refused("there is no beam search", unless=(1, 0)),
-    "prompt_logprobs": Refused("logprobs are of the answer", unless=(0,)),
+    "prompt_logprobs": Refused(
+        "a prompt's logprobs come with its echo", "use echo and logprobs", unless=(0,)
+    ),
     "guided_json": Refused("this is not supported", _USE_FORMAT),
     "guided_regex": Refused("this is not supported", _USE_FORMAT),
     "guided_choice": Refused("this is not supported", _USE_FORMAT),
