@@ -64,6 +64,14 @@ def test_no_key_or_a_wrong_one_is_401(locked: Serving, headers: dict[str, str]) 
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_the_page_that_takes_a_key_needs_none(locked: Serving, path: str) -> None:
+    """A browser opens it; what it asks for, and what is named alike, does need one."""
+    assert httpx.get(f"{locked.url}{path}").status_code == 200
+    for other in ("/openapi.json", "/metrics", "/docs/", "/docs/x", "//"):
+        assert httpx.get(f"{locked.url}{other}").status_code == 401
+
+
 def test_health_needs_no_key(locked: Serving) -> None:
     """A load balancer has no key; everything else, figures too, wants one."""
     assert httpx.get(f"{locked.url}/health").status_code == 200

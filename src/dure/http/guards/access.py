@@ -14,6 +14,7 @@ from dure.http.guards.stopping import HEALTH_PATHS
 __all__ = ["KeyCheck", "key_of", "owner_of"]
 
 _log = logging.getLogger("dure.serve")
+_OPEN_PATHS = HEALTH_PATHS | {"/", "/docs"}  # a browser shows what these say, and sends no key
 _NO_KEY = Refusal(
     401, "an API key is wanted: send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`"
 )
@@ -21,7 +22,7 @@ _WRONG_KEY = Refusal(401, "this API key is not known, or was revoked")
 
 
 class KeyCheck:
-    """Answers 401 to requests without a valid key, except for health.
+    """Answers 401 to requests without a valid key, except for health, and for the page that takes a key.
 
     The key becomes scope["state"]["key"], by which work is shared fairly. With no keys at all, everyone
     is let in.
@@ -36,7 +37,7 @@ class KeyCheck:
             await self._app(scope, receive, send)
             return
         key = self._key(scope) if self._keys else None
-        if self._keys and key is None and scope["path"] not in HEALTH_PATHS:
+        if self._keys and key is None and scope["path"] not in _OPEN_PATHS:
             refusal = _WRONG_KEY if any(_shown(scope)) else _NO_KEY
             await refuse(send, refusal, scope["path"])
             return
