@@ -109,6 +109,19 @@ def test_ps_sees_a_server_that_wants_a_key(home: Home) -> None:
         assert httpx.get(f"{server.url}/v1/models", headers=bearer).status_code == 200
 
 
+def test_a_key_may_be_given_on_the_command_line(home: Home) -> None:
+    """With a name and without, several too; nobody else is let in. An empty one is no open door."""
+    options = ("--api-key", "secret-of-all", "--api-key", "bora:secret-of-bora,cho:secret-of-cho")
+    with home.serving(*options, DURE_API_KEYS="anna:secret-of-anna") as server:
+        for person in ("all", "bora", "cho", "anna"):
+            bearer = {"Authorization": f"Bearer secret-of-{person}"}
+            assert httpx.get(f"{server.url}/v1/models", headers=bearer).status_code == 200
+        assert httpx.get(f"{server.url}/v1/models").status_code == 401
+    done = home.dure("serve", DEMO, "--api-key", "")
+    assert done.returncode == 2
+    assert "--api-key is empty" in done.stderr
+
+
 def test_a_killed_engine_is_started_again(home: Home) -> None:
     """After kill -9 of the engine the server says so, and answers as before."""
     with home.serving() as server:

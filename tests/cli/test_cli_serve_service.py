@@ -149,6 +149,13 @@ def test_keys_do_not_go_into_a_unit_that_everybody_may_read(sandbox: Sandbox) ->
     assert "--api-key-file" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--api-key secret", "--api-key=secret"])
+def test_a_key_of_the_command_line_does_not_go_into_a_unit(sandbox: Sandbox, option: str) -> None:
+    done = sandbox.run(f"{DURE} serve install *.gguf --user pi {option}; ls {UNIT}")
+    assert "--api-key would be in the unit" in done.stderr
+    assert "No such file" in done.stderr  # of ls
+
+
 def test_a_machine_without_systemd_is_told_so_and_keeps_no_unit(sandbox: Sandbox) -> None:
     alone = f"PATH={sandbox.home} {DURE} serve"
     done = sandbox.run(

@@ -130,7 +130,7 @@ def check_binding(settings: ServerSettings) -> None:
         return
     raise UsageError(
         f"host {settings.host} can be reached from other machines, and no API key is set",
-        "set DURE_API_KEYS or --api-key-file, or say --insecure if everyone may use this machine",
+        "give --api-key-file or --api-key, or say --insecure if everyone may use this machine",
     )
 
 

@@ -20,7 +20,7 @@ __all__ = ["SERVE_UNIT", "check_model", "environment_of", "unit_text"]
 SERVE_UNIT = "dure-serve.service"
 LAST_WORDS_S = 15.0  # beyond the deadline, for the ranks to end
 _DURE = [sys.executable, "-m", "dure.cli.main"]
-_SECRET = {"DURE_API_KEYS"}
+_SECRET = {"DURE_API_KEYS", "DURE_API_KEY", "DURE_SERVE_API_KEY"}
 _HOMES = ("XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
 _TEXT = """\
 [Unit]
@@ -73,6 +73,11 @@ def unit_text(
 
     A request that cannot be met (exit code 2) is not tried again, as it cannot be met a second time.
     """
+    if any(word.partition("=")[0] == "--api-key" for word in words):
+        raise UsageError(
+            "--api-key would be in the unit, which everybody may read",
+            "put the keys in a file for --api-key-file",
+        )
     variables = (quoted(f"{name}={value}") for name, value in environment.items())
     return _TEXT.format(
         command=command_line(_DURE[0], [*_DURE[1:], "serve", *words]),

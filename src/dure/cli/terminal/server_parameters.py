@@ -142,6 +142,15 @@ class Serving:
 class Guarding:
     """Whom a server lets in, and how much each may ask for."""
 
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="API key, or name:key; repeatable. Other users of this machine see it in the list of "
+            "processes: --api-key-file hides it.",
+            rich_help_panel=GUARDS,
+        ),
+    ] = None
     api_key_file: Annotated[
         Path | None,
         typer.Option(
@@ -235,7 +244,7 @@ class Guarding:
             host=serving.host,
             port=serving.port,
             aliases=tuple(serving.alias or ()),
-            api_keys=keys_of_environment(),
+            api_keys=self._api_keys(),
             api_key_file=self.api_key_file,
             tls_cert=self.tls_cert,
             tls_key=self.tls_key,
@@ -254,3 +263,9 @@ class Guarding:
             log_format=serving.log_format,
             log_file=serving.log_file,
         )
+
+    def _api_keys(self) -> tuple[str, ...]:
+        given = tuple(key.strip() for text in self.api_key or () for key in text.split(","))
+        if not all(given):  # as of a variable that is not set: the server would be open
+            raise UsageError("--api-key is empty", "give a key, or leave it out")
+        return (*given, *keys_of_environment())

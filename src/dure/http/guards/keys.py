@@ -28,6 +28,7 @@ _LEAST_WEIGHT, _MOST_WEIGHT = 0.01, 1000
 _LARGEST_FILE_BYTES = 1 << 20
 
 Priority = Literal["low", "normal", "high"]
+_GIVEN = "--api-key or DURE_API_KEYS"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class KeyRing:
 
     def __init__(self, given: Iterable[str] = (), path: Path | None = None) -> None:
         """Raises UsageError if a key or the file is invalid, or two keys share a name."""
-        self._given = parse_keys(given, "DURE_API_KEYS")
+        self._given = parse_keys(given, _GIVEN)
         self._path = path
         self._stamp = stamp_of(path) if path else None
         self._from_file = read_key_file(path) if path else []
@@ -173,7 +174,7 @@ class KeyRing:
         given = {key.name for key in self._given}
         for key in self._from_file:
             if key.name in given:
-                raise UsageError(f"{self._path}: {key.name} is in DURE_API_KEYS too", "rename one")
+                raise UsageError(f"{self._path}: {key.name} is in {_GIVEN} too", "rename one")
 
 
 def _digest(key: bytes) -> bytes:
