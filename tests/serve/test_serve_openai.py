@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -275,6 +277,67 @@ def test_a_tools_result_is_taken_back(client: openai.OpenAI, engine: ScriptedEng
         ],
     )
     assert answer.choices[0].message.content == "It rains."
+
+
+def test_functions_are_the_old_form_of_tools(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    """Asked for with functions, a call is told as they did: whole, streamed, and taken back."""
+    engine.scripts = [Script(CALL), Script(CALL), Script("It rains."), Script("Hello.")]
+    functions = [tool["function"] for tool in TOOLS]
+    asked: dict[str, Any] = {"model": "any", "messages": QUESTION, "functions": functions}
+    choice = client.chat.completions.create(**asked).choices[0]
+    assert choice.finish_reason == "function_call"
+    assert choice.message.tool_calls is None
+    call = choice.message.function_call
+    assert call is not None
+    assert (call.name, json.loads(call.arguments)) == ("weather", {"city": "Solbat"})
+    shown = engine.requests[0].prompt
+    with_tools = {**asked, "tools": TOOLS, "parallel_tool_calls": False}
+    del with_tools["functions"]
+
+    deltas = [chunk.choices[0] for chunk in client.chat.completions.create(**asked, stream=True)]
+    parts = [one.delta.function_call for one in deltas if one.delta.function_call]
+    assert [part.name for part in parts if part.name] == ["weather"]
+    assert "".join(part.arguments or "" for part in parts) == call.arguments
+    assert deltas[-1].finish_reason == "function_call"
+
+    result = {"role": "function", "name": "weather", "content": "rain in the valley"}
+    history = [*QUESTION, choice.message.model_dump(exclude_none=True), result]
+    answer = client.chat.completions.create(**{**asked, "messages": history})
+    assert answer.choices[0].message.content == "It rains."
+    told = b"".join(vocabulary().piece(token, special=True) for token in engine.requests[2].prompt)
+    assert b"<tool_response>" in told
+    assert b"rain in the valley" in told
+    client.chat.completions.create(**with_tools)
+    assert engine.requests[3].prompt == shown, "the model is shown the same"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"functions": [{"name": "a"}], "tools": [{"function": {"name": "b"}}]}, "functions"),
+        ({"functions": [{"name": "a"}], "function_call": {"name": "b"}}, "function_call"),
+        ({"functions": [{"name": "a"}, {"name": "a"}]}, "tools"),
+    ],
+)
+def test_functions_that_make_no_sense_are_refused(
+    client: openai.OpenAI, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="any", messages=QUESTION, extra_body=fields)
+    assert caught.value.param == param
+
+
+def test_a_function_that_must_be_called_is(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    functions = [{"name": "a"}, {"name": "b", "parameters": {"type": "object"}}]
+    choice = {"name": "b"}
+    client.chat.completions.create(  # type: ignore[call-overload]
+        model="any", messages=QUESTION, functions=functions, function_call=choice
+    )
+    grammar = engine.requests[0].grammar
+    assert grammar is not None
+    assert not grammar.lazy
+    assert '\\"b\\"' in grammar.gbnf
+    assert '\\"a\\"' not in grammar.gbnf
 
 
 class Bell(BaseModel):

@@ -107,7 +107,7 @@ def test_a_body_that_is_no_request_is_refused(http: httpx.Client, body: bytes) -
         ("temprature", 1),
         ("modalities", ["text", "audio"]),
         ("web_search_options", {}),
-        ("functions", [{"name": "f"}]),
+        ("function_call", {"name": "missing"}),
         ("dynatemp_range", 0.5),
         ("samplers", ["top_k"]),
         ("top_logprobs", 3),

@@ -95,6 +95,7 @@ class ChatChoiceWriter:
         self._with_logprobs = bool(request.logprobs)
         self._with_progress = bool(request.return_progress)
         self._live = LiveTimings() if request.timings_per_token else None
+        self._is_legacy = bool(request.functions)
         self._has_begun = False
         self._content: list[str] = []
         self._reasoning: list[str] = []
@@ -135,13 +136,18 @@ class ChatChoiceWriter:
             message["reasoning_content"] = "".join(self._reasoning)
         if self._calls:
             message["content"] = content or None
-            message["tool_calls"] = [self._calls[index] for index in sorted(self._calls)]
+            calls = [self._calls[index] for index in sorted(self._calls)]
+            called = {"function_call": calls[0]["function"]} if self._is_legacy else None
+            message |= called or {"tool_calls": calls}
         return {
             "index": self._index,
             "message": message,
             "logprobs": self._as_logprobs(self._logprobs),
-            "finish_reason": self.finished.reason,
+            "finish_reason": self._reason(self.finished),
         }
+
+    def _reason(self, end: Finished) -> str:
+        return "function_call" if self._is_legacy and self._calls else end.reason
 
     def _more(self, event: Content | Reasoning | ToolCall | ToolArguments) -> dict[str, Any]:
         delta, logprobs = self._added(event), None
@@ -163,9 +169,13 @@ class ChatChoiceWriter:
                 return {"reasoning_content": text}
             case ToolArguments(index, text):
                 self._calls[index]["function"]["arguments"] += text
+                if self._is_legacy:
+                    return {"function_call": {"arguments": text}}
                 return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
             case ToolCall(index, call_id, name):
                 self._calls[index] = _call(call_id, name)
+                if self._is_legacy:
+                    return {"function_call": {"name": name, "arguments": ""}}
                 return {"tool_calls": [{"index": index, **_call(call_id, name)}]}
 
     def _delta(
@@ -189,7 +199,7 @@ class ChatChoiceWriter:
         return {**self._delta({}), "prompt_progress": progress_of(event)}
 
     def _finish(self, event: Finished) -> dict[str, Any]:
-        return {**self._delta({}, event.reason), "timings": timings_of(event.timings)}
+        return {**self._delta({}, self._reason(event)), "timings": timings_of(event.timings)}
 
 
 def _call(call_id: str, name: str) -> dict[str, Any]:

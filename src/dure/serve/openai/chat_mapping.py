@@ -22,6 +22,7 @@ from dure.serve.openai.chat_request import (
     OpenAIToolField,
     ResponseFormat,
 )
+from dure.serve.openai.legacy_functions import with_tools, with_tools_in_messages
 
 __all__ = ["n_logprobs_of", "prompt_task_of", "task_of"]
 
@@ -40,13 +41,15 @@ def task_of(request: OpenAIChatRequest) -> ChatTask:
 
 def prompt_task_of(request: OpenAIChatRequest) -> ChatTask:
     """Return the task of a prompt that is only shown: nothing need begin an answer."""
-    tools, continues = _tools(request), _continues(request)
+    asked = with_tools(request)
+    tools, continues = _tools(asked), _continues(request)
     grammar = request.grammar or None
+    messages = [message.model_dump(exclude_none=True) for message in request.messages]
     return ChatTask(
-        messages=[message.model_dump(exclude_none=True) for message in request.messages],
+        messages=with_tools_in_messages(messages),
         tools=tools,
-        tool_choice=_tool_choice(request, tools),
-        parallel_tool_calls=request.parallel_tool_calls is not False,
+        tool_choice=_tool_choice(asked, tools),
+        parallel_tool_calls=asked.parallel_tool_calls is not False,
         response_format=_response_format(request, grammar),
         grammar=grammar,
         enable_thinking=_thinking(request),
@@ -160,4 +163,5 @@ def _can_continue(request: ConversationParameters) -> bool:
         raise ParameterError(
             "messages", "messages: two of the assistant's at the end cannot both go on"
         )
-    return bool(request.continue_final_message) or not last.tool_calls
+    calls = last.tool_calls or last.function_call
+    return bool(request.continue_final_message) or not calls

@@ -16,6 +16,7 @@ from dure.serve.openai.parameters import INT32, GenerationParameters, OpenAIStre
 
 __all__ = [
     "AssistantMessage",
+    "ChosenFunction",
     "ConversationParameters",
     "OpenAIChatRequest",
     "OpenAIJsonObjectFormat",
@@ -87,6 +88,7 @@ class AssistantMessage(BodyPart):
     )
     refusal: str | None = None
     tool_calls: list[MessageToolCall] | None = None
+    function_call: OpenAIFunctionCall | None = None
 
 
 class ToolMessage(BodyPart):
@@ -98,8 +100,17 @@ class ToolMessage(BodyPart):
     name: str | None = None
 
 
+class FunctionMessage(BodyPart):
+    """A function's result, in the old form of tools."""
+
+    role: Literal["function"]
+    content: str | TextParts
+    name: str
+
+
 OpenAIMessage = Annotated[
-    InstructionMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
+    InstructionMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage,
+    Field(discriminator="role"),
 ]
 
 
@@ -192,6 +203,12 @@ class ConversationParameters(BodyPart):
     tools: Annotated[list[ToolField], MaxLen(512)] | None = None
     tool_choice: Literal["none", "auto", "required"] | OpenAIToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    functions: Annotated[list[OpenAIFunctionTool], MaxLen(512)] | None = Field(
+        None, description="the old form of tools"
+    )
+    function_call: Literal["none", "auto"] | ChosenFunction | None = Field(
+        None, description="the old form of tool_choice"
+    )
     response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None

@@ -98,13 +98,14 @@ class OpenAIChatMessage(ClosedObject):
     refusal: None
     reasoning_content: str | None = None
     tool_calls: list[CalledTool] | None = None
+    function_call: OpenAICalledFunction | None = None
 
 
 class ChatChoice(ClosedObject):
     index: int
     message: OpenAIChatMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: Literal["stop", "length", "tool_calls", "function_call"]
 
 
 class Verbose(ClosedObject):

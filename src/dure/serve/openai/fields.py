@@ -10,7 +10,7 @@ from dure.http.unused_fields import FieldTable, Ignored, Refused
 __all__ = ["EMBEDDING_FIELDS", "OPENAI_FIELDS"]
 
 _TEXT_ONLY = "this server reads and writes text only"
-_TOOLS = "this is the old form of tools"
+_NO_CALLS = "only a conversation calls functions"
 _NO_PEER = "this server samples otherwise"
 _USE_FORMAT = "use response_format, or grammar"
 _OWN_FORMATS = "the tokenizer's own rules hold"
@@ -51,7 +51,6 @@ OPENAI_FIELDS: FieldTable = {
     "*.cache_control": Ignored("every prompt's prefix is cached"),
     "messages.annotations": Ignored("they belong to an earlier answer"),
     "messages.audio": Refused(_TEXT_ONLY),
-    "messages.function_call": Refused(_TOOLS, "use tool_calls"),
     "messages.id": Ignored("messages need no names"),
     "messages.prefix": Ignored("a last message of the assistant's is continued anyway"),
     "messages.reasoning_details": Ignored("reasoning_content is read"),
@@ -61,8 +60,8 @@ OPENAI_FIELDS: FieldTable = {
     "audio": Refused(_TEXT_ONLY),
     "modalities": Refused(_TEXT_ONLY, unless=(["text"],)),
     "web_search_options": Refused("this server searches nothing"),
-    "functions": Refused(_TOOLS, "use tools", unless=([],)),
-    "function_call": Refused(_TOOLS, "use tool_choice"),
+    "functions": Refused(_NO_CALLS, "use /v1/chat/completions", unless=([],)),
+    "function_call": Refused(_NO_CALLS, "use /v1/chat/completions", unless=("none", "auto")),
     "reasoning_format": Refused(
         "thoughts are always told apart from the answer", unless=("auto", "deepseek")
     ),
