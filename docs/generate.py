@@ -17,7 +17,7 @@ from dure.serve.ollama.requests import EmbedRequest, GenerateRequest, OllamaChat
 from dure.serve.openai.chat_request import OpenAIChatRequest
 from dure.serve.openai.completion_request import CompletionRequest
 from dure.serve.openai.embeddings import EmbeddingRequest
-from dure.serve.openai.native_request import NativeRequest
+from dure.serve.openai.native_request import InfillRequest, NativeRequest
 from dure.serve.responses.requests import ResponsesRequest
 from dure.worker.lifecycle import diagram
 
@@ -28,6 +28,7 @@ DIALECTS: tuple[tuple[str, tuple[tuple[str, type[RequestBody]], ...]], ...] = (
             ("/v1/chat/completions", OpenAIChatRequest),
             ("/v1/completions", CompletionRequest),
             ("/completion", NativeRequest),
+            ("/infill", InfillRequest),
         ),
     ),
     ("OpenAI embeddings", (("/v1/embeddings", EmbeddingRequest),)),

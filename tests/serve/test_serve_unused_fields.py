@@ -31,7 +31,7 @@ from dure.serve.ollama.requests import (
 from dure.serve.openai.chat_request import OpenAIChatRequest
 from dure.serve.openai.completion_request import CompletionRequest
 from dure.serve.openai.embeddings import EmbeddingRequest
-from dure.serve.openai.native_request import NativeRequest
+from dure.serve.openai.native_request import InfillRequest, NativeRequest
 from dure.serve.openai.tokens import DetokenizeRequest, TokenizeRequest
 from dure.serve.responses.requests import ResponsesRequest
 from tests.support.serving import Script, ScriptedEngine, Served, served, state_of
@@ -40,6 +40,7 @@ BODIES: tuple[type[RequestBody], ...] = (
     OpenAIChatRequest,
     CompletionRequest,
     NativeRequest,
+    InfillRequest,
     EmbeddingRequest,
     TokenizeRequest,
     DetokenizeRequest,

@@ -17,8 +17,7 @@ from dure.http.problems import Problem, openai_error
 from dure.serve.dialect.answering import StreamObject
 from dure.serve.dialect.logprobs import logprob_entries, probability_entries
 from dure.serve.dialect.timings import LiveTimings, progress_of, timings_of
-from dure.serve.openai.native_request import NativeRequest
-from dure.serve.openai.prompts import as_prompts
+from dure.serve.openai.native_request import NativeParameters
 from dure.serve.runner import TextEvent
 
 __all__ = ["NativeAnswer", "NativePrompt", "generation_settings"]
@@ -62,7 +61,7 @@ class NativeAnswer:
 
     def __init__(
         self,
-        request: NativeRequest,
+        request: NativeParameters,
         options: GenerationOptions,
         model: str,
         prompts: Sequence[NativePrompt],
@@ -99,15 +98,11 @@ class NativeAnswer:
             for index, choice in enumerate(self._choices)
             if choice.finished is not None
         ]
-        return answers if self._is_list() else answers[0]
+        return answers if self._request.wants_list() else answers[0]
 
     def fail(self, problem: Problem) -> list[StreamObject]:
         """Return the error."""
         return [openai_error(problem)]
-
-    def _is_list(self) -> bool:
-        prompt = self._request.prompt
-        return isinstance(prompt, list) and as_prompts(prompt) != [prompt]
 
     def _final(self, index: int, finished: Finished, *, streamed: bool) -> dict[str, Any]:
         choice, request, timings = self._choices[index], self._request, finished.timings
