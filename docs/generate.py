@@ -18,6 +18,7 @@ from dure.serve.openai.chat_request import OpenAIChatRequest
 from dure.serve.openai.completion_request import CompletionRequest
 from dure.serve.openai.embeddings import EmbeddingRequest
 from dure.serve.openai.native_request import InfillRequest, NativeRequest
+from dure.serve.openai.rerank import RerankRequest
 from dure.serve.responses.requests import ResponsesRequest
 from dure.worker.lifecycle import diagram
 
@@ -31,7 +32,10 @@ DIALECTS: tuple[tuple[str, tuple[tuple[str, type[RequestBody]], ...]], ...] = (
             ("/infill", InfillRequest),
         ),
     ),
-    ("OpenAI embeddings", (("/v1/embeddings", EmbeddingRequest),)),
+    (
+        "OpenAI embeddings, and reranking",
+        (("/v1/embeddings", EmbeddingRequest), ("/v1/rerank", RerankRequest)),
+    ),
     ("OpenAI Responses", (("/v1/responses", ResponsesRequest),)),
     ("Anthropic", (("/v1/messages", MessagesRequest),)),
     (

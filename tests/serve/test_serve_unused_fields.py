@@ -32,6 +32,7 @@ from dure.serve.openai.chat_request import OpenAIChatRequest
 from dure.serve.openai.completion_request import CompletionRequest
 from dure.serve.openai.embeddings import EmbeddingRequest
 from dure.serve.openai.native_request import InfillRequest, NativeRequest
+from dure.serve.openai.rerank import RerankRequest
 from dure.serve.openai.tokens import DetokenizeRequest, TokenizeRequest
 from dure.serve.responses.requests import ResponsesRequest
 from tests.support.serving import Script, ScriptedEngine, Served, served, state_of
@@ -42,6 +43,7 @@ BODIES: tuple[type[RequestBody], ...] = (
     NativeRequest,
     InfillRequest,
     EmbeddingRequest,
+    RerankRequest,
     TokenizeRequest,
     DetokenizeRequest,
     ResponsesRequest,

@@ -43,11 +43,13 @@ def write_parrot(
     n_ctx: int = 65536,
     template: str | None = None,
     metadata: Mapping[str, Value] | None = None,
+    more: Mapping[str, Floats] | None = None,
 ) -> None:
     """Write a model with the vocabulary of `source` that says the tokens `says`, over and over.
 
     There must be at most WIDTH tokens, all different; after any other token it starts again.
-    `template` replaces the chat template; "" removes it. `metadata` is added.
+    `template` replaces the chat template; "" removes it. `metadata` is added, and
+    so are the tensors of `more`.
     """
     assert len(set(says)) == len(says) <= WIDTH, "every token has one successor"
     with open_gguf(source) as gguf:
@@ -57,7 +59,7 @@ def write_parrot(
         kept.pop("tokenizer.chat_template", None)
     if template:
         kept["tokenizer.chat_template"] = value_of(ValueKind.STRING, template)
-    tensors = _tensors(says, n_vocab)
+    tensors = {**_tensors(says, n_vocab), **(more or {})}
     specs = [TensorSpec(name, x.shape[::-1], type_named("F32")) for name, x in tensors.items()]
     with GgufWriter(path, {**_metadata(n_ctx), **kept, **(metadata or {})}, specs) as writer:
         for x in tensors.values():

@@ -23,6 +23,7 @@ __all__ = [
     "TextTools",
     "broken_promise",
     "caller_grammar",
+    "pair_of",
     "prepared_chat",
     "schema_grammar",
     "tokens_of",
@@ -47,6 +48,11 @@ class TextTools:
 def tokens_of(tools: TextTools, text: str, special: bool, add_bos: bool) -> list[int]:
     """Return a text's tokens; see `Vocabulary.tokenize`."""
     return tools.vocabulary.tokenize(text, special=special, add_bos=add_bos)
+
+
+def pair_of(tools: TextTools, query: str, document: str) -> list[int]:
+    """Return what a reranker reads; see `Vocabulary.pair`."""
+    return tools.vocabulary.pair(query, document)
 
 
 def prepared_chat(tools: TextTools, task: ChatTask) -> PreparedChat:

@@ -318,6 +318,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     n_params: int
     file_type: str  # the commonest tensor type, as "Q4_0"
     embeds: bool = True
+    ranks: bool = False  # it says how well documents answer a query
     transport: str = ""  # how vectors get from rank to rank, for a person
 
 

@@ -34,6 +34,7 @@ class Vocabulary:
             )
         self._template = model.str("tokenizer.chat_template", "")
         self._tool_template = model.str("tokenizer.chat_template.tool_use", "")
+        self._rerank_template = model.str("tokenizer.chat_template.rerank", "")
         self._name = model.paths[0].name
         self.keeps_all = _keeps_all(model)
         self.n_ctx_train = model.int(f"{model.architecture}.context_length", 0)
@@ -99,6 +100,25 @@ class Vocabulary:
             if n >= 0:
                 return list(tokens[:n])
             capacity = -n
+
+    def pair(self, query: str, document: str) -> list[int]:
+        """The tokens of a query and a document as a model that ranks reads them.
+
+        Source: llama-server's `format_prompt_rerank`.
+        """
+        if self._rerank_template:
+            parts = self._rerank_template.replace("{query}", query).replace("{document}", document)
+            return self.tokenize(parts, special=True)
+        lib, words = self._lib, self._vocabulary
+        end_token = lib.llama_vocab_eos(words)
+        separator = lib.llama_vocab_sep(words)
+        begin = [lib.llama_vocab_bos(words)] if lib.llama_vocab_get_add_bos(words) else []
+        end = [end_token if end_token >= 0 else separator]
+        end = end if lib.llama_vocab_get_add_eos(words) else []
+        between = [separator] if lib.llama_vocab_get_add_sep(words) else []
+        asked, found = (self.tokenize(text, add_bos=False) for text in (query, document))
+        tokens = [*begin, *asked, *end, *between, *found, *end]
+        return [int(token) for token in tokens]
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of a token; part of a character, perhaps. Special tokens are empty unless asked."""

@@ -15,6 +15,7 @@ from dure.chat.format import PreparedChat
 from dure.chat.reading import prepared_chat
 from dure.chat.task import ChatTask
 from dure.chat.thinking import Think, asked_to_think
+from dure.errors import ParameterError
 from dure.generate.request import Owner, Sampling
 from dure.http.guards.access import key_of
 from dure.http.problems import ForbiddenError
@@ -50,12 +51,30 @@ class ServerState:
 
     def embedder(self) -> ServedModel:
         """Return the model that embeds. Raises NotReadyError, or ForbiddenError if it does not embed."""
-        model = self.embedding or self.model
-        model.check_ready()
+        model = self._beside()
+        if model.engine.info.ranks:
+            model = self.model
+            model.check_ready()
         if not model.engine.info.embeds:
             raise ForbiddenError(
                 f"{model.name} does not embed", "serve a model that does beside it"
             )
+        return model
+
+    def reranker(self) -> ServedModel:
+        """Return the model that ranks documents. Raises NotReadyError, or ParameterError if none does."""
+        model = self._beside()
+        if not model.engine.info.ranks:
+            raise ParameterError(
+                "model",
+                f"model: {model.name} does not rank documents",
+                "serve a reranker beside it, with --embedding-model",
+            )
+        return model
+
+    def _beside(self) -> ServedModel:
+        model = self.embedding or self.model
+        model.check_ready()
         return model
 
     async def prepare(self, task: ChatTask, names: Mapping[str, str] | None = None) -> PreparedChat:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from dure.deploy.reporter import EngineEvent
@@ -29,7 +30,9 @@ class EmbeddingServer:
                 self._embedder = Embedder(
                     gguf, options.run.threads, options.run.ctx, options.pooling, progress=progress
                 )
-            supervisor.send(msg.Ready(model_info(gguf, self._embedder.info)))
+            info = model_info(gguf, self._embedder.info)
+        ranks = self._embedder.ranks
+        supervisor.send(msg.Ready(msgspec.structs.replace(info, ranks=ranks, embeds=not ranks)))
 
     def run(self) -> None:
         """Answer requests until Stop."""

@@ -27,7 +27,7 @@ class ModelFiles:
     embedding_model: Annotated[
         str | None,
         typer.Option(
-            help="Model for embeddings.",
+            help="Model for embeddings, or a reranker for /v1/rerank.",
             show_default="MODEL",
             rich_help_panel=MODEL,
         ),

@@ -33,7 +33,8 @@ class Embedder:
     """Makes one embedding of a text's tokens.
 
     n_ctx: the longest text; None: what the model was trained for, up to 8192.
-    pooling: "" is the model's own, or else mean.
+    pooling: "" is the model's own, or else mean. ranks: the model says how well a document answers a
+    query, and not what a text means.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class Embedder:
         except ResourceError:
             lib.llama_model_free(self._model)
             raise
-        self._n_embd = int(lib.llama_model_n_embd(self._model))
+        self.ranks = lib.llama_pooling_type(self._context) == lib.LLAMA_POOLING_TYPE_RANK
+        n_of = lib.llama_model_n_cls_out if self.ranks else lib.llama_model_n_embd
+        self._n_values = int(n_of(self._model))
         vocabulary = lib.llama_model_get_vocab(self._model)
         self.info = ExecutorInfo(
             n_ranks=1,
@@ -86,7 +89,10 @@ class Embedder:
         return context
 
     def embed(self, tokens: Ints) -> Floats:
-        """Embed tokens, int32 [n]. Returns float32 [n_embd]. Raises ContextError if n is too large."""
+        """Embed tokens, int32 [n]. Raises ContextError if n is too large.
+
+        Returns float32 [n_embd]; of a model that ranks, its scores: float32 [n], the first of which counts.
+        """
         n = len(tokens)
         if not n:
             raise UsageError("the text is empty", "give some")
@@ -103,7 +109,7 @@ class Embedder:
         pointer = lib.llama_get_embeddings_seq(self._context, 0)
         if not pointer:
             raise EngineError("llama.cpp gave no embedding")
-        return np.array(np.ctypeslib.as_array(pointer, (self._n_embd,)))
+        return np.array(np.ctypeslib.as_array(pointer, (self._n_values,)))
 
     def _fill(self, batch: Any, tokens: Ints) -> None:
         batch.n_tokens = len(tokens)

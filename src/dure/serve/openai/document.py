@@ -22,6 +22,7 @@ __all__ = [
     "OpenAIModel",
     "Prompt",
     "Properties",
+    "Ranking",
     "SlotStatus",
     "Text",
     "TokenizerInfo",
@@ -232,6 +233,28 @@ class TokenizerInfo(ClosedObject):
     bos_token: str | None
     eos_token: str | None
     chat_template: str | None
+
+
+class RankedDocument(ClosedObject):
+    """What a document is worth; its index is that of the request."""
+
+    index: int
+    relevance_score: float
+    document: dict[str, str] | None = None
+
+
+class RankingUsage(ClosedObject):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Ranking(ClosedObject):
+    """Documents, the best first."""
+
+    object: Literal["list"]
+    model: str
+    results: list[RankedDocument]
+    usage: RankingUsage
 
 
 class HealthStatus(ClosedObject):
