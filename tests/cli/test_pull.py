@@ -202,7 +202,9 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_byte(
 ) -> None:
     """Nothing is downloaded, and the line names the directory, what is free and what is needed."""
     done = dure("pull", NAME, DURE_MODELS=str(small_disk / "models"))
-    check_refusal(done, FAILED, str(small_disk), "0.00 GB free", "0.01 GB", "DURE_MODELS")
+    check_refusal(
+        done, FAILED, str(small_disk), "MB free, but 7.4 MB are still to come", "DURE_MODELS"
+    )
     assert hub.downloads() == []
 
 

@@ -43,7 +43,7 @@ def test_what_holds_a_node_is_shown_and_a_model_that_it_cannot_hold_is_refused(
     assert told["health"]["available_bytes"] <= SMALL_BYTES
     refused = root.dure("run", DEMO, "hi", "--cluster", "--shares", "1,1", status=1)
     assert f"{node.name}: a context of" in refused
-    assert "free within a limit of 0.06 GB (memory." in refused
+    assert "free within a limit of 60.0 MB (memory." in refused
     assert f"{node.name} is held to a quota of 0.5 CPUs" in _shown_by(root)
 
 

@@ -148,7 +148,9 @@ def test_a_quota_is_told_before_the_first_byte(tmp_path: Path) -> None:
     """With what is needed, what is left, and the cure."""
     filled(tmp_path)
     store = ShardStore(tmp_path, quota_bytes=2 * len(DATA) - 1)
-    with pytest.raises(ResourceError, match=r"other needs 0\.01 GB.*`dure cache prune`"):
+    with pytest.raises(
+        ResourceError, match=r"needs 8\.388625 MB, .* 8\.388624 MB: `dure cache prune`"
+    ):
         store.begin("other", len(DATA))
     assert [held.name for held in store.all()] == [NAME]
     store.delete(NAME)
@@ -172,7 +174,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
          sys.executable, str(tmp_path), script],
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    assert "needs 0.42 GB" in done.stdout
+    assert "needs 419.4 MB" in done.stdout
     assert done.stdout.endswith("[]\n")
 
 

@@ -82,7 +82,7 @@ def test_the_tightest_group_above_counts(tmp_path: Path) -> None:
     machine = limited(Machine(8, 16 * GB, 12 * GB), limits)
     assert (machine.cores, machine.memory_bytes, machine.available_bytes) == (2, 4 * GB, GB)
     assert machine.cpu_limit == "a quota of 2 CPUs (cpu.max of /user.slice)"
-    assert machine.memory_limit == "a limit of 8.00 GB (memory.max of /user.slice)"
+    assert machine.memory_limit == "a limit of 8.0 GB (memory.max of /user.slice)"
 
 
 def test_a_container_with_its_own_namespace_is_the_top_of_what_it_sees_v2(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_container_with_its_own_namespace_is_the_top_of_what_it_sees_v2(tmp_pa
     assert (machine.cores, machine.available_bytes) == (1, GB - 1000)
     assert machine.limits == (
         "a quota of 0.5 CPUs (cpu.max of /)",
-        "a limit of 1.00 GB (memory.max of /)",
+        "a limit of 1.0 GB (memory.max of /)",
     )
 
 
@@ -223,5 +223,5 @@ def test_a_model_that_does_not_fit_a_limit_is_refused_before_it_loads(tmp_path: 
         )
     assert done.returncode == 1
     line = error_line(done.stderr)
-    assert "are free within a limit of 0.40 GB" in line
+    assert "are free within a limit of 400.0 MB" in line
     assert group.name in line

@@ -162,7 +162,7 @@ def test_a_context_beyond_the_training_is_refused_with_the_longest() -> None:
 
 def test_weights_that_do_not_fit_need_another_model() -> None:
     """Where no context helps, no context is proposed."""
-    with pytest.raises(ResourceError, match=r"4\.00 GB are free: even the weights do not fit"):
+    with pytest.raises(ResourceError, match=r"4\.0 GB are free: even the weights do not fit"):
         choose_ctx(None, 8192, [RankMemory(5 * 10**9, 1000)], machine(4 * 10**9))
 
 

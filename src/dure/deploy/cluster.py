@@ -39,6 +39,7 @@ from dure.model.shard import Shard, cut_model, plan_shards
 from dure.places import cluster_directory, shard_directory
 from dure.plan.load import main_type
 from dure.plan.memory import rank_memory
+from dure.sizes import compared
 
 __all__ = ["start_on_cluster"]
 
@@ -228,10 +229,10 @@ class _CutOverNodes:
             with contextlib.closing(nodes.client(member)) as client:
                 room = client.shards().room_for(shard.name)
             if room < shard.weights_bytes:
+                has, takes = compared(room, shard.weights_bytes)
                 reason = (
-                    f"{member.name} has room for {room / 1e6:,.0f} MB, and its shard takes "
-                    f"{shard.weights_bytes / 1e6:,.0f} MB: `dure cache prune --days 0 --cluster` makes "
-                    "room, or a larger --quota on it"
+                    f"{member.name} has room for {has}, and its shard takes {takes}: `dure cache prune "
+                    "--days 0 --cluster` makes room, or a larger --quota on it"
                 )
                 full.append(FullNode(member, shard.weights_bytes, reason))
         return full

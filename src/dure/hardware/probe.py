@@ -19,6 +19,7 @@ from dure.hardware.control_groups import GroupLimits, group_limits
 from dure.hardware.health import Health, Link, Platform
 from dure.hardware.machine import Machine
 from dure.processes import since_boot_s
+from dure.sizes import bytes_text
 
 __all__ = ["cpus", "health", "limited", "memory_of", "n_cpus", "platform", "probe"]
 
@@ -71,7 +72,7 @@ def limited(machine: Machine, limits: GroupLimits) -> Machine:
         memory_bytes=min(one.limit_bytes for one in tighter),
         available_bytes=min(machine.available_bytes, least.free_bytes),
         cpu_limit=cpu_limit,
-        memory_limit=f"a limit of {least.limit_bytes / 1e9:.2f} GB ({least.source})",
+        memory_limit=f"a limit of {bytes_text(least.limit_bytes)} ({least.source})",
     )
 
 

@@ -36,6 +36,7 @@ from dure.model.gguf import (
     open_gguf,
     value_of,
 )
+from dure.sizes import compared
 from dure.whole_file import write_whole
 
 __all__ = [
@@ -277,9 +278,9 @@ def _check_space(directory: Path, shards: Sequence[Shard]) -> None:
     needed = sum(shard.weights_bytes for shard in shards)
     free = shutil.disk_usage(directory).free
     if needed > free:
+        has, need = compared(free, needed)
         raise ResourceError(
-            f"{directory} has {free / 1e9:.1f} GB free, but the shards need {needed / 1e9:.1f} GB: "
-            "make room, or name another directory"
+            f"{directory} has {has} free, but the shards need {need}: make room, or name another directory"
         )
 
 

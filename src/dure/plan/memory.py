@@ -23,6 +23,7 @@ from dure.model.cut import CutPlan
 from dure.model.gguf import GgufFile, TensorSpec
 from dure.model.shard import Shard
 from dure.plan.kernels import is_repacked
+from dure.sizes import compared
 
 __all__ = [
     "DEFAULT_CTX",
@@ -285,8 +286,6 @@ def _too_large(
         if n_sequences > 1
         else (f"a context of {n_ctx} tokens needs")
     )
+    needs, has = compared(needed, machine.available_bytes)
     under = f" within {machine.memory_limit}" if machine.memory_limit else ""
-    return (
-        f"{what} {needed / 1e9:.2f} GB in all, but {machine.available_bytes / 1e9:.2f} GB are "
-        f"free{under}: {cure}"
-    )
+    return f"{what} {needs} in all, but {has} are free{under}: {cure}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from dure.errors import ResourceError, UsageError
 from dure.plan.load import ModelLoad
+from dure.sizes import compared
 
 __all__ = [
     "Candidate",
@@ -120,9 +121,10 @@ def place(machines: Sequence[Candidate], load: ModelLoad) -> Placement:
     """
     if _capacity(machines, load) < 1:
         free = sum(max(0.0, machine.free_bytes) for machine in machines)
+        takes, has = compared(load.weights_bytes + load.kv_bytes, free)
         raise ResourceError(
-            f"the model takes {(load.weights_bytes + load.kv_bytes) / 1e9:.1f} GB, and all machines "
-            f"together have {free / 1e9:.1f} GB free: use a smaller --ctx or model, or add a machine"
+            f"the model takes {takes}, and all machines together have {has} free: use a "
+            "smaller --ctx or model, or add a machine"
         )
     chosen = _improved(_fastest_first(machines, load), machines, load)
     best = token_s(chosen, load)

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from dure.cli.terminal.console import bytes_text, loading_bar, output, print_json
+from dure.cli.terminal.console import loading_bar, output, print_json
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import Json, Model, Running
@@ -23,6 +23,7 @@ from dure.engine.instruments.timed_runs import TimedRuns
 from dure.engine.trace import RankTrace, parts_of
 from dure.errors import UsageError
 from dure.model.gguf import open_gguf
+from dure.sizes import bytes_text
 
 __all__ = ["bench"]
 

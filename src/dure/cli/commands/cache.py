@@ -11,18 +11,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from dure.cli.terminal.console import (
-    bytes_text,
-    errors,
-    output,
-    print_json,
-    printable,
-    progress_bar,
-)
+from dure.cli.terminal.console import errors, output, print_json, printable, progress_bar
 from dure.cli.terminal.parameters import Json
 from dure.cluster.root.shard_caches import ShardCaches, ShardListing, ShardState, StoredShard
 from dure.errors import UsageError
 from dure.places import shard_directory
+from dure.sizes import bytes_text
 
 __all__ = ["cache"]
 

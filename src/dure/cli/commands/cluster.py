@@ -17,14 +17,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from dure.cli.terminal.console import (
-    bytes_text,
-    duration_text,
-    errors,
-    output,
-    print_json,
-    printable,
-)
+from dure.cli.terminal.console import duration_text, errors, output, print_json, printable
 from dure.cli.terminal.parameters import Json
 from dure.cluster.root.job_registry import JobRegistry
 from dure.cluster.root.membership import Cluster
@@ -47,6 +40,7 @@ from dure.errors import ClusterError, UsageError
 from dure.hardware.probe import health
 from dure.model.ggml import WRITABLE_TYPES
 from dure.places import cluster_directory, node_directory
+from dure.sizes import bytes_text
 
 __all__ = ["cluster"]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dure.cli.terminal.console import bytes_text, errors, output, print_json, progress_bar
+from dure.cli.terminal.console import errors, output, print_json, progress_bar
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.parameters import Json, Model, Ranks, Shares
 from dure.deploy.options import parse_shares
@@ -16,6 +16,7 @@ from dure.model.architectures import Along
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.shard import Shard, cut_model, is_finished, plan_shards
+from dure.sizes import bytes_text
 
 __all__ = ["cut"]
 

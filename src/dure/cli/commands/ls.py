@@ -8,9 +8,10 @@ from typing import Any
 from rich.table import Table
 
 from dure.cli.commands.pull import stored_facts
-from dure.cli.terminal.console import bytes_text, errors, output, print_json, printable
+from dure.cli.terminal.console import errors, output, print_json, printable
 from dure.cli.terminal.parameters import Json
 from dure.model.store import Library, StoredModel, facts_at
+from dure.sizes import bytes_text
 
 __all__ = ["ls"]
 

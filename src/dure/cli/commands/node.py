@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from dure.cli.terminal.clock import warn_of_clock
-from dure.cli.terminal.console import bytes_text, errors, output, print_json
+from dure.cli.terminal.console import errors, output, print_json
 from dure.cli.terminal.parameters import Json, ServiceUser
 from dure.cluster.node.process import forget, run_node
 from dure.cluster.node.service import install_node
@@ -19,6 +19,7 @@ from dure.cluster.trust.identity import Credentials
 from dure.cluster.trust.joining import JOIN_PORT, NodeFile
 from dure.errors import ResourceError, UsageError
 from dure.places import cluster_directory, node_directory
+from dure.sizes import bytes_text
 from dure.systemd import service_for
 
 __all__ = ["node"]

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dure.cli.terminal.completion import pullable
-from dure.cli.terminal.console import bytes_text, errors, output, print_json, printable
+from dure.cli.terminal.console import errors, output, print_json, printable
 from dure.cli.terminal.parameters import Json
 from dure.cli.terminal.pull_progress import pull_progress, saying_how_to_resume
 from dure.errors import UsageError
 from dure.model.store import Library, StoredModel, UrlName, parse_name
+from dure.sizes import bytes_text
 
 if TYPE_CHECKING:
     from dure.model.store.pull import Pulled

@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from dure.cli.terminal.completion import removable
-from dure.cli.terminal.console import bytes_text, errors, output, print_json, printable
+from dure.cli.terminal.console import errors, output, print_json, printable
 from dure.cli.terminal.parameters import Json
 from dure.errors import ResourceError, UsageError
 from dure.model.shard import delete_shard, shards_cut_from
 from dure.model.store import Library, StoredModel
 from dure.places import shard_directory
+from dure.sizes import bytes_text
 
 __all__ = ["rm"]
 

@@ -16,7 +16,7 @@ from dure.chat.reading import TextTools, prepared_chat, tokens_of
 from dure.chat.thinking import Think
 from dure.chat.turn import ChatTurn, Conversations
 from dure.cli.terminal.answer_text import AnswerText
-from dure.cli.terminal.console import bytes_text, errors, print_json, write
+from dure.cli.terminal.console import errors, print_json, write
 from dure.cli.terminal.interrupt import Interrupt
 from dure.cli.terminal.model_argument import resolve_draft, resolve_model
 from dure.cli.terminal.option_groups import expanded
@@ -40,6 +40,7 @@ from dure.hardware.probe import probe
 from dure.isolation import Isolation
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
+from dure.sizes import bytes_text
 
 __all__ = ["run"]
 

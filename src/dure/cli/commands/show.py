@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from dure.cli.terminal.console import bytes_text, output, print_json, printable
+from dure.cli.terminal.console import output, print_json, printable
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.parameters import Json, Model
 from dure.errors import ModelError
@@ -18,6 +18,7 @@ from dure.model.gguf import GgufFile, open_gguf
 from dure.plan.cut_report import CutReport, cut_report
 from dure.plan.kernels import slow_bytes
 from dure.plan.memory import DEFAULT_CTX
+from dure.sizes import bytes_text
 
 __all__ = ["show"]
 

@@ -13,12 +13,13 @@ import typer
 from rich.progress import Progress as Bars
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from dure.cli.terminal.console import bytes_text, errors, output, print_json, printable
+from dure.cli.terminal.console import errors, output, print_json, printable
 from dure.cluster.add.adding import add, rehearse
 from dure.cluster.add.outcome import AddProgress, Outcome, OutcomeState
 from dure.cluster.add.preparing import AddOptions, AddStep
 from dure.cluster.add.ssh import Destination
 from dure.cluster.root.membership import Cluster
+from dure.sizes import bytes_text
 
 __all__ = ["add_machines", "show_plan"]
 

@@ -26,7 +26,6 @@ from rich.progress import (
 
 __all__ = [
     "byte_columns",
-    "bytes_text",
     "duration_text",
     "errors",
     "loading_bar",
@@ -87,15 +86,6 @@ def duration_text(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds // size:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def bytes_text(n: float) -> str:
-    """Return a number of bytes as people read it (decimal units)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(n) < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} TB"
 
 
 def byte_columns() -> tuple[ProgressColumn, ...]:

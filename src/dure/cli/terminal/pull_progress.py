@@ -10,8 +10,9 @@ from contextlib import contextmanager
 import typer
 from rich.progress import Progress, TaskID
 
-from dure.cli.terminal.console import byte_columns, bytes_text, errors, printable
+from dure.cli.terminal.console import byte_columns, errors, printable
 from dure.model.store import Watcher
+from dure.sizes import bytes_text
 
 __all__ = ["pull_progress", "saying_how_to_resume"]
 

@@ -20,6 +20,7 @@ from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.software import NODE_UNIT, PACKAGES
 from dure.cluster.trust.identity import fingerprint
 from dure.errors import ClusterError
+from dure.sizes import compared
 
 __all__ = ["HostFacts", "host_facts", "inspection_script"]
 
@@ -150,9 +151,9 @@ class HostFacts:
                 f"`sudo apt install {' '.join(lacking)}` on it",
             )
         if self.free_bytes < FREE_BYTES:
+            has, takes = compared(self.free_bytes, FREE_BYTES)
             return ClusterError(
-                f"{self.free_bytes / 1e9:.1f} GB are free for {self.base}, and building takes "
-                f"{FREE_BYTES / 1e9:.1f} GB",
+                f"{has} are free for {self.base}, and building takes {takes}",
                 "make room there",
             )
         return None

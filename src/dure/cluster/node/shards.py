@@ -22,6 +22,7 @@ from pathlib import Path
 
 from dure.cluster.node_api import CHUNK_BYTES, DIGEST_BYTES, shard_digest
 from dure.errors import ResourceError, UsageError
+from dure.sizes import compared
 
 __all__ = ["HeldShard", "ShardStore"]
 
@@ -115,9 +116,9 @@ class ShardStore:
         if size_bytes <= 0:
             raise UsageError(f"a shard of {size_bytes} bytes is none")
         if size_bytes > free:
+            needs, has = compared(size_bytes, free)
             raise ResourceError(
-                f"{name} needs {size_bytes / 1e9:.2f} GB, and {self._directory} has room for "
-                f"{free / 1e9:.2f} GB",
+                f"{name} needs {needs}, and {self._directory} has room for {has}",
                 "`dure cache prune` makes room, or raise the quota",
             )
         try:

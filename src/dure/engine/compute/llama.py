@@ -27,6 +27,7 @@ from dure.engine.limits import Limits
 from dure.errors import EngineError, ModelError, ResourceError
 from dure.model.context import moving_window, padded_ctx
 from dure.model.llama_log import captured_log, silence_llama
+from dure.sizes import compared
 
 __all__ = ["LoadedModel", "has_amx", "load_model"]
 
@@ -290,8 +291,9 @@ def _lock(model: Any) -> None:
     lock_all()
     if (locked := locked_bytes()) < (size := int(lib.llama_model_size(model))):
         lib.llama_model_free(model)
+        part, whole = compared(locked, size)
         raise ResourceError(
-            f"only {locked / 1e6:,.0f} MB of {size / 1e6:,.0f} MB can be locked in memory: raise the limit "
+            f"only {part} of {whole} can be locked in memory: raise the limit "
             "(`ulimit -l unlimited`, or LimitMEMLOCK=infinity of a service), or leave out --mlock"
         )
 

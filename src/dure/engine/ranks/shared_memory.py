@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from dure.errors import ResourceError
+from dure.sizes import compared
 
 __all__ = ["check_room"]
 
@@ -31,8 +32,8 @@ def check_room(n_ranks: int) -> None:
     free = room.f_bavail * room.f_frsize
     if room.f_blocks and free < needed:  # no blocks: a tmpfs without a limit
         ranks = "a rank" if n_ranks == 1 else f"{n_ranks} ranks"
+        needs, has = compared(needed, free)
         raise ResourceError(
-            f"{ranks} need{'s' * (n_ranks == 1)} {needed / 1e6:.2f} MB of shared memory, and {_FOLDER} has "
-            f"{free / 1e6:.2f} MB free",
+            f"{ranks} need{'s' * (n_ranks == 1)} {needs} of shared memory, and {_FOLDER} has {has} free",
             _CURE,
         )

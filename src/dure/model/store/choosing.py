@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dure.errors import ModelError, UsageError
+from dure.sizes import bytes_text
 
 __all__ = ["PART", "RemoteFile", "Variant", "choose", "preference_of", "tag_of", "variants_of"]
 
@@ -124,7 +125,7 @@ def _by_preference(variants: Sequence[Variant]) -> list[Variant]:
 
 
 def _labels(variants: Sequence[Variant]) -> str:
-    return ", ".join(f":{v.label} ({v.size_bytes / 1e9:.1f} GB)" for v in variants)
+    return ", ".join(f":{v.label} ({bytes_text(v.size_bytes)})" for v in variants)
 
 
 def _paths(variants: Sequence[Variant]) -> str:

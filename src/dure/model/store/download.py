@@ -24,6 +24,7 @@ import httpx2
 
 from dure.errors import DureError, ModelError, ResourceError
 from dure.model.store.watching import Watcher
+from dure.sizes import bytes_text, compared
 from dure.whole_file import part_of
 
 __all__ = [
@@ -106,9 +107,10 @@ def check_space(directory: Path, needed_bytes: int) -> None:
         directory = directory.parent
     free = shutil.disk_usage(directory).free
     if needed_bytes > free:
+        has, needs = compared(free, needed_bytes)
         raise ResourceError(
-            f"{directory} has {free / 1e9:.2f} GB free, but {needed_bytes / 1e9:.2f} GB are still to "
-            "come: make room, or name another directory with DURE_MODELS"
+            f"{directory} has {has} free, but {needs} are still to come: make room, or name another "
+            "directory with DURE_MODELS"
         )
 
 
@@ -204,7 +206,7 @@ class _Transfer:
     def _gave_up(self, reason: str) -> ResourceError:
         return ResourceError(
             f"{self._name}: {reason}, {self._patience.tries} times in a row: pull again later, it goes "
-            f"on from {self._done / 1e6:.1f} MB"
+            f"on from {bytes_text(self._done)}"
         )
 
     def _is_whole(self) -> bool:

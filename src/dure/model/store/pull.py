@@ -24,6 +24,7 @@ from dure.model.store.hub import Hub
 from dure.model.store.library import FileRecord, Library, Record, StoredModel, facts_of
 from dure.model.store.names import HubName, Name, UrlName
 from dure.model.store.watching import Watcher
+from dure.sizes import bytes_text
 from dure.whole_file import part_of
 
 __all__ = ["Pulled", "pull"]
@@ -79,7 +80,7 @@ def _plan_of_hub(name: HubName, hub: Hub, watch: Watcher, patience: Patience) ->
     variant = choose(f"hf:{name.repo}", listing.files, name.wanted)
     whole = HubName(name.repo, variant.label, name.revision)
     if name.wanted is None:
-        watch.note(f"{name}: taking {variant.label}, {variant.size_bytes / 1e9:.2f} GB")
+        watch.note(f"{name}: taking {variant.label}, {bytes_text(variant.size_bytes)}")
     folder = f"{name.repo}@{name.revision}" if name.revision else name.repo
     files = {f"{folder}/{file.path}": file for file in variant.files}
     record = Record(
