@@ -84,7 +84,7 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 
 docs: install
-	$(BIN)/typer dure.cli.main utils docs --name dure --title "The command line" --output docs/cli.md
+	$(BIN)/typer dure.cli.app utils docs --name dure --title "The command line" --output docs/cli.md
 	$(BIN)/python docs/generate.py
 
 clean:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from dure.cli.main import COMMANDS as LISTED
+from dure.cli.app import COMMANDS as LISTED
 from dure.cli.terminal.lazy_commands import LazyCommands
 from tests.support.dure_process import WAIT_S, Dure, as_json, error_line
 from tests.support.parrot import tokens_of, write_parrot
@@ -249,6 +249,53 @@ def test_ctrl_c_ends_a_run_and_keeps_what_was_written(dure: Dure, parrot: Path, 
     assert text[:4] == b" one"
     assert (SAID * 1000).startswith(text[:-1].decode())
     assert len(text) < len(SAID) * 8000 / len(tokens_of(DEMO, SAID)) / 2
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("typer._click.core", "ls"),  # of the command line
+        ("dure.cli.terminal.parameters", "show"),  # of a command
+        ("pydantic.version", "serve"),  # of a library that makes its own error of KeyboardInterrupt
+    ],
+)
+def test_ctrl_c_during_imports_is_no_traceback(dure: Dure, module: str, command: str) -> None:
+    """It ends the program as it does later, whatever is imported just then."""
+    dure.environment["PYTHONPROFILEIMPORTTIME"] = "1"  # a line for each module
+    process = dure.start(command, DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    assert process.stdout is not None
+    with process.stderr as stream, process.stdout:
+        lines = (line.decode() for line in open(stream.fileno(), "rb", closefd=False))  # noqa: SIM115 - a pipe
+        assert any(line.split("|")[-1].strip() == module for line in lines)
+        process.send_signal(signal.SIGINT)
+        rest = [line for line in lines if not line.startswith("import time:")]
+    assert process.wait(WAIT_S) == 130
+    assert rest == []
+    assert dure.left_behind() == []
+
+
+def test_ctrl_c_in_a_function_that_c_code_calls_comes_again() -> None:
+    """Python writes such a KeyboardInterrupt to stderr and forgets it; the command ends all the same."""
+    code = """
+import ctypes, os, signal, sys, time
+from dure.cli.main import CtrlC
+
+def called():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+
+ctrl_c = CtrlC()
+signal.signal(signal.SIGINT, ctrl_c.raise_it)
+sys.unraisablehook = ctrl_c.repeat
+try:
+    ctypes.CFUNCTYPE(None)(called)()
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("ends")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"ends\n", b"")
 
 
 def test_max_tokens_ends_an_answer_that_has_no_end(dure: Dure, parrot: Path) -> None:

@@ -50,6 +50,17 @@ def test_a_served_model_answers_is_listed_and_stops(home: Home) -> None:
     assert json.loads(home.dure("ps", "--json").stdout) == []
 
 
+def test_a_server_stopped_while_it_loads_says_so_and_no_more(home: Home) -> None:
+    """Ctrl-C before the model is there ends it well; no task's error is left untaken."""
+    with home.dure.terminal("serve", DEMO, "--port", 0, "-t", 1, "--ranks", 2) as terminal:
+        terminal.read_until("(loading)")
+        time.sleep(0.5)
+        terminal.type("\x03")
+        after = terminal.read_all()
+    assert "Traceback" not in after
+    assert "never retrieved" not in after
+
+
 def test_on_a_terminal_the_bar_goes_when_the_model_is_there(home: Home) -> None:
     """Then nothing is drawn any more until Ctrl-C, which is answered with a word."""
     with home.dure.terminal("serve", DEMO, "--port", 0, "-t", 1) as terminal:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from dure.cli.main import app
+from dure.cli.app import app
 from dure.cli.terminal.configuration import UNCONFIGURED, check, effective, options_of
 from dure.errors import UsageError
 from tests.support.dure_process import Dure, as_json, error_line

@@ -12,7 +12,7 @@ import pytest
 from generate import PARTS, renewed
 from typer.main import get_command
 
-from dure.cli.main import app
+from dure.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/*.md")])
@@ -25,7 +25,7 @@ def test_the_command_line_page_is_what_the_program_says(tmp_path: Path) -> None:
     typer = Path(sys.executable).with_name("typer")
     title = ("--name", "dure", "--title", "The command line")
     subprocess.run(
-        [typer, "dure.cli.main", "utils", "docs", *title, "--output", page],
+        [typer, "dure.cli.app", "utils", "docs", *title, "--output", page],
         cwd=ROOT,
         check=True,
         capture_output=True,

@@ -1,203 +1,68 @@
-"""The command line: all commands, and how errors are reported.
+"""Starts the command line, so that Ctrl-C ends it at any moment, and without a traceback.
 
-The composition root: it wires the parts together and writes for a person.
-Exit codes: 0 done, 1 failed, 2 a request that cannot be met as it stands, 130 stopped by Ctrl-C.
+The commands are in `dure.cli.app`, whose import takes a while.
 """
 
 from __future__ import annotations
 
-import errno
-import io
+import _thread
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from difflib import get_close_matches
+import threading
 from types import FrameType
-from typing import Annotated, Any
 
-import typer
-from typer.exceptions import TyperException
+__all__ = ["CtrlC", "main"]
 
-from dure.cli.terminal.configuration import Configured
-from dure.cli.terminal.console import print_error
-from dure.cli.terminal.lazy_commands import LazyCommand, LazyCommands
-from dure.errors import DureError, ResourceError, UsageError
-
-__all__ = ["app", "main"]
-
-COMMANDS = {
-    name: LazyCommand(f"dure.cli.commands.{name}", summary)
-    for name, summary in {
-        "run": "Write one answer, streaming, on one rank or cut over several.",
-        "chat": "Chat with a model. Ctrl-C stops an answer; /help lists the commands; "
-        "Ctrl-D or /exit ends.",
-        "serve": "Serve a model through the OpenAI, Anthropic and Ollama APIs, "
-        "on one rank or several.",
-        "ps": "List the servers that run here: their requests, their speed, and how "
-        "full their KV cache is.",
-        "stop": "Stop a server: it takes no new requests and finishes running answers.",
-        "pull": "Download a model to this machine; an interrupted download is resumed.",
-        "ls": "List the models on this machine.",
-        "rm": "Delete models from this machine, and the shards cut from them.",
-        "show": "Show a model: architecture, size, types, context, and its cuts over 1 to 8 ranks.",
-        "cut": "Cut a model into one GGUF per rank. Finished shards are verified and reused.",
-        "bench": "Measure speed, time and bytes per token, and memory, on one rank or "
-        "cut over several.",
-        "join": "Make this machine a node of the cluster that issued the code.",
-        "cluster": "Run one model on several machines.",
-        "node": "Run this machine as a node of a cluster. Alone, `dure node` means `dure node run`.",
-        "cache": "List, check and delete cached shards, which make the next start quick.",
-        "config": "Show and change the default values of options.",
-    }.items()
-}
-COMMANDS |= {
-    "serve install": LazyCommand(
-        "dure.cli.commands.serve_service",
-        "Keep a server running, from the start of this machine on, as a systemd service.",
-        {"ignore_unknown_options": True},  # which are those of `serve`
-    ),
-    "serve uninstall": LazyCommand(
-        "dure.cli.commands.serve_service",
-        "Stop the server's service and remove it. Models and settings stay.",
-    ),
-}
-
-OTHER_NAMES = {
-    "ask": "run", "prompt": "run", "generate": "run", "start": "serve", "server": "serve",
-    "status": "ps", "list": "ls", "models": "ls", "download": "pull", "get": "pull", "delete": "rm",
-    "remove": "rm", "info": "show", "inspect": "show", "benchmark": "bench", "kill": "stop",
-    "split": "cut", "nodes": "cluster", "settings": "config",
-}  # fmt: skip
-"""What other programs, and people, call our commands."""
-
-
-class Commands(Configured):
-    """The commands of `dure`, each imported when it is run."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._lazy = LazyCommands(COMMANDS)
-        self.commands = self._lazy  # type: ignore[assignment]  # typer only reads it
-        self._is_listing = False
-
-    def list_commands(self, _ctx: Any) -> list[str]:
-        """Return the names of all commands."""
-        return list(self._lazy)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command; while all are listed, only its name and summary."""
-        if self._is_listing:
-            return self._lazy.summary(cmd_name)
-        return super().get_command(ctx, cmd_name)
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command, of one word or two; if there is none, name what other programs call so, or
-        what is near.
-        """
-        if " ".join(args[:2]) in COMMANDS and len(args) > 1:
-            args = [" ".join(args[:2]), *args[2:]]
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = get_close_matches(args[0], [*COMMANDS, *OTHER_NAMES], n=1)
-            ours = [OTHER_NAMES.get(name, name) for name in near]
-            meant = f", did you mean {ours[0]}?" if ours else ""
-            raise UsageError(f"no such command {args[0]!r}{meant} (see `dure --help`)")
-        return super().resolve_command(ctx, args)
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help, with every command's summary."""
-        with self._listing():
-            super().format_help(ctx, formatter)
-
-    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        """Return the completions for a shell, with every command's summary."""
-        with self._listing():
-            found = super().shell_complete(ctx, incomplete)
-        return [one for one in found if " " not in one.value]
-
-    @contextmanager
-    def _listing(self) -> Iterator[None]:
-        self._is_listing = True
-        try:
-            yield
-        finally:
-            self._is_listing = False
-
-
-app = typer.Typer(
-    name="dure",
-    cls=Commands,
-    help="One large language model across the machines you own.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version  # 40 ms, for --version alone
-
-        sys.stdout.write(f"dure {version('dure')}\n")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    _version: Annotated[
-        bool,
-        typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True),
-    ] = False,
-) -> None:
-    """One large language model across the machines you own."""
+STOPPED = 130
+AGAIN_S = 0.05
 
 
 def main() -> None:
-    """Run the command line; report the user's mistakes and the machine's faults in one line each."""
-    signal.signal(signal.SIGTERM, _end)
-    _accept_all_bytes()
+    """Run the command line. Before and after a command, Ctrl-C has nothing to tidy up."""
+    is_heard = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    ctrl_c = CtrlC()
+    if is_heard:
+        signal.signal(signal.SIGINT, _end)
+    from dure.cli.app import run
+
+    sys.unraisablehook = ctrl_c.repeat
     try:
-        if os.environ.get("_DURE_COMPLETE") == "complete_bash":
-            from dure.cli.terminal.completion import complete_bash
+        if is_heard:
+            signal.signal(signal.SIGINT, ctrl_c.raise_it)
+        run()
+    except BaseException as error:
+        if ctrl_c.came and not isinstance(error, SystemExit):
+            sys.exit(STOPPED)
+        raise
+    finally:
+        if is_heard:
+            signal.signal(signal.SIGINT, _end)
 
-            complete_bash(lambda: app(prog_name="dure"))
+
+class CtrlC:
+    """Notes Ctrl-C, and sees to it that the command ends, whatever becomes of the KeyboardInterrupt.
+
+    Python forgets one in a function that C code called, and libraries make other errors of it.
+    """
+
+    came = False
+
+    def raise_it(self, _number: int, _frame: FrameType | None) -> None:
+        """Handle the signal."""
+        self.came = True
+        raise KeyboardInterrupt
+
+    def repeat(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Handle what Python cannot raise: a KeyboardInterrupt comes again a moment later."""
+        if unraisable.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(unraisable)
         else:
-            sys.exit(app(prog_name="dure", standalone_mode=False))
-    except DureError as error:
-        print_error(error)
-        sys.exit(error.exit_code)
-    except TyperException as error:
-        _print_misuse(error)
-        sys.exit(error.exit_code)
-    except typer.Abort:  # the input ended at a question
-        print_error(UsageError("no answer, so nothing was done"))
-        sys.exit(1)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
-        print_error(ResourceError("no space left on the disk", "make room, or write elsewhere"))
-        sys.exit(1)
+            threading.Timer(AGAIN_S, _thread.interrupt_main).start()
 
 
-def _print_misuse(error: TyperException) -> None:
-    """Report a command line that no command accepts; if it was empty, its help was shown already."""
-    if text := error.format_message().rstrip("."):
-        context: typer.Context | None = getattr(error, "ctx", None)
-        command = context.command_path if context else "dure"
-        print_error(UsageError(f"{text[0].lower()}{text[1:]} (see `{command} --help`)"))
-
-
-def _accept_all_bytes() -> None:
-    """Let prompts and file names be bytes that are no text in this locale's encoding."""
-    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
-        if isinstance(stream, io.TextIOWrapper):  # None if the shell closed it
-            stream.reconfigure(errors=errors)
-
-
-def _end(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)  # runs every `finally`, so that no rank is left running
+def _end(_number: int, _frame: FrameType | None) -> None:
+    os._exit(STOPPED)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class EngineLifespan:
             await asyncio.gather(*(engine.close() for engine in self._engines))
 
     async def _watch(self) -> None:
-        loading = asyncio.gather(*(engine.ready() for engine in self._engines))
+        loading = asyncio.create_task(self._loaded())
         first = self._engines[0]
         try:
             while not loading.done():
@@ -59,4 +59,9 @@ class EngineLifespan:
             self.error = error
             os.kill(os.getpid(), signal.SIGTERM)  # as if someone had stopped it: in good order
             return
+        finally:
+            loading.cancel()  # else, at a stop, nobody takes its error
         self._ready()
+
+    async def _loaded(self) -> None:
+        await asyncio.gather(*(engine.ready() for engine in self._engines))
