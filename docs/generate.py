@@ -1,4 +1,4 @@
-"""Writes the parts of these pages that come from the program: `make docs`.
+"""Writes the parts of these pages that come from the program, and what the Tab key knows: `make docs`.
 
 A part stands between two comments, `<!-- generated: NAME -->` and `<!-- end -->`.
 """
@@ -10,6 +10,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from dure.cli.app import COMMANDS
+from dure.cli.terminal.lazy_commands import LazyCommands
+from dure.cli.terminal.outlines import outline_of
 from dure.http.request_model import RequestBody, field_names
 from dure.http.unused_fields import FieldTable, Ignored
 from dure.serve.anthropic.requests import MessagesRequest
@@ -63,6 +66,12 @@ def field_tables() -> str:
     return "\n\n".join(parts)
 
 
+def outlines() -> str:
+    """The outlines of all commands, as `dure.cli.terminal.outlines` reads them."""
+    found = {name: outline_of(command) for name, command in LazyCommands(COMMANDS).items()}
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
 def _rows(table: FieldTable) -> Iterator[str]:
     for path, fate in sorted(table.items()):
         kind = "ignored" if isinstance(fate, Ignored) else "refused"
@@ -80,6 +89,9 @@ PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
 """By name: the page, and what makes the part."""
 
 
+OUTLINES = Path(__file__).parents[1] / "src" / "dure" / "cli" / "terminal" / "outlines.json"
+
+
 def renewed(page: str, name: str, part: str) -> str:
     """A page's text with one part as it is now. Raises ValueError where the page has no place for it."""
     begin, end = f"<!-- generated: {name} -->\n", "\n<!-- end -->"
@@ -95,6 +107,7 @@ def main() -> None:
     for name, (file, make) in PARTS.items():
         path = Path(__file__).parent / file
         path.write_text(renewed(path.read_text(), name, make()))
+    OUTLINES.write_text(outlines())
 
 
 if __name__ == "__main__":

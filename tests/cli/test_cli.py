@@ -537,16 +537,33 @@ def test_the_summaries_in_the_list_of_commands_are_the_commands_own() -> None:
         assert " ".join(first.split()) == lazy.summary, name
 
 
-def test_help_imports_no_command(dure: Dure) -> None:
-    """What a command needs is imported when it runs: the list of commands is quick."""
-    code = "import sys; sys.argv = ['dure', '--help']\nfrom dure.cli.main import main\n"
+@pytest.mark.parametrize(
+    ("words", "typed", "slow"),
+    [
+        ("--help", None, ("numpy", "msgspec")),
+        ("--version", None, ("numpy", "msgspec", "rich.console")),
+        ("", "r", ("numpy", "msgspec", "pydantic")),
+        ("pull", "qwen3:", ("numpy", "pydantic")),
+        ("run", "--th", ("numpy", "msgspec", "pydantic")),
+        ("serve", "models/", ("numpy", "pydantic")),
+        ("cluster status", "--", ("numpy", "msgspec", "pydantic")),
+    ],
+)
+def test_help_and_the_tab_key_import_no_command(
+    dure: Dure, words: str, typed: str | None, slow: tuple[str, ...]
+) -> None:
+    """What a command needs is imported when it runs, so that both are quick."""
+    pressed = {"_DURE_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": f"dure {words} {typed}"}
+    code = f"import sys; sys.argv = ['dure', {words!r}]\nfrom dure.cli.main import main\n"
     code += "try:\n    main()\nexcept SystemExit:\n    pass\n"
-    code += "print([m for m in sys.modules if m.startswith('dure.cli.commands') or m == 'numpy'])"
+    code += f"print([m for m in sys.modules if m.startswith('dure.cli.commands.') or m in {slow}])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=True,
-        env=dure.environment,
+        env={**dure.environment, **(pressed if typed is not None else {})},
     )
-    assert done.stdout.splitlines()[-1] == "[]"
+    shown, _, imported = done.stdout.rpartition("[")
+    assert shown
+    assert imported == "]\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from generate import PARTS, renewed
+from generate import OUTLINES, PARTS, outlines, renewed
 from typer.main import get_command
 
 from dure.cli.app import app
@@ -99,3 +99,8 @@ def snippets(page: Path) -> list[str]:
     fenced = re.findall(r"^```.*?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     indented = re.findall(r"^ {4}(.+)$", text, re.MULTILINE)
     return [*fenced, *indented, *re.findall(r"`([^`\n]+)`", text)]
+
+
+def test_the_tab_key_knows_every_command_as_it_is() -> None:
+    """outlines.json is generated, and not stale."""
+    assert outlines() == OUTLINES.read_text(), "`make docs`"

@@ -21,7 +21,6 @@ import typer
 from typer.exceptions import TyperException
 
 from dure.cli.terminal.configuration import Configured
-from dure.cli.terminal.console import print_error
 from dure.cli.terminal.lazy_commands import LazyCommand, LazyCommands
 from dure.errors import DureError, ResourceError, UsageError
 
@@ -98,12 +97,30 @@ class Commands(Configured):
         """
         if " ".join(args[:2]) in COMMANDS and len(args) > 1:
             args = [" ".join(args[:2]), *args[2:]]
+        if ctx.resilient_parsing:  # the Tab key was pressed
+            return self._outlined(args)
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = get_close_matches(args[0], [*COMMANDS, *OTHER_NAMES], n=1)
             ours = [OTHER_NAMES.get(name, name) for name in near]
             meant = f", did you mean {ours[0]}?" if ours else ""
             raise UsageError(f"no such command {args[0]!r}{meant} (see `dure --help`)")
         return super().resolve_command(ctx, args)
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the options that stand before a command; for the Tab key those that read no value."""
+        found = super().get_params(ctx)
+        if not ctx.resilient_parsing:
+            return found
+        from dure.cli.terminal.outlines import outlined_parameter
+
+        return [outlined_parameter(one) for one in found]
+
+    def _outlined(self, args: list[str]) -> Any:
+        from dure.cli.terminal.outlines import outlined, outlines
+
+        if not args or args[0] not in outlines():
+            return None, None, []
+        return args[0], outlined(args[0], outlines()[args[0]]), args[1:]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help, with every command's summary."""
@@ -165,20 +182,26 @@ def run() -> None:
         else:
             sys.exit(app(prog_name="dure", standalone_mode=False))
     except DureError as error:
-        print_error(error)
+        _print_error(error)
         sys.exit(error.exit_code)
     except TyperException as error:
         _print_misuse(error)
         sys.exit(error.exit_code)
     except typer.Abort:  # the input ended at a question
-        print_error(UsageError("no answer, so nothing was done"))
+        _print_error(UsageError("no answer, so nothing was done"))
         sys.exit(1)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
-        print_error(ResourceError("no space left on the disk", "make room, or write elsewhere"))
+        _print_error(ResourceError("no space left on the disk", "make room, or write elsewhere"))
         sys.exit(1)
+
+
+def _print_error(error: DureError) -> None:
+    from dure.cli.terminal.console import print_error  # 40 ms, which the Tab key should not take
+
+    print_error(error)
 
 
 def _print_misuse(error: TyperException) -> None:
@@ -186,7 +209,7 @@ def _print_misuse(error: TyperException) -> None:
     if text := error.format_message().rstrip("."):
         context: typer.Context | None = getattr(error, "ctx", None)
         command = context.command_path if context else "dure"
-        print_error(UsageError(f"{text[0].lower()}{text[1:]} (see `{command} --help`)"))
+        _print_error(UsageError(f"{text[0].lower()}{text[1:]} (see `{command} --help`)"))
 
 
 def _accept_all_bytes() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import socket
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from dure.cli.terminal.clock import warn_of_clock
 from dure.cli.terminal.console import errors, output, print_json
 from dure.cli.terminal.parameters import Json, ServiceUser
+from dure.cli.terminal.run_by_default import RunByDefault
 from dure.cluster.node.process import forget, run_node
 from dure.cluster.node.service import install_node
 from dure.cluster.node.shards import ShardStore
@@ -25,18 +25,8 @@ from dure.systemd import service_for
 __all__ = ["node"]
 
 
-class _RunByDefault(TyperGroup):
-    """`dure node` alone is `dure node run`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse as the base does; without a command, `run` is meant."""
-        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-
 node = typer.Typer(
-    cls=_RunByDefault,
+    cls=RunByDefault,
     help="Run this machine as a node of a cluster. Alone, `dure node` means `dure node run`.",
 )
 

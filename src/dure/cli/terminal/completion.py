@@ -11,9 +11,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dure.errors import DureError
-from dure.model.store import Library, StoredModel, short_names
+
+if TYPE_CHECKING:
+    from dure.model.store import StoredModel
 
 __all__ = ["complete_bash", "models", "pullable", "removable"]
 
@@ -32,10 +35,14 @@ def removable(incomplete: str) -> list[str]:
 
 def pullable(incomplete: str) -> list[str]:
     """Return completions for `dure pull`: the short names."""
+    from dure.model.store.names import short_names
+
     return [name for name in short_names() if name.startswith(incomplete)]
 
 
 def _stored(incomplete: str, *, unfinished: bool) -> list[str]:
+    from dure.model.store import Library
+
     try:
         found = [model for model in Library().models() if unfinished or not model.unfinished]
     except (DureError, OSError):
