@@ -6,6 +6,7 @@ Every case here is a real one: a broken file, a wrong number, a missing program,
 from __future__ import annotations
 
 import re
+import shlex
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -265,9 +266,11 @@ def test_one_rank_is_no_cut(dure: Dure, tmp_path: Path) -> None:
         (("'nonsense'", "see `dure --help`"), ("nonsense",)),
         (("missing argument 'model'", "see `dure run --help`"), ("run",)),
         (
-            ("'--ranks'", "valid integer", "see `dure run --help`"),
+            ("--ranks two: give a whole number", "see `dure run --help`"),
             ("run", DEMO, "hi", "--ranks", "two"),
         ),
+        (("--temp abc: give a number", "see `dure run"), ("run", DEMO, "hi", "--temp", "abc")),
+        (("--sync q7: give one of q8, f32 (",), ("run", DEMO, "hi", "--sync", "q7")),
         (("--colour", "see `dure show --help`"), ("show", DEMO, "--colour")),
         (("'nonsense'", "see `dure cache --help`"), ("cache", "nonsense")),
     ],
@@ -277,6 +280,15 @@ def test_what_no_command_takes_is_a_usage_error(
 ) -> None:
     """Unknown commands and options, and words for numbers, are one line that names the help."""
     check_refusal(dure, SENSELESS, words, *arguments)
+
+
+@pytest.mark.parametrize("prompt", ["Hello", "What's up, goat?"])
+def test_a_prompt_that_stands_for_the_model_is_told_where_it_goes(dure: Dure, prompt: str) -> None:
+    """The line ends in a command that can be typed; a name that is nearly one gets the right one."""
+    words = ("if it is the prompt", f"`dure run qwen3:0.6b {shlex.quote(prompt)}`")
+    check_refusal(dure, SENSELESS, words, "run", prompt)
+    assert "prompt" not in check_refusal(dure, SENSELESS, ("qwen3:4b",), "run", "qwen3:5b")
+    assert "prompt" not in check_refusal(dure, SENSELESS, ("Hello",), "run", "Hello", "there")
 
 
 @pytest.mark.parametrize("arguments", [(), ("cache",)])

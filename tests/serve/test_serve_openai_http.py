@@ -653,3 +653,15 @@ def test_head_is_answered_wherever_get_is(http: httpx.Client) -> None:
         head, get = http.head(path), http.get(path)
         assert (head.status_code, head.content) == (get.status_code, b""), path
         assert head.headers["content-type"] == get.headers["content-type"]
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
+def test_what_is_no_text_is_refused_with_the_cure(http: httpx.Client, role: str, kind: str) -> None:
+    """The sentence names the part and its type."""
+    parts = [{"type": "text", "text": "What is it?"}, {"type": kind, kind: {"url": "x"}}]
+    response = http.post(CHAT, json={"messages": [{"role": role, "content": parts}]})
+    assert response.json()["error"]["message"] == (
+        f"messages.0.content.1: a part of type '{kind}' is not supported: this model reads text only, "
+        "leave it out"
+    )

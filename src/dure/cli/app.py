@@ -206,10 +206,15 @@ def _print_error(error: DureError) -> None:
 
 def _print_misuse(error: TyperException) -> None:
     """Report a command line that no command accepts; if it was empty, its help was shown already."""
-    if text := error.format_message().rstrip("."):
-        context: typer.Context | None = getattr(error, "ctx", None)
-        command = context.command_path if context else "dure"
-        _print_error(UsageError(f"{text[0].lower()}{text[1:]} (see `{command} --help`)"))
+    from dure.cli.terminal.misuse import misuse
+
+    context: typer.Context | None = getattr(error, "ctx", None)
+    see = f"see `{context.command_path if context else 'dure'} --help`"
+    bad = misuse(error, see) if isinstance(error, typer.BadParameter) else None
+    if bad:
+        _print_error(bad)
+    elif text := error.format_message().rstrip("."):
+        _print_error(UsageError(f"{text[0].lower()}{text[1:]} ({see})"))
 
 
 def _accept_all_bytes() -> None:

@@ -78,7 +78,7 @@ def run(
     """
     sampling.check()
     options = running.options("run", model)
-    file = resolve_model(model, may_pull=True, pull_now=pull)
+    file = resolve_model(model, may_pull=True, pull_now=pull, may_be_prompt=prompt is None)
     with open_gguf(file) as header:
         request_sampling = sampling.sampling(file_sampling(header))
         text = _prompt(prompt)  # first check the file: nobody should type a prompt in vain

@@ -18,6 +18,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup, TyperOption
 
+from dure.cli.terminal.misuse import cure_of
 from dure.errors import DureError, ResourceError, UsageError
 from dure.places import config_file
 
@@ -206,7 +207,7 @@ def _read(option: TyperOption, value: Any, place: str) -> Any:
     try:
         return option.process_value(context, value)
     except typer.BadParameter as error:
-        raise UsageError(f"{place}: {error.message.rstrip('.')}") from error
+        raise UsageError(place, cure_of(error)) from error
 
 
 # ---------------------------------------------------------------- applying

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,20 +14,29 @@ from dure.errors import UsageError
 from dure.generate.speculative.proposer import Draft
 from dure.model.gguf import open_gguf
 from dure.model.store import Library, Name, located
+from dure.model.store.names import near_names
 
 __all__ = ["resolve_draft", "resolve_model"]
 
 
-def resolve_model(text: str, *, may_pull: bool = False, pull_now: bool = False) -> Path:
+def resolve_model(
+    text: str, *, may_pull: bool = False, pull_now: bool = False, may_be_prompt: bool = False
+) -> Path:
     """Return the file of a MODEL argument; of a split model its first part.
 
     A path comes first, then models on this machine. A missing model is pulled if the command `may_pull`:
     after asking on a terminal, or without asking if the user gave --pull (`pull_now`).
+    may_be_prompt: the command takes a prompt behind the model, and got none.
     Raises UsageError, with the command to run, if the model is missing and is not pulled; otherwise as
     `dure.model.store.pull` does.
     """
     library = Library()
-    name = located(text, library)
+    try:
+        name = located(text, library)
+    except UsageError:
+        if may_be_prompt and not near_names(text):
+            raise _prompt_alone(text) from None
+        raise
     if isinstance(name, Path):
         return name
     if may_pull and (pull_now or _agreed(text)):
@@ -43,6 +53,15 @@ def resolve_draft(text: str, *, pull_now: bool = False) -> str:
     with open_gguf(path):
         pass  # a file that is no model is an error at once
     return str(path.absolute())
+
+
+def _prompt_alone(text: str) -> UsageError:
+    command = f"dure run qwen3:0.6b {shlex.quote(text)}"
+    return UsageError(
+        f"{text}: there is no model of this name",
+        f"if it is the prompt, name a model before it, as in `{command}`; `dure ls` shows those on this "
+        "machine",
+    )
 
 
 def _agreed(text: str) -> bool:

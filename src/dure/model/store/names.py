@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from dure.errors import UsageError
 
-__all__ = ["HubName", "Name", "UrlName", "parse_name", "short_name_of", "short_names"]
+__all__ = ["HubName", "Name", "UrlName", "near_names", "parse_name", "short_name_of", "short_names"]
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"  # an owner or a repository
 _HUB = re.compile(rf"(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[^\s:]+))?(?::(?P<wanted>[^\s:]+))?")
@@ -98,14 +98,18 @@ def _short(text: str) -> HubName:
     return HubName(name.repo, match["wanted"] or name.wanted)
 
 
-def _near(short: str) -> str:
-    """Return the names that may have been meant, as the end of a sentence."""
-    known = list(short_names())
+def near_names(short: str) -> list[str]:
+    """Return the short names that may have been meant."""
+    known, short = list(short_names()), short.lower()
     family = short.partition(":")[0]
     near = [name for name in known if name.partition(":")[0] == family]
     near = near or [name for name in known if name.startswith(short)]
-    near = near or difflib.get_close_matches(short, known, n=4, cutoff=0.5)
-    if near:
+    return near or difflib.get_close_matches(short, known, n=4, cutoff=0.5)
+
+
+def _near(short: str) -> str:
+    """Return the names that may have been meant, as the end of a sentence."""
+    if near := near_names(short):
         return f": did you mean {', '.join(near)}?"
     return ": `dure ls` shows those on this machine, hf:owner/repository names others"
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, MaxLen, MinLen
-from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
 
 from dure.http.request_model import BodyPart, examples, type_of
 from dure.serve.openai.parameters import INT32, GenerationParameters, OpenAIStreamOptions
@@ -42,8 +43,24 @@ class OpenAIRefusalPart(BodyPart):
     refusal: str
 
 
-TextParts = Annotated[list[OpenAITextPart], MinLen(1)]
-AssistantPart = Annotated[OpenAITextPart | OpenAIRefusalPart, Field(discriminator="type")]
+def _readable(part: Any) -> Any:
+    """Return a part if it may be text. Raises PydanticCustomError for an image, a sound, a file."""
+    kind = type_of(part)
+    if isinstance(kind, str) and kind not in {"text", "refusal"}:
+        raise PydanticCustomError(
+            "text_only",
+            "a part of type '{kind}' is not supported: this model reads text only, leave it out",
+            {"kind": kind},
+        )
+    return part
+
+
+TextPart = Annotated[OpenAITextPart, BeforeValidator(_readable)]
+TextParts = Annotated[list[TextPart], MinLen(1)]
+AssistantPart = Annotated[
+    Annotated[OpenAITextPart | OpenAIRefusalPart, Field(discriminator="type")],
+    BeforeValidator(_readable),
+]
 
 
 class OpenAIFunctionCall(BodyPart):

@@ -143,6 +143,7 @@ def _text(content: str | Sequence[InputPart], place: str, glue: str = "\n") -> s
 def _part_text(part: InputPart, place: str) -> str:
     if isinstance(part, OtherPart):
         raise ParameterError(
-            "input", f"{place}: type {part.type!r} is not supported: this model reads text only"
+            "input",
+            f"{place}: type {part.type!r} is not supported: this model reads text only, leave it out",
         )
     return part.refusal if isinstance(part, ResponsesRefusalPart) else part.text
