@@ -26,6 +26,7 @@ __all__ = [
     "DIGEST_BYTES",
     "MOST_ORDER_BYTES",
     "RANK_PATH",
+    "RANK_SCRIPT",
     "Acknowledged",
     "BeginShard",
     "BegunShard",
@@ -47,6 +48,7 @@ CHUNK_BYTES = 4 << 20  # of a shard, sent at once
 MOST_SHARD_BYTES = 1 << 50
 DIGEST_BYTES = 32
 RANK_PATH = "/rank"
+RANK_SCRIPT = "dure-rank"  # what starts a rank, first in the PATH of the node's proxy
 MOST_ORDER_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 16  # of what mpiexec and its proxy say to each other, sent at once
 

@@ -28,7 +28,7 @@ import msgspec
 from dure.cluster.job_identity import JobIdentity, busy_error
 from dure.cluster.network import network_environment
 from dure.cluster.node.shards import ShardStore
-from dure.cluster.node_api import BLOCK_BYTES, NodeJob, RankOrder, RankReport
+from dure.cluster.node_api import BLOCK_BYTES, RANK_SCRIPT, NodeJob, RankOrder, RankReport
 from dure.engine.environment import with_huge_pages
 from dure.engine.ranks.launch import GUARD, kill_all_of
 from dure.engine.ranks.shared_memory import check_room
@@ -116,7 +116,10 @@ class RankRuns:
                 del self._runs[job_id]
 
     def _prepared(self, order: RankOrder) -> Path:
-        """Make a directory for the run, with the job and the only program that the proxy finds."""
+        """Make a directory for the run, with the job and the script that starts the rank.
+
+        A shell reads the script, so the disk may be one that no program starts from (`noexec`).
+        """
         check_room(1)
         path = str(self._store.use(order.shard))
         order.job.shards = [path] * len(order.job.shards)
@@ -128,9 +131,7 @@ class RankRuns:
             job_file.write_bytes(msgspec.json.encode(order.job))
             words = [sys.executable, "-m", "dure.engine.ranks.rank", str(job_file)]
             program = ["sh", "-c", GUARD, str(directory / note), *words]
-            script = directory / "dure-rank"
-            script.write_text(f"#!/bin/sh\nexec {shlex.join(program)}\n")
-            script.chmod(0o700)
+            (directory / RANK_SCRIPT).write_text(f"exec {shlex.join(program)}\n")
         except OSError as error:
             raise ResourceError(f"{self._directory} cannot be written: {error.strerror}") from error
         return directory

@@ -6,7 +6,6 @@ machine gets which share.
 
 from __future__ import annotations
 
-import shlex
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ import msgspec
 
 from dure.cluster.job_identity import JobIdentity
 from dure.cluster.network import device_of, named_device, network_environment
+from dure.cluster.node_api import RANK_SCRIPT
 from dure.cluster.root.launcher import LaunchFile, NodeRank
 from dure.cluster.root.membership import Cluster, Member
 from dure.engine.ranks.launch import GUARD
@@ -61,7 +61,7 @@ class ClusterLaunch:
         )
 
     def prepare(self, job: Job, directory: Path) -> None:  # noqa: ARG002  # it is in its file
-        """Write the program that mpiexec runs for each node, and the file that this program reads."""
+        """Write the file that the launcher of each node's rank reads."""
         check_room(1)
         nodes = {
             _mpi_host(rank): NodeRank(
@@ -72,14 +72,11 @@ class ClusterLaunch:
         home = str(self._cluster.directory.absolute())
         launch = LaunchFile(home, nodes, self._owner.identity, self._owner.shares)
         (directory / "launch.json").write_bytes(msgspec.json.encode(launch))
-        script = directory / "launcher"
-        words = [sys.executable, "-m", "dure.cluster.root.launcher", str(directory)]
-        script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-        script.chmod(0o700)
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of rank 0: it uses the device that leads to the nodes."""
-        return network_environment(self._device)
+        """Have mpiexec start `launcher`, and rank 0 use the device that leads to the nodes."""
+        launcher = "-m dure.cluster.root.launcher"  # parted at blanks, so nothing else can be told
+        return {"HYDRA_LAUNCHER_EXTRA_ARGS": launcher, **network_environment(self._device)}
 
     @property
     def transport(self) -> str:
@@ -87,13 +84,14 @@ class ClusterLaunch:
         return f"TCP over {self._device}"
 
     def arguments(self, job_file: Path, n_ranks: int) -> list[str]:
-        """Return mpiexec's arguments: one part for each rank; a node's agent makes `dure-rank`."""
+        """Return mpiexec's arguments: one part for each rank; a node's agent writes the script."""
         hosts = ",".join(["127.0.0.1", *map(_mpi_host, range(1, n_ranks))])
         first = ["sh", "-c", GUARD, str(job_file.with_name("rank0.exit"))]
         first += [sys.executable, "-m", "dure.engine.ranks.rank", str(job_file)]
-        others = [word for _ in range(n_ranks - 1) for word in (":", "-n", "1", "dure-rank")]
+        node_rank = ("sh", "-c", f". {RANK_SCRIPT}")
+        others = [word for _ in range(n_ranks - 1) for word in (":", "-n", "1", *node_rank)]
         return [
-            *("-launcher", "rsh", "-launcher-exec", str(job_file.with_name("launcher"))),
+            *("-launcher", "rsh", "-launcher-exec", sys.executable),
             *("-iface", "lo", "-localhost", "127.0.0.1", "-hosts", hosts, "-genvnone"),
             *("-n", "1", *first, *others),
         ]

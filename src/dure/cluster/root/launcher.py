@@ -1,14 +1,16 @@
 """The root's end of a rank on a node: what mpiexec runs, for each node, in place of ssh.
 
-    python -m dure.cluster.root.launcher DIRECTORY HOST PROGRAM --control-port HOST:PORT ... --proxy-id N
+    python -m dure.cluster.root.launcher HOST PROGRAM --control-port HOST:PORT ... --proxy-id N
 
 Asks the node that stands for HOST to start its rank, and passes on what the proxy there and mpiexec say
-to each other, inside TLS. At the end it writes what the rank left behind into DIRECTORY, the job's own.
+to each other, inside TLS. At the end it writes what the rank left behind into the job's own directory,
+which is its TMPDIR.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -61,7 +63,7 @@ class LaunchFile(msgspec.Struct):
 
 def main() -> None:
     """Start a node's rank and wait until it has ended."""
-    directory, host, arguments = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    directory, host, arguments = Path(os.environ["TMPDIR"]), sys.argv[1], sys.argv[2:]
     launch = msgspec.json.decode((directory / "launch.json").read_bytes(), type=LaunchFile)
     node = launch.nodes[host]
     where = f"node {node.name} at {node.host}:{node.port}"
