@@ -22,6 +22,7 @@ ROOT = CACHE / "root"
 RELEASE, MIRROR = "bookworm", "http://deb.debian.org/debian"
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 PACKAGES = ("hostname", "libgomp1", "python3", "python3-venv")
+MADE_OF = " ".join((RELEASE, *PACKAGES))
 
 # $0: the root. $1: a board's cpuinfo. $2, $3: folders that have the same path inside and outside.
 _ENTER = """
@@ -55,13 +56,15 @@ def inside(board: Board, argv: Sequence[str | Path]) -> list[str]:
 def make_root() -> None:
     """Make the root with debootstrap, unless it is there already. Raises Arm64Error.
 
-    Half a root is made again from the start, but for the packages that were downloaded.
+    Half a root, or one of other packages, is made again from the start, but for what was downloaded.
     """
-    if ROOT.exists():
+    note = Path("etc") / "made-of"
+    if (ROOT / note).exists() and (ROOT / note).read_text() == MADE_OF:
         say(f"  Debian for arm64 is in {ROOT}")
         return
     half, packages = CACHE / "root.part", CACHE / "debs"
-    shutil.rmtree(half, ignore_errors=True)
+    for old in (half, ROOT):
+        shutil.rmtree(old, ignore_errors=True)
     packages.mkdir(parents=True, exist_ok=True)
     options = ("--foreign", "--arch=arm64", "--variant=minbase", f"--include={','.join(PACKAGES)}")
     run(
@@ -76,6 +79,7 @@ def make_root() -> None:
         CACHE / "second-stage.log",
         {"PATH": PATH, "LANG": "C.UTF-8"},
     )
+    (half / note).write_text(MADE_OF)
     half.rename(ROOT)
 
 
