@@ -374,6 +374,29 @@ def test_a_persistent_store_survives_the_servers_end(parrot: Path, tmp_path: Pat
     run(work)
 
 
+def test_two_servers_with_one_store_have_a_part_each(parrot: Path, tmp_path: Path) -> None:
+    """Neither deletes what the other stored, and both find their own again."""
+    options = options_of(
+        parrot, store=str(tmp_path / "store"), store_bytes=10_000_000, persistent=True
+    )
+
+    async def cached() -> tuple[int, int]:
+        async with engine(options) as one, engine(options) as other:
+            streams = [Stream(one, talk("r", 7)), Stream(other, talk("r", 8))]
+            for stream in streams:
+                await stream.task
+            first, second = [stream.end.timings.cached_tokens for stream in streams]
+            return first, second
+
+    async def work() -> None:
+        assert await cached() == (0, 0)
+        kept = {path.parent for path in (tmp_path / "store").rglob("*.tokens")}
+        assert len(kept) == 2
+        assert await cached() == (199, 199)
+
+    run(work)
+
+
 # ---------------------------------------------------------------- what cannot start
 
 

@@ -8,9 +8,12 @@ A prefix whose files are damaged, or that a rank does not have, counts as missin
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import shutil
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -29,6 +32,7 @@ class PrefixStore:
 
     def __init__(self, directory: Path, files: SequenceFiles) -> None:
         self._directory, self._files = directory, files
+        self._locked: IO[str] | None = None
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -36,6 +40,29 @@ class PrefixStore:
                 f"the cache directory {directory} cannot be made ({error.strerror})",
                 "name another one",
             ) from error
+
+    @classmethod
+    def alone(cls, parent: Path, name: str, files: SequenceFiles) -> PrefixStore:
+        """Open the directory of this name in `parent` for this process alone.
+
+        If another process uses it, that is `name-2`, and so on: each deletes what it does not know.
+        """
+        for n in count(1):
+            store = cls(parent / (name if n == 1 else f"{name}-{n}"), files)
+            if store._lock():
+                return store
+        raise AssertionError("there are numbers enough")
+
+    def _lock(self) -> bool:
+        """Claim the directory until this process ends; False if another has it."""
+        try:
+            self._locked = self._directory.with_name(f"{self._directory.name}.lock").open("w")
+            fcntl.lockf(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # of a disk that has no locks, or is read-only
+            return True
+        return True
 
     def scan(self) -> Iterator[tuple[str, list[int]]]:
         """Yield key and tokens of what every rank has, the least recently used first; delete the rest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -58,10 +59,11 @@ class Generator:
         if not self._options.store or not sum(self._deployment.kv_token_bytes):
             return None
         name = f"{gguf.fingerprint[:16]}-{self._deployment.cut_name}"
-        run = self._options.run
-        if run.cluster and run.job and not self._options.persistent:
-            name += f"-{run.job.id}"  # on a node, another job with the same model has its own
-        return PrefixStore(Path(self._options.store) / name, self._executor)
+        run, store = self._options.run, self._options.store
+        if run.cluster and run.job:  # on a node, another job with the same model has its own
+            kept = hashlib.sha256(store.encode()).hexdigest()[:8]
+            name += f"-{kept if self._options.persistent else run.job.id}"
+        return PrefixStore.alone(Path(store), name, self._executor)
 
     def _new_loop(self, gguf: GgufFile) -> EngineLoop:
         options, running = self._options, self._deployment
