@@ -28,6 +28,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from dure.cluster.node.agent import agent_app
 from dure.cluster.software import versions
+from dure.cluster.trust.record_routes import RecordApp
 
 CHECKS = [
     not_a_server_error,
@@ -101,6 +102,24 @@ def test_it_measures_a_type_and_refuses_what_is_none(client: TestClient) -> None
     assert told["prompt_bytes_per_s"] > 1e6
     for wrong in ("Q9_9", "q4_0", "", "../x"):
         assert client.post("/speed", json={"type": wrong}).status_code in {400, 422}
+
+
+def test_a_fault_of_its_own_is_logged_with_the_request(caplog: pytest.LogCaptureFixture) -> None:
+    """The root is told where to look; the log has method, path and traceback."""
+    app = RecordApp("test", [])
+
+    @app.get("/facts/{name}")
+    def facts(name: str) -> None:
+        raise ZeroDivisionError(name)
+
+    answer = TestClient(app, raise_server_exceptions=False).get("/facts/a%1Bb")
+    assert (answer.status_code, answer.json()) == (
+        500,
+        {"detail": "something went wrong on this machine: see its log"},
+    )
+    (record,) = [one for one in caplog.records if one.name.startswith("dure.")]
+    assert record.getMessage() == r"GET '/facts/a\x1bb' failed"
+    assert "ZeroDivisionError" in (record.exc_text or "")
 
 
 def test_it_tells_its_versions(client: TestClient) -> None:

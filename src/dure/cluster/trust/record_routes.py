@@ -5,6 +5,7 @@ Knows how records become HTTP. Refuses to know which routes there are.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ __all__ = ["RecordApp", "answer", "body_as", "described"]
 T = TypeVar("T", bound=msgspec.Struct)
 _SCHEMAS = "#/components/schemas/{name}"
 _JSON = "application/json"
+_log = logging.getLogger(__name__)
 
 
 class RecordApp(FastAPI):
@@ -31,6 +33,7 @@ class RecordApp(FastAPI):
         super().__init__(title=title, docs_url=None, redoc_url=None)
         self._records = [*records, ErrorAnswer]
         self.add_exception_handler(DureError, _refused)
+        self.add_exception_handler(Exception, _failed)
 
     def openapi(self) -> dict[str, Any]:
         """Return the document, with the schemas of the records."""
@@ -44,6 +47,12 @@ def _refused(_request: Request, error: Exception) -> Response:
     assert isinstance(error, DureError), "it is installed for these"
     status = 413 if isinstance(error, ResourceError) else 400
     return answer(ErrorAnswer(str(error), error.record()), status)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    """Log an error of ours, which the other side is not told."""
+    _log.error("%s %r failed", request.method, request.url.path, exc_info=error)
+    return answer(ErrorAnswer("something went wrong on this machine: see its log"), 500)
 
 
 def answer(record: msgspec.Struct, status: int = 200) -> Response:
