@@ -59,10 +59,10 @@ def test_machines_join_and_answer(three: list[Machine]) -> None:
     ]
 
 
-def joins(machine: Machine, code: str) -> str:
+def joins(machine: Machine, code: str, *options: str) -> str:
     """What `dure join` tells where nobody says the root's address."""
     done = subprocess.run(
-        machine.host.command([sys.executable, "-m", "dure.cli.main", "join", code]),
+        machine.host.command([sys.executable, "-m", "dure.cli.main", "join", code, *options]),
         env=machine.environment,
         capture_output=True,
         text=True,
@@ -188,6 +188,25 @@ def test_a_node_says_whose_it_is_and_leaves(three: list[Machine]) -> None:
     one.dure("node", "leave")
     assert [path.name for path in kept.iterdir()] == ["mine"]
     assert "has not joined" in one.dure("node", "status", status=1)
+
+
+def test_a_node_that_joins_under_another_name_is_told_to_restart_its_agent(
+    three: list[Machine],
+) -> None:
+    """A running agent keeps name and port; with the same ones it takes the new certificate by itself."""
+    root, one, _ = three
+    joined(root, one)
+    root.dure("cluster", "remove", one.name)
+    root.stop()
+    at = ("--root", f"{root.host.address}:{JOIN_PORT}", "--force")
+    same = joins(one, invited(root), *at)
+    root.stop()
+    root.dure("cluster", "remove", one.name)
+    other = joins(one, invited(root), *at, "--name", "pi-9")
+    root.stop()
+    assert "restart" not in same
+    assert f"still answers as {one.name} at port " in other
+    assert "`sudo systemctl restart dure-node.service`" in other
 
 
 GARBAGE = """

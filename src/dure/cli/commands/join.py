@@ -11,10 +11,11 @@ import typer
 
 from dure.cli.terminal.clock import warn_of_clock
 from dure.cli.terminal.console import errors, write
+from dure.cluster.software import NODE_UNIT
 from dure.cluster.trust.discovery import JOIN_SERVICE, Address, found
 from dure.cluster.trust.identity import Credentials, check_name
 from dure.cluster.trust.invitation import Code
-from dure.cluster.trust.joining import JOIN_PORT, NODE_PORT, NodeFile, is_root
+from dure.cluster.trust.joining import JOIN_PORT, NODE_PORT, NodeFile, is_root, listens
 from dure.cluster.trust.joining import join as join_cluster
 from dure.errors import ClusterError, DureError, ErrorRecord, UsageError
 from dure.places import node_directory
@@ -58,6 +59,7 @@ def join(
 
     Example: dure join 4QX7M-... --root 192.168.1.10
     """
+    before = _before()
     try:
         node = _joined(code, root, name, port, force=force)
     except DureError as error:
@@ -68,7 +70,22 @@ def join(
         _print_line(node)
     errors.print(f"this machine is {node.name} of cluster {node.cluster}", markup=False)
     warn_of_clock(Credentials(node_directory()))
-    errors.print("next: `dure node` answers the root", markup=False)
+    if before and (before.name, before.port) != (node.name, node.port) and listens(before.port):
+        errors.print(
+            f"`dure node` still answers as {before.name} at port {before.port}: restart it, a service by "
+            f"`sudo systemctl restart {NODE_UNIT}`",
+            markup=False,
+        )
+    else:
+        errors.print("next: `dure node` answers the root", markup=False)
+
+
+def _before() -> NodeFile | None:
+    """Return what this machine was until now; None if it was no node."""
+    try:
+        return NodeFile.read(node_directory())
+    except ClusterError:
+        return None
 
 
 def _print_line(record: NodeFile | ErrorRecord) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ from dure.cluster.node.service import install_node
 from dure.cluster.node.shards import ShardStore
 from dure.cluster.software import NODE_UNIT
 from dure.cluster.trust.identity import Credentials
-from dure.cluster.trust.joining import JOIN_PORT, NodeFile
+from dure.cluster.trust.joining import JOIN_PORT, NodeFile, listens
 from dure.errors import ResourceError, UsageError
 from dure.places import cluster_directory, node_directory
 from dure.sizes import bytes_text
@@ -120,7 +119,7 @@ def status(as_json: Json = False) -> None:
         "name": own.name,
         "cluster": own.cluster,
         "port": own.port,
-        "answers": _listens(own.port),
+        "answers": listens(own.port),
         "directory": str(directory),
         "shards": len(shards),
         "shards_bytes": sum(shard.size_bytes for shard in shards),
@@ -145,7 +144,7 @@ def leave() -> None:
     """
     directory = node_directory()
     own = NodeFile.read(directory)
-    if _listens(own.port):
+    if listens(own.port):
         raise UsageError("the node still runs", "stop it first, by `dure node uninstall` or Ctrl-C")
     try:
         forget(directory)
@@ -153,13 +152,6 @@ def leave() -> None:
         raise ResourceError(f"{error.filename} cannot be deleted: {error.strerror}") from error
     errors.print(f"this machine is no longer a node of the cluster {own.cluster}", markup=False)
     errors.print(f"on the root: `dure cluster remove {own.name}`", markup=False)
-
-
-def _listens(port: int) -> bool:
-    """Return whether something listens on this port of this machine."""
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @node.command()

@@ -6,6 +6,7 @@ end is `dure.cluster.root.join_server`. Refuses to know how machines find each o
 
 from __future__ import annotations
 
+import socket
 import ssl
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,7 @@ __all__ = [
     "NodeFile",
     "is_root",
     "join",
+    "listens",
 ]
 
 JOIN_PORT, NODE_PORT = 7473, 7474
@@ -87,6 +89,13 @@ def join(directory: Path, code: Code, address: tuple[str, int], name: str, port:
     node = NodeFile(name, answer.cluster, port)
     (directory / "node.json").write_bytes(msgspec.json.encode(node))
     return node
+
+
+def listens(port: int) -> bool:
+    """Return whether something listens on this port of this machine, as an agent does."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def is_root(code: Code, address: tuple[str, int]) -> bool:
