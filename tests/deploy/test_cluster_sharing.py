@@ -43,6 +43,23 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Machine]]:
         yield hosts
 
 
+def test_a_measurement_has_the_machines_to_itself(three: list[Machine]) -> None:
+    """While `cluster bench` runs, a model is not started on them."""
+    root, *_ = three
+    bench = subprocess.Popen(
+        root.command("cluster", "bench", "--types", "Q4_0"),
+        env=root.environment,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: any(jobs_of(root)))
+        refused = root.dure("run", DEMO, "hi", *ALL, status=1)
+        assert "are used by `dure cluster bench Q4_0`" in refused
+    finally:
+        assert bench.wait(120) == 0
+    assert not any(jobs_of(root))
+
+
 def jobs_of(root: Machine) -> list[list[dict[str, Any]]]:
     """The jobs that each node reports, in the nodes' order."""
     nodes = json.loads(root.dure("cluster", "status", "--json"))["nodes"]
@@ -61,6 +78,14 @@ def test_the_second_command_is_refused_and_the_first_goes_on(
             assert f"{nodes[0].name}, {nodes[1].name} are used by `dure serve dure-demo`" in refused
             assert f"on {root.name} (process {root.started[-1].pid}) since " in refused
             assert "--share-node runs beside it, `dure stop " in refused
+        refused = (
+            root.dure("cluster", "bench", "--types", "Q4_0", status=1).strip().splitlines()[-1]
+        )
+        assert (
+            f"{root.name}, {nodes[0].name}, {nodes[1].name} are used by `dure serve dure-demo`"
+            in refused
+        )
+        assert "wait until it is done, or `dure stop " in refused
         refused = root.dure(*RUN, "--cluster", "--nodes", nodes[0].name, status=1)
         assert f"{nodes[0].name} is used by" in refused
         assert story() == f"{alone}<done>\n"

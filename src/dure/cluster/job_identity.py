@@ -62,15 +62,21 @@ class JobIdentity(msgspec.Struct, frozen=True):
         return f"`dure stop {self.pid}`" if self.command == _SERVER else f"`kill {self.pid}`"
 
 
-def busy_error(holders: Mapping[str, Sequence[JobIdentity]]) -> ClusterError:
-    """Return the error of nodes that other jobs use. holders: the jobs by node."""
+def busy_error(
+    holders: Mapping[str, Sequence[JobIdentity]], *, may_share: bool = True
+) -> ClusterError:
+    """Return the error of nodes that other jobs use. holders: the jobs by node.
+
+    may_share: the user can have them shared, or choose others.
+    """
     nodes = ", ".join(holders)
     jobs = list({job.id: job for held in holders.values() for job in held}.values())
     them, they = ("it", "ends it") if len(jobs) == 1 else ("them", "end them")
+    stops = f"{' and '.join(j.how_to_stop for j in jobs)} on {jobs[0].root} {they}"
+    share = f"--share-node runs beside {them}, {stops}, --nodes names other nodes"
     return ClusterError(
         f"{nodes} {'is' if len(holders) == 1 else 'are'} used by {' and '.join(j.told() for j in jobs)}",
-        f"--share-node runs beside {them}, {' and '.join(j.how_to_stop for j in jobs)} on "
-        f"{jobs[0].root} {they}, --nodes names other nodes",
+        share if may_share else f"wait until it is done, or {stops}",
     )
 
 

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from types import FrameType
 from typing import Annotated, Any
@@ -17,15 +17,16 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from dure.cli.terminal.console import duration_text, errors, output, print_json, printable
+from dure.cli.terminal.cluster_tables import print_limits, speed_table, status_table
+from dure.cli.terminal.console import errors, output, print_json, printable
 from dure.cli.terminal.parameters import Json
+from dure.cluster.job_identity import JobIdentity
 from dure.cluster.root.job_registry import JobRegistry
 from dure.cluster.root.membership import Cluster
 from dure.cluster.root.node_status import ClusterStatus, NodeStatus, cluster_status
+from dure.cluster.root.sole_use import sole_use
 from dure.cluster.root.speeds import (
     KnownSpeeds,
-    MachineSpeeds,
-    TypeSpeed,
     kind_of,
     link_speed,
     measure_machines,
@@ -40,7 +41,6 @@ from dure.errors import ClusterError, UsageError
 from dure.hardware.probe import health
 from dure.model.ggml import WRITABLE_TYPES
 from dure.places import cluster_directory, node_directory
-from dure.sizes import bytes_text
 
 __all__ = ["cluster"]
 
@@ -166,7 +166,7 @@ def status(
     if watch and as_json:
         raise UsageError("--watch draws a table", "leave out --json, or run the command repeatedly")
     if watch:
-        _watch(lambda: _table(root, *_surveyed(root, nodes)))
+        _watch(lambda: status_table(root.name, *_surveyed(root, nodes)))
         return
     here, now = _surveyed(root, nodes)
     if as_json:
@@ -174,7 +174,7 @@ def status(
     elif not now.nodes:
         errors.print(f"cluster {root.name} has no nodes yet: `dure cluster invite`", markup=False)
     else:
-        output.print(_table(root, here, now))
+        output.print(status_table(root.name, here, now))
         for one in now.nodes:
             if one.problem:
                 errors.print(one.problem, markup=False, soft_wrap=True)
@@ -182,16 +182,7 @@ def status(
             output.print(printable(job.told()), soft_wrap=True)
         for name, reason in now.left_out.items():
             errors.print(f"{name} did not take part: {reason}", markup=False, soft_wrap=True)
-        _print_limits([here, *now.nodes])
-
-
-def _print_limits(machines: Sequence[NodeStatus]) -> None:
-    """Say what of a machine's container or service gives dure less than the machine has."""
-    for machine in machines:
-        limits = machine.platform.limits if machine.platform else ()
-        if limits:
-            text = f"{_shown(machine.name)} is held to {', '.join(limits)}"
-            errors.print(printable(text), markup=False, soft_wrap=True)
+        print_limits([here, *now.nodes])
 
 
 def _surveyed(root: Cluster, nodes: Nodes) -> tuple[NodeStatus, ClusterStatus]:
@@ -218,61 +209,6 @@ def _watch(draw: Callable[[], Table]) -> None:
             live.update(draw(), refresh=True)
 
 
-def _table(root: Cluster, here: NodeStatus, now: ClusterStatus) -> Table:
-    table = Table(f"node of {printable(root.name)}", box=None, pad_edge=False)
-    shares = now.shares
-    for heading in (
-        *("address", "state", "used by", "last share", "speed", "machine", "cores"),
-        *("free memory", "load", "°C", "MHz"),
-    ):
-        table.add_column(heading, justify="right" if heading in _RIGHT else "left")
-    table.columns[0].no_wrap = table.columns[1].no_wrap = True
-    for node in [here, *now.nodes]:
-        address = "here" if node.name == ROOT_NAME else f"{node.host}:{node.port}"
-        health, machine = node.health, node.platform
-        if machine is None or health is None:
-            table.add_row(_shown(node.name), address, "does not answer")
-            continue
-        table.add_row(
-            _shown(node.name),
-            address,
-            ", ".join(health.throttled) or "well",
-            printable(", ".join(f"{job.command} {job.model}" for job in node.jobs)),
-            f"{shares[node.name]:.0%}" if node.name in shares else "",
-            _speed(now.speeds.get(node.name, {})),
-            printable(f"{machine.architecture}, {machine.processor}"),
-            str(machine.cores),
-            f"{bytes_text(health.available_bytes)} of {bytes_text(machine.memory_bytes)}",
-            f"{health.load:.1f}",
-            "" if health.temperature_c is None else f"{health.temperature_c:.0f}",
-            "" if health.clock_mhz is None else f"{health.clock_mhz:.0f}",
-        )
-    return table
-
-
-def _speed(types: Mapping[str, TypeSpeed]) -> str:
-    """Return a machine's speed with the type that was measured last, its spread, and how old it is."""
-    if not types:
-        return ""
-    name, speed = max(types.items(), key=lambda item: item[1].measured or 0.0)
-    facts = [name]
-    if speed.corrected:
-        facts.append("corrected")
-    elif speed.samples > 1:
-        facts.append(f"±{speed.spread:.0%}")
-    if speed.measured is not None:
-        facts.append(f"{duration_text(max(0.0, time.time() - speed.measured))} ago")
-    return f"{speed.decode_bytes_per_s / 1e9:.1f} GB/s ({', '.join(facts)})"
-
-
-def _shown(name: str) -> str:
-    """Return a machine's name for a person: the root's is that of its host."""
-    return f"{socket.gethostname()} (root)" if name == ROOT_NAME else name
-
-
-_RIGHT = {"last share", "speed", "cores", "free memory", "load", "°C", "MHz"}
-
-
 @cluster.command()
 def bench(
     types: Annotated[
@@ -283,7 +219,7 @@ def bench(
     """Measure and save every machine's speed with weights of each type, and every link's.
 
     The saved speeds decide the shares with `--cluster`; a doubtful one is measured again.
-    Measure while nothing else runs.
+    Measure while nothing else runs: other commands on the cluster are refused meanwhile.
 
     Example: dure cluster bench --types Q4_K
     """
@@ -295,33 +231,19 @@ def bench(
     nodes, known, members = Nodes(root), KnownSpeeds(root.directory), root.members
     reports = [root_report(root.directory), *nodes.survey(members)]
     kinds = {report.member.name: kind_of(report.platform) for report in reports}
-    for name in names:
-        with errors.status(f"measuring {name}"):
-            measure_machines(nodes, known, members, name, list(kinds), kinds)
-    for member in members:
-        with errors.status(f"measuring the link to {member.name}"):
-            known.keep(member.name, link=link_speed(nodes, member))
+    with sole_use(root, JobIdentity.new("cluster bench", ",".join(names)), reports):
+        for name in names:
+            with errors.status(f"measuring {name}"):
+                measure_machines(nodes, known, members, name, list(kinds), kinds)
+        for member in members:
+            with errors.status(f"measuring the link to {member.name}"):
+                known.keep(member.name, link=link_speed(nodes, member))
     machines = [ROOT_NAME, *(member.name for member in members)]
     rows = [known.machine(machine, names) for machine in machines]
     if as_json:
         print_json(msgspec.to_builtins(rows))
     else:
-        output.print(_speed_table(rows, names))
-
-
-def _speed_table(rows: list[MachineSpeeds], types: list[str]) -> Table:
-    table = Table("machine", box=None, pad_edge=False)
-    for heading in (*(f"{name}, GB/s" for name in types), "round trip, µs", "link, MB/s"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        speeds = [f"{row.types[name].decode_bytes_per_s / 1e9:.1f}" for name in types]
-        table.add_row(
-            _shown(row.name),
-            *speeds,
-            "" if row.round_trip_s is None else f"{row.round_trip_s * 1e6:.0f}",
-            "" if row.link_bytes_per_s is None else f"{row.link_bytes_per_s / 1e6:.0f}",
-        )
-    return table
+        output.print(speed_table(rows, names))
 
 
 @cluster.command()

@@ -1,0 +1,40 @@
+"""The use of a cluster's machines by one job alone, as for measurements. Refuses to know what it does."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from dure.cluster.job_identity import JobIdentity, busy_error
+from dure.cluster.root.job_registry import JobRegistry, MachineUse
+from dure.cluster.root.membership import Cluster
+from dure.cluster.root.occupancy import Occupancy
+from dure.cluster.root.survey import NodeReport
+from dure.cluster.trust.identity import ROOT_NAME
+
+__all__ = ["sole_use"]
+
+
+@contextmanager
+def sole_use(cluster: Cluster, own: JobIdentity, reports: Sequence[NodeReport]) -> Iterator[None]:
+    """Claim all these machines for a job until the block ends. Raises ClusterError if another uses one."""
+    registry = JobRegistry(cluster.directory, own)
+    running = {report.member.name: report.jobs for report in reports}
+    uses = {
+        report.member.name: MachineUse(report.platform.cores if report.platform else 1, 0)
+        for report in reports
+    }
+    with registry.registered():
+        while True:
+            occupancy = Occupancy(own, (), registry.others(), running)
+            holders = {
+                socket.gethostname() if name == ROOT_NAME else name: held
+                for name in uses
+                if (held := occupancy.holders(name))
+            }
+            if holders:
+                raise busy_error(holders, may_share=False)
+            if registry.claim(uses, ()):
+                break
+        yield
