@@ -5,6 +5,8 @@ Each test has a `/dev/shm` of its own, in a private mount namespace.
 
 from __future__ import annotations
 
+import mmap
+import os
 import re
 import subprocess
 import sys
@@ -83,6 +85,37 @@ def test_too_little_shared_memory_is_refused_and_just_enough_works(
     assert sizes[1] != sizes[2]
     assert "--shm-size" in line
     assert in_namespace(dure, whole, *run).returncode == 0
+
+
+def test_what_a_killed_rank_left_is_swept_at_the_next_start(tmp_path: Path) -> None:
+    """But nothing that a process has mapped, that may be being made just now, or that is no rank's."""
+    folder, mine = Path("/dev/shm"), f"{os.getpid():x}"  # noqa: S108 - where Linux keeps it
+    left, held, fresh, other = (
+        folder / name
+        for name in (
+            f"mpich_shm_{mine}_0",
+            f"mpich_shm_{mine}_1",
+            f"mpich_shm_{mine}_2",
+            f"x{mine}",
+        )
+    )
+    try:
+        for path in (left, held, fresh, other):
+            path.write_bytes(bytes(PAGE))
+        with held.open("r+b") as file, mmap.mmap(file.fileno(), PAGE):
+            for path in (left, held, other):
+                os.utime(path, (0, 0))
+            run = ("run", DEMO, "Hello", "-n", "2", "-t", "1", "--ranks", "2")
+            assert Dure(tmp_path)(*run).returncode == 0
+            assert [path.exists() for path in (left, held, fresh, other)] == [
+                False,
+                True,
+                True,
+                True,
+            ]
+    finally:
+        for path in (left, held, fresh, other):
+            path.unlink(missing_ok=True)
 
 
 @needs_root

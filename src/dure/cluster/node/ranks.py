@@ -31,7 +31,7 @@ from dure.cluster.node.shards import ShardStore
 from dure.cluster.node_api import BLOCK_BYTES, RANK_SCRIPT, NodeJob, RankOrder, RankReport
 from dure.engine.environment import with_huge_pages
 from dure.engine.ranks.launch import GUARD, kill_all_of
-from dure.engine.ranks.shared_memory import check_room
+from dure.engine.ranks.shared_memory import make_room
 from dure.errors import ResourceError
 from dure.hardware.probe import memory_of
 
@@ -120,7 +120,7 @@ class RankRuns:
 
         A shell reads the script, so the disk may be one that no program starts from (`noexec`).
         """
-        check_room(1)
+        make_room(1)
         path = str(self._store.use(order.shard))
         order.job.shards = [path] * len(order.job.shards)
         order.job.saved_directory = str(self._saved)

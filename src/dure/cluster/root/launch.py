@@ -21,7 +21,7 @@ from dure.cluster.root.launcher import LaunchFile, NodeRank
 from dure.cluster.root.membership import Cluster, Member
 from dure.engine.ranks.launch import GUARD
 from dure.engine.ranks.messages import Job
-from dure.engine.ranks.shared_memory import check_room
+from dure.engine.ranks.shared_memory import make_room
 from dure.errors import ClusterError
 from dure.hardware.health import Link
 
@@ -62,7 +62,7 @@ class ClusterLaunch:
 
     def prepare(self, job: Job, directory: Path) -> None:  # noqa: ARG002  # it is in its file
         """Write the file that the launcher of each node's rank reads."""
-        check_room(1)
+        make_room(1)
         nodes = {
             _mpi_host(rank): NodeRank(
                 member.name, rank, member.host, member.port, shard, self._owner.ended(member.name)

@@ -19,7 +19,7 @@ import psutil
 
 from dure.engine.compute.native import library
 from dure.engine.ranks import messages as msg
-from dure.engine.ranks.shared_memory import check_room
+from dure.engine.ranks.shared_memory import make_room
 from dure.errors import ResourceError, UsageError
 
 __all__ = ["GUARD", "RUNNING", "Launch", "LocalLaunch", "find_mpiexec", "kill_all_of"]
@@ -52,8 +52,8 @@ class LocalLaunch:
     """Starts all ranks on this machine."""
 
     def prepare(self, job: msg.Job, directory: Path) -> None:  # noqa: ARG002  # the job file is enough
-        """Check that there is shared memory for all ranks. Raises ResourceError."""
-        check_room(len(job.shards))
+        """Make sure that there is shared memory for all ranks. Raises ResourceError."""
+        make_room(len(job.shards))
 
     def environment(self) -> dict[str, str]:
         """Switch off MPICH's copies between processes if they do not work here: they end the ranks."""

@@ -19,6 +19,7 @@ import msgspec
 
 from dure.engine.compute.native import mpi
 from dure.engine.ranks import messages as msg
+from dure.engine.ranks import shared_memory
 from dure.engine.ranks.channel import Channel
 from dure.engine.ranks.follower import follow
 from dure.engine.ranks.leader import Leader
@@ -26,8 +27,6 @@ from dure.engine.ranks.parent import end_with_guard, remember_parents
 from dure.engine.ranks.rank_process import RankProcess
 from dure.errors import DureError, ErrorRecord
 from dure.whole_file import write_whole
-
-_MPICH_SHARED = "/dev/shm/mpich_shm"  # noqa: S108  # where Linux keeps it
 
 
 def main() -> None:
@@ -53,7 +52,7 @@ def _run(job: msg.Job, rank: int) -> None:
     client = _channel_to_client(job) if rank == 0 else None
     process = RankProcess(job, client)
     process.comm.Barrier()
-    _unname_shared_memory()
+    shared_memory.unname()
     if client:
         Leader(process, client).lead()
     else:
@@ -65,14 +64,6 @@ def _channel_to_client(job: msg.Job) -> Channel:
     unix = socket.socket(socket.AF_UNIX)
     unix.connect(job.socket)
     return Channel(unix)
-
-
-def _unname_shared_memory() -> None:
-    """Unlink what MPICH shares between ranks, now that all have it: a killed rank would leave it behind."""
-    maps = Path("/proc/self/maps")
-    lines = maps.read_text().splitlines() if maps.exists() else []
-    for path in {line.split(maxsplit=5)[-1] for line in lines if _MPICH_SHARED in line}:
-        Path(path).unlink(missing_ok=True)
 
 
 def _abort(job_file: Path, rank: int, error: ErrorRecord | None) -> NoReturn:
