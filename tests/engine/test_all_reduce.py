@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dure.engine.compute.top_k import merge_top_k, slice_top_k
+from dure.engine.ranks.launch import LocalLaunch
 from tests.support.all_reduce_rank import digest, vector
 
 FINITE = ("normal", "huge", "tiny", "denormal", "zero")
@@ -33,6 +35,7 @@ def _run(n_ranks: int, **job: Any) -> list[dict[str, Any]]:
         capture_output=True,
         text=True,
         timeout=120,
+        env={**os.environ, **LocalLaunch().environment()},
         check=False,
     )
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
