@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,20 +28,21 @@ NEVER, ALWAYS = 1e18, 0.0
 
 
 def _run(n_ranks: int, **job: Any) -> list[dict[str, Any]]:
-    """Every rank's line, in the order of the ranks."""
+    """What every rank wrote, in the order of the ranks."""
     mpiexec = Path(sysconfig.get_path("scripts")) / "mpiexec"
     script = Path(__file__).parents[1] / "support" / "all_reduce_rank.py"
-    done = subprocess.run(
-        [mpiexec, "-n", str(n_ranks), sys.executable, script, json.dumps(job)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **LocalLaunch().environment()},
-        check=False,
-    )
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert lines, done.stderr
-    return sorted(lines, key=lambda line: int(line["rank"]))
+    with tempfile.TemporaryDirectory() as directory:
+        done = subprocess.run(
+            [mpiexec, "-n", str(n_ranks), sys.executable, script, directory, json.dumps(job)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, **LocalLaunch().environment()},
+            check=False,
+        )
+        written = [json.loads(file.read_bytes()) for file in sorted(Path(directory).glob("*.json"))]
+    assert written, done.stdout + done.stderr
+    return written
 
 
 def _floats(words: list[int]) -> npt.NDArray[np.float32]:

@@ -1,6 +1,8 @@
-"""One rank of test_all_reduce.py: sums vectors made from its rank, and prints the results.
+"""One rank of test_all_reduce.py: sums vectors made from its rank, and writes the results.
 
-    mpiexec -n N python all_reduce_rank.py JOB
+    mpiexec -n N python all_reduce_rank.py DIRECTORY JOB
+
+They go to a file of the rank's own: mpiexec may lose what a rank prints before it ends them all.
 JOB is JSON: {"wire", "two_phase_above", "wait_s", "vectors": [seed, ...], "size", "stop_rank",
 "digest"}.
 """
@@ -12,6 +14,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +22,7 @@ import numpy.typing as npt
 from dure.engine.compute.allreduce import AllReduce, Wire
 from dure.engine.compute.native import mpi
 from dure.errors import EngineError
+from dure.whole_file import write_whole
 
 
 def vector(kind: str, rank: int, size: int) -> npt.NDArray[np.float32]:
@@ -49,8 +53,8 @@ def digest(x: npt.NDArray[np.float32]) -> str:
 
 
 def main() -> None:
-    """Sum every vector; print the results as JSON, one line per rank."""
-    job = json.loads(sys.argv[1])
+    """Sum every vector; write the results as JSON, one file per rank."""
+    directory, job = Path(sys.argv[1]), json.loads(sys.argv[2])
     mpi().Init()
     rank = mpi().COMM_WORLD.rank
     sums = AllReduce(
@@ -71,8 +75,7 @@ def main() -> None:
             results[kind] = digest(x) if job.get("digest") else x.view(np.uint32).tolist()
     except EngineError as error:
         results["error"] = str(error)
-    sys.stdout.write(json.dumps({"rank": rank, **results}) + "\n")
-    sys.stdout.flush()
+    write_whole(directory / f"{rank}.json", json.dumps(results).encode())
     if "error" in results:
         mpi().COMM_WORLD.Abort(1)
     sums.close()
