@@ -32,7 +32,7 @@ async def create_chat_completion(
 ) -> Response:
     """Answer a conversation."""
     body.verbose = body.verbose or server.shows_prompts
-    options = options_of(body, server, caller_of(request), n_logprobs_of(body))
+    options = await options_of(body, server, caller_of(request), n_logprobs_of(body))
     prepared = await server.prepare(task_of(body))
     return await send_answer(
         request,

@@ -39,7 +39,7 @@ async def create_completion(
     body.verbose = body.verbose or server.shows_prompts
     model, n = server.model, body.n_answers()
     options = replace(
-        options_of(body, server, caller_of(request), body.n_logprobs()),
+        await options_of(body, server, caller_of(request), body.n_logprobs()),
         prompt_logprobs=body.n_prompt_logprobs(),
     )
     prompts = await Tokenizer(model, "prompt").many(body.prompt)

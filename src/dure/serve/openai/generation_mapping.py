@@ -6,7 +6,7 @@ Refuses to know HTTP and prompts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -26,7 +26,7 @@ _MAPPED = {"dry_sequence_breakers", "logit_bias"}
 _SAMPLING = tuple(name for name in Sampling.__struct_fields__ if name not in _MAPPED)
 
 
-def options_of(
+async def options_of(
     request: GenerationParameters, server: ServerState, caller: Owner, n_logprobs: int | None = None
 ) -> GenerationOptions:
     """Return how to generate. n_logprobs: instead of the request's `n_probs`.
@@ -35,7 +35,7 @@ def options_of(
     """
     stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
     return GenerationOptions(
-        sampling=_sampling(request, server.sampling, server.model),
+        sampling=await _sampling(request, server.sampling, server.model),
         max_tokens=_max_tokens(request),
         stop=tuple(text for text in stop if text),
         n_logprobs=n_logprobs if n_logprobs is not None else request.n_probs or None,
@@ -55,7 +55,9 @@ def _max_tokens(request: GenerationParameters) -> int | None:
     return None if limit < 0 else limit
 
 
-def _sampling(request: GenerationParameters, defaults: Sampling, model: ServedModel) -> Sampling:
+async def _sampling(
+    request: GenerationParameters, defaults: Sampling, model: ServedModel
+) -> Sampling:
     given: dict[str, Any] = {
         name: value for name in _SAMPLING if (value := getattr(request, name)) is not None
     }
@@ -64,19 +66,26 @@ def _sampling(request: GenerationParameters, defaults: Sampling, model: ServedMo
     if given.get("seed") == -1:
         given["seed"] = None
     if request.dry_sequence_breakers is not None:
-        given["dry_sequence_breakers"] = tuple(request.dry_sequence_breakers)
+        given["dry_sequence_breakers"] = await _breakers(request.dry_sequence_breakers, model)
     if request.logit_bias is not None:
-        given["logit_bias"] = _biases(request.logit_bias, model)
+        given["logit_bias"] = await _biases(request.logit_bias, model)
     return msgspec.structs.replace(defaults, **given) if given else defaults
 
 
-def _biases(given: Mapping[str, Any] | list[Any], model: ServedModel) -> dict[int, float]:
+async def _breakers(texts: Sequence[str], model: ServedModel) -> tuple[str, ...]:
+    """Return texts that the engine's DRY will tokenize, once it is known that this can be done."""
+    for text in texts:
+        await model.tokenize(text, add_bos=False)
+    return tuple(texts)
+
+
+async def _biases(given: Mapping[str, Any] | list[Any], model: ServedModel) -> dict[int, float]:
     """Return the bias of each token. A text biases all of its tokens."""
     pairs = given.items() if isinstance(given, Mapping) else [_pair(pair) for pair in given]
     biases: dict[int, float] = {}
     for key, value in pairs:
         bias = float("-inf") if value is False else float(value)
-        for token in _bias_tokens(key, model):
+        for token in await _bias_tokens(key, model):
             biases[token] = bias
     return biases
 
@@ -90,9 +99,9 @@ def _pair(pair: list[Any]) -> tuple[int | str, float | Literal[False]]:
     return key, value
 
 
-def _bias_tokens(key: int | str, model: ServedModel) -> list[int]:
+async def _bias_tokens(key: int | str, model: ServedModel) -> list[int]:
     if isinstance(key, str) and not _is_number(key):
-        return model.vocabulary.tokenize(key, add_bos=False)
+        return await model.tokenize(key, add_bos=False)
     token = int(key)
     model.check_tokens([token], "logit_bias")
     return [token]

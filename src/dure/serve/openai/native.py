@@ -56,7 +56,7 @@ async def _answer(
     body: NativeParameters, request: Request, server: ServerState, prompts: list[list[int]]
 ) -> Response:
     model = server.model
-    options = options_of(body, server, caller_of(request))
+    options = await options_of(body, server, caller_of(request))
     grammar = await grammar_of(model.texts, body.grammar, body.json_schema)
     repeated = [NativePrompt(len(prompt), _text(model, prompt)) for prompt in prompts]
     return await send_answer(
