@@ -50,7 +50,7 @@ def contender(root: Machine, model: Path, name: str, *options: object) -> Conten
             *("bench", model, "--json", "-t", 1, "-p", TOKENS, "-n", 1, "--repeat", 1),
             *("--cluster", "--nodes", "all", *options),
         )
-        return {"prompt": float(json.loads(printed)["prompt"]["tokens_per_s"]["median"])}
+        return {"prompt": float(json.loads(printed)["rows"][0]["prompt"]["tokens_per_s"]["median"])}
 
     return Contender(name, measure)
 

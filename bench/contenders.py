@@ -146,8 +146,9 @@ def _dure_bench(model: Path, ranks: int, threads: int, load: Load) -> list[str]:
 
 def _read_dure(answer: Any) -> dict[str, float]:
     try:
-        rates = {part: float(answer[part]["tokens_per_s"]["median"]) for part in PARTS}
-        return rates | {f"{name}_ms": float(answer["per_token_ms"][name]) for name in SPLIT}
+        (row,) = answer["rows"]
+        rates = {part: float(row[part]["tokens_per_s"]["median"]) for part in PARTS}
+        return rates | {f"{name}_ms": float(row["per_token_ms"][name]) for name in SPLIT}
     except (KeyError, TypeError, ValueError) as error:
         raise BenchError(f"`dure bench --json` printed something else: {answer}") from error
 

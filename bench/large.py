@@ -12,7 +12,6 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from contenders import installed_program, output
 from measure import Comparison, Quantity, Spread, main, parser, positive, report
@@ -42,13 +41,13 @@ def run() -> int:
         cut = _most_memory(
             [dure, "cut", str(model), "--ranks", str(arguments.ranks), "--out", str(shards)]
         )
-        found: dict[str, Any] = json.loads(
+        (found,) = json.loads(
             output([
                 dure, "bench", str(model), "--ranks", str(arguments.ranks), "-t", "1",
                 "--ctx", str(context), "-p", str(arguments.p), "-n", str(arguments.n),
                 "--repeat", "1", "--json",
             ])
-        )  # fmt: skip
+        )["rows"]  # fmt: skip
     comparisons = [_comparison("memory of the cut", "limit", cut, CUT_BYTES, above=1.0)]
     for rank, (peak, expected) in enumerate(zip(found["peak_memory_bytes"], said, strict=True)):
         name = f"peak of rank {rank}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dure.cluster.software import versions
 from dure.model.gguf import open_gguf
 from tests.support.dure_process import Dure, as_json, error_line
 from tests.support.random_models import SHAPES, Shape, write_random_model, write_split
@@ -230,8 +233,8 @@ def test_cut_says_what_it_reencodes(
 def test_bench_json_has_its_documented_figures(dure: Dure, ranks: int) -> None:
     """Speeds with their runs, times and bytes per token, and every rank's memory within its bound."""
     arguments = ("-p", 16, "-n", 6, "--repeat", 3, "--threads", 1, "--ranks", ranks, "--json")
-    facts = as_json(dure("bench", DEMO, *arguments))
-    assert (facts["model"], facts["ranks"], facts["threads"]) == (str(DEMO), ranks, 1)
+    (facts,) = as_json(dure("bench", DEMO, *arguments))["rows"]
+    assert (facts["ranks"], facts["threads"]) == (ranks, 1)
     for name, tokens in (("prompt", 16), ("generation", 6)):
         speed = facts[name]["tokens_per_s"]
         assert facts[name]["tokens"] == tokens
@@ -253,7 +256,7 @@ def test_bench_json_has_its_documented_figures(dure: Dure, ranks: int) -> None:
 def test_bench_counts_the_bytes_that_the_sums_send(dure: Dure, sync: str, bytes_of_32: int) -> None:
     """Two ranks send every partial vector once; rank 1 also reports figures and its best logit."""
     arguments = ("-p", 8, "-n", 4, "--repeat", 1, "--threads", 1, "--ranks", 2, "--sync", sync)
-    facts = as_json(dure("bench", DEMO, *arguments, "--json"))
+    (facts,) = as_json(dure("bench", DEMO, *arguments, "--json"))["rows"]
     n_layer, n_embd, report = 4, 256, 4 * 8 + 8 + 4 + 4
     sums = 2 * n_layer * n_embd * bytes_of_32 / 32
     assert facts["bytes_sent_per_token_by_rank"] == [sums, sums + report]
@@ -277,4 +280,37 @@ def test_bench_prints_its_figures(dure: Dure) -> None:
 def test_bench_needs_no_tokenizer(dure: Dure, random_models: dict[str, Path]) -> None:
     """Random weights without a vocabulary are measured."""
     arguments = ("-p", 4, "-n", 2, "--repeat", 1, "--threads", 1, "--json")
-    assert as_json(dure("bench", random_models["gpt-oss"], *arguments))["ranks"] == 1
+    assert as_json(dure("bench", random_models["gpt-oss"], *arguments))["rows"][0]["ranks"] == 1
+
+
+def test_bench_json_says_of_which_model_and_machine_it_is(dure: Dure) -> None:
+    """All that a figure depends on: processor, memory, versions; the model's kind, size and hash."""
+    arguments = ("-p", 4, "-n", 2, "--repeat", 1, "-t", 1, "--json")
+    facts = as_json(dure("bench", DEMO, *arguments))
+    with open_gguf(DEMO) as gguf:
+        assert facts["model"]["fingerprint"] == gguf.fingerprint
+        assert facts["model"]["parameters"] == sum(t.n_elements for t in gguf.tensors.values())
+    assert facts["model"]["architecture"] == "qwen3"
+    assert facts["model"]["size_bytes"] == DEMO.stat().st_size
+    assert facts["model"]["path"] == str(DEMO)
+    machine = facts["machine"]
+    assert machine["processor"]
+    assert machine["features"]
+    assert machine["cores"] > 0
+    assert machine["memory_bytes"] > 1e8
+    assert platform.release() in machine["os"]
+    assert machine["versions"] == {**versions(), "python": platform.python_version()}
+
+
+def test_bench_measures_every_combination_of_lists(dure: Dure) -> None:
+    """A row each, in the order of threads, prompts and generations; the table has the same."""
+    arguments = ("-p", "4,8", "-n", "2,3", "-t", "2,1", "--repeat", 1)
+    rows = as_json(dure("bench", DEMO, *arguments, "--json"))["rows"]
+    measured = [(r["threads"], r["prompt"]["tokens"], r["generation"]["tokens"]) for r in rows]
+    assert measured == [*itertools.product((2, 1), (4, 8), (2, 3))]
+    lines = dure("bench", DEMO, *arguments).stdout.splitlines()
+    found = [match.groups() for line in lines if (match := re.match(ROW, line))]
+    assert [tuple(map(int, row)) for row in found] == measured
+
+
+ROW = r"^ *(\d+) +(\d+) +[\d.]+ \(.*\) +(\d+) +[\d.]+ \(.*\) +[\d.]+ MB$"

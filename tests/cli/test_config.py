@@ -128,6 +128,7 @@ def test_what_no_option_takes_is_named_with_file_and_key(
     [
         {"run": {"temp": 1, "max_tokens": 5, "sync": "f32", "raw": True}},
         {"defaults": {"json": True, "min-p": 0.1}, "bench": {"repeat": 2}},
+        {"defaults": {"threads": 2}, "bench": {"threads": "1,2", "prompt": 8}},
         {"serve": {"alias": ["goat", "ox"], "port": 80, "tls-cert": "a.pem", "slots": False}},
         {},
     ],

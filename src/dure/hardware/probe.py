@@ -146,6 +146,15 @@ def platform(versions: Mapping[str, str], problem: Callable[[tuple[str, ...]], s
     )
 
 
+def operating_system() -> str:
+    """Return the name of the distribution, and of its kernel."""
+    kernel = f"{python_platform.system()} {python_platform.release()}"
+    try:
+        return f"{python_platform.freedesktop_os_release()['PRETTY_NAME']}, {kernel}"
+    except (OSError, KeyError):
+        return kernel
+
+
 def _processor() -> tuple[str, tuple[str, ...]]:
     """Return the processor's name and the features that matter, as Linux reports them; empty elsewhere."""
     fields: dict[str, str] = {}

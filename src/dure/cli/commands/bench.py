@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
+from dure.cli.terminal.bench_report import bench_facts, print_result, results_table
+from dure.cli.terminal.configuration import NUMBERS
 from dure.cli.terminal.console import loading_bar, output, print_json
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.option_groups import expanded
-from dure.cli.terminal.parameters import Json, Model, Running
+from dure.cli.terminal.parameters import SPEED, Json, Model, Running
 from dure.cli.terminal.running_model import running_model
 from dure.cli.terminal.trace_report import print_trace, write_trace
-from dure.engine.compute.allreduce import Wire
+from dure.deploy.options import RunOptions
 from dure.engine.executor import FullExecutor
 from dure.engine.instruments.benchmark import BenchResult, BenchRuns, measure
 from dure.engine.instruments.floor import FloorProbe
@@ -23,7 +27,6 @@ from dure.engine.instruments.timed_runs import TimedRuns
 from dure.engine.trace import RankTrace, parts_of
 from dure.errors import UsageError
 from dure.model.gguf import open_gguf
-from dure.sizes import bytes_text
 
 __all__ = ["bench"]
 
@@ -35,8 +38,30 @@ def bench(
     model: Model,
     *,
     running: Running,
-    n_prompt: Annotated[int, typer.Option("-p", "--prompt", help="Tokens of a prompt.")] = 512,
-    n_generate: Annotated[int, typer.Option("-n", "--generate", help="Tokens to generate.")] = 128,
+    threads: Annotated[
+        str | None,
+        typer.Option(
+            "--threads",
+            "-t",
+            metavar=NUMBERS,
+            help="Threads of each rank; a list as in 1,2 measures each.",
+            show_default="cores / ranks; with --cluster all that other commands leave",
+            rich_help_panel=SPEED,
+        ),
+    ] = None,
+    n_prompt: Annotated[
+        str,
+        typer.Option(
+            "-p",
+            "--prompt",
+            metavar=NUMBERS,
+            help="Tokens of a prompt; a list as in 128,512 measures each.",
+        ),
+    ] = "512",
+    n_generate: Annotated[
+        str,
+        typer.Option("-n", "--generate", metavar=NUMBERS, help="Tokens to generate, or a list."),
+    ] = "128",
     depth: Annotated[
         int, typer.Option("-d", "--depth", help="Tokens in the context before each run.")
     ] = 0,
@@ -54,40 +79,76 @@ def bench(
     """Measure speed, time and bytes per token, and memory, on one rank or cut over several.
 
     `dure cluster bench` measures each machine alone; this measures the model on all of them.
+    With lists, every combination is measured, a row each.
 
-    Example: dure bench models/dure-demo.gguf --ranks 2 -p 128 -n 64
+    Example: dure bench models/dure-demo.gguf --ranks 2 -p 128,512 -n 64 -t 1,2
     """
-    runs = BenchRuns(n_prompt, n_generate, depth, repeat)
-    _check_runs(runs, running.ctx)
+    lengths = product(_numbers("-p", n_prompt), _numbers("-n", n_generate))
+    runs = [BenchRuns(prompt, generate, depth, repeat) for prompt, generate in lengths]
+    counts = [None] if threads is None else _numbers("--threads", threads)
+    if trace and len(runs) * len(counts) > 1:
+        raise UsageError("--trace is of one measurement", "give one number each to -p, -n and -t")
+    for one in runs:
+        _check_runs(one, running.ctx)
     file = resolve_model(model)
-    _check_trained(runs, file)
-    options = running.options("bench", model, ctx=runs.n_tokens)
+    longest = max(runs, key=lambda one: one.n_tokens)
+    _check_trained(longest, file)
+    found: list[BenchResult] = []
+    for count in counts:
+        options = replace(running, threads=count).options("bench", model, ctx=longest.n_tokens)
+        if trace:
+            _bench_traced(file, options, longest, trace, as_json=as_json)
+            return
+        found += _measured(file, options, runs)
+    if as_json:
+        with open_gguf(file) as gguf:
+            print_json(bench_facts(gguf, options.wire, found))
+    elif len(found) == 1:
+        print_result(found[0], options.wire)
+    else:
+        output.print(results_table(found, options.wire))
+
+
+def _measured(file: Path, options: RunOptions, runs: Sequence[BenchRuns]) -> Iterator[BenchResult]:
+    """Run a model, and yield the result of each of these runs."""
+    with running_model(file, options) as (_, executor):
+        for one in runs:
+            with loading_bar(f"measuring {file.name}") as progress:
+                yield measure(executor, one, progress)
+
+
+def _bench_traced(
+    file: Path, options: RunOptions, runs: BenchRuns, trace: Path, *, as_json: bool
+) -> None:
+    """Measure with a trace, and beside what memory and network allow."""
     with running_model(file, options) as (gguf, executor):
-        traced = _traced(executor, trace, min(n_generate, N_TRACED)) if trace else None
-        floor = FloorProbe(executor, gguf, options.wire) if trace else None
+        traced = _traced(executor, trace, min(runs.n_generate, N_TRACED))
+        floor = FloorProbe(executor, gguf, options.wire)
         with loading_bar(f"measuring {file.name}") as progress:
             result = measure(executor, runs, progress, floor)
-    by_rank = [_milliseconds(parts) for parts in parts_of(traced)] if traced else []
+        facts = bench_facts(gguf, options.wire, [result])
+    by_rank = [{name: 1e3 * s for name, s in parts.items()} for parts in parts_of(traced)]
+    least = floor.floor()
     if as_json:
-        facts = {"model": str(file), "sync": options.wire.value, **asdict(result)}
-        if floor:
-            facts["trace"] = {"per_token_ms_by_rank": by_rank, **asdict(floor.floor())}
+        facts["trace"] = {"per_token_ms_by_rank": by_rank, **asdict(least)}
         print_json(facts)
         return
-    if floor:
-        print_trace(by_rank, floor.floor(), result.generation.tokens_per_s.median)
-    _print(result, options.wire)
+    print_trace(by_rank, least, result.generation.tokens_per_s.median)
+    print_result(result, options.wire)
 
 
-def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
-    return {name: 1e3 * s for name, s in seconds.items()}
+def _numbers(option: str, text: str) -> list[int]:
+    """Return the numbers of a list, each once. Raises UsageError."""
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) for word in words):
+        raise UsageError(f"{option} {text}", "give a whole number above 0, or a list as in 128,512")
+    return list(dict.fromkeys(map(int, words)))
 
 
 def _check_runs(runs: BenchRuns, ctx: int | None) -> None:
     """Raise UsageError for numbers that cannot be run."""
-    for name, number in (("-p", runs.n_prompt), ("-n", runs.n_generate), ("--repeat", runs.repeat)):
-        if number < 1:
-            raise UsageError(f"{name} {number}", "give a number above 0")
+    if runs.repeat < 1:
+        raise UsageError(f"--repeat {runs.repeat}", "give a number above 0")
     if runs.depth < 0:
         raise UsageError(f"-d {runs.depth}", "give 0 or a number above")
     if ctx is not None and ctx < runs.n_tokens:
@@ -118,26 +179,3 @@ def _traced(executor: FullExecutor, path: Path, n_tokens: int) -> list[RankTrace
     ranks = executor.traced()
     write_trace(path, ranks, executor.facts())
     return ranks
-
-
-def _print(result: BenchResult, wire: Wire) -> None:
-    token = result.per_token_ms
-    output.print(
-        f"ranks {result.ranks}, threads of each {result.threads}, sums in {wire.value}"
-        + (f", {result.depth} tokens in the context before" if result.depth else "")
-    )
-    for name, rate in (("prompt", result.prompt), ("generation", result.generation)):
-        speed = rate.tokens_per_s
-        output.print(
-            f"{name:<12}{speed.median:8.2f} tokens/s  ({speed.min:.2f} to {speed.max:.2f}, "
-            f"{rate.tokens} tokens, {len(speed.runs)} runs)"
-        )
-    output.print(
-        f"per token   compute {token.compute:.2f} ms, sync {token.sync:.2f} ms, "
-        f"idle {token.idle:.2f} ms, {bytes_text(result.bytes_sent_per_token)} sent"
-    )
-    for rank, peak in enumerate(result.peak_memory_bytes):
-        output.print(
-            f"rank {rank:<7}peak memory {bytes_text(peak)} (weights "
-            f"{bytes_text(result.weights_bytes[rank])}, KV cache {bytes_text(result.kv_bytes[rank])})"
-        )

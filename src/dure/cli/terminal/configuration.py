@@ -24,6 +24,7 @@ from dure.places import config_file
 
 __all__ = [
     "DEFAULTS",
+    "NUMBERS",
     "UNCONFIGURED",
     "Configured",
     "Setting",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 DEFAULTS = "defaults"
+NUMBERS = "N[,N]"  # what an option shows that takes one whole number, or a list in one text
 UNCONFIGURED = {"config", "serve install", "serve uninstall"}  # a broken file must not stop repairs
 OF_ANOTHER = {"serve install": "serve"}  # a command that takes the options of another
 Table = Mapping[str, Any]
@@ -197,17 +199,23 @@ def _check_value(option: TyperOption, value: Any, place: str) -> None:
     read = _read(option, value, place)
     for one, given in zip(read if many else [read], value if many else [value], strict=True):
         kinds, wanted = _WRITTEN.get(type(one), ((str,), "a text in quotes"))
+        if option.metavar == NUMBERS:
+            kinds = (str, int)  # one number, too
         if type(given) not in kinds:
             raise UsageError(place, f"give {wanted}")
 
 
 def _read(option: TyperOption, value: Any, place: str) -> Any:
     """Return a value as the option parses it. Raises UsageError if it cannot."""
-    context = typer.Context(typer.core.TyperCommand("dure"))
     try:
-        return option.process_value(context, value)
+        return option.process_value(_no_context(), _given(option, value))
     except typer.BadParameter as error:
         raise UsageError(place, cure_of(error)) from error
+
+
+def _given(option: TyperOption, value: Any) -> Any:
+    """Return a value of the file as the command line would have it."""
+    return str(value) if option.metavar == NUMBERS and type(value) is int else value
 
 
 # ---------------------------------------------------------------- applying
@@ -262,7 +270,7 @@ def _default_map(table: Table, commands: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, command in commands.items():
         values = {
-            option.name: found[0]
+            option.name: _given(option, found[0])
             for key, option in options_of(command).items()
             if (found := _in_file(table, name, key)) is not None
         }

@@ -1,7 +1,7 @@
 """Lets commands share groups of options: a dataclass whose fields are options.
 
 A command takes a group as a parameter of its type; `expanded` shows Typer the group's options instead, and
-passes the group to the command.
+passes the group to the command. A parameter of the command's own takes the place of an option of its name.
 """
 
 from __future__ import annotations
@@ -21,17 +21,22 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     """Return the command for Typer, with each group replaced by its options."""
     signature = inspect.signature(command, eval_str=True)
     groups = {p.name: p.annotation for p in signature.parameters.values() if _is_group(p)}
+    own = signature.parameters.keys()
 
     @functools.wraps(command)
     def grouped(**values: Any) -> None:
-        given = {name: collected(group, values) for name, group in groups.items()}
+        theirs = {name: value for name, value in values.items() if name not in own}
+        given = {name: collected(group, theirs) for name, group in groups.items()}
         for group in groups.values():
             for field in fields(group):
-                del values[field.name]
+                if field.name not in own:
+                    del values[field.name]
         command(**values, **given)
 
     parameters = [
-        one for p in signature.parameters.values() for one in (_options(p) if _is_group(p) else [p])
+        one
+        for p in signature.parameters.values()
+        for one in ([o for o in _options(p) if o.name not in own] if _is_group(p) else [p])
     ]
     grouped.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
@@ -41,8 +46,9 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def collected(group: type[G], values: Mapping[str, Any]) -> G:
-    """Return a group with its options' values, by name."""
-    return group(**{field.name: values[field.name] for field in fields(cast(Any, group))})
+    """Return a group with its options' values, by name; with its defaults where there is none."""
+    names = [field.name for field in fields(cast(Any, group))]
+    return group(**{name: values[name] for name in names if name in values})
 
 
 def _is_group(parameter: inspect.Parameter) -> bool:
