@@ -255,9 +255,8 @@ class Scheduler:
         n_batch, clock = self.limits.n_batch, self.shares.clock
         n_alone = min(n_batch, limits.n_alone) if decodes else n_batch
         chunks = prefill_chunks(prefills, n_alone, clock)
-        self._answers_waited = bool(
-            decodes and not self._answers_waited and answers_wait(len(decodes), chunks)
-        )
+        may_wait = bool(decodes) and not self._answers_waited
+        self._answers_waited = may_wait and answers_wait(len(decodes), chunks)
         if decodes and not self._answers_waited:
             n_beside = min(n_batch - len(decodes), max(1, limits.n_chunk))
             chunks = [*decodes, *prefill_chunks(prefills, n_beside, clock)]
