@@ -4,12 +4,12 @@
 // the work (attention_work.c), the arithmetic of a tile (attention_tile.h) and of the softmax
 // (online_softmax.h).
 //
-// It is flash attention with an online softmax; threads share the positions of a long cache as in
-// flash-decoding (split-K over positions), and their partial softmaxes are merged. llama.cpp goes through the
-// cache query by query, keeps the result in 16-bit floats in memory, and calls e^x for each position: 100 ns
-// for a query, a head and a position of 128 numbers on the machine where this was written. Here the query rows
-// of a KV head share what is read and converted, results stay in registers, and a block of positions is
-// computed at once: docs/decisions/0012. Sums are in float32 throughout.
+// It is flash attention with an online softmax over chunks of positions, whose partial softmaxes are merged;
+// threads share the chunks of a long cache as in flash-decoding (split-K over positions). llama.cpp goes
+// through the cache query by query, keeps the result in 16-bit floats in memory, and calls e^x for each
+// position: 100 ns for a query, a head and a position of 128 numbers on the machine where this was written.
+// Here the query rows of a KV head share what is read and converted, results stay in registers, and a block of
+// positions is computed at once: docs/decisions/0012. Sums are in float32 throughout.
 
 #include "attention.h"
 
@@ -42,8 +42,10 @@ struct attention_op {
 struct attention {
     struct attention_op ops[MAX_OPS];
     int n_ops;
-    struct partial_softmax partials[MAX_SPLITS];  // [units][splits]
-    atomic_int n_done[MAX_SPLITS];                // [units] splits that are computed
+    struct partial_softmax partials[MAX_SHARED_CHUNKS];  // [units][chunks]
+    atomic_int n_done[MAX_SHARED_CHUNKS];                // [units] chunks that are computed
+    atomic_llong n_claimed;                              // of the current node, by its threads
+    atomic_int n_left;                                   // threads that are done with it
 };
 
 // ---------------------------------------------------------------- a block of positions
@@ -105,15 +107,16 @@ static void attend_to_block(const struct attention_work *w, const struct attenti
 
 // ---------------------------------------------------------------- a unit of work
 
-// Attends to the positions from `first` up to `stop`, from an empty state on.
-static void attend_to_positions(const struct attention_work *w, const struct attention_unit *u, int64_t first,
-                                int64_t stop, struct partial_softmax *s) {
+// Attends to a chunk of positions, from an empty state on.
+static void attend_to_chunk(const struct attention_work *w, const struct attention_unit *u, int64_t chunk,
+                            struct partial_softmax *s) {
     float q[ATTENTION_ROWS][MAX_HEAD_DIM];
     struct tile tiles[ATTENTION_ROWS];
     const int n_tiles = cut_tiles(w, u, tiles);
+    const int64_t end = chunk_start(chunk + 1), stop = end < w->n_positions ? end : w->n_positions;
     read_queries(w, u, q);
     reset_softmax(s, n_rows_of(u), w->head_dim);
-    for (int64_t p = first; p < stop; p += KV_BLOCK) {
+    for (int64_t p = chunk_start(chunk); p < stop; p += KV_BLOCK) {
         attend_to_block(w, u, tiles, n_tiles, q, p, s);
     }
 }
@@ -130,37 +133,58 @@ static void finish_unit(const struct attention_work *w, const struct attention_u
     }
 }
 
-// Computes one split of a unit. The thread that ends last merges all splits, always in their order, so that
+// Computes all chunks of a unit.
+static void attend_to_all(const struct attention_work *w, const struct attention_unit *u) {
+    struct partial_softmax all, next;
+    attend_to_chunk(w, u, 0, &all);
+    for (int64_t i = 1; i < w->n_chunks; i++) {
+        attend_to_chunk(w, u, i, &next);
+        merge_softmax(&all, &next, n_rows_of(u), w->head_dim);
+    }
+    finish_unit(w, u, &all);
+}
+
+// Computes one chunk of a unit. The thread that ends last merges all chunks, always in their order, so that
 // results do not depend on which thread that is.
-static void attend_to_split(struct attention *a, const struct attention_work *w, const struct attention_unit *u,
-                            int64_t unit, int64_t split) {
-    const int64_t n_blocks = w->n_positions / KV_BLOCK;
-    const int64_t first = n_blocks * split / w->n_splits, stop = n_blocks * (split + 1) / w->n_splits;
-    struct partial_softmax *const partials = a->partials + unit * w->n_splits;
-    attend_to_positions(w, u, first * KV_BLOCK, stop * KV_BLOCK, &partials[split]);
-    if (atomic_fetch_add(&a->n_done[unit], 1) + 1 < w->n_splits) {
+static void attend_to_shared(struct attention *a, const struct attention_work *w,
+                             const struct attention_unit *u, int64_t unit, int64_t chunk) {
+    struct partial_softmax *const partials = a->partials + unit * w->n_chunks;
+    attend_to_chunk(w, u, chunk, &partials[chunk]);
+    if (atomic_fetch_add(&a->n_done[unit], 1) + 1 < w->n_chunks) {
         return;
     }
     atomic_store(&a->n_done[unit], 0);
-    for (int64_t i = 1; i < w->n_splits; i++) {
+    for (int64_t i = 1; i < w->n_chunks; i++) {
         merge_softmax(&partials[0], &partials[i], n_rows_of(u), w->head_dim);
     }
     finish_unit(w, u, &partials[0]);
+}
+
+// Computes chunks, the longest first, as long as there are any. The last thread resets the claims.
+static void share_chunks(struct attention *a, const struct attention_work *w, int n_threads) {
+    const int64_t n = w->n_units * w->n_chunks;
+    for (int64_t i = atomic_fetch_add(&a->n_claimed, 1); i < n; i = atomic_fetch_add(&a->n_claimed, 1)) {
+        const int64_t unit = i % w->n_units, chunk = w->n_chunks - 1 - i / w->n_units;
+        const struct attention_unit u = attention_unit_of(w, unit);
+        attend_to_shared(a, w, &u, unit, chunk);
+    }
+    if (atomic_fetch_add(&a->n_left, 1) + 1 == n_threads) {
+        atomic_store(&a->n_claimed, 0);
+        atomic_store(&a->n_left, 0);
+    }
 }
 
 // Computes a thread's share of a node. llama.cpp calls it on each of its threads.
 static void attention_node(struct ggml_tensor *dst, int thread, int n_threads, void *user) {
     const struct attention_op *const op = user;
     const struct attention_work w = cut_attention(dst, op->scale, op->softcap, n_threads);
-    for (int64_t i = thread; i < w.n_units * w.n_splits; i += n_threads) {
-        const struct attention_unit u = attention_unit_of(&w, i / w.n_splits);
-        if (w.n_splits > 1) {
-            attend_to_split(op->attention, &w, &u, i / w.n_splits, i % w.n_splits);
-        } else {
-            struct partial_softmax s;
-            attend_to_positions(&w, &u, 0, w.n_positions, &s);
-            finish_unit(&w, &u, &s);
-        }
+    if (w.is_shared) {
+        share_chunks(op->attention, &w, n_threads);
+        return;
+    }
+    for (int64_t i = thread; i < w.n_units; i += n_threads) {
+        const struct attention_unit u = attention_unit_of(&w, i);
+        attend_to_all(&w, &u);
     }
 }
 

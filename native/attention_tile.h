@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "attention_simd.h"
+#include "float_simd.h"
 #include "attention_sizes.h"
 
 enum {
@@ -44,7 +44,8 @@ INLINE void score_positions(const int n, const float (*q)[MAX_HEAD_DIM], int hea
         for (int r = 0; r < n; r++) {
             const float_lanes query = load_floats(q[r] + d);
             for (int i = 0; i < POSITIONS_AT_ONCE; i++) {
-                sum[r * POSITIONS_AT_ONCE + i] += query * key[i];
+                float_lanes *const to = &sum[r * POSITIONS_AT_ONCE + i];
+                *to = fused_lanes(query, key[i], *to);
             }
         }
     }
@@ -69,7 +70,8 @@ INLINE void add_slice(const int n, const int n_registers, float (*acc)[MAX_HEAD_
         for (int i = 0; i < n_registers; i++) {
             const float_lanes x = load_halves(value + i * FLOAT_LANES);
             for (int r = 0; r < n; r++) {
-                sum[r * n_registers + i] += weights[r][p] * x;
+                const float_lanes weight = (float_lanes){0} + weights[r][p];
+                sum[r * n_registers + i] = fused_lanes(weight, x, sum[r * n_registers + i]);
             }
         }
     }

@@ -14,8 +14,8 @@ static int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Threads share the positions of a long cache (flash-decoding's split-K), so that each reads memory from one
-// end to the other, and the KV heads of a short one.
+// Threads share the chunks of a long cache (flash-decoding's split-K), so that each reads memory from one end
+// to the other, and the KV heads of a short one.
 struct attention_work cut_attention(const struct ggml_tensor *dst, float scale, float softcap, int n_threads) {
     struct attention_work w = {
         .dst = dst,
@@ -43,8 +43,11 @@ struct attention_work cut_attention(const struct ggml_tensor *dst, float scale, 
     w.units_per_kv_head = divided_up(rows, w.rows_per_unit);
     w.units_per_stream = divided_up(w.n_kv_heads, w.kv_heads_per_unit) * w.units_per_kv_head;
     w.n_units = n_streams * w.units_per_stream;
-    const bool is_split = is_long && w.n_units < FEW_UNITS * n_threads && w.n_units * n_threads <= MAX_SPLITS;
-    w.n_splits = is_split ? n_threads : 1;
+    while (chunk_start(w.n_chunks) < w.n_positions) {
+        w.n_chunks++;
+    }
+    w.is_shared = is_long && n_threads > 1 && w.n_units < FEW_UNITS * n_threads &&
+                  w.n_units * w.n_chunks <= MAX_SHARED_CHUNKS;
     return w;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ggml.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "attention_sizes.h"
@@ -8,14 +9,15 @@
 
 // An attention node, and how its work is cut. A unit is a stream, some KV heads, and some query rows of each:
 // the rows of a KV head are its group of query heads (GQA), token by token. If there are few units and many
-// positions, each unit is split over positions.
+// positions, threads share the chunks of each unit.
 struct attention_work {
     const struct ggml_tensor *dst, *q, *k, *v, *mask, *sinks;
     float scale, softcap;
     int64_t head_dim, n_tokens, n_heads, heads_per_kv, n_kv_heads, n_positions;
     int64_t kv_heads_per_unit, rows_per_unit;  // rows: of each of its KV heads
     int64_t units_per_stream, units_per_kv_head, n_units;
-    int64_t n_splits;  // over positions, of each unit
+    int64_t n_chunks;  // of positions
+    bool is_shared;    // by chunks
 };
 
 struct attention_unit {
@@ -23,7 +25,15 @@ struct attention_unit {
     int n_kv_heads, n_rows;        // rows of each KV head; of all KV heads at most ATTENTION_ROWS
 };
 
-enum { MAX_SPLITS = 256 };  // of all units together
+enum { MAX_SHARED_CHUNKS = 1024 };  // of all units together
+
+// Returns where a chunk of positions starts. A chunk has a softmax of its own, which is then merged into that
+// of the chunks before it. Where chunks start follows from the position alone, so that a query has the same bits
+// whatever is computed beside it, and on however many threads: 16 chunks of 256 positions, 12 of 1024, and then
+// chunks of 4096.
+static inline int64_t chunk_start(int64_t i) {
+    return i <= 16 ? 256 * i : i <= 28 ? 4096 + (i - 16) * 1024 : 16384 + (i - 28) * 4096;
+}
 
 // Cuts the work of a node for n_threads.
 struct attention_work cut_attention(const struct ggml_tensor *dst, float scale, float softcap, int n_threads);

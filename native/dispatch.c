@@ -10,6 +10,7 @@
 
 #include "attention.h"
 #include "custom_node.h"
+#include "float_product.h"
 #include "matmul.h"
 #include "matvec.h"
 #include "attributes.h"
@@ -20,6 +21,7 @@ struct kernels {
     struct attention *attention;
     struct matvec *matvec;  // NULL if this processor lacks the instructions
     struct matmul *matmul;  // the same
+    struct float_product *float_product;  // the same
     struct custom_node_params scale;
 };
 
@@ -27,6 +29,7 @@ void dispatch_node(struct kernels *kernels, struct ggml_tensor *t) {
     take_attention(kernels->attention, t);
     take_matvec(kernels->matvec, t);
     take_matmul(kernels->matmul, t);
+    take_float_product(kernels->float_product, t);
     take_scale(&kernels->scale, t);
 }
 
@@ -38,6 +41,7 @@ EXPORT void dure_kernels_free(struct kernels *kernels) {
         free_attention(kernels->attention);
         free_matvec(kernels->matvec);
         free_matmul(kernels->matmul);
+        free_float_product(kernels->float_product);
         free(kernels);
     }
 }
@@ -51,5 +55,6 @@ EXPORT struct kernels *dure_kernels_new(void) {
     }
     kernels->matvec = new_matvec();
     kernels->matmul = new_matmul();
+    kernels->float_product = new_float_product();
     return kernels;
 }

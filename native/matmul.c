@@ -12,6 +12,7 @@
 
 #include "custom_node.h"
 #include "matmul_kernel.h"
+#include "matvec.h"
 
 #if HAS_PRODUCTS
 
@@ -103,13 +104,10 @@ static void sort_entries(const struct matmul *m, const struct ggml_tensor *dst) 
 
 // Returns the product of one expert's matrix with its vectors, or of the only matrix with all.
 static struct matrix_product product_of(const struct matmul *m, const struct ggml_tensor *dst, int64_t expert) {
-    const struct ggml_tensor *const w = dst->src[0], *x = dst->src[1], *ids = dst->src[2];
+    const struct ggml_tensor *const x = dst->src[1], *ids = dst->src[2];
     const int64_t *const starts = m->starts.p;
     return (struct matrix_product){
-        .matrix = {.type = w->type,
-                   .data = (const char *)w->data + (size_t)expert * w->nb[2],
-                   .row_bytes = w->nb[1],
-                   .n_blocks = w->ne[0] / QUANT_BLOCK},
+        .matrix = quant_matrix_of(dst->src[0], expert),
         .vectors = m->vectors.p,
         .out = dst->data,
         .out_stride = (int64_t)(dst->nb[1] / sizeof(float)),
@@ -117,6 +115,15 @@ static struct matrix_product product_of(const struct matmul *m, const struct ggm
         .n = ids ? starts[expert + 1] - starts[expert] : dst->ne[1],
         .per_vector = ids && x->ne[1] == 1 ? ids->ne[0] : 1,
     };
+}
+
+// Multiplies some rows, with the kernel that is quicker for so many vectors; both give the same bits.
+static void multiply(const struct matrix_product *p, int64_t first, int64_t stop) {
+    if (p->n < FEWEST_VECTORS && p->matrix.n_blocks <= MAX_WIDTH / QUANT_BLOCK) {
+        multiply_few(p, first, stop);
+    } else {
+        multiply_rows(p, first, stop);
+    }
 }
 
 // Computes a node. llama.cpp calls it on each of its threads.
@@ -134,7 +141,7 @@ static void matmul_node(struct ggml_tensor *dst, int thread, int n_threads, void
     for (int64_t i = next_claim(m); i < claims * n_matrices; i = next_claim(m)) {
         const struct matrix_product p = product_of(m, dst, i / claims);
         const int64_t first = i % claims * at_once;
-        multiply_rows(&p, first, rows - first < at_once ? rows : first + at_once);
+        multiply(&p, first, rows - first < at_once ? rows : first + at_once);
     }
 }
 
@@ -162,9 +169,7 @@ void take_matmul(struct matmul *m, struct ggml_tensor *t) {
     if (!m || !is_known_product(t)) {
         return;
     }
-    const struct ggml_tensor *const w = t->src[0];
-    const bool is_many = t->ne[1] * t->ne[2] >= FEWEST_VECTORS * w->ne[2];
-    if (is_many && w->ne[1] % PANEL_ROWS == 0 && ggml_is_contiguous(t) && has_room(m, t)) {
+    if (ggml_nelements(t) > 0 && ggml_is_contiguous(t) && has_room(m, t)) {
         turn_into_custom_node(t, &m->params);
     }
 }

@@ -20,6 +20,11 @@ enum { MAX_TILE = 3, MAX_WIDE_TILE = 2 };
 
 enum { PANEL_BLOCKS = 32 };  // that are packed at a time: they stay in the first cache
 
+struct panel {
+    struct panel_block blocks[PANEL_BLOCKS];
+    superblock_scales scales[PANEL_BLOCKS / SUPERBLOCK];
+};
+
 // Adds the products of four numbers of each row and of a vector. signs: those that the numbers lack.
 INLINE int_lanes add_signed_dot(int_lanes sum, int_lanes rows, int_lanes signs, int_lanes vector) {
 #if HAS_VNNI
@@ -87,33 +92,104 @@ INLINE void multiply_block(const struct panel_type type, const int n, const stru
     }
 }
 
+// Adds the products of a block with n vectors to their results. result: [n][PANEL_ROWS].
+INLINE void add_block(const struct panel_type type, const int n, const struct panel_block *panel,
+                      const struct activation_block *const *vectors, int64_t b,
+                      product_lanes result[][PANEL_REGISTERS]) {
+    int_lanes whole[MAX_TILE][PANEL_REGISTERS];
+    multiply_block(type, n, panel, vectors, b, 0, whole);
+    const product_lanes_unaligned *const scales = (const product_lanes_unaligned *)panel->scales[0];
+    for (int i = 0; i < n; i++) {
+        for (int r = 0; r < PANEL_REGISTERS; r++) {
+            const product_lanes x = __builtin_convertvector(whole[i][r], product_lanes);
+            result[i][r] = fused(x, scales[r] * vectors[i][b].scale, result[i][r]);
+        }
+    }
+}
+
+// Adds the products of a block of Q4_K, times its factors. Without VNNI all quads' fit 16 bits, with it half of
+// them.
+INLINE void add_q4_k_block(const int n, const struct panel_block *panel,
+                           const struct activation_block *const *vectors, int64_t b,
+                           int_lanes sum[][PANEL_REGISTERS]) {
+    const int_lanes_unaligned *const factors = (const int_lanes_unaligned *)panel->factors[0];
+    const int at_once = HAS_VNNI ? QUADS / 2 : QUADS;
+#pragma GCC unroll 2
+    for (int q = 0; q < QUADS; q += at_once) {
+        int_lanes dot[MAX_TILE][PANEL_REGISTERS] = {0};
+        add_quads(false, n, panel, vectors, b, q, q + at_once, dot);
+        for (int i = 0; i < n; i++) {
+            for (int r = 0; r < PANEL_REGISTERS; r++) {
+                sum[i][r] = add_scaled_dot(sum[i][r], dot[i][r], factors[r]);
+            }
+        }
+    }
+}
+
+// Adds the products of a block of Q6_K, times its factors.
+INLINE void add_q6_k_block(const struct panel_type type, const int n, const struct panel_block *panel,
+                           const struct activation_block *const *vectors, int64_t b,
+                           int_lanes sum[][PANEL_REGISTERS]) {
+#pragma GCC unroll 2
+    for (int s = 0; s < type.n_scales; s++) {
+        int_lanes whole[MAX_TILE][PANEL_REGISTERS];
+        multiply_block(type, n, panel, vectors, b, s, whole);
+        const int_lanes_unaligned *const factors = (const int_lanes_unaligned *)panel->factors[s];
+        for (int i = 0; i < n; i++) {
+            for (int r = 0; r < PANEL_REGISTERS; r++) {
+                sum[i][r] += whole[i][r] * factors[r];
+            }
+        }
+    }
+}
+
+// Adds the products of a superblock, whose sums stay whole numbers up to its end.
+INLINE void add_superblock(const struct panel_type type, const int n, const struct panel_block *panel,
+                           superblock_scales of, const struct activation_block *const *vectors, int64_t first,
+                           product_lanes result[][PANEL_REGISTERS]) {
+    int_lanes sum[MAX_TILE][PANEL_REGISTERS] = {0};
+    product_lanes sum_of_minima[MAX_TILE][PANEL_REGISTERS] = {0};
+    for (int64_t b = first; b < first + SUPERBLOCK; b++, panel++) {
+        if (type.has_minima) {
+            add_q4_k_block(n, panel, vectors, b, sum);
+        } else {
+            add_q6_k_block(type, n, panel, vectors, b, sum);
+        }
+        const product_lanes_unaligned *const minima = (const product_lanes_unaligned *)panel->scales[1];
+        for (int i = 0; type.has_minima && i < n; i++) {
+            for (int r = 0; r < PANEL_REGISTERS; r++) {
+                const product_lanes x = (product_lanes){0} + vectors[i][b].sum;
+                sum_of_minima[i][r] = fused(minima[r], x, sum_of_minima[i][r]);
+            }
+        }
+    }
+    const product_lanes_unaligned *const scales = (const product_lanes_unaligned *)of[0];
+    const product_lanes_unaligned *const minima = (const product_lanes_unaligned *)of[1];
+    for (int i = 0; i < n; i++) {
+        for (int r = 0; r < PANEL_REGISTERS; r++) {
+            const product_lanes x = __builtin_convertvector(sum[i][r], product_lanes);
+            result[i][r] = fused(x, scales[r] * vectors[i][first].scale, result[i][r]);
+            if (type.has_minima) {
+                result[i][r] = fused_minus(minima[r], sum_of_minima[i][r], result[i][r]);
+            }
+        }
+    }
+}
+
 // Adds the products of a panel with n vectors. vectors: [n][n_blocks]. out: [n][PANEL_ROWS].
-INLINE void multiply_tile(const struct panel_type type, const int n, const struct panel_block *panel,
-                          int64_t n_blocks, const struct activation_block *const *vectors, float *const *out) {
+INLINE void multiply_tile(const struct panel_type type, const int n, struct panel *panel, int64_t n_blocks,
+                          const struct activation_block *const *vectors, float *const *out) {
     product_lanes result[MAX_TILE][PANEL_REGISTERS];
     for (int i = 0; i < n; i++) {
         for (int r = 0; r < PANEL_REGISTERS; r++) {
             result[i][r] = *(const product_lanes_unaligned *)(out[i] + r * INT_LANES);
         }
     }
-    for (int64_t b = 0; b < n_blocks; b++, panel++) {
-#pragma GCC unroll 2
-        for (int s = 0; s < type.n_scales; s++) {
-            int_lanes whole[MAX_TILE][PANEL_REGISTERS];
-            multiply_block(type, n, panel, vectors, b, s, whole);
-            const product_lanes_unaligned *const scales = (const product_lanes_unaligned *)panel->scales[s];
-            for (int i = 0; i < n; i++) {
-                for (int r = 0; r < PANEL_REGISTERS; r++) {
-                    const product_lanes scale = scales[r] * vectors[i][b].scale;
-                    result[i][r] += __builtin_convertvector(whole[i][r], product_lanes) * scale;
-                }
-            }
-        }
-        const product_lanes_unaligned *const minima = (const product_lanes_unaligned *)panel->scales[1];
-        for (int i = 0; type.has_minima && i < n; i++) {
-            for (int r = 0; r < PANEL_REGISTERS; r++) {
-                result[i][r] -= minima[r] * vectors[i][b].sum;
-            }
+    for (int64_t b = 0; b < n_blocks; b += type.is_super ? SUPERBLOCK : 1) {
+        if (type.is_super) {
+            add_superblock(type, n, &panel->blocks[b], panel->scales[b / SUPERBLOCK], vectors, b, result);
+        } else {
+            add_block(type, n, &panel->blocks[b], vectors, b, result);
         }
     }
     for (int i = 0; i < n; i++) {
@@ -126,15 +202,20 @@ INLINE void multiply_tile(const struct panel_type type, const int n, const struc
 // Multiplies a panel with all vectors of a product, `most` at a time. The panel has the blocks from `block` on
 // of the rows from `row` on.
 INLINE void multiply_panel(const struct panel_type type, const int most, const struct matrix_product *p,
-                           const struct panel_block *panel, int64_t row, int64_t block, int64_t n_blocks) {
+                           struct panel *panel, int64_t row, int64_t block, int64_t n_blocks) {
+    const int64_t n_rows = p->matrix.n_rows - row;
+    float spare[MAX_TILE][PANEL_ROWS];  // results of a panel that lacks rows
     for (int64_t first = 0; first < p->n; first += most) {
         const int n = p->n - first < most ? (int)(p->n - first) : most;
         const struct activation_block *vectors[MAX_TILE];
         float *out[MAX_TILE];
         for (int i = 0; i < n; i++) {
-            const int64_t entry = p->entries ? p->entries[first + i] : first + i;
-            vectors[i] = p->vectors + entry / p->per_vector * p->matrix.n_blocks + block;
-            out[i] = p->out + entry * p->out_stride + row;
+            vectors[i] = vector_of(p, first + i) + block;
+            out[i] = result_of(p, first + i) + row;
+            if (n_rows < PANEL_ROWS) {
+                memcpy(spare[i], out[i], (size_t)n_rows * sizeof(float));
+                out[i] = spare[i];
+            }
         }
 #define CASE(number)                                                    \
     case number:                                                        \
@@ -146,21 +227,23 @@ INLINE void multiply_panel(const struct panel_type type, const int most, const s
             ONE_TO_EIGHT(CASE);
         }
 #undef CASE
+        for (int i = 0; n_rows < PANEL_ROWS && i < n; i++) {
+            memcpy(result_of(p, first + i) + row, spare[i], (size_t)n_rows * sizeof(float));
+        }
     }
 }
 
 void multiply_rows(const struct matrix_product *p, int64_t first, int64_t stop) {
-    struct panel_block panel[PANEL_BLOCKS] __attribute__((aligned(64)));
+    struct panel panel __attribute__((aligned(64)));
     for (int64_t i = 0; i < p->n; i++) {
-        const int64_t entry = p->entries ? p->entries[i] : i;
-        memset(p->out + entry * p->out_stride + first, 0, (size_t)(stop - first) * sizeof(float));
+        memset(result_of(p, i) + first, 0, (size_t)(stop - first) * sizeof(float));
     }
     for (int64_t block = 0; block < p->matrix.n_blocks; block += PANEL_BLOCKS) {
         const int64_t n = p->matrix.n_blocks - block < PANEL_BLOCKS ? p->matrix.n_blocks - block : PANEL_BLOCKS;
         for (int64_t row = first; row < stop; row += PANEL_ROWS) {
-            pack_panel(&p->matrix, row, block, block + n, panel);
+            pack_panel(&p->matrix, row, block, block + n, panel.blocks, panel.scales);
 #define CASE(type, most) \
-    case type: multiply_panel(panel_types[type], most, p, panel, row, block, n); break
+    case type: multiply_panel(panel_types[type], most, p, &panel, row, block, n); break
             switch (p->matrix.type) {  // known to the compiler
                 CASE(GGML_TYPE_Q4_0, MAX_TILE);
                 CASE(GGML_TYPE_Q4_K, MAX_TILE);

@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include "matrix_product.h"
 #include "weight_layout.h"
 
 #if HAS_PRODUCTS
@@ -18,6 +19,7 @@ enum {
 
 // How blocks of a type are packed. A packed number is not negative.
 struct panel_type {
+    bool is_super;
     int n_scales;  // of a row's block, each of as many numbers
     bool has_minima;
     int32_t zero_point;    // what a weight of zero is packed as
@@ -26,29 +28,28 @@ struct panel_type {
 };
 
 static const struct panel_type panel_types[] = {
-    [GGML_TYPE_Q4_0] = {1, false, 8, false, 8},
-    [GGML_TYPE_Q4_K] = {1, true, 0, false, 8},
-    [GGML_TYPE_Q6_K] = {2, false, 32, false, 2},
-    [GGML_TYPE_Q8_0] = {1, false, HAS_VNNI ? 128 : 0, !HAS_VNNI, 0},
+    [GGML_TYPE_Q4_0] = {false, 1, false, 8, false, 8},
+    [GGML_TYPE_Q4_K] = {true, 1, true, 0, false, 8},
+    [GGML_TYPE_Q6_K] = {true, 2, false, PANEL_Q6_K_ZERO_POINT, false, 2},
+    [GGML_TYPE_Q8_0] = {false, 1, false, HAS_VNNI ? 128 : 0, !HAS_VNNI, 0},
 };
 
 // Four numbers of each row of a panel.
 typedef uint8_t panel_quad[PANEL_ROWS][4];
 
-// A block of sixteen rows.
+// A block of sixteen rows. Blocks of superblocks have factors, whole numbers, in place of scales: of Q4_K
+// as add_scaled_dot wants them.
 struct panel_block {
-    float scales[2][PANEL_ROWS];  // [1]: the second scale, or the minimum
+    union {
+        float scales[2][PANEL_ROWS];
+        int32_t factors[2][PANEL_ROWS];
+    };  // [1]: the second factor, or the minimum, a float
     panel_quad numbers[QUADS];
     panel_quad signs[HAS_VNNI ? 1 : QUADS];
 };
 
-// A matrix of quantized weights.
-struct quant_matrix {
-    enum ggml_type type;
-    const char *data;
-    size_t row_bytes;
-    int64_t n_blocks;  // of a row
-};
+// Scales of sixteen rows' superblocks. [1]: of the minima.
+typedef float superblock_scales[2][PANEL_ROWS];
 
 // ---------------------------------------------------------------- packing
 
@@ -98,14 +99,17 @@ static inline void pack_q4_0(const struct q4_0_group *from, int group, struct pa
     }
 }
 
-static inline void pack_q4_k(const struct q4_k_group *from, int group, struct panel_block *out) {
-    const __m256 scale = load_eight_halves(from->scales), minimum = load_eight_halves(from->minima);
+static inline void pack_q4_k(const struct q4_k_group *from, int group, struct panel_block *out,
+                             superblock_scales scales) {
     const struct q4_k_factors factors = q4_k_factors_of(from);
+    _mm256_storeu_ps(scales[0] + group * ROW_GROUP, load_eight_halves(from->scales));
+    _mm256_storeu_ps(scales[1] + group * ROW_GROUP, load_eight_halves(from->minima));
     for (int b = 0; b < SUPERBLOCK; b++) {
-        const __m256 scales = floats_of_eight_bytes(factors.scales[b]),
-                     minima = floats_of_eight_bytes(factors.minima[b]);
-        _mm256_storeu_ps(out[b].scales[0] + group * ROW_GROUP, _mm256_mul_ps(scale, scales));
-        _mm256_storeu_ps(out[b].scales[1] + group * ROW_GROUP, _mm256_mul_ps(minimum, minima));
+        const __m128i eight = _mm_loadl_epi64((const __m128i *)factors.scales[b]);
+        const __m256i low = _mm256_cvtepu8_epi32(eight);
+        const __m256i factor = HAS_VNNI ? low : _mm256_or_si256(low, _mm256_slli_epi32(low, 16));
+        _mm256_storeu_si256((__m256i *)(out[b].factors[0] + group * ROW_GROUP), factor);
+        _mm256_storeu_ps(out[b].scales[1] + group * ROW_GROUP, floats_of_eight_bytes(factors.minima[b]));
     }
     for (int b = 0; b < SUPERBLOCK; b += 2) {
         for (int i = 0; i < 4; i++) {
@@ -115,19 +119,20 @@ static inline void pack_q4_k(const struct q4_k_group *from, int group, struct pa
     }
 }
 
-// rows: eight, one every `stride` superblocks.
-static inline void pack_q6_k(const struct q6_k_row *rows, int64_t stride, int group, struct panel_block *out) {
-    __m256i numbers[SUPERBLOCK][ROW_GROUP], scales[2][ROW_GROUP], transposed[QUADS];
-    for (int r = 0; r < ROW_GROUP; r++, rows += stride) {
+// Packs superblock s of eight rows.
+static inline void pack_q6_k(const void *const rows[ROW_GROUP], int64_t s, int group, struct panel_block *out,
+                             superblock_scales scales) {
+    __m256i numbers[SUPERBLOCK][ROW_GROUP], factors[2][ROW_GROUP], transposed[QUADS];
+    for (int r = 0; r < ROW_GROUP; r++) {
+        const struct q6_k_row *const row = (const struct q6_k_row *)rows[r] + s;
 #pragma GCC unroll 8
         for (int b = 0; b < SUPERBLOCK; b++) {
-            numbers[b][r] = q6_k_numbers_of(rows, b);
+            numbers[b][r] = q6_k_numbers_of(row, b);
         }
-        const __m256 scale = _mm256_set1_ps(_cvtsh_ss(rows->scale));
+        scales[0][group * ROW_GROUP + r] = _cvtsh_ss(row->scale);
         for (int i = 0; i < 2; i++) {
-            const __m128i eight = _mm_loadl_epi64((const __m128i *)(rows->scales + i * SUPERBLOCK));
-            const __m256 whole = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
-            scales[i][r] = _mm256_castps_si256(_mm256_mul_ps(scale, whole));
+            const __m128i eight = _mm_loadl_epi64((const __m128i *)(row->scales + i * SUPERBLOCK));
+            factors[i][r] = _mm256_cvtepi8_epi32(eight);
         }
     }
     for (int b = 0; b < SUPERBLOCK; b++) {
@@ -137,21 +142,23 @@ static inline void pack_q6_k(const struct q6_k_row *rows, int64_t stride, int gr
         }
     }
     for (int i = 0; i < 2; i++) {
-        transpose(scales[i], transposed);
-        for (int s = 0; s < SUPERBLOCK; s++) {
-            float *const to = out[(i * SUPERBLOCK + s) / 2].scales[s % 2] + group * ROW_GROUP;
-            _mm256_storeu_ps(to, _mm256_castsi256_ps(transposed[s]));
+        transpose(factors[i], transposed);
+        for (int k = 0; k < SUPERBLOCK; k++) {
+            int32_t *const to = out[(i * SUPERBLOCK + k) / 2].factors[k % 2] + group * ROW_GROUP;
+            _mm256_storeu_si256((__m256i *)to, transposed[k]);
         }
     }
 }
 
-// rows: eight, one every `stride` blocks.
-static inline void pack_q8_0(const struct q8_0_row *rows, int64_t stride, int group, struct panel_block *out) {
+// Packs block b of eight rows.
+static inline void pack_q8_0(const void *const rows[ROW_GROUP], int64_t b, int group, struct panel_block *out) {
     __m256i numbers[ROW_GROUP], transposed[QUADS];
     uint16_t scales[ROW_GROUP];
-    for (int r = 0; r < ROW_GROUP; r++, rows += stride) {
-        numbers[r] = load_bytes(rows->numbers);
-        scales[r] = rows->scale;
+#pragma GCC unroll 8
+    for (int r = 0; r < ROW_GROUP; r++) {
+        const struct q8_0_row *const row = (const struct q8_0_row *)rows[r] + b;
+        numbers[r] = load_bytes(row->numbers);
+        scales[r] = row->scale;
     }
     _mm256_storeu_ps(out->scales[0] + group * ROW_GROUP, load_eight_halves(scales));
     transpose(numbers, transposed);
@@ -165,20 +172,26 @@ static inline void pack_q8_0(const struct q8_0_row *rows, int64_t stride, int gr
     }
 }
 
-// Packs the blocks from `first` up to `stop` of the rows from `row` on. out: [stop - first].
+// Packs the blocks from `first` up to `stop` of the rows from `row` on; the last ones stand for those that
+// lack. out: [stop - first]. scales: [(stop - first) / SUPERBLOCK], if there are superblocks.
 static inline void pack_panel(const struct quant_matrix *w, int64_t row, int64_t first, int64_t stop,
-                              struct panel_block *out) {
-    const int64_t n_super = w->n_blocks / SUPERBLOCK;
-    for (int group = 0; group < PANEL_GROUPS; group++, row += ROW_GROUP) {
-        const void *const rows = w->data + (size_t)row * w->row_bytes;
+                              struct panel_block *out, superblock_scales *scales) {
+    for (int group = 0; group < PANEL_GROUPS; group++) {
+        const int64_t own = row + group * ROW_GROUP < w->n_rows ? row + group * ROW_GROUP : row;
+        const void *rows[ROW_GROUP];
+        for (int r = 0; r < ROW_GROUP; r++) {
+            const int64_t i = own + r < w->n_rows ? own + r : w->n_rows - 1;
+            rows[r] = w->data + (size_t)i * w->row_bytes;
+        }
         for (int64_t b = first; b < stop; b += has_superblocks(w->type) ? SUPERBLOCK : 1) {
-            const int64_t s = b / SUPERBLOCK;
-            struct panel_block *const to = out + (b - first);
+            const int64_t s = b / SUPERBLOCK, i = b - first;
+            struct panel_block *const to = out + i;
+            float(*const of)[PANEL_ROWS] = scales[i / SUPERBLOCK];
             switch (w->type) {
-                case GGML_TYPE_Q4_0: pack_q4_0((const struct q4_0_group *)rows + b, group, to); break;
-                case GGML_TYPE_Q4_K: pack_q4_k((const struct q4_k_group *)rows + s, group, to); break;
-                case GGML_TYPE_Q6_K: pack_q6_k((const struct q6_k_row *)rows + s, n_super, group, to); break;
-                default: pack_q8_0((const struct q8_0_row *)rows + b, w->n_blocks, group, to);
+                case GGML_TYPE_Q4_0: pack_q4_0((const struct q4_0_group *)rows[0] + b, group, to); break;
+                case GGML_TYPE_Q4_K: pack_q4_k((const struct q4_k_group *)rows[0] + s, group, to, of); break;
+                case GGML_TYPE_Q6_K: pack_q6_k(rows, s, group, to, of); break;
+                default: pack_q8_0(rows, b, group, to);
             }
         }
     }

@@ -13,22 +13,22 @@
 #include <stdlib.h>
 
 #include "custom_node.h"
+#include "matrix_product.h"
 #include "weight_layout.h"
 
 #if HAS_PRODUCTS
 
-#include <stdatomic.h>
 #include <stddef.h>
 
 #include "activations.h"
+#include "claims.h"
 #include "matvec_interleaved.h"
 #include "matvec_row_major.h"
 
 enum {
     MAX_VECTORS_ROW_MAJOR = 5,
-    LEAST_CLAIM = 262144,  // bytes that a thread takes at once, if there are as many
-    MAX_WIDTH = 32768,     // of a matrix: a vector is quantized on the stack
-    Q4_0_ZERO_POINT = 8    // Q4_K and Q8_0 do not look at the corrections
+    PART_ROWS = 16,      // that a thread takes at least: a multiple of rows_at_once
+    Q4_0_ZERO_POINT = 8  // Q4_K and Q8_0 do not look at the corrections
 };
 
 // Of activations on the stack: matvec_q6_k loads 64 bytes at once, which must not cross cache lines.
@@ -37,31 +37,35 @@ enum {
 // Of one llama.cpp context, which computes one node at a time.
 struct matvec {
     struct custom_node_params params;
-    atomic_llong claimed;  // groups of rows of the current node
-    atomic_int done;       // threads that left it
+    struct claims claims;  // parts of PART_ROWS rows, counted through all matrices of a node
 };
 
 // ---------------------------------------------------------------- computing
 
-// Multiplies groups of eight rows, from `first` up to `stop`, of a matrix like w with n vectors.
-// vectors: [n][n_blocks]. out: [n][all rows].
-INLINE void multiply_groups(const int n, const struct ggml_tensor *w, const char *matrix,
-                            const struct activation_block *const *vectors, float *const *out, int64_t first,
-                            int64_t stop) {
-    const int64_t n_blocks = w->ne[0] / QUANT_BLOCK, n_super = n_blocks / SUPERBLOCK;
-    const bool is_group = w->type == GGML_TYPE_Q4_0 || w->type == GGML_TYPE_Q4_K;
-    const int64_t step = is_group ? ROW_GROUP : 1;
-    for (int64_t row = first * ROW_GROUP; row < stop * ROW_GROUP; row += step) {
+// Returns how many rows of a type are multiplied at once.
+static int64_t rows_at_once(enum ggml_type type) {
+    return type == GGML_TYPE_Q4_0 ? SET_ROWS : type == GGML_TYPE_Q6_K ? 1 : ROW_GROUP;
+}
+
+// Multiplies rows, from `first` up to `stop`, of a matrix with n vectors. vectors: [n][n_blocks]. out:
+// [n][all rows].
+INLINE void multiply_some(const int n, const struct quant_matrix *w,
+                          const struct activation_block *const *vectors, float *const *out, int64_t first,
+                          int64_t stop) {
+    const int64_t n_blocks = w->n_blocks, n_super = n_blocks / SUPERBLOCK;
+    const int64_t step = rows_at_once(w->type);
+    for (int64_t row = first; row < stop; row += step) {
+        const int64_t n_rows = stop - row < step ? stop - row : step;
         float *to[MAX_VECTORS];
         for (int v = 0; v < n; v++) {
             to[v] = out[v] + row;
         }
-        const char *const from = matrix + (size_t)row * w->nb[1];
+        const void *const from = w->data + (size_t)row * w->row_bytes;
         switch (w->type) {
-            case GGML_TYPE_Q4_0: matvec_q4_0(n, (const void *)from, vectors, n_blocks, to); break;
-            case GGML_TYPE_Q4_K: matvec_q4_k(n, (const void *)from, vectors, n_super, to); break;
-            case GGML_TYPE_Q6_K: matvec_q6_k(n, (const void *)from, vectors, n_super, to); break;
-            default: matvec_q8_0(n, (const void *)from, vectors, n_blocks, to);
+            case GGML_TYPE_Q4_0: matvec_q4_0(n, from, n_rows, vectors, n_blocks, to); break;
+            case GGML_TYPE_Q4_K: matvec_q4_k(n, from, vectors, n_super, to); break;
+            case GGML_TYPE_Q6_K: matvec_q6_k(n, from, vectors, n_super, to); break;
+            default: matvec_q8_0(n, from, n_rows, vectors, n_blocks, to);
         }
     }
 }
@@ -79,39 +83,32 @@ static void quantize_row(const struct ggml_tensor *w, const struct ggml_tensor *
     }
 }
 
-// Groups of rows, counted through all matrices of a node.
-struct group_range {
-    int64_t first, stop;
-};
-
-// Claims what a thread computes next of n groups of rows: many at first and ever fewer, so that unlike cores,
-// and cores that others use as well, end at the same time. Returns false if nothing is left.
-static bool claim_groups(struct matvec *m, int64_t n, size_t group_bytes, int n_threads,
-                         struct group_range *out) {
-    const int64_t least = group_bytes < LEAST_CLAIM ? (int64_t)(LEAST_CLAIM / group_bytes) : 1;
-    long long first = atomic_load(&m->claimed);
-    int64_t stop;
-    do {
-        const int64_t left = n - first, some = n_threads > 1 ? left * 3 / (4 * n_threads) : left;
-        const int64_t wanted = some > least ? some : least;
-        stop = first + (wanted < left ? wanted : left);
-    } while (!atomic_compare_exchange_weak(&m->claimed, &first, stop));
-    *out = (struct group_range){first, stop};
-    return first < stop;
+// Multiplies rows with n vectors, n known to the compiler.
+static void multiply_with(int64_t n, const struct quant_matrix *w,
+                          const struct activation_block *const *vectors, float *const *out, int64_t first,
+                          int64_t stop) {
+#define CASE(number)                                             \
+    case number:                                                 \
+        if (number <= MAX_VECTORS) {                             \
+            multiply_some(number, w, vectors, out, first, stop); \
+        }                                                        \
+        break
+    switch (n) {
+        ONE_TO_EIGHT(CASE);
+    }
+#undef CASE
 }
 
-// The last thread resets the claims for the next node, which llama.cpp lets nobody begin before all have left.
-static void leave(struct matvec *m, int n_threads) {
-    if (atomic_fetch_add(&m->done, 1) + 1 == n_threads) {
-        atomic_store(&m->claimed, 0);
-        atomic_store(&m->done, 0);
-    }
+static int64_t n_parts(const struct ggml_tensor *w) { return (w->ne[1] + PART_ROWS - 1) / PART_ROWS; }
+
+static int64_t end_of_part(const struct ggml_tensor *w, int64_t part) {
+    return part * PART_ROWS < w->ne[1] ? part * PART_ROWS : w->ne[1];
 }
 
 // Multiplies a matrix with few vectors.
 static void multiply_all(struct matvec *m, struct ggml_tensor *dst, int n_threads) {
     const struct ggml_tensor *const w = dst->src[0], *x = dst->src[1];
-    const int64_t n_blocks = w->ne[0] / QUANT_BLOCK, n_groups = w->ne[1] / ROW_GROUP, n = x->ne[1];
+    const int64_t n_blocks = w->ne[0] / QUANT_BLOCK, n = x->ne[1];
     struct activation_block blocks[n * n_blocks] CACHE_ALIGNED;
     const struct activation_block *vectors[MAX_VECTORS];
     float *out[MAX_VECTORS];
@@ -120,49 +117,72 @@ static void multiply_all(struct matvec *m, struct ggml_tensor *dst, int n_thread
         vectors[i] = blocks + i * n_blocks;
         out[i] = (float *)((char *)dst->data + (size_t)i * dst->nb[1]);
     }
-    struct group_range range;
-    while (claim_groups(m, n_groups, ROW_GROUP * w->nb[1], n_threads, &range)) {
-#define CASE(number)                                                                    \
-    case number:                                                                        \
-        if (number <= MAX_VECTORS) {                                                    \
-            multiply_groups(number, w, w->data, vectors, out, range.first, range.stop); \
-        }                                                                               \
-        break
-        switch (n) {  // known to the compiler
-            ONE_TO_EIGHT(CASE);
-        }
-#undef CASE
+    const struct quant_matrix matrix = quant_matrix_of(w, 0);
+    struct claimed_range range;
+    while (claim_parts(&m->claims, n_parts(w), PART_ROWS * w->nb[1], n_threads, &range)) {
+        multiply_with(n, &matrix, vectors, out, range.first * PART_ROWS, end_of_part(w, range.stop));
     }
 }
 
 // The same with one vector. Not inlined: among the experts' loops its constants would not stay in registers.
-static __attribute__((noinline)) void multiply_groups_with_one(const struct ggml_tensor *w, const char *matrix,
-                                                               const struct activation_block *vector,
-                                                               float *out, int64_t first, int64_t stop) {
-    multiply_groups(1, w, matrix, &vector, &out, first, stop);
+static __attribute__((noinline)) void multiply_with_one(const struct quant_matrix *w,
+                                                        const struct activation_block *vector, float *out,
+                                                        int64_t first, int64_t stop) {
+    multiply_some(1, w, &vector, &out, first, stop);
 }
 
 // Multiplies the matrices of some experts, each with a vector of one token.
 static void multiply_experts(struct matvec *m, struct ggml_tensor *dst, int n_threads) {
     const struct ggml_tensor *const w = dst->src[0], *x = dst->src[1], *ids = dst->src[2];
-    const int64_t n_blocks = w->ne[0] / QUANT_BLOCK, n_groups = w->ne[1] / ROW_GROUP;
+    const int64_t n_blocks = w->ne[0] / QUANT_BLOCK, n = n_parts(w);
     struct activation_block blocks[n_blocks] CACHE_ALIGNED;
     int64_t quantized = -1;
-    struct group_range range;
-    while (claim_groups(m, n_groups * ids->ne[0], ROW_GROUP * w->nb[1], n_threads, &range)) {
+    struct claimed_range range;
+    while (claim_parts(&m->claims, n * ids->ne[0], PART_ROWS * w->nb[1], n_threads, &range)) {
         for (int64_t i = range.first; i < range.stop;) {
-            const int64_t expert = i / n_groups, begin = i % n_groups, left = range.stop - i;
-            const int64_t end = left < n_groups - begin ? begin + left : n_groups;
+            const int64_t expert = i / n, begin = i % n, left = range.stop - i;
+            const int64_t end = left < n - begin ? begin + left : n;
             const int32_t id = *(const int32_t *)((const char *)ids->data + (size_t)expert * ids->nb[0]);
             if (quantized != expert % x->ne[1]) {
                 quantized = expert % x->ne[1];
                 quantize_row(w, x, quantized, blocks);
             }
             float *const out = (float *)((char *)dst->data + (size_t)expert * dst->nb[1]);
-            multiply_groups_with_one(w, (const char *)w->data + (size_t)id * w->nb[2], blocks, out, begin, end);
+            const struct quant_matrix matrix = quant_matrix_of(w, id);
+            multiply_with_one(&matrix, blocks, out, begin * PART_ROWS, end_of_part(w, end));
             i += end - begin;
         }
     }
+}
+
+// Copies vectors that were quantized for panels, whose zero point differs.
+static void pack_vectors(const struct matrix_product *p, struct activation_block *blocks) {
+    for (int64_t i = 0; i < p->n; i++) {
+        const int64_t n = p->matrix.n_blocks;
+        struct activation_block *const own = blocks + i * n;
+        memcpy(own, vector_of(p, i), (size_t)n * sizeof *own);
+        for (int64_t b = 0; b < n; b++) {
+            for (int half = 0; half < 2; half++) {
+                own[b].corrections[half] = own[b].corrections[half] / PANEL_Q6_K_ZERO_POINT * Q6_K_ZERO_POINT;
+            }
+        }
+        pack_for_q6_k(own, n);
+    }
+}
+
+void multiply_few(const struct matrix_product *p, int64_t first, int64_t stop) {
+    struct activation_block blocks[p->n * p->matrix.n_blocks] CACHE_ALIGNED;
+    const struct activation_block *vectors[MAX_VECTORS];
+    float *out[MAX_VECTORS];
+    const bool is_q6_k = p->matrix.type == GGML_TYPE_Q6_K;
+    if (is_q6_k) {
+        pack_vectors(p, blocks);
+    }
+    for (int64_t i = 0; i < p->n; i++) {
+        vectors[i] = is_q6_k ? blocks + i * p->matrix.n_blocks : vector_of(p, i);
+        out[i] = result_of(p, i);
+    }
+    multiply_with(p->n, &p->matrix, vectors, out, first, stop);
 }
 
 // Computes a node. llama.cpp calls it on each of its threads.
@@ -174,7 +194,7 @@ static void matvec_node(struct ggml_tensor *dst, int thread, int n_threads, void
     } else {
         multiply_all(m, dst, n_threads);
     }
-    leave(m, n_threads);
+    leave_claims(&m->claims, n_threads);
 }
 
 // ---------------------------------------------------------------- taking a node
@@ -186,7 +206,7 @@ void take_matvec(struct matvec *m, struct ggml_tensor *t) {
     const struct ggml_tensor *const w = t->src[0], *x = t->src[1];
     const int most = is_row_major(w) ? MAX_VECTORS_ROW_MAJOR : MAX_VECTORS;
     const bool few = t->op == GGML_OP_MUL_MAT_ID ? x->ne[2] == 1 : x->ne[1] <= most;
-    if (few && x->ne[1] > 0 && w->ne[0] <= MAX_WIDTH && w->ne[1] % ROW_GROUP == 0) {
+    if (few && x->ne[1] > 0 && w->ne[0] <= MAX_WIDTH) {
         turn_into_custom_node(t, &m->params);
     }
 }

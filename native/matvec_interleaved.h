@@ -1,8 +1,9 @@
-// Products of few vectors with eight interleaved rows, as llama.cpp repacks Q4_0 and Q4_K.
+// Products of few vectors with interleaved rows, as llama.cpp repacks Q4_0 and Q4_K: eight in a group.
 //
-// Knows: one group of rows. Refuses to know: matrices, nodes and threads.
+// Knows: the rows that are multiplied at once. Refuses to know: matrices, nodes and threads.
 //
-// Each row has two lanes of the result, and no lanes are shuffled before the last block.
+// Each row has two lanes of a register of bytes, whose sums of whole numbers are joined before they become a
+// float: so the floats of a row are summed as matmul_kernel.h sums them, in the order of its blocks.
 
 #pragma once
 
@@ -12,11 +13,11 @@
 #include "matvec_stream.h"
 
 enum {
-    ROW_REGISTERS = 2 * ROW_GROUP / INT_LANES,  // of the two lanes of each row
-    Q4_0_FLIPPED = (int32_t)0x88888888          // bits
+    GROUP_REGISTERS = 2 * ROW_GROUP / INT_LANES,  // of the two lanes of each row
+    SET_GROUPS = 2 / GROUP_REGISTERS,             // groups of Q4_0 that fill two registers
+    SET_ROWS = SET_GROUPS * ROW_GROUP,
+    Q4_0_FLIPPED = (int32_t)0x88888888  // bits
 };
-
-typedef float row_group_floats __attribute__((vector_size(ROW_GROUP * 4)));
 
 #if defined(__AVX512VNNI__)
 INLINE int_lanes shuffled_bytes(int_lanes x, int_lanes order) {
@@ -28,29 +29,24 @@ INLINE int_lanes shuffled_bytes(int_lanes x, int_lanes order) {
 }
 #endif
 
-// The halves of eight bytes of each of eight rows: two lanes for each row.
+// The halves of eight bytes of some rows: two lanes for each row.
 struct nibbles {
-    int_lanes low[ROW_REGISTERS], high[ROW_REGISTERS];
+    int_lanes low, high;
 };
 
 // flip: the bits that are flipped in memory.
 INLINE struct nibbles unpack_nibbles(const uint8_t (*bytes)[8], const int32_t flip) {
     const int_lanes flips = (int_lanes){0} + flip, half = (int_lanes){0} + 0x0f0f0f0f;
-    struct nibbles u;
-    for (int r = 0; r < ROW_REGISTERS; r++) {
-        int_lanes v;
-        memcpy(&v, bytes + r * ROW_GROUP / ROW_REGISTERS, sizeof v);
+    int_lanes v;
+    memcpy(&v, bytes, sizeof v);
 #if defined(__AVX512VNNI__)
-        const __m512i f = (__m512i)flips, h = (__m512i)half;  // (v ^ flips) & half, in one instruction
-        u.low[r] = (int_lanes)_mm512_ternarylogic_epi32((__m512i)v, f, h, 0x28);
-        u.high[r] = (int_lanes)_mm512_ternarylogic_epi32((__m512i)(v >> 4), f, h, 0x28);
+    const __m512i f = (__m512i)flips, h = (__m512i)half;  // (v ^ flips) & half, in one instruction
+    return (struct nibbles){(int_lanes)_mm512_ternarylogic_epi32((__m512i)v, f, h, 0x28),
+                            (int_lanes)_mm512_ternarylogic_epi32((__m512i)(v >> 4), f, h, 0x28)};
 #else
-        v ^= flips;
-        u.low[r] = v & half;
-        u.high[r] = (v >> 4) & half;
+    v ^= flips;
+    return (struct nibbles){v & half, (v >> 4) & half};
 #endif
-    }
-    return u;
 }
 
 // Returns the same eight bytes for every row.
@@ -67,117 +63,161 @@ INLINE int_lanes eight_activations(const struct activation_block *v, int first) 
 
 INLINE int_lanes corrections_of(const struct activation_block *v) { return eight_bytes(v->corrections); }
 
-// Copies a number of each row to both of its lanes.
-INLINE void spread_to_rows(__m256 of_rows, product_lanes out[ROW_REGISTERS]) {
-    const row_group_floats x = (row_group_floats)of_rows;
+// ---------------------------------------------------------------- Q4_0
+
+// Rows that are multiplied at once: one group, or two if a register holds one. Their lanes, joined, are in
+// another order: two rows of the first register, two of the second, and so on.
+
+// Adds the two lanes of each row of two registers.
+INLINE int_lanes joined_lanes(int_lanes first, int_lanes second) {
 #if defined(__AVX512VNNI__)
-    out[0] = __builtin_shufflevector(x, x, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    const __m512 a = (__m512)first, b = (__m512)second;
+    return (int_lanes)_mm512_shuffle_ps(a, b, 0x88) + (int_lanes)_mm512_shuffle_ps(a, b, 0xdd);
 #else
-    out[0] = __builtin_shufflevector(x, x, 0, 0, 1, 1, 2, 2, 3, 3);
-    out[1] = __builtin_shufflevector(x, x, 4, 4, 5, 5, 6, 6, 7, 7);
+    return (int_lanes)_mm256_hadd_epi32((__m256i)first, (__m256i)second);
 #endif
 }
 
-// Adds the two lanes of each row.
-INLINE row_group_floats gather_rows(const product_lanes sums[ROW_REGISTERS]) {
-    float lanes[2 * ROW_GROUP];
-    memcpy(lanes, sums, sizeof lanes);
-    row_group_floats of_rows;
-    for (int i = 0; i < ROW_GROUP; i++) {
-        of_rows[i] = lanes[2 * i] + lanes[2 * i + 1];
-    }
-    return of_rows;
+// Returns the scales of a set's rows, in the order of joined lanes.
+INLINE product_lanes joined_scales(const struct q4_0_group *const groups[SET_GROUPS], int64_t b) {
+    const __m128i first = _mm_loadu_si128((const __m128i *)groups[0][b].scales);
+#if defined(__AVX512VNNI__)
+    const __m128i second = _mm_loadu_si128((const __m128i *)groups[1][b].scales);
+    const product_lanes x = (product_lanes)_mm512_cvtph_ps(_mm256_set_m128i(second, first));
+    return __builtin_shufflevector(x, x, 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+#else
+    const product_lanes x = (product_lanes)_mm256_cvtph_ps(first);
+    return __builtin_shufflevector(x, x, 0, 1, 4, 5, 2, 3, 6, 7);
+#endif
 }
 
-INLINE void store_rows(float *out, row_group_floats x) { _mm256_storeu_ps(out, (__m256)x); }
+// Stores the first n_rows of a set's joined lanes.
+INLINE void store_set(float *out, product_lanes x, int64_t n_rows) {
+#if defined(__AVX512VNNI__)
+    const product_lanes rows =
+        __builtin_shufflevector(x, x, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+#else
+    const product_lanes rows = __builtin_shufflevector(x, x, 0, 1, 4, 5, 2, 3, 6, 7);
+#endif
+    memcpy(out, &rows, (size_t)(n_rows < SET_ROWS ? ROW_GROUP : SET_ROWS) * sizeof(float));
+}
 
-// Multiplies eight rows with n vectors. vectors: [n][n_blocks]. out: [n][ROW_GROUP].
-INLINE void matvec_q4_0(const int n, const struct q4_0_group *rows,
+// Returns the products of a block's numbers with a vector, in joined lanes. rows: of bytes [0] and [1], each of
+// both registers.
+INLINE int_lanes dot_of_set(const struct nibbles rows[2][2], const struct activation_block *v) {
+    int_lanes sums[2];
+    for (int r = 0; r < 2; r++) {
+        int_lanes sum = HAS_VNNI ? corrections_of(v) : (int_lanes){0};
+        sum = add_dot(sum, rows[0][r].low, eight_activations(v, 0));
+        sum = add_dot(sum, rows[1][r].low, eight_activations(v, 8));
+        sum = add_dot(sum, rows[0][r].high, eight_activations(v, 16));
+        sum = add_dot(sum, rows[1][r].high, eight_activations(v, 24));
+        sums[r] = HAS_VNNI ? sum : widened_dot(sum) + corrections_of(v);
+    }
+    return joined_lanes(sums[0], sums[1]);
+}
+
+// Multiplies n_rows rows with n vectors: SET_ROWS, or one group if there are no more. vectors: [n][n_blocks].
+// out: [n][n_rows].
+INLINE void matvec_q4_0(const int n, const struct q4_0_group *rows, int64_t n_rows,
                         const struct activation_block *const *vectors, int64_t n_blocks, float *const *out) {
-    product_lanes sums[MAX_VECTORS][ROW_REGISTERS] = {0};
+    const int64_t next = n_rows < SET_ROWS ? 0 : n_blocks;  // the last group may stand for both
+    const struct q4_0_group *const groups[2] = {rows, rows + next};
+    product_lanes sums[MAX_VECTORS] = {0};
     for (int64_t b = 0; b < n_blocks; b++) {
-        prefetch_ahead(&rows[b], sizeof rows[b]);
-        const struct nibbles first = unpack_nibbles(rows[b].bytes[0], Q4_0_FLIPPED);
-        const struct nibbles second = unpack_nibbles(rows[b].bytes[1], Q4_0_FLIPPED);
-        product_lanes scales[ROW_REGISTERS];
-        spread_to_rows(load_eight_halves(rows[b].scales), scales);
+        struct nibbles parts[2][2];
+        for (int g = 0; g < SET_GROUPS; g++) {
+            const int64_t jump = past_end(b, n_blocks, sizeof *rows, SET_GROUPS) ? (SET_GROUPS - 1) * next : 0;
+            prefetch_at_distance(&groups[g][b + jump], sizeof *rows, PREFETCH_AHEAD / SET_GROUPS);
+        }
+        for (int k = 0; k < 2; k++) {
+            for (int r = 0; r < 2; r++) {
+                const uint8_t(*const bytes)[8] = groups[r % SET_GROUPS][b].bytes[k];
+                parts[k][r] = unpack_nibbles(bytes + r / SET_GROUPS * ROW_GROUP / 2, Q4_0_FLIPPED);
+            }
+        }
+        const product_lanes scales = joined_scales(groups, b);
         for (int i = 0; i < n; i++) {
             const struct activation_block *const v = &vectors[i][b];
-            for (int r = 0; r < ROW_REGISTERS; r++) {
-                int_lanes sum = HAS_VNNI ? corrections_of(v) : (int_lanes){0};
-                sum = add_dot(sum, first.low[r], eight_activations(v, 0));
-                sum = add_dot(sum, second.low[r], eight_activations(v, 8));
-                sum = add_dot(sum, first.high[r], eight_activations(v, 16));
-                sum = add_dot(sum, second.high[r], eight_activations(v, 24));
-                const int_lanes whole = HAS_VNNI ? sum : widened_dot(sum) + corrections_of(v);
-                sums[i][r] += __builtin_convertvector(whole, product_lanes) * (scales[r] * v->scale);
-            }
+            const int_lanes whole = dot_of_set(parts, v);
+            sums[i] = fused(__builtin_convertvector(whole, product_lanes), scales * v->scale, sums[i]);
         }
     }
     for (int i = 0; i < n; i++) {
-        store_rows(out[i], gather_rows(sums[i]));
+        store_set(out[i], sums[i], n_rows);
     }
 }
 
+// ---------------------------------------------------------------- Q4_K
+
 // Spreads a number below 256 of each row, to be factors of add_scaled_dot.
-INLINE void spread_bytes_to_rows(const uint8_t *of_rows, int_lanes out[ROW_REGISTERS]) {
+INLINE void spread_bytes_to_rows(const uint8_t *of_rows, int_lanes out[GROUP_REGISTERS]) {
     typedef int8_t bytes __attribute__((vector_size(sizeof(int_lanes))));
     bytes order;  // where each byte comes from: a factor in each lane, or in each half; -1: 0
     const int_lanes all = eight_bytes(of_rows);
-    for (int r = 0; r < ROW_REGISTERS; r++) {
+    for (int r = 0; r < GROUP_REGISTERS; r++) {
         for (int i = 0; i < INT_LANES * 4; i++) {
-            order[i] = i % (HAS_VNNI ? 4 : 2) ? -1 : (int8_t)(r * ROW_GROUP / ROW_REGISTERS + i / 8);
+            order[i] = i % (HAS_VNNI ? 4 : 2) ? -1 : (int8_t)(r * ROW_GROUP / GROUP_REGISTERS + i / 8);
         }
         out[r] = shuffled_bytes(all, (int_lanes)order);
     }
 }
 
-// The same with n_super superblocks of Q4_K. vectors: [n][n_super * SUPERBLOCK].
+// Adds the two lanes of each row of a group.
+INLINE __m256i sums_of_rows(const int_lanes lanes[GROUP_REGISTERS]) {
+#if defined(__AVX512VNNI__)
+    const __m512i x = (__m512i)lanes[0];
+    return _mm512_cvtepi64_epi32(_mm512_add_epi32(x, _mm512_srli_epi64(x, 32)));
+#else
+    return _mm256_permute4x64_epi64(_mm256_hadd_epi32((__m256i)lanes[0], (__m256i)lanes[1]), 0xd8);
+#endif
+}
+
+// Multiplies a group of n_super superblocks of Q4_K with n vectors. vectors: [n][n_super * SUPERBLOCK]. out:
+// [n][ROW_GROUP].
 INLINE void matvec_q4_k(const int n, const struct q4_k_group *rows,
                         const struct activation_block *const *vectors, int64_t n_super, float *const *out) {
-    product_lanes sums[MAX_VECTORS][ROW_REGISTERS] = {0};
-    row_group_floats sum_of_minima[MAX_VECTORS] = {0};
+    __m256 sums[MAX_VECTORS] = {0};
     for (int64_t s = 0; s < n_super; s++, rows++) {
         const struct q4_k_factors factors = q4_k_factors_of(rows);
-        int_lanes whole[MAX_VECTORS][ROW_REGISTERS] = {0};
-        row_group_floats whole_minima[MAX_VECTORS] = {0};
+        int_lanes whole[MAX_VECTORS][GROUP_REGISTERS] = {0};
+        __m256 whole_minima[MAX_VECTORS] = {0};
         for (int b = 0; b < SUPERBLOCK; b += 2) {
             prefetch_ahead(rows->bytes[b / 2], sizeof rows->bytes[b / 2]);
-            struct nibbles parts[4];
+            struct nibbles parts[4][GROUP_REGISTERS];
             for (int k = 0; k < 4; k++) {
-                parts[k] = unpack_nibbles(rows->bytes[b / 2][k], 0);
+                for (int r = 0; r < GROUP_REGISTERS; r++) {
+                    parts[k][r] =
+                        unpack_nibbles(rows->bytes[b / 2][k] + r * ROW_GROUP / GROUP_REGISTERS, 0);
+                }
             }
             for (int half = 0; half < 2; half++) {
-                const row_group_floats minima =
-                    (row_group_floats)floats_of_eight_bytes(factors.minima[b + half]);
-                int_lanes scales[ROW_REGISTERS];
+                const __m256 minima = floats_of_eight_bytes(factors.minima[b + half]);
+                int_lanes scales[GROUP_REGISTERS];
                 spread_bytes_to_rows(factors.scales[b + half], scales);
                 for (int i = 0; i < n; i++) {
                     const struct activation_block *const v = &vectors[i][s * SUPERBLOCK + b + half];
-                    for (int r = 0; r < ROW_REGISTERS; r++) {
+                    for (int r = 0; r < GROUP_REGISTERS; r++) {
                         int_lanes sum = {0};
                         for (int k = 0; k < 4; k++) {
-                            sum = add_dot(sum, half ? parts[k].high[r] : parts[k].low[r],
+                            sum = add_dot(sum, half ? parts[k][r].high : parts[k][r].low,
                                           eight_activations(v, 8 * k));
                         }
                         whole[i][r] = add_scaled_dot(whole[i][r], sum, scales[r]);
                     }
-                    whole_minima[i] += minima * v->sum;
+                    whole_minima[i] = _mm256_fmadd_ps(minima, _mm256_set1_ps(v->sum), whole_minima[i]);
                 }
             }
         }
-        product_lanes scales[ROW_REGISTERS];
-        spread_to_rows(load_eight_halves(rows->scales), scales);
-        const row_group_floats minima = (row_group_floats)load_eight_halves(rows->minima);
+        const __m256 scales = load_eight_halves(rows->scales), minima = load_eight_halves(rows->minima);
         for (int i = 0; i < n; i++) {
-            for (int r = 0; r < ROW_REGISTERS; r++) {
-                const float scale = vectors[i][s * SUPERBLOCK].scale;
-                sums[i][r] += __builtin_convertvector(whole[i][r], product_lanes) * (scales[r] * scale);
-            }
-            sum_of_minima[i] += minima * whole_minima[i];
+            const __m256 scale = _mm256_set1_ps(vectors[i][s * SUPERBLOCK].scale);
+            const __m256 x = _mm256_cvtepi32_ps(sums_of_rows(whole[i]));
+            sums[i] = _mm256_fmadd_ps(x, _mm256_mul_ps(scales, scale), sums[i]);
+            sums[i] = _mm256_fnmadd_ps(minima, whole_minima[i], sums[i]);
         }
     }
     for (int i = 0; i < n; i++) {
-        store_rows(out[i], gather_rows(sums[i]) - sum_of_minima[i]);
+        _mm256_storeu_ps(out[i], sums[i]);
     }
 }

@@ -1,20 +1,14 @@
-// Products of few vectors with one row, of the types that lie row after row: Q8_0 and Q6_K.
+// Products of few vectors with the types that lie row after row: Q8_0, eight rows at once, and Q6_K.
 //
-// Knows: one row. Refuses to know: matrices, nodes and threads.
+// Knows: the rows that are multiplied at once. Refuses to know: matrices, nodes and threads.
 
 #pragma once
 
+#include <math.h>
 #include <string.h>
 
 #include "activations.h"
 #include "matvec_stream.h"
-
-typedef float eight_floats __attribute__((vector_size(32)));
-
-INLINE float horizontal_sum(__m256 x) {
-    eight_floats lanes = (eight_floats)x;
-    return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
-}
 
 // Returns the products of 32 numbers without their signs and of 32 that took these signs over, in eight sums.
 INLINE __m256i dot_of_eight(__m256i sizes, __m256i x) {
@@ -27,26 +21,50 @@ INLINE __m256i dot_of_eight(__m256i sizes, __m256i x) {
 #endif
 }
 
-// Multiplies a row with n vectors. vectors: [n][n_blocks]. out: [n][1].
-INLINE void matvec_q8_0(const int n, const struct q8_0_row *row, const struct activation_block *const *vectors,
-                        int64_t n_blocks, float *const *out) {
-    __m256 sums[MAX_VECTORS];
-    for (int i = 0; i < n; i++) {
-        sums[i] = _mm256_setzero_ps();
+typedef uint16_t row_scales __attribute__((vector_size(16)));
+
+// Returns the sums of eight registers.
+INLINE __m256i eight_sums(const __m256i x[8]) {
+    __m256i of_four[2];  // halves of sums
+    for (int i = 0; i < 2; i++) {
+        const __m256i *const four = x + 4 * i;
+        of_four[i] =
+            _mm256_hadd_epi32(_mm256_hadd_epi32(four[0], four[1]), _mm256_hadd_epi32(four[2], four[3]));
+    }
+    return _mm256_add_epi32(_mm256_permute2x128_si256(of_four[0], of_four[1], 0x20),
+                            _mm256_permute2x128_si256(of_four[0], of_four[1], 0x31));
+}
+
+// Multiplies n_rows rows of Q8_0, ROW_GROUP at most, with n vectors. vectors: [n][n_blocks]. out: [n][n_rows].
+INLINE void matvec_q8_0(const int n, const struct q8_0_row *first, int64_t n_rows,
+                        const struct activation_block *const *vectors, int64_t n_blocks, float *const *out) {
+    const struct q8_0_row *rows[ROW_GROUP];
+    __m256 sums[MAX_VECTORS] = {0};
+    for (int r = 0; r < ROW_GROUP; r++) {
+        rows[r] = first + (r < n_rows ? r : n_rows - 1) * n_blocks;  // the last row stands for those that lack
     }
     for (int64_t b = 0; b < n_blocks; b++) {
-        prefetch_ahead(&row[b], 1);
-        const __m256i numbers = load_bytes(row[b].numbers), sizes = _mm256_abs_epi8(numbers);
-        const float scale = _cvtsh_ss(row[b].scale);
+        const int64_t jump = past_end(b, n_blocks, sizeof *first, ROW_GROUP) ? (ROW_GROUP - 1) * n_blocks : 0;
+        row_scales scales;  // in a register: through memory, a load would wait for eight stores
+        for (int r = 0; r < ROW_GROUP; r++) {
+            prefetch_at_distance(&rows[r][b + jump], 1, PREFETCH_AHEAD / ROW_GROUP);
+            scales[r] = rows[r][b].scale;
+        }
+        const __m256 of_rows = _mm256_cvtph_ps((__m128i)scales);
         for (int i = 0; i < n; i++) {
             const struct activation_block *const v = &vectors[i][b];
-            const __m256i x = _mm256_sign_epi8(load_bytes(v->numbers), numbers);
-            const __m256 whole = _mm256_cvtepi32_ps(dot_of_eight(sizes, x));
-            sums[i] = _mm256_fmadd_ps(whole, _mm256_set1_ps(scale * v->scale), sums[i]);
+            const __m256i x = load_bytes(v->numbers);
+            __m256i dots[ROW_GROUP];
+            for (int r = 0; r < ROW_GROUP; r++) {
+                const __m256i numbers = load_bytes(rows[r][b].numbers);
+                dots[r] = dot_of_eight(_mm256_abs_epi8(numbers), _mm256_sign_epi8(x, numbers));
+            }
+            const __m256 whole = _mm256_cvtepi32_ps(eight_sums(dots));
+            sums[i] = _mm256_fmadd_ps(whole, _mm256_mul_ps(of_rows, _mm256_set1_ps(v->scale)), sums[i]);
         }
     }
     for (int i = 0; i < n; i++) {
-        out[i][0] = horizontal_sum(sums[i]);
+        memcpy(out[i], &sums[i], (size_t)n_rows * sizeof(float));
     }
 }
 
@@ -109,13 +127,11 @@ INLINE __m512i four_scales(__m512i scales, const int first) {
     return _mm512_permutexvar_epi32(_mm512_add_epi32(order, _mm512_set1_epi32(first)), scales);
 }
 
-// The same with n_super superblocks of Q6_K. vectors: [n][n_super], as pack_for_q6_k leaves them.
+// Multiplies a row of n_super superblocks of Q6_K with n vectors. vectors: [n][n_super], as pack_for_q6_k
+// leaves them. out: [n][1].
 INLINE void matvec_q6_k(const int n, const struct q6_k_row *row, const struct activation_block *const *vectors,
                         int64_t n_super, float *const *out) {
-    __m512 sums[MAX_VECTORS];
-    for (int i = 0; i < n; i++) {
-        sums[i] = _mm512_setzero_ps();
-    }
+    float sums[MAX_VECTORS] = {0};
     for (int64_t s = 0; s < n_super; s++, row++) {
         prefetch_ahead(row, sizeof *row);
         const __m256i scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)row->scales));
@@ -144,11 +160,11 @@ INLINE void matvec_q6_k(const int n, const struct q6_k_row *row, const struct ac
         const float scale = _cvtsh_ss(row->scale);
         for (int i = 0; i < n; i++) {
             const struct activation_superblock *const v = superblock_of(vectors[i], s);
-            sums[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole[i]), _mm512_set1_ps(scale * v->scale), sums[i]);
+            sums[i] = fmaf((float)_mm512_reduce_add_epi32(whole[i]), scale * v->scale, sums[i]);
         }
     }
     for (int i = 0; i < n; i++) {
-        out[i][0] = _mm512_reduce_add_ps(sums[i]);
+        out[i][0] = sums[i];
     }
 }
 
@@ -170,6 +186,12 @@ INLINE __m256i eighths_of_corrections(const struct activation_block *v) {
     return _mm256_shuffle_epi8(_mm256_set1_epi64x(both), order);
 }
 
+INLINE int32_t sum_of_lanes(__m256i x) {
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+}
+
 enum { Q6_K_ZERO_POINT = 32 / 8 };  // see eighths_of_corrections
 
 static inline void pack_for_q6_k(struct activation_block *blocks, int64_t n_blocks) {
@@ -177,13 +199,11 @@ static inline void pack_for_q6_k(struct activation_block *blocks, int64_t n_bloc
     (void)n_blocks;
 }
 
-// The same with n_super superblocks of Q6_K. vectors: [n][n_super * SUPERBLOCK].
+// Multiplies a row of n_super superblocks of Q6_K with n vectors. vectors: [n][n_super * SUPERBLOCK]. out:
+// [n][1].
 INLINE void matvec_q6_k(const int n, const struct q6_k_row *row, const struct activation_block *const *vectors,
                         int64_t n_super, float *const *out) {
-    __m256 sums[MAX_VECTORS];
-    for (int i = 0; i < n; i++) {
-        sums[i] = _mm256_setzero_ps();
-    }
+    float sums[MAX_VECTORS] = {0};
     for (int64_t s = 0; s < n_super; s++, row++) {
         prefetch_ahead(row, sizeof *row);
         const __m128i scales = _mm_loadu_si128((const __m128i *)row->scales);
@@ -206,12 +226,12 @@ INLINE void matvec_q6_k(const int n, const struct q6_k_row *row, const struct ac
         }
         const float scale = _cvtsh_ss(row->scale);
         for (int i = 0; i < n; i++) {
-            const __m256 factor = _mm256_set1_ps(scale * vectors[i][s * SUPERBLOCK].scale);
-            sums[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole[i]), factor, sums[i]);
+            const float factor = scale * vectors[i][s * SUPERBLOCK].scale;
+            sums[i] = fmaf((float)sum_of_lanes(whole[i]), factor, sums[i]);
         }
     }
     for (int i = 0; i < n; i++) {
-        out[i][0] = horizontal_sum(sums[i]);
+        out[i][0] = sums[i];
     }
 }
 

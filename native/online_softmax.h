@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "attention_simd.h"
+#include "float_simd.h"
 #include "attention_sizes.h"
 #include "numbers.h"
 

@@ -3,7 +3,8 @@
 // Knows: which rank sums which blocks, and in which order. Refuses to know: when which of the two is quicker.
 //
 // The sum has the same bits on every rank, because every rank adds the same encoded vectors, its own included,
-// in the order of the ranks.
+// in the order of the ranks. It has the same bits in one phase and in two, which a vector's length and the
+// links decide: with more than two ranks a sum is rounded as if it travelled, even if it does not.
 
 #include "phases.h"
 
@@ -115,6 +116,9 @@ bool allreduce_in_one_phase(const struct allreduce *a) {
             }
             if (a->x) {
                 add_partials(a, piece);
+                if (e->n_ranks > 2) {
+                    round_to_wire(a->wire, values_of(a, piece), piece.count);
+                }
             }
             if (!release_all_pieces(e, CHANNEL_PARTIALS)) {
                 return false;

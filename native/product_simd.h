@@ -25,6 +25,7 @@ enum { INT_LANES = 8 };
 #endif
 
 typedef int32_t int_lanes __attribute__((vector_size(INT_LANES * 4)));
+typedef int32_t int_lanes_unaligned __attribute__((vector_size(INT_LANES * 4), aligned(4), may_alias));
 typedef float product_lanes __attribute__((vector_size(INT_LANES * 4)));
 typedef float product_lanes_unaligned __attribute__((vector_size(INT_LANES * 4), aligned(4), may_alias));
 
@@ -44,6 +45,23 @@ INLINE __m256 load_eight_halves(const uint16_t *from) {
 INLINE __m256 floats_of_eight_bytes(const uint8_t *from) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from)));
 }
+
+// ---------------------------------------------------------------- sums
+
+// Sums of floats are fused explicitly: a compiler that fuses one loop and not another would give a vector other
+// bits alone than among others.
+
+// Returns a * b + c, rounded once.
+INLINE product_lanes fused(product_lanes a, product_lanes b, product_lanes c) {
+#if defined(__AVX512VNNI__)
+    return (product_lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#else
+    return (product_lanes)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#endif
+}
+
+// Returns c - a * b, rounded once.
+INLINE product_lanes fused_minus(product_lanes a, product_lanes b, product_lanes c) { return fused(-a, b, c); }
 
 // ---------------------------------------------------------------- dot products
 

@@ -78,3 +78,12 @@ void add_wire_blocks(enum wire_format format, float *sum, const void *in, size_t
         add_f32(sum, in, n_blocks * WIRE_BLOCK);
     }
 }
+
+void round_to_wire(enum wire_format format, float *x, size_t n_blocks) {
+    for (size_t b = 0; format == WIRE_Q8 && b < n_blocks; b++, x += WIRE_BLOCK) {
+        struct wire_block block;
+        encode_block(x, &block);
+        memset(x, 0, WIRE_BLOCK * sizeof *x);
+        add_q8(x, &block, 1);
+    }
+}

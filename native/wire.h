@@ -16,3 +16,6 @@ void encode_wire_blocks(enum wire_format format, const float *x, void *out, size
 
 // Adds encoded blocks to sum[n_blocks * WIRE_BLOCK].
 void add_wire_blocks(enum wire_format format, float *sum, const void *in, size_t n_blocks);
+
+// Rounds x[n_blocks * WIRE_BLOCK] to what it is after it travelled.
+void round_to_wire(enum wire_format format, float *x, size_t n_blocks);

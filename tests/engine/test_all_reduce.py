@@ -83,9 +83,20 @@ def test_8_bit_sums_are_alike_on_every_rank_and_near(n_ranks: int, two_phase_abo
         vectors = np.stack([vector(kind, rank, SIZE) for rank in range(n_ranks)]).astype(np.float64)
         exact = vectors.sum(axis=0)
         most = _half_steps(vectors).sum(axis=0)
-        if two_phase_above == ALWAYS and n_ranks > 2:
+        if n_ranks > 2:
             most = most + 1.02 * _half_steps(exact[None] + most)[0]
         assert (np.abs(_floats(lines[0][kind]) - exact) <= most + 1e-37).all()
+
+
+@pytest.mark.parametrize("n_ranks", [3, 5])
+def test_8_bit_sums_are_the_same_in_one_phase_and_in_two(n_ranks: int) -> None:
+    """The length of a vector and the links decide between the two, and must not decide a text."""
+    sums = [
+        _run(n_ranks, wire="q8", two_phase_above=above, wait_s=20, kinds=FINITE, size=SIZE)[0]
+        for above in (NEVER, ALWAYS)
+    ]
+    for kind in FINITE:
+        assert sums[0][kind] == sums[1][kind]
 
 
 @pytest.mark.parametrize("two_phase_above", [NEVER, ALWAYS, None])

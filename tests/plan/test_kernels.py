@@ -13,7 +13,7 @@ import pytest
 from dure.engine.compute.llama import has_amx
 from dure.hardware.probe import platform
 from dure.model.gguf import open_gguf
-from dure.plan.kernels import is_quick, is_repacked, slow_bytes
+from dure.plan.kernels import is_quick, is_repacked, repeats, slow_bytes
 from tests.support.dure_process import Dure
 from tests.support.random_models import SHAPES, write_random_model
 
@@ -76,7 +76,7 @@ def test_boards_and_desktops_differ(type_name: str, rows: int, on_pi: bool, on_p
         ("Q4_0", 4096, True, True),
         ("Q6_K", 4096, True, True),
         ("Q8_0", 4096, True, True),
-        ("Q8_0", 4104, True, False),
+        ("Q8_0", 4104, True, True),
         ("Q5_K", 4096, True, False),
         ("F16", 4096, False, False),
     ],
@@ -107,3 +107,22 @@ def test_slow_bytes_are_those_of_matrices_without_quick_kernels(tmp_path: Path) 
     matrices = [t for t in tensors if len(t.shape) > 1 and t.name != "token_embd.weight"]
     assert slow_bytes(tensors, ()) == {"Q4_K": sum(t.size_bytes for t in matrices)}
     assert slow_bytes(tensors, N100) == {}
+
+
+@pytest.mark.parametrize(
+    ("type_name", "features", "expected"),
+    [
+        *((name, N100, True) for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q6_K")),
+        *((name, N100, False) for name in ("Q5_K", "Q3_K", "IQ4_NL")),
+        ("Q4_K", N100, False),  # its vocabulary of 1,003 rows is not repacked
+        ("Q4_0", PI_5, False),
+    ],
+)
+def test_which_models_repeat_a_token_in_any_step(
+    tmp_path: Path, type_name: str, features: tuple[str, ...], expected: bool
+) -> None:
+    """What `tests/engine/test_same_alone.py` finds of types that are ours."""
+    path = tmp_path / "model.gguf"
+    write_random_model(path, SHAPES["qwen3"], type_name)
+    with open_gguf(path) as gguf:
+        assert repeats(gguf.tensors, features) is expected

@@ -21,7 +21,7 @@ from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.model.cut import CutPlan, plan_cut
-from dure.model.ggml import dequantize, quantize
+from dure.model.ggml import dequantize, quantize, type_named
 from dure.model.gguf import GgufFile, GgufWriter, TensorSpec, open_gguf
 from dure.model.shard import cut_model, plan_shards
 from tests.support.random_models import reference_logits
@@ -120,6 +120,21 @@ def reencoded_whole(model: GgufFile, plan: CutPlan, path: Path) -> Path:
             floats = dequantize(data, tensor.type, tensor.n_elements)
             rows = floats.reshape(tensor.n_rows, tensor.shape[0])
             writer.write(quantize(rows, plan.reencoded[tensor.name]))
+    return path
+
+
+def write_in_type(source: Path, type_name: str, path: Path) -> Path:
+    """Write a model of floats to `path` with its matrices in a type."""
+    type_ = type_named(type_name)
+    with open_gguf(source) as model:
+        tensors = model.tensors.values()
+        types = [type_ if len(t.shape) > 1 else t.type for t in tensors]
+        specs = [TensorSpec(t.name, t.shape, to) for t, to in zip(tensors, types, strict=True)]
+        with GgufWriter(path, dict(model.metadata), specs) as writer:
+            for tensor, to in zip(tensors, types, strict=True):
+                data = model.read(tensor, 0, tensor.size_bytes)
+                floats = dequantize(data, tensor.type, tensor.n_elements)
+                writer.write(quantize(floats.reshape(tensor.n_rows, tensor.shape[0]), to))
     return path
 
 

@@ -183,7 +183,8 @@ class EngineLoop:
     def _set_sampler(self, running: RunningRequest, sampler: Sampler) -> None:
         self._answers[running.request.id].sampler = sampler
         if self._proposer is not None and sampler.can_draft:
-            self._proposer.begin(running.request.id, running.tokens)
+            has_seed = running.request.sampling.seed is not None
+            self._proposer.begin(running.request.id, running.tokens, has_seed=has_seed)
 
     def _sampler(self, request: Request) -> Sampler:
         sampler = Sampler(

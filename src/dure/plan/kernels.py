@@ -1,4 +1,5 @@
-"""Which weights are computed with quick kernels, on a processor with some features. Pure.
+"""Which weights are computed with quick kernels, on a processor with some features, and which give a vector
+the same bits alone and among others. Pure.
 
 llama.cpp's quick kernels read weights that were repacked at loading, several rows side by side; which types
 have them depends on the processor. For some other types dure has kernels of its own.
@@ -11,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from dure.model.gguf import Tensor, bytes_by_type
 
-__all__ = ["is_quick", "is_repacked", "slow_bytes"]
+__all__ = ["is_quick", "is_repacked", "repeats", "slow_bytes"]
 
 # Of each type, the processor's feature (as Linux calls it) and the rows that are taken together.
 _REPACKED: Mapping[str, tuple[tuple[str, int], ...]] = {
@@ -26,7 +27,10 @@ _REPACKED: Mapping[str, tuple[tuple[str, int], ...]] = {
 }
 _OURS = frozenset({"Q6_K", "Q8_0"})
 _OURS_NEED = frozenset({"avx2", "fma", "f16c"})
-_OUR_ROWS = 16  # that are taken together
+# Types whose products do not depend on how many vectors there are: ours, and those of llama.cpp that sum in
+# one order for any number.
+_REPEATING = frozenset({"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q6_K", "Q8_0"})
+_REPACKED_ROWS = 8  # of Q4_K, which is ours where it is repacked
 
 
 def is_repacked(type_name: str, n_rows: int, features: Collection[str]) -> bool:
@@ -39,7 +43,7 @@ def is_repacked(type_name: str, n_rows: int, features: Collection[str]) -> bool:
 
 def is_quick(type_name: str, n_rows: int, features: Collection[str]) -> bool:
     """Return whether a matrix of this type and n_rows rows has quick kernels, llama.cpp's or ours."""
-    is_ours = type_name in _OURS and n_rows % _OUR_ROWS == 0 and _OURS_NEED.issubset(features)
+    is_ours = type_name in _OURS and _OURS_NEED.issubset(features)
     return is_ours or is_repacked(type_name, n_rows, features)
 
 
@@ -55,4 +59,15 @@ def slow_bytes(tensors: Iterable[Tensor], features: Collection[str]) -> dict[str
     )
     return bytes_by_type(
         matrix for matrix in matrices if not is_quick(matrix.type.name, matrix.shape[1], features)
+    )
+
+
+def repeats(tensors: Mapping[str, Tensor], features: Collection[str]) -> bool:
+    """Return whether a token's numbers do not depend on how many others are computed with it."""
+    looked_up = {"token_embd.weight"} if "output.weight" in tensors else set[str]()
+    return _OURS_NEED.issubset(features) and all(
+        tensor.type.name in _REPEATING
+        or (tensor.type.name == "Q4_K" and tensor.shape[1] % _REPACKED_ROWS == 0)
+        for name, tensor in tensors.items()
+        if len(tensor.shape) > 1 and name not in looked_up
     )

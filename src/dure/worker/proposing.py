@@ -10,6 +10,7 @@ from dure.deploy.options import RunOptions
 from dure.deploy.reporter import Reporter
 from dure.generate.speculative.draft_model import DraftModel
 from dure.generate.speculative.proposer import Proposer, draft_model_path, proposer_for
+from dure.hardware.probe import platform
 from dure.model.gguf import GgufFile
 from dure.model.vocabulary import Vocabulary
 
@@ -29,7 +30,7 @@ def start_proposer(
     draft: of `Draft`, or a draft model's file. n_ctx: of each answer. Raises as `start_draft` does.
     """
     path = draft_model_path(draft)
-    if path is None:
-        return proposer_for(draft, model, None)
-    executor = start_draft(path, vocabulary, options, n_ctx, reporter)
-    return proposer_for(draft, model, DraftModel(executor))
+    draft_model = None
+    if path is not None:
+        draft_model = DraftModel(start_draft(path, vocabulary, options, n_ctx, reporter))
+    return proposer_for(draft, model, draft_model, platform({}, lambda _: "").features)

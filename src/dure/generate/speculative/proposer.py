@@ -6,7 +6,7 @@ model is started.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +23,7 @@ from dure.generate.speculative.budget import (
 from dure.generate.speculative.draft_model import DraftModel, DraftRequest
 from dure.generate.speculative.prompt_lookup import PromptLookup
 from dure.model.gguf import GgufFile
+from dure.plan.kernels import repeats
 
 __all__ = ["Draft", "Proposer", "draft_model_path", "proposer_for"]
 
@@ -69,15 +70,20 @@ class Proposer:
     """Proposes draft tokens for one engine.
 
     budget: how many a step verifies. model: is run if prompt lookup finds nothing better.
+    repeats: a token's logits do not depend on how many others a step computes. Else answers with a seed
+    get no drafts.
     """
 
-    def __init__(self, budget: DraftBudget, model: DraftModel | None = None) -> None:
-        self.budget, self._model = budget, model
+    def __init__(
+        self, budget: DraftBudget, model: DraftModel | None = None, *, repeats: bool = True
+    ) -> None:
+        self.budget, self._model, self._repeats = budget, model, repeats
         self._answers: dict[str, _AnswerDrafts] = {}
 
-    def begin(self, answer_id: str, tokens: Sequence[int]) -> None:
+    def begin(self, answer_id: str, tokens: Sequence[int], *, has_seed: bool = False) -> None:
         """Begin to propose for an answer, whose text so far is `tokens`."""
-        self._answers[answer_id] = _AnswerDrafts(PromptLookup(tokens))
+        if self._repeats or not has_seed:
+            self._answers[answer_id] = _AnswerDrafts(PromptLookup(tokens))
 
     def observe_token(self, answer_id: str, token: int) -> None:
         """Take in an answer's next token; nothing happens if the answer was not begun."""
@@ -157,12 +163,18 @@ class Proposer:
         return drafts | dict(zip(places, self._model.propose(requests), strict=True))
 
 
-def proposer_for(draft: str, model: GgufFile, draft_model: DraftModel | None) -> Proposer | None:
+def proposer_for(
+    draft: str, model: GgufFile, draft_model: DraftModel | None, features: Collection[str]
+) -> Proposer | None:
     """Return what proposes draft tokens for a model; None if nothing does.
 
     draft: of `Draft`, or a draft model's file; then draft_model is that model, started.
+    features: of the processor that computes.
     """
-    return None if draft == Draft.OFF else Proposer(budget_for(model), draft_model)
+    if draft == Draft.OFF:
+        return None
+    is_exact = repeats(model.tensors, features)
+    return Proposer(budget_for(model), draft_model, repeats=is_exact)
 
 
 def draft_model_path(draft: str) -> Path | None:
