@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from cluster_hosts import Machine, joined, machines
@@ -35,10 +36,11 @@ def noexec(directory: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Iterator[list[Machine]]:
-    """A root and a node that has joined."""
+def two() -> Iterator[list[Machine]]:
+    """A root and a node that has joined. Sockets lie in their homes, so the path is a short one."""
     with ExitStack() as stack:
-        hosts = stack.enter_context(machines(tmp_path, 2))
+        directory = stack.enter_context(TemporaryDirectory(prefix="dure-"))
+        hosts = stack.enter_context(machines(Path(directory), 2))
         for host in hosts:
             stack.enter_context(noexec(host.home))
         strict: list[Machine] = [_NoexecMachine(one.host, one.home) for one in hosts]

@@ -13,6 +13,7 @@ __all__ = ["cure_of", "misuse"]
 _CURES = {  # by pydantic's type of an error: typer reads values with it
     "float_parsing": "give a number, as in 0.5",
     "int_parsing": "give a whole number, as in 4",
+    "int_from_float": "give a whole number, as in 4",
     "bool_parsing": "give true or false",
 }
 
