@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from dure.generate.request import Owner
 from dure.generate.scheduler.running import RunningRequest, StepTokens, next_tokens
 
-__all__ = ["PrefillLimits", "PrefillSpeed", "answers_wait", "prefill_chunks"]
+__all__ = ["PrefillLimits", "PrefillSpeed", "divided_step"]
 
 LEAST_S = 0.05  # of prompts in a step: nobody notices that an answer waits for them
 MOST_WAIT_S = 1.0  # that answers wait for prompts in a step which they skip
@@ -70,10 +70,32 @@ def _smoothed(before: float, n_tokens: int, seconds: float) -> float:
     return (1 - SMOOTHING) * before + SMOOTHING * speed if before else speed
 
 
-def prefill_chunks(
+def divided_step(
+    decodes: Sequence[StepTokens],
     prefills: Sequence[RunningRequest],
-    budget: int,
-    clock: Callable[[Owner], float] = lambda _: 0.0,
+    n_batch: int,
+    limits: PrefillLimits,
+    clock: Callable[[Owner], float],
+    *,
+    may_wait: bool,
+) -> tuple[list[StepTokens], bool]:
+    """Divide a step of n_batch tokens between answers and prompts; tell whether the answers skip it.
+
+    decodes: the answers' tokens. may_wait: the answers may skip this step.
+    """
+    if not decodes:
+        return _prefill_chunks(prefills, n_batch, clock), False
+    n_more = BEGIN_MORE * len(decodes)
+    if may_wait and len(prefills) > n_more:
+        alone = _prefill_chunks(prefills, min(n_batch, limits.n_alone), clock)
+        if sum(chunk.output for chunk in alone) > n_more:
+            return alone, True
+    n_beside = min(n_batch - len(decodes), max(1, limits.n_chunk))
+    return [*decodes, *_prefill_chunks(prefills, n_beside, clock)], False
+
+
+def _prefill_chunks(
+    prefills: Sequence[RunningRequest], budget: int, clock: Callable[[Owner], float]
 ) -> list[StepTokens]:
     """Divide `budget` tokens between prompts.
 
@@ -117,8 +139,3 @@ class _Taken:
             if n > 0:
                 self.n_of[id(running)] += n
                 self._left, most = self._left - n, most - n
-
-
-def answers_wait(n_answers: int, chunks: Sequence[StepTokens]) -> bool:
-    """Tell whether running answers should skip a step of these prompts, as so many more begin with it."""
-    return sum(chunk.output for chunk in chunks) > BEGIN_MORE * n_answers

@@ -24,7 +24,7 @@ from dure.engine.kv import Forget, Swap
 from dure.errors import UsageError, context_error
 from dure.generate.request import OwnerStats, Request
 from dure.generate.scheduler.actions import Action
-from dure.generate.scheduler.budget import PrefillLimits, answers_wait, prefill_chunks
+from dure.generate.scheduler.budget import PrefillLimits, divided_step
 from dure.generate.scheduler.neighbours import swaps_to_neighbours
 from dure.generate.scheduler.prefix_cache import PrefixCache, may_reuse
 from dure.generate.scheduler.queue import WaitingQueue
@@ -252,15 +252,11 @@ class Scheduler:
         running = [r for r in self.running if r.in_steps]
         decodes = [next_tokens(r, 1) for r in running if not r.in_prefill]
         prefills = [r for r in running if r.in_prefill]
-        n_batch, clock = self.limits.n_batch, self.shares.clock
-        n_alone = min(n_batch, limits.n_alone) if decodes else n_batch
-        chunks = prefill_chunks(prefills, n_alone, clock)
-        may_wait = bool(decodes) and not self._answers_waited
-        self._answers_waited = may_wait and answers_wait(len(decodes), chunks)
-        if decodes and not self._answers_waited:
-            n_beside = min(n_batch - len(decodes), max(1, limits.n_chunk))
-            chunks = [*decodes, *prefill_chunks(prefills, n_beside, clock)]
-        return sorted(chunks, key=lambda tokens: tokens.running.slot)
+        n_batch, clock, may_wait = self.limits.n_batch, self.shares.clock, not self._answers_waited
+        step, self._answers_waited = divided_step(
+            decodes, prefills, n_batch, limits, clock, may_wait=may_wait
+        )
+        return sorted(step, key=lambda tokens: tokens.running.slot)
 
     def advance(self, step: Sequence[StepTokens]) -> None:
         """Count a step's tokens as computed; its drafts are in the KV cache too, but do not count yet."""
