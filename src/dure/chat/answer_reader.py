@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import msgspec
 
@@ -17,6 +17,7 @@ from dure.chat.parser import Parsed
 from dure.chat.task import (
     Content,
     Finished,
+    GenerationOptions,
     PromptScores,
     Reasoning,
     TokenLogprob,
@@ -149,6 +150,32 @@ class AnswerReader:
         self._tokens: list[Token] = []  # read, but not yet part of a piece
         self.n_tokens = 0
         self.n_reasoning_tokens = 0
+
+    @classmethod
+    def of_chat(
+        cls, token_bytes: TokenBytes, prepared: PreparedChat, options: GenerationOptions
+    ) -> Self:
+        """Return the reader of the answer to a conversation."""
+        return cls(
+            token_bytes,
+            CheckedParser(prepared),
+            stop=options.stop,
+            special=prepared.special,
+            logprobs=options.n_logprobs is not None,
+        )
+
+    @classmethod
+    def of_text(
+        cls, token_bytes: TokenBytes, options: GenerationOptions, *, special: bool = False
+    ) -> Self:
+        """Return the reader of a text's continuation. special: show special tokens by name."""
+        return cls(
+            token_bytes,
+            PlainParser(),
+            stop=options.stop,
+            special=special,
+            logprobs=options.n_logprobs is not None,
+        )
 
     @property
     def stop_text(self) -> str | None:

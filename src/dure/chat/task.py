@@ -6,11 +6,14 @@ Every dialect (OpenAI chat and responses, Anthropic, Ollama) turns its request i
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dure.generate.request import NOBODY, Owner, Sampling, Timings
+import msgspec
+
+from dure.generate.request import NOBODY, Grammar, Owner, Request, Sampling, Timings
 
 __all__ = [
     "ChatEvent",
@@ -102,6 +105,34 @@ class GenerationOptions:
     ignore_eos: bool = False
     cache_prompt: bool = True
     owner: Owner = NOBODY
+
+    def request(
+        self, prompt: list[int], grammar: Grammar | None, *, index: int = 0, group: str = ""
+    ) -> Request:
+        """Return the request for an answer. index: which of several; each has a seed of its own.
+
+        group: of all of them, see `Request`.
+        """
+        return Request(
+            id=uuid.uuid4().hex,
+            prompt=prompt,
+            sampling=_with_index(self.sampling, index),
+            max_tokens=self.max_tokens,
+            n_logprobs=self.n_logprobs,
+            post_sampling=self.post_sampling,
+            prompt_logprobs=self.prompt_logprobs,
+            grammar=grammar,
+            ignore_eos=self.ignore_eos,
+            cache_prompt=self.cache_prompt,
+            owner=self.owner,
+            group=group,
+        )
+
+
+def _with_index(sampling: Sampling, index: int) -> Sampling:
+    if sampling.seed is None or index == 0:
+        return sampling
+    return msgspec.structs.replace(sampling, seed=(sampling.seed + index) % 2**63)
 
 
 @dataclass(frozen=True)

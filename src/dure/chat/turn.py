@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dure.chat.answer_reader import AnswerReader, CheckedParser
+from dure.chat.answer_reader import AnswerReader
 from dure.chat.format import PreparedChat
 from dure.chat.parser import Parsed
-from dure.chat.task import ChatTask
+from dure.chat.task import ChatTask, GenerationOptions
 from dure.chat.thinking import Think, asked_to_think
 from dure.errors import UsageError
 from dure.generate.request import Token
@@ -48,10 +48,10 @@ class Conversations:
         """
         task = asked_to_think(ChatTask(messages, add_generation=add_generation), self._think)
         prepared = self._prepare(task)
-        reader = AnswerReader(
+        reader = AnswerReader.of_chat(
             lambda token, special: self._vocabulary.piece(token, special=special),
-            CheckedParser(prepared),
-            special=prepared.special,
+            prepared,
+            GenerationOptions(),
         )
         return ChatTurn(prepared, reader)
 

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any, Literal, Unpack, cast, overload
 
-import msgspec
-
-from dure.chat.answer_reader import AnswerReader, CheckedParser, PlainParser, Promise
+from dure.chat.answer_reader import AnswerReader, Promise
 from dure.chat.reading import broken_promise, caller_grammar, prepared_chat, schema_grammar
 from dure.chat.task import GenerationOptions
 from dure.chat.thinking import Think
@@ -31,7 +28,7 @@ from dure.library.arguments import (
 )
 from dure.library.reporting import log
 from dure.library.stream import AnswerStream
-from dure.library.tokens import ModelWithTokens, new_id
+from dure.library.tokens import ModelWithTokens
 
 __all__ = ["Model"]
 
@@ -104,7 +101,7 @@ class Model(ModelWithTokens):
             )
         with ExitStack() as streams:
             all_begun = [
-                streams.enter_context(self._continue(one, _with_index(options, i), rules))
+                streams.enter_context(self._continue(one, options, rules, i))
                 for i, one in enumerate(batch)
             ]
             return [one.answer() for one in all_begun]
@@ -117,15 +114,10 @@ class Model(ModelWithTokens):
         return None if gbnf is None else self._running.texts.call(caller_grammar, gbnf)
 
     def _continue(
-        self, prompt: Prompt, options: GenerationOptions, rules: Grammar | None
+        self, prompt: Prompt, options: GenerationOptions, rules: Grammar | None, index: int = 0
     ) -> AnswerStream:
-        reader = AnswerReader(
-            self._piece,
-            PlainParser(),
-            stop=options.stop,
-            logprobs=options.n_logprobs is not None,
-        )
-        return self._begin(_request(self._tokens(prompt), options, grammar=rules), reader)
+        reader = AnswerReader.of_text(self._piece, options)
+        return self._begin(options.request(self._tokens(prompt), rules, index=index), reader)
 
     # ------------------------------------------------------------ conversations
 
@@ -197,14 +189,8 @@ class Model(ModelWithTokens):
         prepared = self._running.texts.call(prepared_chat, task)
         for reason in prepared.unmet.values():
             log.warning("think=%r: %s", think, reason)
-        reader = AnswerReader(
-            self._piece,
-            CheckedParser(prepared),
-            stop=options.stop,
-            special=prepared.special,
-            logprobs=options.n_logprobs is not None,
-        )
-        request = _request(prepared.prompt, options, grammar=prepared.grammar)
+        reader = AnswerReader.of_chat(self._piece, prepared, options)
+        request = options.request(prepared.prompt, prepared.grammar)
         request.return_points = prepared.return_points
         begun = self._begin(request, reader)
         return begun if stream else _whole(begun)
@@ -219,22 +205,3 @@ class Model(ModelWithTokens):
 def _whole(stream: AnswerStream) -> Answer:
     with stream:
         return stream.answer()
-
-
-def _request(prompt: list[int], options: GenerationOptions, *, grammar: Grammar | None) -> Request:
-    return Request(
-        id=new_id(),
-        prompt=prompt,
-        sampling=options.sampling,
-        max_tokens=options.max_tokens,
-        n_logprobs=options.n_logprobs,
-        grammar=grammar,
-    )
-
-
-def _with_index(options: GenerationOptions, index: int) -> GenerationOptions:
-    sampling = options.sampling
-    if sampling.seed is None:
-        return options
-    seed = (sampling.seed + index) % 2**63
-    return replace(options, sampling=msgspec.structs.replace(sampling, seed=seed))

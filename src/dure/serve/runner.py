@@ -10,9 +10,7 @@ import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import cast
 
-import msgspec
-
-from dure.chat.answer_reader import AnswerReader, CheckedParser, PlainParser
+from dure.chat.answer_reader import AnswerReader
 from dure.chat.format import PreparedChat
 from dure.chat.reading import TextTools, broken_promise
 from dure.chat.task import (
@@ -32,7 +30,6 @@ from dure.generate.request import (
     PrefillProgress,
     PromptLogprobs,
     Request,
-    Sampling,
     Timings,
     Token,
 )
@@ -73,18 +70,11 @@ def run_chat(
     Raises ContextError, BusyError and NotReadyError at once, so before anything is answered.
     Its events end with Finished; a DureError is raised among them if the engine fails.
     """
-    request = msgspec.structs.replace(
-        _request(model, prepared.prompt, options, prepared.grammar, index, group),
-        return_points=prepared.return_points,
-    )
+    model.check_ready()
+    request = options.request(prepared.prompt, prepared.grammar, index=index, group=group)
+    request.return_points = prepared.return_points
     stream = model.engine.submit(request)
-    reader = AnswerReader(
-        model.piece,
-        CheckedParser(prepared),
-        stop=options.stop,
-        special=prepared.special,
-        logprobs=options.n_logprobs is not None,
-    )
+    reader = AnswerReader.of_chat(model.piece, prepared, options)
     events = _EventTranslator(request, reader, model.texts).events(stream)
     return Run(stream, events)  # type: ignore[arg-type]  # its prompt gets no scores
 
@@ -100,15 +90,10 @@ def run_text(
     special: bool = False,
 ) -> Run[TextEvent]:
     """Begin the continuation of a prompt, as `run_chat`. special: show special tokens by name."""
-    request = _request(model, prompt, options, grammar, index, group)
+    model.check_ready()
+    request = options.request(prompt, grammar, index=index, group=group)
     stream = model.engine.submit(request)
-    reader = AnswerReader(
-        model.piece,
-        PlainParser(),
-        stop=options.stop,
-        special=special,
-        logprobs=options.n_logprobs is not None,
-    )
+    reader = AnswerReader.of_text(model.piece, options, special=special)
     events = _EventTranslator(request, reader, model.texts).events(stream)
     return Run(stream, events)  # type: ignore[arg-type]  # plain text is content only
 
@@ -152,37 +137,6 @@ def run_scored_texts(
 ) -> Merged[ScoredTextEvent]:
     """Begin continuations as `run_texts`, of prompts whose logprobs are asked for too."""
     return cast(Merged[ScoredTextEvent], run_texts(model, prompts, options, grammar, n))
-
-
-def _request(
-    model: ServedModel,
-    prompt: list[int],
-    options: GenerationOptions,
-    grammar: Grammar | None,
-    index: int,
-    group: str,
-) -> Request:
-    model.check_ready()
-    return Request(
-        id=uuid.uuid4().hex,
-        prompt=prompt,
-        sampling=_with_index(options.sampling, index),
-        max_tokens=options.max_tokens,
-        n_logprobs=options.n_logprobs,
-        post_sampling=options.post_sampling,
-        prompt_logprobs=options.prompt_logprobs,
-        grammar=grammar,
-        ignore_eos=options.ignore_eos,
-        cache_prompt=options.cache_prompt,
-        owner=options.owner,
-        group=group,
-    )
-
-
-def _with_index(sampling: Sampling, index: int) -> Sampling:
-    if sampling.seed is None or index == 0:
-        return sampling
-    return msgspec.structs.replace(sampling, seed=(sampling.seed + index) % 2**63)
 
 
 class _EventTranslator:
