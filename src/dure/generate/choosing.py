@@ -69,32 +69,27 @@ def chosen(
             result.is_end, result.end_token = True, token
             break
         sampler.accept(token)
-        result.tokens.append(
-            _after_sampling(request, token, sampler)
-            if request.post_sampling
-            else _event(request, token, top, lambda i=i: logits(i))  # type: ignore[misc]
-        )
+        event = _event(request, token, sampler, top, lambda i=i: logits(i))  # type: ignore[misc]
+        result.tokens.append(event)
         if tuple(drafts[i : i + 1]) != (token,):
             break
         result.n_accepted += 1
     return result
 
 
-def _event(request: Request, token: int, top: TopK, logits: Callable[[], Floats]) -> Token:
+def _event(
+    request: Request, token: int, sampler: Sampler, top: TopK, logits: Callable[[], Floats]
+) -> Token:
     if request.n_logprobs is None:
         return Token(request.id, token)
+    if request.post_sampling:
+        drawn = sampler.drawn_from()
+        return Token(request.id, token, dict(drawn)[token], drawn[: request.n_logprobs])
     ids, logprobs = top.ids.tolist(), (top.logits - top.log_sum_exp).tolist()
     is_top = token in ids  # else it was chosen from the whole vocabulary
     logprob = logprobs[ids.index(token)] if is_top else float(logits()[token]) - top.log_sum_exp
     best = tuple(zip(ids, logprobs, strict=True))[: request.n_logprobs]
     return Token(request.id, token, logprob, best)
-
-
-def _after_sampling(request: Request, token: int, sampler: Sampler) -> Token:
-    if request.n_logprobs is None:
-        return Token(request.id, token)
-    drawn = sampler.drawn_from()
-    return Token(request.id, token, dict(drawn)[token], drawn[: request.n_logprobs])
 
 
 class Work:

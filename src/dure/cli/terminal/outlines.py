@@ -111,13 +111,15 @@ def _proposer(facts: Outline) -> Any:
     return propose
 
 
-class _Argument(TyperArgument):
+class _Unread:
     def process_value(self, ctx: Any, value: Any) -> Any:  # noqa: ARG002  # the base's
         """Return the value as it is: reading it takes time, and it is for nobody."""
         return value
 
 
-class _Option(TyperOption):
-    def process_value(self, ctx: Any, value: Any) -> Any:  # noqa: ARG002  # the base's
-        """Return the value as it is: reading it takes time, and it is for nobody."""
-        return value
+class _Argument(_Unread, TyperArgument):
+    pass
+
+
+class _Option(_Unread, TyperOption):
+    pass
