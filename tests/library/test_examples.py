@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests.support.examples import EXAMPLES, run_example
+
 SHOWN = {
     "stream_chat.py": ["> Who is the story about?", "returned {'day':"],
     "score_texts.py": [
@@ -29,14 +27,7 @@ def test_every_example_runs_here() -> None:
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_an_example_shows_what_it_promises(tmp_path: Path, name: str) -> None:
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name],
-        cwd=tmp_path,
-        env={**os.environ, "DURE_CACHE": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_example(name, tmp_path)
     assert done.returncode == 0, done.stderr
     assert not done.stderr or "cores" in done.stderr, done.stderr
     for text in SHOWN[name]:

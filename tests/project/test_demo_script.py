@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "demo.py"
+from tests.support.examples import run_example
 
 
 def test_the_demo_runs_on_one_rank_and_two_and_finds_the_same_text(tmp_path: Path) -> None:
     """It exits with 0, shows the text, both runs' figures, and that the texts are the same."""
-    done = subprocess.run(
-        [sys.executable, SCRIPT],
-        cwd=tmp_path,
-        env={**os.environ, "DURE_CACHE": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_example("demo.py", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Both wrote the same text" in done.stdout
     for ranks in ("1 rank", "2 ranks"):
@@ -31,14 +21,7 @@ def test_the_demo_runs_on_one_rank_and_two_and_finds_the_same_text(tmp_path: Pat
 
 def test_the_demo_fails_where_dure_fails(tmp_path: Path) -> None:
     """Without mpiexec it ends with dure's own line and code."""
-    done = subprocess.run(
-        [sys.executable, SCRIPT],
-        cwd=tmp_path,
-        env={**os.environ, "DURE_CACHE": str(tmp_path), "DURE_MPIEXEC": "/nonexistent"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_example("demo.py", tmp_path, DURE_MPIEXEC="/nonexistent")
     assert done.returncode == 1
     assert "dure: DURE_MPIEXEC=/nonexistent" in done.stderr
     assert "Traceback" not in done.stderr
