@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from dure.cluster.software import versions
+from dure.hardware.probe import probe
 from dure.model.gguf import open_gguf
+from dure.plan.memory import whole_memory
 from tests.support.dure_process import Dure, as_json, error_line
 from tests.support.random_models import SHAPES, Shape, write_random_model, write_split
 
@@ -118,6 +120,22 @@ def test_show_names_what_is_reencoded_and_what_it_costs(
     n_weights = 3 * 256 * (512 + 768)
     grown = n_weights * (bytes_a_weight["Q5_0"] - bytes_a_weight["Q4_K"])
     assert cut["reencoded_extra_bytes"] == grown
+
+
+def test_show_tells_the_memory_of_a_context_and_of_several(dure: Dure) -> None:
+    """What the plan of a start says; the default is one answer of 2,048 tokens, as this model has."""
+    cuts = as_json(dure("show", DEMO, "--json"))["cuts"]
+    facts = as_json(dure("show", DEMO, "--ctx", 1024, "--parallel", 4, "--json"))
+    assert (facts["ctx"], facts["parallel"]) == (1024, 4)
+    with open_gguf(DEMO) as gguf:
+        memory, _ = whole_memory(gguf, probe().features)
+    assert cuts[0]["memory_bytes"] == [memory.total_bytes(2048)]
+    assert facts["cuts"][0]["memory_bytes"] == [memory.total_bytes(1024, 4)]
+    assert len({sum(c["cuts"][1]["memory_bytes"]) for c in (facts, {"cuts": cuts})}) == 2
+    text = dure("show", DEMO, "--ctx", 1024, "--parallel", 4).stdout
+    assert "takes here with 4 contexts of 1024 tokens each." in text
+    assert "trained for 1 to 2048 tokens" in dure("show", DEMO, "--ctx", 4096).stderr
+    assert "--parallel 0: give a number" in dure("show", DEMO, "--parallel", 0).stderr
 
 
 def test_show_says_why_a_cut_is_impossible(dure: Dure, tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from dure.model.store import short_names
 from tests.support.dure_process import Dure, as_json, error_line
 from tests.support.hub_server import Fault, HubServer, Repo
+from tests.support.random_models import SHAPES, write_random_model, write_split
 
 MODEL = (Path(__file__).parents[2] / "models" / "dure-demo.gguf").read_bytes()
 SHA256 = hashlib.sha256(MODEL).hexdigest()
@@ -167,14 +169,14 @@ def test_a_pull_that_is_stopped_goes_on_where_it_was(
 def test_an_unfinished_pull_is_listed_and_can_be_removed(
     dure: Dure, tmp_path: Path, hub: HubServer
 ) -> None:
-    """`ls` shows it as not finished, `run` does not take it, `rm` deletes its part."""
+    """`ls` shows it as not finished, `bench` does not take it, `rm` deletes its part."""
     process = started(dure, tmp_path, hub)
     process.kill()
     process.communicate(timeout=60)
     (row,) = as_json(dure("ls", "--json"))
     assert (row["name"], row["unfinished"]) == (NAME, True)
     assert "not finished" in dure("ls").stdout
-    check_refusal(dure("show", NAME), SENSELESS, NAME, "dure pull")
+    check_refusal(dure("bench", NAME), SENSELESS, NAME, "dure pull")
     assert dure("rm", NAME, "--yes").returncode == 0
     assert list((tmp_path / "models").rglob("Goat*")) == []
 
@@ -255,3 +257,73 @@ def test_a_file_in_the_hubs_cache_is_shared_and_not_downloaded(
     assert (tmp_path / "models" / FILE).samefile(blob)
     assert "Hugging Face cache" in dure("rm", NAME, "--yes").stderr
     assert blob.read_bytes() == MODEL
+
+
+# ---------------------------------------------------------------- without a pull
+
+
+def test_a_model_is_shown_by_its_header_alone(dure: Dure, tmp_path: Path, hub: HubServer) -> None:
+    """As if it were here; a part of the file comes, and nothing is kept."""
+    done = dure("show", NAME, "--json")
+    shown = as_json(done)
+    assert f"`dure pull {NAME}`" in done.stderr
+    assert not (tmp_path / "models").exists()
+    assert all(request.headers["range"] for request in hub.downloads())
+    assert [request.to for request in hub.downloads()] == ["cdn"] * len(hub.downloads())
+    as_json(dure("pull", NAME, "--json"))
+    here = as_json(dure("show", NAME, "--json"))
+    assert shown.pop("files") == ["village/Goat-GGUF/Goat-Q4_0.gguf"]
+    assert here.pop("files") == [str(tmp_path / "models" / FILE)]
+    assert shown == here
+
+
+def test_of_a_large_model_little_comes_for_show(dure: Dure, tmp_path: Path, hub: HubServer) -> None:
+    """Its header and what was read ahead, in all parts of a split one."""
+    whole = tmp_path / "random.gguf"
+    write_random_model(whole, SHAPES["qwen3"], "Q4_K")
+    parts = write_split(tmp_path / "split", SHAPES["qwen3"], "Q4_K", 3)
+    hub.repos["village/Split-GGUF"] = Repo({path.name: path.read_bytes() for path in parts})
+    shown = as_json(dure("show", "hf:village/Split-GGUF", "--json"))
+    here = as_json(dure("show", whole, "--json"))
+    assert (shown["cuts"], shown["parameters"]) == (here["cuts"], here["parameters"])
+    assert len(shown["files"]) == 3
+    asked = [request.headers["range"].removeprefix("bytes=") for request in hub.downloads()]
+    n_asked = sum(
+        int(last) - int(first) + 1 for first, _, last in (a.partition("-") for a in asked)
+    )
+    assert n_asked == 3 * 65536
+
+
+def test_a_header_comes_through_faults_or_the_line_says_why_not(dure: Dure, hub: HubServer) -> None:
+    """An overloaded server is asked again; one without ranges would send the whole model."""
+    hub.faults.append(Fault(status=503, headers={"Retry-After": "0"}))
+    hub.faults.append(Fault(after=1000))
+    assert "architecture  qwen3" in dure("show", NAME).stdout
+    hub.faults.append(Fault(ignore_range=True))
+    check_refusal(dure("show", NAME), FAILED, "gives no parts of files", "pull it")
+    check_refusal(dure("show", "hf:village/Sheep-GGUF"), SENSELESS, "village/Sheep-GGUF is not on")
+    hub.repos["village/Goat-GGUF"].gated = True
+    check_refusal(dure("show", NAME), FAILED, "is gated", "accept its terms")
+    assert hub.repos
+
+
+def test_short_names_are_listed_with_their_sizes(dure: Dure, hub: HubServer) -> None:
+    """Those that the hub tells, and which of them are here; without the hub the names alone."""
+    hub.repos["unsloth/Qwen3-0.6B-GGUF"] = Repo({"Qwen3-0.6B-Q4_K_M.gguf": MODEL})
+    hub.repos["unsloth/Qwen3-4B-GGUF"] = Repo({"Qwen3-4B-Q4_K_M.gguf": MODEL[:5000]})
+    dure("pull", "qwen3:0.6b")
+    done = dure("pull", "--list", "--json")
+    rows = {row["name"]: row for row in as_json(done)}
+    assert list(rows) == list(short_names())
+    assert (rows["qwen3:0.6b"]["size_bytes"], rows["qwen3:0.6b"]["here"]) == (len(MODEL), True)
+    assert (rows["qwen3:4b"]["size_bytes"], rows["qwen3:4b"]["here"]) == (5000, False)
+    assert rows["qwen3:8b"]["size_bytes"] is None
+    assert "some sizes are not known" in done.stderr
+    lines = dure("pull", "--list").stdout.splitlines()
+    assert [line.split() for line in lines if line.startswith("qwen3:0.6b")] == [
+        ["qwen3:0.6b", "7.4", "MB", "here", short_names()["qwen3:0.6b"]]
+    ]
+    offline = dure("pull", "--list", HF_HUB_OFFLINE="1")
+    assert "HF_HUB_OFFLINE" in offline.stderr
+    assert "qwen3:4b" in offline.stdout
+    check_refusal(dure("pull"), SENSELESS, "no model is named", "--list")

@@ -43,6 +43,28 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Machine]]:
         yield hosts
 
 
+def test_show_tells_what_each_machine_would_hold(three: list[Machine]) -> None:
+    """Without measuring or starting anything; what does not fit is said, and which node does not answer."""
+    root, one, other = three
+    shown = json.loads(root.dure("show", DEMO, "--cluster", "--json"))["cluster"]
+    names = ["dure-root", one.name, other.name]
+    assert sorted(shown["guessed"]) == sorted(names)
+    assert not (root.home / "dure_cluster_dir" / "speeds.json").exists()
+    held = shown["machines"]
+    took_part = [machine["name"] for machine in held]
+    assert sorted([*took_part, *shown["left_out"]]) == sorted(names)
+    assert sum(machine["share"] for machine in held) == pytest.approx(1, abs=1e-3)
+    assert all(machine["fits"] for machine in held)
+    assert all(m["weights_bytes"] < m["memory_bytes"] < m["free_bytes"] for m in held)
+    text = root.dure("show", DEMO, "--cluster", "--parallel", 128)
+    assert f"{root.name} (root) " in text
+    assert "not measured, so taken to be as fast as others" in text
+    one.stop()
+    left_out = json.loads(root.dure("show", DEMO, "--cluster", "--json"))["cluster"]["left_out"]
+    assert one.name in left_out
+    one.start("node", says=f"{one.name} of home at")
+
+
 def test_a_measurement_has_the_machines_to_itself(three: list[Machine]) -> None:
     """While `cluster bench` runs, a model is not started on them."""
     root, *_ = three

@@ -6,6 +6,7 @@ Measures machines and links with unknown speed; the decision itself is in `plan.
 from __future__ import annotations
 
 import socket
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -34,6 +35,8 @@ from dure.plan.placement import Candidate, PlacementOptions, fixed_shares, measu
 
 __all__ = ["ClusterPlan", "ClusterPlanner"]
 
+_ANY_SPEED = 1e10  # bytes/s, the same for all
+
 
 @dataclass(frozen=True)
 class ClusterPlan:
@@ -60,7 +63,11 @@ class ClusterPlan:
 
 
 class ClusterPlanner:
-    """Divides one model among the machines of a cluster."""
+    """Divides one model among the machines of a cluster.
+
+    may_measure: unknown speeds are measured; else they are taken for that of the others, and `guessed`
+    names these machines.
+    """
 
     def __init__(
         self,
@@ -69,9 +76,13 @@ class ClusterPlanner:
         cluster: Cluster,
         nodes: Nodes,
         reporter: Reporter,
+        *,
+        may_measure: bool = True,
     ) -> None:
         self._model, self._options, self._reporter = model, options, reporter
         self._nodes, self._known = nodes, KnownSpeeds(cluster.directory)
+        self._may_measure = may_measure
+        self.guessed: list[str] = []
 
     def plan(
         self, available: list[NodeReport], occupancy: Occupancy, is_reduced: bool
@@ -111,7 +122,7 @@ class ClusterPlanner:
         alone = [name for name in kinds if not occupancy.holders(name)]
         doubtful = [n for n in alone if wants_more(samples[n], (), alike(n, kinds, samples))]
         unknown = [n for n in kinds if n not in alone and self._known.speed(n, type_name) is None]
-        if doubtful or unknown:
+        if self._may_measure and (doubtful or unknown):
             with self._reporter.doing(f"measuring the speed of the machines with {type_name}"):
                 members = [report.member for report in reports]
                 self._measure(doubtful, kinds, members, type_name)
@@ -119,6 +130,7 @@ class ClusterPlanner:
                 found = measured_once(self._nodes, members, type_name, unknown)
                 for name, speed in found.items():
                     self._known.use_for_now(name, speed)
+        self.guessed = [n for n in kinds if self._known.speed(n, type_name) is None]
         machines = {ROOT_NAME: probe()}
         machines |= {report.member.name: machine_of(report) for report in reports}
         return [
@@ -139,15 +151,19 @@ class ClusterPlanner:
         self, name: str, type_name: str, machine: Machine, occupancy: Occupancy
     ) -> Candidate:
         speed, link = self._known.speed(name, type_name), self._known.link(name)
-        assert speed is not None, "measured"
         return Candidate(
             name,
-            speed.decode_bytes_per_s,
+            speed.decode_bytes_per_s if speed else self._guess(type_name),
             occupancy.left(name, machine).available_bytes - self._overhead_bytes(machine),
             link.round_trip_s if link else 0.0,
             link.bytes_per_s if link else float("inf"),
             len(occupancy.holders(name)),
         )
+
+    def _guess(self, type_name: str) -> float:
+        """Return the speed of a machine that was not measured: the median of those that were."""
+        found = [s for name in self._known.names if (s := self._known.speed(name, type_name))]
+        return statistics.median(s.decode_bytes_per_s for s in found) if found else _ANY_SPEED
 
     def _overhead_bytes(self, machine: Machine) -> int:
         """Return what a rank may take there beside weights and KV cache: what the whole model would."""

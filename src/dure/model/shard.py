@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ __all__ = [
     "is_whole",
     "plan_shards",
     "shards_cut_from",
+    "sized_shards",
     "stream_shards",
 ]
 
@@ -101,16 +102,22 @@ def plan_shards(model: GgufFile, plan: CutPlan, directory: Path) -> list[Shard]:
     return [_shard(model, plan, directory, rank) for rank in range(len(plan.ranks))]
 
 
+def sized_shards(model: GgufFile, plan: CutPlan) -> list[Shard]:
+    """Plan what every rank's shard holds, without names and metadata, for which tensors would be read."""
+    return [_sized(model, plan, rank) for rank in range(len(plan.ranks))]
+
+
 def _shard(model: GgufFile, plan: CutPlan, directory: Path, rank: int) -> Shard:
-    pieces = tuple(_pieces(model, plan, rank))
-    name = _shard_name(model, plan, rank)
-    return Shard(
-        rank,
-        directory / f"{name}.gguf",
-        sum(piece.spec.size_bytes for piece in pieces),
-        _metadata(model, plan, rank),
-        pieces,
+    return replace(
+        _sized(model, plan, rank),
+        path=directory / f"{_shard_name(model, plan, rank)}.gguf",
+        _metadata=_metadata(model, plan, rank),
     )
+
+
+def _sized(model: GgufFile, plan: CutPlan, rank: int) -> Shard:
+    pieces = tuple(_pieces(model, plan, rank))
+    return Shard(rank, Path(), sum(piece.spec.size_bytes for piece in pieces), {}, pieces)
 
 
 def _shard_name(model: GgufFile, plan: CutPlan, rank: int) -> str:

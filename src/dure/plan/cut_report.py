@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dure.errors import DureError
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile
-from dure.model.shard import plan_shards
+from dure.model.shard import sized_shards
 from dure.plan.memory import DEFAULT_CTX, rank_memory, whole_memory
 
 __all__ = ["CutReport", "RankSize", "Reencoding", "cut_report", "reencodings"]
@@ -20,7 +19,7 @@ __all__ = ["CutReport", "RankSize", "Reencoding", "cut_report", "reencodings"]
 
 @dataclass(frozen=True)
 class RankSize:
-    """What one rank takes. memory_bytes: of its process, with the default context; None: not known."""
+    """What one rank takes. memory_bytes: of its process, with its contexts; None: not known."""
 
     weights_bytes: int
     memory_bytes: int | None
@@ -50,33 +49,48 @@ class CutReport:
 
 
 def cut_report(
-    model: GgufFile, shares: Sequence[float], features: Collection[str] = ()
+    model: GgufFile,
+    shares: Sequence[float],
+    features: Collection[str] = (),
+    *,
+    n_ctx: int | None = None,
+    n_sequences: int = 1,
 ) -> CutReport:
     """Report a cut with a rank for every share; a single rank holds the model as it is.
 
-    features: of the processors that will run it.
+    features: of the processors that will run it. n_ctx: of each sequence's context; None: the default.
     """
     if len(shares) == 1:
-        return CutReport(1, (_whole(model, features),))
+        return CutReport(1, (_whole(model, features, n_ctx, n_sequences),))
     try:
-        return _cut(model, plan_cut(model, shares), features)
+        return _cut(model, plan_cut(model, shares), features, n_ctx, n_sequences)
     except DureError as error:
         return CutReport(len(shares), problem=str(error))
 
 
-def _whole(model: GgufFile, features: Collection[str]) -> RankSize:
+def _whole(
+    model: GgufFile, features: Collection[str], n_ctx: int | None, n_sequences: int
+) -> RankSize:
     memory, trained = whole_memory(model, features)
     is_known = memory.kv_bytes(1) > 0
-    total = memory.total_bytes(min(DEFAULT_CTX, trained)) if is_known else None
-    return RankSize(memory.weights_bytes, total)
-
-
-def _cut(model: GgufFile, plan: CutPlan, features: Collection[str]) -> CutReport:
-    shards, n_ctx = plan_shards(model, plan, Path()), min(DEFAULT_CTX, plan.shape.context_length)
-    ranks = (
-        RankSize(shard.weights_bytes, rank_memory(plan, shard, features).total_bytes(n_ctx))
-        for shard in shards
+    n_ctx = n_ctx or min(DEFAULT_CTX, trained)
+    return RankSize(
+        memory.weights_bytes, memory.total_bytes(n_ctx, n_sequences) if is_known else None
     )
+
+
+def _cut(
+    model: GgufFile,
+    plan: CutPlan,
+    features: Collection[str],
+    n_ctx: int | None,
+    n_sequences: int,
+) -> CutReport:
+    shards, n_ctx = sized_shards(model, plan), n_ctx or min(DEFAULT_CTX, plan.shape.context_length)
+    memory = [
+        rank_memory(plan, shard, features).total_bytes(n_ctx, n_sequences) for shard in shards
+    ]
+    ranks = (RankSize(shard.weights_bytes, n) for shard, n in zip(shards, memory, strict=True))
     changed = [model.tensors[name] for name in plan.reencoded]
     before = sum(tensor.size_bytes for tensor in changed)
     after = sum(plan.size_bytes(tensor, rank) for tensor in changed for rank in range(len(shards)))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
 from dure.cli.terminal.completion import pullable
 from dure.cli.terminal.console import errors, output, print_json, printable
 from dure.cli.terminal.parameters import Json
 from dure.cli.terminal.pull_progress import pull_progress, saying_how_to_resume
 from dure.errors import UsageError
-from dure.model.store import Library, StoredModel, UrlName, parse_name
+from dure.model.store import HubName, Library, StoredModel, UrlName, parse_name, short_names
 from dure.sizes import bytes_text
 
 if TYPE_CHECKING:
@@ -19,16 +20,21 @@ if TYPE_CHECKING:
 
 __all__ = ["pull", "stored_facts"]
 
+_LISTED = ("name", "source", "size_bytes", "here")
+
 
 def pull(
     name: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="Short name (qwen3:4b), hf:owner/repository[:quantization or file], or URL.",
             autocompletion=pullable,
             show_default=False,
         ),
-    ],
+    ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="List the short names, with the sizes of their models.")
+    ] = False,
     sha256: Annotated[
         str | None, typer.Option(help="SHA-256 that the file at a URL must have.")
     ] = None,
@@ -47,6 +53,11 @@ def pull(
     from dure.model.store.download import Patience
     from dure.model.store.pull import pull as download
 
+    if listed:
+        _list(as_json=as_json)
+        return
+    if name is None:
+        raise UsageError("no model is named", "name one; `dure pull --list` shows short names")
     if tries < 1:
         raise UsageError(f"--tries {tries}", "give a number above 0")
     if not 0 < timeout < float("inf"):
@@ -61,6 +72,28 @@ def pull(
         print_json({**stored_facts(pulled.model), "fresh": pulled.fresh})
     else:
         _print(pulled)
+
+
+def _list(*, as_json: bool) -> None:
+    """List the short names, with the sizes that the hub tells."""
+    from dure.model.store.remote import sizes_of
+
+    table = short_names()
+    here = {model.short_name for model in Library().models() if not model.unfinished}
+    names = [name for full in table.values() if isinstance(name := parse_name(full), HubName)]
+    with errors.status("asking the hub for sizes"), pull_progress() as watch:
+        sizes = sizes_of(names, watch)
+    rows = list(zip(table.items(), sizes, strict=True))
+    if as_json:
+        facts = ((one, full, size, one in here) for (one, full), size in rows)
+        print_json([dict(zip(_LISTED, fact, strict=True)) for fact in facts])
+        return
+    shown = Table("name", "size", "", "source", box=None, pad_edge=False)
+    shown.columns[1].justify = "right"
+    for (short, full), size in rows:
+        known = "" if size is None else bytes_text(size)
+        shown.add_row(short, known, "here" if short in here else "", full)
+    output.print(shown)
 
 
 def _print(pulled: Pulled) -> None:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from dure.cli.terminal.cluster_tables import shown_name
 from dure.cli.terminal.console import output, print_json, printable
-from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.parameters import Json, Model
-from dure.errors import ModelError
+from dure.cli.terminal.pull_progress import pull_progress
+from dure.cluster.root.membership import Cluster
+from dure.deploy.forecast import forecast
+from dure.deploy.options import MOST_SEQUENCES, RunOptions
+from dure.errors import ModelError, UsageError
 from dure.generate.file_sampling import file_sampling
 from dure.hardware.probe import platform
 from dure.model.architectures import shape_of
 from dure.model.gguf import GgufFile, open_gguf
+from dure.model.store import Library, located
+from dure.places import cluster_directory
 from dure.plan.cut_report import CutReport, cut_report
 from dure.plan.kernels import slow_bytes
 from dure.plan.memory import DEFAULT_CTX
-from dure.sizes import bytes_text
+from dure.sizes import bytes_text, compared
 
 __all__ = ["show"]
 
@@ -33,14 +43,38 @@ def show(
     metadata: Annotated[
         bool, typer.Option("--metadata", help="List the metadata; of arrays, only the length.")
     ] = False,
+    ctx: Annotated[
+        int | None,
+        typer.Option(
+            "--ctx",
+            "-c",
+            help="Context in tokens, of which the memory is shown.",
+            show_default="4096, or less if trained for less",
+        ),
+    ] = None,
+    parallel: Annotated[
+        int, typer.Option(help="Number of answers at once, each with a context of its own.")
+    ] = 1,
+    cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster",
+            help="Show what each machine of the cluster would hold, and whether it fits.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show a model: architecture, size, types, context, and its cuts over 1 to 8 ranks.
 
-    Example: dure show models/dure-demo.gguf
+    Of a model that is not here, the header is read from the hub, and nothing else.
+
+    Example: dure show qwen3:8b --ctx 32768 --parallel 4 --cluster
     """
-    with open_gguf(resolve_model(model)) as gguf:
-        facts = _facts(gguf)
+    options = RunOptions(ctx=ctx, n_sequences=parallel, cluster=cluster)
+    with _opened(model) as gguf:
+        facts = _facts(gguf, options)
+        if cluster:
+            facts["cluster"] = asdict(forecast(gguf, options, Cluster(cluster_directory())))
         if tensors:
             facts["tensors"] = _tensors(gguf)
         if metadata:
@@ -51,8 +85,31 @@ def show(
         _print(facts)
 
 
-def _facts(gguf: GgufFile) -> dict[str, Any]:
-    features = platform({}, lambda _: "").features
+@contextmanager
+def _opened(model: str) -> Iterator[GgufFile]:
+    """Open a model that is here, or else its header at the hub."""
+    found = located(model, Library())
+    if isinstance(found, Path):
+        with open_gguf(found) as gguf:
+            yield gguf
+        return
+    from dure.model.store.remote import opened_remote
+
+    with pull_progress() as watch:
+        watch.note(
+            f"{model} is not on this machine: reading its header, `dure pull {model}` brings it"
+        )
+        with opened_remote(found, watch) as gguf:
+            yield gguf
+
+
+def _facts(gguf: GgufFile, options: RunOptions) -> dict[str, Any]:
+    features, n = platform({}, lambda _: "").features, options.n_sequences
+    n_ctx = _checked_ctx(gguf, options)
+    cuts = (
+        cut_report(gguf, [1.0] * ranks, features, n_ctx=n_ctx, n_sequences=n)
+        for ranks in range(1, MOST_RANKS + 1)
+    )
     return {
         "files": [str(path) for path in gguf.paths],
         "name": gguf.str("general.name", ""),
@@ -63,8 +120,21 @@ def _facts(gguf: GgufFile) -> dict[str, Any]:
         "types": _types(gguf),
         "sampling": file_sampling(gguf),
         "slower_here": slow_bytes(gguf.tensors.values(), features),
-        "cuts": [_cut(cut_report(gguf, [1.0] * n, features)) for n in range(1, MOST_RANKS + 1)],
+        "ctx": n_ctx,
+        "parallel": n,
+        "cuts": [_cut(report) for report in cuts],
     }
+
+
+def _checked_ctx(gguf: GgufFile, options: RunOptions) -> int:
+    """Return the context whose memory is shown. Raises UsageError if the model cannot have it."""
+    trained = gguf.int(f"{gguf.architecture}.context_length", DEFAULT_CTX)
+    ctx, n = options.ctx, options.n_sequences
+    if ctx is not None and not 0 < ctx <= trained:
+        raise UsageError(f"--ctx {ctx}", f"this model was trained for 1 to {trained} tokens")
+    if not 1 <= n <= MOST_SEQUENCES:
+        raise UsageError(f"--parallel {n}", f"give a number from 1 to {MOST_SEQUENCES}")
+    return ctx or min(DEFAULT_CTX, trained)
 
 
 def _shape(gguf: GgufFile) -> dict[str, int]:
@@ -156,11 +226,39 @@ def _print(facts: dict[str, Any]) -> None:
         output.print(f"{name:<14}{printable(text)}", soft_wrap=True)
     output.print()
     output.print(_cuts_table(facts["cuts"]))
-    context = min(DEFAULT_CTX, shape.get("context_length", DEFAULT_CTX))
-    output.print(
-        f"\nMemory is what a rank's process takes here with a context of {context} tokens."
-    )
+    n, ctx = facts["parallel"], facts["ctx"]
+    contexts = f"{n} contexts of {ctx} tokens each" if n > 1 else f"a context of {ctx} tokens"
+    output.print(f"\nMemory is what a rank's process takes here with {contexts}.")
+    if "cluster" in facts:
+        _print_forecast(facts["cluster"])
     _print_lists(facts)
+
+
+def _print_forecast(cluster: dict[str, Any]) -> None:
+    """Write what the cluster's machines would hold."""
+    output.print()
+    if cluster["problem"]:
+        output.print(f"on the cluster: {printable(cluster['problem'])}", soft_wrap=True)
+    else:
+        output.print(_forecast_table(cluster["machines"]))
+    for name, reason in cluster["left_out"].items():
+        output.print(f"{shown_name(name)} would take no part: {printable(reason)}", soft_wrap=True)
+    if guessed := ", ".join(map(shown_name, cluster["guessed"])):
+        output.print(f"not measured, so taken to be as fast as others: {guessed}", soft_wrap=True)
+
+
+def _forecast_table(machines: list[dict[str, Any]]) -> Table:
+    table = Table("machine", box=None, pad_edge=False)
+    for heading in ("share", "weights", "memory", "free", ""):
+        table.add_column(heading, justify="right")
+    for one in machines:
+        takes, free = bytes_text(one["memory_bytes"]), bytes_text(one["free_bytes"])
+        if not one["fits"]:
+            takes, free = compared(one["memory_bytes"], one["free_bytes"])
+        fits = "fits" if one["fits"] else "too little memory"
+        weights = bytes_text(one["weights_bytes"])
+        table.add_row(shown_name(one["name"]), f"{one['share']:.0%}", weights, takes, free, fits)
+    return table
 
 
 def _cuts_table(cuts: list[dict[str, Any]]) -> Table:

@@ -131,6 +131,11 @@ class KnownSpeeds:
         except (OSError, msgspec.MsgspecError):
             self._record = _SpeedsRecord()  # it is measured again
 
+    @property
+    def names(self) -> list[str]:
+        """The machines that were measured."""
+        return list(self._record.machines)
+
     def speed(self, name: str, type_name: str) -> Speed | None:
         """Return a machine's speed with weights of a type, if it was measured.
 

@@ -10,11 +10,11 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn, Protocol
 
 from dure.errors import ModelError
 from dure.model.ggml import ggml_type
@@ -42,12 +42,44 @@ _MAX_KEY_BYTES = 65535
 _READ_AHEAD_BYTES = 4 << 20
 
 
+class ByteSource(Protocol):
+    """The bytes of a file, here or elsewhere. size: how many there are."""
+
+    size: int
+
+    def read_into(self, target: memoryview, offset: int) -> int:
+        """Fill `target` from byte `offset` and return how many bytes came. Raises DureError."""
+
+    def close(self) -> None:
+        """Let go of it. May be called twice."""
+
+
+class LocalFile:
+    """A file on this machine. Raises ModelError if it cannot be opened."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, _opened(path)
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def read_into(self, target: memoryview, offset: int) -> int:
+        """Fill `target` from byte `offset` and return how many bytes came. Raises ModelError."""
+        try:
+            return os.preadv(self._file.fileno(), [target], offset)
+        except OSError as error:
+            name = one_line(str(self._path))
+            raise ModelError(f"{name} cannot be read: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 @dataclass(frozen=True)
 class Part:
     """One file of a model, read and checked."""
 
     path: Path
-    file: BinaryIO
+    file: ByteSource
     size_bytes: int
     header: memoryview
     version: int
@@ -56,9 +88,9 @@ class Part:
     tensors: list[Tensor]
 
 
-def read_part(path: Path) -> Part:
-    """Open and check one file; the caller closes it. Raises ModelError."""
-    file = _opened(path)
+def read_part(path: Path, opened: Callable[[Path], ByteSource] = LocalFile) -> Part:
+    """Open and check one file; the caller closes it. Raises ModelError, and what `opened` raises."""
+    file = opened(path)
     try:
         return _Header(path, file).part()
     except BaseException:
@@ -89,11 +121,11 @@ def _opened(path: Path) -> BinaryIO:
 class _Header:
     """Reads one file's header, and of the file no more than that, into `buffer`."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: ByteSource) -> None:
         self.path = path
         self.file = file
         self.name = one_line(path.name)
-        self.size = os.fstat(file.fileno()).st_size
+        self.size = file.size
         self.buffer = bytearray()
         self.position = 0
 
@@ -133,7 +165,7 @@ class _Header:
         ahead = max(65536, min(have, _READ_AHEAD_BYTES))
         chunk = memoryview(bytearray(min(self.size, max(end, have + ahead)) - have))
         while len(self.buffer) < end:
-            got = read_into(self.file, chunk, len(self.buffer), self.path)
+            got = self.file.read_into(chunk, len(self.buffer))
             if not got:
                 self.fail(f"{what} is cut off", "the file is being changed, wait and try again")
             self.buffer += chunk[:got]
@@ -304,11 +336,3 @@ def _what_else(first: bytes) -> tuple[str, str]:
         f"this is no GGUF, it begins with {one_line(first[:4].decode('latin-1'))}",
         "name a .gguf file",
     )
-
-
-def read_into(file: BinaryIO, target: memoryview, offset: int, path: Path) -> int:
-    """Fill `target` from byte `offset` and return how many bytes came. Raises ModelError."""
-    try:
-        return os.preadv(file.fileno(), [target], offset)
-    except OSError as error:
-        raise ModelError(f"{one_line(str(path))} cannot be read: {error.strerror}") from None

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import builtins
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
 from dure.errors import ModelError
-from dure.model.gguf.header import PART_NAME, Part, read_into, read_part
+from dure.model.gguf.header import PART_NAME, ByteSource, LocalFile, Part, read_part
 from dure.model.gguf.values import FLOATS, INTEGERS, U64, Tensor, Value, ValueKind, one_line
 
 _SAMPLE_BYTES = 4096
@@ -89,7 +89,7 @@ class GgufFile:
         part = self._parts[tensor.path]
         done = 0
         while done < size:
-            got = read_into(part.file, data[done:], tensor.offset + start + done, part.path)
+            got = part.file.read_into(data[done:], tensor.offset + start + done)
             if not got:
                 raise ModelError(
                     f"{one_line(part.path.name)}: tensor {one_line(tensor.name)} is cut off: "
@@ -133,10 +133,12 @@ class GgufFile:
         return value.value
 
 
-def open_gguf(path: Path) -> GgufFile:
+def open_gguf(path: Path, opened: Callable[[Path], ByteSource] = LocalFile) -> GgufFile:
     """Open a model, all parts of it when `path` is one part of a split model.
 
-    Raises ModelError, with one line, for everything that can be wrong with a file.
+    opened: opens one file, which need not be on this machine.
+    Raises ModelError, with one line, for everything that can be wrong with a file, and what `opened`
+    raises.
     """
     match = PART_NAME.fullmatch(path.name)
     count = int(match["count"]) if match else 1
@@ -146,7 +148,7 @@ def open_gguf(path: Path) -> GgufFile:
     try:
         for number in range(1, count + 1):
             name = f"{match['stem']}-{number:05}-of-{count:05}.gguf" if match else path.name
-            parts.append(read_part(path.with_name(name) if match else path))
+            parts.append(read_part(path.with_name(name) if match else path, opened))
             _check_split(parts[-1], number, count)
         _check_whole(parts)
         return GgufFile(parts)

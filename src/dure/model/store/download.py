@@ -36,6 +36,7 @@ __all__ = [
     "client",
     "download",
     "lost",
+    "refused",
     "retry_after",
     "sha256_of",
     "wait_and_report",
@@ -262,7 +263,7 @@ class _Transfer:
         if status == 416:
             raise _RestartError(_CHANGED)
         if status not in (200, 206):
-            raise _refused(self._source, response)
+            raise refused(self._source, response)
         self._check_range(response)
         if not self._source.sha256:
             etag = response.headers.get("etag")
@@ -356,7 +357,8 @@ def _date(text: str) -> datetime | None:
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
-def _refused(source: Source, response: httpx2.Response) -> DureError:
+def refused(source: Source, response: httpx2.Response) -> DureError:
+    """Return the error of an answer that no patience changes."""
     if source.refusal is not None:
         return source.refusal(response)
     status = response.status_code

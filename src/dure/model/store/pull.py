@@ -27,7 +27,7 @@ from dure.model.store.watching import Watcher
 from dure.sizes import bytes_text
 from dure.whole_file import part_of
 
-__all__ = ["Pulled", "pull"]
+__all__ = ["Pulled", "plan_of_url", "pull"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def pull(
     if isinstance(name, HubName):
         plan = _plan_of_hub(name, hub or Hub(), watch, patience)
     else:
-        plan = _plan_of_url(name, sha256)
+        plan = plan_of_url(name, sha256)
     _check_paths(library, plan.record)
     with library.locked(
         plan.record.name,
@@ -99,7 +99,7 @@ def _plan_of_hub(name: HubName, hub: Hub, watch: Watcher, patience: Patience) ->
     return _Plan(record, tuple(hub.source(listing, file) for file in variant.files), cached)
 
 
-def _plan_of_url(name: UrlName, sha256: str | None) -> _Plan:
+def plan_of_url(name: UrlName, sha256: str | None) -> _Plan:
     """Plan one file at an address, or all parts of a split one."""
     parts = urlsplit(name.url)
     host = parts.netloc.rpartition("@")[2]
