@@ -38,6 +38,9 @@ CHECKS = [
 ]
 VERBS = {
     ("GET", "/facts"),
+    ("POST", "/name"),
+    ("POST", "/certificate"),
+    ("POST", "/leave"),
     ("POST", "/speed"),
     ("POST", "/sink"),
     ("GET", "/shards"),

@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 from cluster_hosts import WAIT_S, Machine, invited, joined, machines
+from cryptography import x509
 
+from dure.cluster.root.speeds import KnownSpeeds
+from dure.cluster.trust.identity import Credentials
 from dure.cluster.trust.joining import JOIN_PORT, NODE_PORT
+from dure.engine.instruments.speed import Speed
 from tests.support.needs_root import needs_root
 
 pytestmark = needs_root
@@ -207,6 +211,71 @@ def test_a_node_that_joins_under_another_name_is_told_to_restart_its_agent(
     assert "restart" not in same
     assert f"still answers as {one.name} at port " in other
     assert "`sudo systemctl restart dure-node.service`" in other
+
+
+def test_a_node_is_renamed_while_it_runs(three: list[Machine]) -> None:
+    """It answers under its new name at once, and under no other; what was measured of it stays."""
+    root, one, two = three
+    joined(root, one, two)
+    for sample in (4e9, 6e9):
+        KnownSpeeds(root.home / "dure_cluster_dir").keep(one.name, Speed("Q4_0", 2, sample, 9e9))
+    speeds = json.loads(root.dure("cluster", "status", "--json"))["speeds"]
+    assert speeds[one.name]["Q4_0"]["samples"] == 2
+    assert "5.0 GB/s (Q4_0, ±20%, " in root.dure("cluster", "status")
+    kept = Credentials(one.home / "dure_node_dir")
+    before, pid = x509.load_pem_x509_certificate(kept.certificate.read_bytes()), one.started[-1].pid
+    taken = root.dure("cluster", "rename", one.name, two.name, status=2)
+    assert f"a node called {two.name} is there already" in taken
+    assert "no node is called" in root.dure("cluster", "rename", "pi-4", "pi-5", status=2)
+    root.dure("cluster", "rename", one.name, "pi-4")
+    assert nodes_of(root) == {"pi-4": True, two.name: True}
+    now = json.loads(root.dure("cluster", "status", "--json"))["speeds"]
+    assert now["pi-4"] == speeds[one.name]
+    assert one.name not in now
+    assert json.loads(one.dure("node", "status", "--json"))["name"] == "pi-4"
+    assert (kept.name, one.started[-1].pid) == ("pi-4", pid)
+    assert one.started[-1].poll() is None
+    revoked = x509.load_pem_x509_crl((root.home / "dure_cluster_dir" / "revoked.pem").read_bytes())
+    assert revoked.get_revoked_certificate_by_serial_number(before.serial_number) is not None
+    one.stop()
+    silent = root.dure("cluster", "rename", "pi-4", "pi-5", status=1)
+    assert "pi-4" in silent
+    assert [*nodes_of(root)] == ["pi-4", two.name]
+
+
+def test_a_cluster_is_dissolved(three: list[Machine]) -> None:
+    """Its nodes leave it and end, one that does not answer is named, and no key of it is left."""
+    root, one, two = three
+    joined(root, one, two)
+    two.stop()
+    assert "needs a yes: say --yes" in root.dure("cluster", "dissolve", status=2)
+    assert len(nodes_of(root)) == 2
+    kept = root.home / "dure_cluster_dir" / "mine"
+    kept.touch()
+    told = said(root, "cluster", "dissolve", "--yes")
+    assert "the cluster home is dissolved" in told
+    assert f"{two.name} was not told (" in told
+    assert one.name not in told
+    assert one.started[-1].wait(30) == 0
+    assert not (one.home / "dure_node_dir").exists()
+    assert [path.name for path in kept.parent.iterdir()] == ["mine"]
+    assert "holds no cluster" in root.dure("cluster", "status", status=1)
+    joined(root, one)  # another one can be made, with the same machines
+    assert nodes_of(root) == {one.name: True}
+
+
+def said(machine: Machine, *words: str) -> str:
+    """What a command tells, beside its result."""
+    done = subprocess.run(
+        machine.command(*words),
+        env=machine.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stderr
 
 
 GARBAGE = """

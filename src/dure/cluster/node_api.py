@@ -83,6 +83,18 @@ class FinishShard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: HexDigest
 
 
+class RenameNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Prepare to be called otherwise."""
+
+    name: Annotated[str, msgspec.Meta(max_length=63)]
+
+
+class TakeCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The certificate (PEM) for the name that was announced before; the node is called so now."""
+
+    certificate: Annotated[str, msgspec.Meta(max_length=8192)]
+
+
 class RankOrder(msgspec.Struct, frozen=True):
     """Start a rank. job: as for every rank; shard: what this node calls its part.
 
@@ -162,6 +174,12 @@ class CheckedShard(msgspec.Struct, frozen=True):
     sound: bool
 
 
+class CertificateRequest(msgspec.Struct, frozen=True):
+    """A request for a certificate (PEM), with a new key that never leaves the node."""
+
+    request: str
+
+
 class SunkBytes(msgspec.Struct, frozen=True):
     """How many bytes came."""
 
@@ -204,6 +222,20 @@ class NodeClient:
         from dure.engine.instruments.speed import Speed  # it imports llama.cpp
 
         return self._connection.ask("POST", "/speed", Speed, MeasureSpeed(type_name))
+
+    def prepare_name(self, name: str) -> bytes:
+        """Have the node make a key for another name; return its request for a certificate (PEM)."""
+        asked = RenameNode(name)
+        return self._connection.ask("POST", "/name", CertificateRequest, asked).request.encode()
+
+    def take_certificate(self, certificate: bytes) -> None:
+        """Send the certificate for that name; the node answers under it from now on."""
+        taken = TakeCertificate(certificate.decode())
+        self._connection.ask("POST", "/certificate", Acknowledged, taken)
+
+    def leave(self) -> None:
+        """Have the node forget the cluster, delete what it stored, and end."""
+        self._connection.ask("POST", "/leave", Acknowledged)
 
     def sink(self, block: bytes) -> None:
         """Send bytes that the node forgets, to measure the connection."""

@@ -23,6 +23,8 @@ from dure.cli.terminal.parameters import Json
 from dure.cluster.job_identity import JobIdentity
 from dure.cluster.root.job_registry import JobRegistry
 from dure.cluster.root.membership import Cluster
+from dure.cluster.root.node_changes import dissolve as end_cluster
+from dure.cluster.root.node_changes import rename_node
 from dure.cluster.root.node_status import ClusterStatus, NodeStatus, cluster_status
 from dure.cluster.root.sole_use import sole_use
 from dure.cluster.root.speeds import (
@@ -259,6 +261,44 @@ def remove(
         f"{member.name} is removed; `dure node leave` on it deletes what it stored",
         markup=False,
     )
+
+
+@cluster.command()
+def rename(
+    node: Annotated[str, typer.Argument(help="Name of the node.", show_default=False)],
+    new: Annotated[str, typer.Argument(help="Its new name.", show_default=False)],
+) -> None:
+    """Rename a node. It gets a new certificate; shards and measured speeds stay.
+
+    Example: dure cluster rename raspberrypi pi-4
+    """
+    root = _this()
+    rename_node(root, Nodes(root), check_name(node), check_name(new))
+    errors.print(f"{node} is called {new} now", markup=False)
+
+
+@cluster.command()
+def dissolve(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Dissolve without asking.")] = False,
+) -> None:
+    """End the cluster: its nodes leave it, and its keys are deleted here. Models and shards stay here.
+
+    A node deletes what it stored. One that does not answer keeps that, but nobody can use it.
+
+    Example: dure cluster dissolve
+    """
+    root = _this()
+    name, n = root.name, len(root.members)
+    nodes = f"{n} node{'' if n == 1 else 's'}"
+    if not yes and not sys.stdin.isatty():
+        raise UsageError(f"dissolving the cluster {name} needs a yes", "say --yes")
+    if not yes and not typer.confirm(f"Dissolve the cluster {name} with {nodes}?", err=True):
+        return
+    untold = end_cluster(root, Nodes(root))
+    errors.print(f"the cluster {name} is dissolved", markup=False)
+    for node, why in untold.items():
+        text = f"{node} was not told ({why}): `dure node leave` on it deletes what it stored"
+        errors.print(text, markup=False, soft_wrap=True)
 
 
 @cluster.command()

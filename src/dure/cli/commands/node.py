@@ -10,7 +10,8 @@ from dure.cli.terminal.clock import warn_of_clock
 from dure.cli.terminal.console import errors, output, print_json
 from dure.cli.terminal.parameters import Json, ServiceUser
 from dure.cli.terminal.run_by_default import RunByDefault
-from dure.cluster.node.process import forget, run_node
+from dure.cluster.node.membership import forget
+from dure.cluster.node.process import run_node
 from dure.cluster.node.service import install_node
 from dure.cluster.node.shards import ShardStore
 from dure.cluster.software import NODE_UNIT
@@ -59,7 +60,7 @@ def run(
     directory = node_directory()
     if (own := Credentials(directory)).exist:
         warn_of_clock(own)
-    run_node(
+    is_node = run_node(
         directory,
         host,
         port,
@@ -67,6 +68,8 @@ def run(
         quota_bytes=_quota_bytes(quota),
         interface=interface or "",
     )
+    if not is_node:
+        errors.print("the cluster is dissolved: this machine is no node any more", markup=False)
 
 
 def _quota_bytes(quota: float | None) -> int:

@@ -20,6 +20,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 
 from dure.cluster.network import device_of, named_device
+from dure.cluster.node.membership import Membership
 from dure.cluster.node.ranks import RankRuns
 from dure.cluster.node.shards import HeldShard, ShardStore
 from dure.cluster.node_api import (
@@ -29,6 +30,7 @@ from dure.cluster.node_api import (
     Acknowledged,
     BeginShard,
     BegunShard,
+    CertificateRequest,
     CheckedShard,
     FinishShard,
     MeasureSpeed,
@@ -37,7 +39,9 @@ from dure.cluster.node_api import (
     NodeShards,
     RankOrder,
     RankReport,
+    RenameNode,
     SunkBytes,
+    TakeCertificate,
 )
 from dure.cluster.software import versions
 from dure.cluster.trust.record_routes import RecordApp, answer, body_as, described
@@ -54,12 +58,15 @@ ORDER_S = 20.0  # to say what is wanted
 _RECORDS = (
     *(BeginShard, BegunShard, CheckedShard, Acknowledged, FinishShard, MeasureSpeed, NodeFacts),
     *(NodeShard, NodeShards, Speed, SunkBytes),
+    *(RenameNode, CertificateRequest, TakeCertificate),
 )
 _REFUSALS = {400: "it makes no sense", 413: "there is no room"}
 
 Name = Annotated[str, InPath(max_length=200)]
 Sha256 = Annotated[str, Header(), Field(pattern="^[0-9a-f]{64}$")]
 SpeedBody = Annotated[MeasureSpeed, Depends(body_as(MeasureSpeed))]
+NameBody = Annotated[RenameNode, Depends(body_as(RenameNode))]
+CertificateBody = Annotated[TakeCertificate, Depends(body_as(TakeCertificate))]
 BeginBody = Annotated[BeginShard, Depends(body_as(BeginShard))]
 FinishBody = Annotated[FinishShard, Depends(body_as(FinishShard))]
 
@@ -72,16 +79,22 @@ def own_platform() -> Platform:
 _problem_of_build = cache(problem_of_build)
 
 
-def agent_app(directory: Path, quota_bytes: int = 0, interface: str = "") -> FastAPI:
+def agent_app(
+    directory: Path,
+    quota_bytes: int = 0,
+    interface: str = "",
+    changed: Callable[[], None] = lambda: None,
+) -> FastAPI:
     """Return the agent of the node whose files lie in `directory`.
 
     quota_bytes: for shards; 0 is as much as fits. interface: the network device that ranks use, or ""
-    for the one that the root comes through.
+    for the one that the root comes through. changed: is called when the node has another name, or none.
     """
     app = RecordApp("dure node", _RECORDS)
     store = ShardStore(directory / "shards", quota_bytes)
     runs = RankRuns(directory, store)
     _add_facts(app, directory, runs)
+    _add_membership(app, Membership(directory, changed, runs.check_idle))
     _add_speed(app)
     _add_shards(app, store)
     _add_ranks(app, runs, lambda host: _device(directory, host, interface))
@@ -93,6 +106,25 @@ def _add_facts(app: FastAPI, directory: Path, runs: RankRuns) -> None:
     def facts() -> Response:
         """Tell what this machine is, how it is now, and who uses it."""
         return answer(NodeFacts(own_platform(), health(directory), runs.jobs()))
+
+
+def _add_membership(app: FastAPI, membership: Membership) -> None:
+    @app.post("/name", **described(CertificateRequest, takes=RenameNode, refuses=_REFUSALS))
+    def prepare(asked: NameBody) -> Response:
+        """Make a key for another name; answer with the request for its certificate."""
+        return answer(CertificateRequest(membership.prepare(asked.name).decode()))
+
+    @app.post("/certificate", **described(Acknowledged, takes=TakeCertificate, refuses=_REFUSALS))
+    def take(asked: CertificateBody) -> Response:
+        """Take the certificate for that name, and be called so."""
+        membership.take(asked.certificate.encode())
+        return answer(Acknowledged())
+
+    @app.post("/leave", **described(Acknowledged, refuses=_REFUSALS))
+    def leave() -> Response:
+        """Forget the cluster, and end."""
+        membership.leave()
+        return answer(Acknowledged())
 
 
 def _add_speed(app: FastAPI) -> None:

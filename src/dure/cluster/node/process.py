@@ -1,9 +1,7 @@
-"""A node's own process: it answers the root until a signal ends it."""
+"""A node's own process: it answers the root until a signal ends it, or the node has left the cluster."""
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,22 +13,7 @@ from dure.cluster.trust.joining import NodeFile
 from dure.errors import ClusterError
 from dure.hardware.probe import health
 
-__all__ = ["forget", "run_node"]
-
-
-def forget(directory: Path) -> None:
-    """Delete what a node has in its directory, and the directory if nothing else is in it.
-
-    Raises OSError.
-    """
-    own = Credentials(directory)
-    for path in (own.key, own.certificate, own.authority, directory / "node.json"):
-        path.unlink(missing_ok=True)
-    for name in ("prefixes", "run", "shards"):
-        if (directory / name).exists():
-            shutil.rmtree(directory / name)
-    with contextlib.suppress(OSError):  # somebody keeps other things there
-        directory.rmdir()
+__all__ = ["run_node"]
 
 
 def run_node(
@@ -41,14 +24,14 @@ def run_node(
     *,
     quota_bytes: int = 0,
     interface: str = "",
-) -> None:
-    """Answer the root until SIGTERM or SIGINT.
+) -> bool:
+    """Answer the root until SIGTERM or SIGINT, and return whether this machine is a node still.
 
-    announce: gets the address, and whether mDNS announces it too. quota_bytes, interface: as for
-    `agent_app`. Raises ClusterError if this machine has not joined, ResourceError if the port is taken,
-    UsageError if there is no such interface.
+    announce: gets the address, and whether mDNS announces it too; again if the root has renamed the node.
+    quota_bytes, interface: as for `agent_app`. Raises ClusterError if this machine has not joined,
+    ResourceError if the port is taken, UsageError if there is no such interface.
     """
-    from dure.cluster.node.agent import MOST_BODY_BYTES, agent_app, own_platform
+    from dure.cluster.node.agent import own_platform
 
     node, own = NodeFile.read(directory), Credentials(directory)
     if not own.exist:
@@ -56,18 +39,41 @@ def run_node(
             f"{directory} lacks the node's certificate",
             "join again, with a code of `dure cluster invite`",
         )
-    port = port or node.port
     own_platform()  # llama.cpp is tried now: the root does not wait long for facts
     if interface:
         named_device(interface, health(directory).links)
+    while _answers(directory, host, port or node.port, announce, quota_bytes, interface):
+        if not own.exist:
+            return False
+    return True
+
+
+def _answers(
+    directory: Path,
+    host: str,
+    port: int,
+    announce: Callable[[str, bool], None],
+    quota_bytes: int,
+    interface: str,
+) -> bool:
+    """Answer the root under the node's present name; return whether that has changed, which ends it."""
+    from dure.cluster.node.agent import MOST_BODY_BYTES, agent_app
+
+    node, is_changed = NodeFile.read(directory), False
+
+    def changed() -> None:
+        nonlocal is_changed
+        is_changed = server.should_exit = True
+
     with (
         listener(host, port) as listening,
         announced(NODE_SERVICE, node.name, port, {"name": node.name}) as is_announced,
     ):
         server = NodeServer(
-            agent_app(directory, quota_bytes, interface),
-            answering_context(own),
+            agent_app(directory, quota_bytes, interface, changed),
+            answering_context(Credentials(directory)),
             lambda: announce(f"{node.name} of {node.cluster} at {host}:{port}", is_announced),
             MOST_BODY_BYTES,
         )
         server.run([listening])
+    return is_changed

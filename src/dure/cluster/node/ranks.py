@@ -67,6 +67,12 @@ class RankRuns:
             for run in list(self._runs.values())
         ]
 
+    def check_idle(self) -> None:
+        """Raise ClusterError if a rank runs."""
+        owners = [run.owner for run in list(self._runs.values())]
+        if owners:
+            raise busy_error({socket.gethostname(): owners}, may_share=False)
+
     async def run(
         self, order: RankOrder, device: str, incoming: AsyncIterator[bytes], send: Send
     ) -> RankReport:

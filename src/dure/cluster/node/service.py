@@ -24,6 +24,7 @@ Description=dure node: this machine's share of a language model
 After=network-online.target
 Wants=network-online.target
 StartLimitIntervalSec=0
+ConditionPathExists={node_file}
 
 [Service]
 ExecStart={command}
@@ -64,6 +65,7 @@ def _text(service: Service, directory: Path, options: Sequence[str]) -> str:
         directory=quoted(str(directory)),
         user=service.who,
         target=service.target,
+        node_file=str(directory / "node.json").replace("%", "%%"),  # as long as it has not left
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,10 @@ from dure.whole_file import write_whole
 
 __all__ = ["Cluster", "Member", "NameTakenError"]
 
+_FILES = (
+    *("authority.key.pem", "key.pem", "certificate.pem", "authority.pem", "revoked.pem"),
+    *("cluster.json", "events.jsonl", "speeds.json", ".lock"),
+)
 FORGET_INVITATIONS_S = 30 * 86400.0  # after they expired: until then it is said why a code fails
 
 
@@ -147,6 +152,29 @@ class Cluster:
             if member is not None:
                 state.members[name] = msgspec.structs.replace(member, host=host, port=port)
         self.events.add("moved", node=name, host=host, port=port)
+
+    def check_free(self, name: str) -> None:
+        """Raise UsageError if this can be no node's name, NameTakenError if it is one's."""
+        check_name(name)
+        if name in self._read().members or name == ROOT_NAME:
+            raise NameTakenError(f"a node called {name} is there already", "choose another name")
+
+    def rename(self, name: str, renamed: Member) -> None:
+        """Store that a node has another name, and revoke the certificate that it had before."""
+        with self._changing() as state:
+            state.revoked.append(state.members[name].serial)
+            write_whole(self.revocations, self.authority.revocations(state.revoked))
+            members = [renamed if m.name == name else m for m in state.members.values()]
+            state.members = {member.name: member for member in members}
+        self.events.add("renamed", node=renamed.name, before=name)
+
+    def delete(self) -> None:
+        """Delete what is stored of the cluster, its keys first, and nothing else. Raises OSError."""
+        for name in _FILES:
+            (self.directory / name).unlink(missing_ok=True)
+        shutil.rmtree(self.directory / "jobs", ignore_errors=True)
+        with contextlib.suppress(OSError):  # somebody keeps other things there
+            self.directory.rmdir()
 
     def remove(self, name: str) -> Member:
         """Revoke a node's certificate and forget it. Raises UsageError if there is no such node."""

@@ -174,6 +174,15 @@ class KnownSpeeds:
             self._record.links[name] = link
         self._write()
 
+    def rename(self, name: str, new: str) -> None:
+        """Keep what was measured of a machine under another name."""
+        machines, links = self._record.machines, self._record.links
+        if name in machines:
+            machines[new] = machines.pop(name)
+        if name in links:
+            links[new] = links.pop(name)
+        self._write()
+
     def use_for_now(self, name: str, speed: Speed) -> None:
         """Use a speed for this start alone: it was measured while the machine had other work."""
         self._for_now.setdefault(name, {})[speed.type] = speed

@@ -36,6 +36,7 @@ __all__ = [
     "asking_context",
     "check_name",
     "fingerprint",
+    "is_pair",
     "new_request",
 ]
 
@@ -121,6 +122,16 @@ def new_request(name: str) -> tuple[bytes, bytes]:
         .sign(key, hashes.SHA256())
     )
     return _key_pem(key), request.public_bytes(serialization.Encoding.PEM)
+
+
+def is_pair(key: bytes, certificate: bytes, name: str) -> bool:
+    """Return whether a certificate is of this name and of this private key (both PEM)."""
+    try:
+        loaded = x509.load_pem_x509_certificate(certificate)
+    except ValueError:
+        return False
+    own = serialization.load_pem_private_key(key, None)
+    return loaded.public_key() == own.public_key() and loaded.subject == _subject(name)
 
 
 class Authority:

@@ -19,6 +19,7 @@ from dure.cluster.trust.connection import NodeConnection
 from dure.cluster.trust.identity import ROOT_NAME, Credentials, fingerprint, new_request
 from dure.cluster.trust.invitation import Code
 from dure.errors import ClusterError
+from dure.whole_file import write_whole
 
 __all__ = [
     "JOIN_PATH",
@@ -76,6 +77,10 @@ class NodeFile(msgspec.Struct):
                 f"{path} cannot be read ({error})", "join again, with --force"
             ) from error
 
+    def write(self, directory: Path) -> None:
+        """Write the file."""
+        write_whole(directory / "node.json", msgspec.json.encode(self))
+
 
 def join(directory: Path, code: Code, address: tuple[str, int], name: str, port: int) -> NodeFile:
     """Join the cluster that `code` names at `address`, and store that in `directory`.
@@ -87,7 +92,7 @@ def join(directory: Path, code: Code, address: tuple[str, int], name: str, port:
     own, authority = _certificates(answer, code)
     Credentials(directory).write(key, own, authority)
     node = NodeFile(name, answer.cluster, port)
-    (directory / "node.json").write_bytes(msgspec.json.encode(node))
+    node.write(directory)
     return node
 
 
