@@ -100,10 +100,10 @@ def mpi_environment(device: str) -> dict[str, str]:
 
 
 def dure(
-    model: Path, ranks: int, threads: int, load: Load, *,
+    model: Path, ranks: int, threads: int | None, load: Load, *,
     prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None, program: str | None = None,
 ) -> dict[str, float]:  # fmt: skip
-    """Run `dure bench` on `ranks` ranks of `threads` threads; medians of its own runs.
+    """Run `dure bench` on `ranks` ranks of `threads` threads, None as it chooses; medians of its own runs.
 
     program: the `dure` of another build.
     """
@@ -135,10 +135,10 @@ def dure_and_floor_on_hosts(
         raise BenchError(f"`dure bench --trace --json` printed something else: {answer}") from error
 
 
-def _dure_bench(model: Path, ranks: int, threads: int, load: Load) -> list[str]:
+def _dure_bench(model: Path, ranks: int, threads: int | None, load: Load) -> list[str]:
     return [
-        installed_program("dure"), "bench", str(model),
-        "--ranks", str(ranks), "--threads", str(threads),
+        installed_program("dure"), "bench", str(model), "--ranks", str(ranks),
+        *(["--threads", str(threads)] if threads else []),
         "-p", str(max(1, load.prompt_tokens)), "-n", str(load.generation_tokens), "-d", str(load.depth),
         "--repeat", str(load.repeats), "--json",
     ]  # fmt: skip

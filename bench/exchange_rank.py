@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import sys
 
-from dure.engine.compute.allreduce import AllReduce, Wire, exchange_seconds
+from dure.engine.compute.allreduce import AllReduce, exchange_seconds
 from dure.engine.compute.native import mpi
+from dure.engine.wire import Wire
 
 
 def run(n_bytes: int, repeats: int) -> None:

@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
 __all__ = ["Moment", "end_with_parent", "identity_of", "since_boot_s"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_ENDED = ("Z", "X")  # states of a process whose parent has not asked for its end
 _START = 22  # the field of /proc/PID/stat, counted from 1: ticks from boot to the process's start
 
 
@@ -31,15 +30,25 @@ def identity_of(pid: int) -> str:
 
     "" if there is no such process, or it has ended.
     """
+    if sys.platform != "linux":
+        return _identity_elsewhere(pid)
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2]
+    except OSError:
+        return ""
+    fields = after_name.split()
+    return "" if fields[0] in _ENDED else f"{_boot()}:{fields[_START - 3]}"
+
+
+def _identity_elsewhere(pid: int) -> str:
+    import psutil  # costs more time than all else here
+
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return ""
-        if sys.platform != "linux":
-            return f"{process.create_time()}"  # the kernel keeps the time at the start
-        after_name = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2]
-        return f"{_boot()}:{after_name.split()[_START - 3]}"
-    except (psutil.NoSuchProcess, OSError):
+        return f"{process.create_time()}"  # the kernel keeps the time at the start
+    except psutil.NoSuchProcess:
         return ""
 
 

@@ -19,9 +19,9 @@ from dure.cluster.node.shards import ShardStore
 from dure.cluster.node_api import NodeJob, RankOrder, shard_digest
 from dure.cluster.root.job_registry import JobRegistry, MachineUse, Registration
 from dure.cluster.root.occupancy import Occupancy
-from dure.engine.compute.allreduce import Wire
 from dure.engine.limits import Limits
-from dure.engine.ranks.messages import Job
+from dure.engine.ranks.job import Job
+from dure.engine.wire import Wire
 from dure.errors import ClusterError
 from dure.hardware.machine import Machine
 

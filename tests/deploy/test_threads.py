@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -24,7 +25,8 @@ LIMITS = Limits(n_ctx=256, threads=2)
 class Clockwork:
     """Stands in for machines: each rank takes the time that is written down for its threads."""
 
-    def __init__(self, *takes: Mapping[int, float]) -> None:
+    def __init__(self, *takes: Mapping[int, float], left: float = math.inf) -> None:
+        self.left = left  # processors, beside other programs
         self._takes, self.threads, self.steps = takes, [max(t) for t in takes], 0
         self.info = ExecutorInfo(len(takes), 100, 256, 512, 1, 1, tuple(self.threads))
 
@@ -34,8 +36,9 @@ class Clockwork:
     def step(self, _batch: Batch) -> StepResult:
         self.steps += 1
         took = tuple(t[n] for t, n in zip(self._takes, self.threads, strict=True))
-        zeros = (0.0,) * len(took)
-        return StepResult((), StepStats(took, zeros, zeros, zeros))
+        zeros, left = (0.0,) * len(took), (self.left,) * len(took)
+        threads = tuple(self.threads)
+        return StepResult((), StepStats(took, zeros, zeros, zeros, threads, left))
 
 
 def tuned(file: Path, *takes: Mapping[int, float], key: str = "model") -> Clockwork:
@@ -81,6 +84,17 @@ def test_what_was_measured_is_kept_for_the_model_and_its_cut(tmp_path: Path) -> 
     fewer = tuned(file, {1: 1.0})  # the machine has one core less than then
     assert fewer.threads == [1]
     assert fewer.steps > 0
+
+
+def test_nothing_is_kept_that_was_measured_beside_other_programs(tmp_path: Path) -> None:
+    """Threads are given up while the model runs, and not for ever."""
+    file = tmp_path / "threads.json"
+    crowded = Clockwork({2: 3.0, 1: 1.0}, left=1.2)
+    tune_threads(cast(FullExecutor, crowded), "model", file)
+    assert crowded.threads == [2]
+    assert not file.exists()
+    assert tuned(file, {2: 1.0, 1: 2.0}).threads == [2]
+    assert file.exists()
 
 
 def test_a_start_that_answers_wait_for_measures_nothing(tmp_path: Path) -> None:

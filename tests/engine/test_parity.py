@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dure.engine.compute.allreduce import Wire
 from dure.engine.executor import Batch, Executor
 from dure.engine.kv import Copy, Forget, Swap
+from dure.engine.wire import Wire
 from dure.model.gguf import GgufWriter, open_gguf
 from tests.support.cut_models import (
     Floats,

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dure.engine.compute.allreduce import Wire
 from dure.engine.executor import FullExecutor
+from dure.engine.wire import Wire
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Request, Sampling
 from dure.generate.speculative.budget import DraftBudget

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dure.engine.compute.allreduce import Wire
 from dure.engine.executor import Batch, Executor
 from dure.engine.kv import Clear, KvOp
 from dure.engine.limits import Limits
+from dure.engine.wire import Wire
 from dure.generate.request import Sampling
 from dure.generate.session import Session
 from dure.model.gguf import open_gguf

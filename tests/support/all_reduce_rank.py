@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dure.engine.compute.allreduce import AllReduce, Wire
+from dure.engine.compute.allreduce import AllReduce
 from dure.engine.compute.native import mpi
+from dure.engine.wire import Wire
 from dure.errors import EngineError
 from dure.whole_file import write_whole
 

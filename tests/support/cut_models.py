@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from dure.engine.compute.allreduce import Wire
 from dure.engine.executor import Batch, Executor
 from dure.engine.kv import Clear, KvOp
 from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
+from dure.engine.wire import Wire
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.ggml import dequantize, quantize, type_named
 from dure.model.gguf import GgufFile, GgufWriter, TensorSpec, open_gguf

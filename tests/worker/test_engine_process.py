@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from dure.deploy.options import RunOptions
-from dure.engine.compute.allreduce import Wire
+from dure.engine.wire import Wire
 from dure.errors import (
     BusyError,
     ContextError,

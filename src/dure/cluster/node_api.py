@@ -14,7 +14,7 @@ import msgspec
 
 from dure.cluster.job_identity import JobId, JobIdentity
 from dure.cluster.trust.connection import NodeConnection
-from dure.engine.ranks.messages import Job
+from dure.engine.ranks.job import Job
 from dure.hardware.health import Health, Platform
 
 if TYPE_CHECKING:

@@ -104,6 +104,7 @@ def start_on_cluster(
         record=lambda event, facts: cluster.events.add(event, **facts),
         learn=Learning(cluster, _main_type(model), start.held_bytes, is_shared).learn,
         is_shared=is_shared(),
+        machines=tuple(start.uses),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from dure.cluster.job_identity import JobIdentity
-from dure.engine.compute.allreduce import Wire
+from dure.engine.wire import Wire
 from dure.errors import UsageError
 
 __all__ = ["MOST_SEQUENCES", "RestartReason", "RunOptions", "parse_shares"]

@@ -9,7 +9,7 @@ from dure.deploy.deployment import Deployment
 from dure.deploy.local import start_local
 from dure.deploy.options import RestartReason, RunOptions
 from dure.deploy.reporter import Reporter, SilentReporter
-from dure.deploy.threads import tune_threads
+from dure.deploy.threads import tell_of_threads, tune_threads
 from dure.errors import UsageError
 from dure.model.gguf import GgufFile
 from dure.places import cache_directory
@@ -27,7 +27,8 @@ def start_model(
 
     restart: why the previous engine ended; its answers wait, so nothing is measured.
     """
-    deployment = _started(model, options, reporter or SilentReporter(), restart)
+    reporter = reporter or SilentReporter()
+    deployment = _started(model, options, reporter, restart)
     executor = deployment.executor
     if options.threads is None and max(executor.info.threads) > 1 and not deployment.is_shared:
         key = f"{model.fingerprint[:16]}-{deployment.cut_name}"
@@ -37,6 +38,8 @@ def start_model(
         except BaseException:
             executor.close()
             raise
+    full = executor.info.threads
+    tell_of_threads(executor, full, deployment.machines or ["this machine"] * len(full), reporter)
     return deployment
 
 

@@ -1,7 +1,8 @@
 """Finds how many threads decode a model's tokens fastest on these machines; measured once and saved.
 
-Decoding is bound by memory bandwidth, which fewer threads than cores may saturate. If other programs need a
-core, one thread less is faster, as all wait for the last one. Prefill always uses all cores.
+Decoding is bound by memory bandwidth, which fewer threads than cores may saturate. Prefill uses all cores.
+If other programs need some, ranks give up threads by themselves (`engine.compute.sharing`); what is
+measured meanwhile is not saved.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from dure.engine.executor import Batch, Executor, Instruments
+from dure.deploy.reporter import Reporter
+from dure.engine.compute.sharing import fitting
+from dure.engine.executor import Batch, Executor, Instruments, StepStats
 from dure.engine.kv import Clear
 from dure.whole_file import write_whole
 
-__all__ = ["candidates", "tune_threads"]
+__all__ = ["candidates", "tell_of_threads", "tune_threads"]
 
 WARM_UP, STEPS = 1, 6
-ENOUGH_S = 5.0  # of measuring, so that a start does not take long
+LEAST_S = 0.75  # of measuring, so that ranks notice other programs
+ENOUGH_S = 5.0  # so that a start does not take long
 WORTH = 0.97  # the least gain that pays for more threads: 3 % of the time
 MOST_SAVED = 200  # models
 
@@ -44,9 +48,30 @@ def tune_threads(executor: _Tunable, key: str, file: Path, *, may_measure: bool 
         if not may_measure:
             return
         chosen = _measured(executor, most)
-        known[key] = chosen
-        _write(file, dict(list(known.items())[-MOST_SAVED:]))
-    executor.set_threads(chosen)
+        if chosen:
+            known[key] = chosen
+            _write(file, dict(list(known.items())[-MOST_SAVED:]))
+    executor.set_threads(chosen or most)
+
+
+def tell_of_threads(
+    executor: Instruments, full: Sequence[int], machines: Sequence[str], reporter: Reporter
+) -> None:
+    """Report it, once, when ranks give up some of their `full` threads. machines: of the ranks, by name."""
+    told = False
+
+    def changed(threads: Sequence[int]) -> None:
+        nonlocal told
+        given_up = [
+            f"{n} {'thread computes' if n == 1 else 'threads compute'} on {machine} instead of {most}"
+            for n, most, machine in zip(threads, full, machines, strict=True)
+            if n < most
+        ]
+        if given_up and not told:
+            told = True
+            reporter.news(f"other programs are busy: {', '.join(given_up)}, until they end")
+
+    executor.watch_threads(changed)
 
 
 def candidates(most: int) -> list[int]:
@@ -55,30 +80,38 @@ def candidates(most: int) -> list[int]:
 
 
 def _measured(executor: _Tunable, most: Sequence[int]) -> list[int]:
-    """Return for each rank the number of threads that computed a token fastest."""
+    """Return for each rank the number of threads that computed a token fastest; none if other programs
+    needed processors meanwhile.
+    """
     tried = [candidates(n) for n in most]
     best = [float("inf")] * len(most)
     chosen = list(most)
-    give_up = time.monotonic() + ENOUGH_S
+    begun = time.monotonic()
     for i in range(max(map(len, tried))):
         threads = [rank[min(i, len(rank) - 1)] for rank in tried]
         executor.set_threads(threads)
-        took = np.min([_step(executor, n) for n in range(WARM_UP + STEPS)][WARM_UP:], axis=0)
+        took = np.min(
+            [_step(executor, n).compute_s for n in range(WARM_UP + STEPS)][WARM_UP:], axis=0
+        )
         for rank, seconds in enumerate(took):
             if seconds < best[rank] / WORTH:  # fewer threads are as fast
                 best[rank], chosen[rank] = min(best[rank], float(seconds)), threads[rank]
-        if time.monotonic() > give_up:
+        if time.monotonic() > begun + ENOUGH_S:
             break
+    last = _step(executor, 0)
+    while time.monotonic() < begun + LEAST_S:
+        last = _step(executor, 0)
     nothing = np.zeros(0, np.int32)
     executor.step(Batch(nothing, nothing, nothing, top_k=1, kv=[Clear()]))
-    return chosen
+    left = zip(last.processors, most, strict=True)
+    return [] if any(fitting(n, all_) < all_ for n, all_ in left) else chosen
 
 
-def _step(executor: _Tunable, position: int) -> tuple[float, ...]:
-    """Return each rank's seconds of computing for one token."""
+def _step(executor: _Tunable, position: int) -> StepStats:
+    """Compute one token."""
     one = np.ones(1, np.int32)
     batch = Batch(one, one * position, one * 0, [0], 1, [Clear()] if position == 0 else ())
-    return executor.step(batch).stats.compute_s
+    return executor.step(batch).stats
 
 
 def _read(file: Path) -> dict[str, list[int]]:

@@ -98,12 +98,16 @@ class StepStats:
 
     step_s: seconds in the step; of these sync_s in all-reduces; idle_s: seconds waited for the step.
     bytes_sent: to other ranks, by all-reduces and by reporting the top k.
+    threads: that decode single tokens. processors: that other programs left to the rank a moment ago;
+    infinity if that is not known.
     """
 
     step_s: tuple[float, ...]
     sync_s: tuple[float, ...]
     idle_s: tuple[float, ...]
     bytes_sent: tuple[float, ...]
+    threads: tuple[int, ...]
+    processors: tuple[float, ...]
 
     @property
     def compute_s(self) -> tuple[float, ...]:
@@ -257,6 +261,9 @@ class Instruments(Protocol):
 
         Prompts keep the threads that the executor was made with.
         """
+
+    def watch_threads(self, changed: Callable[[Sequence[int]], None]) -> None:
+        """Call `changed` with the threads of all ranks after some gave up threads, or took them back."""
 
     def trace(self) -> None:
         """Record the times of every step until `traced`. Raises UsageError if the model has no table."""

@@ -29,6 +29,7 @@ from dure.engine.executor import (
 )
 from dure.engine.limits import Limits
 from dure.engine.saved.sequence_files import RankFiles
+from dure.engine.thread_watch import ThreadWatch
 from dure.engine.trace import MOST_PASSES, RankTrace, StepTrace
 from dure.errors import UsageError
 
@@ -58,6 +59,7 @@ class LocalExecutor:
         self._kv_bytes, self._files = kv_bytes, RankFiles(0)
         self._outputs: tuple[int, ...] = ()
         self._last_end = time.monotonic()
+        self._watch = ThreadWatch([limits.threads])
         self.info = ExecutorInfo(
             n_ranks=1,
             n_vocab=self._model.n_vocab,
@@ -85,8 +87,12 @@ class LocalExecutor:
         rows = () if batch.embed else self._rows(batch)
         embeddings = self._model.embeddings(batch.outputs) if batch.embed else None
         end = time.monotonic()
-        stats = StepStats((end - start,), (0.0,), (start - self._last_end,), (0.0,))
+        threads, processors = self._model.share_processors(batch.tokens.size, start, end - start)
+        stats = StepStats(
+            (end - start,), (0.0,), (start - self._last_end,), (0.0,), (threads,), (processors,)
+        )
         self._last_end = end
+        self._watch.see(stats.threads)
         if self._steps is not None and batch.tokens.size:
             self._steps.append(StepTrace(start, end, self._times.recorded()))
         return StepResult(rows, stats, embeddings)
@@ -127,6 +133,11 @@ class LocalExecutor:
         """Set the threads that decode; see `Instruments.set_threads`."""
         self._model.set_threads(threads[0])
         self.info = replace(self.info, threads=tuple(threads))
+        self._watch.threads = tuple(threads)
+
+    def watch_threads(self, changed: Callable[[Sequence[int]], None]) -> None:
+        """Tell when threads are given up; see `Instruments.watch_threads`."""
+        self._watch.changed = changed
 
     def trace(self) -> None:
         """Record the times of every step; see `Instruments.trace`."""

@@ -92,6 +92,7 @@ class LoopTotals:
     drafted: int = 0
     accepted: int = 0
     n_decode_steps: int = 0  # steps without prompts
+    threads: tuple[int, ...] = ()  # of each rank in the last step
 
     def __post_init__(self) -> None:
         self.decode_compute_s = np.zeros(self.n_ranks)  # of each rank in these
@@ -102,6 +103,7 @@ class LoopTotals:
         """Add a step, n_prefill of whose tokens were of prompts."""
         self.steps += 1
         self.step_s += elapsed_s
+        self.threads = stats.threads
         self.prompt_tokens += n_prefill
         if not n_prefill:
             self.n_decode_steps += 1

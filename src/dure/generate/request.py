@@ -354,8 +354,9 @@ class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):
     step_s: float = 0.0
     drafted: int = 0  # draft tokens verified, of answers that ended
     accepted: int = 0  # of these, accepted
-    sync_s: tuple[float, ...] = ()  # of each rank, as the next two
+    sync_s: tuple[float, ...] = ()  # of each rank, as the next three
     bytes_sent: tuple[float, ...] = ()
     peak_bytes: tuple[int, ...] = ()
+    threads: tuple[int, ...] = ()  # that generate, in the last step
     owners: tuple[OwnerStats, ...] = ()
     sequences_held: int = 0  # by running requests and by the prefix cache

@@ -15,7 +15,7 @@ from typing import Literal
 from dure.chat.reading import TextTools
 from dure.cluster.job_identity import LIBRARY, JobIdentity
 from dure.deploy.options import RunOptions
-from dure.engine.compute.allreduce import Wire
+from dure.engine.wire import Wire
 from dure.errors import DureError, UsageError
 from dure.generate.file_sampling import file_sampling
 from dure.generate.loop import EngineLoop

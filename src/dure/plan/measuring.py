@@ -31,13 +31,13 @@ def wants_more(
 ) -> bool:
     """Return whether another sample of a speed is needed.
 
-    before: older samples. equals: the speeds of machines that should be as fast. The first sample is
-    believed if it is near to one of these, else a second is taken. If they differ much, or are far from all
-    that was expected, a third decides.
+    before: older samples. equals: the speeds of machines that should be as fast; the fastest counts, as
+    what disturbs a measurement makes a machine look slower. The first sample is believed if it is near to
+    what was expected, else a second is taken. If they differ much, or are far from that, a third decides.
     """
     if not samples or len(samples) >= SURE:
         return not samples
-    expected = [*([statistics.median(before)] if before else []), *equals]
+    expected = [*([statistics.median(before)] if before else []), *sorted(equals)[-1:]]
     middle = statistics.median(samples)
     is_expected = any(1 / FAR <= middle / one <= FAR for one in expected)
     if spread_of([*before, *samples][-KEPT:]) > STEADY:

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from dure.cli.terminal.console import output
 from dure.cluster.software import versions
-from dure.engine.compute.allreduce import Wire
 from dure.engine.instruments.benchmark import BenchResult, TokenRate
+from dure.engine.wire import Wire
 from dure.hardware.probe import operating_system, platform
 from dure.model.gguf import GgufFile
 from dure.model.store.choosing import tag_of

@@ -32,6 +32,7 @@ __all__ = [
     "output",
     "print_error",
     "print_json",
+    "print_warning",
     "printable",
     "printable_lines",
     "progress_bar",
@@ -52,10 +53,22 @@ errors = _console(stderr=True, markup=True)
 output = _console(stderr=False, markup=False)
 
 
+_written = ["\n"]  # what stdout got last
+
+
 def write(text: str) -> None:
     """Write generated text to stdout as it comes."""
     sys.stdout.write(text)
     sys.stdout.flush()
+    if text:
+        _written[:] = [text]
+
+
+def print_warning(text: str) -> None:
+    """Write a warning to stderr, on a line of its own even amid generated text on a terminal."""
+    if errors.is_terminal and sys.stdout.isatty() and not _written[0].endswith("\n"):
+        write("\n")
+    errors.print(text, style="yellow", markup=False)
 
 
 def printable_lines(text: str) -> str:

@@ -14,7 +14,7 @@ from dure.chat.thinking import Think
 from dure.cli.terminal.completion import models
 from dure.cluster.job_identity import JobIdentity
 from dure.deploy.options import RunOptions
-from dure.engine.compute.allreduce import Wire
+from dure.engine.wire import Wire
 from dure.errors import UsageError
 from dure.generate.request import Sampling
 

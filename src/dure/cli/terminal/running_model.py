@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from dure.chat.reading import TextTools
-from dure.cli.terminal.console import errors, loading_bar, progress_bar
+from dure.cli.terminal.console import errors, loading_bar, print_warning, progress_bar
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import EngineEvent
 from dure.engine.executor import Executor, FullExecutor
@@ -47,7 +47,7 @@ class TerminalReporter:
 
     def warn(self, text: str) -> None:
         """Print a yellow line."""
-        errors.print(text, style="yellow", markup=False)
+        print_warning(text)
 
 
 def running_model(

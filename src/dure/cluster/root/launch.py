@@ -19,8 +19,8 @@ from dure.cluster.network import device_of, named_device, network_environment
 from dure.cluster.node_api import RANK_SCRIPT
 from dure.cluster.root.launcher import LaunchFile, NodeRank
 from dure.cluster.root.membership import Cluster, Member
+from dure.engine.ranks.job import Job
 from dure.engine.ranks.launch import GUARD
-from dure.engine.ranks.messages import Job
 from dure.engine.ranks.shared_memory import make_room
 from dure.errors import ClusterError
 from dure.hardware.health import Link

@@ -26,8 +26,7 @@ from dure.cluster.job_identity import JobIdentity
 from dure.cluster.node_api import BLOCK_BYTES, RANK_PATH, RankOrder, RankReport
 from dure.cluster.root.membership import Cluster
 from dure.cluster.trust.identity import asking_context
-from dure.engine.ranks.launch import RUNNING
-from dure.engine.ranks.messages import Job
+from dure.engine.ranks.job import RUNNING, Job
 from dure.errors import ClusterError
 from dure.whole_file import write_whole
 

@@ -229,7 +229,8 @@ def measured_until_sure(
 ) -> dict[str, list[Speed]]:
     """Measure machines, and those again whose speed is in doubt; return what was measured, by name.
 
-    measure: measures some machines once. before: each one's samples in decode so far. kinds: see `kind_of`.
+    measure: measures some machines once, at the same time. Those in doubt are measured one by one: virtual
+    machines of one computer slow each other down. before: each one's samples in decode so far. kinds: see `kind_of`.
     """
     fresh: dict[str, list[Speed]] = {name: [] for name in names}
     while True:
@@ -243,8 +244,10 @@ def measured_until_sure(
         ]
         if not doubtful:
             return fresh
-        for name, speed in measure(doubtful).items():
-            fresh[name].append(speed)
+        at_once = [doubtful] if not any(fresh.values()) else [[name] for name in doubtful]
+        for some in at_once:
+            for name, speed in measure(some).items():
+                fresh[name].append(speed)
 
 
 def measure_machines(

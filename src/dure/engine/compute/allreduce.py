@@ -10,12 +10,13 @@ import ctypes
 import math
 import statistics
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import IntEnum
 
 import numpy as np
 
 from dure.engine.arrays import Floats, Times
 from dure.engine.compute.native import library
+from dure.engine.wire import Wire
 from dure.errors import EngineError
 
 __all__ = [
@@ -23,25 +24,12 @@ __all__ = [
     "AllReduceStats",
     "ReductionStatus",
     "ReductionTimes",
-    "Wire",
     "exchange_seconds",
     "graph_callback",
     "read_bytes_per_s",
 ]
 
 READS, READ_BYTES = 16, 256 << 20  # of memory, each about as long as a token
-
-
-class Wire(Enum):
-    """How partial vectors travel: 8-bit blocks of 32 (34 bytes), or float32."""
-
-    Q8 = "q8"
-    F32 = "f32"
-
-    @property
-    def value_bytes(self) -> float:
-        """Return the bytes of one value on the wire."""
-        return 4.0 if self is Wire.F32 else 34 / 32
 
 
 class ReductionStatus(IntEnum):

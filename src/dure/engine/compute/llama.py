@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from dure.engine.compute.kv_cache import KvCache
 from dure.engine.compute.memory import lock_all, locked_bytes, want_huge_pages
 from dure.engine.compute.native import ggml_cpu
 from dure.engine.compute.pinning import PinnedThreads, cores_for
+from dure.engine.compute.sharing import ThreadSharing
 from dure.engine.limits import Limits
 from dure.errors import EngineError, ModelError, ResourceError
 from dure.model.context import moving_window, padded_ctx
@@ -34,6 +36,9 @@ __all__ = ["LoadedModel", "has_amx", "load_model"]
 DEFAULT_CURE = "get the file again, or use a model that llama.cpp knows"
 _MAX_POSITIONS_PER_TOKEN = 4
 _CHUNKED = "llama4"  # its window does not slide
+
+ThreadUse = tuple[int, float]
+"""Threads that decode single tokens; processors that other programs left, infinity if that is not known."""
 
 
 @cache
@@ -66,7 +71,8 @@ class LoadedModel:
         self.limits = limits
         cores = cores_for(limits.threads, limits.first_core) if limits.pin else None
         self._model = load_model(path, progress, cure, lock_memory=limits.lock_memory)
-        self._prompt_threads = limits.threads
+        self._sharing = ThreadSharing(limits.threads) if limits.shares else None
+        self._threads, self._shared_threads = limits.threads, limits.threads
         try:
             self._nodes = CustomNodes()
             self._context = _make_context(self._model, limits, self._nodes, path)
@@ -163,7 +169,26 @@ class LoadedModel:
 
     def set_threads(self, n: int) -> None:
         """Decode single tokens with n threads; prompts keep those of `limits`."""
-        lib.llama_set_n_threads(self._context, n, self._prompt_threads)
+        self._threads = n
+        self._apply_threads()
+
+    def share_processors(self, n_tokens: int, begun: float, compute_s: float) -> ThreadUse:
+        """Let the next step have fewer threads if other programs need processors, and more if they do not.
+
+        After a step of n_tokens that began then (`time.monotonic`). Returns what it had.
+        """
+        had = min(self._threads, self._shared_threads)
+        if self._sharing is None:
+            return had, math.inf
+        threads = self._sharing.threads(n_tokens, begun, compute_s)
+        if threads != self._shared_threads:
+            self._shared_threads = threads
+            self._apply_threads()
+        return had, self._sharing.left
+
+    def _apply_threads(self) -> None:
+        of_prompts = min(self.limits.threads, self._shared_threads)
+        lib.llama_set_n_threads(self._context, min(self._threads, of_prompts), of_prompts)
 
     def close(self) -> None:
         """Free the context and the model."""

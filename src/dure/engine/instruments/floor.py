@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dure.engine.compute.allreduce import Wire
 from dure.engine.executor import Instruments
+from dure.engine.wire import Wire
 from dure.model.architectures import shape_of
 from dure.model.gguf import GgufFile
 

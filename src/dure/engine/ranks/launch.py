@@ -18,23 +18,22 @@ from typing import Protocol
 import psutil
 
 from dure.engine.compute.native import library
-from dure.engine.ranks import messages as msg
+from dure.engine.ranks.job import Job
 from dure.engine.ranks.shared_memory import make_room
 from dure.errors import ResourceError, UsageError
 
-__all__ = ["GUARD", "RUNNING", "Launch", "LocalLaunch", "find_mpiexec", "kill_all_of"]
+__all__ = ["GUARD", "Launch", "LocalLaunch", "find_mpiexec", "kill_all_of"]
 
 # mpiexec ends a job when a process is killed, but waits for ever when one merely exits before MPI has
 # started. So each rank runs under a guard that notes its exit code and dies of a signal itself.
 # What the rank says goes to a file: mpiexec may end before it has passed everything on.
 GUARD = '"$@" 2>"$0.words" || { code=$?; echo $code >"$0"; kill -9 $$; }'
-RUNNING = ".running"  # files of this ending are there while a launcher of ranks elsewhere runs
 
 
 class Launch(Protocol):
     """Starts the ranks of a job with mpiexec, on this machine or on others."""
 
-    def prepare(self, job: msg.Job, directory: Path) -> None:
+    def prepare(self, job: Job, directory: Path) -> None:
         """Write what the start needs into the job's directory. Raises ResourceError if something lacks."""
 
     def arguments(self, job_file: Path, n_ranks: int) -> list[str]:
@@ -51,7 +50,7 @@ class Launch(Protocol):
 class LocalLaunch:
     """Starts all ranks on this machine."""
 
-    def prepare(self, job: msg.Job, directory: Path) -> None:  # noqa: ARG002  # the job file is enough
+    def prepare(self, job: Job, directory: Path) -> None:  # noqa: ARG002  # the job file is enough
         """Make sure that there is shared memory for all ranks. Raises ResourceError."""
         make_room(len(job.shards))
 

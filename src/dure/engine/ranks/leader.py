@@ -109,7 +109,7 @@ class Leader:
         n_sent = [0, *map(len, buffers)]
         return msg.StepDone(
             rows,
-            [(a, b, c, d + n) for (a, b, c, d), n in zip(stats, n_sent, strict=True)],
+            [(*s[:3], s[3] + n, *s[4:]) for s, n in zip(stats, n_sent, strict=True)],
             self._process.embeddings().tobytes() if step.embed else b"",
         )
 

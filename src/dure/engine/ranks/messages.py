@@ -14,10 +14,8 @@ import msgspec
 import numpy as np
 
 from dure.engine.arrays import Floats
-from dure.engine.compute.allreduce import Wire
 from dure.engine.executor import Adjustment, Batch
 from dure.engine.kv import KvOp
-from dure.engine.limits import Limits
 
 __all__ = [
     "DropSequence",
@@ -25,7 +23,6 @@ __all__ = [
     "FromRank0",
     "GetFacts",
     "GetLogits",
-    "Job",
     "KeepSequences",
     "LoadSequence",
     "Logits",
@@ -58,37 +55,11 @@ __all__ = [
     "unpack",
 ]
 
-RankStats = tuple[float, float, float, float]
-"""A rank's figures of a step: step_s, sync_s, idle_s, bytes_sent; see `StepStats`."""
+RankStats = tuple[float, float, float, float, int, float]
+"""A rank's figures of a step: those of `StepStats`, in its order."""
 
 TracedStep = tuple[float, float, bytes]
 """When a step began and ended on a rank, and its all-reduces, float64 [n, 4]; see `StepTrace`."""
-
-
-class Job(msgspec.Struct):
-    """All that a rank must know to start, written to a file that every rank reads.
-
-    socket: where the client listens, for rank 0. model: the whole model, for rank 0's embedding rows.
-    vocabulary: each rank's rows, half-open. max_values: of a vector that is reduced.
-    limits: as planned; `threads` has every rank's own.
-    saved_directory: where this rank's machine keeps saved sequences; "": where the client says.
-    """
-
-    socket: str
-    model: str
-    shards: list[str]
-    vocabulary: list[tuple[int, int]]
-    embedding_scale: float
-    reduction_points: tuple[str, ...]
-    reductions_per_pass: int
-    wire: Wire
-    limits: Limits
-    threads: list[int]
-    max_values: int
-    two_phase_above: float | None
-    wait_s: float
-    staged: bool = False
-    saved_directory: str = ""
 
 
 class _Message(msgspec.Struct, tag=True, array_like=True):

@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 
 from dure.engine.arrays import Floats
-from dure.engine.compute.allreduce import Wire
 from dure.engine.executor import (
     Batch,
     ExecutorInfo,
@@ -31,9 +30,12 @@ from dure.engine.executor import (
 from dure.engine.kv import Forget
 from dure.engine.limits import Limits
 from dure.engine.ranks import messages as msg
+from dure.engine.ranks.job import Job
 from dure.engine.ranks.launch import Launch, LocalLaunch
 from dure.engine.ranks.running_job import RunningJob
+from dure.engine.thread_watch import ThreadWatch
 from dure.engine.trace import RankTrace, StepTrace
+from dure.engine.wire import Wire
 from dure.errors import ResourceError, UsageError
 from dure.model.architectures import Along
 from dure.model.context import moving_window
@@ -84,6 +86,7 @@ class MpiExecutor:
         options, launch = options or MpiOptions(), launch or LocalLaunch()
         threads = tuple(threads) or (limits.threads,) * len(shards)
         self._wait_s = options.wait_s or _wait_s()
+        self._watch = ThreadWatch(threads)
         self._kv_bytes = kv_bytes or [0] * len(shards)
         self.info = ExecutorInfo(
             n_ranks=len(shards),
@@ -105,10 +108,11 @@ class MpiExecutor:
         # Every all-reduce may wait; but a step whose answer takes longer than all this has lost rank 0.
         patience_s = 4 * self._wait_s + 2.0 * len(batch.tokens)
         done = self._job.ask(msg.step_request(batch), msg.StepDone, patience_s, meanwhile)
-        step_s, sync_s, idle_s, bytes_sent = zip(*done.stats, strict=True)
+        stats = StepStats(*zip(*done.stats, strict=True))
+        self._watch.see(stats.threads)
         return StepResult(
             tuple(self._top_k(row) for row in done.rows),
-            StepStats(step_s, sync_s, idle_s, bytes_sent),
+            stats,
             self._embeddings(done.embeddings, len(batch.outputs)) if batch.embed else None,
         )
 
@@ -158,6 +162,11 @@ class MpiExecutor:
         """Set the threads that decode; see `Instruments.set_threads`."""
         self._job.ask(msg.SetThreads(list(threads)), msg.RequestDone, 4 * self._wait_s)
         self.info = replace(self.info, threads=tuple(threads))
+        self._watch.threads = tuple(threads)
+
+    def watch_threads(self, changed: Callable[[Sequence[int]], None]) -> None:
+        """Tell when threads are given up; see `Instruments.watch_threads`."""
+        self._watch.changed = changed
 
     def trace(self) -> None:
         """Record the times of every step; see `Instruments.trace`."""
@@ -214,8 +223,8 @@ def _job(
     threads: Sequence[int],
     options: MpiOptions,
     wait_s: float,
-) -> msg.Job:
-    return msg.Job(
+) -> Job:
+    return Job(
         socket="",
         model=str(model.absolute()),
         shards=[str(path.absolute()) for path in shards],

@@ -18,10 +18,10 @@ from typing import NoReturn
 import msgspec
 
 from dure.engine.compute.native import mpi
-from dure.engine.ranks import messages as msg
 from dure.engine.ranks import shared_memory
 from dure.engine.ranks.channel import Channel
 from dure.engine.ranks.follower import follow
+from dure.engine.ranks.job import Job
 from dure.engine.ranks.leader import Leader
 from dure.engine.ranks.parent import end_with_guard, remember_parents
 from dure.engine.ranks.rank_process import RankProcess
@@ -35,7 +35,7 @@ def main() -> None:
     end_with_guard()
     remember_parents()
     job_file = Path(sys.argv[1])
-    job = msgspec.json.decode(job_file.read_bytes(), type=msg.Job)
+    job = msgspec.json.decode(job_file.read_bytes(), type=Job)
     mpi().Init_thread(mpi().THREAD_FUNNELED)
     rank = mpi().COMM_WORLD.rank
     try:
@@ -48,7 +48,7 @@ def main() -> None:
     mpi().Finalize()
 
 
-def _run(job: msg.Job, rank: int) -> None:
+def _run(job: Job, rank: int) -> None:
     client = _channel_to_client(job) if rank == 0 else None
     process = RankProcess(job, client)
     process.comm.Barrier()
@@ -60,7 +60,7 @@ def _run(job: msg.Job, rank: int) -> None:
     process.close()
 
 
-def _channel_to_client(job: msg.Job) -> Channel:
+def _channel_to_client(job: Job) -> Channel:
     unix = socket.socket(socket.AF_UNIX)
     unix.connect(job.socket)
     return Channel(unix)

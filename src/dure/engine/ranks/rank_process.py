@@ -27,6 +27,7 @@ from dure.engine.compute.top_k import SliceTopK, adjust, slice_top_k
 from dure.engine.limits import Limits
 from dure.engine.ranks import messages as msg
 from dure.engine.ranks.channel import Channel
+from dure.engine.ranks.job import Job
 from dure.engine.saved.sequence_files import RankFiles
 from dure.engine.trace import MOST_PASSES
 from dure.errors import EngineError, ResourceError
@@ -47,7 +48,7 @@ class RankProcess:
 
     stats: msg.RankStats
 
-    def __init__(self, job: msg.Job, client: Channel | None) -> None:
+    def __init__(self, job: Job, client: Channel | None) -> None:
         self.job = job
         self.comm: Intracomm = mpi().COMM_WORLD
         self.rank = self.comm.rank
@@ -111,7 +112,9 @@ class RankProcess:
         if self._steps is not None and n_tokens:
             times = self._all_reduce.times.recorded().tobytes()
             self._steps.append((start, self._idle_since, times))
-        self.stats = (self._idle_since - start, reduced.sync_s, idle_s, reduced.bytes_sent)
+        step_s = self._idle_since - start
+        threads, processors = self.model.share_processors(n_tokens, start, step_s - reduced.sync_s)
+        self.stats = (step_s, reduced.sync_s, idle_s, reduced.bytes_sent, threads, processors)
         return rows
 
     def _decode(self, step: msg.RankStep, embeddings: Floats) -> int:

@@ -26,7 +26,7 @@ __all__ = [
 TAG_STEP, TAG_REPORT, TAG_CLOCK = 1, 2, 3  # of MPI
 CLOCK_ASKS = 64  # messages with TAG_CLOCK, each way
 
-_STATS = struct.Struct("<4d")
+_STATS = struct.Struct("<4did")
 _LOG_SUM_EXP = struct.Struct("<d")  # the head of each row
 
 
@@ -52,5 +52,5 @@ def read_report(data: bytes, n_rows: int, k: int) -> tuple[RankStats, list[Slice
         ids = np.frombuffer(data, np.int32, k, at + _LOG_SUM_EXP.size)
         logits = np.frombuffer(data, np.float32, k, at + _LOG_SUM_EXP.size + ids.nbytes)
         rows.append((ids, logits, log_sum_exp))
-    step_s, sync_s, idle_s, bytes_sent = _STATS.unpack_from(data)
-    return (step_s, sync_s, idle_s, bytes_sent), rows
+    stats: RankStats = _STATS.unpack_from(data)
+    return stats, rows

@@ -25,7 +25,8 @@ from dure.engine.executor import nothing
 from dure.engine.ranks import messages as msg
 from dure.engine.ranks.channel import Channel
 from dure.engine.ranks.failures import failure_of
-from dure.engine.ranks.launch import RUNNING, Launch, find_mpiexec, kill_all_of
+from dure.engine.ranks.job import RUNNING, Job
+from dure.engine.ranks.launch import Launch, find_mpiexec, kill_all_of
 from dure.errors import DureError, EngineError, ResourceError
 from dure.places import temporary_directory
 
@@ -44,7 +45,7 @@ class RunningJob:
     error of the rank that could not load; nothing runs then. `close` ends all processes.
     """
 
-    def __init__(self, job: msg.Job, launch: Launch, progress: Callable[[float], None]) -> None:
+    def __init__(self, job: Job, launch: Launch, progress: Callable[[float], None]) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="dure-", dir=temporary_directory()))
         self._listener = socket.socket(socket.AF_UNIX)
         self._rank0: Channel | None = None
@@ -60,7 +61,7 @@ class RunningJob:
 
     # ------------------------------------------------------------ starting
 
-    def _start(self, job: msg.Job, launch: Launch) -> None:
+    def _start(self, job: Job, launch: Launch) -> None:
         mpiexec = find_mpiexec()
         job.socket = str(self._directory / "rank0.sock")
         job_file = self._directory / "job.json"
