@@ -25,6 +25,7 @@ from dure.engine.compute.sharing import (
     processors_left,
 )
 from dure.engine.executor import Batch, FullExecutor
+from dure.engine.kv import Clear
 from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.hardware.probe import cpus, n_cpus
@@ -169,7 +170,8 @@ def test_a_model_beside_busy_programs(executor: FullExecutor) -> None:
 
     def token(position: int, token: int) -> int:
         one = np.ones(1, np.int32)
-        batch = Batch(one * token, one * position, one * 0, [0], 1)
+        kv = [Clear()] if position == 0 else []
+        batch = Batch(one * token, one * position, one * 0, [0], 1, kv)
         return int(executor.step(batch).rows[0].ids[0])
 
     said = [300]
@@ -180,6 +182,6 @@ def test_a_model_beside_busy_programs(executor: FullExecutor) -> None:
     assert told
     assert min(told[0]) < n_cpus()
     again = [300]
-    for position in range(min(100, len(said) - 1)):
+    for position in range(min(200, len(said) - 1)):
         again.append(token(position, again[-1]))
     assert again == said[: len(again)]
