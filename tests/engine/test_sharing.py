@@ -57,8 +57,10 @@ def test_threads_that_fit(left: float, most: int, expected: int) -> None:
 
 def test_processors_that_others_leave() -> None:
     begun, ended = CpuTimes(10.0, 100.0, 5.0), CpuTimes(12.0, 103.5, 7.0)
-    assert processors_left(4, begun, ended) == 4 - 0.75
-    assert processors_left(4, begun, replace(ended, busy=101.5)) == 4  # own time, seen later
+    assert processors_left(4, begun, ended, 0) == 4 - 0.75
+    assert processors_left(4, begun, ended, 0.25) == 4 - 0.25  # the others may have run then
+    assert processors_left(4, begun, ended, 1.0) == 4
+    assert processors_left(4, begun, replace(ended, busy=101.5), 0) == 4  # own time, seen later
 
 
 def test_threads_are_given_up_and_taken_back() -> None:
@@ -112,7 +114,7 @@ def test_it_comes_back_when_it_is_quiet() -> None:
     readings = Readings(others=len(cpus()) - 1.1)
     sharing = ThreadSharing(2, readings)
     until(1, sharing)
-    assert sharing.left == pytest.approx(1.1)
+    assert 1.1 <= sharing.left < 1.5
     readings.others = 0.0
     until(2, sharing)
 

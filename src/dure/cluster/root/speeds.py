@@ -230,7 +230,8 @@ def measured_until_sure(
     """Measure machines, and those again whose speed is in doubt; return what was measured, by name.
 
     measure: measures some machines once, at the same time. Those in doubt are measured one by one: virtual
-    machines of one computer slow each other down. before: each one's samples in decode so far. kinds: see `kind_of`.
+    machines of one computer slow each other down. before: each one's samples in decode so far. kinds: see
+    `kind_of`.
     """
     fresh: dict[str, list[Speed]] = {name: [] for name in names}
     while True:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 
 import psutil
 
@@ -51,10 +53,13 @@ def cpu_times(allowed: Collection[int]) -> CpuTimes | None:
     return CpuTimes(time.monotonic(), busy, time.process_time())
 
 
-def processors_left(n: int, before: CpuTimes, now: CpuTimes) -> float:
-    """Return how many of n processors other programs left to this process between two moments."""
-    others = (now.busy - before.busy - (now.own - before.own)) / (now.at - before.at)
-    return n - max(0.0, others)
+def processors_left(n: int, before: CpuTimes, now: CpuTimes, idle_s: float) -> float:
+    """Return how many of n processors other programs left to this process between two moments.
+
+    idle_s: that it had nothing to compute; others are free to use them all then, as a draft model does.
+    """
+    others_s = now.busy - before.busy - (now.own - before.own)
+    return n - max(0.0, others_s - n * idle_s) / (now.at - before.at)
 
 
 def fitting(left: float, most: int) -> int:
@@ -76,9 +81,8 @@ class ThreadSharing:
         self.left = math.inf
         self._begun = self._read()
         self._stepped_at = time.monotonic()
-        self._steps: dict[
-            int, tuple[float, int]
-        ] = {}  # seconds and number of steps, by their tokens
+        self._idle_s = 0.0
+        self._seconds = defaultdict[int, list[float]](list)  # of steps, by their number of tokens
 
     def threads(self, n_tokens: int, begun: float, compute_s: float) -> int:
         """Return the threads for the next step, after one of n_tokens that began then (`monotonic`)."""
@@ -86,43 +90,38 @@ class ThreadSharing:
         if idle_s > IDLE_S:
             self._begin()
             return self._choice.now
-        seconds, n = self._steps.get(n_tokens, (0.0, 0))
-        self._steps[n_tokens] = (seconds + compute_s, n + 1)
+        self._idle_s += idle_s
+        self._seconds[n_tokens].append(compute_s)
         if self._begun is not None and self._stepped_at - self._begun.at > WINDOW_S:
             self._end_window(self._begun)
         return self._choice.now
 
     def _end_window(self, begun: CpuTimes) -> None:
-        pace = {n_tokens: seconds / n for n_tokens, (seconds, n) in self._steps.items()}
+        means = {n_tokens: fmean(seconds) for n_tokens, seconds in self._seconds.items()}
+        idle_s = self._idle_s
         self._begin()
         if self._begun is not None:
-            left = processors_left(self._n_allowed, begun, self._begun)
+            left = processors_left(self._n_allowed, begun, self._begun, idle_s)
             self.left = min(left, self._quota)
-            self._choice.observe(self.left, pace)
+            self._choice.observe(self.left, means)
 
     def _begin(self) -> None:
         self._begun = self._read()
-        self._steps.clear()
+        self._seconds.clear()
+        self._idle_s = 0.0
 
 
-@dataclass
 class ThreadChoice:
     """Chooses among 1 to `most` threads, window by window, from how many processors are left.
 
     Fewer threads must prove to be faster: else all are taken again, and fewer are not tried for a while.
     """
 
-    most: int
-    now: int = field(init=False)
-    _wanted: list[int] = field(init=False, default_factory=list[int])
-    _before: Mapping[int, float] | None = field(
-        init=False, default=None
-    )  # seconds with more threads
-    _rest: int = field(init=False, default=0)
-    _next_rest: int = field(init=False, default=REST_WINDOWS)
-
-    def __post_init__(self) -> None:
-        self.now = self.most
+    def __init__(self, most: int) -> None:
+        self.most = self.now = most
+        self._wanted = list[int]()  # in the latest windows, all fewer or all more than now
+        self._before: Mapping[int, float] | None = None  # seconds of steps with more threads
+        self._rest, self._next_rest = 0, REST_WINDOWS
 
     def observe(self, left: float, seconds: Mapping[int, float]) -> int:
         """Return the threads for the next window. seconds: that a step took, by its number of tokens."""
