@@ -103,6 +103,20 @@ async def fetch(address: Address, method: str, path: str, body: Body | None = No
         return b"".join([chunk async for chunk in _chunks(reply)])
 
 
+async def read(address: Address, path: str, body: Body, chunks: int | None = None) -> bytes:
+    """Return what the server sends, up to so many chunks, after which it hangs up; None: all of it.
+
+    Raises RefusedError on an HTTP error, BenchError if the connection breaks.
+    """
+    found = list[bytes]()
+    async with _request(address, "POST", path, body) as reply:
+        async for chunk in _chunks(reply):
+            if chunks is not None and len(found) >= chunks:
+                break
+            found.append(chunk)
+    return b"".join(found)
+
+
 @dataclass(frozen=True, slots=True)
 class _Reply:
     reader: asyncio.StreamReader

@@ -4,8 +4,9 @@ Knows the mix, and what must be true after it.
 Refuses to compare servers.
 
 Every client sends request after request: short and long prompts, shared and own prefixes, streamed or in
-one piece; every third hangs up after a random number of tokens. Afterwards the metrics must show that
-nothing runs or waits, answers must be as before, and memory must be as after the warm-up.
+one piece; every third hangs up after a random number of tokens. Half of dure's requests are those of other
+clients: chats, with tools or a schema, and the APIs of Anthropic and Ollama. Afterwards the metrics must
+show that nothing runs or waits, answers must be as before, and memory must be as after the warm-up.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from measure import BenchError, machine, progress
-from serve_client import Address, Answer, Body, RefusedError, fetch, stream
+from serve_client import Address, Answer, Body, RefusedError, fetch, read, stream
 from serve_load import Load, words_of
 from serve_servers import Server, Setting, running
+from soak_requests import KINDS
 
 SAMPLE_EVERY_S = 5.0
 STUCK_AFTER_S = 300.0
@@ -32,6 +34,8 @@ GROWTH_ALLOWED = 1.05
 WARM_UP_SHARE = 0.2
 CACHE_MB = 64  # of computed prompts; full before the warm-up ends, so that it no longer grows
 PREFIXES = 4
+OTHER_CLIENTS = 0.5  # of the requests
+US = "dure"
 IDLE_METRICS = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
 
 
@@ -74,7 +78,7 @@ _GOOD = ("answered", "hung up", "told to wait")
 def soak(name: str, setting: Setting, seconds: float, as_json: bool) -> int:
     """Soak the server `name`; print the result; return 0 if nothing is wrong."""
     with running(name, replace(setting, cache_mb=CACHE_MB)) as server:
-        result = asyncio.run(_soak(server, setting, seconds))
+        result = asyncio.run(_soak(server, setting, seconds, others=name == US))
     faults = result.faults
     if as_json:
         document = {"bench": "serve --soak", "server": name, "seconds": seconds,
@@ -96,12 +100,19 @@ def _memory_line(result: SoakResult) -> str:
     )
 
 
-async def _soak(server: Server, setting: Setting, seconds: float) -> SoakResult:
+async def _soak(server: Server, setting: Setting, seconds: float, *, others: bool) -> SoakResult:
     before = await _known_answer(server.address)
     outcomes: Counter[str] = Counter()
     started = time.monotonic()
     clients = [
-        _client(server.address, setting, random.Random(number), started + seconds, outcomes)
+        _client(
+            server.address,
+            setting,
+            random.Random(number),
+            started + seconds,
+            outcomes,
+            others=others,
+        )
         for number in range(setting.slots + setting.slots // 4)
     ]
     watch = asyncio.create_task(_watch(server, started, outcomes))
@@ -144,12 +155,18 @@ def _sample(server: Server, started: float) -> Sample:
 
 
 async def _client(
-    address: Address, setting: Setting, random_: random.Random, end: float, outcomes: Counter[str]
+    address: Address,
+    setting: Setting,
+    random_: random.Random,
+    end: float,
+    outcomes: Counter[str],
+    *,
+    others: bool,
 ) -> None:
     while time.monotonic() < end:
         try:
             async with asyncio.timeout(STUCK_AFTER_S):
-                outcomes[await _ask(address, setting, random_)] += 1
+                outcomes[await _ask(address, setting, random_, others=others)] += 1
         except TimeoutError:
             outcomes[f"got nothing for {STUCK_AFTER_S:g} s"] += 1
         except RefusedError as error:
@@ -161,7 +178,21 @@ async def _client(
             await asyncio.sleep(1)
 
 
-async def _ask(address: Address, setting: Setting, random_: random.Random) -> str:
+async def _ask_as_other(address: Address, random_: random.Random) -> str:
+    kind = random_.choice(KINDS)
+    leaves = random_.random() < 0.25
+    found = await read(
+        address, kind.path, kind.body(random_), random_.randint(0, 16) if leaves else None
+    )
+    is_whole = any(end in found for end in kind.ends)
+    if not is_whole and not leaves:
+        raise BenchError(f"a stream of {kind.path} ended before its end")
+    return "answered" if is_whole else "hung up"
+
+
+async def _ask(address: Address, setting: Setting, random_: random.Random, *, others: bool) -> str:
+    if others and random_.random() < OTHER_CLIENTS:
+        return await _ask_as_other(address, random_)
     body, load = _request(setting, random_)
     if random_.random() < 0.2:
         await fetch(address, "POST", load.api.path, {**body, "stream": False})
