@@ -34,6 +34,7 @@ DEMO = Path(__file__).parent.parent / "models" / "dure-demo.gguf"
 STORY = "Tell me a story about a goat."
 PORT = 18080
 TOKENS = 400
+MEDIAN_S = 2.0  # from a fault to the next text, if one job has the machines
 ASK = """
 import json, sys, time, urllib.request
 body = {"messages": [{"role": "user", "content": sys.argv[2]}], "temperature": 0, "stream": True,
@@ -226,7 +227,7 @@ def _wait(condition: Callable[[], object]) -> None:
 
 
 def run() -> int:
-    """Run the campaign; return 0 if every story was whole."""
+    """Run the campaign; return 0 if every story was whole, and soon enough."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -256,10 +257,10 @@ def run() -> int:
             outcomes += effects
             if not all(effect.whole for effect in effects):
                 progress("  a story was not the same")
-    return _report(outcomes, arguments.json)
+    return _report(outcomes, arguments.json, MEDIAN_S if arguments.jobs == 1 else None)
 
 
-def _report(outcomes: list[Outcome], as_json: bool) -> int:
+def _report(outcomes: list[Outcome], as_json: bool, most_s: float | None) -> int:
     wrong = sum(not outcome.whole for outcome in outcomes)
     rows = []
     for fault in [*dict.fromkeys(outcome.fault for outcome in outcomes), "all"]:
@@ -276,7 +277,8 @@ def _report(outcomes: list[Outcome], as_json: bool) -> int:
         for fault, n, median, worst in rows:
             print(f"{fault:28} {n:4} stories  median {median:6.1f} s  worst {worst:6.1f} s")
         print(f"{wrong} stories of {len(outcomes)} were not the same")
-    return 1 if wrong else 0
+    is_late = most_s is not None and rows[-1][2] > most_s
+    return 1 if wrong or is_late else 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -25,8 +24,8 @@ LIMITS = Limits(n_ctx=256, threads=2)
 class Clockwork:
     """Stands in for machines: each rank takes the time that is written down for its threads."""
 
-    def __init__(self, *takes: Mapping[int, float], left: float = math.inf) -> None:
-        self.left = left  # processors, beside other programs
+    def __init__(self, *takes: Mapping[int, float], lost: float = 0.0) -> None:
+        self.lost = lost  # to other programs
         self._takes, self.threads, self.steps = takes, [max(t) for t in takes], 0
         self.info = ExecutorInfo(len(takes), 100, 256, 512, 1, 1, tuple(self.threads))
 
@@ -36,9 +35,8 @@ class Clockwork:
     def step(self, _batch: Batch) -> StepResult:
         self.steps += 1
         took = tuple(t[n] for t, n in zip(self._takes, self.threads, strict=True))
-        zeros, left = (0.0,) * len(took), (self.left,) * len(took)
-        threads = tuple(self.threads)
-        return StepResult((), StepStats(took, zeros, zeros, zeros, threads, left))
+        zeros, lost = (0.0,) * len(took), (self.lost,) * len(took)
+        return StepResult((), StepStats(took, zeros, zeros, zeros, (0,) * len(took), lost))
 
 
 def tuned(file: Path, *takes: Mapping[int, float], key: str = "model") -> Clockwork:
@@ -89,7 +87,7 @@ def test_what_was_measured_is_kept_for_the_model_and_its_cut(tmp_path: Path) -> 
 def test_nothing_is_kept_that_was_measured_beside_other_programs(tmp_path: Path) -> None:
     """Threads are given up while the model runs, and not for ever."""
     file = tmp_path / "threads.json"
-    crowded = Clockwork({2: 3.0, 1: 1.0}, left=1.2)
+    crowded = Clockwork({2: 3.0, 1: 1.0}, lost=0.6)
     tune_threads(cast(FullExecutor, crowded), "model", file)
     assert crowded.threads == [2]
     assert not file.exists()

@@ -6,6 +6,7 @@ Refuses to know how nodes are polled, and how ranks are started on them.
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -104,7 +105,7 @@ def start_on_cluster(
         record=lambda event, facts: cluster.events.add(event, **facts),
         learn=Learning(cluster, _main_type(model), start.held_bytes, is_shared).learn,
         is_shared=is_shared(),
-        machines=tuple(start.uses),
+        machines=tuple(map(_shown, start.uses)),
     )
 
 
@@ -128,6 +129,10 @@ def _node_wait(
         insists=options.nodes is not None or options.shares is not None,
         may_be_alone=restart is not None,
     )
+
+
+def _shown(name: str) -> str:
+    return socket.gethostname() if name == ROOT_NAME else name
 
 
 def _names(nodes: str | None) -> list[str] | None:

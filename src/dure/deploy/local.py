@@ -65,7 +65,7 @@ def limits_of(n_ctx: int, threads: int, options: RunOptions) -> Limits:
         n_outputs=n_outputs_of(n),
         lock_memory=options.lock_memory,
         pin=options.pin,
-        shares=options.threads is None and not options.pin,
+        gives_up_threads=options.threads is None and not options.pin,
     )
 
 

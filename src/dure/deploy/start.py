@@ -39,7 +39,7 @@ def start_model(
             executor.close()
             raise
     full = executor.info.threads
-    tell_of_threads(executor, full, deployment.machines or ["this machine"] * len(full), reporter)
+    tell_of_threads(executor, full, deployment.machines or ("this machine",) * len(full), reporter)
     return deployment
 
 

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 
 from dure.deploy.reporter import Reporter
-from dure.engine.compute.sharing import fitting
 from dure.engine.executor import Batch, Executor, Instruments, StepStats
 from dure.engine.kv import Clear
 from dure.whole_file import write_whole
@@ -25,7 +24,6 @@ from dure.whole_file import write_whole
 __all__ = ["candidates", "tell_of_threads", "tune_threads"]
 
 WARM_UP, STEPS = 1, 6
-LEAST_S = 0.75  # of measuring, so that ranks notice other programs
 ENOUGH_S = 5.0  # so that a start does not take long
 WORTH = 0.97  # the least gain that pays for more threads: 3 % of the time
 MOST_SAVED = 200  # models
@@ -60,16 +58,17 @@ def tell_of_threads(
     """Report it, once, when ranks give up some of their `full` threads. machines: of the ranks, by name."""
     told = False
 
-    def changed(threads: Sequence[int]) -> None:
+    def changed(given_up: Sequence[int]) -> None:
         nonlocal told
-        given_up = [
-            f"{n} {'thread computes' if n == 1 else 'threads compute'} on {machine} instead of {most}"
-            for n, most, machine in zip(threads, full, machines, strict=True)
-            if n < most
-        ]
-        if given_up and not told:
+        if not told:
             told = True
-            reporter.news(f"other programs are busy: {', '.join(given_up)}, until they end")
+            fewer = [
+                f"{most - less} {'thread computes' if most - less == 1 else 'threads compute'} "
+                f"on {machine} instead of {most}"
+                for less, most, machine in zip(given_up, full, machines, strict=True)
+                if less
+            ]
+            reporter.news(f"other programs are busy: {', '.join(fewer)}, until they end")
 
     executor.watch_threads(changed)
 
@@ -86,25 +85,21 @@ def _measured(executor: _Tunable, most: Sequence[int]) -> list[int]:
     tried = [candidates(n) for n in most]
     best = [float("inf")] * len(most)
     chosen = list(most)
-    begun = time.monotonic()
+    give_up, is_disturbed = time.monotonic() + ENOUGH_S, False
     for i in range(max(map(len, tried))):
         threads = [rank[min(i, len(rank) - 1)] for rank in tried]
         executor.set_threads(threads)
-        took = np.min(
-            [_step(executor, n).compute_s for n in range(WARM_UP + STEPS)][WARM_UP:], axis=0
-        )
+        steps = [_step(executor, n) for n in range(WARM_UP + STEPS)][WARM_UP:]
+        is_disturbed |= sum(step.is_disturbed for step in steps) > STEPS / 2
+        took = np.min([step.compute_s for step in steps], axis=0)
         for rank, seconds in enumerate(took):
             if seconds < best[rank] / WORTH:  # fewer threads are as fast
                 best[rank], chosen[rank] = min(best[rank], float(seconds)), threads[rank]
-        if time.monotonic() > begun + ENOUGH_S:
+        if time.monotonic() > give_up:
             break
-    last = _step(executor, 0)
-    while time.monotonic() < begun + LEAST_S:
-        last = _step(executor, 0)
     nothing = np.zeros(0, np.int32)
     executor.step(Batch(nothing, nothing, nothing, top_k=1, kv=[Clear()]))
-    left = zip(last.processors, most, strict=True)
-    return [] if any(fitting(n, all_) < all_ for n, all_ in left) else chosen
+    return [] if is_disturbed else chosen
 
 
 def _step(executor: _Tunable, position: int) -> StepStats:

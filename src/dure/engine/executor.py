@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dure.engine.arrays import Floats, Ints
+from dure.engine.compute.sharing import SHORT
 from dure.engine.kv import KvOp
 from dure.engine.trace import RankTrace
 from dure.errors import UsageError
@@ -98,16 +99,21 @@ class StepStats:
 
     step_s: seconds in the step; of these sync_s in all-reduces; idle_s: seconds waited for the step.
     bytes_sent: to other ranks, by all-reduces and by reporting the top k.
-    threads: that decode single tokens. processors: that other programs left to the rank a moment ago;
-    infinity if that is not known.
+    given_up: threads that left processors to other programs. lost: how many threads' worth of the step
+    other programs took all the same.
     """
 
     step_s: tuple[float, ...]
     sync_s: tuple[float, ...]
     idle_s: tuple[float, ...]
     bytes_sent: tuple[float, ...]
-    threads: tuple[int, ...]
-    processors: tuple[float, ...]
+    given_up: tuple[int, ...]
+    lost: tuple[float, ...]
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Return whether other programs made a rank slower than it is."""
+        return any(self.given_up) or max(self.lost) >= SHORT
 
     @property
     def compute_s(self) -> tuple[float, ...]:
@@ -263,7 +269,7 @@ class Instruments(Protocol):
         """
 
     def watch_threads(self, changed: Callable[[Sequence[int]], None]) -> None:
-        """Call `changed` with the threads of all ranks after some gave up threads, or took them back."""
+        """Call `changed` with how many threads each rank has given up, when that has changed."""
 
     def trace(self) -> None:
         """Record the times of every step until `traced`. Raises UsageError if the model has no table."""

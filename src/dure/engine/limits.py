@@ -16,7 +16,7 @@ class Limits:
     n_outputs: rows of logits that one decode may give.
     lock_memory: weights are never swapped out.
     pin: each thread is held to a core of its own, from the one numbered `first_core` on.
-    shares: threads are given up while other programs use the processors; see `ThreadSharing`.
+    gives_up_threads: while other programs use the processors; see `ThreadSharing`.
     full_window: layers that see a window of positions keep all of them, so that a sequence can be cut back
     anywhere.
     """
@@ -29,5 +29,5 @@ class Limits:
     lock_memory: bool = False
     pin: bool = False
     first_core: int = 0
-    shares: bool = False
+    gives_up_threads: bool = False
     full_window: bool = False

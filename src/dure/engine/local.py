@@ -13,6 +13,7 @@ import numpy as np
 from dure.engine.compute.allreduce import ReductionTimes, read_bytes_per_s
 from dure.engine.compute.llama import LoadedModel
 from dure.engine.compute.memory import peak_bytes
+from dure.engine.compute.sharing import StepTimes
 from dure.engine.compute.top_k import adjust, merge_top_k, slice_top_k
 from dure.engine.executor import (
     Adjustment,
@@ -59,7 +60,7 @@ class LocalExecutor:
         self._kv_bytes, self._files = kv_bytes, RankFiles(0)
         self._outputs: tuple[int, ...] = ()
         self._last_end = time.monotonic()
-        self._watch = ThreadWatch([limits.threads])
+        self._watch = ThreadWatch()
         self.info = ExecutorInfo(
             n_ranks=1,
             n_vocab=self._model.n_vocab,
@@ -76,7 +77,8 @@ class LocalExecutor:
         """Decode a batch; see `Executor.step`."""
         check_batch(batch, self.info)
         meanwhile()
-        start = time.monotonic()
+        spent = StepTimes()
+        start = spent.begun
         if self._steps is not None:
             self._times.begin()
         self._model.kv.change(batch.kv)
@@ -87,12 +89,10 @@ class LocalExecutor:
         rows = () if batch.embed else self._rows(batch)
         embeddings = self._model.embeddings(batch.outputs) if batch.embed else None
         end = time.monotonic()
-        threads, processors = self._model.share_processors(batch.tokens.size, start, end - start)
-        stats = StepStats(
-            (end - start,), (0.0,), (start - self._last_end,), (0.0,), (threads,), (processors,)
-        )
-        self._last_end = end
-        self._watch.see(stats.threads)
+        idle_s, self._last_end = start - self._last_end, end
+        given_up, lost = self._model.share_processors(spent, batch.tokens.size, 0.0)
+        self._watch.see([given_up])
+        stats = StepStats((end - start,), (0.0,), (idle_s,), (0.0,), (given_up,), (lost,))
         if self._steps is not None and batch.tokens.size:
             self._steps.append(StepTrace(start, end, self._times.recorded()))
         return StepResult(rows, stats, embeddings)
@@ -133,7 +133,6 @@ class LocalExecutor:
         """Set the threads that decode; see `Instruments.set_threads`."""
         self._model.set_threads(threads[0])
         self.info = replace(self.info, threads=tuple(threads))
-        self._watch.threads = tuple(threads)
 
     def watch_threads(self, changed: Callable[[Sequence[int]], None]) -> None:
         """Tell when threads are given up; see `Instruments.watch_threads`."""

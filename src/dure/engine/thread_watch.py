@@ -8,17 +8,14 @@ __all__ = ["ThreadWatch"]
 
 
 class ThreadWatch:
-    """Calls `changed` with every rank's threads when they are not those of the step before.
+    """Calls `changed` with how many threads each rank has given up, when that has changed."""
 
-    threads: that each rank was told to have.
-    """
+    def __init__(self) -> None:
+        self._given_up: tuple[int, ...] = ()
+        self.changed: Callable[[Sequence[int]], None] = lambda _given_up: None
 
-    def __init__(self, threads: Sequence[int]) -> None:
-        self.threads = tuple(threads)
-        self.changed: Callable[[Sequence[int]], None] = lambda _threads: None
-
-    def see(self, threads: Sequence[int]) -> None:
-        """Look at a step's threads."""
-        if (seen := tuple(threads)) != self.threads:
-            self.threads = seen
-            self.changed(seen)
+    def see(self, given_up: Sequence[int]) -> None:
+        """Look at a step's figures."""
+        before, self._given_up = self._given_up, tuple(given_up)
+        if self._given_up != before and any((*before, *given_up)):
+            self.changed(self._given_up)

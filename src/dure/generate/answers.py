@@ -6,6 +6,7 @@ Knows when an answer begins, goes on and ends. Refuses to know how its tokens ar
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,8 +92,8 @@ class LoopTotals:
     step_s: float = 0.0
     drafted: int = 0
     accepted: int = 0
-    n_decode_steps: int = 0  # steps without prompts
-    threads: tuple[int, ...] = ()  # of each rank in the last step
+    n_decode_steps: int = 0  # steps without prompts that no other program disturbed
+    given_up: tuple[int, ...] = ()  # threads of each rank in the last step
 
     def __post_init__(self) -> None:
         self.decode_compute_s = np.zeros(self.n_ranks)  # of each rank in these
@@ -103,13 +104,18 @@ class LoopTotals:
         """Add a step, n_prefill of whose tokens were of prompts."""
         self.steps += 1
         self.step_s += elapsed_s
-        self.threads = stats.threads
+        self.given_up = stats.given_up
         self.prompt_tokens += n_prefill
-        if not n_prefill:
+        if not n_prefill and not stats.is_disturbed:
             self.n_decode_steps += 1
             self.decode_compute_s += stats.compute_s
         self.sync_s += stats.sync_s
         self.bytes_sent += stats.bytes_sent
+
+    def threads(self, full: Sequence[int]) -> tuple[int, ...]:
+        """Return the threads of each rank now. full: of each, while no other program is busy."""
+        given_up = self.given_up or (0,) * len(full)
+        return tuple(n - less for n, less in zip(full, given_up, strict=True))
 
     def add_answer(self, timings: Timings) -> None:
         """Add an answer that has ended."""

@@ -248,7 +248,7 @@ class EngineLoop:
             sync_s=tuple(totals.sync_s.tolist()),
             bytes_sent=tuple(totals.bytes_sent.tolist()),
             peak_bytes=peak_bytes,
-            threads=totals.threads or info.threads,
+            threads=totals.threads(info.threads),
             sequences_held=scheduler.n_held,
             owners=scheduler.owner_stats(),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import math
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from dure.engine.compute.kv_cache import KvCache
 from dure.engine.compute.memory import lock_all, locked_bytes, want_huge_pages
 from dure.engine.compute.native import ggml_cpu
 from dure.engine.compute.pinning import PinnedThreads, cores_for
-from dure.engine.compute.sharing import ThreadSharing
+from dure.engine.compute.sharing import StepTimes, ThreadSharing
 from dure.engine.limits import Limits
 from dure.errors import EngineError, ModelError, ResourceError
 from dure.model.context import moving_window, padded_ctx
@@ -38,7 +38,7 @@ _MAX_POSITIONS_PER_TOKEN = 4
 _CHUNKED = "llama4"  # its window does not slide
 
 ThreadUse = tuple[int, float]
-"""Threads that decode single tokens; processors that other programs left, infinity if that is not known."""
+"""Threads that were given up, and how many threads' worth of time other programs took; see `StepStats`."""
 
 
 @cache
@@ -71,8 +71,9 @@ class LoadedModel:
         self.limits = limits
         cores = cores_for(limits.threads, limits.first_core) if limits.pin else None
         self._model = load_model(path, progress, cure, lock_memory=limits.lock_memory)
-        self._sharing = ThreadSharing(limits.threads) if limits.shares else None
-        self._threads, self._shared_threads = limits.threads, limits.threads
+        can_give_up = limits.gives_up_threads and limits.threads > 1
+        self._sharing = ThreadSharing(limits.threads) if can_give_up else None
+        self._threads = self._fitting_threads = limits.threads
         try:
             self._nodes = CustomNodes()
             self._context = _make_context(self._model, limits, self._nodes, path)
@@ -172,22 +173,26 @@ class LoadedModel:
         self._threads = n
         self._apply_threads()
 
-    def share_processors(self, n_tokens: int, begun: float, compute_s: float) -> ThreadUse:
+    def share_processors(self, spent: StepTimes, n_tokens: int, sync_s: float) -> ThreadUse:
         """Let the next step have fewer threads if other programs need processors, and more if they do not.
 
-        After a step of n_tokens that began then (`time.monotonic`). Returns what it had.
+        spent: by a step of n_tokens, of which sync_s in all-reduces. Returns what it had.
         """
-        had = min(self._threads, self._shared_threads)
-        if self._sharing is None:
-            return had, math.inf
-        threads = self._sharing.threads(n_tokens, begun, compute_s)
-        if threads != self._shared_threads:
-            self._shared_threads = threads
-            self._apply_threads()
-        return had, self._sharing.left
+        given_up = self._threads - min(self._threads, self._fitting_threads)
+        if not n_tokens:
+            return given_up, 0.0
+        had = self._threads if n_tokens == 1 else self.limits.threads
+        lost = spent.lost(min(had, self._fitting_threads), sync_s)
+        if self._sharing is not None:
+            compute_s = time.monotonic() - spent.begun - sync_s
+            threads = self._sharing.after_step(n_tokens, spent.begun, compute_s, lost)
+            if threads != self._fitting_threads:
+                self._fitting_threads = threads
+                self._apply_threads()
+        return given_up, lost
 
     def _apply_threads(self) -> None:
-        of_prompts = min(self.limits.threads, self._shared_threads)
+        of_prompts = self._fitting_threads
         lib.llama_set_n_threads(self._context, min(self._threads, of_prompts), of_prompts)
 
     def close(self) -> None:

@@ -2,154 +2,171 @@
 
 Threads wait for each other some hundred times per token. One that the kernel sets aside for another program
 holds up all of them, so fewer threads that each have a processor of their own are faster.
-Knows what Linux counts for each processor. Refuses to know models.
+
+A thread that waits for another one spins. So a step should take as much processor time as all of its
+threads have time; what lacks is what other programs took. Fewer threads may lack nothing while the others
+still run: whether there is room for more, the processors' idle time tells.
+Refuses to know models.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
 import psutil
 
-from dure.hardware.probe import cpus, n_cpus
+from dure.hardware.probe import cpus
 
-__all__ = ["CpuTimes", "ThreadChoice", "ThreadSharing", "cpu_times", "fitting", "processors_left"]
+__all__ = ["SHORT", "StepTimes", "ThreadChoice", "ThreadSharing", "idle_s"]
 
-WINDOW_S = 0.5  # in which load is measured
+SHORT = 0.25  # of a thread's time, lost to other programs: more is no chance
+SPARE = 0.7  # processors that idle: one more thread has room
+WINDOW_S = 0.5  # in which both are measured
 IDLE_S = 0.25  # between two steps: what was measured before says nothing of now
 DOWN_AFTER, UP_AFTER = 2, 6  # windows that agree
-REST_WINDOWS = 60  # after fewer threads turned out to be no faster; doubled each time
-MOST_REST_WINDOWS = 1200
+SOON = 20  # windows
+REST, MOST_REST = 60, 1200  # windows: after a choice that was wrong, doubled every time
 
 
-@dataclass(frozen=True)
-class CpuTimes:
-    """Seconds of processor time until some moment, on the processors that this process may use.
-
-    at: by the clock. busy: of all programs. own: of this process.
-    """
-
-    at: float
-    busy: float
-    own: float
-
-
-def cpu_times(allowed: Collection[int]) -> CpuTimes | None:
-    """Return what the kernel counted on these processors; None if it does not tell."""
+def idle_s(allowed: Collection[int]) -> float | None:
+    """Return the seconds for which these processors idled until now, in all; None if that is not known."""
     try:
         times = psutil.cpu_times(percpu=True)
     except (OSError, NotImplementedError):
         return None
-    busy = sum(
-        t.user + t.nice + t.system + t.irq + t.softirq + t.steal
-        for t in ([times[cpu] for cpu in allowed if cpu < len(times)] or times)
-    )
-    return CpuTimes(time.monotonic(), busy, time.process_time())
+    known = [times[cpu] for cpu in allowed if cpu < len(times)]
+    return sum(t.idle + getattr(t, "iowait", 0.0) for t in known) if known else None
 
 
-def processors_left(n: int, before: CpuTimes, now: CpuTimes, idle_s: float) -> float:
-    """Return how many of n processors other programs left to this process between two moments.
+class StepTimes:
+    """The times of a step. begun: by `time.monotonic`. cpu_s: of this process until the step began."""
 
-    idle_s: that it had nothing to compute; others are free to use them all then, as a draft model does.
-    """
-    others_s = now.busy - before.busy - (now.own - before.own)
-    return n - max(0.0, others_s - n * idle_s) / (now.at - before.at)
+    def __init__(self) -> None:
+        self.begun, self.cpu_s = time.monotonic(), time.process_time()
 
-
-def fitting(left: float, most: int) -> int:
-    """Return how many threads, of `most`, have a processor each if so many are left."""
-    return most if left == math.inf else min(most, max(1, math.floor(left + 0.5)))
+    def lost(self, threads: int, sync_s: float) -> float:
+        """Return how many of the threads' time was lost until now. sync_s: in which one of them polled."""
+        step_s = time.monotonic() - self.begun
+        wanted = threads * (step_s - sync_s) + sync_s
+        return max(0.0, wanted - (time.process_time() - self.cpu_s)) / step_s if step_s else 0.0
 
 
 class ThreadSharing:
-    """Watches one process's steps, and says how many threads its next one should have.
+    """Watches one process's steps, and says how many threads the next one should have.
 
-    most: threads that it may have. read: returns the times until now. left: processors that other programs
-    leave; infinity until that is known.
+    most: threads that it may have. read: returns the idle time of the processors.
     """
 
-    def __init__(self, most: int, read: Callable[[], CpuTimes | None] | None = None) -> None:
-        allowed = cpus()
-        self._choice, self._read = ThreadChoice(most), read or partial(cpu_times, allowed)
-        self._n_allowed, self._quota = len(allowed), n_cpus()
-        self.left = math.inf
-        self._begun = self._read()
-        self._stepped_at = time.monotonic()
-        self._idle_s = 0.0
+    def __init__(self, most: int, read: Callable[[], float | None] | None = None) -> None:
+        self._choice, self._read = ThreadChoice(most), read or partial(idle_s, cpus())
+        self._begun = self._stepped_at = time.monotonic()
+        self._idle_s, self._pauses_s = self._read(), 0.0
+        self._lost = list[float]()
         self._seconds = defaultdict[int, list[float]](list)  # of steps, by their number of tokens
 
-    def threads(self, n_tokens: int, begun: float, compute_s: float) -> int:
-        """Return the threads for the next step, after one of n_tokens that began then (`monotonic`)."""
-        idle_s, self._stepped_at = begun - self._stepped_at, time.monotonic()
-        if idle_s > IDLE_S:
-            self._begin()
+    def after_step(self, n_tokens: int, begun: float, compute_s: float, lost: float) -> int:
+        """Return the threads for the next step, after one of n_tokens that began then and lost so much."""
+        now = time.monotonic()
+        pause_s = begun - self._stepped_at
+        if pause_s > IDLE_S:
+            self._choice.forget()
+            self._begin(now)
             return self._choice.now
-        self._idle_s += idle_s
+        self._stepped_at = now
+        self._pauses_s += pause_s
         self._seconds[n_tokens].append(compute_s)
-        if self._begun is not None and self._stepped_at - self._begun.at > WINDOW_S:
-            self._end_window(self._begun)
+        self._lost.append(lost)
+        if now - self._begun > WINDOW_S:
+            self._end_window(now)
         return self._choice.now
 
-    def _end_window(self, begun: CpuTimes) -> None:
-        means = {n_tokens: fmean(seconds) for n_tokens, seconds in self._seconds.items()}
-        idle_s = self._idle_s
-        self._begin()
-        if self._begun is not None:
-            left = processors_left(self._n_allowed, begun, self._begun, idle_s)
-            self.left = min(left, self._quota)
-            self._choice.observe(self.left, means)
+    def _end_window(self, now: float) -> None:
+        idle_now = self._read()
+        if idle_now is not None and self._idle_s is not None:
+            own = self._choice.now * self._pauses_s
+            spare = (idle_now - self._idle_s - own) / (now - self._begun)
+            means = {n_tokens: fmean(seconds) for n_tokens, seconds in self._seconds.items()}
+            self._choice.observe(fmean(self._lost), spare, means)
+        self._begin(now)
 
-    def _begin(self) -> None:
-        self._begun = self._read()
+    def _begin(self, now: float) -> None:
+        self._begun = self._stepped_at = now
+        self._idle_s, self._pauses_s = self._read(), 0.0
+        self._lost.clear()
         self._seconds.clear()
-        self._idle_s = 0.0
 
 
 class ThreadChoice:
-    """Chooses among 1 to `most` threads, window by window, from how many processors are left.
+    """Chooses among 1 to `most` threads, window by window.
 
-    Fewer threads must prove to be faster: else all are taken again, and fewer are not tried for a while.
+    Fewer threads must prove to be faster, else those before are taken again, and fewer are not tried for a
+    while. More threads that are given up again soon are not tried for a while either.
     """
 
     def __init__(self, most: int) -> None:
         self.most = self.now = most
-        self._wanted = list[int]()  # in the latest windows, all fewer or all more than now
-        self._before: Mapping[int, float] | None = None  # seconds of steps with more threads
-        self._rest, self._next_rest = 0, REST_WINDOWS
+        self._n_short = self._n_spare = 0  # windows without a break
+        self._before: tuple[int, Mapping[int, float]] | None = None  # threads, and seconds of steps
+        self._fewer, self._more, self._since_more = _Patience(), _Patience(), SOON
 
-    def observe(self, left: float, seconds: Mapping[int, float]) -> int:
-        """Return the threads for the next window. seconds: that a step took, by its number of tokens."""
-        self._rest = max(0, self._rest - 1)
-        if self._before is not None and (gain := _gain(self._before, seconds)):
-            self._before = None
+    def forget(self) -> None:
+        """Forget the windows until now, but not the choice."""
+        self._n_short = self._n_spare = 0
+        self._before = None
+
+    def observe(self, lost: float, spare: float, seconds: Mapping[int, float]) -> int:
+        """Return the threads for the next window.
+
+        lost: threads' worth of time that others took. spare: processors that idled. seconds: that a step
+        took, by its number of tokens.
+        """
+        self._fewer.pass_window()
+        self._more.pass_window()
+        self._since_more += 1
+        if self._before is not None and (gain := _gain(self._before[1], seconds)):
+            threads, self._before = self._before[0], None
             if gain <= 1:
-                self.now, self._rest = self.most, self._next_rest
-                self._next_rest = min(2 * self._rest, MOST_REST_WINDOWS)
-                self._wanted.clear()
-                return self.now
-        wanted = fitting(left, self.most)
-        if self._wanted and (wanted > self.now) != (self._wanted[-1] > self.now):
-            self._wanted.clear()
-        self._wanted.append(wanted)
-        if wanted == self.now:
-            self._wanted.clear()
-        elif wanted < self.now and len(self._wanted) >= DOWN_AFTER and not self._rest:
-            self._before = dict(seconds)
-            self._change(max(self._wanted))
-        elif wanted > self.now and len(self._wanted) >= UP_AFTER:
-            self._before = None
-            self._change(min(self._wanted))
+                self._fewer.fail()
+                return self._take(threads)
+            self._fewer.succeed()
+        self._n_short = self._n_short + 1 if lost >= SHORT else 0
+        self._n_spare = self._n_spare + 1 if spare >= SPARE else 0
+        if self.now > 1 and self._n_short >= DOWN_AFTER and not self._fewer.rest:
+            if self._since_more < SOON:
+                self._more.fail()
+            else:
+                self._more.succeed()
+            self._before = self.now, dict(seconds)
+            return self._take(max(1, self.now - max(1, round(lost))))
+        if self.now < self.most and self._n_spare >= UP_AFTER and not self._more.rest:
+            self._since_more = 0
+            return self._take(min(self.most, self.now + max(1, int(spare))))
         return self.now
 
-    def _change(self, threads: int) -> None:
+    def _take(self, threads: int) -> int:
         self.now = threads
-        self._wanted.clear()
+        self._n_short = self._n_spare = 0
+        return threads
+
+
+class _Patience:
+    """How many windows to wait after what failed: twice as many every time, until it succeeds."""
+
+    def __init__(self) -> None:
+        self.rest, self._next = 0, REST
+
+    def pass_window(self) -> None:
+        self.rest = max(0, self.rest - 1)
+
+    def fail(self) -> None:
+        self.rest, self._next = self._next, min(2 * self._next, MOST_REST)
+
+    def succeed(self) -> None:
+        self._next = REST
 
 
 def _gain(before: Mapping[int, float], after: Mapping[int, float]) -> float:

@@ -86,7 +86,7 @@ class MpiExecutor:
         options, launch = options or MpiOptions(), launch or LocalLaunch()
         threads = tuple(threads) or (limits.threads,) * len(shards)
         self._wait_s = options.wait_s or _wait_s()
-        self._watch = ThreadWatch(threads)
+        self._watch = ThreadWatch()
         self._kv_bytes = kv_bytes or [0] * len(shards)
         self.info = ExecutorInfo(
             n_ranks=len(shards),
@@ -109,7 +109,7 @@ class MpiExecutor:
         patience_s = 4 * self._wait_s + 2.0 * len(batch.tokens)
         done = self._job.ask(msg.step_request(batch), msg.StepDone, patience_s, meanwhile)
         stats = StepStats(*zip(*done.stats, strict=True))
-        self._watch.see(stats.threads)
+        self._watch.see(stats.given_up)
         return StepResult(
             tuple(self._top_k(row) for row in done.rows),
             stats,
@@ -162,7 +162,6 @@ class MpiExecutor:
         """Set the threads that decode; see `Instruments.set_threads`."""
         self._job.ask(msg.SetThreads(list(threads)), msg.RequestDone, 4 * self._wait_s)
         self.info = replace(self.info, threads=tuple(threads))
-        self._watch.threads = tuple(threads)
 
     def watch_threads(self, changed: Callable[[Sequence[int]], None]) -> None:
         """Tell when threads are given up; see `Instruments.watch_threads`."""

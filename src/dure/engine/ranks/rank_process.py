@@ -23,6 +23,7 @@ from dure.engine.compute.allreduce import (
 from dure.engine.compute.llama import LoadedModel
 from dure.engine.compute.memory import peak_bytes
 from dure.engine.compute.native import mpi
+from dure.engine.compute.sharing import StepTimes
 from dure.engine.compute.top_k import SliceTopK, adjust, slice_top_k
 from dure.engine.limits import Limits
 from dure.engine.ranks import messages as msg
@@ -97,7 +98,8 @@ class RankProcess:
 
     def step(self, step: msg.RankStep, embeddings: Floats) -> list[SliceTopK]:
         """Decode the step on this rank's shard; return its slice's top k for every output row."""
-        start = time.monotonic()
+        spent = StepTimes()
+        start = spent.begun
         idle_s = start - self._idle_since
         self.model.kv.change(step.kv)
         self._outputs = step.outputs
@@ -113,8 +115,8 @@ class RankProcess:
             times = self._all_reduce.times.recorded().tobytes()
             self._steps.append((start, self._idle_since, times))
         step_s = self._idle_since - start
-        threads, processors = self.model.share_processors(n_tokens, start, step_s - reduced.sync_s)
-        self.stats = (step_s, reduced.sync_s, idle_s, reduced.bytes_sent, threads, processors)
+        use = self.model.share_processors(spent, n_tokens, reduced.sync_s)
+        self.stats = (step_s, reduced.sync_s, idle_s, reduced.bytes_sent, *use)
         return rows
 
     def _decode(self, step: msg.RankStep, embeddings: Floats) -> int:
