@@ -210,7 +210,9 @@ def _rank_figures(stats: EngineStats, model: Labels) -> Iterator[Metric]:
     sync = CounterMetricFamily("dure_sync_seconds", "Time in exchanges", labels=("model", "rank"))
     sent = CounterMetricFamily("dure_sent_bytes", "Sent to other ranks", labels=("model", "rank"))
     memory = GaugeMetricFamily("dure_peak_memory_bytes", "Most held", labels=("model", "rank"))
-    threads = GaugeMetricFamily("dure_threads", "Threads that generate now", labels=("model", "rank"))
+    threads = GaugeMetricFamily(
+        "dure_threads", "Threads that generate now", labels=("model", "rank")
+    )
     for family, values in (
         (threads, stats.threads),
         (sync, stats.sync_s),

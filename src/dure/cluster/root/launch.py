@@ -17,7 +17,7 @@ import msgspec
 from dure.cluster.job_identity import JobIdentity
 from dure.cluster.network import device_of, named_device, network_environment
 from dure.cluster.node_api import RANK_SCRIPT
-from dure.cluster.root.launcher import LaunchFile, NodeRank
+from dure.cluster.root.launch_file import LaunchFile, NodeRank
 from dure.cluster.root.membership import Cluster, Member
 from dure.engine.ranks.job import Job
 from dure.engine.ranks.launch import GUARD

@@ -22,42 +22,19 @@ import msgspec
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from dure.cluster.job_identity import JobIdentity
 from dure.cluster.node_api import BLOCK_BYTES, RANK_PATH, RankOrder, RankReport
+from dure.cluster.root.launch_file import LaunchFile, NodeRank
 from dure.cluster.root.membership import Cluster
 from dure.cluster.trust.identity import asking_context
 from dure.engine.ranks.job import RUNNING, Job
 from dure.errors import ClusterError
 from dure.whole_file import write_whole
 
-__all__ = ["LaunchFile", "NodeRank", "main"]
+__all__ = ["main"]
 
 CONNECT_S = 10.0
 REPORT_S = 10.0  # for a node to end its rank, and to say how it ended
 MPIEXEC_ENDED = "mpiexec has ended"
-
-
-class NodeRank(msgspec.Struct):
-    """Where a rank runs: the node, its address, the name of its shard, and jobs that are over there."""
-
-    name: str
-    rank: int
-    host: str
-    port: int
-    shard: str
-    ended: list[str]
-
-
-class LaunchFile(msgspec.Struct):
-    """What the launcher reads in the job's directory.
-
-    nodes: by mpiexec's names. owner, shares: as in `RankOrder`.
-    """
-
-    cluster: str
-    nodes: dict[str, NodeRank]
-    owner: JobIdentity
-    shares: bool
 
 
 def main() -> None:

@@ -17,7 +17,6 @@ import msgspec
 from dure.cluster.node_api import NodeClient, NodeJob
 from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.trust.connection import NodeConnection
-from dure.cluster.trust.discovery import NODE_SERVICE, Address, found
 from dure.cluster.trust.identity import ROOT_NAME, asking_context
 from dure.errors import ClusterError
 from dure.hardware.health import Health, Platform
@@ -81,6 +80,9 @@ class Nodes:
         self, member: Member, context: ssl.SSLContext, timeout_s: float
     ) -> NodeReport | None:
         """Look for a node at another address, and remember that; None if it is nowhere."""
+
+        # Seldom needed, and it takes time to import: an answer waits for a restart.
+        from dure.cluster.trust.discovery import NODE_SERVICE, Address, found
 
         def proven(address: Address) -> NodeReport | None:
             moved = msgspec.structs.replace(member, host=address[0], port=address[1])
