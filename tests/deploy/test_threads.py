@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
 
-from dure.deploy.threads import candidates, tune_threads
+from dure.deploy.reporter import SilentReporter
+from dure.deploy.threads import candidates, tell_of_threads, tune_threads
 from dure.engine.executor import Batch, ExecutorInfo, FullExecutor, StepResult, StepStats
 from dure.engine.kv import Clear
 from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
+from dure.engine.thread_watch import ThreadWatch
 from tests.support.cut_models import cut_executor, step
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
@@ -26,11 +28,15 @@ class Clockwork:
 
     def __init__(self, *takes: Mapping[int, float], lost: float = 0.0) -> None:
         self.lost = lost  # to other programs
+        self.watch = ThreadWatch()
         self._takes, self.threads, self.steps = takes, [max(t) for t in takes], 0
         self.info = ExecutorInfo(len(takes), 100, 256, 512, 1, 1, tuple(self.threads))
 
     def set_threads(self, threads: Sequence[int]) -> None:
         self.threads = list(threads)
+
+    def watch_threads(self, changed: Callable[[Sequence[int]], None]) -> None:
+        self.watch.changed = changed
 
     def step(self, _batch: Batch) -> StepResult:
         self.steps += 1
@@ -111,6 +117,28 @@ def test_a_file_that_cannot_be_read_or_written_costs_only_time(tmp_path: Path) -
     damaged.write_text("[1, 2")
     assert tuned(damaged, {2: 1.0, 1: 2.0}).threads == [2]
     assert tuned(tmp_path / "threads.json" / "below", {2: 1.0, 1: 2.0}).threads == [2]
+
+
+class Listener(SilentReporter):
+    """Keeps the news."""
+
+    def __init__(self) -> None:
+        self.heard = list[str]()
+
+    def news(self, text: str) -> None:
+        self.heard.append(text)
+
+
+def test_it_is_told_once_that_threads_are_given_up() -> None:
+    executor, listener = Clockwork({4: 1.0}, {4: 1.0}, {2: 1.0}), Listener()
+    machines = ("attic", "pi-1", "pi-2")
+    tell_of_threads(cast(FullExecutor, executor), (4, 4, 2), machines, listener)
+    for given_up in ((0, 0, 0), (0, 2, 1), (0, 0, 0), (1, 0, 0)):
+        executor.watch.see(given_up)
+    assert listener.heard == [
+        "other programs are busy: 2 threads compute on pi-1 instead of 4, "
+        "1 thread computes on pi-2 instead of 2, until they end"
+    ]
 
 
 @pytest.fixture(params=["one", "two"])
