@@ -113,7 +113,7 @@ def test_too_many_ranks_and_a_missing_node_are_told(five: list[Machine]) -> None
     refused = root.dure("run", DEMO, "hi", "--cluster", "--ranks", 9, status=2)
     assert "the cluster has 2 machines" in refused
     refused = root.dure("run", DEMO, "hi", "--cluster", "--shares", "1,1,1", status=2)
-    assert f"here are 2, in this order: dure-root, {node.name}" in refused
+    assert f"here are 2, in this order: {root.name} (root), {node.name}" in refused
     assert "are for --cluster" in root.dure("run", DEMO, "hi", "--nodes", "all", status=2)
     assert "name some" in root.dure("run", DEMO, "hi", "--cluster", "--nodes", ",", status=2)
     twice = f"{node.name},{node.name}"
@@ -147,10 +147,14 @@ def test_a_stream_goes_on_when_a_rank_is_killed(
     ended, started, replayed = events_of(root)[-3:]
     assert "was killed" in ended["reason"]
     assert ended["silent_s"] > 0
-    assert node.name in started["shares"]
+    assert started["shares"].keys() == {"dure-root", node.name}
     assert started["load_s"] > 0
     assert replayed["event"] == "replayed"
     assert replayed["replay_s"] > 0
+    told = root.dure("cluster", "events")
+    here, there = started["shares"]["dure-root"], started["shares"][node.name]
+    assert f" shares={root.name} (root):{here:.3g},{node.name}:{there:.3g} " in told
+    assert "{" not in told
 
 
 @needs_root

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -104,7 +105,7 @@ def test_the_second_command_is_refused_and_the_first_goes_on(
             root.dure("cluster", "bench", "--types", "Q4_0", status=1).strip().splitlines()[-1]
         )
         assert (
-            f"{root.name}, {nodes[0].name}, {nodes[1].name} are used by `dure serve dure-demo`"
+            f"{root.name} (root), {nodes[0].name}, {nodes[1].name} are used by `dure serve dure-demo`"
             in refused
         )
         assert "wait until it is done, or `dure stop " in refused
@@ -142,7 +143,9 @@ def test_two_jobs_share_the_nodes_and_both_tell_it_right(three: list[Machine], a
 def test_a_busy_node_is_left_out_while_another_is_free_and_taken_when_it_is(
     three: list[Machine], alone: str
 ) -> None:
-    """With `all`: the start says so; a server takes the node once the other command has ended."""
+    """With `all`: the start says so, and how the model is divided; a server takes the node once the other
+    command has ended.
+    """
     root, node, other = three
     first = ("serve", DEMO, "--cluster", "--nodes", node.name, *GREEDY, "--port", PORT + 1)
     root.start(*first, says="ready")
@@ -150,6 +153,8 @@ def test_a_busy_node_is_left_out_while_another_is_free_and_taken_when_it_is(
     with serving(root):
         said = (root.home / "log0").read_text()
         assert f"goes on without busy nodes: {node.name} is used by `dure serve dure-demo`" in said
+        divided = rf"the model is divided: {root.name} \(root\) \d+%, {other.name} \d+%\n"
+        assert re.search(divided, said), said
         assert (len(ranks_of(node)), len(ranks_of(other))) == (1, 1)
         holder.terminate()
         holder.wait()

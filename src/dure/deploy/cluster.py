@@ -6,7 +6,6 @@ Refuses to know how nodes are polled, and how ranks are started on them.
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -20,7 +19,7 @@ from dure.cluster.root.occupancy import Occupancy
 from dure.cluster.root.readiness import common_ctx, machine_of
 from dure.cluster.root.restart_watch import RestartWatch
 from dure.cluster.root.survey import NodeReport, Nodes
-from dure.cluster.trust.identity import ROOT_NAME
+from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.deploy.deployment import Deployment, deployment_of_shards
 from dure.deploy.learning import Learning
 from dure.deploy.local import limits_of, memory_of_whole, start_local, threads_of
@@ -105,7 +104,7 @@ def start_on_cluster(
         record=lambda event, facts: cluster.events.add(event, **facts),
         learn=Learning(cluster, _main_type(model), start.held_bytes, is_shared).learn,
         is_shared=is_shared(),
-        machines=tuple(map(_shown, start.uses)),
+        machines=tuple(map(shown_name, start.uses)),
     )
 
 
@@ -129,10 +128,6 @@ def _node_wait(
         insists=options.nodes is not None or options.shares is not None,
         may_be_alone=restart is not None,
     )
-
-
-def _shown(name: str) -> str:
-    return socket.gethostname() if name == ROOT_NAME else name
 
 
 def _names(nodes: str | None) -> list[str] | None:

@@ -24,7 +24,7 @@ class Deployment:
     restart_reason: called when the engine is idle, returns why it should restart, as when a machine is
     back; "" if it should not. record: logs an event with its facts. learn: called with each rank's seconds
     of computing in a step. is_shared: other jobs run on its machines, so no time measured there is of it
-    alone. machines: of the ranks, by name; empty if all are here.
+    alone. machines: of the ranks, as a person knows them; empty if all are here.
     """
 
     executor: FullExecutor

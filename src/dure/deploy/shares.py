@@ -5,7 +5,6 @@ Measures machines and links with unknown speed; the decision itself is in `plan.
 
 from __future__ import annotations
 
-import socket
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from dure.cluster.root.speeds import (
     measured_once,
 )
 from dure.cluster.root.survey import NodeReport, Nodes, root_report
-from dure.cluster.trust.identity import ROOT_NAME
+from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.deploy.options import RunOptions, parse_shares
 from dure.deploy.reporter import Reporter
 from dure.hardware.machine import Machine
@@ -56,8 +55,7 @@ class ClusterPlan:
     def told(self) -> str:
         """Return who takes part with which share, for a user."""
         machines = [
-            f"{socket.gethostname() if name == ROOT_NAME else name} {share:.0%}"
-            for name, share in self.shares_by_name.items()
+            f"{shown_name(name)} {share:.0%}" for name, share in self.shares_by_name.items()
         ]
         return f"the model is divided: {', '.join(machines)}"
 
@@ -92,7 +90,7 @@ class ClusterPlanner:
         is_reduced: others are missing, so --shares does not apply. Raises UsageError for options that do
         not fit the machines, ResourceError if all together have too little memory.
         """
-        names = [ROOT_NAME, *(report.member.name for report in available)]
+        names = [shown_name(ROOT_NAME), *(report.member.name for report in available)]
         placing = _placement_options(self._options)
         fixed = fixed_shares(names, placing, is_reduced=is_reduced)
         if fixed is not None:

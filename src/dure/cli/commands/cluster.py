@@ -36,7 +36,7 @@ from dure.cluster.root.speeds import (
 from dure.cluster.root.survey import Nodes, root_report
 from dure.cluster.trust.discovery import JOIN_SERVICE, announced
 from dure.cluster.trust.https_server import listener
-from dure.cluster.trust.identity import ROOT_NAME, check_name
+from dure.cluster.trust.identity import ROOT_NAME, check_name, shown_name
 from dure.cluster.trust.invitation import Code
 from dure.cluster.trust.joining import JOIN_PORT, NodeFile
 from dure.errors import ClusterError, UsageError
@@ -323,9 +323,9 @@ def events(
 
 
 def _told(value: Any) -> str:
-    """Write a fact of an event as a person reads it: no quotes, no braces."""
+    """Write a fact of an event as a person reads it: no quotes, no braces, machines by their names."""
     if isinstance(value, dict):
-        return ",".join(f"{key}:{_told(one)}" for key, one in value.items())
+        return ",".join(f"{_told(key)}:{_told(one)}" for key, one in value.items())
     if isinstance(value, list):
         return ",".join(map(_told, value))
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else shown_name(str(value))

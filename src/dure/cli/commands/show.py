@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from dure.cli.terminal.cluster_tables import shown_name
 from dure.cli.terminal.console import output, print_json, printable
 from dure.cli.terminal.parameters import Json, Model
 from dure.cli.terminal.pull_progress import pull_progress
 from dure.cluster.root.membership import Cluster
+from dure.cluster.trust.identity import shown_name
 from dure.deploy.forecast import forecast
 from dure.deploy.options import MOST_SEQUENCES, RunOptions
 from dure.errors import ModelError, UsageError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Mapping, Sequence
 
@@ -11,10 +10,10 @@ from rich.table import Table
 from dure.cli.terminal.console import duration_text, errors, printable
 from dure.cluster.root.node_status import ClusterStatus, NodeStatus
 from dure.cluster.root.speeds import MachineSpeeds, TypeSpeed
-from dure.cluster.trust.identity import ROOT_NAME
+from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.sizes import bytes_text
 
-__all__ = ["print_limits", "shown_name", "speed_table", "status_table"]
+__all__ = ["print_limits", "speed_table", "status_table"]
 
 _RIGHT = {"last share", "speed", "cores", "free memory", "load", "°C", "MHz"}
 
@@ -74,11 +73,6 @@ def _speed(types: Mapping[str, TypeSpeed]) -> str:
     if speed.measured is not None:
         facts.append(f"{duration_text(max(0.0, time.time() - speed.measured))} ago")
     return f"{speed.decode_bytes_per_s / 1e9:.1f} GB/s ({', '.join(facts)})"
-
-
-def shown_name(name: str) -> str:
-    """Return a machine's name for a person: the root's is that of its host."""
-    return f"{socket.gethostname()} (root)" if name == ROOT_NAME else name
 
 
 def speed_table(rows: list[MachineSpeeds], types: list[str]) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,7 +10,7 @@ from dure.cluster.root.job_registry import JobRegistry, MachineUse
 from dure.cluster.root.membership import Cluster
 from dure.cluster.root.occupancy import Occupancy
 from dure.cluster.root.survey import NodeReport
-from dure.cluster.trust.identity import ROOT_NAME
+from dure.cluster.trust.identity import shown_name
 
 __all__ = ["sole_use"]
 
@@ -28,11 +27,7 @@ def sole_use(cluster: Cluster, own: JobIdentity, reports: Sequence[NodeReport]) 
     with registry.registered():
         while True:
             occupancy = Occupancy(own, (), registry.others(), running)
-            holders = {
-                socket.gethostname() if name == ROOT_NAME else name: held
-                for name in uses
-                if (held := occupancy.holders(name))
-            }
+            holders = {shown_name(name): held for name in uses if (held := occupancy.holders(name))}
             if holders:
                 raise busy_error(holders, may_share=False)
             if registry.claim(uses, ()):

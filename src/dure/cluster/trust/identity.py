@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import re
+import socket
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ __all__ = [
     "fingerprint",
     "is_pair",
     "new_request",
+    "shown_name",
 ]
 
 ROOT_NAME = "dure-root"  # in its certificate
@@ -56,6 +58,11 @@ def check_name(name: str) -> str:
             f"{name!r} is no name for a node", "use small letters, digits and hyphens, as in pi-4"
         )
     return name
+
+
+def shown_name(name: str) -> str:
+    """Return a machine's name for a person, on the root: the root's is that of its host."""
+    return f"{socket.gethostname()} (root)" if name == ROOT_NAME else name
 
 
 def fingerprint(certificate_der: bytes) -> bytes:
