@@ -15,6 +15,8 @@ import ollama
 import openai
 import pytest
 
+from dure.cli.terminal.server_parameters import Guarding
+from dure.http.settings import ServerSettings
 from dure.http.sse import Silence
 from dure.serve import anthropic as anthropic_dialect
 from dure.serve import ollama as ollama_dialect
@@ -185,3 +187,9 @@ def test_comments_go_on_between_the_events() -> None:
                     go.set()
     assert seen.index(":") < len(seen) - seen[::-1].index("d")
     assert seen.count(":") >= 2
+
+
+def test_no_stream_is_silent_for_longer_than_strict_clients_wait() -> None:
+    """Half a minute, whichever way a server is started, unless it is told otherwise."""
+    defaults = (Silence().event_s, ServerSettings().keep_alive_event_s, Guarding().keep_alive_event)
+    assert max(defaults) <= 30
