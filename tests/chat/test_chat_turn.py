@@ -112,12 +112,12 @@ def test_the_marks_of_a_conversation_are_single_tokens(vocabulary: Vocabulary) -
 
 
 def test_without_a_chat_template_there_is_no_conversation(tmp_path: Path) -> None:
-    """The cure is to continue text."""
+    """The cure is to give it one, or to continue text."""
     path = tmp_path / "plain.gguf"
     write_parrot(path, DEMO, [5, 6], template="")
     vocabulary = vocabulary_of(path)
     assert not vocabulary.has_chat_template
-    with pytest.raises(UsageError, match=r"plain\.gguf has no chat template: use `dure run --raw`"):
+    with pytest.raises(UsageError, match=r"plain\.gguf has no chat template: --chat-template FILE"):
         conversations(vocabulary).turn([{"role": "user", "content": "hi"}])
     vocabulary.close()
     vocabulary.close()

@@ -18,7 +18,7 @@ import pytest
 
 from dure.hardware.probe import cpus, probe
 from tests.support.dure_process import DURE, Dure, error_line
-from tests.support.parrot import write_parrot
+from tests.support.parrot import tokens_of, write_parrot
 from tests.support.random_models import Shape, write_random_model
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
@@ -170,12 +170,36 @@ def test_a_shard_is_no_model_to_run(dure: Dure, tmp_path: Path) -> None:
 
 
 def test_chat_needs_a_chat_template(dure: Dure, tmp_path: Path) -> None:
-    """Without one, the cure is `run --raw`; --system says the same."""
+    """Without one, the cure is to give it one, or `run --raw`; --system says the same."""
+    path, template = tmp_path / "plain.gguf", tmp_path / "chat.jinja"
+    write_parrot(path, DEMO, tokens_of(DEMO, " one two"), template="")
+    words = ("plain.gguf has no chat template", "--chat-template FILE", "--raw")
+    check_refusal(dure, SENSELESS, words, "chat", path)
+    words = ("--system needs a chat template", "plain.gguf has none", "--chat-template FILE")
+    system = ("--system", "Be kind.")
+    check_refusal(dure, SENSELESS, words, "run", path, "hi", *system)
+    raw = ("--system needs a chat template", "leave out --raw")
+    check_refusal(dure, SENSELESS, raw, "run", path, "hi", *system, "--raw")
+    template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    said = (*("--chat-template", template), *system, "-n", 2, "-t", 1)
+    for command, prompt in (("run", ("hi",)), ("chat", ())):
+        done = dure(command, path, *prompt, *said, stdin="" if prompt else "hi\n")
+        assert (done.returncode, done.stdout) == (0, " one two\n"), done.stderr
+        assert "no chat template" not in done.stderr
+
+
+def test_a_prompt_that_is_continued_for_want_of_a_template_is_told(
+    dure: Dure, tmp_path: Path
+) -> None:
+    """Unless --raw says that it is meant."""
     path = tmp_path / "plain.gguf"
-    write_parrot(path, DEMO, [5, 6], template="")
-    check_refusal(dure, SENSELESS, ("plain.gguf", "chat template", "--raw"), "chat", path)
-    words = ("--system", "chat template", "--raw")
-    check_refusal(dure, SENSELESS, words, "run", path, "hi", "--system", "Be kind.")
+    write_parrot(path, DEMO, tokens_of(DEMO, " one two"), template="")
+    told = dure("run", path, "hi", "-n", 2, "-t", 1)
+    meant = dure("run", path, "hi", "-n", 2, "-t", 1, "--raw")
+    assert told.stdout == meant.stdout == " one two\n"
+    assert "plain.gguf has no chat template, so the prompt is continued" in told.stderr
+    assert "--chat-template FILE" in told.stderr
+    assert meant.stderr == ""
 
 
 @pytest.mark.parametrize(

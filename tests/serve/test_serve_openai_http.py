@@ -12,8 +12,13 @@ import httpx
 import msgspec
 import pytest
 
+from dure.chat.reading import TextTools
 from dure.errors import BusyError, EngineError
 from dure.http.sse import Silence
+from dure.isolation import Isolation
+from dure.serve import anthropic, ollama, responses
+from dure.serve.served_model import ServedModel
+from dure.serve.state import ServerState
 from tests.support.serving import Script, ScriptedEngine, Served, served, state_of, vocabulary
 
 CHAT = "/v1/chat/completions"
@@ -665,3 +670,24 @@ def test_what_is_no_text_is_refused_with_the_cure(http: httpx.Client, role: str,
         f"messages.0.content.1: a part of type '{kind}' is not supported: this model reads text only, "
         "leave it out"
     )
+
+
+def test_a_model_without_a_chat_template_says_how_it_gets_one() -> None:
+    """In every dialect of conversations; text is continued without."""
+    routers = [responses.router(), anthropic.router(), ollama.router()]
+    with Isolation(TextTools(vocabulary(), None)) as texts:
+        model = ServedModel(ScriptedEngine(), vocabulary(), texts, "plain")
+        with (
+            served(ServerState(model), routers) as server,
+            httpx.Client(base_url=server.url) as http,
+        ):
+            for path, body in (
+                (CHAT, {"messages": MESSAGES}),
+                ("/v1/responses", {"input": "Hi"}),
+                ("/v1/messages", {"messages": MESSAGES, "max_tokens": 1}),
+                ("/api/chat", {"model": "plain", "messages": MESSAGES}),
+            ):
+                refused = http.post(path, json=body)
+                assert refused.status_code == 400, path
+                assert "has no chat template: --chat-template FILE gives it one" in refused.text
+            assert http.post("/v1/completions", json={"prompt": "Hi"}).status_code == 200

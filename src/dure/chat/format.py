@@ -40,7 +40,15 @@ from dure.errors import ParameterError, UsageError
 from dure.generate.request import Grammar
 from dure.model.vocabulary import Vocabulary
 
-__all__ = ["ChatFormatter", "PreparedChat"]
+__all__ = ["ChatFormatter", "PreparedChat", "template_error"]
+
+
+def template_error(name: str) -> UsageError:
+    """Return the error of a model that has no chat template."""
+    return UsageError(
+        f"{name} has no chat template",
+        "--chat-template FILE gives it one; /v1/completions and `dure run --raw` continue text without",
+    )
 
 
 @dataclass(frozen=True)
@@ -83,9 +91,7 @@ class ChatFormatter:
         self._vocabulary = vocabulary
         source = default_template or vocabulary.chat_template()
         if not source:
-            raise UsageError(
-                f"{vocabulary.name} has no chat template", "use /v1/completions to continue text"
-            )
+            raise template_error(vocabulary.name)
         self._plain = _Dialect(source, vocabulary)
         tool_source = "" if default_template else vocabulary.chat_template(tools=True)
         same = not tool_source or tool_source == source

@@ -12,10 +12,9 @@ from typing import Any, Self
 from dure.chat import json_schema
 from dure.chat.answer_reader import Promise
 from dure.chat.caller_grammar import checked_grammar, checked_rules
-from dure.chat.format import ChatFormatter, PreparedChat
+from dure.chat.format import ChatFormatter, PreparedChat, template_error
 from dure.chat.parameter_errors import blaming
 from dure.chat.task import ChatTask
-from dure.errors import UsageError
 from dure.generate.request import Grammar
 from dure.model.vocabulary import Vocabulary
 
@@ -58,10 +57,7 @@ def pair_of(tools: TextTools, query: str, document: str) -> list[int]:
 def prepared_chat(tools: TextTools, task: ChatTask) -> PreparedChat:
     """Return what an answer to a conversation needs. Raises UsageError naming what cannot be done."""
     if tools.formatter is None:
-        raise UsageError(
-            "this model has no chat template",
-            "use /v1/completions, or serve it with --chat-template",
-        )
+        raise template_error(tools.vocabulary.name)
     return tools.formatter.prepare(task)
 
 

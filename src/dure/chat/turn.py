@@ -13,7 +13,6 @@ from dure.chat.format import PreparedChat
 from dure.chat.parser import Parsed
 from dure.chat.task import ChatTask, GenerationOptions
 from dure.chat.thinking import Think, asked_to_think
-from dure.errors import UsageError
 from dure.generate.request import Token
 from dure.model.vocabulary import Vocabulary
 
@@ -21,7 +20,7 @@ __all__ = ["ChatTurn", "Conversations"]
 
 
 class Conversations:
-    """Begins turns of conversations with one model. Raises UsageError if it has no chat template.
+    """Begins turns of conversations with one model.
 
     prepare: makes a prompt of a task, here or in another process.
     """
@@ -32,10 +31,6 @@ class Conversations:
         prepare: Callable[[ChatTask], PreparedChat],
         think: Think = "auto",
     ) -> None:
-        if not vocabulary.has_chat_template:
-            raise UsageError(
-                f"{vocabulary.name} has no chat template", "use `dure run --raw` to continue text"
-            )
         self._vocabulary, self._prepare, self._think = vocabulary, prepare, think
 
     def turn(

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from dure.chat.format import template_error
 from dure.chat.reading import prepared_chat
 from dure.chat.turn import ChatTurn, Conversations
 from dure.cli.terminal.answer_text import AnswerText
@@ -24,6 +25,7 @@ from dure.cli.terminal.parameters import (
     Pull,
     Running,
     SamplingOptions,
+    TemplateFile,
     Thinking,
 )
 from dure.cli.terminal.running_model import proposer, reading, running_model
@@ -52,6 +54,7 @@ def chat(
     *,
     running: Running,
     draft: DraftFrom = Draft.LOOKUP,
+    template: TemplateFile,
     sampling: SamplingOptions,
     think: Thinking = "auto",
     max_tokens: MaxTokens = None,
@@ -65,16 +68,19 @@ def chat(
     Example: dure chat models/dure-demo.gguf --ranks 2
     """
     sampling.check()
+    own_template = template.template_text()
     options = running.options("chat", model)
     file = resolve_model(model, may_pull=True, pull_now=pull)
     with open_gguf(file) as header:
         request_sampling = sampling.sampling(file_sampling(header))
     draft = resolve_draft(draft, pull_now=pull)
     with (
-        reading(file, options) as (vocabulary, texts),
+        reading(file, options, template=own_template) as (vocabulary, texts),
         ExitStack() as stack,
         running_model(file, options) as (gguf, executor),
     ):
+        if not (own_template or vocabulary.has_chat_template):
+            raise template_error(vocabulary.name)
         drafts = stack.enter_context(proposer(draft, gguf, vocabulary, options, executor))
         session = Session(executor, vocabulary, drafts)
         n_ctx = executor.info.n_ctx

@@ -16,7 +16,7 @@ from dure.chat.reading import TextTools, prepared_chat, tokens_of
 from dure.chat.thinking import Think
 from dure.chat.turn import ChatTurn, Conversations
 from dure.cli.terminal.answer_text import AnswerText
-from dure.cli.terminal.console import errors, print_json, write
+from dure.cli.terminal.console import errors, print_json, print_warning, write
 from dure.cli.terminal.interrupt import Interrupt
 from dure.cli.terminal.model_argument import resolve_draft, resolve_model
 from dure.cli.terminal.option_groups import expanded
@@ -28,6 +28,7 @@ from dure.cli.terminal.parameters import (
     Pull,
     Running,
     SamplingOptions,
+    TemplateFile,
     Thinking,
 )
 from dure.cli.terminal.running_model import proposer, reading, running_model
@@ -57,6 +58,7 @@ def run(
     *,
     running: Running,
     draft: DraftFrom = Draft.LOOKUP,
+    template: TemplateFile,
     sampling: SamplingOptions,
     think: Thinking = "auto",
     max_tokens: MaxTokens = None,
@@ -77,21 +79,25 @@ def run(
     Example: dure run qwen3:0.6b "What does this do?" < setup.py
     """
     sampling.check()
+    own_template = template.template_text()
     options = running.options("run", model)
     file = resolve_model(model, may_pull=True, pull_now=pull, may_be_prompt=prompt is None)
+    if raw and system is not None:
+        raise UsageError("--system needs a chat template", "leave out --raw")
     with open_gguf(file) as header:
         request_sampling = sampling.sampling(file_sampling(header))
         text = _prompt(prompt)  # first check the file: nobody should type a prompt in vain
     draft = resolve_draft(draft, pull_now=pull)
     with (
         Interrupt() as interrupt,
-        reading(file, options, chats=not raw) as (vocabulary, texts),
+        reading(file, options, chats=not raw, template=own_template) as (vocabulary, texts),
         ExitStack() as stack,
         running_model(file, options) as (gguf, executor),
     ):
         drafts = stack.enter_context(proposer(draft, gguf, vocabulary, options, executor))
         session = Session(executor, vocabulary, drafts)
-        turn = _turn(vocabulary, texts, text, system, raw, think)
+        chats = not raw and _chats(vocabulary, own_template, system)
+        turn = _turn(vocabulary, texts, text, system, think) if chats else None
         tokens = turn.prompt if turn else texts.call(tokens_of, text, False, True)
         answer = AnswerText(is_written=not as_json)
         pieces = session.answer(
@@ -143,21 +149,30 @@ def _piped() -> str:
     return sys.stdin.read()
 
 
+def _chats(vocabulary: Vocabulary, template: str | None, system: str | None) -> bool:
+    """Return whether a template makes a message of the prompt; tell if not. Raises UsageError."""
+    if template or vocabulary.has_chat_template:
+        return True
+    if system is not None:
+        raise UsageError(
+            f"--system needs a chat template, and {vocabulary.name} has none",
+            "--chat-template FILE gives it one",
+        )
+    print_warning(
+        f"{vocabulary.name} has no chat template, so the prompt is continued: --chat-template FILE gives "
+        "it one, --raw says that this is meant"
+    )
+    return False
+
+
 def _turn(
     vocabulary: Vocabulary,
     texts: Isolation[TextTools],
     text: str,
     system: str | None,
-    raw: bool,
     think: Think,
-) -> ChatTurn | None:
-    """Return the turn of the chat; None if the text itself is continued."""
-    if raw or not vocabulary.has_chat_template:
-        if system is not None:
-            raise UsageError(
-                "--system needs a chat template", "leave out --raw, or use a chat model"
-            )
-        return None
+) -> ChatTurn:
+    """Return the turn of the chat."""
     messages = [{"role": "system", "content": system}] if system is not None else []
     conversations = Conversations(vocabulary, lambda task: texts.call(prepared_chat, task), think)
     turn = conversations.turn([*messages, {"role": "user", "content": text}])

@@ -19,6 +19,7 @@ from dure.cli.terminal.parameters import (
     Pull,
     Running,
     SamplingOptions,
+    TemplateFile,
     Thinking,
 )
 from dure.cli.terminal.server_parameters import Guarding, ModelFiles, Serving
@@ -54,6 +55,7 @@ def serve(
     draft: DraftFrom = Draft.LOOKUP,
     pull: Pull = False,
     files: ModelFiles,
+    template: TemplateFile,
     sampling: SamplingOptions,
     think: Thinking = "auto",
     verbose: Annotated[
@@ -100,7 +102,7 @@ def serve(
         settings=settings,
         sampling=defaults,
         embedding=_embedding_engine(Path(embedder), running, files) if embedder else None,
-        chat_template=files.template_text(),
+        chat_template=template.template_text(),
         slots=serving.slots,
         think=think,
         strict=serving.strict,

@@ -15,7 +15,7 @@ from dure.cli.terminal.completion import models
 from dure.cluster.job_identity import JobIdentity
 from dure.deploy.options import RunOptions
 from dure.engine.wire import Wire
-from dure.errors import UsageError
+from dure.errors import ResourceError, UsageError
 from dure.generate.request import Sampling
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "SamplingOptions",
     "ServiceUser",
     "Shares",
+    "TemplateFile",
     "Thinking",
 ]
 
@@ -224,6 +225,32 @@ class Running:
             lock_memory=self.mlock,
             pin=self.pin,
         )
+
+
+@dataclass(frozen=True)
+class TemplateFile:
+    """A chat template that takes the place of the model's own."""
+
+    chat_template: Annotated[
+        Path | None,
+        typer.Option(
+            help="Jinja file to use instead of the model's chat template.", rich_help_panel=MODEL
+        ),
+    ] = None
+
+    def template_text(self) -> str | None:
+        """Return the text of --chat-template. Raises ResourceError or UsageError."""
+        path = self.chat_template
+        try:
+            return path.read_text() if path else None
+        except OSError as error:
+            raise ResourceError(
+                f"--chat-template {path} cannot be read: {error.strerror}"
+            ) from error
+        except UnicodeDecodeError:
+            raise UsageError(
+                f"--chat-template {path} is no text", "name a template in UTF-8"
+            ) from None
 
 
 _DEFAULTS = {

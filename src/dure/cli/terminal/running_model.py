@@ -59,12 +59,12 @@ def running_model(
 
 @contextmanager
 def reading(
-    file: Path, options: RunOptions, *, chats: bool = True
+    file: Path, options: RunOptions, *, chats: bool = True, template: str | None = None
 ) -> Iterator[tuple[Vocabulary, Isolation[TextTools]]]:
     """Load a model's vocabulary, and fork what reads a user's texts; do it before the model is loaded.
 
-    chats: its chat template is wanted too. Raises as `Vocabulary` and `ChatFormatter` do; but what else
-    prevents a start comes first.
+    chats: its chat template is wanted too. template: instead of that. Raises as `Vocabulary` and
+    `ChatFormatter` do; but what else prevents a start comes first.
     """
     with open_gguf(file) as gguf:
         try:
@@ -72,7 +72,7 @@ def reading(
         except ModelError:
             with running_model(file, options):
                 raise
-    tools = TextTools.of(vocabulary) if chats else TextTools(vocabulary, None)
+    tools = TextTools.of(vocabulary, template) if chats else TextTools(vocabulary, None)
     with Isolation(tools) as texts:
         yield vocabulary, texts
 

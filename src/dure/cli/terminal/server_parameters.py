@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from dure.cli.terminal.parameters import GUARDS, MODEL, SERVER
-from dure.errors import ResourceError, UsageError
+from dure.errors import UsageError
 from dure.hardware.probe import probe
 from dure.http.guards.keys import keys_of_environment
 from dure.http.settings import LogFormat, ServerSettings
@@ -22,7 +22,7 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A server's embedding model, pooling and chat template."""
+    """A server's embedding model and pooling."""
 
     embedding_model: Annotated[
         str | None,
@@ -40,26 +40,6 @@ class ModelFiles:
             rich_help_panel=MODEL,
         ),
     ] = None
-    chat_template: Annotated[
-        Path | None,
-        typer.Option(
-            help="Jinja file to use instead of the model's chat template.", rich_help_panel=MODEL
-        ),
-    ] = None
-
-    def template_text(self) -> str | None:
-        """Return the text of --chat-template. Raises ResourceError or UsageError."""
-        path = self.chat_template
-        try:
-            return path.read_text() if path else None
-        except OSError as error:
-            raise ResourceError(
-                f"--chat-template {path} cannot be read: {error.strerror}"
-            ) from error
-        except UnicodeDecodeError:
-            raise UsageError(
-                f"--chat-template {path} is no text", "name a template in UTF-8"
-            ) from None
 
 
 @dataclass(frozen=True)
