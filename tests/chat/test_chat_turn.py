@@ -10,10 +10,11 @@ import pytest
 
 from dure.chat.format import ChatFormatter
 from dure.chat.parser import Parsed, joined
-from dure.chat.task import ChatTask, Content, Reasoning
+from dure.chat.task import ChatTask, Content, Reasoning, ToolArguments, ToolCall
 from dure.errors import UsageError
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
+from tests.support.chat_templates import HARMONY, LLAMA3
 from tests.support.conversations import conversations
 from tests.support.gbnf_words import DEMO, demo_vocabulary
 from tests.support.parrot import write_parrot
@@ -68,6 +69,32 @@ def test_text_comes_back_as_it_was_generated(vocabulary: Vocabulary) -> None:
 def test_reasoning_is_told_apart_from_the_answer(vocabulary: Vocabulary) -> None:
     pieces = read(vocabulary, "<think>\nWho, then?\n</think>\n\nThe goat.", THOUGHTS)
     assert pieces == [Reasoning("Who, then?"), Content("The goat.")]
+
+
+@pytest.mark.parametrize(
+    ("text", "template", "told"),
+    [
+        (
+            'So:\n<tool_call>\n{"name": "a", "arguments": {"b": 1}}\n</tool_call>',
+            None,
+            ["So:", "a", '{"b": 1}'],
+        ),
+        ("<tool_call>no JSON</tool_call>", None, ["<tool_call>no JSON</tool_call>"]),
+        (
+            "<|channel|>commentary to=functions.a <|constrain|>json<|message|>{}<|call|>",
+            HARMONY,
+            ["a", "{}"],
+        ),
+        ('{"name": "a", "parameters": {}}', LLAMA3, ['{"name": "a", "parameters": {}}']),
+    ],
+)
+def test_a_call_of_a_tool_that_nobody_offered_is_read_as_one(
+    vocabulary: Vocabulary, text: str, template: str | None, told: list[str]
+) -> None:
+    """If it is marked as such: bare JSON may be what was asked for."""
+    pieces = read(vocabulary, text, template)
+    assert [one.name if isinstance(one, ToolCall) else one.text for one in pieces] == told
+    assert len(told) == 1 or isinstance(pieces[-1], ToolArguments)
 
 
 def test_half_a_character_at_the_end_is_shown_as_such(vocabulary: Vocabulary) -> None:

@@ -17,11 +17,22 @@ import numpy as np
 import numpy.typing as npt
 
 from dure.model.ggml import type_named
-from dure.model.gguf import GgufWriter, TensorSpec, Value, ValueKind, open_gguf, value_of
+from dure.model.gguf import (
+    GgufWriter,
+    TensorSpec,
+    Value,
+    ValueKind,
+    array_of,
+    open_gguf,
+    value_of,
+)
 from dure.model.vocabulary import Vocabulary
 
 WIDTH, HEADS, KV_HEADS, HEAD = 128, 4, 2, 32
 LEAD = 16.0  # a successor's logit is this times sqrt(WIDTH), all others are zero
+
+_TOKENS = ("tokens", "token_type", "eos_token_id")
+_SPECIAL, _AS_WRITTEN = 3, 4  # types of tokens, of llama.h: LLAMA_TOKEN_TYPE_CONTROL, USER_DEFINED
 
 Floats = npt.NDArray[np.float32]
 
@@ -64,6 +75,27 @@ def write_parrot(
     with GgufWriter(path, {**_metadata(n_ctx), **kept, **(metadata or {})}, specs) as writer:
         for x in tensors.values():
             writer.write(np.ascontiguousarray(x))
+
+
+def write_speaker(path: Path, source: Path, pieces: Sequence[str], template: str) -> None:
+    """Write a model that says these pieces, a token each, and ends its answer.
+
+    Unused tokens of the vocabulary are renamed to pieces that it does not have.
+    """
+    with open_gguf(source) as gguf:
+        kept = {name: gguf.metadata[f"tokenizer.ggml.{name}"].value for name in _TOKENS}
+    texts, kinds, end = kept["tokens"], kept["token_type"], kept["eos_token_id"]
+    unused = iter(range(kinds.index(_SPECIAL) - 1, 0, -1))
+    for piece in pieces:
+        if piece not in texts:
+            token = next(unused)
+            texts[token], kinds[token] = piece, _AS_WRITTEN
+    metadata = {
+        "tokenizer.ggml.tokens": array_of(ValueKind.STRING, texts),
+        "tokenizer.ggml.token_type": array_of(ValueKind.INT32, kinds),
+    }
+    says = [*map(texts.index, pieces), end]
+    write_parrot(path, source, says, template=template, metadata=metadata)
 
 
 def _metadata(n_ctx: int) -> dict[str, Value]:

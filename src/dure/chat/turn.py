@@ -6,10 +6,12 @@ Renders, limits and parses as the server does. Refuses to know how tokens are ge
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dure.chat.answer_reader import AnswerReader
 from dure.chat.format import PreparedChat
+from dure.chat.formats.base import AnyTool
 from dure.chat.parser import Parsed
 from dure.chat.task import ChatTask, GenerationOptions
 from dure.chat.thinking import Think, asked_to_think
@@ -39,10 +41,11 @@ class Conversations:
         """Begin the answer to messages, which are as in OpenAI's chat API.
 
         add_generation: end the prompt where the answer begins; without it, after the last message.
+        No tools are offered; a model that calls one all the same is read as calling it.
         Raises UsageError if the template refuses the messages, or exceeds its limits.
         """
         task = asked_to_think(ChatTask(messages, add_generation=add_generation), self._think)
-        prepared = self._prepare(task)
+        prepared = replace(self._prepare(task), tools=AnyTool())
         reader = AnswerReader.of_chat(
             lambda token, special: self._vocabulary.piece(token, special=special),
             prepared,

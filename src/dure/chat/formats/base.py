@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dure.chat.parser import ChatParser
 from dure.chat.plan import Marks, Plan
 
-__all__ = ["CallFormat", "Opened"]
+__all__ = ["AnyTool", "CallFormat", "Opened"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,22 @@ class Opened:
     marks: Marks
     reasoning: bool = False
     content: bool = False
+
+
+class AnyTool(Mapping[str, Mapping[str, Any]]):
+    """The tools of a reader that has offered none, but wants to see calls as such: any name is one."""
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        return {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class CallFormat(Protocol):

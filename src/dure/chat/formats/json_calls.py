@@ -12,7 +12,7 @@ from typing import Any
 
 from dure.chat.answer_grammar import after_lead, one_or_more, prefixes_of
 from dure.chat.call_reader import CallReader
-from dure.chat.formats.base import Opened
+from dure.chat.formats.base import AnyTool, Opened
 from dure.chat.json_schema.objects import gap
 from dure.chat.json_schema.rules import Rules, any_of, literal, sequence
 from dure.chat.parser import ChatParser
@@ -99,7 +99,8 @@ class JsonCalls:
             reasoning=(opened.marks.opening, opened.marks.closing),
             calls=(self.opening,),
             close_call=self.closing,
-            bare_calls=self.bare,
+            bare_calls=self.bare
+            and not isinstance(tools, AnyTool),  # it may be JSON that was wanted
             separators=self.separator.strip(),
         )
 

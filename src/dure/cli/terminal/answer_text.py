@@ -35,7 +35,8 @@ class AnswerText:
                             printable_lines(text), end="", style="dim", markup=False, soft_wrap=True
                         )
                 case ToolCall(name=name):  # no tool was offered, so the call is content
-                    self.add_text(f"{name} ")
+                    is_first = not self.content or self.content.endswith("\n")
+                    self.add_text(f"{'' if is_first else chr(10)}{name} ")
                 case ToolArguments(text=text):
                     self.add_text(text)
 
