@@ -166,3 +166,27 @@ def test_a_forbidden_token_is_never_chosen(server: Served) -> None:
     biased = {**body, "logit_bias": [[first, False]]}
     (other,) = httpx.post(url, json=biased, timeout=60).json()["tokens"]
     assert other != first
+
+
+def test_answers_of_one_request_share_its_prompt_and_their_steps(
+    server: Served, client: openai.OpenAI
+) -> None:
+    """The prompt is computed once, and each step has a token of every answer."""
+    engine, n, n_tokens = server.state.model.engine, 4, 48
+    before = engine.stats
+    answer = client.chat.completions.create(
+        model="any",
+        messages=[{"role": "user", "content": "The bell rang over the fields. " * 40}],
+        n=n,
+        max_tokens=n_tokens,
+        temperature=1.2,
+        extra_body={"ignore_eos": True},
+    )
+    wanted = before.generated_tokens + n * n_tokens
+    wait_until(lambda: engine.stats.generated_tokens >= wanted, "the figures do not come")
+    after, usage = engine.stats, answer.usage
+    assert usage is not None
+    assert usage.completion_tokens == n * n_tokens
+    computed = after.prompt_tokens - before.prompt_tokens
+    assert usage.prompt_tokens <= computed < 1.5 * usage.prompt_tokens  # of each, the end
+    assert after.steps - before.steps < 2 * n_tokens
