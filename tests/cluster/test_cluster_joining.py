@@ -153,8 +153,29 @@ def test_addresses_that_lead_nowhere_are_passed_over(three: list[Machine]) -> No
     assert json.loads(root.dure("cluster", "status", "--json"))["nodes"][0]["host"] == "10.213.0.77"
 
 
+def test_addresses_at_which_others_answer_are_passed_over(three: list[Machine]) -> None:
+    """As that of docker0, which is the same on every machine: it leads from each to itself. There another
+    cluster answers with its own certificate: its root to who joins, its node to a root that looks for one.
+    """
+    root, one, _ = three
+    for machine in (root, one):
+        with_dead_network(machine, machine.host.address, "172.17.0.1/16")
+    root.dure("cluster", "init", "--name", "attic")
+    one.dure("cluster", "init", "--name", "cellar")
+    root.dure("join", invited(one), "--root", f"{one.host.address}:{JOIN_PORT}")
+    root.start("node", says=f"{root.name} of cellar at")
+    invited(one)  # it listens for others while it looks for its own root
+    assert f"this machine is {one.name} of cluster attic" in joins(one, invited(root))
+    one.stop()
+    ip(one, "address", "del", f"{one.host.address}/32", "dev", one.host.device)
+    with_network(one, "10.213.0.77")
+    one.start("node", says=f"{one.name} of attic at")
+    assert nodes_of(root) == {one.name: True}
+    assert json.loads(root.dure("cluster", "status", "--json"))["nodes"][0]["host"] == "10.213.0.77"
+
+
 def with_dead_network(machine: Machine, address: str, dead: str) -> None:
-    """Leave a machine its way to the others, but only this network that leads nowhere."""
+    """Leave a machine its way to the others, but only this network that leads nowhere else."""
     ip(machine, "address", "del", f"{address}/24", "dev", machine.host.device)
     with_network(machine, address)
     ip(machine, "link", "add", "dead0", "type", "veth", "peer", "name", "dead1")
