@@ -106,6 +106,7 @@ def test_a_body_that_is_no_request_is_refused(http: httpx.Client, body: bytes) -
         ("n", True),
         ("stop", [1]),
         ("mirostat", 3),
+        ("reasoning", {"effort": "much"}),
         ("logit_bias", {"99999999": 1}),
         ("logit_bias", [[1, "much"]]),
         ("logit_bias", [[1]]),

@@ -16,9 +16,11 @@ import pytest
 from pydantic import BaseModel
 
 import dure.serve
+from dure.chat.reading import TextTools
 from dure.generate.request import Sampling
 from dure.http.request_model import BodyPart, RequestBody
 from dure.http.unused_fields import Ignored
+from dure.isolation import Isolation
 from dure.serve import anthropic, ollama, responses
 from dure.serve.anthropic.requests import CountTokensRequest, MessagesRequest
 from dure.serve.ollama.requests import (
@@ -35,7 +37,9 @@ from dure.serve.openai.native_request import InfillRequest, NativeRequest
 from dure.serve.openai.rerank import RerankRequest
 from dure.serve.openai.tokens import DetokenizeRequest, TokenizeRequest
 from dure.serve.responses.requests import ResponsesRequest
-from tests.support.serving import Script, ScriptedEngine, Served, served, state_of
+from dure.serve.served_model import ServedModel
+from dure.serve.state import ServerState
+from tests.support.serving import Script, ScriptedEngine, Served, served, state_of, vocabulary
 
 BODIES: tuple[type[RequestBody], ...] = (
     OpenAIChatRequest,
@@ -135,6 +139,11 @@ def server() -> Iterator[Served]:
             "/v1/chat/completions",
             {**CHAT, "verbosity": "low", "brand_new": 1},
             "verbosity, brand_new",
+        ),
+        (
+            "/v1/chat/completions",
+            {**CHAT, "reasoning": {"effort": "none", "exclude": True, "max_tokens": 9}},
+            "reasoning.exclude, reasoning.max_tokens",
         ),
         (
             "/v1/chat/completions",
@@ -248,6 +257,9 @@ def test_a_schema_that_is_not_strict_is_followed_as_far_as_a_grammar_can(
         ("on", {}, True),
         ("off", {"enable_thinking": True}, True),
         ("on", {"reasoning_effort": "none"}, False),
+        ("off", {"reasoning": {"effort": "high"}}, True),
+        ("on", {"reasoning": {"effort": "none"}}, False),
+        ("on", {"reasoning": {"enabled": False}}, False),
     ],
 )
 def test_the_server_decides_about_thinking_if_a_request_does_not(
@@ -262,3 +274,34 @@ def test_the_server_decides_about_thinking_if_a_request_does_not(
         )
     assert response.json()["prompt"].rstrip().endswith("<think>") is thinks
     assert "x-dure-ignored" not in response.headers
+
+
+PLAIN = "{% for message in messages %}{{ message.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
+        ({"enable_thinking": True}, "enable_thinking"),
+        ({"reasoning": {"enabled": True}}, "reasoning.enabled"),
+    ],
+)
+def test_a_wish_to_think_that_is_not_granted_has_the_requests_own_name(
+    fields: dict[str, Any], named: str
+) -> None:
+    with Isolation(TextTools.of(vocabulary(), PLAIN)) as texts:
+        model = ServedModel(ScriptedEngine(), vocabulary(), texts, "plain")
+        with served(ServerState(model)) as server:
+            response = httpx.post(f"{server.url}/v1/chat/completions", json={**CHAT, **fields})
+    assert response.status_code == 200, response.text
+    assert response.headers["x-dure-ignored"] == named
+
+
+def test_two_wishes_that_differ_are_refused(server: Served) -> None:
+    """Neither is taken in silence."""
+    asked = {**CHAT, "reasoning": {"effort": "high"}, "reasoning_effort": "low"}
+    response = httpx.post(f"{server.url}/v1/chat/completions", json=asked)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "reasoning"

@@ -12,7 +12,7 @@ from dure.http.problems import json_response
 from dure.serve.dialect.answering import send_answer
 from dure.serve.dialect.documentation import OPENAI_STYLE
 from dure.serve.openai.chat_answer import ChatAnswer
-from dure.serve.openai.chat_mapping import n_logprobs_of, task_of
+from dure.serve.openai.chat_mapping import n_logprobs_of, task_of, wish_names
 from dure.serve.openai.chat_request import OpenAIChatRequest
 from dure.serve.openai.document import ChatCompletion, InputTokens
 from dure.serve.openai.generation_mapping import options_of
@@ -33,7 +33,7 @@ async def create_chat_completion(
     """Answer a conversation."""
     body.verbose = body.verbose or server.shows_prompts
     options = await options_of(body, server, caller_of(request), n_logprobs_of(body))
-    prepared = await server.prepare(task_of(body))
+    prepared = await server.prepare(task_of(body), wish_names(body))
     return await send_answer(
         request,
         run_chats(server.model, prepared, options, body.n or 1),
@@ -48,5 +48,5 @@ async def create_chat_completion(
 @router.post("/chat/completions/input_tokens", **OPENAI_STYLE.route(InputTokens, alias=True))
 async def count_input_tokens(body: OpenAIChatRequest, server: CurrentServer) -> Response:
     """Count the tokens of a conversation's prompt."""
-    prepared = await server.prepare(task_of(body))
+    prepared = await server.prepare(task_of(body), wish_names(body))
     return json_response({"object": "response.input_tokens", "input_tokens": len(prepared.prompt)})

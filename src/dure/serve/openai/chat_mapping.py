@@ -24,7 +24,7 @@ from dure.serve.openai.chat_request import (
 )
 from dure.serve.openai.legacy_functions import with_tools, with_tools_in_messages
 
-__all__ = ["n_logprobs_of", "prompt_task_of", "task_of"]
+__all__ = ["n_logprobs_of", "prompt_task_of", "task_of", "wish_names"]
 
 
 def task_of(request: OpenAIChatRequest) -> ChatTask:
@@ -53,11 +53,21 @@ def prompt_task_of(request: OpenAIChatRequest) -> ChatTask:
         response_format=_response_format(request, grammar),
         grammar=grammar,
         enable_thinking=_thinking(request),
-        reasoning_effort=request.reasoning_effort,
+        reasoning_effort=_effort(request),
         template_kwargs=_template_kwargs(request),
         continue_last=continues,
         add_generation=continues or request.add_generation_prompt is not False,
     )
+
+
+def wish_names(request: ConversationParameters) -> dict[str, str]:
+    """Return what a request calls its wishes about thinking, if they are in `reasoning`."""
+    names, given = {}, request.reasoning
+    if given and given.effort is not None and request.reasoning_effort is None:
+        names["reasoning_effort"] = "reasoning.effort"
+    if given and given.enabled is not None and request.enable_thinking is None:
+        names["enable_thinking"] = "reasoning.enabled"
+    return names
 
 
 def n_logprobs_of(request: OpenAIChatRequest) -> int | None:
@@ -126,12 +136,23 @@ def _format_of(given: ResponseFormat | None) -> JsonObject | JsonSchema | None:
 def _thinking(request: ConversationParameters) -> bool | None:
     if request.enable_thinking is not None:
         return request.enable_thinking
+    if request.reasoning is not None and request.reasoning.enabled is not None:
+        return request.reasoning.enabled
     given = (request.chat_template_kwargs or {}).get("enable_thinking")
     if given is not None and not isinstance(given, bool):
         raise ParameterError(
             "chat_template_kwargs", "chat_template_kwargs.enable_thinking must be true or false"
         )
     return given
+
+
+def _effort(request: ConversationParameters) -> str | None:
+    own, other = request.reasoning_effort, request.reasoning.effort if request.reasoning else None
+    if own and other and own != other:
+        raise ParameterError(
+            "reasoning", f"reasoning.effort {other!r} and reasoning_effort {own!r}", "give only one"
+        )
+    return own or other
 
 
 def _template_kwargs(request: ConversationParameters) -> dict[str, Any]:

@@ -213,6 +213,16 @@ ResponseFormat = Annotated[
 ]
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class OpenAIReasoning(BodyPart):
+    """How much the model thinks before it answers, as OpenRouter's clients say it."""
+
+    effort: Effort | None = None
+    enabled: bool | None = None
+
+
 class ConversationParameters(BodyPart):
     """A conversation and what may be done in it: what decides the prompt."""
 
@@ -229,8 +239,9 @@ class ConversationParameters(BodyPart):
     response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
-        None
+    reasoning_effort: Effort | None = None
+    reasoning: OpenAIReasoning | None = Field(
+        None, description="reasoning_effort and enable_thinking, as OpenRouter's clients write them"
     )
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

@@ -42,11 +42,17 @@ OPENAI_FIELDS: FieldTable = {
     ),
     # Wishes about the style of an answer, which no model here knows.
     "verbosity": Ignored(
-        "models here do not know it: say in the prompt how long to write",
+        "a wish about length that models here do not know: say in the prompt how long to write",
         wish=True,
         unless=("medium",),
     ),
-    "reasoning": Ignored("use reasoning_effort", wish=True),
+    "reasoning.exclude": Ignored("thoughts come apart from the answer", wish=True, unless=(False,)),
+    "reasoning.max_tokens": Ignored(
+        "thoughts have no limit of their own: use max_tokens", wish=True
+    ),
+    "reasoning.summary": Ignored(
+        "reasoning is given in full, not summarized", wish=True, unless=("auto",)
+    ),
     # In messages and tools.
     "*.cache_control": Ignored("every prompt's prefix is cached"),
     "messages.annotations": Ignored("they belong to an earlier answer"),

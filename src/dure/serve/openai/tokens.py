@@ -15,7 +15,7 @@ from dure.http.body import JsonRoute
 from dure.http.problems import json_response
 from dure.http.request_model import RequestBody, examples
 from dure.serve.dialect.documentation import OPENAI_STYLE
-from dure.serve.openai.chat_mapping import prompt_task_of
+from dure.serve.openai.chat_mapping import prompt_task_of, wish_names
 from dure.serve.openai.chat_request import OpenAIChatRequest
 from dure.serve.openai.document import Prompt, Text, TokenizerInfo, Tokens
 from dure.serve.openai.prompts import Mixed, TokenId
@@ -125,5 +125,5 @@ async def show_tokenizer(server: CurrentServer) -> Response:
 @router.post("/apply-template", **OPENAI_STYLE.route(Prompt))
 async def apply_template(body: OpenAIChatRequest, server: CurrentServer) -> Response:
     """Return the prompt that is made of a conversation."""
-    prepared = await server.prepare(prompt_task_of(body))
+    prepared = await server.prepare(prompt_task_of(body), wish_names(body))
     return json_response({"prompt": prepared.prompt_text})
