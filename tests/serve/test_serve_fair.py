@@ -92,3 +92,22 @@ def test_the_figures_of_a_key_are_under_its_name(server: Serving) -> None:
     grown = {name: after[name] - before[name] for name in after if name.endswith("_total anna")}
     assert grown[GENERATED] == answer["completion_tokens"]
     assert grown["dure_key_prompt_tokens_total anna"] == answer["prompt_tokens"]
+
+
+def test_the_rank_of_a_key_is_shown(server: Serving) -> None:
+    """Weight and priority, as the file of keys gives them."""
+    for key in ("batch", "anna", "bert"):
+        assert post(server, key, max_tokens=1).status_code == 200
+
+    def ranks() -> dict[str, float]:
+        return {n: v for n, v in figures(server).items() if "weight" in n or "priority" in n}
+
+    wait_until(lambda: len(ranks()) == 6, "the figures do not come")
+    assert ranks() == {
+        "dure_key_weight batch": 1,
+        "dure_key_weight anna": 2,
+        "dure_key_weight bert": 1,
+        "dure_key_priority batch": -1,
+        "dure_key_priority anna": 0,
+        "dure_key_priority bert": 0,
+    }

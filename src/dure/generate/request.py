@@ -323,7 +323,10 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 class OwnerStats(msgspec.Struct, frozen=True, array_like=True):
-    """Figures of one owner. pauses: how often an answer of it had to wait for another owner's."""
+    """Figures of one owner. pauses: how often an answer of it had to wait for another owner's.
+
+    weight, priority: as its last request had them.
+    """
 
     name: str
     running: int
@@ -331,6 +334,8 @@ class OwnerStats(msgspec.Struct, frozen=True, array_like=True):
     prompt_tokens: int  # computed
     generated_tokens: int
     pauses: int
+    weight: float = 1.0
+    priority: int = 0
 
 
 class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):

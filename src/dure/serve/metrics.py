@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from dure.cluster.root.survey import NodeReport
 from dure.errors import NotReadyError
-from dure.generate.request import EngineStats, Timings
+from dure.generate.request import EngineStats, OwnerStats, Timings
 from dure.http.access_log import RequestRecord
 from dure.http.metrics import (
     MAX_OWNERS,
@@ -227,16 +227,24 @@ def _rank_figures(stats: EngineStats, model: Labels) -> Iterator[Metric]:
 def _key_figures(stats: EngineStats, model: Labels) -> Iterator[Metric]:
     """Yield the figures of every key; addresses, which stand for clients without one, count together."""
     totals: dict[str, Counter[str]] = {}
+    ranks: dict[str, OwnerStats] = {}
     for owner in stats.owners:
         name = "" if owner.name.startswith(ADDRESS) else owner.name
         if name not in totals and len(totals) >= MAX_OWNERS:
             name = OTHERS
+        else:
+            ranks[name] = owner
         total = totals.setdefault(name, Counter())
         total.update({figure: getattr(owner, figure) for figure, *_ in _KEY_FIGURES})
     for figure, name, text, family in _KEY_FIGURES:
         metric = family(f"dure_key_{name}", text, labels=("model", "key"))
         for key, total in totals.items():
             metric.add_metric((model["model"], key), total[figure])
+        yield metric
+    for figure, text in (("weight", "Its part beside other keys"), ("priority", "-1, 0 or 1")):
+        metric = GaugeMetricFamily(f"dure_key_{figure}", text, labels=("model", "key"))
+        for key, owner in ranks.items():
+            metric.add_metric((model["model"], key), getattr(owner, figure))
         yield metric
 
 

@@ -125,6 +125,8 @@ class Scheduler:
                 shares.prompt_tokens[name],
                 shares.generated_tokens[name],
                 shares.pauses[name],
+                shares.owners[name].weight,
+                shares.owners[name].priority,
             )
             for name in sorted({*running, *waiting, *shares.prompt_tokens})
         )

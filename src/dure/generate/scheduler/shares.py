@@ -21,10 +21,14 @@ MOST_OWNERS = 10_000  # of which a clock is kept
 
 
 class Shares:
-    """The clock of every owner, its tokens in all, and how often answers of it were paused."""
+    """The clock of every owner, its tokens in all, and how often answers of it were paused.
+
+    owners: by name, as they came last.
+    """
 
     def __init__(self) -> None:
         self._clocks: dict[str, float] = {}
+        self.owners: dict[str, Owner] = {}
         self.prompt_tokens: Counter[str] = Counter()
         self.generated_tokens: Counter[str] = Counter()
         self.pauses: Counter[str] = Counter()
@@ -36,6 +40,7 @@ class Shares:
     def arrive(self, owner: Owner, present: Iterable[Owner]) -> None:
         """Begin or go on with an owner. present: those with requests, before this one of it."""
         names = {other.name for other in present}
+        self.owners[owner.name] = owner
         if owner.name in names:
             return
         if not names or len(self._clocks) > MOST_OWNERS:
