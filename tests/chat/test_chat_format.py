@@ -276,6 +276,22 @@ def test_what_triggers_a_grammar_is_its_beginning(
     assert fired or chat.grammar.trigger_tokens
 
 
+@pytest.mark.parametrize("template", [None, LLAMA3, GEMMA, HARMONY, CODER])
+def test_one_expression_waits_for_a_call_of_any_of_many_tools(
+    vocabulary: Vocabulary, judge: Judge, template: str | None
+) -> None:
+    """So a token of a free answer takes no longer than with one tool."""
+    tools = [Tool(f"tool.{n}", "", {"type": "object"}) for n in range(60)]
+    chat = prepared(vocabulary, ChatTask([USER], tools=tools), template)
+    assert chat.grammar is not None
+    assert len({*chat.grammar.triggers, *chat.grammar.trigger_tokens}) == 1
+    if template == LLAMA3:
+        for name, allowed in (("tool.0", True), ("tool.59", True), ("toolx59", False)):
+            begun = f'{{"name": "{name}", "parameters": '
+            assert judge.allows_lazily(chat.grammar, begun + "{}}")
+            assert judge.allows_lazily(chat.grammar, begun + "oops") != allowed
+
+
 @pytest.mark.parametrize("template", [None, GEMMA, HARMONY, R1])
 def test_a_json_answer_may_be_thought_about_first(
     vocabulary: Vocabulary, judge: Judge, template: str | None

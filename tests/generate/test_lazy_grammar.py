@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -71,6 +74,44 @@ def test_what_must_begin_an_answer_is_looked_for_at_its_beginning_only() -> None
 def test_of_many_tools_any_begins_a_call() -> None:
     tools = [rf'^(\{{"name": "tool_{i}")$' for i in range(60)]
     assert fed(waiting(*tools), [b'{"name": "', b"tool_59", b'"']) == (3, b'{"name": "tool_59"')
+
+
+def test_the_end_of_an_answer_that_is_searched_is_bounded() -> None:
+    """No match reaches back further, so a token's work ends growing early in an answer."""
+    for n, is_found in ((LONGEST_MATCH - 20, True), (LONGEST_MATCH + 20, False)):
+        pieces = [b"<call>", *[b"x"] * n, b"{"]
+        assert (fed(waiting(r"(<call>x*\{)$"), pieces) is not None) == is_found
+    assert LONGEST_MATCH <= 2048
+
+
+def called_with(trigger: Trigger, token: int) -> list[str]:
+    """Return the functions of C that taking in a token calls."""
+    names = []
+
+    def note(_frame: FrameType, event: str, what: Any) -> None:
+        if event == "c_call":
+            names.append(what.__name__)
+
+    sys.setprofile(note)
+    try:
+        trigger.feed(token)
+    finally:
+        sys.setprofile(None)
+    return names[:-1]  # without the one that ends it
+
+
+def test_a_token_takes_one_search_whatever_was_said_and_however_many_tools_there_are() -> None:
+    """Not one a tool, and nothing that is repeated for every earlier token."""
+    works = set()
+    for n_tools in (1, 60):
+        tools = [rf'(<call>\{{"name": "tool_{i}")$' for i in range(n_tools)]
+        for n_tokens in (500, 6000):
+            trigger = Trigger(waiting(*tools), [b"a word "].__getitem__)
+            for _ in range(n_tokens):
+                assert trigger.feed(0) is None
+            works.add(tuple(called_with(trigger, 0)))
+    (work,) = works
+    assert work.count("search") + work.count("match") == 1
 
 
 def test_a_token_triggers_alone() -> None:

@@ -16,7 +16,7 @@ from dure.generate.request import Grammar
 
 __all__ = ["Trigger"]
 
-LONGEST_MATCH = 2048  # bytes; the longest of our formats has room for a tool's name of 1,000
+LONGEST_MATCH = 1024  # bytes; the longest of our formats takes 400, with a tool's name of 128
 
 
 class Trigger:

@@ -6,7 +6,7 @@ Knows their syntax and grammar. Refuses to know templates.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ class FunctionTags(JsonCalls):
         head = literal(f"<function={call.name}>\n")
         return sequence(head, *_parameters(rules, call), '"</function>"')
 
-    def trigger(self, call: CallRule) -> str:  # noqa: ARG002 - the tag alone decides
+    def trigger(self, calls: Sequence[CallRule]) -> str:  # noqa: ARG002 - the tag alone decides
         """See JsonCalls."""
         return f"({re.escape(self.opening)}{SPACE}{prefixes_of(*'<function', '=')})$"
 

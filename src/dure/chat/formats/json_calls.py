@@ -6,7 +6,7 @@ Knows their syntax and common grammar. Refuses to know templates.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,7 @@ class JsonCalls:
         """See CallFormat."""
         calls = self._calls(plan) if plan.calls else ""
         if calls and not plan.forced and not plan.content:
-            triggers = tuple(self.trigger(call) for call in plan.calls)
-            return calls, tuple(dict.fromkeys(triggers)), "" if self.bare else self.opening
+            return calls, (self.trigger(plan.calls),), "" if self.bare else self.opening
         options = [calls] if calls else []
         if plan.content and not plan.forced:
             options.append(plan.content)
@@ -75,9 +74,10 @@ class JsonCalls:
         arguments = sequence(literal(f'"{self.key}":'), space, call.arguments)
         return sequence('"{"', space, kind, name, arguments, space, '"}"')
 
-    def trigger(self, call: CallRule) -> str:
+    def trigger(self, calls: Sequence[CallRule]) -> str:
         """Return a regular expression that matches once a call has begun, by its tag or a tool's name.
 
+        One for all tools: what does not begin like a call is seen at once, however many there are.
         It matches up to the end of the answer so far, so that nothing unknown follows the match.
         """
         tag = re.escape(self.opening)
@@ -85,7 +85,8 @@ class JsonCalls:
             head = prefixes_of("\\{" + _GAP, '"', "n", "a", "m", "e", '"')
             return f"({tag}{SPACE}{head})$"
         kind = f'(?:"type":{_GAP}"function",{_GAP})?'
-        head = f'\\{{{_GAP}{kind}"name":{_GAP}"{re.escape(call.name)}'
+        names = "|".join(re.escape(call.name) for call in calls)
+        head = f'\\{{{_GAP}{kind}"name":{_GAP}"(?:{names})'
         rest = prefixes_of('"', "," + _GAP, '"', *self.key, '"', ":")
         return f"^{SPACE}((?:{tag})?{SPACE}{head}{rest})$"
 
