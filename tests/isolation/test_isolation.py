@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from dure.errors import ParameterError, UsageError
-from dure.isolation import Isolation, IsolationLimits
+from dure.isolation import Isolation, IsolationLimits, current_owner
 
 TOOLS = ["shared"]
 WAIT_S = 60.0  # detects a hang
@@ -145,6 +146,28 @@ def test_long_calls_do_not_hold_up_short_ones() -> None:
 
     with Isolation(TOOLS, IsolationLimits(time_s=2.0, most=4)) as isolation:
         assert asyncio.run(asyncio.wait_for(all_of_them(), WAIT_S))[0] == "short"
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_calls_of_one_owner_hold_up_no_other(is_long: bool) -> None:
+    """However many hang: another's calls are answered meanwhile, one after the other."""
+
+    async def of(owner: str, function: Any, *arguments: Any) -> Any:
+        current_owner.set(owner)
+        return await isolation.called(function, *arguments, is_long=is_long)
+
+    async def all_of_them() -> None:
+        hanging = [asyncio.create_task(of("one", hangs)) for _ in range(8)]
+        await asyncio.sleep(0)
+        for _ in range(3):
+            assert await of("other", joined, "x") == "shared+x"
+        assert not any(task.done() for task in hanging)
+        for task in hanging:
+            task.cancel()
+        await asyncio.wait(hanging)
+
+    with Isolation(TOOLS, IsolationLimits(time_s=2 * WAIT_S)) as isolation:
+        asyncio.run(asyncio.wait_for(all_of_them(), WAIT_S))
 
 
 def test_nothing_of_the_caller_stays_open(tmp_path: Path) -> None:

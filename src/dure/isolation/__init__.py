@@ -5,6 +5,6 @@ process is forked, and shared by all of them. Refuses to know what is run.
 """
 
 from dure.isolation.keeper import keep_from
-from dure.isolation.pool import Isolation, IsolationLimits
+from dure.isolation.pool import Isolation, IsolationLimits, current_owner
 
-__all__ = ["Isolation", "IsolationLimits", "keep_from"]
+__all__ = ["Isolation", "IsolationLimits", "current_owner", "keep_from"]

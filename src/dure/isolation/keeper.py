@@ -32,7 +32,8 @@ class IsolationLimits:
     """What a call may use.
 
     time_s: until its worker is killed. memory_bytes: of address space, beyond what is loaded.
-    stack_bytes: for libraries that recurse once for every character. most: workers at once.
+    stack_bytes: for libraries that recurse once for every character. most: workers at once, of one
+    owner; each half of them, for short and for long calls, has one more for an owner that has none.
     niceness: added, so that those who wait for something else come first.
     """
 

@@ -12,18 +12,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextvars import ContextVar
 from multiprocessing.connection import Connection
 from typing import Any, Generic, Self, TypeVar, TypeVarTuple, Unpack
 
 from dure.errors import ErrorRecord, ResourceError, UsageError, revived
+from dure.fair_threads import FairThreads
 from dure.isolation.keeper import Answer, Bug, IsolationLimits, OutOfMemory, Result, keep
 
-__all__ = ["Isolation", "IsolationLimits"]
+__all__ = ["Isolation", "IsolationLimits", "current_owner"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
+
+current_owner: ContextVar[str] = ContextVar("current_owner", default="")  # whose calls are made
 
 
 class Isolation(Generic[T]):
@@ -32,6 +36,7 @@ class Isolation(Generic[T]):
     tools: what is loaded already, and shared. Make it while the process has one thread, and few other
     things loaded: all of it is forked. A function that ends its worker, takes too long or too much
     memory raises UsageError; a DureError of its own is raised here; other errors are RuntimeErrors.
+    Calls take turns between their owners (`current_owner`), and no owner's hold up another's.
     """
 
     def __init__(self, tools: T, limits: IsolationLimits | None = None) -> None:
@@ -77,8 +82,8 @@ class Isolation(Generic[T]):
         self._workers = _Workers(self._control, self._limits)
         # Long calls never take the last workers, so short ones do not wait for them.
         n_long = max(1, self._limits.most // 2)
-        self._long = ThreadPoolExecutor(n_long, "isolated-long")
-        self._short = ThreadPoolExecutor(max(1, self._limits.most - n_long), "isolated")
+        self._long = FairThreads(n_long, "isolated-long")
+        self._short = FairThreads(max(1, self._limits.most - n_long), "isolated")
 
     def __enter__(self) -> Self:
         return self
@@ -105,14 +110,14 @@ class Isolation(Generic[T]):
         self._control.close()
         self._workers.close()
         for lane in (self._short, self._long):
-            lane.shutdown(cancel_futures=True)
+            lane.close()
         self._reap()
 
     def _submit(
-        self, lane: ThreadPoolExecutor, function: Callable[..., R], arguments: tuple[Any, ...]
+        self, lane: FairThreads, function: Callable[..., R], arguments: tuple[Any, ...]
     ) -> Future[R]:
         question = pickle.dumps((function, arguments))
-        return lane.submit(self._workers.ask, question)
+        return lane.submit(current_owner.get(), self._workers.ask, question)
 
 
 class _Workers:

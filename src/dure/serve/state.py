@@ -21,6 +21,7 @@ from dure.http.guards.access import key_of
 from dure.http.problems import ForbiddenError
 from dure.http.sse import Silence
 from dure.http.unused_fields import let_through
+from dure.isolation import current_owner
 from dure.serve.served_model import LONG_TEXT, ServedModel
 
 __all__ = ["ADDRESS", "CurrentServer", "ServerState", "caller_of", "current_server"]
@@ -99,7 +100,8 @@ def _is_long(task: ChatTask) -> bool:
 
 
 async def current_server(request: Request) -> ServerState:
-    """Return the state of the server that a request came to."""
+    """Return the state of the server that a request came to; what it has read is its caller's."""
+    current_owner.set(caller_of(request).name)
     state: ServerState = request.app.state.server
     return state
 
