@@ -1,28 +1,36 @@
-"""A grammar that takes long holds up its own answer, and no other.
+"""A grammar that takes long holds up its own answer, and no other; one that takes too long fails it.
 
 `Gated` stands for such a grammar: its sampler reads it, and chooses, only once a gate is open.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any, Literal
 
 import msgspec
 import pytest
 
 from dure.engine.executor import Floats, TopK
 from dure.engine.local import LocalExecutor
+from dure.errors import BusyError, DureError, UsageError, revived
+from dure.generate.choosing import MOST_GIVEN_UP, MOST_THREADS, TOKEN_S, SlowWork, Work
 from dure.generate.loop import EngineLoop
-from dure.generate.request import Failed, Grammar, Request
+from dure.generate.request import NOBODY, Failed, Grammar, Owner, Request
 from dure.generate.sampling import Sampler
 from dure.generate.speculative.proposer import Proposer
 from dure.model.vocabulary import Vocabulary
 from tests.support.cut_models import whole_executor
 from tests.support.engine_loops import DEMO, GREEDY, LIMITS, Eager, Told, question, run, tell
+from tests.support.serving import wait_until
 
 STORY = "Tell me a story about a goat."
 ANY = Grammar(r"root ::= [^\x00]*")
+SLOW = Owner("slow")
+WAIT_S = 60.0  # detects a hang
 
 
 class _Slow(Sampler):
@@ -38,15 +46,21 @@ class _Slow(Sampler):
 
 
 class Gated(EngineLoop):
-    """A loop whose grammars wait for `reading` before they are read, and for `choosing` at each token."""
+    """A loop whose grammars wait for `reading` before they are read, and for `choosing` at each token.
 
-    def __init__(self, executor: LocalExecutor, vocabulary: Vocabulary) -> None:
-        super().__init__(executor, vocabulary, proposer=Proposer(Eager(n_max=4)))
+    Those of an owner with a name, but SLOW, do not wait.
+    """
+
+    def __init__(
+        self, executor: LocalExecutor, vocabulary: Vocabulary, grammar_s: float = TOKEN_S
+    ) -> None:
+        proposer = Proposer(Eager(n_max=4))
+        super().__init__(executor, vocabulary, proposer=proposer, grammar_s=grammar_s)
         self.reading, self.choosing, self.began = (threading.Event() for _ in range(3))
 
     def _sampler(self, request: Request) -> Sampler:
         sampler = super()._sampler(request)
-        if request.grammar is not None:
+        if request.grammar is not None and request.owner.name in {"", SLOW.name}:
             assert self.reading.wait(60)
             sampler.__class__ = _Slow
             assert isinstance(sampler, _Slow)
@@ -60,10 +74,22 @@ def demo() -> Iterator[LocalExecutor]:
         yield executor
 
 
-def asked(vocabulary: Vocabulary, name: str, grammar: Grammar | None, n: int = 40) -> Request:
+def asked(
+    vocabulary: Vocabulary,
+    name: str,
+    grammar: Grammar | None,
+    n: int = 40,
+    owner: Owner = NOBODY,
+) -> Request:
     prompt = question(vocabulary, STORY)
     return Request(
-        id=name, prompt=prompt, sampling=GREEDY, max_tokens=n, grammar=grammar, n_logprobs=2
+        id=name,
+        prompt=prompt,
+        sampling=GREEDY,
+        max_tokens=n,
+        grammar=grammar,
+        n_logprobs=2,
+        owner=owner,
     )
 
 
@@ -141,3 +167,111 @@ def test_a_grammar_that_cannot_be_read_fails_its_own_request(
     told = run(EngineLoop(demo, vocabulary), bad, asked(vocabulary, "good", None))
     assert isinstance(told["bad"].end, Failed)
     assert len(told["good"].ids) == 40
+
+
+@pytest.fixture(scope="module")
+def wide() -> Iterator[LocalExecutor]:
+    """One that has slots for more slow answers than an owner has threads."""
+    with whole_executor(DEMO, dataclasses.replace(LIMITS, n_sequences=8)) as executor:
+        yield executor
+
+
+@pytest.mark.parametrize("stage", ["reading", "choosing"])
+def test_grammars_of_one_owner_hold_up_no_other(
+    wide: LocalExecutor, vocabulary: Vocabulary, stage: str
+) -> None:
+    """They take all the threads that it may have; another's grammar is read and followed to its end."""
+    loop = Gated(wide, vocabulary)
+    if stage == "choosing":
+        loop.reading.set()
+    slow = [asked(vocabulary, f"slow{i}", ANY, owner=SLOW) for i in range(MOST_THREADS + 2)]
+    other = asked(vocabulary, "other", ANY, owner=Owner("other"))
+    told = {request.id: Told() for request in [*slow, other]}
+    for request in slow:
+        loop.submit(request)
+    for _ in range(100):
+        loop.step()
+    loop.submit(other)
+    until(loop, told, lambda: told["other"].end is not None)
+    assert len(told["other"].ids) == 40
+    assert not any(told[request.id].end for request in slow)
+    loop.reading.set()
+    loop.choosing.set()
+    until(loop, told, lambda: not loop.busy)
+
+
+@pytest.mark.parametrize("stage", ["reading", "choosing"])
+def test_a_grammar_that_takes_too_long_fails_its_answer(
+    demo: LocalExecutor, vocabulary: Vocabulary, stage: str
+) -> None:
+    """With an error that says so; an answer without a grammar goes on as if nothing were."""
+    loop = Gated(demo, vocabulary, grammar_s=0.1)
+    if stage == "choosing":
+        loop.reading.set()
+    free = asked(vocabulary, "free", None)
+    told = run(loop, asked(vocabulary, "slow", ANY), free)
+    end = told["slow"].end
+    assert isinstance(end, Failed)
+    with pytest.raises(UsageError, match=r"takes longer than 0\.1 s for one token: give a grammar"):
+        raise revived(end.error)
+    assert told["free"].ids == run(EngineLoop(demo, vocabulary), free)["free"].ids
+    loop.reading.set()
+    loop.choosing.set()
+
+
+class Ends:
+    """The ends of pieces of work that wait for a gate. begun: those that a thread has begun."""
+
+    def __init__(self, slow: SlowWork) -> None:
+        self.slow, self.gate = slow, threading.Event()
+        self.begun, self.of = set[str](), dict[str, DureError | Literal["cancelled"] | None]()
+
+    def begin(self, name: str) -> None:
+        def do() -> None:
+            self.begun.add(name)
+            assert self.gate.wait(WAIT_S)
+
+        def done(future: Future[Any]) -> None:
+            cancelled = future.cancelled()
+            self.of[name] = "cancelled" if cancelled else future.exception()  # type: ignore[assignment]
+
+        self.slow.begin(Work(Request(id=name, prompt=[1], owner=SLOW), do, done))
+
+    def wait(self) -> None:
+        """Wait until all have ended."""
+        while len(self.slow):
+            self.slow.advance(0.1)
+
+
+def test_threads_that_do_not_end_are_replaced_up_to_a_number() -> None:
+    """The next work then waits for none: it fails, until one of them ends."""
+    ends, n = Ends(SlowWork(token_s=0.1)), 3 * (MOST_THREADS + MOST_GIVEN_UP)
+    for i in range(n):
+        ends.begin(str(i))
+    ends.wait()
+    kinds = [type(ends.of[str(i)]) for i in range(n)]
+    n_slow = len(ends.begun)
+    assert n_slow > MOST_GIVEN_UP
+    assert kinds == [UsageError] * n_slow + [BusyError] * (n - n_slow)
+    ends.gate.set()
+    ends.begin("after")
+    ends.wait()
+    while ends.of["after"] is not None:
+        ends.begin("after")
+        ends.wait()
+
+
+def test_work_for_a_cancelled_request_is_not_begun() -> None:
+    """It leaves the queue; what a thread has begun goes on."""
+    ends = Ends(SlowWork(TOKEN_S))
+    for i in range(MOST_THREADS + 1):
+        ends.begin(str(i))
+    wait_until(lambda: "0" in ends.begun, "it does not begin")
+    ends.slow.cancel(str(MOST_THREADS))
+    ends.slow.cancel("0")
+    ends.gate.set()
+    ends.wait()
+    assert [ends.of[str(i)] for i in range(MOST_THREADS + 1)] == [None] * MOST_THREADS + [
+        "cancelled"
+    ]
+    assert ends.begun == {str(i) for i in range(MOST_THREADS)}

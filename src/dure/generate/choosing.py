@@ -11,18 +11,21 @@ import os
 import queue
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from dure.engine.executor import Floats, TopK
-from dure.errors import ModelError
+from dure.errors import BusyError, DureError, ModelError, UsageError
+from dure.fair_threads import Call, FairThreads
 from dure.generate.request import Request, Token
 from dure.generate.sampling import GrammarEnd, Sampler
 
-__all__ = ["Choice", "Choose", "Chosen", "SlowWork", "Work", "chosen"]
+__all__ = ["TOKEN_S", "Choice", "Choose", "Chosen", "SlowWork", "Work", "chosen"]
 
-MOST_THREADS = 4
+TOKEN_S = 30.0  # that a grammar may take for a token
+MOST_THREADS = 4  # for one owner
+MOST_GIVEN_UP = 4  # threads that others are started for
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Chosen:
     n_accepted: int = 0
     is_end: bool = False
     end_token: int | None = None
-    error: ModelError | None = None
+    error: DureError | None = None
 
 
 Choose = Callable[[Callable[[int], Floats]], Chosen]
@@ -93,10 +96,16 @@ def _event(
 
 
 class Work:
-    """Something that a thread does for an answer. done: what the loop does with its result."""
+    """Something that a thread does for n_tokens of an answer. done: what the loop does with its result."""
 
-    def __init__(self, do: Callable[[], Any], done: Callable[[Future[Any]], None]) -> None:
-        self.do, self.done = do, done
+    def __init__(
+        self,
+        request: Request,
+        do: Callable[[], Any],
+        done: Callable[[Future[Any]], None],
+        n_tokens: int = 1,
+    ) -> None:
+        self.request, self.do, self.done, self.n_tokens = request, do, done, n_tokens
 
     def provide(self) -> None:
         """Hand over what only the loop's thread can get, now that it cannot get it later."""
@@ -107,13 +116,14 @@ class Choice(Work):
 
     def __init__(
         self,
+        request: Request,
         choose: Choose,
         logits: Callable[[int], Floats],
         n_rows: int,
         ask: Callable[[Callable[[], None]], None],
         done: Callable[[Future[Chosen]], None],
     ) -> None:
-        super().__init__(lambda: choose(self._all), done)
+        super().__init__(request, lambda: choose(self._all), done, n_rows)
         self._logits, self._ask = logits, ask
         self._rows: list[Future[Floats]] = [Future() for _ in range(n_rows)]
 
@@ -139,21 +149,31 @@ class Choice(Work):
 
 
 class SlowWork:
-    """What threads do for answers. The loop's thread calls every method but `ask`."""
+    """What threads do for answers, in turns between owners. The loop's thread calls all but `ask`.
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "grammar")
+    token_s: how long a thread may take for a token, before its answer fails.
+    """
+
+    def __init__(self, token_s: float) -> None:
+        most = min(MOST_THREADS, os.cpu_count() or 1)
+        self._threads = FairThreads(most, "grammar", MOST_GIVEN_UP)
+        self._token_s = token_s
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._works: set[Work] = set()
+        self._works: dict[Work, Call[Any]] = {}
 
     def __len__(self) -> int:
         return len(self._works)
 
     def begin(self, work: Work) -> None:
         """Let a thread do some work."""
-        self._works.add(work)
-        future = self._threads.submit(work.do)
-        future.add_done_callback(lambda future: self.ask(lambda: self._finish(work, future)))
+        call = self._works[work] = self._threads.submit(work.request.owner.name, work.do)
+        call.add_done_callback(lambda future: self.ask(lambda: self._finish(work, future)))
+
+    def cancel(self, request_id: str) -> None:
+        """Drop the work for a request, if no thread has begun it."""
+        for work, call in self._works.items():
+            if work.request.id == request_id:
+                call.cancel()
 
     def ask(self, call: Callable[[], None]) -> None:
         """Have the loop's thread call something, soon."""
@@ -167,6 +187,7 @@ class SlowWork:
             try:
                 call = self._calls.get(timeout=left) if left > 0 else self._calls.get_nowait()
             except queue.Empty:
+                self._give_up()
                 return
             call()
 
@@ -175,6 +196,40 @@ class SlowWork:
         for work in self._works:
             work.provide()
 
+    def _give_up(self) -> None:
+        """Fail what takes too long, and what waits for nothing but such."""
+        now = time.perf_counter()
+        for work, call in list(self._works.items()):
+            is_late = call.began_at and now - call.began_at > self._token_s * work.n_tokens
+            if is_late and not call.done():
+                work.provide()  # its thread must not ask for it later
+                self._threads.give_up(call)
+                self._fail(work, _too_slow(self._token_s))
+        if self._threads.is_stuck:
+            for work, call in list(self._works.items()):
+                if call.cancel():
+                    self._fail(work, _no_thread())
+
+    def _fail(self, work: Work, error: DureError) -> None:
+        failed: Future[Any] = Future()
+        failed.set_exception(error)
+        self._finish(work, failed)
+
     def _finish(self, work: Work, future: Future[Any]) -> None:
-        self._works.discard(work)
-        work.done(future)
+        if self._works.pop(work, None) is not None:
+            work.done(future)
+
+
+def _too_slow(token_s: float) -> UsageError:
+    return UsageError(
+        f"following the grammar takes longer than {token_s:g} s for one token",
+        "give a grammar, schema or tools that can go on in fewer ways at each place",
+    )
+
+
+def _no_thread() -> BusyError:
+    return BusyError(
+        "no thread is free to follow the grammar: those of other requests were too slow, and still run",
+        "ask again later, or start the server again",
+        retry_after_s=TOKEN_S,
+    )

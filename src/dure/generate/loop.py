@@ -14,7 +14,7 @@ from dure.engine.executor import Executor, nothing
 from dure.errors import DureError
 from dure.generate.answers import ActiveAnswer, ActiveAnswers, LoopTotals
 from dure.generate.checkpoints import Checkpoints
-from dure.generate.choosing import SlowWork, Work
+from dure.generate.choosing import TOKEN_S, SlowWork, Work
 from dure.generate.embedding_loop import EmbeddingLoop
 from dure.generate.kv_actions import KvActions
 from dure.generate.prefix_store import PrefixStore
@@ -41,6 +41,7 @@ class EngineLoop:
     pooling: see EmbeddingLoop. store: where prefixes go that have no room in the KV cache, if anywhere;
     store_tokens: how many tokens of them. checkpoints: when an answer that goes on is stored as well.
     proposer: proposes draft tokens; None proposes none. pass_tokens: see SchedulerLimits.
+    grammar_s: how long a grammar may take for a token, before its answer fails.
     Raises EngineError, from `step`, when the executor has failed; it is then of no more use.
     """
 
@@ -55,6 +56,7 @@ class EngineLoop:
         checkpoints: Checkpoints | None = None,
         proposer: Proposer | None = None,
         pass_tokens: int = 0,
+        grammar_s: float = TOKEN_S,
     ) -> None:
         info = executor.info
         self._executor, self._vocabulary, self._checkpoints = executor, vocabulary, checkpoints
@@ -81,7 +83,7 @@ class EngineLoop:
             executor, self._scheduler, self._answers, self._kv, pooling
         )
         self._prompts = PromptReader(executor, self._scheduler, self._answers, self._kv)
-        self._slow = SlowWork()
+        self._slow = SlowWork(grammar_s)
         self._steps = StepRunner(
             executor,
             vocabulary,
@@ -108,6 +110,7 @@ class EngineLoop:
     def cancel(self, request_id: str) -> None:
         """End a request early; Done("cancelled") is its last event."""
         self._answers.cancel(request_id)
+        self._slow.cancel(request_id)
 
     @property
     def busy(self) -> bool:
@@ -164,8 +167,10 @@ class EngineLoop:
         running.is_choosing = True
         self._slow.begin(
             Work(
+                running.request,
                 lambda: self._sampler(running.request),
                 lambda future: self._grammar_is_read(running, answer, future),
+                1 + len(running.request.answered),
             )
         )
 

@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 
 from dure.engine.executor import Adjustment, Batch, Executor, Floats, StepResult, StepStats
+from dure.errors import DureError
 from dure.generate.answers import ActiveAnswers, LoopTotals
 from dure.generate.choosing import Choice, Choose, Chosen, SlowWork, chosen
 from dure.generate.kv_actions import KvActions
@@ -169,9 +170,10 @@ class StepRunner:
         def done(future: Future[Chosen]) -> None:
             if self._answers.is_active(answer):
                 s.running.is_choosing = False
-                self._go_on(s, future.result())
+                self._go_on(s, _result(future))
 
-        self._slow.begin(Choice(choose, logits, len(s.drafts) + 1, self._slow.ask, done))
+        request, n_rows = s.running.request, len(s.drafts) + 1
+        self._slow.begin(Choice(request, choose, logits, n_rows, self._slow.ask, done))
 
     def _go_on(self, s: StepTokens, chosen_: Chosen) -> None:
         """Append the tokens that were chosen to an answer, or end it."""
@@ -207,6 +209,13 @@ class StepRunner:
         return token in request.end_tokens or (
             not request.ignore_eos and self._vocabulary.is_end(token)
         )
+
+
+def _result(choice: Future[Chosen]) -> Chosen:
+    try:
+        return choice.result()
+    except DureError as error:
+        return Chosen(error=error)
 
 
 def _adjustments(
