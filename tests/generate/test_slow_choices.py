@@ -169,6 +169,38 @@ def test_a_grammar_that_cannot_be_read_fails_its_own_request(
     assert len(told["good"].ids) == 40
 
 
+@pytest.mark.parametrize("stage", ["reading", "choosing"])
+def test_slow_grammars_take_no_slots_from_others(
+    demo: LocalExecutor, vocabulary: Vocabulary, stage: str
+) -> None:
+    """All slots had such an answer; they go on when they can, as if they had been alone."""
+    loop = Gated(demo, vocabulary)
+    free = asked(vocabulary, "free", None)
+    alone = run(EngineLoop(demo, vocabulary), free)["free"]
+    slow = [asked(vocabulary, f"slow{i}", ANY) for i in range(LIMITS.n_sequences)]
+    told = {request.id: Told() for request in [*slow, free]}
+    loop.reading.set()
+    loop.choosing.set()
+    for request in slow:
+        loop.submit(request)
+    if stage == "reading":
+        loop.reading.clear()
+    else:
+        until(loop, told, lambda: all(len(told[request.id].tokens) > 2 for request in slow))
+    loop.choosing.clear()
+    loop.submit(free)
+    until(loop, told, lambda: told["free"].end is not None)
+    assert told["free"].ids == alone.ids
+    assert not any(told[request.id].end for request in slow)
+    loop.cancel("slow0")
+    loop.reading.set()
+    loop.choosing.set()
+    until(loop, told, lambda: not loop.busy)
+    assert told["slow0"].done.reason == "cancelled"
+    for request in slow[1:]:
+        assert told[request.id].ids == alone.ids
+
+
 @pytest.fixture(scope="module")
 def wide() -> Iterator[LocalExecutor]:
     """One that has slots for more slow answers than an owner has threads."""

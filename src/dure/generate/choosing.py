@@ -24,6 +24,7 @@ from dure.generate.sampling import GrammarEnd, Sampler
 __all__ = ["TOKEN_S", "Choice", "Choose", "Chosen", "SlowWork", "Work", "chosen"]
 
 TOKEN_S = 30.0  # that a grammar may take for a token
+LATE_S = 2.0  # after which an answer does without its slot, if others wait
 MOST_THREADS = 4  # for one owner
 MOST_GIVEN_UP = 4  # threads that others are started for
 
@@ -106,6 +107,7 @@ class Work:
         n_tokens: int = 1,
     ) -> None:
         self.request, self.do, self.done, self.n_tokens = request, do, done, n_tokens
+        self.since = time.perf_counter()
 
     def provide(self) -> None:
         """Hand over what only the loop's thread can get, now that it cannot get it later."""
@@ -174,6 +176,11 @@ class SlowWork:
         for work, call in self._works.items():
             if work.request.id == request_id:
                 call.cancel()
+
+    def late(self) -> set[str]:
+        """Return the ids of the requests that wait long for their tokens."""
+        latest = time.perf_counter() - LATE_S
+        return {work.request.id for work in self._works if work.since < latest}
 
     def ask(self, call: Callable[[], None]) -> None:
         """Have the loop's thread call something, soon."""

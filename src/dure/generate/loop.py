@@ -146,7 +146,7 @@ class EngineLoop:
 
     def _admit(self) -> None:
         self._kv.do_all(self._scheduler.due())
-        for running, actions in self._scheduler.admit():
+        for running, actions in self._scheduler.admit(self._slow.late()):
             self._begin(running, actions)
         self._kv.do_all(self._scheduler.make_neighbours())
 
@@ -179,11 +179,11 @@ class EngineLoop:
     ) -> None:
         if not self._answers.is_active(answer):
             return
-        running.is_choosing = False
         try:
             self._set_sampler(running, future.result())
         except DureError as error:
             self._answers.fail(running.request.id, error, running)
+        self._scheduler.chosen(running)
 
     def _set_sampler(self, running: RunningRequest, sampler: Sampler) -> None:
         self._answers[running.request.id].sampler = sampler

@@ -169,8 +169,8 @@ class StepRunner:
 
         def done(future: Future[Chosen]) -> None:
             if self._answers.is_active(answer):
-                s.running.is_choosing = False
                 self._go_on(s, _result(future))
+                self._scheduler.chosen(s.running)
 
         request, n_rows = s.running.request, len(s.drafts) + 1
         self._slow.begin(Choice(request, choose, logits, n_rows, self._slow.ask, done))

@@ -7,41 +7,55 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import msgspec
+
 from dure.generate.request import Owner, Request
+from dure.generate.scheduler.running import RunningRequest
 from dure.generate.scheduler.shares import Shares, n_by_group, n_by_owner
 
 __all__ = ["WaitingQueue"]
 
 
 class WaitingQueue:
-    """Requests that wait, in the order they came; those that were paused come first."""
+    """Requests that wait, in the order they came; those that were paused come first.
+
+    Some of these wait for their next tokens to be chosen, before they may have a slot again.
+    """
 
     def __init__(self, shares: Shares) -> None:
         self._shares = shares
         self._requests: list[Request] = []
+        self._choosing: dict[str, RunningRequest] = {}  # by their ids
         self.n_admitted = 0
 
     def __len__(self) -> int:
-        return len(self._requests)
+        return len(self._requests) + len(self._choosing)
 
     def __iter__(self) -> Iterator[Request]:
-        return iter(self._requests)
+        yield from self._requests
+        yield from (running.request for running in self._choosing.values())
 
     @property
     def owners(self) -> Iterator[Owner]:
         """The owners of the requests."""
-        return (request.owner for request in self._requests)
+        return (request.owner for request in self)
 
     def add(self, request: Request) -> None:
         """Append a request."""
         self._requests.append(request)
 
-    def put_back(self, request: Request) -> None:
-        """Let a request that was paused wait before all others of its owner."""
-        self._requests.insert(0, request)
+    def put_back(self, running: RunningRequest) -> None:
+        """Let a request that was paused wait before all others of its owner; but first for its tokens."""
+        if running.is_choosing:
+            self._choosing[running.request.id] = running
+            return
+        answered = running.tokens[len(running.request.prompt) :]
+        self._requests.insert(0, msgspec.structs.replace(running.request, answered=answered))
 
-    def cancel(self, request_id: str) -> Request | None:
+    def cancel(self, request_id: str) -> RunningRequest | Request | None:
         """Remove and return a request; None if it does not wait."""
+        if (running := self._choosing.pop(request_id, None)) is not None:
+            return running
         for request in self._requests:
             if request.id == request_id:
                 self._requests.remove(request)

@@ -25,7 +25,7 @@ class RunningRequest:
     """
 
     request: Request
-    slot: int
+    slot: int  # -1: it was paused
     tokens: list[int]
     n_cached: int
     n_reused: int

@@ -5,6 +5,7 @@ Pure: values in, values out; no clock, no I/O, no model. It learns what happened
 - `add`, `cancel`: requests come and go;
 - `admit`: waiting requests get a slot, with as much of their prompt as is cached somewhere; an answer of an
   owner that has more than its share pauses for another's, and goes on when it is its turn;
+- `chosen`: the next tokens of an answer are known, that no step could have before;
 - `next_step`: one token of every running answer, and a chunk of the prompts;
 - `advance`, `append`, `verify`, `finish`: what became of the step;
 - `due`, `make_neighbours`, `store`, `store_idle`: what must be done to the KV cache and to the store.
@@ -15,10 +16,8 @@ What is pushed out of a slot is stored outside of the KV cache; the least recent
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
-
-import msgspec
 
 from dure.engine.kv import Forget, Swap
 from dure.errors import UsageError, context_error
@@ -30,7 +29,7 @@ from dure.generate.scheduler.prefix_cache import PrefixCache, may_reuse
 from dure.generate.scheduler.queue import WaitingQueue
 from dure.generate.scheduler.reach import Reach
 from dure.generate.scheduler.running import RunningRequest, StepTokens, next_tokens
-from dure.generate.scheduler.shares import Shares, n_by_owner, to_pause
+from dure.generate.scheduler.shares import Shares, to_pause
 from dure.generate.scheduler.slots import SlotTable
 
 __all__ = ["Scheduler", "SchedulerLimits"]
@@ -115,21 +114,7 @@ class Scheduler:
 
     def owner_stats(self) -> tuple[OwnerStats, ...]:
         """Return the figures of every owner that has had tokens, or waits for them."""
-        running = n_by_owner(r.request for r in self.running)
-        waiting, shares = n_by_owner(self._queue), self.shares
-        return tuple(
-            OwnerStats(
-                name,
-                running[name],
-                waiting[name],
-                shares.prompt_tokens[name],
-                shares.generated_tokens[name],
-                shares.pauses[name],
-                shares.owners[name].weight,
-                shares.owners[name].priority,
-            )
-            for name in sorted({*running, *waiting, *shares.prompt_tokens})
-        )
+        return self.shares.stats([r.request for r in self.running], self._queue)
 
     # ------------------------------------------------------------ requests come and go
 
@@ -159,12 +144,15 @@ class Scheduler:
 
     # ------------------------------------------------------------ admission
 
-    def admit(self) -> Iterator[tuple[RunningRequest, list[Action]]]:
-        """Give slots to waiting requests; the actions of each must be done before the next."""
-        while (request := self._next()) is not None:
+    def admit(self, late: Container[str] = ()) -> Iterator[tuple[RunningRequest, list[Action]]]:
+        """Give slots to waiting requests; the actions of each must be done before the next.
+
+        late: see `to_pause`.
+        """
+        while (request := self._next(late)) is not None:
             yield self._admit_one(request)
 
-    def _next(self) -> Request | None:
+    def _next(self, late: Container[str]) -> Request | None:
         """Return the next request, with an idle slot for it; None if there is none, or no slot."""
         if not self._queue:
             return None
@@ -175,17 +163,23 @@ class Scheduler:
         for request in claimants:
             if has_room:
                 return request
-            if (paused := to_pause(request, running, self.shares)) is not None:
+            if (paused := to_pause(request, running, self.shares, late)) is not None:
                 self._pause(paused)
                 return request
         return None
 
     def _pause(self, running: RunningRequest) -> None:
         """Let a running request wait again; it goes on after its answer so far."""
-        self._due += self._cache.release(self._slots[running.slot], running)
+        self.finish(running)
+        running.slot = -1
         self.shares.pauses[running.request.owner.name] += 1
-        answered = running.tokens[len(running.request.prompt) :]
-        self._queue.put_back(msgspec.structs.replace(running.request, answered=answered))
+        self._queue.put_back(running)
+
+    def chosen(self, running: RunningRequest) -> None:
+        """Go on with a request whose tokens were chosen, and which may have been paused meanwhile."""
+        running.is_choosing = False
+        if running.slot < 0 and self._queue.cancel(running.request.id) is not None:
+            self._queue.put_back(running)
 
     def _admit_one(self, request: Request) -> tuple[RunningRequest, list[Action]]:
         self._queue.take(request)
@@ -297,12 +291,15 @@ class Scheduler:
     def verify(self, tokens: StepTokens, n_accepted: int) -> None:
         """Keep the first n_accepted drafts in the KV cache, and have the rejected ones forgotten."""
         tokens.running.n_unverified = 0
-        if n_accepted < len(tokens.drafts):
+        if n_accepted < len(tokens.drafts) and tokens.running.slot >= 0:
             start = tokens.start + len(tokens.tokens) + n_accepted
             self._due.append(Forget(tokens.running.slot, start))
 
     def finish(self, running: RunningRequest) -> None:
         """End a request; its slot goes on holding its tokens, if the request allows that."""
+        if running.slot < 0:
+            self._queue.cancel(running.request.id)
+            return
         if running.n_unverified and running.request.cache_prompt:
             self._due.append(Forget(running.slot, running.n_cached))
         self._due += self._cache.release(self._slots[running.slot], running)

@@ -9,9 +9,9 @@ Pure. Refuses to know slots and the KV cache.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
-from dure.generate.request import Owner, Request
+from dure.generate.request import Owner, OwnerStats, Request
 from dure.generate.scheduler.running import RunningRequest
 
 __all__ = ["Shares", "n_by_group", "n_by_owner", "to_pause"]
@@ -52,6 +52,25 @@ class Shares:
         """Let an owner's clock go on by the tokens of a step, drafts included."""
         self._clocks[owner.name] = self.clock(owner) + n_tokens / owner.weight
 
+    def stats(
+        self, running: Iterable[Request], waiting: Iterable[Request]
+    ) -> tuple[OwnerStats, ...]:
+        """Return the figures of every owner that has had tokens, or requests."""
+        n_running, n_waiting = n_by_owner(running), n_by_owner(waiting)
+        return tuple(
+            OwnerStats(
+                name,
+                n_running[name],
+                n_waiting[name],
+                self.prompt_tokens[name],
+                self.generated_tokens[name],
+                self.pauses[name],
+                self.owners[name].weight,
+                self.owners[name].priority,
+            )
+            for name in sorted({*n_running, *n_waiting, *self.prompt_tokens})
+        )
+
 
 def n_by_owner(requests: Iterable[Request]) -> Counter[str]:
     """Count the requests of each owner."""
@@ -64,14 +83,20 @@ def n_by_group(requests: Iterable[Request]) -> Counter[tuple[str, str]]:
 
 
 def to_pause(
-    claimant: Request, running: Sequence[RunningRequest], shares: Shares
+    claimant: Request,
+    running: Sequence[RunningRequest],
+    shares: Shares,
+    late: Container[str] = (),
 ) -> RunningRequest | None:
     """Return the answer that pauses, so that a waiting request gets its slot; None if none should.
 
-    In this order: one of a lower priority; one of an owner that would still run as much for its weight as
-    the claimant's owner then does; one of a group, likewise; one of an owner that is far ahead, if
-    the claimant's has none running. So no two requests pause each other in turn.
+    late: ids of requests that do not use their slots, as their tokens take long to choose.
+    In this order: one of these; one of a lower priority; one of an owner that would still run as much for
+    its weight as the claimant's owner then does; one of a group, likewise; one of an owner that is far
+    ahead, if the claimant's has none running. So no two requests pause each other in turn.
     """
+    if (idle := _latest(r for r in running if r.is_choosing and r.request.id in late)) is not None:
+        return idle
     can = [r for r in running if r.in_steps]
     lower = [r for r in can if r.request.owner.priority < claimant.owner.priority]
     if lower:
