@@ -104,7 +104,7 @@ def test_a_token_takes_one_search_whatever_was_said_and_however_many_tools_there
     """Not one a tool, and nothing that is repeated for every earlier token."""
     works = set()
     for n_tools in (1, 60):
-        tools = [rf'(<call>\{{"name": "tool_{i}")$' for i in range(n_tools)]
+        tools = [rf"tool_{i}(\{{)$" for i in range(n_tools)]
         for n_tokens in (500, 6000):
             trigger = Trigger(waiting(*tools), [b"a word "].__getitem__)
             for _ in range(n_tokens):
