@@ -275,7 +275,7 @@ def test_bench_counts_the_bytes_that_the_sums_send(dure: Dure, sync: str, bytes_
     """Two ranks send every partial vector once; rank 1 also reports figures and its best logit."""
     arguments = ("-p", 8, "-n", 4, "--repeat", 1, "--threads", 1, "--ranks", 2, "--sync", sync)
     (facts,) = as_json(dure("bench", DEMO, *arguments, "--json"))["rows"]
-    n_layer, n_embd, report = 4, 256, 4 * 8 + 8 + 4 + 4
+    n_layer, n_embd, report = 4, 256, (4 * 8 + 4 + 8) + 8 + 4 + 4
     sums = 2 * n_layer * n_embd * bytes_of_32 / 32
     assert facts["bytes_sent_per_token_by_rank"] == [sums, sums + report]
     assert facts["bytes_sent_per_token"] == sums + report / 2
