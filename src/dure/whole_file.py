@@ -7,9 +7,10 @@ by their writers (`model.store.download`, `model.gguf.writer`, `cluster.node.sha
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["part_of", "write_whole"]
+__all__ = ["part_of", "write_together", "write_whole"]
 
 PRIVATE = 0o600
 
@@ -25,14 +26,25 @@ def write_whole(path: Path, data: bytes, *, private: bool = False) -> None:
     private: nobody else can read it, not even for a moment. Raises OSError if it cannot be written; the
     file is as it was then, and nothing is left beside it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o777)
-    part = part_of(path)
-    part.unlink(missing_ok=True)
-    mode = PRIVATE if private else 0o666
+    write_together({path: data}, private=private)
+
+
+def write_together(contents: Mapping[Path, bytes], *, private: bool = False) -> None:
+    """Write files as `write_whole` does, and replace none of them before all are written."""
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
-        part.replace(path)
+        for path, data in contents.items():
+            _write_part(path, data, private=private)
+        for path in contents:
+            part_of(path).replace(path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        for path in contents:
+            part_of(path).unlink(missing_ok=True)
         raise
+
+
+def _write_part(path: Path, data: bytes, *, private: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o777)
+    part, mode = part_of(path), PRIVATE if private else 0o666
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)

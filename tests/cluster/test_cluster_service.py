@@ -67,6 +67,17 @@ def test_it_is_installed_started_and_removed(sandbox: Sandbox) -> None:
     assert "journalctl -u dure-node" in done.stderr
 
 
+def test_it_starts_no_more_once_the_machine_has_left_its_cluster(tmp_path: Path) -> None:
+    """systemd itself says so, of a directory with signs too."""
+    tmp_path.chmod(0o755)
+    sandbox = Sandbox(tmp_path, 'my "own" 50 % node')
+    may_start = f'systemd-analyze condition "$(grep ^Condition {UNIT})"'
+    done = sandbox.run(
+        f"{DURE} node install --user {USER} && {may_start} && {DURE} node leave && ! {may_start}"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_names_with_blanks_and_signs_stay_whole(tmp_path: Path) -> None:
     """systemd reads back the same words: it splits at blanks, and % and $ mean something to it."""
     tmp_path.chmod(0o755)

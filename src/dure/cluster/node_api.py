@@ -84,13 +84,13 @@ class FinishShard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RenameNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Prepare to be called otherwise."""
+    """Ask for a certificate of another name."""
 
     name: Annotated[str, msgspec.Meta(max_length=63)]
 
 
 class TakeCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The certificate (PEM) for the name that was announced before; the node is called so now."""
+    """A certificate (PEM) for the node's key; the node is called as it says from now on."""
 
     certificate: Annotated[str, msgspec.Meta(max_length=8192)]
 
@@ -175,7 +175,7 @@ class CheckedShard(msgspec.Struct, frozen=True):
 
 
 class CertificateRequest(msgspec.Struct, frozen=True):
-    """A request for a certificate (PEM), with a new key that never leaves the node."""
+    """A request for a certificate (PEM) of the node's key, which never leaves it."""
 
     request: str
 
@@ -224,12 +224,12 @@ class NodeClient:
         return self._connection.ask("POST", "/speed", Speed, MeasureSpeed(type_name))
 
     def prepare_name(self, name: str) -> bytes:
-        """Have the node make a key for another name; return its request for a certificate (PEM)."""
+        """Return the node's request for a certificate of another name (PEM)."""
         asked = RenameNode(name)
         return self._connection.ask("POST", "/name", CertificateRequest, asked).request.encode()
 
     def take_certificate(self, certificate: bytes) -> None:
-        """Send the certificate for that name; the node answers under it from now on."""
+        """Send the certificate for that name; the node answers under it in a moment."""
         taken = TakeCertificate(certificate.decode())
         self._connection.ask("POST", "/certificate", Acknowledged, taken)
 

@@ -17,7 +17,7 @@ from dure.cluster.node.shards import ShardStore
 from dure.cluster.software import NODE_UNIT
 from dure.cluster.trust.identity import Credentials
 from dure.cluster.trust.joining import JOIN_PORT, NodeFile, listens
-from dure.errors import ResourceError, UsageError
+from dure.errors import UsageError
 from dure.places import cluster_directory, node_directory
 from dure.sizes import bytes_text
 from dure.systemd import service_for
@@ -149,10 +149,7 @@ def leave() -> None:
     own = NodeFile.read(directory)
     if listens(own.port):
         raise UsageError("the node still runs", "stop it first, by `dure node uninstall` or Ctrl-C")
-    try:
-        forget(directory)
-    except OSError as error:
-        raise ResourceError(f"{error.filename} cannot be deleted: {error.strerror}") from error
+    forget(directory)
     errors.print(f"this machine is no longer a node of the cluster {own.cluster}", markup=False)
     errors.print(f"on the root: `dure cluster remove {own.name}`", markup=False)
 

@@ -20,7 +20,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 
 from dure.cluster.network import device_of, named_device
-from dure.cluster.node.membership import Membership
+from dure.cluster.node.membership import forget, name_request, take_name
 from dure.cluster.node.ranks import RankRuns
 from dure.cluster.node.shards import HeldShard, ShardStore
 from dure.cluster.node_api import (
@@ -88,13 +88,14 @@ def agent_app(
     """Return the agent of the node whose files lie in `directory`.
 
     quota_bytes: for shards; 0 is as much as fits. interface: the network device that ranks use, or ""
-    for the one that the root comes through. changed: is called when the node has another name, or none.
+    for the one that the root comes through. changed: is called when the node has another name, or none,
+    and the root its answer.
     """
     app = RecordApp("dure node", _RECORDS)
     store = ShardStore(directory / "shards", quota_bytes)
     runs = RankRuns(directory, store)
     _add_facts(app, directory, runs)
-    _add_membership(app, Membership(directory, changed, runs.check_idle))
+    _add_membership(app, directory, runs, changed)
     _add_speed(app)
     _add_shards(app, store)
     _add_ranks(app, runs, lambda host: _device(directory, host, interface))
@@ -108,23 +109,27 @@ def _add_facts(app: FastAPI, directory: Path, runs: RankRuns) -> None:
         return answer(NodeFacts(own_platform(), health(directory), runs.jobs()))
 
 
-def _add_membership(app: FastAPI, membership: Membership) -> None:
+def _add_membership(
+    app: FastAPI, directory: Path, runs: RankRuns, changed: Callable[[], None]
+) -> None:
     @app.post("/name", **described(CertificateRequest, takes=RenameNode, refuses=_REFUSALS))
     def prepare(asked: NameBody) -> Response:
-        """Make a key for another name; answer with the request for its certificate."""
-        return answer(CertificateRequest(membership.prepare(asked.name).decode()))
+        """Answer with a request for a certificate of another name."""
+        return answer(CertificateRequest(name_request(directory, asked.name).decode()))
 
     @app.post("/certificate", **described(Acknowledged, takes=TakeCertificate, refuses=_REFUSALS))
-    def take(asked: CertificateBody) -> Response:
+    async def take(asked: CertificateBody) -> Response:
         """Take the certificate for that name, and be called so."""
-        membership.take(asked.certificate.encode())
-        return answer(Acknowledged())
+        with runs.closed():
+            await run_in_threadpool(take_name, directory, asked.certificate.encode())
+        return answer(Acknowledged(), then=changed)
 
     @app.post("/leave", **described(Acknowledged, refuses=_REFUSALS))
-    def leave() -> Response:
+    async def leave() -> Response:
         """Forget the cluster, and end."""
-        membership.leave()
-        return answer(Acknowledged())
+        with runs.closed():
+            await run_in_threadpool(forget, directory)
+        return answer(Acknowledged(), then=changed)
 
 
 def _add_speed(app: FastAPI) -> None:

@@ -1,77 +1,76 @@
-"""A node's membership while its agent runs: it takes another name, or leaves, as the root wants.
+"""A node's membership in its cluster: it takes another name, or leaves, as the root or its user wants.
 
-Knows the files of the node's directory. The agent's process must begin anew after either.
+Knows the files of the node's directory. Refuses to know what runs meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from dure.cluster.trust.identity import Credentials, is_pair, new_request
+from dure.cluster.trust.identity import Credentials
 from dure.cluster.trust.joining import NodeFile
-from dure.errors import ResourceError, UsageError
+from dure.errors import ResourceError
 
-__all__ = ["Membership", "forget"]
+__all__ = ["forget", "name_request", "note_name", "take_name"]
+
+
+def name_request(directory: Path, name: str) -> bytes:
+    """Return a node's request for a certificate of another name (PEM). Raises ClusterError."""
+    NodeFile.read(directory)
+    with _explaining("read"):
+        return Credentials(directory).request(name)
+
+
+def take_name(directory: Path, certificate: bytes) -> None:
+    """Have a node be called as a certificate (PEM) for its key says.
+
+    The certificate is replaced in one step, and a name that is not noted beside it is at the next start.
+    Raises UsageError if it is not for this node, ResourceError if it cannot be written.
+    """
+    node = NodeFile.read(directory)
+    with _explaining("written"):
+        name = Credentials(directory).renew(certificate)
+        note_name(directory, node, name)
+
+
+def note_name(directory: Path, node: NodeFile, name: str) -> None:
+    """Note the name that a node's certificate has, if another one is noted. Raises OSError."""
+    if node.name != name:
+        node.name = name
+        node.write(directory)
 
 
 def forget(directory: Path) -> None:
     """Delete what a node has in its directory, and the directory if nothing else is in it.
 
-    Raises OSError.
+    What says that it is a node goes last: if something cannot be deleted, it is one still, and can leave
+    again. Raises ResourceError.
     """
     own = Credentials(directory)
-    for path in (own.key, own.certificate, own.authority, directory / "node.json"):
-        path.unlink(missing_ok=True)
-    for name in ("prefixes", "run", "shards"):
-        if (directory / name).exists():
-            shutil.rmtree(directory / name)
+    with _explaining("deleted", "delete it there"):
+        for name in ("prefixes", "run", "shards"):
+            if (directory / name).exists():
+                shutil.rmtree(directory / name, onerror=_raise_with_path)
+        for path in (*own.files, directory / "node.json"):
+            path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody keeps other things there
         directory.rmdir()
 
 
-class Membership:
-    """What this node is in its cluster. changed: is called after a change, when the root has its answer.
+def _raise_with_path(_function: object, path: str, failure: tuple[object, Any, object]) -> None:
+    error = failure[1]
+    raise OSError(error.errno, error.strerror, path) from error
 
-    check_idle: raises ClusterError while ranks run.
-    """
 
-    def __init__(
-        self, directory: Path, changed: Callable[[], None], check_idle: Callable[[], None]
-    ) -> None:
-        self._directory, self._changed, self._check_idle = directory, changed, check_idle
-        self._prepared: tuple[str, bytes] | None = None  # name and key
-
-    def prepare(self, name: str) -> bytes:
-        """Make a key for another name; return the request for its certificate (PEM)."""
-        self._check_idle()
-        key, request = new_request(name)
-        self._prepared = name, key
-        return request
-
-    def take(self, certificate: bytes) -> None:
-        """Be called so, with this certificate (PEM). Raises UsageError if there is no key for it."""
-        if self._prepared is None:
-            raise UsageError("no name was prepared", "ask for a key first")
-        self._check_idle()
-        name, key = self._prepared
-        if not is_pair(key, certificate, name):
-            raise UsageError(f"this is no certificate of {name} for the key made last", "ask again")
-        own, node = Credentials(self._directory), NodeFile.read(self._directory)
-        own.write(key, certificate, own.authority.read_bytes())
-        node.name = name
-        node.write(self._directory)
-        self._changed()
-
-    def leave(self) -> None:
-        """Delete all that this node stored of its cluster. Raises ResourceError if that fails."""
-        self._check_idle()
-        try:
-            forget(self._directory)
-        except OSError as error:
-            raise ResourceError(
-                f"{error.filename} cannot be deleted ({error.strerror})", "delete it there"
-            ) from error
-        self._changed()
+@contextlib.contextmanager
+def _explaining(done: str, cure: str = "") -> Iterator[None]:
+    """Raise ResourceError that says what could not be done with a file."""
+    try:
+        yield
+    except OSError as error:
+        path, reason = error.filename or "a file", error.strerror or error
+        raise ResourceError(f"{path} cannot be {done} ({reason})", cure) from error

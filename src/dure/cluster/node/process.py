@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dure.cluster.network import named_device
+from dure.cluster.node.membership import note_name
 from dure.cluster.trust.discovery import NODE_SERVICE, announced
 from dure.cluster.trust.https_server import NodeServer, listener
 from dure.cluster.trust.identity import Credentials, answering_context
@@ -39,6 +40,7 @@ def run_node(
             f"{directory} lacks the node's certificate",
             "join again, with a code of `dure cluster invite`",
         )
+    note_name(directory, node, own.name)  # a change of name may have been cut off
     own_platform()  # llama.cpp is tried now: the root does not wait long for facts
     if interface:
         named_device(interface, health(directory).links)

@@ -18,7 +18,7 @@ import socket
 import sys
 import sysconfig
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from dure.cluster.node_api import BLOCK_BYTES, RANK_SCRIPT, NodeJob, RankOrder, 
 from dure.engine.environment import with_huge_pages
 from dure.engine.ranks.launch import GUARD, kill_all_of
 from dure.engine.ranks.shared_memory import make_room
-from dure.errors import ResourceError
+from dure.errors import ClusterError, ResourceError
 from dure.hardware.probe import memory_of
 
 __all__ = ["RankRuns"]
@@ -58,6 +58,7 @@ class RankRuns:
     def __init__(self, directory: Path, store: ShardStore) -> None:
         self._directory, self._saved, self._store = directory / "run", directory / "prefixes", store
         self._runs: dict[str, _Run] = {}  # by job
+        self._is_closed = False
         shutil.rmtree(self._directory, ignore_errors=True)  # of an agent that was killed
 
     def jobs(self) -> list[NodeJob]:
@@ -67,11 +68,27 @@ class RankRuns:
             for run in list(self._runs.values())
         ]
 
-    def check_idle(self) -> None:
-        """Raise ClusterError if a rank runs."""
-        owners = [run.owner for run in list(self._runs.values())]
-        if owners:
+    @contextlib.contextmanager
+    def closed(self) -> Iterator[None]:
+        """Start no rank from now on; if the block fails, until it ends. Raises ClusterError if one runs.
+
+        It is for the event loop, which admits ranks.
+        """
+        self._check_open()
+        if owners := [run.owner for run in self._runs.values()]:
             raise busy_error({socket.gethostname(): owners}, may_share=False)
+        self._is_closed = True
+        try:
+            yield
+        except BaseException:
+            self._is_closed = False
+            raise
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClusterError(
+                "this node takes another name, or leaves its cluster", "try again in a moment"
+            )
 
     async def run(
         self, order: RankOrder, device: str, incoming: AsyncIterator[bytes], send: Send
@@ -97,6 +114,7 @@ class RankRuns:
     @contextlib.asynccontextmanager
     async def _admitted(self, order: RankOrder) -> AsyncIterator[_Run]:
         """Run the block once earlier ranks of the order's job, and of jobs that are over, have ended."""
+        self._check_open()
         job_id = order.owner.id
         over = {job_id, *order.ended}
         others = [

@@ -27,7 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from dure.cluster.trust.clocks import CLOCKS_DIFFER
 from dure.errors import ClusterError, UsageError
 from dure.http.file_stamp import stamp_of
-from dure.whole_file import write_whole
+from dure.whole_file import write_together, write_whole
 
 __all__ = [
     "ROOT_NAME",
@@ -37,7 +37,6 @@ __all__ = [
     "asking_context",
     "check_name",
     "fingerprint",
-    "is_pair",
     "new_request",
     "shown_name",
 ]
@@ -114,31 +113,50 @@ class Credentials:
         return x509.load_pem_x509_certificate(self.certificate.read_bytes())
 
     def write(self, key: bytes, certificate: bytes, authority: bytes) -> None:
-        """Write all three (PEM). Raises OSError."""
-        write_whole(self.key, key, private=True)
-        self.certificate.write_bytes(certificate)
-        self.authority.write_bytes(authority)
+        """Write all three (PEM). Raises OSError; all are as they were then."""
+        contents = {self.key: key, self.certificate: certificate, self.authority: authority}
+        write_together(contents, private=True)
+
+    def request(self, name: str) -> bytes:
+        """Return a request for a certificate of another name, for the same key (PEM). Raises OSError."""
+        return _request(_private_key(self.key.read_bytes()), name)
+
+    def renew(self, certificate: bytes) -> str:
+        """Write another certificate (PEM) in place of the present one; return the name in it.
+
+        Raises UsageError if it is not of this key and this authority, OSError.
+        """
+        own, authority = _private_key(self.key.read_bytes()), self.authority.read_bytes()
+        try:
+            loaded = x509.load_pem_x509_certificate(certificate)
+            loaded.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise UsageError(f"this is no certificate of the cluster: {error}") from error
+        if loaded.public_key() != own.public_key():
+            raise UsageError("the certificate is for another key than this machine's")
+        write_whole(self.certificate, certificate, private=True)
+        return _name_of(loaded.subject)
 
 
 def new_request(name: str) -> tuple[bytes, bytes]:
     """Make a private key and a request for its certificate, both PEM. The key never leaves the machine."""
     key = ec.generate_private_key(ec.SECP256R1())
-    request = (
+    return _key_pem(key), _request(key, name)
+
+
+def _request(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
+    return (
         x509.CertificateSigningRequestBuilder()
         .subject_name(_subject(check_name(name)))
         .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
     )
-    return _key_pem(key), request.public_bytes(serialization.Encoding.PEM)
 
 
-def is_pair(key: bytes, certificate: bytes, name: str) -> bool:
-    """Return whether a certificate is of this name and of this private key (both PEM)."""
-    try:
-        loaded = x509.load_pem_x509_certificate(certificate)
-    except ValueError:
-        return False
-    own = serialization.load_pem_private_key(key, None)
-    return loaded.public_key() == own.public_key() and loaded.subject == _subject(name)
+def _private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(pem, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey), "of the kind that dure makes"
+    return key
 
 
 class Authority:

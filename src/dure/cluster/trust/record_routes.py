@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from fastapi import FastAPI, Request, Response
+from starlette.background import BackgroundTask
 
 from dure.cluster.trust.connection import ErrorAnswer
 from dure.errors import DureError, ResourceError, UsageError
@@ -55,9 +56,12 @@ def _failed(request: Request, error: Exception) -> Response:
     return answer(ErrorAnswer("something went wrong on this machine: see its log"), 500)
 
 
-def answer(record: msgspec.Struct, status: int = 200) -> Response:
-    """Return a response that is a record."""
-    return Response(msgspec.json.encode(record), status, media_type=_JSON)
+def answer(
+    record: msgspec.Struct, status: int = 200, then: Callable[[], None] | None = None
+) -> Response:
+    """Return a response that is a record. then: is called once it is sent."""
+    after = BackgroundTask(then) if then else None
+    return Response(msgspec.json.encode(record), status, media_type=_JSON, background=after)
 
 
 def body_as(kind: type[T]) -> Callable[[Request], Awaitable[T]]:
