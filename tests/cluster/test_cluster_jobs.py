@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import signal
 import subprocess
@@ -18,11 +19,14 @@ from dure.cluster.node.ranks import RankRuns
 from dure.cluster.node.shards import ShardStore
 from dure.cluster.node_api import NodeJob, RankOrder, shard_digest
 from dure.cluster.root.job_registry import JobRegistry, MachineUse, Registration
+from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.root.occupancy import Occupancy
+from dure.cluster.root.sole_use import sole_use
+from dure.cluster.root.survey import NodeReport
 from dure.engine.limits import Limits
 from dure.engine.ranks.job import Job
 from dure.engine.wire import Wire
-from dure.errors import ClusterError
+from dure.errors import ClusterError, UsageError
 from dure.hardware.machine import Machine
 
 GB = 10**9
@@ -108,6 +112,25 @@ print(len(JobRegistry(Path({str(tmp_path)!r})).others()))
         assert said == "2\n"  # what was asked above has not given up the own lock
 
 
+def test_machines_are_not_had_alone_while_a_job_has_not_chosen_its_own(
+    tmp_path: Path, started: Started
+) -> None:
+    """It may be about to choose one of them; and whoever has them alone is in another one's way."""
+    cluster = Cluster.create(tmp_path, "home")
+    report = NodeReport(Member("pi-1", "10.0.0.1", 7474, 1, 0.0), "silent")
+    undecided = started()
+    with (
+        pytest.raises(ClusterError, match="pi-1 is used by `dure serve goat`"),
+        sole_use(cluster, RUN, [report]),
+    ):
+        pass
+    undecided.communicate("")
+    with sole_use(cluster, RUN, [report]):
+        assert JobRegistry(tmp_path, RUN).claimed().keys() == {"pi-1"}
+        cluster.delete()  # as when it is dissolved
+    assert not tmp_path.exists()
+
+
 # ---------------------------------------------------------------- a node's own word
 
 
@@ -167,6 +190,30 @@ def test_a_node_refuses_a_second_job_and_knows_its_own_again(tmp_path: Path) -> 
             await line.end()
         assert runs.jobs() == []
         assert list((tmp_path / "run").iterdir()) == []
+
+    asyncio.run(scenario())
+
+
+def test_a_node_starts_no_rank_while_it_changes(tmp_path: Path) -> None:
+    """And does not change while one runs; if the change fails, ranks start again."""
+
+    async def scenario() -> None:
+        runs = runs_in(tmp_path)
+        with contextlib.suppress(UsageError), runs.closed():
+            with pytest.raises(ClusterError, match="this node takes another name"):
+                await Line(runs, RUN).run
+            with pytest.raises(ClusterError, match="this node takes another name"), runs.closed():
+                pass
+            raise UsageError("the change fails")
+        line = Line(runs, SERVE)
+        await until_held(runs, SERVE)
+        with pytest.raises(ClusterError, match="is used by `dure serve goat-4b`"), runs.closed():
+            pass
+        await line.end()
+        with runs.closed():
+            pass
+        with pytest.raises(ClusterError, match="this node takes another name"):
+            await Line(runs, RUN).run
 
     asyncio.run(scenario())
 

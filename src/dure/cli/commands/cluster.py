@@ -294,7 +294,8 @@ def dissolve(
         raise UsageError(f"dissolving the cluster {name} needs a yes", "say --yes")
     if not yes and not typer.confirm(f"Dissolve the cluster {name} with {nodes}?", err=True):
         return
-    untold = end_cluster(root, Nodes(root))
+    with errors.status("the nodes delete what they stored"):
+        untold = end_cluster(root, Nodes(root))
     errors.print(f"the cluster {name} is dissolved", markup=False)
     for node, why in untold.items():
         text = f"{node} was not told ({why}): `dure node leave` on it deletes what it stored"

@@ -57,9 +57,9 @@ class JobRegistry:
             yield
         finally:
             if os.getpid() == owner:  # not a fork, which has a copy of this block
-                with self._alone():
+                with contextlib.suppress(FileNotFoundError), self._alone():  # or all was dissolved
                     self._delete(self._own.id)
-                    lock.close()
+                lock.close()
 
     def others(self) -> list[Registration]:
         """Return all other jobs that live, the oldest first."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -40,14 +40,37 @@ class NameTakenError(UsageError):
     """A machine wants to join under a name that a node has already."""
 
 
-class Member(msgspec.Struct, frozen=True):
-    """A node. host, port: of its agent. serial: of its certificate. joined: when, since 1970."""
+class Renaming(msgspec.Struct, frozen=True):
+    """The name that a node is being given. serial: of its certificate for it, which the node may have."""
+
+    name: str
+    serial: int
+
+
+class Member(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A node. host, port: of its agent. serial: of its certificate. joined: when, since 1970.
+
+    renaming: was begun, and is not known to be done.
+    """
 
     name: str
     host: str
     port: int
     serial: int
     joined: float
+    renaming: Renaming | None = None
+
+    @property
+    def renamed(self) -> Member:
+        """What the node is once its renaming is done."""
+        assert self.renaming is not None, "it was begun"
+        name, serial = self.renaming.name, self.renaming.serial
+        return msgspec.structs.replace(self, name=name, serial=serial, renaming=None)
+
+    @property
+    def serials(self) -> list[int]:
+        """Those of all certificates that the node may have."""
+        return [self.serial, *([self.renaming.serial] if self.renaming else [])]
 
 
 class _ClusterRecord(msgspec.Struct):
@@ -55,6 +78,23 @@ class _ClusterRecord(msgspec.Struct):
     members: dict[str, Member] = {}
     invitations: list[Invitation] = []
     revoked: list[int] = []
+
+    def member(self, name: str) -> Member:
+        """Return the node of this name. Raises UsageError that names the nodes there are."""
+        if name not in self.members:
+            names = ", ".join(sorted(self.members)) or "none yet"
+            raise UsageError(f"no node is called {name!r}", f"there are {names}")
+        return self.members[name]
+
+    def check_free(self, name: str, cure: str, *, but: str = "") -> None:
+        """Raise UsageError if this can be no node's name, NameTakenError if it is one's, or will be.
+
+        but: a node that may be renamed to it already.
+        """
+        check_name(name)
+        coming = {m.renaming.name for m in self.members.values() if m.renaming and m.name != but}
+        if name in {ROOT_NAME, *self.members, *coming}:
+            raise NameTakenError(f"a node called {name} is there already", cure)
 
 
 class Cluster:
@@ -101,11 +141,7 @@ class Cluster:
 
     def member(self, name: str) -> Member:
         """Return the node of this name. Raises UsageError that names the nodes there are."""
-        members = self._read().members
-        if name not in members:
-            names = ", ".join(sorted(members)) or "none yet"
-            raise UsageError(f"no node is called {name!r}", f"there are {names}")
-        return members[name]
+        return self._read().member(name)
 
     @property
     def revocations(self) -> Path:
@@ -135,11 +171,9 @@ class Cluster:
         now = Moment.now()
         with self._changing() as state:
             redeem(state.invitations, secret, name, now)
-            if name in state.members or name == ROOT_NAME:
-                raise NameTakenError(
-                    f"a node called {name} is there already",
-                    f"join with --name OTHER, or first `dure cluster remove {name}` on the root",
-                )
+            state.check_free(
+                name, f"join with --name OTHER, or first `dure cluster remove {name}` on the root"
+            )
             certificate, serial = self.authority.sign(request, name)
             state.members[name] = Member(name, host, port, serial, now.time)
         self.events.add("joined", node=name, host=host, port=port)
@@ -153,20 +187,33 @@ class Cluster:
                 state.members[name] = msgspec.structs.replace(member, host=host, port=port)
         self.events.add("moved", node=name, host=host, port=port)
 
-    def check_free(self, name: str) -> None:
-        """Raise UsageError if this can be no node's name, NameTakenError if it is one's."""
-        check_name(name)
-        if name in self._read().members or name == ROOT_NAME:
-            raise NameTakenError(f"a node called {name} is there already", "choose another name")
+    def begin_rename(self, name: str, new: str, request: bytes) -> bytes:
+        """Store that a node is being renamed; return its certificate for the new name (PEM).
 
-    def rename(self, name: str, renamed: Member) -> None:
-        """Store that a node has another name, and revoke the certificate that it had before."""
+        Raises UsageError if there is no such node, or the name or the request are bad, NameTakenError if
+        the name is taken. Nothing has changed then.
+        """
         with self._changing() as state:
-            state.revoked.append(state.members[name].serial)
-            write_whole(self.revocations, self.authority.revocations(state.revoked))
-            members = [renamed if m.name == name else m for m in state.members.values()]
-            state.members = {member.name: member for member in members}
-        self.events.add("renamed", node=renamed.name, before=name)
+            member = state.member(name)
+            state.check_free(new, "choose another name", but=name)
+            certificate, serial = self.authority.sign(request, new)
+            if member.renaming:
+                self._revoke(state, [member.renaming.serial])
+            renaming = Renaming(new, serial)
+            state.members[name] = msgspec.structs.replace(member, renaming=renaming)
+        return certificate
+
+    def finish_rename(self, name: str) -> None:
+        """Store that a node has the name that it was being given, and revoke the certificate of before.
+
+        Raises UsageError if there is no such node any more.
+        """
+        with self._changing() as state:
+            member = state.member(name)
+            self._revoke(state, [member.serial])
+            members = [m.renamed if m.name == name else m for m in state.members.values()]
+            state.members = {one.name: one for one in members}
+        self.events.add("renamed", node=member.renamed.name, before=name)
 
     def delete(self) -> None:
         """Delete what is stored of the cluster, its keys first, and nothing else. Raises OSError."""
@@ -178,13 +225,16 @@ class Cluster:
 
     def remove(self, name: str) -> Member:
         """Revoke a node's certificate and forget it. Raises UsageError if there is no such node."""
-        member = self.member(name)
         with self._changing() as state:
-            state.revoked.append(member.serial)
-            write_whole(self.revocations, self.authority.revocations(state.revoked))
+            member = state.member(name)
+            self._revoke(state, member.serials)
             del state.members[name]
         self.events.add("removed", node=name)
         return member
+
+    def _revoke(self, state: _ClusterRecord, serials: Iterable[int]) -> None:
+        state.revoked.extend(serials)
+        write_whole(self.revocations, self.authority.revocations(state.revoked))
 
     # ------------------------------------------------------------ the file
 

@@ -1,4 +1,7 @@
-"""The use of a cluster's machines by one job alone, as for measurements. Refuses to know what it does."""
+"""The use of a cluster's machines by one job alone, as for measurements. Refuses to know what it does.
+
+A job that has not chosen its machines yet may be about to take one of them, so it counts as their user.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,12 @@ def sole_use(cluster: Cluster, own: JobIdentity, reports: Sequence[NodeReport]) 
     with registry.registered():
         while True:
             occupancy = Occupancy(own, (), registry.others(), running)
-            holders = {shown_name(name): held for name in uses if (held := occupancy.holders(name))}
+            undecided = [other.job for other in occupancy.others if not other.machines]
+            holders = {
+                shown_name(name): held
+                for name in uses
+                if (held := [*occupancy.holders(name), *undecided])
+            }
             if holders:
                 raise busy_error(holders, may_share=False)
             if registry.claim(uses, ()):

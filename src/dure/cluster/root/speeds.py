@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -175,12 +176,12 @@ class KnownSpeeds:
         self._write()
 
     def rename(self, name: str, new: str) -> None:
-        """Keep what was measured of a machine under another name."""
-        machines, links = self._record.machines, self._record.links
-        if name in machines:
-            machines[new] = machines.pop(name)
-        if name in links:
-            links[new] = links.pop(name)
+        """Keep what was measured of a machine under another name, and of who had that name nothing."""
+        kept: list[dict[str, Any]] = [self._record.machines, self._record.links]
+        for figures in kept:
+            figures.pop(new, None)
+            if name in figures:
+                figures[new] = figures.pop(name)
         self._write()
 
     def use_for_now(self, name: str, speed: Speed) -> None:
