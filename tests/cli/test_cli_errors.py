@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from dure.cluster.root.membership import Cluster
 from dure.hardware.probe import cpus, probe
 from tests.support.dure_process import DURE, Dure, error_line
+from tests.support.needs_root import needs_root
 from tests.support.parrot import tokens_of, write_parrot
 from tests.support.random_models import Shape, write_random_model
 
@@ -521,3 +523,38 @@ def test_a_truncated_shard_is_written_again(dure: Dure, tmp_path: Path) -> None:
     shard.write_bytes(data[:1000])
     assert dure(*options).stdout == whole.stdout
     assert shard.read_bytes() == data
+
+
+# ---------------------------------------------------------------- what the system refuses
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A cluster's directory that nobody can write, as on a disk that is mounted for reading."""
+    directory = tmp_path / "cluster"
+    Cluster.create(directory, "home")
+    for words in (["--bind", directory, directory], ["-o", "remount,ro,bind", directory]):
+        subprocess.run(["mount", *map(str, words)], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+@needs_root
+def test_what_cannot_be_written_is_one_line_with_the_cure(dure: Dure, read_only: Path) -> None:
+    """Whatever the command was about to do there; and nothing has changed."""
+    for command in (["dissolve", "--yes"], ["invite"], ["remove", "pi-1"]):
+        done = dure("cluster", *command, DURE_CLUSTER_DIR=str(read_only))
+        line = error_line(done.stderr)
+        assert f"{read_only}/" in line, command
+        assert "read-only file system: make that disk writable, or name another place" in line
+    assert Cluster(read_only).name == "home"
+
+
+def test_a_path_that_cannot_be_is_one_line_with_the_cure(dure: Dure, tmp_path: Path) -> None:
+    """A file where a directory should be."""
+    (tmp_path / "file").touch()
+    line = error_line(dure("cluster", "init", DURE_CLUSTER_DIR=str(tmp_path / "file" / "x")).stderr)
+    assert f"{tmp_path}/file" in line
+    assert "not a directory: name another place" in line

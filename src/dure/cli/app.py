@@ -22,7 +22,7 @@ from typer.exceptions import TyperException
 
 from dure.cli.terminal.configuration import Configured
 from dure.cli.terminal.lazy_commands import LazyCommand, LazyCommands
-from dure.errors import DureError, ResourceError, UsageError
+from dure.errors import DureError, UsageError
 
 __all__ = ["app", "run"]
 
@@ -191,10 +191,14 @@ def run() -> None:
         _print_error(UsageError("no answer, so nothing was done"))
         sys.exit(1)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        from dure.cli.terminal.system_faults import fault_of
+
+        fault = fault_of(error)
+        if fault is None:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
-        _print_error(ResourceError("no space left on the disk", "make room, or write elsewhere"))
+        if error.errno == errno.ENOSPC:  # Python flushes once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_error(fault)
         sys.exit(1)
 
 
