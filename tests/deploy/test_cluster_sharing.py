@@ -7,12 +7,17 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from cluster_hosts import Machine, joined, machines, processes_of, ranks_of
 
+from dure.cluster.root.speeds import KnownSpeeds, LinkSpeed
+from dure.engine.instruments.speed import Speed
+from dure.model.ggml import WRITABLE_TYPES
 from tests.support.cluster_serving import (
     ALL,
     DEMO,
@@ -25,6 +30,7 @@ from tests.support.cluster_serving import (
     wait_until,
 )
 from tests.support.needs_root import needs_root
+from tests.support.random_models import SHAPES, write_random_model
 
 pytestmark = needs_root
 RUN = ("run", DEMO, STORY, *GREEDY, "-n", 150)
@@ -109,6 +115,10 @@ def test_the_second_command_is_refused_and_the_first_goes_on(
             in refused
         )
         assert "wait until it is done, or `dure stop " in refused
+        for change in (("rename", nodes[0].name, "pi-9"), ("dissolve", "--yes")):
+            refused = root.dure("cluster", *change, status=1).strip().splitlines()[-1]
+            assert f"{nodes[0].name}" in refused
+            assert "used by `dure serve dure-demo`" in refused
         refused = root.dure(*RUN, "--cluster", "--nodes", nodes[0].name, status=1)
         assert f"{nodes[0].name} is used by" in refused
         assert story() == f"{alone}<done>\n"
@@ -212,3 +222,52 @@ def another_address(machine: Machine) -> Iterator[None]:
             subprocess.run(words, check=True)
         if new == other:
             yield
+
+
+def test_show_leaves_out_what_a_start_would(three: list[Machine], tmp_path: Path) -> None:
+    """A full disk is said as the start says it, a busy node takes no part, and a model that is too large
+    without it is told who has it; if all are busy, nothing can start.
+    """
+    root, one, other = three
+    with_equal_speeds(root, *three[1:])
+    one.stop()
+    one.start("node", "--quota", "0.001", says=f"{one.name} of home at")
+    disks = {machine["name"]: machine["disk"] for machine in forecast(root)["machines"]}
+    assert f"{one.name} has room for 1.0 MB" in disks[one.name]
+    assert (disks["dure-root"], disks[other.name]) == ("", "")
+    assert "no room on its disk" in root.dure("show", DEMO, "--cluster")
+    assert disks[one.name] in root.dure("run", DEMO, "hi", "--cluster", status=1)
+    one.stop()
+    one.start("node", says=f"{one.name} of home at")
+    large = tmp_path / "large.gguf"
+    write_random_model(large, replace(SHAPES["qwen3"], n_ctx_train=10**9), "F16")
+    too_large = (large, "--ctx", 10**9)
+    assert "all machines together have" in forecast(root, *too_large)["problem"]
+    alone = ("--cluster", "--nodes", one.name, "--port", PORT, *GREEDY)
+    root.start("serve", DEMO, *alone, says="ready")
+    busy = forecast(root)
+    assert f"{one.name} is used by `dure serve dure-demo`" in busy["left_out"][one.name]
+    assert [machine["name"] for machine in busy["machines"]] == ["dure-root", other.name]
+    lacking = forecast(root, *too_large)
+    assert f"{one.name} is used by" in lacking["problem"]
+    assert one.name in lacking["left_out"]
+    root.stop()
+    with serving(root):
+        assert f"{one.name}, {other.name} are used by" in forecast(root)["problem"]
+
+
+def with_equal_speeds(root: Machine, *nodes: Machine) -> None:
+    """Let the root know that every machine helps: all are slow, and their links are quick."""
+    directory = root.home / "dure_cluster_dir"
+    (directory / "speeds.json").unlink(missing_ok=True)
+    known = KnownSpeeds(directory)
+    for type_name in WRITABLE_TYPES:
+        for name in ("dure-root", *(node.name for node in nodes)):
+            for _ in range(2):
+                known.keep(name, Speed(type_name, 1, 1e6, 1e6))
+    for node in nodes:
+        known.keep(node.name, link=LinkSpeed(1e-6, 1e10))
+
+
+def forecast(root: Machine, *words: object) -> Any:
+    return json.loads(root.dure("show", *(words or (DEMO,)), "--cluster", "--json"))["cluster"]

@@ -23,7 +23,7 @@ from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.deploy.deployment import Deployment, deployment_of_shards
 from dure.deploy.learning import Learning
 from dure.deploy.local import limits_of, memory_of_whole, start_local, threads_of
-from dure.deploy.node_pool import FullNode, NodePool
+from dure.deploy.node_pool import FullNode, NodePool, full_nodes
 from dure.deploy.node_sharing import NodeSharing
 from dure.deploy.node_wait import NodeWait
 from dure.deploy.options import RestartReason, RunOptions
@@ -39,7 +39,6 @@ from dure.model.shard import Shard, cut_model, plan_shards
 from dure.places import cluster_directory, shard_directory
 from dure.plan.load import main_type
 from dure.plan.memory import rank_memory
-from dure.sizes import compared
 
 __all__ = ["start_on_cluster"]
 
@@ -225,18 +224,7 @@ class _CutOverNodes:
 
     def full_nodes(self, nodes: Nodes) -> Sequence[FullNode]:
         """Return the nodes that have neither their shard nor disk space for it."""
-        full = []
-        for member, shard in zip(self._members, self._shards[1:], strict=True):
-            with contextlib.closing(nodes.client(member)) as client:
-                room = client.shards().room_for(shard.name)
-            if room < shard.weights_bytes:
-                has, takes = compared(room, shard.weights_bytes)
-                reason = (
-                    f"{member.name} has room for {has}, and its shard takes {takes}: `dure cache prune "
-                    "--days 0 --cluster` makes room, or a larger --quota on it"
-                )
-                full.append(FullNode(member, shard.weights_bytes, reason))
-        return full
+        return full_nodes(nodes, list(zip(self._members, self._shards[1:], strict=True)))
 
     def run(
         self, cluster: Cluster, nodes: Nodes, reporter: Reporter, timer: StartTimer

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dure.cluster.job_identity import JobIdentity
+from dure.cluster.job_identity import JobIdentity, busy_error
 from dure.cluster.root.job_registry import JobRegistry
 from dure.cluster.root.membership import Cluster
 from dure.cluster.root.occupancy import Occupancy
 from dure.cluster.root.readiness import machine_of
-from dure.cluster.root.survey import Nodes
+from dure.cluster.root.survey import NodeReport, Nodes
 from dure.cluster.trust.identity import ROOT_NAME
+from dure.deploy.node_pool import full_nodes
 from dure.deploy.node_sharing import NodeSharing
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import SilentReporter
 from dure.deploy.shares import ClusterPlan, ClusterPlanner
-from dure.errors import DureError
+from dure.errors import DureError, ResourceError
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
 from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile
-from dure.model.shard import sized_shards
+from dure.model.shard import Shard, plan_shards, sized_shards
+from dure.places import shard_directory
 from dure.plan.memory import DEFAULT_CTX, RankMemory, rank_memory, whole_memory
 
 __all__ = ["Forecast", "MachineForecast", "forecast"]
@@ -28,7 +31,10 @@ __all__ = ["Forecast", "MachineForecast", "forecast"]
 
 @dataclass(frozen=True)
 class MachineForecast:
-    """One machine's part. memory_bytes: of its process, with its contexts. free_bytes: there is now."""
+    """One machine's part. memory_bytes: of its process, with its contexts. free_bytes: there is now.
+
+    fits: into its memory. disk: why its shard does not fit on its disk; "" if it does.
+    """
 
     name: str
     share: float
@@ -36,14 +42,15 @@ class MachineForecast:
     memory_bytes: int
     free_bytes: int
     fits: bool
+    disk: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Forecast:
     """A model on a cluster.
 
     problem: why it cannot run there; there are no machines then. left_out: why machines take no part, by
-    name. guessed: machines whose speed was not measured.
+    name. guessed: machines whose speed or link was not measured.
     """
 
     machines: tuple[MachineForecast, ...] = ()
@@ -53,30 +60,55 @@ class Forecast:
 
 
 def forecast(model: GgufFile, options: RunOptions, cluster: Cluster) -> Forecast:
-    """Return how a start with these options would divide a model now, beside the jobs that run."""
+    """Return how a start with these options would divide a model now, without busy nodes as it would."""
+    found = Forecast()
+    try:
+        _fill(found, model, options, cluster)
+    except DureError as error:
+        found.problem = str(error)
+    return found
+
+
+def _fill(found: Forecast, model: GgufFile, options: RunOptions, cluster: Cluster) -> None:
+    """Note what is found, one after the other. Raises DureError if a start would."""
     nodes, own = Nodes(cluster), JobIdentity.new("show", model.paths[0].stem)
-    reports = nodes.survey(cluster.members)
-    silent = {one.member.name: one.problem for one in reports if one.platform is None}
+    reports, reporter = nodes.survey(cluster.members), SilentReporter()
+    found.left_out = {one.member.name: one.problem for one in reports if one.platform is None}
     there = [one for one in reports if one.platform is not None]
-    registry, reporter = JobRegistry(cluster.directory, own), SilentReporter()
-    sharing = NodeSharing(registry, own, reporter, shares=True, insists=False, may_go_without=True)
+    registry = JobRegistry(cluster.directory, own)
+    sharing = NodeSharing(
+        registry, own, reporter, shares=False, insists=False, may_go_without=False
+    )
     occupancy = sharing.occupancy(there)
+    busy = sharing.busy(there, occupancy)
+    found.left_out |= {one.member.name: _use(one, occupancy) for one in busy}
+    usable = [one for one in there if one not in busy]
     planner = ClusterPlanner(model, options, cluster, nodes, reporter, may_measure=False)
     try:
-        plan = planner.plan(there, occupancy, is_reduced=bool(silent))
-        machines = _machines(model, options, plan, occupancy)
-    except DureError as error:
-        return Forecast((), silent, tuple(planner.guessed), str(error))
-    return Forecast(machines, {**silent, **plan.left_out}, tuple(planner.guessed))
+        plan = planner.plan(usable, occupancy, is_reduced=bool(found.left_out))
+    except ResourceError as error:
+        if busy:
+            raise sharing.lacks(busy, occupancy) from error
+        raise
+    found.left_out |= plan.left_out
+    found.guessed = plan.guessed
+    found.machines = _machines(model, options, plan, occupancy, nodes)
+
+
+def _use(report: NodeReport, occupancy: Occupancy) -> str:
+    name = report.member.name
+    return str(busy_error({name: occupancy.holders(name)}))
 
 
 def _machines(
-    model: GgufFile, options: RunOptions, plan: ClusterPlan, occupancy: Occupancy
+    model: GgufFile, options: RunOptions, plan: ClusterPlan, occupancy: Occupancy, nodes: Nodes
 ) -> tuple[MachineForecast, ...]:
     there = {ROOT_NAME: probe()}
     there |= {report.member.name: machine_of(report) for report in plan.reports}
     free = {name: occupancy.left(name, machine) for name, machine in there.items()}
-    ranks, trained = _ranks(model, plan, list(free.values()))
+    ranks, trained, shards = _ranks(model, plan, list(free.values()))
+    placed = zip([report.member for report in plan.reports], shards[1:], strict=True)
+    disks = {full.member.name: full.reason for full in full_nodes(nodes, list(placed))}
     n_ctx, n = options.ctx or min(DEFAULT_CTX, trained), options.n_sequences
     return tuple(
         MachineForecast(
@@ -86,6 +118,7 @@ def _machines(
             taken := rank.total_bytes(n_ctx, n),
             free[name].available_bytes,
             taken <= free[name].available_bytes,
+            disks.get(name, ""),
         )
         for (name, share), rank in zip(plan.shares_by_name.items(), ranks, strict=True)
     )
@@ -93,14 +126,19 @@ def _machines(
 
 def _ranks(
     model: GgufFile, plan: ClusterPlan, machines: list[Machine]
-) -> tuple[list[RankMemory], int]:
-    """Return what each machine's rank takes, and the context that the model was trained for."""
+) -> tuple[list[RankMemory], int, Sequence[Shard]]:
+    """Return what each machine's rank takes, the context that the model was trained for, and the shards.
+
+    Those of a model that is not here have no names, since a node has none of them.
+    """
     if not plan.reports:
         memory, trained = whole_memory(model, machines[0].features)
-        return [memory], trained
+        return [memory], trained, ()
     cut = plan_cut(model, plan.shares)
+    is_here = model.paths[0].exists()
+    shards = plan_shards(model, cut, shard_directory()) if is_here else sized_shards(model, cut)
     ranks = [
         rank_memory(cut, shard, machine.features)
-        for shard, machine in zip(sized_shards(model, cut), machines, strict=True)
+        for shard, machine in zip(shards, machines, strict=True)
     ]
-    return ranks, cut.shape.context_length
+    return ranks, cut.shape.context_length, shards

@@ -6,6 +6,7 @@ Refuses to know how the model is divided among them: a function given to it does
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -18,8 +19,10 @@ from dure.deploy.node_wait import NodeWait
 from dure.deploy.reporter import EngineEvent, Reporter
 from dure.deploy.start_timer import StartTimer
 from dure.errors import ResourceError
+from dure.model.shard import Shard
+from dure.sizes import compared
 
-__all__ = ["FullNode", "NodePool", "PlannedStart"]
+__all__ = ["FullNode", "NodePool", "PlannedStart", "full_nodes"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,22 @@ class FullNode:
     member: Member
     needed_bytes: int
     reason: str
+
+
+def full_nodes(nodes: Nodes, placed: Sequence[tuple[Member, Shard]]) -> list[FullNode]:
+    """Return the nodes that have neither their shard nor disk space for it."""
+    full = []
+    for member, shard in placed:
+        with closing(nodes.client(member)) as client:
+            room = client.shards().room_for(shard.name)
+        if room < shard.weights_bytes:
+            has, takes = compared(room, shard.weights_bytes)
+            reason = (
+                f"{member.name} has room for {has}, and its shard takes {takes}: `dure cache prune "
+                "--days 0 --cluster` makes room, or a larger --quota on it"
+            )
+            full.append(FullNode(member, shard.weights_bytes, reason))
+    return full
 
 
 class PlannedStart(Protocol):

@@ -14,6 +14,7 @@ from dure.cluster.root.occupancy import Occupancy
 from dure.cluster.root.readiness import machine_of
 from dure.cluster.root.speeds import (
     KnownSpeeds,
+    LinkSpeed,
     kind_of,
     link_speed,
     measure_machines,
@@ -35,15 +36,20 @@ from dure.plan.placement import Candidate, PlacementOptions, fixed_shares, measu
 __all__ = ["ClusterPlan", "ClusterPlanner"]
 
 _ANY_SPEED = 1e10  # bytes/s, the same for all
+_ANY_LINK = LinkSpeed(3e-4, 1e8)  # of a wired network, 1 Gbit/s
 
 
 @dataclass(frozen=True)
 class ClusterPlan:
-    """The nodes that take part, the shares of the root and of each node, and why others are left out."""
+    """The nodes that take part, the shares of the root and of each node, and why others are left out.
+
+    guessed: machines whose speed or link the plan had to guess.
+    """
 
     reports: list[NodeReport]
     shares: list[float]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    guessed: tuple[str, ...] = ()
 
     @property
     def shares_by_name(self) -> dict[str, float]:
@@ -63,8 +69,7 @@ class ClusterPlan:
 class ClusterPlanner:
     """Divides one model among the machines of a cluster.
 
-    may_measure: unknown speeds are measured; else they are taken for that of the others, and `guessed`
-    names these machines.
+    may_measure: unknown speeds are measured; else they are taken for those of the others.
     """
 
     def __init__(
@@ -80,7 +85,6 @@ class ClusterPlanner:
         self._model, self._options, self._reporter = model, options, reporter
         self._nodes, self._known = nodes, KnownSpeeds(cluster.directory)
         self._may_measure = may_measure
-        self.guessed: list[str] = []
 
     def plan(
         self, available: list[NodeReport], occupancy: Occupancy, is_reduced: bool
@@ -108,7 +112,15 @@ class ClusterPlanner:
             self._reporter.warn(f"{name} does not take part: {reason} (--nodes insists)")
         used = [report for report in available if report.member.name in placement.shares]
         names = [ROOT_NAME, *(report.member.name for report in used)]
-        return ClusterPlan(used, [placement.shares[name] for name in names], placement.left_out)
+        shares = [placement.shares[name] for name in names]
+        guessed = self._guessed(available, load.main_type)
+        return ClusterPlan(used, shares, placement.left_out, guessed)
+
+    def _guessed(self, available: list[NodeReport], type_name: str) -> tuple[str, ...]:
+        nodes, known = [report.member.name for report in available], self._known
+        lacking = {name for name in (ROOT_NAME, *nodes) if known.speed(name, type_name) is None}
+        lacking |= {name for name in nodes if known.link(name) is None}
+        return tuple(name for name in (ROOT_NAME, *nodes) if name in lacking)
 
     def _candidates(
         self, reports: list[NodeReport], occupancy: Occupancy, type_name: str
@@ -128,7 +140,6 @@ class ClusterPlanner:
                 found = measured_once(self._nodes, members, type_name, unknown)
                 for name, speed in found.items():
                     self._known.use_for_now(name, speed)
-        self.guessed = [n for n in kinds if self._known.speed(n, type_name) is None]
         machines = {ROOT_NAME: probe()}
         machines |= {report.member.name: machine_of(report) for report in reports}
         return [
@@ -148,7 +159,8 @@ class ClusterPlanner:
     def _candidate(
         self, name: str, type_name: str, machine: Machine, occupancy: Occupancy
     ) -> Candidate:
-        speed, link = self._known.speed(name, type_name), self._known.link(name)
+        speed = self._known.speed(name, type_name)
+        link = None if name == ROOT_NAME else self._known.link(name) or self._guessed_link()
         return Candidate(
             name,
             speed.decode_bytes_per_s if speed else self._guess(type_name),
@@ -156,6 +168,16 @@ class ClusterPlanner:
             link.round_trip_s if link else 0.0,
             link.bytes_per_s if link else float("inf"),
             len(occupancy.holders(name)),
+        )
+
+    def _guessed_link(self) -> LinkSpeed:
+        """Return a link that was not measured: the median of those that were."""
+        links = self._known.links
+        if not links:
+            return _ANY_LINK
+        return LinkSpeed(
+            statistics.median(link.round_trip_s for link in links),
+            statistics.median(link.bytes_per_s for link in links),
         )
 
     def _guess(self, type_name: str) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +13,6 @@ from rich.table import Table
 from dure.cli.terminal.console import output, print_json, printable
 from dure.cli.terminal.parameters import Json, Model
 from dure.cli.terminal.pull_progress import pull_progress
-from dure.cluster.root.membership import Cluster
-from dure.cluster.trust.identity import shown_name
-from dure.deploy.forecast import forecast
 from dure.deploy.options import MOST_SEQUENCES, RunOptions
 from dure.errors import ModelError, UsageError
 from dure.generate.file_sampling import file_sampling
@@ -24,11 +20,10 @@ from dure.hardware.probe import platform
 from dure.model.architectures import shape_of
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.store import Library, located
-from dure.places import cluster_directory
 from dure.plan.cut_report import CutReport, cut_report
 from dure.plan.kernels import slow_bytes
 from dure.plan.memory import DEFAULT_CTX
-from dure.sizes import bytes_text, compared
+from dure.sizes import bytes_text
 
 __all__ = ["show"]
 
@@ -74,7 +69,7 @@ def show(
     with _opened(model) as gguf:
         facts = _facts(gguf, options)
         if cluster:
-            facts["cluster"] = asdict(forecast(gguf, options, Cluster(cluster_directory())))
+            facts["cluster"] = _forecast(gguf, options)
         if tensors:
             facts["tensors"] = _tensors(gguf)
         if metadata:
@@ -83,6 +78,17 @@ def show(
         print_json(facts)
     else:
         _print(facts)
+
+
+def _forecast(gguf: GgufFile, options: RunOptions) -> dict[str, Any]:
+    """Return what the cluster's machines would hold, as plain data."""
+    from dataclasses import asdict
+
+    from dure.cluster.root.membership import Cluster
+    from dure.deploy.forecast import forecast
+    from dure.places import cluster_directory
+
+    return asdict(forecast(gguf, options, Cluster(cluster_directory())))
 
 
 @contextmanager
@@ -230,35 +236,10 @@ def _print(facts: dict[str, Any]) -> None:
     contexts = f"{n} contexts of {ctx} tokens each" if n > 1 else f"a context of {ctx} tokens"
     output.print(f"\nMemory is what a rank's process takes here with {contexts}.")
     if "cluster" in facts:
-        _print_forecast(facts["cluster"])
+        from dure.cli.terminal.forecast_table import print_forecast
+
+        print_forecast(facts["cluster"])
     _print_lists(facts)
-
-
-def _print_forecast(cluster: dict[str, Any]) -> None:
-    """Write what the cluster's machines would hold."""
-    output.print()
-    if cluster["problem"]:
-        output.print(f"on the cluster: {printable(cluster['problem'])}", soft_wrap=True)
-    else:
-        output.print(_forecast_table(cluster["machines"]))
-    for name, reason in cluster["left_out"].items():
-        output.print(f"{shown_name(name)} would take no part: {printable(reason)}", soft_wrap=True)
-    if guessed := ", ".join(map(shown_name, cluster["guessed"])):
-        output.print(f"not measured, so taken to be as fast as others: {guessed}", soft_wrap=True)
-
-
-def _forecast_table(machines: list[dict[str, Any]]) -> Table:
-    table = Table("machine", box=None, pad_edge=False)
-    for heading in ("share", "weights", "memory", "free", ""):
-        table.add_column(heading, justify="right")
-    for one in machines:
-        takes, free = bytes_text(one["memory_bytes"]), bytes_text(one["free_bytes"])
-        if not one["fits"]:
-            takes, free = compared(one["memory_bytes"], one["free_bytes"])
-        fits = "fits" if one["fits"] else "too little memory"
-        weights = bytes_text(one["weights_bytes"])
-        table.add_row(shown_name(one["name"]), f"{one['share']:.0%}", weights, takes, free, fits)
-    return table
 
 
 def _cuts_table(cuts: list[dict[str, Any]]) -> Table:

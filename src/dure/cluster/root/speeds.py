@@ -154,6 +154,11 @@ class KnownSpeeds:
         """Return the link to a node, if it was measured."""
         return self._record.links.get(name)
 
+    @property
+    def links(self) -> list[LinkSpeed]:
+        """All links that were measured."""
+        return list(self._record.links.values())
+
     def machine(self, name: str, type_names: Sequence[str] | None = None) -> MachineSpeeds:
         """Return the figures of a machine, with those of these types that were measured, or of all."""
         link, measured = self.link(name), self._record.machines.get(name, {})
