@@ -271,7 +271,7 @@ def test_a_server_that_asks_for_an_hour_is_not_waited_for(
     hub.faults.append(Fault(status=429, headers={"Retry-After": when}))
     line = bring.refusal(ResourceError)
     assert "429" in line
-    assert "pull again" in line
+    assert "try again then" in line
 
 
 def test_a_server_that_stays_away_is_given_up_and_the_beginning_is_kept(

@@ -33,7 +33,11 @@ def pull(
         ),
     ] = None,
     listed: Annotated[
-        bool, typer.Option("--list", help="List the short names, with the sizes of their models.")
+        bool,
+        typer.Option(
+            "--list",
+            help="List the short names, with the sizes of their models; with a NAME those that contain it.",
+        ),
     ] = False,
     sha256: Annotated[
         str | None, typer.Option(help="SHA-256 that the file at a URL must have.")
@@ -54,7 +58,7 @@ def pull(
     from dure.model.store.pull import pull as download
 
     if listed:
-        _list(as_json=as_json)
+        _list(name or "", as_json=as_json)
         return
     if name is None:
         raise UsageError("no model is named", "name one; `dure pull --list` shows short names")
@@ -74,11 +78,13 @@ def pull(
         _print(pulled)
 
 
-def _list(*, as_json: bool) -> None:
-    """List the short names, with the sizes that the hub tells."""
+def _list(part: str, *, as_json: bool) -> None:
+    """List the short names that contain a text, with the sizes that the hub tells."""
     from dure.model.store.remote import sizes_of
 
-    table = short_names()
+    table = {short: full for short, full in short_names().items() if part.lower() in short}
+    if not table:
+        raise UsageError(f"no short name contains {part!r}", "`dure pull --list` shows all")
     here = {model.short_name for model in Library().models() if not model.unfinished}
     names = [name for full in table.values() if isinstance(name := parse_name(full), HubName)]
     with errors.status("asking the hub for sizes"), pull_progress() as watch:

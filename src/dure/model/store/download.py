@@ -315,7 +315,7 @@ def wait_and_report(
 ) -> None:
     """Wait before the next try, and report it. Raises ResourceError if the server asks for too long."""
     if dropped.asked_s is not None and dropped.asked_s > patience.longest_wait_s:
-        raise ResourceError(f"{dropped}, and asks to wait {dropped.asked_s:.0f} s: pull again then")
+        raise ResourceError(f"{dropped}, and asks to wait {dropped.asked_s:.0f} s: try again then")
     wait_s = patience.wait_s(failures, dropped.asked_s)
     watch.note(f"{dropped}: again in {wait_s:.0f} s (try {failures + 1} of {patience.tries})")
     time.sleep(wait_s)

@@ -69,7 +69,7 @@ class Hub:
         fails.
         """
         if self._offline:
-            raise ResourceError(f"{name}: HF_HUB_OFFLINE forbids to ask the hub: unset it to pull")
+            raise ResourceError(f"{name}: HF_HUB_OFFLINE forbids to ask the hub: unset it")
         info = self._patiently(
             lambda: self._api.model_info(
                 name.repo,
@@ -145,7 +145,7 @@ class Hub:
                 ) from error
             if failures >= patience.tries:
                 raise ResourceError(
-                    f"{name}: {dropped}, {failures} times in a row: check the network, pull again later"
+                    f"{name}: {dropped}, {failures} times in a row: check the network, try again later"
                 )
             wait_and_report(dropped, failures, patience, watch)
 
@@ -163,7 +163,7 @@ class Hub:
         if code == "RevisionNotFound":
             return UsageError(f"{name}: the repository has no revision {name.revision}: see {page}")
         if code == "EntryNotFound":
-            return UsageError(f"{name}: the file is not there any more: pull again")
+            return UsageError(f"{name}: the file is not there any more: try again")
         if status in (401, 403, 404):
             return UsageError(f"{name} is not on {self._host()}, or is private: {self._private()}")
         return ResourceError(f"{name}: the hub answers {status}{f' ({said})' if said else ''}")

@@ -113,13 +113,25 @@ class _RemoteFile:
         try:
             with self._http.stream("GET", self._source.url, headers=headers) as response:
                 self._check(response, offset, n)
-                return response.read()[:n]
+                return self._body(response, n)
         except (httpx2.InvalidURL, httpx2.TooManyRedirects, httpx2.UnsupportedProtocol) as error:
             raise ResourceError(
                 f"{self._name}: the address leads nowhere ({error})", "check it"
             ) from error
         except httpx2.TransportError as error:
             raise DroppedError(lost(error)) from error
+
+    def _body(self, response: httpx2.Response, n: int) -> bytes:
+        """Return the answer's n bytes, or fewer. Raises ResourceError if there are more."""
+        data = bytearray()
+        for block in response.iter_bytes():
+            data += block
+            if len(data) > n:
+                raise ResourceError(
+                    f"{self._name}: the server sends more than the part it was asked for",
+                    "pull it, to see what it is",
+                )
+        return bytes(data)
 
     def _check(self, response: httpx2.Response, offset: int, n: int) -> None:
         """Check that the answer is the part that was asked for, and learn how large the file is."""
