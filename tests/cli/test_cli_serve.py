@@ -133,6 +133,26 @@ def test_a_key_may_be_given_on_the_command_line(home: Home) -> None:
     assert "--api-key is empty" in done.stderr
 
 
+@pytest.mark.parametrize(("think", "told"), [("high", "degree high"), ("off", "no thoughts")])
+def test_what_is_said_of_thinking_reaches_the_template(
+    home: Home, tmp_path: Path, think: str, told: str
+) -> None:
+    """Of the whole server; a request that says something else has its way."""
+    template = tmp_path / "template.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+        "{% if reasoning_effort %} degree {{ reasoning_effort }}{% endif %}"
+        "{% if enable_thinking is false %} no thoughts{% endif %}"
+        "{% if add_generation_prompt %}<think>\n\n</think>{% endif %}"
+    )
+    asked = {"messages": [{"role": "user", "content": "Hello"}]}
+    with home.serving("--think", think, "--chat-template", template) as server:
+        url = f"{server.url}/apply-template"
+        assert f"Hello {told}<think>" in httpx.post(url, json=asked).json()["prompt"]
+        own = httpx.post(url, json={**asked, "reasoning_effort": "low"}).json()["prompt"]
+        assert "degree low" in own
+
+
 def test_a_killed_engine_is_started_again(home: Home) -> None:
     """After kill -9 of the engine the server says so, and answers as before."""
     with home.serving() as server:
