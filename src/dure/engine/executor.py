@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dure.engine.arrays import Floats, Ints
-from dure.engine.compute.sharing import SHORT
 from dure.engine.kv import KvOp
+from dure.engine.thread_watch import SHORT
 from dure.engine.trace import RankTrace
 from dure.errors import UsageError
 

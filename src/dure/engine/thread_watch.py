@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-__all__ = ["ThreadWatch"]
+__all__ = ["SHORT", "ThreadWatch"]
+
+SHORT = 0.25  # of a thread's time, lost to other programs: more is no chance
 
 
 class ThreadWatch:

@@ -19,11 +19,11 @@ from statistics import fmean
 
 import psutil
 
+from dure.engine.thread_watch import SHORT
 from dure.hardware.probe import cpus
 
-__all__ = ["SHORT", "StepTimes", "ThreadChoice", "ThreadSharing", "idle_s"]
+__all__ = ["StepTimes", "ThreadChoice", "ThreadSharing", "idle_s"]
 
-SHORT = 0.25  # of a thread's time, lost to other programs: more is no chance
 SPARE = 0.7  # processors that idle: one more thread has room
 WINDOW_S = 0.5  # in which both are measured
 IDLE_S = 0.25  # between two steps: what was measured before says nothing of now
