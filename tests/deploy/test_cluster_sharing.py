@@ -233,7 +233,7 @@ def test_show_leaves_out_what_a_start_would(three: list[Machine], tmp_path: Path
     one.stop()
     one.start("node", "--quota", "0.001", says=f"{one.name} of home at")
     disks = {machine["name"]: machine["disk"] for machine in forecast(root)["machines"]}
-    assert f"{one.name} has room for 1.0 MB" in disks[one.name]
+    assert f"{one.name} has room for" in disks[one.name]
     assert (disks["dure-root"], disks[other.name]) == ("", "")
     assert "no room on its disk" in root.dure("show", DEMO, "--cluster")
     assert disks[one.name] in root.dure("run", DEMO, "hi", "--cluster", status=1)

@@ -280,7 +280,7 @@ def test_a_path_comes_before_a_name(dure: Dure, tmp_path: Path) -> None:
     [
         (("run", NAME, "hi"), (NAME, f"`dure pull {NAME}`", "--pull")),
         (("chat", NAME), (NAME, f"`dure pull {NAME}`", "--pull")),
-        (("show", NAME), (NAME, f"`dure pull {NAME}`")),
+        (("show", NAME, "--here"), (NAME, f"`dure pull {NAME}`")),
         (("bench", "qwen3:4b"), ("qwen3:4b", "`dure pull qwen3:4b`")),
         (("run", "qwen3:5b", "hi"), ("qwen3:5b", "did you mean", "no file of this name")),
     ],

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from dure.cli.terminal.console import output, print_json, printable
+from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.parameters import Json, Model
 from dure.cli.terminal.pull_progress import pull_progress
 from dure.deploy.options import MOST_SEQUENCES, RunOptions
@@ -57,6 +58,9 @@ def show(
             help="Show what each machine of the cluster would hold, and whether it fits.",
         ),
     ] = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="Do not look at the hub for a model that is not here.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show a model: architecture, size, types, context, and its cuts over 1 to 8 ranks.
@@ -66,7 +70,7 @@ def show(
     Example: dure show qwen3:8b --ctx 32768 --parallel 4 --cluster
     """
     options = RunOptions(ctx=ctx, n_sequences=parallel, cluster=cluster)
-    with _opened(model) as gguf:
+    with _opened(model, here=here) as gguf:
         facts = _facts(gguf, options)
         if cluster:
             facts["cluster"] = _forecast(gguf, options)
@@ -92,9 +96,9 @@ def _forecast(gguf: GgufFile, options: RunOptions) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened(model: str) -> Iterator[GgufFile]:
-    """Open a model that is here, or else its header at the hub."""
-    found = located(model, Library())
+def _opened(model: str, *, here: bool) -> Iterator[GgufFile]:
+    """Open a model that is here, or else its header at the hub unless it must be here."""
+    found = resolve_model(model) if here else located(model, Library())
     if isinstance(found, Path):
         with open_gguf(found) as gguf:
             yield gguf

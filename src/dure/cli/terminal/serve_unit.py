@@ -96,7 +96,7 @@ def check_model(
 
     Raises ResourceError if that user may not read dure or the folder, UsageError if the model is missing.
     """
-    shown = [*_DURE, "show", model, "--json"]
+    shown = [*_DURE, "show", model, "--here", "--json"]
     environment = {"PATH": os.environ.get("PATH", os.defpath), **environment}
     environment["HOME"] = str(service.home)
     try:
