@@ -136,8 +136,8 @@ def test_it_is_told_once_that_threads_are_given_up() -> None:
     for given_up in ((0, 0, 0), (0, 2, 1), (0, 0, 0), (1, 0, 0)):
         executor.watch.see(given_up)
     assert listener.heard == [
-        "other programs are busy: 2 threads compute on pi-1 instead of 4, "
-        "1 thread computes on pi-2 instead of 2, until they end"
+        "other programs are using the processors: 2 instead of 4 threads on pi-1, "
+        "1 instead of 2 threads on pi-2 for now"
     ]
 
 

@@ -29,7 +29,7 @@ def test_every_example_runs_here() -> None:
 def test_an_example_shows_what_it_promises(tmp_path: Path, name: str) -> None:
     done = run_example(name, tmp_path)
     assert done.returncode == 0, done.stderr
-    of_machine = ("cores", "other programs are busy")
+    of_machine = ("cores", "other programs are using")
     lines = done.stderr.splitlines()
     assert all(any(words in line for words in of_machine) for line in lines), lines
     for text in SHOWN[name]:

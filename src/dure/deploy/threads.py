@@ -63,12 +63,11 @@ def tell_of_threads(
         if not told:
             told = True
             fewer = [
-                f"{most - less} {'thread computes' if most - less == 1 else 'threads compute'} "
-                f"on {machine} instead of {most}"
+                f"{most - less} instead of {most} threads on {machine}"
                 for less, most, machine in zip(given_up, full, machines, strict=True)
                 if less
             ]
-            reporter.news(f"other programs are busy: {', '.join(fewer)}, until they end")
+            reporter.news(f"other programs are using the processors: {', '.join(fewer)} for now")
 
     executor.watch_threads(changed)
 

@@ -35,6 +35,7 @@ __all__ = [
     "check_space",
     "client",
     "download",
+    "in_a_row",
     "lost",
     "refused",
     "retry_after",
@@ -206,7 +207,7 @@ class _Transfer:
 
     def _gave_up(self, reason: str) -> ResourceError:
         return ResourceError(
-            f"{self._name}: {reason}, {self._patience.tries} times in a row: pull again later, it goes "
+            f"{self._name}: {reason}, {in_a_row(self._patience.tries)}: pull again later, it goes "
             f"on from {bytes_text(self._done)}"
         )
 
@@ -319,6 +320,11 @@ def wait_and_report(
     wait_s = patience.wait_s(failures, dropped.asked_s)
     watch.note(f"{dropped}: again in {wait_s:.0f} s (try {failures + 1} of {patience.tries})")
     time.sleep(wait_s)
+
+
+def in_a_row(failures: int) -> str:
+    """Say how often something was tried."""
+    return "tried once" if failures == 1 else f"{failures} times in a row"
 
 
 def lost(error: httpx2.TransportError) -> str:

@@ -22,6 +22,7 @@ from dure.model.store.download import (
     DroppedError,
     Patience,
     Source,
+    in_a_row,
     lost,
     retry_after,
     wait_and_report,
@@ -145,7 +146,7 @@ class Hub:
                 ) from error
             if failures >= patience.tries:
                 raise ResourceError(
-                    f"{name}: {dropped}, {failures} times in a row: check the network, try again later"
+                    f"{name}: {dropped}, {in_a_row(failures)}: check the network, try again later"
                 )
             wait_and_report(dropped, failures, patience, watch)
 

@@ -22,6 +22,7 @@ from dure.model.store.download import (
     Patience,
     Source,
     client,
+    in_a_row,
     lost,
     refused,
     retry_after,
@@ -104,7 +105,7 @@ class _RemoteFile:
                 failures += 1
                 if failures >= self._patience.tries:
                     raise ResourceError(
-                        f"{self._name}: {dropped}, {failures} times in a row", "try again later"
+                        f"{self._name}: {dropped}, {in_a_row(failures)}", "try again later"
                     ) from dropped
                 wait_and_report(dropped, failures, self._patience, self._watch)
 
