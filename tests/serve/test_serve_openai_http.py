@@ -525,6 +525,16 @@ def test_prompts_of_text_and_tokens_may_be_mixed(
     assert engine.requests[2].prompt == engine.requests[3].prompt
 
 
+def test_a_prompt_with_an_image_is_refused(http: httpx.Client, engine: ScriptedEngine) -> None:
+    """It could change the answer; an empty list of images could not."""
+    prompt = {"prompt_string": "What is this? <__media__>", "multimodal_data": ["aGk="]}
+    refused = http.post("/completion", json={"prompt": prompt})
+    assert refused.status_code == 400
+    assert "multimodal_data" in refused.json()["error"]["message"]
+    assert engine.requests == []
+    assert http.post("/completion", json={"prompt": {**prompt, "multimodal_data": []}}).is_success
+
+
 @pytest.mark.parametrize(
     "bias", [[[5, -100]], [["\x00no token", 1], [5, -100]], {"5": -100}, [[5, False]]]
 )

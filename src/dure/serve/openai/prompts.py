@@ -25,6 +25,7 @@ class PromptObject(BodyPart):
     """A prompt as llama-server writes one that might bring images along."""
 
     prompt_string: str
+    multimodal_data: Any = None
 
 
 class TextContent(BodyPart):
@@ -75,6 +76,12 @@ class Tokenizer:
     async def one(self, prompt: Any) -> list[int]:
         """Return the tokens of one prompt; one that begins with text begins as the model wants."""
         if isinstance(prompt, PromptObject):
+            if prompt.multimodal_data:
+                raise ParameterError(
+                    self._param,
+                    f"{self._param}: multimodal_data: the model sees no images and hears nothing",
+                    "send text alone",
+                )
             prompt = prompt.prompt_string
         elif isinstance(prompt, ContentObject):
             prompt = "".join(part.text for part in prompt.content)
