@@ -15,9 +15,8 @@ from dure.deploy.threads import candidates, tell_of_threads, tune_threads
 from dure.engine.executor import Batch, ExecutorInfo, FullExecutor, StepResult, StepStats
 from dure.engine.kv import Clear
 from dure.engine.limits import Limits
-from dure.engine.local import LocalExecutor
 from dure.engine.thread_watch import ThreadWatch
-from tests.support.cut_models import cut_executor, step
+from tests.support.cut_models import cut_executor, step, whole_executor
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
 LIMITS = Limits(n_ctx=256, threads=2)
@@ -144,13 +143,12 @@ def test_it_is_told_once_that_threads_are_given_up() -> None:
 @pytest.fixture(params=["one", "two"])
 def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FullExecutor]:
     """The demo model with two threads a rank."""
-    if request.param == "two":
-        with cut_executor(DEMO, [1, 1], tmp_path / "shards", limits=LIMITS) as cut:
-            yield cut
-        return
-    whole = LocalExecutor(DEMO, LIMITS)
-    yield whole
-    whole.close()
+    with (
+        whole_executor(DEMO, LIMITS)
+        if request.param == "one"
+        else cut_executor(DEMO, [1, 1], tmp_path / "shards", limits=LIMITS)
+    ) as running:
+        yield running
 
 
 def test_the_models_answer_does_not_depend_on_it(executor: FullExecutor, tmp_path: Path) -> None:

@@ -18,14 +18,12 @@ from dure.engine.compute.sharing import (
     StepTimes,
     ThreadChoice,
     ThreadSharing,
-    idle_s,
 )
 from dure.engine.executor import Batch, FullExecutor
 from dure.engine.kv import Clear
 from dure.engine.limits import Limits
-from dure.engine.local import LocalExecutor
-from dure.hardware.probe import cpus, n_cpus
-from tests.support.cut_models import cut_executor
+from dure.hardware.probe import cpus, idle_s, n_cpus
+from tests.support.cut_models import cut_executor, whole_executor
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
 QUICK, SLOW = {1: 0.01}, {1: 0.1}
@@ -165,13 +163,12 @@ def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FullExe
     each other as well.
     """
     limits = Limits(n_ctx=2048, threads=n_cpus(), gives_up_threads=True)
-    if request.param == 2:
-        with cut_executor(DEMO, [1, 1], tmp_path / "shards", limits=limits) as cut:
-            yield cut
-        return
-    whole = LocalExecutor(DEMO, limits)
-    yield whole
-    whole.close()
+    with (
+        whole_executor(DEMO, limits)
+        if request.param == 1
+        else cut_executor(DEMO, [1, 1], tmp_path / "shards", limits=limits)
+    ) as running:
+        yield running
 
 
 @pytest.mark.skipif(n_cpus() < 2, reason="needs two processors")

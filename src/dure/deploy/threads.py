@@ -24,7 +24,7 @@ from dure.whole_file import write_whole
 __all__ = ["candidates", "tell_of_threads", "tune_threads"]
 
 WARM_UP, STEPS = 1, 6
-ENOUGH_S = 5.0  # so that a start does not take long
+ENOUGH_S = 5.0  # of measuring, so that a start does not take long
 WORTH = 0.97  # the least gain that pays for more threads: 3 % of the time
 MOST_SAVED = 200  # models
 

@@ -21,7 +21,7 @@ from dure.hardware.machine import Machine
 from dure.processes import since_boot_s
 from dure.sizes import bytes_text
 
-__all__ = ["cpus", "health", "limited", "memory_of", "n_cpus", "platform", "probe"]
+__all__ = ["cpus", "health", "idle_s", "limited", "memory_of", "n_cpus", "platform", "probe"]
 
 # What decides which of llama.cpp's kernels run: as Linux names them on x86 and on ARM.
 _FEATURES = (
@@ -112,6 +112,13 @@ def cpus(described: Path = _CPUS, allowed: Collection[int] = _ALLOWED) -> tuple[
         seen[core] = seen.get(core, 0) + 1
         ranked.append((seen[core], -_quickness(described / f"cpu{cpu}"), cpu))
     return tuple(cpu for _, _, cpu in sorted(ranked))
+
+
+def idle_s(allowed: Collection[int]) -> float | None:
+    """Return the seconds for which these CPUs idled until now, in all; None if that is not known."""
+    times = _known(lambda: psutil.cpu_times(percpu=True), None) or []
+    idled = [times[cpu] for cpu in allowed if cpu < len(times)]
+    return sum(t.idle + getattr(t, "iowait", 0.0) for t in idled) if idled else None
 
 
 def _siblings(described: Path, cpu: int) -> str:

@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from statistics import fmean
 
-import psutil
-
 from dure.engine.thread_watch import SHORT
-from dure.hardware.probe import cpus
+from dure.hardware.probe import cpus, idle_s
 
-__all__ = ["StepTimes", "ThreadChoice", "ThreadSharing", "idle_s"]
+__all__ = ["StepTimes", "ThreadChoice", "ThreadSharing"]
 
 SPARE = 0.7  # processors that idle: one more thread has room
 WINDOW_S = 0.5  # in which both are measured
@@ -30,16 +28,6 @@ IDLE_S = 0.25  # between two steps: what was measured before says nothing of now
 DOWN_AFTER, UP_AFTER = 2, 6  # windows that agree
 SOON = 20  # windows
 REST, MOST_REST = 60, 1200  # windows: after a choice that was wrong, doubled every time
-
-
-def idle_s(allowed: Collection[int]) -> float | None:
-    """Return the seconds for which these processors idled until now, in all; None if that is not known."""
-    try:
-        times = psutil.cpu_times(percpu=True)
-    except (OSError, NotImplementedError):
-        return None
-    known = [times[cpu] for cpu in allowed if cpu < len(times)]
-    return sum(t.idle + getattr(t, "iowait", 0.0) for t in known) if known else None
 
 
 class StepTimes:
