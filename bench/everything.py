@@ -107,7 +107,7 @@ def benches() -> list[Bench]:
             minutes=10,
             room="takes 20 GB of memory and 36 GB of disk",
         ),
-        Bench("serve", "Serving", ("serve.py", "--rounds", "3"), SERVER, minutes=12),
+        Bench("serve", "Serving", ("serve.py", "--rounds", "3"), SERVER, minutes=18),
     ]
 
 

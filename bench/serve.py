@@ -1,8 +1,9 @@
 """Serving: `dure serve` compared with llama.cpp's llama-server, with 1, 8 and 32 streaming clients.
 
 Both serve the same file with the same threads, slots and context per slot, are restarted for every
-round, and get the same requests. Needs llama-server (DURE_LLAMA_SERVER) and a vocabulary
-(DURE_VOCABULARY) or a model of your own; see bench/README.md.
+round, and get the same requests. llama-server runs without and with flash attention; the table has the
+better of both, by name. Needs llama-server (DURE_LLAMA_SERVER) and a vocabulary (DURE_VOCABULARY), or a
+model of your own; see bench/README.md.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from measure import (
     Quantity,
     Sample,
     Spread,
+    against_the_better,
     alternate,
     machine,
     main,
@@ -33,11 +35,10 @@ from measure import (
 from serve_client import Address, stream
 from serve_load import Api, Burst, Load, burst, prefix_start
 from serve_model import serving_model, vocabulary_file
-from serve_servers import SERVERS, Setting, running
+from serve_servers import PEERS, SERVERS, US, Setting, running
 from serve_soak import soak
 from shapes import add_model_options
 
-US, PEER = SERVERS
 SPEED_TARGET = 1.0
 P99_TARGET = 1.0  # of first texts, and between texts
 P99_CLIENTS = 8
@@ -139,11 +140,11 @@ def _quantities(clients: Sequence[int]) -> list[Quantity]:
 def _report(
     arguments: argparse.Namespace, setting: Setting, samples: dict[str, list[Sample]]
 ) -> int:
-    comparisons = [
-        _comparison(quantity, {name: [s[quantity.key] for s in runs] for name, runs in
-                               samples.items()})
-        for quantity in _quantities(arguments.clients)
-    ]  # fmt: skip
+    comparisons = against_the_better([
+        _comparison(quantity, {name: [s[quantity.key] for s in samples[name]]
+                               for name in (US, peer)})
+        for quantity in _quantities(arguments.clients) for peer in PEERS
+    ])  # fmt: skip
     prefixes = [_prefix(name, samples[name], arguments.prefix_tokens) for name in SERVERS]
     settings = {
         "model": setting.model.name, "threads": setting.threads, "slots": setting.slots,

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -45,13 +46,13 @@ class Setting:
     cache_mb: int | None = None
 
 
-def llama_server(setting: Setting, port: int) -> list[str]:
-    """The command that starts llama-server; all that is not told here is its default."""
+def llama_server(setting: Setting, port: int, more: Sequence[str] = ()) -> list[str]:
+    """Return the command that starts llama-server; what neither it nor `more` says is its default."""
     return [
         llama_server_program(), "--model", str(setting.model),
         "--host", HOST, "--port", str(port), "--threads", str(setting.threads),
         "--parallel", str(setting.slots), "--ctx-size", str(setting.slots * setting.context),
-        "--metrics", *_cache("--cache-ram", setting),
+        "--metrics", *_cache("--cache-ram", setting), *more,
     ]  # fmt: skip
 
 
@@ -77,7 +78,13 @@ def _cache(option: str, setting: Setting) -> list[str]:
 
 Command = Callable[[Setting, int], list[str]]
 
-SERVERS: dict[str, Command] = {"dure": dure_serve, "llama-server": llama_server}
+US = "dure"
+PEERS: dict[str, Command] = {
+    f"llama-server -fa {state}": partial(llama_server, more=("--flash-attn", state))
+    for state in ("off", "on")
+}
+"""llama-server without and with flash attention: which is faster depends on model, machine and load."""
+SERVERS: dict[str, Command] = {US: dure_serve, **PEERS}
 
 
 class Server:

@@ -41,19 +41,19 @@ def test_a_larger_step_than_any_is_tried_where_guesses_are_good() -> None:
     assert drafting({1: 1.0}).plan(1, [DraftOption(15, 0.2)], 30) == [0]
 
 
+def test_steps_are_no_longer_than_pays() -> None:
+    """If nearly as many tokens a second come from shorter steps, texts come sooner with them."""
+    costs = {1: 1.0, 4: 1.8, 8: 3.6, 16: 7.0}  # 16 at once would be 3 % better than 4
+    assert drafting(costs).plan(1, [DraftOption(15, 1.0)], 30) == [3]
+
+
 def test_the_best_guesses_of_several_answers_come_first() -> None:
-    """And no more than there are, nor than a step holds."""
+    """And no more than there are, nor than a step holds, nor any that add next to nothing."""
     free = drafting({4: 1.0, 40: 1.0})
-    assert free.plan(4, [DraftOption(3, 0.99), DraftOption(3, 0.01), DraftOption(1, 0.9)], 30) == [
-        3,
-        3,
-        1,
-    ]
-    assert free.plan(4, [DraftOption(3, 0.99), DraftOption(3, 0.01), DraftOption(1, 0.9)], 4) == [
-        3,
-        0,
-        1,
-    ]
+    good, poor, one = DraftOption(3, 0.99), DraftOption(3, 0.01), DraftOption(1, 0.95)
+    assert free.plan(4, [good, DraftOption(3, 0.9), one], 30) == [3, 3, 1]
+    assert free.plan(4, [good, DraftOption(3, 0.9), one], 4) == [3, 0, 1]
+    assert free.plan(4, [good, poor, one], 30) == [3, 0, 1]
     assert free.plan(4, [], 30) == []
 
 
@@ -88,6 +88,15 @@ def test_costs_between_and_beyond_those_seen() -> None:
     assert costs.seconds(8) == 2.0
     costs.observe(6, 3.0)
     assert costs.seconds(4) == 2.0
+    assert costs.seconds(12) == 6.0  # as steeply as between the largest two, but never more
+
+
+def test_costs_beyond_those_seen_grow_at_least_with_the_root() -> None:
+    """Two steps that took the same say little of one that is much larger."""
+    costs = StepCosts()
+    costs.observe(2, 1.0)
+    costs.observe(4, 1.0)
+    assert costs.seconds(16) == 2.0
 
 
 def test_one_step_that_was_held_up_says_little() -> None:

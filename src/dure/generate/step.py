@@ -59,12 +59,16 @@ class StepRunner:
         self._costs = StepCosts() if proposer is None else proposer.budget.costs
 
     def limits(self) -> PrefillLimits:
-        """Return how much of prompts the next step may compute."""
+        """Return how much of prompts the next step may compute.
+
+        For prompts in the majority that is more, but not more than a step takes once they are answers too.
+        """
         running = self._scheduler.running
         n_answers = sum(not r.in_prefill for r in running)
         n_prompts = len(running) - n_answers
-        seconds = self._answers_s(n_answers) * max(1.0, n_prompts / max(1, n_answers))
-        return self._prefill_speed.limits(seconds)
+        for_more = self._answers_s(n_answers) * n_prompts / max(1, n_answers)
+        seconds = min(for_more, self._answers_s(len(running)))
+        return self._prefill_speed.limits(max(self._answers_s(n_answers), seconds))
 
     @property
     def prefill_tokens_per_s(self) -> float:

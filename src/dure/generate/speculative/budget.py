@@ -30,10 +30,12 @@ BY_MODEL = 0  # the source of drafts that is not a length of n-grams
 # Acceptance rates before anything was observed. Whether a looked-up draft would have been accepted is
 # observed without a cost; a draft model must be run.
 INITIAL_LOOKUP_RATE, INITIAL_MODEL_RATE = 0.2, 0.8
-MIN_SPEEDUP = 1.05  # a gain below this is not tried
+MIN_SPEEDUP = 1.05  # a gain up to this is not worth longer steps
 COST_SMOOTHING = 0.2  # of the latest step in the cost of its size
 RATE_DECAY = 0.95  # of earlier drafts in an acceptance rate, at every new one
-COST_GROWTH = 0.5  # a step of twice the tokens costs 2 ** COST_GROWTH as much, until observed
+COST_GROWTH = (
+    0.5  # a step of twice the tokens costs at least 2 ** COST_GROWTH as much, until observed
+)
 
 
 class DraftOption(NamedTuple):
@@ -95,10 +97,19 @@ class StepCosts:
             low, high = self._observed[smaller], self._observed[larger]
             return low + part * (high - low)
         if smaller is not None:
-            return self._observed[smaller] * math.pow(n_tokens / smaller, COST_GROWTH)
+            return self._observed[smaller] * math.pow(n_tokens / smaller, self._growth(smaller))
         if larger is not None:
             return self._observed[larger]
         raise KeyError(n_tokens)
+
+    def _growth(self, largest: int) -> float:
+        """Return the power by which costs grow beyond the largest step that was observed."""
+        before = max((n for n in self._observed if n < largest), default=None)
+        if before is None:
+            return COST_GROWTH
+        ratio = self._observed[largest] / self._observed[before]
+        observed = math.log(ratio) / math.log(largest / before)
+        return min(1.0, max(COST_GROWTH, observed))
 
     @property
     def is_known(self) -> bool:
@@ -142,16 +153,17 @@ class DraftBudget:
         ]
 
     def _n_worth(self, n_answers: int, likeliest: Sequence[_DraftToken]) -> int:
-        """Return how many of the likeliest draft tokens give the most tokens a second."""
-        n_worth, best_rate = 0, MIN_SPEEDUP * n_answers / self.costs.seconds(n_answers)
+        """Return how many of the likeliest draft tokens to verify: for the most tokens a second, or the
+        fewest that give nearly as many, because texts come sooner from shorter steps.
+        """
+        rates = [n_answers / self.costs.seconds(n_answers)]
         n_expected, drafting_s = float(n_answers), 0.0
         for n, token in enumerate(likeliest, 1):
             n_expected += token.probability
             drafting_s = max(drafting_s, token.drafted_s)
-            rate = n_expected / (self.costs.seconds(n_answers + n) + drafting_s)
-            if rate > best_rate:
-                n_worth, best_rate = n, rate
-        return n_worth
+            rates.append(n_expected / (self.costs.seconds(n_answers + n) + drafting_s))
+        enough = max(rates) / MIN_SPEEDUP
+        return next(n for n, rate in enumerate(rates) if rate >= enough)
 
 
 def budget_for(model: GgufFile) -> DraftBudget:
