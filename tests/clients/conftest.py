@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
+from dure.model.gguf import open_gguf
 from tests.support.other_clients import Person
-from tests.support.parrot import tokens_of, write_parrot
+from tests.support.parrot import tokens_of, write_parrot, write_speaker
 from tests.support.serve_process import DEMO_MODEL, dure_serve
+
+Caller = Callable[[str], AbstractContextManager[tuple[str, Path]]]
 
 PLAIN = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
@@ -46,3 +50,37 @@ def parrot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     options = ("--ctx", 65536, "--parallel", 1, "--api-key-file", directory / "keys")
     with dure_serve(directory, *options, model=directory / "parrot.gguf") as url:
         yield url, directory / "log"
+
+
+@pytest.fixture
+def caller(tmp_path: Path) -> Caller:
+    """Run `dure serve` with a model that makes a call, and says when the ferry leaves once it has a result.
+
+    The function takes the call as the model writes it, and gives the server's URL and access log.
+    """
+
+    @contextmanager
+    def serving(call: str) -> Iterator[tuple[str, Path]]:
+        directory = tmp_path / "caller"
+        directory.mkdir()
+        opened, text, closed = (
+            "<tool_call>",
+            call[len("<tool_call>") : -len("</tool_call>")],
+            "</tool_call>",
+        )
+        then = ("<tool_response>", ["It leaves at noon."])
+        write_speaker(
+            directory / "caller.gguf", DEMO_MODEL, [opened, text, closed], _without_thoughts(), then
+        )
+        options = ("--ctx", 65536, "--parallel", 1)
+        with dure_serve(directory, *options, model=directory / "caller.gguf") as url:
+            yield url, directory / "log"
+
+    return serving
+
+
+def _without_thoughts() -> str:
+    """Return the demo model's template, which then opens no thoughts for the answer."""
+    with open_gguf(DEMO_MODEL) as demo:
+        template = str(demo.metadata["tokenizer.chat_template"].value)
+    return template.replace("enable_thinking is defined and enable_thinking", "false")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from tests.clients.conftest import Caller
 from tests.support.other_clients import Person, call, installed, last_prompt, speaking
 from tests.support.serving import Script, ScriptedEngine
 
@@ -41,6 +42,17 @@ def test_it_reads_a_file_and_says_what_the_model_says(person: Person) -> None:
         _, asked, after = last_prompt(server).rpartition("What does note.txt say?")
         assert asked
         assert "The ferry leaves at noon." in after
+
+
+def test_it_reads_a_file_for_a_model_that_runs(person: Person, caller: Caller) -> None:
+    """The same turn with `dure serve` and a model whose tokens are computed."""
+    read = call("Read", file_path=str(person.work / "note.txt"))
+    with caller(read) as (url, log):
+        done = claude(person, url, "What does note.txt say?", "--allowedTools", "Read")
+        assert (done.stdout, done.returncode) == ("It leaves at noon.\n", 0), done.stderr
+        answers = [line for line in log.read_text().splitlines() if " /v1/messages " in line]
+    assert len(answers) == 2
+    assert all(" 200 " in line for line in answers)
 
 
 def test_several_tools_and_those_that_it_has_to_look_up_first(person: Person) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from tests.clients.conftest import Caller
 from tests.support.other_clients import Person, call, installed, last_prompt, speaking
 
 CONFIG = """
@@ -49,6 +50,16 @@ def test_it_runs_a_command_and_says_what_the_model_says(person: Person) -> None:
         _, asked, after = last_prompt(server).rpartition("What does note.txt say?")
         assert asked
         assert "The ferry leaves at noon." in after
+
+
+def test_it_runs_a_command_for_a_model_that_runs(person: Person, caller: Caller) -> None:
+    """The same turn with `dure serve` and a model whose tokens are computed."""
+    with caller(call("exec_command", cmd="cat note.txt")) as (url, log):
+        done = codex(person, url, "What does note.txt say?", model="caller")
+        assert (done.stdout, done.returncode) == ("It leaves at noon.\n", 0), done.stderr
+        answers = [line for line in log.read_text().splitlines() if " /v1/responses " in line]
+    assert len(answers) == 2
+    assert all(" 200 " in line for line in answers)
 
 
 def test_a_model_of_a_name_that_it_knows_gets_what_it_sends_to_that(person: Person) -> None:

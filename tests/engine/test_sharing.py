@@ -147,6 +147,21 @@ def test_this_kernel_counts_idle_time() -> None:
     assert idle_s([100_000]) is None
 
 
+def test_programs_that_give_way_count_as_idle_time() -> None:
+    """Else threads that were given up would never be taken back beside a program that is always niced."""
+    used = "import time\nwhile time.process_time() < 1: pass"
+    before = niced_s()
+    subprocess.run(["nice", "-n", "19", sys.executable, "-c", used], check=True)
+    assert niced_s() - before >= 0.9
+
+
+def niced_s() -> float:
+    idled, with_niced = idle_s(cpus()), idle_s(cpus(), niced=True)
+    assert idled is not None
+    assert with_niced is not None
+    return with_niced - idled
+
+
 @contextmanager
 def busy_programs(n: int) -> Iterator[None]:
     with ExitStack() as stack:

@@ -114,11 +114,15 @@ def cpus(described: Path = _CPUS, allowed: Collection[int] = _ALLOWED) -> tuple[
     return tuple(cpu for _, _, cpu in sorted(ranked))
 
 
-def idle_s(allowed: Collection[int]) -> float | None:
-    """Return the seconds for which these CPUs idled until now, in all; None if that is not known."""
+def idle_s(allowed: Collection[int], *, niced: bool = False) -> float | None:
+    """Return the seconds for which these CPUs idled until now, in all; None if that is not known.
+
+    niced: with the time in which they ran programs of lower than usual priority.
+    """
     times = _known(lambda: psutil.cpu_times(percpu=True), None) or []
-    idled = [times[cpu] for cpu in allowed if cpu < len(times)]
-    return sum(t.idle + getattr(t, "iowait", 0.0) for t in idled) if idled else None
+    known = [times[cpu] for cpu in allowed if cpu < len(times)]
+    counted = ("idle", "iowait", "nice") if niced else ("idle", "iowait")
+    return sum(getattr(t, name, 0.0) for t in known for name in counted) if known else None
 
 
 def _siblings(described: Path, cpu: int) -> str:

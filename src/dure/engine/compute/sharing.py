@@ -5,12 +5,14 @@ holds up all of them, so fewer threads that each have a processor of their own a
 
 A thread that waits for another one spins. So a step should take as much processor time as all of its
 threads have time; what lacks is what other programs took. Fewer threads may lack nothing while the others
-still run: whether there is room for more, the processors' idle time tells.
+still run: whether there is room for more, the processors' idle time tells, and the time in which they run
+programs that would give way.
 Refuses to know models.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -46,11 +48,14 @@ class StepTimes:
 class ThreadSharing:
     """Watches one process's steps, and says how many threads the next one should have.
 
-    most: threads that it may have. read: returns the idle time of the processors.
+    most: threads that it may have. read: returns the idle time of the processors, by default with that of
+    programs that have a lower priority than this one.
     """
 
     def __init__(self, most: int, read: Callable[[], float | None] | None = None) -> None:
-        self._choice, self._read = ThreadChoice(most), read or partial(idle_s, cpus())
+        outranks = os.getpriority(os.PRIO_PROCESS, 0) <= 0
+        self._choice = ThreadChoice(most)
+        self._read = read or partial(idle_s, cpus(), niced=outranks)
         self._begun = self._stepped_at = time.monotonic()
         self._idle_s, self._pauses_s = self._read(), 0.0
         self._lost = list[float]()
