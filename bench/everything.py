@@ -91,12 +91,19 @@ def benches() -> list[Bench]:
         )
         for n_bytes, repeats in ((2176, 5000), (1_048_560, 100))
     ]  # fmt: skip
+    depths = [
+        Bench(
+            f"depth-{depth}", f"{depth:,} tokens",
+            ("depth.py", "--depths", str(depth), "--rounds", "2"), (LLAMA,), True, minutes,
+        )
+        for depth, minutes in ((4096, 10), (16384, 60))
+    ]  # fmt: skip
     return [
         *one_process,
         *two_nodes,
         Bench("scaling", "1 to 4 ranks", ("scaling.py", "-r", "2"), (DLLAMA,), True, 8),
         *exchanges,
-        Bench("depth", "Long contexts", ("depth.py", "--rounds", "2"), (LLAMA,), True, 25),
+        *depths,
         Bench(
             "speculation", "Speculative decoding", ("speculation.py", "--rounds", "5"), minutes=6
         ),
