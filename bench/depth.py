@@ -94,7 +94,7 @@ def run() -> int:
 
 
 def _speeds(program: Callable[[Load], Sample], load: Load, depths: list[int]) -> dict[str, float]:
-    """Return tokens/s at every depth, what fraction of the first that is, and the ms that the depth adds."""
+    """Return tokens/s at every depth, its fraction of the first, and the ms that the depth adds."""
     empty = program(load)["generation"]
     found = {"at 0": empty}
     for depth in depths:
