@@ -111,8 +111,8 @@ def check_space(directory: Path, needed_bytes: int) -> None:
     if needed_bytes > free:
         has, needs = compared(free, needed_bytes)
         raise ResourceError(
-            f"{directory} has {has} free, but {needs} are still to come: make room, or name another "
-            "directory with DURE_MODELS"
+            f"{directory} has {has} free, but {needs} are still to come",
+            "make room, or name another directory with DURE_MODELS",
         )
 
 
@@ -137,7 +137,8 @@ def download(
                 sha256 = _Transfer(http, source, file, target.name, watch, patience, learn).run()
         except OSError as error:
             raise ResourceError(
-                f"cannot write {part}: {error.strerror}: make room or mend it, then pull again to go on"
+                f"cannot write {part}: {error.strerror}",
+                "make room or mend it, then pull again to go on",
             ) from error
         if source.sha256 in (None, sha256):
             part.replace(target)
@@ -147,7 +148,8 @@ def download(
             watch.note(f"{target.name} came with a wrong checksum and was deleted: once more")
     raise ModelError(
         f"{target.name} came twice with another checksum than announced ({source.sha256}), and was "
-        "deleted: the line or the server spoils it, try another network"
+        "deleted",
+        "the line or the server spoils it, try another network",
     )
 
 
@@ -207,8 +209,8 @@ class _Transfer:
 
     def _gave_up(self, reason: str) -> ResourceError:
         return ResourceError(
-            f"{self._name}: {reason}, {in_a_row(self._patience.tries)}: pull again later, it goes "
-            f"on from {bytes_text(self._done)}"
+            f"{self._name}: {reason}, {in_a_row(self._patience.tries)}",
+            f"pull again later, it goes on from {bytes_text(self._done)}",
         )
 
     def _is_whole(self) -> bool:
@@ -241,7 +243,7 @@ class _Transfer:
                 self._read(response)
         except (httpx2.InvalidURL, httpx2.TooManyRedirects, httpx2.UnsupportedProtocol) as error:
             raise ResourceError(
-                f"{self._name}: the address leads nowhere ({error}): check it"
+                f"{self._name}: the address leads nowhere ({error})", "check it"
             ) from error
         except httpx2.TransportError as error:
             raise DroppedError(lost(error)) from error
@@ -296,8 +298,8 @@ class _Transfer:
         for chunk in response.iter_raw():
             if self._size is not None and self._done + len(chunk) > self._size:
                 raise ModelError(
-                    f"{self._name}: the server sends more than the {self._size} bytes it announced: "
-                    "try again later"
+                    f"{self._name}: the server sends more than the {self._size} bytes it announced",
+                    "try again later",
                 )
             self._file.write(chunk)
             self._digest.update(chunk)
@@ -316,7 +318,9 @@ def wait_and_report(
 ) -> None:
     """Wait before the next try, and report it. Raises ResourceError if the server asks for too long."""
     if dropped.asked_s is not None and dropped.asked_s > patience.longest_wait_s:
-        raise ResourceError(f"{dropped}, and asks to wait {dropped.asked_s:.0f} s: try again then")
+        raise ResourceError(
+            f"{dropped}, and asks to wait {dropped.asked_s:.0f} s", "try again then"
+        )
     wait_s = patience.wait_s(failures, dropped.asked_s)
     watch.note(f"{dropped}: again in {wait_s:.0f} s (try {failures + 1} of {patience.tries})")
     time.sleep(wait_s)
@@ -368,10 +372,10 @@ def refused(source: Source, response: httpx2.Response) -> DureError:
     if source.refusal is not None:
         return source.refusal(response)
     status = response.status_code
-    reason = {
-        401: "needs a login, which dure does not have: download it another way",
-        403: "may not be read by everybody: check the address",
-        404: "is not there: check the address",
-        410: "is not there any more: look for another",
-    }.get(status, f"cannot be had: the server answers {status}")
-    return ResourceError(f"{source.url} {reason}")
+    reason, cure = {
+        401: ("needs a login, which dure does not have", "download it another way"),
+        403: ("may not be read by everybody", "check the address"),
+        404: ("is not there", "check the address"),
+        410: ("is not there any more", "look for another"),
+    }.get(status, (f"cannot be had: the server answers {status}", ""))
+    return ResourceError(f"{source.url} {reason}", cure)
