@@ -237,6 +237,19 @@ def test_mistakes_are_errors_of_dure_that_name_arguments(model: dure.Model, tmp_
         model.generate("a", temprature=1)  # type: ignore[call-overload]
 
 
+def test_only_what_is_cut_is_told_as_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A start whose shards are here says nothing of a cut."""
+    monkeypatch.setenv("DURE_CACHE", str(tmp_path))
+    told = []
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level("INFO", "dure"), dure.open(DEMO, ranks=2, threads=1):
+            told.append([line for line in caplog.messages if "cutting" in line])
+    assert told == [["cutting dure-demo.gguf"], []]
+
+
 def test_a_closed_model_says_so() -> None:
     """It may be closed twice; every call after that is an error."""
     with dure.open(DEMO, threads=1, draft="off") as model:

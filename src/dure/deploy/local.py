@@ -22,7 +22,7 @@ from dure.hardware.probe import n_cpus, probe
 from dure.model.architectures import ARCHITECTURES
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile
-from dure.model.shard import Shard, cut_model, plan_shards
+from dure.model.shard import Shard, cut_model, is_finished, plan_shards
 from dure.places import shard_directory
 from dure.plan.memory import (
     RankMemory,
@@ -35,6 +35,7 @@ from dure.plan.memory import (
 
 __all__ = [
     "check_local",
+    "cut_missing",
     "limits_of",
     "memory_of_whole",
     "start_local",
@@ -142,8 +143,7 @@ def _start_cut(
     model: GgufFile, plan: _Plan, cut: CutPlan, options: RunOptions, reporter: Reporter
 ) -> Deployment:
     reporter.event(EngineEvent.SENDS)
-    with reporter.cutting(model.paths[0].name, model.size_bytes) as progress:
-        cut_model(model, plan.shards, progress=progress)
+    cut_missing(model, plan.shards, reporter)
     reporter.event(EngineEvent.LOADS)
     with reporter.loading(f"{len(plan.shards)} shards") as loaded:
         executor = MpiExecutor(
@@ -156,6 +156,14 @@ def _start_cut(
             progress=loaded,
         )
     return deployment_of_shards(executor, plan.shards, plan.memory)
+
+
+def cut_missing(model: GgufFile, shards: Sequence[Shard], reporter: Reporter) -> None:
+    """Write the shards that are not here yet; say nothing if all are."""
+    if all(is_finished(shard) for shard in shards):
+        return
+    with reporter.cutting(model.paths[0].name, model.size_bytes) as progress:
+        cut_model(model, shards, progress=progress)
 
 
 def _warn_of_slowness(n_ranks: int, threads: int, machine: Machine, reporter: Reporter) -> None:
