@@ -74,12 +74,16 @@ def test_what_cannot_start_is_refused_before_there_is_an_address(
 
 
 def test_a_server_stopped_while_it_loads_says_so_and_no_more(home: Home) -> None:
-    """Ctrl-C before the model is there ends it well; no task's error is left untaken."""
+    """Ctrl-C before the model is there ends it well; no task's error is left untaken, and no bar is drawn
+    after the last word.
+    """
     with home.dure.terminal("serve", DEMO, "--port", 0, "-t", 1, "--ranks", 2) as terminal:
         terminal.read_until("(loading)")
         time.sleep(0.5)
         terminal.type("\x03")
         after = terminal.read_all()
+    assert "%" not in after.partition("stopping when running answers are done")[2]
+    assert "stopping" in after
     assert "Traceback" not in after
     assert "never retrieved" not in after
 

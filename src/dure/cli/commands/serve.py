@@ -134,11 +134,15 @@ def _run(plan: ServerPlan) -> int:
             how = f" (exchange: {transport})" if plan.shows_prompts and transport else ""
             _say(f"ready{how}: the API is described at /docs; Ctrl-C stops")
 
+        def stopping() -> None:
+            while_loading.close()
+            _say("stopping when running answers are done; Ctrl-C stops at once")
+
         return run_server(
             plan,
             announce=lambda url: _say(f"{plan.name} at {url} (loading)"),
             ready=ready,
-            stopping=lambda: _say("stopping when running answers are done; Ctrl-C stops at once"),
+            stopping=stopping,
             warn=_say,
             progress=lambda _what, fraction: bar(fraction),
         )
