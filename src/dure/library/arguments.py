@@ -100,7 +100,8 @@ def options_of(
 
 def _check_names(call: Callable[..., Any], given: Iterable[str]) -> None:
     """Raise TypeError, as Python does, for a name that no argument has."""
-    known = [*SamplingArguments.__annotations__, *inspect.signature(call).parameters]
+    own = inspect.signature(call).parameters.values()
+    known = [*SamplingArguments.__annotations__, *(p.name for p in own if p.kind is p.KEYWORD_ONLY)]
     for name in given:
         if name not in Sampling.__struct_fields__:
             near = get_close_matches(name, known, n=1)

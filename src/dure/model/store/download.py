@@ -65,7 +65,8 @@ class Source:
 class Patience:
     """How long to bear a bad connection: n tries without a new byte, with a longer wait each time.
 
-    Larger files are asked for in pieces: content networks send no more than some 50 GB at once.
+    insists: a server that does not answer is asked again. Larger files are asked for in pieces: content
+    networks send no more than some 50 GB at once.
     """
 
     tries: int = 6
@@ -73,6 +74,11 @@ class Patience:
     first_wait_s: float = 1.0
     longest_wait_s: float = 300.0
     piece_bytes: int = 32 << 30
+    insists: bool = True
+
+    def is_over(self, failures: int, dropped: DroppedError) -> bool:
+        """Return whether the n-th failure in a row is the last."""
+        return failures >= self.tries or (dropped.is_silence and not self.insists)
 
     def wait_s(self, failures: int, asked_s: float | None) -> float:
         """Return the seconds before the next try, after n failures; the server may have asked for some."""
@@ -83,11 +89,16 @@ class Patience:
 
 
 class DroppedError(Exception):
-    """This try failed, and another may succeed; `asked_s` is the server's Retry-After."""
+    """This try failed, and another may succeed.
 
-    def __init__(self, reason: str, asked_s: float | None = None) -> None:
+    asked_s: the server's Retry-After. is_silence: it did not answer at all.
+    """
+
+    def __init__(
+        self, reason: str, asked_s: float | None = None, *, is_silence: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.asked_s = asked_s
+        self.asked_s, self.is_silence = asked_s, is_silence
 
 
 class _RestartError(Exception):
@@ -246,7 +257,7 @@ class _Transfer:
                 f"{self._name}: the address leads nowhere ({error})", "check it"
             ) from error
         except httpx2.TransportError as error:
-            raise DroppedError(lost(error)) from error
+            raise lost(error) from error
 
     def _headers(self) -> dict[str, str]:
         headers, piece = dict(self._source.headers), self._patience.piece_bytes
@@ -331,13 +342,13 @@ def in_a_row(failures: int) -> str:
     return "tried once" if failures == 1 else f"{failures} times in a row"
 
 
-def lost(error: httpx2.TransportError) -> str:
+def lost(error: httpx2.TransportError) -> DroppedError:
     """Describe what happened to a connection, in a few words."""
     if isinstance(error, httpx2.TimeoutException):
-        return "nothing comes from the server"
+        return DroppedError("nothing comes from the server", is_silence=True)
     if isinstance(error, httpx2.ConnectError):
-        return f"no connection to the server ({error})"
-    return f"the connection broke ({error})"
+        return DroppedError(f"no connection to the server ({error})", is_silence=True)
+    return DroppedError(f"the connection broke ({error})")
 
 
 def retry_after(response: httpx2.Response) -> float | None:

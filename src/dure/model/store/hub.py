@@ -140,15 +140,15 @@ class Hub:
                     "write it as https://huggingface.co",
                 ) from error
             except httpx2.TransportError as error:
-                dropped = DroppedError(lost(error))
+                dropped = lost(error)
             except ValueError as error:
                 raise ResourceError(
                     f"{self.endpoint} answers what no hub does", "check HF_ENDPOINT"
                 ) from error
-            if failures >= patience.tries:
+            if patience.is_over(failures, dropped):
                 raise ResourceError(
                     f"{name}: {dropped}, {in_a_row(failures)}", "check the network, try again later"
-                )
+                ) from dropped
             wait_and_report(dropped, failures, patience, watch)
 
     def _refusal(self, name: HubName, response: httpx2.Response) -> DureError:
