@@ -130,7 +130,7 @@ def plain(text: str) -> str:
 def service_for(unit: str, user: str | None, *, may_be_root: bool = False) -> Service:
     """Return the service that this process may install. user: whom it runs as, if root asks.
 
-    Raises UsageError if that would be root, or nobody.
+    Raises UsageError if that would be nobody, or root unless it may be.
     """
     if os.geteuid() != 0:
         own = pwd.getpwuid(os.geteuid()).pw_name
@@ -142,7 +142,7 @@ def service_for(unit: str, user: str | None, *, may_be_root: bool = False) -> Se
     named = user or os.environ.get("SUDO_USER", "") or ("root" if may_be_root else "")
     if not named or (named == "root" and not may_be_root):
         raise UsageError(
-            "the service needs no rights of root",
+            "the service does not need root",
             "name the user it runs as with --user, as in --user pi",
         )
     try:

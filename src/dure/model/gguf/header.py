@@ -335,6 +335,6 @@ def _what_else(first: bytes) -> tuple[str, str]:
     if not first.strip(b"\0"):
         return "the file begins with zeros", "the download was not finished, download it again"
     return (
-        f"this is no GGUF, it begins with {one_line(first[:4].decode('latin-1'))}",
+        f"this is not a GGUF file: it begins with {one_line(first[:4].decode('latin-1'))}",
         "name a .gguf file",
     )

@@ -100,12 +100,12 @@ def _short(text: str) -> HubName:
 
 
 def near_names(short: str) -> list[str]:
-    """Return the short names that may have been meant."""
+    """Return the short names that may have been meant, three at most and the nearest first."""
     known, short = list(short_names()), short.lower()
     family = short.partition(":")[0]
     near = [name for name in known if name.partition(":")[0] == family]
     near = near or [name for name in known if name.startswith(short)]
-    return near or difflib.get_close_matches(short, known, n=4, cutoff=0.5)
+    return difflib.get_close_matches(short, near or known, n=3, cutoff=0.0 if near else 0.5)
 
 
 def _near(short: str) -> str:
