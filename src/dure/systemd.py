@@ -127,10 +127,10 @@ def plain(text: str) -> str:
 # ---------------------------------------------------------------- this machine
 
 
-def service_for(unit: str, user: str | None) -> Service:
+def service_for(unit: str, user: str | None, *, may_be_root: bool = False) -> Service:
     """Return the service that this process may install. user: whom it runs as, if root asks.
 
-    Raises UsageError if that would be root, or nobody.
+    Raises UsageError if that would be nobody, or root unless it may be.
     """
     if os.geteuid() != 0:
         own = pwd.getpwuid(os.geteuid()).pw_name
@@ -139,10 +139,10 @@ def service_for(unit: str, user: str | None) -> Service:
                 f"only root installs a service for {user}", "use sudo, or leave out --user"
             )
         return Service(unit, own, False, Path.home() / ".config" / "systemd" / "user")
-    named = user or os.environ.get("SUDO_USER", "")
-    if not named or named == "root":
+    named = user or os.environ.get("SUDO_USER", "") or ("root" if may_be_root else "")
+    if not named or (named == "root" and not may_be_root):
         raise UsageError(
-            "the service needs no rights of root",
+            "the service does not need root",
             "name the user it runs as with --user, as in --user pi",
         )
     try:

@@ -457,6 +457,27 @@ def test_on_a_terminal_chat_answers_its_commands_and_keeps_a_history(
         assert "Traceback" not in terminal.read_all()
 
 
+def test_on_a_terminal_a_mistyped_command_does_not_go_to_the_model(
+    dure: Dure, parrot: Path
+) -> None:
+    """The commands are told, with the nearest; a path, or a space before it, makes it a message."""
+    prompt, answer = ">>>", " one two\r\n"
+    with dure.terminal("chat", parrot, *GREEDY, "-n", 2, COLUMNS="200") as terminal:
+        terminal.read_until(prompt)
+        for typed, told in {
+            "/foo": "(there is no command /foo. There are /clear, /help and /exit;",
+            "/claer all": "(there is no command /claer, did you mean /clear? There are",
+        }.items():
+            terminal.type(f"{typed}\n")
+            assert answer not in terminal.read_until(told, prompt)
+        for typed in ("/etc/fstab is wrong", " /foo", "/ is full"):
+            terminal.type(f"{typed}\n")
+            assert "no command" not in terminal.read_until(answer, prompt)
+        terminal.type("\x04")
+        terminal.read_all()
+    assert dure("chat", parrot, *GREEDY, "-n", 2, stdin="/foo\n").stdout == " one two\n"
+
+
 def test_on_a_terminal_ctrl_c_stops_a_run_with_code_130(dure: Dure, parrot: Path) -> None:
     """Ctrl-C reaches dure alone, which then ends its ranks."""
     options = (*GREEDY, "-n", 20000, "--ctx", 65536, "--ranks", 2)

@@ -50,13 +50,40 @@ def test_a_served_model_answers_is_listed_and_stops(home: Home) -> None:
     assert json.loads(home.dure("ps", "--json").stdout) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--ctx", 10**6), "--ctx 1000000 is more than the 2048 tokens"),
+        (("--ctx", 0), "--ctx 0"),
+        (("--ctx", 2048, "--parallel", 500), "--parallel 500"),
+        (("--threads", 0), "--threads 0"),
+        (("--ranks", 100), "100 ranks are more than"),
+        (("--ranks", 2, "--shares", "1,2,3"), "--shares 1,2,3 names 3 ranks"),
+        (("--pin", "--threads", 500), "--pin holds 500 threads"),
+        (("--nodes", "pi-1"), "--nodes, --interface and --share-node are for --cluster"),
+    ],
+)
+def test_what_cannot_start_is_refused_before_there_is_an_address(
+    home: Home, options: tuple[object, ...], words: str
+) -> None:
+    """The refusal is all that is said."""
+    done = home.dure("serve", DEMO, "--port", 0, *options)
+    assert done.returncode in (1, 2)
+    assert done.stderr.startswith(f"dure: {words}")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_server_stopped_while_it_loads_says_so_and_no_more(home: Home) -> None:
-    """Ctrl-C before the model is there ends it well; no task's error is left untaken."""
+    """Ctrl-C before the model is there ends it well; no task's error is left untaken, and no bar is drawn
+    after the last word.
+    """
     with home.dure.terminal("serve", DEMO, "--port", 0, "-t", 1, "--ranks", 2) as terminal:
         terminal.read_until("(loading)")
         time.sleep(0.5)
         terminal.type("\x03")
         after = terminal.read_all()
+    assert "%" not in after.partition("stopping when running answers are done")[2]
+    assert "stopping" in after
     assert "Traceback" not in after
     assert "never retrieved" not in after
 

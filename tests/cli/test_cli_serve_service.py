@@ -109,6 +109,14 @@ def test_a_dry_run_prints_the_unit_alone(sandbox: Sandbox) -> None:
     assert not sandbox.told.exists()
 
 
+def test_a_dry_run_of_root_prints_the_unit_too(sandbox: Sandbox) -> None:
+    """It needs no user, as it changes nothing; it says that an install does."""
+    done = sandbox.run(f"{DURE} serve install *.gguf --dry-run; ls {UNIT}")
+    assert "User=root\n" in done.stdout, done.stderr
+    assert "--user" in done.stderr
+    assert "No such file" in done.stderr  # of ls
+
+
 def test_a_python_whose_path_has_blanks_and_signs_is_found(sandbox: Sandbox) -> None:
     """systemd finds the program: in its path $ means nothing, and % is doubled."""
     python = sandbox.home / "a $50 % venv" / "bin" / "python"

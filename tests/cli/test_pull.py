@@ -309,6 +309,18 @@ def test_a_header_comes_through_faults_or_the_line_says_why_not(dure: Dure, hub:
     check_refusal(dure("show", NAME, HF_HUB_OFFLINE="1"), FAILED, "HF_HUB_OFFLINE", "unset it")
 
 
+def test_what_only_looks_gives_up_soon(dure: Dure, hub: HubServer) -> None:
+    """An overloaded server is asked three times, and not waited for long; if none answers the error comes
+    at once.
+    """
+    hub.faults += [Fault(status=503)] * 3
+    check_refusal(dure("show", NAME), FAILED, "answers 503, 3 times in a row", "try again later")
+    hub.faults.append(Fault(status=503, headers={"Retry-After": "20"}))
+    check_refusal(dure("show", NAME), FAILED, "asks to wait 20 s", "try again then")
+    nobody = dure("show", NAME, HF_ENDPOINT="http://127.0.0.1:1")
+    check_refusal(nobody, FAILED, "no connection", "tried once", "check the network")
+
+
 def test_short_names_are_listed_with_their_sizes(dure: Dure, hub: HubServer) -> None:
     """Those that the hub tells, and which of them are here; without the hub the names alone."""
     hub.repos["unsloth/Qwen3-0.6B-GGUF"] = Repo({"Qwen3-0.6B-Q4_K_M.gguf": MODEL})
@@ -320,14 +332,18 @@ def test_short_names_are_listed_with_their_sizes(dure: Dure, hub: HubServer) -> 
     assert (rows["qwen3:0.6b"]["size_bytes"], rows["qwen3:0.6b"]["here"]) == (len(MODEL), True)
     assert (rows["qwen3:4b"]["size_bytes"], rows["qwen3:4b"]["here"]) == (5000, False)
     assert rows["qwen3:8b"]["size_bytes"] is None
-    assert "some sizes are not known" in done.stderr
+    assert "some sizes are unknown: " in done.stderr
     lines = dure("pull", "--list").stdout.splitlines()
     assert [line.split() for line in lines if line.startswith("qwen3:0.6b")] == [
         ["qwen3:0.6b", "7.4", "MB", "here", short_names()["qwen3:0.6b"]]
     ]
-    offline = dure("pull", "--list", HF_HUB_OFFLINE="1")
-    assert "HF_HUB_OFFLINE" in offline.stderr
-    assert "qwen3:4b" in offline.stdout
+    offline = dure("pull", "--list", "qwen3:4b", HF_HUB_OFFLINE="1")
+    assert "some sizes are unknown: HF_HUB_OFFLINE" in offline.stderr
+    assert offline.stdout.splitlines()[1].split() == [
+        "qwen3:4b",
+        "unknown",
+        short_names()["qwen3:4b"],
+    ]
     some = as_json(dure("pull", "--list", "Qwen3:0", "--json"))
     assert [row["name"] for row in some] == [one for one in short_names() if "qwen3:0" in one]
     assert some[0]["name"] == "qwen3:0.6b"

@@ -233,8 +233,45 @@ def test_mistakes_are_errors_of_dure_that_name_arguments(model: dure.Model, tmp_
     ):
         with pytest.raises(dure.UsageError):
             call()
-    with pytest.raises(TypeError, match="temprature"):
+
+
+def test_an_argument_that_is_none_is_named_with_the_nearest(model: dure.Model) -> None:
+    """As Python does for other functions; what `chat` alone has is no argument of `generate`."""
+    with pytest.raises(
+        TypeError, match=r"generate\(\) .* 'temprature': did you mean temperature\?"
+    ):
         model.generate("a", temprature=1)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"chat\(\) .* 'tool': did you mean tools\?"):
+        model.chat("a", tool=ring)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"generate\(\) has no argument 'tools'$"):
+        model.generate("a", tools=[ring])  # type: ignore[call-overload]
+
+
+def test_an_error_has_its_cure_apart_in_words_of_python(model: dure.Model, tmp_path: Path) -> None:
+    """Of a request, of a file and of a start."""
+    with pytest.raises(dure.ContextError) as caught:
+        model.generate("The goat. " * 1000)
+    assert "dure.open(ctx=...)" in caught.value.cure
+    assert "--" not in str(caught.value)
+    with pytest.raises(dure.ModelError) as missing:
+        dure.open(tmp_path / "none.gguf")
+    assert (missing.value.cure, str(missing.value)[-16:]) == ("check the name", ": check the name")
+    with pytest.raises(dure.UsageError) as long:
+        dure.open(DEMO, ctx=10**6)
+    assert long.value.cure == "use at most ctx 2048"
+
+
+def test_only_what_is_cut_is_told_as_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A start whose shards are here says nothing of a cut."""
+    monkeypatch.setenv("DURE_CACHE", str(tmp_path))
+    told = []
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level("INFO", "dure"), dure.open(DEMO, ranks=2, threads=1):
+            told.append([line for line in caplog.messages if "cutting" in line])
+    assert told == [["cutting dure-demo.gguf"], []]
 
 
 def test_a_closed_model_says_so() -> None:

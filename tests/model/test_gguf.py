@@ -193,7 +193,7 @@ def test_a_file_that_shrinks_after_opening_is_an_error_and_no_crash(tmp_path: Pa
     ("content", "message"),
     [
         (b"", "the file is empty: download it again"),
-        (b"GG", "this is no GGUF"),
+        (b"GG", "this is not a GGUF file"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer: download the file"),
         (b"PK\x03\x04" + bytes(40), "PyTorch checkpoint: convert it to GGUF first"),
         (struct.pack("<Q", 20) + b'{"a":{}}', "safetensors file: convert it to GGUF first"),
@@ -202,7 +202,7 @@ def test_a_file_that_shrinks_after_opening_is_an_error_and_no_crash(tmp_path: Pa
         (b"tjgg" + bytes(40), "format before GGUF: convert the model again"),
         (b"\x1f\x8b" + bytes(40), "compressed file: unpack it first"),
         (bytes(4096), "begins with zeros: the download was not finished"),
-        (b"\xff\n\x00\x1b[0m", "this is no GGUF, it begins with \\xff\\n\\x00\\x1b: name"),
+        (b"\xff\n\x00\x1b[0m", "this is not a GGUF file: it begins with \\xff\\n\\x00\\x1b: name"),
         (struct.pack("<4sIQQ", b"GGUF", 1, 0, 0), "GGUF version 1 is too old"),
         (struct.pack("<4sIQQ", b"GGUF", 4, 0, 0), "GGUF version 4 is unknown"),
         (struct.pack(">4sIQQ", b"GGUF", 3, 0, 0), "big-endian GGUF: use a little-endian one"),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dure.errors import ModelError, UsageError
 from dure.model.store import HubName, Library, UrlName, parse_name, short_names
 from dure.model.store.choosing import RemoteFile, choose, tag_of, variants_of
+from dure.model.store.names import near_names
 from tests.support.dure_process import Dure, as_json, error_line
 from tests.support.hub_server import HubServer, Repo
 
@@ -71,6 +72,14 @@ def test_a_name_that_is_none_is_told_with_near_ones(text: str, words: Sequence[s
     with pytest.raises(UsageError) as caught:
         parse_name(text)
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_near_names_are_few_and_the_nearest() -> None:
+    """Three at most, of the same family if there is one."""
+    assert near_names("qwen3:5b")[:2] == ["qwen3:8b", "qwen3:4b"]
+    assert near_names("qven3:4b")[0] == "qwen3:4b"
+    assert len(near_names("qwen3")) == len(near_names("gemma")) == 3
+    assert near_names("completely-else") == []
 
 
 @given(st.text())

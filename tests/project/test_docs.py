@@ -93,6 +93,31 @@ def test_every_command_and_option_that_a_page_names_is_there(name: str) -> None:
                 assert f"`{option}" in section or f" {option}" in section, f"{name}: {snippet}"
 
 
+def is_debian_with_its_lists() -> bool:
+    release, lists = Path("/etc/os-release"), Path("/var/lib/apt/lists")
+    is_debian = release.exists() and "\nID=debian\n" in release.read_text()
+    return is_debian and any(lists.glob("*_Packages*"))
+
+
+@pytest.mark.skipif(not is_debian_with_its_lists(), reason="it asks Debian's apt")
+def test_debian_has_every_package_that_a_page_installs() -> None:
+    """apt would install what a board needs from nothing, and what else the pages type."""
+    lines = "\n".join(snippet for name in NAMES for snippet in snippets(ROOT / name)).split("\n")
+    packages = {line.partition("apt install ")[2] for line in lines if "apt install " in line}
+    assert "git python3 python3-venv build-essential" in packages
+    subprocess.run(["apt-get", "--simulate", "install", *" ".join(packages).split()], check=True)
+
+
+def test_the_commands_of_a_board_from_nothing_are_a_script() -> None:
+    """A shell reads all of what a newcomer types, to the end of each quote and list."""
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    section = page.partition("## Install dure on a board\n")[2].partition("\n## ")[0]
+    script = "\n".join(re.findall(r"^ {4,6}(\S.+)$", section, re.MULTILINE))
+    assert "python3 -m venv" in script
+    assert "mkswap" in script
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
 def snippets(page: Path) -> list[str]:
     """The lines of code of a page: fenced, indented by four, or between backticks."""
     text = page.read_text()

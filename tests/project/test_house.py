@@ -9,11 +9,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from dure import errors
+
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 NATIVE = sorted((ROOT / "native").glob("*.[ch]"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
+CURES = (  # what most cures begin with
+    "add|ask|check|choose|download|get|give|install|leave|look|make|name|pull|remove|run|see|set|start|"
+    "stop|try|use|wait|write"
+)
 MOST_MODULE_LINES, MOST_CLASS_LINES, MOST_FUNCTION_LINES, MEDIAN_FUNCTION_LINES = 450, 250, 60, 8
+OUR_ERRORS = {name for name in errors.__all__ if name.endswith("Error")}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -65,6 +72,25 @@ def test_no_two_classes_have_one_name() -> None:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             places[node.name].append(str(path.relative_to(ROOT)))
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def said(node: ast.AST) -> str:
+    """A text in a program; what is not known before it runs is a dot."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(said(part) for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else "."
+
+
+def test_an_errors_cure_is_beside_its_problem() -> None:
+    """No error of ours says in its problem what to do: programs read that from its cure."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {said(argument)}"
+        for path, node in nodes(SOURCES)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in OUR_ERRORS
+        for argument in node.args
+        if re.search(rf": ({CURES})\b", said(argument))
+    ]
+    assert found == []
 
 
 def test_tests_patch_nothing() -> None:

@@ -575,6 +575,29 @@ def test_thoughts_are_a_block_of_their_own(
     assert final.usage.output_tokens_details.thinking_tokens > 0
 
 
+@pytest.mark.parametrize(
+    ("script", "kinds"),
+    [(Script(tokens=()), []), (Script("<think>\nHm.\n</think>\n\n"), ["thinking"])],
+)
+def test_an_answer_without_text_is_as_the_official_api_sends_it(
+    client: anthropic.Anthropic,
+    engine: ScriptedEngine,
+    script: Script,
+    kinds: list[str],
+) -> None:
+    """No block, or the thoughts alone: no text is made up. The client reads it, and may hand it back."""
+    engine.default = script
+    thinking = {"type": "enabled", "budget_tokens": 32}
+    with stream(client, thinking=thinking) as events:
+        final = events.get_final_message()
+    for message in (final, ask(client, thinking=thinking)):
+        assert [block.type for block in message.content] == kinds
+        assert message.stop_reason == "end_turn"
+    engine.default = Script("Hello there.")
+    turns = [USER, {"role": "assistant", "content": final.content}, USER]
+    assert ask(client, messages=turns).content[0].text == "Hello there."
+
+
 def test_a_stop_sequence_ends_the_answer_and_is_named(
     client: anthropic.Anthropic, engine: ScriptedEngine
 ) -> None:

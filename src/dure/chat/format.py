@@ -323,7 +323,9 @@ def _content_rule(rules: Rules, wanted: JsonObject | JsonSchema | None) -> str:
     try:
         return schema_rule(rules, wanted.schema, strict=wanted.strict)
     except UsageError as error:
-        raise ParameterError("response_format", f"response_format: {error}") from error
+        raise ParameterError(
+            "response_format", f"response_format: {error.problem}", error.cure
+        ) from error
 
 
 def _content_schema(wanted: JsonObject | JsonSchema | None) -> Any:

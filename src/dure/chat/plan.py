@@ -117,7 +117,9 @@ def _arguments(rules: Rules, tool: Tool) -> str:
         return schema_rule(rules, parameters_of(tool), strict=tool.strict)
     except UsageError as error:
         if tool.strict:
-            raise UsageError(f"the parameters of the tool {tool.name!r}: {error}") from error
+            raise UsageError(
+                f"the parameters of the tool {tool.name!r}: {error.problem}", error.cure
+            ) from error
         return object_rule(rules)
 
 

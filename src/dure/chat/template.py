@@ -41,7 +41,8 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except Exception as error:  # the text is from a file: it may break anything
             raise UsageError(
-                f"the chat template of {model} is damaged: {_message_of(error)}; get the file again"
+                f"the chat template of {model} is damaged: {_message_of(error)}",
+                "get the file again",
             ) from error
         names = {n.name for n in tree.find_all(jinja2.nodes.Name) if n.ctx == "load"}
         self.variables = frozenset(names - RESERVED)

@@ -22,7 +22,7 @@ from dure.cluster.root.survey import NodeReport, Nodes
 from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.deploy.deployment import Deployment, deployment_of_shards
 from dure.deploy.learning import Learning
-from dure.deploy.local import limits_of, memory_of_whole, start_local, threads_of
+from dure.deploy.local import cut_missing, limits_of, memory_of_whole, start_local, threads_of
 from dure.deploy.node_pool import FullNode, NodePool, full_nodes
 from dure.deploy.node_sharing import NodeSharing
 from dure.deploy.node_wait import NodeWait
@@ -35,7 +35,7 @@ from dure.errors import UsageError
 from dure.hardware.probe import health, probe
 from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile, bytes_by_type
-from dure.model.shard import Shard, cut_model, plan_shards
+from dure.model.shard import Shard, plan_shards
 from dure.places import cluster_directory, shard_directory
 from dure.plan.load import main_type
 from dure.plan.memory import rank_memory
@@ -234,8 +234,7 @@ class _CutOverNodes:
         reporter.news(self.plan.told())
         reporter.event(EngineEvent.SENDS)
         _send_shards(self._model, nodes, placed, reporter)
-        with reporter.cutting(self._model.paths[0].name, self._model.size_bytes) as progress:
-            cut_model(self._model, self._shards[:1], progress=progress)
+        cut_missing(self._model, self._shards[:1], reporter)
         timer.note("shards_s")
         reporter.event(EngineEvent.LOADS)
         executor = self._executor(cluster, placed, reporter)
@@ -279,6 +278,8 @@ def _send_shards(
             )
             if shard.name not in client.shards().whole_names:
                 deliveries.append(Delivery(shard, client))
+        if not deliveries:
+            return
         total = sum(delivery.shard.weights_bytes for delivery in deliveries)
         with reporter.cutting(f"{model.paths[0].name} for {len(deliveries)} nodes", total) as more:
             reported = 0

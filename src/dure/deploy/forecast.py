@@ -108,7 +108,7 @@ def _machines(
     free = {name: occupancy.left(name, machine) for name, machine in there.items()}
     ranks, trained, shards = _ranks(model, plan, list(free.values()))
     placed = zip([report.member for report in plan.reports], shards[1:], strict=True)
-    disks = {full.member.name: full.reason for full in full_nodes(nodes, list(placed))}
+    disks = {full.member.name: str(full.lack) for full in full_nodes(nodes, list(placed))}
     n_ctx, n = options.ctx or min(DEFAULT_CTX, trained), options.n_sequences
     return tuple(
         MachineForecast(

@@ -5,10 +5,14 @@ Chooses context and threads, and cuts the model if needed. Refuses to know clust
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from dure.deploy.deployment import Deployment, deployment_of_shards
-from dure.deploy.options import MOST_SEQUENCES, RunOptions, parse_shares
+from dure.deploy.options import RunOptions, parse_shares
 from dure.deploy.reporter import EngineEvent, Reporter
 from dure.engine.compute.llama import has_amx
+from dure.engine.compute.pinning import cores_for
 from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
@@ -16,9 +20,9 @@ from dure.errors import UsageError
 from dure.hardware.machine import Machine
 from dure.hardware.probe import n_cpus, probe
 from dure.model.architectures import ARCHITECTURES
-from dure.model.cut import plan_cut
+from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile
-from dure.model.shard import cut_model, plan_shards
+from dure.model.shard import Shard, cut_model, is_finished, plan_shards
 from dure.places import shard_directory
 from dure.plan.memory import (
     RankMemory,
@@ -29,20 +33,56 @@ from dure.plan.memory import (
     whole_memory,
 )
 
-__all__ = ["limits_of", "memory_of_whole", "start_local", "threads_of"]
+__all__ = [
+    "check_local",
+    "cut_missing",
+    "limits_of",
+    "memory_of_whole",
+    "start_local",
+    "threads_of",
+]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a model starts on this machine, memory for each rank. cut: over the shards; None: it is whole."""
+
+    machine: Machine
+    threads: int
+    n_ctx: int
+    memory: Sequence[RankMemory]
+    cut: CutPlan | None = None
+    shards: Sequence[Shard] = ()
 
 
 def start_local(model: GgufFile, options: RunOptions, reporter: Reporter) -> Deployment:
     """Start a model on this machine. Raises a DureError that names what does not fit, and the cure."""
+    plan = _planned(model, options)
+    _warn_of_slowness(len(plan.memory), plan.threads, plan.machine, reporter)
+    if plan.cut is None:
+        return _start_whole(model, plan, options, reporter)
+    return _start_cut(model, plan, plan.cut, options, reporter)
+
+
+def check_local(model: GgufFile, options: RunOptions) -> None:
+    """Raise what `start_local` would before it writes or loads anything."""
+    _planned(model, options)
+
+
+def _planned(model: GgufFile, options: RunOptions) -> _Plan:
     shares = parse_shares(options.shares, options.ranks)
     machine = probe()
     threads = threads_of(options.threads, len(shares), machine)
-    n = options.n_sequences
-    if not 1 <= n <= MOST_SEQUENCES:
-        raise UsageError(f"--parallel {n}", f"give a number from 1 to {MOST_SEQUENCES}")
+    if options.pin:
+        cores_for(threads, first=(len(shares) - 1) * threads)
     if len(shares) == 1:
-        return _start_whole(model, threads, options, machine, reporter)
-    return _start_cut(model, shares, threads, options, machine, reporter)
+        whole, n_ctx = memory_of_whole(model, options, machine)
+        return _Plan(machine, threads, n_ctx, [whole])
+    cut = plan_cut(model, shares)
+    shards = plan_shards(model, cut, shard_directory())
+    memory = [rank_memory(cut, shard, machine.features) for shard in shards]
+    n_ctx = choose_ctx(options.ctx, cut.shape.context_length, memory, machine, options.n_sequences)
+    return _Plan(machine, threads, n_ctx, memory, cut, shards)
 
 
 def threads_of(asked: int | None, n_ranks: int, machine: Machine) -> int:
@@ -83,16 +123,15 @@ def memory_of_whole(
 
 
 def _start_whole(
-    model: GgufFile, threads: int, options: RunOptions, machine: Machine, reporter: Reporter
+    model: GgufFile, plan: _Plan, options: RunOptions, reporter: Reporter
 ) -> Deployment:
-    memory, n_ctx = memory_of_whole(model, options, machine)
+    (memory,), n_ctx = plan.memory, plan.n_ctx
     known = ARCHITECTURES.get(model.architecture)
-    _warn_of_slowness(1, threads, machine, reporter)
     reporter.event(EngineEvent.LOADS)
     with reporter.loading(model.paths[0].name) as progress:
         executor = LocalExecutor(
             model.paths[0],
-            limits_of(n_ctx, threads, options),
+            limits_of(n_ctx, plan.threads, options),
             kv_bytes=memory.kv_bytes(n_ctx, options.n_sequences),
             reduction_points=known.reduction_points if known else (),
             progress=progress,
@@ -101,34 +140,30 @@ def _start_whole(
 
 
 def _start_cut(
-    model: GgufFile,
-    shares: list[float],
-    threads: int,
-    options: RunOptions,
-    machine: Machine,
-    reporter: Reporter,
+    model: GgufFile, plan: _Plan, cut: CutPlan, options: RunOptions, reporter: Reporter
 ) -> Deployment:
-    plan = plan_cut(model, shares)
-    shards = plan_shards(model, plan, shard_directory())
-    memory = [rank_memory(plan, shard, machine.features) for shard in shards]
-    n = options.n_sequences
-    n_ctx = choose_ctx(options.ctx, plan.shape.context_length, memory, machine, n)
-    _warn_of_slowness(len(shares), threads, machine, reporter)
     reporter.event(EngineEvent.SENDS)
-    with reporter.cutting(model.paths[0].name, model.size_bytes) as progress:
-        cut_model(model, shards, progress=progress)
+    cut_missing(model, plan.shards, reporter)
     reporter.event(EngineEvent.LOADS)
-    with reporter.loading(f"{len(shards)} shards") as loaded:
+    with reporter.loading(f"{len(plan.shards)} shards") as loaded:
         executor = MpiExecutor(
             model.paths[0],
-            [shard.path for shard in shards],
-            plan,
-            limits_of(n_ctx, threads, options),
+            [shard.path for shard in plan.shards],
+            cut,
+            limits_of(plan.n_ctx, plan.threads, options),
             options=MpiOptions(wire=options.wire),
-            kv_bytes=[rank.kv_bytes(n_ctx, n) for rank in memory],
+            kv_bytes=[rank.kv_bytes(plan.n_ctx, options.n_sequences) for rank in plan.memory],
             progress=loaded,
         )
-    return deployment_of_shards(executor, shards, memory)
+    return deployment_of_shards(executor, plan.shards, plan.memory)
+
+
+def cut_missing(model: GgufFile, shards: Sequence[Shard], reporter: Reporter) -> None:
+    """Write the shards that are not here yet; say nothing if all are."""
+    if all(is_finished(shard) for shard in shards):
+        return
+    with reporter.cutting(model.paths[0].name, model.size_bytes) as progress:
+        cut_model(model, shards, progress=progress)
 
 
 def _warn_of_slowness(n_ranks: int, threads: int, machine: Machine, reporter: Reporter) -> None:

@@ -31,7 +31,7 @@ class FullNode:
 
     member: Member
     needed_bytes: int
-    reason: str
+    lack: ResourceError
 
 
 def full_nodes(nodes: Nodes, placed: Sequence[tuple[Member, Shard]]) -> list[FullNode]:
@@ -42,11 +42,11 @@ def full_nodes(nodes: Nodes, placed: Sequence[tuple[Member, Shard]]) -> list[Ful
             room = client.shards().room_for(shard.name)
         if room < shard.weights_bytes:
             has, takes = compared(room, shard.weights_bytes)
-            reason = (
-                f"{member.name} has room for {has}, and its shard takes {takes}: `dure cache prune "
-                "--days 0 --cluster` makes room, or a larger --quota on it"
+            lack = ResourceError(
+                f"{member.name} has room for {has}, and its shard takes {takes}",
+                "`dure cache prune --days 0 --cluster` makes room, or a larger --quota on it",
             )
-            full.append(FullNode(member, shard.weights_bytes, reason))
+            full.append(FullNode(member, shard.weights_bytes, lack))
     return full
 
 
@@ -125,8 +125,8 @@ class NodePool:
     def _drop(self, full: Sequence[FullNode]) -> bool:
         """Leave out full nodes; return whether there are any. At the first start they are an error."""
         if full and not self._may_drop_full:
-            raise ResourceError(full[0].reason)
+            raise full[0].lack
         for node in full:
-            self._cluster.events.add("left_out", node=node.member.name, reason=node.reason)
+            self._cluster.events.add("left_out", node=node.member.name, reason=str(node.lack))
             self._full[node.member.name] = node
         return bool(full)

@@ -6,15 +6,16 @@ The entry point of this package: from a model's file and options to a running ex
 from __future__ import annotations
 
 from dure.deploy.deployment import Deployment
-from dure.deploy.local import start_local
-from dure.deploy.options import RestartReason, RunOptions
+from dure.deploy.local import check_local, start_local
+from dure.deploy.options import MOST_SEQUENCES, RestartReason, RunOptions, parse_shares
 from dure.deploy.reporter import Reporter, SilentReporter
 from dure.deploy.threads import tell_of_threads, tune_threads
 from dure.errors import UsageError
 from dure.model.gguf import GgufFile
 from dure.places import cache_directory
+from dure.plan.memory import check_ctx, whole_memory
 
-__all__ = ["start_model"]
+__all__ = ["check_start", "start_model"]
 
 
 def start_model(
@@ -46,6 +47,29 @@ def start_model(
 def _started(
     model: GgufFile, options: RunOptions, reporter: Reporter, restart: RestartReason | None
 ) -> Deployment:
+    _check_options(options)
+    if not options.cluster:
+        return start_local(model, options, reporter)
+    from dure.deploy.cluster import (
+        start_on_cluster,  # imports certificates and mDNS, so only if needed
+    )
+
+    return start_on_cluster(model, options, reporter, restart)
+
+
+def check_start(model: GgufFile, options: RunOptions) -> None:
+    """Raise what a start with these options would, as far as it is known without loading anything.
+
+    The nodes of a cluster are not asked.
+    """
+    _check_options(options)
+    if options.cluster:
+        check_ctx(options.ctx, whole_memory(model)[1])
+    else:
+        check_local(model, options)
+
+
+def _check_options(options: RunOptions) -> None:
     if not options.cluster and (options.nodes or options.interface or options.share_node):
         raise UsageError(
             "--nodes, --interface and --share-node are for --cluster", "add that, or leave them out"
@@ -55,10 +79,7 @@ def _started(
             "--share-node --pin: two jobs would pin their threads to the same cores",
             "leave out --pin",
         )
-    if not options.cluster:
-        return start_local(model, options, reporter)
-    from dure.deploy.cluster import (
-        start_on_cluster,  # imports certificates and mDNS, so only if needed
-    )
-
-    return start_on_cluster(model, options, reporter, restart)
+    n = options.n_sequences
+    if not 1 <= n <= MOST_SEQUENCES:
+        raise UsageError(f"--parallel {n}", f"give a number from 1 to {MOST_SEQUENCES}")
+    parse_shares(options.shares, None if options.cluster else options.ranks)

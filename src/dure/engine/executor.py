@@ -179,7 +179,7 @@ def check_batch(batch: Batch, info: ExecutorInfo) -> None:
     """Check a batch against the limits of an executor. Raises UsageError."""
     n = len(batch.tokens)
     if n > info.n_batch:
-        raise UsageError(f"a step of {n} tokens is over the limit of {info.n_batch}: divide it")
+        raise UsageError(f"a step of {n} tokens is over the limit of {info.n_batch}", "divide it")
     if len(batch.outputs) > info.n_outputs:
         raise UsageError(
             f"{len(batch.outputs)} output rows are over the limit of {info.n_outputs} in one step"

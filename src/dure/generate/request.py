@@ -199,7 +199,7 @@ def check_tokens(request: Request, n_vocab: int) -> None:
         wrong = next((token for token in tokens if not 0 <= token < n_vocab), None)
         if wrong is not None:
             raise ParameterError(
-                field, f"{field}: there is no token {wrong}, only 0 to {n_vocab - 1}"
+                field, f"{field}: there is no token {wrong}", f"only 0 to {n_vocab - 1}"
             )
 
 

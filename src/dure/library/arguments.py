@@ -6,7 +6,8 @@ Refuses to know how an answer is generated.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from difflib import get_close_matches
 from typing import Any, TypedDict, cast
 
 import msgspec
@@ -72,6 +73,7 @@ class AnswerArguments(SamplingArguments, total=False):
 
 
 def options_of(
+    call: Callable[..., Any],
     defaults: Sampling,
     sampling: Mapping[str, Any],
     *,
@@ -79,10 +81,14 @@ def options_of(
     stop: str | Sequence[str],
     logprobs: int | None,
 ) -> GenerationOptions:
-    """Return how to generate. sampling: what was given, None for what was not. Raises UsageError."""
+    """Return how to generate. call: what was called. sampling: what was given, None for what was not.
+
+    Raises UsageError, and TypeError for a name that is no argument.
+    """
     for name, number in (("max_tokens", max_tokens), ("logprobs", logprobs)):
         if number is not None and number < 0:
             raise UsageError(f"{name} {number}", "give a number of 0 or more")
+    _check_names(call, sampling)
     given = {name: value for name, value in sampling.items() if value is not None}
     return GenerationOptions(
         sampling=msgspec.structs.replace(defaults, **given),
@@ -90,6 +96,17 @@ def options_of(
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         n_logprobs=logprobs,
     )
+
+
+def _check_names(call: Callable[..., Any], given: Iterable[str]) -> None:
+    """Raise TypeError, as Python does, for a name that no argument has."""
+    own = inspect.signature(call).parameters.values()
+    known = [*SamplingArguments.__annotations__, *(p.name for p in own if p.kind is p.KEYWORD_ONLY)]
+    for name in given:
+        if name not in Sampling.__struct_fields__:
+            near = get_close_matches(name, known, n=1)
+            meant = f": did you mean {near[0]}?" if near else ""
+            raise TypeError(f"{call.__name__}() has no argument {name!r}{meant}")
 
 
 def batch_of(prompt: Prompt | list[str] | list[list[int]]) -> list[Prompt] | None:

@@ -85,6 +85,7 @@ class Model(ModelWithTokens):
         sampling: as in `SamplingArguments`; what is not given is as the model's file says.
         """
         options = options_of(
+            self.generate,
             self._running.sampling,
             {**sampling, "temperature": temperature, "seed": seed},
             max_tokens=max_tokens,
@@ -170,6 +171,7 @@ class Model(ModelWithTokens):
         before it answers, or how much; "auto" leaves it to the model. The rest is as for `generate`.
         """
         options = options_of(
+            self.chat,
             self._running.sampling,
             {**sampling, "temperature": temperature, "seed": seed},
             max_tokens=max_tokens,

@@ -6,7 +6,6 @@ Knows the options of a start by their names in Python. Refuses to know what is a
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from dure.library.reporting import LogReporter, LogWatcher
 from dure.library.running import proposer, running_model
 from dure.library.shared_loop import SharedLoop
 from dure.library.tokens import ModelParts
+from dure.library.wording import IN_OPEN, in_python
 from dure.model.gguf import open_gguf
 from dure.model.store import Library, located
 from dure.model.vocabulary import Vocabulary
@@ -116,19 +116,8 @@ def _found(text: str, *, pull: bool) -> Path:
 
 @contextmanager
 def _naming_arguments() -> Iterator[None]:
-    """Name arguments in errors as a program writes them: a command's `--ranks` is `ranks` here."""
     try:
         yield
     except DureError as error:
-        error.args = error.problem, error.cure = _in_python(error.problem), _in_python(error.cure)
+        in_python(error, IN_OPEN)
         raise
-
-
-def _in_python(text: str) -> str:
-    """Return a text with its options' names, but for those within a command, as arguments."""
-    parts = text.split("`")
-    parts[::2] = [
-        re.sub(r"--([a-z][a-z-]*)", lambda match: match[1].replace("-", "_"), part)
-        for part in parts[::2]
-    ]
-    return "`".join(parts)

@@ -16,6 +16,7 @@ from types import FrameType
 from dure.errors import DureError, EngineError, UsageError
 from dure.generate.loop import EngineLoop
 from dure.generate.request import Event, Request
+from dure.library.wording import in_python
 
 __all__ = ["SharedLoop"]
 
@@ -74,7 +75,7 @@ class SharedLoop:
                     self._loop.cancel(self._to_cancel.popleft())
                 events = self._loop.step()
             except DureError as error:
-                self._error = error
+                self._error = in_python(error)
                 raise
             except BaseException:
                 self._error = EngineError("a step was interrupted", "open the model again")

@@ -17,6 +17,7 @@ from dure.errors import EngineError, UsageError, revived
 from dure.generate.request import Done, Event, Failed, Request, Token
 from dure.library.answers import Answer, CallOfTool, Piece
 from dure.library.shared_loop import SharedLoop
+from dure.library.wording import in_python
 
 __all__ = ["AnswerStream"]
 
@@ -94,7 +95,7 @@ class AnswerStream:
                 self._end(event)
             case Failed():
                 self.close()
-                raise revived(event.error)
+                raise in_python(revived(event.error))
 
     def _add(self, pieces: Iterable[Parsed]) -> None:
         for piece in pieces:

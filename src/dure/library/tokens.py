@@ -24,6 +24,7 @@ from dure.generate.request import Done, Failed, PromptLogits, PromptLogprobs, Re
 from dure.isolation import Isolation
 from dure.library.arguments import Prompt
 from dure.library.shared_loop import SharedLoop
+from dure.library.wording import in_python
 from dure.model.vocabulary import Vocabulary
 
 __all__ = ["ModelParts", "ModelWithTokens", "new_id"]
@@ -135,7 +136,7 @@ class ModelWithTokens:
         try:
             while not isinstance(event := self._loop.next(request.id), Done):
                 if isinstance(event, Failed):
-                    raise revived(event.error)
+                    raise in_python(revived(event.error))
                 if isinstance(event, PromptLogits | PromptLogprobs):
                     yield event
         finally:

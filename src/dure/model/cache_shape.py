@@ -205,15 +205,15 @@ class _Header:
             return self._int(key, default)
         if layer >= len(value) or not isinstance(value[layer], int):
             raise ModelError(
-                f"{self._model.paths[0].name}: {self._arch}.{key} says nothing of layer {layer}: "
-                "its header is damaged, get the file again"
+                f"{self._model.paths[0].name}: {self._arch}.{key} says nothing of layer {layer}",
+                "its header is damaged, get the file again",
             )
         return self._checked(key, value[layer])
 
     def _checked(self, key: str, number: int) -> int:
         if number < 0:
             raise ModelError(
-                f"{self._model.paths[0].name}: {self._arch}.{key} is {number}: its header is "
-                "damaged, get the file again"
+                f"{self._model.paths[0].name}: {self._arch}.{key} is {number}",
+                "its header is damaged, get the file again",
             )
         return number

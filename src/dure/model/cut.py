@@ -145,7 +145,8 @@ def plan_cut(model: GgufFile, shares: Sequence[float]) -> CutPlan:
 def _check_shares(shares: Sequence[float]) -> None:
     if not shares or any(not math.isfinite(share) or share <= 0 for share in shares):
         raise CutError(
-            f"shares {','.join(f'{s:g}' for s in shares)}: every rank needs a number above 0, as in 3,2"
+            f"shares {','.join(f'{s:g}' for s in shares)}",
+            "every rank needs a number above 0, as in 3,2",
         )
 
 
@@ -160,7 +161,8 @@ def _check_tensors(model: GgufFile, architecture: Architecture, shape: Shape) ->
         ):
             raise CutError(
                 f"tensor {tensor.name} has shape {list(tensor.shape)}, but the header says "
-                f"{len(span)} {rule.along.value}: this file cannot be cut, run it on one rank"
+                f"{len(span)} {rule.along.value}",
+                "this file cannot be cut, run it on one rank",
             )
 
 
@@ -199,7 +201,7 @@ def _cut_rows(total: int, shares: Sequence[float], units: Iterable[int], what: s
         n_units = -(-total // unit)
         if n_units >= len(shares):
             return _spans(apportion(n_units, shares), unit, total)
-    raise CutError(f"{total} {what} cannot be cut over {len(shares)} ranks: use fewer ranks")
+    raise CutError(f"{total} {what} cannot be cut over {len(shares)} ranks", "use fewer ranks")
 
 
 def _row_parallel(model: GgufFile, architecture: Architecture, along: Along) -> list[Tensor]:
@@ -232,8 +234,8 @@ def _cut_attention(
     """Return (query heads, KV heads) of every rank, and what must be re-encoded for it."""
     if len(shares) > shape.n_head:
         raise CutError(
-            f"{len(shares)} ranks are more than the {shape.n_head} query heads of this model: "
-            f"use at most {shape.n_head} ranks"
+            f"{len(shares)} ranks are more than the {shape.n_head} query heads of this model",
+            f"use at most {shape.n_head} ranks",
         )
     tensors = _row_parallel(model, architecture, Along.CONTEXT)
     cut_heads = _cut_groups if len(shares) <= shape.n_head_kv else _cut_inside_groups

@@ -61,8 +61,8 @@ class GgmlType:
         """Return the bytes of a row of `n` elements. Raises ModelError when a block would be broken."""
         if n % self.block_size:
             raise ModelError(
-                f"a row of {n} elements cannot be stored as {self.name}: "
-                f"use a multiple of its block of {self.block_size}"
+                f"a row of {n} elements cannot be stored as {self.name}",
+                f"use a multiple of its block of {self.block_size}",
             )
         return n // self.block_size * self.type_size
 
@@ -87,8 +87,8 @@ def ggml_type(type_id: int) -> GgmlType:
         return _types()[type_id]
     except KeyError:
         raise ModelError(
-            f"tensor type {type_id} is unknown to the installed llama.cpp: "
-            "the file is damaged, or llama-cpp-python must be upgraded"
+            f"tensor type {type_id} is unknown to the installed llama.cpp",
+            "the file is damaged, or llama-cpp-python must be upgraded",
         ) from None
 
 
@@ -98,7 +98,7 @@ def type_named(name: str) -> GgmlType:
         if known.name == name.upper():
             return known
     names = ", ".join(known.name for known in _types().values())
-    raise ModelError(f"tensor type {name!r} is unknown to the installed llama.cpp: use {names}")
+    raise ModelError(f"tensor type {name!r} is unknown to the installed llama.cpp", f"use {names}")
 
 
 def dequantize(
@@ -115,8 +115,8 @@ def dequantize(
     source = np.ascontiguousarray(np.frombuffer(data, dtype=np.uint8))
     if n < 0 or source.size < needed:
         raise ModelError(
-            f"{n} elements of {type_.name} need {needed} bytes but {source.size} were given: "
-            "the tensor is damaged"
+            f"{n} elements of {type_.name} need {needed} bytes but {source.size} were given",
+            "the tensor is damaged",
         )
     out = np.empty(n, dtype=np.float32)
     decoder_of(type_)(source.ctypes.data, out.ctypes.data, n)
@@ -132,7 +132,7 @@ def decoder_of(type_: GgmlType) -> Callable[[int, int, int], None]:
         return _copy_floats
     to_float = _to_float(type_)
     if to_float is None:
-        raise ModelError(f"llama.cpp cannot turn {type_.name} into float32: use another type")
+        raise ModelError(f"llama.cpp cannot turn {type_.name} into float32", "use another type")
     return to_float
 
 
@@ -158,7 +158,8 @@ def quantize(x: NDArray[np.float32], type_: GgmlType) -> NDArray[np.uint8]:
     if type_.quantized and not (np.abs(source) <= _LARGEST_WEIGHT).all():
         raise ModelError(
             f"weights that are NaN or beyond ±{_LARGEST_WEIGHT:.0f} cannot be stored as "
-            f"{type_.name}: use F32"
+            f"{type_.name}",
+            "use F32",
         )
     if out.size:
         _library().ggml_quantize_chunk(
@@ -171,10 +172,10 @@ def _check_encodable(type_: GgmlType) -> None:
     # ggml_quantize_chunk aborts the process for whatever is refused here
     if _library().ggml_quantize_requires_imatrix(type_.id):
         raise ModelError(
-            f"{type_.name} cannot be made without an importance matrix: use Q4_K or IQ4_NL"
+            f"{type_.name} cannot be made without an importance matrix", "use Q4_K or IQ4_NL"
         )
     if type_.name != "F32" and _to_float(type_) is None:
-        raise ModelError(f"llama.cpp cannot turn float32 into {type_.name}: use another type")
+        raise ModelError(f"llama.cpp cannot turn float32 into {type_.name}", "use another type")
 
 
 @cache

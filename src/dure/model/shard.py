@@ -269,8 +269,8 @@ def cut_model(
         lock = (directory / ".lock").open("w")
     except OSError as error:
         raise ResourceError(
-            f"cannot write shards to {directory}: {error.strerror}: name another directory (--out of "
-            "`dure cut`, or DURE_CACHE)"
+            f"cannot write shards to {directory}: {error.strerror}",
+            "name another directory (--out of `dure cut`, or DURE_CACHE)",
         ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -287,7 +287,8 @@ def _check_space(directory: Path, shards: Sequence[Shard]) -> None:
     if needed > free:
         has, need = compared(free, needed)
         raise ResourceError(
-            f"{directory} has {has} free, but the shards need {need}: make room, or name another directory"
+            f"{directory} has {has} free, but the shards need {need}",
+            "make room, or name another directory",
         )
 
 

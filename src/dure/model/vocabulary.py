@@ -30,7 +30,8 @@ class Vocabulary:
         if kind in ("", "no_vocab"):
             raise ModelError(
                 f"{model.paths[0].name} has no tokenizer (is it a shard, or a file of random "
-                "weights?): name the whole model, or use `dure bench`"
+                "weights?)",
+                "name the whole model, or use `dure bench`",
             )
         self._template = model.str("tokenizer.chat_template", "")
         self._tool_template = model.str("tokenizer.chat_template.tool_use", "")
@@ -50,7 +51,7 @@ class Vocabulary:
         self._model = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise ModelError(
-                f"llama.cpp cannot read the tokenizer of {path.name}: get the file again"
+                f"llama.cpp cannot read the tokenizer of {path.name}", "get the file again"
             )
         self._vocabulary = lib.llama_model_get_vocab(self._model)
         self.n_tokens = int(lib.llama_vocab_n_tokens(self._vocabulary))

@@ -29,6 +29,7 @@ __all__ = [
     "DEFAULT_CTX",
     "PROCESS_BYTES",
     "RankMemory",
+    "check_ctx",
     "choose_ctx",
     "memory_of",
     "n_batch_of",
@@ -241,6 +242,17 @@ def _doubled_bytes(tensors: Iterable[TensorSpec], features: Collection[str]) -> 
     return table.size_bytes if is_twice else 0
 
 
+def check_ctx(asked: int | None, trained: int) -> None:
+    """Check a context that was asked for, on any machine. Raises UsageError if it makes no sense."""
+    if asked is not None and asked < 1:
+        raise UsageError(f"--ctx {asked}", f"give a number of tokens above 0, as in {DEFAULT_CTX}")
+    if asked is not None and asked > trained:
+        raise UsageError(
+            f"--ctx {asked} is more than the {trained} tokens this model was trained for",
+            f"use at most --ctx {trained}",
+        )
+
+
 def choose_ctx(
     asked: int | None,
     trained: int,
@@ -253,23 +265,17 @@ def choose_ctx(
     Each of n_sequences has a context of its own.
     Raises UsageError if `asked` makes no sense, ResourceError if it does not fit the memory.
     """
-    if asked is not None and asked < 1:
-        raise UsageError(f"--ctx {asked}: give a number of tokens above 0, as in {DEFAULT_CTX}")
-    if asked is not None and asked > trained:
-        raise UsageError(
-            f"--ctx {asked} is more than the {trained} tokens this model was trained for: "
-            f"use at most --ctx {trained}"
-        )
+    check_ctx(asked, trained)
     n_ctx = asked or min(DEFAULT_CTX, trained)
     needed = sum(rank.total_bytes(n_ctx, n_sequences) for rank in ranks)
     if needed > machine.available_bytes:
-        raise ResourceError(_too_large(n_ctx, n_sequences, needed, ranks, machine))
+        raise _too_large(n_ctx, n_sequences, needed, ranks, machine)
     return n_ctx
 
 
 def _too_large(
     n_ctx: int, n_sequences: int, needed: int, ranks: Sequence[RankMemory], machine: Machine
-) -> str:
+) -> ResourceError:
     fixed = sum(
         rank.total_bytes(0, n_sequences) + rank.full_windows_bytes(n_sequences) for rank in ranks
     )
@@ -288,4 +294,4 @@ def _too_large(
     )
     needs, has = compared(needed, machine.available_bytes)
     under = f" within {machine.memory_limit}" if machine.memory_limit else ""
-    return f"{what} {needs} in all, but {has} are free{under}: {cure}"
+    return ResourceError(f"{what} {needs} in all, but {has} are free{under}", cure)

@@ -123,8 +123,8 @@ def place(machines: Sequence[Candidate], load: ModelLoad) -> Placement:
         free = sum(max(0.0, machine.free_bytes) for machine in machines)
         takes, has = compared(load.weights_bytes + load.kv_bytes, free)
         raise ResourceError(
-            f"the model takes {takes}, and all machines together have {has} free: use a "
-            "smaller --ctx or model, or add a machine"
+            f"the model takes {takes}, and all machines together have {has} free",
+            "use a smaller --ctx or model, or add a machine",
         )
     chosen = _improved(_fastest_first(machines, load), machines, load)
     best = token_s(chosen, load)

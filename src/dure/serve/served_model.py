@@ -71,5 +71,5 @@ class ServedModel:
             if not 0 <= token < self.vocabulary.n_tokens:
                 n = self.vocabulary.n_tokens
                 raise ParameterError(
-                    param, f"{param}: there is no token {token}, only 0 to {n - 1}"
+                    param, f"{param}: there is no token {token}", f"only 0 to {n - 1}"
                 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from difflib import get_close_matches
 from typing import Annotated
 
 import typer
@@ -43,8 +45,10 @@ HELP = """\
 /clear    forget the conversation
 /help     show this
 /exit     end, like Ctrl-D
-Ctrl-C stops an answer. Arrow up recalls what you typed, in earlier chats too. A paste of many lines
-is one message."""
+A message that begins with a space is no command, and a paste of many lines is one message.
+Ctrl-C stops an answer. Arrow up recalls what you typed, in earlier chats too."""
+COMMANDS = ("/clear", "/help", "/exit")
+_LIKE_COMMAND = re.compile(r"(?i)/[a-z?]+( .*)?")  # on one line; a path has another slash
 ANSWER_ROOM = 0.25  # part of the context that is freed for the answer when old turns are forgotten
 
 
@@ -95,7 +99,7 @@ def chat(
         if sys.stdin.isatty():
             errors.print(f"{file.name}. {SUMMARY}", markup=False)
         for text in _texts():
-            match text.strip():
+            match text.rstrip():
                 case "/clear":
                     conversation.clear()
                     _say("the conversation is forgotten")
@@ -103,6 +107,8 @@ def chat(
                     errors.print(HELP, markup=False)
                 case "":
                     pass
+                case unknown if sys.stdin.isatty() and _LIKE_COMMAND.fullmatch(unknown):
+                    _say(_no_command(unknown.split()[0]))
                 case _:
                     conversation.turn(text)
 
@@ -118,9 +124,16 @@ def _texts() -> Iterator[str]:
         except KeyboardInterrupt:
             errors.print("(Ctrl-D or /exit ends)", markup=False)
             continue
-        if text.strip() == "/exit":
+        if text.rstrip() == "/exit":
             return
         yield text
+
+
+def _no_command(word: str) -> str:
+    near = get_close_matches(word, COMMANDS, n=1)
+    meant = f", did you mean {near[0]}?" if near else "."
+    there = f"{', '.join(COMMANDS[:-1])} and {COMMANDS[-1]}"
+    return f"there is no command {word}{meant} There are {there}; begin with a space to send it"
 
 
 def _say(text: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from dure.cli.terminal.completion import pullable
-from dure.cli.terminal.console import errors, output, print_json, printable
+from dure.cli.terminal.console import errors, output, print_json, printable, printable_lines
 from dure.cli.terminal.parameters import Json
 from dure.cli.terminal.pull_progress import pull_progress, saying_how_to_resume
 from dure.errors import UsageError
@@ -87,17 +88,24 @@ def _list(part: str, *, as_json: bool) -> None:
         raise UsageError(f"no short name contains {part!r}", "`dure pull --list` shows all")
     here = {model.short_name for model in Library().models() if not model.unfinished}
     names = [name for full in table.values() if isinstance(name := parse_name(full), HubName)]
-    with errors.status("asking the hub for sizes"), pull_progress() as watch:
-        sizes = sizes_of(names, watch)
+    with errors.status("asking the hub for sizes"):
+        sizes, problem = sizes_of(names)
     rows = list(zip(table.items(), sizes, strict=True))
     if as_json:
         facts = ((one, full, size, one in here) for (one, full), size in rows)
         print_json([dict(zip(_LISTED, fact, strict=True)) for fact in facts])
-        return
+    else:
+        _print_list(rows, here)
+    if problem is not None:
+        text = f"\nsome sizes are unknown: {problem}"
+        errors.print(printable_lines(text), markup=False, soft_wrap=True)
+
+
+def _print_list(rows: Sequence[tuple[tuple[str, str], int | None]], here: Set[str | None]) -> None:
     shown = Table("name", "size", "", "source", box=None, pad_edge=False)
     shown.columns[1].justify = "right"
     for (short, full), size in rows:
-        known = "" if size is None else bytes_text(size)
+        known = "unknown" if size is None else bytes_text(size)
         shown.add_row(short, known, "here" if short in here else "", full)
     output.print(shown)
 

@@ -24,6 +24,7 @@ from dure.cli.terminal.parameters import (
 )
 from dure.cli.terminal.server_parameters import Guarding, ModelFiles, Serving
 from dure.deploy.options import RunOptions
+from dure.deploy.start import check_start
 from dure.generate.file_sampling import file_sampling
 from dure.generate.speculative.proposer import Draft
 from dure.http.settings import check_binding
@@ -83,11 +84,12 @@ def serve(
         files.embedding_model, may_pull=True, pull_now=pull
     )
     draft = resolve_draft(draft, pull_now=pull)
-    with open_gguf(path) as header:  # a file that is no model is an error at once
+    options = running.options("serve", model, n_sequences=serving.parallel, grace_s=max(0.1, grace))
+    with open_gguf(path) as header:
+        check_start(header, options)  # what is refused is refused before an address is announced
         defaults = sampling.sampling(file_sampling(header))
     from dure.serve.assembly import ServerPlan
 
-    options = running.options("serve", model, n_sequences=serving.parallel, grace_s=max(0.1, grace))
     plan = ServerPlan(
         engine=EngineOptions(
             model=str(path.absolute()),
@@ -132,11 +134,15 @@ def _run(plan: ServerPlan) -> int:
             how = f" (exchange: {transport})" if plan.shows_prompts and transport else ""
             _say(f"ready{how}: the API is described at /docs; Ctrl-C stops")
 
+        def stopping() -> None:
+            while_loading.close()
+            _say("stopping when running answers are done; Ctrl-C stops at once")
+
         return run_server(
             plan,
             announce=lambda url: _say(f"{plan.name} at {url} (loading)"),
             ready=ready,
-            stopping=lambda: _say("stopping when running answers are done; Ctrl-C stops at once"),
+            stopping=stopping,
             warn=_say,
             progress=lambda _what, fraction: bar(fraction),
         )

@@ -43,7 +43,7 @@ def serve_install(
     """
     given = _parsed(ctx, words)
     guarding, serving = collected(Guarding, given), collected(Serving, given)
-    service, directory = service_for(SERVE_UNIT, user), Path.cwd()
+    service, directory = service_for(SERVE_UNIT, user, may_be_root=dry_run), Path.cwd()
     environment = environment_of(service)
     check_binding(guarding.settings(serving))
     text = unit_text(service, words, directory, environment, guarding.deadline)
@@ -51,6 +51,9 @@ def serve_install(
         check_model(service, given["model"], directory, environment)
     if dry_run:
         write(text)
+        if service.user == "root":
+            text = "the service does not need root: to install it, name a user with --user"
+            errors.print(text, markup=False, soft_wrap=True)
         return
     service.install(text)
     _explain(service, given["model"])

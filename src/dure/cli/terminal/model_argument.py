@@ -41,7 +41,7 @@ def resolve_model(
         return name
     if may_pull and (pull_now or _agreed(text)):
         return _pulled(name, library)
-    more = ", or say --pull" if may_pull else ""
+    more = ", or add --pull" if may_pull else ""
     raise UsageError(f"{text} is not on this machine", f"run `dure pull {text}`{more}")
 
 

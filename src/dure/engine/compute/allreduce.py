@@ -160,7 +160,8 @@ class AllReduce:
             return EngineError(f"a sum over the ranks failed: {ReductionStatus(stats.status).name}")
         late = f"rank {stats.waiting_for}" if stats.waiting_for >= 0 else "another rank"
         return EngineError(
-            f"{late} did not answer within {self._wait_s:g} s: is its machine on, and its cable in?"
+            f"{late} did not answer within {self._wait_s:g} s",
+            "is its machine on, and its cable in?",
         )
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ class CustomNodes:
     def __init__(self) -> None:
         handle = library().dure_kernels_new()
         if not handle:
-            raise ResourceError("there is no memory for a context: stop other programs")
+            raise ResourceError("there is no memory for a context", "stop other programs")
         self.handle = ctypes.c_void_p(handle)
         """`user_data` of `graph_callback`."""
 

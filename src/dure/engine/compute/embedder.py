@@ -47,7 +47,7 @@ class Embedder:
         progress: Callable[[float], None] = lambda _: None,
     ) -> None:
         if pooling not in {"", *POOLING}:
-            raise UsageError(f"--pooling {pooling}: give one of {', '.join(POOLING)}")
+            raise UsageError(f"--pooling {pooling}", f"give one of {', '.join(POOLING)}")
         trained = model.int(f"{model.architecture}.context_length", 512)
         self._n_ctx = n_ctx or min(trained, LONGEST)
         self._threads = threads or probe().cores
@@ -84,7 +84,8 @@ class Embedder:
             context = lib.llama_init_from_model(self._model, params)
         if not context:
             raise ResourceError(
-                f"no memory to embed texts of {self._n_ctx} tokens with {name}: use a smaller --ctx"
+                f"no memory to embed texts of {self._n_ctx} tokens with {name}",
+                "use a smaller --ctx",
             )
         return context
 

@@ -23,7 +23,9 @@ class EmbeddingTable:
     def __init__(self, model: GgufFile, scale: float = 1.0) -> None:
         tensor = model.tensors.get("token_embd.weight")
         if tensor is None:
-            raise ModelError(f"{model.paths[0].name} has no token_embd.weight: get the file again")
+            raise ModelError(
+                f"{model.paths[0].name} has no token_embd.weight", "get the file again"
+            )
         self._model, self._tensor, self._scale = model, tensor, np.float32(scale)
         self.n_embd, self.n_vocab = tensor.shape[0], tensor.n_rows
         encoded = np.empty(tensor.row_bytes, np.uint8)  # of one row, and where it is

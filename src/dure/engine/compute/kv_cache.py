@@ -149,14 +149,16 @@ class KvCache:
         )
         if not written:
             part.unlink(missing_ok=True)
-            raise ResourceError(f"{path.name} cannot be written in {path.parent}: make room there")
+            raise ResourceError(
+                f"{path.name} cannot be written in {path.parent}", "make room there"
+            )
         try:
             seal(part)
             part.replace(path)
         except OSError as error:
             part.unlink(missing_ok=True)
             raise ResourceError(
-                f"{path} cannot be written ({error.strerror}): make room"
+                f"{path} cannot be written ({error.strerror})", "make room"
             ) from error
         return int(written)
 

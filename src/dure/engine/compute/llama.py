@@ -130,7 +130,7 @@ class LoadedModel:
         status = lib.llama_decode(self._context, batch)
         if status == 1:
             raise EngineError(
-                f"the KV cache of {self.limits.n_ctx} positions is full: use a larger --ctx"
+                f"the KV cache of {self.limits.n_ctx} positions is full", "use a larger --ctx"
             )
         if status != 0:
             log = "; ".join(captured_log()[-2:])
@@ -310,7 +310,7 @@ def load_model(
             lib.llama_model_free(model)
         raise raised[0]
     if not model:
-        raise ModelError(f"llama.cpp cannot load {path.name}: {_reason()}: {cure}")
+        raise ModelError(f"llama.cpp cannot load {path.name}: {_reason()}", cure)
     if lock_memory:
         _lock(model)
     return model
@@ -323,8 +323,9 @@ def _lock(model: Any) -> None:
         lib.llama_model_free(model)
         part, whole = compared(locked, size)
         raise ResourceError(
-            f"only {part} of {whole} can be locked in memory: raise the limit "
-            "(`ulimit -l unlimited`, or LimitMEMLOCK=infinity of a service), or leave out --mlock"
+            f"only {part} of {whole} can be locked in memory",
+            "raise the limit (`ulimit -l unlimited`, or LimitMEMLOCK=infinity of a service), or leave "
+            "out --mlock",
         )
 
 
@@ -348,6 +349,7 @@ def _make_context(model: Any, limits: Limits, nodes: CustomNodes, path: Path) ->
     context = lib.llama_init_from_model(model, params)
     if not context:
         raise ResourceError(
-            f"no memory for a context of {limits.n_ctx} tokens of {path.name}: use a smaller --ctx"
+            f"no memory for a context of {limits.n_ctx} tokens of {path.name}",
+            "use a smaller --ctx",
         )
     return context

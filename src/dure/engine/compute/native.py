@@ -52,7 +52,8 @@ def library() -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(path))
     except OSError as error:
         raise ResourceError(
-            f"dure's native library cannot be loaded ({error}): install dure again with `pip install .`"
+            f"dure's native library cannot be loaded ({error})",
+            "install dure again with `pip install .`",
         ) from error
     loaded.dure_kernels_new.restype = ctypes.c_void_p
     loaded.dure_kernels_free.argtypes = [ctypes.c_void_p]

@@ -28,7 +28,8 @@ def cores_for(n_threads: int, first: int) -> tuple[int, ...]:
     if len(allowed) < first + n_threads:
         raise ResourceError(
             f"--pin holds {first + n_threads} threads on this machine to a core each, and dure may use "
-            f"{len(allowed)}: use fewer --threads, or leave out --pin"
+            f"{len(allowed)}",
+            "use fewer --threads, or leave out --pin",
         )
     return tuple(allowed[first : first + n_threads])
 

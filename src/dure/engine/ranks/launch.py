@@ -97,11 +97,12 @@ def find_mpiexec() -> list[str]:
     path = named or (str(beside) if beside.exists() else None) or shutil.which("mpiexec")
     if path is None or shutil.which(path) is None:
         cause = (
-            f"DURE_MPIEXEC={named} is no program, so there is no mpiexec: unset it, or"
+            f"DURE_MPIEXEC={named} is no program, so there is no mpiexec"
             if named
-            else f"mpiexec is not installed ({beside} does not exist):"
+            else f"mpiexec is not installed ({beside} does not exist)"
         )
-        raise ResourceError(f"{cause} `pip install mpich` brings it, or use --ranks 1")
+        or_unset = "unset it, or " if named else ""
+        raise ResourceError(cause, f"{or_unset}`pip install mpich` brings it, or use --ranks 1")
     return [path]
 
 
@@ -111,10 +112,10 @@ def _rank_wrapper(rank: int) -> list[str]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise UsageError(f"DURE_RANK_WRAPPER={text}: {error}: mend it, or unset it") from None
+        raise UsageError(f"DURE_RANK_WRAPPER={text}: {error}", "mend it, or unset it") from None
     if words and shutil.which(words[0]) is None:
         raise UsageError(
-            f"DURE_RANK_WRAPPER={text}: {words[0]} is no program: mend it, or unset it"
+            f"DURE_RANK_WRAPPER={text}: {words[0]} is no program", "mend it, or unset it"
         )
     return words
 

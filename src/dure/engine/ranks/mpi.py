@@ -210,7 +210,7 @@ def _wait_s() -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise UsageError(f"DURE_STEP_TIMEOUT is {text!r}: give seconds above 0, as in 30")
+        raise UsageError(f"DURE_STEP_TIMEOUT is {text!r}", "give seconds above 0, as in 30")
     return seconds
 
 

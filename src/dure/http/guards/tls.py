@@ -56,10 +56,14 @@ def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
     try:
         context.load_cert_chain(cert, key, no_password)
     except ssl.SSLError as error:
-        raise UsageError(_problem(error, cert, key)) from None
+        raise _refusal(error, cert, key) from None
 
 
-def _problem(error: ssl.SSLError, cert: Path, key: Path) -> str:
+def _refusal(error: ssl.SSLError, cert: Path, key: Path) -> UsageError:
     if error.reason == "KEY_VALUES_MISMATCH":
-        return f"{key} is not the key of {cert}: name the two files that were made together"
-    return f"{cert} and {key} cannot be used for TLS ({error.reason or 'damaged'}): make them anew"
+        return UsageError(
+            f"{key} is not the key of {cert}", "name the two files that were made together"
+        )
+    return UsageError(
+        f"{cert} and {key} cannot be used for TLS ({error.reason or 'damaged'})", "make them anew"
+    )

@@ -38,7 +38,8 @@ def architecture_of(model: GgufFile) -> Architecture:
     if known is None:
         raise CutError(
             f"architecture {model.architecture} has no table of cuts (there are: "
-            f"{', '.join(ARCHITECTURES)}), so it cannot be cut: run it on one rank"
+            f"{', '.join(ARCHITECTURES)}), so it cannot be cut",
+            "run it on one rank",
         )
     return known
 
@@ -53,8 +54,8 @@ def shape_of(model: GgufFile) -> Shape:
     n_head_kv = _positive(model, f"{arch}.attention.head_count_kv", n_head)
     if n_head % n_head_kv:
         raise ModelError(
-            f"{model.paths[0].name}: {n_head} query heads do not divide over {n_head_kv} KV heads: "
-            "its header is damaged, get the file again"
+            f"{model.paths[0].name}: {n_head} query heads do not divide over {n_head_kv} KV heads",
+            "its header is damaged, get the file again",
         )
     head = _positive(model, f"{arch}.attention.key_length", n_embd // n_head)
     ffn_key = f"{arch}.{known.ffn_length_key if known else 'feed_forward_length'}"
@@ -80,8 +81,9 @@ def _vocabulary(model: GgufFile) -> int:
         if name in model.tensors and len(model.tensors[name].shape) == 2:
             return model.tensors[name].shape[1]
     raise ModelError(
-        f"{model.paths[0].name}: there is no token_embd.weight: this file is no language model "
-        "(a LoRA adapter, a projector or a vocabulary alone?), name the model's own file"
+        f"{model.paths[0].name}: there is no token_embd.weight",
+        "this file is no language model "
+        "(a LoRA adapter, a projector or a vocabulary alone?), name the model's own file",
     )
 
 
@@ -91,7 +93,7 @@ def _number(model: GgufFile, key: str, default: int | None) -> int:
     if value is None:
         if default is None:
             raise ModelError(
-                f"{model.paths[0].name}: metadata {key} is missing: get the file again"
+                f"{model.paths[0].name}: metadata {key} is missing", "get the file again"
             )
         return default
     if isinstance(value.value, list):
@@ -100,7 +102,8 @@ def _number(model: GgufFile, key: str, default: int | None) -> int:
             return only
         raise ModelError(
             f"{model.paths[0].name}: {key} differs from layer to layer, which dure cannot cut or "
-            "measure yet: use a model with the same number in every layer"
+            "measure yet",
+            "use a model with the same number in every layer",
         )
     return model.int(key)
 
@@ -109,6 +112,6 @@ def _positive(model: GgufFile, key: str, default: int | None = None) -> int:
     number = _number(model, key, default)
     if number < 1:
         raise ModelError(
-            f"{model.paths[0].name}: {key} is {number}: its header is damaged, get the file again"
+            f"{model.paths[0].name}: {key} is {number}", "its header is damaged, get the file again"
         )
     return number

@@ -103,15 +103,15 @@ def _opened(path: Path) -> BinaryIO:
     try:
         mode = path.stat().st_mode  # first, because opening a pipe would wait for its writer
         if stat.S_ISDIR(mode):
-            raise ModelError(f"{name} is a folder: name the .gguf file in it")
+            raise ModelError(f"{name} is a folder", "name the .gguf file in it")
         if not stat.S_ISREG(mode):
-            raise ModelError(f"{name} is a device or pipe: name a .gguf file")
+            raise ModelError(f"{name} is a device or pipe", "name a .gguf file")
         return path.open("rb", buffering=0)
     except FileNotFoundError:
         whole = ", all parts of a model must be in one folder"
         raise ModelError(
-            f"{name} does not exist: check the name"
-            + (whole if PART_NAME.fullmatch(path.name) else "")
+            f"{name} does not exist",
+            "check the name" + (whole if PART_NAME.fullmatch(path.name) else ""),
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -144,7 +144,7 @@ class _Header:
         return Part(self.path, self.file, self.size, header, version, alignment, metadata, tensors)
 
     def fail(self, what: str, cure: str = "it is damaged, download it again") -> NoReturn:
-        raise ModelError(f"{self.name}: {what}: {cure}")
+        raise ModelError(f"{self.name}: {what}", cure)
 
     def take(self, n_bytes: int, what: str) -> int:
         """Return where the next `n_bytes` lie in `buffer`, and read them if they are not there yet."""
@@ -289,7 +289,9 @@ class _Header:
             try:
                 type_ = ggml_type(type_id)
             except ModelError as error:
-                raise ModelError(f"{self.name}: tensor {one_line(name)}: {error}") from None
+                raise ModelError(
+                    f"{self.name}: tensor {one_line(name)}: {error.problem}", error.cure
+                ) from None
             tensor = Tensor(name, shape, type_, self.path, data_start + offset)
             try:
                 tensor.check()
@@ -333,6 +335,6 @@ def _what_else(first: bytes) -> tuple[str, str]:
     if not first.strip(b"\0"):
         return "the file begins with zeros", "the download was not finished, download it again"
     return (
-        f"this is no GGUF, it begins with {one_line(first[:4].decode('latin-1'))}",
+        f"this is not a GGUF file: it begins with {one_line(first[:4].decode('latin-1'))}",
         "name a .gguf file",
     )

@@ -92,8 +92,8 @@ class GgufFile:
             got = part.file.read_into(data[done:], tensor.offset + start + done)
             if not got:
                 raise ModelError(
-                    f"{one_line(part.path.name)}: tensor {one_line(tensor.name)} is cut off: "
-                    "the file was changed after it was opened, start again"
+                    f"{one_line(part.path.name)}: tensor {one_line(tensor.name)} is cut off",
+                    "the file was changed after it was opened, start again",
                 )
             done += got
 
@@ -123,12 +123,13 @@ class GgufFile:
         value = self.metadata.get(key)
         name = one_line(self.paths[0].name)
         if value is None and default is None:
-            raise ModelError(f"{name}: the metadata has no {key}: convert the model again")
+            raise ModelError(f"{name}: the metadata has no {key}", "convert the model again")
         if value is None:
             return default
         if value.kind not in kinds:
             raise ModelError(
-                f"{name}: {key} must be {wanted} but is {value.kind.name}: convert the model again"
+                f"{name}: {key} must be {wanted} but is {value.kind.name}",
+                "convert the model again",
             )
         return value.value
 
@@ -143,7 +144,7 @@ def open_gguf(path: Path, opened: Callable[[Path], ByteSource] = LocalFile) -> G
     match = PART_NAME.fullmatch(path.name)
     count = int(match["count"]) if match else 1
     if match and not 1 <= int(match["number"]) <= count:
-        raise ModelError(f"{one_line(path.name)}: there is no such part of {count}: name part 1")
+        raise ModelError(f"{one_line(path.name)}: there is no such part of {count}", "name part 1")
     parts: list[Part] = []
     try:
         for number in range(1, count + 1):
@@ -168,13 +169,14 @@ def _check_split(part: Part, number: int, count: int) -> None:
         said[key] = value.value if value is not None else None
     if count == 1 and (said["split.count"] or 1) > 1:
         raise ModelError(
-            f"{name}: this is one part of {said['split.count']} but its name does not say which: "
-            f"give the parts back their names, ...-00001-of-{said['split.count']:05}.gguf"
+            f"{name}: this is one part of {said['split.count']} but its name does not say which",
+            f"give the parts back their names, ...-00001-of-{said['split.count']:05}.gguf",
         )
     if count > 1 and (said["split.count"], said["split.no"]) != (count, number - 1):
         raise ModelError(
             f"{name}: named part {number} of {count}, but inside it has split.no "
-            f"{said['split.no']} and split.count {said['split.count']}: give it back its name"
+            f"{said['split.no']} and split.count {said['split.count']}",
+            "give it back its name",
         )
 
 
@@ -184,15 +186,16 @@ def _check_whole(parts: Sequence[Part]) -> None:
         for tensor in part.tensors:
             if tensor.name in seen:
                 raise ModelError(
-                    f"{one_line(part.path.name)}: tensor {one_line(tensor.name)} is there twice: "
-                    "the file is damaged, download it again"
+                    f"{one_line(part.path.name)}: tensor {one_line(tensor.name)} is there twice",
+                    "the file is damaged, download it again",
                 )
             seen.add(tensor.name)
     total = parts[0].metadata.get("split.tensors.count")
     if len(parts) > 1 and total is not None and total.value != len(seen):
         raise ModelError(
             f"{one_line(parts[0].path.name)}: the parts hold {len(seen)} tensors but "
-            f"split.tensors.count is {total.value}: download all parts again"
+            f"split.tensors.count is {total.value}",
+            "download all parts again",
         )
 
 

@@ -218,5 +218,6 @@ class _FileSink:
                 ) from error
             raise ResourceError(
                 f"disk full ({error.strerror}): {self._size_bytes} bytes needed in "
-                f"{one_line(str(folder))}, {shutil.disk_usage(folder).free} free: make room there"
+                f"{one_line(str(folder))}, {shutil.disk_usage(folder).free} free",
+                "make room there",
             ) from error

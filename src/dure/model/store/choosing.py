@@ -94,7 +94,8 @@ def choose(name: str, files: Sequence[RemoteFile], wanted: str | None) -> Varian
     variants = variants_of(files)
     if not variants:
         raise ModelError(
-            f"{name} has no GGUF file: look for a repository of the same model with GGUF in its name"
+            f"{name} has no GGUF file",
+            "look for a repository of the same model with GGUF in its name",
         )
     if wanted is None:
         found = [variants[0]] if len(variants) == 1 else _by_preference(variants)
@@ -105,9 +106,9 @@ def choose(name: str, files: Sequence[RemoteFile], wanted: str | None) -> Varian
     if len(found) == 1:
         return found[0]
     if found:
-        raise UsageError(f"{name} has several: name the file, one of {_paths(found)}")
+        raise UsageError(f"{name} has several", f"name the file, one of {_paths(found)}")
     asked = f"has no {wanted}" if wanted else "has many kinds"
-    raise UsageError(f"{name} {asked}: add one of {_labels(variants)}")
+    raise UsageError(f"{name} {asked}", f"add one of {_labels(variants)}")
 
 
 def _is_named(file: RemoteFile, wanted: str) -> bool:

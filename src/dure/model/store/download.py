@@ -65,7 +65,8 @@ class Source:
 class Patience:
     """How long to bear a bad connection: n tries without a new byte, with a longer wait each time.
 
-    Larger files are asked for in pieces: content networks send no more than some 50 GB at once.
+    insists: a server that does not answer is asked again. Larger files are asked for in pieces: content
+    networks send no more than some 50 GB at once.
     """
 
     tries: int = 6
@@ -73,6 +74,11 @@ class Patience:
     first_wait_s: float = 1.0
     longest_wait_s: float = 300.0
     piece_bytes: int = 32 << 30
+    insists: bool = True
+
+    def is_over(self, failures: int, dropped: DroppedError) -> bool:
+        """Return whether the n-th failure in a row is the last."""
+        return failures >= self.tries or (dropped.is_silence and not self.insists)
 
     def wait_s(self, failures: int, asked_s: float | None) -> float:
         """Return the seconds before the next try, after n failures; the server may have asked for some."""
@@ -83,11 +89,16 @@ class Patience:
 
 
 class DroppedError(Exception):
-    """This try failed, and another may succeed; `asked_s` is the server's Retry-After."""
+    """This try failed, and another may succeed.
 
-    def __init__(self, reason: str, asked_s: float | None = None) -> None:
+    asked_s: the server's Retry-After. is_silence: it did not answer at all.
+    """
+
+    def __init__(
+        self, reason: str, asked_s: float | None = None, *, is_silence: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.asked_s = asked_s
+        self.asked_s, self.is_silence = asked_s, is_silence
 
 
 class _RestartError(Exception):
@@ -111,8 +122,8 @@ def check_space(directory: Path, needed_bytes: int) -> None:
     if needed_bytes > free:
         has, needs = compared(free, needed_bytes)
         raise ResourceError(
-            f"{directory} has {has} free, but {needs} are still to come: make room, or name another "
-            "directory with DURE_MODELS"
+            f"{directory} has {has} free, but {needs} are still to come",
+            "make room, or name another directory with DURE_MODELS",
         )
 
 
@@ -137,7 +148,8 @@ def download(
                 sha256 = _Transfer(http, source, file, target.name, watch, patience, learn).run()
         except OSError as error:
             raise ResourceError(
-                f"cannot write {part}: {error.strerror}: make room or mend it, then pull again to go on"
+                f"cannot write {part}: {error.strerror}",
+                "make room or mend it, then pull again to go on",
             ) from error
         if source.sha256 in (None, sha256):
             part.replace(target)
@@ -147,7 +159,8 @@ def download(
             watch.note(f"{target.name} came with a wrong checksum and was deleted: once more")
     raise ModelError(
         f"{target.name} came twice with another checksum than announced ({source.sha256}), and was "
-        "deleted: the line or the server spoils it, try another network"
+        "deleted",
+        "the line or the server spoils it, try another network",
     )
 
 
@@ -207,8 +220,8 @@ class _Transfer:
 
     def _gave_up(self, reason: str) -> ResourceError:
         return ResourceError(
-            f"{self._name}: {reason}, {in_a_row(self._patience.tries)}: pull again later, it goes "
-            f"on from {bytes_text(self._done)}"
+            f"{self._name}: {reason}, {in_a_row(self._patience.tries)}",
+            f"pull again later, it goes on from {bytes_text(self._done)}",
         )
 
     def _is_whole(self) -> bool:
@@ -241,10 +254,10 @@ class _Transfer:
                 self._read(response)
         except (httpx2.InvalidURL, httpx2.TooManyRedirects, httpx2.UnsupportedProtocol) as error:
             raise ResourceError(
-                f"{self._name}: the address leads nowhere ({error}): check it"
+                f"{self._name}: the address leads nowhere ({error})", "check it"
             ) from error
         except httpx2.TransportError as error:
-            raise DroppedError(lost(error)) from error
+            raise lost(error) from error
 
     def _headers(self) -> dict[str, str]:
         headers, piece = dict(self._source.headers), self._patience.piece_bytes
@@ -296,8 +309,8 @@ class _Transfer:
         for chunk in response.iter_raw():
             if self._size is not None and self._done + len(chunk) > self._size:
                 raise ModelError(
-                    f"{self._name}: the server sends more than the {self._size} bytes it announced: "
-                    "try again later"
+                    f"{self._name}: the server sends more than the {self._size} bytes it announced",
+                    "try again later",
                 )
             self._file.write(chunk)
             self._digest.update(chunk)
@@ -316,7 +329,9 @@ def wait_and_report(
 ) -> None:
     """Wait before the next try, and report it. Raises ResourceError if the server asks for too long."""
     if dropped.asked_s is not None and dropped.asked_s > patience.longest_wait_s:
-        raise ResourceError(f"{dropped}, and asks to wait {dropped.asked_s:.0f} s: try again then")
+        raise ResourceError(
+            f"{dropped}, and asks to wait {dropped.asked_s:.0f} s", "try again then"
+        )
     wait_s = patience.wait_s(failures, dropped.asked_s)
     watch.note(f"{dropped}: again in {wait_s:.0f} s (try {failures + 1} of {patience.tries})")
     time.sleep(wait_s)
@@ -327,13 +342,13 @@ def in_a_row(failures: int) -> str:
     return "tried once" if failures == 1 else f"{failures} times in a row"
 
 
-def lost(error: httpx2.TransportError) -> str:
+def lost(error: httpx2.TransportError) -> DroppedError:
     """Describe what happened to a connection, in a few words."""
     if isinstance(error, httpx2.TimeoutException):
-        return "nothing comes from the server"
+        return DroppedError("nothing comes from the server", is_silence=True)
     if isinstance(error, httpx2.ConnectError):
-        return f"no connection to the server ({error})"
-    return f"the connection broke ({error})"
+        return DroppedError(f"no connection to the server ({error})", is_silence=True)
+    return DroppedError(f"the connection broke ({error})")
 
 
 def retry_after(response: httpx2.Response) -> float | None:
@@ -368,10 +383,10 @@ def refused(source: Source, response: httpx2.Response) -> DureError:
     if source.refusal is not None:
         return source.refusal(response)
     status = response.status_code
-    reason = {
-        401: "needs a login, which dure does not have: download it another way",
-        403: "may not be read by everybody: check the address",
-        404: "is not there: check the address",
-        410: "is not there any more: look for another",
-    }.get(status, f"cannot be had: the server answers {status}")
-    return ResourceError(f"{source.url} {reason}")
+    reason, cure = {
+        401: ("needs a login, which dure does not have", "download it another way"),
+        403: ("may not be read by everybody", "check the address"),
+        404: ("is not there", "check the address"),
+        410: ("is not there any more", "look for another"),
+    }.get(status, (f"cannot be had: the server answers {status}", ""))
+    return ResourceError(f"{source.url} {reason}", cure)

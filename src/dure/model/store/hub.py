@@ -70,7 +70,7 @@ class Hub:
         fails.
         """
         if self._offline:
-            raise ResourceError(f"{name}: HF_HUB_OFFLINE forbids to ask the hub: unset it")
+            raise ResourceError(f"{name}: HF_HUB_OFFLINE forbids to ask the hub", "unset it")
         info = self._patiently(
             lambda: self._api.model_info(
                 name.repo,
@@ -136,18 +136,19 @@ class Hub:
                 dropped = DroppedError(f"the hub answers {status}", retry_after(error.response))
             except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
                 raise UsageError(
-                    f"HF_ENDPOINT {self.endpoint} is no address: write it as https://huggingface.co"
+                    f"HF_ENDPOINT {self.endpoint} is no address",
+                    "write it as https://huggingface.co",
                 ) from error
             except httpx2.TransportError as error:
-                dropped = DroppedError(lost(error))
+                dropped = lost(error)
             except ValueError as error:
                 raise ResourceError(
-                    f"{self.endpoint} answers what no hub does: check HF_ENDPOINT"
+                    f"{self.endpoint} answers what no hub does", "check HF_ENDPOINT"
                 ) from error
-            if failures >= patience.tries:
+            if patience.is_over(failures, dropped):
                 raise ResourceError(
-                    f"{name}: {dropped}, {in_a_row(failures)}: check the network, try again later"
-                )
+                    f"{name}: {dropped}, {in_a_row(failures)}", "check the network, try again later"
+                ) from dropped
             wait_and_report(dropped, failures, patience, watch)
 
     def _refusal(self, name: HubName, response: httpx2.Response) -> DureError:
@@ -156,17 +157,20 @@ class Hub:
         code = response.headers.get("x-error-code", "")
         said = response.headers.get("x-error-message", "")
         if code == "GatedRepo" or (status == 403 and "gated" in said.lower()):
-            return ResourceError(f"{name} is gated: {self._accept(page)}")
+            return ResourceError(f"{name} is gated", self._accept(page))
         if status == 401 and "invalid credentials" in said.lower():
             return ResourceError(
-                f"the hub does not accept the token: set HF_TOKEN to a valid one ({TOKENS}), or unset it"
+                "the hub does not accept the token",
+                f"set HF_TOKEN to a valid one ({TOKENS}), or unset it",
             )
         if code == "RevisionNotFound":
-            return UsageError(f"{name}: the repository has no revision {name.revision}: see {page}")
+            return UsageError(
+                f"{name}: the repository has no revision {name.revision}", f"see {page}"
+            )
         if code == "EntryNotFound":
-            return UsageError(f"{name}: the file is not there any more: try again")
+            return UsageError(f"{name}: the file is not there any more", "try again")
         if status in (401, 403, 404):
-            return UsageError(f"{name} is not on {self._host()}, or is private: {self._private()}")
+            return UsageError(f"{name} is not on {self._host()}, or is private", self._private())
         return ResourceError(f"{name}: the hub answers {status}{f' ({said})' if said else ''}")
 
     def _accept(self, page: str) -> str:

@@ -269,8 +269,8 @@ def _read(path: Path) -> Record | None:
 
 def _unwritable(path: Path, error: OSError) -> ResourceError:
     return ResourceError(
-        f"cannot write {path}: {error.strerror}: make room or mend it, or name another directory with "
-        "DURE_MODELS"
+        f"cannot write {path}: {error.strerror}",
+        "make room or mend it, or name another directory with DURE_MODELS",
     )
 
 

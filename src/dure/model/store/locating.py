@@ -29,7 +29,9 @@ def located(text: str, library: Library) -> Path | Name:
     try:
         return parse_name(text)
     except UsageError as error:
-        raise UsageError(f"{error} (and no file of this name is here)") from None
+        raise UsageError(
+            f"{error.problem} (and no file of this name is here)", error.cure
+        ) from None
 
 
 def _is_path(text: str) -> bool:

@@ -83,7 +83,8 @@ def parse_name(text: str) -> Name:
         return HubName(match["repo"], match["wanted"], match["revision"])
     if text.startswith("hf:") or "/" in text:
         raise UsageError(
-            f"{text}: write it as hf:owner/repository, with :Q4_K_M or :file.gguf behind it to choose"
+            text,
+            "write it as hf:owner/repository, with :Q4_K_M or :file.gguf behind it to choose",
         )
     return _short(text)
 
@@ -92,26 +93,26 @@ def _short(text: str) -> HubName:
     match = _SHORT.fullmatch(text)
     short = match["short"].lower() if match else text.lower()
     if match is None or short not in short_names():
-        raise UsageError(f"{text}: there is no model of this name{_near(short)}")
+        raise UsageError(f"{text}: there is no model of this name", _near(short))
     name = parse_name(short_names()[short])
     assert isinstance(name, HubName)
     return HubName(name.repo, match["wanted"] or name.wanted)
 
 
 def near_names(short: str) -> list[str]:
-    """Return the short names that may have been meant."""
+    """Return the short names that may have been meant, three at most and the nearest first."""
     known, short = list(short_names()), short.lower()
     family = short.partition(":")[0]
     near = [name for name in known if name.partition(":")[0] == family]
     near = near or [name for name in known if name.startswith(short)]
-    return near or difflib.get_close_matches(short, known, n=4, cutoff=0.5)
+    return difflib.get_close_matches(short, near or known, n=3, cutoff=0.0 if near else 0.5)
 
 
 def _near(short: str) -> str:
-    """Return the names that may have been meant, as the end of a sentence."""
+    """Return the names that may have been meant, as a cure."""
     if near := near_names(short):
-        return f": did you mean {', '.join(near)}?"
-    return ": `dure ls` shows those on this machine, hf:owner/repository names others"
+        return f"did you mean {' or '.join(near)}?"
+    return "`dure ls` shows those on this machine, hf:owner/repository names others"
 
 
 def _address(text: str) -> Name:
@@ -126,7 +127,7 @@ def _address(text: str) -> Name:
     if host in _HUB_HOSTS:
         return _hub_address(text, unquote(parts.path).strip("/").split("/"))
     if not unquote(parts.path).lower().endswith(".gguf"):
-        raise UsageError(f"{text}: the address of a model ends in .gguf: name the file itself")
+        raise UsageError(f"{text}: the address of a model ends in .gguf", "name the file itself")
     return UrlName(text)
 
 
@@ -137,6 +138,4 @@ def _hub_address(text: str, path: list[str]) -> HubName:
     if len(path) > 4 and path[2] in ("blob", "resolve") and path[-1].endswith(".gguf"):
         revision = path[3] if path[3] != "main" else None
         return HubName(repo, "/".join(path[4:]), revision)
-    raise UsageError(
-        f"{text}: name the repository, as hf:owner/repository, or one of its .gguf files"
-    )
+    raise UsageError(text, "name the repository, as hf:owner/repository, or one of its .gguf files")

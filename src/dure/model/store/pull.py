@@ -132,8 +132,8 @@ def _check_paths(library: Library, record: Record) -> None:
     other = library.read(library.path_of(record.files[0]))
     if other is not None and other.name != record.name and other.source != record.source:
         raise UsageError(
-            f"{record.name} would overwrite {other.name}, which has the same path: remove that first, "
-            f"with `dure rm {other.name}`"
+            f"{record.name} would overwrite {other.name}, which has the same path",
+            f"remove that first, with `dure rm {other.name}`",
         )
 
 
@@ -248,9 +248,12 @@ def _finish(record: Record, library: Library, *, verified: bool) -> StoredModel:
     except ModelError as error:
         if verified:
             raise ModelError(
-                f"{record.name} came as its repository has it, but dure cannot read it: {error}"
+                f"{record.name} came as its repository has it, but dure cannot read it: {error.problem}",
+                error.cure,
             ) from error
         library.remove(StoredModel(record.name, tuple(paths), 0, record))
-        raise ModelError(f"{record.name} is no model, and was deleted: {error}") from error
+        raise ModelError(
+            f"{record.name} is no model, and was deleted: {error.problem}", error.cure
+        ) from error
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return library.finish(msgspec.structs.replace(record, facts=facts, pulled_at=now))

@@ -36,21 +36,22 @@ from dure.model.store.watching import SilentWatcher, Watcher
 __all__ = ["opened_remote", "sizes_of"]
 
 _FIRST_BYTES = 1 << 16
-_HASTE = Patience(tries=1, timeout_s=10.0)
+LOOKING = Patience(tries=3, timeout_s=5.0, longest_wait_s=3.0, insists=False)
+"""Of a command that only looks: it says within seconds what is wrong, and can be typed again."""
+
 AT_ONCE = 8
 _RANGE = re.compile(r"bytes (?P<first>\d+)-\d+/(?P<total>\d+)")
 
 
 @contextmanager
 def opened_remote(
-    name: Name, watch: Watcher, patience: Patience | None = None, hub: Hub | None = None
+    name: Name, watch: Watcher, patience: Patience = LOOKING, hub: Hub | None = None
 ) -> Iterator[GgufFile]:
     """Open a model at the hub, or at an address, without bringing it here.
 
     Raises UsageError for a name that is not there, ResourceError if the network fails or the server gives
     no parts of files, ModelError if it is no model.
     """
-    patience = patience or Patience()
     sources = _sources(name, watch, patience, hub)
     with client(patience) as http:
 
@@ -103,7 +104,7 @@ class _RemoteFile:
                 return self._asked(offset, n)
             except DroppedError as dropped:
                 failures += 1
-                if failures >= self._patience.tries:
+                if self._patience.is_over(failures, dropped):
                     raise ResourceError(
                         f"{self._name}: {dropped}, {in_a_row(failures)}", "try again later"
                     ) from dropped
@@ -120,7 +121,7 @@ class _RemoteFile:
                 f"{self._name}: the address leads nowhere ({error})", "check it"
             ) from error
         except httpx2.TransportError as error:
-            raise DroppedError(lost(error)) from error
+            raise lost(error) from error
 
     def _body(self, response: httpx2.Response, n: int) -> bytes:
         """Return the answer's n bytes, or fewer. Raises ResourceError if there are more."""
@@ -156,23 +157,26 @@ class _RemoteFile:
         self.size = size
 
 
-def sizes_of(names: Sequence[HubName], watch: Watcher, hub: Hub | None = None) -> list[int | None]:
+def sizes_of(
+    names: Sequence[HubName], hub: Hub | None = None
+) -> tuple[list[int | None], DureError | None]:
     """Return the bytes of models at the hub, asking for all at once; None of one that it does not tell.
 
-    What goes wrong is noted once. Raises nothing.
+    Returns also the first thing that went wrong. Raises nothing.
     """
-    hub, problems = hub or Hub(), dict[str, None]()
+    hub, problems = hub or Hub(), list[DureError]()
 
     def size(name: HubName) -> int | None:
+        if any(isinstance(problem.__cause__, DroppedError) for problem in problems):
+            return None  # the hub is out of reach: it would keep each of them waiting
         try:
-            listing = hub.listing(name, SilentWatcher(), _HASTE)
+            listing = hub.listing(name, SilentWatcher(), LOOKING)
             return choose(f"hf:{name.repo}", listing.files, name.wanted).size_bytes or None
         except DureError as error:
-            problems[str(error).removeprefix(f"{name}: ")] = None
+            error.problem = error.problem.removeprefix(f"{name}: ")
+            problems.append(error)
             return None
 
     with ThreadPoolExecutor(max_workers=AT_ONCE) as threads:
         sizes = list(threads.map(size, names))
-    for problem in list(problems)[:1]:
-        watch.note(f"some sizes are not known: {problem}")
-    return sizes
+    return sizes, next(iter(problems), None)

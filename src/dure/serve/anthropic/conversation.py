@@ -95,11 +95,11 @@ def _check(block: InputBlock, role: str, place: str) -> None:
 def _unreadable(block: OtherBlock, place: str) -> UsageError:
     if block.type == "image":
         return UsageError(
-            f"{place}: image input is not supported: this model reads text only, leave it out"
+            f"{place}: image input is not supported", "this model reads text only, leave it out"
         )
     return UsageError(
-        f"{place}: blocks of type {block.type!r} are not supported: this model reads text only, leave it "
-        "out"
+        f"{place}: blocks of type {block.type!r} are not supported",
+        "this model reads text only, leave it out",
     )
 
 

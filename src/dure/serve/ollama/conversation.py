@@ -27,7 +27,7 @@ def messages_of(messages: Sequence[OllamaInputMessage]) -> list[ChatMessage]:
 def refuse_images(images: Sequence[Any] | None, place: str) -> None:
     """Raise UsageError if there are any."""
     if images:
-        raise UsageError(f"{place} are not supported: this model reads text only, leave them out")
+        raise UsageError(f"{place} are not supported", "this model reads text only, leave them out")
 
 
 class _OpenCalls:

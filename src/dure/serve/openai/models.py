@@ -44,7 +44,7 @@ async def show_model(model: str, server: CurrentServer) -> Response:
     for found in _models(server):
         if model == found["id"] or model in found["aliases"]:
             return json_response(found)
-    raise NotFoundError(f"no model is named {model!r}: /v1/models lists what is served")
+    raise NotFoundError(f"no model is named {model!r}", "/v1/models lists what is served")
 
 
 def _models(server: ServerState) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ class TokenizeRequest(RequestBody):
     def text(self) -> tuple[str | Mixed, bool]:
         """Return the text, and whether it begins as the model wants. Raises ParameterError."""
         if (self.content is None) == (self.prompt is None):
-            raise ParameterError("content", "content: give a text, as content or as prompt")
+            raise ParameterError("content", "content", "give a text, as content or as prompt")
         begins = self.add_special_tokens if self.add_special is None else self.add_special
         if self.prompt is not None:
             return self.prompt, begins is not False

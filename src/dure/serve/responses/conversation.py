@@ -144,6 +144,7 @@ def _part_text(part: InputPart, place: str) -> str:
     if isinstance(part, OtherPart):
         raise ParameterError(
             "input",
-            f"{place}: type {part.type!r} is not supported: this model reads text only, leave it out",
+            f"{place}: type {part.type!r} is not supported",
+            "this model reads text only, leave it out",
         )
     return part.refusal if isinstance(part, ResponsesRefusalPart) else part.text
