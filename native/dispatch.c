@@ -11,6 +11,7 @@
 #include "attention.h"
 #include "custom_node.h"
 #include "float_product.h"
+#include "importance.h"
 #include "matmul.h"
 #include "matvec.h"
 #include "attributes.h"
@@ -23,7 +24,10 @@ struct kernels {
     struct matmul *matmul;  // the same
     struct float_product *float_product;  // the same
     struct custom_node_params scale;
+    struct importance *importance;  // NULL unless it is gathered
 };
+
+struct importance *importance_of(const struct kernels *kernels) { return kernels->importance; }
 
 void dispatch_node(struct kernels *kernels, struct ggml_tensor *t) {
     take_attention(kernels->attention, t);
@@ -42,6 +46,7 @@ EXPORT void dure_kernels_free(struct kernels *kernels) {
         free_matvec(kernels->matvec);
         free_matmul(kernels->matmul);
         free_float_product(kernels->float_product);
+        free_importance(kernels->importance);
         free(kernels);
     }
 }
@@ -57,4 +62,11 @@ EXPORT struct kernels *dure_kernels_new(void) {
     kernels->matmul = new_matmul();
     kernels->float_product = new_float_product();
     return kernels;
+}
+
+// Begins to gather what the weights of a context are multiplied with, from nothing, or ends it. Returns what
+// `dure_importance_get` reads, until the next call; NULL if it ends, or if memory is short.
+EXPORT struct importance *dure_kernels_gather(struct kernels *kernels, bool on) {
+    free_importance(kernels->importance);
+    return kernels->importance = on ? new_importance() : NULL;
 }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dure.engine.arrays import Floats, Ints
+from dure.engine.arrays import Floats, InputSums, Ints
 from dure.engine.kv import KvOp
 from dure.engine.thread_watch import SHORT
 from dure.engine.trace import RankTrace
@@ -24,6 +24,8 @@ __all__ = [
     "ExecutorInfo",
     "Floats",
     "FullExecutor",
+    "InputGathering",
+    "InputSums",
     "Instruments",
     "Ints",
     "RankFacts",
@@ -286,5 +288,19 @@ class Instruments(Protocol):
         """Return what every rank holds now."""
 
 
-class FullExecutor(Executor, SequenceFiles, Instruments, Protocol):
+class InputGathering(Protocol):
+    """Adds up what the weights of an executor's layers are multiplied with, while steps are computed.
+
+    Between two steps, by the thread that makes them. Raises EngineError as the executor does.
+    """
+
+    def gather_inputs(self, *, on: bool) -> InputSums:
+        """Gather from now on, from nothing, or stop; return what was gathered before, of the whole model.
+
+        The last layer's feed-forward sees only the tokens that are outputs. Raises ResourceError if memory
+        is short.
+        """
+
+
+class FullExecutor(Executor, SequenceFiles, Instruments, InputGathering, Protocol):
     """All sides of one running model. For who starts it and hands the sides on; use the narrowest."""

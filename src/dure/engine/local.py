@@ -20,6 +20,7 @@ from dure.engine.executor import (
     Batch,
     ExecutorInfo,
     Floats,
+    InputSums,
     RankFacts,
     SavedSequences,
     StepResult,
@@ -157,6 +158,10 @@ class LocalExecutor:
     def probe(self, _n_bytes: int, /) -> tuple[list[float], float]:
         """Measure how fast this process reads memory; nothing is exchanged. See `Instruments.probe`."""
         return [read_bytes_per_s(self.info.threads[0])], 0.0
+
+    def gather_inputs(self, *, on: bool) -> InputSums:
+        """Gather what weights are multiplied with; see `InputGathering.gather_inputs`."""
+        return self._model.inputs.gather(on=on)
 
     def facts(self) -> list[RankFacts]:
         """Return what this process holds."""

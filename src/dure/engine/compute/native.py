@@ -62,6 +62,12 @@ def library() -> ctypes.CDLL:
         *(pointer, integer, integer, integer, pointer, pointer, ctypes.c_bool)
     ]
     loaded.dure_top_k.restype = ctypes.c_float
+    loaded.dure_kernels_gather.argtypes = [pointer, ctypes.c_bool]
+    loaded.dure_kernels_gather.restype = pointer
+    loaded.dure_importance_get.argtypes = [pointer, ctypes.c_int64]
+    loaded.dure_importance_get.restype = pointer
+    loaded.dure_importance_lacks_memory.argtypes = [pointer]
+    loaded.dure_importance_lacks_memory.restype = ctypes.c_bool
     loaded.dure_exchange_seconds.restype = ctypes.c_double
     loaded.dure_allreduce_times.restype = ctypes.c_int64
     loaded.dure_read_bytes_per_second.restype = ctypes.c_double

@@ -54,7 +54,8 @@ def _answer(
     | msg.DropSequence
     | msg.SetTrace
     | msg.ProbeRanks
-    | msg.GetFacts,
+    | msg.GetFacts
+    | msg.GatherInputs,
 ) -> object:
     """Return what rank 0 gathers for this request."""
     match record:
@@ -73,6 +74,8 @@ def _answer(
             return process.probe(record)
         case msg.GetFacts():
             return process.facts()
+        case msg.GatherInputs():
+            return process.gather_inputs(record)
 
 
 def _receive(comm: Intracomm) -> bytearray:

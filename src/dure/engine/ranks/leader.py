@@ -81,6 +81,8 @@ class Leader:
                 return self._probe(request)
             case msg.GetFacts():
                 return msg.FactsReported(self._gather(request, lambda _: self._process.facts()))
+            case msg.GatherInputs():
+                return msg.InputsGathered(self._gather(request, self._process.gather_inputs))
             case _:
                 return self._change_files(request)
 

@@ -21,8 +21,10 @@ __all__ = [
     "DropSequence",
     "FactsReported",
     "FromRank0",
+    "GatherInputs",
     "GetFacts",
     "GetLogits",
+    "InputsGathered",
     "KeepSequences",
     "LoadSequence",
     "Logits",
@@ -159,6 +161,17 @@ class GetFacts(_Message):
     """Report what every rank holds."""
 
 
+class GatherInputs(_Message):
+    """Gather what weights are multiplied with from now on, or stop; report what was gathered before.
+
+    cut: endings of the names of weights whose inputs are cut. Of the others, whose inputs all ranks have,
+    rank 0 reports.
+    """
+
+    on: bool
+    cut: list[str]
+
+
 class StopRanks(_Message):
     """End in peace."""
 
@@ -241,6 +254,12 @@ class FactsReported(_Message):
     ranks: list[tuple[str, int, int]]
 
 
+class InputsGathered(_Message):
+    """What each rank has gathered: by weight, sums and counts of `InputSums`, float32, as bytes."""
+
+    ranks: list[dict[str, tuple[bytes, bytes]]]
+
+
 _Common = (
     GetLogits
     | SaveSequence
@@ -251,6 +270,7 @@ _Common = (
     | SetTrace
     | ProbeRanks
     | GetFacts
+    | GatherInputs
     | StopRanks
 )
 ToRank0 = StepRequest | _Common
@@ -267,6 +287,7 @@ FromRank0 = (
     | Traced
     | Probed
     | FactsReported
+    | InputsGathered
 )
 
 # ---------------------------------------------------------------- bytes

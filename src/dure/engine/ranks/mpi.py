@@ -19,6 +19,7 @@ from dure.engine.arrays import Floats
 from dure.engine.executor import (
     Batch,
     ExecutorInfo,
+    InputSums,
     RankFacts,
     SavedSequences,
     StepResult,
@@ -101,6 +102,7 @@ class MpiExecutor:
         )
         job = _job(model, shards, plan, limits, threads, options, self._wait_s)
         self._job = RunningJob(job, launch, progress)
+        self._cut_inputs = [f".{name}" for name in plan.architecture.weights_with_cut_inputs]
 
     def step(self, batch: Batch, meanwhile: Callable[[], None] = nothing) -> StepResult:
         """Decode a batch; see `Executor.step`."""
@@ -198,9 +200,28 @@ class MpiExecutor:
             for (host, weights, peak), kv in zip(done.ranks, self._kv_bytes, strict=True)
         ]
 
+    def gather_inputs(self, *, on: bool) -> InputSums:
+        """Gather what weights are multiplied with; see `InputGathering.gather_inputs`.
+
+        The ranks hold a cut input in their order, one part after the other.
+        """
+        request = msg.GatherInputs(on, self._cut_inputs)
+        done = self._job.ask(request, msg.InputsGathered, FILES_S)
+        return {
+            name: _joined([rank[name] for rank in done.ranks if name in rank])
+            for name in done.ranks[0]
+        }
+
     def close(self) -> None:
         """End all ranks."""
         self._job.close()
+
+
+def _joined(parts: Sequence[tuple[bytes, bytes]]) -> tuple[Floats, Floats]:
+    """Put the sums of one weight's input together; the counts are the same on every rank."""
+    counts = np.frombuffer(parts[0][1], np.float32)
+    sums = [np.frombuffer(part, np.float32).reshape(len(counts), -1) for part, _ in parts]
+    return np.concatenate(sums, axis=1), counts
 
 
 def _wait_s() -> float:

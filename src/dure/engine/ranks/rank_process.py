@@ -197,6 +197,15 @@ class RankProcess:
         """Return host, bytes of weights, peak bytes of memory."""
         return socket.gethostname(), self.model.weights_bytes, peak_bytes()
 
+    def gather_inputs(self, request: msg.GatherInputs) -> dict[str, tuple[bytes, bytes]]:
+        """Gather what weights are multiplied with, or stop; return what only this rank can report."""
+        cut = tuple(request.cut)
+        return {
+            name: (sums.tobytes(), counts.tobytes())
+            for name, (sums, counts) in self.model.inputs.gather(on=request.on).items()
+            if self.rank == 0 or name.endswith(cut)
+        }
+
     def close(self) -> None:
         """Prepare for the end of MPI."""
         self._all_reduce.close()

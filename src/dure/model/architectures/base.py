@@ -174,6 +174,16 @@ class Architecture:
     embedding_scale: Callable[[int], float] = _unscaled
     query_correction: Callable[[Shape, int], float] = _uncorrected
 
+    @property
+    def weights_with_cut_inputs(self) -> list[str]:
+        """Return the names of the weights whose rows are cut: each rank sees a part of their input."""
+        cut = (Along.CONTEXT, Along.FFN)
+        return [
+            name
+            for name, rule in self.tensors.items()
+            if name.endswith(".weight") and rule.axis == 0 and rule.along in cut
+        ]
+
     def rule(self, tensor_name: str) -> Rule:
         """Return the rule of a tensor. Raises CutError if the table does not know it."""
         match = re.fullmatch(r"blk\.\d+\.(.+)", tensor_name)
