@@ -44,6 +44,8 @@ COMMANDS = {
         "cut": "Cut a model into one GGUF per rank. Finished shards are verified and reused.",
         "bench": "Measure speed, time and bytes per token, and memory, on one rank or "
         "cut over several.",
+        "imatrix": "Gather which columns of each tensor matter, for quantizing, on one rank or cut over "
+        "several.",
         "join": "Make this machine a node of the cluster that issued the code.",
         "cluster": "Run one model on several machines.",
         "node": "Run this machine as a node of a cluster. Alone, `dure node` means `dure node run`.",

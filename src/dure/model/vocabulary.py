@@ -85,6 +85,12 @@ class Vocabulary:
         """How the token that ends a text is written, "" without one."""
         return self._text_of("eos")
 
+    @property
+    def begin(self) -> int | None:
+        """The token that every text begins with; None if the model wants none."""
+        wanted = self._lib.llama_vocab_get_add_bos(self._vocabulary)
+        return int(self._lib.llama_vocab_bos(self._vocabulary)) if wanted else None
+
     def tokenize(self, text: str, *, special: bool = False, add_bos: bool = True) -> list[int]:
         """The tokens of a text.
 
