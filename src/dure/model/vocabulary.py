@@ -84,6 +84,12 @@ class Vocabulary:
         """How the token that ends a text is written, "" without one."""
         return self._text_of("eos")
 
+    @property
+    def begin(self) -> int | None:
+        """The token that every text begins with; None if the model wants none."""
+        wanted = self._lib.llama_vocab_get_add_bos(self._vocabulary)
+        return int(self._lib.llama_vocab_bos(self._vocabulary)) if wanted else None
+
     def tokenize(self, text: str, *, special: bool = False, add_bos: bool = True) -> list[int]:
         """The tokens of a text.
 
@@ -136,6 +142,12 @@ class Vocabulary:
     def ends(self) -> tuple[int, ...]:
         """Every token that ends an answer."""
         return tuple(token for token in range(self.n_tokens) if self.is_end(token))
+
+    @property
+    def opening(self) -> int:
+        """The token that a text of the model's own can begin with: that of a beginning, or of an end."""
+        of_texts = (self._lib.llama_vocab_bos, self._lib.llama_vocab_eos)
+        return next((int(t) for f in of_texts if (t := f(self._vocabulary)) >= 0), 0)
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""
