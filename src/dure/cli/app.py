@@ -46,6 +46,8 @@ COMMANDS = {
         "cut over several.",
         "imatrix": "Gather which columns of each tensor matter, for quantizing, on one rank or cut over "
         "several.",
+        "eval": "Judge models: how near they are to their original, how well they answer, and how "
+        "fast they are.",
         "join": "Make this machine a node of the cluster that issued the code.",
         "cluster": "Run one model on several machines.",
         "node": "Run this machine as a node of a cluster. Alone, `dure node` means `dure node run`.",
@@ -69,7 +71,8 @@ OTHER_NAMES = {
     "ask": "run", "prompt": "run", "generate": "run", "start": "serve", "server": "serve",
     "status": "ps", "list": "ls", "models": "ls", "download": "pull", "get": "pull", "delete": "rm",
     "remove": "rm", "info": "show", "inspect": "show", "benchmark": "bench", "kill": "stop",
-    "split": "cut", "nodes": "cluster", "settings": "config",
+    "split": "cut", "nodes": "cluster", "settings": "config", "evaluate": "eval", "judge": "eval",
+    "perplexity": "eval",
 }  # fmt: skip
 """What other programs, and people, call our commands."""
 

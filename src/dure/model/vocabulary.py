@@ -144,6 +144,12 @@ class Vocabulary:
         """Every token that ends an answer."""
         return tuple(token for token in range(self.n_tokens) if self.is_end(token))
 
+    @property
+    def opening(self) -> int:
+        """The token that a text of the model's own can begin with: that of a beginning, or of an end."""
+        of_texts = (self._lib.llama_vocab_bos, self._lib.llama_vocab_eos)
+        return next((int(t) for f in of_texts if (t := f(self._vocabulary)) >= 0), 0)
+
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""
         return bool(self._lib.llama_vocab_is_eog(self._vocabulary, token))

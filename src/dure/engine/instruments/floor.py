@@ -14,7 +14,7 @@ from dure.engine.wire import Wire
 from dure.model.architectures import shape_of
 from dure.model.gguf import GgufFile
 
-__all__ = ["FloorProbe", "FloorTimes", "TokenFloor"]
+__all__ = ["FloorProbe", "FloorTimes", "TokenFloor", "bytes_used"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class FloorProbe:
 
     def __init__(self, instruments: Instruments, gguf: GgufFile, wire: Wire) -> None:
         shape = shape_of(gguf)
-        most, part = _bytes_used(gguf)
+        most, part = bytes_used(gguf)
         self._instruments = instruments
         self._reads = [min(rank.weights_bytes, most) * part for rank in instruments.facts()]
         self._sum_bytes = shape.n_embd * 4 if wire is Wire.F32 else shape.n_embd * 34 // 32
@@ -62,7 +62,7 @@ class FloorProbe:
         )
 
 
-def _bytes_used(gguf: GgufFile) -> tuple[int, float]:
+def bytes_used(gguf: GgufFile) -> tuple[int, float]:
     """Return the bytes of weights that tokens need, and the part of them that one token reads.
 
     The embedding table counts only if it is the output matrix too: one row of it is nothing. Of a mixture

@@ -1,0 +1,164 @@
+"""`dure eval`: judges models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dure.chat.reading import TextTools
+from dure.cli.terminal.completion import models
+from dure.cli.terminal.console import errors, loading_bar, output, print_json
+from dure.cli.terminal.model_argument import resolve_model
+from dure.cli.terminal.option_groups import expanded
+from dure.cli.terminal.parameters import Json, Running
+from dure.cli.terminal.running_model import running_model
+from dure.engine.executor import FullExecutor
+from dure.errors import UsageError
+from dure.evaluate.card import evaluation_data, lines_of, write_card
+from dure.evaluate.evaluation import Evaluation, Evaluator, Subject, Tools
+from dure.evaluate.plot import check_plot, write_plot
+from dure.evaluate.tasks import read_tasks
+from dure.isolation import Isolation
+from dure.model.gguf import GgufFile, open_gguf
+from dure.model.vocabulary import Vocabulary
+
+__all__ = ["eval"]
+
+TEXT = "Text"
+_WINDOW = 512
+
+
+@expanded
+def eval(  # noqa: A001  # a command's function has its name
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL",
+            help="Models to judge, each a name or a GGUF file.",
+            autocompletion=models,
+            show_default=False,
+        ),
+    ],
+    *,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Model that they were made from, to say how near they are to it.",
+            show_default=False,
+            rich_help_panel=TEXT,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text to judge them on.",
+            show_default="one that the original writes itself",
+            rich_help_panel=TEXT,
+        ),
+    ] = None,
+    ctx: Annotated[
+        int,
+        typer.Option(
+            "--ctx",
+            "-c",
+            help="Tokens of a window of the text; its second half is scored.",
+            rich_help_panel=TEXT,
+        ),
+    ] = _WINDOW,
+    chunks: Annotated[
+        int | None,
+        typer.Option(
+            help="Use this number of windows.",
+            show_default="all of --data, 16 of the original's own text",
+            rich_help_panel=TEXT,
+        ),
+    ] = None,
+    tasks: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="File of questions in JSONL, as `lm_eval --log_samples` writes it, or with query, choices "
+            "and gold, or with query and target. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    running: Running,
+    card: Annotated[
+        bool,
+        typer.Option(
+            "--card", help="Write a card beside each model's file: MODEL.card.md and .card.json."
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw quality against speed into this file, .svg or .png.", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge models: how near they are to their original, how well they answer, and how fast they are.
+
+    What the original gives is kept, so another model made from it takes half the time; what was stopped
+    goes on where it was.
+
+    Example: dure eval small.gguf --against qwen3:0.6b
+
+    Example: dure eval a.gguf b.gguf --against original.gguf --data text.txt --plot quality.svg
+    """
+    subject = Subject(
+        original=resolve_model(against) if against else None,
+        data=data,
+        n_ctx=ctx,
+        most_windows=chunks,
+        tasks=tuple(read_tasks(path) for path in tasks or ()),
+    )
+    if plot:
+        check_plot(plot)
+        if not subject.has_text:
+            raise UsageError("--plot needs a text", "add --against or --data")
+    files = [resolve_model(model) for model in models]
+    evaluator = Evaluator(subject, running.options("eval", models[0]), _tools(running))
+    found: list[Evaluation] = []
+    for file, evaluation in zip(files, evaluator.evaluate(files), strict=True):
+        found.append(evaluation)
+        if card:
+            for path in write_card(evaluation, file):
+                errors.print(f"{path} written", markup=False, soft_wrap=True)
+        if not as_json:
+            _print(evaluation, is_first=len(found) == 1)
+    if as_json:
+        print_json([evaluation_data(one) for one in found])
+    if plot:
+        write_plot(found, plot)
+        errors.print(f"{plot} written", markup=False, soft_wrap=True)
+
+
+def _print(evaluation: Evaluation, *, is_first: bool) -> None:
+    beside = f", beside {evaluation.original.name}" if evaluation.original else ""
+    output.print(f"{'' if is_first else chr(10)}{evaluation.model.name}{beside}")
+    for heading, text in lines_of(evaluation):
+        output.print(f"{heading:<14} {text}")
+
+
+def _tools(running: Running) -> Tools:
+    def start(
+        path: Path, n_ctx: int, n_sequences: int
+    ) -> AbstractContextManager[tuple[GgufFile, FullExecutor]]:
+        with_context = replace(running, ctx=n_ctx)
+        return running_model(path, with_context.options("eval", path.name, n_sequences=n_sequences))
+
+    @contextmanager
+    def read(path: Path) -> Iterator[tuple[Vocabulary, Isolation[TextTools]]]:
+        with open_gguf(path) as gguf:
+            vocabulary = Vocabulary(gguf)
+        reader: Isolation[TextTools]
+        with Isolation.of_module("dure.library.reader", str(path.absolute())) as reader:
+            yield vocabulary, reader
+        vocabulary.close()
+
+    return Tools(start, read, loading_bar)
