@@ -54,7 +54,7 @@ def check_refusal(
 # What llama.cpp's gguf.h and other formats begin with.
 FILES: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "empty": (b"", ("empty", "download")),
-    "text": (b"hello there, this is no model", ("no GGUF", "hell", "name a .gguf file")),
+    "text": (b"hello there, this is no model", ("not a GGUF file", "hell", "name a .gguf file")),
     "page": (b"<!DOCTYPE html><html></html>", ("web page", "download the file itself")),
     "zip": (b"PK\x03\x04" + bytes(100), ("zip archive", "convert it to GGUF")),
     "safetensors": (struct.pack("<Q", 90) + b'{"a": 1}', ("safetensors", "convert it to GGUF")),
@@ -85,7 +85,7 @@ def test_every_command_refuses_a_file_that_is_no_model(
     path = tmp_path / "text.gguf"
     path.write_bytes(b"hello there")
     options = ("--ranks", 2) if command == "cut" else ()
-    check_refusal(dure, FAILED, ("text.gguf", "no GGUF"), command, path, *options)
+    check_refusal(dure, FAILED, ("text.gguf", "not a GGUF file"), command, path, *options)
 
 
 def test_a_missing_file_is_named(dure: Dure, tmp_path: Path) -> None:
