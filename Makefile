@@ -17,8 +17,9 @@ VENV := .venv
 # files of tests that run at once, if all of them do
 WORKERS ?= 2
 BIN := $(VENV)/bin
-# which of other people's clients: npm (Claude Code, Codex, ollama) and those of tests/clients/pinned
-CLIENTS ?= npm aider langchain litellm llm lm-eval
+# which of other people's clients: npm (Claude Code, Codex, ollama), those of tests/clients/pinned, and
+# transformers, which models are imported from
+CLIENTS ?= npm aider langchain litellm llm lm-eval transformers
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(shell find src -name '*.py')
 
 # llama.cpp's AMX kernels crash when some compilers build them: docs/decisions/0003-no-amx.md
@@ -65,8 +66,13 @@ clients: $(CLIENTS:%=.clients/%/installed)
 	$(@D)/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
+.clients/transformers/installed: tests/convert/transformers.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
 test-clients: install $(VENV)/installed-dev clients
-	$(BIN)/python -m pytest tests/clients
+	$(BIN)/python -m pytest tests/clients tests/convert/test_import_transformers.py
 
 test-arm64: install $(VENV)/installed-dev
 	$(BIN)/python -m tests.arm64.run $(BOARDS) $(if $(ARGS),--pytest $(ARGS))

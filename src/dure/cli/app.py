@@ -26,8 +26,13 @@ from dure.errors import DureError, UsageError
 
 __all__ = ["app", "run"]
 
+_FUNCTIONS = {"import": "import_model"}  # where a command's name is a word of Python's
 COMMANDS = {
-    name: LazyCommand(f"dure.cli.commands.{name}", summary)
+    name: LazyCommand(
+        f"dure.cli.commands.{_FUNCTIONS.get(name, name)}",
+        summary,
+        function=_FUNCTIONS.get(name, ""),
+    )
     for name, summary in {
         "run": "Write one answer, streaming, on one rank or cut over several.",
         "chat": "Chat with a model. Ctrl-C stops an answer; /help lists the commands; "
@@ -38,6 +43,7 @@ COMMANDS = {
         "full their KV cache is.",
         "stop": "Stop a server: it takes no new requests and finishes running answers.",
         "pull": "Download a model to this machine; an interrupted download is resumed.",
+        "import": "Make a GGUF file of a model in another format, such as a Hugging Face folder.",
         "ls": "List the models on this machine.",
         "rm": "Delete models from this machine, and the shards cut from them.",
         "show": "Show a model: architecture, size, types, context, and its cuts over 1 to 8 ranks.",
@@ -71,8 +77,8 @@ OTHER_NAMES = {
     "ask": "run", "prompt": "run", "generate": "run", "start": "serve", "server": "serve",
     "status": "ps", "list": "ls", "models": "ls", "download": "pull", "get": "pull", "delete": "rm",
     "remove": "rm", "info": "show", "inspect": "show", "benchmark": "bench", "kill": "stop",
-    "split": "cut", "nodes": "cluster", "settings": "config", "evaluate": "eval", "judge": "eval",
-    "perplexity": "eval",
+    "convert": "import", "split": "cut", "nodes": "cluster", "settings": "config",
+    "evaluate": "eval", "judge": "eval", "perplexity": "eval",
 }  # fmt: skip
 """What other programs, and people, call our commands."""
 

@@ -21,11 +21,13 @@ class LazyCommand:
     """A command or a group of commands, and the module that defines it under its own name.
 
     A blank in the name, as in `serve install`, is _ in the module. settings: of the command's context.
+    function: what the module calls it, if its own name is a word of Python's.
     """
 
     module: str
     summary: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    function: str = ""
 
 
 class LazyCommands(Mapping[str, Any]):
@@ -57,7 +59,7 @@ class LazyCommands(Mapping[str, Any]):
 
 
 def _loaded(name: str, lazy: LazyCommand) -> Any:
-    found = getattr(import_module(lazy.module), name.replace(" ", "_"))
+    found = getattr(import_module(lazy.module), lazy.function or name.replace(" ", "_"))
     if isinstance(found, typer.Typer):
         command: Any = typer.main.get_group(found)
     else:

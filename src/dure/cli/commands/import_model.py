@@ -1,0 +1,169 @@
+"""`dure import`: makes a GGUF of a model in another format."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dure.cli.terminal.console import errors, output, print_json, printable, progress_bar
+from dure.cli.terminal.parameters import Json
+from dure.errors import ResourceError, UsageError
+from dure.model.store import Library
+from dure.sizes import bytes_text, compared
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from dure.convert.model import ConvertedModel
+
+__all__ = ["import_model"]
+
+
+class ImportType(StrEnum):
+    """The types that matrices can be imported in."""
+
+    AUTO = "auto"
+    BF16 = "bf16"
+    F16 = "f16"
+    F32 = "f32"
+    Q8_0 = "q8_0"
+
+
+def import_model(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC", help="Folder of a model from Hugging Face.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="GGUF file to write, or an existing folder for it.",
+            show_default="NAME-TYPE.gguf among the models that `dure ls` lists",
+        ),
+    ] = None,
+    type_: Annotated[
+        ImportType,
+        typer.Option(
+            "--type",
+            help="Type of the matrices; auto keeps what the source has. Norms are always F32.",
+        ),
+    ] = ImportType.AUTO,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a GGUF file of a model in another format, such as a Hugging Face folder.
+
+    Example: dure import ~/Qwen3-0.6B --type q8_0
+    """
+    from dure.convert.model import write_model
+    from dure.convert.sources import source_of
+    from dure.model.ggml import type_named
+
+    kind = source_of(source)
+    wanted = None if type_ is ImportType.AUTO else type_named(type_.value)
+    with kind.opened(source, wanted) as model:
+        facts = _facts(kind.name(source), model)
+        target = _target(out, f"{facts['name']}-{wanted.name if wanted else facts['type']}.gguf")
+        facts |= {"path": str(target), "dry_run": dry_run}
+        if dry_run:
+            _check(target, facts["size_bytes"], force=force)
+        else:
+            with _alone(target):
+                _check(target, facts["size_bytes"], force=force)
+                _say(facts)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with progress_bar(f"importing {facts['name']}", facts["size_bytes"]) as advance:
+                    write_model(model, target, _increments(advance))
+    if as_json:
+        print_json(facts)
+    elif dry_run:
+        _say(facts)
+    else:
+        output.print(printable(str(target)), soft_wrap=True)
+
+
+def _facts(name: str, model: ConvertedModel) -> dict[str, Any]:
+    sizes: Counter[str] = Counter()
+    for one in model.tensors:
+        sizes[one.spec.type.name] += one.spec.size_bytes
+    return {
+        "name": name,
+        "architecture": model.metadata["general.architecture"],
+        "type": max(sizes, key=sizes.__getitem__),
+        "bytes_by_type": dict(sizes),
+        "tensors": len(model.tensors),
+        "parameters": sum(one.spec.n_elements for one in model.tensors),
+        "size_bytes": model.size_bytes,
+    }
+
+
+def _target(out: Path | None, name: str) -> Path:
+    if out is None:
+        return Library().directory / name
+    if out.suffix != ".gguf" and not out.is_dir():
+        raise UsageError(
+            f"--out {printable(str(out))} is neither an existing folder nor ends in .gguf",
+            f"write --out {printable(str(out))}.gguf, or make the folder",
+        )
+    return out / name if out.is_dir() else out
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Let one import at a time write a file."""
+    waits = f"waiting for another import to {printable(str(target))}"
+    with Library().locked(str(target.absolute()), lambda: errors.print(waits, markup=False)):
+        yield
+
+
+def _check(target: Path, size_bytes: int, *, force: bool) -> None:
+    """Check that a file is not there yet, and has room. Raises UsageError or ResourceError."""
+    if target.exists() and not force:
+        raise UsageError(
+            f"{printable(str(target))} is there already",
+            "--force replaces it, --out names another file",
+        )
+    existing = next(one for one in target.absolute().parents if one.exists())
+    free = shutil.disk_usage(existing).free
+    if free < size_bytes:
+        needed, left = compared(size_bytes, free)
+        raise ResourceError(
+            f"{needed} are needed in {printable(str(target.parent))}, {left} are free",
+            "make room there, or name another place with --out",
+        )
+
+
+def _say(facts: dict[str, Any]) -> None:
+    errors.print(
+        f"{printable(facts['name'])} ({facts['architecture']}, {facts['parameters'] / 1e6:,.0f} million "
+        f"parameters): {facts['tensors']} tensors, {bytes_text(facts['size_bytes'])} in "
+        f"{', '.join(facts['bytes_by_type'])}, to {printable(facts['path'])}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _increments(advance: Callable[[int], None]) -> Callable[[int], None]:
+    """Return a function for totals from one for increments."""
+    done = 0
+
+    def told(total: int) -> None:
+        nonlocal done
+        advance(total - done)
+        done = total
+
+    return told
