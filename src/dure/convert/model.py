@@ -40,6 +40,11 @@ class ConvertedModel:
         """Return the bytes of all tensors, without padding."""
         return sum(tensor.spec.size_bytes for tensor in self.tensors)
 
+    def value(self, key: str) -> object:
+        """Return a value of the metadata as Python has it, None if there is none."""
+        found = self.metadata.get(key)
+        return found.value if isinstance(found, Value) else found
+
 
 def write_model(
     model: ConvertedModel, path: Path, progress: Callable[[int], None] = lambda _: None

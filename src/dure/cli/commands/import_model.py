@@ -39,7 +39,9 @@ def import_model(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="SRC", help="Folder of a model from Hugging Face.", show_default=False
+            metavar="SRC",
+            help="Folder of a model from Hugging Face, or a model of Distributed Llama (.m).",
+            show_default=False,
         ),
     ],
     out: Annotated[
@@ -59,6 +61,15 @@ def import_model(
             help="Type of the matrices; auto keeps what the source has. Norms are always F32.",
         ),
     ] = ImportType.AUTO,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            "--tokenizer",
+            metavar="FILE",
+            help="Tokenizer (.t) of a model of Distributed Llama.",
+            show_default="the one beside it",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")
@@ -70,14 +81,19 @@ def import_model(
     Example: dure import ~/Qwen3-0.6B --type q8_0
     """
     from dure.convert.model import write_model
-    from dure.convert.sources import source_of
+    from dure.convert.sources import Asked, source_of
     from dure.model.ggml import type_named
 
     kind = source_of(source)
     wanted = None if type_ is ImportType.AUTO else type_named(type_.value)
-    with kind.opened(source, wanted) as model:
+    asked = Asked(wanted, tokenizer)
+    with kind.opened(source, asked) as model:
         facts = _facts(kind.name(source), model)
-        target = _target(out, f"{facts['name']}-{wanted.name if wanted else facts['type']}.gguf")
+        target = _target(
+            out,
+            Library().directory
+            / f"{facts['name']}-{wanted.name if wanted else facts['type']}.gguf",
+        )
         facts |= {"path": str(target), "dry_run": dry_run}
         if dry_run:
             _check(target, facts["size_bytes"], force=force)
@@ -102,7 +118,7 @@ def _facts(name: str, model: ConvertedModel) -> dict[str, Any]:
         sizes[one.spec.type.name] += one.spec.size_bytes
     return {
         "name": name,
-        "architecture": model.metadata["general.architecture"],
+        "architecture": model.value("general.architecture"),
         "type": max(sizes, key=sizes.__getitem__),
         "bytes_by_type": dict(sizes),
         "tensors": len(model.tensors),
@@ -111,15 +127,15 @@ def _facts(name: str, model: ConvertedModel) -> dict[str, Any]:
     }
 
 
-def _target(out: Path | None, name: str) -> Path:
+def _target(out: Path | None, usual: Path) -> Path:
     if out is None:
-        return Library().directory / name
+        return usual
     if out.suffix != ".gguf" and not out.is_dir():
         raise UsageError(
             f"--out {printable(str(out))} is neither an existing folder nor ends in .gguf",
             f"write --out {printable(str(out))}.gguf, or make the folder",
         )
-    return out / name if out.is_dir() else out
+    return out / usual.name if out.is_dir() else out
 
 
 @contextmanager
