@@ -30,10 +30,11 @@ class TensorSource:
 
 @dataclass(frozen=True)
 class ConvertedModel:
-    """What a GGUF will hold."""
+    """What a GGUF will hold. notes: sentences that a user should read about it."""
 
     metadata: Metadata
     tensors: Sequence[TensorSource]
+    notes: Sequence[str] = ()
 
     @property
     def size_bytes(self) -> int:
