@@ -1,7 +1,7 @@
 """Writes models with a real model's shape and random weights, to measure speed.
 
 Knows the shapes of a few published models, how to write them as GGUF in a mix of types, and how to
-write the same weights in the files that Distributed Llama reads (`.m` and `.t`; only `q4_0`).
+write the same weights in the files that Distributed Llama reads (`.m` and `.t`; of shapes only `q4_0`).
 Refuses to know who runs them.
 
 A random quantized matrix takes as long to multiply as a trained one, so no download is needed.
@@ -222,7 +222,7 @@ def gguf_file(name: str, directory: Path, mix: str = "q4_0") -> Path:
     if not path.exists():
         progress(f"writing {path}")
         with _finished(path) as unfinished:
-            _write_gguf(shape, mix, unfinished)
+            write_gguf(shape, mix, unfinished)
     return path
 
 
@@ -232,7 +232,7 @@ def dllama_files(name: str, directory: Path) -> tuple[Path, Path]:
     source = gguf_file(name, directory)
     model, tokenizer = source.with_suffix(".m"), source.with_suffix(".t")
     for path, write in (
-        (model, partial(_write_dllama_model, shape, source)),
+        (model, partial(write_dllama_model, shape, source)),
         (tokenizer, partial(_write_dllama_tokenizer, shape.vocabulary)),
     ):
         if not path.exists():
@@ -253,7 +253,8 @@ def _finished(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def _write_gguf(shape: Shape, mix: str, path: Path) -> None:
+def write_gguf(shape: Shape, mix: str, path: Path) -> None:
+    """Write a shape's random weights in a mix of types."""
     writer = gguf_package().GGUFWriter(path, shape.architecture)
     _add_metadata(writer, shape, mix)
     for tensor in tensors(shape, mix):
@@ -299,7 +300,7 @@ _MODEL_MAGIC = 0xA00ABCD
 _TOKENIZER_MAGIC = 0x567124
 _ARCHITECTURES = {"llama": 0xABCD00, "qwen3": 0xABCD01, "qwen3moe": 0xABCD02}
 _SILU = 1
-_Q40 = 2
+_FLOAT_TYPES = {"F32": 0, "Q4_0": 2}
 
 
 def _dllama_header(magic: int, pairs: Sequence[tuple[int, int]]) -> bytes:
@@ -307,7 +308,7 @@ def _dllama_header(magic: int, pairs: Sequence[tuple[int, int]]) -> bytes:
     return struct.pack("<ii", magic, 8 + len(data)) + data
 
 
-def _dllama_model_pairs(s: Shape) -> list[tuple[int, int]]:
+def _dllama_model_pairs(s: Shape, kind: str) -> list[tuple[int, int]]:
     pairs = [
         (0, 0),  # version
         (1, _ARCHITECTURES[s.architecture]),
@@ -322,21 +323,22 @@ def _dllama_model_pairs(s: Shape) -> list[tuple[int, int]]:
         (10, DLLAMA_CONTEXT_LENGTH),
         (11, _SILU),
         (12, s.rope_base),
-        (13, _Q40),
+        (13, _FLOAT_TYPES[kind]),
         (19, s.head_size),
         (20, s.norm_epsilon_exponent),
     ]
     return [*pairs, (21, s.expert_feed_forward)] if s.experts else pairs
 
 
-def _write_dllama_model(shape: Shape, source: Path, file: BinaryIO) -> None:
+def write_dllama_model(shape: Shape, source: Path, file: BinaryIO, kind: str = "Q4_0") -> None:
+    """Write a GGUF's weights as a `.m` file. kind: the type of all its matrices, Q4_0 or F32."""
     weights = {tensor.name: tensor.data for tensor in gguf_package().GGUFReader(source).tensors}
     embedding = weights["token_embd.weight"]
-    file.write(_dllama_header(_MODEL_MAGIC, _dllama_model_pairs(shape)))
+    file.write(_dllama_header(_MODEL_MAGIC, _dllama_model_pairs(shape, kind)))
     rows = max(1, LARGEST_PIECE // (4 * shape.embedding))
     for start in range(0, shape.vocabulary, rows):
         piece = gguf_package().dequantize(
-            embedding[start : start + rows], gguf_package().GGMLQuantizationType.Q4_0
+            embedding[start : start + rows], gguf_package().GGMLQuantizationType[kind]
         )
         file.write(piece.astype("<f4").tobytes())
     for layer in range(shape.layers):
@@ -372,14 +374,20 @@ def _write_dllama_tokenizer(vocabulary: int, file: BinaryIO) -> None:
         chr(i).encode() if i < 127 and chr(i).isprintable() else f"<{i:06}>".encode()
         for i in range(vocabulary)
     ]
-    begin, end = vocabulary - 2, vocabulary - 1
+    write_dllama_tokenizer(words, vocabulary - 2, vocabulary - 1, file)
+
+
+def write_dllama_tokenizer(
+    words: Sequence[bytes], begin: int, end: int, file: BinaryIO, *, adds_begin: bool = True
+) -> None:
+    """Write a `.t` file. begin, end: the tokens that begin and end a text; special ones start at begin."""
     pairs = [
         (0, 1),  # version
-        (1, vocabulary),
+        (1, len(words)),
         (2, max(map(len, words))),
         (3, begin),
         (9, 1),  # number of tokens that end a text
-        (10, 1),  # the token that begins a text is added
+        (10, int(adds_begin)),
     ]
     file.write(_dllama_header(_TOKENIZER_MAGIC, pairs))
     file.write(struct.pack("<i", end))

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from dure.convert.model import write_model
-from dure.convert.sources import source_of
+from dure.convert.sources import Asked, source_of
 from dure.errors import ModelError, UsageError
 from dure.model.gguf import open_gguf
 from tests.support.huggingface_folders import (
@@ -39,7 +39,7 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
 def converted(folder: Path, out: Path) -> Path:
-    with source_of(folder).opened(folder, None) as model:
+    with source_of(folder).opened(folder, Asked()) as model:
         write_model(model, out)
     return out
 
@@ -359,8 +359,8 @@ _WAITING = """
 import sys, time
 from pathlib import Path
 from dure.convert.model import write_model
-from dure.convert.sources import source_of
+from dure.convert.sources import Asked, source_of
 folder, out = map(Path, sys.argv[1:])
-with source_of(folder).opened(folder, None) as model:
+with source_of(folder).opened(folder, Asked()) as model:
     write_model(model, out, lambda done: time.sleep(600))
 """

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dure.convert.model import write_model
-from dure.convert.sources import source_of
+from dure.convert.sources import Asked, source_of
 from dure.errors import ModelError
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
@@ -93,7 +93,7 @@ def name_of(folder: Path, values: dict[str, Any]) -> str:
     """Import a model with this tokenizer, have llama.cpp load it, and return the name in the file."""
     write_llama(folder, tokenizer=values)
     out = folder.with_suffix(".gguf")
-    with source_of(folder).opened(folder, None) as model:
+    with source_of(folder).opened(folder, Asked()) as model:
         write_model(model, out)
     with open_gguf(out) as gguf:
         vocabulary = Vocabulary(gguf)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dure.chat.template import ChatTemplate
 from dure.convert.model import write_model
-from dure.convert.sources import source_of
+from dure.convert.sources import Asked, source_of
 from dure.model.ggml import dequantize, type_named
 from dure.model.gguf import GgufFile, GgufWriter, TensorSpec, open_gguf
 from dure.model.vocabulary import Vocabulary
@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def converted(folder: Path, out: Path) -> Path:
-    with source_of(folder).opened(folder, None) as model:
+    with source_of(folder).opened(folder, Asked()) as model:
         write_model(model, out)
     return out
 

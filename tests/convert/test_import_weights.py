@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dure.convert.model import write_model
-from dure.convert.sources import source_of
+from dure.convert.sources import Asked, source_of
 from dure.errors import ModelError
 from dure.model.ggml import dequantize, quantize, type_named
 from dure.model.gguf import open_gguf
@@ -29,7 +29,7 @@ N_HEAD, BLOCK = 4, 48
 
 def converted(folder: Path, type_: str | None = None) -> Path:
     out = folder.with_suffix(".gguf")
-    with source_of(folder).opened(folder, type_named(type_) if type_ else None) as model:
+    with source_of(folder).opened(folder, Asked(type_named(type_) if type_ else None)) as model:
         write_model(model, out)
     return out
 

@@ -5,8 +5,10 @@ Knows nothing of dure.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
@@ -17,8 +19,13 @@ __all__ = ["logits_of"]
 _F32 = 0
 
 
-def logits_of(path: Path, tokens: Sequence[int]) -> NDArray[np.float32]:
-    """Return the logits after each token of a prompt: float32 [tokens, vocabulary]."""
+def logits_of(
+    path: Path, tokens: Sequence[int], adapter: Path | None = None
+) -> NDArray[np.float32]:
+    """Return the logits after each token of a prompt: float32 [tokens, vocabulary].
+
+    adapter: a LoRA adapter in GGUF.
+    """
     lib.llama_backend_init()
     model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
     if not model:
@@ -31,6 +38,8 @@ def logits_of(path: Path, tokens: Sequence[int]) -> NDArray[np.float32]:
     context = lib.llama_init_from_model(model, params)
     batch = lib.llama_batch_init(len(tokens), 0, 1)
     try:
+        if adapter:
+            _set_adapter(model, context, adapter)
         batch.n_tokens = len(tokens)
         for place, token in enumerate(tokens):
             batch.token[place], batch.pos[place], batch.logits[place] = token, place, 1
@@ -44,3 +53,11 @@ def logits_of(path: Path, tokens: Sequence[int]) -> NDArray[np.float32]:
         lib.llama_batch_free(batch)
         lib.llama_free(context)
         lib.llama_model_free(model)
+
+
+def _set_adapter(model: Any, context: Any, path: Path) -> None:
+    lora: Any = lib.llama_adapter_lora_init(model, str(path).encode())
+    if not lora:
+        raise RuntimeError(f"llama.cpp refuses {path}")
+    adapters = (lib.llama_adapter_lora_p_ctypes * 1)(lora)
+    lib.llama_set_adapters_lora(context, adapters, 1, (ctypes.c_float * 1)(1.0))

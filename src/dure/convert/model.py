@@ -30,15 +30,21 @@ class TensorSource:
 
 @dataclass(frozen=True)
 class ConvertedModel:
-    """What a GGUF will hold."""
+    """What a GGUF will hold. notes: sentences that a user should read about it."""
 
     metadata: Metadata
     tensors: Sequence[TensorSource]
+    notes: Sequence[str] = ()
 
     @property
     def size_bytes(self) -> int:
         """Return the bytes of all tensors, without padding."""
         return sum(tensor.spec.size_bytes for tensor in self.tensors)
+
+    def value(self, key: str) -> object:
+        """Return a value of the metadata as Python has it, None if there is none."""
+        found = self.metadata.get(key)
+        return found.value if isinstance(found, Value) else found
 
 
 def write_model(

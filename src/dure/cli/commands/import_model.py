@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dure.cli.terminal.console import errors, output, print_json, printable, progress_bar
+from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.parameters import Json
 from dure.errors import ResourceError, UsageError
 from dure.model.store import Library
@@ -39,7 +40,9 @@ def import_model(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="SRC", help="Folder of a model from Hugging Face.", show_default=False
+            metavar="SRC",
+            help="Folder of a model or adapter from Hugging Face, or a model of Distributed Llama (.m).",
+            show_default=False,
         ),
     ],
     out: Annotated[
@@ -49,7 +52,7 @@ def import_model(
             "-o",
             metavar="FILE",
             help="GGUF file to write, or an existing folder for it.",
-            show_default="NAME-TYPE.gguf among the models that `dure ls` lists",
+            show_default="NAME-TYPE.gguf among the models that `dure ls` lists, or in the adapter folder",
         ),
     ] = None,
     type_: Annotated[
@@ -59,6 +62,27 @@ def import_model(
             help="Type of the matrices; auto keeps what the source has. Norms are always F32.",
         ),
     ] = ImportType.AUTO,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            "--tokenizer",
+            metavar="FILE",
+            help="Tokenizer (.t) of a model of Distributed Llama.",
+            show_default="the one beside it",
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="MODEL",
+            help="Model that an adapter belongs to: a GGUF file, a name, or what `dure import` takes.",
+            show_default=False,
+        ),
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Write the model of --base with the adapter in it.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")
@@ -68,16 +92,21 @@ def import_model(
     """Make a GGUF file of a model in another format, such as a Hugging Face folder.
 
     Example: dure import ~/Qwen3-0.6B --type q8_0
+    Example: dure import ~/my-lora --base qwen3:0.6b --merge
     """
     from dure.convert.model import write_model
-    from dure.convert.sources import source_of
+    from dure.convert.sources import Asked, source_of
     from dure.model.ggml import type_named
 
     kind = source_of(source)
     wanted = None if type_ is ImportType.AUTO else type_named(type_.value)
-    with kind.opened(source, wanted) as model:
+    asked = Asked(wanted, tokenizer, _base_path(base), merge)
+    with kind.opened(source, asked) as model:
         facts = _facts(kind.name(source), model)
-        target = _target(out, f"{facts['name']}-{wanted.name if wanted else facts['type']}.gguf")
+        beside = source if facts["kind"] == "adapter" else Library().directory
+        target = _target(
+            out, beside / f"{facts['name']}-{wanted.name if wanted else facts['type']}.gguf"
+        )
         facts |= {"path": str(target), "dry_run": dry_run}
         if dry_run:
             _check(target, facts["size_bytes"], force=force)
@@ -102,24 +131,33 @@ def _facts(name: str, model: ConvertedModel) -> dict[str, Any]:
         sizes[one.spec.type.name] += one.spec.size_bytes
     return {
         "name": name,
-        "architecture": model.metadata["general.architecture"],
+        "kind": model.value("general.type") or "model",
+        "architecture": model.value("general.architecture"),
         "type": max(sizes, key=sizes.__getitem__),
         "bytes_by_type": dict(sizes),
         "tensors": len(model.tensors),
         "parameters": sum(one.spec.n_elements for one in model.tensors),
         "size_bytes": model.size_bytes,
+        "notes": list(model.notes),
     }
 
 
-def _target(out: Path | None, name: str) -> Path:
+def _base_path(text: str | None) -> Path | None:
+    if text is None:
+        return None
+    path = Path(text).expanduser()
+    return path if path.exists() else resolve_model(text)
+
+
+def _target(out: Path | None, usual: Path) -> Path:
     if out is None:
-        return Library().directory / name
+        return usual
     if out.suffix != ".gguf" and not out.is_dir():
         raise UsageError(
             f"--out {printable(str(out))} is neither an existing folder nor ends in .gguf",
             f"write --out {printable(str(out))}.gguf, or make the folder",
         )
-    return out / name if out.is_dir() else out
+    return out / usual.name if out.is_dir() else out
 
 
 @contextmanager
@@ -155,6 +193,8 @@ def _say(facts: dict[str, Any]) -> None:
         markup=False,
         soft_wrap=True,
     )
+    for note in facts["notes"]:
+        errors.print(printable(note), markup=False, soft_wrap=True)
 
 
 def _increments(advance: Callable[[int], None]) -> Callable[[int], None]:
