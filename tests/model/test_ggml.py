@@ -9,7 +9,15 @@ from gguf import quants
 from numpy.typing import NDArray
 
 from dure.errors import ModelError
-from dure.model.ggml import dequantize, ggml_type, quantize, type_named
+from dure.model.ggml import (
+    LARGEST_IMPORTANCE,
+    GgmlType,
+    dequantize,
+    ggml_type,
+    needs_importance,
+    quantize,
+    type_named,
+)
 
 F32 = type_named("F32")
 
@@ -86,3 +94,38 @@ def test_conversions_that_llama_cpp_would_abort_on_are_refused() -> None:
         x[0, 7] = weight
         with pytest.raises(ModelError, match="cannot be stored as IQ3_S: use F32"):
             quantize(x, type_named("IQ3_S"))
+
+
+def test_an_importance_makes_the_columns_that_count_more_exact() -> None:
+    x = weights(64, 256)
+    importance = np.where(np.arange(256) % 4 == 0, 100.0, 0.01).astype(np.float32)
+    for name in ("Q4_0", "Q3_K", "Q4_K", "IQ2_S", "IQ3_XXS", "IQ4_NL"):
+        type_ = type_named(name)
+
+        def error(given: NDArray[np.float32], type_: GgmlType = type_) -> float:
+            decoded = dequantize(quantize(x, type_, given), type_, x.size).reshape(x.shape)
+            return float((importance * (x - decoded) ** 2).sum())
+
+        assert error(importance) < error(np.ones(256, np.float32)), name
+
+
+@pytest.mark.parametrize("name", ["IQ1_S", "IQ2_XXS", "IQ2_XS"])
+def test_types_that_need_an_importance_are_made_with_one(name: str) -> None:
+    x, type_ = weights(2, 512), type_named(name)
+    assert needs_importance(type_)
+    encoded = quantize(x, type_, np.ones(512, np.float32))
+    decoded = dequantize(encoded, type_, x.size).reshape(x.shape)
+    assert np.corrcoef(decoded.ravel(), x.ravel())[0, 1] > 0.8
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0, 2 * LARGEST_IMPORTANCE])
+def test_importances_that_are_no_weights_are_refused(bad: float) -> None:
+    importance = np.ones(256, np.float32)
+    importance[7] = bad
+    with pytest.raises(ModelError, match="an importance is no number from 0"):
+        quantize(weights(1, 256), type_named("Q4_K"), importance)
+
+
+def test_importances_for_other_rows_are_refused() -> None:
+    with pytest.raises(ModelError, match="are not for rows of 256 elements"):
+        quantize(weights(1, 256), type_named("Q4_K"), np.ones(512, np.float32))

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "LARGEST_IMPORTANCE",
     "WRITABLE_TYPES",
     "GgmlType",
     "decoder_of",
     "dequantize",
     "ggml_type",
+    "needs_importance",
     "quantize",
     "type_named",
 ]
@@ -40,6 +42,7 @@ WRITABLE_TYPES = (
 
 _TYPE_IDS_ASKED = 256  # llama.cpp numbers its types upwards from 0 and had 43 in 2026
 _LARGEST_WEIGHT = 65504.0  # of float16; some encoders abort the process far beyond it
+LARGEST_IMPORTANCE = 1e12  # of a column; its square times that of a weight must not overflow
 _LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 _ToFloat = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
@@ -140,11 +143,15 @@ def _copy_floats(source: int, target: int, n: int) -> None:
     ctypes.memmove(target, source, 4 * n)
 
 
-def quantize(x: NDArray[np.float32], type_: GgmlType) -> NDArray[np.uint8]:
-    """Encode `x`: float32 [rows, cols] -> uint8 [rows, row_bytes].
+def quantize(
+    x: NDArray[np.float32], type_: GgmlType, importance: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
+    """Encode `x`: float32 [rows, cols] -> uint8 [rows, row_bytes]; other threads run meanwhile.
 
-    Raises ModelError when `cols` breaks a block, a weight of `x` is NaN or beyond ±65504 (the
-    scales of most blocks are float16), or the type is not made from float32 alone.
+    importance: float32 [cols], how much an error in a column counts, as an importance matrix has it; some
+    types are made with one only. Raises ModelError when `cols` breaks a block, a weight of `x` is NaN or
+    beyond ±65504 (the scales of most blocks are float16), an importance is no number from 0 to 1e12, or the
+    type is not made from float32 alone.
     Source: `ggml_quantize_chunk` of llama.cpp.
     """
     import numpy as np
@@ -154,23 +161,53 @@ def quantize(x: NDArray[np.float32], type_: GgmlType) -> NDArray[np.uint8]:
     source = np.ascontiguousarray(x, dtype=np.float32)
     rows, cols = source.shape
     out = np.zeros((rows, type_.row_bytes(cols)), dtype=np.uint8)
-    _check_encodable(type_)
+    _check_encodable(type_, has_importance=importance is not None)
     if type_.quantized and not (np.abs(source) <= _LARGEST_WEIGHT).all():
         raise ModelError(
             f"weights that are NaN or beyond ±{_LARGEST_WEIGHT:.0f} cannot be stored as "
             f"{type_.name}",
             "use F32",
         )
+    weights = None if importance is None else _checked_importance(importance, cols)
     if out.size:
         _library().ggml_quantize_chunk(
-            type_.id, source.ctypes.data, out.ctypes.data, 0, rows, cols, None
+            type_.id,
+            source.ctypes.data,
+            out.ctypes.data,
+            0,
+            rows,
+            cols,
+            None if weights is None else weights.ctypes.data,
         )
+        if not _library().ggml_validate_row_data(type_.id, out.ctypes.data, out.size):
+            raise ModelError(f"weights this large cannot be stored as {type_.name}: use F32")
     return out
 
 
-def _check_encodable(type_: GgmlType) -> None:
+def needs_importance(type_: GgmlType) -> bool:
+    """Return whether a type is made with an importance matrix only."""
+    return bool(_library().ggml_quantize_requires_imatrix(type_.id))
+
+
+def _checked_importance(importance: NDArray[np.float32], cols: int) -> NDArray[np.float32]:
+    import numpy as np
+
+    weights = np.ascontiguousarray(importance, dtype=np.float32)
+    if weights.shape != (cols,):
+        raise ModelError(
+            f"importances of shape {weights.shape} are not for rows of {cols} elements: "
+            "make the importance matrix from this model"
+        )
+    if not ((weights >= 0) & (weights <= LARGEST_IMPORTANCE)).all():
+        raise ModelError(
+            f"an importance is no number from 0 to {LARGEST_IMPORTANCE:.0e}: make the matrix again"
+        )
+    return weights
+
+
+def _check_encodable(type_: GgmlType, *, has_importance: bool) -> None:
     # ggml_quantize_chunk aborts the process for whatever is refused here
-    if _library().ggml_quantize_requires_imatrix(type_.id):
+    if not has_importance and needs_importance(type_):
         raise ModelError(
             f"{type_.name} cannot be made without an importance matrix", "use Q4_K or IQ4_NL"
         )
@@ -192,6 +229,8 @@ def _library() -> ctypes.CDLL:
     lib.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
     lib.ggml_quantize_chunk.argtypes = [integer, pointer, pointer, int64, int64, int64, pointer]
     lib.ggml_quantize_chunk.restype = size
+    lib.ggml_validate_row_data.argtypes = [integer, pointer, size]
+    lib.ggml_validate_row_data.restype = ctypes.c_bool
     return lib
 
 
