@@ -1,0 +1,120 @@
+"""Learns how much an error in each group of tensors counts: groups are swapped one at a time.
+
+A group's weight is the KL divergence of the model with that group alone in a small type, by the sum of its
+tensors' errors. What was measured is kept. Refuses to know how a model is run and judged: that is given.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from dure.convert.quantize.choosing import group_of
+from dure.convert.quantize.output_errors import Progress
+from dure.convert.quantize.search import Search
+from dure.convert.quantize.writing import Quantized, write_quantized
+from dure.errors import DureError
+from dure.model.architectures import shape_of
+from dure.model.ggml import GgmlType, type_named
+from dure.whole_file import write_whole
+
+__all__ = ["GroupWeights", "measure_weights"]
+
+PROBE_BITS = 3.5  # of the type that a group is swapped to: its error shows, and is not yet a wreck
+_LEAST = 1e-3  # of the median: no group is for free
+
+
+class GroupWeights:
+    """The divergences that were measured of one model on one text, on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: dict[str, float] = {}
+        try:
+            self._found = msgspec.json.decode(path.read_bytes(), type=dict[str, float])
+        except (OSError, msgspec.MsgspecError):
+            return
+
+    def of(self, key: str) -> float | None:
+        """Return what was measured for a swap."""
+        return self._found.get(key)
+
+    def keep(self, key: str, weight: float) -> None:
+        """Keep what was measured."""
+        self._found[key] = weight
+        write_whole(self._path, msgspec.json.encode(self._found))
+
+
+def measure_weights(
+    search: Search,
+    divergence: Callable[[Path], float],
+    known: GroupWeights,
+    *,
+    directory: Path,
+    time_s: float,
+    progress: Progress = lambda _: None,
+) -> dict[str, float]:
+    """Return the weight of each group; of those that time_s did not suffice for, the median of the others.
+
+    divergence: runs a model and returns its KL divergence from the original. directory: has room for one
+    model. The largest groups come first.
+    """
+    ends = time.monotonic() + time_s
+    groups = _groups(search)
+    weights: dict[str, float] = {}
+    for done, (group, names) in enumerate(groups.items()):
+        swap = {name: _probe(search.types[name]) for name in names}
+        error = sum(search.table.error(name, type_.name) or 0.0 for name, type_ in swap.items())
+        key = f"{group} {sorted({type_.name for type_ in swap.values()})}"
+        found = known.of(key)
+        if found is None and time.monotonic() < ends:
+            found = _divergence(search, swap, divergence, directory)
+            known.keep(key, found)
+        if found is not None and error > 0:
+            weights[group] = found / error
+        progress((done + 1) / len(groups))
+    return _filled(weights, list(groups))
+
+
+def _groups(search: Search) -> dict[str, list[str]]:
+    n_layer = shape_of(search.model).n_layer
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in search.types:
+        groups[group_of(name, n_layer)].append(name)
+    tensors = search.model.tensors
+    sizes = {group: sum(tensors[n].n_elements for n in names) for group, names in groups.items()}
+    return {group: groups[group] for group in sorted(groups, key=lambda group: -sizes[group])}
+
+
+def _probe(names: Sequence[str]) -> GgmlType:
+    """Return the type that a tensor is swapped to."""
+    types = [type_named(name) for name in names]
+    return min(types, key=lambda one: abs(8 * one.type_size / one.block_size - PROBE_BITS))
+
+
+def _divergence(
+    search: Search,
+    swap: Mapping[str, GgmlType],
+    divergence: Callable[[Path], float],
+    directory: Path,
+) -> float:
+    path = directory / "swapped.gguf"
+    try:
+        write_quantized(
+            Quantized(search.model, swap, search.importance, 0, {}), path, None, search.threads
+        )
+        return divergence(path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _filled(weights: Mapping[str, float], groups: Sequence[str]) -> dict[str, float]:
+    """Return a weight for every group. Raises DureError if none was measured."""
+    if not weights:
+        raise DureError("no group of tensors was judged", "give more --time")
+    middle = sorted(weights.values())[len(weights) // 2]
+    return {group: max(weights.get(group, middle), _LEAST * middle) for group in groups}

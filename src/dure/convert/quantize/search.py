@@ -1,0 +1,94 @@
+"""Prepares a choice of types for a model: asks what may change, and measures what is not known yet.
+
+Knows where figures and encoded tensors are kept. Refuses to know commands and machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from dure.convert.quantize.choosing import TokenSeconds, TypeProblem, candidates
+from dure.convert.quantize.kept_tensors import KeptTensors
+from dure.convert.quantize.llama_types import quantizable
+from dure.convert.quantize.output_errors import ErrorTable, Progress, measure_errors
+from dure.convert.quantize.writing import ImportanceFile
+from dure.model.architectures import shape_of
+from dure.model.ggml import GgmlType
+from dure.model.gguf import GgufFile, Tensor
+from dure.places import cache_directory
+
+__all__ = ["Search"]
+
+
+@dataclass(frozen=True)
+class Search:
+    """A model, its importance matrix, and the types that may be chosen."""
+
+    model: GgufFile
+    importance: ImportanceFile | None
+    allowed: Sequence[str]
+    threads: int
+    directory: Path
+
+    @classmethod
+    def here(
+        cls,
+        model: GgufFile,
+        importance: ImportanceFile | None,
+        allowed: Sequence[str],
+        threads: int,
+    ) -> Search:
+        """Return a search that keeps its figures in the cache."""
+        return cls(model, importance, allowed, threads, cache_directory() / "quantize")
+
+    @cached_property
+    def key(self) -> str:
+        """What the figures depend on."""
+        of = self.importance.sha256[:16] if self.importance else "even"
+        return f"{self.model.fingerprint[:32]}-{of}"
+
+    @cached_property
+    def types(self) -> Mapping[str, Sequence[str]]:
+        """By tensor, the types that it may have besides its own. Raises ModelError."""
+        importances = self.importance.importance if self.importance else None
+        return candidates(self.model, quantizable(self.model), importances, self.allowed)
+
+    @cached_property
+    def table(self) -> ErrorTable:
+        """What was measured so far."""
+        return ErrorTable(self.directory / f"{self.key}.json")
+
+    def measure(self, time_s: float, progress: Progress) -> None:
+        """Measure the errors that are not known yet; see `measure_errors`."""
+        measure_errors(
+            self.model,
+            self.importance.importance if self.importance else None,
+            self.types,
+            self.table,
+            threads=self.threads,
+            time_s=time_s,
+            progress=progress,
+        )
+
+    def problem(
+        self,
+        weights: Mapping[str, float],
+        token_s: TokenSeconds | None = None,
+        allows: Callable[[Tensor, GgmlType], bool] = lambda *_: True,
+    ) -> TypeProblem:
+        """Return what can be chosen, with all that was measured; see `TypeProblem`."""
+        n_layer = shape_of(self.model).n_layer
+        return TypeProblem(self.model, self.types, self.table, weights, n_layer, token_s, allows)
+
+    @property
+    def possible_types(self) -> list[str]:
+        """Return the names of all types that some tensor may have, its own too."""
+        own = {self.model.tensors[name].type.name for name in self.types}
+        return sorted(own.union(*self.types.values()))
+
+    def kept(self) -> KeptTensors:
+        """Return where encoded tensors are kept."""
+        return KeptTensors(self.directory / "tensors")

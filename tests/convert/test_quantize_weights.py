@@ -1,0 +1,78 @@
+"""How much an error in each group of tensors counts: groups are swapped one at a time, each alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dure.convert.quantize.choosing import group_of
+from dure.convert.quantize.group_weights import GroupWeights, measure_weights
+from dure.convert.quantize.search import Search
+from dure.convert.quantize.writing import types_of
+from dure.errors import DureError
+from dure.model.gguf import open_gguf
+from tests.support.quantizing import small_model
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Iterator[Search]:
+    with open_gguf(small_model(tmp_path / "m.gguf")) as model:
+        search = Search(model, None, ("Q3_K", "Q4_K", "Q8_0"), 2, tmp_path / "cache")
+        search.measure(100, lambda _: None)
+        yield search
+
+
+class Divergences:
+    """Reads which group a file has swapped, and says that attn_v is ten times as far off as the others."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __call__(self, path: Path) -> float:
+        swapped = {group_of(n, 2) for n, kind in types_of(path).items() if kind == "Q3_K"}
+        (group,) = swapped
+        self.seen.append(group)
+        return 0.5 if group.startswith("attn_v") else 0.05
+
+
+def weights(search: Search, tmp_path: Path, found: Divergences, time_s: float) -> dict[str, float]:
+    known = GroupWeights(tmp_path / "weights.json")
+    return measure_weights(search, found, known, directory=tmp_path, time_s=time_s)
+
+
+def test_a_weight_is_the_divergence_by_the_error(search: Search, tmp_path: Path) -> None:
+    """Each group is swapped once, alone; the model that was swapped is deleted."""
+    found = Divergences()
+    got = weights(search, tmp_path, found, 100)
+    assert sorted(found.seen) == sorted(got)
+    for group, weight in got.items():
+        names = [name for name in search.types if group_of(name, 2) == group]
+        error = sum(search.table.error(name, "Q3_K") or 0 for name in names)
+        divergence = 0.5 if group.startswith("attn_v") else 0.05
+        assert weight == pytest.approx(divergence / error)
+    assert sorted(path.name for path in tmp_path.glob("*.gguf*")) == ["m.gguf"]
+
+
+def test_a_group_that_was_judged_is_not_judged_again(search: Search, tmp_path: Path) -> None:
+    first = weights(search, tmp_path, Divergences(), 100)
+    again = Divergences()
+    assert weights(search, tmp_path, again, 0) == first
+    assert again.seen == []
+
+
+def test_without_time_it_says_that_more_is_needed(search: Search, tmp_path: Path) -> None:
+    with pytest.raises(DureError, match="no group of tensors was judged: give more --time"):
+        weights(search, tmp_path, Divergences(), 0)
+
+
+def test_groups_that_time_did_not_suffice_for_count_as_the_median(
+    search: Search, tmp_path: Path
+) -> None:
+    known = GroupWeights(tmp_path / "weights.json")
+    for group in ("output", "token_embd", "ffn_up 1/3"):
+        known.keep(f"{group} ['Q3_K']", 0.05)
+    got = measure_weights(search, Divergences(), known, directory=tmp_path, time_s=0)
+    judged = sorted(got[group] for group in ("output", "token_embd", "ffn_up 1/3"))
+    assert got["attn_v 1/3"] == judged[1]
