@@ -24,7 +24,7 @@ from dure.engine.compute.llama import LoadedModel
 from dure.engine.environment import with_huge_pages
 from dure.engine.limits import Limits
 from dure.errors import EngineError
-from dure.model.ggml import GgmlType, quantize, type_named
+from dure.model.ggml import GgmlType, needs_importance, quantize, type_named
 from dure.model.gguf import GgufWriter
 from dure.model.gguf.values import TensorSpec
 
@@ -133,7 +133,8 @@ def _write(path: Path, type_: GgmlType) -> None:
             n_columns, n_rows = spec.shape
             if n_columns not in rows:
                 random = np.random.default_rng(n_columns).normal(0, 0.02, (ROWS, n_columns))
-                rows[n_columns] = quantize(random.astype(np.float32), type_)
+                even = np.ones(n_columns, np.float32) if needs_importance(type_) else None
+                rows[n_columns] = quantize(random.astype(np.float32), type_, even)
             for _ in range(n_rows // ROWS):
                 writer.write(rows[n_columns])
 
