@@ -1,0 +1,424 @@
+"""`dure quantize`: writes a model with smaller types, chosen for a size, for a speed, or by name."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from dure.cli.terminal.console import (
+    duration_text,
+    errors,
+    loading_bar,
+    output,
+    print_json,
+    print_warning,
+    printable,
+    progress_bar,
+)
+from dure.cli.terminal.judging import judge_of
+from dure.cli.terminal.model_argument import resolve_model
+from dure.cli.terminal.option_groups import expanded
+from dure.cli.terminal.parameters import Json, Model
+from dure.cli.terminal.quantities import seconds_of
+from dure.cli.terminal.quantize_options import (
+    Frontier,
+    MixtureOptions,
+    Target,
+    WhereItRuns,
+    allowed_types,
+)
+from dure.cli.terminal.quantize_report import (
+    frontier_table,
+    point_facts,
+    print_written,
+    quantized_facts,
+)
+from dure.cli.terminal.running_model import TerminalReporter, running_model
+from dure.convert.quantize.choosing import TypeChoice
+from dure.convert.quantize.group_weights import GroupWeights, measure_weights
+from dure.convert.quantize.llama_types import file_types, llama_types
+from dure.convert.quantize.search import Search
+from dure.convert.quantize.writing import (
+    ImportanceFile,
+    Quantized,
+    file_type_of,
+    write_quantized,
+)
+from dure.deploy.options import RunOptions, parse_shares
+from dure.deploy.quantizing import (
+    ForSpeed,
+    choose_for_size,
+    machines_here,
+    machines_of_cluster,
+)
+from dure.engine.instruments.benchmark import BenchRuns, measure
+from dure.errors import UsageError
+from dure.evaluate.frontier_plot import write_frontier
+from dure.evaluate.plot import check_plot
+from dure.evaluate.swaps import SwapJudge
+from dure.hardware.probe import probe
+from dure.model.ggml import GgmlType
+from dure.model.gguf import GgufFile, open_gguf
+
+__all__ = ["quantize"]
+
+_TYPE_IN_NAME = re.compile(r"[-._]((UD-)?I?Q\d\w*|B?F16|F32|MXFP4\w*)$", re.IGNORECASE)
+_FRONTIER_POINTS = 16
+_ATTEMPTS = 4  # files, until the measured speed is the one that was asked for
+_NEAR = 0.03  # of the speed: near enough
+_BENCH = BenchRuns(n_prompt=16, n_generate=48, depth=0, repeat=3)
+
+
+@expanded
+def quantize(
+    model: Model,
+    *,
+    target: Target,
+    mixture: MixtureOptions,
+    where: WhereItRuns,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="File to write.", show_default="named by model and target"
+        ),
+    ] = None,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(
+            help="Importance matrix of this model: smaller errors, and types below 3 bits.",
+            show_default="all columns count alike",
+        ),
+    ] = None,
+    types: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE,...",
+            help="Types to choose from, as in Q4_K,Q6_K.",
+            show_default="all that are useful",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text on which groups of tensors are swapped one at a time, to learn what an error of "
+            "each does to the model; the result is judged on it too.",
+            show_default="one that the model writes itself",
+        ),
+    ] = None,
+    even: Annotated[
+        bool,
+        typer.Option(
+            "--even",
+            help="Let errors count alike in all groups: nothing is swapped, nothing judged. Quicker, and "
+            "the model need not fit into memory.",
+        ),
+    ] = False,
+    time_: Annotated[
+        str, typer.Option("--time", help="Time for measuring errors and groups, as in 20min.")
+    ] = "20min",
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", "-t", help="Threads that encode.", show_default="cores"),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option(help="Run the written model, and measure its speed.")
+    ] = True,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --frontier: draw it, as PNG or SVG.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file if it is there.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the choice, and write nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model with smaller types: chosen for a size or a speed, or one of llama.cpp's mixtures.
+
+    For a size or a speed, the error that each type makes in each tensor's output is measured first, and
+    kept: the next target takes seconds. What was interrupted goes on where it was.
+
+    Example: dure quantize qwen3:4b --target-bpw 3.3 --imatrix qwen3-4b.imatrix.gguf
+    """
+    target.check()
+    if plot:
+        check_plot(plot)
+    allowed, time_s = allowed_types(types), seconds_of("--time", time_)
+    file = resolve_model(model)
+    writes = not (target.frontier or dry_run)
+    path = _free(out or _named(file, target), force=force) if writes else None
+    with open_gguf(file) as gguf:
+        importance = ImportanceFile.read(imatrix) if imatrix else None
+        search = Search.here(gguf, importance, allowed, threads or probe().cores)
+        _warn(gguf, importance)
+        judge = None if even or (target.type_ and not data) else judge_of(file, data)
+        weights = {} if target.type_ else _learned(search, judge, time_s)
+        run = _Run(search, target, where.options(file), path, weights, judge, verify=verify)
+        if target.frontier:
+            facts = run.frontier(target.frontier)
+        elif target.type_:
+            facts = run.mixture(mixture)
+        elif target.tokens_per_s:
+            facts = run.for_speed(target.tokens_per_s)
+        else:
+            facts = run.for_size()
+    if plot and "frontier" in facts:
+        _draw(facts["frontier"], plot)
+    _print(facts, path, dry_run=dry_run, as_json=as_json)
+
+
+class _Run:
+    """One run of the command: from a search to what is told of it. weights: see `TypeProblem`."""
+
+    def __init__(
+        self,
+        search: Search,
+        target: Target,
+        options: RunOptions,
+        path: Path | None,
+        weights: Mapping[str, float],
+        judge: SwapJudge | None,
+        *,
+        verify: bool,
+    ) -> None:
+        self._search, self._target, self._weights = search, target, weights
+        self._options, self._path, self._judge, self._verify = options, path, judge, verify
+
+    def frontier(self, of: Frontier) -> dict[str, Any]:
+        """Return the least error at each size, or at each speed."""
+        if of is Frontier.SIZE:
+            points = self._search.problem(self._weights).frontier(_FRONTIER_POINTS)
+            return {"frontier": [point_facts(choice) for choice in points]}
+        wanted = self._for_speed()
+        return {
+            "frontier": [
+                {**point_facts(one), "predicted_tokens_per_s": 1 / wanted.predicted_s(one)}
+                for one in wanted.frontier(_FRONTIER_POINTS)
+            ]
+        }
+
+    def mixture(self, options: MixtureOptions) -> dict[str, Any]:
+        """Write one of llama.cpp's mixtures."""
+        assert self._target.type_, "the target is a mixture"
+        model, importance = self._search.model, self._search.importance
+        mixture = options.mixture(self._target.type_)
+        found = llama_types(model, mixture, has_importances=importance is not None)
+        _tell_of_fallbacks(model, found.fell_back, found.types)
+        wanted = Quantized(model, found.types, importance, file_types()[mixture.name], {})
+        return {**self._written(wanted), **self._measured()}
+
+    def for_size(self) -> dict[str, Any]:
+        """Write the choice with the least error within a size."""
+        shares = parse_shares(self._options.shares, self._options.ranks)
+        choice, wanted = self._within(
+            lambda n_bytes: choose_for_size(self._search, self._weights, shares, n_bytes)
+        )
+        return {**self._written(wanted), "error": choice.error, **self._measured()}
+
+    def for_speed(self, tokens_per_s: float) -> dict[str, Any]:
+        """Write the choice with the least error at a speed; measure it, and choose again if it is not near.
+
+        What a token takes besides reading weights is not known before the model has run.
+        """
+        wanted = self._for_speed()
+        for attempt in range(_ATTEMPTS):
+            choice, quantized = self._within(
+                lambda n_bytes: wanted.choose(tokens_per_s, n_bytes),
+                lambda one: {
+                    **wanted.machines.metadata,
+                    "dure.quantize.predicted_tokens_per_s": 1 / wanted.predicted_s(one),
+                },
+            )
+            facts = self._written(quantized) | {"error": choice.error}
+            facts |= {"predicted_tokens_per_s": 1 / wanted.predicted_s(choice), **self._measured()}
+            measured = facts.get("measured_tokens_per_s")
+            if measured is None:
+                return facts
+            wanted.learn(choice, measured)
+            off = measured / tokens_per_s - 1
+            is_whole = all(self._search.model.tensors[n].type == t for n, t in choice.types.items())
+            if abs(off) <= _NEAR or (off > 0 and is_whole) or attempt + 1 == _ATTEMPTS:
+                break
+            errors.print(
+                f"it generates {measured:.1f} tok/s, and {tokens_per_s:g} are asked: choosing again",
+                markup=False,
+            )
+        return facts
+
+    def _for_speed(self) -> ForSpeed:
+        types, reporter = self._search.possible_types, TerminalReporter()
+        if self._options.cluster:
+            machines = machines_of_cluster(self._search.model, types, self._options, reporter)
+        else:
+            machines = machines_here(types, self._options, reporter)
+        return ForSpeed(self._search, machines, self._weights)
+
+    def _within(
+        self,
+        choose: Callable[[float], TypeChoice],
+        metadata: Callable[[TypeChoice], Mapping[str, Any]] = lambda _: {},
+    ) -> tuple[TypeChoice, Quantized]:
+        """Return the choice whose file has the size that was asked for. choose: for the tensors' bytes."""
+        n_bytes = self._target.tensor_bytes(self._search.model)
+        while True:
+            choice = choose(n_bytes)
+            wanted = self._quantized(choice, metadata(choice))
+            over = wanted.file_bytes - self._target.file_bytes
+            if over <= 0:
+                return choice, wanted
+            n_bytes -= over
+
+    def _quantized(self, choice: TypeChoice, metadata: Mapping[str, Any]) -> Quantized:
+        model = self._search.model
+        own: dict[str, Any] = {
+            "dure.quantize.target": self._target.label,
+            "dure.quantize.bits_per_weight": choice.bits_per_weight,
+        }
+        number = file_type_of(model, choice.types)
+        return Quantized(model, choice.types, self._search.importance, number, {**own, **metadata})
+
+    def _written(self, wanted: Quantized) -> dict[str, Any]:
+        """Write the file, and return what stands in it; if nothing is written, what would."""
+        if self._path is None:
+            tensors = wanted.model.tensors.items()
+            types = {name: wanted.types.get(name, tensor.type).name for name, tensor in tensors}
+            return quantized_facts(wanted, types)
+        done = 0
+        with progress_bar(f"writing {self._path.name}", wanted.size_bytes) as more:
+
+            def progress(n: int) -> None:
+                nonlocal done
+                more(n - done)
+                done = n
+
+            kept = self._search.kept()
+            types = write_quantized(wanted, self._path, kept, self._search.threads, progress)
+        return quantized_facts(wanted, types)
+
+    def _measured(self) -> dict[str, Any]:
+        """Run what was written; return its speed, and how far it is from the original on the text."""
+        if self._path is None or not self._verify:
+            return {}
+        options = msgspec.structs.replace(self._options, ctx=_BENCH.n_tokens)
+        with (
+            running_model(self._path, options) as (_, executor),
+            loading_bar(f"measuring {self._path.name}") as progress,
+        ):
+            result = measure(executor, _BENCH, progress)
+        facts: dict[str, Any] = {"measured_tokens_per_s": result.generation.tokens_per_s.median}
+        if self._judge:
+            self._judge.read_original()
+            found = self._judge.divergence(self._path)
+            mean = found.mean
+            facts["kl_divergence"] = {"mean": mean.value, "low": mean.low, "high": mean.high}
+            facts["agreement"] = found.agreement.value
+        return facts
+
+
+def _learned(search: Search, judge: SwapJudge | None, time_s: float) -> Mapping[str, float]:
+    """Measure errors, and with a judge what an error in each group does; return the groups' weights."""
+    begun, name = time.monotonic(), search.model.paths[0].name
+    n_types = len(set[str]().union(*search.types.values()))
+    errors.print(
+        f"measuring what {n_types} types do to {len(search.types)} tensors, where it is not known: "
+        f"about {duration_text(time_s)} at most",
+        markup=False,
+    )
+    with loading_bar(f"measuring {name}") as progress:
+        search.measure(time_s / 2 if judge else time_s, progress)
+    if judge is None:
+        return {}
+    with loading_bar(f"{name} reads the text") as progress:
+        judge.read_original(progress)
+    known = GroupWeights(search.directory / f"{search.key}-{judge.text[:16]}.weights.json")
+    with (
+        loading_bar("swapping groups of tensors") as progress,
+        tempfile.TemporaryDirectory(prefix="swaps-", dir=search.directory) as directory,
+    ):
+        return measure_weights(
+            search,
+            lambda path: judge.divergence(path).mean.value,
+            known,
+            directory=Path(directory),
+            time_s=begun + time_s - time.monotonic(),
+            progress=progress,
+        )
+
+
+def _print(facts: Mapping[str, Any], path: Path | None, *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"dry_run": dry_run, "path": str(path) if path else None, **facts})
+        return
+    if "frontier" in facts:
+        output.print(frontier_table(facts["frontier"]))
+        return
+    print_written(facts)
+    if path:
+        output.print(printable(str(path)), soft_wrap=True)
+
+
+def _draw(points: Sequence[Mapping[str, Any]], path: Path) -> None:
+    key = "predicted_tokens_per_s"
+    if all(key in point for point in points):
+        axis = "predicted tokens/s"
+    else:
+        key, axis = "bits_per_weight", "bits per weight"
+    write_frontier([(point[key], point["error"]) for point in points], axis, path)
+
+
+def _named(file: Path, target: Target) -> Path:
+    """Return the file that a target makes of a model, in the current folder."""
+    stem = re.sub(r"-\d{5}-of-\d{5}$", "", file.stem)
+    return Path(f"{_TYPE_IN_NAME.sub('', stem)}-{target.label}.gguf")
+
+
+def _free(path: Path, *, force: bool) -> Path:
+    if path.exists() and not force:
+        raise UsageError(
+            f"{path} is there already", "add --force to replace it, or name another --out"
+        )
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path.parent} is no folder", "create it, or name another --out")
+    return path
+
+
+def _warn(model: GgufFile, importance: ImportanceFile | None) -> None:
+    """Tell what makes the result worse than it could be."""
+    quantized = {t.type.name for t in model.tensors.values() if t.type.quantized}
+    if quantized:
+        print_warning(
+            f"the model is quantized already ({', '.join(sorted(quantized))}): what it lost does not "
+            "come back; start from F16 or BF16 if you can"
+        )
+    if importance is None:
+        print_warning(
+            "without an importance matrix all columns count alike: make one with `dure imatrix`, and "
+            "the result is better"
+        )
+
+
+def _tell_of_fallbacks(
+    model: GgufFile, fell_back: Mapping[str, str], types: Mapping[str, GgmlType]
+) -> None:
+    """Tell which tensors have rows that a type's blocks do not fit."""
+    told: Counter[str] = Counter()
+    for name, wanted in fell_back.items():
+        tensor = model.tensors[name]
+        got = types.get(name, tensor.type).name
+        told[f"rows of {tensor.shape[0]} weights cannot be {wanted}, and are {got}"] += 1
+    for text, n in told.items():
+        errors.print(f"{n} tensors: {text}", markup=False)
