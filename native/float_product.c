@@ -18,6 +18,7 @@
 
 #include <ggml-backend.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "claims.h"
 #include "float_simd.h"
@@ -51,22 +52,46 @@ INLINE float_lanes load_weights(const enum ggml_type type, const char *row, int6
     }
 }
 
+INLINE int64_t bytes_of(const enum ggml_type type, int64_t n) { return n * (type == GGML_TYPE_F32 ? 4 : 2); }
+
+// Loads the n weights from d on: all that a register holds, or the last ones of a row, followed by zeros.
+INLINE float_lanes load_n_weights(const enum ggml_type type, const char *row, int64_t d, const int64_t n) {
+    if (n >= FLOAT_LANES) {
+        return load_weights(type, row, d);
+    }
+    char part[FLOAT_LANES * sizeof(float)] = {0};
+    memcpy(part, row + bytes_of(type, d), (size_t)bytes_of(type, n));
+    return load_weights(type, part, 0);
+}
+
+typedef float_lanes tile_sums[FLOAT_TILE_VECTORS][FLOAT_TILE_ROWS];
+
+// Adds the products of the n_columns from d on.
+INLINE void add_columns(const enum ggml_type type, const int n, const char *const *rows, const float *const *x,
+                        int64_t d, const int64_t n_columns, tile_sums sum) {
+    float_lanes vector[FLOAT_TILE_VECTORS];
+    for (int i = 0; i < n; i++) {
+        vector[i] = load_n_weights(GGML_TYPE_F32, (const char *)x[i], d, n_columns);
+    }
+    for (int r = 0; r < FLOAT_TILE_ROWS; r++) {
+        const float_lanes weights = load_n_weights(type, rows[r], d, n_columns);
+        __builtin_prefetch(rows[r] + bytes_of(type, d) + FLOAT_PREFETCH_AHEAD);
+        for (int i = 0; i < n; i++) {
+            sum[i][r] = fused_lanes(weights, vector[i], sum[i][r]);
+        }
+    }
+}
+
 // Multiplies a tile of rows with n vectors. x: [n][width]. out: [n][FLOAT_TILE_ROWS].
 INLINE void multiply_floats(const enum ggml_type type, const int n, const char *const *rows,
                             const float *const *x, int64_t width, four_floats *out) {
-    float_lanes sum[FLOAT_TILE_VECTORS][FLOAT_TILE_ROWS] = {0};
-    for (int64_t d = 0; d < width; d += FLOAT_LANES) {
-        float_lanes vector[FLOAT_TILE_VECTORS];
-        for (int i = 0; i < n; i++) {
-            vector[i] = load_floats(x[i] + d);
-        }
-        for (int r = 0; r < FLOAT_TILE_ROWS; r++) {
-            const float_lanes weights = load_weights(type, rows[r], d);
-            __builtin_prefetch(rows[r] + d * (type == GGML_TYPE_F32 ? 4 : 2) + FLOAT_PREFETCH_AHEAD);
-            for (int i = 0; i < n; i++) {
-                sum[i][r] = fused_lanes(weights, vector[i], sum[i][r]);
-            }
-        }
+    tile_sums sum = {0};
+    const int64_t rest = width % FLOAT_LANES, stop = width - rest;
+    for (int64_t d = 0; d < stop; d += FLOAT_LANES) {
+        add_columns(type, n, rows, x, d, FLOAT_LANES, sum);
+    }
+    if (rest) {
+        add_columns(type, n, rows, x, stop, rest, sum);
     }
     for (int i = 0; i < n; i++) {
         out[i] = four_sums(sum[i]);
@@ -159,7 +184,7 @@ static bool is_float_product(const struct ggml_tensor *t) {
     const bool is_float = w->type == GGML_TYPE_F32 || w->type == GGML_TYPE_F16 || w->type == GGML_TYPE_BF16;
     const bool is_in_memory = !w->buffer || ggml_backend_buffer_is_host(w->buffer);
     return is_float && is_in_memory && w->nb[0] == ggml_type_size(w->type) &&
-           w->ne[0] % FLOAT_LANES == 0 && w->ne[2] == 1 && w->ne[3] == 1 && x->type == GGML_TYPE_F32 &&
+           w->ne[2] == 1 && w->ne[3] == 1 && x->type == GGML_TYPE_F32 &&
            x->nb[0] == sizeof(float) && x->ne[2] == 1 && x->ne[3] == 1 && ggml_nelements(t) > 0;
 }
 

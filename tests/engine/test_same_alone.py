@@ -72,11 +72,23 @@ def test_products_of_floats_are_exact(take: Take, kind: str, n: int) -> None:
     assert result == close_to(x.astype(float) @ weights(matrix, kind).T)
 
 
-def test_floats_of_an_odd_width_stay_llama_cpps(take: Take) -> None:
-    with new_graph() as graph:
-        graph.product(numbers(8, 100), "F16", numbers(2, 100))
-        take(graph)
-        assert graph.operation == "MUL_MAT"
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("width", [1, 3, 8, 24, 100, 257])
+def test_floats_of_any_width_are_exact_and_the_same(take: Take, kind: str, width: int) -> None:
+    """As the rank of an adapter is, which may be anything: what fills no register is multiplied too."""
+    matrix, x = numbers(35, width), numbers(9, width, seed=1)
+
+    def product(vectors: Array) -> Array:
+        with new_graph() as graph:
+            graph.product(matrix, kind, vectors)
+            take(graph)
+            assert graph.operation == "CUSTOM"
+            return graph.compute(2)
+
+    alone = np.concatenate([product(x[i : i + 1]) for i in range(len(x))])
+    assert alone == close_to(x.astype(float) @ weights(matrix, kind).T)
+    for n in range(2, 10):
+        assert np.array_equal(bits(product(x[:n])), bits(alone[:n]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
