@@ -1,10 +1,11 @@
 // Recognizes the nodes of llama.cpp's graph whose results are partial: each rank holds a term of the sum.
 //
-// Knows: the names that llama.cpp gives to nodes and weights. Refuses to know: architectures; Python says which
-// names are points.
+// Knows: the names that llama.cpp gives to nodes and weights, and that it adds adapters to a product one by one.
+// Refuses to know: architectures and adapters; Python says which names are points, and what is adapted.
 
 #include "reduction_points.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "allreduce_record.h"
@@ -19,6 +20,16 @@ struct reduction_point {
 
 static struct reduction_point points[MAX_POINTS];
 static int n_points;
+
+typedef char weight_name[MAX_NAME];
+
+static weight_name *adapted;  // [n_adapted] sorted: each weight as often as adapters add to its products
+static int n_adapted;
+
+// The product of a point to which adapters are still to be added, or its sum with those before them.
+static const struct ggml_tensor *unfinished;
+static int n_to_add;
+static const struct ggml_tensor *last_sum;  // that is a point, until another node is asked about
 
 bool read_reduction_points(const char *lines) {
     n_points = 0;
@@ -48,15 +59,73 @@ static bool is_product(const struct ggml_tensor *t) {
     return t->op == GGML_OP_MUL_MAT || (t->op == GGML_OP_CUSTOM && t->src[0]);
 }
 
+static int compare_names(const void *a, const void *b) { return strcmp(a, b); }
+
+static int count_adapters_of(const char *weight) {
+    int first = 0;
+    for (int stop = n_adapted; first < stop;) {
+        const int middle = (first + stop) / 2;
+        if (strcmp(adapted[middle], weight) < 0) {
+            first = middle + 1;
+        } else {
+            stop = middle;
+        }
+    }
+    int n = 0;
+    while (first + n < n_adapted && strcmp(adapted[first + n], weight) == 0) {
+        n++;
+    }
+    return n;
+}
+
+static bool is_point(const struct reduction_point *p, const struct ggml_tensor *t) {
+    return p->is_weight ? is_product(t) && ends_with(t->src[0]->name, p->name)
+                        : strncmp(t->name, p->name, strlen(p->name)) == 0;
+}
+
 bool is_reduction_point(const struct ggml_tensor *t) {
+    if (t == last_sum) {
+        return true;
+    }
+    last_sum = NULL;
+    if (unfinished && t->op == GGML_OP_ADD && t->src[0] == unfinished) {
+        n_to_add--;
+        unfinished = n_to_add ? t : NULL;
+        last_sum = n_to_add ? NULL : t;
+        return n_to_add == 0;
+    }
     for (int i = 0; i < n_points; i++) {
-        const struct reduction_point *const p = &points[i];
-        if (p->is_weight ? is_product(t) && ends_with(t->src[0]->name, p->name)
-                         : strncmp(t->name, p->name, strlen(p->name)) == 0) {
-            return true;
+        if (is_point(&points[i], t)) {
+            n_to_add = points[i].is_weight ? count_adapters_of(t->src[0]->name) : 0;
+            unfinished = n_to_add ? t : NULL;
+            return n_to_add == 0;
         }
     }
     return false;
+}
+
+// Reads which weights have adapters in the next steps: a line for each weight of each adapter. Their terms are
+// partial too, so what is summed over the ranks is the product with all of them added. Returns a status.
+EXPORT int dure_allreduce_adapters(const char *lines) {
+    int n = 0;
+    for (const char *c = lines; *c; c++) {
+        n += *c == '\n';
+    }
+    weight_name *const names = calloc((size_t)n + 1, sizeof *names);
+    if (!names) {
+        return ALLREDUCE_NO_MEMORY;
+    }
+    free(adapted);
+    adapted = names;
+    n_adapted = n;
+    unfinished = last_sum = NULL;
+    for (int i = 0; i < n; i++) {
+        const size_t length = strcspn(lines, "\n");
+        memcpy(names[i], lines, length < MAX_NAME ? length : MAX_NAME - 1);
+        lines += length + 1;
+    }
+    qsort(names, (size_t)n, sizeof *names, compare_names);
+    return ALLREDUCE_OK;
 }
 
 // Reads the reduction points in a process that does not all-reduce, for the model that is traced next. Returns

@@ -10,5 +10,6 @@ bool read_reduction_points(const char *lines);
 
 void forget_reduction_points(void);
 
-// Tells whether a node of llama.cpp's graph is one of the points.
+// Tells whether a node of llama.cpp's graph is one of the points. To be asked about every node, in their
+// order; about the same one again before the next.
 bool is_reduction_point(const struct ggml_tensor *t);

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from dure.engine.adapters import NO_ADAPTERS, Adapters, AdapterSet
 from dure.engine.arrays import Floats, InputSums, Ints
 from dure.engine.kv import KvOp
 from dure.engine.thread_watch import SHORT
@@ -68,6 +69,7 @@ class Batch:
     kv: changes of the KV cache that come first.
     adjust: for every output what to change of its logits, or empty.
     embed: hidden states of the outputs come back instead of logits.
+    adapters: what the weights are changed by.
     """
 
     tokens: Ints
@@ -78,6 +80,7 @@ class Batch:
     kv: Sequence[KvOp] = ()
     adjust: Sequence[Adjustment | None] = ()
     embed: bool = False
+    adapters: AdapterSet = NO_ADAPTERS
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ class ExecutorInfo:
     n_window: some layers keep only that many positions of a sequence, from which on no more can be
     forgotten than the last step's tokens; 0 if all layers keep all.
     transport: how vectors get from rank to rank, for a user; "" with one rank.
+    n_adapters: how many are loaded.
     """
 
     n_ranks: int
@@ -175,6 +179,7 @@ class ExecutorInfo:
     can_forget: bool = True
     n_window: int = 0
     transport: str = ""
+    n_adapters: int = 0
 
 
 def check_batch(batch: Batch, info: ExecutorInfo) -> None:
@@ -196,6 +201,10 @@ def check_batch(batch: Batch, info: ExecutorInfo) -> None:
         raise UsageError(f"{len(batch.adjust)} adjustments for {len(batch.outputs)} outputs")
     if any(not 0 <= i < n for i in batch.outputs):
         raise UsageError(f"outputs {list(batch.outputs)} are not all among the step's {n} tokens")
+    if any(not 0 <= number < info.n_adapters for number, _ in batch.adapters):
+        raise UsageError(
+            f"adapters {list(batch.adapters)} are not all among the {info.n_adapters} loaded"
+        )
 
 
 def nothing() -> None:
@@ -302,5 +311,5 @@ class InputGathering(Protocol):
         """
 
 
-class FullExecutor(Executor, SequenceFiles, Instruments, InputGathering, Protocol):
+class FullExecutor(Executor, SequenceFiles, Instruments, InputGathering, Adapters, Protocol):
     """All sides of one running model. For who starts it and hands the sides on; use the narrowest."""

@@ -86,6 +86,7 @@ class LocalExecutor:
         self._outputs = tuple(batch.outputs)
         self._model.want_embeddings(batch.embed)
         if batch.tokens.size:
+            self._model.adapters.use(batch.adapters)
             self._model.decode(batch.tokens, batch.positions, batch.sequences, batch.outputs)
         rows = () if batch.embed else self._rows(batch)
         embeddings = self._model.embeddings(batch.outputs) if batch.embed else None
@@ -129,6 +130,13 @@ class LocalExecutor:
     def drop(self, path: str) -> None:
         """Delete a saved sequence; see `SequenceFiles.drop`."""
         self._files.drop(path)
+
+    def load_adapter(self, files: Sequence[str]) -> int:
+        """Load an adapter; see `Adapters.load_adapter`."""
+        number = self.info.n_adapters
+        self._model.adapters.load(number, Path(files[0]))
+        self.info = replace(self.info, n_adapters=number + 1)
+        return number
 
     def set_threads(self, threads: Sequence[int]) -> None:
         """Set the threads that decode; see `Instruments.set_threads`."""

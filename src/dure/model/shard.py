@@ -40,14 +40,18 @@ from dure.sizes import compared
 from dure.whole_file import write_whole
 
 __all__ = [
+    "FORMAT",
+    "Piece",
     "Shard",
     "cut_model",
     "delete_shard",
     "is_finished",
     "is_whole",
+    "plan_facts",
     "plan_shards",
     "shards_cut_from",
     "sized_shards",
+    "stem_of",
     "stream_shards",
 ]
 
@@ -57,7 +61,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """One tensor of a shard: `spec` is what is written, made from `source` by `rule` and `span`.
 
     `zero` writes zeros of the shape; `factor` multiplies a float32 tensor.
@@ -79,7 +83,7 @@ class Shard:
     path: Path
     weights_bytes: int
     _metadata: Mapping[str, Value]
-    _pieces: tuple[_Piece, ...]
+    _pieces: tuple[Piece, ...]
 
     @property
     def name(self) -> str:
@@ -122,17 +126,17 @@ def _sized(model: GgufFile, plan: CutPlan, rank: int) -> Shard:
 
 def _shard_name(model: GgufFile, plan: CutPlan, rank: int) -> str:
     digest = hashlib.sha256()
-    digest.update(json.dumps([FORMAT, model.fingerprint, _plan_facts(plan), rank]).encode())
-    return f"{_stem(model.paths[0])}-rank{rank}of{len(plan.ranks)}-{digest.hexdigest()[:16]}"
+    digest.update(json.dumps([FORMAT, model.fingerprint, plan_facts(plan), rank]).encode())
+    return f"{stem_of(model.paths[0])}-rank{rank}of{len(plan.ranks)}-{digest.hexdigest()[:16]}"
 
 
-def _stem(model: Path) -> str:
+def stem_of(model: Path) -> str:
     """Return what the names of a model's shards begin with: letters and signs that URLs and nodes take."""
     plain = re.sub(r"[^A-Za-z0-9._-]|\.(?=\.)", "-", model.name.removesuffix(".gguf"))
     return plain.lstrip("._-")[:80] or "model"
 
 
-def _plan_facts(plan: CutPlan) -> dict[str, Any]:
+def plan_facts(plan: CutPlan) -> dict[str, Any]:
     """Return the plan as plain data: what a shard records of it, and what its name is the hash of."""
     return {
         "ranks": [[[cut[along].start, cut[along].stop] for along in COUNTED] for cut in plan.ranks],
@@ -162,7 +166,7 @@ def _metadata(model: GgufFile, plan: CutPlan, rank: int) -> dict[str, Value]:
         "general.architecture": target,
         "tokenizer.ggml.model": "no_vocab",
         "dure.cut.source": model.fingerprint,
-        "dure.cut.plan": json.dumps(_plan_facts(plan)),
+        "dure.cut.plan": json.dumps(plan_facts(plan)),
     }
     return {
         **kept,
@@ -172,14 +176,14 @@ def _metadata(model: GgufFile, plan: CutPlan, rank: int) -> dict[str, Value]:
     }
 
 
-def _pieces(model: GgufFile, plan: CutPlan, rank: int) -> Iterator[_Piece]:
+def _pieces(model: GgufFile, plan: CutPlan, rank: int) -> Iterator[Piece]:
     for tensor in model.tensors.values():
         piece = _piece(model, plan, tensor, rank)
         if piece is not None:
             yield piece
 
 
-def _piece(model: GgufFile, plan: CutPlan, tensor: Tensor, rank: int) -> _Piece | None:
+def _piece(model: GgufFile, plan: CutPlan, tensor: Tensor, rank: int) -> Piece | None:
     rule = plan.architecture.rule(tensor.name)
     name, type_, zero, factor = tensor.name, plan.type_of(tensor), False, 1.0
     if "output.weight" in model.tensors:
@@ -194,7 +198,7 @@ def _piece(model: GgufFile, plan: CutPlan, tensor: Tensor, rank: int) -> _Piece 
     if name.endswith("attn_q_norm.weight"):
         factor = plan.architecture.query_correction(plan.shape, len(plan.ranks[rank][Along.HEADS]))
     spec = TensorSpec(name, plan.shape_of(tensor, rank), type_)
-    return _Piece(tensor, spec, rule, plan.span(rule, rank), zero, factor)
+    return Piece(tensor, spec, rule, plan.span(rule, rank), zero, factor)
 
 
 def _filler_type(tensor: Tensor) -> GgmlType:
@@ -223,7 +227,7 @@ def is_whole(path: Path, *, verify: bool = False) -> bool:
 
 def shards_cut_from(model: Path, directory: Path) -> list[Path]:
     """Return the shards in a directory whose headers say they were cut from this model."""
-    begins = f"{_stem(model)}-rank"
+    begins = f"{stem_of(model)}-rank"
     near = [p for p in directory.glob("*-rank*of*.gguf") if p.name.startswith(begins)]
     try:
         with open_gguf(model) as gguf:
@@ -337,7 +341,7 @@ def _write_into(
 def _write_tensor(
     model: GgufFile,
     tensor: Tensor,
-    targets: Sequence[tuple[GgufWriter, _Piece]],
+    targets: Sequence[tuple[GgufWriter, Piece]],
     progress: Callable[[int], None],
 ) -> None:
     """Stream one tensor into every shard that has a part of it, a few rows at a time."""
@@ -359,7 +363,7 @@ def _write_tensor(
             progress(size)
 
 
-def _part(block: Bytes, rows: Span, piece: _Piece) -> Bytes:
+def _part(block: Bytes, rows: Span, piece: Piece) -> Bytes:
     """Return a piece's part of some rows of its source. block: uint8 [len(rows), row_bytes]."""
     source, target, columns = piece.source, piece.spec.type, piece.span
     if piece.rule.axis == 1 and piece.span is not None:
@@ -376,7 +380,7 @@ def _part(block: Bytes, rows: Span, piece: _Piece) -> Bytes:
     return _reencode(block, piece, columns)
 
 
-def _reencode(block: Bytes, piece: _Piece, columns: Span | None) -> Bytes:
+def _reencode(block: Bytes, piece: Piece, columns: Span | None) -> Bytes:
     n_columns = piece.source.shape[0]
     floats = dequantize(block, piece.source.type, block.shape[0] * n_columns)
     floats = floats.reshape(block.shape[0], n_columns) * np.float32(piece.factor)

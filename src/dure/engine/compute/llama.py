@@ -22,6 +22,7 @@ from dure.engine.compute.allreduce import graph_callback
 from dure.engine.compute.custom_nodes import CustomNodes
 from dure.engine.compute.importance import InputGatherer
 from dure.engine.compute.kv_cache import KvCache
+from dure.engine.compute.lora import ContextAdapters
 from dure.engine.compute.memory import lock_all, locked_bytes, want_huge_pages
 from dure.engine.compute.native import ggml_cpu
 from dure.engine.compute.pinning import PinnedThreads, cores_for
@@ -93,6 +94,7 @@ class LoadedModel:
         is_chunked = _meta(self._model, "general.architecture") == _CHUNKED
         self.kv = KvCache(self._context, self.n_window, chunked=is_chunked)
         self.inputs = InputGatherer(self._nodes.handle)
+        self.adapters = ContextAdapters(self._model, self._context)
         # A running state (Mamba and its kin) holds a whole sequence, and cannot go back.
         self.can_forget = not (
             lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.engine.executor import FullExecutor, RankFacts, StepStats
 from dure.engine.instruments.floor import FloorProbe
 from dure.engine.instruments.timed_runs import TimedRuns
@@ -21,12 +22,16 @@ __all__ = ["BenchResult", "BenchRuns", "RankTimes", "Spread", "TokenRate", "Toke
 
 @dataclass(frozen=True)
 class BenchRuns:
-    """What to run: each prompt and each generation `repeat` times, from a KV cache of `depth` tokens."""
+    """What to run: each prompt and each generation `repeat` times, from a KV cache of `depth` tokens.
+
+    adapters: what they are computed with.
+    """
 
     n_prompt: int
     n_generate: int
     depth: int
     repeat: int
+    adapters: AdapterSet = NO_ADAPTERS
 
     @property
     def n_tokens(self) -> int:
@@ -101,7 +106,7 @@ def measure(
 ) -> BenchResult:
     """Measure an executor. floor: probed before each generation and after the last."""
     tokens = np.random.default_rng(0).integers(0, executor.info.n_vocab, runs.n_tokens)
-    timed = TimedRuns(executor, tokens.astype(np.int32), runs.depth)
+    timed = TimedRuns(executor, tokens.astype(np.int32), runs.depth, runs.adapters)
     timed.fill()
     timed.prompt(runs.n_prompt)
     timed.generate(runs.n_generate if floor else 1)

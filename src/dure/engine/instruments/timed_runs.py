@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.engine.executor import Batch, Executor, Ints, StepStats
 from dure.engine.kv import Forget, KeepState, KvOp, RestoreState
 
@@ -18,11 +19,14 @@ _DEPTH = "depth"  # names the state there
 class TimedRuns:
     """Runs prompts and generations, each from a KV cache of `depth` tokens.
 
-    tokens: int32 [depth + the longest run].
+    tokens: int32 [depth + the longest run]. adapters: what they are computed with.
     """
 
-    def __init__(self, executor: Executor, tokens: Ints, depth: int) -> None:
+    def __init__(
+        self, executor: Executor, tokens: Ints, depth: int, adapters: AdapterSet = NO_ADAPTERS
+    ) -> None:
         self._executor, self._tokens, self._depth = executor, tokens, depth
+        self._adapters = adapters
         self._keeps_all = executor.info.can_forget and not executor.info.n_window
         self._positions = np.arange(len(tokens), dtype=np.int32)
         self._sequences = np.zeros(len(tokens), np.int32)
@@ -62,6 +66,7 @@ class TimedRuns:
             self._sequences[first:stop],
             outputs,
             top_k=1,
+            adapters=self._adapters,
         )
         return self._executor.step(batch).stats
 

@@ -36,6 +36,8 @@ def follow(process: RankProcess) -> None:
                 comm.Send(pack_report(process.stats, rows), 0, TAG_REPORT)
             case msg.GetLogits():
                 comm.Send(process.logits(record.row), 0, TAG_REPORT)
+            case msg.LoadAdapter():
+                comm.send(process.load_adapter(record), 0, TAG_REPORT)
             case msg.SetThreads():
                 process.set_threads(record)
             case msg.StopRanks():

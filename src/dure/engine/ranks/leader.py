@@ -141,6 +141,7 @@ class Leader:
         | msg.LoadSequence
         | msg.KeepSequences
         | msg.DropSequence
+        | msg.LoadAdapter
         | msg.StopRanks,
     ) -> msg.FromRank0:
         match request:
@@ -150,6 +151,8 @@ class Leader:
                 return msg.SequenceLoaded(self._gather(request, self._process.load))
             case msg.KeepSequences():
                 return msg.SequencesKept(self._gather(request, self._process.keep_only))
+            case msg.LoadAdapter():
+                return msg.AdapterLoaded(self._gather(request, self._process.load_adapter))
             case msg.DropSequence():
                 self._gather(request, self._process.drop)
                 return msg.RequestDone()

@@ -13,11 +13,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.engine.arrays import Floats
 from dure.engine.executor import Adjustment, Batch
 from dure.engine.kv import KvOp
 
 __all__ = [
+    "AdapterLoaded",
     "DropSequence",
     "FactsReported",
     "FromRank0",
@@ -26,6 +28,7 @@ __all__ = [
     "GetLogits",
     "InputsGathered",
     "KeepSequences",
+    "LoadAdapter",
     "LoadSequence",
     "Logits",
     "ProbeRanks",
@@ -91,6 +94,7 @@ class StepRequest(_Message):
     kv: list[KvOp]
     adjust: list[AdjustmentBytes | None] = []
     embed: bool = False
+    adapters: AdapterSet = NO_ADAPTERS
 
 
 class RankStep(_Message):
@@ -103,6 +107,7 @@ class RankStep(_Message):
     kv: list[KvOp]
     adjust: list[AdjustmentBytes | None] = []
     embed: bool = False
+    adapters: AdapterSet = NO_ADAPTERS
 
 
 class SaveSequence(_Message):
@@ -137,6 +142,13 @@ class GetLogits(_Message):
     """Report all logits of one output row of the last step."""
 
     row: int
+
+
+class LoadAdapter(_Message):
+    """Load an adapter under a number: each rank its own file, see `Adapters.load_adapter`."""
+
+    number: int
+    files: list[str]
 
 
 class SetThreads(_Message):
@@ -225,6 +237,12 @@ class SequencesKept(_Message):
     ranks: list[tuple[list[str], int]]
 
 
+class AdapterLoaded(_Message):
+    """Why a rank could not load its part of an adapter; "" for each that has."""
+
+    ranks: list[str]
+
+
 class RequestDone(_Message):
     """Every rank has done what was asked, and there is nothing to report."""
 
@@ -266,6 +284,7 @@ _Common = (
     | LoadSequence
     | KeepSequences
     | DropSequence
+    | LoadAdapter
     | SetThreads
     | SetTrace
     | ProbeRanks
@@ -283,6 +302,7 @@ FromRank0 = (
     | SequenceSaved
     | SequenceLoaded
     | SequencesKept
+    | AdapterLoaded
     | RequestDone
     | Traced
     | Probed
@@ -329,6 +349,7 @@ def step_request(batch: Batch) -> StepRequest:
         list(batch.kv),
         [_adjustment_bytes(change) for change in batch.adjust],
         batch.embed,
+        batch.adapters,
     )
 
 
@@ -361,6 +382,7 @@ def rank_step(step: StepRequest) -> RankStep:
         step.kv,
         step.adjust,
         step.embed,
+        step.adapters,
     )
 
 

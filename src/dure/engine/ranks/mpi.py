@@ -37,7 +37,7 @@ from dure.engine.ranks.running_job import RunningJob
 from dure.engine.thread_watch import ThreadWatch
 from dure.engine.trace import RankTrace, StepTrace
 from dure.engine.wire import Wire
-from dure.errors import ResourceError, UsageError
+from dure.errors import ModelError, ResourceError, UsageError
 from dure.model.architectures import Along
 from dure.model.context import moving_window
 from dure.model.cut import CutPlan
@@ -159,6 +159,16 @@ class MpiExecutor:
     def drop(self, path: str) -> None:
         """Delete a saved sequence; see `SequenceFiles.drop`."""
         self._job.ask(msg.DropSequence(path), msg.RequestDone, FILES_S)
+
+    def load_adapter(self, files: Sequence[str]) -> int:
+        """Load an adapter into every rank; see `Adapters.load_adapter`."""
+        number = self.info.n_adapters
+        done = self._job.ask(msg.LoadAdapter(number, list(files)), msg.AdapterLoaded, FILES_S)
+        for rank, problem in enumerate(done.ranks):
+            if problem:
+                raise ModelError(f"rank {rank}: {problem}", "make it again, for this model")
+        self.info = replace(self.info, n_adapters=number + 1)
+        return number
 
     def set_threads(self, threads: Sequence[int]) -> None:
         """Set the threads that decode; see `Instruments.set_threads`."""

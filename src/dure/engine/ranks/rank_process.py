@@ -31,7 +31,7 @@ from dure.engine.ranks.channel import Channel
 from dure.engine.ranks.job import Job
 from dure.engine.saved.sequence_files import RankFiles
 from dure.engine.trace import MOST_PASSES
-from dure.errors import EngineError, ResourceError
+from dure.errors import EngineError, ModelError, ResourceError
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
@@ -123,6 +123,7 @@ class RankProcess:
         """Decode what the step has of tokens, if any; return how many."""
         positions = np.frombuffer(step.positions, np.int32)
         if positions.size:
+            self.model.adapters.use(step.adapters)
             self.model.decode(
                 embeddings.reshape(positions.size, self.model.n_embd),
                 positions,
@@ -170,6 +171,17 @@ class RankProcess:
     def drop(self, request: msg.DropSequence) -> None:
         """Delete this rank's part of a saved sequence."""
         self._files.drop(request.path)
+
+    def load_adapter(self, request: msg.LoadAdapter) -> str:
+        """Load this rank's part of an adapter; return why it cannot be loaded, "" if it is."""
+        name = Path(request.files[self.rank]).name
+        try:
+            self.model.adapters.load(
+                request.number, Path(self.job.shards[self.rank]).with_name(name)
+            )
+        except ModelError as error:
+            return error.problem
+        return ""
 
     def set_threads(self, request: msg.SetThreads) -> None:
         """Decode with this rank's number of threads from now on."""
