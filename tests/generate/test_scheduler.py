@@ -23,6 +23,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.engine.kv import Copy, DropState, Forget, KeepState, RestoreState, Swap
 from dure.errors import ContextError, UsageError
 from dure.generate.request import Owner, Request
@@ -38,25 +39,32 @@ from dure.generate.scheduler import (
     SchedulerLimits,
     StepTokens,
     StorePrefix,
+    adapters_of,
     prefix_key,
 )
 from dure.generate.scheduler.budget import BEGIN_MORE
 from dure.generate.scheduler.shares import SLICE
+from dure.generate.scheduler.turns import TURN_STEPS
 
 
 @dataclass
 class Cells:
     """A sequence of the simulated KV cache. first: the first position that layers with a window still have.
 
-    It forgets all that llama.cpp may forget.
+    It forgets all that llama.cpp may forget. adapters: what its tokens were computed with.
     """
 
     limits: SchedulerLimits
     tokens: list[int] = field(default_factory=list)
     first: int = 0
+    adapters: AdapterSet = NO_ADAPTERS
 
-    def compute(self, tokens: Sequence[int]) -> None:
+    def compute(self, tokens: Sequence[int], adapters: AdapterSet = NO_ADAPTERS) -> None:
         start, window = len(self.tokens), self.limits.n_window
+        assert not start or adapters == self.adapters, (
+            "all of it is computed with the same adapters"
+        )
+        self.adapters = adapters
         assert self.is_whole_at(start), "the next token sees its window"
         self.tokens += tokens
         if window and len(self.tokens) > window:
@@ -77,7 +85,11 @@ class Cells:
         n = len(self.tokens) if n is None else n
         assert self.is_whole_at(n)
         first = max(self.first, n - self.limits.n_window) if self.limits.n_window else 0
-        return Cells(self.limits, self.tokens[:n], first)
+        return Cells(self.limits, self.tokens[:n], first, self.adapters)
+
+    @property
+    def key(self) -> str:
+        return prefix_key(self.tokens, self.adapters)
 
 
 class Simulation:
@@ -143,7 +155,7 @@ class Simulation:
         work = [self.with_drafts(w, n_drafts, n_right) for w in work]
         for w in work:
             assert len(self.cache[w.running.slot]) == w.start
-            self.sequences[w.running.slot].compute(w.all_tokens)
+            self.sequences[w.running.slot].compute(w.all_tokens, w.running.request.adapters)
         self.scheduler.advance(work)
         for w in work:
             if w.output:
@@ -210,7 +222,7 @@ class Simulation:
                 pair = self.sequences[other].moved(), self.sequences[slot].moved()
                 self.sequences[slot], self.sequences[other] = pair
             case KeepState(slot, key):
-                assert key == prefix_key(self.cache[slot])
+                assert key == self.sequences[slot].key
                 self.states[key] = self.sequences[slot].moved()
             case RestoreState(slot, key, n):
                 self.restore(slot, key, n)
@@ -227,7 +239,7 @@ class Simulation:
 
     def store(self, slot: int, key: str, tokens: tuple[int, ...]) -> None:
         assert self.cache[slot] == list(tokens), "what is stored is what is there"
-        assert key == prefix_key(tokens)
+        assert key == self.sequences[slot].key
         if self.full:
             self.stored.pop(key, None)
             self.scheduler.store_failed(key)
@@ -259,9 +271,11 @@ class Simulation:
         assert running.n_cached < len(running.tokens), "the last token is always computed"
 
     def check_work(self, work: Sequence[StepTokens], prefill_limit: int) -> None:
-        decodes = {
-            id(r) for r in self.scheduler.running if not r.in_prefill and not r.request.embed
-        }
+        answers = [r for r in self.scheduler.running if not r.in_prefill and not r.request.embed]
+        sets = {w.running.request.adapters for w in work}
+        assert len(sets) <= 1, "a step is computed with one set of adapters"
+        decodes = {id(r) for r in answers if r.request.adapters in sets}
+        others_wait = len(answers) > len(decodes) == 0
         computed = [id(w.running) for w in work]
         assert len(computed) == len(set(computed)), "a request is computed once a step"
         if decodes and not decodes & set(computed):
@@ -274,7 +288,7 @@ class Simulation:
         assert decodes <= set(computed), "every other answer that runs gets its token"
         n_prefill = sum(len(w.tokens) for w in work if w.running.in_prefill)
         assert sum(len(w.tokens) for w in work) <= self.limits.n_batch
-        assert not decodes or n_prefill <= max(1, prefill_limit)
+        assert not (decodes or others_wait) or n_prefill <= max(1, prefill_limit)
         assert all(w.tokens for w in work)
         for w in work:
             tokens = w.running.tokens
@@ -352,6 +366,7 @@ class AnyRequests(RuleBasedStateMachine):
         cache_prompt=st.sampled_from([True, True, True, False]),
         answered=st.sampled_from([0, 0, 0, 5]),
         points=st.sampled_from([(), (64,), (64, 130), (1, 63, 200, 254)]),
+        adapters=st.sampled_from([(), (), ((0, 1.0),), ((0, 0.5), (1, -1.0))]),
     )
     def add(
         self,
@@ -364,6 +379,7 @@ class AnyRequests(RuleBasedStateMachine):
         cache_prompt: bool,
         answered: int,
         points: tuple[int, ...],
+        adapters: AdapterSet,
     ) -> None:
         prompt = family(f, n)[: 255 - min(tail, 14)] + [50 + tail] * min(tail, 14)
         given: list[int] = []
@@ -378,6 +394,7 @@ class AnyRequests(RuleBasedStateMachine):
                 cache_prompt=cache_prompt,
                 answered=given,
                 return_points=points,
+                adapters=adapters,
             )
         )
 
@@ -1170,3 +1187,83 @@ def test_neighbours_stay_where_they_are() -> None:
     s.log.clear()
     s.finish_all()
     assert not any(isinstance(action, Swap) for action in s.log)
+
+
+# ---------------------------------------------------------------- adapters
+
+STYLE: AdapterSet = ((0, 1.0),)
+OTHER: AdapterSet = ((0, 0.5), (1, 1.0))
+
+
+def test_a_prefix_serves_no_other_adapters() -> None:
+    """What was computed with a set is reused for it alone, in a slot and from the store."""
+    s = simulation(n_slots=1, store_tokens=1_000)
+    for adapters, n_reused in ((STYLE, 0), ((), 0), (STYLE, 199), (OTHER, 0), ((), 199)):
+        s.add(family(1, 200), wanted=1, adapters=adapters)
+        s.finish_all()
+        assert s.ended[-1].n_reused == n_reused
+
+
+def test_a_prompt_does_not_wait_for_another_with_other_adapters() -> None:
+    """Equal prompts that come together: the second waits to copy the first only if their sets are equal."""
+    for adapters, n_running in ((STYLE, 1), (OTHER, 2)):
+        s = simulation(n_batch=64)
+        s.add(family(1, 500), adapters=STYLE)
+        s.step()
+        s.add(family(1, 500), adapters=adapters)
+        s.step()
+        assert len(s.scheduler.running) == n_running
+
+
+def test_sets_take_turns_of_a_few_steps() -> None:
+    """Answers with three sets: each set has TURN_STEPS steps, then the next, round and round."""
+    s = simulation(n_slots=3)
+    sets: list[AdapterSet] = [(), STYLE, OTHER]
+    for f, adapters in enumerate(sets):
+        s.add(family(f + 1, 4), wanted=1_000, adapters=adapters)
+    for _ in range(3 * TURN_STEPS):  # until each has its turn from the beginning
+        s.step()
+    turns = [s.step()[0].running.request.adapters for _ in range(6 * TURN_STEPS)]
+    runs = [(adapters, len(list(run))) for adapters, run in itertools.groupby(turns)]
+    assert all(n == TURN_STEPS for _, n in runs[1:-1])
+    assert {turns.count(adapters) for adapters in sets} == {2 * TURN_STEPS}
+
+
+def test_nobody_gets_more_steps_by_asking_with_many_sets() -> None:
+    """An owner with three sets and one with a single one: every other turn is the latter's."""
+    s = simulation(n_slots=4)
+    for f, scale in enumerate((0.25, 0.5, 0.75)):
+        s.add(family(f + 1, 4), wanted=1_000, owner="many", adapters=((0, scale),))
+    s.add(family(4, 4), wanted=1_000, owner="one")
+    for _ in range(4 * TURN_STEPS):
+        s.step()
+    owners = [s.step()[0].running.request.owner.name for _ in range(12 * TURN_STEPS)]
+    assert owners.count("one") == owners.count("many")
+
+
+def test_a_turn_ends_with_its_last_request() -> None:
+    """No step is lost when nothing of a set is left to compute."""
+    s = simulation()
+    s.add(family(1, 4), wanted=2, adapters=STYLE)
+    s.add(family(2, 4), wanted=20)
+    s.finish_all(most_steps=23)
+
+
+def test_answers_of_another_set_wait_for_a_chunk_of_a_prompt_only() -> None:
+    """A long prompt with a set of its own is computed in chunks while an answer has another."""
+    s = simulation(n_batch=300)
+    s.add(family(1, 4), wanted=1_000)
+    s.step()
+    s.add(family(2, 900), adapters=STYLE)
+    chunks = [
+        len(w.tokens) for _ in range(20) for w in s.step(prefill_limit=20) if w.running.in_prefill
+    ]
+    assert chunks
+    assert max(chunks) <= 20
+
+
+def test_a_key_names_the_adapters() -> None:
+    """A stored prefix's key tells them, so that another process knows what it may be used for."""
+    for adapters in ((), STYLE, OTHER, ((3, 0.10000000149011612),)):
+        assert adapters_of(prefix_key([1, 2], adapters)) == adapters
+    assert len({prefix_key([1], a) for a in ((), STYLE, OTHER)}) == 3

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.generate.request import NOBODY, Grammar, Owner, Request, Sampling, Timings
 
 __all__ = [
@@ -93,7 +94,7 @@ class ChatTask:
 class GenerationOptions:
     """How an answer is generated. stop: texts that end it, and are not part of it.
 
-    n_logprobs, post_sampling, prompt_logprobs: see `Request`.
+    n_logprobs, post_sampling, prompt_logprobs: see `Request`. adapters: None: as the model is served.
     """
 
     sampling: Sampling = Sampling()  # noqa: RUF009 - it is frozen
@@ -105,6 +106,7 @@ class GenerationOptions:
     ignore_eos: bool = False
     cache_prompt: bool = True
     owner: Owner = NOBODY
+    adapters: AdapterSet | None = None
 
     def request(
         self, prompt: list[int], grammar: Grammar | None, *, index: int = 0, group: str = ""
@@ -126,6 +128,7 @@ class GenerationOptions:
             cache_prompt=self.cache_prompt,
             owner=self.owner,
             group=group,
+            adapters=self.adapters or NO_ADAPTERS,
         )
 
 

@@ -47,6 +47,7 @@ class EmbeddingLoop:
                 top_k=1,
                 kv=self._kv.take(),
                 embed=has_outputs,
+                adapters=running.request.adapters,
             )
         )
         self._scheduler.advance([StepTokens(running, start, tuple(tokens), output=False)])

@@ -19,7 +19,7 @@ from dure.generate.embedding_loop import EmbeddingLoop
 from dure.generate.kv_actions import KvActions
 from dure.generate.prefix_store import PrefixStore
 from dure.generate.prompt_reader import PromptReader
-from dure.generate.request import EngineStats, Event, Request, check_tokens
+from dure.generate.request import EngineStats, Event, Request, check_adapters, check_tokens
 from dure.generate.sampling import Sampler
 from dure.generate.scheduler import Action, RunningRequest, Scheduler, SchedulerLimits
 from dure.generate.speculative.proposer import Proposer
@@ -101,6 +101,7 @@ class EngineLoop:
         """Begin a request; what is wrong with it comes as an event."""
         try:
             check_tokens(request, self._executor.info.n_vocab)
+            check_adapters(request, self._executor.info.n_adapters)
             self._scheduler.add(request)
         except DureError as error:
             self._answers.fail(request.id, error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import shutil
+import struct
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 
 from dure.engine.executor import SequenceFiles
 from dure.errors import ResourceError
-from dure.generate.scheduler import DropPrefix, LoadPrefix, StorePrefix, prefix_key
+from dure.generate.scheduler import DropPrefix, LoadPrefix, StorePrefix, adapters_of, prefix_key
 
 __all__ = ["PrefixStore"]
 
@@ -120,12 +121,12 @@ class PrefixStore:
 
 
 def _read(path: Path) -> list[int]:
-    """Return the tokens in a file; none if its name is not their hash."""
+    """Return the tokens in a file; none if its name is not their key."""
     try:
-        data = path.read_bytes()
-    except OSError:
+        data, adapters = path.read_bytes(), adapters_of(path.stem)
+    except (OSError, ValueError, struct.error):
         return []
     if len(data) % 4:
         return []
     tokens: list[int] = np.frombuffer(data, np.int32).tolist()
-    return tokens if prefix_key(tokens) == path.stem else []
+    return tokens if prefix_key(tokens, adapters) == path.stem else []

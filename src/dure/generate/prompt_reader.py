@@ -54,6 +54,7 @@ class PromptReader:
             range(n),
             top_k=min(n_best, info.n_vocab),
             kv=self._kv.take(),
+            adapters=request.adapters,
         )
 
     def _logprobs(

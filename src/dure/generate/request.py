@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.errors import ErrorRecord, ParameterError, UsageError
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Sampling",
     "Timings",
     "Token",
+    "check_adapters",
     "check_tokens",
 ]
 
@@ -162,7 +164,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     answered: the tokens of the answer that an engine before this one gave; it goes on after them.
     embed: compute the prompt's embedding instead of an answer.
     return_points: lengths of the prompt at which others may leave it, ascending: its system message's end,
-    where the next turn goes on. Empty: its end.
+    where the next turn goes on. Empty: its end. adapters: what it is computed with.
     """
 
     id: str
@@ -182,6 +184,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     answered: list[int] = []
     embed: bool = False
     return_points: tuple[int, ...] = ()
+    adapters: AdapterSet = NO_ADAPTERS
 
     @property
     def reads_prompt(self) -> bool:
@@ -201,6 +204,16 @@ def check_tokens(request: Request, n_vocab: int) -> None:
             raise ParameterError(
                 field, f"{field}: there is no token {wrong}", f"only 0 to {n_vocab - 1}"
             )
+
+
+def check_adapters(request: Request, n_loaded: int) -> None:
+    """Check the adapters of a request. Raises UsageError if one is not among the n_loaded."""
+    for number, _ in request.adapters:
+        if not 0 <= number < n_loaded:
+            cure = (
+                f"only 0 to {n_loaded - 1}" if n_loaded else "none is loaded: --lora FILE loads one"
+            )
+            raise ParameterError("lora", f"lora: there is no adapter {number}", cure)
 
 
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True):

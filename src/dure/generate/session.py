@@ -10,6 +10,7 @@ import codecs
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.engine.executor import Executor
 from dure.errors import UsageError, context_error, revived
 from dure.generate.loop import EngineLoop
@@ -34,16 +35,20 @@ class AnswerPiece:
 
 
 class Session:
-    """One conversation on an executor.
+    """One conversation on an executor, with some of its adapters.
 
     After an answer, `finish` tells why it ended: "stop" (the model ended it), "length" (max_tokens or the
     context is reached) or "cancelled"; `timings` what it took.
     """
 
     def __init__(
-        self, executor: Executor, vocabulary: Vocabulary, proposer: Proposer | None = None
+        self,
+        executor: Executor,
+        vocabulary: Vocabulary,
+        proposer: Proposer | None = None,
+        adapters: AdapterSet = NO_ADAPTERS,
     ) -> None:
-        self._executor, self._vocabulary = executor, vocabulary
+        self._executor, self._vocabulary, self._adapters = executor, vocabulary, adapters
         self._loop = EngineLoop(executor, vocabulary, proposer=proposer)
         self.timings, self.finish = Timings(), ""
 
@@ -70,6 +75,7 @@ class Session:
                 sampling=sampling,
                 max_tokens=max_tokens,
                 return_points=return_points,
+                adapters=self._adapters,
             )
         )
         try:

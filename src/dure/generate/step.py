@@ -116,6 +116,7 @@ class StepRunner:
             min(n_best, self._executor.info.n_vocab),
             self._kv.take(),
             adjustments if any(adjustments) else (),
+            adapters=step[0].running.request.adapters,
         )
 
     def _observe(self, step: Sequence[StepTokens], elapsed_s: float, stats: StepStats) -> None:

@@ -5,6 +5,7 @@ from dure.generate.scheduler.actions import (
     DropPrefix,
     LoadPrefix,
     StorePrefix,
+    adapters_of,
     prefix_key,
 )
 from dure.generate.scheduler.budget import PrefillLimits, PrefillSpeed
@@ -26,5 +27,6 @@ __all__ = [
     "SchedulerLimits",
     "StepTokens",
     "StorePrefix",
+    "adapters_of",
     "prefix_key",
 ]

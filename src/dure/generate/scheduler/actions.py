@@ -6,14 +6,16 @@ Knows what each action needs to be true before it. Refuses to know who carries i
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.engine.kv import KvOp
 
-__all__ = ["Action", "DropPrefix", "LoadPrefix", "StorePrefix", "prefix_key"]
+__all__ = ["Action", "DropPrefix", "LoadPrefix", "StorePrefix", "adapters_of", "prefix_key"]
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,19 @@ class DropPrefix:
     key: str
 
 
+_FLOAT = struct.Struct(">f")
 Action = KvOp | StorePrefix | LoadPrefix | DropPrefix
 
 
-def prefix_key(tokens: Sequence[int]) -> str:
-    """Return the key of a stored prefix: the hash of its tokens."""
-    return hashlib.blake2b(np.array(tokens, np.int32).tobytes(), digest_size=16).hexdigest()
+def prefix_key(tokens: Sequence[int], adapters: AdapterSet = NO_ADAPTERS) -> str:
+    """Return the key of a stored prefix: the hash of its tokens, and the adapters it was computed with."""
+    digest = hashlib.blake2b(np.array(tokens, np.int32).tobytes(), digest_size=16).hexdigest()
+    return "-".join(
+        [digest, *(f"{number}x{_FLOAT.pack(scale).hex()}" for number, scale in adapters)]
+    )
+
+
+def adapters_of(key: str) -> AdapterSet:
+    """Return the adapters that a key names. Raises ValueError if it is none."""
+    named = [part.partition("x") for part in key.split("-")[1:]]
+    return tuple((int(n), _FLOAT.unpack(bytes.fromhex(scale))[0]) for n, _, scale in named)

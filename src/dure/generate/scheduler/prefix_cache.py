@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dure.engine.adapters import AdapterSet
 from dure.engine.kv import Copy, DropState, Forget, KeepState, RestoreState
 from dure.generate.request import Request
 from dure.generate.scheduler.actions import Action, LoadPrefix
@@ -63,6 +64,7 @@ class PrefixCache:
         return any(
             running.in_prefill
             and running.request.cache_prompt
+            and running.request.adapters == request.adapters
             and self._n_to_copy(running, request.prompt) >= n_worth
             for running in self._slots.running
         )
@@ -82,10 +84,10 @@ class PrefixCache:
         if slot.index != source and reuse.n < MIN_COPIED:
             reuse = _Reuse()
         actions = self._fill(slot, reuse)
-        n = reuse.n
+        n, slot.adapters = reuse.n, request.adapters
         slot.held = tokens[:n]
         slot.n_stored = min(slot.n_stored, n)
-        self._index.put_slot(slot.index, slot.held)
+        self._index.put_slot(slot.index, slot.held, slot.adapters)
         self.n_queries += len(tokens)
         self.n_hits += n
         return slot, n, actions
@@ -95,22 +97,23 @@ class PrefixCache:
 
         The last token is computed in any case: its logits are needed.
         """
-        found = self._index.longest(tokens) if may_reuse(request) else None
+        adapters = request.adapters
+        found = self._index.longest(tokens, adapters) if may_reuse(request) else None
         if found is None:
             return _Reuse()
         source, n = found[0], min(found[1], len(tokens) - 1)
         if n >= self._lowest(source):
             return _Reuse(source, n)
-        best = self._whole(tokens[:n])
-        state = self._states.longest(tokens[:n])
+        best = self._whole(tokens[:n], adapters)
+        state = self._states.longest(tokens[:n], adapters)
         if state is not None and state[1] > best.n:
             best = _Reuse(source, state[1], state[0])
         return best
 
-    def _whole(self, tokens: Sequence[int]) -> _Reuse:
+    def _whole(self, tokens: Sequence[int], adapters: AdapterSet) -> _Reuse:
         """Return the longest source that holds a beginning of these tokens, and nothing else."""
         best = _Reuse()
-        for source, n in self._index.beginnings(tokens):
+        for source, n in self._index.beginnings(tokens, adapters):
             if n == self._n_held_by(source):
                 best = _Reuse(source, n)
         return best
@@ -176,7 +179,7 @@ class PrefixCache:
             return []
         stops = []
         for point in request.return_points or (len(request.prompt) - 1,):
-            is_kept = self._states.use(request.prompt[:point])
+            is_kept = self._states.use(request.prompt[:point], request.adapters)
             if not is_kept and n + MIN_STORED <= point < len(request.prompt):
                 stops.append(point)
                 n = point
@@ -193,8 +196,8 @@ class PrefixCache:
             return []
         running.stops.pop(0)
         tokens = running.tokens[: running.n_cached]
-        self._index.put_slot(slot.index, tokens)
-        key, dropped = self._states.keep(tokens)
+        self._index.put_slot(slot.index, tokens, slot.adapters)
+        key, dropped = self._states.keep(tokens, slot.adapters)
         return [KeepState(slot.index, key), *map(DropState, dropped)]
 
     def lose(self, running: RunningRequest) -> list[Action]:
@@ -212,14 +215,14 @@ class PrefixCache:
     def put_prompt(self, running: RunningRequest) -> None:
         """Let others reuse a prompt that is computed, if its request allows that."""
         if running.request.cache_prompt:
-            self._index.put_slot(running.slot, running.tokens)
+            self._index.put_slot(running.slot, running.tokens, running.request.adapters)
 
     def release(self, slot: CacheSlot, running: RunningRequest) -> list[Action]:
         """Let a slot hold what its request left behind, or return what clears it."""
         slot.running = None
         slot.held = running.tokens[: running.n_cached]
         if running.request.cache_prompt:
-            self._index.put_slot(slot.index, slot.held)
+            self._index.put_slot(slot.index, slot.held, slot.adapters)
             return []
         slot.held, slot.lowest = [], 0
         slot.unlink_stored()

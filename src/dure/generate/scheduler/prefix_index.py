@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dure.generate.scheduler.prefix_tree import PrefixTree
+from dure.engine.adapters import NO_ADAPTERS, AdapterSet
+from dure.generate.scheduler.actions import adapters_of
+from dure.generate.scheduler.prefix_tree import PrefixForest
 
 __all__ = ["PrefixIndex", "Source"]
 
@@ -16,22 +18,24 @@ Source = int | str  # a slot's index, or the key of a stored prefix
 
 
 class PrefixIndex:
-    """A radix tree over the slots and the stored prefixes; the latter in the order of their last use."""
+    """Radix trees over the slots and the stored prefixes; the latter in the order of their last use."""
 
     def __init__(self) -> None:
-        self._tree: PrefixTree[Source] = PrefixTree()
+        self._tree: PrefixForest[Source] = PrefixForest()
         self._stored: dict[str, int] = {}  # key: number of tokens; the least recently used first
 
-    def longest(self, tokens: Sequence[int]) -> tuple[Source, int] | None:
+    def longest(self, tokens: Sequence[int], adapters: AdapterSet) -> tuple[Source, int] | None:
         """Return a source that begins like `tokens`, and for how many of them; None if none does.
 
         Of several the latest that was put in.
         """
-        return self._tree.longest(tokens)
+        return self._tree.longest(tokens, adapters)
 
-    def beginnings(self, tokens: Sequence[int]) -> Iterator[tuple[Source, int]]:
+    def beginnings(
+        self, tokens: Sequence[int], adapters: AdapterSet
+    ) -> Iterator[tuple[Source, int]]:
         """Yield every source whose tokens all begin `tokens`, with their number; the shortest first."""
-        return self._tree.beginnings(tokens)
+        return self._tree.beginnings(tokens, adapters)
 
     def length(self, source: Source) -> int:
         """Count the tokens of a source; raises KeyError."""
@@ -39,9 +43,12 @@ class PrefixIndex:
 
     # ------------------------------------------------------------ slots
 
-    def put_slot(self, slot: int, tokens: Sequence[int]) -> None:
-        """Let a slot hold tokens, instead of what it held; without any it is not found."""
-        self._tree.put(slot, tokens)
+    def put_slot(self, slot: int, tokens: Sequence[int], adapters: AdapterSet) -> None:
+        """Let a slot hold tokens, instead of what it held; without any it is not found.
+
+        adapters: what they were computed with; for others they are not found.
+        """
+        self._tree.put(slot, tokens, adapters)
 
     def remove_slot(self, slot: int) -> None:
         """Let a slot not be found."""
@@ -49,9 +56,14 @@ class PrefixIndex:
 
     def swap_slots(self, a: int, b: int) -> None:
         """Exchange what two slots hold."""
-        tokens = {slot: self._tree.tokens(slot) for slot in (a, b) if slot in self._tree}
-        self._tree.put(b, tokens.get(a, []))
-        self._tree.put(a, tokens.get(b, []))
+        nothing: tuple[list[int], AdapterSet] = [], NO_ADAPTERS
+        held = {
+            slot: (self._tree.tokens(slot), self._tree.adapters(slot))
+            for slot in (a, b)
+            if slot in self._tree
+        }
+        self._tree.put(b, *held.get(a, nothing))
+        self._tree.put(a, *held.get(b, nothing))
 
     # ------------------------------------------------------------ stored prefixes
 
@@ -59,7 +71,7 @@ class PrefixIndex:
         """Add a stored prefix, or move it to the end, as the most recently used one."""
         self._stored.pop(key, None)
         self._stored[key] = len(tokens)
-        self._tree.put(key, tokens)
+        self._tree.put(key, tokens, adapters_of(key))
 
     def touch_stored(self, key: str) -> None:
         """Note that a stored prefix was used now."""

@@ -10,7 +10,9 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-__all__ = ["PrefixTree", "common_length"]
+from dure.engine.adapters import AdapterSet
+
+__all__ = ["PrefixForest", "PrefixTree", "common_length"]
 
 Key = TypeVar("Key", bound=Hashable)
 _INT32 = "i"  # four bytes a token: an idle server may remember a million of them
@@ -135,3 +137,50 @@ class PrefixTree(Generic[Key]):
         for child in node.children.values():
             child.tokens = node.tokens + child.tokens
             parent.children[child.tokens[0]] = child
+
+
+class PrefixForest(Generic[Key]):
+    """A sequence of tokens for each key. What is computed with some adapters is not found for others."""
+
+    def __init__(self) -> None:
+        self._trees: dict[AdapterSet, PrefixTree[Key]] = {}
+        self._adapters: dict[Key, AdapterSet] = {}
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._adapters
+
+    def adapters(self, key: Key) -> AdapterSet:
+        """Return what a key's sequence was computed with; raises KeyError."""
+        return self._adapters[key]
+
+    def tokens(self, key: Key) -> list[int]:
+        """Return a key's sequence; raises KeyError."""
+        return self._trees[self._adapters[key]].tokens(key)
+
+    def length(self, key: Key) -> int:
+        """Count the tokens of a key's sequence; raises KeyError."""
+        return self._trees[self._adapters[key]].length(key)
+
+    def put(self, key: Key, tokens: Sequence[int], adapters: AdapterSet) -> None:
+        """Set a key's sequence; an empty one removes the key."""
+        self.remove(key)
+        if tokens:
+            self._trees.setdefault(adapters, PrefixTree()).put(key, tokens)
+            self._adapters[key] = adapters
+
+    def remove(self, key: Key) -> None:
+        """Remove a key; nothing happens if it is not there."""
+        if (adapters := self._adapters.pop(key, None)) is not None:
+            self._trees[adapters].remove(key)
+            if not len(self._trees[adapters]):
+                del self._trees[adapters]
+
+    def longest(self, tokens: Sequence[int], adapters: AdapterSet) -> tuple[Key, int] | None:
+        """Return what `PrefixTree.longest` does, of the sequences of a set."""
+        tree = self._trees.get(adapters)
+        return tree.longest(tokens) if tree is not None else None
+
+    def beginnings(self, tokens: Sequence[int], adapters: AdapterSet) -> Iterator[tuple[Key, int]]:
+        """Yield what `PrefixTree.beginnings` does, of the sequences of a set."""
+        tree = self._trees.get(adapters)
+        return tree.beginnings(tokens) if tree is not None else iter(())

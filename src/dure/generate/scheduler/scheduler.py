@@ -31,6 +31,7 @@ from dure.generate.scheduler.reach import Reach
 from dure.generate.scheduler.running import RunningRequest, StepTokens, next_tokens
 from dure.generate.scheduler.shares import Shares, to_pause
 from dure.generate.scheduler.slots import SlotTable
+from dure.generate.scheduler.turns import AdapterTurns
 
 __all__ = ["Scheduler", "SchedulerLimits"]
 
@@ -74,6 +75,7 @@ class Scheduler:
         )
         self._due: list[Action] = []
         self._answers_waited = False  # in the last step
+        self._turns = AdapterTurns()
 
     # ------------------------------------------------------------ figures
 
@@ -240,15 +242,18 @@ class Scheduler:
     # ------------------------------------------------------------ steps
 
     def next_step(self, limits: PrefillLimits) -> list[StepTokens]:
-        """Return the next step's tokens, in the order of their slots.
+        """Return the next step's tokens, in the order of their slots; all with the same adapters.
 
         It is filled with prompts if no answer runs, or if all that run skip it, which they never do twice
         in a row.
         """
-        running = [r for r in self.running if r.in_steps]
+        in_steps = [r for r in self.running if r.in_steps]
+        running = self._turns.next(in_steps)
         decodes = [next_tokens(r, 1) for r in running if not r.in_prefill]
         prefills = [r for r in running if r.in_prefill]
         n_batch, clock, may_wait = self.limits.n_batch, self.shares.clock, not self._answers_waited
+        if not decodes and not all(r.in_prefill for r in in_steps):  # answers wait for their turn
+            n_batch = min(n_batch, max(1, limits.n_chunk))
         step, self._answers_waited = divided_step(
             decodes, prefills, n_batch, limits, clock, may_wait=may_wait
         )

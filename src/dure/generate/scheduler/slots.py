@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.generate.scheduler.running import RunningRequest
 
 __all__ = ["MIN_STORED", "CacheSlot", "SlotTable"]
@@ -22,7 +23,7 @@ class CacheSlot:
 
     held: its tokens while no request runs in it. n_stored: how many of its tokens are stored as well, as
     the prefix stored_key. last_used: the number of its last admission. lowest: the shortest length that it
-    can be cut back to.
+    can be cut back to. adapters: what its tokens were computed with.
     """
 
     index: int
@@ -32,6 +33,7 @@ class CacheSlot:
     stored_key: str = ""
     last_used: int = 0
     lowest: int = 0
+    adapters: AdapterSet = NO_ADAPTERS
 
     @property
     def tokens(self) -> list[int]:

@@ -13,6 +13,8 @@ from dure.generate.scheduler.slots import MIN_STORED, CacheSlot, SlotTable
 
 __all__ = ["StorePolicy"]
 
+MOST_ADAPTERS = 12  # that a stored prefix was computed with: its key is the name of a file
+
 
 class StorePolicy:
     """Decides for a store of n_max tokens. Notes what is stored in the index and in the slots."""
@@ -25,15 +27,17 @@ class StorePolicy:
 
         spare: a prefix that is about to be loaded, and must not be dropped for this one.
         """
-        tokens = slot.tokens
+        tokens, adapters = slot.tokens, slot.adapters
         n = len(tokens)
         room = self.n_max - (self._index.length(spare) if spare else 0)
-        if n > room or n - max(n_kept, slot.n_stored) < MIN_STORED:
+        if n > room or n - max(n_kept, slot.n_stored) < MIN_STORED or len(adapters) > MOST_ADAPTERS:
             return []
-        key = prefix_key(tokens)
+        key = prefix_key(tokens, adapters)
         replaced = self._drop_replaced(slot, key, spare)
         self._index.put_stored(key, tokens)
-        self._index.put_slot(slot.index, tokens)  # found before the stored one: nothing to load
+        self._index.put_slot(
+            slot.index, tokens, adapters
+        )  # found before the stored one: nothing to load
         slot.n_stored, slot.stored_key = n, key
         return [StorePrefix(slot.index, key, tuple(tokens)), *replaced, *self._drop_oldest(spare)]
 
