@@ -20,6 +20,7 @@ from dure.cluster.root.readiness import common_ctx, machine_of
 from dure.cluster.root.restart_watch import RestartWatch
 from dure.cluster.root.survey import NodeReport, Nodes
 from dure.cluster.trust.identity import ROOT_NAME, shown_name
+from dure.deploy.adapters import adapter_bytes, planned
 from dure.deploy.deployment import Deployment, deployment_of_shards
 from dure.deploy.learning import Learning
 from dure.deploy.local import cut_missing, limits_of, memory_of_whole, start_local, threads_of
@@ -197,9 +198,10 @@ class _CutOverNodes:
             occupancy.left(name, machine)
             for name, machine in zip(self._names, [here, *map(machine_of, reports)], strict=True)
         ]
+        adapters = adapter_bytes(model, options, self._cut)
         self._memory = [
-            rank_memory(self._cut, shard, machine.features)
-            for shard, machine in zip(self._shards, machines, strict=True)
+            rank_memory(self._cut, shard, machine.features).with_other(n_bytes)
+            for shard, machine, n_bytes in zip(self._shards, machines, adapters, strict=True)
         ]
         ranks = list(zip(names, self._memory, machines, strict=True))
         trained = self._cut.shape.context_length
@@ -239,7 +241,20 @@ class _CutOverNodes:
         reporter.event(EngineEvent.LOADS)
         executor = self._executor(cluster, placed, reporter)
         timer.note("load_s")
-        return deployment_of_shards(executor, self._shards, self._memory)
+        return deployment_of_shards(
+            executor,
+            self._shards,
+            self._memory,
+            lambda adapter: self._place_adapter(adapter, nodes, reporter),
+        )
+
+    def _place_adapter(self, adapter: GgufFile, nodes: Nodes, reporter: Reporter) -> list[str]:
+        """Send every machine its part of an adapter; return what each calls it, beside its shard."""
+        shards = planned(adapter, self._cut)
+        placed = list(zip(self._members, shards[1:], strict=True))
+        _send_shards(adapter, nodes, placed, reporter)
+        cut_missing(adapter, shards[:1], reporter)
+        return [shard.path.name for shard in shards]
 
     def _executor(
         self, cluster: Cluster, placed: Sequence[tuple[Member, Shard]], reporter: Reporter

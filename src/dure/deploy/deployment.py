@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dure.engine.executor import FullExecutor
+from dure.model.gguf import GgufFile
 from dure.model.shard import Shard
 from dure.plan.memory import RankMemory
 
@@ -24,7 +25,8 @@ class Deployment:
     restart_reason: called when the engine is idle, returns why it should restart, as when a machine is
     back; "" if it should not. record: logs an event with its facts. learn: called with each rank's seconds
     of computing in a step. is_shared: other jobs run on its machines, so no time measured there is of it
-    alone. machines: of the ranks, as a person knows them; empty if all are here.
+    alone. machines: of the ranks, as a person knows them; empty if all are here. place_adapter: brings
+    an adapter to where the ranks are, and returns each rank's file; see `Adapters.load_adapter`.
     """
 
     executor: FullExecutor
@@ -36,10 +38,16 @@ class Deployment:
     learn: Callable[[Sequence[float]], None] = lambda _seconds: None
     is_shared: bool = False
     machines: tuple[str, ...] = ()
+    place_adapter: Callable[[GgufFile], Sequence[str]] = lambda adapter: [
+        str(adapter.paths[0].absolute())
+    ]
 
 
 def deployment_of_shards(
-    executor: FullExecutor, shards: Sequence[Shard], memory: Sequence[RankMemory]
+    executor: FullExecutor,
+    shards: Sequence[Shard],
+    memory: Sequence[RankMemory],
+    place_adapter: Callable[[GgufFile], Sequence[str]],
 ) -> Deployment:
     """Return the deployment of an executor that runs these shards."""
     names = "".join(shard.name for shard in shards)
@@ -48,4 +56,5 @@ def deployment_of_shards(
         sum(rank.weights_bytes for rank in memory),
         tuple(rank.moved_bytes_per_token for rank in memory),
         hashlib.blake2b(names.encode(), digest_size=8).hexdigest(),
+        place_adapter=place_adapter,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dure.deploy.adapters import adapter_bytes, planned
 from dure.deploy.deployment import Deployment, deployment_of_shards
 from dure.deploy.options import RunOptions, parse_shares
 from dure.deploy.reporter import EngineEvent, Reporter
@@ -80,7 +81,10 @@ def _planned(model: GgufFile, options: RunOptions) -> _Plan:
         return _Plan(machine, threads, n_ctx, [whole])
     cut = plan_cut(model, shares)
     shards = plan_shards(model, cut, shard_directory())
-    memory = [rank_memory(cut, shard, machine.features) for shard in shards]
+    memory = [
+        rank_memory(cut, shard, machine.features).with_other(n_bytes)
+        for shard, n_bytes in zip(shards, adapter_bytes(model, options, cut), strict=True)
+    ]
     n_ctx = choose_ctx(options.ctx, cut.shape.context_length, memory, machine, options.n_sequences)
     return _Plan(machine, threads, n_ctx, memory, cut, shards)
 
@@ -119,6 +123,7 @@ def memory_of_whole(
     memory, trained = whole_memory(model, machine.features)
     if full_window:
         memory = memory.without_window()
+    memory = memory.with_other(*adapter_bytes(model, options))
     return memory, choose_ctx(options.ctx, trained, [memory], machine, options.n_sequences)
 
 
@@ -155,7 +160,19 @@ def _start_cut(
             kv_bytes=[rank.kv_bytes(plan.n_ctx, options.n_sequences) for rank in plan.memory],
             progress=loaded,
         )
-    return deployment_of_shards(executor, plan.shards, plan.memory)
+    return deployment_of_shards(
+        executor,
+        plan.shards,
+        plan.memory,
+        lambda adapter: _place_adapter(adapter, cut, reporter),
+    )
+
+
+def _place_adapter(adapter: GgufFile, cut: CutPlan, reporter: Reporter) -> list[str]:
+    """Write each rank's part of an adapter beside its shard; return their names."""
+    shards = planned(adapter, cut)
+    cut_missing(adapter, shards, reporter)
+    return [shard.path.name for shard in shards]
 
 
 def cut_missing(model: GgufFile, shards: Sequence[Shard], reporter: Reporter) -> None:

@@ -5,17 +5,35 @@ Checks options on their own. Refuses to know models and machines.
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import msgspec
 
 from dure.cluster.job_identity import JobIdentity
+from dure.engine.adapters import AdapterSet, adapter_set, is_scale
 from dure.engine.wire import Wire
 from dure.errors import UsageError
 
-__all__ = ["MOST_SEQUENCES", "RestartReason", "RunOptions", "parse_shares"]
+__all__ = [
+    "MOST_SEQUENCES",
+    "AdapterFile",
+    "RestartReason",
+    "RunOptions",
+    "adapter_file",
+    "parse_shares",
+]
 
 MOST_RANKS = 1024
 MOST_SEQUENCES = 128  # llama.cpp's own limit is 256
 LARGEST_SHARE = 1e9
+
+
+class AdapterFile(msgspec.Struct, frozen=True):
+    """An adapter (LoRA) in GGUF, and the scale that requests which do not say one use it with."""
+
+    path: str
+    scale: float = 1.0
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +45,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     or "all"; None: those that make it faster. interface: network device towards the nodes; None: the
     one that leads there. grace_s: seconds to wait for a missing node before starting without it; 0 fails
     at once. wire: format of partial sums. lock_memory: weights are never swapped out. pin: each thread has
-    its own core.
+    its own core. lora: adapters that are loaded with the model; the first is number 0.
     """
 
     ranks: int | None = None
@@ -44,6 +62,12 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: float = 0.0
     lock_memory: bool = False
     pin: bool = False
+    lora: tuple[AdapterFile, ...] = ()
+
+    @property
+    def adapters(self) -> AdapterSet:
+        """What is computed with the adapters as they were given."""
+        return adapter_set((number, file.scale) for number, file in enumerate(self.lora))
 
 
 class RestartReason(msgspec.Struct, frozen=True):
@@ -51,6 +75,22 @@ class RestartReason(msgspec.Struct, frozen=True):
 
     reason: str
     silent_s: float = 0.0
+
+
+def adapter_file(text: str) -> AdapterFile:
+    """Return the adapter that FILE or FILE:SCALE names. Raises UsageError if the scale is no number."""
+    name, colon, number = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return AdapterFile(str(Path(text).absolute()))
+    try:
+        scale = float(number)
+    except ValueError:
+        scale = math.nan
+    if not is_scale(scale) or not name:
+        raise UsageError(
+            f"--lora {text}", "give a file, or a file and a scale, as in style.gguf:0.5"
+        )
+    return AdapterFile(str(Path(name).absolute()), scale)
 
 
 def parse_shares(shares: str | None, ranks: int | None) -> list[float]:

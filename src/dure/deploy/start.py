@@ -5,6 +5,9 @@ The entry point of this package: from a model's file and options to a running ex
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from dure.deploy.adapters import load_adapter
 from dure.deploy.deployment import Deployment
 from dure.deploy.local import check_local, start_local
 from dure.deploy.options import MOST_SEQUENCES, RestartReason, RunOptions, parse_shares
@@ -31,14 +34,16 @@ def start_model(
     reporter = reporter or SilentReporter()
     deployment = _started(model, options, reporter, restart)
     executor = deployment.executor
-    if options.threads is None and max(executor.info.threads) > 1 and not deployment.is_shared:
-        key = f"{model.fingerprint[:16]}-{deployment.cut_name}"
-        known = cache_directory() / "threads.json"
-        try:
+    try:
+        for file in options.lora:
+            load_adapter(model, deployment, Path(file.path))
+        if options.threads is None and max(executor.info.threads) > 1 and not deployment.is_shared:
+            key = f"{model.fingerprint[:16]}-{deployment.cut_name}"
+            known = cache_directory() / "threads.json"
             tune_threads(executor, key, known, may_measure=restart is None)
-        except BaseException:
-            executor.close()
-            raise
+    except BaseException:
+        executor.close()
+        raise
     full = executor.info.threads
     tell_of_threads(executor, full, deployment.machines or ("this machine",) * len(full), reporter)
     return deployment

@@ -14,6 +14,7 @@ import msgspec
 
 from dure.chat.task import ChatTask, GenerationOptions, JsonSchema, NamedTool, Tool
 from dure.chat.thinking import Think, asked_to_think
+from dure.engine.adapters import AdapterSet
 from dure.errors import UsageError
 from dure.generate.request import Sampling
 
@@ -70,6 +71,7 @@ class AnswerArguments(SamplingArguments, total=False):
     logprobs: int | None
     json_schema: Mapping[str, Any] | None
     grammar: str | None
+    lora: Mapping[int, float] | None
 
 
 def options_of(
@@ -80,6 +82,7 @@ def options_of(
     max_tokens: int | None,
     stop: str | Sequence[str],
     logprobs: int | None,
+    adapters: AdapterSet,
 ) -> GenerationOptions:
     """Return how to generate. call: what was called. sampling: what was given, None for what was not.
 
@@ -95,6 +98,7 @@ def options_of(
         max_tokens=max_tokens,
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         n_logprobs=logprobs,
+        adapters=adapters,
     )
 
 

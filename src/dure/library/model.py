@@ -73,6 +73,7 @@ class Model(ModelWithTokens):
         logprobs: int | None = None,
         json_schema: Mapping[str, Any] | None = None,
         grammar: str | None = None,
+        lora: Mapping[int, float] | None = None,
         **sampling: Unpack[SamplingArguments],
     ) -> Answer | AnswerStream | list[Answer]:
         """Continue a text, without a chat template; a list of texts gets a list of answers.
@@ -82,6 +83,7 @@ class Model(ModelWithTokens):
         always takes the likeliest token. seed: of the random choices, None for another each time; the i-th
         prompt of a list has seed + i. stop: texts that end the answer, and are not part of it. logprobs:
         how many of the likeliest tokens come with each token. json_schema, grammar: what the text follows.
+        lora: scales of adapters by number, and no others; None: as the model was opened.
         sampling: as in `SamplingArguments`; what is not given is as the model's file says.
         """
         options = options_of(
@@ -91,6 +93,7 @@ class Model(ModelWithTokens):
             max_tokens=max_tokens,
             stop=stop,
             logprobs=logprobs,
+            adapters=self._running.adapters.chosen(lora),
         )
         rules = self._rules(json_schema, grammar)
         if (batch := batch_of(prompt)) is None:
@@ -161,6 +164,7 @@ class Model(ModelWithTokens):
         logprobs: int | None = None,
         json_schema: Mapping[str, Any] | None = None,
         grammar: str | None = None,
+        lora: Mapping[int, float] | None = None,
         **sampling: Unpack[SamplingArguments],
     ) -> Answer | AnswerStream:
         """Answer a conversation: a text, or messages as in OpenAI's chat API.
@@ -177,6 +181,7 @@ class Model(ModelWithTokens):
             max_tokens=max_tokens,
             stop=stop,
             logprobs=logprobs,
+            adapters=self._running.adapters.chosen(lora),
         )
         if not self._running.vocabulary.has_chat_template:
             raise UsageError(f"{self.name} has no chat template", "use generate() to continue text")

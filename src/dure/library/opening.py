@@ -13,7 +13,8 @@ from typing import Literal
 
 from dure.chat.reading import TextTools
 from dure.cluster.job_identity import LIBRARY, JobIdentity
-from dure.deploy.options import RunOptions
+from dure.deploy.adapters import load_adapter
+from dure.deploy.options import RunOptions, adapter_file
 from dure.engine.wire import Wire
 from dure.errors import DureError, UsageError
 from dure.generate.file_sampling import file_sampling
@@ -21,9 +22,10 @@ from dure.generate.loop import EngineLoop
 from dure.generate.request import Sampling
 from dure.generate.speculative.proposer import Draft
 from dure.isolation import Isolation
+from dure.library.adapters import RunningAdapters
 from dure.library.model import Model
 from dure.library.reporting import LogReporter, LogWatcher
-from dure.library.running import proposer, running_model
+from dure.library.running import proposer, running_deployment
 from dure.library.shared_loop import SharedLoop
 from dure.library.tokens import ModelParts
 from dure.library.wording import IN_OPEN, in_python
@@ -51,6 +53,7 @@ def open_model(
     mlock: bool = False,
     pin: bool = False,
     pull: bool = False,
+    lora: Sequence[str | os.PathLike[str]] = (),
 ) -> Model:
     """Start a model, and return it when it is ready. Use it as a context manager, or `close` it.
 
@@ -58,7 +61,8 @@ def open_model(
     cluster: cut it over the cluster's machines; nodes: exactly these, or "all". ctx: tokens of a prompt and
     its answer; None: 4,096, or less if the model was trained for less. parallel: answers at once, each with
     its own context. threads, shares, share_node, interface, sync, draft, mlock, pin: as the options of
-    `dure run`. pull: download a model that is not on this machine.
+    `dure run`. pull: download a model that is not on this machine. lora: adapters, each a file, or a file
+    and a scale as in "style.gguf:0.5"; `load_adapter` loads more while it runs.
     Raises a DureError that says what prevents it, and the cure.
     """
     with ExitStack() as stack, _naming_arguments():
@@ -77,6 +81,7 @@ def open_model(
             interface=interface,
             lock_memory=mlock,
             pin=pin,
+            lora=tuple(adapter_file(os.fspath(file)) for file in lora),
         )
         wanted = os.fspath(draft)
         named = wanted if wanted in set(Draft) else str(_found(wanted, pull=pull).absolute())
@@ -93,10 +98,18 @@ def _started(path: Path, options: RunOptions, draft: str, stack: ExitStack) -> M
     texts: Isolation[TextTools] = stack.enter_context(
         Isolation.of_module("dure.library.reader", str(path.absolute()))
     )  # loads while the model does
-    gguf, executor = stack.enter_context(running_model(path, options, reporter))
+    gguf, deployment = stack.enter_context(running_deployment(path, options, reporter))
+    executor = deployment.executor
     drafts = stack.enter_context(proposer(draft, gguf, vocabulary, options, executor, reporter))
     loop = SharedLoop(EngineLoop(executor, vocabulary, proposer=drafts))
-    return ModelParts(path, gguf.architecture, executor.info, loop, vocabulary, texts, sampling)
+    adapters = RunningAdapters(
+        loop,
+        lambda file: load_adapter(gguf, deployment, file),
+        [file.scale for file in options.lora],
+    )
+    return ModelParts(
+        path, gguf.architecture, executor.info, loop, vocabulary, texts, sampling, adapters
+    )
 
 
 def _found(text: str, *, pull: bool) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dure.deploy.deployment import Deployment
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import Reporter
 from dure.deploy.start import start_model
@@ -20,7 +21,7 @@ from dure.model.vocabulary import Vocabulary
 from dure.places import cluster_directory
 from dure.worker.proposing import start_proposer
 
-__all__ = ["cluster_job", "proposer", "running_model"]
+__all__ = ["cluster_job", "proposer", "running_deployment", "running_model"]
 
 
 @contextmanager
@@ -37,16 +38,25 @@ def cluster_job(options: RunOptions) -> Iterator[None]:
 
 
 @contextmanager
+def running_deployment(
+    model: Path, options: RunOptions, reporter: Reporter
+) -> Iterator[tuple[GgufFile, Deployment]]:
+    """Run a model until the block ends, by an error too."""
+    with open_gguf(model) as gguf, cluster_job(options):
+        deployment = start_model(gguf, options, reporter)
+        try:
+            yield gguf, deployment
+        finally:
+            deployment.executor.close()
+
+
+@contextmanager
 def running_model(
     model: Path, options: RunOptions, reporter: Reporter
 ) -> Iterator[tuple[GgufFile, FullExecutor]]:
-    """Run a model until the block ends, by an error too."""
-    with open_gguf(model) as gguf, cluster_job(options):
-        executor = start_model(gguf, options, reporter).executor
-        try:
-            yield gguf, executor
-        finally:
-            executor.close()
+    """Run a model, as `running_deployment`, for its executor alone."""
+    with running_deployment(model, options, reporter) as (gguf, deployment):
+        yield gguf, deployment.executor
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 from dure.errors import DureError, EngineError, UsageError
 from dure.generate.loop import EngineLoop
@@ -19,6 +20,8 @@ from dure.generate.request import Event, Request
 from dure.library.wording import in_python
 
 __all__ = ["SharedLoop"]
+
+T = TypeVar("T")
 
 
 class SharedLoop:
@@ -56,6 +59,12 @@ class SharedLoop:
         """End a request, and drop its events. Does not wait either."""
         if self._events.pop(request_id, None) is not None:
             self.cancel(request_id)
+
+    def between_steps(self, do: Callable[[], T]) -> T:
+        """Do something with what the loop runs on, while it computes no step."""
+        with self._lock:
+            self._check()
+            return do()
 
     def close(self, free: Callable[[], None]) -> None:
         """Refuse what comes from now on, and free what the loop runs on."""

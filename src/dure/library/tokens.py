@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import uuid
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from dure.engine.executor import ExecutorInfo
 from dure.errors import UsageError, revived
 from dure.generate.request import Done, Failed, PromptLogits, PromptLogprobs, Request, Sampling
 from dure.isolation import Isolation
+from dure.library.adapters import RunningAdapters
 from dure.library.arguments import Prompt
 from dure.library.shared_loop import SharedLoop
 from dure.library.wording import in_python
@@ -43,6 +44,7 @@ class ModelParts:
     vocabulary: Vocabulary
     texts: Isolation[TextTools]
     sampling: Sampling
+    adapters: RunningAdapters
 
 
 class ModelWithTokens:
@@ -102,30 +104,42 @@ class ModelWithTokens:
     def _piece(self, token: int, special: bool) -> bytes:
         return self._running.vocabulary.piece(token, special=special)
 
+    # ------------------------------------------------------------ adapters
+
+    def load_adapter(self, path: str | os.PathLike[str], *, scale: float = 1.0) -> int:
+        """Load an adapter (LoRA, in GGUF) into every rank; return its number, for `lora` of an answer.
+
+        Running answers wait meanwhile, and go on as they began. scale: for answers that do not say `lora`.
+        """
+        return self._running.adapters.load(Path(path).absolute(), scale)
+
     # ------------------------------------------------------------ numbers
 
-    def logits(self, prompt: Prompt) -> Floats:
+    def logits(self, prompt: Prompt, *, lora: Mapping[int, float] | None = None) -> Floats:
         """Return what the model gives to every token after each of a text: float32 [n_tokens, n_vocab].
 
         Row i belongs to what follows token i. Many tokens of a large vocabulary fill much memory;
-        `logprobs` is enough to score a text.
+        `logprobs` is enough to score a text. lora: see `Model.generate`.
         """
-        tokens = self._tokens(prompt)
+        tokens, adapters = self._tokens(prompt), self._running.adapters.chosen(lora)
         rows = np.empty((len(tokens), self.n_vocab), np.float32)
-        for event in self._read(Request(id=new_id(), prompt=tokens, prompt_logits=True)):
+        request = Request(id=new_id(), prompt=tokens, prompt_logits=True, adapters=adapters)
+        for event in self._read(request):
             if isinstance(event, PromptLogits):
                 values = np.frombuffer(event.values, np.float32).reshape(-1, self.n_vocab)
                 rows[event.start : event.start + len(values)] = values
         return rows
 
-    def logprobs(self, prompt: Prompt) -> Floats:
+    def logprobs(self, prompt: Prompt, *, lora: Mapping[int, float] | None = None) -> Floats:
         """Return the log-probability of each token of a text after those before it: float32 [n_tokens].
 
-        The first, which nothing comes before, is NaN.
+        The first, which nothing comes before, is NaN. lora: see `Model.generate`.
         """
-        tokens = self._tokens(prompt)
+        tokens, adapters = self._tokens(prompt), self._running.adapters.chosen(lora)
         values = np.full(len(tokens), np.nan, np.float32)
-        request = Request(id=new_id(), prompt=tokens, prompt_logprobs=0, max_tokens=0)
+        request = Request(
+            id=new_id(), prompt=tokens, prompt_logprobs=0, max_tokens=0, adapters=adapters
+        )
         for event in self._read(request):
             if isinstance(event, PromptLogprobs):
                 values[event.start : event.start + len(event.logprobs)] = event.logprobs

@@ -147,6 +147,10 @@ class RankMemory:
             return 0
         return self.kv_bytes_per_token + self.window_bytes_per_token
 
+    def with_other(self, n_bytes: int) -> RankMemory:
+        """Return the memory with n_bytes more, whatever the context."""
+        return replace(self, other_bytes=self.other_bytes + n_bytes)
+
     def without_window(self) -> RankMemory:
         """Return the memory if layers that see a window keep all positions."""
         per_token = self.kv_bytes_per_token + self.window_bytes_per_token

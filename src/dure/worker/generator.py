@@ -13,6 +13,7 @@ from dure.generate.checkpoints import Checkpoints
 from dure.generate.loop import EngineLoop
 from dure.generate.prefix_store import PrefixStore
 from dure.generate.request import Event, Token
+from dure.model.adapter import open_adapter
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.plan.memory import tokens_moved_in_a_pass
@@ -58,12 +59,20 @@ class Generator:
     def _open_store(self, gguf: GgufFile) -> PrefixStore | None:
         if not self._options.store or not sum(self._deployment.kv_token_bytes):
             return None
-        name = f"{gguf.fingerprint[:16]}-{self._deployment.cut_name}"
+        name = f"{gguf.fingerprint[:16]}-{self._deployment.cut_name}{self._adapters_name()}"
         run, store = self._options.run, self._options.store
         if run.cluster and run.job:  # on a node, another job with the same model has its own
             kept = hashlib.sha256(store.encode()).hexdigest()[:8]
             name += f"-{kept if self._options.persistent else run.job.id}"
         return PrefixStore.alone(Path(store), name, self._executor)
+
+    def _adapters_name(self) -> str:
+        """Return what the store's name has of the adapters: the numbers of its prefixes mean these."""
+        digest = hashlib.sha256()
+        for file in self._options.run.lora:
+            with open_adapter(Path(file.path)) as adapter:
+                digest.update(adapter.fingerprint.encode())
+        return f"-{digest.hexdigest()[:8]}" if self._options.run.lora else ""
 
     def _new_loop(self, gguf: GgufFile) -> EngineLoop:
         options, running = self._options, self._deployment

@@ -18,6 +18,7 @@ import numpy as np
 
 from dure.deploy.options import RestartReason
 from dure.deploy.reporter import EngineEvent
+from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.errors import (
     BusyError,
     DureError,
@@ -35,6 +36,7 @@ from dure.generate.request import (
     Failed,
     ModelInfo,
     Request,
+    check_adapters,
     check_tokens,
 )
 from dure.worker import protocol as msg
@@ -140,6 +142,7 @@ class EngineSupervisor:
         if request.id in self._pending:
             raise UsageError(f"request {request.id} runs already", "give each its own id")
         check_tokens(request, info.n_vocab)
+        check_adapters(request, len(self._options.run.lora))
         if len(request.prompt) >= info.n_ctx + self._options.embedding:
             raise context_error(len(request.prompt), info.n_ctx)
         n = self._pending.n_of(request.owner)
@@ -148,12 +151,14 @@ class EngineSupervisor:
                 f"{n} requests of this client run or wait already", "try again in a moment"
             )
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+    async def embed(
+        self, inputs: Sequence[Sequence[int]], adapters: AdapterSet = NO_ADAPTERS
+    ) -> list[list[float]]:
         """Return a pooled embedding of each input's tokens; see `dure.serve.engine.Engine.embed`."""
         answers: list[PendingAnswer] = []
         try:
             for tokens in inputs:
-                answers.append(self.submit(_embedding_request(tokens)))
+                answers.append(self.submit(_embedding_request(tokens, adapters)))
             return [await _embedding(answer) for answer in answers]
         finally:
             for answer in answers:
@@ -295,9 +300,13 @@ class EngineSupervisor:
             self._process.send(msg.Submit(request))
 
 
-def _embedding_request(tokens: Sequence[int]) -> Request:
+def _embedding_request(tokens: Sequence[int], adapters: AdapterSet) -> Request:
     return Request(
-        id=f"embed-{secrets.token_hex(8)}", prompt=list(tokens), embed=True, cache_prompt=False
+        id=f"embed-{secrets.token_hex(8)}",
+        prompt=list(tokens),
+        embed=True,
+        cache_prompt=False,
+        adapters=adapters,
     )
 
 

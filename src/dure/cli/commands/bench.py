@@ -84,7 +84,8 @@ def bench(
     Example: dure bench models/dure-demo.gguf --ranks 2 -p 128,512 -n 64 -t 1,2
     """
     lengths = product(_numbers("-p", n_prompt), _numbers("-n", n_generate))
-    runs = [BenchRuns(prompt, generate, depth, repeat) for prompt, generate in lengths]
+    adapters = running.options("bench", model).adapters
+    runs = [BenchRuns(prompt, generate, depth, repeat, adapters) for prompt, generate in lengths]
     counts = [None] if threads is None else _numbers("--threads", threads)
     if trace and len(runs) * len(counts) > 1:
         raise UsageError("--trace is of one measurement", "give one number each to -p, -n and -t")
@@ -122,7 +123,7 @@ def _bench_traced(
 ) -> None:
     """Measure with a trace, and beside what memory and network allow."""
     with running_model(file, options) as (gguf, executor):
-        traced = _traced(executor, trace, min(runs.n_generate, N_TRACED))
+        traced = _traced(executor, trace, runs, min(runs.n_generate, N_TRACED))
         floor = FloorProbe(executor, gguf, options.wire)
         with loading_bar(f"measuring {file.name}") as progress:
             result = measure(executor, runs, progress, floor)
@@ -170,12 +171,12 @@ def _check_trained(runs: BenchRuns, model: Path) -> None:
         )
 
 
-def _traced(executor: FullExecutor, path: Path, n_tokens: int) -> list[RankTrace]:
+def _traced(executor: FullExecutor, path: Path, runs: BenchRuns, n_tokens: int) -> list[RankTrace]:
     """Trace the generation of some tokens, and write the trace to a file."""
-    runs = TimedRuns(executor, np.zeros(n_tokens, np.int32), 0)
-    runs.generate(n_tokens)  # a warm-up
+    timed = TimedRuns(executor, np.zeros(n_tokens, np.int32), 0, runs.adapters)
+    timed.generate(n_tokens)  # a warm-up
     executor.trace()
-    runs.generate(n_tokens)
+    timed.generate(n_tokens)
     ranks = executor.traced()
     write_trace(path, ranks, executor.facts())
     return ranks

@@ -86,7 +86,7 @@ def chat(
         if not (own_template or vocabulary.has_chat_template):
             raise template_error(vocabulary.name)
         drafts = stack.enter_context(proposer(draft, gguf, vocabulary, options, executor))
-        session = Session(executor, vocabulary, drafts)
+        session = Session(executor, vocabulary, drafts, options.adapters)
         n_ctx = executor.info.n_ctx
         conversation = _Conversation(
             session,

@@ -95,7 +95,7 @@ def run(
         running_model(file, options) as (gguf, executor),
     ):
         drafts = stack.enter_context(proposer(draft, gguf, vocabulary, options, executor))
-        session = Session(executor, vocabulary, drafts)
+        session = Session(executor, vocabulary, drafts, options.adapters)
         chats = not raw and _chats(vocabulary, own_template, system)
         turn = _turn(vocabulary, texts, text, system, think) if chats else None
         tokens = turn.prompt if turn else texts.call(tokens_of, text, False, True)

@@ -13,7 +13,7 @@ import typer
 from dure.chat.thinking import Think
 from dure.cli.terminal.completion import models
 from dure.cluster.job_identity import JobIdentity
-from dure.deploy.options import RunOptions
+from dure.deploy.options import RunOptions, adapter_file
 from dure.engine.wire import Wire
 from dure.errors import ResourceError, UsageError
 from dure.generate.request import Sampling
@@ -126,6 +126,16 @@ class Running:
             rich_help_panel=MODEL,
         ),
     ] = None
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            metavar="FILE[:SCALE]",
+            help="Adapter (LoRA, in GGUF) that changes the model, as in style.gguf:0.5; repeatable.",
+            show_default=False,
+            rich_help_panel=MODEL,
+        ),
+    ] = None
     ranks: Ranks = None
     cluster: Annotated[
         bool,
@@ -224,6 +234,7 @@ class Running:
             grace_s=grace_s,
             lock_memory=self.mlock,
             pin=self.pin,
+            lora=tuple(map(adapter_file, self.lora or ())),
         )
 
 
