@@ -20,6 +20,7 @@ from typing import Any
 
 import uvloop
 
+from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.generate.request import Done, EngineStats, Event, ModelInfo, Request, Timings
 from dure.http.access_log import record_of
 from dure.http.binding import bound
@@ -91,7 +92,11 @@ class ScriptedEngine:
         self.answers.append(ScriptedAnswer(self.events))
         return self.answers[-1]
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+    async def embed(
+        self,
+        inputs: Sequence[Sequence[int]],
+        adapters: AdapterSet = NO_ADAPTERS,  # noqa: ARG002  # as the protocol
+    ) -> list[list[float]]:
         return [[float(len(tokens))] for tokens in inputs]
 
 

@@ -22,6 +22,7 @@ from fastapi import APIRouter
 
 from dure.chat.reading import TextTools
 from dure.deploy.options import RunOptions
+from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.errors import DureError, context_error
 from dure.generate.request import (
     Done,
@@ -294,7 +295,11 @@ class ScriptedEngine:
             raise context_error(len(request.prompt), self.info.n_ctx)
         return ScriptedAnswer(self, request, script)
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+    async def embed(
+        self,
+        inputs: Sequence[Sequence[int]],
+        adapters: AdapterSet = NO_ADAPTERS,  # noqa: ARG002  # as the protocol
+    ) -> list[list[float]]:
         return [[float(len(tokens) + n) for n in range(self.info.n_embd)] for tokens in inputs]
 
     def not_embedding(self) -> ScriptedEngine:

@@ -17,7 +17,17 @@ from dure.http.body import JsonRoute
 from dure.http.head_requests import HeadAsGet
 from dure.http.problems import ErrorShape, install_error_handlers
 from dure.serve import docs
-from dure.serve.openai import chat, completions, embeddings, health, models, native, rerank, tokens
+from dure.serve.openai import (
+    adapters,
+    chat,
+    completions,
+    embeddings,
+    health,
+    models,
+    native,
+    rerank,
+    tokens,
+)
 from dure.serve.state import ServerState
 
 __all__ = ["build_app"]
@@ -28,6 +38,7 @@ OPENAI = (
     embeddings.router,
     models.router,
     native.router,
+    adapters.router,
     rerank.router,
     tokens.router,
     health.router,

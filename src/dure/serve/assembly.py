@@ -22,6 +22,7 @@ from dure.isolation import Isolation
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.serve import anthropic, ollama, responses
+from dure.serve.adapters import ServedAdapters
 from dure.serve.app import build_app
 from dure.serve.cluster_watch import ClusterWatch
 from dure.serve.engine import Engine
@@ -90,7 +91,8 @@ def run_server(
         embedding = _embedding_engine(plan, warn)
         metrics = Metrics(engine, plan.name, watch.reports)
         measured = MeasuredEngine(engine, metrics, plan.name, plan.settings.max_prompt_tokens)
-        model = ServedModel(measured, *words, plan.name, plan.settings.aliases[1:])
+        adapters = ServedAdapters(plan.engine.run.lora)
+        model = ServedModel(measured, *words, plan.name, plan.settings.aliases[1:], adapters)
         state = _state(plan, model, _embedding_model(plan, embedding, embedding_words))
         life = EngineLifespan(
             [engine, *([embedding] if embedding else [])],

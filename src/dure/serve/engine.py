@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal, Protocol
 
+from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.generate.request import EngineStats, Event, ModelInfo, Request
 
 __all__ = ["Engine", "EngineState", "TokenStream"]
@@ -62,5 +63,7 @@ class Engine(Protocol):
         the model is being loaded for the first time.
         """
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+    async def embed(
+        self, inputs: Sequence[Sequence[int]], adapters: AdapterSet = NO_ADAPTERS
+    ) -> list[list[float]]:
         """Return a pooled embedding, not normalized, of every input's tokens. Raises as `submit`."""

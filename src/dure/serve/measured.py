@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 
+from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.errors import context_error
 from dure.generate.request import Done, EngineStats, Event, Failed, ModelInfo, Request, Token
 from dure.http.access_log import RequestRecord, current_record
@@ -72,14 +73,16 @@ class MeasuredEngine:
             record.at_end.append(stream.close)
         return stream
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+    async def embed(
+        self, inputs: Sequence[Sequence[int]], adapters: AdapterSet = NO_ADAPTERS
+    ) -> list[list[float]]:
         """See Engine."""
         for tokens in inputs:
             self._check(len(tokens))
         if record := current_record.get():
             record.model = self._model
             record.prompt_tokens = sum(map(len, inputs))
-        return await self._engine.embed(inputs)
+        return await self._engine.embed(inputs, adapters)
 
     def _check(self, n_tokens: int) -> None:
         if self._most is not None and n_tokens > self._most:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
 from typing import cast
 
 from dure.chat.answer_reader import AnswerReader
@@ -71,6 +72,7 @@ def run_chat(
     Its events end with Finished; a DureError is raised among them if the engine fails.
     """
     model.check_ready()
+    options = _with_adapters(options, model)
     request = options.request(prepared.prompt, prepared.grammar, index=index, group=group)
     request.return_points = prepared.return_points
     stream = model.engine.submit(request)
@@ -91,11 +93,19 @@ def run_text(
 ) -> Run[TextEvent]:
     """Begin the continuation of a prompt, as `run_chat`. special: show special tokens by name."""
     model.check_ready()
+    options = _with_adapters(options, model)
     request = options.request(prompt, grammar, index=index, group=group)
     stream = model.engine.submit(request)
     reader = AnswerReader.of_text(model.piece, options, special=special)
     events = _EventTranslator(request, reader, model.texts).events(stream)
     return Run(stream, events)  # type: ignore[arg-type]  # plain text is content only
+
+
+def _with_adapters(options: GenerationOptions, model: ServedModel) -> GenerationOptions:
+    """Return the options with the model's adapters, if they name none."""
+    if options.adapters is not None:
+        return options
+    return replace(options, adapters=model.adapters.active)
 
 
 def run_chats(

@@ -13,6 +13,7 @@ from dure.chat.reading import TextTools, tokens_of
 from dure.errors import NotReadyError, ParameterError
 from dure.isolation import Isolation
 from dure.model.vocabulary import Vocabulary
+from dure.serve.adapters import ServedAdapters
 from dure.serve.engine import Engine
 
 __all__ = ["LONG_TEXT", "ServedModel"]
@@ -33,6 +34,7 @@ class ServedModel:
     texts: Isolation[TextTools]
     name: str
     aliases: tuple[str, ...] = ()
+    adapters: ServedAdapters = field(default_factory=ServedAdapters)
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ async def embedded(
         if len(found) > n_ctx and not truncate:
             raise context_error(len(found), n_ctx, f"shorten input[{index}], or say truncate")
     fitting = [found[:n_ctx] for found in tokens]
-    vectors = await model.engine.embed(fitting) if fitting else []
+    vectors = await model.engine.embed(fitting, model.adapters.active) if fitting else []
     return vectors, sum(len(found) for found in fitting)
 
 

@@ -257,6 +257,20 @@ class Ranking(ClosedObject):
     usage: RankingUsage
 
 
+class LoadedAdapter(ClosedObject):
+    """An adapter (LoRA), and the scale of requests that do not say one."""
+
+    id: int
+    path: str
+    scale: float
+
+
+class AdaptersChanged(ClosedObject):
+    """The scales hold from the next request on."""
+
+    success: Literal[True]
+
+
 class HealthStatus(ClosedObject):
     """Requests are answered."""
 

@@ -102,7 +102,7 @@ async def _vectors(body: EmbeddingRequest, model: ServedModel) -> tuple[list[Vec
     n_tokens, at_once = sum(map(len, inputs)), model.engine.info.n_sequences
     vectors: list[Vector] = []
     for at in range(0, len(inputs), at_once):  # many texts never fill the queue of all requests
-        raw = await model.engine.embed(inputs[at : at + at_once])
+        raw = await model.engine.embed(inputs[at : at + at_once], model.adapters.active)
         vectors += [_unit(vector, body.dimensions) for vector in raw]
     return vectors, n_tokens
 

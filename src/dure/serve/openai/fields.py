@@ -72,7 +72,6 @@ OPENAI_FIELDS: FieldTable = {
         "thoughts are always told apart from the answer", unless=("auto", "deepseek")
     ),
     "thinking_budget_tokens": Refused("thoughts have no limit of their own", unless=(-1,)),
-    "lora": Refused("adapters are not supported", unless=([],)),
     "adaptive_target": Refused(_NO_PEER, unless=(-1,)),
     "dynatemp_range": Refused(_NO_PEER, "use temperature", unless=(0,)),
     "dynatemp_exponent": Ignored("it has a meaning only with dynatemp_range"),

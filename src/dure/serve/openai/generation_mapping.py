@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from dure.chat.task import GenerationOptions
+from dure.engine.adapters import AdapterSet
 from dure.errors import ParameterError
 from dure.generate.request import Owner, Sampling
 from dure.serve.openai.parameters import GenerationParameters
@@ -43,7 +44,14 @@ async def options_of(
         ignore_eos=bool(request.ignore_eos),
         cache_prompt=request.cache_prompt is not False,
         owner=caller,
+        adapters=_adapters(request, server.model),
     )
+
+
+def _adapters(request: GenerationParameters, model: ServedModel) -> AdapterSet:
+    if not request.lora:  # an empty list asks for nothing, as with llama-server
+        return model.adapters.active
+    return model.adapters.chosen(((one.id, one.scale) for one in request.lora), "lora")
 
 
 def _max_tokens(request: GenerationParameters) -> int | None:

@@ -44,7 +44,7 @@ def generation_settings(options: GenerationOptions, body: Mapping[str, Any]) -> 
         "timings_per_token": bool(body.get("timings_per_token")),
         "adaptive_target": -1.0,
         "adaptive_decay": 0.0,
-        "lora": [],
+        "lora": [{"id": n, "scale": scale} for n, scale in options.adapters or ()],
     }
 
 

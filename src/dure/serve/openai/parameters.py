@@ -10,12 +10,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Le, MaxLen
 from pydantic import AliasChoices, Field
 
+from dure.engine.adapters import MOST_SCALE
 from dure.http.request_model import BodyPart, RequestBody
 from dure.serve.openai.fields import OPENAI_FIELDS
 
-__all__ = ["GenerationParameters", "OpenAIStreamOptions"]
+__all__ = ["MOST_ADAPTERS", "AdapterScale", "GenerationParameters", "OpenAIStreamOptions"]
 
 INT32 = 2**31 - 1
+MOST_ADAPTERS = 256
 
 Count = Annotated[int, Ge(0), Le(INT32)]
 Window = Annotated[int, Ge(-1), Le(INT32)]  # -1 is all of it
@@ -28,6 +30,13 @@ ShortText = Annotated[str, MaxLen(4096)]
 BiasPair = Annotated[
     list[int | ShortText | float | Literal[False]], Field(min_length=2, max_length=2)
 ]
+
+
+class AdapterScale(BodyPart):
+    """An adapter (LoRA) by its number in /lora-adapters, and how strongly it is used; 0: not at all."""
+
+    id: Count
+    scale: Annotated[float, Ge(-MOST_SCALE), Le(MOST_SCALE)]
 
 
 class OpenAIStreamOptions(BodyPart):
@@ -82,6 +91,10 @@ class GenerationParameters(RequestBody):
     )
     grammar: Annotated[str, MaxLen(1_000_000)] | None = Field(None, description="GBNF")
     json_schema: dict[str, Any] | None = None
+
+    lora: Annotated[list[AdapterScale], MaxLen(MOST_ADAPTERS)] | None = Field(
+        None, description="the adapters to use; without any named, as /lora-adapters says"
+    )
 
     stream: bool | None = None
     return_progress: bool | None = None

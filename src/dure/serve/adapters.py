@@ -1,0 +1,45 @@
+"""The adapters (LoRA) of a served model, and the scales that hold for requests which do not say any.
+
+Knows their numbers. Refuses to know HTTP, and what an adapter changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from dure.deploy.options import AdapterFile
+from dure.engine.adapters import AdapterSet, adapter_set
+from dure.errors import ParameterError
+
+__all__ = ["ServedAdapters"]
+
+
+class ServedAdapters:
+    """Adapters by number, from 0 on. scales: of each, for requests that do not say."""
+
+    def __init__(self, files: Sequence[AdapterFile] = ()) -> None:
+        self.paths = tuple(file.path for file in files)
+        self.scales = tuple(file.scale for file in files)
+
+    @property
+    def active(self) -> AdapterSet:
+        """What a request that does not say is computed with."""
+        return adapter_set(enumerate(self.scales))
+
+    def chosen(self, scales: Iterable[tuple[int, float]], param: str) -> AdapterSet:
+        """Return some adapters, by number, with scales; the others are not used.
+
+        Raises ParameterError, naming the parameter, if one is not there.
+        """
+        pairs = list(scales)
+        n = len(self.paths)
+        for number, _ in pairs:
+            if number >= n:
+                cure = f"only 0 to {n - 1}" if n else "start the server with --lora FILE"
+                raise ParameterError(param, f"{param}: there is no adapter {number}", cure)
+        return adapter_set(pairs)
+
+    def change(self, scales: Iterable[tuple[int, float]], param: str) -> None:
+        """Set the scales of requests that do not say any. Raises ParameterError as `chosen`."""
+        given = dict(self.chosen(scales, param))
+        self.scales = tuple(given.get(number, 0.0) for number in range(len(self.paths)))
