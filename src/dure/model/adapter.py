@@ -19,7 +19,7 @@ from dure.model.cut import CutPlan, Span
 from dure.model.ggml import WRITABLE_TYPES, GgmlType, type_named
 from dure.model.gguf import GgufFile, Tensor, TensorSpec, Value, ValueKind, open_gguf, value_of
 from dure.model.gguf.values import one_line
-from dure.model.shard import FORMAT, Piece, Shard, plan_facts, stem_of
+from dure.model.shard import FORMAT, Shard, TensorPiece, plan_facts, stem_of
 
 __all__ = ["AdapterPair", "check_adapter", "open_adapter", "pairs_of", "plan_adapter"]
 
@@ -178,16 +178,18 @@ def _metadata(adapter: GgufFile, target: str) -> dict[str, Value]:
     }
 
 
-def _pieces(pair: AdapterPair, plan: CutPlan, rank: int) -> Iterator[Piece]:
+def _pieces(pair: AdapterPair, plan: CutPlan, rank: int) -> Iterator[TensorPiece]:
     rule = plan.architecture.rule(pair.weight)
     span = plan.span(rule, rank)
     for tensor, axis in ((pair.a, 0), (pair.b, 1)):
         if span is None or rule.axis != axis:
-            yield Piece(tensor, TensorSpec(tensor.name, tensor.shape, tensor.type), _WHOLE, None)
+            yield TensorPiece(
+                tensor, TensorSpec(tensor.name, tensor.shape, tensor.type), _WHOLE, None
+            )
             continue
         shape = (*tensor.shape[:axis], len(span), *tensor.shape[axis + 1 :])
         type_ = tensor.type if axis else _type_of_columns(tensor.type, span)
-        yield Piece(tensor, TensorSpec(tensor.name, shape, type_), rule, span)
+        yield TensorPiece(tensor, TensorSpec(tensor.name, shape, type_), rule, span)
 
 
 def _type_of_columns(type_: GgmlType, span: Span) -> GgmlType:

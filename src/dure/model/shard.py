@@ -41,8 +41,8 @@ from dure.whole_file import write_whole
 
 __all__ = [
     "FORMAT",
-    "Piece",
     "Shard",
+    "TensorPiece",
     "cut_model",
     "delete_shard",
     "is_finished",
@@ -61,7 +61,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Piece:
+class TensorPiece:
     """One tensor of a shard: `spec` is what is written, made from `source` by `rule` and `span`.
 
     `zero` writes zeros of the shape; `factor` multiplies a float32 tensor.
@@ -83,7 +83,7 @@ class Shard:
     path: Path
     weights_bytes: int
     _metadata: Mapping[str, Value]
-    _pieces: tuple[Piece, ...]
+    _pieces: tuple[TensorPiece, ...]
 
     @property
     def name(self) -> str:
@@ -176,14 +176,14 @@ def _metadata(model: GgufFile, plan: CutPlan, rank: int) -> dict[str, Value]:
     }
 
 
-def _pieces(model: GgufFile, plan: CutPlan, rank: int) -> Iterator[Piece]:
+def _pieces(model: GgufFile, plan: CutPlan, rank: int) -> Iterator[TensorPiece]:
     for tensor in model.tensors.values():
         piece = _piece(model, plan, tensor, rank)
         if piece is not None:
             yield piece
 
 
-def _piece(model: GgufFile, plan: CutPlan, tensor: Tensor, rank: int) -> Piece | None:
+def _piece(model: GgufFile, plan: CutPlan, tensor: Tensor, rank: int) -> TensorPiece | None:
     rule = plan.architecture.rule(tensor.name)
     name, type_, zero, factor = tensor.name, plan.type_of(tensor), False, 1.0
     if "output.weight" in model.tensors:
@@ -198,7 +198,7 @@ def _piece(model: GgufFile, plan: CutPlan, tensor: Tensor, rank: int) -> Piece |
     if name.endswith("attn_q_norm.weight"):
         factor = plan.architecture.query_correction(plan.shape, len(plan.ranks[rank][Along.HEADS]))
     spec = TensorSpec(name, plan.shape_of(tensor, rank), type_)
-    return Piece(tensor, spec, rule, plan.span(rule, rank), zero, factor)
+    return TensorPiece(tensor, spec, rule, plan.span(rule, rank), zero, factor)
 
 
 def _filler_type(tensor: Tensor) -> GgmlType:
@@ -341,7 +341,7 @@ def _write_into(
 def _write_tensor(
     model: GgufFile,
     tensor: Tensor,
-    targets: Sequence[tuple[GgufWriter, Piece]],
+    targets: Sequence[tuple[GgufWriter, TensorPiece]],
     progress: Callable[[int], None],
 ) -> None:
     """Stream one tensor into every shard that has a part of it, a few rows at a time."""
@@ -363,7 +363,7 @@ def _write_tensor(
             progress(size)
 
 
-def _part(block: Bytes, rows: Span, piece: Piece) -> Bytes:
+def _part(block: Bytes, rows: Span, piece: TensorPiece) -> Bytes:
     """Return a piece's part of some rows of its source. block: uint8 [len(rows), row_bytes]."""
     source, target, columns = piece.source, piece.spec.type, piece.span
     if piece.rule.axis == 1 and piece.span is not None:
@@ -380,7 +380,7 @@ def _part(block: Bytes, rows: Span, piece: Piece) -> Bytes:
     return _reencode(block, piece, columns)
 
 
-def _reencode(block: Bytes, piece: Piece, columns: Span | None) -> Bytes:
+def _reencode(block: Bytes, piece: TensorPiece, columns: Span | None) -> Bytes:
     n_columns = piece.source.shape[0]
     floats = dequantize(block, piece.source.type, block.shape[0] * n_columns)
     floats = floats.reshape(block.shape[0], n_columns) * np.float32(piece.factor)
