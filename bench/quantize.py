@@ -3,8 +3,7 @@
     python bench/quantize.py MODEL --imatrix M.gguf --data text.txt
 
 Every mixture is made with the same importance matrix; for the size of each file dure then chooses itself.
-A requantized model
-measures the method, not the model.
+A requantized model measures the method, not the model.
 """
 
 from __future__ import annotations
