@@ -48,8 +48,8 @@ COMMANDS = {
         "rm": "Delete models from this machine, and the shards cut from them.",
         "show": "Show a model: architecture, size, types, context, and its cuts over 1 to 8 ranks.",
         "cut": "Cut a model into one GGUF per rank. Finished shards are verified and reused.",
-        "quantize": "Write a model with smaller types: chosen for a size, or one of llama.cpp's "
-        "mixtures.",
+        "quantize": "Write a model with smaller types: chosen for a size or a speed, or one of "
+        "llama.cpp's mixtures.",
         "bench": "Measure speed, time and bytes per token, and memory, on one rank or "
         "cut over several.",
         "imatrix": "Gather which columns of each tensor matter, for quantizing, on one rank or cut over "
