@@ -34,7 +34,7 @@ def test_every_machine_gets_its_part_of_an_adapter(tmp_path: Path) -> None:
     alone = subprocess.run(
         [*command, "here", STORY], capture_output=True, text=True, check=True, timeout=300
     )
-    with machines(tmp_path / "hosts", 3) as hosts:
+    with machines(tmp_path, 3) as hosts:
         joined(*hosts)
         root = hosts[0]
         done = subprocess.run(
