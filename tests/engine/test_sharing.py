@@ -149,10 +149,10 @@ def test_this_kernel_counts_idle_time() -> None:
 
 def test_programs_that_give_way_count_as_idle_time() -> None:
     """Else threads that were given up would never be taken back beside a program that is always niced."""
-    used = "import time\nwhile time.process_time() < 1: pass"
+    used = "import time\nwhile time.process_time() < 1: sum(range(100_000))"
     before = niced_s()
     subprocess.run(["nice", "-n", "19", sys.executable, "-c", used], check=True)
-    assert niced_s() - before >= 0.9
+    assert niced_s() - before >= 0.7  # the kernel looks who runs at every tick
 
 
 def niced_s() -> float:

@@ -246,6 +246,17 @@ def test_ls_shows_what_was_pulled_and_what_was_put_there(dure: Dure, tmp_path: P
     assert "put there by hand" in lines[2]
 
 
+def test_what_was_put_there_is_found_with_and_without_its_ending(tmp_path: Path) -> None:
+    """So is what `dure import` puts there."""
+    placed = [place(tmp_path, "goat-F16.gguf"), place(tmp_path, "mine/goat.gguf")]
+    library = Library(tmp_path / "models")
+    for text, path in zip(("goat-F16", "mine/goat"), placed, strict=True):
+        for name in (text, f"{text}.gguf"):
+            model = library.find(name)
+            assert model is not None
+            assert model.path == path
+
+
 def test_a_damaged_model_is_listed_as_one(dure: Dure, tmp_path: Path) -> None:
     """One bad file does not keep the others from being listed."""
     place(tmp_path, "a.gguf").write_bytes(b"GGUF")

@@ -22,7 +22,7 @@ from dure.model.gguf import open_gguf
 
 __all__ = ["judge_of"]
 
-WINDOW, WINDOWS = 512, 16  # tokens of a window, and the most windows
+WINDOW, WINDOWS = 512, 16  # tokens of a window if the model sees as many, and the most windows
 
 
 def judge_of(model: Path, data: Path | None) -> SwapJudge:
@@ -31,10 +31,11 @@ def judge_of(model: Path, data: Path | None) -> SwapJudge:
     Raises ResourceError if a file cannot be read or the model does not fit into memory, UsageError for a
     text that is too short.
     """
-    options = RunOptions(ctx=WINDOW, threads=probe().cores)  # else each file's best is measured
     with open_gguf(model) as gguf:
+        window = min(WINDOW, gguf.int(f"{gguf.architecture}.context_length", WINDOW))
+        options = RunOptions(ctx=window, threads=probe().cores)  # else each file's best is measured
         identity = identity_of(gguf, options)
-    windows = _read(model, data) if data else _own(model, identity)
+    windows = _read(model, data, window) if data else _own(model, identity, window)
 
     @contextmanager
     def run(path: Path) -> Iterator[Executor]:
@@ -44,23 +45,23 @@ def judge_of(model: Path, data: Path | None) -> SwapJudge:
     return SwapJudge(model, windows, identity, run)
 
 
-def _read(model: Path, data: Path) -> TextWindows:
+def _read(model: Path, data: Path, window: int) -> TextWindows:
     try:
         text = data.read_bytes().decode("utf-8", "replace")
     except OSError as error:
         raise ResourceError(f"--data {data} cannot be read: {error.strerror}") from error
-    with reading(model, RunOptions(ctx=WINDOW), chats=False) as (vocabulary, texts):
+    with reading(model, RunOptions(ctx=window), chats=False) as (vocabulary, texts):
         tokens = texts.call(tokens_of, text, False, True)
         return cut_into_windows(
-            tokens, WINDOW, begin=vocabulary.begin, source=data.name, most=WINDOWS
+            tokens, window, begin=vocabulary.begin, source=data.name, most=WINDOWS
         )
 
 
-def _own(model: Path, identity: str) -> TextWindows:
-    own = OwnWindows(identity, WINDOWS, WINDOW)
+def _own(model: Path, identity: str, window: int) -> TextWindows:
+    own = OwnWindows(identity, WINDOWS, window)
     if (written := own.windows(model.name)) is not None:
         return written
-    with reading(model, RunOptions(ctx=WINDOW), chats=True) as (vocabulary, texts):
+    with reading(model, RunOptions(ctx=window), chats=True) as (vocabulary, texts):
         options = RunOptions(ctx=own.length(vocabulary.n_ctx_train), n_sequences=AT_ONCE)
         with (
             running_model(model, options) as (_, executor),

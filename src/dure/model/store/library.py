@@ -89,6 +89,8 @@ class StoredModel:
     @property
     def names(self) -> set[str]:
         """Return its names, in every way to write them."""
+        if self.record is None:
+            return {self.name, self.name.removesuffix(".gguf")}
         return {self.name, self.name.removeprefix("hf:"), *filter(None, [self.short_name])}
 
     @property
