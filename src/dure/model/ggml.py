@@ -180,7 +180,7 @@ def quantize(
             None if weights is None else weights.ctypes.data,
         )
         if not _library().ggml_validate_row_data(type_.id, out.ctypes.data, out.size):
-            raise ModelError(f"weights this large cannot be stored as {type_.name}: use F32")
+            raise ModelError(f"weights this large cannot be stored as {type_.name}", "use F32")
     return out
 
 
@@ -195,12 +195,13 @@ def _checked_importance(importance: NDArray[np.float32], cols: int) -> NDArray[n
     weights = np.ascontiguousarray(importance, dtype=np.float32)
     if weights.shape != (cols,):
         raise ModelError(
-            f"importances of shape {weights.shape} are not for rows of {cols} elements: "
-            "make the importance matrix from this model"
+            f"importances of shape {weights.shape} are not for rows of {cols} elements",
+            "make the importance matrix from this model",
         )
     if not ((weights >= 0) & (weights <= LARGEST_IMPORTANCE)).all():
         raise ModelError(
-            f"an importance is no number from 0 to {LARGEST_IMPORTANCE:.0e}: make the matrix again"
+            f"an importance is no number from 0 to {LARGEST_IMPORTANCE:.0e}",
+            "make the matrix again",
         )
     return weights
 

@@ -117,7 +117,7 @@ def _check(
     if found > expected:
         raise ModelError(
             f"{path.name}: its header describes {expected} bytes but the file has {found}",
-            "it is damaged, or of a newer format: get it again, or use a newer dure",
+            "get it again if it is damaged, or use a newer dure if its format is newer",
         )
 
 

@@ -109,7 +109,7 @@ def _asked(
         raise ModelError(f"{name}: llama.cpp's quantizer refuses to make {wanted} of it: {last[0]}")
     answers = msgspec.json.decode(done.stdout, type=list[_Answer])
     if any(tensor not in model.tensors for answer in answers for tensor in answer.types):
-        raise ModelError(f"{name} has tensors with blanks in their names: get the file again")
+        raise ModelError(f"{name} has tensors with blanks in their names", "get the file again")
     return [
         LlamaTypes(
             {tensor: type_named(one) for tensor, one in answer.types.items()},
