@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from annotated_types import MaxLen
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Body, Response
 
 from dure.http.body import JsonRoute
 from dure.http.problems import json_response
@@ -34,7 +34,8 @@ async def list_adapters(server: CurrentServer) -> Response:
 
 @router.post("/lora-adapters", **OPENAI_STYLE.route(AdaptersChanged))
 async def change_adapters(
-    body: Annotated[list[AdapterScale], MaxLen(MOST_ADAPTERS)], server: CurrentServer
+    body: Annotated[list[AdapterScale], MaxLen(MOST_ADAPTERS), Body(examples=[[]])],
+    server: CurrentServer,
 ) -> Response:
     """Set the scales of requests that do not say any; what is not named gets 0."""
     server.model.adapters.change(((one.id, one.scale) for one in body), "id")
