@@ -50,15 +50,13 @@ class ConvertedModel:
 def write_model(
     model: ConvertedModel, path: Path, progress: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Write a model to a path: the whole file, or nothing. progress: is called with the bytes so far.
+    """Write a model to a path: the whole file, or nothing. progress: gets the bytes of each chunk.
 
     Raises ResourceError if the disk is full, and what the tensors raise.
     """
-    done = 0
     specs = [tensor.spec for tensor in model.tensors]
     with GgufWriter(path, model.metadata, specs) as writer:
         for tensor in model.tensors:
             for chunk in tensor.chunks():
                 writer.write(chunk)
-                done += chunk.nbytes
-                progress(done)
+                progress(chunk.nbytes)

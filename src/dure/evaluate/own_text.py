@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from dure.chat.turn import Conversations
 from dure.engine.executor import Executor
 from dure.errors import UsageError, revived
 from dure.evaluate.openings import OPENINGS
@@ -15,12 +16,31 @@ from dure.generate.loop import EngineLoop
 from dure.generate.request import Done, Failed, Request, Sampling, Token
 from dure.model.vocabulary import Vocabulary
 
-__all__ = ["AT_ONCE", "OwnText"]
+__all__ = ["AT_ONCE", "OWN_LENGTH", "OwnText", "own_length", "own_prompts"]
+
+PromptOf = Callable[[str], list[int]]
 
 AT_ONCE = 8  # texts
+OWN_LENGTH = 512  # tokens of a text with its prompt
 _MOST_LIKELY = 64  # tokens that each is drawn from: what is left out is rare, and mostly a slip
 _ENOUGH_TO_JUDGE = 64  # texts
 _LEAST_WRITTEN = 8  # tokens of a text, on average
+
+
+def own_length(least: int, n_ctx_train: int) -> int:
+    """Return the tokens of a text with its prompt: 512 if the model knows as many, and at least `least`."""
+    return max(least, min(OWN_LENGTH, n_ctx_train))
+
+
+def own_prompts(conversations: Conversations, vocabulary: Vocabulary, *, chats: bool) -> PromptOf:
+    """Return what makes a prompt of an opening: by the chat template if the model chats, or a heading."""
+
+    def prompt(opening: str) -> list[int]:
+        if chats:
+            return conversations.turn([{"role": "user", "content": opening}]).prompt
+        return vocabulary.tokenize(f"{opening}\n\n")
+
+    return prompt
 
 
 class OwnText:
@@ -33,7 +53,7 @@ class OwnText:
         self,
         executor: Executor,
         vocabulary: Vocabulary,
-        prompt_of: Callable[[str], Sequence[int]],
+        prompt_of: PromptOf,
         length: int,
         begun: Sequence[list[int]] = (),
     ) -> None:
@@ -74,7 +94,7 @@ class OwnText:
 
     def _submit(self) -> None:
         number, self._next = self._next, self._next + 1
-        prompt = list(self._prompt_of(OPENINGS[number % len(OPENINGS)]))
+        prompt = self._prompt_of(OPENINGS[number % len(OPENINGS)])
         if len(prompt) >= self._length:
             raise UsageError(
                 f"the chat template alone has {len(prompt)} tokens", "use a larger --ctx"

@@ -5,7 +5,7 @@ Every text is kept as soon as it is written, so what was stopped goes on. Refuse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from dure.chat.reading import TextTools, prepared_chat
 from dure.chat.turn import Conversations
 from dure.engine.executor import Executor
-from dure.evaluate.own_text import OwnText
+from dure.evaluate.own_text import OwnText, own_length, own_prompts
 from dure.evaluate.store import WindowStore
 from dure.evaluate.windows import TextWindows, cut_into_windows
 from dure.isolation import Isolation
@@ -22,7 +22,6 @@ from dure.model.vocabulary import Vocabulary
 __all__ = ["OwnWindows"]
 
 _VERSION = 1  # of what is written: raise it when the same model would write something else
-_LENGTH = 512  # tokens of a text, or of a window if that is longer
 
 
 class OwnWindows:
@@ -41,7 +40,7 @@ class OwnWindows:
 
     def length(self, n_ctx_train: int) -> int:
         """Return the context that the model writes in; it was trained for n_ctx_train tokens."""
-        return max(self._n_ctx, min(_LENGTH, n_ctx_train))
+        return own_length(self._n_ctx, n_ctx_train)
 
     def windows(self, author: str) -> TextWindows | None:
         """Return all windows; None if some are not written yet. author: the model, for a person."""
@@ -62,7 +61,9 @@ class OwnWindows:
         n_tokens = self._n_windows * self._n_ctx
         begun = self._begun(n_tokens)
         length = self.length(vocabulary.n_ctx_train)
-        own = OwnText(executor, vocabulary, _prompts(vocabulary, texts), length, begun)
+        conversations = Conversations(vocabulary, lambda task: texts.call(prepared_chat, task))
+        prompt_of = own_prompts(conversations, vocabulary, chats=vocabulary.has_chat_template)
+        own = OwnText(executor, vocabulary, prompt_of, length, begun)
 
         def keep(written: list[list[int]]) -> None:
             self._texts.save(len(written) - 1, np.array(written[-1], np.int32).tobytes())
@@ -82,15 +83,3 @@ class OwnWindows:
                 break
             texts.append(np.frombuffer(content, np.int32).tolist())
         return texts
-
-
-def _prompts(vocabulary: Vocabulary, texts: Isolation[TextTools]) -> Callable[[str], Sequence[int]]:
-    """Return what makes a prompt of an opening: as the chat template does, or as a heading without one."""
-    conversations = Conversations(vocabulary, lambda task: texts.call(prepared_chat, task))
-
-    def prompt(opening: str) -> Sequence[int]:
-        if vocabulary.has_chat_template:
-            return conversations.turn([{"role": "user", "content": opening}]).prompt
-        return vocabulary.tokenize(f"{opening}\n\n")
-
-    return prompt

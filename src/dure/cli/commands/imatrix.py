@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dure.chat.reading import TextTools, prepared_chat
+from dure.chat.reading import prepared_chat
 from dure.chat.turn import Conversations
 from dure.cli.terminal.console import duration_text, errors, output, print_json, print_warning
 from dure.cli.terminal.model_argument import resolve_model
@@ -28,8 +28,7 @@ from dure.evaluate.calibration import chat_tokens, chunks_of, text_tokens
 from dure.evaluate.imatrix_progress import Begun, ProgressFile
 from dure.evaluate.importance import gather_importance, n_unseen_experts
 from dure.evaluate.openings import OPENINGS
-from dure.evaluate.own_text import AT_ONCE, OwnText
-from dure.isolation import Isolation
+from dure.evaluate.own_text import AT_ONCE, OWN_LENGTH, OwnText, own_length, own_prompts
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
 
@@ -37,7 +36,6 @@ __all__ = ["imatrix"]
 
 VERSION = 1  # of what is gathered: raise it when the same command would gather something else
 OWN_CHUNKS = 64
-OWN_LENGTH = 512  # tokens of a text that the model writes, or of a chunk if that is longer
 
 
 @expanded
@@ -95,8 +93,9 @@ def imatrix(
     options = running.options("imatrix", model, ctx=length, n_sequences=1 if files else AT_ONCE)
     wants_chats = bool(from_chats) or not data
     with reading(file, options, chats=wants_chats, template=own_template) as (vocabulary, texts):
-        render = _Rendering(vocabulary, texts, has_template=bool(own_template))
-        given = chunks_of(files.tokens(render), ctx, vocabulary.begin, chunks) if files else None
+        conversations = Conversations(vocabulary, lambda task: texts.call(prepared_chat, task))
+        words = files.tokens(vocabulary, conversations)
+        given = chunks_of(words, ctx, vocabulary.begin, chunks) if files else None
         n_chunks = _own_chunks(chunks, ctx) if given is None else len(given)
         text = (
             [OPENINGS, own_template, length]
@@ -109,7 +108,9 @@ def imatrix(
         with running_model(file, options) as (gguf, executor):
             start = time.monotonic()
             if given is None:
-                writer = OwnText(executor, vocabulary, render.opening, length, begun.texts)
+                chats = bool(own_template) or vocabulary.has_chat_template
+                prompt_of = own_prompts(conversations, vocabulary, chats=chats)
+                writer = OwnText(executor, vocabulary, prompt_of, length, begun.texts)
                 tokens = _written(writer, begun, progress, n_chunks * ctx)
                 given = chunks_of(tokens, ctx, vocabulary.begin, n_chunks)
                 begun = Begun(begun.importance, writer.texts)
@@ -142,32 +143,14 @@ class _Files:
     def names(self) -> list[str]:
         return [path.name for path in (*self.data, *self.chats)]
 
-    def tokens(self, render: _Rendering) -> list[int]:
-        texts = text_tokens(render.vocabulary, self.data)
-        return texts + chat_tokens(render.conversations, self.chats)
-
-
-class _Rendering:
-    """Writes conversations as the model's template does."""
-
-    def __init__(
-        self, vocabulary: Vocabulary, texts: Isolation[TextTools], *, has_template: bool
-    ) -> None:
-        self.vocabulary = vocabulary
-        self.conversations = Conversations(vocabulary, lambda task: texts.call(prepared_chat, task))
-        self._chats = has_template or vocabulary.has_chat_template
-
-    def opening(self, text: str) -> list[int]:
-        """Return the prompt of a text that the model writes; a heading, if it does not chat."""
-        if self._chats:
-            return self.conversations.turn([{"role": "user", "content": text}]).prompt
-        return self.vocabulary.tokenize(f"{text}\n\n")
+    def tokens(self, vocabulary: Vocabulary, conversations: Conversations) -> list[int]:
+        return text_tokens(vocabulary, self.data) + chat_tokens(conversations, self.chats)
 
 
 def _own_length(header: GgufFile, ctx: int) -> int:
     """Return the tokens of a text that the model writes: no more than it was trained for."""
     trained = header.int(f"{header.architecture}.context_length", OWN_LENGTH)
-    return max(ctx, min(OWN_LENGTH, trained))
+    return own_length(ctx, trained)
 
 
 def _own_chunks(asked: int | None, ctx: int) -> int:

@@ -19,7 +19,7 @@ from dure.model.store import Library
 from dure.sizes import bytes_text, compared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from dure.convert.model import ConvertedModel
 
@@ -116,7 +116,7 @@ def import_model(
                 _say(facts)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with progress_bar(f"importing {facts['name']}", facts["size_bytes"]) as advance:
-                    write_model(model, target, _increments(advance))
+                    write_model(model, target, advance)
     if as_json:
         print_json(facts)
     elif dry_run:
@@ -195,15 +195,3 @@ def _say(facts: dict[str, Any]) -> None:
     )
     for note in facts["notes"]:
         errors.print(printable(note), markup=False, soft_wrap=True)
-
-
-def _increments(advance: Callable[[int], None]) -> Callable[[int], None]:
-    """Return a function for totals from one for increments."""
-    done = 0
-
-    def told(total: int) -> None:
-        nonlocal done
-        advance(total - done)
-        done = total
-
-    return told

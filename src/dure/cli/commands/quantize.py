@@ -297,14 +297,7 @@ class _Run:
             tensors = wanted.model.tensors.items()
             types = {name: wanted.types.get(name, tensor.type).name for name, tensor in tensors}
             return quantized_facts(wanted, types)
-        done = 0
-        with progress_bar(f"writing {self._path.name}", wanted.size_bytes) as more:
-
-            def progress(n: int) -> None:
-                nonlocal done
-                more(n - done)
-                done = n
-
+        with progress_bar(f"writing {self._path.name}", wanted.size_bytes) as progress:
             kept = self._search.kept()
             types = write_quantized(wanted, self._path, kept, self._search.threads, progress)
         return quantized_facts(wanted, types)
