@@ -69,9 +69,9 @@ def benches() -> list[Bench]:
         Bench(
             f"one-process-{shape}-{mix}",
             f"{title}, {mix.upper()}",
-            ("one_process.py", "--shape", shape, "--mix", mix, "--rounds", "5",
+            ("one_process.py", "--shape", shape, "--mix", mix, "--rounds", "3",
              "-p", "256", "-n", "32", "-r", "2"),
-            (LLAMA,), minutes=5,
+            (LLAMA,), minutes=3,
         )
         for shape, title in SHAPES.items() for mix in MIXES
     ]  # fmt: skip
@@ -94,9 +94,9 @@ def benches() -> list[Bench]:
     depths = [
         Bench(
             f"depth-{depth}", f"{depth:,} tokens",
-            ("depth.py", "--depths", str(depth), "--rounds", "2"), (LLAMA,), True, minutes,
+            ("depth.py", "--depths", str(depth), "--rounds", str(rounds)), (LLAMA,), True, minutes,
         )
-        for depth, minutes in ((4096, 10), (16384, 60))
+        for depth, rounds, minutes in ((4096, 2, 10), (16384, 1, 30))
     ]  # fmt: skip
     return [
         *one_process,

@@ -50,6 +50,9 @@ TOKEN_BYTES = 240  # of a vocabulary, which llama.cpp and dure hold; ranks have 
 _UNKNOWN_BYTES = 200_000_000
 _F32_BYTES = 4
 _ACTIVATION_BYTES = 2  # of a column, as products read it: 8 bits and scales, or float16
+# Of a column that ranks add up: float32 in the sum and, twice, as the embeddings that rank 0 sends; 8 bits
+# in each of two outboxes.
+_SUMMED_BYTES = 3 * _F32_BYTES + 2
 _TOUCHED_IN_A_MOVE = 4  # read and written, out of the KV cache and into it again
 
 
@@ -80,7 +83,8 @@ class RankMemory:
     kv_bytes_per_token: in layers that see all positions. window_bytes_per_token: in those that see the last
     n_window. state_bytes: of a sequence's running state.
     width: columns of activations that exist at once in a layer. n_embd, n_vocab: of the hidden state, and
-    of the rank's logits. other_bytes: besides, whatever the context: a vocabulary, copies of weights.
+    of the rank's logits. n_summed: columns that are added up over ranks.
+    other_bytes: besides, whatever the context: a vocabulary, copies of weights.
     """
 
     weights_bytes: int
@@ -88,6 +92,7 @@ class RankMemory:
     width: int = 0
     n_embd: int = 0
     n_vocab: int = 0
+    n_summed: int = 0
     other_bytes: int = 0
     window_bytes_per_token: int = 0
     n_window: int = 0
@@ -159,8 +164,8 @@ class RankMemory:
     def _compute_bytes(self, n_ctx: int, n_sequences: int) -> int:
         """Return the bytes of llama.cpp's buffers for a step.
 
-        These are the larger of a layer's and the logits', which take turns; the logits that it gives; and
-        activations as products read them.
+        These are the larger of a layer's and the logits', which take turns; the logits that it gives;
+        activations as products read them; and what ranks exchange.
 
         The mask of attention has a float16 for every token of the step and every position.
         """
@@ -168,7 +173,8 @@ class RankMemory:
         logits = n_outputs * self.n_vocab * _F32_BYTES
         layer = n_batch * (self.width * _F32_BYTES + padded_ctx(n_ctx) * F16_BYTES)
         last = logits + n_batch * 2 * self.n_embd * _F32_BYTES
-        return max(layer, last) + logits + n_batch * self.width * _ACTIVATION_BYTES
+        columns = self.width * _ACTIVATION_BYTES + self.n_summed * _SUMMED_BYTES
+        return max(layer, last) + logits + n_batch * columns
 
 
 def memory_of(weights_bytes: int, cache: CacheShape) -> RankMemory:
@@ -191,6 +197,7 @@ def rank_memory(plan: CutPlan, shard: Shard, features: Collection[str] = ()) -> 
         width=_width(shape, n_head, n_head_kv, len(cut[Along.FFN])),
         n_embd=shape.n_embd,
         n_vocab=len(cut[Along.VOCABULARY]),
+        n_summed=shape.n_embd if len(plan.ranks) > 1 else 0,
         other_bytes=_doubled_bytes(shard.tensors, features),
     )
 
