@@ -65,6 +65,12 @@ class Shape:
     rope_base: float = 10000.0
     rms_eps: float = 1e-6
 
+    @classmethod
+    def of(cls, width: int, n_layer: int) -> Shape:
+        """A wider or deeper model: heads as large as before, so there are more of them."""
+        n_head = width // cls.n_head_dim
+        return cls(width, n_layer, n_head, n_head // 2, n_ff=3 * width)
+
 
 class Rope(nn.Module):
     """Rotary positions in the NEOX order: dimension i turns with dimension i + half."""
@@ -316,7 +322,8 @@ def load_checkpoint(
     state = torch.load(path, weights_only=True)
     lengths = (state["run"]["steps"], run["steps"])
     plateau = state["step"] <= min(decay_start(steps) for steps in lengths)
-    if state["run"]["seed"] != run["seed"] or (lengths[0] != lengths[1] and not plateau):
+    is_other = any(state["run"].get(key) != value for key, value in run.items() if key != "steps")
+    if is_other or (lengths[0] != lengths[1] and not plateau):
         raise SystemExit(f"{path} is of the run {state['run']}, not {run}: name another file")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["adamw"])
@@ -327,7 +334,7 @@ def load_checkpoint(
 def train(model: Model, batches: Batches, args: argparse.Namespace) -> None:
     """Run all steps (those that a checkpoint has not done), reporting on stderr."""
     optimizer = make_optimizer(model)
-    run = {"seed": args.seed, "steps": args.steps}
+    run = {"seed": args.seed, "steps": args.steps, "width": args.width, "layers": args.layers}
     first = 0
     if args.checkpoint and args.checkpoint.exists():
         first = load_checkpoint(args.checkpoint, run, model, optimizer)
@@ -378,14 +385,14 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
-def add_metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:
+def add_metadata(writer: gguf.GGUFWriter, shape: Shape, n_weights: int) -> None:
     """The general keys and the model's dimensions."""
     writer.add_type("model")
     writer.add_name("dure-demo")
     writer.add_author("the dure authors")
     writer.add_license("apache-2.0")
     writer.add_description("A small model of village stories, trained from nothing for dure.")
-    writer.add_size_label("3.7M")
+    writer.add_size_label(f"{n_weights / 1e6:.1f}M")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     writer.add_vocab_size(N_VOCAB)
     writer.add_context_length(shape.n_ctx)
@@ -405,7 +412,7 @@ def write_gguf(path: Path, model: Model, tokenizer: Tokenizer) -> None:
     """Write the model whole or not at all: matrices in F16, norms in F32."""
     part = path.with_name(path.name + ".part")
     writer = gguf.GGUFWriter(part, "qwen3")
-    add_metadata(writer, model.shape)
+    add_metadata(writer, model.shape, sum(p.numel() for p in model.parameters()))
     add_tokenizer(writer, tokenizer)
     for name, weight in model.named_parameters():
         dtype = torch.float16 if weight.dim() == 2 else torch.float32
@@ -425,12 +432,22 @@ def positive(text: str) -> int:
     return value
 
 
+def whole_heads(text: str) -> int:
+    """An argument that must be the width of a model whose pairs of heads have 32 columns each."""
+    value, least = positive(text), 2 * Shape.n_head_dim
+    if value % least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of {least}")
+    return value
+
+
 def parse_arguments() -> argparse.Namespace:
     """The command line; a bad argument ends with a line that says which and why."""
     parser = argparse.ArgumentParser(description="Train the demo model and write it as a GGUF.")
     parser.add_argument("--out", type=Path, required=True, help="the GGUF file to write")
     parser.add_argument("--seed", type=int, default=0, help="the source of all chance (0)")
     parser.add_argument("--steps", type=positive, default=2500, help="steps of 4096 tokens (2500)")
+    parser.add_argument("--width", type=whole_heads, default=256, help="of a token's vector (256)")
+    parser.add_argument("--layers", type=positive, default=4, help="how many there are (4)")
     parser.add_argument("--checkpoint", type=Path, help="save here; go on from it if it exists")
     parser.add_argument(
         "--checkpoint-every", type=positive, default=200, help="steps between saves (200)"
@@ -451,7 +468,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     tokenizer = train_tokenizer(args.seed)
     batches = Batches(tokenizer, args.seed)
-    model = Model(Shape(), args.seed)
+    model = Model(Shape.of(args.width, args.layers), args.seed)
     train(model, batches, args)
     print(f"held-out loss {held_out_loss(model, batches):.4f} nats a token", file=sys.stderr)
     write_gguf(args.out, model, tokenizer)
