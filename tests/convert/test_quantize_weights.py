@@ -10,6 +10,7 @@ import pytest
 from dure.convert.quantize.choosing import group_of
 from dure.convert.quantize.group_weights import GroupWeights, measure_weights
 from dure.convert.quantize.search import Search
+from dure.convert.quantize.swap_files import scratch_folder
 from dure.convert.quantize.writing import types_of
 from dure.errors import DureError
 from dure.model.gguf import open_gguf
@@ -39,11 +40,12 @@ class Divergences:
 
 def weights(search: Search, tmp_path: Path, found: Divergences, time_s: float) -> dict[str, float]:
     known = GroupWeights(tmp_path / "weights.json")
-    return measure_weights(search, found, known, directory=tmp_path, time_s=time_s)
+    with scratch_folder(tmp_path, "swaps-") as directory:
+        return measure_weights(search, found, known, directory=directory, time_s=time_s)
 
 
 def test_a_weight_is_the_divergence_by_the_error(search: Search, tmp_path: Path) -> None:
-    """Each group is swapped once, alone; the model that was swapped is deleted."""
+    """Each group is swapped once, alone."""
     found = Divergences()
     got = weights(search, tmp_path, found, 100)
     assert sorted(found.seen) == sorted(got)
@@ -52,7 +54,6 @@ def test_a_weight_is_the_divergence_by_the_error(search: Search, tmp_path: Path)
         error = sum(search.table.error(name, "Q3_K") or 0 for name in names)
         divergence = 0.5 if group.startswith("attn_v") else 0.05
         assert weight == pytest.approx(divergence / error)
-    assert sorted(path.name for path in tmp_path.glob("*.gguf*")) == ["m.gguf"]
 
 
 def test_a_group_that_was_judged_is_not_judged_again(search: Search, tmp_path: Path) -> None:

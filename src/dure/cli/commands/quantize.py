@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +45,7 @@ from dure.convert.quantize.choosing import TypeChoice
 from dure.convert.quantize.group_weights import GroupWeights, measure_weights
 from dure.convert.quantize.llama_types import file_types, llama_types
 from dure.convert.quantize.search import Search
+from dure.convert.quantize.swap_files import scratch_folder
 from dure.convert.quantize.writing import (
     ImportanceFile,
     Quantized,
@@ -340,13 +340,13 @@ def _learned(search: Search, judge: SwapJudge | None, time_s: float) -> Mapping[
     known = GroupWeights(search.directory / f"{search.key}-{judge.text[:16]}.weights.json")
     with (
         loading_bar("swapping groups of tensors") as progress,
-        tempfile.TemporaryDirectory(prefix="swaps-", dir=search.directory) as directory,
+        scratch_folder(search.directory, "swaps-") as directory,
     ):
         return measure_weights(
             search,
             lambda path: judge.divergence(path).mean.value,
             known,
-            directory=Path(directory),
+            directory=directory,
             time_s=begun + time_s - time.monotonic(),
             progress=progress,
         )

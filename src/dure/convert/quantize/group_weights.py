@@ -14,9 +14,10 @@ from pathlib import Path
 import msgspec
 
 from dure.convert.quantize.choosing import group_of
+from dure.convert.quantize.encoding import Encoder
 from dure.convert.quantize.output_errors import Progress
 from dure.convert.quantize.search import Search
-from dure.convert.quantize.writing import Quantized, write_quantized
+from dure.convert.quantize.swap_files import SwapFiles
 from dure.errors import DureError
 from dure.model.architectures import shape_of
 from dure.model.ggml import GgmlType, type_named
@@ -60,11 +61,14 @@ def measure_weights(
 ) -> dict[str, float]:
     """Return the weight of each group; of those that time_s did not suffice for, the median of the others.
 
-    divergence: runs a model and returns its KL divergence from the original. directory: has room for one
-    model. The largest groups come first.
+    divergence: runs a model and returns its KL divergence from the original. directory: empty, has room for
+    the model and a group of it. The largest groups come first.
     """
     ends = time.monotonic() + time_s
     groups = _groups(search)
+    importances = search.importance.importance if search.importance else None
+    encoder = Encoder(search.model, importances, search.threads)
+    files = SwapFiles(search.model, encoder, groups, directory)
     weights: dict[str, float] = {}
     for done, (group, names) in enumerate(groups.items()):
         swap = {name: _probe(search.types[name]) for name in names}
@@ -72,7 +76,8 @@ def measure_weights(
         key = f"{group} {sorted({type_.name for type_ in swap.values()})}"
         found = known.of(key)
         if found is None and time.monotonic() < ends:
-            found = _divergence(search, swap, divergence, directory)
+            with files.swapped(group, swap) as path:
+                found = divergence(path)
             known.keep(key, found)
         if found is not None and error > 0:
             weights[group] = found / error
@@ -94,22 +99,6 @@ def _probe(names: Sequence[str]) -> GgmlType:
     """Return the type that a tensor is swapped to."""
     types = [type_named(name) for name in names]
     return min(types, key=lambda one: abs(8 * one.type_size / one.block_size - PROBE_BITS))
-
-
-def _divergence(
-    search: Search,
-    swap: Mapping[str, GgmlType],
-    divergence: Callable[[Path], float],
-    directory: Path,
-) -> float:
-    path = directory / "swapped.gguf"
-    try:
-        write_quantized(
-            Quantized(search.model, swap, search.importance, 0, {}), path, None, search.threads
-        )
-        return divergence(path)
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _filled(weights: Mapping[str, float], groups: Sequence[str]) -> dict[str, float]:
