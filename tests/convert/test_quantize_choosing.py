@@ -114,16 +114,6 @@ def test_a_size_below_the_smallest_types_is_refused_with_the_least(tmp_path: Pat
             problem.choose(1000)
 
 
-def test_the_frontier_falls(tmp_path: Path) -> None:
-    """Each larger choice has a smaller error; the largest is the model as it is."""
-    with open_gguf(small_model(tmp_path / "m.gguf")) as model:
-        points = measured(model, None, tmp_path / "t.json").frontier(6)
-    sizes, errors = [p.size_bytes for p in points], [p.error for p in points]
-    assert sizes == sorted(sizes)
-    assert errors == sorted(errors, reverse=True)
-    assert errors[-1] == 0
-
-
 def test_layers_are_grouped_in_thirds() -> None:
     names = [f"blk.{i}.attn_v.weight" for i in range(6)]
     assert [group_of(name, 6)[-3:] for name in names] == ["1/3", "1/3", "2/3", "2/3", "3/3", "3/3"]

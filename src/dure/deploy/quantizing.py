@@ -21,23 +21,32 @@ from dure.cluster.root.speeds import (
     measure_machines,
     measured_until_sure,
 )
-from dure.cluster.root.survey import Nodes, root_report
+from dure.cluster.root.survey import NodeReport, Nodes, root_report
 from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.convert.quantize.choosing import TypeChoice, TypeProblem
 from dure.convert.quantize.search import Search
 from dure.deploy.options import RunOptions, parse_shares
 from dure.deploy.reporter import Reporter
-from dure.deploy.shares import ClusterPlanner
+from dure.deploy.shares import ClusterPlan, ClusterPlanner
 from dure.engine.instruments.speed import Speed, measure_in_process
 from dure.errors import UsageError
 from dure.hardware.health import Platform
 from dure.hardware.probe import platform, probe
+from dure.model.ggml import type_named
 from dure.model.gguf import GgufFile, Value, ValueKind, array_of
 from dure.places import cache_directory, cluster_directory, shard_directory
-from dure.plan.type_times import TypeTimes, legal_cuts
+from dure.plan.type_times import TypeTimes, legal_cuts, retyped
 from dure.whole_file import write_whole
 
-__all__ = ["ForSpeed", "Machines", "choose_for_size", "machines_here", "machines_of_cluster"]
+__all__ = [
+    "ForSpeed",
+    "Machines",
+    "choose_for_size",
+    "machines_here",
+    "machines_of_cluster",
+    "shares_for",
+    "size_frontier",
+]
 
 _DECISIVE = frozenset(
     {"avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "asimddp", "i8mm", "sve", "sve2"}
@@ -99,12 +108,7 @@ def machines_of_cluster(
     """
     cluster = Cluster(cluster_directory())
     nodes, known = Nodes(cluster), KnownSpeeds(cluster.directory)
-    wanted = None if options.nodes in {None, "all"} else set((options.nodes or "").split(","))
-    reports = [
-        report
-        for report in nodes.survey(cluster.members)
-        if report.platform is not None and (wanted is None or report.member.name in wanted)
-    ]
+    reports = _reports(cluster, nodes, options)
     members = [report.member for report in reports]
     there = (root_report(shard_directory()), *reports)
     kinds = {report.member.name: kind_of(report.platform) for report in there}
@@ -113,10 +117,7 @@ def machines_of_cluster(
         if lacking:
             with reporter.doing(f"measuring how fast the machines read {type_name}"):
                 measure_machines(nodes, known, members, type_name, lacking, kinds)
-    own = options.job or JobIdentity.new("quantize", model.paths[0].stem)
-    plan = ClusterPlanner(model, options, cluster, nodes, reporter).plan(
-        reports, Occupancy(own, (), (), {}), is_reduced=False
-    )
+    plan = _planned(model, options, cluster, nodes, reports, reporter)
     names = [ROOT_NAME, *(report.member.name for report in plan.reports)]
     platforms = {report.member.name: report.platform for report in there}
     return Machines(
@@ -125,6 +126,56 @@ def machines_of_cluster(
         tuple(_features(platforms[name]) for name in names),
         tuple(plan.shares),
     )
+
+
+def shares_for(
+    search: Search, size_bytes: float, options: RunOptions, reporter: Reporter
+) -> Sequence[float]:
+    """Return the shares of the ranks of a start, with all tensors of about this size together.
+
+    On a cluster they are measured and planned as a start does. Raises as that does.
+    """
+    if not options.cluster:
+        return parse_shares(options.shares, options.ranks)
+    cluster = Cluster(cluster_directory())
+    nodes = Nodes(cluster)
+    reports = _reports(cluster, nodes, options)
+    model = _of_size(search, size_bytes)
+    return _planned(model, options, cluster, nodes, reports, reporter).shares
+
+
+def _reports(cluster: Cluster, nodes: Nodes, options: RunOptions) -> list[NodeReport]:
+    """Return the nodes that answer, of those that options name."""
+    wanted = None if options.nodes in {None, "all"} else set((options.nodes or "").split(","))
+    return [
+        report
+        for report in nodes.survey(cluster.members)
+        if report.platform is not None and (wanted is None or report.member.name in wanted)
+    ]
+
+
+def _planned(
+    model: GgufFile,
+    options: RunOptions,
+    cluster: Cluster,
+    nodes: Nodes,
+    reports: list[NodeReport],
+    reporter: Reporter,
+) -> ClusterPlan:
+    own = options.job or JobIdentity.new("quantize", model.paths[0].stem)
+    planner = ClusterPlanner(model, options, cluster, nodes, reporter)
+    return planner.plan(reports, Occupancy(own, (), (), {}), is_reduced=False)
+
+
+def _of_size(search: Search, size_bytes: float) -> GgufFile:
+    """Return the model as if each tensor had the type that is nearest to this size of all."""
+    tensors = search.model.tensors
+    bits = 8 * size_bytes / sum(tensor.n_elements for tensor in tensors.values())
+    types = {}
+    for name, allowed in search.types.items():
+        each = [tensors[name].type, *map(type_named, allowed)]
+        types[name] = min(each, key=lambda one: abs(8 * one.type_size / one.block_size - bits))
+    return retyped(search.model, types)
 
 
 def _features(found: Platform | None) -> str:
@@ -145,10 +196,29 @@ def choose_for_size(
 
     weights: see `TypeProblem`. Raises UsageError if there is none.
     """
+    return _best(_problems(search, weights, shares), size_bytes, ())
+
+
+def size_frontier(
+    search: Search, weights: Mapping[str, float], shares: Sequence[float], n_points: int
+) -> list[TypeChoice]:
+    """Return the choices with the least error at n_points sizes, that ranks with these shares can have."""
+    problems = _problems(search, weights, shares)
+    ranges = [problem.size_range for problem in problems]
+    least, most = min(low for low, _ in ranges), max(high for _, high in ranges)
+    sizes = [least + (most - least) * i / max(1, n_points - 1) for i in range(n_points)]
+    found = {one.size_bytes: one for one in (_best(problems, size, ()) for size in sizes)}
+    return [found[size] for size in sorted(found)]
+
+
+def _problems(
+    search: Search, weights: Mapping[str, float], shares: Sequence[float]
+) -> list[TypeProblem]:
+    """Return what can be chosen, for each cut over ranks with these shares."""
     if len(shares) == 1:
-        return search.problem(weights).choose(size_bytes)
+        return [search.problem(weights)]
     cuts = [TypeTimes(search.model, (), plan) for plan in legal_cuts(search.model, shares)]
-    return _best([search.problem(weights, None, cut.allows) for cut in cuts], size_bytes, ())
+    return [search.problem(weights, None, cut.allows) for cut in cuts]
 
 
 def _best(

@@ -18,7 +18,7 @@ from dure.model.cut import CutPlan, plan_cut
 from dure.model.ggml import GgmlType, type_named
 from dure.model.gguf import GgufFile, Tensor
 
-__all__ = ["TypeTimes", "legal_cuts", "read_part"]
+__all__ = ["TypeTimes", "legal_cuts", "read_part", "retyped"]
 
 _TABLES = ("token_embd.weight", "per_layer_token_embd.weight")  # rows of them are looked up
 _GRAINS = ("Q4_K", "Q4_0")  # types with blocks of 256 and of 32: one stands for all
@@ -92,7 +92,7 @@ def legal_cuts(model: GgufFile, shares: Sequence[float]) -> list[CutPlan]:
     """
     found: list[CutPlan] = []
     for types in _grains(model):
-        plan = plan_cut(_retyped(model, types), shares)
+        plan = plan_cut(retyped(model, types), shares)
         if not plan.reencoded and all(plan.ranks != other.ranks for other in found):
             found.append(plan)
     if not found:
@@ -119,7 +119,7 @@ def _grains(model: GgufFile) -> Iterator[Mapping[str, GgmlType]]:
             yield {t.name: type_ for kind, type_ in zip(kinds, types, strict=True) for t in kind}
 
 
-def _retyped(model: GgufFile, types: Mapping[str, GgmlType]) -> GgufFile:
+def retyped(model: GgufFile, types: Mapping[str, GgmlType]) -> GgufFile:
     """Return the model as if these tensors had other types; their data cannot be read."""
     view = copy.copy(model)
     view.tensors = MappingProxyType(

@@ -52,12 +52,14 @@ from dure.convert.quantize.writing import (
     file_type_of,
     write_quantized,
 )
-from dure.deploy.options import RunOptions, parse_shares
+from dure.deploy.options import RunOptions
 from dure.deploy.quantizing import (
     ForSpeed,
     choose_for_size,
     machines_here,
     machines_of_cluster,
+    shares_for,
+    size_frontier,
 )
 from dure.engine.instruments.benchmark import BenchRuns, measure
 from dure.errors import UsageError
@@ -201,7 +203,9 @@ class _Run:
     def frontier(self, of: Frontier) -> dict[str, Any]:
         """Return the least error at each size, or at each speed."""
         if of is Frontier.SIZE:
-            points = self._search.problem(self._weights).frontier(_FRONTIER_POINTS)
+            model = self._search.model
+            shares = self._shares(sum(tensor.size_bytes for tensor in model.tensors.values()))
+            points = size_frontier(self._search, self._weights, shares, _FRONTIER_POINTS)
             return {"frontier": [point_facts(choice) for choice in points]}
         wanted = self._for_speed()
         return {
@@ -223,7 +227,7 @@ class _Run:
 
     def for_size(self) -> dict[str, Any]:
         """Write the choice with the least error within a size."""
-        shares = parse_shares(self._options.shares, self._options.ranks)
+        shares = self._shares(self._target.tensor_bytes(self._search.model))
         choice, wanted = self._within(
             lambda n_bytes: choose_for_size(self._search, self._weights, shares, n_bytes)
         )
@@ -258,6 +262,9 @@ class _Run:
                 markup=False,
             )
         return facts
+
+    def _shares(self, size_bytes: float) -> Sequence[float]:
+        return shares_for(self._search, size_bytes, self._options, TerminalReporter())
 
     def _for_speed(self) -> ForSpeed:
         types, reporter = self._search.possible_types, TerminalReporter()

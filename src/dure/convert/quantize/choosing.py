@@ -175,13 +175,6 @@ class TypeProblem:
             found.gap,
         )
 
-    def frontier(self, n_points: int) -> list[TypeChoice]:
-        """Return the best choices at n_points sizes from the smallest to the largest, each once."""
-        least, most = self.size_range
-        sizes = [least + (most - least) * i / max(1, n_points - 1) for i in range(n_points)]
-        found = {choice.size_bytes: choice for choice in map(self.choose, sizes)}
-        return [found[size] for size in sorted(found)]
-
     @property
     def _n_times(self) -> int:
         return len(next(iter(self._items.values()))[0].takes) - 1 if self._items else 0
