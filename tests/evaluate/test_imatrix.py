@@ -88,7 +88,7 @@ def test_progress_of_something_else_is_not_gone_on_with(
         dure("imatrix", DEMO, "--data", text, "--out", out, "--ctx", 64, "--chunks", 8, "--json")
     )
     again = dure("imatrix", DEMO, "--data", text, "--out", out, "--ctx", 64, "--chunks", 8)
-    assert "is there already: give --out another name, or use --force" in error_line(again.stderr)
+    assert "is there already: add --force to replace it" in error_line(again.stderr)
     ProgressFile(out, "another").save(Begun(read_importance(out)))
     out.unlink()
     other = dure("imatrix", DEMO, "--data", text, "--out", out, "--ctx", 64, "--chunks", 9)

@@ -17,13 +17,13 @@ from dure.chat.turn import Conversations
 from dure.cli.terminal.console import duration_text, errors, output, print_json, print_warning
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.option_groups import expanded
+from dure.cli.terminal.out_file import check_folder, check_not_there
 from dure.cli.terminal.parameters import MODEL, Json, Model, Running, TemplateFile
 from dure.cli.terminal.running_model import reading, running_model
 from dure.cli.terminal.work_progress import token_bar
 from dure.convert.importance import Importance, write_importance
 from dure.engine.arrays import Ints
 from dure.engine.executor import FullExecutor
-from dure.errors import UsageError
 from dure.evaluate.calibration import chat_tokens, chunks_of, text_tokens
 from dure.evaluate.imatrix_progress import Begun, ProgressFile
 from dure.evaluate.importance import gather_importance, n_unseen_experts
@@ -85,7 +85,8 @@ def imatrix(
     """
     file = resolve_model(model)
     target = out or Path(f"{file.name.removesuffix('.gguf')}.imatrix.gguf")
-    _check_target(target, may_replace=force)
+    check_folder(target)
+    check_not_there(target, force=force)
     files = _Files(tuple(data or ()), tuple(from_chats or ()))
     own_template = template.template_text()
     with open_gguf(file) as header:
@@ -119,14 +120,6 @@ def imatrix(
     write_importance(target, importance)
     progress.delete()
     _report(target, importance, took_s, begun.importance.n_chunks, as_json=as_json)
-
-
-def _check_target(target: Path, *, may_replace: bool) -> None:
-    """Raise UsageError if the file cannot be written in the end."""
-    if not target.parent.is_dir():
-        raise UsageError(f"--out {target}: there is no folder {target.parent}", "make it first")
-    if target.exists() and not may_replace:
-        raise UsageError(f"{target} is there already", "give --out another name, or use --force")
 
 
 @dataclass(frozen=True)

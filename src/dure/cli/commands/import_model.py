@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from contextlib import contextmanager
 from enum import StrEnum
@@ -13,10 +12,11 @@ import typer
 
 from dure.cli.terminal.console import errors, output, print_json, printable, progress_bar
 from dure.cli.terminal.model_argument import resolve_model
+from dure.cli.terminal.out_file import check_not_there, check_room
 from dure.cli.terminal.parameters import Json
-from dure.errors import ResourceError, UsageError
+from dure.errors import UsageError
 from dure.model.store import Library
-from dure.sizes import bytes_text, compared
+from dure.sizes import bytes_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,19 +170,8 @@ def _alone(target: Path) -> Iterator[None]:
 
 def _check(target: Path, size_bytes: int, *, force: bool) -> None:
     """Check that a file is not there yet, and has room. Raises UsageError or ResourceError."""
-    if target.exists() and not force:
-        raise UsageError(
-            f"{printable(str(target))} is there already",
-            "--force replaces it, --out names another file",
-        )
-    existing = next(one for one in target.absolute().parents if one.exists())
-    free = shutil.disk_usage(existing).free
-    if free < size_bytes:
-        needed, left = compared(size_bytes, free)
-        raise ResourceError(
-            f"{needed} are needed in {printable(str(target.parent))}, {left} are free",
-            "make room there, or name another place with --out",
-        )
+    check_not_there(target, force=force)
+    check_room(target, size_bytes)
 
 
 def _say(facts: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from dure.cli.terminal.console import (
 from dure.cli.terminal.judging import judge_of
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.option_groups import expanded
+from dure.cli.terminal.out_file import check_folder, check_not_there
 from dure.cli.terminal.parameters import Json, Model
 from dure.cli.terminal.quantities import seconds_of
 from dure.cli.terminal.quantize_options import (
@@ -62,7 +63,6 @@ from dure.deploy.quantizing import (
     size_frontier,
 )
 from dure.engine.instruments.benchmark import BenchRuns, measure
-from dure.errors import UsageError
 from dure.evaluate.frontier_plot import write_frontier
 from dure.evaluate.plot import check_plot
 from dure.evaluate.swaps import SwapJudge
@@ -162,7 +162,10 @@ def quantize(
     allowed, time_s = allowed_types(types), seconds_of("--time", time_)
     file = resolve_model(model)
     writes = not (target.frontier or dry_run)
-    path = _free(out or _named(file, target), force=force) if writes else None
+    path = out or _named(file, target) if writes else None
+    if path:
+        check_folder(path)
+        check_not_there(path, force=force)
     with open_gguf(file) as gguf:
         importance = ImportanceFile.read(imatrix) if imatrix else None
         search = Search.here(gguf, importance, allowed, threads or probe().cores)
@@ -384,16 +387,6 @@ def _named(file: Path, target: Target) -> Path:
     """Return the file that a target makes of a model, in the current folder."""
     stem = re.sub(r"-\d{5}-of-\d{5}$", "", file.stem)
     return Path(f"{_TYPE_IN_NAME.sub('', stem)}-{target.label}.gguf")
-
-
-def _free(path: Path, *, force: bool) -> Path:
-    if path.exists() and not force:
-        raise UsageError(
-            f"{path} is there already", "add --force to replace it, or name another --out"
-        )
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path.parent} is no folder", "create it, or name another --out")
-    return path
 
 
 def _warn(model: GgufFile, importance: ImportanceFile | None) -> None:
