@@ -6,7 +6,7 @@ Refuses to know what is computed of it. Source of the chunks: llama.cpp, `tools/
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from dure.chat.turn import Conversations
 from dure.engine.arrays import Ints
-from dure.errors import ResourceError, UsageError
-from dure.model.vocabulary import Vocabulary
+from dure.errors import UsageError
+from dure.evaluate.user_text import read_text
 
 __all__ = ["LEAST_CHUNK", "chat_tokens", "chunks_of", "text_tokens"]
 
@@ -44,9 +44,9 @@ def chunks_of(tokens: Sequence[int], size: int, begin: int | None, most: int | N
     return chunks
 
 
-def text_tokens(vocabulary: Vocabulary, files: Sequence[Path]) -> list[int]:
+def text_tokens(tokenize: Callable[[str], list[int]], files: Sequence[Path]) -> list[int]:
     """Return the tokens of plain texts, one after the other. Raises ResourceError or UsageError."""
-    return [token for file in files for token in vocabulary.tokenize(_text_of(file, "--data"))]
+    return [token for file in files for token in tokenize(read_text(file, "--data"))]
 
 
 def chat_tokens(conversations: Conversations, files: Sequence[Path]) -> list[int]:
@@ -66,7 +66,7 @@ def chat_tokens(conversations: Conversations, files: Sequence[Path]) -> list[int
 
 
 def _chats(file: Path) -> Iterator[tuple[int, list[Any]]]:
-    for number, line in enumerate(_text_of(file, "--from-chats").split("\n"), 1):
+    for number, line in enumerate(read_text(file, "--from-chats").split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -80,12 +80,3 @@ def _chats(file: Path) -> Iterator[tuple[int, list[Any]]]:
                 'write one on each line: {"messages": [{"role": "user", "content": "..."}, ...]}',
             )
         yield number, messages
-
-
-def _text_of(file: Path, option: str) -> str:
-    try:
-        return file.read_text("utf-8")
-    except OSError as error:
-        raise ResourceError(f"{option} {file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise UsageError(f"{option} {file} is no text", "name a file in UTF-8") from None

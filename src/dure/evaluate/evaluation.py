@@ -6,26 +6,24 @@ functions that start one, and that read its words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dure.chat.reading import TextTools, tokens_of
+from dure.chat.reading import tokens_of
 from dure.deploy.options import RunOptions
 from dure.engine.executor import FullExecutor
 from dure.engine.instruments.benchmark import BenchRuns, measure
 from dure.engine.instruments.floor import bytes_used
-from dure.errors import ResourceError, UsageError
+from dure.errors import UsageError
 from dure.evaluate.judge import Original, Progress, check_same_words, identity_of, scores_of
-from dure.evaluate.own_text import AT_ONCE
-from dure.evaluate.own_windows import OwnWindows
+from dure.evaluate.judged_text import JudgedOn, Tools
 from dure.evaluate.scores import Divergence, perplexity_of
 from dure.evaluate.statistics import Estimate
 from dure.evaluate.task_scores import PreparedTask, TaskScore, prepared_task
 from dure.evaluate.tasks import TaskFile
-from dure.evaluate.windows import LEAST_WINDOW, TextWindows, check_sizes, cut_into_windows
-from dure.isolation import Isolation
+from dure.evaluate.windows import LEAST_WINDOW, TextWindows, check_sizes
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
 
@@ -36,25 +34,10 @@ __all__ = [
     "JudgedText",
     "MeasuredSpeed",
     "Subject",
-    "Tools",
 ]
 
-OWN_WINDOWS = 16  # that a model writes if there is no text
 _N_GENERATED = 32  # tokens, to measure the speed
 _REPEAT = 3
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What others do for an evaluation.
-
-    start: a model with a context and a number of sequences, while a block runs. read: its vocabulary, and
-    what reads texts. watch: shows something that takes a while, from 0 to 1.
-    """
-
-    start: Callable[[Path, int, int], AbstractContextManager[tuple[GgufFile, FullExecutor]]]
-    read: Callable[[Path], AbstractContextManager[tuple[Vocabulary, Isolation[TextTools]]]]
-    watch: Callable[[str], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
@@ -191,29 +174,11 @@ class Evaluator:
     # ------------------------------------------------------------ the text
 
     def _windows(self, author: Path) -> TextWindows:
-        subject = self._subject
-        if subject.data:
-            with self._tools.read(author) as (vocabulary, texts):
-                return cut_into_windows(
-                    texts.call(tokens_of, _text_of(subject.data), False, True),
-                    subject.n_ctx,
-                    begin=vocabulary.begin,
-                    source=subject.data.name,
-                    most=subject.most_windows,
-                )
-        n = subject.most_windows or OWN_WINDOWS
-        own = OwnWindows(self._identity(author), n, subject.n_ctx)
-        if (windows := own.windows(author.name)) is None:
-            with self._tools.read(author) as (vocabulary, texts):
-                length = own.length(vocabulary.n_ctx_train)
-                with (
-                    self._tools.start(author, length, AT_ONCE) as (_, executor),
-                    self._tools.watch(f"{author.name} writes a text") as progress,
-                ):
-                    own.write(executor, vocabulary, texts, progress)
-            windows = own.windows(author.name)
-        assert windows is not None
-        return windows
+        wanted = self._subject
+        text = JudgedOn(
+            author, self._identity(author), wanted.data, wanted.n_ctx, wanted.most_windows
+        )
+        return text.windows(self._tools)
 
     def _identity(self, model: Path) -> str:
         with open_gguf(model) as gguf:
@@ -300,11 +265,3 @@ class _Beside:
     file: JudgedFile
     original: Original
     tasks: tuple[TaskScore, ...]
-
-
-def _text_of(path: Path) -> str:
-    """Return the text of a file without its last line end, as llama.cpp's tools read it."""
-    try:
-        return path.read_bytes().decode("utf-8", "replace").removesuffix("\n")
-    except OSError as error:
-        raise ResourceError(f"--data {path} cannot be read: {error.strerror}") from error

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dure.chat.reading import TextTools
 from dure.cli.terminal.completion import models
-from dure.cli.terminal.console import errors, loading_bar, output, print_json
+from dure.cli.terminal.console import errors, output, print_json
+from dure.cli.terminal.judging import judging_tools
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import Json, Running
-from dure.cli.terminal.running_model import running_model
-from dure.engine.executor import FullExecutor
+from dure.deploy.options import RunOptions
 from dure.errors import UsageError
 from dure.evaluate.card import evaluation_data, lines_of, write_card
-from dure.evaluate.evaluation import Evaluation, Evaluator, Subject, Tools
+from dure.evaluate.evaluation import Evaluation, Evaluator, Subject
 from dure.evaluate.plot import check_plot, write_plot
 from dure.evaluate.tasks import read_tasks
-from dure.isolation import Isolation
-from dure.model.gguf import GgufFile, open_gguf
-from dure.model.vocabulary import Vocabulary
 
 __all__ = ["eval"]
 
@@ -122,7 +116,12 @@ def eval(  # noqa: A001  # a command's function has its name
         if not subject.has_text:
             raise UsageError("--plot needs a text", "add --against or --data")
     files = [resolve_model(model) for model in models]
-    evaluator = Evaluator(subject, running.options("eval", models[0]), _tools(running))
+
+    def started(path: Path, n_ctx: int, n_sequences: int) -> RunOptions:
+        with_context = replace(running, ctx=n_ctx)
+        return with_context.options("eval", path.name, n_sequences=n_sequences)
+
+    evaluator = Evaluator(subject, running.options("eval", models[0]), judging_tools(started))
     found: list[Evaluation] = []
     for file, evaluation in zip(files, evaluator.evaluate(files), strict=True):
         found.append(evaluation)
@@ -143,22 +142,3 @@ def _print(evaluation: Evaluation, *, is_first: bool) -> None:
     output.print(f"{'' if is_first else chr(10)}{evaluation.model.name}{beside}")
     for heading, text in lines_of(evaluation):
         output.print(f"{heading:<14} {text}")
-
-
-def _tools(running: Running) -> Tools:
-    def start(
-        path: Path, n_ctx: int, n_sequences: int
-    ) -> AbstractContextManager[tuple[GgufFile, FullExecutor]]:
-        with_context = replace(running, ctx=n_ctx)
-        return running_model(path, with_context.options("eval", path.name, n_sequences=n_sequences))
-
-    @contextmanager
-    def read(path: Path) -> Iterator[tuple[Vocabulary, Isolation[TextTools]]]:
-        with open_gguf(path) as gguf:
-            vocabulary = Vocabulary(gguf)
-        reader: Isolation[TextTools]
-        with Isolation.of_module("dure.library.reader", str(path.absolute())) as reader:
-            yield vocabulary, reader
-        vocabulary.close()
-
-    return Tools(start, read, loading_bar)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dure.chat.reading import prepared_chat
+from dure.chat.reading import prepared_chat, tokens_of
 from dure.chat.turn import Conversations
 from dure.cli.terminal.console import duration_text, errors, output, print_json, print_warning
 from dure.cli.terminal.model_argument import resolve_model
@@ -30,7 +30,6 @@ from dure.evaluate.importance import gather_importance, n_unseen_experts
 from dure.evaluate.openings import OPENINGS
 from dure.evaluate.own_text import AT_ONCE, OWN_LENGTH, OwnText, own_length, own_prompts
 from dure.model.gguf import GgufFile, open_gguf
-from dure.model.vocabulary import Vocabulary
 
 __all__ = ["imatrix"]
 
@@ -95,7 +94,7 @@ def imatrix(
     wants_chats = bool(from_chats) or not data
     with reading(file, options, chats=wants_chats, template=own_template) as (vocabulary, texts):
         conversations = Conversations(vocabulary, lambda task: texts.call(prepared_chat, task))
-        words = files.tokens(vocabulary, conversations)
+        words = files.tokens(lambda text: texts.call(tokens_of, text, False, True), conversations)
         given = chunks_of(words, ctx, vocabulary.begin, chunks) if files else None
         n_chunks = _own_chunks(chunks, ctx) if given is None else len(given)
         text = (
@@ -136,8 +135,10 @@ class _Files:
     def names(self) -> list[str]:
         return [path.name for path in (*self.data, *self.chats)]
 
-    def tokens(self, vocabulary: Vocabulary, conversations: Conversations) -> list[int]:
-        return text_tokens(vocabulary, self.data) + chat_tokens(conversations, self.chats)
+    def tokens(
+        self, tokenize: Callable[[str], list[int]], conversations: Conversations
+    ) -> list[int]:
+        return text_tokens(tokenize, self.data) + chat_tokens(conversations, self.chats)
 
 
 def _own_length(header: GgufFile, ctx: int) -> int:

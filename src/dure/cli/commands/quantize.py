@@ -22,7 +22,7 @@ from dure.cli.terminal.console import (
     printable,
     progress_bar,
 )
-from dure.cli.terminal.judging import judge_of
+from dure.cli.terminal.judging import judge_on, text_of
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.out_file import check_folder, check_not_there
@@ -170,7 +170,8 @@ def quantize(
         importance = ImportanceFile.read(imatrix) if imatrix else None
         search = Search.here(gguf, importance, allowed, threads or probe().cores)
         _warn(gguf, importance)
-        judge = None if even or (target.type_ and not data) else judge_of(file, data)
+        text = None if even or (target.type_ and not data) else text_of(gguf, data)
+        judge = judge_on(text) if text else None
         weights = {} if target.type_ else _learned(search, judge, time_s)
         run = _Run(search, target, where.options(file), path, weights, judge, verify=verify)
         if target.frontier:

@@ -1,73 +1,71 @@
-"""Makes the judge of files that are made of a model, on a text of the user's or of the model's own."""
+"""Gives what judges models its tools: they start models, read texts and show bars as a command does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from dure.chat.reading import tokens_of
+from dure.chat.reading import TextTools
 from dure.cli.terminal.console import loading_bar
-from dure.cli.terminal.running_model import reading, running_model
+from dure.cli.terminal.running_model import running_model
 from dure.deploy.options import RunOptions
-from dure.engine.executor import Executor
-from dure.errors import ResourceError
+from dure.engine.executor import Executor, FullExecutor
 from dure.evaluate.judge import identity_of
-from dure.evaluate.own_text import AT_ONCE
-from dure.evaluate.own_windows import OwnWindows
+from dure.evaluate.judged_text import JudgedOn, Tools
 from dure.evaluate.swaps import SwapJudge
-from dure.evaluate.windows import TextWindows, cut_into_windows
 from dure.hardware.probe import probe
-from dure.model.gguf import open_gguf
+from dure.isolation import Isolation
+from dure.model.gguf import GgufFile, open_gguf
+from dure.model.vocabulary import Vocabulary
 
-__all__ = ["judge_of"]
+__all__ = ["judge_on", "judging_tools", "text_of"]
 
 WINDOW, WINDOWS = 512, 16  # tokens of a window if the model sees as many, and the most windows
 
 
-def judge_of(model: Path, data: Path | None) -> SwapJudge:
-    """Return a judge on a text; None: the model writes it now, unless it did before.
+def judging_tools(options: Callable[[Path, int, int], RunOptions]) -> Tools:
+    """Return the tools. options: of the start of a model with a context and a number of sequences."""
 
-    Raises ResourceError if a file cannot be read or the model does not fit into memory, UsageError for a
-    text that is too short.
+    def start(
+        path: Path, n_ctx: int, n_sequences: int
+    ) -> AbstractContextManager[tuple[GgufFile, FullExecutor]]:
+        return running_model(path, options(path, n_ctx, n_sequences))
+
+    @contextmanager
+    def read(path: Path) -> Iterator[tuple[Vocabulary, Isolation[TextTools]]]:
+        with open_gguf(path) as gguf:
+            vocabulary = Vocabulary(gguf)
+        reader: Isolation[TextTools]
+        with Isolation.of_module("dure.library.reader", str(path.absolute())) as reader:
+            yield vocabulary, reader
+        vocabulary.close()
+
+    return Tools(start, read, loading_bar)
+
+
+def text_of(model: GgufFile, data: Path | None) -> JudgedOn:
+    """Return the text that files made of a model are judged on. data: a file; None: the model writes it."""
+    window = min(WINDOW, model.int(f"{model.architecture}.context_length", WINDOW))
+    identity = identity_of(model, _alone(model.paths[0], window, 1))
+    return JudgedOn(model.paths[0], identity, data, window, WINDOWS)
+
+
+def judge_on(text: JudgedOn) -> SwapJudge:
+    """Return a judge of files that are made of the text's author, which writes the text if it must.
+
+    Raises as `JudgedOn.windows` does, and ResourceError if the model does not fit into memory.
     """
-    with open_gguf(model) as gguf:
-        window = min(WINDOW, gguf.int(f"{gguf.architecture}.context_length", WINDOW))
-        options = RunOptions(ctx=window, threads=probe().cores)  # else each file's best is measured
-        identity = identity_of(gguf, options)
-    windows = _read(model, data, window) if data else _own(model, identity, window)
+    tools = judging_tools(_alone)
 
     @contextmanager
     def run(path: Path) -> Iterator[Executor]:
-        with running_model(path, options) as (_, executor):
+        with tools.start(path, text.n_ctx, 1) as (_, executor):
             yield executor
 
-    return SwapJudge(model, windows, identity, run)
+    return SwapJudge(text.author, text.windows(tools), text.identity, run)
 
 
-def _read(model: Path, data: Path, window: int) -> TextWindows:
-    try:
-        text = data.read_bytes().decode("utf-8", "replace")
-    except OSError as error:
-        raise ResourceError(f"--data {data} cannot be read: {error.strerror}") from error
-    with reading(model, RunOptions(ctx=window), chats=False) as (vocabulary, texts):
-        tokens = texts.call(tokens_of, text, False, True)
-        return cut_into_windows(
-            tokens, window, begin=vocabulary.begin, source=data.name, most=WINDOWS
-        )
-
-
-def _own(model: Path, identity: str, window: int) -> TextWindows:
-    own = OwnWindows(identity, WINDOWS, window)
-    if (written := own.windows(model.name)) is not None:
-        return written
-    with reading(model, RunOptions(ctx=window), chats=True) as (vocabulary, texts):
-        options = RunOptions(ctx=own.length(vocabulary.n_ctx_train), n_sequences=AT_ONCE)
-        with (
-            running_model(model, options) as (_, executor),
-            loading_bar(f"{model.name} writes a text") as progress,
-        ):
-            own.write(executor, vocabulary, texts, progress)
-    written = own.windows(model.name)
-    assert written is not None, "every window is written"
-    return written
+def _alone(_: Path, n_ctx: int, n_sequences: int) -> RunOptions:
+    """Return the options of a start on this machine; without threads, each file's best are measured."""
+    return RunOptions(ctx=n_ctx, n_sequences=n_sequences, threads=probe().cores)
