@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -79,8 +80,9 @@ def test_another_target_measures_nothing_again(dure: Dure, tmp_path: Path) -> No
 
 
 def test_a_dry_run_and_a_frontier_write_nothing(dure: Dure, tmp_path: Path) -> None:
-    facts = quantized(dure, DEMO, "--target-bpw", "5", "--dry-run", *FEW)
-    assert facts["path"] is None
+    done = dure("quantize", DEMO, "--target-bpw", "5", "--dry-run", *FEW, "--json")
+    assert json.loads(done.stdout)["path"] is None
+    assert re.search(r"^about \d+ s: errors of \d+ tensors \d+ s$", done.stderr, re.M)
     points = quantized(dure, DEMO, "--frontier", "size", *FEW)["frontier"]
     errors = [point["error"] for point in points]
     assert errors == sorted(errors, reverse=True)

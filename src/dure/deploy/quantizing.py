@@ -32,7 +32,7 @@ from dure.engine.instruments.speed import Speed, measure_in_process
 from dure.errors import UsageError
 from dure.hardware.health import Platform
 from dure.hardware.probe import platform, probe
-from dure.model.ggml import type_named
+from dure.model.ggml import GgmlType, type_named
 from dure.model.gguf import GgufFile, Value, ValueKind, array_of
 from dure.places import cache_directory, cluster_directory, shard_directory
 from dure.plan.type_times import TypeTimes, legal_cuts, retyped
@@ -42,10 +42,12 @@ __all__ = [
     "ForSpeed",
     "Machines",
     "choose_for_size",
+    "likely_types",
     "machines_here",
     "machines_of_cluster",
     "shares_for",
     "size_frontier",
+    "speeds_here",
 ]
 
 _DECISIVE = frozenset(
@@ -82,6 +84,17 @@ class Machines:
 def machines_here(types: Sequence[str], options: RunOptions, reporter: Reporter) -> Machines:
     """Return this machine, once for each rank: they share what it reads. Measures what is not known."""
     shares = parse_shares(options.shares, options.ranks)
+    known = speeds_here(types, reporter)
+    total = sum(shares)
+    each = [
+        {one: _speed(known, ROOT_NAME, one) * share / total for one in types} for share in shares
+    ]
+    n, features = len(shares), _features(platform({}, lambda _: ""))
+    return Machines((shown_name(ROOT_NAME),) * n, tuple(each), (features,) * n, tuple(shares))
+
+
+def speeds_here(types: Sequence[str], reporter: Reporter) -> KnownSpeeds:
+    """Return this machine's speeds with these types, under `ROOT_NAME`. Measures what is not known."""
     known, cores = KnownSpeeds(cache_directory() / "speeds"), probe().cores
     for type_name in (one for one in types if known.speed(ROOT_NAME, one) is None):
         with reporter.doing(f"measuring how fast this machine reads {type_name}"):
@@ -91,12 +104,7 @@ def machines_here(types: Sequence[str], options: RunOptions, reporter: Reporter)
 
             for speed in measured_until_sure(measured, [ROOT_NAME], {}, {})[ROOT_NAME]:
                 known.keep(ROOT_NAME, speed=speed)
-    total = sum(shares)
-    each = [
-        {one: _speed(known, ROOT_NAME, one) * share / total for one in types} for share in shares
-    ]
-    n, features = len(shares), _features(platform({}, lambda _: ""))
-    return Machines((shown_name(ROOT_NAME),) * n, tuple(each), (features,) * n, tuple(shares))
+    return known
 
 
 def machines_of_cluster(
@@ -140,7 +148,7 @@ def shares_for(
     cluster = Cluster(cluster_directory())
     nodes = Nodes(cluster)
     reports = _reports(cluster, nodes, options)
-    model = _of_size(search, size_bytes)
+    model = retyped(search.model, likely_types(search, size_bytes))
     return _planned(model, options, cluster, nodes, reports, reporter).shares
 
 
@@ -167,15 +175,15 @@ def _planned(
     return planner.plan(reports, Occupancy(own, (), (), {}), is_reduced=False)
 
 
-def _of_size(search: Search, size_bytes: float) -> GgufFile:
-    """Return the model as if each tensor had the type that is nearest to this size of all."""
+def likely_types(search: Search, size_bytes: float) -> dict[str, GgmlType]:
+    """Return for each tensor the type that is nearest to this size of all."""
     tensors = search.model.tensors
     bits = 8 * size_bytes / sum(tensor.n_elements for tensor in tensors.values())
     types = {}
     for name, allowed in search.types.items():
         each = [tensors[name].type, *map(type_named, allowed)]
         types[name] = min(each, key=lambda one: abs(8 * one.type_size / one.block_size - bits))
-    return retyped(search.model, types)
+    return types
 
 
 def _features(found: Platform | None) -> str:

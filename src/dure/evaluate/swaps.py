@@ -39,9 +39,19 @@ class SwapJudge:
         """What the text is known by."""
         return self._original.windows.sha256
 
+    @property
+    def n_tokens(self) -> int:
+        """The tokens of the text."""
+        return int(self._original.windows.tokens.size)
+
+    @property
+    def has_read_original(self) -> bool:
+        """Whether what the model itself gives is kept."""
+        return self._original.is_complete
+
     def read_original(self, progress: Progress = lambda _: None) -> None:
         """Have the model itself read the text, unless what it gave is kept already."""
-        if not self._original.is_complete:
+        if not self.has_read_original:
             with self._run(self._model) as executor:
                 self._original.fill(executor, progress)
 

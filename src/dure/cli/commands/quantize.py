@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ import msgspec
 import typer
 
 from dure.cli.terminal.console import (
-    duration_text,
     errors,
     loading_bar,
     output,
@@ -22,7 +20,7 @@ from dure.cli.terminal.console import (
     printable,
     progress_bar,
 )
-from dure.cli.terminal.judging import judge_on, text_of
+from dure.cli.terminal.judging import text_of
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.out_file import check_folder, check_not_there
@@ -41,12 +39,11 @@ from dure.cli.terminal.quantize_report import (
     print_written,
     quantized_facts,
 )
+from dure.cli.terminal.quantize_search import Preparation
 from dure.cli.terminal.running_model import TerminalReporter, running_model
 from dure.convert.quantize.choosing import TypeChoice
-from dure.convert.quantize.group_weights import GroupWeights, measure_weights
-from dure.convert.quantize.llama_types import file_types, llama_types
+from dure.convert.quantize.llama_types import LlamaTypes, file_types, llama_types, mixture_named
 from dure.convert.quantize.search import Search
-from dure.convert.quantize.swap_files import scratch_folder
 from dure.convert.quantize.writing import (
     ImportanceFile,
     Quantized,
@@ -57,6 +54,7 @@ from dure.deploy.options import RunOptions
 from dure.deploy.quantizing import (
     ForSpeed,
     choose_for_size,
+    likely_types,
     machines_here,
     machines_of_cluster,
     shares_for,
@@ -74,6 +72,7 @@ __all__ = ["quantize"]
 
 _TYPE_IN_NAME = re.compile(r"[-._]((UD-)?I?Q\d\w*|B?F16|F32|MXFP4\w*)$", re.IGNORECASE)
 _FRONTIER_POINTS = 16
+_LIKELY_BITS = 4.5  # of a weight, for an estimate, if only a speed is asked for
 _ATTEMPTS = 4  # files, until the measured speed is the one that was asked for
 _NEAR = 0.03  # of the speed: near enough
 _BENCH = BenchRuns(n_prompt=16, n_generate=48, depth=0, repeat=3)
@@ -171,13 +170,17 @@ def quantize(
         search = Search.here(gguf, importance, allowed, threads or probe().cores)
         _warn(gguf, importance)
         text = None if even or (target.type_ and not data) else text_of(gguf, data)
-        judge = judge_on(text) if text else None
-        weights = {} if target.type_ else _learned(search, judge, time_s)
+        prepared = Preparation(search, text, time_s, measures=not target.type_)
+        named = _mixture(search, target.type_, mixture) if target.type_ else None
+        likely = named.types if named else _likely(search, target)
+        prepared.check(likely, path, knows_size=target.tokens_per_s is None)
+        weights = {} if named else prepared.weights()
+        judge = prepared.judge()
         run = _Run(search, target, where.options(file), path, weights, judge, verify=verify)
         if target.frontier:
             facts = run.frontier(target.frontier)
-        elif target.type_:
-            facts = run.mixture(mixture)
+        elif named:
+            facts = run.mixture(named)
         elif target.tokens_per_s:
             facts = run.for_speed(target.tokens_per_s)
         else:
@@ -185,6 +188,18 @@ def quantize(
     if plot and "frontier" in facts:
         _draw(facts["frontier"], plot)
     _print(facts, path, dry_run=dry_run, as_json=as_json)
+
+
+def _likely(search: Search, target: Target) -> Mapping[str, GgmlType]:
+    """Return the types that a size or a speed will give, about."""
+    n = sum(tensor.n_elements for tensor in search.model.tensors.values())
+    return likely_types(search, min(target.tensor_bytes(search.model), _LIKELY_BITS * n / 8))
+
+
+def _mixture(search: Search, name: str, options: MixtureOptions) -> LlamaTypes:
+    return llama_types(
+        search.model, options.mixture(name), has_importances=search.importance is not None
+    )
 
 
 class _Run:
@@ -219,14 +234,13 @@ class _Run:
             ]
         }
 
-    def mixture(self, options: MixtureOptions) -> dict[str, Any]:
+    def mixture(self, found: LlamaTypes) -> dict[str, Any]:
         """Write one of llama.cpp's mixtures."""
         assert self._target.type_, "the target is a mixture"
         model, importance = self._search.model, self._search.importance
-        mixture = options.mixture(self._target.type_)
-        found = llama_types(model, mixture, has_importances=importance is not None)
         _tell_of_fallbacks(model, found.fell_back, found.types)
-        wanted = Quantized(model, found.types, importance, file_types()[mixture.name], {})
+        number = file_types()[mixture_named(self._target.type_)]
+        wanted = Quantized(model, found.types, importance, number, {})
         return {**self._written(wanted), **self._measured()}
 
     def for_size(self) -> dict[str, Any]:
@@ -309,7 +323,7 @@ class _Run:
             types = {name: wanted.types.get(name, tensor.type).name for name, tensor in tensors}
             return quantized_facts(wanted, types)
         with progress_bar(f"writing {self._path.name}", wanted.size_bytes) as progress:
-            kept = self._search.kept()
+            kept = self._search.kept(wanted.file_bytes)
             types = write_quantized(wanted, self._path, kept, self._search.threads, progress)
         return quantized_facts(wanted, types)
 
@@ -331,36 +345,6 @@ class _Run:
             facts["kl_divergence"] = {"mean": mean.value, "low": mean.low, "high": mean.high}
             facts["agreement"] = found.agreement.value
         return facts
-
-
-def _learned(search: Search, judge: SwapJudge | None, time_s: float) -> Mapping[str, float]:
-    """Measure errors, and with a judge what an error in each group does; return the groups' weights."""
-    begun, name = time.monotonic(), search.model.paths[0].name
-    n_types = len(set[str]().union(*search.types.values()))
-    errors.print(
-        f"measuring what {n_types} types do to {len(search.types)} tensors, where it is not known: "
-        f"about {duration_text(time_s)} at most",
-        markup=False,
-    )
-    with loading_bar(f"measuring {name}") as progress:
-        search.measure(time_s / 2 if judge else time_s, progress)
-    if judge is None:
-        return {}
-    with loading_bar(f"{name} reads the text") as progress:
-        judge.read_original(progress)
-    known = GroupWeights(search.directory / f"{search.key}-{judge.text[:16]}.weights.json")
-    with (
-        loading_bar("swapping groups of tensors") as progress,
-        scratch_folder(search.directory, "swaps-") as directory,
-    ):
-        return measure_weights(
-            search,
-            lambda path: judge.divergence(path).mean.value,
-            known,
-            directory=directory,
-            time_s=begun + time_s - time.monotonic(),
-            progress=progress,
-        )
 
 
 def _print(facts: Mapping[str, Any], path: Path | None, *, dry_run: bool, as_json: bool) -> None:

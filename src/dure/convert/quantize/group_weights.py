@@ -23,7 +23,7 @@ from dure.model.architectures import shape_of
 from dure.model.ggml import GgmlType, type_named
 from dure.whole_file import write_whole
 
-__all__ = ["GroupWeights", "measure_weights"]
+__all__ = ["GroupWeights", "measure_weights", "swaps_left"]
 
 PROBE_BITS = 3.5  # of the type that a group is swapped to: its error shows, and is not yet a wreck
 _LEAST = 1e-3  # of the median: no group is for free
@@ -39,6 +39,11 @@ class GroupWeights:
             self._found = msgspec.json.decode(path.read_bytes(), type=dict[str, float])
         except (OSError, msgspec.MsgspecError):
             return
+
+    @classmethod
+    def on(cls, search: Search, text: str) -> GroupWeights:
+        """Return what was measured with a search on a text. text: its SHA-256."""
+        return cls(search.directory / f"{search.key}-{text[:16]}.weights.json")
 
     def of(self, key: str) -> float | None:
         """Return what was measured for a swap."""
@@ -71,9 +76,9 @@ def measure_weights(
     files = SwapFiles(search.model, encoder, groups, directory)
     weights: dict[str, float] = {}
     for done, (group, names) in enumerate(groups.items()):
-        swap = {name: _probe(search.types[name]) for name in names}
+        swap = _swap(search, names)
         error = sum(search.table.error(name, type_.name) or 0.0 for name, type_ in swap.items())
-        key = f"{group} {sorted({type_.name for type_ in swap.values()})}"
+        key = _key(group, swap)
         found = known.of(key)
         if found is None and time.monotonic() < ends:
             with files.swapped(group, swap) as path:
@@ -83,6 +88,24 @@ def measure_weights(
             weights[group] = found / error
         progress((done + 1) / len(groups))
     return _filled(weights, list(groups))
+
+
+def swaps_left(search: Search, known: GroupWeights | None) -> list[Mapping[str, GgmlType]]:
+    """Return the types of each swap that was not judged yet; None: nothing was."""
+    swaps = {group: _swap(search, names) for group, names in _groups(search).items()}
+    return [
+        swap
+        for group, swap in swaps.items()
+        if known is None or known.of(_key(group, swap)) is None
+    ]
+
+
+def _swap(search: Search, names: Sequence[str]) -> dict[str, GgmlType]:
+    return {name: _probe(search.types[name]) for name in names}
+
+
+def _key(group: str, swap: Mapping[str, GgmlType]) -> str:
+    return f"{group} {sorted({type_.name for type_ in swap.values()})}"
 
 
 def _groups(search: Search) -> dict[str, list[str]]:

@@ -29,14 +29,17 @@ _READ_BYTES = 4 << 20
 class KeptTensors:
     """A folder of encoded tensors; beyond a number of bytes those that were used longest ago go.
 
-    A tensor is there whole or not at all. most_bytes: at most a quarter of what is free on the disk.
+    A tensor is there whole or not at all. most_bytes: at most a quarter of what is free on the disk, beside
+    reserved_bytes for the file that is written.
     """
 
-    def __init__(self, directory: Path, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self, directory: Path, most_bytes: int = MOST_BYTES, reserved_bytes: int = 0
+    ) -> None:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         held = sum(size for _, size, _ in self._files())
-        free = shutil.disk_usage(directory).free
+        free = max(0, shutil.disk_usage(directory).free - reserved_bytes)
         self._most_bytes = min(most_bytes, held + free // _PART_OF_FREE)
 
     def has(self, key: str, size_bytes: int) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from dure.model.ggml import dequantize, quantize, type_named
 from dure.model.gguf import GgufFile, Tensor
 from dure.whole_file import write_whole
 
-__all__ = ["ErrorTable", "Progress", "measure_errors"]
+__all__ = ["ErrorTable", "Progress", "measure_errors", "weights_left"]
 
 STAGES = (32, 128, 512)  # rows of a tensor, after each pass over all tensors
 _SAVE_S = 5.0
@@ -124,6 +125,19 @@ def measure_errors(
     finally:
         table.save()
     progress(1.0)
+
+
+def weights_left(
+    model: GgufFile, types: Mapping[str, Sequence[str]], table: ErrorTable
+) -> list[Counter[str]]:
+    """Return how many weights `measure_errors` has to encode in each type, in each of its passes."""
+    passes = []
+    for stage in STAGES:
+        left: Counter[str] = Counter()
+        for job in _jobs(model, types, table, stage):
+            left.update(dict.fromkeys(job.types, job.work // len(job.types)))
+        passes.append(left)
+    return passes
 
 
 def _jobs(

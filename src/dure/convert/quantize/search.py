@@ -89,6 +89,6 @@ class Search:
         own = {self.model.tensors[name].type.name for name in self.types}
         return sorted(own.union(*self.types.values()))
 
-    def kept(self) -> KeptTensors:
-        """Return where encoded tensors are kept."""
-        return KeptTensors(self.directory / "tensors")
+    def kept(self, file_bytes: int) -> KeptTensors:
+        """Return where encoded tensors are kept beside a file of this size."""
+        return KeptTensors(self.directory / "tensors", reserved_bytes=file_bytes)
