@@ -170,3 +170,9 @@ def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
     assert [kept.has(key, 200) for key in "abc"] == [False, True, True]
     list(kept.chunks("d", 500, lambda: chunks(1, 2, 3, 4, 5)))
     assert not kept.has("d", 500)
+
+
+def test_tensors_are_kept_where_the_file_needs_no_room(tmp_path: Path) -> None:
+    kept = KeptTensors(tmp_path, reserved_bytes=1 << 60)
+    assert len(list(kept.chunks("a", 200, lambda: chunks(1, 2)))) == 2
+    assert list(tmp_path.iterdir()) == []

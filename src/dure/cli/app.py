@@ -59,7 +59,8 @@ COMMANDS = {
         "join": "Make this machine a node of the cluster that issued the code.",
         "cluster": "Run one model on several machines.",
         "node": "Run this machine as a node of a cluster. Alone, `dure node` means `dure node run`.",
-        "cache": "List, check and delete cached shards, which make the next start quick.",
+        "cache": "List, check and delete what is cached: shards, and what `eval` and `quantize` need not "
+        "compute again.",
         "config": "Show and change the default values of options.",
     }.items()
 }

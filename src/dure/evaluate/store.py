@@ -12,11 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from dure.errors import ResourceError
+from dure.kept_work import KeptWork, work_in
 from dure.places import cache_directory
 from dure.sizes import compared
 from dure.whole_file import write_whole
 
-__all__ = ["WindowStore", "check_room", "evaluation_directory"]
+__all__ = ["WindowStore", "check_room", "evaluation_directory", "kept_evaluations"]
 
 _DIGEST_BYTES = 16
 MOST_BYTES = 8_000_000_000  # of all results; what was not used for longest is deleted
@@ -25,6 +26,12 @@ MOST_BYTES = 8_000_000_000  # of all results; what was not used for longest is d
 def evaluation_directory() -> Path:
     """Return where results are kept."""
     return cache_directory() / "evaluations"
+
+
+def kept_evaluations() -> list[KeptWork]:
+    """Return the results in the cache: those of a model on a text, or of its writing one, are a piece."""
+    directory = evaluation_directory()
+    return work_in("results of judging", directory.iterdir() if directory.is_dir() else ())
 
 
 class WindowStore:

@@ -1,28 +1,34 @@
-"""`dure cache`: lists, checks and deletes the shards cached here and on the nodes."""
+"""`dure cache`: lists, checks and deletes shards, and what `eval` and `quantize` keep."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from dure.cli.terminal.console import errors, output, print_json, printable, progress_bar
 from dure.cli.terminal.parameters import Json
-from dure.cluster.root.shard_caches import ShardCaches, ShardListing, ShardState, StoredShard
+from dure.cluster.root.shard_caches import HERE, ShardCaches, ShardListing, ShardState, StoredShard
+from dure.convert.quantize.search import kept_of_searches
 from dure.errors import UsageError
-from dure.places import shard_directory
+from dure.evaluate.store import kept_evaluations
+from dure.kept_work import KeptWork, delete_work
+from dure.places import cache_directory
 from dure.sizes import bytes_text
 
 __all__ = ["cache"]
 
 DAY_S = 86400.0
+SHARDS = "shards"
 cache = typer.Typer(
-    help="List, check and delete cached shards, which make the next start quick.",
+    help="List, check and delete what is cached: shards, and what `eval` and `quantize` need not compute "
+    "again.",
     no_args_is_help=True,
 )
 OnNodes = Annotated[
@@ -32,28 +38,29 @@ OnNodes = Annotated[
 
 @cache.command("ls")
 def ls(cluster: OnNodes = False, as_json: Json = False) -> None:
-    """List shards, the least recently used first.
+    """List what is cached, the least recently used first.
 
     Example: dure cache ls --cluster
     """
     shards = _listed(ShardCaches.of_this_machine(with_cluster=cluster)).by_age()
+    work = sorted(_work(), key=lambda one: one.used)
     if as_json:
-        print_json([asdict(one) for one in shards])
-    elif not shards:
-        errors.print(f"no shard is cached in {shard_directory()}", markup=False)
+        print_json([*map(_shard_facts, shards), *map(_work_facts, work)])
+    elif not shards and not work:
+        errors.print(f"nothing is cached in {cache_directory()}", markup=False)
     else:
-        output.print(_table(shards))
+        output.print(_table(shards, work))
 
 
 @cache.command()
 def prune(
     days: Annotated[
-        float, typer.Option(help="Delete shards unused for this many days; 0 deletes all.")
+        float, typer.Option(help="Delete what was not used for this many days; 0 deletes all.")
     ] = 30.0,
     cluster: OnNodes = False,
     as_json: Json = False,
 ) -> None:
-    """Delete shards that were not used for a while. The next start that needs one makes it again.
+    """Delete what was not used for a while. What is needed again is made again.
 
     A running model keeps its shard in memory, so it may be deleted too.
 
@@ -61,16 +68,21 @@ def prune(
     """
     if days < 0:
         raise UsageError(f"--days {days:g}", "give 0 or a number above")
+    before = time.time() - days * DAY_S
     caches = ShardCaches.of_this_machine(with_cluster=cluster)
-    old = _listed(caches).unused_since(time.time() - days * DAY_S)
-    caches.delete(old)
+    shards = _listed(caches).unused_since(before)
+    work = [one for one in _work() if one.used <= before]
+    caches.delete(shards)
+    delete_work(work)
     if as_json:
-        print_json([asdict(one) for one in old])
-    if old:
-        freed = bytes_text(sum(one.size_bytes for one in old))
-        errors.print(f"{len(old)} shards deleted, {freed} freed", markup=False)
+        print_json([*map(_shard_facts, shards), *map(_work_facts, work)])
+    sizes = [(SHARDS, one.size_bytes) for one in shards]
+    sizes += [(one.kind, one.size_bytes) for one in work]
+    if sizes:
+        for kind, (n, size_bytes) in _counted(sizes).items():
+            errors.print(f"{n} {kind} deleted, {bytes_text(size_bytes)} freed", markup=False)
     else:
-        errors.print(f"no shard was unused for {days:g} days", markup=False)
+        errors.print(f"nothing was unused for {days:g} days", markup=False)
 
 
 @cache.command()
@@ -99,19 +111,45 @@ def check(cluster: OnNodes = False, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _table(shards: Sequence[StoredShard]) -> Table:
+def _work() -> list[KeptWork]:
+    return [*kept_evaluations(), *kept_of_searches()]
+
+
+def _shard_facts(shard: StoredShard) -> dict[str, Any]:
+    return {"kind": SHARDS, **asdict(shard)}
+
+
+def _work_facts(work: KeptWork) -> dict[str, Any]:
+    name = str(work.path.relative_to(cache_directory()))
+    facts = {"kind": work.kind, "node": HERE, "name": name, "size_bytes": work.size_bytes}
+    return {**facts, "whole": True, "used": work.used}
+
+
+def _counted(sizes: Iterable[tuple[str, int]]) -> dict[str, tuple[int, int]]:
+    """Return how many there are of each kind, and their bytes together."""
+    by_kind: dict[str, list[int]] = defaultdict(list)
+    for kind, size_bytes in sizes:
+        by_kind[kind].append(size_bytes)
+    return {kind: (len(found), sum(found)) for kind, found in by_kind.items()}
+
+
+def _table(shards: Sequence[StoredShard], work: Sequence[KeptWork]) -> Table:
+    """Return a line for each shard, and for each kind of work."""
     table = Table("machine", box=None, pad_edge=False)
-    for heading in ("shard", "size", "last used"):
+    for heading in ("what", "size", "last used"):
         table.add_column(heading, justify="right" if heading == "size" else "left", overflow="fold")
     for one in shards:
-        when = datetime.fromtimestamp(one.used).strftime("%Y-%m-%d %H:%M")
-        table.add_row(
-            printable(one.node),
-            printable(one.name),
-            bytes_text(one.size_bytes),
-            when if one.whole else "not complete",
-        )
+        when = _day(one.used) if one.whole else "not complete"
+        size = bytes_text(one.size_bytes)
+        table.add_row(printable(one.node), printable(one.name), size, when)
+    last_used = {one.kind: one.used for one in work}  # the least recently used come first
+    for kind, (n, size_bytes) in _counted((one.kind, one.size_bytes) for one in work).items():
+        table.add_row(HERE, f"{n} {kind}", bytes_text(size_bytes), _day(last_used[kind]))
     return table
+
+
+def _day(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s).strftime("%Y-%m-%d %H:%M")
 
 
 def _listed(caches: ShardCaches) -> ShardListing:

@@ -12,7 +12,6 @@ from dure.cli.terminal.out_file import check_room
 from dure.cli.terminal.running_model import TerminalReporter
 from dure.convert.quantize.group_weights import GroupWeights, measure_weights
 from dure.convert.quantize.search import Search
-from dure.convert.quantize.swap_files import scratch_folder
 from dure.deploy.quantize_estimate import (
     QuantizeEstimate,
     TextWork,
@@ -84,7 +83,7 @@ class Preparation:
             judge.read_original(progress)
         with (
             loading_bar("swapping groups of tensors") as progress,
-            scratch_folder(search.directory, "swaps-") as directory,
+            search.scratch() as directory,
         ):
             return measure_weights(
                 search,

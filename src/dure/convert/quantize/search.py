@@ -6,6 +6,7 @@ Knows where figures and encoded tensors are kept. Refuses to know commands and m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +15,31 @@ from dure.convert.quantize.choosing import TokenSeconds, TypeProblem, candidates
 from dure.convert.quantize.kept_tensors import KeptTensors
 from dure.convert.quantize.llama_types import quantizable
 from dure.convert.quantize.output_errors import ErrorTable, Progress, measure_errors
+from dure.convert.quantize.swap_files import left_folders, scratch_folder
 from dure.convert.quantize.writing import ImportanceFile
+from dure.kept_work import KeptWork, work_in
 from dure.model.architectures import shape_of
 from dure.model.ggml import GgmlType
 from dure.model.gguf import GgufFile, Tensor
 from dure.places import cache_directory
 
-__all__ = ["Search"]
+__all__ = ["Search", "kept_of_searches"]
+
+_TENSORS, _SWAPS = "tensors", "swaps-"
+
+
+def _directory() -> Path:
+    return cache_directory() / "quantize"
+
+
+def kept_of_searches() -> list[KeptWork]:
+    """Return what the cache keeps of all models: figures, encoded tensors, and what was left behind."""
+    directory = _directory()
+    return [
+        *work_in("tables of a quantizer", directory.glob("*.json")),
+        *work_in("quantized tensors", (directory / _TENSORS).glob("*")),
+        *work_in("models that a killed quantizer left", left_folders(directory, _SWAPS)),
+    ]
 
 
 @dataclass(frozen=True)
@@ -42,7 +61,7 @@ class Search:
         threads: int,
     ) -> Search:
         """Return a search that keeps its figures in the cache."""
-        return cls(model, importance, allowed, threads, cache_directory() / "quantize")
+        return cls(model, importance, allowed, threads, _directory())
 
     @cached_property
     def key(self) -> str:
@@ -89,6 +108,10 @@ class Search:
         own = {self.model.tensors[name].type.name for name in self.types}
         return sorted(own.union(*self.types.values()))
 
+    def scratch(self) -> AbstractContextManager[Path]:
+        """Make a folder for swaps until a block ends."""
+        return scratch_folder(self.directory, _SWAPS)
+
     def kept(self, file_bytes: int) -> KeptTensors:
         """Return where encoded tensors are kept beside a file of this size."""
-        return KeptTensors(self.directory / "tensors", reserved_bytes=file_bytes)
+        return KeptTensors(self.directory / _TENSORS, reserved_bytes=file_bytes)

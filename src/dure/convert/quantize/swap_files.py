@@ -19,7 +19,7 @@ from dure.convert.quantize.encoding import Encoder
 from dure.model.ggml import GgmlType
 from dure.model.gguf import GgufFile, Tensor, TensorSpec, ValueKind, value_of
 
-__all__ = ["SwapFiles", "scratch_folder"]
+__all__ = ["SwapFiles", "left_folders", "scratch_folder"]
 
 _OWN_TYPES: Mapping[str, GgmlType] = {}
 
@@ -93,8 +93,8 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     with (parent / f".{prefix}lock").open("w") as entry:
         fcntl.flock(entry, fcntl.LOCK_EX)  # until the new folder is locked
-        for old in parent.glob(f"{prefix}*"):
-            _delete_if_left(old)
+        for old in left_folders(parent, prefix):
+            shutil.rmtree(old, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -105,12 +105,17 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
         os.close(lock)
 
 
-def _delete_if_left(folder: Path) -> None:
+def left_folders(parent: Path, prefix: str) -> list[Path]:
+    """Return the folders of this prefix that killed processes left."""
+    return [folder for folder in parent.glob(f"{prefix}*") if not _is_held(folder)]
+
+
+def _is_held(folder: Path) -> bool:
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:  # its process runs
-        return
+        return True
     finally:
         os.close(lock)
-    shutil.rmtree(folder, ignore_errors=True)
+    return False
