@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from dure.convert.importance import Importance, read_importance
+from dure.engine.limits import Limits
+from dure.engine.local import LocalExecutor
 from dure.evaluate.imatrix_progress import Begun, ProgressFile
+from dure.evaluate.importance import gather_importance
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from tests.conftest import DEMO
@@ -57,6 +60,27 @@ def test_a_text_is_read_in_chunks(dure: Dure, text: Path, tmp_path: Path) -> Non
     assert importance.squares.keys() == matrices
     assert all(squares.counts.tolist() == [320] for squares in importance.squares.values())
     assert sorted(path.name for path in tmp_path.glob("m.gguf*")) == ["m.gguf"]
+
+
+def gathered(n_outputs: int) -> Importance:
+    executor = LocalExecutor(DEMO, Limits(n_ctx=256, threads=1, n_batch=256, n_outputs=n_outputs))
+    chunks = np.random.default_rng(0).integers(3, 1000, (2, 256)).astype(np.int32)
+    try:
+        with open_gguf(DEMO) as gguf:
+            begun = Importance({}, ["random"], 0, 256)
+            return gather_importance(executor, chunks, begun, gguf.tensors, save=lambda _: None)
+    finally:
+        executor.close()
+
+
+def test_sums_are_the_same_however_wide_steps_are() -> None:
+    """Every token of every layer is in them, the last one's too; only the order of adding differs."""
+    narrow, wide = gathered(16), gathered(256)
+    assert narrow.squares.keys() == wide.squares.keys()
+    for name, squares in narrow.squares.items():
+        np.testing.assert_array_equal(squares.counts, wide.squares[name].counts, name)
+        apart = np.linalg.norm(squares.sums - wide.squares[name].sums)
+        assert apart <= 1e-5 * np.linalg.norm(squares.sums), name
 
 
 def test_what_was_killed_goes_on_where_it_stood(dure: Dure, text: Path, tmp_path: Path) -> None:

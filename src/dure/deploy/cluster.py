@@ -20,7 +20,7 @@ from dure.cluster.root.readiness import common_ctx, machine_of
 from dure.cluster.root.restart_watch import RestartWatch
 from dure.cluster.root.survey import NodeReport, Nodes
 from dure.cluster.trust.identity import ROOT_NAME, shown_name
-from dure.deploy.adapters import adapter_bytes, planned
+from dure.deploy.adapters import planned
 from dure.deploy.deployment import Deployment, deployment_of_shards
 from dure.deploy.learning import Learning
 from dure.deploy.local import cut_missing, limits_of, memory_of_whole, start_local, threads_of
@@ -28,6 +28,7 @@ from dure.deploy.node_pool import FullNode, NodePool, full_nodes
 from dure.deploy.node_sharing import NodeSharing
 from dure.deploy.node_wait import NodeWait
 from dure.deploy.options import RestartReason, RunOptions
+from dure.deploy.rank_memories import with_options
 from dure.deploy.reporter import EngineEvent, Reporter
 from dure.deploy.shares import ClusterPlan, ClusterPlanner
 from dure.deploy.start_timer import StartTimer
@@ -198,11 +199,11 @@ class _CutOverNodes:
             occupancy.left(name, machine)
             for name, machine in zip(self._names, [here, *map(machine_of, reports)], strict=True)
         ]
-        adapters = adapter_bytes(model, options, self._cut)
-        self._memory = [
-            rank_memory(self._cut, shard, machine.features).with_other(n_bytes)
-            for shard, machine, n_bytes in zip(self._shards, machines, adapters, strict=True)
+        memory = [
+            rank_memory(self._cut, shard, machine.features)
+            for shard, machine in zip(self._shards, machines, strict=True)
         ]
+        self._memory = with_options(memory, model, options, self._cut)
         ranks = list(zip(names, self._memory, machines, strict=True))
         trained = self._cut.shape.context_length
         self._n_ctx = common_ctx(options.ctx, trained, ranks, options.n_sequences)
@@ -272,7 +273,7 @@ class _CutOverNodes:
                 self._model.paths[0],
                 [shard.path for shard in self._shards],
                 self._cut,
-                limits_of(self._n_ctx, self._threads[0], options),
+                limits_of(self._n_ctx, self._threads[0], options, self._memory[0]),
                 options=MpiOptions(wire=options.wire),
                 threads=self._threads,
                 kv_bytes=[rank.kv_bytes(self._n_ctx, options.n_sequences) for rank in self._memory],

@@ -44,7 +44,7 @@ def start_draft(
         executor = LocalExecutor(
             path,
             replace(
-                limits_of(n_ctx, threads, own), full_window=True
+                limits_of(n_ctx, threads, own, memory), full_window=True
             ),  # it is cut back after every step
             kv_bytes=memory.kv_bytes(n_ctx, own.n_sequences),
             progress=progress,

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dure.deploy.adapters import adapter_bytes, planned
+from dure.deploy.adapters import planned
 from dure.deploy.deployment import Deployment, deployment_of_shards
 from dure.deploy.options import RunOptions, parse_shares
+from dure.deploy.rank_memories import with_options
 from dure.deploy.reporter import EngineEvent, Reporter
 from dure.engine.compute.llama import has_amx
 from dure.engine.compute.pinning import cores_for
@@ -29,7 +30,6 @@ from dure.plan.memory import (
     RankMemory,
     choose_ctx,
     n_batch_of,
-    n_outputs_of,
     rank_memory,
     whole_memory,
 )
@@ -81,10 +81,8 @@ def _planned(model: GgufFile, options: RunOptions) -> _Plan:
         return _Plan(machine, threads, n_ctx, [whole])
     cut = plan_cut(model, shares)
     shards = plan_shards(model, cut, shard_directory())
-    memory = [
-        rank_memory(cut, shard, machine.features).with_other(n_bytes)
-        for shard, n_bytes in zip(shards, adapter_bytes(model, options, cut), strict=True)
-    ]
+    ranks = [rank_memory(cut, shard, machine.features) for shard in shards]
+    memory = with_options(ranks, model, options, cut)
     n_ctx = choose_ctx(options.ctx, cut.shape.context_length, memory, machine, options.n_sequences)
     return _Plan(machine, threads, n_ctx, memory, cut, shards)
 
@@ -98,15 +96,15 @@ def threads_of(asked: int | None, n_ranks: int, machine: Machine) -> int:
     return asked
 
 
-def limits_of(n_ctx: int, threads: int, options: RunOptions) -> Limits:
-    """Return the limits that each rank's context is created with."""
+def limits_of(n_ctx: int, threads: int, options: RunOptions, memory: RankMemory) -> Limits:
+    """Return the limits that each rank's context is created with. memory: of any of them."""
     n = options.n_sequences
     return Limits(
         n_ctx,
         threads,
         n_batch=n_batch_of(n),
         n_sequences=n,
-        n_outputs=n_outputs_of(n),
+        n_outputs=memory.n_outputs(n),
         lock_memory=options.lock_memory,
         pin=options.pin,
         gives_up_threads=options.threads is None and not options.pin,
@@ -123,7 +121,7 @@ def memory_of_whole(
     memory, trained = whole_memory(model, machine.features)
     if full_window:
         memory = memory.without_window()
-    memory = memory.with_other(*adapter_bytes(model, options))
+    (memory,) = with_options([memory], model, options)
     return memory, choose_ctx(options.ctx, trained, [memory], machine, options.n_sequences)
 
 
@@ -136,7 +134,7 @@ def _start_whole(
     with reporter.loading(model.paths[0].name) as progress:
         executor = LocalExecutor(
             model.paths[0],
-            limits_of(n_ctx, plan.threads, options),
+            limits_of(n_ctx, plan.threads, options, memory),
             kv_bytes=memory.kv_bytes(n_ctx, options.n_sequences),
             reduction_points=known.reduction_points if known else (),
             progress=progress,
@@ -155,7 +153,7 @@ def _start_cut(
             model.paths[0],
             [shard.path for shard in plan.shards],
             cut,
-            limits_of(plan.n_ctx, plan.threads, options),
+            limits_of(plan.n_ctx, plan.threads, options, plan.memory[0]),
             options=MpiOptions(wire=options.wire),
             kv_bytes=[rank.kv_bytes(plan.n_ctx, options.n_sequences) for rank in plan.memory],
             progress=loaded,

@@ -45,7 +45,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     or "all"; None: those that make it faster. interface: network device towards the nodes; None: the
     one that leads there. grace_s: seconds to wait for a missing node before starting without it; 0 fails
     at once. wire: format of partial sums. lock_memory: weights are never swapped out. pin: each thread has
-    its own core. lora: adapters that are loaded with the model; the first is number 0.
+    its own core. lora: adapters that are loaded with the model; the first is number 0. gathers_inputs: what
+    weights are multiplied with will be added up (`InputGathering`), which takes memory.
     """
 
     ranks: int | None = None
@@ -63,6 +64,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     lock_memory: bool = False
     pin: bool = False
     lora: tuple[AdapterFile, ...] = ()
+    gathers_inputs: bool = False
 
     @property
     def adapters(self) -> AdapterSet:

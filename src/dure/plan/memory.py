@@ -31,9 +31,9 @@ __all__ = [
     "RankMemory",
     "check_ctx",
     "choose_ctx",
+    "many_outputs",
     "memory_of",
     "n_batch_of",
-    "n_outputs_of",
     "rank_memory",
     "tokens_moved_in_a_pass",
     "whole_memory",
@@ -43,6 +43,7 @@ DEFAULT_CTX = 4096
 F16_BYTES = 2
 PREFILL = 512  # prompt tokens per step, besides those of running answers
 LEAST_OUTPUTS = 32  # rows of logits
+MOST_LOGITS_BYTES = 128_000_000  # of the rows that a step may have if it wants many
 # Measured on x86, for models of 4 to 260 MB on one rank and more, and rounded up: see the tests.
 PROCESS_BYTES = 100_000_000  # Python, MPI, the libraries, buffers of ours
 TOKEN_BYTES = 240  # of a vocabulary, which llama.cpp and dure hold; ranks have none
@@ -71,9 +72,9 @@ def n_batch_of(n_sequences: int) -> int:
     return PREFILL + (n_sequences if n_sequences > 1 else 0)
 
 
-def n_outputs_of(n_sequences: int) -> int:
-    """Return how many rows of logits a step may have."""
-    return max(LEAST_OUTPUTS, n_sequences)
+def many_outputs(n_vocab: int) -> int:
+    """Return how many rows of logits a step may have that wants one for each of its tokens."""
+    return max(LEAST_OUTPUTS, min(PREFILL, MOST_LOGITS_BYTES // (_F32_BYTES * max(1, n_vocab))))
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class RankMemory:
     width: columns of activations that exist at once in a layer. n_embd, n_vocab: of the hidden state, and
     of the rank's logits. n_summed: columns that are added up over ranks.
     other_bytes: besides, whatever the context: a vocabulary, copies of weights.
+    least_outputs: rows of logits that a step may have, or one for each sequence if those are more.
     """
 
     weights_bytes: int
@@ -97,6 +99,11 @@ class RankMemory:
     window_bytes_per_token: int = 0
     n_window: int = 0
     state_bytes: int = 0
+    least_outputs: int = LEAST_OUTPUTS
+
+    def n_outputs(self, n_sequences: int) -> int:
+        """Return how many rows of logits a step may have."""
+        return max(self.least_outputs, n_sequences)
 
     def total_bytes(self, n_ctx: int, n_sequences: int = 1) -> int:
         """Return what the rank's process takes with n_sequences contexts of n_ctx."""
@@ -169,7 +176,7 @@ class RankMemory:
 
         The mask of attention has a float16 for every token of the step and every position.
         """
-        n_batch, n_outputs = n_batch_of(n_sequences), n_outputs_of(n_sequences)
+        n_batch, n_outputs = n_batch_of(n_sequences), self.n_outputs(n_sequences)
         logits = n_outputs * self.n_vocab * _F32_BYTES
         layer = n_batch * (self.width * _F32_BYTES + padded_ctx(n_ctx) * F16_BYTES)
         last = logits + n_batch * 2 * self.n_embd * _F32_BYTES

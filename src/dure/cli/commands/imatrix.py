@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from dure.chat.reading import prepared_chat, tokens_of
@@ -90,7 +91,10 @@ def imatrix(
     own_template = template.template_text()
     with open_gguf(file) as header:
         length = ctx if files else _own_length(header, ctx)
-    options = running.options("imatrix", model, ctx=length, n_sequences=1 if files else AT_ONCE)
+    options = msgspec.structs.replace(
+        running.options("imatrix", model, ctx=length, n_sequences=1 if files else AT_ONCE),
+        gathers_inputs=True,
+    )
     wants_chats = bool(from_chats) or not data
     with reading(file, options, chats=wants_chats, template=own_template) as (vocabulary, texts):
         conversations = Conversations(vocabulary, lambda task: texts.call(prepared_chat, task))
