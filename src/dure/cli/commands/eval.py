@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,90 @@ TEXT = "Text"
 _WINDOW = 512
 
 
+@dataclass(frozen=True)
+class SubjectOptions:
+    """What models are judged on."""
+
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Model that they were made from, to say how near they are to it.",
+            show_default=False,
+            rich_help_panel=TEXT,
+        ),
+    ] = None
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text to judge them on.",
+            show_default="one that the original writes itself",
+            rich_help_panel=TEXT,
+        ),
+    ] = None
+    chunks: Annotated[
+        int | None,
+        typer.Option(
+            help="Use this number of windows.",
+            show_default="all of --data, 16 of the original's own text",
+            rich_help_panel=TEXT,
+        ),
+    ] = None
+    tasks: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="File of questions in JSONL, as `lm_eval --log_samples` writes it, or with query, choices "
+            "and gold, or with query and target. May be repeated.",
+            show_default=False,
+        ),
+    ] = None
+
+    def subject(self, n_ctx: int) -> Subject:
+        """Return the subject. n_ctx: tokens of a window. Raises as `resolve_model` and `read_tasks` do."""
+        return Subject(
+            original=resolve_model(self.against) if self.against else None,
+            data=self.data,
+            n_ctx=n_ctx,
+            most_windows=self.chunks,
+            tasks=tuple(read_tasks(path) for path in self.tasks or ()),
+        )
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is written besides."""
+
+    card: Annotated[
+        bool,
+        typer.Option(
+            "--card", help="Write a card beside each model's file: MODEL.card.md and .card.json."
+        ),
+    ] = False
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw quality against speed into this file, .svg or .png.", show_default=False
+        ),
+    ] = None
+
+    def check(self, subject: Subject) -> None:
+        """Check that all can be written. Raises UsageError."""
+        if self.plot:
+            check_plot(self.plot)
+            if not subject.has_text:
+                raise UsageError("--plot needs a text", "add --against or --data")
+
+    def write_card(self, evaluation: Evaluation, file: Path) -> None:
+        """Write a model's card, if that was asked for."""
+        for path in write_card(evaluation, file) if self.card else ():
+            errors.print(f"{path} written", markup=False, soft_wrap=True)
+
+    def write_plot(self, found: Sequence[Evaluation]) -> None:
+        """Draw the plot, if that was asked for."""
+        if self.plot:
+            write_plot(found, self.plot)
+            errors.print(f"{self.plot} written", markup=False, soft_wrap=True)
+
+
 @expanded
 def eval(  # noqa: A001  # a command's function has its name
     models: Annotated[
@@ -39,22 +124,7 @@ def eval(  # noqa: A001  # a command's function has its name
         ),
     ],
     *,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            help="Model that they were made from, to say how near they are to it.",
-            show_default=False,
-            rich_help_panel=TEXT,
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Text to judge them on.",
-            show_default="one that the original writes itself",
-            rich_help_panel=TEXT,
-        ),
-    ] = None,
+    asked: SubjectOptions,
     ctx: Annotated[
         int,
         typer.Option(
@@ -64,35 +134,8 @@ def eval(  # noqa: A001  # a command's function has its name
             rich_help_panel=TEXT,
         ),
     ] = _WINDOW,
-    chunks: Annotated[
-        int | None,
-        typer.Option(
-            help="Use this number of windows.",
-            show_default="all of --data, 16 of the original's own text",
-            rich_help_panel=TEXT,
-        ),
-    ] = None,
-    tasks: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="File of questions in JSONL, as `lm_eval --log_samples` writes it, or with query, choices "
-            "and gold, or with query and target. May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
     running: Running,
-    card: Annotated[
-        bool,
-        typer.Option(
-            "--card", help="Write a card beside each model's file: MODEL.card.md and .card.json."
-        ),
-    ] = False,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            help="Draw quality against speed into this file, .svg or .png.", show_default=False
-        ),
-    ] = None,
+    results: Results,
     as_json: Json = False,
 ) -> None:
     """Judge models: how near they are to their original, how well they answer, and how fast they are.
@@ -104,17 +147,8 @@ def eval(  # noqa: A001  # a command's function has its name
 
     Example: dure eval a.gguf b.gguf --against original.gguf --data text.txt --plot quality.svg
     """
-    subject = Subject(
-        original=resolve_model(against) if against else None,
-        data=data,
-        n_ctx=ctx,
-        most_windows=chunks,
-        tasks=tuple(read_tasks(path) for path in tasks or ()),
-    )
-    if plot:
-        check_plot(plot)
-        if not subject.has_text:
-            raise UsageError("--plot needs a text", "add --against or --data")
+    subject = asked.subject(ctx)
+    results.check(subject)
     files = [resolve_model(model) for model in models]
 
     def started(path: Path, n_ctx: int, n_sequences: int) -> RunOptions:
@@ -125,16 +159,12 @@ def eval(  # noqa: A001  # a command's function has its name
     found: list[Evaluation] = []
     for file, evaluation in zip(files, evaluator.evaluate(files), strict=True):
         found.append(evaluation)
-        if card:
-            for path in write_card(evaluation, file):
-                errors.print(f"{path} written", markup=False, soft_wrap=True)
+        results.write_card(evaluation, file)
         if not as_json:
             _print(evaluation, is_first=len(found) == 1)
     if as_json:
         print_json([evaluation_data(one) for one in found])
-    if plot:
-        write_plot(found, plot)
-        errors.print(f"{plot} written", markup=False, soft_wrap=True)
+    results.write_plot(found)
 
 
 def _print(evaluation: Evaluation, *, is_first: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ import typer
 
 from dure.cli.terminal.console import errors, output, print_json, printable, progress_bar
 from dure.cli.terminal.model_argument import resolve_model
+from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.out_file import check_not_there, check_room
 from dure.cli.terminal.parameters import Json
 from dure.errors import UsageError
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dure.convert.model import ConvertedModel
+    from dure.convert.sources import Asked
 
 __all__ = ["import_model"]
 
@@ -36,6 +39,49 @@ class ImportType(StrEnum):
     Q8_0 = "q8_0"
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """How a source becomes a model."""
+
+    type_: Annotated[
+        ImportType,
+        typer.Option(
+            "--type",
+            help="Type of the matrices; auto keeps what the source has. Norms are always F32.",
+        ),
+    ] = ImportType.AUTO
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            "--tokenizer",
+            metavar="FILE",
+            help="Tokenizer (.t) of a model of Distributed Llama.",
+            show_default="the one beside it",
+        ),
+    ] = None
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="MODEL",
+            help="Model that an adapter belongs to: a GGUF file, a name, or what `dure import` takes.",
+            show_default=False,
+        ),
+    ] = None
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Write the model of --base with the adapter in it.")
+    ] = False
+
+    def asked(self) -> Asked:
+        """Return what a source is asked for. Raises as `resolve_model` does."""
+        from dure.convert.sources import Asked
+        from dure.model.ggml import type_named
+
+        wanted = None if self.type_ is ImportType.AUTO else type_named(self.type_.value)
+        return Asked(wanted, self.tokenizer, _base_path(self.base), self.merge)
+
+
+@expanded
 def import_model(
     source: Annotated[
         Path,
@@ -45,6 +91,7 @@ def import_model(
             show_default=False,
         ),
     ],
+    *,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -55,34 +102,7 @@ def import_model(
             show_default="NAME-TYPE.gguf among the models that `dure ls` lists, or in the adapter folder",
         ),
     ] = None,
-    type_: Annotated[
-        ImportType,
-        typer.Option(
-            "--type",
-            help="Type of the matrices; auto keeps what the source has. Norms are always F32.",
-        ),
-    ] = ImportType.AUTO,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(
-            "--tokenizer",
-            metavar="FILE",
-            help="Tokenizer (.t) of a model of Distributed Llama.",
-            show_default="the one beside it",
-        ),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base",
-            metavar="MODEL",
-            help="Model that an adapter belongs to: a GGUF file, a name, or what `dure import` takes.",
-            show_default=False,
-        ),
-    ] = None,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Write the model of --base with the adapter in it.")
-    ] = False,
+    conversion: Conversion,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")
@@ -95,18 +115,14 @@ def import_model(
     Example: dure import ~/my-lora --base qwen3:0.6b --merge
     """
     from dure.convert.model import write_model
-    from dure.convert.sources import Asked, source_of
-    from dure.model.ggml import type_named
+    from dure.convert.sources import source_of
 
-    kind = source_of(source)
-    wanted = None if type_ is ImportType.AUTO else type_named(type_.value)
-    asked = Asked(wanted, tokenizer, _base_path(base), merge)
+    kind, asked = source_of(source), conversion.asked()
     with kind.opened(source, asked) as model:
         facts = _facts(kind.name(source), model)
         beside = source if facts["kind"] == "adapter" else Library().directory
-        target = _target(
-            out, beside / f"{facts['name']}-{wanted.name if wanted else facts['type']}.gguf"
-        )
+        type_name = asked.type.name if asked.type else facts["type"]
+        target = _target(out, beside / f"{facts['name']}-{type_name}.gguf")
         facts |= {"path": str(target), "dry_run": dry_run}
         if dry_run:
             _check(target, facts["size_bytes"], force=force)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,15 +22,14 @@ from dure.cli.terminal.console import (
 from dure.cli.terminal.judging import text_of
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.option_groups import expanded
-from dure.cli.terminal.out_file import check_folder, check_not_there
 from dure.cli.terminal.parameters import Json, Model
-from dure.cli.terminal.quantities import seconds_of
 from dure.cli.terminal.quantize_options import (
     Frontier,
+    Measuring,
     MixtureOptions,
     Target,
     WhereItRuns,
-    allowed_types,
+    Writing,
 )
 from dure.cli.terminal.quantize_report import (
     frontier_table,
@@ -70,7 +68,6 @@ from dure.model.gguf import GgufFile, open_gguf
 
 __all__ = ["quantize"]
 
-_TYPE_IN_NAME = re.compile(r"[-._]((UD-)?I?Q\d\w*|B?F16|F32|MXFP4\w*)$", re.IGNORECASE)
 _FRONTIER_POINTS = 16
 _LIKELY_BITS = 4.5  # of a weight, for an estimate, if only a speed is asked for
 _ATTEMPTS = 4  # files, until the measured speed is the one that was asked for
@@ -85,53 +82,8 @@ def quantize(
     target: Target,
     mixture: MixtureOptions,
     where: WhereItRuns,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", help="File to write.", show_default="named by model and target"
-        ),
-    ] = None,
-    imatrix: Annotated[
-        Path | None,
-        typer.Option(
-            help="Importance matrix of this model: smaller errors, and types below 3 bits.",
-            show_default="all columns count alike",
-        ),
-    ] = None,
-    types: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TYPE,...",
-            help="Types to choose from, as in Q4_K,Q6_K.",
-            show_default="all that are useful",
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Text on which groups of tensors are swapped one at a time, to learn what an error of "
-            "each does to the model; the result is judged on it too.",
-            show_default="one that the model writes itself",
-        ),
-    ] = None,
-    even: Annotated[
-        bool,
-        typer.Option(
-            "--even",
-            help="Let errors count alike in all groups: nothing is swapped, nothing judged. Quicker, and "
-            "the model need not fit into memory.",
-        ),
-    ] = False,
-    time_: Annotated[
-        str, typer.Option("--time", help="Time for measuring errors and groups, as in 20min.")
-    ] = "20min",
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", "-t", help="Threads that encode.", show_default="cores"),
-    ] = None,
-    verify: Annotated[
-        bool, typer.Option(help="Run the written model, and measure its speed.")
-    ] = True,
+    measuring: Measuring,
+    writing: Writing,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -140,12 +92,6 @@ def quantize(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the file if it is there.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the choice, and write nothing.")
-    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a model with smaller types: chosen for a size or a speed, or one of llama.cpp's mixtures.
@@ -158,25 +104,21 @@ def quantize(
     target.check()
     if plot:
         check_plot(plot)
-    allowed, time_s = allowed_types(types), seconds_of("--time", time_)
+    allowed, time_s = measuring.allowed_types(), measuring.time_s()
     file = resolve_model(model)
-    writes = not (target.frontier or dry_run)
-    path = out or _named(file, target) if writes else None
-    if path:
-        check_folder(path)
-        check_not_there(path, force=force)
+    path = None if target.frontier else writing.path(file, target)
     with open_gguf(file) as gguf:
-        importance = ImportanceFile.read(imatrix) if imatrix else None
-        search = Search.here(gguf, importance, allowed, threads or probe().cores)
+        importance = measuring.importance()
+        search = Search.here(gguf, importance, allowed, measuring.threads or probe().cores)
         _warn(gguf, importance)
-        text = None if even or (target.type_ and not data) else text_of(gguf, data)
+        text = text_of(gguf, measuring.data) if measuring.judges(target) else None
         prepared = Preparation(search, text, time_s, measures=not target.type_)
         named = _mixture(search, target.type_, mixture) if target.type_ else None
         likely = named.types if named else _likely(search, target)
         prepared.check(likely, path, knows_size=target.tokens_per_s is None)
         weights = {} if named else prepared.weights()
         judge = prepared.judge()
-        run = _Run(search, target, where.options(file), path, weights, judge, verify=verify)
+        run = _Run(search, target, where.options(file), path, weights, judge, verify=writing.verify)
         if target.frontier:
             facts = run.frontier(target.frontier)
         elif named:
@@ -187,7 +129,7 @@ def quantize(
             facts = run.for_size()
     if plot and "frontier" in facts:
         _draw(facts["frontier"], plot)
-    _print(facts, path, dry_run=dry_run, as_json=as_json)
+    _print(facts, path, dry_run=writing.dry_run, as_json=as_json)
 
 
 def _likely(search: Search, target: Target) -> Mapping[str, GgmlType]:
@@ -366,12 +308,6 @@ def _draw(points: Sequence[Mapping[str, Any]], path: Path) -> None:
     else:
         key, axis = "bits_per_weight", "bits per weight"
     write_frontier([(point[key], point["error"]) for point in points], axis, path)
-
-
-def _named(file: Path, target: Target) -> Path:
-    """Return the file that a target makes of a model, in the current folder."""
-    stem = re.sub(r"-\d{5}-of-\d{5}$", "", file.stem)
-    return Path(f"{_TYPE_IN_NAME.sub('', stem)}-{target.label}.gguf")
 
 
 def _warn(model: GgufFile, importance: ImportanceFile | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -10,20 +11,23 @@ from typing import Annotated
 
 import typer
 
+from dure.cli.terminal.out_file import check_folder, check_not_there
 from dure.cli.terminal.parameters import CLUSTER, Ranks, Shares
-from dure.cli.terminal.quantities import bytes_of, tokens_per_s_of
+from dure.cli.terminal.quantities import bytes_of, seconds_of, tokens_per_s_of
 from dure.cluster.job_identity import JobIdentity
 from dure.convert.quantize.choosing import CANDIDATES
 from dure.convert.quantize.llama_types import Mixture, mixture_named
+from dure.convert.quantize.writing import ImportanceFile
 from dure.deploy.options import RunOptions
 from dure.errors import UsageError
 from dure.model.ggml import type_named
 from dure.model.gguf import GgufFile
 
-__all__ = ["Frontier", "MixtureOptions", "Target", "WhereItRuns", "allowed_types"]
+__all__ = ["Frontier", "Measuring", "MixtureOptions", "Target", "WhereItRuns", "Writing"]
 
 TARGET, MIXTURE = "Target", "With --type"
 _MOST_BITS = 32.0
+_TYPE_IN_NAME = re.compile(r"[-._]((UD-)?I?Q\d\w*|B?F16|F32|MXFP4\w*)$", re.IGNORECASE)
 
 
 class Frontier(StrEnum):
@@ -187,8 +191,95 @@ class WhereItRuns:
         )
 
 
-def allowed_types(types: str | None) -> tuple[str, ...]:
-    """Return the types to choose from, from --types. Raises ModelError for a name that is none."""
-    if types is None:
-        return CANDIDATES
-    return tuple(type_named(name.strip()).name for name in types.split(","))
+@dataclass(frozen=True)
+class Measuring:
+    """What types are chosen by."""
+
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(
+            help="Importance matrix of this model: smaller errors, and types below 3 bits.",
+            show_default="all columns count alike",
+        ),
+    ] = None
+    types: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE,...",
+            help="Types to choose from, as in Q4_K,Q6_K.",
+            show_default="all that are useful",
+        ),
+    ] = None
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text on which groups of tensors are swapped one at a time, to learn what an error of "
+            "each does to the model; the result is judged on it too.",
+            show_default="one that the model writes itself",
+        ),
+    ] = None
+    even: Annotated[
+        bool,
+        typer.Option(
+            "--even",
+            help="Let errors count alike in all groups: nothing is swapped, nothing judged. Quicker, and "
+            "the model need not fit into memory.",
+        ),
+    ] = False
+    time_: Annotated[
+        str, typer.Option("--time", help="Time for measuring errors and groups, as in 20min.")
+    ] = "20min"
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", "-t", help="Threads that encode.", show_default="cores"),
+    ] = None
+
+    def allowed_types(self) -> tuple[str, ...]:
+        """Return the types to choose from. Raises ModelError for a name that is none."""
+        if self.types is None:
+            return CANDIDATES
+        return tuple(type_named(name.strip()).name for name in self.types.split(","))
+
+    def time_s(self) -> float:
+        """Return the seconds for measuring. Raises UsageError."""
+        return seconds_of("--time", self.time_)
+
+    def importance(self) -> ImportanceFile | None:
+        """Read the importance matrix, if one was given. Raises ModelError."""
+        return ImportanceFile.read(self.imatrix) if self.imatrix else None
+
+    def judges(self, target: Target) -> bool:
+        """Return whether results are judged on a text: one of llama.cpp's mixtures only on a given one."""
+        return not self.even and (target.type_ is None or self.data is not None)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What becomes of the choice."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="File to write.", show_default="named by model and target"
+        ),
+    ] = None
+    verify: Annotated[bool, typer.Option(help="Run the written model, and measure its speed.")] = (
+        True
+    )
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the choice, and write nothing.")
+    ] = False
+
+    def path(self, model: Path, target: Target) -> Path | None:
+        """Return the file to write, in the current folder unless it is named; None for a dry run.
+
+        Raises UsageError if it is there already, or its folder is not.
+        """
+        if self.dry_run:
+            return None
+        stem = _TYPE_IN_NAME.sub("", re.sub(r"-\d{5}-of-\d{5}$", "", model.stem))
+        path = self.out or Path(f"{stem}-{target.label}.gguf")
+        check_folder(path)
+        check_not_there(path, force=self.force)
+        return path
