@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from planning import published_table
+
 from dure.cli.app import COMMANDS
 from dure.cli.terminal.lazy_commands import LazyCommands
 from dure.cli.terminal.outlines import outline_of
@@ -85,6 +87,7 @@ def _rows(table: FieldTable) -> Iterator[str]:
 PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
     "lifecycle": ("architecture.md", diagram),
     "fields": ("compatibility.md", field_tables),
+    "published-speeds": ("planner.md", published_table),
 }
 """By name: the page, and what makes the part."""
 
