@@ -2,9 +2,9 @@
 
     python bench/plan_fit.py
 
-Every third row is left out. Nothing is written: what is printed goes into `src/dure/plan/catalogue/`, rounded.
-One figure means one thing for all rows: a processor's speed in reading, an engine's way of working. None is of
-a row.
+Every third row is left out. Nothing is written: what it prints goes into `src/dure/plan/catalogue/`.
+One figure means one thing for all rows: a processor's speed in reading, an engine's way of working. None is
+of a row.
 """
 
 from __future__ import annotations

@@ -47,6 +47,8 @@ COMMANDS = {
         "ls": "List the models on this machine.",
         "rm": "Delete models from this machine, and the shards cut from them.",
         "show": "Show a model: architecture, size, types, context, and its cuts over 1 to 8 ranks.",
+        "plan": "Plan before you buy: whether a model fits on machines, how fast it would run, and what it "
+        "would cost.",
         "cut": "Cut a model into one GGUF per rank. Finished shards are verified and reused.",
         "quantize": "Write a model with smaller types: chosen for a size or a speed, or one of "
         "llama.cpp's mixtures.",

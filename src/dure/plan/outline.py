@@ -22,7 +22,15 @@ from dure.model.gguf.header import Part
 from dure.model.gguf.reader import GgufFile
 from dure.model.gguf.values import U32, U64, Tensor, Value, ValueKind, default_value
 
-__all__ = ["QUANTIZATIONS", "Outline", "near_outlines", "outline_named", "outlined_model"]
+__all__ = [
+    "QUANTIZATIONS",
+    "Outline",
+    "near_outlines",
+    "outline_named",
+    "outlined_model",
+    "outlines",
+    "requantized",
+]
 
 _BPW = re.compile(r"(\d+(?:\.\d+)?)bpw", re.IGNORECASE)
 _LADDER = (
@@ -57,7 +65,10 @@ TypeOf = Callable[[str, Sequence[int]], str]
 
 
 class Outline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A model's sizes; see `catalogue/models.toml`. feed_forward: of one expert if there are experts."""
+    """A model's sizes; see `catalogue/models.toml`. feed_forward: of one expert if there are experts.
+
+    native: the only quantization that makes sense, if the model was trained in it.
+    """
 
     architecture: str
     layers: int
@@ -72,6 +83,7 @@ class Outline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     experts_used: int = 0
     window: int = 0
     tied: bool = False
+    native: str = ""
 
     @property
     def head_length(self) -> int:
@@ -80,19 +92,20 @@ class Outline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @cache
-def _outlines() -> Mapping[str, Outline]:
+def outlines() -> Mapping[str, Outline]:
+    """Return the sizes of published models, by name."""
     text = (resources.files("dure.plan.catalogue") / "models.toml").read_text("utf-8")
     return msgspec.convert(tomllib.loads(text), dict[str, Outline])
 
 
 def outline_named(name: str) -> Outline | None:
     """Return the sizes of a published model by its short name, or None."""
-    return _outlines().get(name.lower())
+    return outlines().get(name.lower())
 
 
 def near_outlines(name: str) -> list[str]:
     """Return the names of published models that may have been meant; all of them if none is near."""
-    return difflib.get_close_matches(name.lower(), _outlines(), n=3) or list(_outlines())
+    return difflib.get_close_matches(name.lower(), outlines(), n=3) or list(outlines())
 
 
 class _NoFile:
@@ -114,19 +127,34 @@ def outlined_model(name: str, outline: Outline, quantization: str) -> GgufFile:
     quantization: one of llama.cpp's names, or a mean number of bits as in 2.7bpw. Raises UsageError if it
     is neither.
     """
-    shapes = dict(_shapes(outline))
-    path = Path(f"{name.replace(':', '-')}-{quantization}.gguf")
-    type_of = _types(quantization, shapes, outline)
+    metadata = {key: default_value(value) for key, value in _metadata(outline).items()}
+    # Only their number counts.
+    words = U32.pack(ValueKind.STRING) + U64.pack(outline.vocabulary)
+    metadata["tokenizer.ggml.tokens"] = Value(ValueKind.ARRAY, words)
+    return _header(name.replace(":", "-"), metadata, dict(_shapes(outline)), quantization)
+
+
+def requantized(model: GgufFile, quantization: str) -> GgufFile:
+    """Return a model's header with its tensors in the types of a quantization; see `outlined_model`."""
+    shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
+    return _header(model.paths[0].stem, model.metadata, shapes, quantization)
+
+
+def _header(
+    name: str,
+    metadata: Mapping[str, Value],
+    shapes: Mapping[str, tuple[int, ...]],
+    quantization: str,
+) -> GgufFile:
+    path = Path(f"{name}-{quantization}.gguf")
+    type_of = _types(quantization, shapes)
     tensors, offset = list[Tensor](), 0
     for tensor, shape in shapes.items():
         type_ = _type(type_of(tensor, shape), shape)
         tensors.append(Tensor(tensor, shape, type_, path, offset))
         offset += tensors[-1].size_bytes
-    metadata = {key: default_value(value) for key, value in _metadata(outline).items()}
-    # Only their number counts.
-    words = U32.pack(ValueKind.STRING) + U64.pack(outline.vocabulary)
-    metadata["tokenizer.ggml.tokens"] = Value(ValueKind.ARRAY, words)
-    return GgufFile([Part(path, _NoFile(), offset, memoryview(b""), 3, 32, metadata, tensors)])
+    part = Part(path, _NoFile(), offset, memoryview(b""), 3, 32, dict(metadata), tensors)
+    return GgufFile([part])
 
 
 def _metadata(outline: Outline) -> dict[str, object]:
@@ -195,20 +223,20 @@ def _type(name: str, shape: Sequence[int]) -> GgmlType:
     return type_ if shape[0] % type_.block_size == 0 else type_named("F16")
 
 
-def _types(quantization: str, shapes: Mapping[str, Sequence[int]], outline: Outline) -> TypeOf:
+def _types(quantization: str, shapes: Mapping[str, Sequence[int]]) -> TypeOf:
     """Return what gives every tensor its type."""
     name = quantization.upper()
     if match := _BPW.fullmatch(quantization):
         return _small_tensors_float(_of_bits(float(match[1]), shapes))
     if name == _DLLAMA:
-        table = "" if outline.tied else "token_embd.weight"
+        table = "token_embd.weight" if "output.weight" in shapes else ""
         return _small_tensors_float(lambda one, _: "F32" if one == table else "Q4_0")
     if name == "MXFP4":
         return _small_tensors_float(lambda one, _: "MXFP4" if "_exps" in one else "Q8_0")
     if name in _PURE:
         return _small_tensors_float(lambda _one, _shape: name)
     if name in _MIXTURES:
-        return _small_tensors_float(_mixture(name, outline))
+        return _small_tensors_float(_mixture(name, shapes))
     known = ", ".join([*_MIXTURES, *_PURE])
     raise UsageError(
         f"{quantization}: there is no such quantization", f"give one of {known}, or 2.7bpw"
@@ -224,10 +252,11 @@ def _small_tensors_float(inner: TypeOf) -> TypeOf:
     return type_of
 
 
-def _mixture(name: str, outline: Outline) -> TypeOf:
+def _mixture(name: str, shapes: Mapping[str, Sequence[int]]) -> TypeOf:
     """Return llama.cpp's mixture: the output, and half of two kinds of matrices, in finer types."""
     most, finer, output = _MIXTURES[name]
-    is_tied, n = outline.tied, outline.layers
+    is_tied = "output.weight" not in shapes
+    n = 1 + max((int(one.split(".")[1]) for one in shapes if one.startswith("blk.")), default=0)
 
     def is_finer(layer: int) -> bool:
         return layer < n // 8 or layer >= 7 * n // 8 or (layer - n // 8) % 3 == 2

@@ -1,4 +1,4 @@
-"""Reads sizes, times and speeds as people write them: 10GB, 20min, 9tok/s."""
+"""Reads sizes, times, speeds and prices as people write them: 10GB, 20min, 9tok/s, 300usd."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from dure.errors import UsageError
 
-__all__ = ["bytes_of", "seconds_of", "tokens_per_s_of"]
+__all__ = ["bytes_of", "dollars_of", "seconds_of", "tokens_per_s_of"]
 
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z/]*)\s*")
 _SIZES = {
@@ -17,6 +17,7 @@ _SIZES = {
 }  # fmt: skip
 _TIMES = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600}
 _SPEEDS = {"": 1, "tok/s": 1, "t/s": 1, "tokens/s": 1}
+_PRICES = {"": 1, "usd": 1, "USD": 1}
 
 
 def bytes_of(option: str, text: str) -> int:
@@ -32,6 +33,11 @@ def seconds_of(option: str, text: str) -> float:
 def tokens_per_s_of(option: str, text: str) -> float:
     """Return a speed in tokens per second: 9tok/s. Raises UsageError."""
     return _quantity(option, text, _SPEEDS, "a speed as in 9tok/s")
+
+
+def dollars_of(option: str, text: str) -> float:
+    """Return a price in dollars: 300usd, $300. Raises UsageError."""
+    return _quantity(option, text.removeprefix("$"), _PRICES, "a price as in 300usd")
 
 
 def _quantity(option: str, text: str, units: Mapping[str, float], example: str) -> float:

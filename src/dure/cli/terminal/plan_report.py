@@ -1,0 +1,296 @@
+"""What a plan says: as data, and as lines that each name their basis and the command that checks them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from dure.cli.terminal.console import output, printable
+from dure.plan.devices import EngineWays
+from dure.plan.figures import Basis, Figure
+from dure.plan.outlook import NodePart, Outlook
+from dure.plan.performance import Interval, Prediction, TokenTime
+from dure.sizes import bytes_text
+
+__all__ = ["PlanPrices", "outlook_facts", "plan_facts", "print_plan"]
+
+_WEAKEST = list(Basis)
+
+
+@dataclass(frozen=True)
+class PlanPrices:
+    """What things cost. kwh: a kilowatt-hour, in dollars."""
+
+    kwh: float
+
+
+# ---------------------------------------------------------------- as data
+
+
+def plan_facts(
+    name: str,
+    found: Outlook,
+    more: Outlook | None,
+    others: Mapping[str, Outlook],
+    prices: PlanPrices,
+) -> dict[str, Any]:
+    """Return a plan as plain data: of this setup, of one more machine, and of other quantizations."""
+    return {
+        "model": name,
+        **outlook_facts(found, prices),
+        "one_more": outlook_facts(more, prices) if more else None,
+        "quantizations": {one: outlook_facts(other, prices) for one, other in others.items()},
+    }
+
+
+def outlook_facts(found: Outlook, prices: PlanPrices) -> dict[str, Any]:
+    """Return an outlook as plain data. Speeds are in tokens a second, costs in dollars."""
+    setup = found.setup
+    facts: dict[str, Any] = {
+        "nodes": list(setup.names),
+        "link": setup.link.title,
+        "engine": setup.engine.title,
+        "runs": found.runs,
+        "problem": found.problem,
+        "ctx": found.n_ctx,
+        "smaller_ctx": found.smaller_ctx,
+        "weights_bytes": found.weights_bytes,
+        "parts": [_part_facts(part) for part in found.parts],
+        "price": setup.price,
+        "rent_per_hour": setup.hourly,
+        "watts": setup.watts,
+    }
+    if found.prediction is None or found.full is None:
+        return facts
+    speed = found.prediction.generation.per_s
+    return {
+        **facts,
+        "generation": _speed_facts(found.prediction.generation_per_s, found.prediction.generation),
+        "prompt": _speed_facts(found.prediction.prompt_per_s, found.prediction.prompt),
+        "generation_with_full_context": found.full.generation.per_s,
+        "basis": basis_of(found),
+        "tokens_per_s_per_dollar": speed / setup.price if setup.price else None,
+        "tokens_per_s_per_watt": speed / setup.watts if setup.watts else None,
+        "dollars_per_million_tokens": setup.cost_per_million(speed, prices.kwh),
+    }
+
+
+def _part_facts(part: NodePart) -> dict[str, Any]:
+    return {
+        "node": part.name,
+        "share": part.share,
+        "weights_bytes": part.weights_bytes,
+        "kv_bytes": part.kv_bytes,
+        "memory_bytes": part.memory_bytes,
+        "free_bytes": part.free_bytes,
+        "fits": part.fits,
+        "heads": part.heads,
+        "kv_heads": part.kv_heads,
+    }
+
+
+def _speed_facts(interval: Interval, time: TokenTime) -> dict[str, float]:
+    return {
+        "tokens_per_s": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "compute_ms": 1e3 * time.compute_s,
+        "sync_ms": 1e3 * time.sync_s,
+        "rest_ms": 1e3 * time.rest_s,
+    }
+
+
+def basis_of(found: Outlook) -> str:
+    """Return how the figures of a speed are known: of machines, of the link, and of the engine."""
+    setup = found.setup
+    parts = [f"machine {_weakest(one.processor.read for one in setup.devices)}"]
+    if len(setup.devices) > 1:
+        ways = setup.engine
+        parts.append(f"link {_weakest([setup.link.bytes_per_s, setup.link.exchange_s])}")
+        parts.append(f"{ways.title} {_weakest(_cluster_figures(ways))}")
+    return "; ".join(parts)
+
+
+def _cluster_figures(ways: EngineWays) -> list[Figure]:
+    return [ways.uncut, ways.exchange_factor, ways.congestion]
+
+
+def _weakest(figures: Iterable[Figure]) -> str:
+    return str(max((one.basis for one in figures), key=_WEAKEST.index))
+
+
+# ---------------------------------------------------------------- as text
+
+
+def print_plan(
+    name: str,
+    found: Outlook,
+    more: Outlook | None,
+    others: Mapping[str, Outlook],
+    prices: PlanPrices,
+) -> None:
+    """Write a plan for a person."""
+    setup = found.setup
+    link = f", {setup.link.title}" if len(setup.devices) > 1 else ""
+    output.print(
+        f"{printable(name)} ({bytes_text(found.weights_bytes)}) on {setup.title}{link}, "
+        f"run by {setup.engine.title}",
+        soft_wrap=True,
+    )
+    smaller = f" It would fit with --ctx {found.smaller_ctx}." if found.smaller_ctx else ""
+    verdict = "It fits." if found.runs else f"It does not run: {found.problem}.{smaller}"
+    output.print(f"{printable(verdict)}\n", soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "", "known from", "check it with"):
+        table.add_column(heading, overflow="fold")
+    for line in _lines(name, found, more, prices):
+        table.add_row(*line)
+    output.print(table)
+    if others:
+        output.print("\nIn other quantizations, from the smallest to the largest:")
+        output.print(_quantizations_table(others))
+    output.print(
+        "\nSpeeds lie between the two numbers in four of five cases. `assumed` has not been measured by "
+        "anybody: measure it before you rely on it.",
+        soft_wrap=True,
+    )
+
+
+Line = tuple[str, str, str, str]
+
+
+def _lines(name: str, found: Outlook, more: Outlook | None, prices: PlanPrices) -> Iterator[Line]:
+    if found.prediction is not None and found.full is not None:
+        yield from _speed_lines(name, found, found.prediction, found.full)
+    if found.parts:
+        yield from _memory_lines(name, found)
+    yield from _money_lines(found, prices)
+    if more is not None:
+        yield (
+            "one more machine",
+            _one_more(found, more),
+            "the same",
+            f"dure plan {name} --nodes …",
+        )
+
+
+def _speed_lines(
+    name: str, found: Outlook, prediction: Prediction, full: Prediction
+) -> Iterator[Line]:
+    several = len(found.setup.devices) > 1
+    basis = basis_of(found)
+    bench = f"dure bench {name}{' --cluster' if several else ''}"
+    yield "generation", _speed(prediction.generation_per_s), basis, bench
+    yield "  a token takes", _split(prediction.generation), "", f"{bench} --trace t.json"
+    yield (
+        "  at the context's end",
+        _speed(full.generation_per_s),
+        "",
+        f"{bench} -d {max(0, found.n_ctx - 128)}",
+    )
+    yield "reading a prompt", _speed(prediction.prompt_per_s), basis, bench
+    yield "  a token takes", _split(prediction.prompt), "", ""
+
+
+def _speed(interval: Interval) -> str:
+    return f"{interval.value:.3g} tokens/s ({interval.low:.3g} to {interval.high:.3g})"
+
+
+def _split(time: TokenTime) -> str:
+    parts = {"computing": time.compute_s, "sums between nodes": time.sync_s, "rest": time.rest_s}
+    return ", ".join(f"{what} {1e3 * s:.3g} ms" for what, s in parts.items() if s)
+
+
+def _memory_lines(name: str, found: Outlook) -> Iterator[Line]:
+    parts = found.parts
+    show = f"dure show {name}{' --cluster' if len(parts) > 1 else ''} --ctx {found.n_ctx}"
+    if len(parts) > 1:
+        heads = f", query heads {_each([p.heads for p in parts])}"
+        yield (
+            "the cut",
+            f"shares {_each([f'{p.share:.0%}' for p in parts])}{heads}",
+            "the model's sizes",
+            show,
+        )
+    memory = _each([bytes_text(part.memory_bytes) for part in parts])
+    free = _each([bytes_text(part.free_bytes) for part in parts])
+    yield "memory", f"{memory} of {free} (catalogue)", "the model's sizes", show
+    kv = sum(part.kv_bytes for part in parts)
+    yield (
+        "  of it the context",
+        f"{bytes_text(kv)} for {found.n_ctx} tokens",
+        "the model's sizes",
+        show,
+    )
+
+
+def _each(values: list[Any]) -> str:
+    """Write a value once if all are alike, else all of them."""
+    texts = [str(value) for value in values]
+    each = " each" if len(texts) > 1 else ""
+    return f"{texts[0]}{each}" if len(set(texts)) == 1 else " + ".join(texts)
+
+
+def _money_lines(found: Outlook, prices: PlanPrices) -> Iterator[Line]:
+    setup = found.setup
+    if setup.price:
+        known = _weakest(one.price for one in setup.devices if one.price)
+        switch = f", of it {setup.switch_price:.0f} for a switch" if setup.switch_price else ""
+        yield "price", f"{setup.price:.0f} dollars{switch}", _dated(known, found), "a shop"
+    if setup.hourly:
+        yield (
+            "rent",
+            f"{setup.hourly:.2f} dollars an hour",
+            _dated("published", found),
+            "its website",
+        )
+    if setup.watts:
+        known = _weakest(one.watts for one in setup.devices)
+        yield "power", f"{setup.watts:.0f} W under load", known, "a meter at the socket"
+    if found.prediction is None:
+        return
+    speed = found.prediction.generation.per_s
+    if setup.price:
+        yield "for 100 dollars", f"{100 * speed / setup.price:.2g} tokens/s", "both above", ""
+    if setup.watts:
+        yield "for a watt", f"{speed / setup.watts:.2g} tokens/s", "both above", ""
+    what = "rent" if setup.hourly else f"power at {prices.kwh:.2f} dollars a kWh"
+    cost = setup.cost_per_million(speed, prices.kwh)
+    yield "a million tokens", f"{cost:.2f} dollars of {what}", "both above", "your bill"
+
+
+def _dated(basis: str, found: Outlook) -> str:
+    dates = [
+        figure.date for one in found.setup.devices for figure in (one.price, one.hourly) if figure
+    ]
+    return f"{basis}, {min(dates)}"
+
+
+def _one_more(found: Outlook, more: Outlook) -> str:
+    """Say what another machine like the last would bring."""
+    if more.prediction is None or not more.runs:
+        return f"would not help: {more.problem}"
+    speed = more.prediction.generation.per_s
+    if found.prediction is None or not found.runs:
+        return f"it would run, with {speed:.3g} tokens/s"
+    gain = speed / found.prediction.generation.per_s - 1
+    price = more.setup.price - found.setup.price
+    return f"{speed:.3g} tokens/s ({gain:+.0%}) for {price:.0f} dollars"
+
+
+def _quantizations_table(others: Mapping[str, Outlook]) -> Table:
+    table = Table("quantization", box=None, pad_edge=False)
+    for heading in ("size", "memory of the fullest", "generation", "prompt", ""):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, found in others.items():
+        memory = max((part.memory_bytes for part in found.parts), default=0)
+        speeds = ("", "")
+        if found.prediction is not None and found.runs:
+            both = found.prediction.generation_per_s, found.prediction.prompt_per_s
+            speeds = (f"{both[0].value:.3g}", f"{both[1].value:.3g} tokens/s")
+        verdict = "fits" if found.runs else found.problem
+        table.add_row(name, bytes_text(found.weights_bytes), bytes_text(memory), *speeds, verdict)
+    return table
