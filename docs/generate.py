@@ -10,7 +10,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from planning import published_table
+from planning import (
+    comparison_table,
+    pipeline_table,
+    pods_table,
+    published_table,
+    ranks_table,
+)
 
 from dure.cli.app import COMMANDS
 from dure.cli.terminal.lazy_commands import LazyCommands
@@ -88,6 +94,10 @@ PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
     "lifecycle": ("architecture.md", diagram),
     "fields": ("compatibility.md", field_tables),
     "published-speeds": ("planner.md", published_table),
+    "comparison": ("planner.md", comparison_table),
+    "ranks": ("scale.md", ranks_table),
+    "pipeline": ("scale.md", pipeline_table),
+    "pods": ("scale.md", pods_table),
 }
 """By name: the page, and what makes the part."""
 

@@ -1,4 +1,4 @@
-"""What `dure plan` says of machines that nobody has here: it reads the catalogue and headers, and runs nothing."""
+"""What `dure plan` says of machines that are not here: the catalogue and headers are read, nothing runs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_plan_as_data_adds_up(dure: Dure) -> None:
     assert len(facts["one_more"]["nodes"]) == 5
     assert facts["quantizations"]["Q4_0"]["runs"]
     assert not facts["quantizations"]["F16"]["runs"]
-    assert "has 7.5 GB for it" in facts["quantizations"]["F16"]["problem"]
+    assert "all machines together have 30.0 GB" in facts["quantizations"]["F16"]["problem"]
 
 
 def test_what_does_not_fit_is_said_with_a_context_that_would(dure: Dure) -> None:
@@ -83,6 +83,48 @@ def test_a_file_that_is_here_is_planned_with_its_own_types(dure: Dure) -> None:
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused_with_a_cure(
+    dure: Dure, arguments: tuple[str, ...], error: str
+) -> None:
+    """In one line, with exit code 2."""
+    done = dure("plan", *arguments)
+    assert done.returncode == 2
+    assert error in error_line(done.stderr)
+
+
+def test_what_runs_on_what_one_has_is_answered_by_one_command(dure: Dure) -> None:
+    """Two boards and 200 dollars: models, the most able first, and a shopping list."""
+    done = dure("plan", "--have", "pi5-8gb:2", "--budget", "200usd")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[3].startswith("qwen3:30b-a3b")
+    assert "1 x Raspberry Pi 5, 8 GB, 125 dollars" in done.stdout
+
+
+def test_a_wish_is_answered_with_options_and_a_picture(dure: Dure, tmp_path: Path) -> None:
+    """Ranked by the first year's cost, with the months after which buying pays."""
+    picture = tmp_path / "options.svg"
+    wish = ("plan", "--want", "qwen3:4b at 8 tok/s", "--budget", "700usd", "--plot", picture)
+    done = dure(*wish)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "cheaper than renting" in done.stdout
+    assert "Raspberry Pi" in picture.read_text()
+    facts = as_json(dure(*wish, "--have", "pi5-8gb", "--json"))
+    meeting = [one for one in facts["options"] if one["meets"]]
+    assert all(one["to_pay"] <= 700 for one in facts["options"])
+    assert all(one["generation"]["tokens_per_s"] >= 8 for one in meeting)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--want", "qwen3:8b for free"), "qwen3:8b at 10 tok/s"),
+        (("--want", "qwen3:8b at 10 tok/s", "--budget", "much"), "a price as in 300usd"),
+        (("--want", "qwen3:8b at 10 tok/s", "--hours", "0"), "up to 744"),
+        (("--have", "pi5-8gb:2", "--plot", "x.svg"), "--plot without a model"),
+        (("--nodes", "pi5-8gb:2"), "no model to plan for"),
+        (("qwen3:8b", "--nodes", "pi5-8gb:2", "--budget", "5usd"), "leave one of them out"),
+    ],
+)
+def test_a_wish_that_makes_no_sense_is_refused_with_a_cure(
     dure: Dure, arguments: tuple[str, ...], error: str
 ) -> None:
     """In one line, with exit code 2."""

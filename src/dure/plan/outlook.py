@@ -80,8 +80,13 @@ class Outlook:
         return not self.problem
 
 
-def outlook_of(model: GgufFile, setup: Setup, task: Task) -> Outlook:
-    """Return the outlook of a model. Raises ModelError if its header does not say enough."""
+def outlook_of(
+    model: GgufFile, setup: Setup, task: Task, shares: Sequence[float] | None = None
+) -> Outlook:
+    """Return the outlook of a model. shares: of each machine; None: by speed, as a start divides it.
+
+    Raises ModelError if its header does not say enough.
+    """
     memory, trained = whole_memory(model, setup.devices[0].processor.features)
     n_ctx = task.context(trained)
     known = Outlook(setup, n_ctx, memory.weights_bytes)
@@ -94,7 +99,7 @@ def outlook_of(model: GgufFile, setup: Setup, task: Task) -> Outlook:
         problem = f"its weights alone take {takes}, and all machines together have {has} for them"
         return Outlook(setup, n_ctx, known.weights_bytes, problem=problem)
     try:
-        demand = _demand(model, setup, task)
+        demand = _demand(model, setup, task, shares)
     except CutError as error:
         return Outlook(setup, n_ctx, memory.weights_bytes, problem=str(error))
     parts = tuple(_parts(demand, setup, n_ctx, task.n_sequences))
@@ -112,9 +117,11 @@ def outlook_of(model: GgufFile, setup: Setup, task: Task) -> Outlook:
     )
 
 
-def _demand(model: GgufFile, setup: Setup, task: Task) -> Demand:
+def _demand(model: GgufFile, setup: Setup, task: Task, given: Sequence[float] | None) -> Demand:
     """Divide a model as a start on the cluster would: by speed, as far as memory goes."""
     features = tuple(one.processor.features for one in setup.devices)
+    if given is not None:
+        return demand_of(model, given, features)
     if len(set(setup.names)) == 1:
         return _alike(model, features)
     load = load_of(model, n_ctx=task.n_ctx, n_sequences=task.n_sequences, value_bytes=34 / 32)
@@ -166,7 +173,9 @@ def _lack(parts: Sequence[NodePart]) -> str:
     return f"its part takes {takes} of memory on {fullest.name}, which has {free} for it"
 
 
-def quantizations_of(model: GgufFile, setup: Setup, task: Task) -> dict[str, Outlook]:
+def quantizations_of(
+    model: GgufFile, setup: Setup, task: Task, shares: Sequence[float] | None = None
+) -> dict[str, Outlook]:
     """Return the outlook of each quantization of a model, by name, the smallest first.
 
     Without those that the model's rows have no blocks for.
@@ -174,7 +183,7 @@ def quantizations_of(model: GgufFile, setup: Setup, task: Task) -> dict[str, Out
     found = {}
     for name in QUANTIZATIONS:
         try:
-            found[name] = outlook_of(requantized(model, name), setup, task)
+            found[name] = outlook_of(requantized(model, name), setup, task, shares)
         except DureError:
             continue
     return found

@@ -131,8 +131,9 @@ def print_plan(
     more: Outlook | None,
     others: Mapping[str, Outlook],
     prices: PlanPrices,
+    left_out: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a plan for a person."""
+    """Write a plan for a person. left_out: why machines of a cluster would take no part, by name."""
     setup = found.setup
     link = f", {setup.link.title}" if len(setup.devices) > 1 else ""
     output.print(
@@ -152,6 +153,8 @@ def print_plan(
     if others:
         output.print("\nIn other quantizations, from the smallest to the largest:")
         output.print(_quantizations_table(others))
+    for one, reason in (left_out or {}).items():
+        output.print(f"{printable(one)} would take no part: {printable(reason)}", soft_wrap=True)
     output.print(
         "\nSpeeds lie between the two numbers in four of five cases. `assumed` has not been measured by "
         "anybody: measure it before you rely on it.",
@@ -250,7 +253,7 @@ def _money_lines(found: Outlook, prices: PlanPrices) -> Iterator[Line]:
     if setup.watts:
         known = _weakest(one.watts for one in setup.devices)
         yield "power", f"{setup.watts:.0f} W under load", known, "a meter at the socket"
-    if found.prediction is None:
+    if found.prediction is None or not (setup.watts or setup.hourly):
         return
     speed = found.prediction.generation.per_s
     if setup.price:

@@ -1,0 +1,232 @@
+"""What to buy, as data, as a table with a shopping list, and as a picture."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from dure.cli.terminal.console import output, printable
+from dure.cli.terminal.plan_report import PlanPrices, outlook_facts
+from dure.errors import ResourceError
+from dure.plan.buying import YEAR, Market, Offer
+from dure.plan.machines import device_named
+from dure.plan.performance import Interval
+from dure.whole_file import write_whole
+
+__all__ = ["buying_facts", "print_models", "print_options", "write_picture"]
+
+_SHOWN = 14  # rows
+
+
+# ---------------------------------------------------------------- as data
+
+
+def buying_facts(options: Sequence[Offer], market: Market) -> dict[str, Any]:
+    """Return options as plain data. break_even_months: None if never, or if it is rented itself."""
+    rented = cheapest_rented(options)
+    prices = PlanPrices(market.kwh_price)
+    return {
+        "tokens_per_s": market.tokens_per_s,
+        "budget": market.budget if math.isfinite(market.budget) else None,
+        "hours_per_month": market.hours,
+        "options": [
+            {
+                "model": one.model,
+                "quantization": one.quantization,
+                "buy": dict(one.buy),
+                "to_pay": one.price,
+                "dollars_per_month": one.month,
+                "dollars_first_year": one.year,
+                "meets": one.meets,
+                "break_even_months": _finite(one.break_even_months(rented)),
+                **outlook_facts(one.outlook, prices),
+            }
+            for one in options
+        ],
+    }
+
+
+def _finite(months: float | None) -> float | None:
+    return months if months is not None and math.isfinite(months) else None
+
+
+def cheapest_rented(options: Sequence[Offer]) -> Offer | None:
+    """Return the rented option that meets the wish for the least rent, or None."""
+    rented = [one for one in options if one.meets and one.outlook.setup.hourly]
+    return min(rented, key=lambda one: one.month, default=None)
+
+
+# ---------------------------------------------------------------- as text
+
+
+def print_options(options: Sequence[Offer], market: Market) -> None:
+    """Write the ways to run a model, and what to buy for the first."""
+    rented = cheapest_rented(options)
+    output.print(
+        f"{printable(options[0].model)} at {market.tokens_per_s:g} tokens/s or more, "
+        f"{market.hours:g} hours a month, by what the first year costs:\n",
+        soft_wrap=True,
+    )
+    table = Table("what", box=None, pad_edge=False)
+    for heading in (
+        "in",
+        "tokens/s",
+        "to pay",
+        "a month",
+        "first year",
+        "cheaper than renting",
+        "",
+    ):
+        table.add_column(heading, justify="left" if heading in ("in", "") else "right")
+    for one in options[:_SHOWN]:
+        found = one.outlook.prediction
+        shown = _speed(found.generation_per_s) if one.tokens_per_s and found else "-"
+        months = _months(one.break_even_months(rented))
+        cells = [f"{value:.0f}" for value in (one.price, one.month, one.year)]
+        table.add_row(
+            one.outlook.setup.title, one.quantization, shown, *cells, months, _verdict(one)
+        )
+    output.print(table)
+    output.print(_notes(), soft_wrap=True)
+    if options[0].meets:
+        _print_shopping(options[0])
+    else:
+        output.print(
+            f"\nNothing within these limits reaches {market.tokens_per_s:g} tokens/s: allow a larger "
+            "--budget, or wish for less.",
+            soft_wrap=True,
+        )
+
+
+def _speed(interval: Interval) -> str:
+    return f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"
+
+
+def _verdict(one: Offer) -> str:
+    if one.meets:
+        return ""
+    if one.tokens_per_s:
+        return "too slow"
+    return printable(one.outlook.problem)
+
+
+def _months(months: float | None) -> str:
+    if months is None:
+        return ""
+    if months == 0:
+        return "at once"
+    return f"after {math.ceil(months)} months" if math.isfinite(months) else "never"
+
+
+def _notes() -> str:
+    return (
+        "\nDollars, without taxes, cases, cards and power supplies; prices are of the month that "
+        "`dure plan MODEL --nodes …` shows, so look at a shop. Rented ones are billed while they run."
+    )
+
+
+def _print_shopping(one: Offer) -> None:
+    """Write what to buy for an option."""
+    if not one.buy:
+        output.print("\nYou have all that it needs.")
+        return
+    setup = one.outlook.setup
+    output.print("\nShopping list:")
+    left = one.price
+    for name, n in one.buy.items():
+        device = device_named(name)
+        figure = device.price or device.hourly
+        assert figure is not None, "every device has a price"
+        unit = "dollars" if device.price else "dollars an hour"
+        output.print(
+            f"  {n} x {device.title}, {figure.value:g} {unit} ({figure.basis}, {figure.date})",
+            soft_wrap=True,
+        )
+        left -= n * figure.value if device.price else 0.0
+    if left > 0:
+        output.print(f"  a switch for {setup.link.title}, {left:g} dollars")
+    model = f"{one.model} --quantization {one.quantization}"
+    nodes = ",".join(f"{name}:{setup.names.count(name)}" for name in dict.fromkeys(setup.names))
+    output.print(f"\nMore about it: dure plan {model} --nodes {nodes}", soft_wrap=True)
+
+
+def print_models(options: Sequence[Offer], market: Market) -> None:
+    """Write the models that run well on what one has, and with what the budget buys."""
+    if not options:
+        output.print(
+            f"No model of the catalogue reaches {market.tokens_per_s:g} tokens/s there: allow a larger "
+            '--budget, or less speed, as in --want "at 2 tok/s".',
+            soft_wrap=True,
+        )
+        return
+    output.print(
+        f"These run with {market.tokens_per_s:g} tokens/s or more, the most able first:\n",
+        soft_wrap=True,
+    )
+    table = Table("model", box=None, pad_edge=False)
+    for heading in ("in", "tokens/s", "reads a prompt at", "to buy", "dollars"):
+        table.add_column(heading, justify="left" if heading in ("in", "to buy") else "right")
+    for one in options[:_SHOWN]:
+        found = one.outlook.prediction
+        assert found is not None, "it runs"
+        table.add_row(
+            one.model,
+            one.quantization,
+            _speed(found.generation_per_s),
+            f"{found.prompt.per_s:.3g}",
+            ", ".join(f"{n} x {device_named(name).title}" for name, n in one.buy.items())
+            or "nothing",
+            f"{one.price:.0f}",
+        )
+    output.print(table)
+    output.print(
+        "\nHow able a model is, is guessed from its size alone: try it before you buy. A model with "
+        "`a3b` in its name has many weights and uses few of them for a token.",
+        soft_wrap=True,
+    )
+    output.print(_notes(), soft_wrap=True)
+    _print_shopping(options[0])
+
+
+# ---------------------------------------------------------------- as a picture
+
+
+def write_picture(options: Sequence[Offer], market: Market, path: Path) -> None:
+    """Draw speed against the first year's cost. Raises ResourceError if the file cannot be written."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams["svg.hashsalt"] = "dure"  # the same figure, the same file
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for one in options:
+        if not one.tokens_per_s or one.outlook.prediction is None:
+            continue
+        speed = one.outlook.prediction.generation_per_s
+        spread = [[speed.value - speed.low], [speed.high - speed.value]]
+        axes.errorbar([one.year], [speed.value], yerr=spread, fmt="o", capsize=3)
+        axes.annotate(
+            f"{one.outlook.setup.title}, {one.quantization}",
+            (one.year, speed.value),
+            xytext=(6, 4),
+            textcoords="offset points",
+            fontsize=7,
+        )
+    axes.axhline(market.tokens_per_s, linestyle=":", color="gray")
+    axes.set_yscale("log")
+    axes.set_xlabel(f"dollars in the first {YEAR} months, {market.hours:g} hours a month")
+    axes.set_ylabel("tokens/s")
+    axes.margins(x=0.25)
+    axes.grid(alpha=0.3)
+    data = io.BytesIO()
+    kind = path.suffix[1:].lower()
+    figure.savefig(data, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {})
+    try:
+        write_whole(path, data.getvalue())
+    except OSError as error:
+        raise ResourceError(f"--plot {path} cannot be written: {error.strerror}") from error
