@@ -57,6 +57,14 @@ def plan(
             rich_help_panel=MACHINES,
         ),
     ] = None,
+    cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster",
+            help="The cluster's machines, with what was measured of them.",
+            rich_help_panel=MACHINES,
+        ),
+    ] = False,
     want: Annotated[
         str | None,
         typer.Option(
@@ -127,6 +135,11 @@ def plan(
     Example: dure plan qwen3:30b-a3b --nodes pi5-8gb:4
     """
     task, kwh_price = _task(ctx, parallel), dollars_of("--electricity", electricity)
+    if cluster:
+        given = {"--nodes": nodes, "--link": link, "--want": want, "--have": have}
+        _refuse({**given, "--budget": budget, "--plot": plot}, "--cluster")
+        _plan_cluster(_required(model), task, quantization, kwh_price, as_json=as_json)
+        return
     if nodes is not None:
         _refuse({"--want": want, "--have": have, "--budget": budget, "--plot": plot}, "--nodes")
         setup = setup_of(counted("--nodes", nodes), link)
@@ -134,7 +147,7 @@ def plan(
         return
     if want is None and have is None:
         raise UsageError(
-            "no machines to plan for", "give --nodes, as in --nodes pi5-8gb:4, or --want"
+            "no machines to plan for", "give --nodes, as in --nodes pi5-8gb:4, --cluster or --want"
         )
     _refuse({"--link": link}, "--want and --have")
     wanted, speed = _want(want) if want else (None, _WELL)
@@ -190,6 +203,30 @@ def _plan_setup(
         print_json(plan_facts(name, outlook, one_more, others, prices))
     else:
         print_plan(name, outlook, one_more, others, prices)
+
+
+def _plan_cluster(
+    model: str, task: Task, quantization: str | None, kwh_price: float, *, as_json: bool
+) -> None:
+    """Plan for the joined machines; what was not measured of them is measured first."""
+    from dure.cli.terminal.running_model import TerminalReporter
+    from dure.cluster.root.membership import Cluster
+    from dure.deploy.cluster_setup import setup_of_cluster
+    from dure.deploy.options import RunOptions
+    from dure.places import cluster_directory
+
+    options = RunOptions(ctx=task.n_ctx, n_sequences=task.n_sequences, cluster=True)
+    prices = PlanPrices(kwh_price)
+    with planned_model(model, quantization) as found:
+        there = setup_of_cluster(found, options, Cluster(cluster_directory()), TerminalReporter())
+        outlook = outlook_of(found, there.setup, task, there.shares)
+        others = quantizations_of(found, there.setup, task, there.shares)
+    name = model if quantization is None else f"{model} in {quantization}"
+    if as_json:
+        facts = plan_facts(name, outlook, None, others, prices)
+        print_json({**facts, "left_out": dict(there.left_out)})
+    else:
+        print_plan(name, outlook, None, others, prices, there.left_out)
 
 
 # ---------------------------------------------------------------- what to buy

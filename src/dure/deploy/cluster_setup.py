@@ -1,0 +1,139 @@
+"""The machines of a cluster as a plan takes them: with what was measured of them instead of the catalogue.
+
+Knows what a start would use. Refuses to predict: `dure.plan` does.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dure.cluster.job_identity import JobIdentity
+from dure.cluster.root.membership import Cluster
+from dure.cluster.root.occupancy import Occupancy
+from dure.cluster.root.readiness import machine_of
+from dure.cluster.root.speeds import KnownSpeeds, kind_of, link_speed, measure_machines
+from dure.cluster.root.survey import NodeReport, Nodes, root_report
+from dure.cluster.trust.identity import ROOT_NAME, shown_name
+from dure.deploy.options import RunOptions
+from dure.deploy.reporter import Reporter
+from dure.deploy.shares import ClusterPlanner
+from dure.engine.instruments.speed import Speed
+from dure.hardware.machine import Machine
+from dure.hardware.probe import probe
+from dure.model.ggml import type_named
+from dure.model.gguf import GgufFile, bytes_by_type
+from dure.places import shard_directory
+from dure.plan.devices import Device, DeviceKind, NetworkLink, Processor
+from dure.plan.figures import Basis, Figure
+from dure.plan.load import main_type
+from dure.plan.machines import engine_named, link_named
+from dure.plan.setups import Setup
+
+__all__ = ["ClusterSetup", "measured_device", "setup_of_cluster"]
+
+_SOURCE = "`dure cluster bench`"
+
+
+@dataclass(frozen=True)
+class ClusterSetup:
+    """The machines that a start would use, their shares, and why others are left out."""
+
+    setup: Setup
+    shares: tuple[float, ...]
+    left_out: Mapping[str, str]
+
+
+def setup_of_cluster(
+    model: GgufFile, options: RunOptions, cluster: Cluster, reporter: Reporter
+) -> ClusterSetup:
+    """Return the setup that a start on the cluster would have. Measures what is not known.
+
+    Raises ClusterError or ResourceError as a start would.
+    """
+    nodes, own = Nodes(cluster), options.job or JobIdentity.new("plan", model.paths[0].stem)
+    reports = nodes.survey(cluster.members)
+    there = [one for one in reports if one.platform is not None]
+    known = KnownSpeeds(cluster.directory)
+    wanted = main_type(bytes_by_type(model.tensors.values()))
+    with reporter.doing(f"measuring the speed of machines and links with {wanted}"):
+        _measure(nodes, known, there, wanted)
+    plan = ClusterPlanner(model, options, cluster, nodes, reporter).plan(
+        there, Occupancy(own, (), (), {}), is_reduced=len(there) < len(reports)
+    )
+    machines = {ROOT_NAME: probe()} | {r.member.name: machine_of(r) for r in plan.reports}
+    devices = tuple(_device(name, one, known, wanted) for name, one in machines.items())
+    silent = {one.member.name: one.problem for one in reports if one.platform is None}
+    return ClusterSetup(
+        Setup(
+            tuple(map(shown_name, machines)), devices, _link(known, machines), engine_named("dure")
+        ),
+        tuple(plan.shares),
+        {**silent, **plan.left_out},
+    )
+
+
+def _measure(
+    nodes: Nodes, known: KnownSpeeds, reports: Sequence[NodeReport], type_name: str
+) -> None:
+    """Measure machines and links that are not known. Raises ClusterError."""
+    members = [report.member for report in reports]
+    there = (root_report(shard_directory()), *reports)
+    kinds = {report.member.name: kind_of(report.platform) for report in there}
+    lacking = [name for name in kinds if known.speed(name, type_name) is None]
+    if lacking:
+        measure_machines(nodes, known, members, type_name, lacking, kinds)
+    for member in members:
+        if known.link(member.name) is None:
+            known.keep(member.name, link=link_speed(nodes, member))
+
+
+def _device(name: str, machine: Machine, known: KnownSpeeds, type_name: str) -> Device:
+    speed = known.speed(name, type_name)
+    assert speed is not None, "it was measured before"
+    return measured_device(shown_name(name), machine, [speed])
+
+
+def measured_device(title: str, machine: Machine, speeds: Sequence[Speed]) -> Device:
+    """Return a machine with its measured speeds, the first of which stands for all other types."""
+    reads = {one.type: _measured(one.decode_bytes_per_s) for one in speeds}
+    prompts = {one.type: _measured(_operations(one)) for one in speeds}
+    first = speeds[0].type
+    return Device(
+        title,
+        DeviceKind.DESKTOP,
+        Processor(
+            reads[first],
+            prompts[first],
+            prompts[first],
+            machine.features,
+            reads=reads,
+            prompts=prompts,
+        ),
+        memory=_measured(machine.available_bytes),
+        system=_measured(0),
+        watts=_measured(0),
+    )
+
+
+def _operations(speed: Speed) -> float:
+    """Return the operations a second of a prompt: two for each weight."""
+    type_ = type_named(speed.type)
+    return 2 * speed.prompt_bytes_per_s * type_.block_size / type_.type_size
+
+
+def _link(known: KnownSpeeds, machines: Mapping[str, Machine]) -> NetworkLink:
+    """Return the slowest link of the machines that were measured."""
+    found = [link for name in machines if (link := known.link(name))]
+    if not found:
+        return link_named("1gbe")  # nobody is there to talk to
+    return NetworkLink(
+        "the slowest of their links",
+        _measured(min(one.bytes_per_s for one in found)),
+        _measured(max(one.round_trip_s for one in found) / 2),
+    )
+
+
+def _measured(value: float) -> Figure:
+    return Figure(value, Basis.MEASURED, _SOURCE, datetime.date.today().strftime("%Y-%m"))

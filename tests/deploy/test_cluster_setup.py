@@ -1,0 +1,56 @@
+"""A cluster's machines as a plan takes them: what was measured of them counts, not the catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dure.cluster.root.membership import Cluster
+from dure.cluster.root.speeds import KnownSpeeds
+from dure.cluster.trust.identity import ROOT_NAME
+from dure.deploy.cluster_setup import measured_device, setup_of_cluster
+from dure.deploy.options import RunOptions
+from dure.deploy.reporter import SilentReporter
+from dure.engine.instruments.speed import Speed
+from dure.hardware.machine import Machine
+from dure.hardware.probe import probe
+from dure.model.gguf import open_gguf
+from dure.plan.figures import Basis
+from dure.plan.outlook import Task, outlook_of
+
+DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
+
+
+def test_a_machine_has_the_speed_that_was_measured() -> None:
+    """A prompt's bytes a second are operations: two for each weight, of 18 bytes for 32 in Q4_0."""
+    machine = Machine(4, 8_000_000_000, 6_000_000_000, ("avx2",))
+    device = measured_device("here", machine, [Speed("Q4_0", 4, 10e9, 90e9)])
+    processor = device.processor
+    assert processor.read_speed("Q4_0") == 10e9
+    assert processor.read_speed("Q6_K") == 10e9
+    assert processor.prompt_speed("Q4_0", is_tiled=True) == pytest.approx(2 * 90e9 / (18 / 32))
+    assert device.free_bytes == 6_000_000_000
+    assert processor.read.basis is Basis.MEASURED
+
+
+def test_a_cluster_is_planned_with_what_is_known_of_its_machines(tmp_path: Path) -> None:
+    """Twice the measured speed is twice the predicted one, nearly; the root alone has no sums."""
+    cluster = Cluster.create(tmp_path / "cluster", "field")
+    speeds = []
+    with open_gguf(DEMO) as model:
+        for read in (5e9, 10e9):
+            known = KnownSpeeds(cluster.directory)
+            types = {tensor.type.name for tensor in model.tensors.values()}
+            for type_name in types:
+                for _ in range(5):
+                    known.keep(ROOT_NAME, speed=Speed(type_name, 1, read, 10 * read))
+            options = RunOptions(cluster=True)
+            found = setup_of_cluster(model, options, cluster, SilentReporter())
+            assert found.shares == (1.0,)
+            assert found.setup.devices[0].free_bytes <= probe().memory_bytes
+            outlook = outlook_of(model, found.setup, Task(), found.shares)
+            assert outlook.prediction is not None
+            assert outlook.prediction.generation.sync_s == 0
+            speeds.append(1 / outlook.prediction.generation.compute_s)
+    assert speeds[1] == pytest.approx(2 * speeds[0])
