@@ -59,13 +59,14 @@ _DECISIVE = frozenset(
 class Machines:
     """Where a model will run. bytes_per_s: of each machine, by type. features: of its processor.
 
-    shares: of the model.
+    shares: of the model. rest_s: what a token takes besides reading weights, until a run has shown it.
     """
 
     names: tuple[str, ...]
     bytes_per_s: tuple[Mapping[str, float], ...]
     features: tuple[str, ...]
     shares: tuple[float, ...]
+    rest_s: float = 0.0
 
     @property
     def metadata(self) -> dict[str, Value]:
@@ -254,7 +255,7 @@ class ForSpeed:
     def __init__(self, search: Search, machines: Machines, weights: Mapping[str, float]) -> None:
         self._search, self.machines, self._weights = search, machines, weights
         self._path = search.directory / "rest-of-token.json"
-        self.rest_s = self._rests().get(self._key, 0.0)
+        self.rest_s = self._rests().get(self._key, machines.rest_s)
 
     @cached_property
     def _key(self) -> str:

@@ -48,6 +48,7 @@ from dure.convert.quantize.writing import (
     file_type_of,
     write_quantized,
 )
+from dure.deploy.catalogue_machines import machines_of_catalogue
 from dure.deploy.options import RunOptions
 from dure.deploy.quantizing import (
     ForSpeed,
@@ -230,6 +231,8 @@ class _Run:
         types, reporter = self._search.possible_types, TerminalReporter()
         if self._options.cluster:
             machines = machines_of_cluster(self._search.model, types, self._options, reporter)
+        elif self._options.nodes:
+            machines = machines_of_catalogue(self._search.model, types, self._options.nodes)
         else:
             machines = machines_here(types, self._options, reporter)
         return ForSpeed(self._search, machines, self._weights)
@@ -271,7 +274,8 @@ class _Run:
 
     def _measured(self) -> dict[str, Any]:
         """Run what was written; return its speed, and how far it is from the original on the text."""
-        if self._path is None or not self._verify:
+        is_elsewhere = self._options.nodes is not None and not self._options.cluster
+        if self._path is None or not self._verify or is_elsewhere:
             return {}
         options = msgspec.structs.replace(self._options, ctx=_BENCH.n_tokens)
         with (

@@ -70,8 +70,8 @@ class Target:
         str | None,
         typer.Option(
             metavar="SPEED",
-            help="At least this speed of generating, as in 9tok/s, on this machine or the cluster; with a "
-            "size, both.",
+            help="At least this speed of generating, as in 9tok/s, on this machine, the cluster or "
+            "--nodes; with a size, both.",
             rich_help_panel=TARGET,
         ),
     ] = None
@@ -174,7 +174,8 @@ class WhereItRuns:
         str | None,
         typer.Option(
             "--nodes",
-            help="With --cluster: on exactly these nodes, as in pi-1,pi-2, or `all`.",
+            help="With --cluster: on exactly these nodes, as in pi-1,pi-2, or `all`. Without it: on "
+            "machines of the catalogue that you need not have, as in pi5-8gb:4.",
             show_default="those that make it faster",
             rich_help_panel=CLUSTER,
         ),
