@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 
 from dure.model.gguf import GgufFile
@@ -101,6 +102,7 @@ def _compared(nodes: str, weights: str, engine: str, published: str) -> str:
     )
 
 
+@cache
 def _model(name: str, quantization: str) -> GgufFile:
     outline = outline_named(name)
     assert outline is not None, "the catalogue has it"

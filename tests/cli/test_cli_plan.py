@@ -54,10 +54,11 @@ def test_a_plan_as_data_adds_up(dure: Dure) -> None:
 
 
 def test_what_does_not_fit_is_said_with_a_context_that_would(dure: Dure) -> None:
-    """A long context of a model whose weights do fit."""
+    """A long context of a model whose weights do fit; no speed is shown of what does not run."""
     done = dure("plan", "qwen3:8b", "--nodes", "pi5-8gb", "--ctx", "32768")
     assert "It does not run: its part takes" in done.stdout
     assert "It would fit with --ctx 8192." in done.stdout
+    assert "tokens/s (" not in done.stdout
 
 
 def test_a_file_that_is_here_is_planned_with_its_own_types(dure: Dure) -> None:

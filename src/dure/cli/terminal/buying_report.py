@@ -11,11 +11,10 @@ from typing import Any
 from rich.table import Table
 
 from dure.cli.terminal.console import output, printable
-from dure.cli.terminal.plan_report import PlanPrices, outlook_facts
+from dure.cli.terminal.plan_report import PlanPrices, outlook_facts, speed_number, speed_text
 from dure.errors import ResourceError
 from dure.plan.buying import YEAR, Market, Offer
 from dure.plan.machines import device_named
-from dure.plan.performance import Interval
 from dure.whole_file import write_whole
 
 __all__ = ["buying_facts", "print_models", "print_options", "write_picture"]
@@ -85,7 +84,7 @@ def print_options(options: Sequence[Offer], market: Market) -> None:
         table.add_column(heading, justify="left" if heading in ("in", "") else "right")
     for one in options[:_SHOWN]:
         found = one.outlook.prediction
-        shown = _speed(found.generation_per_s) if one.tokens_per_s and found else "-"
+        shown = speed_text(found.generation_per_s) if one.tokens_per_s and found else "-"
         months = _months(one.break_even_months(rented))
         cells = [f"{value:.0f}" for value in (one.price, one.month, one.year)]
         table.add_row(
@@ -101,10 +100,6 @@ def print_options(options: Sequence[Offer], market: Market) -> None:
             "--budget, or wish for less.",
             soft_wrap=True,
         )
-
-
-def _speed(interval: Interval) -> str:
-    return f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"
 
 
 def _verdict(one: Offer) -> str:
@@ -177,8 +172,8 @@ def print_models(options: Sequence[Offer], market: Market) -> None:
         table.add_row(
             one.model,
             one.quantization,
-            _speed(found.generation_per_s),
-            f"{found.prompt.per_s:.3g}",
+            speed_text(found.generation_per_s),
+            speed_number(found.prompt.per_s),
             ", ".join(f"{n} x {device_named(name).title}" for name, n in one.buy.items())
             or "nothing",
             f"{one.price:.0f}",

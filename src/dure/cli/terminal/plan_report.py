@@ -15,9 +15,12 @@ from dure.plan.outlook import NodePart, Outlook
 from dure.plan.performance import Interval, Prediction, TokenTime
 from dure.sizes import bytes_text
 
-__all__ = ["PlanPrices", "outlook_facts", "plan_facts", "print_plan"]
+__all__ = ["PlanPrices", "outlook_facts", "plan_facts", "print_plan", "speed_number", "speed_text"]
 
 _WEAKEST = list(Basis)
+_SEEN = 0.005  # of a token: what takes less is not shown
+_WHOLE = 100  # a speed from which decimals say nothing
+_WORTH = 0.02  # a gain in speed that is worth a word
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ Line = tuple[str, str, str, str]
 
 
 def _lines(name: str, found: Outlook, more: Outlook | None, prices: PlanPrices) -> Iterator[Line]:
-    if found.prediction is not None and found.full is not None:
+    if found.runs and found.prediction is not None and found.full is not None:
         yield from _speed_lines(name, found, found.prediction, found.full)
     if found.parts:
         yield from _memory_lines(name, found)
@@ -185,26 +188,42 @@ def _speed_lines(
 ) -> Iterator[Line]:
     several = len(found.setup.devices) > 1
     basis = basis_of(found)
-    bench = f"dure bench {name}{' --cluster' if several else ''}"
+    if found.setup.engine.most_nodes:
+        bench = trace = deep = "llama-bench -m FILE"
+    else:
+        bench = f"dure bench {name}{' --cluster' if several else ''}"
+        trace, deep = f"{bench} --trace t.json", f"{bench} -d {max(0, found.n_ctx - 128)}"
     yield "generation", _speed(prediction.generation_per_s), basis, bench
-    yield "  a token takes", _split(prediction.generation), "", f"{bench} --trace t.json"
+    yield "  a token takes", _split(prediction.generation), "", trace
     yield (
         "  at the context's end",
         _speed(full.generation_per_s),
         "",
-        f"{bench} -d {max(0, found.n_ctx - 128)}",
+        deep,
     )
     yield "reading a prompt", _speed(prediction.prompt_per_s), basis, bench
     yield "  a token takes", _split(prediction.prompt), "", ""
 
 
 def _speed(interval: Interval) -> str:
-    return f"{interval.value:.3g} tokens/s ({interval.low:.3g} to {interval.high:.3g})"
+    return speed_text(interval, " tokens/s")
+
+
+def speed_text(interval: Interval, unit: str = "") -> str:
+    """Write a speed with what it lies between."""
+    value, low, high = (speed_number(one) for one in (interval.value, interval.low, interval.high))
+    return f"{value}{unit} ({low} to {high})"
+
+
+def speed_number(speed: float) -> str:
+    """Write a speed with three digits, or whole if it has more."""
+    return f"{speed:,.0f}" if speed >= _WHOLE else f"{speed:.3g}"
 
 
 def _split(time: TokenTime) -> str:
     parts = {"computing": time.compute_s, "sums between nodes": time.sync_s, "rest": time.rest_s}
-    return ", ".join(f"{what} {1e3 * s:.3g} ms" for what, s in parts.items() if s)
+    seen = {what: s for what, s in parts.items() if s > _SEEN * time.total_s}
+    return ", ".join(f"{what} {1e3 * s:.3g} ms" for what, s in seen.items())
 
 
 def _memory_lines(name: str, found: Outlook) -> Iterator[Line]:
@@ -220,7 +239,7 @@ def _memory_lines(name: str, found: Outlook) -> Iterator[Line]:
         )
     memory = _each([bytes_text(part.memory_bytes) for part in parts])
     free = _each([bytes_text(part.free_bytes) for part in parts])
-    yield "memory", f"{memory} of {free} (catalogue)", "the model's sizes", show
+    yield "memory", f"{memory}, of {free} that is free", "the model's sizes", show
     kv = sum(part.kv_bytes for part in parts)
     yield (
         "  of it the context",
@@ -253,7 +272,7 @@ def _money_lines(found: Outlook, prices: PlanPrices) -> Iterator[Line]:
     if setup.watts:
         known = _weakest(one.watts for one in setup.devices)
         yield "power", f"{setup.watts:.0f} W under load", known, "a meter at the socket"
-    if found.prediction is None or not (setup.watts or setup.hourly):
+    if found.prediction is None or not found.runs or not (setup.watts or setup.hourly):
         return
     speed = found.prediction.generation.per_s
     if setup.price:
@@ -280,6 +299,8 @@ def _one_more(found: Outlook, more: Outlook) -> str:
     if found.prediction is None or not found.runs:
         return f"it would run, with {speed:.3g} tokens/s"
     gain = speed / found.prediction.generation.per_s - 1
+    if gain < _WORTH:
+        return f"would not help: {speed:.3g} tokens/s ({gain:+.0%})"
     price = more.setup.price - found.setup.price
     return f"{speed:.3g} tokens/s ({gain:+.0%}) for {price:.0f} dollars"
 
@@ -293,7 +314,7 @@ def _quantizations_table(others: Mapping[str, Outlook]) -> Table:
         speeds = ("", "")
         if found.prediction is not None and found.runs:
             both = found.prediction.generation_per_s, found.prediction.prompt_per_s
-            speeds = (f"{both[0].value:.3g}", f"{both[1].value:.3g} tokens/s")
+            speeds = (speed_number(both[0].value), f"{speed_number(both[1].value)} tokens/s")
         verdict = "fits" if found.runs else found.problem
         table.add_row(name, bytes_text(found.weights_bytes), bytes_text(memory), *speeds, verdict)
     return table
