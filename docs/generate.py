@@ -21,6 +21,8 @@ from planning import (
 from dure.cli.app import COMMANDS
 from dure.cli.terminal.lazy_commands import LazyCommands
 from dure.cli.terminal.outlines import outline_of
+from dure.doctor.checks import CHECKS
+from dure.doctor.checks.model_file import MODEL_CHECKS
 from dure.http.request_model import RequestBody, field_names
 from dure.http.unused_fields import FieldTable, Ignored
 from dure.serve.anthropic.requests import MessagesRequest
@@ -74,6 +76,15 @@ def field_tables() -> str:
     return "\n\n".join(parts)
 
 
+def checks() -> str:
+    """The doctor's checks: what each asks, and why that matters."""
+    rows = [
+        f"| {one.name} | {(one.judge.__doc__ or '').removeprefix('Judge ').rstrip('.')} | {one.why} |"
+        for one in (*CHECKS, *MODEL_CHECKS)
+    ]
+    return "\n".join(["| check | it judges | because |", "|---|---|---|", *rows])
+
+
 def outlines() -> str:
     """The outlines of all commands, as `dure.cli.terminal.outlines` reads them."""
     found = {name: outline_of(command) for name, command in LazyCommands(COMMANDS).items()}
@@ -92,6 +103,7 @@ def _rows(table: FieldTable) -> Iterator[str]:
 
 PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
     "lifecycle": ("architecture.md", diagram),
+    "checks": ("doctor.md", checks),
     "fields": ("compatibility.md", field_tables),
     "published-speeds": ("planner.md", published_table),
     "comparison": ("planner.md", comparison_table),

@@ -61,6 +61,7 @@ COMMANDS = {
         "join": "Make this machine a node of the cluster that issued the code.",
         "cluster": "Run one model on several machines.",
         "node": "Run this machine as a node of a cluster. Alone, `dure node` means `dure node run`.",
+        "doctor": "Find what makes this machine slow or sick, and what cures it.",
         "cache": "List, check and delete what is cached: shards, and what `eval` and `quantize` need not "
         "compute again.",
         "config": "Show and change the default values of options.",
@@ -83,7 +84,7 @@ OTHER_NAMES = {
     "status": "ps", "list": "ls", "models": "ls", "download": "pull", "get": "pull", "delete": "rm",
     "remove": "rm", "info": "show", "inspect": "show", "benchmark": "bench", "kill": "stop",
     "convert": "import", "split": "cut", "nodes": "cluster", "settings": "config",
-    "evaluate": "eval", "judge": "eval", "perplexity": "eval",
+    "evaluate": "eval", "judge": "eval", "perplexity": "eval", "check": "doctor", "diagnose": "doctor",
 }  # fmt: skip
 """What other programs, and people, call our commands."""
 

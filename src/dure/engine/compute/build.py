@@ -12,7 +12,9 @@ import subprocess
 import sys
 from collections.abc import Collection, Mapping
 
-__all__ = ["problem_of_build"]
+from dure.errors import EngineError
+
+__all__ = ["problem_of_build", "system_info"]
 
 ASK_S = 60.0  # a slow board reads the library from its card
 _ASK = "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"
@@ -38,19 +40,28 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
 
 
 def problem_of_build(features: Collection[str]) -> str:
-    """Return why llama.cpp does not run on a processor with these features; "" if it does.
+    """Return why llama.cpp does not run on a processor with these features; "" if it does."""
+    try:
+        return lacks(system_info(), features)
+    except EngineError as error:
+        return error.problem
 
-    It is started in a process of its own, which may be killed by the first unknown instruction.
+
+def system_info() -> str:
+    """Return what llama.cpp says that it was built with, `AVX2 = 1 | FMA = 1`.
+
+    It is started in a process of its own, which may be killed by the first unknown instruction. Raises
+    EngineError if it does not start.
     """
     asked = [sys.executable, "-c", _ASK]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, timeout=ASK_S, check=False)
     except subprocess.TimeoutExpired:
-        return "llama.cpp does not start in a minute"
+        raise EngineError("llama.cpp does not start in a minute") from None
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return f"llama.cpp does not start ({last})"
-    return lacks(done.stdout, features)
+        raise EngineError(f"llama.cpp does not start ({last})")
+    return done.stdout
 
 
 def lacks(system_info: str, features: Collection[str]) -> str:
