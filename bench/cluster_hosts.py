@@ -58,6 +58,7 @@ class Machine:
                 "DURE_CLUSTER_DIR",
                 "DURE_CACHE",
                 "DURE_CONFIG",
+                "DURE_DOCTOR",
                 "DURE_RUNTIME",
             )
         }

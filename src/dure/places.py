@@ -15,6 +15,7 @@ __all__ = [
     "cache_directory",
     "cluster_directory",
     "config_file",
+    "doctor_file",
     "history_file",
     "models_directory",
     "node_directory",
@@ -23,6 +24,11 @@ __all__ = [
     "shard_directory",
     "temporary_directory",
 ]
+
+
+def doctor_file() -> Path:
+    """Return where `dure doctor` keeps what it changed: DURE_DOCTOR, or the user's state directory."""
+    return _named("DURE_DOCTOR") or platformdirs.user_state_path("dure") / "doctor.json"
 
 
 def models_directory() -> Path:

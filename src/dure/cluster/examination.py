@@ -6,6 +6,8 @@ Knows where dure keeps its own here, and on which ports it answers. Refuses to j
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 from collections.abc import Collection
 from functools import cache
 from pathlib import Path
@@ -33,7 +35,17 @@ def condition_here(node: Path | None = None, only: Collection[str] = ()) -> Cond
 
     node: the directory of its node, if not the usual one. only: the readings that are wanted.
     """
-    return examine(_installation(node or node_directory()), only=only)
+    return examine(_installation(node or _node_directory()), only=only)
+
+
+def _node_directory() -> Path:
+    """Return the directory of this machine's node: its service may run as another user."""
+    if not os.environ.get("DURE_NODE_DIR"):
+        with contextlib.suppress(OSError):
+            unit = (Path("/etc/systemd/system") / NODE_UNIT).read_text()
+            if named := re.search(r'^Environment="?DURE_NODE_DIR=([^"\n]+)', unit, re.MULTILINE):
+                return Path(named[1].replace("%%", "%"))
+    return node_directory()
 
 
 def _installation(node: Path) -> Installation:

@@ -13,6 +13,7 @@ __all__ = [
     "AgentState",
     "BusyProgram",
     "Card",
+    "ChosenThreads",
     "ClockPolicy",
     "Coalescing",
     "Condition",
@@ -25,7 +26,6 @@ __all__ = [
     "OpenPort",
     "SwapArea",
     "TcpBuffers",
-    "ThreadChoice",
     "TimeKeeping",
 ]
 
@@ -215,7 +215,7 @@ class AgentState:
 
 
 @dataclass(frozen=True)
-class ThreadChoice:
+class ChosenThreads:
     """A number of threads that somebody has chosen. where: a file's section, or a running command."""
 
     where: str
@@ -230,7 +230,7 @@ class Condition:
     examination, in seconds since 1970. features: of its processor. cores: hyper-threads of one count once.
     throttled: the bits of a Raspberry Pi's firmware. n_throttles: of another processor, since it started.
     build: what llama.cpp says it was built with. card_speeds: of reading, in bytes per second, by card.
-    ports: on which dure wants to be reached.
+    busy_poll_us: for which a program waits awake for a packet. ports: on which dure wants to be reached.
     """
 
     time: float = 0.0
@@ -258,10 +258,11 @@ class Condition:
     sleeping_links: dict[str, bool] = field(default_factory=dict)
     interrupts: tuple[CoreInterrupts, ...] = ()
     tcp: TcpBuffers | None = None
+    busy_poll_us: int | None = None
     firewall: FirewallRules | None = None
     open_ports: tuple[OpenPort, ...] = ()
     programs: tuple[BusyProgram, ...] = ()
     timers: tuple[FrequentTimer, ...] = ()
     agent: AgentState | None = None
-    threads: tuple[ThreadChoice, ...] = ()
+    threads: tuple[ChosenThreads, ...] = ()
     ports: tuple[int, ...] = ()

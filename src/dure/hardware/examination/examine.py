@@ -36,6 +36,7 @@ _READERS: Mapping[str, Callable[[MachineRoot], Any]] = {
     "coalescing": network.coalescing,
     "sleeping_links": network.sleeping_links,
     "tcp": network.tcp,
+    "busy_poll_us": network.busy_poll_us,
     "open_ports": network.open_ports,
     "firewall": firewall.firewall,
     "programs": services.programs,
@@ -76,7 +77,7 @@ def examine(
     }
     found: dict[str, Any] = {}
     unreadable: dict[str, str] = {}
-    for name in only or readers:
+    for name in [one for one in readers if not only or one in only]:
         try:
             found[name] = readers[name](root)
         except UnreadableError as error:

@@ -13,6 +13,7 @@ from dure.hardware.examination.condition import Coalescing, NetworkDevice, OpenP
 from dure.hardware.examination.machine_root import MachineRoot, UnreadableError, whole_number
 
 __all__ = [
+    "busy_poll_us",
     "coalescing",
     "devices",
     "gathers_packets",
@@ -155,6 +156,11 @@ def tcp(root: MachineRoot) -> TcpBuffers | None:
     if len(most) < 2:
         return None
     return TcpBuffers(*(whole_number(text, "/proc/sys/net/ipv4") for text in most))
+
+
+def busy_poll_us(root: MachineRoot) -> int | None:
+    """Return for how many µs a program waits awake for a packet; None if the kernel cannot."""
+    return root.number("/proc/sys/net/core/busy_read")
 
 
 def open_ports(root: MachineRoot) -> tuple[OpenPort, ...]:

@@ -12,8 +12,8 @@ import msgspec
 from dure.hardware.examination.condition import (
     AgentState,
     BusyProgram,
+    ChosenThreads,
     FrequentTimer,
-    ThreadChoice,
     TimeKeeping,
 )
 from dure.hardware.examination.machine_root import MachineRoot, UnreadableError
@@ -117,12 +117,12 @@ def agent(root: MachineRoot, directory: str, unit: str, user_units: str) -> Agen
     return AgentState(node.name, node.port, file, enabled, listening)
 
 
-def threads(root: MachineRoot, config_file: str) -> tuple[ThreadChoice, ...]:
+def threads(root: MachineRoot, config_file: str) -> tuple[ChosenThreads, ...]:
     """Return the numbers of threads that were chosen: in the configuration, and of running commands."""
     return (*_configured_threads(root, config_file), *_running_threads(root))
 
 
-def _configured_threads(root: MachineRoot, config_file: str) -> Iterator[ThreadChoice]:
+def _configured_threads(root: MachineRoot, config_file: str) -> Iterator[ChosenThreads]:
     try:
         sections = tomllib.loads(root.text(config_file))
     except tomllib.TOMLDecodeError as error:
@@ -130,10 +130,10 @@ def _configured_threads(root: MachineRoot, config_file: str) -> Iterator[ThreadC
     for name, section in sections.items():
         chosen = section.get("threads") if isinstance(section, dict) else None
         if isinstance(chosen, int):
-            yield ThreadChoice(f"[{name}] of {config_file}", chosen)
+            yield ChosenThreads(f"[{name}] of {config_file}", chosen)
 
 
-def _running_threads(root: MachineRoot) -> Iterator[ThreadChoice]:
+def _running_threads(root: MachineRoot) -> Iterator[ChosenThreads]:
     for path in root.numbered("/proc"):
         try:
             words = root.data(f"{path}/cmdline").decode(errors="replace").split("\0")
@@ -142,7 +142,7 @@ def _running_threads(root: MachineRoot) -> Iterator[ThreadChoice]:
         chosen = _threads_of(words)
         command = next((word for word in words if word in _COMPUTING), "")
         if chosen and command and any(re.search(r"\bdure\b", word) for word in words[:3]):
-            yield ThreadChoice(f"`dure {command}`, which runs now", int(chosen))
+            yield ChosenThreads(f"`dure {command}`, which runs now", int(chosen))
 
 
 def _threads_of(words: Sequence[str]) -> str:
