@@ -38,6 +38,8 @@ CHECKS = [
 ]
 VERBS = {
     ("GET", "/facts"),
+    ("POST", "/examination"),
+    ("POST", "/setting"),
     ("POST", "/name"),
     ("POST", "/certificate"),
     ("POST", "/leave"),

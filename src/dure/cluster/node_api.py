@@ -8,6 +8,7 @@ question.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from dure.cluster.job_identity import JobId, JobIdentity
 from dure.cluster.trust.connection import NodeConnection
 from dure.engine.ranks.job import Job
+from dure.hardware.examination.condition import Condition
 from dure.hardware.health import Health, Platform
 
 if TYPE_CHECKING:
@@ -24,14 +26,19 @@ __all__ = [
     "BLOCK_BYTES",
     "CHUNK_BYTES",
     "DIGEST_BYTES",
+    "EXAMINE_S",
     "MOST_ORDER_BYTES",
     "RANK_PATH",
     "RANK_SCRIPT",
     "Acknowledged",
+    "AskSetting",
     "BeginShard",
     "BegunShard",
     "CheckedShard",
+    "Examine",
+    "ExaminedMachine",
     "FinishShard",
+    "KnownSetting",
     "MeasureSpeed",
     "NodeClient",
     "NodeFacts",
@@ -50,6 +57,7 @@ DIGEST_BYTES = 32
 RANK_PATH = "/rank"
 RANK_SCRIPT = "dure-rank"  # what starts a rank, first in the PATH of the node's proxy
 MOST_ORDER_BYTES = 1 << 20
+EXAMINE_S = 90.0  # a card is read, and slow programs are asked
 BLOCK_BYTES = 1 << 16  # of what mpiexec and its proxy say to each other, sent at once
 
 ShardBytes = Annotated[int, msgspec.Meta(gt=0, lt=MOST_SHARD_BYTES)]
@@ -69,6 +77,19 @@ class MeasureSpeed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Measure the speed with weights of a type."""
 
     type: TypeName
+
+
+class Examine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Examine the machine. only: the readings that are wanted, by their names; all if it is empty."""
+
+    only: Annotated[list[Annotated[str, msgspec.Meta(max_length=50)]], msgspec.Meta(max_length=100)]
+
+
+class AskSetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Read a setting of the machine's latency, or change it. value: it should have; None reads it."""
+
+    name: Annotated[str, msgspec.Meta(pattern="^(file|gro|eee|coalescing):", max_length=200)]
+    value: Annotated[str, msgspec.Meta(max_length=100)] | None = None
 
 
 class BeginShard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,6 +149,18 @@ class NodeFacts(msgspec.Struct, frozen=True):
     platform: Platform
     health: Health
     jobs: list[NodeJob] = []
+
+
+class ExaminedMachine(msgspec.Struct, frozen=True):
+    """What an examination of the machine has found."""
+
+    condition: Condition
+
+
+class KnownSetting(msgspec.Struct, frozen=True):
+    """What a setting is now."""
+
+    value: str
 
 
 class NodeShard(msgspec.Struct, frozen=True):
@@ -216,6 +249,16 @@ class NodeClient:
     def facts(self) -> NodeFacts:
         """Return what the node is, and how it is now."""
         return self._connection.ask("GET", "/facts", NodeFacts)
+
+    def examine(self, only: Iterable[str] = ()) -> Condition:
+        """Have the node examine its machine; that takes seconds. only: the readings that are wanted."""
+        asked = Examine(list(only))
+        return self._connection.ask("POST", "/examination", ExaminedMachine, asked).condition
+
+    def setting(self, name: str, value: str | None = None) -> str:
+        """Return a setting of the node's machine (`dure.hardware.settings`). value: it gets that first."""
+        asked = AskSetting(name, value)
+        return self._connection.ask("POST", "/setting", KnownSetting, asked).value
 
     def speed(self, type_name: str) -> Speed:
         """Have the node measure its speed with weights of a type; that takes seconds."""

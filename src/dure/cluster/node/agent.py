@@ -1,7 +1,7 @@
 """What a node does for the root: a small fixed set of verbs, over HTTPS, for whoever TLS let in.
 
-Knows this machine and the node's own directory. Refuses to run anything that is not dure's own, and to
-write anywhere else.
+Knows this machine and the node's own directory. Refuses to run anything that is not dure's own, but for
+what examines the machine and changes one of the doctor's settings, and to write anywhere else.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fastapi import Path as InPath
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 
+from dure.cluster.examination import condition_here
 from dure.cluster.network import device_of, named_device
 from dure.cluster.node.membership import forget, name_request, take_name
 from dure.cluster.node.ranks import RankRuns
@@ -28,11 +29,15 @@ from dure.cluster.node_api import (
     MOST_ORDER_BYTES,
     RANK_PATH,
     Acknowledged,
+    AskSetting,
     BeginShard,
     BegunShard,
     CertificateRequest,
     CheckedShard,
+    Examine,
+    ExaminedMachine,
     FinishShard,
+    KnownSetting,
     MeasureSpeed,
     NodeFacts,
     NodeShard,
@@ -50,6 +55,7 @@ from dure.engine.instruments.speed import Speed, measure_in_process
 from dure.errors import DureError
 from dure.hardware.health import Platform
 from dure.hardware.probe import health, platform, probe
+from dure.hardware.settings import MachineSettings
 
 __all__ = ["MOST_BODY_BYTES", "agent_app"]
 
@@ -58,6 +64,7 @@ ORDER_S = 20.0  # to say what is wanted
 _RECORDS = (
     *(BeginShard, BegunShard, CheckedShard, Acknowledged, FinishShard, MeasureSpeed, NodeFacts),
     *(NodeShard, NodeShards, Speed, SunkBytes),
+    *(Examine, ExaminedMachine, AskSetting, KnownSetting),
     *(RenameNode, CertificateRequest, TakeCertificate),
 )
 _REFUSALS = {400: "it makes no sense", 413: "there is no room"}
@@ -67,6 +74,8 @@ Sha256 = Annotated[str, Header(), Field(pattern="^[0-9a-f]{64}$")]
 SpeedBody = Annotated[MeasureSpeed, Depends(body_as(MeasureSpeed))]
 NameBody = Annotated[RenameNode, Depends(body_as(RenameNode))]
 CertificateBody = Annotated[TakeCertificate, Depends(body_as(TakeCertificate))]
+ExamineBody = Annotated[Examine, Depends(body_as(Examine))]
+SettingBody = Annotated[AskSetting, Depends(body_as(AskSetting))]
 BeginBody = Annotated[BeginShard, Depends(body_as(BeginShard))]
 FinishBody = Annotated[FinishShard, Depends(body_as(FinishShard))]
 
@@ -95,6 +104,7 @@ def agent_app(
     store = ShardStore(directory / "shards", quota_bytes)
     runs = RankRuns(directory, store)
     _add_facts(app, directory, runs)
+    _add_examination(app, directory)
     _add_membership(app, directory, runs, changed)
     _add_speed(app)
     _add_shards(app, store)
@@ -107,6 +117,21 @@ def _add_facts(app: FastAPI, directory: Path, runs: RankRuns) -> None:
     def facts() -> Response:
         """Tell what this machine is, how it is now, and who uses it."""
         return answer(NodeFacts(own_platform(), health(directory), runs.jobs()))
+
+
+def _add_examination(app: FastAPI, directory: Path) -> None:
+    @app.post("/examination", **described(ExaminedMachine, takes=Examine, refuses=_REFUSALS))
+    def examine(asked: ExamineBody) -> Response:
+        """Examine this machine, for the doctor."""
+        return answer(ExaminedMachine(condition_here(directory, asked.only)))
+
+    @app.post("/setting", **described(KnownSetting, takes=AskSetting, refuses=_REFUSALS))
+    def setting(asked: SettingBody) -> Response:
+        """Read a setting of this machine's latency, or change it, as far as this user may."""
+        settings = MachineSettings()
+        if asked.value is not None:
+            settings.write(asked.name, asked.value)
+        return answer(KnownSetting(settings.read(asked.name)))
 
 
 def _add_membership(

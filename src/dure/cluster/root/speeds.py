@@ -39,6 +39,7 @@ __all__ = [
     "link_speed",
     "measure_machines",
     "measured_until_sure",
+    "round_trip_s",
 ]
 
 AT_ONCE = 32
@@ -302,12 +303,12 @@ def _measure_nodes(nodes: Nodes, members: Sequence[Member], type_name: str) -> d
 
 def link_speed(nodes: Nodes, member: Member) -> LinkSpeed:
     """Measure the link to a node: the time of TCP handshakes, and of some blocks through TLS."""
-    round_trip_s = _round_trip_s(member)
+    trip_s = round_trip_s(member)
     with closing(nodes.client(member, 60.0)) as client:
-        return LinkSpeed(round_trip_s, _bytes_per_s(client))
+        return LinkSpeed(trip_s, _bytes_per_s(client))
 
 
-def _round_trip_s(member: Member) -> float:
+def round_trip_s(member: Member) -> float:
     """Return the median time of a TCP handshake. Raises ClusterError."""
     trips = []
     for _ in range(PINGS):
