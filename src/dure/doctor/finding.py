@@ -64,7 +64,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict with the name of its check, and why it matters. subject: in two words, for a table."""
+    """A verdict with the name of its check, and why it matters.
+
+    subject: in two words, for a table. machine: its name in the cluster; "" if only one was examined.
+    """
 
     check: str
     subject: str
@@ -74,6 +77,7 @@ class Finding:
     evidence: str = ""
     cure: str = ""
     fix: tuple[SettingValue, ...] = ()
+    machine: str = ""
 
 
 class Examined(Protocol):
