@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import dedent
 
 import msgspec
 import pytest
@@ -188,7 +189,12 @@ SICK: list[tuple[str, Severity, str, Files]] = [
     ),
     ("tcp-buffers", W, "212992", {"/proc/sys/net/ipv4/tcp_rmem": "4096 87380 212992\n"}),
     ("firewall", S, "port 7474 (nftables)", {"commands/nft list ruleset": NFT % ("22", "")}),
-    ("firewall", S, "only port 7474", {"commands/nft list ruleset": NFT % ("{ 22, 7474 }", "")}),
+    (
+        "firewall",
+        S,
+        "port 7474 is open, 32768 to 60999 are not",
+        {"commands/nft list ruleset": NFT % ("{ 22, 7474 }", "")},
+    ),
     ("firewall", S, "port 7474 (ufw)", {"commands/ufw status verbose": UFW}),
     ("firewall", S, "port 7474 (iptables)", {"commands/iptables -S INPUT": IPTABLES}),
     (
@@ -360,6 +366,17 @@ def test_a_firewall_that_lets_the_own_network_in_is_healthy(tmp_path: Path, rule
     """Ranks use ports that change, so a rule for the whole network is what they need."""
     [finding] = found(tmp_path, {"commands/nft list ruleset": NFT % ("22", rule)})["firewall"]
     assert finding.severity == Severity.HEALTHY
+
+
+def test_the_firewall_that_the_docs_describe_is_healthy(tmp_path: Path) -> None:
+    """It lets in the cluster's machines alone, and ranks on all ports that the system may choose."""
+    page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    begin, end = "    table inet dure {\n", "\n    }\n"
+    ruleset = dedent(begin + page.partition(begin)[2].partition(end)[0] + end)
+    by_check = found(tmp_path, {"commands/nft list ruleset": ruleset.replace("    ", "\t")})
+    assert "nftables" in by_check["firewall"][0].evidence
+    for check in ("firewall", "mdns", "mpi-ports"):
+        assert [one.severity for one in by_check[check]] == [Severity.HEALTHY], by_check[check]
 
 
 def test_a_device_that_cannot_sleep_or_coalesce_is_no_finding(tmp_path: Path) -> None:

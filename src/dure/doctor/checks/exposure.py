@@ -11,6 +11,7 @@ from dure.hardware.examination.condition import Condition, OpenPort
 __all__ = ["CHECKS"]
 
 _MDNS = 5353
+_RANK_PORTS = (32768, 60999)  # from which Linux chooses
 _RANK = "dure.engine.ranks.rank"
 
 
@@ -18,7 +19,7 @@ _RANK = "dure.engine.ranks.rank"
     "firewall",
     "firewall",
     "A firewall that drops what comes to dure's ports makes a machine look as if it were off. Ranks use "
-    "ports that change with every start, so their own network has to be let in as a whole.",
+    "ports that the system chooses at every start.",
     "firewall",
     "devices",
 )
@@ -27,15 +28,16 @@ def firewall(condition: Condition) -> Iterator[Verdict]:
     if not condition.ports:
         return
     rules, ports = condition.firewall, ", ".join(map(str, condition.ports))
-    if rules is None or not rules.is_closed or rules.opens_more:
+    shut = [str(port) for port in condition.ports if rules and not rules.admits(port)]
+    if rules is None or (not shut and rules.admits_range(*_RANK_PORTS)):
         evidence = f"{rules.program} lets them in" if rules else "no firewall"
         yield healthy("other machines can reach dure", evidence)
         return
-    shut = [str(port) for port in condition.ports if not rules.admits(port)]
     if shut:
         what, evidence = "a firewall keeps other machines from dure", f"port {', '.join(shut)}"
     else:
-        what, evidence = "a firewall keeps ranks from each other", f"only port {ports} is open"
+        what = "a firewall keeps ranks from each other"
+        evidence = f"port {ports} is open, {_RANK_PORTS[0]} to {_RANK_PORTS[1]} are not"
     network = next(iter(_own_networks(condition)), "")
     cure = f"`sudo ufw allow from {network or 'YOUR NETWORK'}`, or the like of another firewall"
     fix = [SettingValue(f"ufw:{network}", "allow")] if rules.program == "ufw" and network else []

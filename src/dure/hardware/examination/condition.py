@@ -173,8 +173,12 @@ class FirewallRules:
 
     def admits(self, port: int, protocol: str = "tcp") -> bool:
         """Return whether somebody outside reaches a port."""
+        return self.admits_range(port, port, protocol)
+
+    def admits_range(self, first: int, last: int, protocol: str = "tcp") -> bool:
+        """Return whether somebody outside reaches all of these ports."""
         ranges = self.udp if protocol == "udp" else self.tcp
-        within = any(first <= port <= last for first, last in ranges)
+        within = any(begin <= first and last <= end for begin, end in ranges)
         return not self.is_closed or self.opens_more or within
 
 
