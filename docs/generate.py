@@ -23,6 +23,7 @@ from dure.cli.terminal.lazy_commands import LazyCommands
 from dure.cli.terminal.outlines import outline_of
 from dure.doctor.checks import CHECKS
 from dure.doctor.checks.model_file import MODEL_CHECKS
+from dure.doctor.checks.node_link import LINK_CHECKS
 from dure.http.request_model import RequestBody, field_names
 from dure.http.unused_fields import FieldTable, Ignored
 from dure.serve.anthropic.requests import MessagesRequest
@@ -80,7 +81,7 @@ def checks() -> str:
     """The doctor's checks: what each asks, and why that matters."""
     rows = [
         f"| {one.name} | {(one.judge.__doc__ or '').removeprefix('Judge ').rstrip('.')} | {one.why} |"
-        for one in (*CHECKS, *MODEL_CHECKS)
+        for one in (*CHECKS, *LINK_CHECKS, *MODEL_CHECKS)
     ]
     return "\n".join(["| check | it judges | because |", "|---|---|---|", *rows])
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from dure.cli.terminal.cluster_tables import print_limits, speed_table, status_table
 from dure.cli.terminal.console import errors, output, print_json, printable
 from dure.cli.terminal.parameters import Json
+from dure.cli.terminal.this_cluster import this_cluster
 from dure.cluster.job_identity import JobIdentity
 from dure.cluster.root.job_registry import JobRegistry
 from dure.cluster.root.membership import Cluster
@@ -38,28 +39,16 @@ from dure.cluster.trust.discovery import JOIN_SERVICE, announced
 from dure.cluster.trust.https_server import listener
 from dure.cluster.trust.identity import ROOT_NAME, check_name, shown_name
 from dure.cluster.trust.invitation import Code
-from dure.cluster.trust.joining import JOIN_PORT, NodeFile
-from dure.errors import ClusterError, UsageError
+from dure.cluster.trust.joining import JOIN_PORT
+from dure.errors import UsageError
 from dure.hardware.probe import health
 from dure.model.ggml import WRITABLE_TYPES
-from dure.places import cluster_directory, node_directory
+from dure.places import cluster_directory
 
 __all__ = ["cluster"]
 
 WATCH_EVERY_S = 2.0
 cluster = typer.Typer(help="Run one model on several machines.", no_args_is_help=True)
-
-
-def _this() -> Cluster:
-    """Return the cluster whose root this machine is. Raises ClusterError."""
-    directory = cluster_directory()
-    if not (directory / "cluster.json").exists() and (node_directory() / "node.json").exists():
-        own = NodeFile.read(node_directory())
-        raise ClusterError(
-            f"this machine is {own.name}, a node of the cluster {own.cluster}",
-            "type that on its root",
-        )
-    return Cluster(directory)
 
 
 @cluster.command()
@@ -93,7 +82,7 @@ def invite(
         raise UsageError(
             "--machines is 1 to 1000, and --minutes is above 0 and up to 43200 (30 days)"
         )
-    root = _this()
+    root = this_cluster()
     with (
         listener(host, port) as listening,
         announced(
@@ -163,7 +152,7 @@ def status(
 
     Example: dure cluster status --watch
     """
-    root = _this()
+    root = this_cluster()
     nodes = Nodes(root)
     if watch and as_json:
         raise UsageError("--watch draws a table", "leave out --json, or run the command repeatedly")
@@ -225,7 +214,7 @@ def bench(
 
     Example: dure cluster bench --types Q4_K
     """
-    root = _this()
+    root = this_cluster()
     names = [name.strip().upper() for name in types.split(",") if name.strip()]
     unknown = [name for name in names if name not in WRITABLE_TYPES]
     if unknown or not names:
@@ -256,7 +245,7 @@ def remove(
 
     Example: dure cluster remove pi-4
     """
-    member = _this().remove(check_name(node))
+    member = this_cluster().remove(check_name(node))
     errors.print(
         f"{member.name} is removed; `dure node leave` on it deletes what it stored",
         markup=False,
@@ -272,7 +261,7 @@ def rename(
 
     Example: dure cluster rename raspberrypi pi-4
     """
-    root = _this()
+    root = this_cluster()
     rename_node(root, Nodes(root), check_name(node), check_name(new))
     errors.print(f"{node} is called {new} now", markup=False)
 
@@ -287,7 +276,7 @@ def dissolve(
 
     Example: dure cluster dissolve
     """
-    root = _this()
+    root = this_cluster()
     name, n = root.name, len(root.members)
     nodes = f"{n} node{'' if n == 1 else 's'}"
     if not yes and not sys.stdin.isatty():
@@ -311,7 +300,7 @@ def events(
 
     Example: dure cluster events -n 10
     """
-    found = list(_this().events.read())[-max(0, last) :]
+    found = list(this_cluster().events.read())[-max(0, last) :]
     if as_json:
         print_json(found)
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dure.cli.terminal.console import output, printable
+from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.doctor.finding import NEEDS_ROOT, Finding, Severity
 
 __all__ = ["finding_data", "print_findings"]
@@ -42,32 +43,42 @@ def print_findings(findings: Sequence[Finding], *, show_all: bool) -> None:
     shown = [one for one in ordered if show_all or one.severity is not Severity.HEALTHY]
     if shown:
         output.print(_table(shown))
-    for one in _to_explain(shown):
+    for some in _to_explain(shown):
         output.print()
-        _explain(one)
+        _explain(some)
     output.print("\n" * bool(shown) + _summary(findings))
 
 
-def _table(findings: Iterable[Finding]) -> Table:
+def _table(findings: Sequence[Finding]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("state", "about", "what was found", "evidence"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in {"state", "about"})
+    several = any(one.machine for one in findings)
+    narrow = ("state", *(("machine",) if several else ()), "about")
+    for heading in (*narrow, "what was found", "evidence"):
+        table.add_column(heading, overflow="fold", no_wrap=heading in narrow)
     for one in findings:
         state = Text(one.severity, style=_STYLES[one.severity])
-        table.add_row(state, one.subject, printable(one.what), printable(one.evidence))
+        machine = [shown_name(one.machine)] if several else []
+        table.add_row(state, *machine, one.subject, printable(one.what), printable(one.evidence))
     return table
 
 
-def _to_explain(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings that have a cure, each once; what cannot be read is explained by its row."""
-    known = {(one.what, one.cure): one for one in findings if one.cure}
-    return [one for one in known.values() if one.severity is not Severity.UNREADABLE]
+def _to_explain(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """Return the findings that have a cure, those of one kind together; the unreadable say all in a row."""
+    kinds = defaultdict[tuple[str, str], list[Finding]](list)
+    for one in findings:
+        if one.cure and one.severity is not Severity.UNREADABLE:
+            kinds[one.what, one.cure].append(one)
+    return list(kinds.values())
 
 
-def _explain(one: Finding) -> None:
-    output.print(Text(f"{one.subject}: {printable(one.what)}", style="bold"))
+def _explain(some: Sequence[Finding]) -> None:
+    """Print why findings of one kind matter, and what cures them."""
+    one, machines = some[0], [shown_name(each.machine) for each in some if each.machine]
+    on = f" ({', '.join(dict.fromkeys(machines))})" if machines else ""
+    output.print(Text(f"{one.subject}: {printable(one.what)}{on}", style="bold"))
     _print_indented(one.why)
-    by_itself = " (`dure doctor --fix` can do it)" if one.fix else ""
+    there = "" if one.machine in {"", ROOT_NAME} else " on that machine"
+    by_itself = f" (`dure doctor --fix`{there} can do it)" if one.fix else ""
     _print_indented(f"Cure: {printable(one.cure)}{by_itself}")
 
 
