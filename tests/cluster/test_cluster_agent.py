@@ -109,6 +109,12 @@ def test_it_measures_a_type_and_refuses_what_is_none(client: TestClient) -> None
         assert client.post("/speed", json={"type": wrong}).status_code in {400, 422}
 
 
+def test_it_changes_settings_of_latency_and_no_others(client: TestClient) -> None:
+    """A root may not start services here, open the firewall, or write to another file."""
+    for name in ("unit:system:ssh", "ufw:10.0.0.0/8", "ntp", "file:/etc/passwd", "gro:--help"):
+        assert client.post("/setting", json={"name": name}).status_code == 400, name
+
+
 def test_a_fault_of_its_own_is_logged_with_the_request(caplog: pytest.LogCaptureFixture) -> None:
     """The root is told where to look; the log has method, path and traceback."""
     app = RecordApp("test", [])

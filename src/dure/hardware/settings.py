@@ -33,7 +33,9 @@ _KERNEL_FILES = re.compile(
     r"|/proc/sys/net/core/busy_(poll|read)"
     r"|/proc/irq/\d+/smp_affinity_list"
 )
-_NAMES = re.compile(r"(gro|eee|coalescing):[\w.-]+|ntp|unit:(system|user):[\w.@-]+|ufw:[\w.:/]+")
+_NAMES = re.compile(
+    r"(gro|eee|coalescing):\w[\w.-]*|ntp|unit:(system|user):\w[\w.@-]*|ufw:\w[\w.:/]*"
+)
 _VALUES = re.compile(r"[\w ,.-]{1,100}")
 _TRUTH = {True: "on", False: "off"}
 
