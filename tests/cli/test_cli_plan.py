@@ -35,6 +35,14 @@ def test_a_plan_says_of_each_line_how_it_is_known_and_how_to_check_it(dure: Dure
         assert name in lines
 
 
+def test_commands_that_check_a_plan_for_other_types_can_be_given(dure: Dure) -> None:
+    """A file in those types is still to be made, so it has no name yet."""
+    done = dure(*FOUR, "--quantization", "2.7bpw")
+    assert "qwen3:30b-a3b in 2.7bpw" in done.stdout.splitlines()[0]
+    assert "dure bench FILE --cluster" in done.stdout
+    assert "dure plan qwen3:30b-a3b --quantization 2.7bpw --nodes" in done.stdout
+
+
 def test_a_plan_as_data_adds_up(dure: Dure) -> None:
     """Parts of a token's time, prices and speeds; a quantization that is too large says why."""
     facts = as_json(dure(*FOUR, "--json", "--electricity", "0.30usd"))

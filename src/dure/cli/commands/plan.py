@@ -12,7 +12,7 @@ import typer
 
 from dure.cli.terminal.console import errors, print_json
 from dure.cli.terminal.parameters import Json
-from dure.cli.terminal.plan_report import PlanPrices, plan_facts, print_plan
+from dure.cli.terminal.plan_report import Planned, PlanPrices, plan_facts, print_plan
 from dure.cli.terminal.planned_model import planned_model
 from dure.cli.terminal.quantities import dollars_of, tokens_per_s_of
 from dure.errors import UsageError
@@ -198,11 +198,11 @@ def _plan_setup(
         if not setup.engine.most_nodes:
             one_more = outlook_of(found, setup.with_one_more(), task)
         others = quantizations_of(found, setup, task)
-    name = model if quantization is None else f"{model} in {quantization}"
+    planned = Planned(model, quantization)
     if as_json:
-        print_json(plan_facts(name, outlook, one_more, others, prices))
+        print_json(plan_facts(planned, outlook, one_more, others, prices))
     else:
-        print_plan(name, outlook, one_more, others, prices)
+        print_plan(planned, outlook, one_more, others, prices)
 
 
 def _plan_cluster(
@@ -221,12 +221,12 @@ def _plan_cluster(
         there = setup_of_cluster(found, options, Cluster(cluster_directory()), TerminalReporter())
         outlook = outlook_of(found, there.setup, task, there.shares)
         others = quantizations_of(found, there.setup, task, there.shares)
-    name = model if quantization is None else f"{model} in {quantization}"
+    planned = Planned(model, quantization)
     if as_json:
-        facts = plan_facts(name, outlook, None, others, prices)
+        facts = plan_facts(planned, outlook, None, others, prices)
         print_json({**facts, "left_out": dict(there.left_out)})
     else:
-        print_plan(name, outlook, None, others, prices, there.left_out)
+        print_plan(planned, outlook, None, others, prices, there.left_out)
 
 
 # ---------------------------------------------------------------- what to buy

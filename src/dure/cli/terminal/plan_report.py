@@ -15,7 +15,15 @@ from dure.plan.outlook import NodePart, Outlook
 from dure.plan.performance import Interval, Prediction, TokenTime
 from dure.sizes import bytes_text
 
-__all__ = ["PlanPrices", "outlook_facts", "plan_facts", "print_plan", "speed_number", "speed_text"]
+__all__ = [
+    "PlanPrices",
+    "Planned",
+    "outlook_facts",
+    "plan_facts",
+    "print_plan",
+    "speed_number",
+    "speed_text",
+]
 
 _WEAKEST = list(Basis)
 _SEEN = 0.005  # of a token: what takes less is not shown
@@ -30,11 +38,35 @@ class PlanPrices:
     kwh: float
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A model as the user named it, and the types of weights to plan for; None: its own."""
+
+    model: str
+    quantization: str | None
+
+    @property
+    def title(self) -> str:
+        """Return what is planned for, in words."""
+        return f"{self.model} in {self.quantization}" if self.quantization else self.model
+
+    @property
+    def file(self) -> str:
+        """Return it as commands want it: with other types it is a file that is still to be made."""
+        return "FILE" if self.quantization else self.model
+
+    @property
+    def arguments(self) -> str:
+        """Return it as `dure plan` wants it."""
+        more = f" --quantization {self.quantization}" if self.quantization else ""
+        return f"{self.model}{more}"
+
+
 # ---------------------------------------------------------------- as data
 
 
 def plan_facts(
-    name: str,
+    planned: Planned,
     found: Outlook,
     more: Outlook | None,
     others: Mapping[str, Outlook],
@@ -42,7 +74,7 @@ def plan_facts(
 ) -> dict[str, Any]:
     """Return a plan as plain data: of this setup, of one more machine, and of other quantizations."""
     return {
-        "model": name,
+        "model": planned.title,
         **outlook_facts(found, prices),
         "one_more": outlook_facts(more, prices) if more else None,
         "quantizations": {one: outlook_facts(other, prices) for one, other in others.items()},
@@ -129,7 +161,7 @@ def _weakest(figures: Iterable[Figure]) -> str:
 
 
 def print_plan(
-    name: str,
+    planned: Planned,
     found: Outlook,
     more: Outlook | None,
     others: Mapping[str, Outlook],
@@ -140,7 +172,7 @@ def print_plan(
     setup = found.setup
     link = f", {setup.link.title}" if len(setup.devices) > 1 else ""
     output.print(
-        f"{printable(name)} ({bytes_text(found.weights_bytes)}) on {setup.title}{link}, "
+        f"{printable(planned.title)} ({bytes_text(found.weights_bytes)}) on {setup.title}{link}, "
         f"run by {setup.engine.title}",
         soft_wrap=True,
     )
@@ -150,7 +182,7 @@ def print_plan(
     table = Table(box=None, pad_edge=False)
     for heading in ("", "", "known from", "check it with"):
         table.add_column(heading, overflow="fold")
-    for line in _lines(name, found, more, prices):
+    for line in _lines(planned, found, more, prices):
         table.add_row(*line)
     output.print(table)
     if others:
@@ -168,30 +200,32 @@ def print_plan(
 Line = tuple[str, str, str, str]
 
 
-def _lines(name: str, found: Outlook, more: Outlook | None, prices: PlanPrices) -> Iterator[Line]:
+def _lines(
+    planned: Planned, found: Outlook, more: Outlook | None, prices: PlanPrices
+) -> Iterator[Line]:
     if found.runs and found.prediction is not None and found.full is not None:
-        yield from _speed_lines(name, found, found.prediction, found.full)
+        yield from _speed_lines(planned.file, found, found.prediction, found.full)
     if found.parts:
-        yield from _memory_lines(name, found)
+        yield from _memory_lines(planned.file, found)
     yield from _money_lines(found, prices)
     if more is not None:
         yield (
             "one more machine",
             _one_more(found, more),
             "the same",
-            f"dure plan {name} --nodes …",
+            f"dure plan {planned.arguments} --nodes …",
         )
 
 
 def _speed_lines(
-    name: str, found: Outlook, prediction: Prediction, full: Prediction
+    file: str, found: Outlook, prediction: Prediction, full: Prediction
 ) -> Iterator[Line]:
     several = len(found.setup.devices) > 1
     basis = basis_of(found)
     if found.setup.engine.most_nodes:
         bench = trace = deep = "llama-bench -m FILE"
     else:
-        bench = f"dure bench {name}{' --cluster' if several else ''}"
+        bench = f"dure bench {file}{' --cluster' if several else ''}"
         trace, deep = f"{bench} --trace t.json", f"{bench} -d {max(0, found.n_ctx - 128)}"
     yield "generation", _speed(prediction.generation_per_s), basis, bench
     yield "  a token takes", _split(prediction.generation), "", trace
@@ -226,9 +260,9 @@ def _split(time: TokenTime) -> str:
     return ", ".join(f"{what} {1e3 * s:.3g} ms" for what, s in seen.items())
 
 
-def _memory_lines(name: str, found: Outlook) -> Iterator[Line]:
+def _memory_lines(file: str, found: Outlook) -> Iterator[Line]:
     parts = found.parts
-    show = f"dure show {name}{' --cluster' if len(parts) > 1 else ''} --ctx {found.n_ctx}"
+    show = f"dure show {file}{' --cluster' if len(parts) > 1 else ''} --ctx {found.n_ctx}"
     if len(parts) > 1:
         heads = f", query heads {_each([p.heads for p in parts])}"
         yield (
