@@ -18,9 +18,11 @@ from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.root.occupancy import Occupancy
 from dure.cluster.root.readiness import common_ctx, machine_of
 from dure.cluster.root.restart_watch import RestartWatch
+from dure.cluster.root.speeds import KnownSpeeds
 from dure.cluster.root.survey import NodeReport, Nodes
 from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.deploy.adapters import planned
+from dure.deploy.cluster_setup import known_setup
 from dure.deploy.deployment import Deployment, deployment_of_shards
 from dure.deploy.learning import Learning
 from dure.deploy.local import cut_missing, limits_of, memory_of_whole, start_local, threads_of
@@ -41,6 +43,7 @@ from dure.model.shard import Shard, plan_shards
 from dure.places import cluster_directory, shard_directory
 from dure.plan.load import main_type
 from dure.plan.memory import rank_memory
+from dure.plan.setups import Setup
 
 __all__ = ["start_on_cluster"]
 
@@ -99,6 +102,13 @@ def start_on_cluster(
         others = [*start.occupancy.others, *registry.others()]
         return any(not other.machines.keys().isdisjoint(start.uses) for other in others)
 
+    def measured_setup() -> tuple[Setup, Sequence[float]] | None:
+        machines = {ROOT_NAME: probe()}
+        machines |= {report.member.name: machine_of(report) for report in start.plan.reports}
+        known = KnownSpeeds(cluster.directory)
+        setup = known_setup(known, machines, _main_type(model), options.threads)
+        return None if setup is None else (setup, start.plan.shares)
+
     return replace(
         deployment,
         restart_reason=watch.why,
@@ -106,6 +116,7 @@ def start_on_cluster(
         learn=Learning(cluster, _main_type(model), start.held_bytes, is_shared).learn,
         is_shared=is_shared(),
         machines=tuple(map(shown_name, start.uses)),
+        measured_setup=measured_setup,
     )
 
 

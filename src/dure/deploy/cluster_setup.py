@@ -31,7 +31,7 @@ from dure.plan.load import main_type
 from dure.plan.machines import engine_named, link_named
 from dure.plan.setups import Setup
 
-__all__ = ["ClusterSetup", "measured_device", "setup_of_cluster"]
+__all__ = ["ClusterSetup", "known_setup", "measured_device", "setup_of_cluster"]
 
 _SOURCE = "`dure cluster bench`"
 
@@ -63,12 +63,11 @@ def setup_of_cluster(
         there, Occupancy(own, (), (), {}), is_reduced=len(there) < len(reports)
     )
     machines = {ROOT_NAME: probe()} | {r.member.name: machine_of(r) for r in plan.reports}
-    devices = tuple(_device(name, one, known, wanted) for name, one in machines.items())
+    setup = known_setup(known, machines, wanted)
+    assert setup is not None, "it was measured before"
     silent = {one.member.name: one.problem for one in reports if one.platform is None}
     return ClusterSetup(
-        Setup(
-            tuple(map(shown_name, machines)), devices, _link(known, machines), engine_named("dure")
-        ),
+        setup,
         tuple(plan.shares),
         {**silent, **plan.left_out},
     )
@@ -89,10 +88,29 @@ def _measure(
             known.keep(member.name, link=link_speed(nodes, member))
 
 
-def _device(name: str, machine: Machine, known: KnownSpeeds, type_name: str) -> Device:
-    speed = known.speed(name, type_name)
-    assert speed is not None, "it was measured before"
-    return measured_device(shown_name(name), machine, [speed])
+def known_setup(
+    known: KnownSpeeds,
+    machines: Mapping[str, Machine],
+    type_name: str,
+    threads: int | None = None,
+) -> Setup | None:
+    """Return machines, the root first, as they were measured; None if a figure is missing.
+
+    threads: of each rank, if they are not all that a machine has; a speed with another number is none.
+    """
+    speeds = {name: known.speed(name, type_name) for name in machines}
+    nodes = [name for name in machines if name != ROOT_NAME]
+    if any(known.link(name) is None for name in nodes):
+        return None
+    if any(one is None or threads not in {None, one.threads} for one in speeds.values()):
+        return None
+    devices = [
+        measured_device(shown_name(name), machines[name], [speed])
+        for name, speed in speeds.items()
+        if speed is not None
+    ]
+    names = tuple(map(shown_name, machines))
+    return Setup(names, tuple(devices), _link(known, machines), engine_named("dure"))
 
 
 def measured_device(title: str, machine: Machine, speeds: Sequence[Speed]) -> Device:

@@ -11,6 +11,7 @@ from dure.engine.executor import FullExecutor
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard
 from dure.plan.memory import RankMemory
+from dure.plan.setups import Setup
 
 __all__ = ["Deployment", "deployment_of_shards"]
 
@@ -27,6 +28,8 @@ class Deployment:
     of computing in a step. is_shared: other jobs run on its machines, so no time measured there is of it
     alone. machines: of the ranks, as a person knows them; empty if all are here. place_adapter: brings
     an adapter to where the ranks are, and returns each rank's file; see `Adapters.load_adapter`.
+    measured_setup: returns the machines of a cluster as they were measured, and their shares; None if
+    something of them is not known.
     """
 
     executor: FullExecutor
@@ -41,6 +44,7 @@ class Deployment:
     place_adapter: Callable[[GgufFile], Sequence[str]] = lambda adapter: [
         str(adapter.paths[0].absolute())
     ]
+    measured_setup: Callable[[], tuple[Setup, Sequence[float]] | None] = lambda: None
 
 
 def deployment_of_shards(

@@ -6,13 +6,14 @@ Knows models and figures. Refuses to know how that is shown, and where a model c
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from dure.errors import CutError, DureError
 from dure.model.architectures import Along
 from dure.model.context import CTX_GRAIN
 from dure.model.gguf import GgufFile
+from dure.plan.correction import Correction, corrected
 from dure.plan.demand import Demand, demand_of
 from dure.plan.load import load_of
 from dure.plan.memory import DEFAULT_CTX, whole_memory
@@ -62,7 +63,7 @@ class Outlook:
     """What is to be expected. problem: why the model does not run there; there may be no speeds then.
 
     full: the prediction with the whole context before the token. smaller_ctx: a context that would fit,
-    if this one does not.
+    if this one does not. correction: by what these machines have shown; it is in the predictions.
     """
 
     setup: Setup
@@ -73,6 +74,14 @@ class Outlook:
     full: Prediction | None = None
     problem: str = ""
     smaller_ctx: int | None = None
+    correction: Correction | None = None
+
+    def corrected(self, correction: Correction | None) -> Outlook:
+        """Return the outlook with the speeds that its machines have shown to reach, if they have."""
+        if correction is None or self.prediction is None or self.full is None:
+            return self
+        both = corrected(self.prediction, correction), corrected(self.full, correction)
+        return replace(self, prediction=both[0], full=both[1], correction=correction)
 
     @property
     def runs(self) -> bool:

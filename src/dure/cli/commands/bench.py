@@ -11,14 +11,23 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from dure.cli.terminal.bench_report import bench_facts, print_result, results_table
+from dure.cli.terminal.bench_report import (
+    BenchRow,
+    bench_facts,
+    correction_of,
+    print_row,
+    rows_table,
+)
 from dure.cli.terminal.configuration import NUMBERS
-from dure.cli.terminal.console import loading_bar, output, print_json
+from dure.cli.terminal.console import loading_bar, output, print_json, print_warning
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import SPEED, Json, Model, Running
-from dure.cli.terminal.running_model import running_model
+from dure.cli.terminal.plan_report import basis_of
+from dure.cli.terminal.running_model import running_deployment
 from dure.cli.terminal.trace_report import print_trace, write_trace
+from dure.deploy.corrections import KnownCorrections
+from dure.deploy.expectation import Expectations, expectations_of
 from dure.deploy.options import RunOptions
 from dure.engine.executor import FullExecutor
 from dure.engine.instruments.benchmark import BenchResult, BenchRuns, measure
@@ -26,7 +35,8 @@ from dure.engine.instruments.floor import FloorProbe
 from dure.engine.instruments.timed_runs import TimedRuns
 from dure.engine.trace import RankTrace, parts_of
 from dure.errors import UsageError
-from dure.model.gguf import open_gguf
+from dure.model.gguf import GgufFile, open_gguf
+from dure.places import cluster_directory
 
 __all__ = ["bench"]
 
@@ -79,7 +89,8 @@ def bench(
     """Measure speed, time and bytes per token, and memory, on one rank or cut over several.
 
     `dure cluster bench` measures each machine alone; this measures the model on all of them.
-    With lists, every combination is measured, a row each.
+    With lists, every combination is measured, a row each. If the speeds of the machines are known, it says
+    what they promised; with --cluster `dure plan` corrects its predictions by that from then on.
 
     Example: dure bench models/dure-demo.gguf --ranks 2 -p 128,512 -n 64 -t 1,2
     """
@@ -94,7 +105,7 @@ def bench(
     file = resolve_model(model)
     longest = max(runs, key=lambda one: one.n_tokens)
     _check_trained(longest, file)
-    found: list[BenchResult] = []
+    found: list[BenchRow] = []
     for count in counts:
         options = replace(running, threads=count).options("bench", model, ctx=longest.n_tokens)
         if trace:
@@ -105,29 +116,56 @@ def bench(
         with open_gguf(file) as gguf:
             print_json(bench_facts(gguf, options.wire, found))
     elif len(found) == 1:
-        print_result(found[0], options.wire)
+        print_row(found[0], options.wire)
     else:
-        output.print(results_table(found, options.wire))
+        output.print(rows_table(found, options.wire))
 
 
-def _measured(file: Path, options: RunOptions, runs: Sequence[BenchRuns]) -> Iterator[BenchResult]:
-    """Run a model, and yield the result of each of these runs."""
-    with running_model(file, options) as (_, executor):
+def _measured(file: Path, options: RunOptions, runs: Sequence[BenchRuns]) -> Iterator[BenchRow]:
+    """Run a model, and yield what each of these runs gave; keep how that differs from a prediction."""
+    with running_deployment(file, options) as (gguf, deployment):
+        expected = expectations_of(gguf, options, deployment)
+        rows = []
         for one in runs:
             with loading_bar(f"measuring {file.name}") as progress:
-                yield measure(executor, one, progress)
+                result = measure(deployment.executor, one, progress)
+            rows.append(_row(result, expected))
+            yield rows[-1]
+        if options.cluster and expected:
+            _keep_correction(gguf, expected, rows)
+
+
+def _row(result: BenchResult, expected: Expectations | None) -> BenchRow:
+    if expected is None:
+        return BenchRow(result)
+    tokens = result.prompt.tokens, result.generation.tokens
+    return BenchRow(result, expected.of(*tokens, result.depth), basis_of(expected.setup))
+
+
+def _keep_correction(gguf: GgufFile, expected: Expectations, rows: Sequence[BenchRow]) -> None:
+    """Keep for `dure plan --cluster` what these rows have shown, if they are long enough to show it."""
+    correction = correction_of(rows)
+    if correction is None:
+        return
+    try:
+        known = KnownCorrections(cluster_directory())
+        known.keep(gguf, expected.setup, expected.shares, correction)
+    except OSError as error:
+        print_warning(f"`dure plan --cluster` will not know these speeds: {error}")
 
 
 def _bench_traced(
     file: Path, options: RunOptions, runs: BenchRuns, trace: Path, *, as_json: bool
 ) -> None:
     """Measure with a trace, and beside what memory and network allow."""
-    with running_model(file, options) as (gguf, executor):
+    with running_deployment(file, options) as (gguf, deployment):
+        executor = deployment.executor
         traced = _traced(executor, trace, runs, min(runs.n_generate, N_TRACED))
         floor = FloorProbe(executor, gguf, options.wire)
         with loading_bar(f"measuring {file.name}") as progress:
             result = measure(executor, runs, progress, floor)
-        facts = bench_facts(gguf, options.wire, [result])
+        row = _row(result, expectations_of(gguf, options, deployment))
+        facts = bench_facts(gguf, options.wire, [row])
     by_rank = [{name: 1e3 * s for name, s in parts.items()} for parts in parts_of(traced)]
     least = floor.floor()
     if as_json:
@@ -135,7 +173,7 @@ def _bench_traced(
         print_json(facts)
         return
     print_trace(by_rank, least, result.generation.tokens_per_s.median)
-    print_result(result, options.wire)
+    print_row(row, options.wire)
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -212,15 +212,21 @@ def _plan_cluster(
     from dure.cli.terminal.running_model import TerminalReporter
     from dure.cluster.root.membership import Cluster
     from dure.deploy.cluster_setup import setup_of_cluster
+    from dure.deploy.corrections import KnownCorrections
     from dure.deploy.options import RunOptions
     from dure.places import cluster_directory
 
     options = RunOptions(ctx=task.n_ctx, n_sequences=task.n_sequences, cluster=True)
     prices = PlanPrices(kwh_price)
     with planned_model(model, quantization) as found:
-        there = setup_of_cluster(found, options, Cluster(cluster_directory()), TerminalReporter())
-        outlook = outlook_of(found, there.setup, task, there.shares)
-        others = quantizations_of(found, there.setup, task, there.shares)
+        cluster = Cluster(cluster_directory())
+        there = setup_of_cluster(found, options, cluster, TerminalReporter())
+        shown = KnownCorrections(cluster.directory).of(found, there.setup, there.shares)
+        outlook = outlook_of(found, there.setup, task, there.shares).corrected(shown)
+        others = {
+            one: other.corrected(shown)
+            for one, other in quantizations_of(found, there.setup, task, there.shares).items()
+        }
     planned = Planned(model, quantization)
     if as_json:
         facts = plan_facts(planned, outlook, None, others, prices)

@@ -1,35 +1,92 @@
-"""What was measured of a model: as data with all that it depends on, as lines, and as a table."""
+"""What was measured of a model, beside what was expected: as data, as lines, and as a table."""
 
 from __future__ import annotations
 
 import os
 import platform as python_platform
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
 
 from dure.cli.terminal.console import output
 from dure.cluster.software import versions
+from dure.deploy.expectation import Expectation
 from dure.engine.instruments.benchmark import BenchResult, TokenRate
 from dure.engine.wire import Wire
 from dure.hardware.probe import operating_system, platform
 from dure.model.gguf import GgufFile
 from dure.model.store.choosing import tag_of
+from dure.plan.correction import Correction
+from dure.plan.performance import Interval
 from dure.sizes import bytes_text
 
-__all__ = ["bench_facts", "print_result", "results_table"]
+__all__ = ["BenchRow", "bench_facts", "correction_of", "print_row", "rows_table"]
 
 
-def bench_facts(gguf: GgufFile, wire: Wire, results: Sequence[BenchResult]) -> dict[str, Any]:
-    """Return results as plain data, with the model and the machine that they are of."""
+_LONG = 32  # tokens: the speed of fewer is that of chance
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """What was measured, and what was to be expected. basis: how the figures of that are known."""
+
+    result: BenchResult
+    expected: Expectation | None = None
+    basis: str = ""
+
+    @property
+    def prompt_ratio(self) -> float:
+        """Return the measured speed of a prompt as a multiple of the expected one."""
+        assert self.expected is not None, "there is something to compare with"
+        return self.result.prompt.tokens_per_s.median / self.expected.prompt.value
+
+    @property
+    def generation_ratio(self) -> float:
+        """Return the same of generation."""
+        assert self.expected is not None, "there is something to compare with"
+        return self.result.generation.tokens_per_s.median / self.expected.generation.value
+
+
+def correction_of(rows: Sequence[BenchRow]) -> Correction | None:
+    """Return what rows have shown beside what was expected: that of the longest prompt and answer.
+
+    None if none was long, began with an empty context and had a prediction.
+    """
+    fit = [row for row in rows if row.expected and not row.result.depth]
+    prompt = max(fit, key=lambda row: row.result.prompt.tokens, default=None)
+    answer = max(fit, key=lambda row: row.result.generation.tokens, default=None)
+    if prompt is None or answer is None:
+        return None
+    if min(prompt.result.prompt.tokens, answer.result.generation.tokens) < _LONG:
+        return None
+    return Correction(answer.generation_ratio, prompt.prompt_ratio, time.time())
+
+
+def bench_facts(gguf: GgufFile, wire: Wire, rows: Sequence[BenchRow]) -> dict[str, Any]:
+    """Return rows as plain data, with the model and the machine that they are of."""
     return {
         "model": _model(gguf),
         "machine": _machine(),
         "sync": wire.value,
-        "rows": [asdict(result) for result in results],
+        "rows": [{**asdict(row.result), "predicted": _predicted(row)} for row in rows],
+    }
+
+
+def _predicted(row: BenchRow) -> dict[str, Any] | None:
+    """Return what was expected. measured_beside_it: the measured speed as a multiple of it."""
+    if row.expected is None:
+        return None
+    return {
+        "prompt": {**asdict(row.expected.prompt), "measured_beside_it": row.prompt_ratio},
+        "generation": {
+            **asdict(row.expected.generation),
+            "measured_beside_it": row.generation_ratio,
+        },
+        "basis": row.basis,
     }
 
 
@@ -58,29 +115,39 @@ def _machine() -> dict[str, Any]:
     return {**facts, "os": operating_system(), "load": os.getloadavg()[0]}
 
 
-def results_table(results: Sequence[BenchResult], wire: Wire) -> Table:
-    """Return a table with a row for each result."""
+def rows_table(rows: Sequence[BenchRow], wire: Wire) -> Table:
+    """Return a table with a line for each row; with what was expected, if anything was."""
+    first, compares = rows[0].result, any(row.expected for row in rows)
     table = Table(box=None, pad_edge=False)
-    title = f"tokens/s; ranks {results[0].ranks}, sums in {wire.value}"
-    if results[0].depth:
-        title += f", {results[0].depth} tokens in the context before"
+    title = f"tokens/s; ranks {first.ranks}, sums in {wire.value}"
+    if first.depth:
+        title += f", {first.depth} tokens in the context before"
     table.title, table.title_justify, table.title_style = title, "left", ""
-    for heading in ("threads", "prompt", "", "generate", "", "memory of a rank"):
+    told = ["predicted"] if compares else []
+    for heading in ("threads", "prompt", "", *told, "generate", "", *told, "memory of a rank"):
         table.add_column(heading, justify="right")
-    for one in results:
-        rates = [_cells(one.prompt), _cells(one.generation)]
-        peak = bytes_text(max(one.peak_memory_bytes))
-        table.add_row(str(one.threads), *rates[0], *rates[1], peak)
+    for row in rows:
+        one, expected = row.result, row.expected
+        prompt, answer = _cells(one.prompt), _cells(one.generation)
+        if compares:
+            prompt += (_beside(expected.prompt, row.prompt_ratio) if expected else "",)
+            answer += (_beside(expected.generation, row.generation_ratio) if expected else "",)
+        table.add_row(str(one.threads), *prompt, *answer, bytes_text(max(one.peak_memory_bytes)))
     return table
 
 
-def _cells(rate: TokenRate) -> tuple[str, str]:
+def _cells(rate: TokenRate) -> tuple[str, ...]:
     speed = rate.tokens_per_s
     return str(rate.tokens), f"{speed.median:.2f} ({speed.min:.2f} to {speed.max:.2f})"
 
 
-def print_result(result: BenchResult, wire: Wire) -> None:
-    """Write one result in full."""
+def _beside(expected: Interval, ratio: float) -> str:
+    return f"{expected.value:.2f} (measured {ratio - 1:+.0%})"
+
+
+def print_row(row: BenchRow, wire: Wire) -> None:
+    """Write one row in full."""
+    result, expected = row.result, row.expected
     token = result.per_token_ms
     output.print(
         f"ranks {result.ranks}, threads of each {result.threads}, sums in {wire.value}"
@@ -91,6 +158,12 @@ def print_result(result: BenchResult, wire: Wire) -> None:
         output.print(
             f"{name:<12}{speed.median:8.2f} tokens/s  ({speed.min:.2f} to {speed.max:.2f}, "
             f"{rate.tokens} tokens, {len(speed.runs)} runs)"
+        )
+    if expected:
+        output.print(
+            f"predicted   prompt {_beside(expected.prompt, row.prompt_ratio)}, generation "
+            f"{_beside(expected.generation, row.generation_ratio)}; known from: {row.basis}",
+            soft_wrap=True,
         )
     output.print(
         f"per token   compute {token.compute:.2f} ms, sync {token.sync:.2f} ms, "

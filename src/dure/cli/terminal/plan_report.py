@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.table import Table
 
 from dure.cli.terminal.console import output, printable
+from dure.plan.correction import Correction
 from dure.plan.devices import EngineWays
 from dure.plan.figures import Basis, Figure
 from dure.plan.outlook import NodePart, Outlook
 from dure.plan.performance import Interval, Prediction, TokenTime
+from dure.plan.setups import Setup
 from dure.sizes import bytes_text
 
 __all__ = [
     "PlanPrices",
     "Planned",
+    "basis_of",
     "outlook_facts",
     "plan_facts",
     "print_plan",
@@ -106,7 +110,8 @@ def outlook_facts(found: Outlook, prices: PlanPrices) -> dict[str, Any]:
         "generation": _speed_facts(found.prediction.generation_per_s, found.prediction.generation),
         "prompt": _speed_facts(found.prediction.prompt_per_s, found.prediction.prompt),
         "generation_with_full_context": found.full.generation.per_s,
-        "basis": basis_of(found),
+        "basis": basis_of(found.setup, found.correction),
+        "correction": asdict(found.correction) if found.correction else None,
         "tokens_per_s_per_dollar": speed / setup.price if setup.price else None,
         "tokens_per_s_per_watt": speed / setup.watts if setup.watts else None,
         "dollars_per_million_tokens": setup.cost_per_million(speed, prices.kwh),
@@ -138,9 +143,13 @@ def _speed_facts(interval: Interval, time: TokenTime) -> dict[str, float]:
     }
 
 
-def basis_of(found: Outlook) -> str:
-    """Return how the figures of a speed are known: of machines, of the link, and of the engine."""
-    setup = found.setup
+def basis_of(setup: Setup, correction: Correction | None = None) -> str:
+    """Return how the figures of a speed are known: of machines, of the link, and of the engine.
+
+    correction: what is in the speed of a run on the very machines.
+    """
+    if correction is not None:
+        return str(Basis.MEASURED)
     parts = [f"machine {_weakest(one.processor.read for one in setup.devices)}"]
     if len(setup.devices) > 1:
         ways = setup.engine
@@ -221,7 +230,7 @@ def _speed_lines(
     file: str, found: Outlook, prediction: Prediction, full: Prediction
 ) -> Iterator[Line]:
     several = len(found.setup.devices) > 1
-    basis = basis_of(found)
+    basis = basis_of(found.setup, found.correction)
     if found.setup.engine.most_nodes:
         bench = trace = deep = "llama-bench -m FILE"
     else:
@@ -237,6 +246,17 @@ def _speed_lines(
     )
     yield "reading a prompt", _speed(prediction.prompt_per_s), basis, bench
     yield "  a token takes", _split(prediction.prompt), "", ""
+    if found.correction:
+        yield "corrected by", _correction(found.correction), str(Basis.MEASURED), bench
+
+
+def _correction(found: Correction) -> str:
+    """Say what a run on these machines has shown, and when."""
+    day = datetime.fromtimestamp(found.measured, UTC).date()
+    return (
+        f"generation {found.generation - 1:+.0%}, prompts {found.prompt - 1:+.0%}: what a run had "
+        f"beside its prediction on {day}"
+    )
 
 
 def _speed(interval: Interval) -> str:

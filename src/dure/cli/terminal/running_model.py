@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dure.chat.reading import TextTools
 from dure.cli.terminal.console import errors, loading_bar, print_warning, progress_bar
+from dure.deploy.deployment import Deployment
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import EngineEvent
 from dure.engine.executor import Executor, FullExecutor
@@ -18,7 +19,7 @@ from dure.library import running
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
 
-__all__ = ["TerminalReporter", "proposer", "reading", "running_model"]
+__all__ = ["TerminalReporter", "proposer", "reading", "running_deployment", "running_model"]
 
 
 class TerminalReporter:
@@ -55,6 +56,13 @@ def running_model(
 ) -> AbstractContextManager[tuple[GgufFile, FullExecutor]]:
     """Run a model until the block ends; see `dure.library.running`."""
     return running.running_model(model, options, TerminalReporter())
+
+
+def running_deployment(
+    model: Path, options: RunOptions
+) -> AbstractContextManager[tuple[GgufFile, Deployment]]:
+    """Run a model until the block ends, with all that is known of its start."""
+    return running.running_deployment(model, options, TerminalReporter())
 
 
 @contextmanager

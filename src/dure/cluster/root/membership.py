@@ -31,7 +31,7 @@ __all__ = ["Cluster", "Member", "NameTakenError"]
 
 _FILES = (
     *("authority.key.pem", "key.pem", "certificate.pem", "authority.pem", "revoked.pem"),
-    *("cluster.json", "events.jsonl", "speeds.json", ".lock"),
+    *("cluster.json", "events.jsonl", "speeds.json", "corrections.json", ".lock"),
 )
 FORGET_INVITATIONS_S = 30 * 86400.0  # after they expired: until then it is said why a code fails
 

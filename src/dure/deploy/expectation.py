@@ -1,0 +1,85 @@
+"""What is to be expected of a started model: speeds, from what was measured of its machines before.
+
+Measures nothing; what is not known is not expected. Refuses to know how a run is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dure.cluster.root.speeds import KnownSpeeds
+from dure.cluster.trust.identity import ROOT_NAME
+from dure.deploy.cluster_setup import known_setup
+from dure.deploy.deployment import Deployment
+from dure.deploy.options import RunOptions
+from dure.engine.wire import Wire
+from dure.errors import CutError, ModelError
+from dure.hardware.probe import probe
+from dure.model.gguf import GgufFile, bytes_by_type
+from dure.places import cache_directory, cluster_directory
+from dure.plan.demand import demand_of
+from dure.plan.load import main_type
+from dure.plan.performance import Interval, predict
+from dure.plan.setups import Setup
+
+__all__ = ["Expectation", "Expectations", "expectations_of"]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """The tokens a second that are to be expected of one run."""
+
+    generation: Interval
+    prompt: Interval
+
+
+class Expectations:
+    """Predicts runs of a model on machines of which all that counts is known, a rank on each."""
+
+    def __init__(self, model: GgufFile, setup: Setup, shares: Sequence[float]) -> None:
+        self.setup, self.shares = setup, tuple(shares)
+        features = [one.processor.features for one in setup.devices]
+        self._demand = demand_of(model, self.shares, features)
+
+    def of(self, n_prompt: int, n_generate: int, depth: int) -> Expectation:
+        """Return what is to be expected of a prompt and of an answer after `depth` tokens."""
+        figures = self._demand, self.setup.devices, self.setup.link, self.setup.engine
+        middle = depth + n_generate // 2
+        return Expectation(
+            predict(*figures, depth=middle).generation_per_s,
+            predict(*figures, n_prompt=n_prompt, depth=depth).prompt_per_s,
+        )
+
+
+def expectations_of(
+    model: GgufFile, options: RunOptions, deployment: Deployment
+) -> Expectations | None:
+    """Return what a started model can be compared with; None if too little is known.
+
+    The arithmetic is of 8-bit sums, of machines without other jobs, and of weights without adapters.
+    """
+    if options.lora or options.wire is not Wire.Q8 or deployment.is_shared:
+        return None
+    found = deployment.measured_setup() if options.cluster else _setup_here(model, options)
+    if found is None:
+        return None
+    try:
+        return Expectations(model, *found)
+    except (CutError, ModelError):
+        return None  # a model that llama.cpp runs, and a plan does not know
+
+
+def _setup_here(model: GgufFile, options: RunOptions) -> tuple[Setup, Sequence[float]] | None:
+    """Return this machine as it was measured, for itself or as a cluster's root; None if it was not.
+
+    Nor if it holds several ranks, whose ways to one another nobody has measured.
+    """
+    if options.ranks not in {None, 1} or "," in (options.shares or ""):
+        return None
+    wanted = main_type(bytes_by_type(model.tensors.values()))
+    for directory in (cache_directory() / "speeds", cluster_directory()):
+        known = KnownSpeeds(directory)
+        if setup := known_setup(known, {ROOT_NAME: probe()}, wanted, options.threads):
+            return setup, (1.0,)
+    return None
