@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 
@@ -79,8 +80,7 @@ def start_on_cluster(
         available: list[NodeReport], occupancy: Occupancy, is_reduced: bool
     ) -> _SingleMachine | _CutOverNodes:
         plan = planner.plan(available, occupancy, is_reduced)
-        kind = _CutOverNodes if plan.reports else _SingleMachine
-        return kind(model, options, plan, occupancy)
+        return (_CutOverNodes if plan.reports else _SingleMachine)(model, options, plan, occupancy)
 
     pool = NodePool(cluster, nodes, reporter, timer, sharing, may_drop_full=restart is not None)
     start = pool.choose(_node_wait(cluster, nodes, options, reporter, restart), planned)
@@ -102,13 +102,6 @@ def start_on_cluster(
         others = [*start.occupancy.others, *registry.others()]
         return any(not other.machines.keys().isdisjoint(start.uses) for other in others)
 
-    def measured_setup() -> tuple[Setup, Sequence[float]] | None:
-        machines = {ROOT_NAME: probe()}
-        machines |= {report.member.name: machine_of(report) for report in start.plan.reports}
-        known = KnownSpeeds(cluster.directory)
-        setup = known_setup(known, machines, _main_type(model), options.threads)
-        return None if setup is None else (setup, start.plan.shares)
-
     return replace(
         deployment,
         restart_reason=watch.why,
@@ -116,8 +109,18 @@ def start_on_cluster(
         learn=Learning(cluster, _main_type(model), start.held_bytes, is_shared).learn,
         is_shared=is_shared(),
         machines=tuple(map(shown_name, start.uses)),
-        measured_setup=measured_setup,
+        measured_setup=partial(_measured_setup, model, options, cluster, start.plan),
     )
+
+
+def _measured_setup(
+    model: GgufFile, options: RunOptions, cluster: Cluster, plan: ClusterPlan
+) -> tuple[Setup, Sequence[float]] | None:
+    machines = {ROOT_NAME: probe()}
+    machines |= {report.member.name: machine_of(report) for report in plan.reports}
+    known = KnownSpeeds(cluster.directory)
+    setup = known_setup(known, machines, _main_type(model), options.threads)
+    return None if setup is None else (setup, plan.shares)
 
 
 def _main_type(model: GgufFile) -> str:
