@@ -5,7 +5,6 @@ The commands are in `dure.cli.app`, whose import takes a while.
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import sys
@@ -58,7 +57,14 @@ class CtrlC:
         if unraisable.exc_type is not KeyboardInterrupt:
             sys.__unraisablehook__(unraisable)
         else:
-            threading.Timer(AGAIN_S, _thread.interrupt_main).start()
+            threading.Timer(AGAIN_S, _interrupt_main).start()
+
+
+def _interrupt_main() -> None:
+    """Send the main thread the signal itself, which also ends what it waits for."""
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None, "it has begun"
+    signal.pthread_kill(main_thread, signal.SIGINT)
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:
