@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
 import random
@@ -87,3 +88,24 @@ def test_many_layers_are_solved() -> None:
     found = solve(items, (least * 1.5,))
     assert found.gap < 1e-3
     assert found.taken(0) <= least * 1.5
+
+
+@pytest.mark.parametrize("seed", [12, 13, 29])
+def test_nothing_is_written_to_the_standard_output(
+    seed: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """For these problems the solver writes a line there, which would stand in a command's JSON."""
+    chance, items = random.Random(seed), {}
+    for i in range(28):
+        size, weight = 4096 * chance.randrange(1, 60), chance.uniform(0.1, 9)
+        items[f"{i}"] = [
+            Option(
+                f"{bits}",
+                weight * chance.uniform(0.8, 1.2) * 2 ** (-2 * bits),
+                (round(size * bits / 8),),
+            )
+            for bits in (2.1, 2.6, 3.1, 3.4, 4.25, 4.5, 5.5, 6.6, 8.5)
+        ]
+    solve(items, (1.01 * sum(options[3].takes[0] for options in items.values()),))
+    ctypes.CDLL(None).fflush(None)
+    assert capfd.readouterr().out == ""

@@ -5,9 +5,12 @@ Knows numbers alone: what an option costs, and how much it takes of each limit. 
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 __all__ = ["Limits", "Option", "Solution", "TooTightError", "solve"]
@@ -128,15 +131,35 @@ def _solved(
         takes = np.array([[option.takes[i] for option in options] for i in finite])
         constraints.append(LinearConstraint(_LIMIT * takes / scale[:, None], -np.inf, _LIMIT))
     costs = np.array([option.cost for option in options])
-    found = milp(
-        _COST * costs / (costs.max() or 1.0),
-        integrality=np.ones(len(options)),
-        bounds=Bounds(0, np.array(counts)[of_kind]),
-        constraints=constraints,
-        options={"time_limit": TIME_S, "mip_rel_gap": _GAP},
-    )
+    with _silenced():
+        found = milp(
+            _COST * costs / (costs.max() or 1.0),
+            integrality=np.ones(len(options)),
+            bounds=Bounds(0, np.array(counts)[of_kind]),
+            constraints=constraints,
+            options={"time_limit": TIME_S, "mip_rel_gap": _GAP},
+        )
     if found.x is None:
         raise TooTightError(None, 0.0)
     numbers = np.rint(found.x).astype(int)
     split = np.split(numbers, np.cumsum([len(kind) for kind in kinds])[:-1])
     return [[int(n) for n in part] for part in split], float(found.mip_gap or 0.0)
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep what C code writes to the standard output away from it, which a program may be reading.
+
+    HiGHS in SciPy 1.17.1 writes a line there for some problems, whatever its options say.
+    """
+    c_library = ctypes.CDLL(None)
+    c_library.fflush(None)
+    output, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    try:
+        yield
+    finally:
+        c_library.fflush(None)  # into nothing too
+        os.dup2(output, 1)
+        os.close(output)
+        os.close(nothing)
