@@ -6,6 +6,7 @@ Refuses to know what lies there.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ __all__ = [
     "cluster_directory",
     "config_file",
     "doctor_file",
+    "free_bytes",
     "history_file",
     "models_directory",
     "node_directory",
@@ -24,6 +26,12 @@ __all__ = [
     "shard_directory",
     "temporary_directory",
 ]
+
+
+def free_bytes(directory: Path) -> int:
+    """Return what is free on the disk of a directory, which need not exist yet."""
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
 def doctor_file() -> Path:

@@ -14,9 +14,9 @@ from dure.deploy.cluster_setup import known_setup
 from dure.deploy.corrections import KnownCorrections
 from dure.engine.instruments.speed import Speed
 from dure.hardware.probe import probe
-from dure.model.gguf import bytes_by_type, open_gguf
+from dure.model.gguf import open_gguf
 from dure.plan.correction import Correction
-from dure.plan.load import main_type
+from dure.plan.load import main_type_of
 from tests.support.dure_process import Dure, as_json
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
@@ -36,7 +36,7 @@ def dure(tmp_path: Path) -> Iterator[Dure]:
 def measure(directory: Path) -> None:
     """Let this machine have a speed, as `dure cluster bench` would."""
     with open_gguf(DEMO) as model:
-        wanted = main_type(bytes_by_type(model.tensors.values()))
+        wanted = main_type_of(model)
     known = KnownSpeeds(directory)
     for _ in range(3):
         known.keep(ROOT_NAME, speed=Speed(wanted, probe().cores, 10e9, 100e9))
@@ -75,7 +75,7 @@ def test_a_plan_for_the_cluster_is_corrected_by_what_a_run_has_shown(
     before = as_json(dure(*plan))
     assert before["correction"] is None
     with open_gguf(DEMO) as model:
-        wanted = main_type(bytes_by_type(model.tensors.values()))
+        wanted = main_type_of(model)
         setup = known_setup(KnownSpeeds(directory), {ROOT_NAME: probe()}, wanted)
         assert setup is not None
         KnownCorrections(directory).keep(model, setup, (1.0,), Correction(0.5, 2.0, 1.8e9))

@@ -39,10 +39,10 @@ from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.errors import UsageError
 from dure.hardware.probe import health, probe
 from dure.model.cut import plan_cut
-from dure.model.gguf import GgufFile, bytes_by_type
+from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, plan_shards
 from dure.places import cluster_directory, shard_directory
-from dure.plan.load import main_type
+from dure.plan.load import main_type_of
 from dure.plan.memory import rank_memory
 from dure.plan.setups import Setup
 
@@ -106,7 +106,7 @@ def start_on_cluster(
         deployment,
         restart_reason=watch.why,
         record=lambda event, facts: cluster.events.add(event, **facts),
-        learn=Learning(cluster, _main_type(model), start.held_bytes, is_shared).learn,
+        learn=Learning(cluster, main_type_of(model), start.held_bytes, is_shared).learn,
         is_shared=is_shared(),
         machines=tuple(map(shown_name, start.uses)),
         measured_setup=partial(_measured_setup, model, options, cluster, start.plan),
@@ -119,12 +119,8 @@ def _measured_setup(
     machines = {ROOT_NAME: probe()}
     machines |= {report.member.name: machine_of(report) for report in plan.reports}
     known = KnownSpeeds(cluster.directory)
-    setup = known_setup(known, machines, _main_type(model), options.threads)
+    setup = known_setup(known, machines, main_type_of(model), options.threads)
     return None if setup is None else (setup, plan.shares)
-
-
-def _main_type(model: GgufFile) -> str:
-    return main_type(bytes_by_type(model.tensors.values()))
 
 
 def _node_wait(

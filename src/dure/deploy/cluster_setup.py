@@ -23,11 +23,11 @@ from dure.engine.instruments.speed import Speed
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
 from dure.model.ggml import type_named
-from dure.model.gguf import GgufFile, bytes_by_type
+from dure.model.gguf import GgufFile
 from dure.places import shard_directory
 from dure.plan.devices import Device, DeviceKind, NetworkLink, Processor
 from dure.plan.figures import Basis, Figure
-from dure.plan.load import main_type
+from dure.plan.load import main_type_of
 from dure.plan.machines import engine_named, link_named
 from dure.plan.setups import Setup
 
@@ -56,7 +56,7 @@ def setup_of_cluster(
     reports = nodes.survey(cluster.members)
     there = [one for one in reports if one.platform is not None]
     known = KnownSpeeds(cluster.directory)
-    wanted = main_type(bytes_by_type(model.tensors.values()))
+    wanted = main_type_of(model)
     with reporter.doing(f"measuring the speed of machines and links with {wanted}"):
         _measure(nodes, known, there, wanted)
     plan = ClusterPlanner(model, options, cluster, nodes, reporter).plan(

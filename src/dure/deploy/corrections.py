@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from dure.model.gguf import GgufFile, bytes_by_type
+from dure.model.gguf import GgufFile
 from dure.plan.correction import Correction
 from dure.plan.figures import Figure
-from dure.plan.load import main_type
+from dure.plan.load import main_type_of
 from dure.plan.setups import Setup
 from dure.whole_file import write_whole
 
@@ -65,7 +65,7 @@ def _way(model: GgufFile, setup: Setup, shares: Sequence[float]) -> str:
     total = sum(shares)
     ranks = [f"{name} {share / total:.0%}" for name, share in zip(setup.names, shares, strict=True)]
     kind = "mixture" if any("_exps." in name for name in model.tensors) else "dense"
-    wanted = main_type(bytes_by_type(model.tensors.values()))
+    wanted = main_type_of(model)
     return f"{', '.join(ranks)}: {kind} in {wanted}, {setup.engine.title}"
 
 

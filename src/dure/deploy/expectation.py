@@ -16,10 +16,10 @@ from dure.deploy.options import RunOptions
 from dure.engine.wire import Wire
 from dure.errors import CutError, ModelError
 from dure.hardware.probe import probe
-from dure.model.gguf import GgufFile, bytes_by_type
+from dure.model.gguf import GgufFile
 from dure.places import cache_directory, cluster_directory
 from dure.plan.demand import demand_of
-from dure.plan.load import main_type
+from dure.plan.load import main_type_of
 from dure.plan.performance import Interval, predict
 from dure.plan.setups import Setup
 
@@ -77,7 +77,7 @@ def _setup_here(model: GgufFile, options: RunOptions) -> tuple[Setup, Sequence[f
     """
     if options.ranks not in {None, 1} or "," in (options.shares or ""):
         return None
-    wanted = main_type(bytes_by_type(model.tensors.values()))
+    wanted = main_type_of(model)
     for directory in (cache_directory() / "speeds", cluster_directory()):
         known = KnownSpeeds(directory)
         if setup := known_setup(known, {ROOT_NAME: probe()}, wanted, options.threads):

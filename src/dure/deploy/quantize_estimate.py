@@ -6,7 +6,6 @@ Refuses to know options, and what is printed.
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from dure.deploy.quantizing import speeds_here
 from dure.deploy.reporter import Reporter
 from dure.errors import ResourceError
 from dure.model.ggml import GgmlType
-from dure.model.gguf import GgufFile, bytes_by_type
-from dure.plan.load import main_type
+from dure.model.gguf import GgufFile
+from dure.places import free_bytes
+from dure.plan.load import main_type_of
 from dure.plan.type_times import read_part
 from dure.sizes import compared
 
@@ -127,8 +127,7 @@ def check_original_fits(model: GgufFile, n_ctx: int, n_sequences: int) -> None:
 
 def check_swap_room(directory: Path, swap_bytes: int) -> None:
     """Check that the cache's disk has room for swaps. Raises ResourceError."""
-    existing = next(path for path in (directory, *directory.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(directory)
     if swap_bytes > free:
         needs, has = compared(swap_bytes, free)
         raise ResourceError(
@@ -149,7 +148,7 @@ def _weights(search: Search, types: Mapping[str, GgmlType]) -> Counter[str]:
 
 def _text_s(model: GgufFile, text: TextWork, reporter: Reporter) -> tuple[float, float]:
     """Return the seconds in which the model reads the text, and in which it writes what is missing."""
-    type_name = main_type(bytes_by_type(model.tensors.values()))
+    type_name = main_type_of(model)
     speed = speeds_here([type_name], reporter).speed(ROOT_NAME, type_name)
     assert speed is not None, "it was measured"
     n_bytes = sum(read_part(model, tensor) * tensor.size_bytes for tensor in model.tensors.values())

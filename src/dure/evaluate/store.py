@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dure.errors import ResourceError
 from dure.kept_work import KeptWork, work_in
-from dure.places import cache_directory
+from dure.places import cache_directory, free_bytes
 from dure.sizes import compared
 from dure.whole_file import write_whole
 
@@ -73,8 +73,7 @@ def check_room(needed_bytes: int, directory: Path | None = None) -> None:
     """Delete old results, and check that there is room for more. Raises ResourceError."""
     directory = directory or evaluation_directory()
     _prune(directory)
-    existing = next(path for path in (directory, *directory.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(directory)
     if needed_bytes > free:
         needs, has = compared(needed_bytes, free)
         raise ResourceError(

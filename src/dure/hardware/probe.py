@@ -18,6 +18,7 @@ import psutil
 from dure.hardware.control_groups import GroupLimits, group_limits
 from dure.hardware.health import Health, Link, Platform
 from dure.hardware.machine import Machine
+from dure.places import free_bytes
 from dure.processes import since_boot_s
 from dure.sizes import bytes_text
 
@@ -188,7 +189,7 @@ def health(directory: Path) -> Health:
         load=psutil.getloadavg()[0],
         up_s=since_boot_s(),
         available_bytes=probe().available_bytes,
-        disk_free_bytes=_free(directory),
+        disk_free_bytes=free_bytes(directory),
         links=_known(_links, ()),
     )
 
@@ -199,12 +200,6 @@ def _known(ask: Callable[[], _Reading], otherwise: _Reading) -> _Reading:
         return ask()
     except (OSError, NotImplementedError):
         return otherwise
-
-
-def _free(directory: Path) -> int:
-    while not directory.exists() and directory != directory.parent:
-        directory = directory.parent
-    return shutil.disk_usage(directory).free
 
 
 def _temperature() -> float | None:

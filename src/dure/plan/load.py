@@ -13,7 +13,7 @@ from dure.model.ggml import WRITABLE_TYPES
 from dure.model.gguf import GgufFile, bytes_by_type
 from dure.plan.memory import DEFAULT_CTX, memory_of
 
-__all__ = ["ModelLoad", "load_of", "main_type"]
+__all__ = ["ModelLoad", "load_of", "main_type", "main_type_of"]
 
 _LIKE_MOST = "Q4_K"  # stands for a type that cannot be written to measure it
 
@@ -57,3 +57,8 @@ def main_type(by_type: Mapping[str, int]) -> str:
     """Return the type of most bytes, or one like it that can be written to measure it."""
     name = max(by_type, key=lambda name: by_type[name])
     return name if name in WRITABLE_TYPES else _LIKE_MOST
+
+
+def main_type_of(model: GgufFile) -> str:
+    """Return the same of a model's tensors."""
+    return main_type(bytes_by_type(model.tensors.values()))

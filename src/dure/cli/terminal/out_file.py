@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from dure.errors import ResourceError, UsageError
+from dure.places import free_bytes
 from dure.sizes import compared
 
 __all__ = ["check_folder", "check_not_there", "check_room"]
@@ -26,8 +26,7 @@ def check_folder(path: Path) -> None:
 
 def check_room(path: Path, size_bytes: float) -> None:
     """Check that the disk has room for a file, in a folder that may be missing. Raises ResourceError."""
-    existing = next(one for one in path.absolute().parents if one.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(path.absolute().parent)
     if free < size_bytes:
         needed, left = compared(size_bytes, free)
         raise ResourceError(

@@ -13,7 +13,6 @@ import errno
 import hashlib
 import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from dure.cluster.node_api import CHUNK_BYTES, DIGEST_BYTES, shard_digest
 from dure.errors import ResourceError, UsageError
+from dure.places import free_bytes
 from dure.sizes import compared
 
 __all__ = ["HeldShard", "ShardStore"]
@@ -88,7 +88,7 @@ class ShardStore:
 
     def free_bytes(self) -> int:
         """Return how many bytes may still come."""
-        free = shutil.disk_usage(_existing(self._directory)).free - SPARE_BYTES
+        free = free_bytes(self._directory) - SPARE_BYTES
         if self._quota:
             free = min(free, self._quota - sum(held.size_bytes for held in self.all()))
         return max(0, free)
@@ -258,12 +258,6 @@ def _write_at(path: Path, offset: int, data: bytes) -> None:
             view, offset = view[written:], offset + written
     finally:
         os.close(descriptor)
-
-
-def _existing(path: Path) -> Path:
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
 
 
 def _write_error(error: OSError, directory: Path) -> ResourceError:

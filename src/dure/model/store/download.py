@@ -11,7 +11,6 @@ import hashlib
 import os
 import random
 import re
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ import httpx2
 
 from dure.errors import DureError, ModelError, ResourceError
 from dure.model.store.watching import Watcher
+from dure.places import free_bytes
 from dure.sizes import bytes_text, compared
 from dure.whole_file import part_of
 
@@ -116,9 +116,7 @@ def client(patience: Patience) -> httpx2.Client:
 
 def check_space(directory: Path, needed_bytes: int) -> None:
     """Check that the disk of a directory, which need not exist yet, has room. Raises ResourceError."""
-    while not directory.exists():
-        directory = directory.parent
-    free = shutil.disk_usage(directory).free
+    free = free_bytes(directory)
     if needed_bytes > free:
         has, needs = compared(free, needed_bytes)
         raise ResourceError(
