@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dure.deploy.catalogue_machines import machines_of_catalogue
+from dure.deploy.quantize_machines import machines_of_catalogue
 from dure.errors import ResourceError, UsageError
 from dure.model.gguf import open_gguf
 from dure.plan.machines import device_named

@@ -9,22 +9,18 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dure.cluster.job_identity import JobIdentity
 from dure.cluster.root.membership import Cluster
-from dure.cluster.root.occupancy import Occupancy
 from dure.cluster.root.readiness import machine_of
-from dure.cluster.root.speeds import KnownSpeeds, kind_of, link_speed, measure_machines
-from dure.cluster.root.survey import NodeReport, Nodes, root_report
+from dure.cluster.root.speeds import KnownSpeeds
 from dure.cluster.trust.identity import ROOT_NAME, shown_name
+from dure.deploy.answering import AnsweringMachines
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import Reporter
-from dure.deploy.shares import ClusterPlanner
 from dure.engine.instruments.speed import Speed
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
 from dure.model.ggml import type_named
 from dure.model.gguf import GgufFile
-from dure.places import shard_directory
 from dure.plan.devices import Device, DeviceKind, NetworkLink, Processor
 from dure.plan.figures import Basis, Figure
 from dure.plan.load import main_type_of
@@ -52,40 +48,14 @@ def setup_of_cluster(
 
     Raises ClusterError or ResourceError as a start would.
     """
-    nodes, own = Nodes(cluster), options.job or JobIdentity.new("plan", model.paths[0].stem)
-    reports = nodes.survey(cluster.members)
-    there = [one for one in reports if one.platform is not None]
-    known = KnownSpeeds(cluster.directory)
+    there = AnsweringMachines(cluster, options, reporter)
     wanted = main_type_of(model)
-    with reporter.doing(f"measuring the speed of machines and links with {wanted}"):
-        _measure(nodes, known, there, wanted)
-    plan = ClusterPlanner(model, options, cluster, nodes, reporter).plan(
-        there, Occupancy(own, (), (), {}), is_reduced=len(there) < len(reports)
-    )
+    there.measure([wanted])
+    plan = there.plan(model)
     machines = {ROOT_NAME: probe()} | {r.member.name: machine_of(r) for r in plan.reports}
-    setup = known_setup(known, machines, wanted)
+    setup = known_setup(there.known, machines, wanted)
     assert setup is not None, "it was measured before"
-    silent = {one.member.name: one.problem for one in reports if one.platform is None}
-    return ClusterSetup(
-        setup,
-        tuple(plan.shares),
-        {**silent, **plan.left_out},
-    )
-
-
-def _measure(
-    nodes: Nodes, known: KnownSpeeds, reports: Sequence[NodeReport], type_name: str
-) -> None:
-    """Measure machines and links that are not known. Raises ClusterError."""
-    members = [report.member for report in reports]
-    there = (root_report(shard_directory()), *reports)
-    kinds = {report.member.name: kind_of(report.platform) for report in there}
-    lacking = [name for name in kinds if known.speed(name, type_name) is None]
-    if lacking:
-        measure_machines(nodes, known, members, type_name, lacking, kinds)
-    for member in members:
-        if known.link(member.name) is None:
-            known.keep(member.name, link=link_speed(nodes, member))
+    return ClusterSetup(setup, tuple(plan.shares), {**there.silent, **plan.left_out})
 
 
 def known_setup(

@@ -18,7 +18,7 @@ from dure.convert.quantize.output_errors import weights_left
 from dure.convert.quantize.search import Search
 from dure.deploy.local import check_local
 from dure.deploy.options import RunOptions
-from dure.deploy.quantizing import speeds_here
+from dure.deploy.quantize_machines import speeds_here
 from dure.deploy.reporter import Reporter
 from dure.errors import ResourceError
 from dure.model.ggml import GgmlType

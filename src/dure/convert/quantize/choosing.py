@@ -155,6 +155,14 @@ class TypeProblem:
         ]
         return max(times, default=0.0)
 
+    def token_s(self, types: Mapping[str, GgmlType]) -> tuple[float, ...]:
+        """Return the seconds of a token on each machine, of what may change, with these types."""
+        if self._token_s is None:
+            return ()
+        tensors = self._model.tensors
+        each = [self._token_s(tensors[name], types[name]) for name in self._items]
+        return tuple(map(sum, zip(*each, strict=True)))
+
     def choose(self, size_bytes: float = float("inf"), token_s: Sequence[float] = ()) -> TypeChoice:
         """Return the best choice within a size of all tensors, and within times of these tensors.
 
