@@ -1,8 +1,11 @@
-"""Compares what `dure quantize` chooses with llama.cpp's mixtures of the same size, by KL divergence.
+"""Compares what `dure quantize` chooses with llama.cpp's mixtures of one size or speed, by KL divergence.
 
     python bench/quantize.py MODEL --imatrix M.gguf --data text.txt
+    python bench/quantize.py MODEL --imatrix M.gguf --data text.txt --by speed --ranks 2
 
-Every mixture is made with the same importance matrix; for the size of each file dure then chooses itself.
+Every mixture is made with the same importance matrix; for the size or the measured speed of each file
+dure then chooses itself. Speeds in the table are of both files in turns. With `--bits 2.7 3.3 4.5` dure's
+choices at these sizes stand beside the best mixture that is at most as large.
 A requantized model measures the method, not the model.
 """
 
@@ -10,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,47 +40,93 @@ def dure(*arguments: object) -> dict[str, Any]:
 def quantized(options: argparse.Namespace, out: Path, *target: object) -> dict[str, Any]:
     """Write a file, and return what is told of it, with its size."""
     common = ("--imatrix", options.imatrix, "--data", options.data, "--time", options.time)
-    facts = dure("quantize", options.model, *target, *common, "--out", out, "--force")
+    ranks = ("--ranks", options.ranks) if options.ranks > 1 else ()
+    facts = dure("quantize", options.model, *target, *common, *ranks, "--out", out, "--force")
     return {**facts, "file_bytes": out.stat().st_size}
 
 
-def main() -> None:
-    """Compare, and print a table or JSON."""
+def speeds(options: argparse.Namespace, paths: Sequence[Path]) -> list[float]:
+    """Return the median speeds of files that run in turns."""
+    found: list[list[float]] = [[] for _ in paths]
+    for _ in range(options.rounds):
+        for path, each in zip(paths, found, strict=True):
+            facts = dure("bench", path, "--ranks", options.ranks, "-p", 16, "-n", 48, "-r", 3)
+            each.append(facts["generation"]["tokens_per_s"]["median"])
+    return [statistics.median(each) for each in found]
+
+
+def compared(options: argparse.Namespace, name: str, directory: Path) -> dict[str, Any]:
+    """Write a mixture and dure's own choice for it, and return both figures."""
+    paths = directory / "theirs.gguf", directory / "ours.gguf"
+    theirs = quantized(options, paths[0], "--type", name)
+    if options.by == "speed":
+        wanted = ("--target-speed", f"{theirs['measured_tokens_per_s']:.2f}tok/s")
+    else:
+        wanted = ("--target-size", f"{theirs['file_bytes']}B")
+    ours = quantized(options, paths[1], *wanted)
+    found = speeds(options, paths)
+    row: dict[str, Any] = {"mixture": name}
+    for prefix, facts, speed in zip(("", "our_"), (theirs, ours), found, strict=True):
+        row |= {
+            prefix + "bits_per_weight": facts["bits_per_weight"],
+            prefix + "kl": facts["kl_divergence"]["mean"],
+            prefix + "agreement": facts["agreement"],
+            prefix + "tokens_per_s": speed,
+        }
+    return row
+
+
+def at_bits(options: argparse.Namespace, rows: Sequence[dict[str, Any]], directory: Path) -> None:
+    """Add rows of dure's choices at some sizes, beside the best mixture that is at most as large."""
+    for bits in options.bits:
+        ours = quantized(options, directory / "ours.gguf", "--target-bpw", bits)
+        smaller = [row for row in rows if row["bits_per_weight"] <= bits * 1.005]
+        best = min(smaller, key=lambda row: row["kl"], default=None)
+        name = (
+            f"{best['mixture']} with {best['bits_per_weight']:.2f}" if best else "none is so small"
+        )
+        kl, own = best["kl"] if best else float("nan"), ours["kl_divergence"]["mean"]
+        found = (
+            f"at {bits} bits: ours {ours['bits_per_weight']:.3f}, KL {own:.5f};",
+            f"{name}: {kl:.5f},",
+        )
+        print(*found, f"{own / kl:.2f} times", flush=True)
+
+
+def parsed() -> argparse.Namespace:
+    """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--imatrix", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--time", default="20min")
     parser.add_argument("--mixtures", default=",".join(MIXTURES))
+    parser.add_argument("--by", choices=("size", "speed"), default="size")
+    parser.add_argument("--bits", nargs="*", type=float, default=[])
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Compare, and print a table or JSON."""
+    options = parsed()
     rows = []
     with tempfile.TemporaryDirectory() as directory:
-        out = Path(directory) / "model.gguf"
         for name in options.mixtures.split(","):
-            theirs = quantized(options, out, "--type", name)
-            ours = quantized(options, out, "--target-size", f"{theirs['file_bytes']}B")
-            row = {
-                "mixture": name,
-                "bits_per_weight": theirs["bits_per_weight"],
-                "kl": theirs["kl_divergence"]["mean"],
-                "our_bits_per_weight": ours["bits_per_weight"],
-                "our_kl": ours["kl_divergence"]["mean"],
-                "our_expected_kl": ours["error"],
-                "agreement": theirs["agreement"],
-                "our_agreement": ours["agreement"],
-                "tokens_per_s": theirs["measured_tokens_per_s"],
-                "our_tokens_per_s": ours["measured_tokens_per_s"],
-            }
+            row = compared(options, name, Path(directory))
             rows.append(row)
             if not options.json:
                 print(
-                    f"{name:8} {row['bits_per_weight']:.3f} bits: KL {row['kl']:.5f}, "
-                    f"ours {row['our_bits_per_weight']:.3f} bits: KL {row['our_kl']:.5f} "
-                    f"(expected {row['our_expected_kl']:.5f}), {row['our_kl'] / row['kl']:.2f} times; "
-                    f"agreement {row['agreement']:.3f} and {row['our_agreement']:.3f}",
+                    "{mixture:8} {bits_per_weight:.3f} bits, {tokens_per_s:.1f} tok/s: KL {kl:.5f}; ours "
+                    "{our_bits_per_weight:.3f} bits, {our_tokens_per_s:.1f} tok/s: KL {our_kl:.5f}, "
+                    "{ratio:.2f} times; agreement {agreement:.3f} and {our_agreement:.3f}".format(
+                        **row, ratio=row["our_kl"] / row["kl"]
+                    ),
                     flush=True,
                 )
+        at_bits(options, rows, Path(directory))
     if options.json:
         print(json.dumps(rows, indent=2))
 
