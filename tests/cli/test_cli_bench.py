@@ -76,7 +76,7 @@ def test_a_plan_for_the_cluster_is_corrected_by_what_a_run_has_shown(
     assert before["correction"] is None
     with open_gguf(DEMO) as model:
         wanted = main_type_of(model)
-        setup = known_setup(KnownSpeeds(directory), {ROOT_NAME: probe()}, wanted)
+        setup = known_setup(KnownSpeeds(directory), {ROOT_NAME: probe()}, [wanted])
         assert setup is not None
         KnownCorrections(directory).keep(model, setup, (1.0,), Correction(0.5, 2.0, 1.8e9))
     after = as_json(dure(*plan))

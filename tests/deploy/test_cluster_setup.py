@@ -23,13 +23,14 @@ DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
 
 
 def test_a_machine_has_the_speed_that_was_measured() -> None:
-    """A prompt's bytes a second are operations: two for each weight, of 18 bytes for 32 in Q4_0."""
+    """A prompt is operations, two for each weight of 18 bytes for 32, and reading once."""
     machine = Machine(4, 8_000_000_000, 6_000_000_000, ("avx2",))
     device = measured_device("here", machine, [Speed("Q4_0", 4, 10e9, 90e9)])
     processor = device.processor
     assert processor.read_speed("Q4_0") == 10e9
     assert processor.read_speed("Q6_K") == 10e9
-    assert processor.prompt_speed("Q4_0", is_tiled=True) == pytest.approx(2 * 90e9 / (18 / 32))
+    token_s = 1 / 90e9 - 1 / (64 * 10e9)  # of a byte: a prompt of 64 tokens read it once
+    assert processor.prompt_speed("Q4_0", is_tiled=True) == pytest.approx(2 / token_s / (18 / 32))
     assert device.free_bytes == 6_000_000_000
     assert processor.read.basis is Basis.MEASURED
 

@@ -35,7 +35,7 @@ def measured(directory: Path, read: float = 10e9) -> KnownSpeeds:
 
 
 def setup_at(directory: Path, read: float = 10e9) -> Setup:
-    setup = known_setup(measured(directory, read), NAMES, "Q4_0")
+    setup = known_setup(measured(directory, read), NAMES, ["Q4_0"])
     assert setup is not None
     return setup
 
@@ -43,13 +43,13 @@ def setup_at(directory: Path, read: float = 10e9) -> Setup:
 def test_nothing_is_expected_of_machines_that_lack_a_figure(tmp_path: Path) -> None:
     """A type, a link or a number of threads with which nothing was measured: it is not guessed."""
     known = measured(tmp_path)
-    assert known_setup(known, NAMES, "Q4_0") is not None
-    assert known_setup(known, NAMES, "Q4_0", threads=4) is not None
-    assert known_setup(known, NAMES, "Q4_0", threads=1) is None
-    assert known_setup(known, NAMES, "Q6_K") is None
-    assert known_setup(known, {**NAMES, "pi-2": MACHINE}, "Q4_0") is None
+    assert known_setup(known, NAMES, ["Q4_0"]) is not None
+    assert known_setup(known, NAMES, ["Q4_0"], threads=4) is not None
+    assert known_setup(known, NAMES, ["Q4_0"], threads=1) is None
+    assert known_setup(known, NAMES, ["Q6_K"]) is None
+    assert known_setup(known, {**NAMES, "pi-2": MACHINE}, ["Q4_0"]) is None
     known.keep("pi-2", speed=Speed("Q4_0", 4, 1e10, 1e11))
-    assert known_setup(known, {**NAMES, "pi-2": MACHINE}, "Q4_0") is None  # its link
+    assert known_setup(known, {**NAMES, "pi-2": MACHINE}, ["Q4_0"]) is None  # its link
 
 
 def test_a_run_is_expected_to_be_as_a_plan_says(tmp_path: Path) -> None:

@@ -19,7 +19,15 @@ from tests.support.random_models import Shape
 
 DEEP = Shape("llama", 6, 256, 4, 2, 64, 512, 300)
 TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
-EXPECTED = {"Q2_K": 5e9, "Q3_K": 6e9, "Q4_K": 9e9, "Q5_K": 8e9, "Q6_K": 8e9, "Q8_0": 1e10, "F16": 1e10}
+EXPECTED = {
+    "Q2_K": 5e9,
+    "Q3_K": 6e9,
+    "Q4_K": 9e9,
+    "Q5_K": 8e9,
+    "Q6_K": 8e9,
+    "Q8_0": 1e10,
+    "F16": 1e10,
+}
 
 
 class Machine:

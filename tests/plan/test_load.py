@@ -8,8 +8,9 @@ import pytest
 
 from dure.model.ggml import WRITABLE_TYPES, type_named
 from dure.model.gguf import GgufWriter, TensorSpec, open_gguf
-from dure.plan.load import load_of, main_type
+from dure.plan.load import load_of, main_type, read_types
 from dure.plan.memory import DEFAULT_CTX, whole_memory
+from dure.plan.outline import outline_named, outlined_model
 from tests.support.random_models import SHAPES, write_random_model
 
 
@@ -57,3 +58,12 @@ def test_a_model_whose_header_lacks_a_size_is_counted_without_a_kv_cache(tmp_pat
     with open_gguf(path) as model:
         memory, trained = whole_memory(model)
     assert (memory.weights_bytes, memory.kv_bytes_per_token, trained) == (1024, 0, 2048)
+
+
+def test_types_that_decide_a_speed_are_those_of_many_bytes() -> None:
+    """The main one first; norms in F32 are too few bytes to count."""
+    outline = outline_named("qwen3:8b")
+    assert outline is not None
+    model = outlined_model("qwen3:8b", outline, "Q4_K_M")
+    assert {tensor.type.name for tensor in model.tensors.values()} == {"F32", "Q4_K", "Q6_K"}
+    assert read_types(model) == ["Q4_K", "Q6_K"]

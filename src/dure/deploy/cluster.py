@@ -42,7 +42,7 @@ from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, plan_shards
 from dure.places import cluster_directory, shard_directory
-from dure.plan.load import main_type_of
+from dure.plan.load import main_type_of, read_types
 from dure.plan.memory import rank_memory
 from dure.plan.setups import Setup
 
@@ -119,7 +119,7 @@ def _measured_setup(
     machines = {ROOT_NAME: probe()}
     machines |= {report.member.name: machine_of(report) for report in plan.reports}
     known = KnownSpeeds(cluster.directory)
-    setup = known_setup(known, machines, main_type_of(model), options.threads)
+    setup = known_setup(known, machines, read_types(model), options.threads)
     return None if setup is None else (setup, plan.shares)
 
 

@@ -6,6 +6,7 @@ Knows what a start would use. Refuses to predict: `dure.plan` does.
 from __future__ import annotations
 
 import datetime
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,14 +17,14 @@ from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.deploy.answering import AnsweringMachines
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import Reporter
-from dure.engine.instruments.speed import Speed
+from dure.engine.instruments.speed import PROMPT, Speed
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
 from dure.model.ggml import type_named
 from dure.model.gguf import GgufFile
 from dure.plan.devices import Device, DeviceKind, NetworkLink, Processor
 from dure.plan.figures import Basis, Figure
-from dure.plan.load import main_type_of
+from dure.plan.load import read_types
 from dure.plan.machines import engine_named, link_named
 from dure.plan.setups import Setup
 
@@ -49,8 +50,8 @@ def setup_of_cluster(
     Raises ClusterError or ResourceError as a start would.
     """
     there = AnsweringMachines(cluster, options, reporter)
-    wanted = main_type_of(model)
-    there.measure([wanted])
+    wanted = read_types(model)
+    there.measure(wanted)
     plan = there.plan(model)
     machines = {ROOT_NAME: probe()} | {r.member.name: machine_of(r) for r in plan.reports}
     setup = known_setup(there.known, machines, wanted)
@@ -61,32 +62,37 @@ def setup_of_cluster(
 def known_setup(
     known: KnownSpeeds,
     machines: Mapping[str, Machine],
-    type_name: str,
+    types: Sequence[str],
     threads: int | None = None,
 ) -> Setup | None:
     """Return machines, the root first, as they were measured; None if a figure is missing.
 
+    types: of weights, as of `read_types`; the first stands for the others where those were not measured.
     threads: of each rank, if they are not all that a machine has; a speed with another number is none.
     """
-    speeds = {name: known.speed(name, type_name) for name in machines}
+    speeds = {name: known.speed(name, types[0]) for name in machines}
     nodes = [name for name in machines if name != ROOT_NAME]
     if any(known.link(name) is None for name in nodes):
         return None
     if any(one is None or threads not in {None, one.threads} for one in speeds.values()):
         return None
     devices = [
-        measured_device(shown_name(name), machines[name], [speed])
-        for name, speed in speeds.items()
-        if speed is not None
+        measured_device(shown_name(name), machine, _speeds(known, name, types))
+        for name, machine in machines.items()
     ]
     names = tuple(map(shown_name, machines))
     return Setup(names, tuple(devices), _link(known, machines), engine_named("dure"))
+
+
+def _speeds(known: KnownSpeeds, name: str, types: Sequence[str]) -> list[Speed]:
+    return [speed for one in types if (speed := known.speed(name, one)) is not None]
 
 
 def measured_device(title: str, machine: Machine, speeds: Sequence[Speed]) -> Device:
     """Return a machine with its measured speeds, the first of which stands for all other types."""
     reads = {one.type: _measured(one.decode_bytes_per_s) for one in speeds}
     prompts = {one.type: _measured(_operations(one)) for one in speeds}
+    layer_s = statistics.median(one.layer_s for one in speeds)
     first = speeds[0].type
     return Device(
         title,
@@ -98,6 +104,7 @@ def measured_device(title: str, machine: Machine, speeds: Sequence[Speed]) -> De
             machine.features,
             reads=reads,
             prompts=prompts,
+            layer_s=_measured(layer_s) if layer_s else None,
         ),
         memory=_measured(machine.available_bytes),
         system=_measured(0),
@@ -106,9 +113,11 @@ def measured_device(title: str, machine: Machine, speeds: Sequence[Speed]) -> De
 
 
 def _operations(speed: Speed) -> float:
-    """Return the operations a second of a prompt: two for each weight."""
+    """Return the operations a second of a prompt, two for each weight, without the time of reading."""
     type_ = type_named(speed.type)
-    return 2 * speed.prompt_bytes_per_s * type_.block_size / type_.type_size
+    token_s = 1 / speed.prompt_bytes_per_s - 1 / (PROMPT * speed.decode_bytes_per_s)
+    least_s = 0.1 / speed.prompt_bytes_per_s
+    return 2 / max(token_s, least_s) * type_.block_size / type_.type_size
 
 
 def _link(known: KnownSpeeds, machines: Mapping[str, Machine]) -> NetworkLink:

@@ -19,7 +19,7 @@ from dure.hardware.probe import probe
 from dure.model.gguf import GgufFile
 from dure.places import cache_directory, cluster_directory
 from dure.plan.demand import demand_of
-from dure.plan.load import main_type_of
+from dure.plan.load import read_types
 from dure.plan.performance import Interval, predict
 from dure.plan.setups import Setup
 
@@ -77,7 +77,7 @@ def _setup_here(model: GgufFile, options: RunOptions) -> tuple[Setup, Sequence[f
     """
     if options.ranks not in {None, 1} or "," in (options.shares or ""):
         return None
-    wanted = main_type_of(model)
+    wanted = read_types(model)
     for directory in (cache_directory() / "speeds", cluster_directory()):
         known = KnownSpeeds(directory)
         if setup := known_setup(known, {ROOT_NAME: probe()}, wanted, options.threads):

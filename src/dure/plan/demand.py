@@ -69,16 +69,21 @@ class RankDemand:
 
 @dataclass(frozen=True)
 class Demand:
-    """A model over ranks. whole: on one rank. n_sums: of a token. part_of_experts: that it uses."""
+    """A model over ranks. whole: on one rank. part_of_experts: that a token uses."""
 
     ranks: tuple[RankDemand, ...]
     whole: RankDemand
-    n_sums: int
+    n_layer: int
     n_embd: int
     n_vocab: int
     context_length: int
     part_of_experts: float
     cut: CutPlan | None = field(default=None, compare=False)
+
+    @property
+    def n_sums(self) -> int:
+        """Return the sums over ranks of a token: two of each layer."""
+        return 2 * self.n_layer
 
     @property
     def n_ranks(self) -> int:
@@ -106,7 +111,7 @@ def demand_of(
     if len(shares) > 1:
         cut = plan_cut(model, shares)
         ranks = tuple(_ranks(model, cut, features, used))
-    return Demand(ranks, whole, 2 * shape.n_layer, shape.n_embd, shape.n_vocab, trained, used, cut)
+    return Demand(ranks, whole, shape.n_layer, shape.n_embd, shape.n_vocab, trained, used, cut)
 
 
 def _part_of_experts(model: GgufFile, shape: Shape) -> float:

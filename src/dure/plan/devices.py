@@ -24,7 +24,8 @@ class Processor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     read: bytes of weights a second, when tokens are generated. tiled, plain: operations a second in a
     prompt, with weights that were repacked into tiles, and with others. features: see `plan/kernels.py`.
     low_bits: how fast types of fewer than 4 bits are read, beside others.
-    reads, prompts: of single types, if these were measured; they win.
+    reads, prompts: of single types, if these were measured; they win. layer_s: that a layer takes of a
+    token besides reading; None: not measured.
     """
 
     read: Figure
@@ -34,6 +35,7 @@ class Processor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     low_bits: float = 1.0
     reads: Mapping[str, Figure] = {}
     prompts: Mapping[str, Figure] = {}
+    layer_s: Figure | None = None
 
     def read_speed(self, type_name: str) -> float:
         """Return the bytes of weights of a type that are read in a second."""

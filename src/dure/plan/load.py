@@ -13,8 +13,9 @@ from dure.model.ggml import WRITABLE_TYPES
 from dure.model.gguf import GgufFile, bytes_by_type
 from dure.plan.memory import DEFAULT_CTX, memory_of
 
-__all__ = ["ModelLoad", "load_of", "main_type", "main_type_of"]
+__all__ = ["ModelLoad", "load_of", "main_type", "main_type_of", "read_types"]
 
+_WORTH = 0.05  # of all bytes: a type with fewer does not decide a speed
 _LIKE_MOST = "Q4_K"  # stands for a type that cannot be written to measure it
 
 
@@ -62,3 +63,11 @@ def main_type(by_type: Mapping[str, int]) -> str:
 def main_type_of(model: GgufFile) -> str:
     """Return the same of a model's tensors."""
     return main_type(bytes_by_type(model.tensors.values()))
+
+
+def read_types(model: GgufFile) -> list[str]:
+    """Return the types that decide how fast a model is, `main_type_of` first, that can be measured."""
+    by_type = bytes_by_type(model.tensors.values())
+    least, first = _WORTH * sum(by_type.values()), main_type(by_type)
+    others = [n for n, n_bytes in by_type.items() if n_bytes >= least and n in WRITABLE_TYPES]
+    return [first, *sorted(set(others) - {first})]

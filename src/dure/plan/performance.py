@@ -135,8 +135,11 @@ class _Run:
     def _alike_s(self) -> float:
         """Return the seconds of what every rank does with a token alike: norms, routers, and the like.
 
-        One device's speed in reading has all of it in it, and that of n ranks a part of it.
+        If it was not measured, one device's speed in reading has all of it in it, that of n ranks a part.
         """
+        measured = [one.layer_s.value for one in self.processors if one.layer_s]
+        if len(measured) == len(self.processors):
+            return self.demand.n_layer * max(measured)
         values = self.demand.n_sums * self.demand.n_embd * (1 - 1 / self.demand.n_ranks)
         speed = min(one.read.value for one in self.processors) * self.engine.read_efficiency.value
         return self.engine.uncut.value * values / speed
@@ -222,7 +225,7 @@ class _Run:
     def _batched_s(
         self, product: Product, processor: Processor, batch: int, n_prompt: int
     ) -> float:
-        """Return the seconds of a token in products of a batch: multiplying, or reading if it is longer."""
+        """Return the seconds of a token in products of a batch: multiplying, and its part of reading."""
         if product.kind is ProductKind.OUTPUT:
             return self._product_s(product, processor) / n_prompt
         is_experts = product.kind is ProductKind.EXPERTS
@@ -235,4 +238,4 @@ class _Run:
             speed *= self.engine.mixture_tiled.value
         touched = 1 - (1 - self.demand.part_of_experts) ** batch if is_experts else 1.0
         read = touched * product.all_bytes / processor.read_speed(product.type) / batch
-        return max(2 * product.n_weights / speed, read)
+        return 2 * product.n_weights / speed + read

@@ -99,7 +99,8 @@ class _Samples(msgspec.Struct):
         last = self.samples[-1].speed
         prompt = statistics.median(one.speed.prompt_bytes_per_s for one in self.samples)
         decode = self.corrected or statistics.median(self.decode)
-        return Speed(last.type, last.threads, decode, prompt)
+        layer = statistics.median(one.speed.layer_s for one in self.samples)
+        return Speed(last.type, last.threads, decode, prompt, layer)
 
 
 class _SpeedsRecord(msgspec.Struct):

@@ -3,7 +3,8 @@
     python -m dure.engine.instruments.speed Q4_0 4
 
 Writes a small model of that type whose weights do not fit into caches, decodes with it, and reports how
-many bytes of weights it read in a second: what decides the time of a token.
+many bytes of weights it read in a second: what decides the time of a token. A second model of many layers
+that hold next to nothing shows what a layer takes besides.
 Knows one machine. Refuses to know whose it is, and where the figure is kept.
 """
 
@@ -15,7 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -32,7 +35,7 @@ __all__ = ["MEASURE_S", "Speed", "measure", "measure_in_process"]
 
 MEASURE_S = 120.0  # the longest that a measurement may take
 
-WIDTH, FFN, HEADS, VOCABULARY = 2048, 8192, 16, 256
+VOCABULARY = 256
 ENOUGH_BYTES = 150_000_000  # of weights: more than any cache holds, and quickly written
 ROWS = 64  # that are different; the others repeat them
 PROMPT, STEPS, REPEATS = 64, 8, 3
@@ -42,28 +45,53 @@ class Speed(msgspec.Struct, frozen=True):
     """A machine's speed with weights of a type.
 
     decode_bytes_per_s: of weights, when single tokens are decoded. prompt_bytes_per_s: the same in a
-    prefill, where each token counts.
+    prefill, where each token counts. layer_s: that a layer takes of a token besides reading weights, of any
+    type; 0 if it was not measured.
     """
 
     type: str
     threads: int
     decode_bytes_per_s: float
     prompt_bytes_per_s: float
+    layer_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """The sizes of a model that is measured."""
+
+    type: GgmlType
+    width: int
+    ffn: int
+    heads: int
+    layers: int
+
+    @classmethod
+    def of(cls, type_: GgmlType) -> _Sizes:
+        """Return those of a model whose weights no cache holds."""
+        width, ffn = 2048, 8192
+        layer_bytes = type_.row_bytes(4 * width * width + 3 * width * ffn)
+        return cls(type_, width, ffn, 16, max(1, ENOUGH_BYTES // layer_bytes))
+
+    @classmethod
+    def empty(cls) -> _Sizes:
+        """Return those of many layers that hold next to nothing."""
+        return cls(type_named("Q8_0"), 64, 128, 2, 48)
 
 
 def measure(type_name: str, threads: int) -> Speed:
     """Measure this machine's speed with weights of a type. Raises ModelError for an unknown type."""
-    with tempfile.TemporaryDirectory(prefix="dure-speed-") as directory:
-        path = Path(directory) / "model.gguf"
-        _write(path, type_named(type_name))
-        limits = Limits(n_ctx=512, threads=threads, n_batch=PROMPT)
-        model = LoadedModel(path, limits)
-        try:
-            model_bytes = model.weights_bytes
-            prompt_s, decode_s = _times(model)
-        finally:
-            model.close()
-    return Speed(type_name, threads, model_bytes / decode_s, PROMPT * model_bytes / prompt_s)
+    sizes, empty = _Sizes.of(type_named(type_name)), _Sizes.empty()
+    layer_s = _measured(empty, threads).decode_s / empty.layers
+    found = _measured(sizes, threads)
+    read_s = max(found.decode_s - sizes.layers * layer_s, found.decode_s / 2)
+    return Speed(
+        type_name,
+        threads,
+        found.model_bytes / read_s,
+        PROMPT * found.model_bytes / found.prompt_s,
+        layer_s,
+    )
 
 
 def measure_in_process(type_name: str, threads: int) -> Speed:
@@ -84,8 +112,26 @@ def measure_in_process(type_name: str, threads: int) -> Speed:
     return msgspec.json.decode(done.stdout, type=Speed)
 
 
-def _times(model: LoadedModel) -> tuple[float, float]:
-    """Return the seconds of a prompt, and of a token after it: medians."""
+class _Times(NamedTuple):
+    """The median seconds of a prompt, and of a token after it."""
+
+    model_bytes: int
+    prompt_s: float
+    decode_s: float
+
+
+def _measured(sizes: _Sizes, threads: int) -> _Times:
+    with tempfile.TemporaryDirectory(prefix="dure-speed-") as directory:
+        path = Path(directory) / "model.gguf"
+        _write(path, sizes)
+        model = LoadedModel(path, Limits(n_ctx=512, threads=threads, n_batch=PROMPT))
+        try:
+            return _times(model)
+        finally:
+            model.close()
+
+
+def _times(model: LoadedModel) -> _Times:
     _decode(model, 0, PROMPT)  # warm
     prompts, tokens, n = list[float](), list[float](), PROMPT
     for _ in range(REPEATS):
@@ -94,7 +140,7 @@ def _times(model: LoadedModel) -> tuple[float, float]:
         for _ in range(STEPS):
             tokens.append(_decode(model, n, 1))
             n += 1
-    return statistics.median(prompts), statistics.median(tokens)
+    return _Times(model.weights_bytes, statistics.median(prompts), statistics.median(tokens))
 
 
 def _decode(model: LoadedModel, start: int, n: int) -> float:
@@ -104,26 +150,22 @@ def _decode(model: LoadedModel, start: int, n: int) -> float:
     return time.perf_counter() - begun
 
 
-def _n_layers(type_: GgmlType) -> int:
-    layer_bytes = type_.row_bytes(4 * WIDTH * WIDTH + 3 * WIDTH * FFN)
-    return max(1, ENOUGH_BYTES // layer_bytes)
-
-
-def _write(path: Path, type_: GgmlType) -> None:
+def _write(path: Path, sizes: _Sizes) -> None:
+    type_ = sizes.type
     metadata: dict[str, bool | int | float | str] = {
         "general.architecture": "llama",
         "tokenizer.ggml.model": "no_vocab",
         "llama.vocab_size": VOCABULARY,
-        "llama.block_count": _n_layers(type_),
+        "llama.block_count": sizes.layers,
         "llama.context_length": 4096,
-        "llama.embedding_length": WIDTH,
-        "llama.feed_forward_length": FFN,
-        "llama.attention.head_count": HEADS,
-        "llama.attention.head_count_kv": HEADS,
+        "llama.embedding_length": sizes.width,
+        "llama.feed_forward_length": sizes.ffn,
+        "llama.attention.head_count": sizes.heads,
+        "llama.attention.head_count_kv": sizes.heads,
         "llama.attention.layer_norm_rms_epsilon": 1e-6,
-        "llama.rope.dimension_count": WIDTH // HEADS,
+        "llama.rope.dimension_count": sizes.width // sizes.heads,
     }
-    specs = list(_tensors(type_))
+    specs = list(_tensors(sizes))
     rows: dict[int, np.ndarray[tuple[int, int], np.dtype[np.uint8]]] = {}
     with GgufWriter(path, metadata, specs) as writer:
         for spec in specs:
@@ -139,19 +181,19 @@ def _write(path: Path, type_: GgmlType) -> None:
                 writer.write(rows[n_columns])
 
 
-def _tensors(type_: GgmlType) -> list[TensorSpec]:
-    float32 = type_named("F32")
-    square, wide, narrow = (WIDTH, WIDTH), (WIDTH, FFN), (FFN, WIDTH)
+def _tensors(sizes: _Sizes) -> list[TensorSpec]:
+    float32, type_, width = type_named("F32"), sizes.type, sizes.width
+    square, wide, narrow = (width, width), (width, sizes.ffn), (sizes.ffn, width)
     block = {
         "attn_q": square, "attn_k": square, "attn_v": square, "attn_output": square,
         "ffn_gate": wide, "ffn_up": wide, "ffn_down": narrow,
     }  # fmt: skip
-    specs = [TensorSpec("token_embd.weight", (WIDTH, VOCABULARY), type_)]
-    specs.append(TensorSpec("output_norm.weight", (WIDTH,), float32))
-    for layer in range(_n_layers(type_)):
+    specs = [TensorSpec("token_embd.weight", (width, VOCABULARY), type_)]
+    specs.append(TensorSpec("output_norm.weight", (width,), float32))
+    for layer in range(sizes.layers):
         specs += [TensorSpec(f"blk.{layer}.{n}.weight", s, type_) for n, s in block.items()]
         norms = ("attn_norm", "ffn_norm")
-        specs += [TensorSpec(f"blk.{layer}.{n}.weight", (WIDTH,), float32) for n in norms]
+        specs += [TensorSpec(f"blk.{layer}.{n}.weight", (width,), float32) for n in norms]
     return specs
 
 
