@@ -12,7 +12,7 @@ from dure.cluster.trust.identity import ROOT_NAME
 from dure.deploy.cluster_setup import measured_device, setup_of_cluster
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import SilentReporter
-from dure.engine.instruments.speed import Speed
+from dure.engine.instruments.speed import PROMPT, Speed
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
 from dure.model.gguf import open_gguf
@@ -29,7 +29,7 @@ def test_a_machine_has_the_speed_that_was_measured() -> None:
     processor = device.processor
     assert processor.read_speed("Q4_0") == 10e9
     assert processor.read_speed("Q6_K") == 10e9
-    token_s = 1 / 90e9 - 1 / (64 * 10e9)  # of a byte: a prompt of 64 tokens read it once
+    token_s = 1 / 90e9 - 1 / (PROMPT * 10e9)  # of a byte, which the prompt read once
     assert processor.prompt_speed("Q4_0", is_tiled=True) == pytest.approx(2 / token_s / (18 / 32))
     assert device.free_bytes == 6_000_000_000
     assert processor.read.basis is Basis.MEASURED

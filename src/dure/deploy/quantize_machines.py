@@ -6,6 +6,7 @@ are measured once and kept. Refuses to choose types.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from dure.engine.instruments.speed import Speed, measure_in_process
 from dure.errors import ResourceError
 from dure.hardware.health import Platform
 from dure.hardware.probe import platform, probe
+from dure.model.architectures import shape_of
 from dure.model.gguf import GgufFile, Value, ValueKind, array_of
 from dure.places import cache_directory, cluster_directory
 from dure.plan.outlook import Task, outlook_of
@@ -79,8 +81,7 @@ def machines_for(types: Sequence[str], options: RunOptions, reporter: Reporter) 
     if options.nodes:
         nodes = options.nodes
         return lambda model: machines_of_catalogue(model, types, nodes)
-    here = _machines_here(types, options, reporter)
-    return lambda _: here
+    return _here(types, options, reporter)
 
 
 def shares_for(model: GgufFile, options: RunOptions, reporter: Reporter) -> Sequence[float]:
@@ -96,16 +97,19 @@ def shares_for(model: GgufFile, options: RunOptions, reporter: Reporter) -> Sequ
 # ---------------------------------------------------------------- this machine
 
 
-def _machines_here(types: Sequence[str], options: RunOptions, reporter: Reporter) -> Machines:
-    """Return this machine, once for each rank: they share what it reads."""
+def _here(types: Sequence[str], options: RunOptions, reporter: Reporter) -> MachinesFor:
+    """Return what finds this machine, once for each rank: they share what it reads."""
     shares = parse_shares(options.shares, options.ranks)
     known = speeds_here(types, reporter)
     total = sum(shares)
-    each = [
+    each = tuple(
         {one: _speed(known, ROOT_NAME, one) * share / total for one in types} for share in shares
-    ]
-    n, features = len(shares), _features(platform({}, lambda _: ""))
-    return Machines((shown_name(ROOT_NAME),) * n, tuple(each), (features,) * n, tuple(shares))
+    )
+    names = (shown_name(ROOT_NAME),) * len(shares)
+    features = (_features(platform({}, lambda _: "")),) * len(shares)
+    return lambda model: Machines(
+        names, each, features, tuple(shares), _layers_s(model, known, [ROOT_NAME], types)
+    )
 
 
 def speeds_here(types: Sequence[str], reporter: Reporter) -> KnownSpeeds:
@@ -133,6 +137,14 @@ def _speed(known: KnownSpeeds, name: str, type_name: str) -> float:
     return speed.decode_bytes_per_s
 
 
+def _layers_s(
+    model: GgufFile, known: KnownSpeeds, names: Sequence[str], types: Sequence[str]
+) -> float:
+    """Return the seconds of a token that layers take besides reading, on the slowest of machines."""
+    layers = [[s.layer_s for one in types if (s := known.speed(name, one))] for name in names]
+    return shape_of(model).n_layer * max(statistics.median(each) for each in layers)
+
+
 # ---------------------------------------------------------------- a cluster
 
 
@@ -149,6 +161,7 @@ def _of_cluster(types: Sequence[str], options: RunOptions, reporter: Reporter) -
             tuple({one: _speed(known, name, one) for one in types} for name in names),
             tuple(_features(platforms[name]) for name in names),
             tuple(plan.shares),
+            _layers_s(model, known, names, types),
         )
 
     return found

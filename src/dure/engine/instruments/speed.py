@@ -38,15 +38,17 @@ MEASURE_S = 120.0  # the longest that a measurement may take
 VOCABULARY = 256
 ENOUGH_BYTES = 150_000_000  # of weights: more than any cache holds, and quickly written
 ROWS = 64  # that are different; the others repeat them
-PROMPT, STEPS, REPEATS = 64, 8, 3
+PROMPT, STEPS, REPEATS = 256, 8, 3
+WARM = 32  # tokens before all others
+CONTEXT = 1024  # has room for all of them
 
 
 class Speed(msgspec.Struct, frozen=True):
     """A machine's speed with weights of a type.
 
     decode_bytes_per_s: of weights, when single tokens are decoded. prompt_bytes_per_s: the same in a
-    prefill, where each token counts. layer_s: that a layer takes of a token besides reading weights, of any
-    type; 0 if it was not measured.
+    prefill of PROMPT tokens, where each token counts. layer_s: that a layer takes of a token besides
+    reading weights, whatever their type; 0 if it was not measured.
     """
 
     type: str
@@ -124,7 +126,7 @@ def _measured(sizes: _Sizes, threads: int) -> _Times:
     with tempfile.TemporaryDirectory(prefix="dure-speed-") as directory:
         path = Path(directory) / "model.gguf"
         _write(path, sizes)
-        model = LoadedModel(path, Limits(n_ctx=512, threads=threads, n_batch=PROMPT))
+        model = LoadedModel(path, Limits(n_ctx=CONTEXT, threads=threads, n_batch=PROMPT))
         try:
             return _times(model)
         finally:
@@ -132,8 +134,8 @@ def _measured(sizes: _Sizes, threads: int) -> _Times:
 
 
 def _times(model: LoadedModel) -> _Times:
-    _decode(model, 0, PROMPT)  # warm
-    prompts, tokens, n = list[float](), list[float](), PROMPT
+    _decode(model, 0, WARM)
+    prompts, tokens, n = list[float](), list[float](), WARM
     for _ in range(REPEATS):
         prompts.append(_decode(model, n, PROMPT))
         n += PROMPT
