@@ -50,7 +50,7 @@ def speeds(options: argparse.Namespace, paths: Sequence[Path]) -> list[float]:
     found: list[list[float]] = [[] for _ in paths]
     for _ in range(options.rounds):
         for path, each in zip(paths, found, strict=True):
-            facts = dure("bench", path, "--ranks", options.ranks, "-p", 16, "-n", 48, "-r", 3)
+            facts = dure("bench", path, "--ranks", options.ranks, "-p", 16, "-n", 48, "--repeat", 3)
             each.append(facts["generation"]["tokens_per_s"]["median"])
     return [statistics.median(each) for each in found]
 
