@@ -1,11 +1,12 @@
 """Draws the plots of docs/benchmarks.md, as SVG and PNG. Needs matplotlib (the `bench` group).
 
-Knows how to draw results of scaling.py and two_nodes.py. Refuses to know how they were measured.
+Knows how to draw results of scaling.py, two_nodes.py and quantize.py. Refuses to know how those were
+measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,28 @@ def write_plots(results: Mapping[str, Any], directory: Path) -> None:
         _time_of_a_token(medians, directory / "time-of-a-token")
     except (KeyError, ValueError) as error:
         raise BenchError(f"the result of scaling.py is of another form ({error!r})") from error
+
+
+def write_mixtures_plot(rows: Sequence[Mapping[str, Any]], axis: str, path: Path) -> None:
+    """Draw llama.cpp's mixtures and dure's choices: KL divergence against bits per weight or speed.
+
+    axis: the key of a row that is drawn to the right. path: without a suffix.
+    """
+    mpl.rcParams["svg.hashsalt"] = "dure"
+    figure, axes = plt.subplots(figsize=SIZE_INCHES)
+    ours = sorted((row["our_" + axis], row["our_kl"]) for row in rows)
+    theirs = [(row[axis], row["kl"], row["mixture"]) for row in rows if "kl" in row]
+    axes.plot(*zip(*ours, strict=True), "o-", color=COLOURS["dure"], label="dure quantize")
+    x, y, names = zip(*theirs, strict=True)
+    axes.plot(x, y, "s", color=COLOURS["dllama"], label="llama.cpp's mixtures")
+    for x_, y_, name in zip(x, y, names, strict=True):
+        axes.annotate(name, (x_, y_), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.set_yscale("log")
+    axes.set_xlabel({"bits_per_weight": "bits per weight"}.get(axis, "tokens/s, measured"))
+    axes.set_ylabel("KL divergence from the original")
+    axes.grid(which="both", alpha=0.3)
+    axes.legend(frameon=False)
+    _save(figure, path)
 
 
 def _medians(result: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, float]]:

@@ -76,21 +76,28 @@ def compared(options: argparse.Namespace, name: str, directory: Path) -> dict[st
     return row
 
 
-def at_bits(options: argparse.Namespace, rows: Sequence[dict[str, Any]], directory: Path) -> None:
-    """Add rows of dure's choices at some sizes, beside the best mixture that is at most as large."""
+def at_bits(
+    options: argparse.Namespace, rows: Sequence[dict[str, Any]], directory: Path
+) -> list[dict[str, Any]]:
+    """Return rows of dure's choices at some sizes; tell the best mixture that is at most as large."""
+    found = []
     for bits in options.bits:
         ours = quantized(options, directory / "ours.gguf", "--target-bpw", bits)
+        kl, own_bits = ours["kl_divergence"]["mean"], ours["bits_per_weight"]
+        found.append({"our_bits_per_weight": own_bits, "our_kl": kl})
         smaller = [row for row in rows if row["bits_per_weight"] <= bits * 1.005]
         best = min(smaller, key=lambda row: row["kl"], default=None)
-        name = (
-            f"{best['mixture']} with {best['bits_per_weight']:.2f}" if best else "none is so small"
-        )
-        kl, own = best["kl"] if best else float("nan"), ours["kl_divergence"]["mean"]
-        found = (
-            f"at {bits} bits: ours {ours['bits_per_weight']:.3f}, KL {own:.5f};",
-            f"{name}: {kl:.5f},",
-        )
-        print(*found, f"{own / kl:.2f} times", flush=True)
+        beside = "no mixture is so small"
+        if best:
+            beside = "{mixture}, {bits_per_weight:.3f} bits: KL {kl:.5f}".format(**best)
+            beside += f", {kl / best['kl']:.2f} times"
+        tell(f"at {bits} bits: ours, {own_bits:.3f} bits: KL {kl:.5f}; {beside}")
+    return found
+
+
+def tell(text: str) -> None:
+    """Print a line for a person."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def parsed() -> argparse.Namespace:
@@ -105,30 +112,37 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--bits", nargs="*", type=float, default=[])
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--plot", type=Path, help="draw it: a path without suffix, for .svg and .png"
+    )
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Compare, and print a table or JSON."""
+    """Compare, and tell of it; print JSON and draw it if that is asked for."""
     options = parsed()
     rows = []
     with tempfile.TemporaryDirectory() as directory:
         for name in options.mixtures.split(","):
             row = compared(options, name, Path(directory))
             rows.append(row)
-            if not options.json:
-                print(
-                    "{mixture:8} {bits_per_weight:.3f} bits, {tokens_per_s:.1f} tok/s: KL {kl:.5f}; ours "
-                    "{our_bits_per_weight:.3f} bits, {our_tokens_per_s:.1f} tok/s: KL {our_kl:.5f}, "
-                    "{ratio:.2f} times; agreement {agreement:.3f} and {our_agreement:.3f}".format(
-                        **row, ratio=row["our_kl"] / row["kl"]
-                    ),
-                    flush=True,
+            tell(
+                "{mixture:8} {bits_per_weight:.3f} bits, {tokens_per_s:.1f} tok/s: KL {kl:.5f}; ours "
+                "{our_bits_per_weight:.3f} bits, {our_tokens_per_s:.1f} tok/s: KL {our_kl:.5f}, "
+                "{ratio:.2f} times; agreement {agreement:.3f} and {our_agreement:.3f}".format(
+                    **row, ratio=row["our_kl"] / row["kl"]
                 )
-        at_bits(options, rows, Path(directory))
+            )
+        more = at_bits(options, rows, Path(directory))
     if options.json:
-        print(json.dumps(rows, indent=2))
+        print(json.dumps([*rows, *more], indent=2))
+    if options.plot:
+        from plots import write_mixtures_plot  # needs matplotlib, which nothing else here does
+
+        by_speed = options.by == "speed"
+        axis, points = ("tokens_per_s", rows) if by_speed else ("bits_per_weight", [*rows, *more])
+        write_mixtures_plot(points, axis, options.plot)
 
 
 if __name__ == "__main__":
