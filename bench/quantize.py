@@ -51,7 +51,7 @@ def speeds(options: argparse.Namespace, paths: Sequence[Path]) -> list[float]:
     for _ in range(options.rounds):
         for path, each in zip(paths, found, strict=True):
             facts = dure("bench", path, "--ranks", options.ranks, "-p", 16, "-n", 48, "--repeat", 3)
-            each.append(facts["generation"]["tokens_per_s"]["median"])
+            each.append(facts["rows"][0]["generation"]["tokens_per_s"]["median"])
     return [statistics.median(each) for each in found]
 
 
