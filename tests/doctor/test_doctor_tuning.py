@@ -78,11 +78,20 @@ def test_what_helps_is_kept_and_the_rest_is_as_before(
     ]
 
 
-def test_chance_is_no_gain(tmp_path: Path, boards: dict[str, Board]) -> None:
-    """A lever that was quicker only once is not kept."""
-    times = iter([1.0, 0.9, 0.85, 0.8] * 3)
+@pytest.mark.parametrize(
+    "times",
+    [
+        pytest.param([1.0, 0.9, 0.85, 0.8], id="quicker once"),
+        pytest.param([1.0, 0.9, 1.0, 0.9, 0.95, 0.97], id="quicker twice, then slower"),
+        pytest.param([1.0, 0.9, 1.0, 0.9, 1.0, 0.9, 0.85, 0.9], id="quicker thrice"),
+        pytest.param([1.0, 0.999] * 4, id="quicker by too little"),
+    ],
+)
+def test_chance_is_no_gain(tmp_path: Path, boards: dict[str, Board], times: list[float]) -> None:
+    """A lever is kept only if it was quicker each of four times, and no longer tried once it was not."""
+    left = iter(times * 3)
     journal = ChangeJournal(tmp_path / "doctor.json")
-    results = tuned(boards, journal, lambda: Latency(next(times)))
+    results = tuned(boards, journal, lambda: Latency(next(left)))
     assert not any(helps for helps, _ in results.values())
     assert journal.read() == []
 
@@ -99,17 +108,18 @@ def test_a_machine_that_refuses_is_named_and_the_others_are_as_before(
     assert journal.read() == []
 
 
+@pytest.mark.parametrize("failing", [1, 2, 3, 4])
 def test_a_measurement_that_fails_leaves_nothing_changed(
-    tmp_path: Path, boards: dict[str, Board]
+    tmp_path: Path, boards: dict[str, Board], failing: int
 ) -> None:
-    """As when the model that is measured ends."""
+    """As when the model that is measured ends: that is no lever's fault, and ends the tuning."""
     journal = ChangeJournal(tmp_path / "doctor.json")
     n = 0
 
     def measure() -> Latency:
         nonlocal n
         n += 1
-        if n == 4:
+        if n == failing:
             raise EngineError("a rank died")
         return Latency(1.0)
 

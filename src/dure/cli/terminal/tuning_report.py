@@ -31,7 +31,8 @@ from dure.hardware.settings import MachineSettings, Settings
 
 __all__ = ["tune_cluster"]
 
-_TRIPS, _TOKENS, _RUNS = 20, 16, 3
+_TRIPS, _TOKENS, _LEAST_RUNS = 20, 16, 3
+_LEAST_S = 2.0  # of generation in a measurement: a token of a small model takes milliseconds
 _JOB = "doctor --tune"
 
 
@@ -87,10 +88,17 @@ def _measuring(
         timed.generate(_TOKENS)
 
         def measure() -> Latency:
-            steps = [timed.generate(_TOKENS)[0] / _TOKENS for _ in range(_RUNS)]
-            return Latency(trips(), statistics.median(steps))
+            return Latency(trips(), _token_s(timed))
 
         yield measure
+
+
+def _token_s(timed: TimedRuns) -> float:
+    """Return the median seconds of a token, of runs that take some seconds together."""
+    runs = list[float]()
+    while len(runs) < _LEAST_RUNS or sum(runs) < _LEAST_S:
+        runs.append(timed.generate(_TOKENS)[0])
+    return statistics.median(runs) / _TOKENS
 
 
 # ---------------------------------------------------------------- the report
