@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,16 @@ def on(machine: Machine, *command: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
+has_ethtool = shutil.which("ethtool") is not None
+
+
+def gro(machine: Machine, wanted: str = "") -> bool:
+    """Whether a host gathers packets, which the kernel itself says; wanted: "on" or "off" at first."""
+    if wanted:
+        on(machine, "ethtool", "-K", "link0", "gro", wanted)
+    return "generic-receive-offload: on" in on(machine, "ethtool", "-k", "link0")
+
+
 def refusing(machine: Machine, *arguments: str) -> str:
     """What a command writes on a terminal if its questions are answered with no."""
     words = shlex.join([*machine.program, *arguments])
@@ -111,8 +122,9 @@ def test_sick_nodes_and_links_are_found_from_the_root(hosts: list[Machine]) -> N
 
 
 def test_a_fix_is_made_checked_and_taken_back(tmp_path: Path) -> None:
-    """For real: the size of a host's packets. A fix that nobody agreed to is not made, and nothing is said
-    of a link that is down.
+    """For real: the size of a host's packets, and how they are delivered if ethtool is installed.
+
+    A fix that nobody agreed to is not made, and nothing is said of a link that is down.
     """
     with machines(tmp_path, 2) as (host, _):
         mtu = ["cat", "/sys/class/net/link0/mtu"]
@@ -121,12 +133,15 @@ def test_a_fix_is_made_checked_and_taken_back(tmp_path: Path) -> None:
         asked = refusing(host, "doctor", "--fix")
         assert "file:/sys/class/net/link0/mtu: 1300 -> 1500" in asked
         assert on(host, *mtu).strip() == "1300"
+        gathers = has_ethtool and gro(host, "on")
         fixed = told(host, "--fix", "--yes")["fixes"]
-        assert [(one["check"], one["problem"]) for one in fixed] == [("mtu", "")]
+        expected = [("mtu", ""), ("gathered-packets", "")][: 1 + gathers]
+        assert [(one["check"], one["problem"]) for one in fixed] == expected
         assert on(host, *mtu).strip() == "1500"
-        [undone] = told(host, "--undo")
-        assert undone["undone"] is True
+        assert not (gathers and gro(host))
+        assert [one["undone"] for one in told(host, "--undo")] == [True] * len(expected)
         assert on(host, *mtu).strip() == "1300"
+        assert gro(host) is gathers if has_ethtool else True
         assert told(host, "--undo") == []
 
         on(host, "ip", "link", "set", "link0", "down")
