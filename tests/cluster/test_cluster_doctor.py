@@ -148,6 +148,24 @@ def test_a_fix_is_made_checked_and_taken_back(tmp_path: Path) -> None:
         assert "mtu" not in {one["check"] for one in told(host)}
 
 
+def test_a_node_is_cured_from_its_root_and_taken_back(tmp_path: Path) -> None:
+    """Its agent makes the change, the root checks and remembers it."""
+    with machines(tmp_path, 2) as (root, node):
+        joined(root, node)
+        mtu = ["cat", "/sys/class/net/link0/mtu"]
+        on(node, "ip", "link", "set", "link0", "mtu", "1400")
+        asked = refusing(root, "doctor", "--cluster", "--fix")
+        assert f"{node.name}: packet size: packets are smaller than usual" in asked
+        assert on(node, *mtu).strip() == "1400"
+        fixes = told(root, "--cluster", "--fix", "--yes")["fixes"]
+        [fixed] = [one for one in fixes if one["check"] == "mtu"]
+        assert (fixed["machine"], fixed["problem"]) == (node.name, "")
+        assert fixed["change"]["machine"] == node.name
+        assert on(node, *mtu).strip() == "1500"
+        assert [one["undone"] for one in told(root, "--undo")] == [True]
+        assert on(node, *mtu).strip() == "1400"
+
+
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
 
 

@@ -1,12 +1,12 @@
 """Examines every machine of a cluster, from its root: each by itself, and each with the root.
 
-Asks the nodes' agents, all at once. Refuses to change anything.
+Asks the nodes' agents, all at once. Refuses to decide what is changed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -26,9 +26,9 @@ from dure.doctor.finding import Finding, Severity, judged
 from dure.doctor.node_link import NodeLink, devices_between
 from dure.errors import ClusterError
 from dure.hardware.examination.condition import Condition
-from dure.hardware.settings import NEEDS_RIGHTS
+from dure.hardware.settings import NEEDS_RIGHTS, Settings
 
-__all__ = ["NodeSettings", "examined_by", "examined_nodes", "findings_of_cluster"]
+__all__ = ["ClusterNode", "NodeSettings", "examined_by", "examined_nodes", "findings_of_cluster"]
 
 T = TypeVar("T")
 
@@ -57,9 +57,31 @@ class NodeSettings:
                 raise ClusterError(error.problem, cure) from error
 
 
+class ClusterNode:
+    """A node of the cluster, which its agent examines, and changes as far as it may."""
+
+    def __init__(self, nodes: Nodes, member: Member) -> None:
+        self._nodes, self._member = nodes, member
+
+    @property
+    def name(self) -> str:
+        """Its name in the cluster."""
+        return self._member.name
+
+    @property
+    def settings(self) -> Settings:
+        """What of it can be changed."""
+        return NodeSettings(self._nodes, self._member)
+
+    def condition(self, only: Collection[str] = ()) -> Condition:
+        """Have it examine itself. Raises ClusterError."""
+        with closing(self._nodes.client(self._member, EXAMINE_S)) as client:
+            return client.examine(only)
+
+
 _AT_ONCE = 32
 AGENT_AS_ROOT = (
-    "its agent needs root's rights for that: while you tune, stop its service and run "
+    "its agent needs root's rights for that: stop its service for a while, and run "
     "`sudo DURE_NODE_DIR=~/.local/share/dure/node dure node` there"
 )
 _WHY = "A node that is missing leaves its share to the others, or the model does not fit."
@@ -79,12 +101,8 @@ def examined_nodes(cluster: Cluster) -> dict[str, Condition]:
     """Return the condition of every node, by name. Raises ClusterError if one does not answer."""
     nodes, members = Nodes(cluster), cluster.members
 
-    def condition(member: Member) -> Condition:
-        with closing(nodes.client(member, EXAMINE_S)) as client:
-            return client.examine()
-
     with ThreadPoolExecutor(_AT_ONCE) as threads:
-        conditions = threads.map(condition, members)
+        conditions = threads.map(lambda member: ClusterNode(nodes, member).condition(), members)
         return {one.name: found for one, found in zip(members, conditions, strict=True)}
 
 
