@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import shlex
 import shutil
+import socket
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from cluster_hosts import Machine, joined, machines
+from cluster_hosts import Machine, joined, machines, ranks_of
 
+from tests.support.cluster_serving import serving
 from tests.support.needs_root import needs_root
 from tests.support.other_clock import clock_library
 
@@ -166,6 +172,44 @@ def test_a_node_is_cured_from_its_root_and_taken_back(tmp_path: Path) -> None:
         assert on(node, *mtu).strip() == "1400"
 
 
+def priorities_of(rank: psutil.Process) -> set[int]:
+    """The priorities of a process's connections to other machines, as the kernel has them."""
+    found = set()
+    process = os.pidfd_open(rank.pid)
+    for file in Path(f"/proc/{rank.pid}/fd").iterdir():
+        copied = LIBC.syscall(PIDFD_GETFD, process, int(file.name), 0)
+        if copied >= 0 and not stat.S_ISSOCK(os.fstat(copied).st_mode):
+            os.close(copied)
+        elif copied >= 0:
+            with socket.socket(fileno=copied) as one:
+                if one.family == socket.AF_INET and is_connected(one):
+                    found.add(one.getsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY))
+    os.close(process)
+    return found
+
+
+def is_connected(one: socket.socket) -> bool:
+    """Whether a connection has another machine at its other end."""
+    try:
+        return not one.getpeername()[0].startswith("127.")
+    except OSError:
+        return False
+
+
+LIBC, PIDFD_GETFD = ctypes.CDLL(None, use_errno=True), 438  # as Linux has it everywhere
+
+
+def test_ranks_are_as_urgent_as_their_machine_says(tmp_path: Path) -> None:
+    """The kernel says so of their connections, which MPI has made; another machine's ranks are as ever."""
+    with machines(tmp_path, 2) as (root, node):
+        joined(root, node)
+        Path(node.environment["DURE_DOCTOR"]).with_name("rank-priority").write_text("6\n")
+        with serving(root):
+            [urgent], [usual] = ranks_of(node), ranks_of(root)
+            assert priorities_of(urgent) == {6}
+            assert priorities_of(usual) == {0}
+
+
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
 
 
@@ -184,7 +228,11 @@ def test_a_lever_is_tried_on_the_nodes_and_kept_only_if_it_helps(
         (lever,) = [one for one in report if one["lever"] == "mtu"]
         assert lever["settings"] == {node.name: {"file:/sys/class/net/link0/mtu": "1500"}}
         assert lever["problem"] == ""
-        assert [one["step_s"] is not None for one in lever["with"]] == [bool(model)] * 2
+        assert {one["step_s"] is not None for one in lever["with"]} == {bool(model)}
         assert on(node, *mtu).strip() == ("1500" if lever["kept"] else "1400")
-        assert [one["undone"] for one in told(root, "--undo")] == [True] * lever["kept"]
+        kept = sum(one["kept"] * len(one["settings"]) for one in report)
+        urgent = [one for one in report if one["lever"] == "priority"]
+        assert [set(one["settings"]) for one in urgent] == [{"dure-root", node.name}] * bool(model)
+        assert [one["problem"] for one in urgent] == [""] * bool(model)
+        assert [one["undone"] for one in told(root, "--undo")] == [True] * kept
         assert on(node, *mtu).strip() == "1400"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dure.doctor.changes import ChangeJournal
+from dure.doctor.finding import SettingValue
 from dure.doctor.levers import levers_of
 from dure.doctor.tuning import Latency, tune
 from dure.errors import EngineError
@@ -48,7 +50,7 @@ def tuned(
 ) -> dict[str, tuple[bool, str]]:
     levers = levers_of({name: board.condition for name, board in boards.items()})
     settings = {name: board.settings for name, board in boards.items()}
-    found = tune(levers, settings, measure, journal)
+    found = tune(levers, settings, lambda _: measure(), journal)
     return {one.lever.name: (one.helps, one.problem) for one in found}
 
 
@@ -138,3 +140,14 @@ def test_a_lever_is_pulled_only_where_it_is_not_yet(tmp_path: Path) -> None:
     two = condition_of(tmp_path / "two", small)
     [lever] = levers_of({"pi-1": one, "pi-2": two})
     assert (lever.name, list(lever.settings)) == ("mtu", ["pi-2"])
+
+
+def test_what_only_ranks_show_is_a_lever_of_a_model_and_the_last(tmp_path: Path) -> None:
+    """Ranks take their priority over when they start: the model is started anew for it alone."""
+    conditions = {"pi-1": condition_of(tmp_path, UNTUNED)}
+    levers = levers_of(conditions, with_model=True)
+    assert [one.name for one in levers if one.restarts] == ["priority"]
+    assert levers[-1].settings == {"pi-1": (SettingValue("ranks:priority", "6"),)}
+    assert levers_of(conditions) == levers[:-1]
+    older = dataclasses.replace(conditions["pi-1"], rank_priority=None)
+    assert levers_of({"pi-1": older}, with_model=True) == levers[:-1]

@@ -25,6 +25,7 @@ GOVERNOR = f"file:{CPU}/cpufreq/policy0/scaling_governor"
         ("unit:system:dure-node.service", "enabled"),
         ("ufw:192.168.1.0/24", "allow"),
         ("ufw:10.0.0.0/8", "none"),
+        ("ranks:priority", "0"),
     ],
 )
 def test_a_setting_is_read_as_words(tmp_path: Path, name: str, value: str) -> None:
@@ -39,6 +40,18 @@ def test_a_setting_is_read_as_words(tmp_path: Path, name: str, value: str) -> No
         },
     )
     assert MachineSettings(root).read(name) == value
+
+
+def test_the_priority_of_ranks_is_kept_in_a_file(tmp_path: Path) -> None:
+    """One that the kernel gives to every program; what it keeps for others is refused."""
+    settings = MachineSettings(write_root(tmp_path))
+    settings.write("ranks:priority", "6")
+    assert settings.read("ranks:priority") == "6"
+    for value in ("7", "-1", "high"):
+        with pytest.raises(UsageError, match="is no value of ranks:priority"):
+            settings.write("ranks:priority", value)
+    settings.write("ranks:priority", "0")
+    assert settings.read("ranks:priority") == "0"
 
 
 def test_coalescing_that_cannot_adapt_has_fewer_words(tmp_path: Path) -> None:

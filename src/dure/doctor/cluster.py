@@ -5,6 +5,7 @@ Asks the nodes' agents, all at once. Refuses to decide what is changed.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TypeVar
 
-from dure.cluster.node_api import EXAMINE_S, NodeClient
+from dure.cluster.node_api import EXAMINE_S, SETTINGS_OF_LATENCY, NodeClient
 from dure.cluster.root.links import HANDSHAKES, lost_handshakes
 from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.root.speeds import round_trip_s
@@ -48,6 +49,11 @@ class NodeSettings:
         self._ask(name, value)
 
     def _ask(self, name: str, value: str | None) -> str:
+        if not re.match(SETTINGS_OF_LATENCY, name):
+            raise ClusterError(
+                f"{name} is changed on {self._member.name} itself alone",
+                "run `sudo dure doctor --fix` there",
+            )
         with closing(self._nodes.client(self._member, EXAMINE_S)) as client:
             try:
                 return client.setting(name, value)

@@ -67,12 +67,13 @@ class TunedLever:
 def tune(
     levers: Sequence[Lever],
     settings: Mapping[str, Settings],
-    measure: Callable[[], Latency],
+    measure: Callable[[Lever], Latency],
     journal: ChangeJournal,
 ) -> Iterator[TunedLever]:
     """Yield what became of each lever; those that help stay pulled, all others are as before.
 
-    settings: of each machine. Raises what `measure` raises; a lever that was being tried is undone then.
+    settings: of each machine. measure: how quick they are now, while that lever is tried. Raises what
+    `measure` raises; a lever that was being tried is undone then.
     """
     for lever in levers:
         pulling = _Pulling(lever, settings, journal)
@@ -86,16 +87,16 @@ def tune(
         yield result
 
 
-def _tried(lever: Lever, pulling: _Pulling, measure: Callable[[], Latency]) -> TunedLever:
+def _tried(lever: Lever, pulling: _Pulling, measure: Callable[[Lever], Latency]) -> TunedLever:
     """Measure a lever in turns; a lever that has lost is not tried again."""
     result = TunedLever(lever)
     for n_turns in range(1, _MOST_TURNS + 1):
-        without = measure()
+        without = measure(lever)
         try:
             pulling.pull()
         except DureError as error:
             return TunedLever(lever, problem=str(error))
-        with_it = measure()
+        with_it = measure(lever)
         result = TunedLever(lever, (*result.without, without), (*result.with_it, with_it))
         if n_turns >= _LEAST_TURNS and not result.helps:
             return result
