@@ -41,8 +41,8 @@ def doctor_file() -> Path:
 
 
 def rank_priority_file() -> Path:
-    """Return where `dure doctor --tune` keeps how urgent ranks' packets are: beside `doctor_file`."""
-    return doctor_file().with_name("rank-priority")
+    """Return where a machine keeps how urgent its ranks' packets are; a root too has no better place."""
+    return node_directory() / "rank-priority"
 
 
 def models_directory() -> Path:

@@ -203,7 +203,7 @@ def test_ranks_are_as_urgent_as_their_machine_says(tmp_path: Path) -> None:
     """The kernel says so of their connections, which MPI has made; another machine's ranks are as ever."""
     with machines(tmp_path, 2) as (root, node):
         joined(root, node)
-        Path(node.environment["DURE_DOCTOR"]).with_name("rank-priority").write_text("6\n")
+        (Path(node.environment["DURE_NODE_DIR"]) / "rank-priority").write_text("6\n")
         with serving(root):
             [urgent], [usual] = ranks_of(node), ranks_of(root)
             assert priorities_of(urgent) == {6}
