@@ -21,6 +21,7 @@ __all__ = [
     "history_file",
     "models_directory",
     "node_directory",
+    "rank_priority_file",
     "runtime_directories",
     "runtime_directory",
     "shard_directory",
@@ -37,6 +38,11 @@ def free_bytes(directory: Path) -> int:
 def doctor_file() -> Path:
     """Return where `dure doctor` keeps what it changed: DURE_DOCTOR, or the user's state directory."""
     return _named("DURE_DOCTOR") or platformdirs.user_state_path("dure") / "doctor.json"
+
+
+def rank_priority_file() -> Path:
+    """Return where a machine keeps how urgent its ranks' packets are; a root too has no better place."""
+    return node_directory() / "rank-priority"
 
 
 def models_directory() -> Path:

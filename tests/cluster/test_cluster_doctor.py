@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import shlex
+import shutil
+import socket
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from cluster_hosts import Machine, joined, machines
+from cluster_hosts import Machine, joined, machines, ranks_of
 
+from tests.support.cluster_serving import serving
 from tests.support.needs_root import needs_root
 from tests.support.other_clock import clock_library
 
@@ -64,6 +71,16 @@ def on(machine: Machine, *command: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
+has_ethtool = shutil.which("ethtool") is not None
+
+
+def gro(machine: Machine, wanted: str = "") -> bool:
+    """Whether a host gathers packets, which the kernel itself says; wanted: "on" or "off" at first."""
+    if wanted:
+        on(machine, "ethtool", "-K", "link0", "gro", wanted)
+    return "generic-receive-offload: on" in on(machine, "ethtool", "-k", "link0")
+
+
 def refusing(machine: Machine, *arguments: str) -> str:
     """What a command writes on a terminal if its questions are answered with no."""
     words = shlex.join([*machine.program, *arguments])
@@ -111,8 +128,9 @@ def test_sick_nodes_and_links_are_found_from_the_root(hosts: list[Machine]) -> N
 
 
 def test_a_fix_is_made_checked_and_taken_back(tmp_path: Path) -> None:
-    """For real: the size of a host's packets. A fix that nobody agreed to is not made, and nothing is said
-    of a link that is down.
+    """For real: the size of a host's packets, and how they are delivered if ethtool is installed.
+
+    A fix that nobody agreed to is not made, and nothing is said of a link that is down.
     """
     with machines(tmp_path, 2) as (host, _):
         mtu = ["cat", "/sys/class/net/link0/mtu"]
@@ -121,16 +139,75 @@ def test_a_fix_is_made_checked_and_taken_back(tmp_path: Path) -> None:
         asked = refusing(host, "doctor", "--fix")
         assert "file:/sys/class/net/link0/mtu: 1300 -> 1500" in asked
         assert on(host, *mtu).strip() == "1300"
+        gathers = has_ethtool and gro(host, "on")
         fixed = told(host, "--fix", "--yes")["fixes"]
-        assert [(one["check"], one["problem"]) for one in fixed] == [("mtu", "")]
+        expected = [("mtu", ""), ("gathered-packets", "")][: 1 + gathers]
+        assert [(one["check"], one["problem"]) for one in fixed] == expected
         assert on(host, *mtu).strip() == "1500"
-        [undone] = told(host, "--undo")
-        assert undone["undone"] is True
+        assert not (gathers and gro(host))
+        assert [one["undone"] for one in told(host, "--undo")] == [True] * len(expected)
         assert on(host, *mtu).strip() == "1300"
+        assert gro(host) is gathers if has_ethtool else True
         assert told(host, "--undo") == []
 
         on(host, "ip", "link", "set", "link0", "down")
         assert "mtu" not in {one["check"] for one in told(host)}
+
+
+def test_a_node_is_cured_from_its_root_and_taken_back(tmp_path: Path) -> None:
+    """Its agent makes the change, the root checks and remembers it."""
+    with machines(tmp_path, 2) as (root, node):
+        joined(root, node)
+        mtu = ["cat", "/sys/class/net/link0/mtu"]
+        on(node, "ip", "link", "set", "link0", "mtu", "1400")
+        asked = refusing(root, "doctor", "--cluster", "--fix")
+        assert f"{node.name}: packet size: packets are smaller than usual" in asked
+        assert on(node, *mtu).strip() == "1400"
+        fixes = told(root, "--cluster", "--fix", "--yes")["fixes"]
+        [fixed] = [one for one in fixes if one["check"] == "mtu"]
+        assert (fixed["machine"], fixed["problem"]) == (node.name, "")
+        assert fixed["change"]["machine"] == node.name
+        assert on(node, *mtu).strip() == "1500"
+        assert [one["undone"] for one in told(root, "--undo")] == [True]
+        assert on(node, *mtu).strip() == "1400"
+
+
+def priorities_of(rank: psutil.Process) -> set[int]:
+    """The priorities of a process's connections to other machines, as the kernel has them."""
+    found = set()
+    process = os.pidfd_open(rank.pid)
+    for file in Path(f"/proc/{rank.pid}/fd").iterdir():
+        copied = LIBC.syscall(PIDFD_GETFD, process, int(file.name), 0)
+        if copied >= 0 and not stat.S_ISSOCK(os.fstat(copied).st_mode):
+            os.close(copied)
+        elif copied >= 0:
+            with socket.socket(fileno=copied) as one:
+                if one.family == socket.AF_INET and is_connected(one):
+                    found.add(one.getsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY))
+    os.close(process)
+    return found
+
+
+def is_connected(one: socket.socket) -> bool:
+    """Whether a connection has another machine at its other end."""
+    try:
+        return not one.getpeername()[0].startswith("127.")
+    except OSError:
+        return False
+
+
+LIBC, PIDFD_GETFD = ctypes.CDLL(None, use_errno=True), 438  # as Linux has it everywhere
+
+
+def test_ranks_are_as_urgent_as_their_machine_says(tmp_path: Path) -> None:
+    """The kernel says so of their connections, which MPI has made; another machine's ranks are as ever."""
+    with machines(tmp_path, 2) as (root, node):
+        joined(root, node)
+        (Path(node.environment["DURE_NODE_DIR"]) / "rank-priority").write_text("6\n")
+        with serving(root):
+            [urgent], [usual] = ranks_of(node), ranks_of(root)
+            assert priorities_of(urgent) == {6}
+            assert priorities_of(usual) == {0}
 
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
@@ -151,7 +228,11 @@ def test_a_lever_is_tried_on_the_nodes_and_kept_only_if_it_helps(
         (lever,) = [one for one in report if one["lever"] == "mtu"]
         assert lever["settings"] == {node.name: {"file:/sys/class/net/link0/mtu": "1500"}}
         assert lever["problem"] == ""
-        assert [one["step_s"] is not None for one in lever["with"]] == [bool(model)] * 2
+        assert {one["step_s"] is not None for one in lever["with"]} == {bool(model)}
         assert on(node, *mtu).strip() == ("1500" if lever["kept"] else "1400")
-        assert [one["undone"] for one in told(root, "--undo")] == [True] * lever["kept"]
+        kept = sum(one["kept"] * len(one["settings"]) for one in report)
+        urgent = [one for one in report if one["lever"] == "priority"]
+        assert [set(one["settings"]) for one in urgent] == [{"dure-root", node.name}] * bool(model)
+        assert [one["problem"] for one in urgent] == [""] * bool(model)
+        assert [one["undone"] for one in told(root, "--undo")] == [True] * kept
         assert on(node, *mtu).strip() == "1400"

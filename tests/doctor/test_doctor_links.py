@@ -15,10 +15,11 @@ from dure.cluster.node_api import NodeClient
 from dure.cluster.root.join_server import running_join_server
 from dure.cluster.root.links import HANDSHAKES, lost_handshakes
 from dure.cluster.root.membership import Cluster, Member
+from dure.cluster.root.survey import Nodes
 from dure.cluster.trust.connection import NodeConnection
 from dure.cluster.trust.https_server import listener
 from dure.doctor.checks.node_link import LINK_CHECKS
-from dure.doctor.cluster import examined_by
+from dure.doctor.cluster import NodeSettings, examined_by
 from dure.doctor.finding import Severity, judged
 from dure.doctor.node_link import NodeLink, devices_between
 from dure.errors import ClusterError
@@ -109,6 +110,16 @@ def test_a_node_that_is_too_old_to_be_examined_says_so(tmp_path: Path) -> None:
                 None,
                 "the dure of pi-1 is too old to be asked for it",
             )
+
+
+@pytest.mark.parametrize("name", ["ntp", "unit:system:dure-node.service", "ufw:192.168.1.0/24"])
+def test_what_is_not_of_latency_is_changed_on_the_node_itself(tmp_path: Path, name: str) -> None:
+    """Its agent takes no such order, so it is not asked."""
+    cluster = Cluster.create(tmp_path / "cluster", "home")
+    settings = NodeSettings(Nodes(cluster), Member("pi-1", "127.0.0.1", 1, 0, 0.0))
+    for change in (lambda: settings.read(name), lambda: settings.write(name, "yes")):
+        with pytest.raises(ClusterError, match=f"{name} is changed on pi-1 itself alone"):
+            change()
 
 
 def test_handshakes_with_a_machine_that_listens_lose_nothing() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dure.doctor.changes import ChangeJournal
+from dure.doctor.finding import SettingValue
 from dure.doctor.levers import levers_of
 from dure.doctor.tuning import Latency, tune
 from dure.errors import EngineError
@@ -48,7 +50,7 @@ def tuned(
 ) -> dict[str, tuple[bool, str]]:
     levers = levers_of({name: board.condition for name, board in boards.items()})
     settings = {name: board.settings for name, board in boards.items()}
-    found = tune(levers, settings, measure, journal)
+    found = tune(levers, settings, lambda _: measure(), journal)
     return {one.lever.name: (one.helps, one.problem) for one in found}
 
 
@@ -78,11 +80,20 @@ def test_what_helps_is_kept_and_the_rest_is_as_before(
     ]
 
 
-def test_chance_is_no_gain(tmp_path: Path, boards: dict[str, Board]) -> None:
-    """A lever that was quicker only once is not kept."""
-    times = iter([1.0, 0.9, 0.85, 0.8] * 3)
+@pytest.mark.parametrize(
+    "times",
+    [
+        pytest.param([1.0, 0.9, 0.85, 0.8], id="quicker once"),
+        pytest.param([1.0, 0.9, 1.0, 0.9, 0.95, 0.97], id="quicker twice, then slower"),
+        pytest.param([1.0, 0.9, 1.0, 0.9, 1.0, 0.9, 0.85, 0.9], id="quicker thrice"),
+        pytest.param([1.0, 0.999] * 4, id="quicker by too little"),
+    ],
+)
+def test_chance_is_no_gain(tmp_path: Path, boards: dict[str, Board], times: list[float]) -> None:
+    """A lever is kept only if it was quicker each of four times, and no longer tried once it was not."""
+    left = iter(times * 3)
     journal = ChangeJournal(tmp_path / "doctor.json")
-    results = tuned(boards, journal, lambda: Latency(next(times)))
+    results = tuned(boards, journal, lambda: Latency(next(left)))
     assert not any(helps for helps, _ in results.values())
     assert journal.read() == []
 
@@ -99,17 +110,18 @@ def test_a_machine_that_refuses_is_named_and_the_others_are_as_before(
     assert journal.read() == []
 
 
+@pytest.mark.parametrize("failing", [1, 2, 3, 4])
 def test_a_measurement_that_fails_leaves_nothing_changed(
-    tmp_path: Path, boards: dict[str, Board]
+    tmp_path: Path, boards: dict[str, Board], failing: int
 ) -> None:
-    """As when the model that is measured ends."""
+    """As when the model that is measured ends: that is no lever's fault, and ends the tuning."""
     journal = ChangeJournal(tmp_path / "doctor.json")
     n = 0
 
     def measure() -> Latency:
         nonlocal n
         n += 1
-        if n == 4:
+        if n == failing:
             raise EngineError("a rank died")
         return Latency(1.0)
 
@@ -128,3 +140,14 @@ def test_a_lever_is_pulled_only_where_it_is_not_yet(tmp_path: Path) -> None:
     two = condition_of(tmp_path / "two", small)
     [lever] = levers_of({"pi-1": one, "pi-2": two})
     assert (lever.name, list(lever.settings)) == ("mtu", ["pi-2"])
+
+
+def test_what_only_ranks_show_is_a_lever_of_a_model_and_the_last(tmp_path: Path) -> None:
+    """Ranks take their priority over when they start: the model is started anew for it alone."""
+    conditions = {"pi-1": condition_of(tmp_path, UNTUNED)}
+    levers = levers_of(conditions, with_model=True)
+    assert [one.name for one in levers if one.restarts] == ["priority"]
+    assert levers[-1].settings == {"pi-1": (SettingValue("ranks:priority", "6"),)}
+    assert levers_of(conditions) == levers[:-1]
+    older = dataclasses.replace(conditions["pi-1"], rank_priority=None)
+    assert levers_of({"pi-1": older}, with_model=True) == levers[:-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from dure.errors import ResourceError, UsageError
 from dure.hardware.settings import MachineSettings, is_set
 from tests.support.machine_roots import COALESCE, CPU, write_root
+from tests.support.needs_root import needs_root
 
 GOVERNOR = f"file:{CPU}/cpufreq/policy0/scaling_governor"
 
@@ -25,6 +27,7 @@ GOVERNOR = f"file:{CPU}/cpufreq/policy0/scaling_governor"
         ("unit:system:dure-node.service", "enabled"),
         ("ufw:192.168.1.0/24", "allow"),
         ("ufw:10.0.0.0/8", "none"),
+        ("ranks:priority", "0"),
     ],
 )
 def test_a_setting_is_read_as_words(tmp_path: Path, name: str, value: str) -> None:
@@ -39,6 +42,32 @@ def test_a_setting_is_read_as_words(tmp_path: Path, name: str, value: str) -> No
         },
     )
     assert MachineSettings(root).read(name) == value
+
+
+def test_the_priority_of_ranks_is_kept_in_a_file(tmp_path: Path) -> None:
+    """One that the kernel gives to every program; what it keeps for others is refused."""
+    settings = MachineSettings(write_root(tmp_path))
+    settings.write("ranks:priority", "6")
+    assert settings.read("ranks:priority") == "6"
+    for value in ("7", "-1", "high"):
+        with pytest.raises(UsageError, match="is no value of ranks:priority"):
+            settings.write("ranks:priority", value)
+    settings.write("ranks:priority", "0")
+    assert settings.read("ranks:priority") == "0"
+
+
+@needs_root
+def test_a_file_that_sudo_makes_in_a_users_folder_is_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the user's own agent could not change it, nor make others beside it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 1234, 1234)
+    monkeypatch.setenv("DURE_NODE_DIR", str(home / "share" / "node"))
+    MachineSettings().write("ranks:priority", "6")
+    made = [home / "share", home / "share" / "node", home / "share" / "node" / "rank-priority"]
+    assert {(one.stat().st_uid, one.stat().st_gid) for one in made} == {(1234, 1234)}
 
 
 def test_coalescing_that_cannot_adapt_has_fewer_words(tmp_path: Path) -> None:

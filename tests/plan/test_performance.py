@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from dure.plan.demand import Demand, demand_of
+from dure.plan.demand import Demand, RankDemand, demand_of
 from dure.plan.devices import Device, EngineWays, NetworkLink
 from dure.plan.figures import Basis, Figure
 from dure.plan.machines import device_named, devices, engine_named, link_named, links
@@ -15,7 +17,12 @@ from dure.plan.outline import QUANTIZATIONS, outline_named, outlined_model
 from dure.plan.performance import Prediction, predict
 
 PI, ETHERNET = device_named("pi5-8gb"), link_named("1gbe")
-ENGINES = [engine_named(name) for name in ("dure", "distributed-llama", "distributed-llama star")]
+DURE = engine_named("dure")
+ENGINES = [
+    DURE,
+    *map(engine_named, ("llama.cpp", "llama.cpp 2024")),
+    *map(engine_named, ("distributed-llama", "distributed-llama star")),
+]
 DEMANDS: dict[tuple[str, str, int], Demand] = {}
 factors = st.floats(1.0, 50.0)
 depths, prompts = st.integers(0, 8192), st.integers(1, 4096)
@@ -48,7 +55,7 @@ def on(
     what: Demand,
     device: Device = PI,
     link: NetworkLink = ETHERNET,
-    engine: EngineWays = ENGINES[0],
+    engine: EngineWays = DURE,
     **more: int,
 ) -> Prediction:
     return predict(what, [device] * what.n_ranks, link, engine, **more)
@@ -95,16 +102,44 @@ def test_a_faster_link_never_predicts_less_speed(
     assert is_no_slower(on(what, link=faster, engine=engine, n_prompt=n_prompt), before)
 
 
+def smaller(rank: RankDemand, factor: float) -> RankDemand:
+    """The same products and KV cache, in fewer bytes."""
+    products = tuple(
+        dataclasses.replace(one, n_bytes=one.n_bytes / factor, all_bytes=one.all_bytes / factor)
+        for one in rank.products
+    )
+    cache = int(rank.memory.kv_bytes_per_token / factor)
+    memory = dataclasses.replace(rank.memory, kv_bytes_per_token=cache)
+    return dataclasses.replace(rank, products=products, memory=memory)
+
+
+@settings(deadline=None, max_examples=50)
+@given(demands, factors, st.sampled_from(ENGINES), depths, prompts)
+def test_fewer_bytes_never_predict_less_speed(
+    what: Demand, factor: float, engine: EngineWays, depth: int, n_prompt: int
+) -> None:
+    """For every engine, model, number of ranks and context, in generation and in prompts."""
+    ranks = tuple(smaller(rank, factor) for rank in what.ranks)
+    small = dataclasses.replace(what, ranks=ranks, whole=smaller(what.whole, factor))
+    before = on(what, engine=engine, depth=depth, n_prompt=n_prompt)
+    assert is_no_slower(on(small, engine=engine, depth=depth, n_prompt=n_prompt), before)
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.sampled_from(["qwen3:0.6b", "llama3.2:1b"]), st.integers(1, 4), st.data())
-def test_fewer_bytes_of_a_type_are_never_generated_slower(
+def test_fewer_bits_of_a_type_are_never_generated_slower(
     name: str, n_ranks: int, data: st.DataObject
 ) -> None:
-    """Of two numbers of bits with the same kind of types, the smaller one is at least as fast."""
+    """Of two numbers of bits with the same kind of types, the smaller one is at least as fast.
+
+    Of a mixture a token reads some weights only, so fewer bits of all may be more bytes of a token.
+    """
     more = data.draw(st.integers(46, 85))
     fewer = data.draw(st.integers(45, more))
+    engine = data.draw(st.sampled_from(ENGINES))
     small, large = (demand(name, f"{bits / 10}bpw", n_ranks) for bits in (fewer, more))
-    assert on(small).generation.per_s * (1 + 1e-9) >= on(large).generation.per_s
+    faster, slower = (on(one, engine=engine).generation.per_s for one in (small, large))
+    assert faster * (1 + 1e-9) >= slower
 
 
 @settings(deadline=None, max_examples=50)

@@ -30,6 +30,7 @@ __all__ = [
     "MOST_ORDER_BYTES",
     "RANK_PATH",
     "RANK_SCRIPT",
+    "SETTINGS_OF_LATENCY",
     "Acknowledged",
     "AskSetting",
     "BeginShard",
@@ -56,6 +57,7 @@ MOST_SHARD_BYTES = 1 << 50
 DIGEST_BYTES = 32
 RANK_PATH = "/rank"
 RANK_SCRIPT = "dure-rank"  # what starts a rank, first in the PATH of the node's proxy
+SETTINGS_OF_LATENCY = "^(file|gro|eee|coalescing|ranks):"  # what a root may change of a node
 MOST_ORDER_BYTES = 1 << 20
 EXAMINE_S = 90.0  # a card is read, and slow programs are asked
 BLOCK_BYTES = 1 << 16  # of what mpiexec and its proxy say to each other, sent at once
@@ -88,7 +90,7 @@ class Examine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AskSetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Read a setting of the machine's latency, or change it. value: it should have; None reads it."""
 
-    name: Annotated[str, msgspec.Meta(pattern="^(file|gro|eee|coalescing):", max_length=200)]
+    name: Annotated[str, msgspec.Meta(pattern=SETTINGS_OF_LATENCY, max_length=200)]
     value: Annotated[str, msgspec.Meta(max_length=100)] | None = None
 
 

@@ -1,18 +1,19 @@
 """Examines every machine of a cluster, from its root: each by itself, and each with the root.
 
-Asks the nodes' agents, all at once. Refuses to change anything.
+Asks the nodes' agents, all at once. Refuses to decide what is changed.
 """
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from typing import TypeVar
 
-from dure.cluster.node_api import EXAMINE_S, NodeClient
+from dure.cluster.node_api import EXAMINE_S, SETTINGS_OF_LATENCY, NodeClient
 from dure.cluster.root.links import HANDSHAKES, lost_handshakes
 from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.root.speeds import round_trip_s
@@ -26,9 +27,9 @@ from dure.doctor.finding import Finding, Severity, judged
 from dure.doctor.node_link import NodeLink, devices_between
 from dure.errors import ClusterError
 from dure.hardware.examination.condition import Condition
-from dure.hardware.settings import NEEDS_RIGHTS
+from dure.hardware.settings import NEEDS_RIGHTS, Settings
 
-__all__ = ["NodeSettings", "examined_by", "examined_nodes", "findings_of_cluster"]
+__all__ = ["ClusterNode", "NodeSettings", "examined_by", "examined_nodes", "findings_of_cluster"]
 
 T = TypeVar("T")
 
@@ -48,6 +49,11 @@ class NodeSettings:
         self._ask(name, value)
 
     def _ask(self, name: str, value: str | None) -> str:
+        if not re.match(SETTINGS_OF_LATENCY, name):
+            raise ClusterError(
+                f"{name} is changed on {self._member.name} itself alone",
+                "run `sudo dure doctor --fix` there",
+            )
         with closing(self._nodes.client(self._member, EXAMINE_S)) as client:
             try:
                 return client.setting(name, value)
@@ -57,9 +63,31 @@ class NodeSettings:
                 raise ClusterError(error.problem, cure) from error
 
 
+class ClusterNode:
+    """A node of the cluster, which its agent examines, and changes as far as it may."""
+
+    def __init__(self, nodes: Nodes, member: Member) -> None:
+        self._nodes, self._member = nodes, member
+
+    @property
+    def name(self) -> str:
+        """Its name in the cluster."""
+        return self._member.name
+
+    @property
+    def settings(self) -> Settings:
+        """What of it can be changed."""
+        return NodeSettings(self._nodes, self._member)
+
+    def condition(self, only: Collection[str] = ()) -> Condition:
+        """Have it examine itself. Raises ClusterError."""
+        with closing(self._nodes.client(self._member, EXAMINE_S)) as client:
+            return client.examine(only)
+
+
 _AT_ONCE = 32
 AGENT_AS_ROOT = (
-    "its agent needs root's rights for that: while you tune, stop its service and run "
+    "its agent needs root's rights for that: stop its service for a while, and run "
     "`sudo DURE_NODE_DIR=~/.local/share/dure/node dure node` there"
 )
 _WHY = "A node that is missing leaves its share to the others, or the model does not fit."
@@ -79,12 +107,8 @@ def examined_nodes(cluster: Cluster) -> dict[str, Condition]:
     """Return the condition of every node, by name. Raises ClusterError if one does not answer."""
     nodes, members = Nodes(cluster), cluster.members
 
-    def condition(member: Member) -> Condition:
-        with closing(nodes.client(member, EXAMINE_S)) as client:
-            return client.examine()
-
     with ThreadPoolExecutor(_AT_ONCE) as threads:
-        conditions = threads.map(condition, members)
+        conditions = threads.map(lambda member: ClusterNode(nodes, member).condition(), members)
         return {one.name: found for one, found in zip(members, conditions, strict=True)}
 
 

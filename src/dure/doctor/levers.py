@@ -24,20 +24,28 @@ _OF_CHECKS = {
 _POLL_US = (
     "50"  # as the kernel's own documentation proposes (Documentation/admin-guide/sysctl/net.rst)
 )
+_MOST_URGENT = "6"  # of what a program without privileges may choose (socket(7))
 _POLLING = ("file:/proc/sys/net/core/busy_read", "file:/proc/sys/net/core/busy_poll")
 
 
 @dataclass(frozen=True)
 class Lever:
-    """Settings that are changed together. settings: by machine. what: they bring, for a person."""
+    """Settings that are changed together. settings: by machine. what: they bring, for a person.
+
+    restarts: ranks take it over when they start, so a model must be started anew to see it.
+    """
 
     name: str
     what: str
     settings: Mapping[str, tuple[SettingValue, ...]]
+    restarts: bool = False
 
 
-def levers_of(conditions: Mapping[str, Condition]) -> list[Lever]:
-    """Return the levers that machines have, and that are not pulled yet. conditions: by machine."""
+def levers_of(conditions: Mapping[str, Condition], *, with_model: bool = False) -> list[Lever]:
+    """Return the levers that machines have, and that are not pulled yet. conditions: by machine.
+
+    with_model: those too that only a model's ranks can show. They come last, as a start undoes them last.
+    """
     levers = [
         *(_of_check(name, what, conditions) for name, what in _OF_CHECKS.items()),
         Lever("busy-polling", "waiting awake for packets (busy polling)", {
@@ -50,6 +58,11 @@ def levers_of(conditions: Mapping[str, Condition]) -> list[Lever]:
             for name, condition in conditions.items()
             if (settings := tuple(_on_last_core(condition)))
         }),
+        Lever("priority", "packets between ranks before others (SO_PRIORITY)", {
+            name: (SettingValue("ranks:priority", _MOST_URGENT),)
+            for name, condition in conditions.items()
+            if condition.rank_priority == 0 and with_model
+        }, restarts=True),
     ]  # fmt: skip
     return [lever for lever in levers if lever.settings]
 

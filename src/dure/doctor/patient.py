@@ -1,4 +1,4 @@
-"""A machine that is examined and changed: this one."""
+"""A machine that is examined and changed, and this one as such. A node is in `cluster`."""
 
 from __future__ import annotations
 

@@ -7,8 +7,9 @@
     ntp                   whether a time server is asked: yes, no
     unit:KIND:NAME        whether a service starts with the machine (KIND: system, user): enabled, disabled
     ufw:NETWORK           whether ufw lets a network in: allow, none
+    ranks:priority        how urgent the packets are of ranks that start from now on: 0 to 6
 
-Refuses to know which values are good. The last three outlive a start of the machine.
+Refuses to know which values are good. The last four outlive a start of the machine.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ from typing import Protocol
 
 from dure.errors import ResourceError, UsageError
 from dure.hardware.examination.machine_root import MachineRoot, UnreadableError
-from dure.hardware.examination.network import coalescing, gathers_packets, sleeping_links
+from dure.hardware.examination.network import (
+    coalescing,
+    gathers_packets,
+    rank_priority,
+    sleeping_links,
+)
+from dure.hardware.rank_priority import write_rank_priority
 
 __all__ = ["NEEDS_RIGHTS", "MachineSettings", "Settings", "is_set"]
 
@@ -34,9 +41,9 @@ _KERNEL_FILES = re.compile(
     r"|/proc/irq/\d+/smp_affinity_list"
 )
 _NAMES = re.compile(
-    r"(gro|eee|coalescing):\w[\w.-]*|ntp|unit:(system|user):\w[\w.@-]*|ufw:\w[\w.:/]*"
+    r"(gro|eee|coalescing):\w[\w.-]*|ntp|unit:(system|user):\w[\w.@-]*|ufw:\w[\w.:/]*|ranks:priority"
 )
-_VALUES = re.compile(r"[\w ,.-]{1,100}")
+_VALUES, _PRIORITIES = re.compile(r"[\w ,.-]{1,100}"), re.compile(r"[0-6]")
 _TRUTH = {True: "on", False: "off"}
 
 
@@ -74,11 +81,13 @@ class MachineSettings:
     def write(self, name: str, value: str) -> None:
         """Change a setting."""
         kind, rest = _parted(name)
-        if not _VALUES.fullmatch(value):
+        if not (_PRIORITIES if kind == "ranks" else _VALUES).fullmatch(value):
             raise UsageError(f"{value!r} is no value of {name}")
         try:
             if kind == "file":
                 self._root.write(rest, value)
+            elif kind == "ranks":
+                write_rank_priority(self._root, value)
             else:
                 self._root.output(*_COMMANDS[kind](rest, value))
         except PermissionError as error:
@@ -150,6 +159,7 @@ _READERS: Mapping[str, Callable[[MachineRoot, str], str]] = {
     "ntp": _asks_time,
     "unit": _starts,
     "ufw": _lets_in,
+    "ranks": lambda root, _rest: str(rank_priority(root)),
 }
 
 

@@ -25,10 +25,10 @@ from dure.cluster.trust.identity import ROOT_NAME
 from dure.doctor.changes import HERE, ChangeJournal
 from dure.doctor.checks import CHECKS
 from dure.doctor.checks.model_file import MODEL_CHECKS
-from dure.doctor.cluster import NodeSettings, findings_of_cluster
+from dure.doctor.cluster import ClusterNode, NodeSettings, findings_of_cluster
 from dure.doctor.finding import Finding, judged
 from dure.doctor.model_file import read_model_file
-from dure.doctor.patient import ThisMachine
+from dure.doctor.patient import Patient, ThisMachine
 from dure.errors import UsageError
 from dure.hardware.settings import MachineSettings, Settings
 from dure.model.gguf import open_gguf
@@ -58,7 +58,10 @@ def doctor(
     ] = False,
     cures: Annotated[
         bool,
-        typer.Option("--fix", help="Cure what can be cured, one thing at a time, after asking."),
+        typer.Option(
+            "--fix",
+            help="Cure what can be cured, one thing at a time, after asking; with --cluster on every node.",
+        ),
     ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="With --fix, do not ask.", show_default=False)
@@ -104,8 +107,8 @@ def doctor(
     fixed = []
     if cures:
         with journal.held():
-            own = [one for one in found if one.machine in {HERE, ROOT_NAME}]
-            fixed = offer_fixes(own, patient, journal, asks=not yes)
+            patients = _patients(patient, of_cluster=of_cluster)
+            fixed = offer_fixes(found, patients, journal, asks=not yes)
     if as_json:
         data = [finding_data(one) for one in found]
         print_json({"findings": data, "fixes": [fix_data(one) for one in fixed]} if cures else data)
@@ -131,6 +134,16 @@ def _of_cluster(patient: ThisMachine) -> list[Finding]:
     cluster = this_cluster()
     with errors.status(f"examining {len(cluster.members) + 1} machines"):
         return findings_of_cluster(cluster, patient.condition())
+
+
+def _patients(here: ThisMachine, *, of_cluster: bool) -> dict[str, Patient]:
+    """Return the machines that were examined, as findings name them."""
+    patients: dict[str, Patient] = {HERE: here, ROOT_NAME: here}
+    if of_cluster:
+        cluster = this_cluster()
+        nodes = Nodes(cluster)
+        patients |= {one.name: ClusterNode(nodes, one) for one in cluster.members}
+    return patients
 
 
 def _check_options(*, cures: bool, yes: bool, undoes: bool, as_json: bool) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from dure.cli.terminal.console import errors, printable
+from dure.cluster.trust.identity import shown_name
 from dure.doctor.changes import ChangeJournal, MachineChange, Undone, undo
 from dure.doctor.finding import Finding
 from dure.doctor.fixing import FixResult, fix
@@ -22,11 +23,19 @@ _UNTIL = "until it starts again"
 
 
 def offer_fixes(
-    findings: Sequence[Finding], patient: Patient, journal: ChangeJournal, *, asks: bool
+    findings: Sequence[Finding],
+    patients: Mapping[str, Patient],
+    journal: ChangeJournal,
+    *,
+    asks: bool,
 ) -> list[FixResult]:
-    """Cure what can be cured, one finding at a time. asks: a person agrees to each first."""
+    """Cure what can be cured, one finding at a time. patients: by the machine of a finding.
+
+    asks: a person agrees to each first.
+    """
     results = []
     for one in findings:
+        patient = patients[one.machine]
         if one.fix and (not asks or _agreed(one, patient.settings)):
             with errors.status(f"curing: {one.what}"):
                 result = fix(one, patient, journal)
@@ -41,16 +50,21 @@ def _agreed(finding: Finding, settings: Settings) -> bool:
     try:
         before = [settings.read(one.setting) for one in finding.fix]
     except DureError as error:
-        _print(f"{finding.subject}: {error}")
+        _print(f"{_where(finding)}{finding.subject}: {error}")
         return False
-    _print(f"{finding.subject}: {finding.what} ({finding.evidence})")
+    _print(f"{_where(finding)}{finding.subject}: {finding.what} ({finding.evidence})")
     for one, now in zip(finding.fix, before, strict=True):
         _print(f"  {one.setting}: {now} -> {one.value}")
     return typer.confirm("Change it?", default=True, err=True)
 
 
+def _where(finding: Finding) -> str:
+    """Return what tells a machine from others, if several were examined."""
+    return f"{shown_name(finding.machine)}: " if finding.machine else ""
+
+
 def _tell(result: FixResult) -> None:
-    subject = result.finding.subject
+    subject = f"{_where(result.finding)}{result.finding.subject}"
     if result.change is None:
         _print(f"{subject}: {result.problem}")
         return
@@ -93,7 +107,13 @@ def _tell_undone(undone: Undone) -> None:
 def fix_data(result: FixResult) -> dict[str, Any]:
     """Return what became of a finding as JSON has it."""
     change = msgspec.to_builtins(result.change) if result.change else None
-    return {"check": result.finding.check, "change": change, "problem": result.problem}
+    found = result.finding
+    return {
+        "check": found.check,
+        "machine": found.machine,
+        "change": change,
+        "problem": result.problem,
+    }
 
 
 def _print(text: str) -> None:

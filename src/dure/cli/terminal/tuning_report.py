@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from rich.table import Table
@@ -23,7 +23,7 @@ from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.deploy.options import RunOptions
 from dure.doctor.changes import ChangeJournal
 from dure.doctor.cluster import NodeSettings, examined_nodes
-from dure.doctor.levers import levers_of
+from dure.doctor.levers import Lever, levers_of
 from dure.doctor.tuning import Latency, TunedLever, tune
 from dure.engine.instruments.timed_runs import TimedRuns
 from dure.errors import ClusterError
@@ -31,7 +31,8 @@ from dure.hardware.settings import MachineSettings, Settings
 
 __all__ = ["tune_cluster"]
 
-_TRIPS, _TOKENS, _RUNS = 20, 16, 3
+_TRIPS, _TOKENS, _LEAST_RUNS = 20, 16, 3
+_LEAST_S = 2.0  # of generation in a measurement: a token of a small model takes milliseconds
 _JOB = "doctor --tune"
 
 
@@ -49,9 +50,8 @@ def tune_cluster(
         conditions = {ROOT_NAME: condition_here(), **examined_nodes(cluster)}
     settings: dict[str, Settings] = {ROOT_NAME: MachineSettings()}
     settings |= {one.name: NodeSettings(nodes, one) for one in cluster.members}
-    levers, results = levers_of(conditions), list[TunedLever]()
+    levers, results = levers_of(conditions, with_model=model is not None), list[TunedLever]()
     with journal.held(), _measuring(cluster, nodes, model) as measure:
-        measure()  # what is slow the first time is no lever's fault
         for lever, result in zip(levers, tune(levers, settings, measure, journal), strict=True):
             results.append(result)
             errors.print(f"{lever.what}: {_told(result)}", markup=False, soft_wrap=True)
@@ -62,13 +62,13 @@ def tune_cluster(
     else:
         errors.print("every lever that these machines have is pulled already")
     if any(one.helps for one in results):
-        errors.print("`dure doctor --undo` takes the changes back; a restart of a machine does too")
+        errors.print("`dure doctor --undo` takes the changes back")
 
 
 @contextmanager
 def _measuring(
     cluster: Cluster, nodes: Nodes, model: Path | None
-) -> Iterator[Callable[[], Latency]]:
+) -> Iterator[Callable[[Lever], Latency]]:
     """Yield what measures the latency of a cluster that nobody else uses."""
 
     def trips() -> float:
@@ -78,19 +78,44 @@ def _measuring(
     if model is None:
         reports = [root_report(cluster.directory), *nodes.survey(cluster.members)]
         with sole_use(cluster, JobIdentity.new(_JOB, ""), reports):
-            yield lambda: Latency(trips())
+            trips()  # what is slow the first time is no lever's fault
+            yield lambda _: Latency(trips())
         return
-    job = JobIdentity.new(_JOB, model.stem)
-    options = RunOptions(cluster=True, nodes="all", ctx=max(256, _TOKENS), job=job)
-    with running_model(model, options) as (_, executor):
-        timed = TimedRuns(executor, np.zeros(_TOKENS, np.int32), 0)
-        timed.generate(_TOKENS)
+    with _TimedModel(model) as timed:
+        yield lambda lever: Latency(trips(), _token_s(timed.runs(anew=lever.restarts)))
 
-        def measure() -> Latency:
-            steps = [timed.generate(_TOKENS)[0] / _TOKENS for _ in range(_RUNS)]
-            return Latency(trips(), statistics.median(steps))
 
-        yield measure
+class _TimedModel:
+    """A model on all nodes whose tokens are timed; started once, and anew where ranks must see a change."""
+
+    def __init__(self, model: Path) -> None:
+        job = JobIdentity.new(_JOB, model.stem)
+        self._options = RunOptions(cluster=True, nodes="all", ctx=max(256, _TOKENS), job=job)
+        self._model, self._running = model, ExitStack()
+        self._runs: TimedRuns | None = None
+
+    def runs(self, *, anew: bool) -> TimedRuns:
+        """Return what times it, warm."""
+        if self._runs is None or anew:
+            self._running.close()
+            _, executor = self._running.enter_context(running_model(self._model, self._options))
+            self._runs = TimedRuns(executor, np.zeros(_TOKENS, np.int32), 0)
+            self._runs.generate(_TOKENS)
+        return self._runs
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+
+def _token_s(timed: TimedRuns) -> float:
+    """Return the median seconds of a token, of runs that take some seconds together."""
+    runs = list[float]()
+    while len(runs) < _LEAST_RUNS or sum(runs) < _LEAST_S:
+        runs.append(timed.generate(_TOKENS)[0])
+    return statistics.median(runs) / _TOKENS
 
 
 # ---------------------------------------------------------------- the report

@@ -34,6 +34,7 @@ from dure.engine.ranks.launch import GUARD, kill_all_of
 from dure.engine.ranks.shared_memory import make_room
 from dure.errors import ClusterError, ResourceError
 from dure.hardware.probe import memory_of
+from dure.hardware.rank_priority import priority_environment
 
 __all__ = ["RankRuns"]
 
@@ -273,6 +274,7 @@ def _environment(directory: Path, device: str) -> dict[str, str]:
             "PATH": f"{directory}:/usr/bin:/bin",
             "TMPDIR": str(directory),  # what hydra leaves there goes with the next run
             **network_environment(device),
+            **priority_environment(),
         }
     )
 

@@ -24,6 +24,7 @@ from dure.engine.ranks.launch import GUARD
 from dure.engine.ranks.shared_memory import make_room
 from dure.errors import ClusterError
 from dure.hardware.health import Link
+from dure.hardware.rank_priority import priority_environment
 
 __all__ = ["ClusterLaunch", "JobOwner"]
 
@@ -76,7 +77,11 @@ class ClusterLaunch:
     def environment(self) -> dict[str, str]:
         """Have mpiexec start `launcher`, and rank 0 use the device that leads to the nodes."""
         launcher = "-m dure.cluster.root.launcher"  # parted at blanks, so nothing else can be told
-        return {"HYDRA_LAUNCHER_EXTRA_ARGS": launcher, **network_environment(self._device)}
+        return {
+            "HYDRA_LAUNCHER_EXTRA_ARGS": launcher,
+            **network_environment(self._device),
+            **priority_environment(),
+        }
 
     @property
     def transport(self) -> str:

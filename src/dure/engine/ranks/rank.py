@@ -20,6 +20,7 @@ import msgspec
 from dure.engine.compute.native import mpi
 from dure.engine.ranks import shared_memory
 from dure.engine.ranks.channel import Channel
+from dure.engine.ranks.connections import hurry_connections
 from dure.engine.ranks.follower import follow
 from dure.engine.ranks.job import Job
 from dure.engine.ranks.leader import Leader
@@ -52,6 +53,7 @@ def _run(job: Job, rank: int) -> None:
     client = _channel_to_client(job) if rank == 0 else None
     process = RankProcess(job, client)
     process.comm.Barrier()
+    hurry_connections(process.comm)
     shared_memory.unname()
     if client:
         Leader(process, client).lead()

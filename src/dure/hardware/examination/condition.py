@@ -235,6 +235,7 @@ class Condition:
     throttled: the bits of a Raspberry Pi's firmware. n_throttles: of another processor, since it started.
     build: what llama.cpp says it was built with. card_speeds: of reading, in bytes per second, by card.
     busy_poll_us: for which a program waits awake for a packet. ports: on which dure wants to be reached.
+    rank_priority: of the packets between ranks.
     """
 
     time: float = 0.0
@@ -263,6 +264,7 @@ class Condition:
     interrupts: tuple[CoreInterrupts, ...] = ()
     tcp: TcpBuffers | None = None
     busy_poll_us: int | None = None
+    rank_priority: int | None = None
     firewall: FirewallRules | None = None
     open_ports: tuple[OpenPort, ...] = ()
     programs: tuple[BusyProgram, ...] = ()

@@ -37,6 +37,7 @@ _READERS: Mapping[str, Callable[[MachineRoot], Any]] = {
     "sleeping_links": network.sleeping_links,
     "tcp": network.tcp,
     "busy_poll_us": network.busy_poll_us,
+    "rank_priority": network.rank_priority,
     "open_ports": network.open_ports,
     "firewall": firewall.firewall,
     "programs": services.programs,

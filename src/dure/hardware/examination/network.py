@@ -11,6 +11,7 @@ import msgspec
 
 from dure.hardware.examination.condition import Coalescing, NetworkDevice, OpenPort, TcpBuffers
 from dure.hardware.examination.machine_root import MachineRoot, UnreadableError, whole_number
+from dure.places import rank_priority_file
 
 __all__ = [
     "busy_poll_us",
@@ -18,6 +19,7 @@ __all__ = [
     "devices",
     "gathers_packets",
     "open_ports",
+    "rank_priority",
     "sleeping_links",
     "tcp",
 ]
@@ -161,6 +163,11 @@ def tcp(root: MachineRoot) -> TcpBuffers | None:
 def busy_poll_us(root: MachineRoot) -> int | None:
     """Return for how many µs a program waits awake for a packet; None if the kernel cannot."""
     return root.number("/proc/sys/net/core/busy_read")
+
+
+def rank_priority(root: MachineRoot) -> int:
+    """Return how urgent packets between ranks are, 0 (as all others) to 6. Raises UnreadableError."""
+    return root.number(str(rank_priority_file())) or 0
 
 
 def open_ports(root: MachineRoot) -> tuple[OpenPort, ...]:
