@@ -49,6 +49,7 @@ def write_mixtures_plot(rows: Sequence[Mapping[str, Any]], axis: str, path: Path
     for x_, y_, name in zip(x, y, names, strict=True):
         axes.annotate(name, (x_, y_), xytext=(5, 4), textcoords="offset points", fontsize=8)
     axes.set_yscale("log")
+    axes.margins(x=0.1)
     axes.set_xlabel({"bits_per_weight": "bits per weight"}.get(axis, "tokens/s, measured"))
     axes.set_ylabel("KL divergence from the original")
     axes.grid(which="both", alpha=0.3)

@@ -1,8 +1,9 @@
 """Compares what `dure quantize` chooses with llama.cpp's mixtures of one size or speed, by KL divergence.
 
-    python bench/quantize.py MODEL --imatrix M.gguf --data text.txt
-    python bench/quantize.py MODEL --imatrix M.gguf --data text.txt --by speed --ranks 2
+    python bench/quantize.py MODEL --imatrix M.gguf --data text.txt --judge other.txt
+    python bench/quantize.py MODEL --imatrix M.gguf --data text.txt --judge other.txt --by speed --ranks 2
 
+On `--data` dure learns what an error does; all files are judged on `--judge`, which it has not seen.
 Every mixture is made with the same importance matrix; for the size or the measured speed of each file
 dure then chooses itself. Speeds in the table are of both files in turns. With `--bits 2.7 3.3 4.5` dure's
 choices at these sizes stand beside the best mixture that is at most as large.
@@ -55,22 +56,28 @@ def speeds(options: argparse.Namespace, paths: Sequence[Path]) -> list[float]:
     return [statistics.median(each) for each in found]
 
 
+def divergences(options: argparse.Namespace, paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return how far files are from the original on the text that none was chosen by."""
+    found: Any = dure("eval", *paths, "--against", options.model, "--data", options.judge)
+    return [one["divergence"] for one in found]
+
+
 def compared(options: argparse.Namespace, name: str, directory: Path) -> dict[str, Any]:
     """Write a mixture and dure's own choice for it, and return both figures."""
-    paths = directory / "theirs.gguf", directory / "ours.gguf"
+    paths = (directory / "theirs.gguf", directory / "ours.gguf")
     theirs = quantized(options, paths[0], "--type", name)
     if options.by == "speed":
         wanted = ("--target-speed", f"{theirs['measured_tokens_per_s']:.2f}tok/s")
     else:
         wanted = ("--target-size", f"{theirs['file_bytes']}B")
     ours = quantized(options, paths[1], *wanted)
-    found = speeds(options, paths)
+    found, judged = speeds(options, paths), divergences(options, paths)
     row: dict[str, Any] = {"mixture": name}
-    for prefix, facts, speed in zip(("", "our_"), (theirs, ours), found, strict=True):
+    for prefix, facts, speed, far in zip(("", "our_"), (theirs, ours), found, judged, strict=True):
         row |= {
             prefix + "bits_per_weight": facts["bits_per_weight"],
-            prefix + "kl": facts["kl_divergence"]["mean"],
-            prefix + "agreement": facts["agreement"],
+            prefix + "kl": far["mean"]["value"],
+            prefix + "agreement": far["agreement"]["value"],
             prefix + "tokens_per_s": speed,
         }
     return row
@@ -83,7 +90,8 @@ def at_bits(
     found = []
     for bits in options.bits:
         ours = quantized(options, directory / "ours.gguf", "--target-bpw", bits)
-        kl, own_bits = ours["kl_divergence"]["mean"], ours["bits_per_weight"]
+        (far,) = divergences(options, [directory / "ours.gguf"])
+        kl, own_bits = far["mean"]["value"], ours["bits_per_weight"]
         found.append({"our_bits_per_weight": own_bits, "our_kl": kl})
         smaller = [row for row in rows if row["bits_per_weight"] <= bits * 1.005]
         best = min(smaller, key=lambda row: row["kl"], default=None)
@@ -106,6 +114,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("model")
     parser.add_argument("--imatrix", required=True)
     parser.add_argument("--data", required=True)
+    parser.add_argument("--judge", required=True, help="a text, to judge on")
     parser.add_argument("--time", default="20min")
     parser.add_argument("--mixtures", default=",".join(MIXTURES))
     parser.add_argument("--by", choices=("size", "speed"), default="size")
