@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from dure.convert.quantize.group_weights import GroupWeights, measure_weights
 from dure.convert.quantize.search import Search
 from dure.convert.quantize.swap_files import scratch_folder
 from dure.convert.quantize.writing import types_of
-from dure.errors import DureError
 from dure.model.gguf import open_gguf
 from tests.support.quantizing import small_model
 
@@ -63,17 +63,29 @@ def test_a_group_that_was_judged_is_not_judged_again(search: Search, tmp_path: P
     assert again.seen == []
 
 
-def test_without_time_it_says_that_more_is_needed(search: Search, tmp_path: Path) -> None:
-    with pytest.raises(DureError, match="no group of tensors was judged: give more --time"):
-        weights(search, tmp_path, Divergences(), 0)
+def test_without_time_the_largest_group_is_judged_and_counts_for_all(
+    search: Search, tmp_path: Path
+) -> None:
+    """So any --time gives a choice: the others' weight is its, as the median of those that are known."""
+    found = Divergences()
+    got = weights(search, tmp_path, found, 0)
+    sizes: Counter[str] = Counter()
+    for name in search.types:
+        sizes[group_of(name, 2)] += search.model.tensors[name].n_elements
+    (judged,) = found.seen
+    assert sizes[judged] == max(sizes.values())
+    error = sum(
+        search.table.error(n, "Q3_K") or 0 for n in search.types if group_of(n, 2) == judged
+    )
+    assert got == dict.fromkeys(sizes, pytest.approx(0.05 / error))
 
 
 def test_groups_that_time_did_not_suffice_for_count_as_the_median(
     search: Search, tmp_path: Path
 ) -> None:
     known = GroupWeights(tmp_path / "weights.json")
-    for group in ("output", "token_embd", "ffn_up 1/3"):
+    for group in ("ffn_down 1/3", "ffn_gate 1/3", "ffn_up 1/3"):
         known.keep(f"{group} ['Q3_K']", 0.05)
     got = measure_weights(search, Divergences(), known, directory=tmp_path, time_s=0)
-    judged = sorted(got[group] for group in ("output", "token_embd", "ffn_up 1/3"))
+    judged = sorted(got[group] for group in ("ffn_down 1/3", "ffn_gate 1/3", "ffn_up 1/3"))
     assert got["attn_v 1/3"] == judged[1]

@@ -18,7 +18,6 @@ from dure.convert.quantize.encoding import Encoder
 from dure.convert.quantize.output_errors import Progress
 from dure.convert.quantize.search import Search
 from dure.convert.quantize.swap_files import SwapFiles
-from dure.errors import DureError
 from dure.model.architectures import shape_of
 from dure.model.ggml import GgmlType, type_named
 from dure.whole_file import write_whole
@@ -67,7 +66,7 @@ def measure_weights(
     """Return the weight of each group; of those that time_s did not suffice for, the median of the others.
 
     divergence: runs a model and returns its KL divergence from the original. directory: empty, has room for
-    the model and a group of it. The largest groups come first.
+    the model and a group of it. The largest groups come first, and one is judged whatever time_s is.
     """
     ends = time.monotonic() + time_s
     groups = _groups(search)
@@ -80,7 +79,7 @@ def measure_weights(
         error = sum(search.table.error(name, type_.name) or 0.0 for name, type_ in swap.items())
         key = _key(group, swap)
         found = known.of(key)
-        if found is None and time.monotonic() < ends:
+        if found is None and (not weights or time.monotonic() < ends):
             with files.swapped(group, swap) as path:
                 found = divergence(path)
             known.keep(key, found)
@@ -91,7 +90,7 @@ def measure_weights(
 
 
 def swaps_left(search: Search, known: GroupWeights | None) -> list[Mapping[str, GgmlType]]:
-    """Return the types of each swap that was not judged yet; None: nothing was."""
+    """Return the types of each swap that was not judged yet, the largest first; None: nothing was."""
     swaps = {group: _swap(search, names) for group, names in _groups(search).items()}
     return [
         swap
@@ -125,8 +124,6 @@ def _probe(names: Sequence[str]) -> GgmlType:
 
 
 def _filled(weights: Mapping[str, float], groups: Sequence[str]) -> dict[str, float]:
-    """Return a weight for every group. Raises DureError if none was measured."""
-    if not weights:
-        raise DureError("no group of tensors was judged", "give more --time")
-    middle = sorted(weights.values())[len(weights) // 2]
+    """Return a weight for every group. Without any, as no swap has an error, all count alike."""
+    middle = sorted(weights.values())[len(weights) // 2] if weights else 1.0
     return {group: max(weights.get(group, middle), _LEAST * middle) for group in groups}
