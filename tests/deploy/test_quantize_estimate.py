@@ -14,6 +14,7 @@ from dure.convert.quantize.group_weights import GroupWeights, measure_weights
 from dure.convert.quantize.search import Search
 from dure.convert.quantize.swap_files import scratch_folder
 from dure.deploy.quantize_estimate import (
+    START_S,
     QuantizeEstimate,
     TextWork,
     check_original_fits,
@@ -71,7 +72,7 @@ def test_every_phase_takes_what_is_left_of_it(search: Search, tmp_path: Path) ->
         measure_weights(search, lambda _: 0.1, known, directory=folder, time_s=1e6)
     after = told(search, work(known, written=0))
     assert after.total_s == 0
-    assert (after.n_swaps, after.swap_bytes) == (0, 0)
+    assert (after.n_swaps, after.n_judged, after.swap_bytes) == (0, 0, 0)
 
 
 def test_reading_is_the_bytes_of_a_token_by_the_machines_speed(search: Search) -> None:
@@ -79,15 +80,29 @@ def test_reading_is_the_bytes_of_a_token_by_the_machines_speed(search: Search) -
     tensors = search.model.tensors.values()
     token_s = sum(t.size_bytes for t in tensors if t.name != "token_embd.weight") / 1e6
     estimate = told(search, work())
-    assert estimate.text_s == pytest.approx(64 * token_s + 64 / 8 * 8 * token_s)
+    assert estimate.text_s == pytest.approx(64 * token_s + 64 / 8 * 8 * token_s, rel=0.02)
     assert estimate.swaps_s == pytest.approx(estimate.n_swaps * 64 * token_s, rel=0.1)
 
 
+def test_a_swap_starts_an_engine_however_quick_the_machine(search: Search) -> None:
+    """A tiny model's weights are read in no time; its estimate was a tenth of what it took."""
+    KnownSpeeds(search.directory.parent / "speeds").keep(
+        ROOT_NAME, speed=Speed("F16", 1, 1e15, 1e15)
+    )
+    estimate = told(search, work())
+    assert estimate.swaps_s > estimate.n_swaps * START_S
+    assert estimate.text_s > 2 * START_S
+
+
 def test_measuring_keeps_to_its_time(search: Search) -> None:
-    """But the first pass over all tensors, and the model's own reading, are always done."""
-    short = told(search, work(), time_s=0)
-    assert 0 < short.errors_s < told(search, work()).errors_s
-    assert short.swaps_s == 0
+    """But the first pass over all tensors, the model's own reading, and one swap are always done."""
+    short, whole = told(search, work(), time_s=0), told(search, work())
+    assert 0 < short.errors_s < whole.errors_s
+    assert (short.n_judged, short.n_swaps, whole.n_judged) == (1, whole.n_swaps, whole.n_swaps)
+    assert 0 < short.swaps_s < whole.swaps_s / 10
+    some = told(search, work(), time_s=whole.errors_s * 2 + whole.text_s + whole.swaps_s / 2)
+    assert 1 < some.n_judged < whole.n_swaps
+    assert some.swaps_s == pytest.approx(whole.swaps_s * some.n_judged / whole.n_swaps, rel=0.2)
 
 
 def test_a_file_is_as_large_as_its_bits(search: Search) -> None:

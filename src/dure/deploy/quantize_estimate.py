@@ -7,7 +7,7 @@ Refuses to know options, and what is printed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from dure.deploy.options import RunOptions
 from dure.deploy.quantize_machines import speeds_here
 from dure.deploy.reporter import Reporter
 from dure.errors import ResourceError
+from dure.model.architectures import shape_of
 from dure.model.ggml import GgmlType
 from dure.model.gguf import GgufFile
 from dure.places import free_bytes
@@ -29,12 +30,22 @@ from dure.plan.type_times import read_part
 from dure.sizes import compared
 
 __all__ = [
+    "START_S",
     "QuantizeEstimate",
     "TextWork",
     "check_original_fits",
     "check_swap_room",
     "estimated",
 ]
+
+# What the speed of reading weights does not say, in seconds; of two cores with AVX-512, see docs/LOG.md.
+START_S = 0.2  # of an engine
+_START_WORD_S = 3e-6  # of a start, for each token of the vocabulary
+_LAYER_S = 2e-5  # of a token in a layer, beside others: attention and small kernels
+_WRITTEN_S = 2e-4  # of a token that is written
+_LOGIT_S = (
+    7e-9  # of a row's logits that are compared, each; twice that if the row is kept or drawn from
+)
 
 
 @dataclass(frozen=True)
@@ -55,15 +66,16 @@ class TextWork:
 class QuantizeEstimate:
     """Seconds of each phase, about; bytes on disk.
 
-    text_s: the model writes the text and reads it. errors_s: of n_tensors tensors, swaps_s: of n_swaps
-    groups, as far as they are not known yet and the time allows. write_s: the file is written, and judged.
-    swap_bytes: in the cache, until the swaps are done. file_bytes: of tensors in the file; 0: none.
+    text_s: the model writes the text and reads it. errors_s: of n_tensors tensors, swaps_s: of n_judged of
+    n_swaps groups, as far as they are not known yet and the time allows. write_s: the file is written, and
+    judged. swap_bytes: in the cache, until the swaps are done. file_bytes: of tensors in the file; 0: none.
     """
 
     text_s: float
     n_tensors: int
     errors_s: float
     n_swaps: int
+    n_judged: int
     swaps_s: float
     write_s: float
     swap_bytes: int
@@ -93,22 +105,23 @@ def estimated(
     swapped, written = [_weights(search, swap) for swap in swaps], _weights(search, types or {})
     passes = weights_left(search.model, search.types, search.table) if measures else []
     speeds = weights_per_s(set[str]().union(*passes, *swapped, written))
-    read_s, write_text_s = _text_s(search.model, text, reporter) if text else (0.0, 0.0)
+    times = _TextTimes.of(search.model, text, reporter) if text else _TextTimes(0.0, 0.0, 0.0)
 
     def encoded_s(weights: Mapping[str, int]) -> float:
         return encoding_s(weights, speeds, search.threads)
 
     each_s = list(map(encoded_s, passes))
     errors_s = max(sum(each_s[:1]), min(sum(each_s), time_s / 2 if text else time_s))
-    own_s = read_s * bool(text and text.n_to_read)
-    all_swaps_s = sum(encoded_s(one) + read_s for one in swapped)
+    left_s = time_s - errors_s - times.own_s
+    n_judged, swaps_s = _within(left_s, [encoded_s(one) + times.compare_s for one in swapped])
     return QuantizeEstimate(
-        text_s=write_text_s + own_s,
+        text_s=times.write_s + times.own_s,
         n_tensors=len(search.types) if measures else 0,
         errors_s=errors_s,
         n_swaps=len(swaps),
-        swaps_s=min(all_swaps_s, max(0.0, time_s - errors_s - own_s)),
-        write_s=encoded_s(written) + read_s if types is not None else 0.0,
+        n_judged=n_judged,
+        swaps_s=swaps_s,
+        write_s=encoded_s(written) + times.compare_s if types is not None else 0.0,
         swap_bytes=_swap_bytes(search.model, swaps),
         file_bytes=_bytes(search.model, types) if types is not None else 0,
     )
@@ -146,15 +159,44 @@ def _weights(search: Search, types: Mapping[str, GgmlType]) -> Counter[str]:
     return weights
 
 
-def _text_s(model: GgufFile, text: TextWork, reporter: Reporter) -> tuple[float, float]:
-    """Return the seconds in which the model reads the text, and in which it writes what is missing."""
-    type_name = main_type_of(model)
-    speed = speeds_here([type_name], reporter).speed(ROOT_NAME, type_name)
-    assert speed is not None, "it was measured"
-    n_bytes = sum(read_part(model, tensor) * tensor.size_bytes for tensor in model.tensors.values())
-    token_s = n_bytes / speed.prompt_bytes_per_s
-    step_s = max(n_bytes / speed.decode_bytes_per_s, token_s * text.at_once)
-    return token_s * text.n_tokens, step_s * text.n_to_write / text.at_once
+@dataclass(frozen=True)
+class _TextTimes:
+    """Seconds in which a model writes what is missing of a text, reads it itself, and is compared on it."""
+
+    write_s: float
+    own_s: float
+    compare_s: float
+
+    @classmethod
+    def of(cls, model: GgufFile, text: TextWork, reporter: Reporter) -> _TextTimes:
+        type_name = main_type_of(model)
+        speed = speeds_here([type_name], reporter).speed(ROOT_NAME, type_name)
+        assert speed is not None, "it was measured"
+        n_bytes = sum(read_part(model, one) * one.size_bytes for one in model.tensors.values())
+        shape = shape_of(model)
+        start_s = START_S + _START_WORD_S * shape.n_vocab
+        token_s, row_s = n_bytes / speed.prompt_bytes_per_s, _LOGIT_S * shape.n_vocab
+        small_s = _LAYER_S * shape.n_layer
+        decode_s = n_bytes / speed.decode_bytes_per_s + speed.layer_s * shape.n_layer
+        step_s = max(decode_s, token_s * text.at_once)
+        written_s = step_s / text.at_once + small_s + 2 * row_s + _WRITTEN_S
+        read_s = start_s + text.n_tokens * (token_s + small_s)
+        scored_s = text.n_tokens / 2 * row_s
+        return cls(
+            write_s=start_s + text.n_to_write * written_s if text.n_to_write else 0.0,
+            own_s=read_s + 2 * scored_s if text.n_to_read else 0.0,
+            compare_s=read_s + scored_s,
+        )
+
+
+def _within(left_s: float, each_s: Sequence[float]) -> tuple[int, float]:
+    """Return how many begin in a time, one at least, and what they take."""
+    n, taken_s = 0, 0.0
+    for one_s in each_s:
+        if n and taken_s >= left_s:
+            break
+        n, taken_s = n + 1, taken_s + one_s
+    return n, taken_s
 
 
 def _swap_bytes(model: GgufFile, swaps: list[Mapping[str, GgmlType]]) -> int:

@@ -106,10 +106,12 @@ class Preparation:
 
 def _tell(estimate: QuantizeEstimate, search: Search, path: Path | None) -> None:
     """Tell how long each phase takes, and what lies on disk."""
+    n, n_all = estimate.n_judged, estimate.n_swaps
+    groups = f"{n}" if n == n_all else f"{n} of {n_all}"
     phases = {
         "the text": estimate.text_s,
         f"errors of {estimate.n_tensors} tensors": estimate.errors_s,
-        f"{estimate.n_swaps} groups swapped one at a time": estimate.swaps_s,
+        f"{groups} groups swapped one at a time": estimate.swaps_s,
         "the file": estimate.write_s,
     }
     parts = [f"{what} {_time(took_s)}" for what, took_s in phases.items() if took_s > 0]
