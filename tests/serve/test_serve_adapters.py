@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -182,24 +183,94 @@ def test_an_answer_keeps_its_adapters_when_the_engine_is_killed(server: Served) 
     assert said(server, SECOND, n_predict=200)["content"] == whole
 
 
-def test_every_dialect_has_the_servers_adapters(files: tuple[AdapterFile, ...]) -> None:
-    """Anthropic's, Ollama's and Responses' requests cannot name adapters: they get the server's."""
+MESSAGES = [{"role": "user", "content": "Hello"}]
+DIALECTS: dict[str, dict[str, Any]] = {
+    "/v1/messages": {"max_tokens": 5, "messages": MESSAGES},
+    "/api/chat": {"messages": MESSAGES, "stream": False},
+    "/api/generate": {"prompt": "Hello", "stream": False},
+    "/v1/responses": {"input": "Hello"},
+    "/v1/chat/completions": {"messages": MESSAGES},
+    "/v1/completions": {"prompt": "Hello"},
+    "/completion": {"prompt": "Hello"},
+}
+
+
+@contextmanager
+def scripted(
+    files: tuple[AdapterFile, ...], aliases: tuple[str, ...] = ()
+) -> Iterator[tuple[Served, ScriptedEngine]]:
+    """Serve every dialect on an engine that notes what it is asked for."""
     engine = ScriptedEngine()
-    messages = [{"role": "user", "content": "Hello"}]
-    cases: dict[str, dict[str, Any]] = {
-        "/v1/messages": {"model": "any", "max_tokens": 5, "messages": messages},
-        "/api/chat": {"model": "any", "messages": messages},
-        "/api/generate": {"model": "any", "prompt": "Hello"},
-        "/v1/responses": {"model": "any", "input": "Hello"},
-        "/v1/chat/completions": {"messages": messages},
-        "/v1/completions": {"prompt": "Hello"},
-    }
+    server = state(engine, files)
+    server.model.aliases = aliases
     dialects = [responses.router(), anthropic.router(), ollama.router()]
-    with served(state(engine, files), dialects) as server:
-        for path, body in cases.items():
-            answer = httpx.post(f"{server.url}{path}", json=body, timeout=WAIT_S)
-            assert answer.status_code == 200, answer.text
-            assert engine.requests[-1].adapters == ((0, 1.0),), path
+    with served(server, dialects) as running:
+        yield running, engine
+
+
+def asked(server: Served, path: str, model: str, **more: Any) -> dict[str, Any]:
+    body = {"model": model, **DIALECTS[path], **more}
+    answer = httpx.post(f"{server.url}{path}", json=body, timeout=WAIT_S)
+    assert answer.status_code == 200, answer.text
+    value: dict[str, Any] = answer.json()
+    return value
+
+
+@pytest.mark.parametrize("path", DIALECTS)
+def test_every_dialect_has_the_servers_adapters(files: tuple[AdapterFile, ...], path: str) -> None:
+    """A request that names none gets the server's, under whatever name it knows the model."""
+    with scripted(files) as (server, engine):
+        for model in ("any", "dure-demo", "dure-demo:latest", "gpt-4o:mini"):
+            assert asked(server, path, model)["model"] == "dure-demo"
+            assert engine.requests[-1].adapters == ((0, 1.0),)
+
+
+@pytest.mark.parametrize("path", DIALECTS)
+def test_the_models_name_chooses_an_adapter(files: tuple[AdapterFile, ...], path: str) -> None:
+    """In every dialect, as clients that can only choose a model need it; the answer has that name.
+
+    The adapter is alone then, and as strong as its option says; one of strength 0 has 1.
+    """
+    with scripted(files, aliases=("village",)) as (server, engine):
+        for name in ("dure-demo:2", "village:2", "2", "dure-demo:2:latest"):
+            assert asked(server, path, name)["model"] == "dure-demo:2"
+            assert engine.requests[-1].adapters == ((1, 1.0),)
+        asked(server, path, "dure-demo:1")
+        assert engine.requests[-1].adapters == ((0, 1.0),)
+
+
+def test_what_a_request_says_of_adapters_comes_before_the_name(
+    files: tuple[AdapterFile, ...],
+) -> None:
+    """As numbers with scales say more than a name; an empty list says nothing."""
+    with scripted(files) as (server, engine):
+        for lora, wanted in ((SECOND, ((1, 0.5),)), (NONE, ()), ([], ((0, 1.0),))):
+            asked(server, "/v1/chat/completions", "dure-demo:1", lora=lora)
+            assert engine.requests[-1].adapters == wanted
+
+
+def test_lists_of_models_have_each_adapter(files: tuple[AdapterFile, ...]) -> None:
+    """Where clients look for what they can choose; names that come twice get their number."""
+    same = AdapterFile(files[0].path, 0.5)
+    with scripted((*files, same)) as (server, engine):
+        names = ["dure-demo", "dure-demo:1", "dure-demo:2", "dure-demo:1-2"]
+        listed = httpx.get(f"{server.url}/v1/models").json()["data"]
+        assert [one["id"] for one in listed] == names
+        assert [one.get("parent") for one in listed] == [None, *["dure-demo"] * 3]
+        tags = httpx.get(f"{server.url}/api/tags").json()["models"]
+        assert [one["name"] for one in tags] == names
+        for name in names:
+            assert httpx.get(f"{server.url}/v1/models/{name}").json()["id"] == name
+            assert httpx.post(f"{server.url}/api/show", json={"model": name}).status_code == 200
+        asked(server, "/api/chat", "dure-demo:1-2")
+        assert engine.requests[-1].adapters == ((2, 0.5),)
+
+
+def test_an_adapter_by_name_writes_what_it_writes_by_number(server: Served) -> None:
+    """On the real engine: the model with the second adapter alone, at its whole strength."""
+    by_name = said(server, None, model="dure-demo:2")
+    assert by_name["content"] == said(server, [{"id": 1, "scale": 1.0}])["content"]
+    assert by_name["content"] != said(server, None)["content"]
 
 
 def test_a_server_without_adapters_says_how_to_get_one() -> None:

@@ -13,7 +13,7 @@ from dure.chat.reading import TextTools, tokens_of
 from dure.errors import NotReadyError, ParameterError
 from dure.isolation import Isolation
 from dure.model.vocabulary import Vocabulary
-from dure.serve.adapters import ServedAdapters
+from dure.serve.adapters import AdapterVariant, ServedAdapters
 from dure.serve.engine import Engine
 
 __all__ = ["LONG_TEXT", "ServedModel"]
@@ -39,6 +39,25 @@ class ServedModel:
 
     def __post_init__(self) -> None:
         self._pieces: dict[tuple[int, bool], bytes] = {}
+
+    @property
+    def variants(self) -> list[AdapterVariant]:
+        """The model as requests that do not say adapters get it, and with each adapter alone."""
+        return [AdapterVariant(self.name, self.adapters.active), *self.adapters.variants(self.name)]
+
+    def variant(self, name: str | None) -> AdapterVariant:
+        """Return what a request's `model` names.
+
+        The model with an adapter is `model:adapter`, with any name of the model, or the adapter's name
+        alone. Every other name is the model's.
+        """
+        own, *others = self.variants
+        asked = (name or "").removesuffix(":latest")
+        if others and asked not in {self.name, *self.aliases}:
+            for variant, adapter in zip(others, self.adapters.names, strict=True):
+                if asked in {adapter, *(f"{one}:{adapter}" for one in (self.name, *self.aliases))}:
+                    return variant
+        return own
 
     def piece(self, token: int, special: bool = False) -> bytes:
         """Return the bytes of a token, remembered from the first call on."""

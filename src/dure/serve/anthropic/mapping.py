@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from dure.chat.task import ChatTask, GenerationOptions, JsonSchema, NamedTool, Tool
+from dure.engine.adapters import AdapterSet
 from dure.errors import ParameterError, UsageError
 from dure.generate.request import NOBODY, Owner, Sampling
 from dure.serve.anthropic.answer import ThoughtsShown
@@ -50,7 +51,10 @@ def task_of(request: CountTokensRequest) -> ChatTask:
 
 
 def options_of(
-    request: MessagesRequest, defaults: Sampling, owner: Owner = NOBODY
+    request: MessagesRequest,
+    defaults: Sampling,
+    owner: Owner = NOBODY,
+    adapters: AdapterSet | None = None,
 ) -> GenerationOptions:
     """Return how the answer is generated; `defaults` hold if the request says nothing.
 
@@ -71,6 +75,7 @@ def options_of(
         max_tokens=request.max_tokens,
         stop=_stop(request),
         owner=owner,
+        adapters=adapters,
     )
 
 

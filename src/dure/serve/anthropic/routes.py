@@ -46,13 +46,14 @@ async def create_message(
     body: MessagesRequest, request: Request, server: CurrentServer
 ) -> Response:
     """Answer in Anthropic's Messages API, whole or as a stream of typed events."""
-    options = options_of(body, server.sampling, caller_of(request))
+    variant = server.model.variant(body.model)
+    options = options_of(body, server.sampling, caller_of(request), variant.adapters)
     prepared = await _prepared(body, server)
     return await send_answer(
         request,
         run_chat(server.model, prepared, options),
         MessageAnswer(
-            server.model.name,
+            variant.name,
             len(prepared.prompt),
             body.max_tokens,
             options.stop,

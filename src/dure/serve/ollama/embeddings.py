@@ -9,23 +9,27 @@ import math
 from collections.abc import Sequence
 
 from dure.errors import UsageError, context_error
-from dure.serve.ollama.options import Options
+from dure.serve.ollama.requests import EmbeddingsRequest, EmbedRequest
 from dure.serve.state import ServerState
 
 __all__ = ["embedded", "normalized"]
 
 
 async def embedded(
-    server: ServerState, texts: Sequence[str], options: Options | None, *, truncate: bool
+    server: ServerState,
+    request: EmbedRequest | EmbeddingsRequest,
+    texts: Sequence[str],
+    *,
+    truncate: bool,
 ) -> tuple[list[list[float]], int]:
-    """Return a vector for every text, and the number of their tokens.
+    """Return a vector for every text of a request, and the number of their tokens.
 
     truncate: the end of a text that does not fit the context is left out.
     Raises ContextError without it, UsageError for an empty text, and ForbiddenError if the model does
     not embed.
     """
     model = server.embedder()
-    info = model.engine.info
+    info, options = model.engine.info, request.options
     n_ctx = min((options.num_ctx if options else None) or info.n_ctx, info.n_ctx)
     tokens = [await model.tokenize(text) for text in texts]
     for index, found in enumerate(tokens):
@@ -34,7 +38,8 @@ async def embedded(
         if len(found) > n_ctx and not truncate:
             raise context_error(len(found), n_ctx, f"shorten input[{index}], or say truncate")
     fitting = [found[:n_ctx] for found in tokens]
-    vectors = await model.engine.embed(fitting, model.adapters.active) if fitting else []
+    adapters = model.variant(request.model).adapters
+    vectors = await model.engine.embed(fitting, adapters) if fitting else []
     return vectors, sum(len(found) for found in fitting)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dure.chat.task import ChatTask, GenerationOptions, JsonObject, JsonSchema, Tool
+from dure.engine.adapters import AdapterSet
 from dure.errors import UsageError
 from dure.generate.request import NOBODY, Owner, Sampling
 from dure.http.unused_fields import let_through
@@ -68,7 +69,11 @@ def check_raw(request: GenerateRequest) -> None:
 
 
 def options_of(
-    request: AnswerRequest, defaults: Sampling, n_ctx: int, owner: Owner = NOBODY
+    request: AnswerRequest,
+    defaults: Sampling,
+    n_ctx: int,
+    owner: Owner = NOBODY,
+    adapters: AdapterSet | None = None,
 ) -> GenerationOptions:
     """Return how the answer is generated. Raises UsageError naming what cannot be honoured."""
     note_keep_alive(request.keep_alive)
@@ -82,6 +87,7 @@ def options_of(
         stop=stops_of(request.options),
         n_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         owner=owner,
+        adapters=adapters,
     )
 
 

@@ -90,7 +90,7 @@ def router() -> APIRouter:
 async def chat(body: OllamaChatRequest, request: Request, server: CurrentServer) -> Response:
     """Continue a conversation; streamed unless `stream` is false."""
     options = _options(body, request, server)
-    answer = OllamaAnswer(server.model.name, chatted)
+    answer = OllamaAnswer(server.model.variant(body.model).name, chatted)
     if not body.messages:
         return json_response(answer.loaded())
     prepared = await server.prepare(task_of_chat(body), _THINK)
@@ -100,7 +100,7 @@ async def chat(body: OllamaChatRequest, request: Request, server: CurrentServer)
 async def generate(body: GenerateRequest, request: Request, server: CurrentServer) -> Response:
     """Answer a prompt, or continue it if it is raw; streamed unless `stream` is false."""
     options = _options(body, request, server)
-    answer = OllamaAnswer(server.model.name, generated)
+    answer = OllamaAnswer(server.model.variant(body.model).name, generated)
     if not body.prompt:
         task_of_prompt(body)
         return json_response(answer.loaded())
@@ -120,8 +120,10 @@ async def generate(body: GenerateRequest, request: Request, server: CurrentServe
 
 
 def _options(body: AnswerRequest, request: Request, server: ServerState) -> GenerationOptions:
-    server.model.check_ready()
-    return options_of(body, server.sampling, server.model.engine.info.n_ctx, caller_of(request))
+    model = server.model
+    model.check_ready()
+    adapters = model.variant(body.model).adapters
+    return options_of(body, server.sampling, model.engine.info.n_ctx, caller_of(request), adapters)
 
 
 async def _answered(
@@ -142,13 +144,13 @@ async def embed(body: EmbedRequest, request: Request, server: CurrentServer) -> 
     started_s = time.perf_counter()
     note_keep_alive(body.keep_alive)
     texts = [body.input] if isinstance(body.input, str) else body.input
-    work = embedded(server, texts, body.options, truncate=body.truncate is not False)
+    work = embedded(server, body, texts, truncate=body.truncate is not False)
     found = await while_connected(request, work)
     if isinstance(found, Response):
         return found
     vectors, n_tokens = found
     answer = {
-        "model": server.model.name,
+        "model": server.model.variant(body.model).name,
         "embeddings": [normalized(vector, body.dimensions) for vector in vectors],
         "total_duration": round((time.perf_counter() - started_s) * 1e9),
         "load_duration": 0,
@@ -161,7 +163,7 @@ async def embeddings(body: EmbeddingsRequest, request: Request, server: CurrentS
     """Embed one text; the vector has the length that the model gives it."""
     note_keep_alive(body.keep_alive)
     texts = [body.prompt] if body.prompt else []
-    found = await while_connected(request, embedded(server, texts, body.options, truncate=True))
+    found = await while_connected(request, embedded(server, body, texts, truncate=True))
     if isinstance(found, Response):
         return found
     vectors, _ = found
@@ -173,8 +175,7 @@ async def show(body: ShowRequest, server: CurrentServer) -> Response:
     server.model.check_ready()
     name = (body.model or body.name or "").removesuffix(":latest")
     if name not in (
-        server.model.name,
-        server.model.name.removesuffix(":latest"),
+        *(one.name.removesuffix(":latest") for one in server.model.variants),
         *server.model.aliases,
     ):
         raise NotFoundError(f"model {name!r} not found: this server has {server.model.name!r}")
@@ -184,9 +185,11 @@ async def show(body: ShowRequest, server: CurrentServer) -> Response:
 
 
 async def tags(server: CurrentServer) -> Response:
-    """List the models: the one that is served."""
+    """List the models: the one that is served, and with each of its adapters."""
     server.model.check_ready()
-    return json_response({"models": [models.listed(server.model.engine.info, server.model.name)]})
+    info = server.model.engine.info
+    listed = [models.listed(info, one.name) for one in server.model.variants]
+    return json_response({"models": listed})
 
 
 async def ps(server: CurrentServer) -> Response:

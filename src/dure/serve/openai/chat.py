@@ -37,7 +37,9 @@ async def create_chat_completion(
     return await send_answer(
         request,
         run_chats(server.model, prepared, options, body.n or 1),
-        ChatAnswer(body, server.model.name, server.fingerprint, prepared.prompt_text),
+        ChatAnswer(
+            body, server.model.variant(body.model).name, server.fingerprint, prepared.prompt_text
+        ),
         OPENAI_STREAM,
         stream=bool(body.stream),
         silence=server.silence,

@@ -53,7 +53,9 @@ async def create_completion(
     return await send_answer(
         request,
         run_scored_texts(model, prompts, options, grammar, n),
-        CompletionAnswer(body, model.name, server.fingerprint, echoes, prompt_text),
+        CompletionAnswer(
+            body, model.variant(body.model).name, server.fingerprint, echoes, prompt_text
+        ),
         OPENAI_STREAM,
         stream=bool(body.stream),
         silence=server.silence,

@@ -166,7 +166,10 @@ class InputTokens(ClosedObject):
 
 
 class OpenAIModel(OpenObject):
-    """A model that is served, with the fields of OpenAI's API and of Anthropic's."""
+    """A model that is served, with the fields of OpenAI's API and of Anthropic's.
+
+    With an adapter (LoRA) it has an entry of its own, whose `parent` is the model alone.
+    """
 
     id: str
     object: Literal["model"]

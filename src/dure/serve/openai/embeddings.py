@@ -51,7 +51,9 @@ class EmbeddingRequest(RequestBody):
     model_config = examples({"input": "a bell"}, {"input": ["a bell", "the river", [1, 2, 3]]})
 
     input: Input
-    model: Annotated[str, MaxLen(1024)] | None = Field(None, description="any: one is served")
+    model: Annotated[str, MaxLen(1024)] | None = Field(
+        None, description="any; `model:adapter` has that adapter"
+    )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Ge(1), Le(1 << 20)] | None = None
 
@@ -75,13 +77,14 @@ async def create_native_embeddings(
 
 async def _openai(body: EmbeddingRequest, model: ServedModel) -> Response:
     vectors, n_tokens = await _vectors(body, model)
+    name = model.variant(body.model).name
     encode = _base64 if body.encoding_format == "base64" else _numbers
     data = [
         {"object": "embedding", "index": index, "embedding": encode(vector)}
         for index, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
-    return json_response({"object": "list", "data": data, "model": model.name, "usage": usage})
+    return json_response({"object": "list", "data": data, "model": name, "usage": usage})
 
 
 async def _native(body: EmbeddingRequest, model: ServedModel) -> Response:
@@ -100,9 +103,10 @@ async def _vectors(body: EmbeddingRequest, model: ServedModel) -> tuple[list[Vec
     if body.dimensions is not None and body.dimensions > n_embd:
         raise ParameterError("dimensions", f"dimensions: the model has only {n_embd}")
     n_tokens, at_once = sum(map(len, inputs)), model.engine.info.n_sequences
+    adapters = model.variant(body.model).adapters
     vectors: list[Vector] = []
     for at in range(0, len(inputs), at_once):  # many texts never fill the queue of all requests
-        raw = await model.engine.embed(inputs[at : at + at_once], model.adapters.active)
+        raw = await model.engine.embed(inputs[at : at + at_once], adapters)
         vectors += [_unit(vector, body.dimensions) for vector in raw]
     return vectors, n_tokens
 

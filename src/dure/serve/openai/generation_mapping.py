@@ -50,7 +50,7 @@ async def options_of(
 
 def _adapters(request: GenerationParameters, model: ServedModel) -> AdapterSet:
     if not request.lora:  # an empty list asks for nothing, as with llama-server
-        return model.adapters.active
+        return model.variant(request.model).adapters
     return model.adapters.chosen(((one.id, one.scale) for one in request.lora), "lora")
 
 

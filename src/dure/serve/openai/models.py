@@ -28,7 +28,7 @@ router = APIRouter(route_class=JsonRoute, tags=["models"])
 @router.get("/v1/models", **OPENAI_STYLE.route(ModelList, errors=GUARDED))
 @router.get("/models", **OPENAI_STYLE.route(ModelList, alias=True))
 async def list_models(server: CurrentServer) -> Response:
-    """List the models that are served."""
+    """List the models that are served: with each adapter, too."""
     models = _models(server)
     page = {"has_more": False, "first_id": models[0]["id"], "last_id": models[-1]["id"]}
     return json_response({"object": "list", "data": models, **page})
@@ -48,8 +48,13 @@ async def show_model(model: str, server: CurrentServer) -> Response:
 
 
 def _models(server: ServerState) -> list[dict[str, Any]]:
-    models = [server.model, *([server.embedding] if server.embedding else [])]
-    return [_entry(model) for model in models]
+    own = _entry(server.model)
+    beside = [_entry(server.embedding)] if server.embedding else []
+    others = [
+        {**own, "id": one.name, "display_name": one.name, "parent": own["id"], "aliases": []}
+        for one in server.model.variants[1:]
+    ]
+    return [own, *others, *beside]
 
 
 def _entry(model: ServedModel) -> dict[str, Any]:

@@ -62,7 +62,7 @@ async def _answer(
     return await send_answer(
         request,
         run_texts(model, prompts, options, grammar),
-        NativeAnswer(body, options, model.name, repeated),
+        NativeAnswer(body, options, model.variant(body.model).name, repeated),
         LLAMA_SERVER_STREAM,
         stream=bool(body.stream),
         silence=server.silence,

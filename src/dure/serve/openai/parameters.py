@@ -93,7 +93,8 @@ class GenerationParameters(RequestBody):
     json_schema: dict[str, Any] | None = None
 
     lora: Annotated[list[AdapterScale], MaxLen(MOST_ADAPTERS)] | None = Field(
-        None, description="the adapters to use; without any named, as /lora-adapters says"
+        None,
+        description="the adapters to use; without any named, as `model` or /lora-adapters says",
     )
 
     stream: bool | None = None
@@ -101,6 +102,8 @@ class GenerationParameters(RequestBody):
     timings_per_token: bool | None = None
     verbose: bool | None = None
 
-    model: Annotated[str, MaxLen(1024)] | None = Field(None, description="any: one is served")
+    model: Annotated[str, MaxLen(1024)] | None = Field(
+        None, description="any; `model:adapter` has that adapter"
+    )
 
     MAX_NAMES: ClassVar[tuple[str, ...]] = ("max_tokens", "n_predict")

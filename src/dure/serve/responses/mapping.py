@@ -18,6 +18,7 @@ from dure.chat.task import (
     NamedTool,
     Tool,
 )
+from dure.engine.adapters import AdapterSet
 from dure.errors import ParameterError
 from dure.generate.request import NOBODY, Owner, Sampling
 from dure.http.unused_fields import let_through
@@ -65,7 +66,10 @@ def task_of(request: ResponsesRequest) -> ChatTask:
 
 
 def options_of(
-    request: ResponsesRequest, defaults: Sampling, owner: Owner = NOBODY
+    request: ResponsesRequest,
+    defaults: Sampling,
+    owner: Owner = NOBODY,
+    adapters: AdapterSet | None = None,
 ) -> GenerationOptions:
     """Return how the answer is generated; `defaults` hold if the request says nothing."""
     given = {"temperature": request.temperature, "top_p": request.top_p}
@@ -75,6 +79,7 @@ def options_of(
         max_tokens=request.max_output_tokens,
         n_logprobs=_n_logprobs(request),
         owner=owner,
+        adapters=adapters,
     )
 
 

@@ -36,12 +36,13 @@ async def create_response(
     body: ResponsesRequest, request: Request, server: CurrentServer
 ) -> Response:
     """Answer in OpenAI's Responses API, whole or as a stream of typed events."""
-    options = options_of(body, server.sampling, caller_of(request))
+    variant = server.model.variant(body.model)
+    options = options_of(body, server.sampling, caller_of(request), variant.adapters)
     prepared = await server.prepare(task_of(body), {"reasoning_effort": "reasoning.effort"})
     return await send_answer(
         request,
         run_chat(server.model, prepared, options),
-        ResponseAnswer(body, echo_of(body, server.model.name, options.sampling)),
+        ResponseAnswer(body, echo_of(body, variant.name, options.sampling)),
         RESPONSES_STREAM,
         stream=bool(body.stream),
         silence=server.silence,
