@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,6 +29,7 @@ from tests.support.dllama_pairs import (
     tokenizer_of,
     write_dllama_model,
 )
+from tests.support.peak_memory import peak_import_bytes
 from tests.support.random_models import SHAPES, Shape, reference_logits, write_random_model
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
@@ -35,6 +38,7 @@ MODELS: dict[str, Shape] = {
     name: replace(SHAPES[name], **PLAIN)  # type: ignore[arg-type]  # each value is of its field's type
     for name in ("llama", "qwen3", "qwen3moe")
 }
+FEED_FORWARD = 3  # the header's key
 BYTES = [bytes([byte]) for byte in range(256)]
 
 
@@ -273,6 +277,22 @@ def test_a_model_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"old format|no model"):
             imported(model)
     assert not list(tmp_path.glob("*imported*"))
+
+
+def test_memory_stays_small(tmp_path: Path) -> None:
+    """Matrices of 36 MiB each cost no more memory than those of a few kilobytes."""
+    _, model = write_pair(tmp_path, "qwen3", "Q4_0")
+    small = peak_import_bytes(model, tmp_path / "out.gguf")
+    data = model.read_bytes()
+    old = struct.unpack_from("<i", data, 4)[0]
+    pairs = dict(struct.iter_unpack("<ii", data[8:old]))
+    model.write_bytes(header(MODEL_MAGIC, pairs | {FEED_FORWARD: 1 << 18}) + data[old:])
+    with pytest.raises(ModelError, match="describes") as refusal:
+        read_pair(model)
+    found = re.search(r"describes (\d+) bytes", str(refusal.value))
+    assert found
+    os.truncate(model, int(found[1]))  # a file with a hole
+    assert peak_import_bytes(model, tmp_path / "out.gguf") - small < 24 << 20
 
 
 @pytest.mark.parametrize(

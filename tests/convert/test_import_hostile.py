@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import signal
 import struct
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,6 @@ import pytest
 from dure.convert.model import write_model
 from dure.convert.sources import Asked, source_of
 from dure.errors import ModelError, UsageError
-from dure.model.gguf import open_gguf
 from tests.support.huggingface_folders import (
     CONFIG,
     N_EMBD,
@@ -33,8 +28,8 @@ from tests.support.huggingface_folders import (
     write_safetensors,
     write_wide,
 )
+from tests.support.peak_memory import peak_import_bytes
 
-DURE = Path(sys.executable).with_name("dure")
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
@@ -318,49 +313,5 @@ def test_what_is_no_folder_of_a_model_is_refused(tmp_path: Path) -> None:
 def test_memory_stays_small(tmp_path: Path) -> None:
     """Tensors of 128 MiB each cost no more memory than those of a few kilobytes."""
     folders = write_wide(tmp_path / "small", 96), write_wide(tmp_path / "large", 1 << 19)
-    peaks = [_peak_bytes(folder, tmp_path / "out.gguf") for folder in folders]
+    peaks = [peak_import_bytes(folder, tmp_path / "out.gguf") for folder in folders]
     assert peaks[1] - peaks[0] < 64 << 20
-
-
-_PEAK = """
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], check=True, stdout=sys.stderr)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""
-
-
-def _peak_bytes(folder: Path, out: Path) -> int:
-    """Import a folder in a process of its own and return the most memory that it had."""
-    command = [sys.executable, "-c", _PEAK, str(DURE), "import", str(folder), "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    out.unlink()
-    return int(done.stdout) * 1024
-
-
-def test_a_killed_import_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
-    """Killed while it writes, the file is not there; the next import ignores what is left."""
-    folder, out = write_llama(tmp_path / "model"), tmp_path / "out.gguf"
-    process = subprocess.Popen([sys.executable, "-c", _WAITING, str(folder), str(out)])
-    part = tmp_path / "out.gguf.part"
-    while not (part.exists() and part.stat().st_size > 0):
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert part.exists()
-    assert not out.exists()
-    subprocess.run([DURE, "import", str(folder), "--out", str(out)], check=True)
-    with open_gguf(out) as gguf:
-        assert len(gguf.tensors) == len(llama_tensors())
-    assert not part.exists()
-
-
-_WAITING = """
-import sys, time
-from pathlib import Path
-from dure.convert.model import write_model
-from dure.convert.sources import Asked, source_of
-folder, out = map(Path, sys.argv[1:])
-with source_of(folder).opened(folder, Asked()) as model:
-    write_model(model, out, lambda done: time.sleep(600))
-"""

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import pytest
 from dure.convert.importance import write_importance
 from dure.model.gguf import open_gguf
 from tests.support.dure_process import Dure, error_line
-from tests.support.quantizing import MIXTURE, importance_for, small_model, tensor_bytes
-from tests.support.random_models import SHAPES
+from tests.support.quantizing import MIXTURE, SMALL, importance_for, small_model, tensor_bytes
+from tests.support.random_models import SHAPES, write_random_model
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
 FEW = ("--even", "--types", "Q2_K,Q4_0,Q4_K,Q6_K,Q8_0")
@@ -105,6 +106,31 @@ def test_what_was_killed_goes_on_and_ends_the_same(dure: Dure, tmp_path: Path) -
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_what_was_killed_between_two_swaps_goes_on(dure: Dure, tmp_path: Path) -> None:
+    """What was judged is not judged again, no model is left in the cache, and the file is the same."""
+    source, whole, out = (tmp_path / f"{name}.gguf" for name in ("source", "whole", "out"))
+    write_random_model(source, replace(SMALL, n_vocab=2048, n_layer=1), "F16", vocab=DEMO)
+    text = tmp_path / "text"
+    text.write_text("The goat of the village went to the mill, and came back with flour. " * 80)
+    options = ("--target-bpw", "5", "--types", "Q4_0,Q8_0", "--data", text, "--time", "1h")
+    process = dure.start("quantize", source, *options, "--out", out)
+    cache = tmp_path / "cache" / "quantize"
+    while process.poll() is None and not (cache.is_dir() and list(cache.glob("*.weights.json"))):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (weights,) = cache.glob("*.weights.json")
+    judged = json.loads(weights.read_bytes())
+    assert not out.exists()
+    quantized(dure, source, *options, "--no-verify", "--out", out)
+    after = json.loads(weights.read_bytes())
+    assert len(after) > len(judged) > 0
+    assert after | judged == after
+    assert not list(cache.glob("swaps-*"))
+    quantized(Dure(tmp_path / "other cache"), source, *options, "--no-verify", "--out", whole)
+    assert out.read_bytes() == whole.read_bytes()
+
+
 def test_a_file_that_is_there_is_not_replaced(dure: Dure, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     out.write_text("mine")
@@ -130,6 +156,15 @@ def test_what_makes_no_sense_is_told(dure: Dure, arguments: tuple[str, ...], tex
     done = dure("quantize", DEMO, *arguments, "--dry-run", "--even")
     assert done.returncode in {1, 2}
     assert text in done.stderr
+
+
+def test_a_text_that_is_too_short_is_told_with_what_helps(dure: Dure, tmp_path: Path) -> None:
+    """Windows have one size here, so none is proposed."""
+    text = tmp_path / "text"
+    text.write_text("The goat of the village went to the mill. " * 20)
+    done = dure("quantize", DEMO, "--target-bpw", "5", "--data", text, "--out", tmp_path / "o.gguf")
+    assert done.returncode == 2
+    assert re.search(r"text has \d+ tokens: give 1024 or more\n$", done.stderr)
 
 
 def test_an_importance_matrix_of_another_model_is_refused(dure: Dure, tmp_path: Path) -> None:

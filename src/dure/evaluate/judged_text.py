@@ -46,7 +46,7 @@ class JudgedOn:
     """Windows of n_ctx tokens of a text. data: the file; None: the author writes it.
 
     author: the model whose words they are. identity: of it; see `identity_of`.
-    most: windows; None: all, or 16 of the author's own.
+    most: windows; None: all, or 16 of the author's own. has_ctx: a person can ask for smaller ones.
     """
 
     author: Path
@@ -54,6 +54,7 @@ class JudgedOn:
     data: Path | None
     n_ctx: int
     most: int | None = None
+    has_ctx: bool = True
 
     @property
     def is_there(self) -> bool:
@@ -86,6 +87,7 @@ class JudgedOn:
                 begin=vocabulary.begin,
                 source=data.name,
                 most=self.most,
+                has_ctx=self.has_ctx,
             )
 
     def _write(self, tools: Tools) -> None:

@@ -79,10 +79,11 @@ def cut_into_windows(
     begin: int | None,
     source: str,
     most: int | None = None,
+    has_ctx: bool = True,
 ) -> TextWindows:
     """Cut a text into windows. begin: the token that a text begins with; None: it begins with its first.
 
-    most: windows. Raises UsageError if there is not enough text.
+    most: windows. has_ctx: a person can ask for smaller ones. Raises UsageError if the text is too short.
     """
     check_sizes(n_ctx, most)
     n = len(tokens) // n_ctx
@@ -90,7 +91,7 @@ def cut_into_windows(
         least = _LEAST_WINDOWS * n_ctx
         smaller = len(tokens) // _LEAST_WINDOWS
         cure = f"give {least} or more"
-        if smaller >= LEAST_WINDOW:
+        if has_ctx and smaller >= LEAST_WINDOW:
             cure += f", or use --ctx {smaller}"
         raise UsageError(f"{source} has {len(tokens)} tokens", cure)
     n = min(n, most or n)

@@ -48,7 +48,7 @@ def text_of(model: GgufFile, data: Path | None) -> JudgedOn:
     """Return the text that files made of a model are judged on. data: a file; None: the model writes it."""
     window = min(WINDOW, model.int(f"{model.architecture}.context_length", WINDOW))
     identity = identity_of(model, _alone(model.paths[0], window, 1))
-    return JudgedOn(model.paths[0], identity, data, window, WINDOWS)
+    return JudgedOn(model.paths[0], identity, data, window, WINDOWS, has_ctx=False)
 
 
 def judge_on(text: JudgedOn) -> SwapJudge:
