@@ -10,6 +10,7 @@ import pytest
 
 from dure.convert.quantize.choosing import group_of
 from dure.convert.quantize.group_weights import GroupWeights, measure_weights
+from dure.convert.quantize.output_errors import Progress
 from dure.convert.quantize.search import Search
 from dure.convert.quantize.swap_files import scratch_folder
 from dure.convert.quantize.writing import types_of
@@ -31,7 +32,8 @@ class Divergences:
     def __init__(self) -> None:
         self.seen: list[str] = []
 
-    def __call__(self, path: Path) -> float:
+    def __call__(self, path: Path, progress: Progress) -> float:
+        progress(0.5)
         swapped = {group_of(n, 2) for n, kind in types_of(path).items() if kind == "Q3_K"}
         (group,) = swapped
         self.seen.append(group)
@@ -54,6 +56,16 @@ def test_a_weight_is_the_divergence_by_the_error(search: Search, tmp_path: Path)
         error = sum(search.table.error(name, "Q3_K") or 0 for name in names)
         divergence = 0.5 if group.startswith("attn_v") else 0.05
         assert weight == pytest.approx(divergence / error)
+
+
+def test_progress_goes_on_within_a_group(search: Search, tmp_path: Path) -> None:
+    """A swap may take minutes: the half of each is told, and nothing goes back."""
+    known, told = GroupWeights(tmp_path / "weights.json"), list[float]()
+    with scratch_folder(tmp_path, "swaps-") as directory:
+        got = measure_weights(
+            search, Divergences(), known, directory=directory, time_s=100, progress=told.append
+        )
+    assert told == pytest.approx([n / 2 / len(got) for n in range(1, 2 * len(got) + 1)])
 
 
 def test_a_group_that_was_judged_is_not_judged_again(search: Search, tmp_path: Path) -> None:

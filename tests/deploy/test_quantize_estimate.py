@@ -69,7 +69,7 @@ def test_every_phase_takes_what_is_left_of_it(search: Search, tmp_path: Path) ->
     search.measure(1e6, lambda _: None)
     known = GroupWeights(tmp_path / "weights.json")
     with scratch_folder(tmp_path, "swaps-") as folder:
-        measure_weights(search, lambda _: 0.1, known, directory=folder, time_s=1e6)
+        measure_weights(search, lambda *_: 0.1, known, directory=folder, time_s=1e6)
     after = told(search, work(known, written=0))
     assert after.total_s == 0
     assert (after.n_swaps, after.n_judged, after.swap_bytes) == (0, 0, 0)

@@ -55,7 +55,7 @@ class SwapJudge:
             with self._run(self._model) as executor:
                 self._original.fill(executor, progress)
 
-    def divergence(self, path: Path) -> Divergence:
+    def divergence(self, path: Path, progress: Progress = lambda _: None) -> Divergence:
         """Run a file and return how far it is from the model."""
         with self._run(path) as executor:
-            return self._original.compare(executor)
+            return self._original.compare(executor, progress=progress)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from dure.chat.reading import TextTools
 from dure.cli.terminal.console import loading_bar
-from dure.cli.terminal.running_model import running_model
+from dure.cli.terminal.running_model import TerminalReporter, running_model
 from dure.deploy.options import RunOptions
 from dure.engine.executor import Executor, FullExecutor
 from dure.evaluate.judge import identity_of
@@ -16,12 +16,18 @@ from dure.evaluate.judged_text import JudgedOn, Tools
 from dure.evaluate.swaps import SwapJudge
 from dure.hardware.probe import probe
 from dure.isolation import Isolation
+from dure.library import running
 from dure.model.gguf import GgufFile, open_gguf
 from dure.model.vocabulary import Vocabulary
 
 __all__ = ["judge_on", "judging_tools", "text_of"]
 
 WINDOW, WINDOWS = 512, 16  # tokens of a window if the model sees as many, and the most windows
+
+
+class _Barless(TerminalReporter):
+    def loading(self, _: str) -> AbstractContextManager[Callable[[float], None]]:
+        return nullcontext(lambda _: None)
 
 
 def judging_tools(options: Callable[[Path, int, int], RunOptions]) -> Tools:
@@ -54,13 +60,14 @@ def text_of(model: GgufFile, data: Path | None) -> JudgedOn:
 def judge_on(text: JudgedOn) -> SwapJudge:
     """Return a judge of files that are made of the text's author, which writes the text if it must.
 
+    Its starts show no bars of their own: the bar of what is judged goes on.
     Raises as `JudgedOn.windows` does, and ResourceError if the model does not fit into memory.
     """
     tools = judging_tools(_alone)
 
     @contextmanager
     def run(path: Path) -> Iterator[Executor]:
-        with tools.start(path, text.n_ctx, 1) as (_, executor):
+        with running.running_model(path, _alone(path, text.n_ctx, 1), _Barless()) as (_, executor):
             yield executor
 
     return SwapJudge(text.author, text.windows(tools), text.identity, run)

@@ -219,8 +219,9 @@ class QuantizeRun:
     def _divergence(self) -> dict[str, Any]:
         if self._judge is None or self._path is None or not self._runs:
             return {}
-        self._judge.read_original()
-        found = self._judge.divergence(self._path)
+        with loading_bar(f"judging {self._path.name}") as progress:
+            self._judge.read_original()
+            found = self._judge.divergence(self._path, progress)
         mean = {"mean": found.mean.value, "low": found.mean.low, "high": found.mean.high}
         return {"kl_divergence": mean, "agreement": found.agreement.value}
 

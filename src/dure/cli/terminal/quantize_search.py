@@ -87,7 +87,7 @@ class Preparation:
         ):
             return measure_weights(
                 search,
-                lambda path: judge.divergence(path).mean.value,
+                lambda path, so_far: judge.divergence(path, so_far).mean.value,
                 GroupWeights.on(search, judge.text),
                 directory=directory,
                 time_s=begun + self._time_s - time.monotonic(),

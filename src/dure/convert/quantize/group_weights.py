@@ -56,7 +56,7 @@ class GroupWeights:
 
 def measure_weights(
     search: Search,
-    divergence: Callable[[Path], float],
+    divergence: Callable[[Path, Progress], float],
     known: GroupWeights,
     *,
     directory: Path,
@@ -65,8 +65,9 @@ def measure_weights(
 ) -> dict[str, float]:
     """Return the weight of each group; of those that time_s did not suffice for, the median of the others.
 
-    divergence: runs a model and returns its KL divergence from the original. directory: empty, has room for
-    the model and a group of it. The largest groups come first, and one is judged whatever time_s is.
+    divergence: runs a model and returns its KL divergence from the original; it tells how far it is.
+    directory: empty, has room for the model and a group of it. The largest groups come first, and one is
+    judged whatever time_s is.
     """
     ends = time.monotonic() + time_s
     groups = _groups(search)
@@ -74,6 +75,10 @@ def measure_weights(
     encoder = Encoder(search.model, importances, search.threads)
     files = SwapFiles(search.model, encoder, groups, directory)
     weights: dict[str, float] = {}
+
+    def judged(path: Path, done: int) -> float:
+        return divergence(path, lambda part: progress((done + part) / len(groups)))
+
     for done, (group, names) in enumerate(groups.items()):
         swap = _swap(search, names)
         error = sum(search.table.error(name, type_.name) or 0.0 for name, type_ in swap.items())
@@ -81,7 +86,7 @@ def measure_weights(
         found = known.of(key)
         if found is None and (not weights or time.monotonic() < ends):
             with files.swapped(group, swap) as path:
-                found = divergence(path)
+                found = judged(path, done)
             known.keep(key, found)
         if found is not None and error > 0:
             weights[group] = found / error
