@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dure.convert.importance import Importance
-from dure.convert.quantize.choosing import CANDIDATES, TypeProblem, candidates, group_of
+from dure.convert.quantize.choosing import CANDIDATES, TypeProblem, candidates, check_size, group_of
 from dure.convert.quantize.llama_types import quantizable
 from dure.convert.quantize.output_errors import ErrorTable, measure_errors
 from dure.convert.quantize.writing import Quantized, file_type_of
 from dure.errors import UsageError
 from dure.model.ggml import dequantize, quantize, type_named
 from dure.model.gguf import GgufFile, open_gguf
-from tests.support.quantizing import MIXTURE, importance_for, small_model
+from tests.support.quantizing import MIXTURE, SMALL, importance_for, small_model
 
 NAME = "blk.0.ffn_up.weight"
 FEW = ("Q2_K", "Q4_K", "Q6_K", "Q8_0")
@@ -112,6 +113,25 @@ def test_a_size_below_the_smallest_types_is_refused_with_the_least(tmp_path: Pat
         problem = measured(model, None, tmp_path / "t.json")
         with pytest.raises(UsageError, match=r"the smallest types make it .* and .* is asked"):
             problem.choose(1000)
+
+
+@pytest.mark.parametrize(
+    ("n_embd", "allowed", "cure"),
+    [
+        (256, ("Q4_K", "Q8_0"), "ask for more, or give an importance matrix .*"),
+        (288, CANDIDATES, "ask for more: in .* rows have 288 weights, no multiple of 256, .*"),
+    ],
+)
+def test_a_size_that_nothing_has_is_refused_before_anything_is_measured(
+    tmp_path: Path, n_embd: int, allowed: tuple[str, ...], cure: str
+) -> None:
+    """With what would help; the error of the solver, after minutes, would say the same."""
+    shape = replace(SMALL, n_embd=n_embd, head_dim=n_embd // 4)
+    with open_gguf(small_model(tmp_path / "m.gguf", shape)) as model:
+        types = candidates(model, quantizable(model), None, allowed)
+        check_size(model, types, sum(t.size_bytes for t in model.tensors.values()))
+        with pytest.raises(UsageError, match=rf"the smallest types make it .* is asked: {cure}$"):
+            check_size(model, types, 1000)
 
 
 def test_layers_are_grouped_in_thirds() -> None:

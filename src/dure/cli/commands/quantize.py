@@ -99,7 +99,8 @@ def quantize(
 
 
 def _likely(search: Search, target: Target) -> Mapping[str, GgmlType]:
-    """Return the types that a size or a speed will give, about."""
+    """Return the types that a size or a speed will give, about. Raises UsageError if none is so small."""
+    search.check_size(target.tensor_bytes(search.model))
     n = sum(tensor.n_elements for tensor in search.model.tensors.values())
     return likely_types(search, min(target.tensor_bytes(search.model), _LIKELY_BITS * n / 8))
 

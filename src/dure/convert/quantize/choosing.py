@@ -26,6 +26,7 @@ __all__ = [
     "TypeProblem",
     "bits_per_weight",
     "candidates",
+    "check_size",
     "group_of",
 ]
 
@@ -41,6 +42,7 @@ _STATES_LEAST_BITS = 8.0
 _LAYER_PARTS = 3
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)\.weight")
 _ALIGNMENT = 32
+_LARGE_BLOCK = 256  # of all types below 4 bits
 
 TokenSeconds = Callable[[Tensor, GgmlType], Sequence[float]]
 """What a tensor costs of a token's time if it has a type, on each machine."""
@@ -129,7 +131,7 @@ class TypeProblem:
         token_s: TokenSeconds | None = None,
         allows: Callable[[Tensor, GgmlType], bool] = lambda *_: True,
     ) -> None:
-        self._model, self._table, self._allows = model, table, allows
+        self._model, self._types, self._table, self._allows = model, types, table, allows
         self._weights, self._n_layer, self._token_s = weights, n_layer, token_s
         self._items = {name: self._options(name, names) for name, names in types.items()}
         others = (t for t in model.tensors.values() if t.name not in types)
@@ -208,11 +210,8 @@ class TypeProblem:
         self, error: TooTightError, size_bytes: float, token_s: Sequence[float]
     ) -> UsageError:
         if error.limit == 0:
-            least, wanted = compared(self._fixed_bytes + error.least, size_bytes)
-            return UsageError(
-                f"the smallest types make it {least}, and {wanted} is asked",
-                "ask for more, or give an importance matrix (--imatrix), which smaller types need",
-            )
+            least = self._fixed_bytes + error.least
+            return _too_small(self._model, self._types, least, size_bytes)
         if error.limit is None:
             return UsageError(
                 "no choice of types has this size and this speed at once", "ask for less of one"
@@ -223,6 +222,38 @@ class TypeProblem:
             f"{wanted_s * 1e3:.1f} ms are left for it",
             "ask for fewer tokens per second, or use more machines",
         )
+
+
+def check_size(model: GgufFile, types: Mapping[str, Sequence[str]], size_bytes: float) -> None:
+    """Check that some choice has this size, before anything is measured. types: see `TypeProblem`.
+
+    Raises UsageError.
+    """
+    least = sum(
+        min(_padded(tensor, one) for one in (tensor.type, *map(type_named, types.get(name, ()))))
+        for name, tensor in model.tensors.items()
+    )
+    if least > size_bytes:
+        raise _too_small(model, types, least, size_bytes)
+
+
+def _too_small(
+    model: GgufFile, types: Mapping[str, Sequence[str]], least: float, size_bytes: float
+) -> UsageError:
+    """Return what to say of a size that no choice has; the cure is what would give smaller types."""
+    ragged = Counter(model.tensors[name].shape[0] for name in types)
+    ragged = Counter({n: count for n, count in ragged.items() if n % _LARGE_BLOCK})
+    cure = "ask for more"
+    if ragged:
+        n, count = ragged.most_common(1)[0]
+        cure += (
+            f": in {count} of {len(types)} tensors rows have {n} weights, no multiple of {_LARGE_BLOCK}, "
+            "which types below 4 bits need"
+        )
+    elif not any(_WANT_IMPORTANCE.intersection(names) for names in types.values()):
+        cure += ", or give an importance matrix (--imatrix), which smaller types need"
+    has, wanted = compared(least, size_bytes)
+    return UsageError(f"the smallest types make it {has}, and {wanted} is asked", cure)
 
 
 def _padded(tensor: Tensor, type_: GgmlType) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dure.convert.quantize.choosing import TokenSeconds, TypeProblem, candidates
+from dure.convert.quantize.choosing import TokenSeconds, TypeProblem, candidates, check_size
 from dure.convert.quantize.kept_tensors import KeptTensors
 from dure.convert.quantize.llama_types import quantizable
 from dure.convert.quantize.output_errors import ErrorTable, Progress, measure_errors
@@ -101,6 +101,10 @@ class Search:
         """Return what can be chosen, with all that was measured; see `TypeProblem`."""
         n_layer = shape_of(self.model).n_layer
         return TypeProblem(self.model, self.types, self.table, weights, n_layer, token_s, allows)
+
+    def check_size(self, size_bytes: float) -> None:
+        """Check that some choice has this size; see `check_size`. Raises UsageError."""
+        check_size(self.model, self.types, size_bytes)
 
     @property
     def possible_types(self) -> list[str]:
