@@ -20,6 +20,8 @@ from dure.cluster.trust.identity import ROOT_NAME
 from dure.engine.instruments.speed import Speed
 from dure.hardware.probe import probe
 from dure.model.gguf import open_gguf
+from dure.model.gguf.values import TensorSpec, ValueKind, array_of
+from dure.model.gguf.writer import GgufWriter
 from dure.plan.load import main_type_of
 from dure.plan.measurements import read_measurement
 from dure.plan.model_record import model_record
@@ -162,6 +164,23 @@ def test_what_would_say_nothing_to_others_is_refused_before_it_runs(
     done = dure("bench", DEMO, *RUNS, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert error in error_line(done.stderr)
+
+
+def test_a_model_that_no_plan_knows_is_refused_before_it_runs(dure: Dure, tmp_path: Path) -> None:
+    """With numbers of heads that differ from layer to layer, nobody could predict it."""
+    path = tmp_path / "unlike.gguf"
+    with open_gguf(DEMO) as gguf:
+        metadata = {
+            **gguf.metadata,
+            "qwen3.attention.head_count": array_of(ValueKind.UINT32, [8, 4]),
+        }
+        specs = [TensorSpec(one.name, one.shape, one.type) for one in gguf.tensors.values()]
+        with GgufWriter(path, metadata, specs) as writer:
+            for tensor in gguf.tensors.values():
+                writer.write(gguf.read(tensor, 0, tensor.size_bytes))
+    done = dure("bench", path, *RUNS, "--share", tmp_path / "r.toml", "--yes")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "differs from layer to layer" in error_line(done.stderr)
 
 
 def test_what_the_catalogue_would_take_is_what_was_written(dure: Dure, tmp_path: Path) -> None:

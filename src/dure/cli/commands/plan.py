@@ -43,8 +43,9 @@ def plan(
 ) -> None:
     """Plan before you buy: whether a model fits on machines, how fast it would run, and what it would cost.
 
-    Nothing is downloaded for a well-known model, and nothing is run. Every line says how it is known, and
-    the command that checks it once you have the machines. --want and --have rank what to buy instead.
+    Nothing is downloaded for a well-known model, and nothing is run. Every figure is told with how it is
+    known, and with the command that checks it once you have the machines. --want and --have rank what to
+    buy instead.
 
     Example: dure plan qwen3:30b-a3b --nodes pi5-8gb:4
     """

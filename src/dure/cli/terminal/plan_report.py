@@ -1,4 +1,4 @@
-"""What a plan says: as data, and as lines that each name their basis and the command that checks them."""
+"""What a plan says: as data, and as topics that each name their basis and the command that checks them."""
 
 from __future__ import annotations
 
