@@ -2,7 +2,8 @@
 
     python bench/plan_fit.py
 
-Every third row is left out. Nothing is written: what it prints goes into `src/dure/plan/catalogue/`.
+Every third row is left out; measurements that were shared are shown, and fit nothing yet. Nothing is
+written: what it prints goes into `src/dure/plan/catalogue/`.
 One figure means one thing for all rows: a processor's speed in reading, an engine's way of working. None is
 of a row.
 """
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from dure.plan.devices import Device, EngineWays, NetworkLink
 from dure.plan.figures import Figure
 from dure.plan.machines import device_named, engine_named, link_named
+from dure.plan.measurements import measurements
 from dure.plan.published import PublishedSpeed, error, predicted, published_speeds
 
 START = {
@@ -125,6 +127,19 @@ def main() -> None:
     for row in published_speeds():
         mark = "left out" if row.is_left_out else ""
         print(f"{row.id} {mark:<9}{_percents(catalogue.errors(row))}")
+    print_measured()
+
+
+def print_measured() -> None:
+    """Print the errors on measurements that were shared, which are of dure and in no fit yet."""
+    for name, one in measurements().items():
+        for run in one.runs:
+            found = one.predicted(run)
+            if found is None:
+                print(f"{name}: the catalogue lacks {one.title}")
+                continue
+            pairs = ((found.generation, run.generation), (found.prompt, run.prompt))
+            print(f"{name}: {_percents(error(a.value, b.per_s) for a, b in pairs)}")
 
 
 def _percents(errors: Iterable[float]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from planning import (
     comparison_table,
+    measured_table,
     pipeline_table,
     pods_table,
     published_table,
@@ -107,6 +108,7 @@ PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
     "checks": ("doctor.md", checks),
     "fields": ("compatibility.md", field_tables),
     "published-speeds": ("planner.md", published_table),
+    "measurements": ("planner.md", measured_table),
     "comparison": ("planner.md", comparison_table),
     "ranks": ("scale.md", ranks_table),
     "pipeline": ("scale.md", pipeline_table),

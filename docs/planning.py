@@ -11,14 +11,22 @@ from itertools import pairwise
 from dure.model.gguf import GgufFile
 from dure.plan.demand import demand_of
 from dure.plan.machines import engine_named, link_named
+from dure.plan.measurements import LinkRecord, Measurement, RunRecord, SpeedRecord, measurements
 from dure.plan.outline import outline_named, outlined_model
 from dure.plan.outlook import Task, outlook_of
-from dure.plan.performance import predict
+from dure.plan.performance import Interval, predict
 from dure.plan.published import PublishedSpeed, error, percentile, predicted, published_speeds
 from dure.plan.setups import counted, setup_of
 from dure.sizes import bytes_text
 
-__all__ = ["comparison_table", "pipeline_table", "pods_table", "published_table", "ranks_table"]
+__all__ = [
+    "comparison_table",
+    "measured_table",
+    "pipeline_table",
+    "pods_table",
+    "published_table",
+    "ranks_table",
+]
 
 KWH_PRICE, MONTHS = 0.30, 24
 
@@ -67,6 +75,56 @@ def _cells(row: PublishedSpeed) -> Iterator[str]:
             yield from ("", "", "")
         else:
             yield from (f"{published:.3g}", f"{value:.3g}", f"{error(value, published):+.0%}")
+
+
+# ---------------------------------------------------------------- shared measurements
+
+
+def measured_table() -> str:
+    """Return every shared measurement, beside what was predicted then and what the catalogue predicts."""
+    head = [
+        "| record | machines | slowest link | model | weights | dure | generation, tokens/s: measured | "
+        "predicted there | from the catalogue | prompt: measured | predicted there | "
+        "from the catalogue |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    rows = [
+        measured_row(name, one, run) for name, one in measurements().items() for run in one.runs
+    ]
+    return "\n".join([*head, *rows]) if rows else "There is none yet."
+
+
+def measured_row(name: str, one: Measurement, run: RunRecord) -> str:
+    """Return the line of one run of a record."""
+    expected = one.predicted(run)
+    depth = f", after {run.depth} tokens" if run.depth else ""
+    cells = [
+        f"{name}{depth}",
+        one.title,
+        _link_text(one.link),
+        one.model.title,
+        one.model.types,
+        f"{one.software.get('dure', '')}, {one.month}",
+        *_measured_cells(run.generation, expected.generation if expected else None),
+        *_measured_cells(run.prompt, expected.prompt if expected else None),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _link_text(link: LinkRecord | None) -> str:
+    if link is None:
+        return ""
+    return f"{8e-6 * link.bytes_per_s:.3g} Mbit/s, {1e3 * link.round_trip_s:.2g} ms"
+
+
+def _measured_cells(speed: SpeedRecord, catalogue: Interval | None) -> Iterator[str]:
+    yield _speed_text(speed.per_s)
+    for value in (speed.predicted, catalogue.value if catalogue else None):
+        yield "" if value is None else f"{_speed_text(value)} ({error(value, speed.per_s):+.0%})"
+
+
+def _speed_text(speed: float) -> str:
+    return f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
 
 
 # ---------------------------------------------------------------- the comparison

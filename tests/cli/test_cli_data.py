@@ -134,7 +134,7 @@ def test_show_tells_the_memory_of_a_context_and_of_several(dure: Dure) -> None:
     assert len({sum(c["cuts"][1]["memory_bytes"]) for c in (facts, {"cuts": cuts})}) == 2
     text = dure("show", DEMO, "--ctx", 1024, "--parallel", 4).stdout
     assert "takes here with 4 contexts of 1024 tokens each." in text
-    assert "trained for 1 to 2048 tokens" in dure("show", DEMO, "--ctx", 4096).stderr
+    assert "more than the 2048 tokens" in dure("show", DEMO, "--ctx", 4096).stderr
     assert "--parallel 0: give a number" in dure("show", DEMO, "--parallel", 0).stderr
 
 

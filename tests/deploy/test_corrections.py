@@ -10,11 +10,11 @@ from dure.cluster.root.speeds import KnownSpeeds, LinkSpeed
 from dure.cluster.trust.identity import ROOT_NAME
 from dure.deploy.cluster_setup import known_setup
 from dure.deploy.corrections import CORRECTIONS_FILE, KnownCorrections
-from dure.deploy.expectation import Expectations
 from dure.engine.instruments.speed import Speed
 from dure.hardware.machine import Machine
 from dure.model.gguf import open_gguf
 from dure.plan.correction import Correction
+from dure.plan.expectation import Expectations
 from dure.plan.outline import outline_named, outlined_model
 from dure.plan.outlook import Task, outlook_of
 from dure.plan.setups import Setup

@@ -21,6 +21,7 @@ from dure.cluster.root.readiness import common_ctx, machine_of
 from dure.cluster.root.restart_watch import RestartWatch
 from dure.cluster.root.speeds import KnownSpeeds
 from dure.cluster.root.survey import NodeReport, Nodes
+from dure.cluster.software import versions
 from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.deploy.adapters import planned
 from dure.deploy.cluster_setup import known_setup
@@ -37,7 +38,7 @@ from dure.deploy.shares import ClusterPlan, ClusterPlanner
 from dure.deploy.start_timer import StartTimer
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.errors import UsageError
-from dure.hardware.probe import health, probe
+from dure.hardware.probe import health, platform, probe
 from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, plan_shards
@@ -85,7 +86,7 @@ def start_on_cluster(
     pool = NodePool(cluster, nodes, reporter, timer, sharing, may_drop_full=restart is not None)
     start = pool.choose(_node_wait(cluster, nodes, options, reporter, restart), planned)
     timer.note("choose_s")
-    deployment = start.run(cluster, nodes, reporter, timer)
+    deployment = _on_platforms(start.run(cluster, nodes, reporter, timer), start.plan)
     cluster.events.add(
         "engine_started",
         model=model.paths[0].name,
@@ -121,6 +122,13 @@ def _measured_setup(
     known = KnownSpeeds(cluster.directory)
     setup = known_setup(known, machines, read_types(model), options.threads)
     return None if setup is None else (setup, plan.shares)
+
+
+def _on_platforms(deployment: Deployment, plan: ClusterPlan) -> Deployment:
+    """Return a deployment with what the machines of its plan are, the root first."""
+    nodes = [report.platform for report in plan.reports if report.platform is not None]
+    platforms = (platform(versions(), lambda _: ""), *nodes)
+    return replace(deployment, platforms=platforms, shares=tuple(plan.shares))
 
 
 def _node_wait(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dure.engine.executor import FullExecutor
+from dure.hardware.health import Platform
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard
 from dure.plan.memory import RankMemory
@@ -29,7 +30,7 @@ class Deployment:
     alone. machines: of the ranks, as a person knows them; empty if all are here. place_adapter: brings
     an adapter to where the ranks are, and returns each rank's file; see `Adapters.load_adapter`.
     measured_setup: returns the machines of a cluster as they were measured, and their shares; None if
-    something of them is not known.
+    something of them is not known. platforms, shares: of the ranks of a cluster; empty if all are here.
     """
 
     executor: FullExecutor
@@ -45,6 +46,8 @@ class Deployment:
         str(adapter.paths[0].absolute())
     ]
     measured_setup: Callable[[], tuple[Setup, Sequence[float]] | None] = lambda: None
+    platforms: tuple[Platform, ...] = ()
+    shares: tuple[float, ...] = ()
 
 
 def deployment_of_shards(

@@ -6,7 +6,6 @@ Measures nothing; what is not known is not expected. Refuses to know how a run i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dure.cluster.root.speeds import KnownSpeeds
 from dure.cluster.trust.identity import ROOT_NAME
@@ -18,38 +17,11 @@ from dure.errors import CutError, ModelError
 from dure.hardware.probe import probe
 from dure.model.gguf import GgufFile
 from dure.places import cache_directory, cluster_directory
-from dure.plan.demand import demand_of
+from dure.plan.expectation import Expectations
 from dure.plan.load import read_types
-from dure.plan.performance import Interval, predict
 from dure.plan.setups import Setup
 
-__all__ = ["Expectation", "Expectations", "expectations_of"]
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """The tokens a second that are to be expected of one run."""
-
-    generation: Interval
-    prompt: Interval
-
-
-class Expectations:
-    """Predicts runs of a model on machines of which all that counts is known, a rank on each."""
-
-    def __init__(self, model: GgufFile, setup: Setup, shares: Sequence[float]) -> None:
-        self.setup, self.shares = setup, tuple(shares)
-        features = [one.processor.features for one in setup.devices]
-        self._demand = demand_of(model, self.shares, features)
-
-    def of(self, n_prompt: int, n_generate: int, depth: int) -> Expectation:
-        """Return what is to be expected of a prompt and of an answer after `depth` tokens."""
-        figures = self._demand, self.setup.devices, self.setup.link, self.setup.engine
-        middle = depth + n_generate // 2
-        return Expectation(
-            predict(*figures, depth=middle).generation_per_s,
-            predict(*figures, n_prompt=n_prompt, depth=depth).prompt_per_s,
-        )
+__all__ = ["expectations_of"]
 
 
 def expectations_of(

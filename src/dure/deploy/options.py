@@ -21,6 +21,7 @@ __all__ = [
     "RestartReason",
     "RunOptions",
     "adapter_file",
+    "check_sequences",
     "parse_shares",
 ]
 
@@ -93,6 +94,12 @@ def adapter_file(text: str) -> AdapterFile:
             f"--lora {text}", "give a file, or a file and a scale, as in style.gguf:0.5"
         )
     return AdapterFile(str(Path(name).absolute()), scale)
+
+
+def check_sequences(n: int) -> None:
+    """Check the number of answers at once. Raises UsageError if llama.cpp cannot have so many."""
+    if not 1 <= n <= MOST_SEQUENCES:
+        raise UsageError(f"--parallel {n}", f"give a number from 1 to {MOST_SEQUENCES}")
 
 
 def parse_shares(shares: str | None, ranks: int | None) -> list[float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from dure.deploy.adapters import load_adapter
 from dure.deploy.deployment import Deployment
 from dure.deploy.local import check_local, start_local
-from dure.deploy.options import MOST_SEQUENCES, RestartReason, RunOptions, parse_shares
+from dure.deploy.options import RestartReason, RunOptions, check_sequences, parse_shares
 from dure.deploy.reporter import Reporter, SilentReporter
 from dure.deploy.threads import tell_of_threads, tune_threads
 from dure.errors import UsageError
@@ -84,7 +84,5 @@ def _check_options(options: RunOptions) -> None:
             "--share-node --pin: two jobs would pin their threads to the same cores",
             "leave out --pin",
         )
-    n = options.n_sequences
-    if not 1 <= n <= MOST_SEQUENCES:
-        raise UsageError(f"--parallel {n}", f"give a number from 1 to {MOST_SEQUENCES}")
+    check_sequences(options.n_sequences)
     parse_shares(options.shares, None if options.cluster else options.ranks)

@@ -63,6 +63,7 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A machine that can be had. memory: all of it. system: what its system takes of that.
 
     price: to buy it, in dollars; hourly: to rent it. watts: under load. engine: what would run there.
+    reports: what the name begins with that such a machine's Linux has for its processor; "": not known.
     """
 
     title: str
@@ -75,6 +76,7 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price: Figure | None = None
     hourly: Figure | None = None
     link: str = "1gbe"
+    reports: str = ""
 
     @property
     def free_bytes(self) -> float:

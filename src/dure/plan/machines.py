@@ -17,7 +17,9 @@ import msgspec
 from dure.errors import UsageError
 from dure.plan.devices import Device, EngineWays, NetworkLink
 
-__all__ = ["device_named", "devices", "engine_named", "link_named", "links"]
+__all__ = ["device_like", "device_named", "devices", "engine_named", "link_named", "links"]
+
+_MEMORY_DOUBT = 0.2  # of it: what graphics and kernel take, and the difference of GB and GiB
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -52,6 +54,15 @@ def device_named(name: str) -> Device:
     if found is None:
         raise UsageError(f"{name}: the catalogue has no such machine", _near(name, devices()))
     return found
+
+
+def device_like(processor: str, memory_bytes: float) -> Device | None:
+    """Return the device whose processor has this name on Linux, with about this memory; None if none is."""
+    for one in devices().values():
+        is_near = abs(memory_bytes / one.memory.value - 1) < _MEMORY_DOUBT
+        if one.reports and processor.startswith(one.reports) and is_near:
+            return one
+    return None
 
 
 def link_named(name: str) -> NetworkLink:

@@ -260,11 +260,14 @@ def _doubled_bytes(tensors: Iterable[TensorSpec], features: Collection[str]) -> 
     return table.size_bytes if is_twice else 0
 
 
-def check_ctx(asked: int | None, trained: int) -> None:
-    """Check a context that was asked for, on any machine. Raises UsageError if it makes no sense."""
+def check_ctx(asked: int | None, trained: int | None = None) -> None:
+    """Check a context that was asked for, on any machine. Raises UsageError if it makes no sense.
+
+    trained: None if the model is not known yet.
+    """
     if asked is not None and asked < 1:
         raise UsageError(f"--ctx {asked}", f"give a number of tokens above 0, as in {DEFAULT_CTX}")
-    if asked is not None and asked > trained:
+    if asked is not None and trained is not None and asked > trained:
         raise UsageError(
             f"--ctx {asked} is more than the {trained} tokens this model was trained for",
             f"use at most --ctx {trained}",

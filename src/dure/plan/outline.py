@@ -25,6 +25,7 @@ from dure.model.gguf.values import U32, U64, Tensor, Value, ValueKind, default_v
 __all__ = [
     "QUANTIZATIONS",
     "Outline",
+    "header_of",
     "near_outlines",
     "outline_named",
     "outlined_model",
@@ -146,12 +147,25 @@ def _header(
     shapes: Mapping[str, tuple[int, ...]],
     quantization: str,
 ) -> GgufFile:
-    path = Path(f"{name}-{quantization}.gguf")
-    type_of = _types(quantization, shapes)
+    types = _types(quantization, shapes)
+    return header_of(
+        Path(f"{name}-{quantization}.gguf"),
+        metadata,
+        shapes,
+        lambda tensor, shape: _type(types(tensor, shape), shape),
+    )
+
+
+def header_of(
+    path: Path,
+    metadata: Mapping[str, Value],
+    shapes: Mapping[str, tuple[int, ...]],
+    type_of: Callable[[str, Sequence[int]], GgmlType],
+) -> GgufFile:
+    """Return a header of tensors with these shapes, of which no file need be there."""
     tensors, offset = list[Tensor](), 0
     for tensor, shape in shapes.items():
-        type_ = _type(type_of(tensor, shape), shape)
-        tensors.append(Tensor(tensor, shape, type_, path, offset))
+        tensors.append(Tensor(tensor, shape, type_of(tensor, shape), path, offset))
         offset += tensors[-1].size_bytes
     part = Part(path, _NoFile(), offset, memoryview(b""), 3, 32, dict(metadata), tensors)
     return GgufFile([part])

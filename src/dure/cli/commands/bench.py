@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -25,18 +25,25 @@ from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import SPEED, Json, Model, Running
 from dure.cli.terminal.plan_report import basis_of
 from dure.cli.terminal.running_model import running_deployment
+from dure.cli.terminal.sharing import Sharing
 from dure.cli.terminal.trace_report import print_trace, write_trace
 from dure.deploy.corrections import KnownCorrections
-from dure.deploy.expectation import Expectations, expectations_of
-from dure.deploy.options import RunOptions
+from dure.deploy.deployment import Deployment
+from dure.deploy.expectation import expectations_of
+from dure.deploy.measurement_record import measurement_of, run_record
+from dure.deploy.options import RunOptions, parse_shares
 from dure.engine.executor import FullExecutor
 from dure.engine.instruments.benchmark import BenchResult, BenchRuns, measure
 from dure.engine.instruments.floor import FloorProbe
 from dure.engine.instruments.timed_runs import TimedRuns
 from dure.engine.trace import RankTrace, parts_of
-from dure.errors import UsageError
+from dure.engine.wire import Wire
+from dure.errors import ClusterError, UsageError
 from dure.model.gguf import GgufFile, open_gguf
 from dure.places import cluster_directory
+from dure.plan.expectation import Expectations
+from dure.plan.measurements import Measurement
+from dure.plan.model_record import model_record
 
 __all__ = ["bench"]
 
@@ -84,6 +91,7 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    sharing: Sharing,
     as_json: Json = False,
 ) -> None:
     """Measure speed, time and bytes per token, and memory, on one rank or cut over several.
@@ -91,6 +99,7 @@ def bench(
     `dure cluster bench` measures each machine alone; this measures the model on all of them.
     With lists, every combination is measured, a row each. If the speeds of the machines are known, it says
     what they promised; with --cluster `dure plan` corrects its predictions by that from then on.
+    --share writes what was measured to a file that others may have.
 
     Example: dure bench models/dure-demo.gguf --ranks 2 -p 128,512 -n 64 -t 1,2
     """
@@ -102,37 +111,61 @@ def bench(
         raise UsageError("--trace is of one measurement", "give one number each to -p, -n and -t")
     for one in runs:
         _check_runs(one, running.ctx)
+    sharing.check(runs, as_json=as_json)
+    if sharing.share:
+        _check_shared(running, trace, counts)
     file = resolve_model(model)
     longest = max(runs, key=lambda one: one.n_tokens)
     _check_trained(longest, file)
+    if sharing.share:
+        with open_gguf(file) as gguf:
+            model_record(gguf)  # or it raises what a record would, before anything is measured
     found: list[BenchRow] = []
     for count in counts:
         options = replace(running, threads=count).options("bench", model, ctx=longest.n_tokens)
         if trace:
             _bench_traced(file, options, longest, trace, as_json=as_json)
             return
-        found += _measured(file, options, runs)
+        rows, record = _measured(file, options, runs, is_shared=sharing.share is not None)
+        found += rows
+    if not as_json:
+        _print(found, options.wire)
+    shared = {"shared": sharing.offer(record)} if record else {}
     if as_json:
         with open_gguf(file) as gguf:
-            print_json(bench_facts(gguf, options.wire, found))
-    elif len(found) == 1:
-        print_row(found[0], options.wire)
+            print_json({**bench_facts(gguf, options.wire, found), **shared})
+
+
+def _print(rows: Sequence[BenchRow], wire: Wire) -> None:
+    if len(rows) == 1:
+        print_row(rows[0], wire)
     else:
-        output.print(rows_table(found, options.wire))
+        output.print(rows_table(rows, wire))
 
 
-def _measured(file: Path, options: RunOptions, runs: Sequence[BenchRuns]) -> Iterator[BenchRow]:
-    """Run a model, and yield what each of these runs gave; keep how that differs from a prediction."""
+def _measured(
+    file: Path, options: RunOptions, runs: Sequence[BenchRuns], *, is_shared: bool
+) -> tuple[list[BenchRow], Measurement | None]:
+    """Run a model; return what each of these runs gave, and a record of it if it is to be shared.
+
+    How it differs from a prediction is kept.
+    """
     with running_deployment(file, options) as (gguf, deployment):
+        if is_shared:
+            _check_alone(deployment)
         expected = expectations_of(gguf, options, deployment)
         rows = []
         for one in runs:
             with loading_bar(f"measuring {file.name}") as progress:
                 result = measure(deployment.executor, one, progress)
             rows.append(_row(result, expected))
-            yield rows[-1]
         if options.cluster and expected:
             _keep_correction(gguf, expected, rows)
+        if not is_shared:
+            return rows, None
+        setup = expected.setup if expected else None
+        records = [run_record(row.result, row.expected) for row in rows]
+        return rows, measurement_of(gguf, deployment, options.wire, setup, records)
 
 
 def _row(result: BenchResult, expected: Expectations | None) -> BenchRow:
@@ -194,6 +227,28 @@ def _check_runs(runs: BenchRuns, ctx: int | None) -> None:
         raise UsageError(
             f"--ctx {ctx} is less than the {runs.n_tokens} tokens of a run",
             "raise it, or use smaller -d, -p and -n",
+        )
+
+
+def _check_shared(running: Running, trace: Path | None, counts: Sequence[object]) -> None:
+    """Raise UsageError for a measurement that would say little to others."""
+    if trace or running.lora:
+        beside = "--trace" if trace else "--lora"
+        raise UsageError(f"--share beside {beside}, which takes time", "leave one of them out")
+    if len(counts) > 1:
+        raise UsageError("--share is of one number of threads", "give one to -t")
+    if not running.cluster and len(parse_shares(running.shares, running.ranks)) > 1:
+        raise UsageError(
+            "--share of several ranks on one machine, which share its memory",
+            "leave out --ranks and --shares, or add --cluster",
+        )
+
+
+def _check_alone(deployment: Deployment) -> None:
+    if deployment.is_shared:
+        raise ClusterError(
+            "other jobs use these machines, so the speeds would not be those of this model",
+            "stop them, or leave out --share",
         )
 
 

@@ -14,8 +14,8 @@ from dure.cli.terminal.console import output, print_json, printable
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.parameters import Json, Model
 from dure.cli.terminal.pull_progress import pull_progress
-from dure.deploy.options import MOST_SEQUENCES, RunOptions
-from dure.errors import ModelError, UsageError
+from dure.deploy.options import RunOptions, check_sequences
+from dure.errors import ModelError
 from dure.generate.file_sampling import file_sampling
 from dure.hardware.probe import platform
 from dure.model.architectures import shape_of
@@ -23,7 +23,7 @@ from dure.model.gguf import GgufFile, open_gguf
 from dure.model.store import Library, located
 from dure.plan.cut_report import CutReport, cut_report
 from dure.plan.kernels import slow_bytes
-from dure.plan.memory import DEFAULT_CTX
+from dure.plan.memory import DEFAULT_CTX, check_ctx
 from dure.sizes import bytes_text
 
 __all__ = ["show"]
@@ -88,11 +88,10 @@ def _forecast(gguf: GgufFile, options: RunOptions) -> dict[str, Any]:
     """Return what the cluster's machines would hold, as plain data."""
     from dataclasses import asdict
 
-    from dure.cluster.root.membership import Cluster
+    from dure.cli.terminal.this_cluster import this_cluster
     from dure.deploy.forecast import forecast
-    from dure.places import cluster_directory
 
-    return asdict(forecast(gguf, options, Cluster(cluster_directory())))
+    return asdict(forecast(gguf, options, this_cluster()))
 
 
 @contextmanager
@@ -139,12 +138,9 @@ def _facts(gguf: GgufFile, options: RunOptions) -> dict[str, Any]:
 def _checked_ctx(gguf: GgufFile, options: RunOptions) -> int:
     """Return the context whose memory is shown. Raises UsageError if the model cannot have it."""
     trained = gguf.int(f"{gguf.architecture}.context_length", DEFAULT_CTX)
-    ctx, n = options.ctx, options.n_sequences
-    if ctx is not None and not 0 < ctx <= trained:
-        raise UsageError(f"--ctx {ctx}", f"this model was trained for 1 to {trained} tokens")
-    if not 1 <= n <= MOST_SEQUENCES:
-        raise UsageError(f"--parallel {n}", f"give a number from 1 to {MOST_SEQUENCES}")
-    return ctx or min(DEFAULT_CTX, trained)
+    check_ctx(options.ctx, trained)
+    check_sequences(options.n_sequences)
+    return options.ctx or min(DEFAULT_CTX, trained)
 
 
 def _shape(gguf: GgufFile) -> dict[str, int]:

@@ -14,13 +14,13 @@ from rich.table import Table
 
 from dure.cli.terminal.console import output
 from dure.cluster.software import versions
-from dure.deploy.expectation import Expectation
 from dure.engine.instruments.benchmark import BenchResult, TokenRate
 from dure.engine.wire import Wire
 from dure.hardware.probe import operating_system, platform
 from dure.model.gguf import GgufFile
 from dure.model.store.choosing import tag_of
 from dure.plan.correction import Correction
+from dure.plan.expectation import Expectation
 from dure.plan.performance import Interval
 from dure.sizes import bytes_text
 

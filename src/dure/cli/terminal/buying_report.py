@@ -68,54 +68,52 @@ def print_options(options: Sequence[Offer], market: Market) -> None:
     rented = cheapest_rented(options)
     output.print(
         f"{printable(options[0].model)} at {market.tokens_per_s:g} tokens/s or more, "
-        f"{market.hours:g} hours a month, by what the first year costs:\n",
-        soft_wrap=True,
+        f"{market.hours:g} hours a month, by what the first year costs:\n"
     )
-    table = Table("what", box=None, pad_edge=False)
-    for heading in (
-        "in",
-        "tokens/s",
-        "to pay",
-        "a month",
-        "first year",
-        "cheaper than renting",
-        "",
-    ):
-        table.add_column(heading, justify="left" if heading in ("in", "") else "right")
+    table = Table("machines", box=None, pad_edge=False, collapse_padding=True)
+    for heading in ("in", "tokens/s", "to pay", "monthly", "year one", "pays off"):
+        is_text = heading in {"in", "pays off"}
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
     for one in options[:_SHOWN]:
         found = one.outlook.prediction
         shown = speed_text(found.generation_per_s) if one.tokens_per_s and found else "-"
-        months = _months(one.break_even_months(rented))
         cells = [f"{value:.0f}" for value in (one.price, one.month, one.year)]
-        table.add_row(
-            one.outlook.setup.title, one.quantization, shown, *cells, months, _verdict(one)
-        )
+        pays = _pays_off(one, rented)
+        table.add_row(_nodes(one, ", "), one.quantization, shown, *cells, pays)
     output.print(table)
-    output.print(_notes(), soft_wrap=True)
+    output.print(
+        "\nMachines as --nodes takes them. Each pays off when it has cost less than the cheapest rented "
+        "machine that is fast enough.",
+        end="",
+    )
+    output.print(_notes())
     if options[0].meets:
         _print_shopping(options[0])
     else:
         output.print(
             f"\nNothing within these limits reaches {market.tokens_per_s:g} tokens/s: allow a larger "
-            "--budget, or wish for less.",
-            soft_wrap=True,
+            "--budget, or wish for less."
         )
 
 
-def _verdict(one: Offer) -> str:
-    if one.meets:
-        return ""
-    if one.tokens_per_s:
-        return "too slow"
-    return printable(one.outlook.problem)
+def _nodes(one: Offer, between: str) -> str:
+    """Return the machines of an option as --nodes takes them."""
+    names = one.outlook.setup.names
+    return between.join(f"{name}:{names.count(name)}" for name in dict.fromkeys(names))
 
 
-def _months(months: float | None) -> str:
+def _pays_off(one: Offer, rented: Offer | None) -> str:
+    """Say when an option has cost less than renting, or why it is none."""
+    if not one.meets:
+        return "too slow" if one.tokens_per_s else "does not run"
+    if one.outlook.setup.hourly:
+        return "rented"
+    months = one.break_even_months(rented)
     if months is None:
         return ""
     if months == 0:
         return "at once"
-    return f"after {math.ceil(months)} months" if math.isfinite(months) else "never"
+    return f"{math.ceil(months)} months" if math.isfinite(months) else "never"
 
 
 def _notes() -> str:
@@ -146,7 +144,7 @@ def _print_shopping(one: Offer) -> None:
     if left > 0:
         output.print(f"  a switch for {setup.link.title}, {left:g} dollars")
     model = f"{one.model} --quantization {one.quantization}"
-    nodes = ",".join(f"{name}:{setup.names.count(name)}" for name in dict.fromkeys(setup.names))
+    nodes = _nodes(one, ",")
     output.print(f"\nMore about it: dure plan {model} --nodes {nodes}", soft_wrap=True)
 
 
@@ -155,17 +153,16 @@ def print_models(options: Sequence[Offer], market: Market) -> None:
     if not options:
         output.print(
             f"No model of the catalogue reaches {market.tokens_per_s:g} tokens/s there: allow a larger "
-            '--budget, or less speed, as in --want "at 2 tok/s".',
-            soft_wrap=True,
+            '--budget, or less speed, as in --want "at 2 tok/s".'
         )
         return
-    output.print(
-        f"These run with {market.tokens_per_s:g} tokens/s or more, the most able first:\n",
-        soft_wrap=True,
-    )
-    table = Table("model", box=None, pad_edge=False)
-    for heading in ("in", "tokens/s", "reads a prompt at", "to buy", "dollars"):
-        table.add_column(heading, justify="left" if heading in ("in", "to buy") else "right")
+    output.print(f"These run with {market.tokens_per_s:g} tokens/s or more, the most able first:\n")
+    table = Table("model", box=None, pad_edge=False, collapse_padding=True)
+    for heading in ("in", "tokens/s", "prompt", "to buy", "dollars"):
+        is_text = heading in {"in", "to buy"}
+        table.add_column(
+            heading, justify="left" if is_text else "right", no_wrap=heading != "to buy"
+        )
     for one in options[:_SHOWN]:
         found = one.outlook.prediction
         assert found is not None, "it runs"
@@ -181,10 +178,9 @@ def print_models(options: Sequence[Offer], market: Market) -> None:
     output.print(table)
     output.print(
         "\nHow able a model is, is guessed from its size alone: try it before you buy. A model with "
-        "`a3b` in its name has many weights and uses few of them for a token.",
-        soft_wrap=True,
+        "`a3b` in its name has many weights and uses few of them for a token."
     )
-    output.print(_notes(), soft_wrap=True)
+    output.print(_notes())
     _print_shopping(options[0])
 
 

@@ -13,6 +13,8 @@ __all__ = ["check_folder", "check_not_there", "check_room"]
 
 def check_not_there(path: Path, *, force: bool) -> None:
     """Check that no file is replaced unless --force was given. Raises UsageError."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", "name a file")
     if path.exists() and not force:
         raise UsageError(f"{path} is there already", "add --force to replace it")
 
@@ -21,7 +23,7 @@ def check_folder(path: Path) -> None:
     """Check that the folder of a file is there. Raises UsageError."""
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", "make it, or name another --out")
+        raise UsageError(f"there is no folder {folder}", "make it, or name another file")
 
 
 def check_room(path: Path, size_bytes: float) -> None:

@@ -1,4 +1,4 @@
-"""What a plan says: as data, and as lines that each name their basis and the command that checks them."""
+"""What a plan says: as data, and as topics that each name their basis and the command that checks them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ __all__ = [
 _WEAKEST = list(Basis)
 _SEEN = 0.005  # of a token: what takes less is not shown
 _WHOLE = 100  # a speed from which decimals say nothing
+_NAMES = 24  # characters of what a line is about
 _WORTH = 0.02  # a gain in speed that is worth a word
 
 
@@ -169,6 +170,24 @@ def _weakest(figures: Iterable[Figure]) -> str:
 # ---------------------------------------------------------------- as text
 
 
+@dataclass(frozen=True)
+class _Topic:
+    """Lines that are known alike, each a name and what is said. checks: commands that check them."""
+
+    title: str
+    basis: str
+    lines: tuple[tuple[str, str], ...]
+    checks: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Yield the lines, then how they are known and checked."""
+        yield from self.lines
+        if self.basis:
+            yield "known from", self.basis
+        yield from zip(("check it with", *[""] * len(self.checks)), self.checks, strict=False)
+
+
 def print_plan(
     planned: Planned,
     found: Outlook,
@@ -182,72 +201,70 @@ def print_plan(
     link = f", {setup.link.title}" if len(setup.devices) > 1 else ""
     output.print(
         f"{printable(planned.title)} ({bytes_text(found.weights_bytes)}) on {setup.title}{link}, "
-        f"run by {setup.engine.title}",
-        soft_wrap=True,
+        f"run by {setup.engine.title}"
     )
     smaller = f" It would fit with --ctx {found.smaller_ctx}." if found.smaller_ctx else ""
     verdict = "It fits." if found.runs else f"It does not run: {found.problem}.{smaller}"
-    output.print(f"{printable(verdict)}\n", soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "", "known from", "check it with"):
-        table.add_column(heading, overflow="fold")
-    for line in _lines(planned, found, more, prices):
-        table.add_row(*line)
-    output.print(table)
+    output.print(printable(verdict))
+    for topic in _topics(planned, found, more, prices):
+        _print_topic(topic)
     if others:
-        output.print("\nIn other quantizations, from the smallest to the largest:")
+        output.print("\nIn other quantizations, from the smallest to the largest")
         output.print(_quantizations_table(others))
+        output.print(_not_running(others), end="")
     for one, reason in (left_out or {}).items():
-        output.print(f"{printable(one)} would take no part: {printable(reason)}", soft_wrap=True)
+        output.print(f"\n{printable(one)} would take no part: {printable(reason)}")
     output.print(
         "\nSpeeds lie between the two numbers in four of five cases. `assumed` has not been measured by "
-        "anybody: measure it before you rely on it.",
-        soft_wrap=True,
+        "anybody: measure it before you rely on it."
     )
 
 
-Line = tuple[str, str, str, str]
+def _print_topic(topic: _Topic) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(width=_NAMES)
+    table.add_column(overflow="fold")
+    for name, text in topic.rows:
+        table.add_row(f"  {name}", printable(text))
+    output.print(f"\n{topic.title}")
+    output.print(table)
 
 
-def _lines(
+def _topics(
     planned: Planned, found: Outlook, more: Outlook | None, prices: PlanPrices
-) -> Iterator[Line]:
+) -> Iterator[_Topic]:
     if found.runs and found.prediction is not None and found.full is not None:
-        yield from _speed_lines(planned.file, found, found.prediction, found.full)
+        yield from _speed_topics(planned.file, found, found.prediction, found.full)
     if found.parts:
-        yield from _memory_lines(planned.file, found)
-    yield from _money_lines(found, prices)
+        yield _memory_topic(planned.file, found)
+    if money := tuple(_money_lines(found, prices)):
+        yield _Topic("Cost", "", money)
     if more is not None:
-        yield (
-            "one more machine",
-            _one_more(found, more),
-            "the same",
-            f"dure plan {planned.arguments} --nodes …",
-        )
+        check = f"dure plan {planned.arguments} --nodes …"
+        lines = (("brings", _one_more(found, more)),)
+        yield _Topic("One more machine, like the last", "the same", lines, (check,))
 
 
-def _speed_lines(
+def _speed_topics(
     file: str, found: Outlook, prediction: Prediction, full: Prediction
-) -> Iterator[Line]:
+) -> Iterator[_Topic]:
     several = len(found.setup.devices) > 1
-    basis = basis_of(found.setup, found.correction)
     if found.setup.engine.most_nodes:
-        bench = trace = deep = "llama-bench -m FILE"
+        checks: tuple[str, ...] = ("llama-bench -m FILE",)
     else:
         bench = f"dure bench {file}{' --cluster' if several else ''}"
-        trace, deep = f"{bench} --trace t.json", f"{bench} -d {max(0, found.n_ctx - 128)}"
-    yield "generation", _speed(prediction.generation_per_s), basis, bench
-    yield "  a token takes", _split(prediction.generation), "", trace
-    yield (
-        "  at the context's end",
-        _speed(full.generation_per_s),
-        "",
-        deep,
+        deep = f"with -d {max(0, found.n_ctx - 128)}, at the context's end"
+        checks = (bench, deep, "with --trace t.json, what a token takes")
+    lines: tuple[tuple[str, str], ...] = (
+        ("generation", _speed(prediction.generation_per_s)),
+        ("  a token takes", _split(prediction.generation)),
+        ("  at the context's end", _speed(full.generation_per_s)),
+        ("reading a prompt", _speed(prediction.prompt_per_s)),
+        ("  a token takes", _split(prediction.prompt)),
     )
-    yield "reading a prompt", _speed(prediction.prompt_per_s), basis, bench
-    yield "  a token takes", _split(prediction.prompt), "", ""
     if found.correction:
-        yield "corrected by", _correction(found.correction), str(Basis.MEASURED), bench
+        lines = (*lines, ("corrected by", _correction(found.correction)))
+    yield _Topic("Speed", basis_of(found.setup, found.correction), lines, checks)
 
 
 def _correction(found: Correction) -> str:
@@ -275,32 +292,23 @@ def speed_number(speed: float) -> str:
 
 
 def _split(time: TokenTime) -> str:
-    parts = {"computing": time.compute_s, "sums between nodes": time.sync_s, "rest": time.rest_s}
+    parts = {"computing": time.compute_s, "summing": time.sync_s, "rest": time.rest_s}
     seen = {what: s for what, s in parts.items() if s > _SEEN * time.total_s}
-    return ", ".join(f"{what} {1e3 * s:.3g} ms" for what, s in seen.items())
+    return ", ".join(f"{1e3 * s:.3g} ms {what}" for what, s in seen.items())
 
 
-def _memory_lines(file: str, found: Outlook) -> Iterator[Line]:
-    parts = found.parts
-    show = f"dure show {file}{' --cluster' if len(parts) > 1 else ''} --ctx {found.n_ctx}"
+def _memory_topic(file: str, found: Outlook) -> _Topic:
+    parts, lines = found.parts, []
     if len(parts) > 1:
         heads = f", query heads {_each([p.heads for p in parts])}"
-        yield (
-            "the cut",
-            f"shares {_each([f'{p.share:.0%}' for p in parts])}{heads}",
-            "the model's sizes",
-            show,
-        )
+        lines.append(("the cut", f"shares {_each([f'{p.share:.0%}' for p in parts])}{heads}"))
     memory = _each([bytes_text(part.memory_bytes) for part in parts])
     free = _each([bytes_text(part.free_bytes) for part in parts])
-    yield "memory", f"{memory}, of {free} that is free", "the model's sizes", show
+    lines.append(("memory", f"{memory}, of {free} that is free"))
     kv = sum(part.kv_bytes for part in parts)
-    yield (
-        "  of it the context",
-        f"{bytes_text(kv)} for {found.n_ctx} tokens",
-        "the model's sizes",
-        show,
-    )
+    lines.append(("  of it the context", f"{bytes_text(kv)} for {found.n_ctx} tokens"))
+    show = f"dure show {file}{' --cluster' if len(parts) > 1 else ''} --ctx {found.n_ctx}"
+    return _Topic("Memory", "the model's sizes", tuple(lines), (show,))
 
 
 def _each(values: list[Any]) -> str:
@@ -310,32 +318,29 @@ def _each(values: list[Any]) -> str:
     return f"{texts[0]}{each}" if len(set(texts)) == 1 else " + ".join(texts)
 
 
-def _money_lines(found: Outlook, prices: PlanPrices) -> Iterator[Line]:
+def _money_lines(found: Outlook, prices: PlanPrices) -> Iterator[tuple[str, str]]:
+    """Yield what the machines cost, each line with how it is known and what checks it."""
     setup = found.setup
     if setup.price:
         known = _weakest(one.price for one in setup.devices if one.price)
         switch = f", of it {setup.switch_price:.0f} for a switch" if setup.switch_price else ""
-        yield "price", f"{setup.price:.0f} dollars{switch}", _dated(known, found), "a shop"
+        yield "price", f"{setup.price:.0f} dollars{switch} ({_dated(known, found)}; ask a shop)"
     if setup.hourly:
-        yield (
-            "rent",
-            f"{setup.hourly:.2f} dollars an hour",
-            _dated("published", found),
-            "its website",
-        )
+        known = _dated("published", found)
+        yield "rent", f"{setup.hourly:.2f} dollars an hour ({known}; see its website)"
     if setup.watts:
         known = _weakest(one.watts for one in setup.devices)
-        yield "power", f"{setup.watts:.0f} W under load", known, "a meter at the socket"
+        yield "power", f"{setup.watts:.0f} W under load ({known}; check it with a meter)"
     if found.prediction is None or not found.runs or not (setup.watts or setup.hourly):
         return
     speed = found.prediction.generation.per_s
     if setup.price:
-        yield "for 100 dollars", f"{100 * speed / setup.price:.2g} tokens/s", "both above", ""
+        yield "100 dollars bring", f"{100 * speed / setup.price:.2g} tokens/s"
     if setup.watts:
-        yield "for a watt", f"{speed / setup.watts:.2g} tokens/s", "both above", ""
+        yield "a watt brings", f"{speed / setup.watts:.2g} tokens/s"
     what = "rent" if setup.hourly else f"power at {prices.kwh:.2f} dollars a kWh"
     cost = setup.cost_per_million(speed, prices.kwh)
-    yield "a million tokens", f"{cost:.2f} dollars of {what}", "both above", "your bill"
+    yield "a million tokens", f"{cost:.2f} dollars of {what} (check it with your bill)"
 
 
 def _dated(basis: str, found: Outlook) -> str:
@@ -348,27 +353,35 @@ def _dated(basis: str, found: Outlook) -> str:
 def _one_more(found: Outlook, more: Outlook) -> str:
     """Say what another machine like the last would bring."""
     if more.prediction is None or not more.runs:
-        return f"would not help: {more.problem}"
+        return f"nothing: {more.problem}"
     speed = more.prediction.generation.per_s
     if found.prediction is None or not found.runs:
-        return f"it would run, with {speed:.3g} tokens/s"
+        return f"that it runs, with {speed:.3g} tokens/s"
     gain = speed / found.prediction.generation.per_s - 1
     if gain < _WORTH:
-        return f"would not help: {speed:.3g} tokens/s ({gain:+.0%})"
+        return f"nothing: {speed:.3g} tokens/s ({gain:+.0%})"
     price = more.setup.price - found.setup.price
     return f"{speed:.3g} tokens/s ({gain:+.0%}) for {price:.0f} dollars"
 
 
 def _quantizations_table(others: Mapping[str, Outlook]) -> Table:
-    table = Table("quantization", box=None, pad_edge=False)
-    for heading in ("size", "memory of the fullest", "generation", "prompt", ""):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table = Table("  types", box=None, pad_edge=False)
+    for heading in ("size", "fullest memory", "generation", "prompt", ""):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     for name, found in others.items():
         memory = max((part.memory_bytes for part in found.parts), default=0)
         speeds = ("", "")
         if found.prediction is not None and found.runs:
             both = found.prediction.generation_per_s, found.prediction.prompt_per_s
             speeds = (speed_number(both[0].value), f"{speed_number(both[1].value)} tokens/s")
-        verdict = "fits" if found.runs else found.problem
-        table.add_row(name, bytes_text(found.weights_bytes), bytes_text(memory), *speeds, verdict)
+        sizes = bytes_text(found.weights_bytes), bytes_text(memory) if memory else ""
+        table.add_row(f"  {name}", *sizes, *speeds, "fits" if found.runs else "does not run")
     return table
+
+
+def _not_running(others: Mapping[str, Outlook]) -> str:
+    """Return why the smallest of those does not run that do not; "" if all do."""
+    for name, found in others.items():
+        if not found.runs:
+            return f"  {name} does not run: {printable(found.problem)}.\n"
+    return ""

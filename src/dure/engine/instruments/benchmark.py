@@ -82,7 +82,10 @@ class TokenTimes:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What was measured. Lists have one entry a rank; per token means per generated token."""
+    """What was measured. Lists have one entry a rank; per token means per generated token.
+
+    disturbed: the part of the generated tokens that other programs made slower.
+    """
 
     ranks: int
     threads: int
@@ -96,6 +99,7 @@ class BenchResult:
     weights_bytes: list[int]
     kv_bytes: list[int]
     peak_memory_bytes: list[int]
+    disturbed: float = 0.0
 
 
 def measure(
@@ -167,6 +171,7 @@ def _result(
         weights_bytes=[rank.weights_bytes for rank in memory],
         kv_bytes=[rank.kv_bytes for rank in memory],
         peak_memory_bytes=[rank.peak_bytes for rank in memory],
+        disturbed=statistics.mean(step.is_disturbed for step in steps),
     )
 
 
