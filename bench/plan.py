@@ -4,7 +4,8 @@
 
 For each shape and each mix of types: one rank on one core, and two ranks on two hosts (network namespaces)
 of one core each, joined by a 1 Gbit/s link. The figures that go in are a node's own: the speed of reading
-and multiplying of each type in the file, all hosts at once, and the time of a TCP handshake over the link.
+and multiplying of each type in the file, all hosts at once and in turns with the model, and the time of
+a TCP handshake over the link.
 Exits with 1 if an error is above the target. Needs root and two CPUs; see bench/README.md.
 """
 
@@ -15,7 +16,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from dure.hardware.probe import probe
 from dure.model.gguf import GgufFile, open_gguf
 from dure.plan.devices import NetworkLink
 from dure.plan.figures import Basis, Figure
+from dure.plan.load import read_types
 from dure.plan.machines import engine_named, link_named
 from dure.plan.outlook import Task, outlook_of
 from dure.plan.performance import Prediction
@@ -73,40 +75,67 @@ def link_between(hosts: Sequence[Host]) -> NetworkLink:
     return NetworkLink(known.title, known.bytes_per_s, exchange)
 
 
-def predicted(model: GgufFile, n_ranks: int, link: NetworkLink, load: Load) -> Prediction:
-    """Predict a model over ranks from what is measured now."""
-    types = sorted({t.type.name for t in model.tensors.values() if len(t.shape) > 1} - {"F32"})
-    device = measured_device("here", probe(), list(speeds(types, n_ranks).values()))
+def predicted(
+    model: GgufFile,
+    n_ranks: int,
+    link: NetworkLink,
+    load: Load,
+    found: Sequence[Mapping[str, Speed]],
+) -> Prediction:
+    """Predict a model over ranks from the medians of what was measured."""
+    device = measured_device("here", probe(), [median_speed(found, name) for name in found[0]])
     setup = Setup(("here",) * n_ranks, (device,) * n_ranks, link, engine_named("dure"))
-    found = outlook_of(model, setup, Task(n_prompt=load.prompt_tokens)).prediction
-    assert found is not None, "these shapes can be cut"
-    return found
+    outlook = outlook_of(model, setup, Task(n_prompt=load.prompt_tokens)).prediction
+    assert outlook is not None, "these shapes can be cut"
+    return outlook
+
+
+def median_speed(found: Sequence[Mapping[str, Speed]], name: str) -> Speed:
+    """Return the median of several measurements of a type, figure by figure."""
+    each = [one[name] for one in found]
+    return Speed(
+        name,
+        1,
+        statistics.median(one.decode_bytes_per_s for one in each),
+        statistics.median(one.prompt_bytes_per_s for one in each),
+        statistics.median(one.layer_s for one in each),
+        statistics.median(one.column_s for one in each),
+    )
 
 
 def rows(
-    hosts: Sequence[Host], shapes: Sequence[str], mixes: Sequence[str], directory: Path, load: Load
+    hosts: Sequence[Host], arguments: argparse.Namespace, load: Load
 ) -> Iterator[dict[str, Any]]:
     """Yield what is predicted and measured of each shape, mix and number of ranks."""
     link = link_between(hosts)
-    for shape in shapes:
-        for mix in mixes:
-            path = gguf_file(shape, directory, mix)
+    for shape in arguments.shapes:
+        for mix in arguments.mixes:
+            path = gguf_file(shape, arguments.dir, mix)
             for n_ranks in (1, 2):
-                with open_gguf(path) as model:
-                    found = predicted(model, n_ranks, link, load)
-                measured = (
-                    dure_on_hosts(hosts, path, load) if n_ranks > 1 else dure(path, 1, 1, load)
-                )
-                for part in ("prompt", "generation"):
-                    value = getattr(found, part).per_s
-                    yield {
-                        "model": path.name,
-                        "ranks": n_ranks,
-                        "part": part,
-                        "predicted": value,
-                        "measured": measured[part],
-                        "error": value / measured[part] - 1,
-                    }
+                yield from compared(hosts, path, n_ranks, link, load, arguments.rounds)
+
+
+def compared(
+    hosts: Sequence[Host], path: Path, n_ranks: int, link: NetworkLink, load: Load, rounds: int
+) -> Iterator[dict[str, Any]]:
+    """Measure a machine and a model on it in turns, and yield a prompt and a generation."""
+    found, runs = [], []
+    with open_gguf(path) as model:
+        for _ in range(rounds):
+            found.append(speeds(read_types(model), n_ranks))
+            here = dure_on_hosts(hosts, path, load) if n_ranks > 1 else dure(path, 1, 1, load)
+            runs.append(here)
+        prediction = predicted(model, n_ranks, link, load, found)
+    for part in ("prompt", "generation"):
+        value, measured = getattr(prediction, part).per_s, statistics.median(r[part] for r in runs)
+        yield {
+            "model": path.name,
+            "ranks": n_ranks,
+            "part": part,
+            "predicted": value,
+            "measured": measured,
+            "error": value / measured - 1,
+        }
 
 
 def run() -> int:
@@ -118,12 +147,13 @@ def run() -> int:
     options.add_argument("--dir", type=Path, default=default_directory())
     options.add_argument("-p", type=positive, default=256, help="prompt tokens (%(default)s)")
     options.add_argument("-n", type=positive, default=64, help="generated tokens (%(default)s)")
+    options.add_argument("--rounds", type=positive, default=3, help="of both (%(default)s)")
     options.add_argument("--json", action="store_true")
     arguments = options.parse_args()
-    load = Load(arguments.p, arguments.n, repeats=3)
+    load = Load(arguments.p, arguments.n, repeats=1)
     worst = 0.0
     with linked_hosts(2) as hosts:
-        for row in rows(hosts, arguments.shapes, arguments.mixes, arguments.dir, load):
+        for row in rows(hosts, arguments, load):
             worst = max(worst, abs(row["error"]))
             print(json.dumps(row) if arguments.json else _line(row), flush=True)
     return 0 if worst <= TARGET else 1

@@ -12,7 +12,7 @@ from dure.cluster.trust.identity import ROOT_NAME
 from dure.deploy.cluster_setup import measured_device, setup_of_cluster
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import SilentReporter
-from dure.engine.instruments.speed import PROMPT, Speed
+from dure.engine.instruments.speed import PROMPT, Speed, measure_in_process
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
 from dure.model.gguf import open_gguf
@@ -29,10 +29,36 @@ def test_a_machine_has_the_speed_that_was_measured() -> None:
     processor = device.processor
     assert processor.read_speed("Q4_0") == 10e9
     assert processor.read_speed("Q6_K") == 10e9
-    token_s = 1 / 90e9 - 1 / (PROMPT * 10e9)  # of a byte, which the prompt read once
-    assert processor.prompt_speed("Q4_0", is_tiled=True) == pytest.approx(2 / token_s / (18 / 32))
+    weight_s = (1 / 90e9 - 1 / (PROMPT * 10e9)) * 18 / 32  # without reading it, once for the prompt
+    assert processor.prompt_speed("Q4_0", is_tiled=True) == pytest.approx(2 / weight_s)
+    assert processor.layer_s is None
     assert device.free_bytes == 6_000_000_000
     assert processor.read.basis is Basis.MEASURED
+
+
+def test_what_layers_and_vectors_take_is_the_median_of_all_types() -> None:
+    """It is no type's own; the operations of a prompt are without the time of vectors."""
+    machine = Machine(4, 8_000_000_000, 6_000_000_000, ("avx2",))
+    speeds = [Speed("Q4_0", 4, 10e9, 90e9, 6e-6, 1e-9), Speed("Q8_0", 4, 10e9, 180e9, 8e-6, 3e-9)]
+    processor = measured_device("here", machine, speeds).processor
+    assert processor.layer_s is not None
+    assert processor.layer_s.value == 7e-6
+    assert processor.column_s is not None
+    assert processor.column_s.value == 2e-9
+    without = measured_device("here", machine, [Speed("Q4_0", 4, 10e9, 90e9)]).processor
+    assert processor.prompt_speed("Q4_0", is_tiled=True) > without.prompt_speed(
+        "Q4_0", is_tiled=True
+    )
+
+
+def test_a_machine_shows_how_it_reads_multiplies_and_what_layers_take_besides() -> None:
+    """A real measurement, in a process of its own: all of it is there, and of the size of computers."""
+    speed = measure_in_process("Q4_0", 1)
+    assert 1e8 < speed.decode_bytes_per_s < 1e12
+    assert speed.prompt_bytes_per_s > speed.decode_bytes_per_s
+    assert 1e-8 < speed.layer_s < 1e-2
+    assert 0 <= speed.column_s < 1e-6
+    assert 0 < speed.weight_s < 1e-9
 
 
 def test_a_cluster_is_planned_with_what_is_known_of_its_machines(tmp_path: Path) -> None:

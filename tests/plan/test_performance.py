@@ -209,3 +209,26 @@ def test_every_quantization_is_larger_than_the_one_before() -> None:
     """A plan tries the smallest first."""
     sizes = [demand("qwen3:8b", one, 1).whole.memory.weights_bytes for one in QUANTIZATIONS]
     assert sizes == sorted(sizes)
+
+
+def test_layers_and_vectors_that_were_measured_are_what_ranks_do_alike() -> None:
+    """A layer takes its time on every rank, however many there are; a vector's columns are cut."""
+    layer_s, column_s = 1e-4, 1e-8
+    figures = [Figure(one, Basis.MEASURED, "this node", "2026-11") for one in (layer_s, column_s)]
+    bare = replace(PI.processor, layer_s=replace(figures[0], value=1e-12))
+    processor = replace(PI.processor, layer_s=figures[0], column_s=figures[1])
+    for n_ranks in (1, 4):
+        what = demand("qwen3:8b", "Q4_0", n_ranks)
+        before = on(what, replace(PI, processor=bare)).generation
+        after = on(what, replace(PI, processor=processor)).generation
+        assert after.rest_s - before.rest_s == pytest.approx(36 * layer_s, rel=1e-6)
+        columns = max(sum(one.n_columns for one in rank.products) for rank in what.ranks)
+        assert after.compute_s - before.compute_s == pytest.approx(columns * column_s, rel=1e-6)
+
+
+def test_a_short_prompt_reads_the_weights_for_few_tokens() -> None:
+    """Of one token it is as slow as generation, nearly; the longer it is the less reading counts."""
+    what = demand("qwen3:8b", "Q4_0", 1)
+    times = [on(what, n_prompt=n).prompt for n in (1, 16, 256)]
+    assert times[0].total_s > times[1].total_s > times[2].total_s
+    assert times[0].compute_s > 0.8 * on(what).generation.compute_s

@@ -17,10 +17,9 @@ from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.deploy.answering import AnsweringMachines
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import Reporter
-from dure.engine.instruments.speed import PROMPT, Speed
+from dure.engine.instruments.speed import Speed
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
-from dure.model.ggml import type_named
 from dure.model.gguf import GgufFile
 from dure.plan.devices import Device, DeviceKind, NetworkLink, Processor
 from dure.plan.figures import Basis, Figure
@@ -91,8 +90,9 @@ def _speeds(known: KnownSpeeds, name: str, types: Sequence[str]) -> list[Speed]:
 def measured_device(title: str, machine: Machine, speeds: Sequence[Speed]) -> Device:
     """Return a machine with its measured speeds, the first of which stands for all other types."""
     reads = {one.type: _measured(one.decode_bytes_per_s) for one in speeds}
-    prompts = {one.type: _measured(_operations(one)) for one in speeds}
+    prompts = {one.type: _measured(2 / one.weight_s) for one in speeds}
     layer_s = statistics.median(one.layer_s for one in speeds)
+    column_s = statistics.median(one.column_s for one in speeds)
     first = speeds[0].type
     return Device(
         title,
@@ -105,19 +105,12 @@ def measured_device(title: str, machine: Machine, speeds: Sequence[Speed]) -> De
             reads=reads,
             prompts=prompts,
             layer_s=_measured(layer_s) if layer_s else None,
+            column_s=_measured(column_s) if column_s else None,
         ),
         memory=_measured(machine.available_bytes),
         system=_measured(0),
         watts=_measured(0),
     )
-
-
-def _operations(speed: Speed) -> float:
-    """Return the operations a second of a prompt, two for each weight, without the time of reading."""
-    type_ = type_named(speed.type)
-    token_s = 1 / speed.prompt_bytes_per_s - 1 / (PROMPT * speed.decode_bytes_per_s)
-    least_s = 0.1 / speed.prompt_bytes_per_s
-    return 2 / max(token_s, least_s) * type_.block_size / type_.type_size
 
 
 def _link(known: KnownSpeeds, machines: Mapping[str, Machine]) -> NetworkLink:

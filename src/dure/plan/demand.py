@@ -35,6 +35,8 @@ class ProductKind(Enum):
 class Product:
     """Matrices of one type and kind. n_bytes, n_weights: that a token reads and multiplies with.
 
+    prompt_weights: without the last feed-forward, which only tokens need whose logits are wanted.
+    n_columns: of the vectors that go into and come out of these matrices.
     all_bytes: of all experts. has_tiles: whether the processor has quick kernels for this type and shape.
     """
 
@@ -43,6 +45,8 @@ class Product:
     has_tiles: bool
     n_bytes: float = 0.0
     n_weights: float = 0.0
+    n_columns: float = 0.0
+    prompt_weights: float = 0.0
     all_bytes: float = 0.0
 
 
@@ -161,7 +165,8 @@ def _products(
     rank: int = 0,
 ) -> tuple[Product, ...]:
     """Add up the matrices of a rank that are alike."""
-    sums: dict[tuple[str, ProductKind, bool], list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+    sums: dict[tuple[str, ProductKind, bool], list[float]] = defaultdict(lambda: [0.0] * 5)
+    last = f"blk.{shape_of(model).n_layer - 1}.ffn_"
     for tensor in model.tensors.values():
         kind = _kind(tensor)
         part = used if kind is ProductKind.EXPERTS else read_part(model, tensor)
@@ -172,7 +177,10 @@ def _products(
         n_weights = math.prod(shape)
         n_bytes = n_weights / type_.block_size * type_.type_size
         found = sums[type_.name, kind, is_quick(type_.name, shape[1], features)]
-        for i, value in enumerate((part * n_bytes, part * n_weights, n_bytes)):
+        in_prompt = 0.0 if tensor.name.startswith(last) else part
+        columns = math.prod(shape[2:]) * (shape[0] + shape[1])
+        values = part * n_bytes, part * n_weights, part * columns, in_prompt * n_weights
+        for i, value in enumerate((*values, n_bytes)):
             found[i] += value
     return tuple(Product(*key, *values) for key, values in sums.items())
 

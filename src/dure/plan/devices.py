@@ -25,7 +25,8 @@ class Processor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt, with weights that were repacked into tiles, and with others. features: see `plan/kernels.py`.
     low_bits: how fast types of fewer than 4 bits are read, beside others.
     reads, prompts: of single types, if these were measured; they win. layer_s: that a layer takes of a
-    token besides reading; None: not measured.
+    token besides reading. column_s: that each column of vectors takes besides reading and multiplying.
+    None: the other figures have it.
     """
 
     read: Figure
@@ -36,6 +37,7 @@ class Processor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reads: Mapping[str, Figure] = {}
     prompts: Mapping[str, Figure] = {}
     layer_s: Figure | None = None
+    column_s: Figure | None = None
 
     def read_speed(self, type_name: str) -> float:
         """Return the bytes of weights of a type that are read in a second."""
@@ -113,7 +115,8 @@ class EngineWays(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tiled: types that are repacked; None: what `plan/kernels.py` says. batch: tokens of a prompt at once.
     batches_experts: whether tokens of a prompt share the reading of experts.
     most_nodes: 0 if any number. sends_logits: whether ranks send all logits, or the best of them.
-    two_phase: whether long vectors are summed in two phases.
+    two_phase: whether long vectors are summed in two phases. skips_last: whether the last feed-forward is
+    left out for tokens of a prompt whose logits nobody wants.
     """
 
     title: str
@@ -131,6 +134,7 @@ class EngineWays(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most_nodes: int = 0
     sends_logits: bool = True
     two_phase: bool = False
+    skips_last: bool = True
 
     @property
     def doubt(self) -> float:

@@ -113,6 +113,11 @@ def _prompt_doubt(devices: Sequence[Device]) -> float:
     )
 
 
+def _vectors_s(product: Product, processor: Processor) -> float:
+    """Return the seconds of a token's vectors before and after matrices; 0 if other figures have them."""
+    return product.n_columns * processor.column_s.value if processor.column_s else 0.0
+
+
 @dataclass(frozen=True)
 class _Run:
     """One model on some processors."""
@@ -145,7 +150,7 @@ class _Run:
         return self.engine.uncut.value * values / speed
 
     def _read_s(self, rank: RankDemand, processor: Processor, depth: int) -> float:
-        """Return the seconds in which a rank reads what a token needs."""
+        """Return the seconds in which a rank reads what a token needs, and computes with it."""
         weights = sum(self._product_s(one, processor) for one in rank.products)
         speed = processor.read.value * self.engine.read_efficiency.value
         return weights + rank.kv_bytes(depth) / speed
@@ -154,7 +159,7 @@ class _Run:
         speed = processor.read_speed(product.type) * self.engine.read_efficiency.value
         if product.kind is ProductKind.EXPERTS:
             speed *= self.engine.mixture_read.value
-        return product.n_bytes / speed
+        return product.n_bytes / speed + _vectors_s(product, processor)
 
     def _logits_of_root_s(self) -> float:
         """Return the seconds that the root computes logits for all others."""
@@ -225,7 +230,7 @@ class _Run:
     def _batched_s(
         self, product: Product, processor: Processor, batch: int, n_prompt: int
     ) -> float:
-        """Return the seconds of a token in products of a batch: multiplying, and its part of reading."""
+        """Return the seconds of a token in products of a batch, with its part of reading the weights."""
         if product.kind is ProductKind.OUTPUT:
             return self._product_s(product, processor) / n_prompt
         is_experts = product.kind is ProductKind.EXPERTS
@@ -238,4 +243,6 @@ class _Run:
             speed *= self.engine.mixture_tiled.value
         touched = 1 - (1 - self.demand.part_of_experts) ** batch if is_experts else 1.0
         read = touched * product.all_bytes / processor.read_speed(product.type) / batch
-        return 2 * product.n_weights / speed + read
+        n_weights = product.prompt_weights if self.engine.skips_last else product.n_weights
+        vectors_s = _vectors_s(product, processor) * n_weights / product.n_weights
+        return 2 * n_weights / speed + read + vectors_s

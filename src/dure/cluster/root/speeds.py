@@ -100,7 +100,8 @@ class _Samples(msgspec.Struct):
         prompt = statistics.median(one.speed.prompt_bytes_per_s for one in self.samples)
         decode = self.corrected or statistics.median(self.decode)
         layer = statistics.median(one.speed.layer_s for one in self.samples)
-        return Speed(last.type, last.threads, decode, prompt, layer)
+        column = statistics.median(one.speed.column_s for one in self.samples)
+        return Speed(last.type, last.threads, decode, prompt, layer, column)
 
 
 class _SpeedsRecord(msgspec.Struct):

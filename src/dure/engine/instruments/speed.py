@@ -4,7 +4,7 @@
 
 Writes a small model of that type whose weights do not fit into caches, decodes with it, and reports how
 many bytes of weights it read in a second: what decides the time of a token. A second model of many layers
-that hold next to nothing shows what a layer takes besides.
+that hold next to nothing shows what a layer takes besides, and a narrow one what vectors take in a prompt.
 Knows one machine. Refuses to know whose it is, and where the figure is kept.
 """
 
@@ -25,6 +25,7 @@ import numpy as np
 
 from dure.engine.compute.llama import LoadedModel
 from dure.engine.environment import with_huge_pages
+from dure.engine.kv import Forget
 from dure.engine.limits import Limits
 from dure.errors import EngineError
 from dure.model.ggml import GgmlType, needs_importance, quantize, type_named
@@ -38,9 +39,8 @@ MEASURE_S = 120.0  # the longest that a measurement may take
 VOCABULARY = 256
 ENOUGH_BYTES = 150_000_000  # of weights: more than any cache holds, and quickly written
 ROWS = 64  # that are different; the others repeat them
-PROMPT, STEPS, REPEATS = 256, 8, 3
+PROMPT, REPEATS, STEPS = 256, 3, 48
 WARM = 32  # tokens before all others
-CONTEXT = 1024  # has room for all of them
 
 
 class Speed(msgspec.Struct, frozen=True):
@@ -48,7 +48,8 @@ class Speed(msgspec.Struct, frozen=True):
 
     decode_bytes_per_s: of weights, when single tokens are decoded. prompt_bytes_per_s: the same in a
     prefill of PROMPT tokens, where each token counts. layer_s: that a layer takes of a token besides
-    reading weights, whatever their type; 0 if it was not measured.
+    reading weights, whatever their type. column_s: that each column of a vector takes before or after a
+    matrix. Both are 0 if they were not measured; the speed of reading is without them.
     """
 
     type: str
@@ -56,6 +57,16 @@ class Speed(msgspec.Struct, frozen=True):
     decode_bytes_per_s: float
     prompt_bytes_per_s: float
     layer_s: float = 0.0
+    column_s: float = 0.0
+
+    @property
+    def weight_s(self) -> float:
+        """Return the seconds of a token of a prompt for each weight: without reading it, and columns."""
+        type_, sizes = type_named(self.type), _Sizes.of(type_named(self.type))
+        bytes_of_weight = type_.type_size / type_.block_size
+        whole_s = bytes_of_weight / self.prompt_bytes_per_s
+        read_s = bytes_of_weight / self.decode_bytes_per_s / PROMPT
+        return max(whole_s - read_s - self.column_s * sizes.columns / sizes.weights, 0.1 * whole_s)
 
 
 @dataclass(frozen=True)
@@ -76,24 +87,50 @@ class _Sizes:
         return cls(type_, width, ffn, 16, max(1, ENOUGH_BYTES // layer_bytes))
 
     @classmethod
+    def narrow(cls, type_: GgmlType) -> _Sizes:
+        """Return those of a model whose vectors count beside its weights."""
+        return cls(type_, 256, 768, 4, 16)
+
+    @classmethod
     def empty(cls) -> _Sizes:
         """Return those of many layers that hold next to nothing."""
         return cls(type_named("Q8_0"), 64, 128, 2, 48)
+
+    @property
+    def weights(self) -> int:
+        """The weights of a layer."""
+        return 4 * self.width * self.width + 3 * self.width * self.ffn
+
+    @property
+    def columns(self) -> int:
+        """The columns of all vectors before and after a layer's matrices."""
+        return 4 * (self.width + self.width) + 3 * (self.width + self.ffn)
 
 
 def measure(type_name: str, threads: int) -> Speed:
     """Measure this machine's speed with weights of a type. Raises ModelError for an unknown type."""
     sizes, empty = _Sizes.of(type_named(type_name)), _Sizes.empty()
+    narrow = _Sizes.narrow(sizes.type)
     layer_s = _measured(empty, threads).decode_s / empty.layers
     found = _measured(sizes, threads)
-    read_s = max(found.decode_s - sizes.layers * layer_s, found.decode_s / 2)
+    large_s = (found.prompt_s - found.decode_s) / sizes.layers
+    small_s = _measured(narrow, threads).prompt_s / narrow.layers - layer_s
+    column_s = _column_s(sizes, large_s / PROMPT, narrow, small_s / PROMPT)
+    read_s = found.decode_s - sizes.layers * (layer_s + sizes.columns * column_s)
     return Speed(
         type_name,
         threads,
-        found.model_bytes / read_s,
+        found.model_bytes / max(read_s, found.decode_s / 2),
         PROMPT * found.model_bytes / found.prompt_s,
         layer_s,
+        column_s,
     )
+
+
+def _column_s(large: _Sizes, large_s: float, small: _Sizes, small_s: float) -> float:
+    """Return the seconds of a column from those of a layer's token in two models: weights and columns."""
+    part = small.weights / large.weights
+    return max(0.0, (small_s - part * large_s) / (small.columns - part * large.columns))
 
 
 def measure_in_process(type_name: str, threads: int) -> Speed:
@@ -126,7 +163,9 @@ def _measured(sizes: _Sizes, threads: int) -> _Times:
     with tempfile.TemporaryDirectory(prefix="dure-speed-") as directory:
         path = Path(directory) / "model.gguf"
         _write(path, sizes)
-        model = LoadedModel(path, Limits(n_ctx=CONTEXT, threads=threads, n_batch=PROMPT))
+        model = LoadedModel(
+            path, Limits(n_ctx=PROMPT, threads=threads, n_batch=PROMPT, n_outputs=PROMPT)
+        )
         try:
             return _times(model)
         finally:
@@ -134,21 +173,22 @@ def _measured(sizes: _Sizes, threads: int) -> _Times:
 
 
 def _times(model: LoadedModel) -> _Times:
+    """Measure each from an empty context, as a longer one takes time of its own."""
     _decode(model, 0, WARM)
-    prompts, tokens, n = list[float](), list[float](), WARM
+    model.kv.change([Forget(0)])
+    tokens = [_decode(model, n, 1) for n in range(STEPS)]
+    prompts = []
     for _ in range(REPEATS):
-        prompts.append(_decode(model, n, PROMPT))
-        n += PROMPT
-        for _ in range(STEPS):
-            tokens.append(_decode(model, n, 1))
-            n += 1
+        model.kv.change([Forget(0)])
+        prompts.append(_decode(model, 0, PROMPT))
     return _Times(model.weights_bytes, statistics.median(prompts), statistics.median(tokens))
 
 
 def _decode(model: LoadedModel, start: int, n: int) -> float:
+    """Return the seconds of n tokens, all with logits: of others the last layer is left out."""
     positions = np.arange(start, start + n, dtype=np.int32)
     begun = time.perf_counter()
-    model.decode(positions % VOCABULARY, positions, np.zeros(n, np.int32), [n - 1])
+    model.decode(positions % VOCABULARY, positions, np.zeros(n, np.int32), range(n))
     return time.perf_counter() - begun
 
 
