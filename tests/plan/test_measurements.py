@@ -25,6 +25,8 @@ from dure.plan.measurements import (
 )
 from dure.plan.model_record import model_record
 from dure.plan.outline import outline_named, outlined_model
+from dure.plan.outlook import Task, outlook_of
+from dure.plan.setups import setup_of
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
 PERSONAL = re.compile(
@@ -120,7 +122,12 @@ def test_machines_of_the_catalogue_are_recognized_and_predicted() -> None:
     assert setup.title == "4 x Raspberry Pi 5, 8 GB"
     found = record.predicted(record.runs[0])
     assert found is not None
-    assert found.generation.value == pytest.approx(11.3, rel=0.02)  # what `dure plan` says of it
+    outline = outline_named("qwen3:30b-a3b")
+    assert outline is not None
+    model = outlined_model("qwen3:30b-a3b", outline, "Q4_K_M")
+    planned = outlook_of(model, setup_of({"pi5-8gb": 4}, "1gbe"), Task()).prediction
+    assert planned is not None
+    assert found.generation.value == pytest.approx(planned.generation.per_s, rel=0.02)
     other = four_boards(processor="Board 7")
     assert other.in_catalogue() is None
     assert other.predicted(other.runs[0]) is None

@@ -70,6 +70,7 @@ def _machine(
     one: Platform, share: float, threads: int, measured: Processor | None
 ) -> MachineRecord:
     layer_s = measured.layer_s if measured else None
+    column_s = measured.column_s if measured else None
     return MachineRecord(
         processor="".join(c for c in one.processor if c.isprintable())[:_MOST_NAME],
         architecture=one.architecture,
@@ -82,6 +83,7 @@ def _machine(
         reads=_values(measured.reads if measured else {}),
         multiplies=_values(measured.prompts if measured else {}),
         layer_s=_rounded(layer_s.value) if layer_s else None,
+        column_s=_rounded(column_s.value) if column_s else None,
     )
 
 

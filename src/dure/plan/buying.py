@@ -7,7 +7,7 @@ how options are shown.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dure.errors import DureError
@@ -168,7 +168,9 @@ def _option(
 
 
 def best_models(models: Mapping[str, ModelOf], market: Market, task: Task) -> list[Offer]:
-    """Return the models that run well, the most able first, each on the cheapest setup where it does.
+    """Return the models that run well, the most able first, each in the finest types that do.
+
+    Of several setups for these the cheapest counts.
 
     How able a model is, is guessed from its size: the geometric mean of all its weights and of those that a
     token uses; less in types of three bits.
@@ -181,11 +183,21 @@ def best_models(models: Mapping[str, ModelOf], market: Market, task: Task) -> li
         options = (
             _option(name, model_of, setup, buy, market, task, FOR_MODELS) for setup, buy in setups
         )
-        cheapest = next((one for one in options if one.meets), None)
-        if cheapest is not None:
-            coarse = _COARSE if cheapest.quantization == FOR_MODELS[-1] else 1.0
-            found.append((coarse * _ability(model_of(FOR_MODELS[0])), cheapest))
+        best = _finest(one for one in options if one.meets)
+        if best is not None:
+            coarse = _COARSE if best.quantization == FOR_MODELS[-1] else 1.0
+            found.append((coarse * _ability(model_of(FOR_MODELS[0])), best))
     return [option for _, option in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _finest(options: Iterable[Offer]) -> Offer | None:
+    """Return the first in the finest types that any of them has, of which the first offers are cheapest."""
+    best: Offer | None = None
+    for one in options:
+        if one.quantization == FOR_MODELS[0]:
+            return one
+        best = best or one
+    return best
 
 
 def _is_joined(pair: tuple[Setup, Mapping[str, int]]) -> bool:

@@ -35,7 +35,7 @@ class ProductKind(Enum):
 class Product:
     """Matrices of one type and kind. n_bytes, n_weights: that a token reads and multiplies with.
 
-    prompt_weights: without the last feed-forward, which only tokens need whose logits are wanted.
+    ffn_weights: those of feed-forwards among them.
     n_columns: of the vectors that go into and come out of these matrices.
     all_bytes: of all experts. has_tiles: whether the processor has quick kernels for this type and shape.
     """
@@ -46,7 +46,7 @@ class Product:
     n_bytes: float = 0.0
     n_weights: float = 0.0
     n_columns: float = 0.0
-    prompt_weights: float = 0.0
+    ffn_weights: float = 0.0
     all_bytes: float = 0.0
 
 
@@ -166,7 +166,6 @@ def _products(
 ) -> tuple[Product, ...]:
     """Add up the matrices of a rank that are alike."""
     sums: dict[tuple[str, ProductKind, bool], list[float]] = defaultdict(lambda: [0.0] * 5)
-    last = f"blk.{shape_of(model).n_layer - 1}.ffn_"
     for tensor in model.tensors.values():
         kind = _kind(tensor)
         part = used if kind is ProductKind.EXPERTS else read_part(model, tensor)
@@ -177,10 +176,10 @@ def _products(
         n_weights = math.prod(shape)
         n_bytes = n_weights / type_.block_size * type_.type_size
         found = sums[type_.name, kind, is_quick(type_.name, shape[1], features)]
-        in_prompt = 0.0 if tensor.name.startswith(last) else part
         columns = math.prod(shape[2:]) * (shape[0] + shape[1])
-        values = part * n_bytes, part * n_weights, part * columns, in_prompt * n_weights
-        for i, value in enumerate((*values, n_bytes)):
+        of_ffn = part * n_weights if ".ffn_" in tensor.name else 0.0
+        values = part * n_bytes, part * n_weights, part * columns, of_ffn, n_bytes
+        for i, value in enumerate(values):
             found[i] += value
     return tuple(Product(*key, *values) for key, values in sums.items())
 

@@ -63,7 +63,7 @@ class MachineRecord(
     """A kind of machine, with its share of the model.
 
     processor: its name, or the board's. features: see `Platform`. is_limited: a container or a service
-    gives it less than it has. reads, multiplies, layer_s: measured of it alone, by type of weights;
+    gives it less than it has. reads, multiplies, layer_s, column_s: measured of it alone, by type;
     see `Processor`. Empty or None: not known.
     """
 
@@ -78,6 +78,7 @@ class MachineRecord(
     reads: dict[Line, Positive] = {}
     multiplies: dict[Line, Positive] = {}
     layer_s: Positive | None = None
+    column_s: Positive | None = None
 
 
 class LinkRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -243,6 +243,8 @@ class _Run:
             speed *= self.engine.mixture_tiled.value
         touched = 1 - (1 - self.demand.part_of_experts) ** batch if is_experts else 1.0
         read = touched * product.all_bytes / processor.read_speed(product.type) / batch
-        n_weights = product.prompt_weights if self.engine.skips_last else product.n_weights
+        n_weights = product.n_weights
+        if self.engine.skips_last:
+            n_weights -= product.ffn_weights / self.demand.n_layer
         vectors_s = _vectors_s(product, processor) * n_weights / product.n_weights
         return 2 * n_weights / speed + read + vectors_s
