@@ -3,7 +3,7 @@
     python bench/quantize.py MODEL --imatrix M.gguf --data text.txt --judge other.txt
     python bench/quantize.py MODEL --imatrix M.gguf --data text.txt --judge other.txt --by speed --ranks 2
 
-On `--data` dure learns what an error does; all files are judged on `--judge`, which it has not seen.
+On `--data` dure learns what an error does; give another text with `--judge`, to judge all files on.
 Every mixture is made with the same importance matrix; for the size or the measured speed of each file
 dure then chooses itself. Speeds in the table are of both files in turns. With `--bits 2.7 3.3 4.5` dure's
 choices at these sizes stand beside the best mixture that is at most as large.
@@ -114,7 +114,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("model")
     parser.add_argument("--imatrix", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--judge", required=True, help="a text, to judge on")
+    parser.add_argument("--judge", help="a text, to judge on (that of --data)")
     parser.add_argument("--time", default="20min")
     parser.add_argument("--mixtures", default=",".join(MIXTURES))
     parser.add_argument("--by", choices=("size", "speed"), default="size")
@@ -125,7 +125,9 @@ def parsed() -> argparse.Namespace:
         "--plot", type=Path, help="draw it: a path without suffix, for .svg and .png"
     )
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.judge = options.judge or options.data
+    return options
 
 
 def main() -> None:
