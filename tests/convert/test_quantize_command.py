@@ -177,3 +177,19 @@ def test_an_importance_matrix_of_another_model_is_refused(dure: Dure, tmp_path: 
     assert done.returncode == 1
     assert "the importance matrix has" in done.stderr
     assert not out.exists()
+
+
+def test_what_was_lost_is_told_beside_what_was_expected(dure: Dure, tmp_path: Path) -> None:
+    """On a text of the user's: the divergence, the expected one, and the agreement with its margin."""
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a village by a river. " * 100)
+    out = tmp_path / "small.gguf"
+    few = ("--types", "Q4_0,Q8_0", "--data", text, "--time", "1s")
+    done = dure("quantize", DEMO, "--target-bpw", "6", "--out", out, *few)
+    assert done.returncode == 0, done.stderr
+    told = r"KL divergence 0\.\d+ \(0\.\d+ to 0\.\d+\), 0\.\d+ expected; agrees with the original on \d+ of"
+    assert re.search(told, done.stdout), done.stdout
+    again = quantized(dure, DEMO, "--target-bpw", "6", "--out", out, "--force", *few)
+    found = again["agreement"]
+    assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+    assert again["kl_divergence"]["mean"] > 0

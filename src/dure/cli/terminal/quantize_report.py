@@ -11,6 +11,8 @@ from rich.table import Table
 from dure.cli.terminal.console import output, printable
 from dure.convert.quantize.choosing import TypeChoice, group_of
 from dure.convert.quantize.writing import Quantized
+from dure.evaluate.card import agreement_text
+from dure.evaluate.statistics import Estimate
 from dure.model.architectures import shape_of
 from dure.model.gguf import GgufFile
 from dure.sizes import bytes_text
@@ -88,5 +90,7 @@ def print_written(facts: Mapping[str, Any]) -> None:
         output.print(", ".join(speeds), soft_wrap=True)
     if found := facts.get("kl_divergence"):
         far = f"KL divergence {found['mean']:.4f} ({found['low']:.4f} to {found['high']:.4f})"
-        same = f"agrees with the original on {100 * facts['agreement']:.0f} of 100 next words"
+        if "error" in facts:
+            far += f", {facts['error']:.4f} expected"
+        same = agreement_text(Estimate(**facts["agreement"]))
         output.print(f"{far}; {same}", soft_wrap=True)

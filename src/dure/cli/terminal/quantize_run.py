@@ -222,8 +222,11 @@ class QuantizeRun:
         with loading_bar(f"judging {self._path.name}") as progress:
             self._judge.read_original()
             found = self._judge.divergence(self._path, progress)
-        mean = {"mean": found.mean.value, "low": found.mean.low, "high": found.mean.high}
-        return {"kl_divergence": mean, "agreement": found.agreement.value}
+        mean, agreement = found.mean, found.agreement
+        return {
+            "kl_divergence": {"mean": mean.value, "low": mean.low, "high": mean.high},
+            "agreement": {"value": agreement.value, "low": agreement.low, "high": agreement.high},
+        }
 
 
 def _tell_of_attempt(attempt: _Attempt, tokens_per_s: float) -> None:

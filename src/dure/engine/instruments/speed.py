@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -34,13 +35,14 @@ from dure.model.gguf.values import TensorSpec
 
 __all__ = ["MEASURE_S", "Speed", "measure", "measure_in_process"]
 
-MEASURE_S = 120.0  # the longest that a measurement may take
+MEASURE_S = 300.0  # the longest that a measurement may take
 
 VOCABULARY = 256
 ENOUGH_BYTES = 150_000_000  # of weights: more than any cache holds, and quickly written
 ROWS = 64  # that are different; the others repeat them
 PROMPT, REPEATS, STEPS = 256, 3, 48
 WARM = 32  # tokens before all others
+LONG_S = 10.0  # after which nothing is repeated
 
 
 class Speed(msgspec.Struct, frozen=True):
@@ -138,13 +140,19 @@ def measure_in_process(type_name: str, threads: int) -> Speed:
 
     The caller's memory stays as it is, and the model gets the huge pages that a rank has.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "dure.engine.instruments.speed", type_name, str(threads)],
-        capture_output=True,
-        env=with_huge_pages(os.environ),
-        timeout=MEASURE_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "dure.engine.instruments.speed", type_name, str(threads)],
+            capture_output=True,
+            env=with_huge_pages(os.environ),
+            timeout=MEASURE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(
+            f"the speed with {type_name} was not measured within {MEASURE_S:g} s",
+            "try again when the machine has less to do",
+        ) from error
     if done.returncode != 0:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no reason"]
         raise EngineError(f"the speed with {type_name} cannot be measured: {last[0]}")
@@ -176,12 +184,24 @@ def _times(model: LoadedModel) -> _Times:
     """Measure each from an empty context, as a longer one takes time of its own."""
     _decode(model, 0, WARM)
     model.kv.change([Forget(0)])
-    tokens = [_decode(model, n, 1) for n in range(STEPS)]
-    prompts = []
-    for _ in range(REPEATS):
+    tokens = list(_repeated(STEPS, lambda n: _decode(model, n, 1)))
+
+    def prompt_s(_: int) -> float:
         model.kv.change([Forget(0)])
-        prompts.append(_decode(model, 0, PROMPT))
+        return _decode(model, 0, PROMPT)
+
+    prompts = list(_repeated(REPEATS, prompt_s))
     return _Times(model.weights_bytes, statistics.median(prompts), statistics.median(tokens))
+
+
+def _repeated(times: int, measured: Callable[[int], float]) -> Iterator[float]:
+    """Yield what is measured, so many times or until it has taken long enough."""
+    taken_s = 0.0
+    for n in range(times):
+        if taken_s > LONG_S:
+            return
+        yield (one_s := measured(n))
+        taken_s += one_s
 
 
 def _decode(model: LoadedModel, start: int, n: int) -> float:
