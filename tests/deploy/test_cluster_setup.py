@@ -13,6 +13,7 @@ from dure.deploy.cluster_setup import measured_device, setup_of_cluster
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import SilentReporter
 from dure.engine.instruments.speed import PROMPT, Speed, measure_in_process
+from dure.errors import ClusterError
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
 from dure.model.gguf import open_gguf
@@ -81,3 +82,11 @@ def test_a_cluster_is_planned_with_what_is_known_of_its_machines(tmp_path: Path)
             assert outlook.prediction.generation.sync_s == 0
             speeds.append(1 / outlook.prediction.generation.compute_s)
     assert speeds[1] == pytest.approx(2 * speeds[0])
+
+
+def test_a_node_that_the_cluster_has_not_is_refused(tmp_path: Path) -> None:
+    """As a start refuses it; a plan for the root alone would be no answer."""
+    cluster = Cluster.create(tmp_path / "cluster", "field")
+    options = RunOptions(cluster=True, nodes="pi-9")
+    with open_gguf(DEMO) as model, pytest.raises(ClusterError, match="pi-9"):
+        setup_of_cluster(model, options, cluster, SilentReporter())

@@ -12,7 +12,7 @@ from dure.cluster.root.membership import Cluster
 from dure.cluster.root.occupancy import Occupancy
 from dure.cluster.root.speeds import KnownSpeeds, kind_of, link_speed, measure_machines
 from dure.cluster.root.survey import Nodes, root_report
-from dure.deploy.options import RunOptions
+from dure.deploy.options import RunOptions, node_names
 from dure.deploy.reporter import Reporter
 from dure.deploy.shares import ClusterPlan, ClusterPlanner
 from dure.hardware.health import Platform
@@ -25,17 +25,17 @@ __all__ = ["AnsweringMachines"]
 class AnsweringMachines:
     """The root of a cluster and its nodes that answer, of those that options name, as they are now.
 
-    silent: why the others do not answer, by name.
+    silent: why the others do not answer, by name. Raises ClusterError for a name that no node has.
     """
 
     def __init__(self, cluster: Cluster, options: RunOptions, reporter: Reporter) -> None:
         self._cluster, self._options, self._reporter = cluster, options, reporter
         self._nodes = Nodes(cluster)
-        wanted = None if options.nodes in {None, "all"} else set((options.nodes or "").split(","))
-        found = self._nodes.survey(cluster.members)
-        named = [one for one in found if wanted is None or one.member.name in wanted]
-        self.reports = [one for one in named if one.platform is not None]
-        self.silent = {one.member.name: one.problem for one in named if one.platform is None}
+        names = node_names(options.nodes)
+        members = cluster.members if names is None else [cluster.member(name) for name in names]
+        found = self._nodes.survey(members)
+        self.reports = [one for one in found if one.platform is not None]
+        self.silent = {one.member.name: one.problem for one in found if one.platform is None}
         self._here = root_report(shard_directory())
 
     @property

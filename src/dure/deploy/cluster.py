@@ -31,13 +31,12 @@ from dure.deploy.local import cut_missing, limits_of, memory_of_whole, start_loc
 from dure.deploy.node_pool import FullNode, NodePool, full_nodes
 from dure.deploy.node_sharing import NodeSharing
 from dure.deploy.node_wait import NodeWait
-from dure.deploy.options import RestartReason, RunOptions
+from dure.deploy.options import RestartReason, RunOptions, node_names
 from dure.deploy.rank_memories import with_options
 from dure.deploy.reporter import EngineEvent, Reporter
 from dure.deploy.shares import ClusterPlan, ClusterPlanner
 from dure.deploy.start_timer import StartTimer
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
-from dure.errors import UsageError
 from dure.hardware.probe import health, platform, probe
 from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile
@@ -64,7 +63,7 @@ def start_on_cluster(
     nodes, timer = Nodes(cluster), StartTimer()
     assert options.job is not None, "its command has registered it"
     registry = JobRegistry(cluster.directory, options.job)
-    insists = any((_names(options.nodes), options.shares, options.ranks))
+    insists = any((node_names(options.nodes), options.shares, options.ranks))
     sharing = NodeSharing(
         registry,
         options.job,
@@ -143,20 +142,10 @@ def _node_wait(
         nodes,
         options.grace_s,
         reporter,
-        named=_names(options.nodes),
+        named=node_names(options.nodes),
         insists=options.nodes is not None or options.shares is not None,
         may_be_alone=restart is not None,
     )
-
-
-def _names(nodes: str | None) -> list[str] | None:
-    """Return the nodes that --nodes names; None for all. Raises UsageError if it names none."""
-    if nodes is None or nodes == "all":
-        return None
-    names = list(dict.fromkeys(n.strip().lower() for n in nodes.split(",") if n.strip()))
-    if not names:
-        raise UsageError(f"--nodes {nodes}", "name some, as in pi-1,pi-2, or say `all`")
-    return names
 
 
 class _SingleMachine:

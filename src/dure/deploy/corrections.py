@@ -75,10 +75,17 @@ def _figures(setup: Setup) -> str:
     link = setup.link if len(processors) > 1 else None
     figures = [
         importlib.metadata.version("dure"),
-        [[_values(one.reads), _values(one.prompts)] for one in processors],
+        [
+            [_values(one.reads), _values(one.prompts), _value(one.layer_s), _value(one.column_s)]
+            for one in processors
+        ],
         [link.bytes_per_s.value, link.exchange_s.value] if link else [],
     ]
     return hashlib.blake2b(msgspec.json.encode(figures), digest_size=8).hexdigest()
+
+
+def _value(figure: Figure | None) -> float | None:
+    return figure.value if figure else None
 
 
 def _values(figures: Mapping[str, Figure]) -> list[tuple[str, float]]:

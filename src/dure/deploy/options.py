@@ -22,6 +22,7 @@ __all__ = [
     "RunOptions",
     "adapter_file",
     "check_sequences",
+    "node_names",
     "parse_shares",
 ]
 
@@ -117,3 +118,13 @@ def parse_shares(shares: str | None, ranks: int | None) -> list[float]:
     if ranks is not None and ranks != len(numbers):
         raise UsageError(f"--shares {shares} names {len(numbers)} ranks, but --ranks says {ranks}")
     return numbers
+
+
+def node_names(nodes: str | None) -> list[str] | None:
+    """Return the nodes that --nodes names; None for all. Raises UsageError if it names none."""
+    if nodes is None or nodes == "all":
+        return None
+    names = list(dict.fromkeys(n.strip().lower() for n in nodes.split(",") if n.strip()))
+    if not names:
+        raise UsageError(f"--nodes {nodes}", "name some, as in pi-1,pi-2, or say `all`")
+    return names
