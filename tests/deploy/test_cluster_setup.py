@@ -13,7 +13,7 @@ from dure.deploy.cluster_setup import measured_device, setup_of_cluster
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import SilentReporter
 from dure.engine.instruments.speed import PROMPT, Speed, measure_in_process
-from dure.errors import ClusterError
+from dure.errors import UsageError
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
 from dure.model.gguf import open_gguf
@@ -88,5 +88,5 @@ def test_a_node_that_the_cluster_has_not_is_refused(tmp_path: Path) -> None:
     """As a start refuses it; a plan for the root alone would be no answer."""
     cluster = Cluster.create(tmp_path / "cluster", "field")
     options = RunOptions(cluster=True, nodes="pi-9")
-    with open_gguf(DEMO) as model, pytest.raises(ClusterError, match="pi-9"):
+    with open_gguf(DEMO) as model, pytest.raises(UsageError, match="pi-9"):
         setup_of_cluster(model, options, cluster, SilentReporter())

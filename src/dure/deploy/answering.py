@@ -25,7 +25,7 @@ __all__ = ["AnsweringMachines"]
 class AnsweringMachines:
     """The root of a cluster and its nodes that answer, of those that options name, as they are now.
 
-    silent: why the others do not answer, by name. Raises ClusterError for a name that no node has.
+    silent: why the others do not answer, by name. Raises UsageError for a name that no node has.
     """
 
     def __init__(self, cluster: Cluster, options: RunOptions, reporter: Reporter) -> None:
