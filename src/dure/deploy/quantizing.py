@@ -17,6 +17,7 @@ from dure.convert.quantize.choosing import TypeChoice, TypeProblem
 from dure.convert.quantize.search import Search
 from dure.deploy.quantize_machines import Machines, MachinesFor
 from dure.errors import UsageError
+from dure.model.cut import CutPlan
 from dure.model.ggml import GgmlType, type_named
 from dure.model.gguf import Tensor
 from dure.plan.learned_times import LearnedTimes, ShownRun, learned_from
@@ -117,7 +118,7 @@ class ForSpeed:
         likely: Mapping[str, GgmlType],
     ) -> None:
         self._search, self._weights, self._machines_for = search, weights, machines_for
-        self.machines = machines_for(retyped(search.model, likely))
+        self._use(machines_for(retyped(search.model, likely)))
         self.shown: list[Shown] = []
         self._kept = _KeptRuns(search, self.machines)
         self._learned = learned_from(self._kept.runs, self.machines.rest_s)
@@ -137,8 +138,15 @@ class ForSpeed:
             planned = self._machines_for(retyped(self._search.model, choice.types))
             if _same(planned, self.machines):
                 break
-            self.machines = planned
+            self._use(planned)
         return choice
+
+    def _use(self, machines: Machines) -> None:
+        """Choose for these machines; the cuts that some types allow are of their shares."""
+        self.machines = machines
+        self._cuts: list[CutPlan | None] = [None]
+        if len(machines.names) > 1:
+            self._cuts = [*legal_cuts(self._search.model, machines.shares)]
 
     def frontier(self, n_points: int) -> list[TypeChoice]:
         """Return the best choices at n_points times of a token, the quickest first, each once."""
@@ -204,11 +212,8 @@ class ForSpeed:
 
     def _times(self, learned: LearnedTimes) -> list[TypeTimes]:
         """Return what types take, for each cut that some types allow."""
-        model, machines = self._search.model, self.machines
-        speeds = [learned.speeds(one) for one in machines.bytes_per_s]
-        if len(speeds) == 1:
-            return [TypeTimes(model, speeds)]
-        return [TypeTimes(model, speeds, plan) for plan in legal_cuts(model, machines.shares)]
+        speeds = [learned.speeds(one) for one in self.machines.bytes_per_s]
+        return [TypeTimes(self._search.model, speeds, plan) for plan in self._cuts]
 
     def _expected(self, choice: TypeChoice) -> dict[str, float]:
         """Return the seconds of a choice by type, on the slowest machine, before anything was learned."""

@@ -123,6 +123,8 @@ class QuantizeRun:
             )
             if wanted.was_shown(choice):
                 break
+            if attempts:
+                _tell_of_attempt(attempts[-1], tokens_per_s)
             told = {"error": choice.error, "predicted_tokens_per_s": 1 / wanted.predicted_s(choice)}
             facts = {**self._written(quantized), **told, **self._speed()}
             if "measured_tokens_per_s" not in facts:
@@ -131,8 +133,8 @@ class QuantizeRun:
             wanted.learn(choice, attempts[-1].tokens_per_s)
             if self._is_enough(attempts[-1], tokens_per_s):
                 break
-            _tell_of_attempt(attempts[-1], tokens_per_s)
-        return {**self._nearest(attempts, tokens_per_s), **self._divergence()}
+        best = attempts[wanted.shown.index(wanted.nearest(tokens_per_s))]
+        return {**self._kept(best, attempts, tokens_per_s), **self._divergence()}
 
     def _is_enough(self, attempt: _Attempt, tokens_per_s: float) -> bool:
         """Return whether a speed is near, or above the wanted one with nothing left to restore."""
@@ -140,9 +142,10 @@ class QuantizeRun:
         is_whole = all(own[name].type == type_ for name, type_ in attempt.choice.types.items())
         return abs(off) <= _NEAR or (off > 0 and is_whole)
 
-    def _nearest(self, attempts: Sequence[_Attempt], tokens_per_s: float) -> dict[str, Any]:
-        """Return the facts of the attempt that is nearest to a speed; its file is the one that stays."""
-        best = min(attempts, key=lambda one: abs(one.tokens_per_s / tokens_per_s - 1))
+    def _kept(
+        self, best: _Attempt, attempts: Sequence[_Attempt], tokens_per_s: float
+    ) -> dict[str, Any]:
+        """Return the facts of the attempt whose file stays; tell by how much it misses the speed."""
         if best is not attempts[-1]:
             self._written(best.quantized)
         if best.tokens_per_s < (1 - _MISSED) * tokens_per_s:
