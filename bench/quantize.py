@@ -142,7 +142,7 @@ def main() -> None:
                 "{mixture:8} {bits_per_weight:.3f} bits, {tokens_per_s:.1f} tok/s: KL {kl:.5f}; ours "
                 "{our_bits_per_weight:.3f} bits, {our_tokens_per_s:.1f} tok/s: KL {our_kl:.5f}, "
                 "{ratio:.2f} times; agreement {agreement:.3f} and {our_agreement:.3f}".format(
-                    **row, ratio=row["our_kl"] / row["kl"]
+                    **row, ratio=row["our_kl"] / row["kl"] if row["kl"] else float("nan")
                 )
             )
         more = at_bits(options, rows, Path(directory))

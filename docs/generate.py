@@ -29,6 +29,7 @@ from dure.http.request_model import RequestBody, field_names
 from dure.http.unused_fields import FieldTable, Ignored
 from dure.serve.anthropic.requests import MessagesRequest
 from dure.serve.ollama.requests import EmbedRequest, GenerateRequest, OllamaChatRequest
+from dure.serve.openai.adapters import LoadAdapterRequest, UnloadAdapterRequest
 from dure.serve.openai.chat_request import OpenAIChatRequest
 from dure.serve.openai.completion_request import CompletionRequest
 from dure.serve.openai.embeddings import EmbeddingRequest
@@ -50,6 +51,13 @@ DIALECTS: tuple[tuple[str, tuple[tuple[str, type[RequestBody]], ...]], ...] = (
     (
         "OpenAI embeddings, and reranking",
         (("/v1/embeddings", EmbeddingRequest), ("/v1/rerank", RerankRequest)),
+    ),
+    (
+        "Adapters, as vLLM",
+        (
+            ("/v1/load_lora_adapter", LoadAdapterRequest),
+            ("/v1/unload_lora_adapter", UnloadAdapterRequest),
+        ),
     ),
     ("OpenAI Responses", (("/v1/responses", ResponsesRequest),)),
     ("Anthropic", (("/v1/messages", MessagesRequest),)),

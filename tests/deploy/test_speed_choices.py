@@ -119,7 +119,7 @@ def test_too_much_is_answered_with_the_quickest_file_or_refused(tmp_path: Path) 
         read = {type_.name for name, type_ in choice.types.items() if name != "token_embd.weight"}
         assert read == {"Q4_K"}
         with pytest.raises(UsageError, match="besides reading weights"):
-            for_speed(search).choose(1 / 7e-4)
+            for_speed(search).choose(1 / 4e-4)
 
 
 def test_shares_are_planned_again_for_the_types_that_are_chosen(tmp_path: Path) -> None:

@@ -169,5 +169,5 @@ def test_an_adapter_that_is_not_there_is_named(
     told = run(loop, wrong, right)
     end = told[wrong.id].end
     assert isinstance(end, Failed)
-    assert end.error.message == "lora: there is no adapter 2: only 0 to 1"
+    assert end.error.message == "lora: there is no adapter 2: there are 0, 1"
     assert len(told[right.id].ids) == N

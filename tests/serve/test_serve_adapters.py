@@ -155,7 +155,7 @@ def test_what_is_not_there_is_refused_by_name(server: Served) -> None:
         ("/completion", {**BODY, "lora": [{"id": 2, "scale": 1}]}, "lora: there is no adapter 2"),
         ("/completion", {**BODY, "lora": [{"id": 0}]}, "scale"),
         ("/completion", {**BODY, "lora": [{"id": 0, "scale": "1"}]}, "scale"),
-        ("/lora-adapters", [{"id": 7, "scale": 1}], "there is no adapter 7: only 0 to 1"),
+        ("/lora-adapters", [{"id": 7, "scale": 1}], "there is no adapter 7: there are 0, 1"),
         ("/lora-adapters", {"id": 0, "scale": 1}, ""),
     ]
     for path, body, words in cases:

@@ -30,6 +30,7 @@ from dure.serve.ollama.requests import (
     OllamaChatRequest,
     ShowRequest,
 )
+from dure.serve.openai.adapters import LoadAdapterRequest, UnloadAdapterRequest
 from dure.serve.openai.chat_request import OpenAIChatRequest
 from dure.serve.openai.completion_request import CompletionRequest
 from dure.serve.openai.embeddings import EmbeddingRequest
@@ -48,6 +49,8 @@ BODIES: tuple[type[RequestBody], ...] = (
     InfillRequest,
     EmbeddingRequest,
     RerankRequest,
+    LoadAdapterRequest,
+    UnloadAdapterRequest,
     TokenizeRequest,
     DetokenizeRequest,
     ResponsesRequest,

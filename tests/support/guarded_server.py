@@ -31,7 +31,7 @@ from dure.http.guards.tls import Tls
 from dure.http.log_sink import LogSink
 from dure.http.server import HttpServer, serve
 from dure.http.settings import ServerSettings
-from dure.serve.engine import EngineState
+from dure.serve.engine import ChangingAdapters, EngineState
 from dure.serve.metrics import Metrics
 
 WAIT_S = 30.0  # detects a hang; nothing is measured with it
@@ -98,6 +98,10 @@ class ScriptedEngine:
         adapters: AdapterSet = NO_ADAPTERS,  # noqa: ARG002  # as the protocol
     ) -> list[list[float]]:
         return [[float(len(tokens))] for tokens in inputs]
+
+    @property
+    def adapters(self) -> ChangingAdapters:
+        raise AssertionError("it loads none")
 
 
 @dataclass

@@ -41,7 +41,7 @@ from dure.isolation import Isolation
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.serve.app import build_app
-from dure.serve.engine import EngineState
+from dure.serve.engine import ChangingAdapters, EngineState
 from dure.serve.served_model import ServedModel
 from dure.serve.state import ServerState
 from dure.worker.protocol import EngineOptions
@@ -301,6 +301,10 @@ class ScriptedEngine:
         adapters: AdapterSet = NO_ADAPTERS,  # noqa: ARG002  # as the protocol
     ) -> list[list[float]]:
         return [[float(len(tokens) + n) for n in range(self.info.n_embd)] for tokens in inputs]
+
+    @property
+    def adapters(self) -> ChangingAdapters:
+        raise AssertionError("it loads none")
 
     def not_embedding(self) -> ScriptedEngine:
         """Return the same for a model that does not embed."""

@@ -18,14 +18,16 @@ from dure.places import shard_directory
 __all__ = ["adapter_bytes", "load_adapter", "planned"]
 
 
-def load_adapter(model: GgufFile, deployment: Deployment, path: Path) -> int:
-    """Load an adapter into every rank, while they run; return its number.
+def load_adapter(
+    model: GgufFile, deployment: Deployment, path: Path, number: int | None = None
+) -> int:
+    """Load an adapter into every rank, while they run; return its number. number: see `Adapters`.
 
     Raises ModelError or CutError if it does not fit the model, and what its way to the ranks raises.
     """
     with open_adapter(path) as adapter:
         check_adapter(adapter, model)
-        return deployment.executor.load_adapter(deployment.place_adapter(adapter))
+        return deployment.executor.load_adapter(deployment.place_adapter(adapter), number)
 
 
 def adapter_bytes(model: GgufFile, options: RunOptions, plan: CutPlan | None = None) -> list[int]:

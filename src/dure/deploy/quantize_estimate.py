@@ -111,8 +111,9 @@ def estimated(
         return encoding_s(weights, speeds, search.threads)
 
     each_s = list(map(encoded_s, passes))
-    errors_s = max(sum(each_s[:1]), min(sum(each_s), time_s / 2 if text else time_s))
-    left_s = time_s - errors_s - times.own_s
+    left_s = time_s - times.write_s
+    errors_s = max(sum(each_s[:1]), min(sum(each_s), left_s / 2 if text else left_s))
+    left_s -= errors_s + times.own_s
     n_judged, swaps_s = _within(left_s, [encoded_s(one) + times.compare_s for one in swapped])
     return QuantizeEstimate(
         text_s=times.write_s + times.own_s,

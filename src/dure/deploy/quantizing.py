@@ -28,6 +28,7 @@ __all__ = ["ForSpeed", "Shown", "choose_for_size", "likely_types", "size_frontie
 
 _PLANS = 3  # of a cluster, until the types that are chosen and the shares suit each other
 _SAME_SHARE = 0.02
+_SURELY_TOO_MUCH = 1.5  # times what a token takes besides weights, before a file has shown it
 _KEPT_RUNS = 20
 
 
@@ -181,13 +182,13 @@ class ForSpeed:
         if between:
             return self._within(problems, _mixed(problems, between, 1 / tokens_per_s), size_bytes)
         left_s = 1 / tokens_per_s - self.rest_s
-        if self.shown:  # what is too much to ask for is told with the quickest file
-            left_s = max(left_s, min(problem.quickest_s for problem in problems) * (1 + 1e-6))
-        if left_s <= 0:
+        if not self.shown and self.rest_s * tokens_per_s > _SURELY_TOO_MUCH:
             raise UsageError(
                 f"a token takes {self.rest_s * 1e3:.1f} ms besides reading weights",
                 f"ask for less than {1 / self.rest_s:.3g} tokens per second, or use other machines",
             )
+        # What is a little too much to ask for is told with the quickest file, which may surprise.
+        left_s = max(left_s, min(problem.quickest_s for problem in problems) * (1 + 1e-6))
         return self._within(problems, left_s, size_bytes)
 
     def _within(

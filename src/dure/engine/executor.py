@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dure.engine.adapters import NO_ADAPTERS, Adapters, AdapterSet
+from dure.engine.adapters import NO_ADAPTERS, NO_NUMBERS, AdapterNumbers, Adapters, AdapterSet
 from dure.engine.arrays import Floats, InputSums, Ints
 from dure.engine.kv import KvOp
 from dure.engine.thread_watch import SHORT
@@ -166,7 +166,7 @@ class ExecutorInfo:
     n_window: some layers keep only that many positions of a sequence, from which on no more can be
     forgotten than the last step's tokens; 0 if all layers keep all.
     transport: how vectors get from rank to rank, for a user; "" with one rank.
-    n_adapters: how many are loaded.
+    adapters: those that are loaded.
     """
 
     n_ranks: int
@@ -179,7 +179,7 @@ class ExecutorInfo:
     can_forget: bool = True
     n_window: int = 0
     transport: str = ""
-    n_adapters: int = 0
+    adapters: AdapterNumbers = NO_NUMBERS
 
 
 def check_batch(batch: Batch, info: ExecutorInfo) -> None:
@@ -201,9 +201,10 @@ def check_batch(batch: Batch, info: ExecutorInfo) -> None:
         raise UsageError(f"{len(batch.adjust)} adjustments for {len(batch.outputs)} outputs")
     if any(not 0 <= i < n for i in batch.outputs):
         raise UsageError(f"outputs {list(batch.outputs)} are not all among the step's {n} tokens")
-    if any(not 0 <= number < info.n_adapters for number, _ in batch.adapters):
+    if any(number not in info.adapters for number, _ in batch.adapters):
+        loaded = sorted(info.adapters.loaded)
         raise UsageError(
-            f"adapters {list(batch.adapters)} are not all among the {info.n_adapters} loaded"
+            f"adapters {list(batch.adapters)} are not all among those loaded: {loaded}"
         )
 
 

@@ -131,12 +131,17 @@ class LocalExecutor:
         """Delete a saved sequence; see `SequenceFiles.drop`."""
         self._files.drop(path)
 
-    def load_adapter(self, files: Sequence[str]) -> int:
+    def load_adapter(self, files: Sequence[str], number: int | None = None) -> int:
         """Load an adapter; see `Adapters.load_adapter`."""
-        number = self.info.n_adapters
+        number = self.info.adapters.n_given if number is None else number
         self._model.adapters.load(number, Path(files[0]))
-        self.info = replace(self.info, n_adapters=number + 1)
+        self.info = replace(self.info, adapters=self.info.adapters.plus(number))
         return number
+
+    def drop_adapter(self, number: int) -> None:
+        """Free an adapter; see `Adapters.drop_adapter`."""
+        self._model.adapters.drop(number)
+        self.info = replace(self.info, adapters=self.info.adapters.minus(number))
 
     def set_threads(self, threads: Sequence[int]) -> None:
         """Set the threads that decode; see `Instruments.set_threads`."""

@@ -136,6 +136,11 @@ class ActiveAnswers:
     def __getitem__(self, request_id: str) -> ActiveAnswer:
         return self._answers[request_id]
 
+    def use_adapter(self, number: int) -> bool:
+        """Tell whether one of them is computed with an adapter."""
+        every = (answer.request.adapters for answer in self._answers.values())
+        return any(number == one for adapters in every for one, _ in adapters)
+
     @property
     def busy(self) -> bool:
         """Tell whether there are answers, or events of answers that have ended."""

@@ -40,7 +40,7 @@ class EngineLoop:
 
     pooling: see EmbeddingLoop. store: where prefixes go that have no room in the KV cache, if anywhere;
     store_tokens: how many tokens of them. checkpoints: when an answer that goes on is stored as well.
-    proposer: proposes draft tokens; None proposes none. pass_tokens: see SchedulerLimits.
+    proposer: proposes draft tokens; None proposes none. pass_tokens, stored_adapters: see SchedulerLimits.
     grammar_s: how long a grammar may take for a token, before its answer fails.
     Raises EngineError, from `step`, when the executor has failed; it is then of no more use.
     """
@@ -53,6 +53,7 @@ class EngineLoop:
         pooling: str = "last",
         store: PrefixStore | None = None,
         store_tokens: int = 0,
+        stored_adapters: int | None = None,
         checkpoints: Checkpoints | None = None,
         proposer: Proposer | None = None,
         pass_tokens: int = 0,
@@ -72,6 +73,7 @@ class EngineLoop:
                 pass_tokens=pass_tokens,
                 n_window=info.n_window,
                 n_states=0 if keeps_all else n_kept_states(info.n_sequences),
+                stored_adapters=stored_adapters,
             )
         )
         for key, tokens in store.scan() if store is not None else ():
@@ -101,7 +103,7 @@ class EngineLoop:
         """Begin a request; what is wrong with it comes as an event."""
         try:
             check_tokens(request, self._executor.info.n_vocab)
-            check_adapters(request, self._executor.info.n_adapters)
+            check_adapters(request, self._executor.info.adapters.loaded)
             self._scheduler.add(request)
         except DureError as error:
             self._answers.fail(request.id, error)
@@ -117,6 +119,10 @@ class EngineLoop:
     def busy(self) -> bool:
         """Tell whether a step would do anything."""
         return self._answers.busy
+
+    def uses_adapter(self, number: int) -> bool:
+        """Tell whether a request that runs or waits is computed with an adapter."""
+        return self._answers.use_adapter(number)
 
     # ------------------------------------------------------------ one step
 

@@ -7,6 +7,7 @@ Refuses to know text, HTTP and how tokens are computed.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Literal
 
 import msgspec
@@ -206,13 +207,12 @@ def check_tokens(request: Request, n_vocab: int) -> None:
             )
 
 
-def check_adapters(request: Request, n_loaded: int) -> None:
-    """Check the adapters of a request. Raises UsageError if one is not among the n_loaded."""
+def check_adapters(request: Request, loaded: Collection[int]) -> None:
+    """Check the adapters of a request. Raises UsageError if one is not loaded."""
     for number, _ in request.adapters:
-        if not 0 <= number < n_loaded:
-            cure = (
-                f"only 0 to {n_loaded - 1}" if n_loaded else "none is loaded: --lora FILE loads one"
-            )
+        if number not in loaded:
+            are = f"there are {', '.join(map(str, sorted(loaded)))}"
+            cure = are if loaded else "none is loaded: --lora FILE loads one"
             raise ParameterError("lora", f"lora: there is no adapter {number}", cure)
 
 

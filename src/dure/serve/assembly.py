@@ -22,6 +22,7 @@ from dure.isolation import Isolation
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.serve import anthropic, ollama, responses
+from dure.serve.adapter_loading import AdapterLoading
 from dure.serve.adapters import ServedAdapters
 from dure.serve.app import build_app
 from dure.serve.cluster_watch import ClusterWatch
@@ -46,6 +47,7 @@ class ServerPlan:
 
     embedding: a model of its own for embeddings; None: the model itself makes them.
     chat_template: replaces the model's own. slots, think, strict, shows_prompts: see ServerState.
+    lora_directory: whose adapters clients may load; None: none.
     """
 
     engine: EngineOptions
@@ -57,6 +59,7 @@ class ServerPlan:
     think: Think = "auto"
     strict: bool = False
     shows_prompts: bool = False
+    lora_directory: Path | None = None
 
     @property
     def name(self) -> str:
@@ -123,6 +126,7 @@ def _state(plan: ServerPlan, model: ServedModel, embedding: ServedModel | None) 
         think=plan.think,
         strict=plan.strict,
         shows_prompts=plan.shows_prompts,
+        adapter_loading=AdapterLoading(plan.lora_directory),
         fingerprint=f"b-{_fingerprint(plan)}",
     )
 

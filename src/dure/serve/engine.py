@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.generate.request import EngineStats, Event, ModelInfo, Request
 
-__all__ = ["Engine", "EngineState", "TokenStream"]
+__all__ = ["ChangingAdapters", "Engine", "EngineState", "TokenStream"]
 
 EngineState = Literal["loading", "ready", "restarting", "failed", "stopped"]
 
@@ -27,6 +27,19 @@ class TokenStream(Protocol):
 
     def cancel(self) -> None:
         """End the request; Done("cancelled") follows. Does nothing if it has ended."""
+
+
+class ChangingAdapters(Protocol):
+    """The adapters (LoRA) that come and go while the model runs.
+
+    Raises NotReadyError unless the engine is ready.
+    """
+
+    async def load(self, path: str) -> int:
+        """Load an adapter into every rank; return its number, which is a new one. Raises why not."""
+
+    async def drop(self, number: int) -> None:
+        """Refuse an adapter to new requests, and free it once the last that uses it has ended."""
 
 
 class Engine(Protocol):
@@ -55,6 +68,10 @@ class Engine(Protocol):
     @property
     def stats(self) -> EngineStats:
         """The latest statistics, at most a second old while anything runs."""
+
+    @property
+    def adapters(self) -> ChangingAdapters:
+        """The adapters that it loads beside those of its start."""
 
     def submit(self, request: Request) -> TokenStream:
         """Begin a request.

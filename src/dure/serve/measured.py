@@ -13,7 +13,7 @@ from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.errors import context_error
 from dure.generate.request import Done, EngineStats, Event, Failed, ModelInfo, Request, Token
 from dure.http.access_log import RequestRecord, current_record
-from dure.serve.engine import Engine, EngineState, TokenStream
+from dure.serve.engine import ChangingAdapters, Engine, EngineState, TokenStream
 from dure.serve.metrics import Metrics
 
 __all__ = ["MeasuredEngine"]
@@ -60,6 +60,11 @@ class MeasuredEngine:
     def stats(self) -> EngineStats:
         """See Engine."""
         return self._engine.stats
+
+    @property
+    def adapters(self) -> ChangingAdapters:
+        """See Engine."""
+        return self._engine.adapters
 
     def submit(self, request: Request) -> TokenStream:
         """Begin a request, and its clock. Raises as Engine, and ContextError above our own limit."""

@@ -43,7 +43,10 @@ class ServedModel:
     @property
     def variants(self) -> list[AdapterVariant]:
         """The model as requests that do not say adapters get it, and with each adapter alone."""
-        return [AdapterVariant(self.name, self.adapters.active), *self.adapters.variants(self.name)]
+        return [
+            AdapterVariant(self.name, "", self.adapters.active),
+            *self.adapters.variants(self.name),
+        ]
 
     def variant(self, name: str | None) -> AdapterVariant:
         """Return what a request's `model` names.
@@ -54,8 +57,9 @@ class ServedModel:
         own, *others = self.variants
         asked = (name or "").removesuffix(":latest")
         if others and asked not in {self.name, *self.aliases}:
-            for variant, adapter in zip(others, self.adapters.names, strict=True):
-                if asked in {adapter, *(f"{one}:{adapter}" for one in (self.name, *self.aliases))}:
+            for variant in others:
+                own_names = (f"{one}:{variant.adapter}" for one in (self.name, *self.aliases))
+                if asked in {variant.adapter, *own_names}:
                     return variant
         return own
 

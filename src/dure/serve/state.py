@@ -22,6 +22,7 @@ from dure.http.problems import ForbiddenError
 from dure.http.sse import Silence
 from dure.http.unused_fields import let_through
 from dure.isolation import current_owner
+from dure.serve.adapter_loading import AdapterLoading
 from dure.serve.served_model import LONG_TEXT, ServedModel
 
 __all__ = ["ADDRESS", "CurrentServer", "ServerState", "caller_of", "current_server"]
@@ -37,7 +38,7 @@ class ServerState:
     embedding: a model of its own for embeddings. sampling: the default of requests. silence: how
     long a stream may be silent. slots: whether /slots answers. think: for requests that do not say.
     strict: fields that would have no effect are refused. shows_prompts: with every answer, as if each
-    request said `verbose`.
+    request said `verbose`. adapter_loading: what clients may load while it runs.
     """
 
     model: ServedModel
@@ -49,6 +50,7 @@ class ServerState:
     think: Think = "auto"
     strict: bool = False
     shows_prompts: bool = False
+    adapter_loading: AdapterLoading = field(default_factory=AdapterLoading)
 
     def embedder(self) -> ServedModel:
         """Return the model that embeds. Raises NotReadyError, or ForbiddenError if it does not embed."""

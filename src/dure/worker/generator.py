@@ -19,6 +19,7 @@ from dure.model.vocabulary import Vocabulary
 from dure.plan.memory import tokens_moved_in_a_pass
 from dure.worker import protocol as msg
 from dure.worker.connection import SupervisorConnection
+from dure.worker.engine_adapters import EngineAdapters
 from dure.worker.model_info import model_info
 from dure.worker.proposing import start_proposer
 
@@ -47,6 +48,9 @@ class Generator:
                 options.draft, gguf, self._vocabulary, options.run, n_ctx, supervisor
             )
             self._loop = self._new_loop(gguf)
+            self._adapters = EngineAdapters(gguf.paths[0], self._deployment, self._loop, supervisor)
+            for adapter in options.adapters:
+                self._adapters.load(adapter)
             info = model_info(gguf, self._executor.info)
         self._peak_bytes: tuple[int, ...] = ()
         self._unsent: list[Event] = []
@@ -83,6 +87,7 @@ class Generator:
             pooling=options.pooling or pooling,
             store=self._store,
             store_tokens=self._store_tokens(),
+            stored_adapters=len(options.run.lora),
             checkpoints=Checkpoints(options.checkpoint_s) if options.checkpoint_s else None,
             proposer=self._proposer,
             pass_tokens=tokens_moved_in_a_pass(running.weights_bytes, sum(running.kv_token_bytes)),
@@ -104,6 +109,7 @@ class Generator:
             for message in self._supervisor.inbox(IDLE_S if self._is_idle else None):
                 if not self._take(message):
                     return
+            self._adapters.advance()
             if self._loop.busy:
                 self._work()
             else:
@@ -167,6 +173,10 @@ class Generator:
                 self._loop.submit(request)
             case msg.Cancel(request_id):
                 self._loop.cancel(request_id)
+            case msg.AttachAdapter(adapter):
+                self._adapters.load(adapter)
+            case msg.DetachAdapter(number):
+                self._adapters.drop(number)
             case _:
                 return False
         return True

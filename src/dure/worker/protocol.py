@@ -13,11 +13,16 @@ from dure.errors import ErrorRecord
 from dure.generate.request import EngineStats, Event, ModelInfo, Request
 
 __all__ = [
+    "AdapterAttached",
+    "AdapterDetached",
+    "AttachAdapter",
     "Cancel",
+    "DetachAdapter",
     "EngineOptions",
     "Events",
     "Fatal",
     "FromWorker",
+    "LaterAdapter",
     "Loading",
     "Ready",
     "Start",
@@ -32,6 +37,13 @@ __all__ = [
 ]
 
 
+class LaterAdapter(msgspec.Struct, frozen=True):
+    """An adapter that was loaded while the model ran: its file and its number."""
+
+    path: str
+    number: int
+
+
 class EngineOptions(msgspec.Struct, kw_only=True):
     """What to run and how.
 
@@ -40,7 +52,7 @@ class EngineOptions(msgspec.Struct, kw_only=True):
     store: a directory for prefixes that do not fit the KV cache; "" for none. store_bytes: its limit on
     this machine. persistent: the store outlives this process.
     checkpoint_s: a running answer is stored once its tokens would take this long to compute again; 0:
-    never.
+    never. adapters: that were loaded beside those of `run` by the engine before this one.
     draft: where draft tokens come from: "lookup", "off", or a draft model's file.
     """
 
@@ -54,6 +66,7 @@ class EngineOptions(msgspec.Struct, kw_only=True):
     persistent: bool = False
     checkpoint_s: float = 0.0
     draft: str = "lookup"
+    adapters: tuple[LaterAdapter, ...] = ()
 
 
 class _Message(msgspec.Struct, tag=True, array_like=True):
@@ -76,6 +89,18 @@ class Cancel(_Message):
     """Cancel a request."""
 
     id: str
+
+
+class AttachAdapter(_Message):
+    """Load an adapter into the ranks; AdapterAttached answers."""
+
+    adapter: LaterAdapter
+
+
+class DetachAdapter(_Message):
+    """Free an adapter once no request uses it; AdapterDetached answers."""
+
+    number: int
 
 
 class Stop(_Message):
@@ -108,6 +133,19 @@ class Ready(_Message):
     info: ModelInfo
 
 
+class AdapterAttached(_Message):
+    """An adapter is loaded, or why it is not."""
+
+    number: int
+    error: ErrorRecord | None = None
+
+
+class AdapterDetached(_Message):
+    """An adapter is freed."""
+
+    number: int
+
+
 class Events(_Message):
     """The events of a step."""
 
@@ -126,5 +164,15 @@ class Fatal(_Message):
     error: ErrorRecord
 
 
-ToWorker = Start | Submit | Cancel | Stop
-FromWorker = Loading | StartEvent | Warned | Ready | Events | Stats | Fatal
+ToWorker = Start | Submit | Cancel | AttachAdapter | DetachAdapter | Stop
+FromWorker = (
+    Loading
+    | StartEvent
+    | Warned
+    | Ready
+    | AdapterAttached
+    | AdapterDetached
+    | Events
+    | Stats
+    | Fatal
+)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
-import numpy as np
 
 from dure.deploy.options import RestartReason
 from dure.deploy.reporter import EngineEvent
@@ -30,16 +29,16 @@ from dure.errors import (
     revived,
 )
 from dure.generate.request import (
-    Done,
-    Embedded,
     EngineStats,
-    Failed,
     ModelInfo,
     Request,
     check_adapters,
     check_tokens,
 )
 from dure.worker import protocol as msg
+from dure.worker.adapter_registry import AdapterRegistry
+from dure.worker.awaited import Awaited
+from dure.worker.embedding_requests import embeddings
 from dure.worker.engine_process import EngineProcess
 from dure.worker.lifecycle import Lifecycle, State
 from dure.worker.pending import PendingAnswer, PendingRequests
@@ -72,6 +71,9 @@ class EngineSupervisor:
         self._policy = RestartPolicy(on_cluster=options.run.cluster)
         self._pending = PendingRequests()
         self._process = EngineProcess(self._handle)
+        self.adapters = AdapterRegistry(
+            len(options.run.lora), self._process.send, warn, self._takes_requests
+        )
         self.progress, self.doing, self.reason = 0.0, "starting", ""
         self.stats = EngineStats()
         self._restart: RestartReason | None = None
@@ -80,7 +82,7 @@ class EngineSupervisor:
         self._is_ready = False
         self._stopping = False
         self._error: DureError | None = None  # that ended the engine, if it reported one
-        self._first: asyncio.Future[None] | None = None
+        self._first: Awaited | None = None
         self._task: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------ for a server
@@ -142,7 +144,7 @@ class EngineSupervisor:
         if request.id in self._pending:
             raise UsageError(f"request {request.id} runs already", "give each its own id")
         check_tokens(request, info.n_vocab)
-        check_adapters(request, len(self._options.run.lora))
+        check_adapters(request, self.adapters.usable)
         if len(request.prompt) >= info.n_ctx + self._options.embedding:
             raise context_error(len(request.prompt), info.n_ctx)
         n = self._pending.n_of(request.owner)
@@ -155,14 +157,7 @@ class EngineSupervisor:
         self, inputs: Sequence[Sequence[int]], adapters: AdapterSet = NO_ADAPTERS
     ) -> list[list[float]]:
         """Return a pooled embedding of each input's tokens; see `dure.serve.engine.Engine.embed`."""
-        answers: list[PendingAnswer] = []
-        try:
-            for tokens in inputs:
-                answers.append(self.submit(_embedding_request(tokens, adapters)))
-            return [await _embedding(answer) for answer in answers]
-        finally:
-            for answer in answers:
-                answer.cancel()
+        return await embeddings(self.submit, inputs, adapters)
 
     def _cancel(self, request_id: str) -> None:
         if not self._pending.mark_cancelled(request_id):
@@ -172,18 +167,21 @@ class EngineSupervisor:
         else:
             self._pending.end_cancelled()
 
+    def _takes_requests(self) -> bool:
+        return self.state == "ready" and not self._stopping
+
     # ------------------------------------------------------------ starting and stopping
 
     def start(self) -> None:
         """Start to load the model; `ready` waits for it."""
-        self._first = asyncio.get_running_loop().create_future()
+        self._first = Awaited()
         self._task = asyncio.create_task(self._supervise())
         self._task.add_done_callback(self._report_bug)
 
     async def ready(self) -> None:
         """Wait until the model is first loaded. Raises the error that prevents it."""
         assert self._first is not None, "start comes first"
-        await asyncio.shield(self._first)
+        await self._first.wait()
 
     async def close(self) -> None:
         """End the engine; requests that still run fail with NotReadyError."""
@@ -194,9 +192,7 @@ class EngineSupervisor:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        error = NotReadyError(STOPPING, TRY_LATER)
-        self._fail_start(error)
-        self._pending.fail_all(error)
+        self._fail_all(NotReadyError(STOPPING, TRY_LATER))
 
     async def _supervise(self) -> None:
         while True:
@@ -204,11 +200,9 @@ class EngineSupervisor:
             if self._stopping:
                 return
             self._lifecycle.on(EngineEvent.LOST)
-            if (
-                self._info is None
-            ):  # never loaded: a user's mistake, which a restart does not correct
+            if self._info is None:  # a user's mistake, which a restart does not correct
                 self._lifecycle.on(EngineEvent.GIVES_UP)
-                self._fail_start(self._error or EngineError(self.reason))
+                self._fail_all(self._error or EngineError(self.reason))
                 return
             self._prepare_restart()
             await asyncio.sleep(self._policy.pause_s)
@@ -224,11 +218,12 @@ class EngineSupervisor:
         self.doing, self.progress = "the engine starts again", 0.0
         self._warn(f"the engine ended ({self.reason}); it is started again")
         self._pending.end_cancelled()
+        self.adapters.engine_died()
         forgiven = was_ready and now - self._ready_at > FORGIVEN_S
         self._pending.engine_died(self.reason, was_ready=was_ready, forgiven=forgiven)
         if self._policy.is_hopeless:
             self._lifecycle.on(EngineEvent.GIVES_UP)
-            self._pending.fail_all(EngineError(f"the engine does not start: {self.reason}"))
+            self._fail_all(EngineError(f"the engine does not start: {self.reason}"))
 
     async def _run_engine(self) -> None:
         """Run one engine from its start to its end."""
@@ -246,7 +241,8 @@ class EngineSupervisor:
         options, run = self._options, self._options.run
         if self._info and run.cluster:
             run = msgspec.structs.replace(run, ctx=self._info.n_ctx)
-        return msgspec.structs.replace(options, run=run, restart=self._restart)
+        later = self.adapters.of_next_engine
+        return msgspec.structs.replace(options, run=run, restart=self._restart, adapters=later)
 
     def _report_bug(self, task: asyncio.Task[None]) -> None:
         """Fail everything that waits if `_supervise` has a bug; `close` raises the bug."""
@@ -254,14 +250,14 @@ class EngineSupervisor:
             return
         self._lifecycle.on(EngineEvent.BREAKS)
         self.reason = f"{type(bug).__name__}: {bug}"
-        self._fail_start(EngineError(self.reason))
-        self._pending.fail_all(EngineError(self.reason))
+        self._fail_all(EngineError(self.reason))
 
-    def _fail_start(self, error: DureError) -> None:
-        """Let `ready` raise the error, if it still waits."""
-        if self._first is not None and not self._first.done():
-            self._first.set_exception(error)
-            self._first.exception()  # mark it as retrieved: nobody may wait for it
+    def _fail_all(self, error: DureError) -> None:
+        """Let everything that waits fail: no engine comes any more."""
+        if self._first is not None:
+            self._first.fail(error)
+        self._pending.fail_all(error)
+        self.adapters.fail_all(error)
 
     # ------------------------------------------------------------ from the engine
 
@@ -273,6 +269,17 @@ class EngineSupervisor:
                     self._pending.deliver(event)
             case msg.Stats(stats):
                 self.stats = stats
+            case msg.AdapterAttached() | msg.AdapterDetached():
+                self.adapters.take(message)
+            case msg.Ready(info):
+                self._became_ready(info)
+            case msg.Fatal(record):
+                self._error, self.reason = revived(record), record.message
+            case _:
+                self._note_progress(message)
+
+    def _note_progress(self, message: msg.Loading | msg.StartEvent | msg.Warned) -> None:
+        match message:
             case msg.Loading(what, fraction):
                 self.doing, self.progress = what, fraction
             case msg.StartEvent(event):
@@ -280,10 +287,6 @@ class EngineSupervisor:
             case msg.Warned(text, is_news):
                 if is_news or not self.restarts:
                     self._warn(text)
-            case msg.Ready(info):
-                self._became_ready(info)
-            case msg.Fatal(record):
-                self._error, self.reason = revived(record), record.message
 
     def _became_ready(self, info: ModelInfo) -> None:
         self._is_ready = True
@@ -294,29 +297,8 @@ class EngineSupervisor:
         self._lifecycle.on(EngineEvent.LOADED)
         self._info, self.progress, self.doing = info, 1.0, ""
         self._answered_at = self._ready_at = time.monotonic()
-        if self._first is not None and not self._first.done():
-            self._first.set_result(None)
+        if self._first is not None:
+            self._first.keep()
         for request in self._pending.resumed():
             self._process.send(msg.Submit(request))
-
-
-def _embedding_request(tokens: Sequence[int], adapters: AdapterSet) -> Request:
-    return Request(
-        id=f"embed-{secrets.token_hex(8)}",
-        prompt=list(tokens),
-        embed=True,
-        cache_prompt=False,
-        adapters=adapters,
-    )
-
-
-async def _embedding(answer: PendingAnswer) -> list[float]:
-    async for event in answer:
-        match event:
-            case Embedded():
-                return [float(x) for x in np.frombuffer(event.values, np.float32)]
-            case Failed():
-                raise revived(event.error)
-            case Done():
-                break
-    raise EngineError("the embedding was cancelled")
+        self.adapters.engine_ready()

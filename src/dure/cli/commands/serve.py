@@ -109,6 +109,7 @@ def serve(
         think=think,
         strict=serving.strict,
         shows_prompts=verbose,
+        lora_directory=files.lora_directory(),
     )
     with cluster_job(options):
         raise typer.Exit(_run(plan))

@@ -228,7 +228,10 @@ class Measuring:
         ),
     ] = False
     time_: Annotated[
-        str, typer.Option("--time", help="Time for measuring errors and groups, as in 20min.")
+        str,
+        typer.Option(
+            "--time", help="Time for measuring errors and groups, and for the text, as in 20min."
+        ),
     ] = "20min"
     threads: Annotated[
         int | None,

@@ -73,10 +73,12 @@ class Preparation:
 
     def weights(self) -> Mapping[str, float]:
         """Measure errors, and with a judge what an error in each group does; return the groups' weights."""
+        ends = time.monotonic() + self._time_s
         judge, search = self.judge(), self._search
-        begun, name = time.monotonic(), search.model.paths[0].name
+        name = search.model.paths[0].name
         with loading_bar(f"measuring {name}") as progress:
-            search.measure(self._time_s / 2 if judge else self._time_s, progress)
+            left_s = ends - time.monotonic()
+            search.measure(left_s / 2 if judge else left_s, progress)
         if judge is None:
             return {}
         with loading_bar(f"{name} reads the text") as progress:
@@ -90,7 +92,7 @@ class Preparation:
                 lambda path, so_far: judge.divergence(path, so_far).mean.value,
                 GroupWeights.on(search, judge.text),
                 directory=directory,
-                time_s=begun + self._time_s - time.monotonic(),
+                time_s=ends - time.monotonic(),
                 progress=progress,
             )
 

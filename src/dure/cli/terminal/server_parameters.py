@@ -22,7 +22,7 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A server's embedding model and pooling."""
+    """A server's embedding model and pooling, and where its clients' adapters are."""
 
     embedding_model: Annotated[
         str | None,
@@ -40,6 +40,20 @@ class ModelFiles:
             rich_help_panel=MODEL,
         ),
     ] = None
+    lora_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory of adapters (LoRA) that clients may load while it runs.",
+            show_default="none",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
+
+    def lora_directory(self) -> Path | None:
+        """Return the directory of adapters. Raises UsageError if it is none."""
+        if self.lora_dir is not None and not self.lora_dir.is_dir():
+            raise UsageError(f"--lora-dir {self.lora_dir}", "give a directory that is there")
+        return self.lora_dir and self.lora_dir.absolute()
 
 
 @dataclass(frozen=True)

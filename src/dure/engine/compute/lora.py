@@ -52,11 +52,15 @@ class ContextAdapters:
                 f"llama.cpp cannot load the adapter {path.name}: {reason}",
                 "make it again, for this model",
             )
+        self.drop(number)
+        weights = tuple(name.removesuffix(_SUFFIX) for name in names)
+        self._loaded[number] = _Loaded(pointer, weights)
+
+    def drop(self, number: int) -> None:
+        """Free an adapter, if there is one of this number."""
         self.use(NO_ADAPTERS)
         if (before := self._loaded.pop(number, None)) is not None:
             lib.llama_adapter_lora_free(before.pointer)
-        weights = tuple(name.removesuffix(_SUFFIX) for name in names)
-        self._loaded[number] = _Loaded(pointer, weights)
 
     def use(self, adapters: AdapterSet) -> None:
         """Compute the next steps with these adapters. Costs some time if they are others than before.

@@ -54,6 +54,7 @@ def _answer(
     | msg.LoadSequence
     | msg.KeepSequences
     | msg.DropSequence
+    | msg.DropAdapter
     | msg.SetTrace
     | msg.ProbeRanks
     | msg.GetFacts
@@ -67,7 +68,7 @@ def _answer(
             return process.load(record)
         case msg.KeepSequences():
             return process.keep_only(record)
-        case msg.DropSequence():
+        case msg.DropSequence() | msg.DropAdapter():
             process.drop(record)
             return None
         case msg.SetTrace():

@@ -142,6 +142,7 @@ class Leader:
         | msg.KeepSequences
         | msg.DropSequence
         | msg.LoadAdapter
+        | msg.DropAdapter
         | msg.StopRanks,
     ) -> msg.FromRank0:
         match request:
@@ -153,7 +154,7 @@ class Leader:
                 return msg.SequencesKept(self._gather(request, self._process.keep_only))
             case msg.LoadAdapter():
                 return msg.AdapterLoaded(self._gather(request, self._process.load_adapter))
-            case msg.DropSequence():
+            case msg.DropSequence() | msg.DropAdapter():
                 self._gather(request, self._process.drop)
                 return msg.RequestDone()
             case msg.StopRanks():

@@ -20,6 +20,7 @@ from dure.engine.kv import KvOp
 
 __all__ = [
     "AdapterLoaded",
+    "DropAdapter",
     "DropSequence",
     "FactsReported",
     "FromRank0",
@@ -149,6 +150,12 @@ class LoadAdapter(_Message):
 
     number: int
     files: list[str]
+
+
+class DropAdapter(_Message):
+    """Free the adapter with a number, if there is one."""
+
+    number: int
 
 
 class SetThreads(_Message):
@@ -285,6 +292,7 @@ _Common = (
     | KeepSequences
     | DropSequence
     | LoadAdapter
+    | DropAdapter
     | SetThreads
     | SetTrace
     | ProbeRanks

@@ -160,15 +160,21 @@ class MpiExecutor:
         """Delete a saved sequence; see `SequenceFiles.drop`."""
         self._job.ask(msg.DropSequence(path), msg.RequestDone, FILES_S)
 
-    def load_adapter(self, files: Sequence[str]) -> int:
+    def load_adapter(self, files: Sequence[str], number: int | None = None) -> int:
         """Load an adapter into every rank; see `Adapters.load_adapter`."""
-        number = self.info.n_adapters
+        number = self.info.adapters.n_given if number is None else number
         done = self._job.ask(msg.LoadAdapter(number, list(files)), msg.AdapterLoaded, FILES_S)
         for rank, problem in enumerate(done.ranks):
             if problem:
+                self.drop_adapter(number)  # where it was loaded
                 raise ModelError(f"rank {rank}: {problem}", "make it again, for this model")
-        self.info = replace(self.info, n_adapters=number + 1)
+        self.info = replace(self.info, adapters=self.info.adapters.plus(number))
         return number
+
+    def drop_adapter(self, number: int) -> None:
+        """Free an adapter on every rank; see `Adapters.drop_adapter`."""
+        self._job.ask(msg.DropAdapter(number), msg.RequestDone, FILES_S)
+        self.info = replace(self.info, adapters=self.info.adapters.minus(number))
 
     def set_threads(self, threads: Sequence[int]) -> None:
         """Set the threads that decode; see `Instruments.set_threads`."""

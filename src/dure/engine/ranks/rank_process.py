@@ -168,9 +168,13 @@ class RankProcess:
         """Delete all saved sequences but these; return which are here, and bytes of room."""
         return self._files.keep_only(request.directory, request.keys)
 
-    def drop(self, request: msg.DropSequence) -> None:
-        """Delete this rank's part of a saved sequence."""
-        self._files.drop(request.path)
+    def drop(self, request: msg.DropSequence | msg.DropAdapter) -> None:
+        """Delete this rank's part of a saved sequence, or free that of an adapter."""
+        match request:
+            case msg.DropSequence(path):
+                self._files.drop(path)
+            case msg.DropAdapter(number):
+                self.model.adapters.drop(number)
 
     def load_adapter(self, request: msg.LoadAdapter) -> str:
         """Load this rank's part of an adapter; return why it cannot be loaded, "" if it is."""

@@ -43,16 +43,22 @@ class PrefixCache:
     """What idle slots hold, what running prompts have computed, and what is stored.
 
     reach: how far a sequence can be cut back. n_states: states that may be kept to return to, where it
-    cannot be cut back.
+    cannot be cut back. n_adapters: see StorePolicy.
     """
 
     def __init__(
-        self, slots: SlotTable, *, store_tokens: int, reach: Reach, n_states: int = 0
+        self,
+        slots: SlotTable,
+        *,
+        store_tokens: int,
+        reach: Reach,
+        n_states: int = 0,
+        n_adapters: int | None = None,
     ) -> None:
         self._slots, self._reach, self._n_states = slots, reach, n_states
         self._index = PrefixIndex()
         self._states = KeptStates(n_states)
-        self.store = StorePolicy(slots, self._index, store_tokens)
+        self.store = StorePolicy(slots, self._index, store_tokens, n_adapters)
         self.n_queries = 0  # tokens that were looked up
         self.n_hits = 0  # of these, found
 

@@ -46,6 +46,7 @@ class SchedulerLimits:
     pass_tokens: how many tokens move to another slot in the time of one pass over the weights.
     n_window: some layers keep only that many positions of a sequence; 0: all layers keep all.
     n_states: how many states may be kept, to return to where a sequence cannot be cut back.
+    stored_adapters: how many adapters' numbers mean the same to every engine that has the store; None: all.
     """
 
     n_slots: int
@@ -56,6 +57,7 @@ class SchedulerLimits:
     pass_tokens: int = 0
     n_window: int = 0
     n_states: int = 0
+    stored_adapters: int | None = None
 
 
 class Scheduler:
@@ -72,6 +74,7 @@ class Scheduler:
             store_tokens=limits.store_tokens,
             reach=self._reach,
             n_states=limits.n_states,
+            n_adapters=limits.stored_adapters,
         )
         self._due: list[Action] = []
         self._answers_waited = False  # in the last step
@@ -202,10 +205,7 @@ class Scheduler:
             return []  # once moved, they could not be cut back to before their drafts
         running = [r.slot for r in self.running if not r.request.embed]
         swaps = swaps_to_neighbours(
-            running,
-            self.limits.n_slots,
-            lambda slot: self._slots[slot].n_held,
-            self.limits.pass_tokens,
+            running, self.limits.n_slots, lambda n: self._slots[n].n_held, self.limits.pass_tokens
         )
         for a, b in swaps:
             self._cache.swap(a, b)

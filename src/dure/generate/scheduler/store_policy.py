@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dure.engine.adapters import AdapterSet
 from dure.generate.scheduler.actions import Action, DropPrefix, StorePrefix, prefix_key
 from dure.generate.scheduler.prefix_index import PrefixIndex
 from dure.generate.scheduler.slots import MIN_STORED, CacheSlot, SlotTable
@@ -17,10 +18,16 @@ MOST_ADAPTERS = 12  # that a stored prefix was computed with: its key is the nam
 
 
 class StorePolicy:
-    """Decides for a store of n_max tokens. Notes what is stored in the index and in the slots."""
+    """Decides for a store of n_max tokens. Notes what is stored in the index and in the slots.
 
-    def __init__(self, slots: SlotTable, index: PrefixIndex, n_max: int) -> None:
+    n_adapters: the numbers below mean the same to every engine that has the store; None: all do.
+    """
+
+    def __init__(
+        self, slots: SlotTable, index: PrefixIndex, n_max: int, n_adapters: int | None = None
+    ) -> None:
         self._slots, self._index, self.n_max = slots, index, n_max
+        self._n_adapters = n_adapters
 
     def save(self, slot: CacheSlot, *, n_kept: int = 0, spare: str | None = None) -> list[Action]:
         """Return what stores a slot before all but n_kept of its tokens are lost; nothing if not worth it.
@@ -30,7 +37,7 @@ class StorePolicy:
         tokens, adapters = slot.tokens, slot.adapters
         n = len(tokens)
         room = self.n_max - (self._index.length(spare) if spare else 0)
-        if n > room or n - max(n_kept, slot.n_stored) < MIN_STORED or len(adapters) > MOST_ADAPTERS:
+        if n > room or n - max(n_kept, slot.n_stored) < MIN_STORED or not self._has_key(adapters):
             return []
         key = prefix_key(tokens, adapters)
         replaced = self._drop_replaced(slot, key, spare)
@@ -40,6 +47,11 @@ class StorePolicy:
         )  # found before the stored one: nothing to load
         slot.n_stored, slot.stored_key = n, key
         return [StorePrefix(slot.index, key, tuple(tokens)), *replaced, *self._drop_oldest(spare)]
+
+    def _has_key(self, adapters: AdapterSet) -> bool:
+        if len(adapters) > MOST_ADAPTERS:
+            return False
+        return self._n_adapters is None or all(n < self._n_adapters for n, _ in adapters)
 
     def add(self, key: str, tokens: Sequence[int]) -> list[Action]:
         """Note what an engine before this one stored; return what makes room for it."""

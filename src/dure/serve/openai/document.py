@@ -274,6 +274,14 @@ class AdaptersChanged(ClosedObject):
     success: Literal[True]
 
 
+class AdapterAdded(ClosedObject):
+    """An adapter is loaded: its number in /lora-adapters, and its name as a `model`."""
+
+    success: Literal[True]
+    id: int
+    name: str
+
+
 class HealthStatus(ClosedObject):
     """Requests are answered."""
 

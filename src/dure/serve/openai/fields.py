@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dure.http.unused_fields import FieldTable, Ignored, Refused
 
-__all__ = ["EMBEDDING_FIELDS", "OPENAI_FIELDS"]
+__all__ = ["ADAPTER_FIELDS", "EMBEDDING_FIELDS", "OPENAI_FIELDS"]
 
 _TEXT_ONLY = "this server reads and writes text only"
 _NO_CALLS = "only a conversation calls functions"
@@ -107,4 +107,10 @@ EMBEDDING_FIELDS: FieldTable = {
     "truncate": Ignored("what does not fit is refused, never shortened", wish=True),
     "input_type": Refused("texts are embedded as they are", "write the model's prefix yourself"),
     "task": Refused("texts are embedded as they are", "write the model's prefix yourself"),
+}
+
+ADAPTER_FIELDS: FieldTable = {
+    "lora_int_id": Ignored("the server numbers adapters itself"),
+    "base_model_name": Ignored("one model is served"),
+    "is_3d_lora_weight": Ignored("the file says it"),
 }
