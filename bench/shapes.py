@@ -15,6 +15,7 @@ Files are cached; an unfinished file never gets its name.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import struct
 import zlib
@@ -30,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from measure import BenchError, main, progress
 
-REVISION = 2
+REVISION = 3
 """Part of every file name: raised when the contents of the files change."""
 
 SEED = 20_251
@@ -97,8 +98,8 @@ MIXES = ("q4_0", "q4_k_m", "q8_0")
 class Blocks:
     """A type's blocks: their weights and bytes, and the offsets of their scales (float16).
 
-    A scale is `factor` / sqrt(columns), so that a product keeps the length of a vector if all other bytes
-    are uniformly random.
+    A scale is `factor` times the weights' standard deviation, if all other bytes are uniformly random; a
+    block's scales have a random sign, so that the mean is 0.
     """
 
     weights: int
@@ -116,11 +117,15 @@ BLOCKS: dict[str, Blocks] = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor to write: rows of `columns` weights, in the file's order of dimensions."""
+    """A tensor to write: rows of `columns` weights, in the file's order of dimensions.
+
+    deviation: of its weights, if it is random; None: a product keeps the length of a vector.
+    """
 
     name: str
     dimensions: tuple[int, ...]  # slowest first; the last is the row
     kind: str  # a key of BLOCKS, or "ones" or "normal" (float32)
+    deviation: float | None = None
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -134,23 +139,26 @@ class Tensor:
         if self.kind == "ones":
             return np.ones(self.dimensions, np.float32)
         random = np.random.default_rng([SEED, zlib.crc32(self.name.encode())])
+        deviation = self.deviation or float(self.dimensions[-1] ** -0.5)
         if self.kind == "normal":
-            deviation = np.float32(self.dimensions[-1] ** -0.5)
-            return random.standard_normal(self.dimensions, np.float32) * deviation
-        return _random_blocks(random, self.dimensions, BLOCKS[self.kind]).reshape(self.stored_shape)
+            return random.standard_normal(self.dimensions, np.float32) * np.float32(deviation)
+        blocks = BLOCKS[self.kind]
+        n_blocks = math.prod(self.dimensions) // blocks.weights
+        return _random_blocks(random, n_blocks, blocks, deviation).reshape(self.stored_shape)
 
 
 def _random_blocks(
-    random: np.random.Generator, dimensions: tuple[int, ...], blocks: Blocks
+    random: np.random.Generator, n_blocks: int, blocks: Blocks, deviation: float
 ) -> npt.NDArray[np.uint8]:
-    found = np.empty((int(np.prod(dimensions)) // blocks.weights, blocks.bytes), np.uint8)
+    found = np.empty((n_blocks, blocks.bytes), np.uint8)
     step = LARGEST_PIECE // blocks.bytes
     for start in range(0, len(found), step):
         piece = found[start : start + step]
         piece[:] = random.integers(0, 256, piece.shape, dtype=np.uint8)
+    signs = random.integers(0, 2, n_blocks, dtype=np.int8) * 2 - 1
     for offset, factor in blocks.scales:
-        scale = np.array([dimensions[-1] ** -0.5 * factor], np.float16)
-        found[:, offset : offset + 2] = scale.view(np.uint8)
+        scales = (signs * (deviation * factor)).astype(np.float16)
+        found[:, offset : offset + 2] = scales[:, None].view(np.uint8)
     return found
 
 
@@ -159,7 +167,8 @@ def tensors(shape: Shape, mix: str) -> Iterator[Tensor]:
     s, main_type = shape, mix.removesuffix("_m").upper()
     best = "Q6_K" if mix == "q4_k_m" else main_type
     vocabulary = (s.vocabulary, s.embedding)
-    yield Tensor("token_embd.weight", vocabulary, best if s.tied else main_type)
+    # Larger than what layers add: else all tokens become alike, and choose the same experts.
+    yield Tensor("token_embd.weight", vocabulary, best if s.tied else main_type, deviation=4.0)
     yield Tensor("output_norm.weight", (s.embedding,), "ones")
     if not s.tied:
         yield Tensor("output.weight", vocabulary, best)

@@ -23,6 +23,8 @@
 
 enum {
     FEWEST_VECTORS = 6,  // of a matrix for which packing pays
+    FEWEST_INTERLEAVED = 96,  // with AVX-512 VNNI, of rows that lie as its kernel for few vectors wants them
+    NEAR_ROWS = 16,  // that stay near while all vectors go through them, some at a time
     CLAIMED_PANELS = 4,  // that a thread takes at once
     SPINS_PER_YIELD = 64
 };
@@ -117,12 +119,22 @@ static struct matrix_product product_of(const struct matmul *m, const struct ggm
     };
 }
 
+// Tells whether packing rows takes longer than what it saves with so many vectors.
+static bool are_few(const struct matrix_product *p) {
+    const enum ggml_type type = p->matrix.type;
+    const bool is_interleaved = type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q4_K;
+    const int64_t fewest = HAS_VNNI && INT_LANES == 16 && is_interleaved ? FEWEST_INTERLEAVED : FEWEST_VECTORS;
+    return p->n < fewest && p->matrix.n_blocks <= MAX_WIDTH / QUANT_BLOCK;
+}
+
 // Multiplies some rows, with the kernel that is quicker for so many vectors; both give the same bits.
 static void multiply(const struct matrix_product *p, int64_t first, int64_t stop) {
-    if (p->n < FEWEST_VECTORS && p->matrix.n_blocks <= MAX_WIDTH / QUANT_BLOCK) {
-        multiply_few(p, first, stop);
-    } else {
+    if (!are_few(p)) {
         multiply_rows(p, first, stop);
+        return;
+    }
+    for (int64_t row = first; row < stop; row += NEAR_ROWS) {
+        multiply_few(p, row, stop - row < NEAR_ROWS ? stop : row + NEAR_ROWS);
     }
 }
 

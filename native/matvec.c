@@ -155,34 +155,41 @@ static void multiply_experts(struct matvec *m, struct ggml_tensor *dst, int n_th
     }
 }
 
-// Copies vectors that were quantized for panels, whose zero point differs.
-static void pack_vectors(const struct matrix_product *p, struct activation_block *blocks) {
-    for (int64_t i = 0; i < p->n; i++) {
-        const int64_t n = p->matrix.n_blocks;
-        struct activation_block *const own = blocks + i * n;
-        memcpy(own, vector_of(p, i), (size_t)n * sizeof *own);
-        for (int64_t b = 0; b < n; b++) {
-            for (int half = 0; half < 2; half++) {
-                own[b].corrections[half] = own[b].corrections[half] / PANEL_Q6_K_ZERO_POINT * Q6_K_ZERO_POINT;
-            }
+// Copies a vector that was quantized for panels, whose zero point differs; returns the copy.
+static const struct activation_block *pack_vector(const struct activation_block *vector, int64_t n_blocks,
+                                                  struct activation_block *own) {
+    memcpy(own, vector, (size_t)n_blocks * sizeof *own);
+    for (int64_t b = 0; b < n_blocks; b++) {
+        for (int half = 0; half < 2; half++) {
+            own[b].corrections[half] = own[b].corrections[half] / PANEL_Q6_K_ZERO_POINT * Q6_K_ZERO_POINT;
         }
-        pack_for_q6_k(own, n);
     }
+    pack_for_q6_k(own, n_blocks);
+    return own;
 }
 
-void multiply_few(const struct matrix_product *p, int64_t first, int64_t stop) {
-    struct activation_block blocks[p->n * p->matrix.n_blocks] CACHE_ALIGNED;
+// Multiplies rows with those vectors of a product that come from `begin` on, n of them.
+static void multiply_part(const struct matrix_product *p, int64_t begin, int64_t n, int64_t first, int64_t stop) {
+    struct activation_block blocks[n * p->matrix.n_blocks] CACHE_ALIGNED;
     const struct activation_block *vectors[MAX_VECTORS];
     float *out[MAX_VECTORS];
     const bool is_q6_k = p->matrix.type == GGML_TYPE_Q6_K;
-    if (is_q6_k) {
-        pack_vectors(p, blocks);
+    for (int64_t i = 0; i < n; i++) {
+        vectors[i] = vector_of(p, begin + i);
+        out[i] = result_of(p, begin + i);
+        if (is_q6_k) {
+            vectors[i] = pack_vector(vectors[i], p->matrix.n_blocks, blocks + i * p->matrix.n_blocks);
+        }
     }
-    for (int64_t i = 0; i < p->n; i++) {
-        vectors[i] = is_q6_k ? blocks + i * p->matrix.n_blocks : vector_of(p, i);
-        out[i] = result_of(p, i);
+    multiply_with(n, &p->matrix, vectors, out, first, stop);
+}
+
+void multiply_few(const struct matrix_product *p, int64_t first, int64_t stop) {
+    const int64_t n_parts = (p->n + MAX_VECTORS - 1) / MAX_VECTORS;
+    for (int64_t part = 0; part < n_parts; part++) {
+        const int64_t begin = p->n * part / n_parts, end = p->n * (part + 1) / n_parts;
+        multiply_part(p, begin, end - begin, first, stop);
     }
-    multiply_with(p->n, &p->matrix, vectors, out, first, stop);
 }
 
 // Computes a node. llama.cpp calls it on each of its threads.

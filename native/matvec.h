@@ -20,8 +20,8 @@ void take_matvec(struct matvec *m, struct ggml_tensor *t);
 
 enum { MAX_WIDTH = 32768 };  // of a matrix: vectors are on the stack
 
-// Computes the rows from `first`, a multiple of 16, up to `stop` of a product with few vectors, 5 at most, that
-// were quantized for panels.
+// Computes the rows from `first`, a multiple of 16, up to `stop` of a product with few vectors, which were
+// quantized for panels.
 void multiply_few(const struct matrix_product *p, int64_t first, int64_t stop);
 
 #endif

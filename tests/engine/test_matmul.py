@@ -40,6 +40,7 @@ def product(take: Take, kind: str, matrix: Array, x: Array, threads: int) -> Arr
         (1024, 1024, 19),
         (32, 8192, 33),
         (24, 256, 9),
+        *((40, 256, n) for n in (95, 96, 100)),
         *((16, 256, n) for n in range(20, 25)),
     ],
 )

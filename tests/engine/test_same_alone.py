@@ -47,7 +47,7 @@ def bits(x: Array) -> Array:
 )
 def test_a_product_is_the_same_with_any_number_of_vectors(take: Take, kind: str, rows: int) -> None:
     """And on any number of threads; some rows fill no group."""
-    matrix, x = numbers(rows, 768), numbers(40, 768, seed=1)
+    matrix, x = numbers(rows, 768), numbers(100, 768, seed=1)
 
     def product(vectors: Array, threads: int) -> Array:
         with new_graph() as graph:
@@ -57,7 +57,7 @@ def test_a_product_is_the_same_with_any_number_of_vectors(take: Take, kind: str,
             return graph.compute(threads)
 
     alone = np.concatenate([product(x[i : i + 1], 1) for i in range(len(x))])
-    for n in (*range(2, 18), 32, 40):
+    for n in (*range(2, 18), 32, 40, 95, 96, 100):
         assert np.array_equal(bits(product(x[:n], 1 + n % 3)), bits(alone[:n]))
 
 
@@ -95,9 +95,9 @@ def test_floats_of_any_width_are_exact_and_the_same(take: Take, kind: str, width
 def test_experts_are_the_same_with_any_number_of_tokens(take: Take, kind: str) -> None:
     """Some experts have no token, some have one, some have many."""
     random = np.random.default_rng(2)
-    ids = np.stack([random.permutation(8)[:2] for _ in range(40)]).astype(np.int32)
-    ids[:30, 0] = 5
-    matrices, x = numbers(8, 40, 256), numbers(40, 1, 256, seed=1)
+    ids = np.stack([random.permutation(8)[:2] for _ in range(120)]).astype(np.int32)
+    ids[:110, 0] = 5
+    matrices, x = numbers(8, 40, 256), numbers(120, 1, 256, seed=1)
 
     def product(first: int, n: int, threads: int) -> Array:
         with new_graph() as graph:
@@ -106,7 +106,7 @@ def test_experts_are_the_same_with_any_number_of_tokens(take: Take, kind: str) -
             return graph.compute(threads)
 
     alone = np.concatenate([product(i, 1, 1) for i in range(len(x))])
-    for n in (2, 3, 7, 16, 40):
+    for n in (2, 3, 7, 16, 40, 120):
         assert np.array_equal(bits(product(0, n, 1 + n % 3)), bits(alone[:n]))
 
 
