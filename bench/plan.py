@@ -100,6 +100,7 @@ def median_speed(found: Sequence[Mapping[str, Speed]], name: str) -> Speed:
         statistics.median(one.prompt_bytes_per_s for one in each),
         statistics.median(one.layer_s for one in each),
         statistics.median(one.column_s for one in each),
+        statistics.median(one.few_bytes_per_s for one in each),
     )
 
 

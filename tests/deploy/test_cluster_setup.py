@@ -33,6 +33,7 @@ def test_a_machine_has_the_speed_that_was_measured() -> None:
     weight_s = (1 / 90e9 - 1 / (PROMPT * 10e9)) * 18 / 32  # without reading it, once for the prompt
     assert processor.prompt_speed("Q4_0", is_tiled=True) == pytest.approx(2 / weight_s)
     assert processor.layer_s is None
+    assert processor.fews == {}
     assert device.free_bytes == 6_000_000_000
     assert processor.read.basis is Basis.MEASURED
 
@@ -52,6 +53,15 @@ def test_what_layers_and_vectors_take_is_the_median_of_all_types() -> None:
     )
 
 
+def test_few_tokens_at_once_have_a_speed_of_their_own() -> None:
+    """As operations, with what is read for them."""
+    machine = Machine(4, 8_000_000_000, 6_000_000_000, ("avx2",))
+    speed = Speed("Q4_0", 4, 10e9, 90e9, 0.0, 0.0, 45e9)
+    processor = measured_device("here", machine, [speed]).processor
+    assert processor.fews["Q4_0"].value == pytest.approx(2 * 45e9 * 32 / 18)
+    assert (processor.n_few, processor.n_many) == (16, PROMPT)
+
+
 def test_a_machine_shows_how_it_reads_multiplies_and_what_layers_take_besides() -> None:
     """A real measurement, in a process of its own: all of it is there, and of the size of computers."""
     speed = measure_in_process("Q4_0", 1)
@@ -60,6 +70,8 @@ def test_a_machine_shows_how_it_reads_multiplies_and_what_layers_take_besides() 
     assert 1e-8 < speed.layer_s < 1e-2
     assert 0 <= speed.column_s < 1e-6
     assert 0 < speed.weight_s < 1e-9
+    assert speed.few_weight_s is not None
+    assert speed.weight_s / 2 < speed.few_weight_s < 1e-8
 
 
 def test_a_cluster_is_planned_with_what_is_known_of_its_machines(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from dure.plan.demand import Demand, RankDemand, demand_of
+from dure.plan.demand import Demand, ProductKind, RankDemand, demand_of
 from dure.plan.devices import Device, EngineWays, NetworkLink
 from dure.plan.figures import Basis, Figure
 from dure.plan.machines import device_named, devices, engine_named, link_named, links
@@ -224,6 +225,31 @@ def test_layers_and_vectors_that_were_measured_are_what_ranks_do_alike() -> None
         assert after.rest_s - before.rest_s == pytest.approx(36 * layer_s, rel=1e-6)
         columns = max(sum(one.n_columns for one in rank.products) for rank in what.ranks)
         assert after.compute_s - before.compute_s == pytest.approx(columns * column_s, rel=1e-6)
+
+
+def test_experts_of_a_prompt_have_the_speed_of_few_tokens_at_once() -> None:
+    """Of 128 experts eight are used: each has 16 of 256 tokens; the more it has, the quicker each is."""
+    what = demand("qwen3:30b-a3b", "Q4_0", 1)
+    figure = partial(Figure, basis=Basis.MEASURED, source="this node", date="2026-11")
+    measured = replace(
+        PI.processor,
+        reads={"Q4_0": figure(10e9)},
+        prompts={"Q4_0": figure(200e9)},
+        n_few=16,
+        n_many=256,
+    )
+    slow = replace(measured, fews={"Q4_0": figure(50e9)})
+    quick = replace(measured, fews={"Q4_0": figure(100e9)})
+    engine = engine_named("dure")
+    (experts,) = (one for one in what.whole.products if one.kind is ProductKind.EXPERTS)
+    weights = experts.n_weights - experts.ffn_weights / what.n_layer
+    times = [on(what, replace(PI, processor=one), n_prompt=256).prompt for one in (slow, quick)]
+    saved_s = 2 * weights * (1 / 50e9 - 1 / 100e9)
+    assert engine.batch >= 256
+    assert times[0].compute_s - times[1].compute_s == pytest.approx(saved_s, rel=1e-3)
+    lengths = [on(what, replace(PI, processor=slow), n_prompt=n).prompt for n in (16, 64, 256, 512)]
+    each = [one.compute_s for one in lengths]
+    assert each == sorted(each, reverse=True)
 
 
 def test_a_short_prompt_reads_the_weights_for_few_tokens() -> None:

@@ -17,7 +17,7 @@ from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.deploy.answering import AnsweringMachines
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import Reporter
-from dure.engine.instruments.speed import Speed
+from dure.engine.instruments.speed import FEW, PROMPT, Speed
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
 from dure.model.gguf import GgufFile
@@ -91,6 +91,7 @@ def measured_device(title: str, machine: Machine, speeds: Sequence[Speed]) -> De
     """Return a machine with its measured speeds, the first of which stands for all other types."""
     reads = {one.type: _measured(one.decode_bytes_per_s) for one in speeds}
     prompts = {one.type: _measured(2 / one.weight_s) for one in speeds}
+    fews = {one.type: _measured(2 / few_s) for one in speeds if (few_s := one.few_weight_s)}
     layer_s = statistics.median(one.layer_s for one in speeds)
     column_s = statistics.median(one.column_s for one in speeds)
     first = speeds[0].type
@@ -106,6 +107,9 @@ def measured_device(title: str, machine: Machine, speeds: Sequence[Speed]) -> De
             prompts=prompts,
             layer_s=_measured(layer_s) if layer_s else None,
             column_s=_measured(column_s) if column_s else None,
+            fews=fews,
+            n_few=FEW,
+            n_many=PROMPT,
         ),
         memory=_measured(machine.available_bytes),
         system=_measured(0),

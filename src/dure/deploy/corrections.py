@@ -76,7 +76,10 @@ def _figures(setup: Setup) -> str:
     figures = [
         importlib.metadata.version("dure"),
         [
-            [_values(one.reads), _values(one.prompts), _value(one.layer_s), _value(one.column_s)]
+            [
+                *map(_values, (one.reads, one.prompts, one.fews)),
+                *map(_value, (one.layer_s, one.column_s)),
+            ]
             for one in processors
         ],
         [link.bytes_per_s.value, link.exchange_s.value] if link else [],

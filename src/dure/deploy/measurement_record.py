@@ -82,6 +82,7 @@ def _machine(
         is_limited=bool(one.limits),
         reads=_values(measured.reads if measured else {}),
         multiplies=_values(measured.prompts if measured else {}),
+        multiplies_few=_values(measured.fews if measured else {}),
         layer_s=_rounded(layer_s.value) if layer_s else None,
         column_s=_rounded(column_s.value) if column_s else None,
     )

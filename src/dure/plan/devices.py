@@ -24,9 +24,10 @@ class Processor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     read: bytes of weights a second, when tokens are generated. tiled, plain: operations a second in a
     prompt, with weights that were repacked into tiles, and with others. features: see `plan/kernels.py`.
     low_bits: how fast types of fewer than 4 bits are read, beside others.
-    reads, prompts: of single types, if these were measured; they win. layer_s: that a layer takes of a
-    token besides reading. column_s: that each column of vectors takes besides reading and multiplying.
-    None: the other figures have it.
+    reads, prompts: of single types, if these were measured; they win. fews: operations a second with
+    n_few tokens at once, and what is read for them; those of prompts are with n_many. layer_s: that a
+    layer takes of a token besides reading. column_s: that each column of vectors takes besides reading
+    and multiplying. None: the other figures have it.
     """
 
     read: Figure
@@ -38,6 +39,9 @@ class Processor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompts: Mapping[str, Figure] = {}
     layer_s: Figure | None = None
     column_s: Figure | None = None
+    fews: Mapping[str, Figure] = {}
+    n_few: int = 0
+    n_many: int = 0
 
     def read_speed(self, type_name: str) -> float:
         """Return the bytes of weights of a type that are read in a second."""

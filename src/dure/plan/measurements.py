@@ -63,8 +63,8 @@ class MachineRecord(
     """A kind of machine, with its share of the model.
 
     processor: its name, or the board's. features: see `Platform`. is_limited: a container or a service
-    gives it less than it has. reads, multiplies, layer_s, column_s: measured of it alone, by type;
-    see `Processor`. Empty or None: not known.
+    gives it less than it has. reads, multiplies, multiplies_few, layer_s, column_s: measured of it alone,
+    by type; see `Processor`. Empty or None: not known.
     """
 
     processor: Line
@@ -77,6 +77,7 @@ class MachineRecord(
     is_limited: bool = False
     reads: dict[Line, Positive] = {}
     multiplies: dict[Line, Positive] = {}
+    multiplies_few: dict[Line, Positive] = {}
     layer_s: Positive | None = None
     column_s: Positive | None = None
 

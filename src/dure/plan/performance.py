@@ -236,15 +236,46 @@ class _Run:
         is_experts = product.kind is ProductKind.EXPERTS
         if is_experts and not self.engine.batches_experts:
             return self._product_s(product, processor)
+        if is_experts and product.type in processor.fews and product.type in processor.reads:
+            return self._experts_s(product, processor, batch)
         tiled = self.engine.tiled
         is_tiled = product.has_tiles if tiled is None else product.type in tiled
         speed = processor.prompt_speed(product.type, is_tiled=is_tiled)
         if is_experts and is_tiled:
             speed *= self.engine.mixture_tiled.value
-        touched = 1 - (1 - self.demand.part_of_experts) ** batch if is_experts else 1.0
+        touched = self._touched(batch) if is_experts else 1.0
         read = touched * product.all_bytes / processor.read_speed(product.type) / batch
-        n_weights = product.n_weights
-        if self.engine.skips_last:
-            n_weights -= product.ffn_weights / self.demand.n_layer
+        n_weights = self._prompt_weights(product)
         vectors_s = _vectors_s(product, processor) * n_weights / product.n_weights
         return 2 * n_weights / speed + read + vectors_s
+
+    def _experts_s(self, product: Product, processor: Processor, batch: int) -> float:
+        """Return the same of experts, each of which has a part of the batch's tokens.
+
+        The time of a weight is measured with one token, a few and many, and is a straight line between.
+        """
+        part = self.demand.part_of_experts
+        n = batch * part / self._touched(batch)
+        one, few, many = 1.0, float(processor.n_few), float(processor.n_many)
+        bytes_of_weight = product.n_bytes / product.n_weights
+        read_s = bytes_of_weight / processor.read_speed(product.type)
+        times = (
+            read_s,
+            few * 2 / processor.fews[product.type].value,
+            many * 2 / processor.prompts[product.type].value + read_s,
+        )
+        low, high = (0, 1) if n < few else (1, 2)
+        at = (one, few, many)
+        slope = (times[high] - times[low]) / (at[high] - at[low])
+        weight_s = (times[low] + slope * (n - at[low])) / n
+        n_weights = self._prompt_weights(product)
+        return n_weights * (weight_s + _vectors_s(product, processor) / product.n_weights)
+
+    def _touched(self, batch: int) -> float:
+        """Return the part of all experts that some token of a batch uses."""
+        return float(1 - (1 - self.demand.part_of_experts) ** batch)
+
+    def _prompt_weights(self, product: Product) -> float:
+        """Return the weights that most tokens of a prompt are multiplied with."""
+        skipped = product.ffn_weights / self.demand.n_layer if self.engine.skips_last else 0.0
+        return product.n_weights - skipped

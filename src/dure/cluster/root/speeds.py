@@ -101,7 +101,8 @@ class _Samples(msgspec.Struct):
         decode = self.corrected or statistics.median(self.decode)
         layer = statistics.median(one.speed.layer_s for one in self.samples)
         column = statistics.median(one.speed.column_s for one in self.samples)
-        return Speed(last.type, last.threads, decode, prompt, layer, column)
+        few = statistics.median(one.speed.few_bytes_per_s for one in self.samples)
+        return Speed(last.type, last.threads, decode, prompt, layer, column, few)
 
 
 class _SpeedsRecord(msgspec.Struct):

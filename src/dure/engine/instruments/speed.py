@@ -33,7 +33,7 @@ from dure.model.ggml import GgmlType, needs_importance, quantize, type_named
 from dure.model.gguf import GgufWriter
 from dure.model.gguf.values import TensorSpec
 
-__all__ = ["MEASURE_S", "Speed", "measure", "measure_in_process"]
+__all__ = ["FEW", "MEASURE_S", "PROMPT", "Speed", "measure", "measure_in_process"]
 
 MEASURE_S = 300.0  # the longest that a measurement may take
 
@@ -41,6 +41,7 @@ VOCABULARY = 256
 ENOUGH_BYTES = 150_000_000  # of weights: more than any cache holds, and quickly written
 ROWS = 64  # that are different; the others repeat them
 PROMPT, REPEATS, STEPS = 256, 3, 48
+FEW = 16  # tokens at once, as each expert of a mixture has of a prompt
 WARM = 32  # tokens before all others
 LONG_S = 10.0  # after which nothing is repeated
 
@@ -51,7 +52,8 @@ class Speed(msgspec.Struct, frozen=True):
     decode_bytes_per_s: of weights, when single tokens are decoded. prompt_bytes_per_s: the same in a
     prefill of PROMPT tokens, where each token counts. layer_s: that a layer takes of a token besides
     reading weights, whatever their type. column_s: that each column of a vector takes before or after a
-    matrix. Both are 0 if they were not measured; the speed of reading is without them.
+    matrix; the speed of reading is without both. few_bytes_per_s: as in a prefill, of FEW tokens. Each of
+    the three is 0 if it was not measured.
     """
 
     type: str
@@ -60,15 +62,33 @@ class Speed(msgspec.Struct, frozen=True):
     prompt_bytes_per_s: float
     layer_s: float = 0.0
     column_s: float = 0.0
+    few_bytes_per_s: float = 0.0
 
     @property
     def weight_s(self) -> float:
         """Return the seconds of a token of a prompt for each weight: without reading it, and columns."""
-        type_, sizes = type_named(self.type), _Sizes.of(type_named(self.type))
-        bytes_of_weight = type_.type_size / type_.block_size
-        whole_s = bytes_of_weight / self.prompt_bytes_per_s
-        read_s = bytes_of_weight / self.decode_bytes_per_s / PROMPT
-        return max(whole_s - read_s - self.column_s * sizes.columns / sizes.weights, 0.1 * whole_s)
+        whole_s = self._bytes_of_weight / self.prompt_bytes_per_s
+        read_s = self._bytes_of_weight / self.decode_bytes_per_s / PROMPT
+        return max(whole_s - read_s - self._columns_s, 0.1 * whole_s)
+
+    @property
+    def few_weight_s(self) -> float | None:
+        """Return the seconds of one of FEW tokens for each weight, reading too; None: not measured."""
+        if not self.few_bytes_per_s:
+            return None
+        whole_s = self._bytes_of_weight / self.few_bytes_per_s
+        return max(whole_s - self._columns_s, 0.1 * whole_s)
+
+    @property
+    def _bytes_of_weight(self) -> float:
+        type_ = type_named(self.type)
+        return type_.type_size / type_.block_size
+
+    @property
+    def _columns_s(self) -> float:
+        """The seconds of a token's columns, for each weight of the model that was measured."""
+        sizes = _Sizes.of(type_named(self.type))
+        return self.column_s * sizes.columns / sizes.weights
 
 
 @dataclass(frozen=True)
@@ -126,6 +146,7 @@ def measure(type_name: str, threads: int) -> Speed:
         PROMPT * found.model_bytes / found.prompt_s,
         layer_s,
         column_s,
+        FEW * found.model_bytes / max(found.few_s - sizes.layers * layer_s, found.few_s / 2),
     )
 
 
@@ -160,10 +181,11 @@ def measure_in_process(type_name: str, threads: int) -> Speed:
 
 
 class _Times(NamedTuple):
-    """The median seconds of a prompt, and of a token after it."""
+    """The median seconds of a prompt, of a few tokens, and of a single one."""
 
     model_bytes: int
     prompt_s: float
+    few_s: float
     decode_s: float
 
 
@@ -186,12 +208,13 @@ def _times(model: LoadedModel) -> _Times:
     model.kv.change([Forget(0)])
     tokens = list(_repeated(STEPS, lambda n: _decode(model, n, 1)))
 
-    def prompt_s(_: int) -> float:
+    def prompt_s(n: int) -> float:
         model.kv.change([Forget(0)])
-        return _decode(model, 0, PROMPT)
+        return _decode(model, 0, n)
 
-    prompts = list(_repeated(REPEATS, prompt_s))
-    return _Times(model.weights_bytes, statistics.median(prompts), statistics.median(tokens))
+    prompts = list(_repeated(REPEATS, lambda _: prompt_s(PROMPT)))
+    few = list(_repeated(REPEATS, lambda _: prompt_s(FEW)))
+    return _Times(model.weights_bytes, *map(statistics.median, (prompts, few, tokens)))
 
 
 def _repeated(times: int, measured: Callable[[int], float]) -> Iterator[float]:
