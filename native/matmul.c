@@ -22,8 +22,10 @@
 #include <string.h>
 
 enum {
-    FEWEST_VECTORS = 6,  // of a matrix for which packing pays
-    FEWEST_INTERLEAVED = 96,  // with AVX-512 VNNI, of rows that lie as its kernel for few vectors wants them
+    HAS_QUICK_VECTORS = HAS_VNNI && INT_LANES == 16,
+    // Vectors of a matrix for which packing pays; if its rows lie as the kernel for few vectors wants them.
+    FEWEST_VECTORS = HAS_QUICK_VECTORS ? 8 : 6,
+    FEWEST_INTERLEAVED = HAS_QUICK_VECTORS ? 96 : 6,
     NEAR_ROWS = 16,  // that stay near while all vectors go through them, some at a time
     CLAIMED_PANELS = 4,  // that a thread takes at once
     SPINS_PER_YIELD = 64
@@ -123,8 +125,7 @@ static struct matrix_product product_of(const struct matmul *m, const struct ggm
 static bool are_few(const struct matrix_product *p) {
     const enum ggml_type type = p->matrix.type;
     const bool is_interleaved = type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q4_K;
-    const int64_t fewest = HAS_VNNI && INT_LANES == 16 && is_interleaved ? FEWEST_INTERLEAVED : FEWEST_VECTORS;
-    return p->n < fewest && p->matrix.n_blocks <= MAX_WIDTH / QUANT_BLOCK;
+    return p->n < (is_interleaved ? FEWEST_INTERLEAVED : FEWEST_VECTORS) && p->matrix.n_blocks <= MAX_WIDTH / QUANT_BLOCK;
 }
 
 // Multiplies some rows, with the kernel that is quicker for so many vectors; both give the same bits.
