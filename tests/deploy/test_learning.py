@@ -83,6 +83,18 @@ def test_the_median_of_the_last_five_samples_counts(cluster: Cluster) -> None:
     assert told.measured is not None
 
 
+def test_what_older_samples_lack_is_the_median_of_the_others(cluster: Cluster) -> None:
+    """A version before this one measured neither layers nor vectors nor a few tokens at once."""
+    known = KnownSpeeds(cluster.directory)
+    known.keep("pi", speed=Speed("Q4_0", 4, 20e9, 50e9))
+    known.keep("pi", speed=Speed("Q4_0", 4, 20e9, 50e9, 4e-6, 2e-9))
+    known.keep("pi", speed=Speed("Q4_0", 4, 20e9, 50e9, 6e-6, 0.0, 30e9))
+    told = KnownSpeeds(cluster.directory).speed("pi", "Q4_0")
+    assert told is not None
+    assert (told.layer_s, told.column_s) == pytest.approx((5e-6, 1e-9))
+    assert told.few_bytes_per_s == 30e9
+
+
 def test_a_file_of_single_measurements_is_still_read(cluster: Cluster) -> None:
     """Each is one sample of an age that is not known."""
     old = '{"machines": {"pi": {"Q4_0": {"type": "Q4_0", "threads": 4, "decode_bytes_per_s": 5e8, '

@@ -10,7 +10,7 @@ import os
 import socket
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -96,13 +96,17 @@ class _Samples(msgspec.Struct):
 
     @property
     def speed(self) -> Speed:
-        last = self.samples[-1].speed
-        prompt = statistics.median(one.speed.prompt_bytes_per_s for one in self.samples)
-        decode = self.corrected or statistics.median(self.decode)
-        layer = statistics.median(one.speed.layer_s for one in self.samples)
-        column = statistics.median(one.speed.column_s for one in self.samples)
-        few = statistics.median(one.speed.few_bytes_per_s for one in self.samples)
-        return Speed(last.type, last.threads, decode, prompt, layer, column, few)
+        each = [one.speed for one in self.samples]
+        newer = [one for one in each if one.layer_s]  # others are of a dure that did not measure it
+        return Speed(
+            each[-1].type,
+            each[-1].threads,
+            self.corrected or statistics.median(self.decode),
+            statistics.median(one.prompt_bytes_per_s for one in each),
+            _median(one.layer_s for one in newer),
+            _median(one.column_s for one in newer),
+            _median(few for one in newer if (few := one.few_bytes_per_s)),
+        )
 
 
 class _SpeedsRecord(msgspec.Struct):
@@ -224,6 +228,12 @@ def _of_type(found: _Samples) -> TypeSpeed:
         found.samples[-1].time,
         found.corrected is not None,
     )
+
+
+def _median(values: Iterable[float]) -> float:
+    """Return the median; 0 if nothing was measured."""
+    found = list(values)
+    return statistics.median(found) if found else 0.0
 
 
 def kind_of(platform: Platform | None) -> object:
