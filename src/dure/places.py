@@ -22,6 +22,7 @@ __all__ = [
     "models_directory",
     "node_directory",
     "rank_priority_file",
+    "route_directory",
     "runtime_directories",
     "runtime_directory",
     "shard_directory",
@@ -68,6 +69,11 @@ def config_file() -> Path:
 def history_file() -> Path:
     """Return where `dure chat` keeps what was typed: DURE_HISTORY, or the user's state directory."""
     return _named("DURE_HISTORY") or platformdirs.user_state_path("dure") / "chat-history"
+
+
+def route_directory() -> Path:
+    """Return where a router keeps its log and what it has learned: DURE_ROUTE, or the user's state."""
+    return _named("DURE_ROUTE") or platformdirs.user_state_path("dure") / "route"
 
 
 def cluster_directory() -> Path:

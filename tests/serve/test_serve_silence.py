@@ -15,7 +15,7 @@ import ollama
 import openai
 import pytest
 
-from dure.cli.terminal.server_parameters import Guarding
+from dure.cli.terminal.server_parameters import Queueing
 from dure.http.settings import ServerSettings
 from dure.http.sse import Silence
 from dure.serve import anthropic as anthropic_dialect
@@ -191,5 +191,5 @@ def test_comments_go_on_between_the_events() -> None:
 
 def test_no_stream_is_silent_for_longer_than_strict_clients_wait() -> None:
     """Half a minute, whichever way a server is started, unless it is told otherwise."""
-    defaults = (Silence().event_s, ServerSettings().keep_alive_event_s, Guarding().keep_alive_event)
+    defaults = (Silence().event_s, ServerSettings().keep_alive_event_s, Queueing().keep_alive_event)
     assert max(defaults) <= 30

@@ -22,7 +22,13 @@ from dure.cli.terminal.parameters import (
     TemplateFile,
     Thinking,
 )
-from dure.cli.terminal.server_parameters import Guarding, ModelFiles, Serving
+from dure.cli.terminal.server_parameters import (
+    Guarding,
+    Listening,
+    ModelFiles,
+    Queueing,
+    Serving,
+)
 from dure.deploy.options import RunOptions
 from dure.deploy.start import check_start
 from dure.generate.file_sampling import file_sampling
@@ -44,6 +50,7 @@ CHECKPOINT_S = 2.0  # of computing that may be lost with a node
 def serve(
     model: Model,
     *,
+    listening: Listening,
     serving: Serving,
     running: Running,
     grace: Annotated[
@@ -69,6 +76,7 @@ def serve(
         ),
     ] = False,
     guarding: Guarding,
+    queueing: Queueing,
 ) -> None:
     """Serve a model through the OpenAI, Anthropic and Ollama APIs, on one rank or several.
 
@@ -77,7 +85,7 @@ def serve(
     Example: dure serve models/dure-demo.gguf --ranks 2
     """
     sampling.check()
-    settings = guarding.settings(serving)
+    settings = queueing.settings(guarding.settings(listening), serving)
     check_binding(settings)
     path = resolve_model(model, may_pull=True, pull_now=pull)
     embedder = files.embedding_model and resolve_model(

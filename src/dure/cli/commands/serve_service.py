@@ -11,7 +11,7 @@ from dure.cli.terminal.console import errors, write
 from dure.cli.terminal.option_groups import collected
 from dure.cli.terminal.parameters import ServiceUser
 from dure.cli.terminal.serve_unit import SERVE_UNIT, check_model, environment_of, unit_text
-from dure.cli.terminal.server_parameters import Guarding, Serving
+from dure.cli.terminal.server_parameters import Guarding, Listening
 from dure.http.settings import check_binding
 from dure.systemd import Service, service_for
 
@@ -42,10 +42,10 @@ def serve_install(
     Example: dure serve install qwen3:4b --ctx 8192
     """
     given = _parsed(ctx, words)
-    guarding, serving = collected(Guarding, given), collected(Serving, given)
+    guarding, listening = collected(Guarding, given), collected(Listening, given)
     service, directory = service_for(SERVE_UNIT, user, may_be_root=dry_run), Path.cwd()
     environment = environment_of(service)
-    check_binding(guarding.settings(serving))
+    check_binding(guarding.settings(listening))
     text = unit_text(service, words, directory, environment, guarding.deadline)
     if not given["pull"]:
         check_model(service, given["model"], directory, environment)

@@ -38,6 +38,7 @@ __all__ = [
 DEFAULTS = "defaults"
 NUMBERS = "N[,N]"  # what an option shows that takes one whole number, or a list in one text
 UNCONFIGURED = {"config", "serve install", "serve uninstall"}  # a broken file must not stop repairs
+RULES = {"route": "upstreams"}  # groups whose section has values and a table that are no options
 OF_ANOTHER = {"serve install": "serve"}  # a command that takes the options of another
 Table = Mapping[str, Any]
 _WRITTEN: dict[type, tuple[tuple[type, ...], str]] = {  # how the file writes values of a type
@@ -166,6 +167,8 @@ def _sections_of_group(
     group: str, values: Mapping[str, Any], commands: Mapping[str, Any], path: Path
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name, inner in values.items():
+        if group in RULES and (name == RULES[group] or not isinstance(inner, dict)):
+            continue  # its commands read and check these
         section = f"{group}.{name}"
         if section not in commands or not isinstance(inner, dict):
             raise UsageError(f"{path}: [{section}]: no such command", _near(section, commands))

@@ -1,8 +1,8 @@
-"""Declares the options of `dure serve`: what it offers, and whom it lets in."""
+"""Declares the options of servers: where they listen, what `dure serve` offers, and whom they let in."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +14,7 @@ from dure.hardware.probe import probe
 from dure.http.guards.keys import keys_of_environment
 from dure.http.settings import LogFormat, ServerSettings
 
-__all__ = ["Guarding", "ModelFiles", "Serving"]
+__all__ = ["Guarding", "Listening", "ModelFiles", "Queueing", "Serving"]
 
 STORE_PART = 0.1  # of the free memory, for prefixes that do not fit the KV cache
 MB = 1_000_000
@@ -57,8 +57,8 @@ class ModelFiles:
 
 
 @dataclass(frozen=True)
-class Serving:
-    """Where a server listens, and what it offers."""
+class Listening:
+    """Where a server listens, and where it logs."""
 
     host: Annotated[
         str,
@@ -68,6 +68,21 @@ class Serving:
         int,
         typer.Option("--port", "-p", help="Port; 0 takes a free one.", rich_help_panel=SERVER),
     ] = 8080
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Format of the access log.", rich_help_panel=SERVER)
+    ] = "text"
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the access log.", show_default="standard error", rich_help_panel=SERVER
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a server offers."""
+
     parallel: Annotated[
         int,
         typer.Option(
@@ -113,15 +128,6 @@ class Serving:
             rich_help_panel=SERVER,
         ),
     ] = False
-    log_format: Annotated[
-        LogFormat, typer.Option(help="Format of the access log.", rich_help_panel=SERVER)
-    ] = "text"
-    log_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of the access log.", show_default="standard error", rich_help_panel=SERVER
-        ),
-    ] = None
 
     def store_bytes(self) -> int:
         """Return the bytes for computed prompts. Raises UsageError."""
@@ -175,13 +181,6 @@ class Guarding:
             rich_help_panel=GUARDS,
         ),
     ] = None
-    queue: Annotated[
-        int,
-        typer.Option(
-            help="Number of requests of a key that may wait; more are refused.",
-            rich_help_panel=GUARDS,
-        ),
-    ] = 64
     requests_per_minute: Annotated[
         float | None,
         typer.Option(help="Limit of each key.", show_default="unlimited", rich_help_panel=GUARDS),
@@ -189,12 +188,6 @@ class Guarding:
     tokens_per_minute: Annotated[
         float | None,
         typer.Option(help="Limit of each key.", show_default="unlimited", rich_help_panel=GUARDS),
-    ] = None
-    max_prompt: Annotated[
-        int | None,
-        typer.Option(
-            help="Longest prompt, in tokens.", show_default="the context", rich_help_panel=GUARDS
-        ),
     ] = None
     max_body: Annotated[
         int, typer.Option(help="Largest request, in MB.", rich_help_panel=GUARDS)
@@ -217,6 +210,52 @@ class Guarding:
         float,
         typer.Option(help="Seconds before an idle connection is closed.", rich_help_panel=GUARDS),
     ] = 75.0
+
+    def settings(self, listening: Listening) -> ServerSettings:
+        """Return the server's settings. Raises UsageError naming an invalid value."""
+        return ServerSettings(
+            host=listening.host,
+            port=listening.port,
+            api_keys=self._api_keys(),
+            api_key_file=self.api_key_file,
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            cors_origins=tuple(self.cors_origin or ()),
+            max_body_bytes=self.max_body * MB,
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+            deadline_s=self.deadline,
+            slow_client_timeout_s=self.slow_client,
+            idle_timeout_s=self.idle,
+            insecure=self.insecure,
+            log_format=listening.log_format,
+            log_file=listening.log_file,
+        )
+
+    def _api_keys(self) -> tuple[str, ...]:
+        given = tuple(key.strip() for text in self.api_key or () for key in text.split(","))
+        if not all(given):  # as of a variable that is not set: the server would be open
+            raise UsageError("--api-key is empty", "give a key, or leave it out")
+        return (*given, *keys_of_environment())
+
+
+@dataclass(frozen=True)
+class Queueing:
+    """How long prompts and queues of a model may get, and how long an answer may be silent."""
+
+    queue: Annotated[
+        int,
+        typer.Option(
+            help="Number of requests of a key that may wait; more are refused.",
+            rich_help_panel=GUARDS,
+        ),
+    ] = 64
+    max_prompt: Annotated[
+        int | None,
+        typer.Option(
+            help="Longest prompt, in tokens.", show_default="the context", rich_help_panel=GUARDS
+        ),
+    ] = None
     keep_alive: Annotated[
         float,
         typer.Option(
@@ -232,34 +271,13 @@ class Guarding:
         ),
     ] = 20.0
 
-    def settings(self, serving: Serving) -> ServerSettings:
-        """Return the server's settings. Raises UsageError naming an invalid value."""
-        return ServerSettings(
-            host=serving.host,
-            port=serving.port,
+    def settings(self, guarded: ServerSettings, serving: Serving) -> ServerSettings:
+        """Return the settings with these too. Raises UsageError naming an invalid value."""
+        return replace(
+            guarded,
             aliases=tuple(serving.alias or ()),
-            api_keys=self._api_keys(),
-            api_key_file=self.api_key_file,
-            tls_cert=self.tls_cert,
-            tls_key=self.tls_key,
-            cors_origins=tuple(self.cors_origin or ()),
-            max_body_bytes=self.max_body * MB,
             max_prompt_tokens=self.max_prompt,
             max_waiting=self.queue,
-            requests_per_minute=self.requests_per_minute,
-            tokens_per_minute=self.tokens_per_minute,
-            deadline_s=self.deadline,
-            slow_client_timeout_s=self.slow_client,
-            idle_timeout_s=self.idle,
             keep_alive_comment_s=self.keep_alive,
             keep_alive_event_s=self.keep_alive_event,
-            insecure=self.insecure,
-            log_format=serving.log_format,
-            log_file=serving.log_file,
         )
-
-    def _api_keys(self) -> tuple[str, ...]:
-        given = tuple(key.strip() for text in self.api_key or () for key in text.split(","))
-        if not all(given):  # as of a variable that is not set: the server would be open
-            raise UsageError("--api-key is empty", "give a key, or leave it out")
-        return (*given, *keys_of_environment())

@@ -19,7 +19,15 @@ from typing import Literal, cast, get_args
 from dure.errors import DureError, UsageError
 from dure.http.file_stamp import stamp_of
 
-__all__ = ["ApiKey", "KeyRing", "Priority", "keys_of_environment", "parse_keys", "read_key_file"]
+__all__ = [
+    "ApiKey",
+    "KeyRing",
+    "Priority",
+    "keys_of_environment",
+    "parse_keys",
+    "private_text",
+    "read_key_file",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _OPTION = re.compile(r"\s+(weight|priority)=(\S*)$")
@@ -98,14 +106,15 @@ def _options(text: str, place: int, source: str) -> tuple[str, float, Priority]:
 
 def read_key_file(path: Path) -> list[ApiKey]:
     """Return the keys of a file; lines that begin with # are comments. Raises UsageError."""
-    lines = _private_text(path).splitlines()
+    lines = private_text(path).splitlines()
     keys = parse_keys(("" if line.lstrip().startswith("#") else line for line in lines), str(path))
     if not keys:
         raise UsageError(f"{path} holds no API key", "write one a line, as name:key")
     return keys
 
 
-def _private_text(path: Path) -> str:
+def private_text(path: Path) -> str:
+    """Return the text of a file that nobody else may read. Raises UsageError."""
     try:
         with path.open("rb") as file:
             _check_private(path, os.fstat(file.fileno()))

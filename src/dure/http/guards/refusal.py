@@ -19,11 +19,14 @@ __all__ = ["Refusal", "refuse"]
 _KINDS = {
     400: ("invalid_request_error", "invalid_request_error"),
     401: ("authentication_error", "authentication_error"),
+    403: ("permission_error", "permission_error"),
+    404: ("not_found_error", "not_found_error"),
     408: ("timeout_error", "timeout_error"),
     413: ("invalid_request_error", "request_too_large"),
     429: ("rate_limit_error", "rate_limit_error"),
     431: ("invalid_request_error", "request_too_large"),
     500: ("server_error", "api_error"),
+    502: ("server_error", "api_error"),
     503: ("unavailable_error", "overloaded_error"),
 }
 

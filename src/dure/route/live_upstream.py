@@ -1,0 +1,162 @@
+"""One upstream as it is now: its connections, its health, its queue, and what its cache holds.
+
+Refuses to know which requests it gets (`router`), and when it is asked how it is (`watching`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from dure.errors import UsageError
+from dure.http.guards.asgi import Headers
+from dure.http.guards.keys import private_text
+from dure.route.client import Client
+from dure.route.facts import State, UpstreamFacts
+from dure.route.health import UpstreamHealth
+from dure.route.learning import UpstreamLearned
+from dure.route.places import Places
+from dure.route.prefixes import Prefixes
+from dure.route.upstream import RouteRules, Upstream
+
+__all__ = ["LiveUpstream"]
+
+_CACHE_TOKENS = 32768  # of an upstream that does not say how much it holds
+_BYTES_PER_TOKEN = 4
+_PARALLEL = {"house": 4, "pod": 32, "cloud": 256}  # answers at once if an upstream does not say
+
+
+class LiveUpstream:
+    """An upstream and what is known of it at this moment.
+
+    places: of the requests that the router has sent and that have not ended. others: requests of other
+    clients, by the upstream's own account. promised_usd: what running ones may cost. is_to_be_measured:
+    if it has not answered before.
+    """
+
+    def __init__(self, upstream: Upstream, rules: RouteRules, learned: UpstreamLearned) -> None:
+        """Raises UsageError if its key or its certificates cannot be read."""
+        self.upstream, self.learned = upstream, learned
+        self._rules = rules
+        self._secret = _read_secret(Path(upstream.key_file)) if upstream.key_file else b""
+        self._url = upstream.url
+        self._client = self._connected(upstream.url)
+        self.health = UpstreamHealth()
+        self.places = Places()
+        self.others = 0
+        self.is_to_be_measured = upstream.measure and upstream.in_house and upstream.is_free
+        self.promised_usd = 0.0
+        self.prefixes = Prefixes(self._cache_bytes())
+
+    @property
+    def client(self) -> Client:
+        """Its connections."""
+        return self._client
+
+    @property
+    def name(self) -> str:
+        """Its name in the rules."""
+        return self.upstream.name
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it serves, as the rules or it itself say."""
+        return self.upstream.models or self.learned.models
+
+    @property
+    def default_model(self) -> str:
+        """What it is asked for if the router chooses the model; "" if it need not be told."""
+        return self.upstream.model or next(iter(self.models), "")
+
+    @property
+    def context(self) -> int | None:
+        """The tokens of one request, None if not known."""
+        return self.upstream.context or self.learned.context
+
+    @property
+    def parallel(self) -> int:
+        """Answers at once."""
+        return self.upstream.parallel or self.learned.parallel or _PARALLEL[self.upstream.kind]
+
+    def move(self, url: str) -> None:
+        """Speak to it at another address from now on, as after a start that gave it one."""
+        if url != self._url:
+            self._client.close()
+            self._url, self._client = url, self._connected(url)
+
+    def learn_shape(self) -> None:
+        """Take over what it said of its context and its slots."""
+        self.prefixes.most_bytes = self._cache_bytes()
+
+    def key_headers(self) -> Headers:
+        """Return the headers that show the key it wants, none if it wants none."""
+        if not self._secret:
+            return []
+        return [(b"authorization", b"Bearer " + self._secret), (b"x-api-key", self._secret)]
+
+    def state(self, now_s: float) -> State:
+        """Return how it is."""
+        if self.health.rest_until_s > now_s:
+            return "cooling"
+        if self.health.status == "down":
+            return "asleep" if self.upstream.wake else "off"
+        return "loading" if self.health.status == "loading" else "up"
+
+    def facts(
+        self, hashes: Sequence[bytes], tokens_per_byte: float, spent_usd: float
+    ) -> UpstreamFacts:
+        """Return what a decision needs to know. hashes: of the request's prompt."""
+        now_s = time.monotonic()
+        state = self.state(now_s)
+        active = len(self.places) + self.others
+        request_s = self.learned.requests.ratio(1.0)
+        load = min(active + 1, self.parallel)
+        seen = self.prefixes.known_bytes(hashes) * tokens_per_byte
+        return UpstreamFacts(
+            state=state,
+            speed=self.learned.speed(self.upstream, load),
+            ready_s=self._ready_s(state, now_s),
+            why=self.health.why,
+            running=min(active, self.parallel),
+            waiting=max(0, active - self.parallel),
+            parallel=self.parallel,
+            turn_s=self.places.turn_s(now_s, self.parallel, self.others, request_s),
+            cached_tokens=self.learned.cached(int(seen)),
+            models=self.models,
+            context=self.context,
+            spent_usd=spent_usd + self.promised_usd,
+        )
+
+    def _ready_s(self, state: State, now_s: float) -> float:
+        if state == "cooling":
+            return self.health.rest_until_s - now_s
+        return (self.upstream.start_s or 10.0) if state == "loading" else 0.0
+
+    def _cache_bytes(self) -> int:
+        tokens = (self.context or 0) * self.parallel or _CACHE_TOKENS
+        return tokens * _BYTES_PER_TOKEN
+
+    def _connected(self, url: str) -> Client:
+        upstream = self.upstream
+        try:
+            return Client(
+                url,
+                ca_file=upstream.ca_file,
+                connect_s=self._rules.connect_s,
+                silence_s=self._rules.silence_s,
+            )
+        except OSError as error:
+            raise UsageError(
+                f"the certificates of {upstream.name} in {upstream.ca_file} cannot be read:"
+                f" {error.strerror or error}",
+                "name a file of certificates in PEM in ca-file",
+            ) from None
+
+
+def _read_secret(path: Path) -> bytes:
+    """Return the key that a file holds. Raises UsageError, never naming the key."""
+    found = private_text(path.expanduser()).strip()
+    if not found or not found.isascii() or not found.isprintable() or " " in found:
+        raise UsageError(f"{path} holds no key", "write the key of the upstream, and nothing else")
+    return found.encode()

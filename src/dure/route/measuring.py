@@ -1,0 +1,54 @@
+"""Measures an upstream that has not answered yet, with two small requests of the router's own.
+
+Without it an upstream that is believed to be slow would never be asked, and so never be known to be quick.
+Refuses to measure what costs money, and to decide when.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from dure.route.answer_watch import AnswerWatch
+from dure.route.client import UpstreamError
+from dure.route.live_upstream import LiveUpstream
+
+__all__ = ["measure"]
+
+_PATH = "/v1/chat/completions"
+_WORDS = (8, 256)  # of the prompts: two lengths tell a speed from what every answer takes
+_ANSWER_TOKENS = 16
+
+
+async def measure(live: LiveUpstream) -> None:
+    """Ask an upstream two short questions, and learn from its answers; one that fails is left alone."""
+    for n_words in _WORDS:
+        # what it begins with is new each time, so that no cache holds it
+        text = f"{time.time()} {'What do you see from the hill? ' * (n_words // 8)}"
+        try:
+            await _ask(live, text)
+        except UpstreamError:
+            return
+
+
+async def _ask(live: LiveUpstream, text: str) -> None:
+    body = {
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": _ANSWER_TOKENS,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **({"model": live.default_model} if live.default_model else {}),
+    }
+    headers = [*live.key_headers(), (b"content-type", b"application/json")]
+    watch = AnswerWatch(time.monotonic())
+    answer = await live.client.send("POST", _PATH, headers, msgspec.json.encode(body))
+    try:
+        while piece := await answer.piece():
+            watch.see(piece, time.monotonic())
+    except BaseException:
+        answer.abort()
+        raise
+    measured = watch.measured(load=1, waited=False, believed_cached=0)
+    if answer.status == 200 and measured.prompt_tokens and measured.answer_tokens:
+        live.learned.observe(measured, live.upstream)

@@ -1,0 +1,54 @@
+"""Predicts when an upstream will have answered, and what that costs. Pure arithmetic.
+
+Refuses to know rules: it says how long and how much, `decision` says whether.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from dure.route.facts import RequestFacts, UpstreamFacts
+from dure.route.upstream import Upstream
+
+__all__ = ["RoutePrediction", "predict"]
+
+
+class RoutePrediction(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of an answer's time, and its price.
+
+    start_s: until the upstream takes requests; queue_s: until it is this request's turn.
+    """
+
+    start_s: float
+    queue_s: float
+    prompt_s: float
+    answer_s: float
+    usd: float
+
+    @property
+    def finish_s(self) -> float:
+        """From now to the answer's end."""
+        return self.start_s + self.queue_s + self.prompt_s + self.answer_s
+
+
+def predict(request: RequestFacts, upstream: Upstream, facts: UpstreamFacts) -> RoutePrediction:
+    """Return when the upstream will have answered the request, if it gets it now, and for how much."""
+    speed = facts.speed
+    n_new = max(0, request.prompt_tokens - facts.cached_tokens)
+    start_s = _start_s(upstream, facts)
+    prompt_s = speed.overhead_s + n_new / speed.prompt_per_s
+    answer_s = request.answer_tokens / speed.answer_per_s
+    paid_s = prompt_s + answer_s + (start_s if facts.state == "off" else 0.0)
+    return RoutePrediction(
+        start_s=start_s,
+        queue_s=facts.turn_s,
+        prompt_s=prompt_s,
+        answer_s=answer_s,
+        usd=upstream.usd(paid_s, request.prompt_tokens, request.answer_tokens),
+    )
+
+
+def _start_s(upstream: Upstream, facts: UpstreamFacts) -> float:
+    if facts.state in ("asleep", "off"):
+        return upstream.start_s or 0.0
+    return facts.ready_s

@@ -1,0 +1,40 @@
+"""The application of a router, plain ASGI: which addresses are routed, and which it answers itself."""
+
+from __future__ import annotations
+
+from dure.http.guards.asgi import Receive, Scope, Send
+from dure.http.guards.refusal import Refusal, refuse
+from dure.http.problems import json_response
+from dure.route.decision_log import DecisionLog
+from dure.route.dialects import DIALECTS
+from dure.route.exchange import Exchange
+from dure.route.pages import PAGES
+from dure.route.router import Router
+
+__all__ = ["Proxy"]
+
+_NOTHING = Refusal(
+    404, "there is nothing at this address: a router has the addresses of `dure serve`"
+)
+
+
+class Proxy:
+    """Routes requests to upstreams."""
+
+    def __init__(self, router: Router, log: DecisionLog) -> None:
+        self._router, self._log = router, log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI request."""
+        if scope["type"] != "http":
+            return
+        path, method = scope["path"], scope["method"]
+        if method == "POST" and path in DIALECTS:
+            scope["endpoint"] = self  # it is a route, for the record
+            await Exchange(self._router, self._log, scope, receive, send).run()
+        elif method in ("GET", "HEAD") and path in PAGES:
+            scope["endpoint"] = self
+            status, content = PAGES[path](self._router)
+            await json_response(content, status)(scope, receive, send)
+        else:
+            await refuse(send, _NOTHING, path)

@@ -1,0 +1,214 @@
+"""Routes requests: gathers the facts, decides, and learns from how each answer went.
+
+The only place that knows all upstreams as they are. Refuses to know HTTP: `proxy` sends what is decided
+here, and tells how it went.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+
+from dure.errors import DureError
+from dure.route.client import UpstreamError
+from dure.route.counting import count_tokens
+from dure.route.decision import Decision, decide
+from dure.route.dialects import RoutedRequest
+from dure.route.facts import RequestFacts, UpstreamFacts
+from dure.route.learning import Learned, Measured
+from dure.route.live_upstream import LiveUpstream
+from dure.route.prefixes import prefix_hashes
+from dure.route.starting import Starter
+from dure.route.upstream import RouteRules
+from dure.route.watching import look
+
+__all__ = ["RoutePlan", "Router"]
+
+_NEAR = 1.5  # a prompt may be this much longer or shorter than its estimate
+_START_PATIENCE = 3.0  # times the seconds that a start is said to take
+_START_STEP_S = 1.0
+
+
+class RoutePlan(msgspec.Struct, kw_only=True):
+    """A decision about one request, and what it was made from."""
+
+    routed: RoutedRequest
+    request: RequestFacts
+    facts: Mapping[str, UpstreamFacts]
+    decision: Decision
+    hashes: Sequence[bytes]
+
+
+class Router:
+    """Chooses among upstreams, whose order is that of the rules."""
+
+    def __init__(
+        self, rules: RouteRules, learned: Learned, starters: Mapping[str, Starter] | None = None
+    ) -> None:
+        """starters: what starts an upstream, by its name. Raises UsageError for unreadable keys."""
+        self.rules, self.learned = rules, learned
+        self.upstreams = {
+            one.name: LiveUpstream(one, rules, learned.upstream(one.name))
+            for one in rules.upstreams
+        }
+        self._starters = dict(starters or {})
+        self._starts: dict[str, asyncio.Task[bool]] = {}
+
+    # ---------------------------------------------------------------- deciding
+
+    async def plan(
+        self, routed: RoutedRequest, key: str, *, private: bool, skip: Sequence[str] = ()
+    ) -> RoutePlan:
+        """Decide who answers a request. private: its header says so. skip: who has failed already."""
+        hashes = prefix_hashes(routed.prompt)
+        facts = self._facts(routed, hashes)
+        request = self._request(routed, key, private, skip)
+        if routed.dialect.count and self._is_near_a_limit(request):
+            exact = await count_tokens(self._counters(facts), routed)
+            if exact is not None:
+                request = msgspec.structs.replace(request, prompt_tokens=exact, exact=True)
+        decision = decide(self.rules, request, facts)
+        return RoutePlan(
+            routed=routed, request=request, facts=facts, decision=decision, hashes=hashes
+        )
+
+    def _request(
+        self, routed: RoutedRequest, key: str, private: bool, skip: Sequence[str]
+    ) -> RequestFacts:
+        dialect = routed.dialect
+        most = routed.most
+        return RequestFacts(
+            dialect=dialect.name,
+            model=routed.model,
+            prompt_tokens=self.learned.tokens.expected(routed.model, len(routed.prompt)),
+            answer_tokens=(
+                self.learned.lengths.expected(routed.model, key, most) if dialect.answers else 0
+            ),
+            tools=routed.tools,
+            vision=routed.vision,
+            key=key,
+            private=private or self.rules.is_private(key),
+            target=routed.target,
+            skip=tuple(skip),
+        )
+
+    def _facts(self, routed: RoutedRequest, hashes: Sequence[bytes]) -> dict[str, UpstreamFacts]:
+        n_bytes = len(routed.prompt)
+        tokens = self.learned.tokens.expected(routed.model, n_bytes)
+        per_byte = tokens / n_bytes if n_bytes else 0.0
+        today = _today()
+        return {
+            name: live.facts(hashes, per_byte, self.learned.spent(name, today))
+            for name, live in self.upstreams.items()
+        }
+
+    def _is_near_a_limit(self, request: RequestFacts) -> bool:
+        limits = (one.context for one in self.upstreams.values())
+        tokens = request.prompt_tokens
+        return any(one and one / _NEAR < tokens < one * _NEAR for one in limits)
+
+    def _counters(self, facts: Mapping[str, UpstreamFacts]) -> list[LiveUpstream]:
+        """Return whom to ask for a count: those in the house that answer."""
+        return [
+            one
+            for one in self.upstreams.values()
+            if one.upstream.in_house and facts[one.name].state == "up"
+        ]
+
+    def spent_today(self, name: str) -> float:
+        """Return what an upstream's answers have cost today, dollars."""
+        return self.learned.spent(name, _today())
+
+    # ---------------------------------------------------------------- sending
+
+    def began(self, plan: RoutePlan) -> LiveUpstream:
+        """Note that a request is sent, and return its upstream."""
+        live = self.upstreams[plan.decision.target]
+        prediction = plan.decision.predictions[live.name]
+        begin_s = time.monotonic() + prediction.start_s + prediction.queue_s
+        live.places.take(id(plan), begin_s, prediction.prompt_s + prediction.answer_s)
+        live.promised_usd += prediction.usd
+        return live
+
+    def ended(self, plan: RoutePlan) -> None:
+        """Note that the request that began has ended, however it went."""
+        live = self.upstreams[plan.decision.target]
+        live.places.leave(id(plan))
+        usd = plan.decision.predictions[live.name].usd
+        live.promised_usd = max(0.0, live.promised_usd - usd)
+
+    async def started(self, live: LiveUpstream) -> bool:
+        """Start an upstream, once for all requests that wait for it, and return whether it is up."""
+        if live.name not in self._starters:
+            return False
+        if live.name not in self._starts:
+            task = asyncio.create_task(self._start(live, self._starters[live.name]))
+            self._starts[live.name] = task
+            task.add_done_callback(lambda _: self._starts.pop(live.name, None))
+        return await asyncio.shield(self._starts[live.name])
+
+    async def _start(self, live: LiveUpstream, starter: Starter) -> bool:
+        start_s = live.upstream.start_s or 0.0
+        give_up_s = time.monotonic() + start_s * _START_PATIENCE
+        why = "did not wake up" if live.upstream.wake else "did not start"
+        try:
+            while time.monotonic() < give_up_s:
+                live.move(await starter.start(live.upstream))
+                await look(live)
+                if live.health.status == "up":
+                    return True
+                await asyncio.sleep(_START_STEP_S)
+        except DureError as error:
+            why = str(error)
+        live.health = live.health.did_not_start(time.monotonic(), start_s, why)
+        return False
+
+    # ---------------------------------------------------------------- learning
+
+    def failed(self, live: LiveUpstream, error: UpstreamError) -> None:
+        """Note that an upstream failed to answer."""
+        if error.unreachable:
+            live.health = live.health.unreachable(str(error))
+        else:
+            live.health = live.health.failed(time.monotonic(), str(error))
+
+    def refused(self, live: LiveUpstream, status: int, retry_s: float | None) -> None:
+        """Note that an upstream answered that it cannot: 429 or 503, or another fault of its own."""
+        now_s = time.monotonic()
+        if status in (429, 503):
+            live.health = live.health.busy(now_s, retry_s or 1.0)
+        elif status in (401, 403):
+            live.health = live.health.failed(now_s, "refuses the router's key")
+        else:
+            live.health = live.health.failed(now_s, f"answered {status}")
+
+    def answered(
+        self, plan: RoutePlan, live: LiveUpstream, measured: Measured, busy_s: float
+    ) -> float:
+        """Learn from a whole answer, and return what it cost, dollars. busy_s: with the start."""
+        live.health = live.health.answered()
+        live.prefixes.add(plan.hashes)
+        routed = plan.routed
+        prompt_tokens = measured.prompt_tokens or plan.request.prompt_tokens
+        self.learned.tokens.observe(routed.model, len(routed.prompt), measured.prompt_tokens)
+        if routed.dialect.answers and measured.answer_tokens:
+            whole = msgspec.structs.replace(measured, prompt_tokens=prompt_tokens)
+            live.learned.observe(whole, live.upstream)
+            key = plan.request.key
+            self.learned.lengths.observe(routed.model, key, routed.most, measured.answer_tokens)
+        return self.paid(live, busy_s, prompt_tokens, measured.answer_tokens)
+
+    def paid(self, live: LiveUpstream, seconds: float, prompt_tokens: int, n_answer: int) -> float:
+        """Note what an answer cost, whole or not, and return it in dollars."""
+        usd = live.upstream.usd(seconds, prompt_tokens, n_answer)
+        if usd:
+            self.learned.spend(live.name, usd, _today())
+        return usd
+
+
+def _today() -> str:
+    return datetime.now().astimezone().strftime("%Y-%m-%d")

@@ -1,0 +1,111 @@
+"""Machines that sleep and are woken, and money that is promised while it is earned."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from contextlib import ExitStack
+
+import msgspec
+
+from dure.route.dialects import RoutedRequest, read_request
+from dure.route.learning import Learned
+from dure.route.router import RoutePlan, Router
+from dure.route.starting import Wake, magic_packet
+from dure.route.upstream import RouteRules, Upstream
+from dure.route.watching import look
+from tests.support.scripted_upstream import scripted
+
+MAC = "d8:3a:dd:01:02:03"
+WAIT_S = 30.0  # detects a hang; nothing is measured with it
+
+
+def chat(target: str = "") -> RoutedRequest:
+    body = {"messages": [{"role": "user", "content": "Ring it."}], "max_tokens": 1000}
+    return read_request("/v1/chat/completions", msgspec.json.encode(body), (), target)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def test_a_sleeping_machine_is_woken_once_and_waited_for() -> None:
+    """It starts at the packet; all requests that wait for it go on when it says that it is ready."""
+    port = free_port()
+    desk = Upstream(
+        name="desk", url=f"http://127.0.0.1:{port}", models=("small",), wake=MAC, start_s=WAIT_S
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as card, ExitStack() as machine:
+        card.bind(("127.0.0.1", 0))
+        card.settimeout(WAIT_S)
+
+        def sleep() -> None:
+            assert card.recv(1000) == magic_packet(MAC)
+            machine.enter_context(scripted(port=port))
+
+        sleeper = threading.Thread(target=sleep)
+        sleeper.start()
+
+        async def ask() -> tuple[RoutePlan, list[bool]]:
+            wake = Wake("127.0.0.1", card.getsockname()[1])
+            router = Router(RouteRules(upstreams=(desk,)), Learned(), {"desk": wake})
+            live = router.upstreams["desk"]
+            await look(live)
+            plan = await router.plan(chat(), "", private=False)
+            found = await asyncio.gather(router.started(live), router.started(live))
+            live.client.close()
+            return plan, list(found)
+
+        plan, found = asyncio.run(ask())
+        sleeper.join(WAIT_S)
+    assert plan.facts["desk"].state == "asleep"
+    assert plan.decision.predictions["desk"].start_s == WAIT_S
+    assert found == [True, True]
+
+
+def test_a_machine_that_does_not_wake_rests() -> None:
+    """It is not woken again at the next request."""
+    url = f"http://127.0.0.1:{free_port()}"
+    desk = Upstream(name="desk", url=url, models=("small",), wake=MAC, start_s=0.2)
+
+    async def ask() -> tuple[bool, RoutePlan]:
+        router = Router(
+            RouteRules(upstreams=(desk,)), Learned(), {"desk": Wake("127.0.0.1", free_port())}
+        )
+        is_up = await router.started(router.upstreams["desk"])
+        return is_up, await router.plan(chat(), "", private=False)
+
+    is_up, plan = asyncio.run(ask())
+    assert not is_up
+    assert plan.decision.refusal == "down"
+    assert "did not wake up" in plan.decision.lines[-1].excluded["desk"]
+
+
+def test_money_that_running_answers_may_cost_is_spent_already() -> None:
+    """Two requests at once cannot both spend the last cent."""
+    cloud = Upstream(
+        name="cloud",
+        url="http://127.0.0.1:1",
+        kind="cloud",
+        models=("small",),
+        usd_per_million_answer_tokens=10.0,
+    )
+    rules = RouteRules(
+        daily_usd=0.004, upstreams=(cloud,)
+    )  # an answer of unknown length: 256 tokens
+
+    async def ask() -> list[str]:
+        router = Router(rules, Learned())
+        router.upstreams["cloud"].health = router.upstreams["cloud"].health.found_up()
+        first = await router.plan(chat(), "", private=False)
+        router.began(first)
+        second = await router.plan(chat(), "", private=False)
+        router.ended(first)
+        third = await router.plan(chat(), "", private=False)
+        plans = (first, second, third)
+        return [plan.decision.target or str(plan.decision.refusal) for plan in plans]
+
+    assert asyncio.run(ask()) == ["cloud", "spent", "cloud"]
