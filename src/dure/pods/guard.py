@@ -52,11 +52,15 @@ class GuardRound:
 
 
 def guard_round(
-    lives: PodLives, ask: Callable[[Entry], PodReport | None] = lambda _entry: None
+    lives: PodLives,
+    ask: Callable[[Entry], PodReport | None] = lambda _entry: None,
+    *,
+    comes_again: bool = False,
 ) -> GuardRound:
-    """Look at every pod once, and do what must be done. ask: the guard in a pod; None if it is silent.
+    """Look at every pod once, and do what must be done.
 
-    Raises PodError if nothing could be seen.
+    ask: the guard in a pod; None if it is silent. comes_again: more rounds follow by themselves; only
+    such rounds arm the guard at home. Raises PodError if nothing could be seen.
     """
     listed = [pod for pod in lives.provider.pods() if pod.status is not PodStatus.TERMINATED]
     done = GuardRound(lives.provider.now())
@@ -67,7 +71,8 @@ def guard_round(
             done.outcomes.append(_guarded(lives, ask, entry, by_name.get(label)))
     done.strangers = [p for p in listed if _OURS.fullmatch(p.name) and p.name not in entries]
     try:
-        lives.ledger.note_round(AT_HOME, time.time())
+        if comes_again:
+            lives.ledger.note_round(AT_HOME, time.time())
     except ResourceError as error:
         lives.unwritten.append(str(error))
     done.problems = list(dict.fromkeys(lives.unwritten))

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,9 +116,7 @@ def chosen_offer(
     return min(fit, key=lambda offer: (offer.price(cloud), -offer.memory))
 
 
-def launch(
-    lives: PodLives, order: Order, public_key: str, wait: Callable[[float], None] = time.sleep
-) -> Entry:
+def launch(lives: PodLives, order: Order, public_key: str) -> Entry:
     """Make the pod of an order, and return its entry as it was read back.
 
     Raises PodError if there is none, or none that costs what was shown; LostAnswerError if there may be
@@ -133,7 +129,7 @@ def launch(
     try:
         pod = provider.create(order.spec(label, public_key, provider.endpoint))
     except LostAnswerError as error:
-        pod = _found(lives, entry, error, wait)
+        pod = _found(lives, entry, error)
     except (KeyboardInterrupt, SystemExit):
         _give_up(lives, entry, "it was interrupted")
         raise
@@ -151,9 +147,7 @@ def launch(
     return entry
 
 
-def _found(
-    lives: PodLives, entry: Entry, lost: LostAnswerError, wait: Callable[[float], None]
-) -> Pod:
+def _found(lives: PodLives, entry: Entry, lost: LostAnswerError) -> Pod:
     """Return the pod of a request whose answer was lost. Raises LostAnswerError if it is not listed."""
     for _ in range(_FINDS):
         try:
@@ -162,7 +156,7 @@ def _found(
             pod = None
         if pod is not None:
             return pod
-        wait(_FIND_S)
+        lives.wait(_FIND_S)
     _give_up(lives, entry, "its answer was lost")
     raise LostAnswerError(
         f"{lost.problem}; no pod named {entry.label} is listed so far",

@@ -6,8 +6,9 @@ If the ledger cannot be written, pods end all the same.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from msgspec.structs import replace
 
@@ -18,11 +19,11 @@ from dure.pods.provider import ConflictError, Pod, PodError, PodProvider, PodSta
 from dure.pods.report import PodReport
 from dure.pods.templates import MAX_S
 
-__all__ = ["SHORTEST_RUN_S", "PodLives", "left_of"]
+__all__ = ["SHORTEST_RUN_S", "PodLives", "left_of", "pauses"]
 
 SHORTEST_RUN_S = 300
-_READ_BACK_S = 3.0
-_READ_BACKS = 20
+_READ_BACK_S = 60.0
+_PAUSES_S = (0.3, 0.7, 1.0, 2.0)
 
 
 def left_of(entry: Entry) -> int:
@@ -31,9 +32,19 @@ def left_of(entry: Entry) -> int:
     return entry.limits.max_seconds if paid_s is None else min(entry.limits.max_seconds, paid_s)
 
 
+def pauses(patience_s: float) -> Iterator[float]:
+    """Yield pauses between looks, short ones first, until they make up a time."""
+    waited = 0.0
+    for pause_s in itertools.chain(_PAUSES_S, itertools.repeat(3.0)):
+        if waited >= patience_s:
+            return
+        yield pause_s
+        waited += pause_s
+
+
 class PodLives:
-    """The pods of a ledger, at their provider. wait: how a pause is made. read_backs: how often to look
-    whether an order has come true.
+    """The pods of a ledger, at their provider. wait: how a pause is made. read_back_s: how long to
+    look whether an order has come true.
 
     unwritten: what the ledger could not be told.
     """
@@ -43,11 +54,11 @@ class PodLives:
         provider: PodProvider,
         ledger: Ledger,
         wait: Callable[[float], None] = time.sleep,
-        read_backs: int = _READ_BACKS,
+        read_back_s: float = _READ_BACK_S,
     ) -> None:
         self.provider, self.ledger = provider, ledger
         self.unwritten: list[str] = []
-        self._wait, self._read_backs = wait, read_backs
+        self.wait, self._read_back_s = wait, read_back_s
 
     # ------------------------------------------------------------ seeing
 
@@ -86,10 +97,10 @@ class PodLives:
                     "leave it to the guard, which ends it if it comes: `dure pod guard --once`",
                 )
         self.provider.terminate(entry.pod_id)
-        for _ in range(self._read_backs):
+        for pause_s in pauses(self._read_back_s):
             if self.is_gone(entry):
                 return self.bury(entry)
-            self._wait(_READ_BACK_S)
+            self.wait(pause_s)
         raise PodError(
             f"{entry.name} ({entry.pod_id}) was told to end, and is still there: it costs money",
             "see https://console.runpod.io/pods; the guard repeats it",
@@ -120,11 +131,11 @@ class PodLives:
             entry, pod = self.look(entry)
             if pod is None or not pod.status.is_over:
                 raise
-        for _ in range(self._read_backs):
+        for pause_s in pauses(self._read_back_s):
             entry, pod = self.look(entry)
             if pod is None or pod.status.is_over:
                 return self.bury(entry) if pod is None else entry
-            self._wait(_READ_BACK_S)
+            self.wait(pause_s)
         raise PodError(
             f"{entry.name} was told to stop, and still reads {entry.status}: it costs "
             f"{entry.hourly} an hour",
@@ -167,14 +178,14 @@ class PodLives:
         One that costs more than was shown, that fails, or that has lost its GPUs is ended or stopped.
         Raises PodError then, and if it takes longer than patience_s.
         """
-        for _ in range(max(1, round(patience_s / _READ_BACK_S))):
+        for pause_s in pauses(patience_s):
             entry, pod = self.look(entry)
             if pod is None:
                 raise PodError(f"{entry.name} is gone", "see `dure pod show`")
             self._check(entry, pod)
             if pod.status is PodStatus.RUNNING and pod.gpus is not None:
                 return entry, pod
-            self._wait(_READ_BACK_S)
+            self.wait(pause_s)
         raise PodError(
             f"{entry.name} does not run after {patience_s / 60:.0f} min: it reads {entry.status}, and "
             f"costs {entry.hourly} an hour",

@@ -80,9 +80,13 @@ def money_of(option: str, text: str) -> Money:
     return found
 
 
-def _monthly(gigabytes: int, cents: int) -> Money:
-    """Return the price per hour of storage that costs some cents per GB and month."""
-    return Money(-(-gigabytes * cents * 10_000 // MONTH_H))
+def _month(gigabytes: int, cents: int) -> Money:
+    """Return the price per month of storage that costs some cents per GB."""
+    return Money(gigabytes * cents * 10_000)
+
+
+def _hour(month: Money) -> Money:
+    return Money(-(-month.micros // MONTH_H))
 
 
 @dataclass(frozen=True)
@@ -100,17 +104,22 @@ class Disks:
     @property
     def running(self) -> Money:
         """The price per hour beside a running pod, without the network volume."""
-        return _monthly(self.container + self.volume, 10)
+        return _hour(_month(self.container + self.volume, 10))
 
     @property
     def stopped(self) -> Money:
         """The price per hour of a stopped pod: its volume costs twice as much then."""
-        return _monthly(self.volume, 20)
+        return _hour(self.stopped_month)
 
     @property
-    def unattached(self) -> Money:
-        """The price per hour of the network volume, with or without a pod."""
-        return _monthly(self.network, 7)
+    def stopped_month(self) -> Money:
+        """The price per month of a stopped pod."""
+        return _month(self.volume, 20)
+
+    @property
+    def network_month(self) -> Money:
+        """The price per month of the network volume, with or without a pod."""
+        return _month(self.network, 7)
 
 
 @dataclass(frozen=True)
@@ -134,16 +143,6 @@ class Bill:
     def overnight(self) -> Money:
         """Forgotten for a night of ten hours, if nothing ended it."""
         return self.hourly.over(NIGHT_H * HOUR_S)
-
-    @property
-    def stopped_for_a_month(self) -> Money:
-        """Stopped, not terminated."""
-        return self.disks.stopped.over(MONTH_H * HOUR_S)
-
-    @property
-    def terminated_for_a_month(self) -> Money:
-        """Terminated: only the network volume is left."""
-        return self.disks.unattached.over(MONTH_H * HOUR_S)
 
     @property
     def runs_s(self) -> int:

@@ -169,8 +169,13 @@ class PodProvider(Protocol):
     def terminate(self, pod_id: str) -> None:
         """Ask for the end of a pod; silent if it is gone already."""
 
-    def logs(self, pod_id: str, after: str = "") -> Iterator[tuple[str, str]]:
-        """Yield each line of a pod's log with its id. after: the id to go on from."""
+    def logs(
+        self, pod_id: str, after: str = "", silence_s: float | None = None
+    ) -> Iterator[tuple[str, str]]:
+        """Yield each line of a pod's log with its id. after: the id to go on from.
+
+        silence_s: ends after so long without a line; None waits on.
+        """
 
     def billed(self, pod_id: str) -> Money:
         """Return what the provider has billed for a pod so far; it may lag behind."""

@@ -108,27 +108,24 @@ class RunPod:
         found = self._ask("GET", "/network-volumes").json()
         return list(_list(found, "networkVolumes"))
 
-    def logs(self, pod_id: str, after: str = "") -> Iterator[tuple[str, str]]:
+    def logs(
+        self, pod_id: str, after: str = "", silence_s: float | None = None
+    ) -> Iterator[tuple[str, str]]:
         """Yield each line of a pod's log with its id, as server-sent events bring them."""
         headers = {"accept": "text/event-stream", **({"last-event-id": after} if after else {})}
-        with (
-            _told(self._key, "the log", safe=True),
-            self._http.stream(
-                "GET",
-                f"{_path(pod_id)}/logs",
-                headers=headers,
-                timeout=httpx2.Timeout(_TIMEOUT_S, read=None),
-            ) as response,
-        ):
-            if response.status_code != 200:
-                response.read()
-                raise _refusal(response, f"the log of {pod_id}", self._key)
-            name = after
-            for line in response.iter_lines():
-                if line.startswith("id:"):
-                    name = line[3:].strip()
-                elif line.startswith("data:"):
-                    yield name, line[5:].removeprefix(" ")
+        patience = httpx2.Timeout(_TIMEOUT_S, read=silence_s)
+        url = f"{_path(pod_id)}/logs"
+        try:
+            with (
+                _told(self._key, f"GET {url}", safe=True),
+                self._http.stream("GET", url, headers=headers, timeout=patience) as response,
+            ):
+                if response.status_code != 200:
+                    response.read()
+                    raise _refusal(response, f"GET {url}", self._key)
+                yield from _events(response.iter_lines(), after)
+        except _SilenceError:
+            return
 
     # ------------------------------------------------------------ changing
 
@@ -187,6 +184,25 @@ class RunPod:
                 raise _refusal(response, what, self._key)
             self._wait(_pause(response, attempt))
         raise AssertionError("the last attempt returns or raises")
+
+
+class _SilenceError(Exception):
+    """Nothing came for as long as the caller waits."""
+
+
+def _events(lines: Iterator[str], name: str) -> Iterator[tuple[str, str]]:
+    """Yield the data of server-sent events, each with the last id."""
+    while True:
+        try:
+            line = next(lines)
+        except StopIteration:
+            return
+        except httpx2.ReadTimeout:
+            raise _SilenceError from None
+        if line.startswith("id:"):
+            name = line[3:].strip()
+        elif line.startswith("data:"):
+            yield name, line[5:].removeprefix(" ")
 
 
 def _path(pod_id: str) -> str:

@@ -10,8 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from msgspec.structs import replace
 
 from dure.errors import ResourceError, UsageError
 from dure.pods.ledger import Entry
-from dure.pods.life import PodLives
+from dure.pods.life import PodLives, pauses
 from dure.pods.provider import PodError, SshDoor
 from dure.pods.report import READ_AND_BEAT, PodReport, report_of
 from dure.whole_file import write_whole
@@ -50,7 +49,6 @@ class SshAccess:
 
     home: Path
     own_key: Path | None = None
-    wait: Callable[[float], None] = time.sleep
 
     @property
     def folder(self) -> Path:
@@ -172,7 +170,7 @@ class SshAccess:
 
     def heal(self, lives: PodLives, entry: Entry, patience_s: float) -> Entry:
         """Find the port that lets in, and write the entry. Raises PodError if none does in that time."""
-        for _ in range(max(1, round(patience_s / _PROBE_S))):
+        for pause_s in pauses(patience_s):
             entry, pod = lives.look(entry)
             if pod is None:
                 raise PodError(f"{entry.name} is gone", "see `dure pod ls --all`")
@@ -182,7 +180,7 @@ class SshAccess:
                 )
             if pod.door is not None and self._lets_in(lives, entry, pod.door):
                 return lives.ledger.named(entry.name)
-            self.wait(_PROBE_S)
+            lives.wait(pause_s)
         raise PodError(
             f"{entry.name} lets nobody in by ssh after {patience_s:.0f} s",
             f"look at `dure pod logs {entry.name}`; it costs {entry.hourly} an hour",

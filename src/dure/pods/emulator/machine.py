@@ -122,7 +122,6 @@ class LocalMachine:
             f"setsid sh -c 'echo $$ >{disk}/sshd.pid; exec {sshd}' &\n",
         )
         self._program("ssh-keygen", "exit 0\n")  # the keys of this machine are its own
-        self._program("mkdir", 'case "$*" in "-p /run/sshd") ;; *) exec /bin/mkdir "$@" ;; esac\n')
         self._program(
             "nvidia-smi",
             f'case "$*" in *utilization*) cat {folder}/gpu 2>/dev/null || echo 0 ;;\n'
