@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 
 from msgspec.structs import replace
 
@@ -227,7 +228,7 @@ def _seen(entry: Entry, pod: Pod, at: float) -> Entry:
     runs, ran = not pod.status.is_over, bool(entry.status) and entry.status not in _OVER
     since = entry.running_since
     if runs and not ran:
-        since = at if entry.status else entry.made_at
+        since = _started(pod, entry, at) if entry.status else entry.made_at
     was_stopped = entry.wanted is Wanted.STOPPED and entry.status in _OVER
     is_new = not entry.state.is_over
     after = replace(
@@ -241,6 +242,15 @@ def _seen(entry: Entry, pod: Pod, at: float) -> Entry:
     if is_new:
         return after
     return replace(after, name=entry.label, wanted=Wanted.GONE)  # it came after it was given up
+
+
+def _started(pod: Pod, entry: Entry, at: float) -> float:
+    """Return when a pod was started again, as the provider says: nobody may have looked since."""
+    try:
+        told = datetime.fromisoformat(pod.started_at).timestamp()
+    except ValueError:
+        return at
+    return min(max(told, entry.seen_at), at)
 
 
 def _heard(entry: Entry, pod: Pod, report: PodReport | None, at: float) -> Entry:

@@ -66,6 +66,7 @@ class Money:
 
 
 NOTHING = Money(0)
+_MOST = Money.of(1_000_000)
 
 
 def money_of(option: str, text: str) -> Money:
@@ -75,7 +76,7 @@ def money_of(option: str, text: str) -> Money:
         found = Money.of(bare.lower().removesuffix("usd").strip())
     except ValueError:
         found = NOTHING
-    if found <= NOTHING:
+    if not NOTHING < found <= _MOST:
         raise UsageError(f"{option} {text}", "give dollars above 0, as in 0.70")
     return found
 

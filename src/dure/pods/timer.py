@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dure.errors import ResourceError, UsageError
+from dure.places import pods_directory
 from dure.pods.decide import ROUND_S
 from dure.pods.guard import AT_HOME
 from dure.pods.ledger import Ledger
@@ -56,8 +57,8 @@ def guard_is_armed(ledger: Ledger) -> bool:
     return 0 <= time.time() - ledger.last_round(AT_HOME) < _MISSED * ROUND_S
 
 
-def install_guard(timer: Service, directory: Path) -> None:
-    """Install the timer, and have it make its first round. directory: of the ledger.
+def install_guard(timer: Service) -> None:
+    """Install the timer, and have it make its first round.
 
     Raises UsageError for a key in the environment, ResourceError if systemd refuses or no round is made:
     then the guard is not armed.
@@ -67,7 +68,7 @@ def install_guard(timer: Service, directory: Path) -> None:
             "the key is in RUNPOD_API_KEY, where a service does not find it",
             "write it into a file with mode 600, name that by DURE_POD_KEY_FILE, and unset RUNPOD_API_KEY",
         )
-    service = replace(timer, unit=_SERVICE)
+    service, directory = replace(timer, unit=_SERVICE), _ledger_of(timer)
     began = time.time()
     try:
         timer.units.mkdir(parents=True, exist_ok=True)
@@ -93,8 +94,15 @@ def uninstall_guard(timer: Service) -> None:
     replace(timer, unit=_SERVICE).path.unlink(missing_ok=True)
 
 
+def _ledger_of(timer: Service) -> Path:
+    """Return the directory of the user's ledger: DURE_PODS, or below that user's home."""
+    if os.environ.get("DURE_PODS") or not timer.of_system:
+        return pods_directory().absolute()
+    return timer.home / ".local" / "state" / "dure" / "pods"
+
+
 def _service_text(service: Service, directory: Path) -> str:
-    variables = {"DURE_PODS": str(directory.absolute())}
+    variables = {"DURE_PODS": str(directory)}
     variables |= {name: os.environ[name] for name in _KEPT if os.environ.get(name)}
     if key_file := variables.get("DURE_POD_KEY_FILE"):
         variables["DURE_POD_KEY_FILE"] = str(Path(key_file).expanduser().absolute())

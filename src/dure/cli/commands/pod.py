@@ -23,7 +23,6 @@ from dure.cli.terminal.pod_tables import (
     round_data,
 )
 from dure.errors import DureError, UsageError
-from dure.places import pods_directory
 from dure.pods.ceilings import Ceilings, check_ceilings
 from dure.pods.decide import ROUND_S
 from dure.pods.dstack import dstack_file
@@ -280,7 +279,7 @@ def guard(
             uninstall_guard(timer)
             tell(f"{timer.path} is removed")
             return
-        install_guard(timer, pods_directory())
+        install_guard(timer)
         tell(f"{timer.path} makes a round every minute; the first one was checked")
         return
     while True:

@@ -25,7 +25,7 @@ from dure.pods.timer import guard_is_armed
 
 __all__ = ["guarded", "up"]
 
-_ARMING_S = 120
+PATIENCE_S = 900.0
 
 
 def up(
@@ -64,6 +64,9 @@ def up(
     max_hourly: MaxHourly = "2",
     max_daily: MaxDaily = "20",
     ssh_key: SshKey = None,
+    wait: Annotated[
+        str, typer.Option(help="Time to wait until it runs and its guard is checked.")
+    ] = "15m",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the bill, and stop.")] = False,
     yes: Yes = False,
     as_json: Json = False,
@@ -116,7 +119,7 @@ def up(
         _include(here.ssh, yes=yes)
         entry = launch(here.lives, order, here.ssh.public_key())
         tell(f"{name} is made ({entry.pod_id}), and costs {entry.hourly} an hour")
-        entry = guarded(here, entry)
+        entry = guarded(here, entry, seconds_of("--wait", wait))
         _finish(here, entry, as_json=as_json)
 
 
@@ -155,7 +158,7 @@ def _include(ssh: SshAccess, *, yes: bool) -> None:
         tell(f"~/.ssh/config has a new line: {ssh.include}")
 
 
-def guarded(here: PodAccount, entry: Entry, patience_s: float = 900) -> Entry:
+def guarded(here: PodAccount, entry: Entry, patience_s: float = PATIENCE_S) -> Entry:
     """Wait until a pod runs, lets its owner in, and says that its guard is armed.
 
     If it does not, and no guard at home runs, it is ended: nothing would end it later. Raises PodError.
@@ -164,7 +167,7 @@ def guarded(here: PodAccount, entry: Entry, patience_s: float = 900) -> Entry:
     try:
         entry, _ = here.lives.until_running(entry, patience_s)
         entry = here.ssh.heal(here.lives, entry, patience_s)
-        return _armed(here, entry)
+        return _armed(here, entry, patience_s)
     except PodError as error:
         now = next(e for e in here.ledger.all() if e.label == entry.label)
         if home or now.state.is_over or now.status == "EXITED":
@@ -177,10 +180,10 @@ def guarded(here: PodAccount, entry: Entry, patience_s: float = 900) -> Entry:
         ) from error
 
 
-def _armed(here: PodAccount, entry: Entry) -> Entry:
+def _armed(here: PodAccount, entry: Entry, patience_s: float) -> Entry:
     """Read the report of the guard in a pod until it is armed. Raises PodError."""
     answer = ""
-    for pause_s in pauses(_ARMING_S):
+    for pause_s in pauses(patience_s):
         if report := here.ssh.report(entry):
             pod = here.lives.provider.pod(entry.pod_id)
             if pod is not None and report.armed_at:

@@ -86,6 +86,11 @@ class LocalMachine:
         if wipe:
             shutil.rmtree(self._folder / "workspace", ignore_errors=True)
 
+    @property
+    def pid(self) -> int:
+        """The process that started with the pod, 0 if none runs."""
+        return self._process.pid if self._process else 0
+
     def log(self) -> list[str]:
         """Return what the pod wrote."""
         try:
