@@ -211,6 +211,17 @@ def test_a_pod_that_somebody_else_started_gets_a_new_deadline(home: Renting) -> 
     assert not is_paid(home, entry)
 
 
+def test_a_pod_that_ran_while_nobody_looked_is_counted(home: Renting) -> None:
+    """Started and stopped by hand while home slept: the provider's bill tells it."""
+    entry = home.lives().stop(home.up())
+    home.account.act(entry.pod_id, "start")
+    home.clock.forward(HOUR_S)
+    home.account.act(entry.pod_id, "stop")
+    home.clock.forward(HOUR_S)
+    home.guard()
+    assert home.again(entry).spent >= home.account.billed() > Money.of("0.7")
+
+
 def test_a_pod_that_is_ended_elsewhere_is_buried(home: Renting) -> None:
     """The ledger learns it from the provider."""
     entry = home.up()

@@ -177,6 +177,34 @@ def test_a_stopped_pod_starts_with_a_new_deadline_in_it(home: Renting) -> None:
     assert pod.door.port != port
 
 
+def test_a_running_pod_is_not_started(home: Renting) -> None:
+    """Its deadline stays, and the guard lets it run."""
+    entry = home.up()
+    with pytest.raises(UsageError, match="runs already"):
+        home.lives().start(entry)
+    home.guard()
+    assert home.pod(entry).status == "RUNNING"
+
+
+def test_a_lost_answer_to_a_start_is_a_new_run(home: Renting) -> None:
+    """The pod runs, and the guard does not stop it again."""
+    lives = home.lives()
+    stopped = lives.stop(home.up(home.order(hours=2)))
+    home.clock.forward(5 * HOUR_S)
+    home.provider.pods()
+    env = dict(home.pod(stopped).env)
+    home.account.faults.set({Fault.LOST_ANSWER: 2})
+    with pytest.raises(LostAnswerError):  # of the new deadline: it is not started then
+        lives.start(stopped)
+    assert home.account.billing() == []
+    with pytest.raises(LostAnswerError):
+        home.provider.start(stopped.pod_id)
+    assert env.keys() == home.pod(stopped).env.keys()
+    home.guard()
+    assert home.again(stopped).wanted is Wanted.UP
+    assert home.pod(stopped) in home.account.billing()
+
+
 def test_a_pod_without_money_is_not_started(home: Renting) -> None:
     """Five minutes are the least that it must last."""
     entry = home.up(home.order(spend="1"))

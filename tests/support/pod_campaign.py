@@ -15,7 +15,7 @@ from dure.errors import DureError
 from dure.pods.decide import ROUND_S, Act
 from dure.pods.emulator.faults import Fault, Refusal
 from dure.pods.guard import GuardRound
-from dure.pods.ledger import State
+from dure.pods.ledger import State, Wanted
 from dure.pods.money import Money
 from tests.support.pod_accounts import PUBLIC_KEY, renting
 
@@ -132,10 +132,14 @@ class Campaign:
         excused = {o.name for o in done.outcomes if o.problem or o.act in {Act.CONFIRM, Act.FORGET}}
         for pod in account.billing():
             entry = entries.get(pod.name)
-            if entry is None or entry.name in excused:  # told, or left out of the listing
-                continue
+            if entry is None or entry.name in excused or entry.state is State.INTENDED:
+                continue  # told, or left out of the listing
             if now >= pod.started_at + entry.limits.max_seconds:
                 self._break(f"{pod.name} is overdue by {now - pod.started_at} s")
+            if pod.hourly > entry.limits.hourly and pod.status == "RUNNING":
+                self._break(f"{pod.name} costs {pod.hourly} an hour of {entry.limits.hourly}")
+            if entry.wanted is Wanted.GONE:
+                self._break(f"{pod.name} should be gone")
             if entry.state.is_over:
                 self._break(f"{pod.name} is paid for, and reads {entry.state}")
             if account.billed(pod.id) > entry.spent + Money.of("0.02"):

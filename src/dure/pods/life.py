@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from dure.errors import ResourceError, UsageError
 from dure.pods.decide import ROUND_S, Act, Verdict, is_active, what_to_do
 from dure.pods.ledger import Entry, Ledger, State, Wanted, accrued
+from dure.pods.money import NOTHING, Money
 from dure.pods.provider import ConflictError, Pod, PodError, PodProvider, PodStatus
 from dure.pods.report import PodReport
 from dure.pods.templates import MAX_S
@@ -24,6 +25,7 @@ __all__ = ["SHORTEST_RUN_S", "PodLives", "left_of", "pauses"]
 
 SHORTEST_RUN_S = 300
 _READ_BACK_S = 60.0
+_ASLEEP_S = 5 * ROUND_S
 _PAUSES_S = (0.3, 0.7, 1.0, 2.0)
 
 
@@ -65,11 +67,23 @@ class PodLives:
 
     def see(self, entry: Entry, pod: Pod, report: PodReport | None = None) -> Entry:
         """Write down what the provider, and the guard in the pod, show; return it with what it has cost."""
-        at = self.provider.now()
+        at, billed = self.provider.now(), self._unseen_bill(entry)
         kind = "" if pod.status == entry.status else "status"
-        return self._note(
-            entry, lambda e: _heard(_seen(e, pod, at), pod, report, at), kind, pod.status
-        )
+
+        def seen(before: Entry) -> Entry:
+            after = _heard(_seen(before, pod, at), pod, report, at)
+            return replace(after, spent=max(after.spent, billed))
+
+        return self._note(entry, seen, kind, pod.status)
+
+    def _unseen_bill(self, entry: Entry) -> Money:
+        """Return what was billed for a stopped pod that nobody has looked at: it may have run meanwhile."""
+        if entry.status not in _OVER or self.provider.now() - entry.seen_at < _ASLEEP_S:
+            return NOTHING
+        try:
+            return self.provider.billed(entry.pod_id)
+        except PodError:
+            return NOTHING  # what is counted is known at least, and its limits hold
 
     def look(self, entry: Entry) -> tuple[Entry, Pod | None]:
         """Ask for one pod, by its id, or by its name if no answer has told the id. Raises PodError."""
@@ -152,6 +166,10 @@ class PodLives:
         if pod is None:
             self.bury(entry)
             raise PodError(f"{entry.name} is gone", "make another: `dure pod up`")
+        if not pod.status.is_over:
+            raise UsageError(
+                f"{entry.name} runs already", f"log in with `dure pod ssh {entry.name}`"
+            )
         runs_s = left_of(entry)
         if runs_s < SHORTEST_RUN_S:
             raise UsageError(
@@ -165,13 +183,8 @@ class PodLives:
                 f"{entry.name} does not take its new deadline, so it was not started",
                 f"`dure pod rm {entry.name}`, and make another",
             )
-        entry = self._note(entry, lambda e: replace(e, wanted=Wanted.UP, armed_at=0.0), "start")
-        try:
-            self.provider.start(entry.pod_id)
-        except PodError:
-            self._note(entry, lambda e: replace(e, wanted=Wanted.STOPPED), "start failed")
-            raise
-        return entry
+        self.provider.start(entry.pod_id)
+        return self._note(entry, lambda e: replace(e, wanted=Wanted.UP, armed_at=0.0), "start")
 
     def until_running(self, entry: Entry, patience_s: float) -> tuple[Entry, Pod]:
         """Wait until a pod runs with all of its GPUs.
