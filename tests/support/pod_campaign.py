@@ -13,9 +13,10 @@ from pathlib import Path
 
 from dure.errors import DureError
 from dure.pods.decide import ROUND_S, Act
+from dure.pods.emulator.account import EmulatedPod
 from dure.pods.emulator.faults import Fault, Refusal
 from dure.pods.guard import GuardRound
-from dure.pods.ledger import State, Wanted
+from dure.pods.ledger import Entry, State, Wanted
 from dure.pods.money import Money
 from tests.support.pod_accounts import PUBLIC_KEY, renting
 
@@ -127,33 +128,34 @@ class Campaign:
         self._check(done)
 
     def _check(self, done: GuardRound) -> None:
-        account, now = self.home.account, done.at
+        account = self.home.account
         entries = {entry.label: entry for entry in self.home.ledger.all()}
         excused = {o.name for o in done.outcomes if o.problem or o.act in {Act.CONFIRM, Act.FORGET}}
         for pod in account.billing():
             entry = entries.get(pod.name)
             if entry is None or entry.name in excused or entry.state is State.INTENDED:
                 continue  # told, or left out of the listing
-            if now >= pod.started_at + entry.limits.max_seconds:
-                self._break(f"{pod.name} is overdue by {now - pod.started_at} s")
-            if pod.hourly > entry.limits.hourly and pod.status == "RUNNING":
-                self._break(f"{pod.name} costs {pod.hourly} an hour of {entry.limits.hourly}")
-            if entry.wanted is Wanted.GONE:
-                self._break(f"{pod.name} should be gone")
-            if entry.state.is_over:
-                self._break(f"{pod.name} is paid for, and reads {entry.state}")
-            if account.billed(pod.id) > entry.spent + Money.of("0.02"):
-                self._break(f"{pod.name} costs {account.billed(pod.id)}, counted {entry.spent}")
-            if account.billed(pod.id) > entry.limits.max_spend and not pod.locked:
-                self._break(
-                    f"{pod.name} costs {account.billed(pod.id)} of {entry.limits.max_spend}"
-                )
+            self._check_pod(pod, entry, done.at)
         names = Counter(pod.name for pod in account.pods.values())
         self.broken += [f"{count} pods are {name}" for name, count in names.items() if count > 1]
         if len(account.pods) - 1 > self.ups:
             self._break(f"{len(account.pods) - 1} pods of {self.ups} requests")
         if next(iter(account.pods.values())).status != "RUNNING":
             self._break("the stranger's pod was touched")
+
+    def _check_pod(self, pod: EmulatedPod, entry: Entry, now: float) -> None:
+        """Look at a pod that is paid for, after a round that has seen it."""
+        limits, billed = entry.limits, self.home.account.billed(pod.id)
+        for may_not_be, what in (
+            (now >= pod.started_at + limits.max_seconds, "is overdue"),
+            (pod.status == "RUNNING" and pod.hourly > limits.hourly, "is dearer than shown"),
+            (entry.wanted is Wanted.GONE, "should be gone"),
+            (entry.state.is_over, f"reads {entry.state}"),
+            (billed > entry.spent + Money.of("0.02"), f"costs {billed}, counted {entry.spent}"),
+            (billed > limits.max_spend and not pod.locked, f"costs {billed} of {limits.max_spend}"),
+        ):
+            if may_not_be:
+                self._break(f"{pod.name} is paid for, and {what}")
 
     def _break(self, what: str) -> None:
         self.broken.append(what)
