@@ -17,17 +17,17 @@ from dure.pods.decide import (
     most_it_costs,
     what_to_do,
 )
-from dure.pods.ledger import Entry, Limits, State, Wanted, accrued
+from dure.pods.ledger import Entry, PodLimits, PodState, Wanted, accrued
 from dure.pods.money import HOUR_S, NOTHING, Bill, Disks, Money, money_of
 from dure.pods.provider import Pod, PodStatus
 
 BEGAN = 1_800_000_000.0
 PRICE = Money.of("0.70")
-LIMITS = Limits(max_seconds=8 * HOUR_S, max_spend=Money.of("10"), idle_s=1200, hourly=PRICE)
+LIMITS = PodLimits(max_seconds=8 * HOUR_S, max_spend=Money.of("10"), idle_s=1200, hourly=PRICE)
 ENTRY = Entry(
     name="w", label="dure-w-00aa11", template="serve", gpu="4090", gpus=1, cloud="SECURE",
     disks=Disks(), volume_path="/workspace", server_port=8080, limits=LIMITS, made_at=BEGAN,
-    state=State.LIVE, pod_id="abc", status="RUNNING", running_since=BEGAN, seen_at=BEGAN,
+    state=PodState.LIVE, pod_id="abc", status="RUNNING", running_since=BEGAN, seen_at=BEGAN,
     hourly=PRICE, active_at=BEGAN,
 )  # fmt: skip
 POD = Pod("abc", "dure-w-00aa11", PodStatus.RUNNING, PRICE)
@@ -54,8 +54,8 @@ POD = Pod("abc", "dure-w-00aa11", PodStatus.RUNNING, PRICE)
         ({"status": PodStatus.EXITED}, {"wanted": Wanted.STOPPED}, 99 * HOUR_S, Act.KEEP),
         ({"status": PodStatus.EXITED}, {"spent": Money.of("10")}, 0, Act.TERMINATE),
         (None, {}, 60, Act.CONFIRM),
-        (None, {"state": State.INTENDED}, 60, Act.KEEP),
-        (None, {"state": State.INTENDED}, HOUR_S, Act.FORGET),
+        (None, {"state": PodState.INTENDED}, 60, Act.KEEP),
+        (None, {"state": PodState.INTENDED}, HOUR_S, Act.FORGET),
     ],
 )
 def test_the_table(

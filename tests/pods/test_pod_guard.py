@@ -12,7 +12,7 @@ import pytest
 from dure.errors import ResourceError
 from dure.pods.decide import ROUND_S, Act
 from dure.pods.emulator.faults import ALWAYS, Fault
-from dure.pods.ledger import Entry, Ledger, State, Wanted
+from dure.pods.ledger import Entry, Ledger, PodState, Wanted
 from dure.pods.life import PodLives
 from dure.pods.money import Disks, Money
 from dure.pods.provider import PodError
@@ -52,7 +52,7 @@ def test_a_pod_ends_after_its_hours(home: Renting) -> None:
     home.clock.forward(1)
     assert home.guard().outcomes[0].act is Act.TERMINATE
     assert not is_paid(home, entry)
-    assert home.again(entry).state is State.GONE
+    assert home.again(entry).state is PodState.GONE
 
 
 def test_a_pod_never_costs_more_than_its_limit(home: Renting) -> None:
@@ -70,11 +70,11 @@ def test_a_stopped_pod_ends_when_its_disk_has_cost_the_limit(home: Renting) -> N
     home.lives().stop(entry)
     home.clock.forward(30 * HOUR_S)
     home.guard()
-    assert home.again(entry).state is State.LIVE
+    assert home.again(entry).state is PodState.LIVE
     for _ in range(3):
         home.clock.forward(24 * HOUR_S)
         home.guard()
-    assert home.again(entry).state is State.GONE
+    assert home.again(entry).state is PodState.GONE
 
 
 def test_an_idle_pod_ends(home: Renting) -> None:
@@ -137,9 +137,9 @@ def test_a_deaf_provider_is_told_again_until_the_pod_is_gone(home: Renting) -> N
     done = home.guard()
     assert not done.is_well
     assert "is still there: it costs money" in done.outcomes[0].problem
-    assert home.again(entry).state is State.LIVE
+    assert home.again(entry).state is PodState.LIVE
     assert home.guard().is_well
-    assert home.again(entry).state is State.GONE
+    assert home.again(entry).state is PodState.GONE
 
 
 def test_a_deaf_stop_is_repeated(home: Renting) -> None:
@@ -163,7 +163,7 @@ def test_a_locked_pod_is_told_and_not_hidden(home: Renting) -> None:
     assert "it is locked" in done.outcomes[0].problem
     home.pod(entry).locked = False
     assert home.guard().is_well
-    assert home.again(entry).state is State.GONE
+    assert home.again(entry).state is PodState.GONE
 
 
 def test_one_pod_that_cannot_end_does_not_save_another(home: Renting) -> None:
@@ -180,7 +180,7 @@ def test_a_listing_that_leaves_a_pod_out_does_not_bury_it(home: Renting) -> None
     entry = home.up()
     home.account.faults.set({Fault.UNLISTED: 1})
     home.guard()
-    assert home.again(entry).state is State.LIVE
+    assert home.again(entry).state is PodState.LIVE
 
 
 def test_a_cut_network_is_an_error_and_changes_nothing(home: Renting) -> None:
@@ -190,7 +190,7 @@ def test_a_cut_network_is_an_error_and_changes_nothing(home: Renting) -> None:
     home.account.faults.set({Fault.DOWN: ALWAYS})
     with pytest.raises(PodError):
         home.guard()
-    assert home.again(entry).state is State.LIVE
+    assert home.again(entry).state is PodState.LIVE
     home.account.faults.clear()
     home.guard()
     assert not is_paid(home, entry)
@@ -227,7 +227,7 @@ def test_a_pod_that_is_ended_elsewhere_is_buried(home: Renting) -> None:
     entry = home.up()
     home.account.terminate(home.pod(entry).id)
     home.guard()
-    assert home.again(entry).state is State.GONE
+    assert home.again(entry).state is PodState.GONE
 
 
 @needs_root
@@ -259,4 +259,4 @@ def test_two_guards_at_once_do_no_harm(home: Renting) -> None:
     home.clock.forward(HOUR_S)
     late = PodLives(home.provider, home.ledger, home.wait, read_back_s=1)
     home.guard()
-    assert late.end(entry, "late").state is State.GONE
+    assert late.end(entry, "late").state is PodState.GONE

@@ -10,7 +10,7 @@ import pytest
 from dure.errors import UsageError
 from dure.pods.ceilings import Ceilings, check_ceilings
 from dure.pods.emulator.faults import ALWAYS, Fault
-from dure.pods.ledger import Ledger, State, Wanted
+from dure.pods.ledger import Ledger, PodState, Wanted
 from dure.pods.money import NOTHING, Bill, Disks, Money
 from dure.pods.provider import ConflictError, LostAnswerError, PodError
 from dure.pods.templates import MAX_S
@@ -36,7 +36,7 @@ def test_a_lost_answer_makes_no_second_pod(home: Renting) -> None:
     """The pod is found by its name, and asked for once."""
     home.account.faults.set({Fault.LOST_CREATE: 1})
     entry = home.up()
-    assert entry.state is State.LIVE
+    assert entry.state is PodState.LIVE
     assert entry.pod_id in home.account.pods
     assert creations(home) == len(home.account.pods) == 1
 
@@ -60,7 +60,7 @@ def test_a_pod_that_comes_when_its_request_is_forgotten_is_ended(home: Renting) 
         home.up()
     home.clock.forward(HOUR_S)
     home.guard()
-    assert home.ledger.all()[0].state is State.REFUSED
+    assert home.ledger.all()[0].state is PodState.REFUSED
     home.account.faults.clear()
     second = home.up()
     home.guard()
@@ -76,7 +76,7 @@ def test_a_request_that_arrived_nowhere_is_forgotten(home: Renting) -> None:
         home.up()
     home.clock.forward(HOUR_S)
     home.guard()
-    assert home.up().state is State.LIVE
+    assert home.up().state is PodState.LIVE
 
 
 def test_a_command_that_died_leaves_its_pod_to_the_guard(home: Renting) -> None:
@@ -108,8 +108,8 @@ def test_a_refused_pod_is_written_down_as_refused(
     with pytest.raises(PodError, match=said) as caught:
         home.up()
     assert caught.value.status == status
-    assert home.ledger.all()[0].state is State.REFUSED
-    assert home.up().state is State.LIVE
+    assert home.ledger.all()[0].state is PodState.REFUSED
+    assert home.up().state is PodState.LIVE
 
 
 def test_a_body_that_is_wrong_is_no_lack_of_capacity(home: Renting) -> None:
@@ -251,9 +251,9 @@ def test_a_lost_answer_to_an_end_is_read_back(home: Renting) -> None:
     home.account.faults.set({Fault.LOST_ANSWER: 1})
     with pytest.raises(LostAnswerError):
         home.lives().end(entry, "enough")
-    assert home.again(entry).state is State.LIVE
+    assert home.again(entry).state is PodState.LIVE
     home.guard()
-    assert home.again(entry).state is State.GONE
+    assert home.again(entry).state is PodState.GONE
 
 
 def test_a_slow_pod_is_waited_for(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dure.pods.emulator.account import Account, EmulatedPod, EmulatorClock, Machine
+from dure.pods.emulator.account import Account, EmulatedPod, EmulatorClock, PodMachine
 from dure.pods.emulator.server import EmulatorServer
 from dure.pods.guard import GuardRound, guard_round
 from dure.pods.keys import AccountKey
@@ -86,7 +86,7 @@ class Renting:
 
 @contextmanager
 def renting(
-    folder: Path, machine: Callable[[], Machine] | None = None, boot_s: float = 0.0
+    folder: Path, machine: Callable[[], PodMachine] | None = None, boot_s: float = 0.0
 ) -> Iterator[Renting]:
     """Open an account and a ledger."""
     waited: list[float] = []

@@ -14,9 +14,9 @@ from pathlib import Path
 from dure.errors import DureError
 from dure.pods.decide import ROUND_S, Act
 from dure.pods.emulator.account import EmulatedPod
-from dure.pods.emulator.faults import Fault, Refusal
+from dure.pods.emulator.faults import ApiRefusal, Fault
 from dure.pods.guard import GuardRound
-from dure.pods.ledger import Entry, State, Wanted
+from dure.pods.ledger import Entry, PodState, Wanted
 from dure.pods.money import Money
 from tests.support.pod_accounts import PUBLIC_KEY, renting
 
@@ -99,7 +99,7 @@ class Campaign:
             if self.random.random() < 0.3:
                 pod.locked = not pod.locked
             elif pod.actions:
-                with suppress(Refusal):
+                with suppress(ApiRefusal):
                     self.home.account.act(pod.id, self.random.choice(pod.actions))
 
     def _work(self) -> None:
@@ -133,7 +133,7 @@ class Campaign:
         excused = {o.name for o in done.outcomes if o.problem or o.act in {Act.CONFIRM, Act.FORGET}}
         for pod in account.billing():
             entry = entries.get(pod.name)
-            if entry is None or entry.name in excused or entry.state is State.INTENDED:
+            if entry is None or entry.name in excused or entry.state is PodState.INTENDED:
                 continue  # told, or left out of the listing
             self._check_pod(pod, entry, done.at)
         names = Counter(pod.name for pod in account.pods.values())
@@ -171,5 +171,5 @@ class Campaign:
         if left != ["a stranger's"]:
             self._break(f"after all limits these are paid for: {left}")
         for entry in self.home.ledger.living():
-            if entry.state is not State.LIVE or entry.status != "EXITED":
+            if entry.state is not PodState.LIVE or entry.status != "EXITED":
                 self._break(f"{entry.name} reads {entry.state} {entry.status}")

@@ -8,11 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dure.pods.ledger import Entry, State, Wanted
+from dure.pods.ledger import Entry, PodState, Wanted
 from dure.pods.money import Money
 from dure.pods.provider import Pod, PodStatus
 
-__all__ = ["ROUND_S", "Act", "Verdict", "deadline_of", "is_active", "most_it_costs", "what_to_do"]
+__all__ = [
+    "ROUND_S",
+    "Act",
+    "PodVerdict",
+    "deadline_of",
+    "is_active",
+    "most_it_costs",
+    "what_to_do",
+]
 
 ROUND_S = 60
 """How often the guard at home looks."""
@@ -32,52 +40,56 @@ class Act(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PodVerdict:
     """What must be done, and why."""
 
     act: Act
     reason: str = ""
 
 
-_KEEP = Verdict(Act.KEEP)
+_KEEP = PodVerdict(Act.KEEP)
 
 
-def what_to_do(pod: Pod | None, entry: Entry, now: float) -> Verdict:
+def what_to_do(pod: Pod | None, entry: Entry, now: float) -> PodVerdict:
     """Return what must become of a pod. entry: up to date with what the pod has cost until now."""
     if pod is None:
         return _missing(entry, now)
     if pod.status is PodStatus.TERMINATED:
-        return Verdict(Act.CONFIRM, "it is terminated")
+        return PodVerdict(Act.CONFIRM, "it is terminated")
     if entry.wanted is Wanted.GONE:
-        return Verdict(Act.TERMINATE, entry.note or "it should be gone")
+        return PodVerdict(Act.TERMINATE, entry.note or "it should be gone")
     return _over_its_limits(pod, entry, now)
 
 
-def _missing(entry: Entry, now: float) -> Verdict:
-    if entry.state is State.LIVE:
-        return Verdict(Act.CONFIRM, "it is not listed")
+def _missing(entry: Entry, now: float) -> PodVerdict:
+    if entry.state is PodState.LIVE:
+        return PodVerdict(Act.CONFIRM, "it is not listed")
     if now - entry.made_at > _INTENT_S:
-        return Verdict(Act.FORGET, "no pod came of the request")
-    return Verdict(Act.KEEP, "it was asked for, and is not listed yet")
+        return PodVerdict(Act.FORGET, "no pod came of the request")
+    return PodVerdict(Act.KEEP, "it was asked for, and is not listed yet")
 
 
-def _over_its_limits(pod: Pod, entry: Entry, now: float) -> Verdict:
+def _over_its_limits(pod: Pod, entry: Entry, now: float) -> PodVerdict:
     """Return what the limits say of a pod that should live."""
     limits, runs = entry.limits, not pod.status.is_over
     if entry.spent + pod.hourly.over(ROUND_S) > limits.max_spend:
-        return Verdict(Act.TERMINATE, f"it has cost {entry.spent}, the limit is {limits.max_spend}")
+        return PodVerdict(
+            Act.TERMINATE, f"it has cost {entry.spent}, the limit is {limits.max_spend}"
+        )
     if not runs:
         return _KEEP
     if pod.hourly > limits.hourly:
-        return Verdict(
+        return PodVerdict(
             Act.TERMINATE, f"it costs {pod.hourly} an hour, and {limits.hourly} was shown"
         )
     if now >= entry.running_since + limits.max_seconds:
-        return Verdict(Act.TERMINATE, f"it has run for {limits.max_seconds / 3600:g} h, the limit")
+        return PodVerdict(
+            Act.TERMINATE, f"it has run for {limits.max_seconds / 3600:g} h, the limit"
+        )
     if entry.wanted is Wanted.STOPPED:
-        return Verdict(Act.STOP, "it should be stopped")
+        return PodVerdict(Act.STOP, "it should be stopped")
     if limits.idle_s and now - max(entry.active_at, entry.running_since) >= limits.idle_s:
-        return Verdict(Act.TERMINATE, f"it was idle for {limits.idle_s // 60} min")
+        return PodVerdict(Act.TERMINATE, f"it was idle for {limits.idle_s // 60} min")
     return _KEEP
 
 

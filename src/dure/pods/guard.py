@@ -13,20 +13,20 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from dure.errors import DureError, ResourceError
-from dure.pods.decide import Act, Verdict, what_to_do
-from dure.pods.ledger import Entry, State
+from dure.pods.decide import Act, PodVerdict, what_to_do
+from dure.pods.ledger import Entry, PodState
 from dure.pods.life import PodLives
 from dure.pods.provider import Pod, PodStatus
 from dure.pods.report import PodReport
 
-__all__ = ["AT_HOME", "GuardRound", "Outcome", "guard_round"]
+__all__ = ["AT_HOME", "GuardOutcome", "GuardRound", "guard_round"]
 
 AT_HOME = "home"
 _OURS = re.compile(r"dure-.+-[0-9a-f]{6}")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class GuardOutcome:
     """What a round found of a pod, and did. problem: why it is not done; "" if it is."""
 
     name: str
@@ -41,7 +41,7 @@ class GuardRound:
     """What a round has done. strangers: pods with a name like ours that another ledger may have made."""
 
     at: float
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[GuardOutcome] = field(default_factory=list)
     strangers: list[Pod] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -81,20 +81,20 @@ def guard_round(
 
 def _guarded(
     lives: PodLives, ask: Callable[[Entry], PodReport | None], entry: Entry, pod: Pod | None
-) -> Outcome:
-    verdict = Verdict(Act.KEEP)
+) -> GuardOutcome:
+    verdict = PodVerdict(Act.KEEP)
     try:
         if pod is not None:
             entry = lives.see(entry, pod, None if pod.status.is_over else ask(entry))
         verdict = what_to_do(pod, entry, lives.provider.now())
         _follow(lives, entry, verdict)
         lock = "it is locked" if pod is not None and pod.locked else ""
-        return Outcome(entry.name, verdict.act, verdict.reason or lock)
+        return GuardOutcome(entry.name, verdict.act, verdict.reason or lock)
     except DureError as error:
-        return Outcome(entry.name, verdict.act, verdict.reason, error.problem, error.cure)
+        return GuardOutcome(entry.name, verdict.act, verdict.reason, error.problem, error.cure)
 
 
-def _follow(lives: PodLives, entry: Entry, verdict: Verdict) -> None:
+def _follow(lives: PodLives, entry: Entry, verdict: PodVerdict) -> None:
     """Do what was decided. Raises PodError, ResourceError."""
     if verdict.act is Act.TERMINATE:
         lives.end(entry, verdict.reason)
@@ -106,7 +106,7 @@ def _follow(lives: PodLives, entry: Entry, verdict: Verdict) -> None:
     elif verdict.act is Act.FORGET:
         lives.ledger.update(
             entry.label,
-            lambda e: replace(e, state=State.REFUSED) if e.state is State.INTENDED else e,
+            lambda e: replace(e, state=PodState.REFUSED) if e.state is PodState.INTENDED else e,
             lives.provider.now(),
             "forgotten",
             verdict.reason,

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from dure.errors import UsageError
 from dure.pods.decide import Act, what_to_do
-from dure.pods.ledger import Entry, Limits, State, Wanted
+from dure.pods.ledger import Entry, PodLimits, PodState, Wanted
 from dure.pods.life import PodLives
 from dure.pods.money import Bill
 from dure.pods.provider import GpuOffer, LostAnswerError, Pod, PodError, PodSpec
@@ -51,10 +51,10 @@ class Order:
             )
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> PodLimits:
         """Where its guards end it."""
         bill = self.bill
-        return Limits(bill.max_seconds, bill.max_spend, self.idle_s, bill.hourly)
+        return PodLimits(bill.max_seconds, bill.max_spend, self.idle_s, bill.hourly)
 
     def entry(self, label: str, at: float) -> Entry:
         """Return what is written down before it is asked for."""
@@ -136,7 +136,7 @@ def launch(lives: PodLives, order: Order, public_key: str) -> Entry:
     except PodError as error:
         refused = error.problem
         lives.ledger.update(
-            label, lambda e: replace(e, state=State.REFUSED), provider.now(), "refused", refused
+            label, lambda e: replace(e, state=PodState.REFUSED), provider.now(), "refused", refused
         )
         raise
     entry = lives.see(entry, pod)

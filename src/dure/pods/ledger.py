@@ -19,7 +19,7 @@ import msgspec
 from dure.errors import ResourceError, UsageError
 from dure.pods.money import HOUR_S, NOTHING, Disks, Money
 
-__all__ = ["Entry", "Event", "Ledger", "Limits", "State", "Wanted", "accrued"]
+__all__ = ["Entry", "Event", "Ledger", "PodLimits", "PodState", "Wanted", "accrued"]
 
 _DAY_H = 24
 _TABLES = """
@@ -31,7 +31,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS one_of_a_name ON pods (name) WHERE state NOT I
 """
 
 
-class State(StrEnum):
+class PodState(StrEnum):
     """What is known of a pod.
 
     INTENDED: it may have been asked for, and was not seen. LIVE: it was seen. REFUSED: the provider made
@@ -46,7 +46,7 @@ class State(StrEnum):
     @property
     def is_over(self) -> bool:
         """Whether it costs nothing any more."""
-        return self in {State.REFUSED, State.GONE}
+        return self in {PodState.REFUSED, PodState.GONE}
 
 
 class Wanted(StrEnum):
@@ -57,7 +57,7 @@ class Wanted(StrEnum):
     GONE = "gone"
 
 
-class Limits(msgspec.Struct, frozen=True):
+class PodLimits(msgspec.Struct, frozen=True):
     """Where a pod ends. max_seconds: of one run. max_spend: of its whole life, disks included.
 
     idle_s: 0 for never. hourly: the price that was shown; a dearer pod is ended.
@@ -87,9 +87,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     disks: Disks
     volume_path: str
     server_port: int
-    limits: Limits
+    limits: PodLimits
     made_at: float
-    state: State = State.INTENDED
+    state: PodState = PodState.INTENDED
     wanted: Wanted = Wanted.UP
     pod_id: str = ""
     status: str = ""

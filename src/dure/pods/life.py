@@ -14,8 +14,8 @@ from datetime import datetime
 from msgspec.structs import replace
 
 from dure.errors import ResourceError, UsageError
-from dure.pods.decide import ROUND_S, Act, Verdict, is_active, what_to_do
-from dure.pods.ledger import Entry, Ledger, State, Wanted, accrued
+from dure.pods.decide import ROUND_S, Act, PodVerdict, is_active, what_to_do
+from dure.pods.ledger import Entry, Ledger, PodState, Wanted, accrued
 from dure.pods.money import NOTHING, Money
 from dure.pods.provider import ConflictError, Pod, PodError, PodProvider, PodStatus
 from dure.pods.report import PodReport
@@ -132,7 +132,10 @@ class PodLives:
         if entry.armed_at:  # while nobody looked, the guard in it did
             at = min(at, max(entry.seen_at, entry.dies_at + ROUND_S))
         return self._note(
-            entry, lambda e: replace(accrued(e, e.hourly, at), state=State.GONE), "gone", entry.note
+            entry,
+            lambda e: replace(accrued(e, e.hourly, at), state=PodState.GONE),
+            "gone",
+            entry.note,
         )
 
     # ------------------------------------------------------------ stopping and starting
@@ -210,7 +213,7 @@ class PodLives:
         """End or stop a pod that is not worth waiting for. Raises PodError then."""
         verdict = what_to_do(pod, entry, self.provider.now())
         if pod.status is PodStatus.ERROR:
-            verdict = Verdict(Act.TERMINATE, "the provider could not start it")
+            verdict = PodVerdict(Act.TERMINATE, "the provider could not start it")
         if verdict.act is Act.TERMINATE:
             self.end(entry, verdict.reason)
             raise PodError(f"{entry.name} was terminated: {verdict.reason}", "see `dure pod gpus`")
@@ -246,7 +249,7 @@ def _seen(entry: Entry, pod: Pod, at: float) -> Entry:
     is_new = not entry.state.is_over
     after = replace(
         accrued(entry, pod.hourly, at),
-        state=State.LIVE,
+        state=PodState.LIVE,
         pod_id=pod.id,
         status=pod.status,
         running_since=since,

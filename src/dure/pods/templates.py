@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from dure.errors import UsageError
-from dure.pods.ledger import Limits
+from dure.pods.ledger import PodLimits
 
 __all__ = ["MAX_S", "TEMPLATES", "Template", "environment_of", "start_args", "template_of"]
 
@@ -86,7 +86,7 @@ def template_of(
 
 
 def environment_of(
-    template: Template, limits: Limits, runs_s: int, heartbeat_s: int, public_key: str, api: str
+    template: Template, limits: PodLimits, runs_s: int, heartbeat_s: int, public_key: str, api: str
 ) -> dict[str, str]:
     """Return a pod's variables: what it runs, and the limits of the guard in it; no secret."""
     return {

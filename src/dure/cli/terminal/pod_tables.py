@@ -12,7 +12,7 @@ from rich.table import Table
 from dure.cli.terminal.console import duration_text, printable
 from dure.pods.decide import deadline_of, most_it_costs
 from dure.pods.guard import GuardRound
-from dure.pods.ledger import Entry, State
+from dure.pods.ledger import Entry, PodState
 from dure.pods.money import Bill
 from dure.pods.provider import GpuOffer, PodStatus
 
@@ -89,7 +89,7 @@ def _dies_at(entry: Entry) -> float:
 
 def end_text(entry: Entry, *, home_is_armed: bool) -> str:
     """Return when a pod ends and what it costs by then; it is promised only if a guard was checked."""
-    if entry.state is State.INTENDED:
+    if entry.state is PodState.INTENDED:
         return "asked for, and not seen yet"
     if entry.state.is_over:
         return f"cost {entry.spent}"
@@ -135,7 +135,7 @@ def pods_table(entries: Sequence[Entry], *, home_is_armed: bool) -> Table:
 
 def pod_data(entry: Entry, *, home_is_armed: bool) -> dict[str, Any]:
     """Return a pod as data; money in dollars, times in ISO 8601."""
-    runs = entry.state is State.LIVE and entry.status != PodStatus.EXITED
+    runs = entry.state is PodState.LIVE and entry.status != PodStatus.EXITED
     return {
         "name": entry.name,
         "label": entry.label,

@@ -7,7 +7,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from dure.pods.emulator.account import Account, EmulatorClock, Machine
+from dure.pods.emulator.account import Account, EmulatorClock, PodMachine
 from dure.pods.emulator.machine import LocalMachine
 from dure.pods.emulator.server import EmulatorServer
 
@@ -19,7 +19,7 @@ def emulate(port: int, *, real: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="dure-pods-") as folder:
         counted = iter(range(1_000_000))
 
-        def machine() -> Machine:
+        def machine() -> PodMachine:
             return LocalMachine(Path(folder) / f"pod-{next(counted)}")
 
         account = Account(EmulatorClock(is_running=True), machine if real else None)

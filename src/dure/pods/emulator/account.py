@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from dure.pods.emulator.faults import Fault, Faults, Refusal
+from dure.pods.emulator.faults import ApiRefusal, Fault, FaultCounts
 from dure.pods.money import HOUR_S, Disks, Money
 
-__all__ = ["GPUS", "Account", "EmulatedPod", "EmulatorClock", "Machine"]
+__all__ = ["GPUS", "Account", "EmulatedPod", "EmulatorClock", "PodMachine"]
 
 _CREATE = {
     "args", "disk", "env", "image", "ports", "registry", "name", "cloud", "cpu", "dataCenterIds",
@@ -34,7 +34,7 @@ GPUS: dict[str, tuple[str, int, str, str]] = {  # id: name, GB, dollars in each 
 }
 
 
-class Machine(Protocol):
+class PodMachine(Protocol):
     """Where a pod's start command runs."""
 
     def start(self, pod: EmulatedPod) -> int:
@@ -89,7 +89,7 @@ class EmulatedPod:
     gpu_percent: float = 0.0
     cpu_percent: float = 0.0
     owed: float = 0.0
-    machine: Machine | None = None
+    machine: PodMachine | None = None
 
     @property
     def hourly(self) -> Money:
@@ -116,12 +116,12 @@ class Account:
     def __init__(
         self,
         clock: EmulatorClock | None = None,
-        machine: Callable[[], Machine] | None = None,
+        machine: Callable[[], PodMachine] | None = None,
         boot_s: float = 0.0,
         key: str = "emulator-key",
     ) -> None:
         self.clock = clock or EmulatorClock()
-        self.faults = Faults()
+        self.faults = FaultCounts()
         self.pods: dict[str, EmulatedPod] = {}
         self.volumes: dict[str, dict[str, Any]] = {}
         self.key, self.boot_s, self._machine = key, boot_s, machine
@@ -152,16 +152,16 @@ class Account:
     # ------------------------------------------------------------ calls
 
     def create(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Make a pod of a CreatePodRequest. Raises Refusal."""
+        """Make a pod of a CreatePodRequest. Raises ApiRefusal."""
         _check_fields(body, _CREATE, frozenset({"name"}))
         if self.faults.happens(Fault.NO_BALANCE):
-            raise Refusal(402, "Payment Required", "the balance is too low")
+            raise ApiRefusal(402, "Payment Required", "the balance is too low")
         if self.faults.happens(Fault.NO_CAPACITY):
-            raise Refusal(400, "Bad Request", "there are no instances with these specifications")
+            raise ApiRefusal(400, "Bad Request", "there are no instances with these specifications")
         gpu = body.get("gpu") or {}
         offer = GPUS.get(str(gpu.get("id")))
         if offer is None:
-            raise Refusal(400, "Bad Request", f"no such GPU: {gpu.get('id')}")
+            raise ApiRefusal(400, "Bad Request", f"no such GPU: {gpu.get('id')}")
         mounts = body.get("mounts") or {}
         price = Money.of(offer[3] if body.get("cloud") == "COMMUNITY" else offer[2])
         pod = EmulatedPod(
@@ -186,11 +186,11 @@ class Account:
         return self.shown(pod)
 
     def find(self, pod_id: str) -> EmulatedPod:
-        """Return a pod; one that ended is gone. Raises Refusal."""
+        """Return a pod; one that ended is gone. Raises ApiRefusal."""
         self.settle()
         pod = self.pods.get(pod_id)
         if pod is None or pod.status == "TERMINATED":
-            raise Refusal(404, "Not Found", f"no pod {pod_id}")
+            raise ApiRefusal(404, "Not Found", f"no pod {pod_id}")
         return pod
 
     def listed(self) -> list[dict[str, Any]]:
@@ -202,7 +202,7 @@ class Account:
         return [self.shown(pod) for pod in pods]
 
     def change(self, pod_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Change a pod by an UpdatePodRequest. Raises Refusal."""
+        """Change a pod by an UpdatePodRequest. Raises ApiRefusal."""
         _check_fields(body, _PATCH)
         pod = self.find(pod_id)
         pod.env = dict(body.get("env", pod.env))
@@ -210,13 +210,13 @@ class Account:
         return self.shown(pod)
 
     def act(self, pod_id: str, action: str) -> dict[str, Any]:
-        """Start, stop, restart or terminate a pod. Raises Refusal."""
+        """Start, stop, restart or terminate a pod. Raises ApiRefusal."""
         pod = self.find(pod_id)
         if action not in {"start", "stop", "restart", "terminate"}:
-            raise Refusal(422, "Unprocessable Entity", f"no such action: {action}")
+            raise ApiRefusal(422, "Unprocessable Entity", f"no such action: {action}")
         if action not in pod.actions or self.faults.happens(Fault.CONFLICT):
             what = "it is locked" if pod.locked else f"it is {pod.status}"
-            raise Refusal(409, "Conflict", what, actions=pod.actions)
+            raise ApiRefusal(409, "Conflict", what, actions=pod.actions)
         if action == "terminate":
             self._terminate(pod)
         elif action == "stop":
@@ -226,10 +226,10 @@ class Account:
         return self.shown(pod)
 
     def terminate(self, pod_id: str) -> None:
-        """End a pod. Raises Refusal."""
+        """End a pod. Raises ApiRefusal."""
         pod = self.find(pod_id)
         if pod.locked:
-            raise Refusal(409, "Conflict", "it is locked", actions=pod.actions)
+            raise ApiRefusal(409, "Conflict", "it is locked", actions=pod.actions)
         self._terminate(pod)
 
     def offers(self) -> list[dict[str, Any]]:
@@ -346,7 +346,7 @@ def _check_fields(
     if unknown or missing:
         errors = [f"unknown field {name}" for name in sorted(unknown)]
         errors += [f"missing field {name}" for name in sorted(missing)]
-        raise Refusal(422, "Unprocessable Entity", "the body is not valid", errors=errors)
+        raise ApiRefusal(422, "Unprocessable Entity", "the body is not valid", errors=errors)
 
 
 def _date(at: float) -> str:

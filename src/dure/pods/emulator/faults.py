@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-__all__ = ["ALWAYS", "Fault", "Faults", "Refusal"]
+__all__ = ["ALWAYS", "ApiRefusal", "Fault", "FaultCounts"]
 
 ALWAYS = -1
 
@@ -32,7 +32,7 @@ class Fault(StrEnum):
     DEAF_TERMINATE = "deaf-terminate"  # the same for its end
 
 
-class Refusal(Exception):  # noqa: N818  # it is an answer, not a fault of ours
+class ApiRefusal(Exception):  # noqa: N818  # it is an answer, not a fault of ours
     """An answer that is an error. more: further fields of its body."""
 
     def __init__(self, status: int, title: str, detail: str, **more: object) -> None:
@@ -41,7 +41,7 @@ class Refusal(Exception):  # noqa: N818  # it is an answer, not a fault of ours
         self.body = {"title": title, "status": status, "detail": detail, **more}
 
 
-class Faults:
+class FaultCounts:
     """How often each fault still happens."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from dure.pods.emulator.account import Account
-from dure.pods.emulator.faults import Fault, Refusal
+from dure.pods.emulator.faults import ApiRefusal, Fault
 
 __all__ = ["EmulatorServer"]
 
@@ -103,24 +103,24 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 status = 201 if self.command == "POST" and split.path.endswith("/pods") else 200
                 self._send(status, found)
-        except Refusal as refusal:
+        except ApiRefusal as refusal:
             self._send(refusal.status, refusal.body)
         except ValueError as error:
             self._send(422, {"title": "Unprocessable Entity", "status": 422, "detail": str(error)})
 
     def _called(self, path: str, query: dict[str, list[str]], body: Any) -> Any:
-        """Return the answer; None if it is lost on the way. Raises Refusal."""
+        """Return the answer; None if it is lost on the way. Raises ApiRefusal."""
         account, faults = self.server.emulator.account, self.server.emulator.account.faults
         if faults.happens(Fault.DOWN):
             return None
         if faults.happens(Fault.BROKEN):
-            raise Refusal(500, "Internal Server Error", "something broke")
+            raise ApiRefusal(500, "Internal Server Error", "something broke")
         if faults.happens(Fault.TOO_MANY):
-            raise Refusal(429, "Too Many Requests", "slow down")
+            raise ApiRefusal(429, "Too Many Requests", "slow down")
         words = path.strip("/").split("/")
         self._check_key(account, words)
         if faults.happens(Fault.FORBIDDEN):
-            raise Refusal(403, "Forbidden", "this key may not do that")
+            raise ApiRefusal(403, "Forbidden", "this key may not do that")
         found = self._routed(account, words, query, body)
         lost = Fault.LOST_CREATE if (self.command, path) == ("POST", "/pods") else Fault.LOST_ANSWER
         return None if self.command != "GET" and faults.happens(lost) else found
@@ -131,9 +131,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         owner = next((pod for pod in account.pods.values() if pod.key == given), None)
         if owner is None:
-            raise Refusal(401, "Unauthorized", "unknown key")
+            raise ApiRefusal(401, "Unauthorized", "unknown key")
         if words[:2] != ["pods", owner.id] or self.command == "PATCH":
-            raise Refusal(403, "Forbidden", "this key is for one pod")
+            raise ApiRefusal(403, "Forbidden", "this key is for one pod")
 
     def _routed(
         self, account: Account, words: list[str], query: dict[str, list[str]], body: Any
@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
             case ("POST", "pods", pod_id, "action"):
                 return account.act(pod_id, str(body.get("action")))
             case _:
-                raise Refusal(404, "Not Found", self.path)
+                raise ApiRefusal(404, "Not Found", self.path)
 
     def _read(self, account: Account, words: list[str], query: dict[str, list[str]]) -> Any:
         match words:
@@ -172,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
                 machine = account.find(pod_id).machine
                 return machine.log() if machine else ["the container has started"]
             case _:
-                raise Refusal(404, "Not Found", self.path)
+                raise ApiRefusal(404, "Not Found", self.path)
 
     def _moved(self, path: str, body: Any) -> Any:
         """Move the emulator: /emulator/clock, /emulator/faults, /emulator/pods/ID."""
