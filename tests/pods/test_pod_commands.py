@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,12 +37,15 @@ class Person:
     home: Path
     server: EmulatorServer
     said: list[str] = field(default_factory=list)
+    programs: Path | None = None
 
     @property
     def environment(self) -> dict[str, str]:
         kept = {
             k: v for k, v in os.environ.items() if not k.startswith(("DURE_", "RUNPOD_", "XDG_"))
         }
+        if self.programs:
+            kept["PATH"] = f"{self.programs}:{kept['PATH']}"
         return {
             **kept,
             "HOME": str(self.home),
@@ -106,8 +110,16 @@ def person(tmp_path: Path) -> Iterator[Person]:
 
 @pytest.fixture(scope="module")
 def renter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
-    """Somebody who has a pod already."""
-    with a_person(tmp_path_factory.mktemp("renter")) as person:
+    """Somebody who has a pod already; what ssh and ssh-keygen were given is written down in `seen`."""
+    folder = tmp_path_factory.mktemp("renter")
+    with a_person(folder) as person:
+        person.programs = folder / "bin"
+        person.programs.mkdir()
+        for name in ("ssh", "ssh-keygen", "rsync"):
+            shim = person.programs / name
+            look = f'{{ echo {name} "$@"; env; }} >>{folder}/seen'
+            shim.write_text(f'#!/bin/sh\n{look}\nexec {shutil.which(name)} "$@"\n')
+            shim.chmod(0o755)
         person.dure(*UP)
         yield person
 
@@ -183,16 +195,13 @@ def test_a_port_that_changed_is_mended(renter: Person) -> None:
     assert "emulated" in renter.ssh("dure-w", "nvidia-smi")
 
 
-def test_no_program_that_it_starts_has_the_key(renter: Person, tmp_path: Path) -> None:
-    """ssh gets neither the account's key in its environment nor in its arguments."""
-    seen, shim = tmp_path / "seen", tmp_path / "bin" / "ssh"
-    shim.parent.mkdir()
-    shim.write_text(f'#!/bin/sh\n{{ echo "$@"; env; }} >>{seen}\nexec {shutil.which("ssh")} "$@"\n')
-    shim.chmod(0o755)
-    renter.dure("ssh", "w", "--", "true", PATH=f"{shim.parent}:{os.environ['PATH']}")
-    renter.dure("guard", "--once", PATH=f"{shim.parent}:{os.environ['PATH']}")
-    told = seen.read_text()
-    assert "dure-w" in told
+def test_no_program_that_it_starts_has_the_key(renter: Person) -> None:
+    """Neither in its environment nor in its arguments."""
+    renter.dure("ssh", "w", "--", "true")
+    renter.dure("sync", "w:/dev/null", str(renter.home))
+    renter.dure("guard", "--once")
+    told = (renter.home.parent / "seen").read_text()
+    assert {"ssh", "ssh-keygen", "rsync"} <= {line.split(" ")[0] for line in told.splitlines()}
     assert "HOME=" in told
     assert KEY not in told
 
@@ -209,6 +218,23 @@ def test_a_pod_that_nobody_guards_is_ended(person: Person) -> None:
     """Its own guard cannot be checked, as ssh never comes; no guard at home runs: it is not left."""
     person.faults(late_ssh=ALWAYS)
     assert "w was terminated" in person.dure(*UP, "--wait", "2s", status=1)
+    assert person.server.account.billing() == []
+
+
+def test_a_wait_that_is_interrupted_leaves_no_pod_without_a_guard(person: Person) -> None:
+    """Ctrl-C while its guard is not checked yet ends the pod."""
+    person.faults(late_ssh=ALWAYS)
+    waiting = subprocess.Popen(
+        person.command(*UP),
+        env=person.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert waiting.stderr is not None
+    assert any(b"is made" in line for line in waiting.stderr)
+    waiting.send_signal(signal.SIGINT)
+    waiting.communicate(timeout=60)
+    assert person.server.account.pods
     assert person.server.account.billing() == []
 
 

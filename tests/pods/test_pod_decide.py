@@ -44,7 +44,8 @@ POD = Pod("abc", "dure-w-00aa11", PodStatus.RUNNING, PRICE)
         ({}, {"limits": replace(LIMITS, idle_s=0)}, 8 * HOUR_S, Act.TERMINATE),  # hours
         ({}, {"spent": Money.of("9.98")}, 60, Act.KEEP),
         ({}, {"spent": Money.of("9.99")}, 60, Act.TERMINATE),  # the next round would be too much
-        ({"hourly": Money.of("0.71")}, {}, 60, Act.TERMINATE),  # dearer than was shown
+        ({"hourly": Money.of("0.71")}, {}, 60, Act.KEEP),
+        ({"hourly": Money.of("0.72")}, {}, 60, Act.TERMINATE),  # dearer than was shown
         ({"status": PodStatus.ERROR}, {}, 60, Act.KEEP),
         ({"status": PodStatus.UNKNOWN}, {}, 1200, Act.TERMINATE),  # counts as running
         ({"status": PodStatus.TERMINATED}, {}, 60, Act.CONFIRM),

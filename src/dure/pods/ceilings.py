@@ -22,7 +22,7 @@ _DAY_S = 86400
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The most that may be paid. price: of one pod, per hour. hourly: of all that run. daily: of all, in 24 hours."""
+    """The most that may be paid: price for one pod an hour, hourly for all, daily for all in 24 hours."""
 
     price: Money
     hourly: Money

@@ -26,6 +26,8 @@ ROUND_S = 60
 """How often the guard at home looks."""
 BUSY_GPU_PERCENT = 5.0
 BUSY_CPU_PERCENT = 2.0  # a download to 16 processors is about that
+A_CENT = Money.of("0.01")
+"""By which the price read back may differ from ours: months and cents are rounded in many ways."""
 _INTENT_S = 900  # after which a pod that was asked for and never seen will not come
 
 
@@ -78,7 +80,7 @@ def _over_its_limits(pod: Pod, entry: Entry, now: float) -> PodVerdict:
         )
     if not runs:
         return _KEEP
-    if pod.hourly > limits.hourly:
+    if pod.hourly > limits.hourly + A_CENT:
         return PodVerdict(
             Act.TERMINATE, f"it costs {pod.hourly} an hour, and {limits.hourly} was shown"
         )

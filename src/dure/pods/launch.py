@@ -127,17 +127,9 @@ def launch(lives: PodLives, order: Order, public_key: str) -> Entry:
     entry = order.entry(label, provider.now())
     lives.ledger.intend(entry)
     try:
-        pod = provider.create(order.spec(label, public_key, provider.endpoint))
-    except LostAnswerError as error:
-        pod = _found(lives, entry, error)
+        pod = _created(lives, entry, order.spec(label, public_key, provider.endpoint))
     except (KeyboardInterrupt, SystemExit):
         _give_up(lives, entry, "it was interrupted")
-        raise
-    except PodError as error:
-        refused = error.problem
-        lives.ledger.update(
-            label, lambda e: replace(e, state=PodState.REFUSED), provider.now(), "refused", refused
-        )
         raise
     entry = lives.see(entry, pod)
     verdict = what_to_do(pod, entry, provider.now())
@@ -145,6 +137,23 @@ def launch(lives: PodLives, order: Order, public_key: str) -> Entry:
         lives.end(entry, verdict.reason)
         raise PodError(f"{order.name} was terminated: {verdict.reason}", "see `dure pod gpus`")
     return entry
+
+
+def _created(lives: PodLives, entry: Entry, spec: PodSpec) -> Pod:
+    """Ask for a pod, once. Raises PodError, LostAnswerError."""
+    try:
+        return lives.provider.create(spec)
+    except LostAnswerError as error:
+        return _found(lives, entry, error)
+    except PodError as error:
+        lives.ledger.update(
+            entry.label,
+            lambda e: replace(e, state=PodState.REFUSED),
+            lives.provider.now(),
+            "refused",
+            error.problem,
+        )
+        raise
 
 
 def _found(lives: PodLives, entry: Entry, lost: LostAnswerError) -> Pod:

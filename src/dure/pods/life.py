@@ -118,7 +118,7 @@ class PodLives:
             self.wait(pause_s)
         raise PodError(
             f"{entry.name} ({entry.pod_id}) was told to end, and is still there: it costs money",
-            "see https://console.runpod.io/pods; the guard repeats it",
+            "`dure pod guard` goes on until it is gone; see https://console.runpod.io/pods too",
         )
 
     def is_gone(self, entry: Entry) -> bool:
@@ -157,7 +157,7 @@ class PodLives:
         raise PodError(
             f"{entry.name} was told to stop, and still reads {entry.status}: it costs "
             f"{entry.hourly} an hour",
-            f"`dure pod rm {entry.name}` ends it; the guard repeats the stop",
+            f"`dure pod rm {entry.name}` ends it; `dure pod guard` goes on with the stop",
         )
 
     def start(self, entry: Entry) -> Entry:
@@ -200,7 +200,7 @@ class PodLives:
             if pod is None:
                 raise PodError(f"{entry.name} is gone", "see `dure pod show`")
             self._check(entry, pod)
-            if pod.status is PodStatus.RUNNING and pod.gpus is not None:
+            if pod.status is PodStatus.RUNNING and (pod.gpus is not None or pod.door is not None):
                 return entry, pod
             self.wait(pause_s)
         raise PodError(

@@ -94,7 +94,13 @@ class SshAccess:
             )
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         made = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "dure", "-f", str(self.key)]
-        subprocess.run(made, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+        subprocess.run(
+            made,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=self.environment(),
+        )
 
     # ------------------------------------------------------------ the entries
 

@@ -87,9 +87,8 @@ def ls(
             if found := next((p for p in listed if p.name == entry.label), None):
                 here.lives.see(entry, found)
         entries = here.ledger.all() if all_ else here.ledger.living()
-        home = guard_is_armed(here.ledger)
+        home, ours = guard_is_armed(here.ledger), {entry.label for entry in here.ledger.all()}
         volumes = here.lives.provider.network_volumes()
-    ours = {entry.label for entry in entries}
     others = [p.name for p in listed if p.name not in ours and not p.status.is_over]
     if as_json:
         pods = [pod_data(entry, home_is_armed=home) for entry in entries]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Annotated
 
 import typer
@@ -12,13 +14,13 @@ from dure.cli.terminal.pod_account import PodAccount, opened
 from dure.cli.terminal.pod_options import MaxDaily, MaxHourly, SshKey, Yes, ask, tell
 from dure.cli.terminal.pod_tables import bill_data, bill_lines, end_text, pod_data
 from dure.cli.terminal.quantities import seconds_of
-from dure.errors import UsageError
+from dure.errors import DureError, UsageError
 from dure.pods.ceilings import Ceilings, check_ceilings
 from dure.pods.launch import Order, chosen_offer, launch
 from dure.pods.ledger import Entry
 from dure.pods.life import pauses
 from dure.pods.money import Bill, Disks, money_of
-from dure.pods.provider import PodError
+from dure.pods.provider import PodError, PodStatus
 from dure.pods.ssh_access import SshAccess
 from dure.pods.templates import template_of
 from dure.pods.timer import guard_is_armed
@@ -124,7 +126,7 @@ def up(
 
 
 def _limit(option: str, text: str) -> int:
-    return 0 if text == "never" else int(seconds_of(option, text))
+    return 0 if text == "never" else math.ceil(seconds_of(option, text))
 
 
 def _network(here: PodAccount, volume_id: str) -> tuple[int, str]:
@@ -161,19 +163,22 @@ def _include(ssh: SshAccess, *, yes: bool) -> None:
 def guarded(here: PodAccount, entry: Entry, patience_s: float = PATIENCE_S) -> Entry:
     """Wait until a pod runs, lets its owner in, and says that its guard is armed.
 
-    If it does not, and no guard at home runs, it is ended: nothing would end it later. Raises PodError.
+    If it does not, or the wait is interrupted, and no guard at home runs, it is ended: nothing that was
+    checked would end it later. Raises PodError.
     """
-    home = guard_is_armed(here.ledger)
+    gives_up = time.monotonic() + patience_s
     try:
         entry, _ = here.lives.until_running(entry, patience_s)
-        entry = here.ssh.heal(here.lives, entry, patience_s)
-        return _armed(here, entry, patience_s)
-    except PodError as error:
+        entry = here.ssh.heal(here.lives, entry, max(1.0, gives_up - time.monotonic()))
+        return _armed(here, entry, max(1.0, gives_up - time.monotonic()))
+    except BaseException as error:
         now = next(e for e in here.ledger.all() if e.label == entry.label)
-        if home or now.state.is_over or now.status == "EXITED":
+        if now.state.is_over or now.status == PodStatus.EXITED or guard_is_armed(here.ledger):
             raise
         tell(f"{entry.name} has no guard that was checked, so it is ended")
         here.lives.end(now, "no guard of it could be checked")
+        if not isinstance(error, DureError):
+            raise
         raise PodError(
             f"{entry.name} was terminated: {error.problem}",
             "have a guard at home: `dure pod guard --install`",

@@ -41,13 +41,12 @@ class PodAccount:
 @contextmanager
 def opened(own_key: Path | None = None) -> Iterator[PodAccount]:
     """Open them while a block runs; what the ledger could not be told is a warning."""
-    ledger = Ledger(pods_directory())
-    provider = RunPod(account_key())
+    provider, ledger = RunPod(account_key()), Ledger(pods_directory())
+    lives = PodLives(provider, ledger)
     try:
-        lives = PodLives(provider, ledger)
         yield PodAccount(lives, SshAccess(Path.home(), own_key))
+    finally:
         for problem in dict.fromkeys(lives.unwritten):
             print_warning(problem)
-    finally:
         provider.close()
         ledger.close()
