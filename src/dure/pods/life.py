@@ -253,6 +253,7 @@ def _seen(entry: Entry, pod: Pod, at: float) -> Entry:
         pod_id=pod.id,
         status=pod.status,
         running_since=since,
+        armed_at=0.0 if runs and not ran else entry.armed_at,  # a new container, with a new guard
         wanted=Wanted.UP if runs and was_stopped else entry.wanted,
     )
     if is_new:

@@ -69,15 +69,14 @@ NOTHING = Money(0)
 _MOST = Money.of(1_000_000)
 
 
-def money_of(option: str, text: str) -> Money:
-    """Return an amount as people write it: 0.7, $5, 5usd. Raises UsageError that names the option."""
-    bare = text.strip().removeprefix("$")
+def money_of(option: str, dollars: float) -> Money:
+    """Return an amount that somebody gave. Raises UsageError that names the option."""
     try:
-        found = Money.of(bare.lower().removesuffix("usd").strip())
+        found = Money.of(dollars)
     except ValueError:
         found = NOTHING
     if not NOTHING < found <= _MOST:
-        raise UsageError(f"{option} {text}", "give dollars above 0, as in 0.70")
+        raise UsageError(f"{option} {dollars:g}", "give dollars above 0, as in 0.70")
     return found
 
 

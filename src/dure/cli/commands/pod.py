@@ -22,7 +22,7 @@ from dure.cli.terminal.pod_tables import (
     pods_table,
     round_data,
 )
-from dure.errors import DureError, UsageError
+from dure.errors import DureError, ResourceError, UsageError
 from dure.pods.ceilings import Ceilings, check_ceilings
 from dure.pods.decide import ROUND_S
 from dure.pods.dstack import dstack_file
@@ -46,8 +46,9 @@ pod.command()(up)
 @pod.command()
 def gpus(
     max_price: Annotated[
-        str, typer.Option(help="Most that one may cost an hour, in dollars.", show_default=False)
-    ] = "",
+        float | None,
+        typer.Option(help="Most that one may cost an hour, in dollars.", show_default="no limit"),
+    ] = None,
     memory: Annotated[int, typer.Option(help="Memory at least, in GB.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -55,7 +56,7 @@ def gpus(
 
     Example: dure pod gpus --max-price 0.7
     """
-    most = money_of("--max-price", max_price) if max_price else None
+    most = None if max_price is None else money_of("--max-price", max_price)
     with opened() as here:
         found = [
             (min(prices), offer)
@@ -156,13 +157,14 @@ def stop(name: PodName, as_json: Json = False) -> None:
 def start(
     name: PodName,
     max_spend: Annotated[
-        str, typer.Option(help="Most that its life may cost, in dollars.", show_default="as before")
-    ] = "",
+        float | None,
+        typer.Option(help="Most that its life may cost, in dollars.", show_default="as before"),
+    ] = None,
     max_hours: Annotated[
-        float, typer.Option(help="Hours after which it ends.", show_default="as before")
-    ] = 0.0,
-    max_hourly: MaxHourly = "2",
-    max_daily: MaxDaily = "20",
+        float | None, typer.Option(help="Hours after which it ends.", show_default="as before")
+    ] = None,
+    max_hourly: MaxHourly = 2.0,
+    max_daily: MaxDaily = 20.0,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
@@ -172,12 +174,14 @@ def start(
     """
     with opened() as here:
         entry = here.named(name)
-        spend = money_of("--max-spend", max_spend) if max_spend else entry.limits.max_spend
-        seconds = int(max_hours * 3600) or entry.limits.max_seconds
-        limits = replace(entry.limits, max_spend=spend, max_seconds=seconds)
+        limits = entry.limits
+        if max_spend is not None:
+            limits = replace(limits, max_spend=money_of("--max-spend", max_spend))
+        if max_hours is not None:
+            limits = replace(limits, max_seconds=int(max_hours * 3600))
         ahead = replace(entry, limits=limits)
-        left = Money(limits.hourly.micros) - entry.disks.running
-        bill = Bill(left, entry.disks, left_of(ahead), spend - entry.spent)
+        left = limits.hourly - entry.disks.running
+        bill = Bill(left, entry.disks, left_of(ahead), limits.max_spend - entry.spent)
         others = [e for e in here.ledger.living() if e.label != entry.label]
         ceilings = Ceilings(
             limits.hourly, money_of("--max-hourly", max_hourly), money_of("--max-daily", max_daily)
@@ -282,11 +286,17 @@ def guard(
         tell(f"{timer.path} makes a round every minute; the first one was checked")
         return
     while True:
-        with opened() as here:
-            done = guard_round(here.lives, here.ssh.report, comes_again=again or not once)
-        _report(done, as_json=as_json)
+        try:
+            with opened() as here:
+                done = guard_round(here.lives, here.ssh.report, comes_again=again or not once)
+            _report(done, as_json=as_json)
+            is_well = done.is_well
+        except (PodError, ResourceError) as error:  # the next round may reach the provider
+            if once:
+                raise
+            print_error(error)
         if once:
-            raise typer.Exit(0 if done.is_well else 1)
+            raise typer.Exit(0 if is_well else 1)
         time.sleep(ROUND_S)
 
 

@@ -55,16 +55,18 @@ def up(
         typer.Option(help="Id of a network volume that is used instead; it is kept by all."),
     ] = "",
     max_price: Annotated[
-        str, typer.Option(help="Most that it may cost an hour, in dollars.")
-    ] = "1",
-    max_spend: Annotated[str, typer.Option(help="Most that its life may cost, in dollars.")] = "10",
+        float, typer.Option(help="Most that it may cost an hour, in dollars.")
+    ] = 1.0,
+    max_spend: Annotated[
+        float, typer.Option(help="Most that its life may cost, in dollars.")
+    ] = 10.0,
     max_hours: Annotated[float, typer.Option(help="Hours after which it ends.")] = 8.0,
     idle: Annotated[str, typer.Option(help="Idle time after which it ends, or never.")] = "30m",
     heartbeat: Annotated[
         str, typer.Option(help="It ends if no guard at home was heard for so long, or never.")
     ] = "never",
-    max_hourly: MaxHourly = "2",
-    max_daily: MaxDaily = "20",
+    max_hourly: MaxHourly = 2.0,
+    max_daily: MaxDaily = 20.0,
     ssh_key: SshKey = None,
     wait: Annotated[
         str, typer.Option(help="Time to wait until it runs and its guard is checked.")

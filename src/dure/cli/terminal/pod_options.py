@@ -18,8 +18,10 @@ SshKey = Annotated[
     Path | None,
     typer.Option(help="Your private key for ssh.", show_default="one that dure makes"),
 ]
-MaxHourly = Annotated[str, typer.Option(help="Most that all pods may cost an hour, in dollars.")]
-MaxDaily = Annotated[str, typer.Option(help="Most that all pods may cost in 24 hours, in dollars.")]
+MaxHourly = Annotated[float, typer.Option(help="Most that all pods may cost an hour, in dollars.")]
+MaxDaily = Annotated[
+    float, typer.Option(help="Most that all pods may cost in 24 hours, in dollars.")
+]
 
 
 def ask(question: str, *, yes: bool, as_json: bool = False) -> None:
