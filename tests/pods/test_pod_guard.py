@@ -175,6 +175,20 @@ def test_one_pod_that_cannot_end_does_not_save_another(home: Renting) -> None:
     assert not is_paid(home, other)
 
 
+def test_a_bug_with_one_pod_does_not_save_another(home: Renting) -> None:
+    """Whatever happens while one is looked at, the others are looked at too."""
+    home.up(home.order("one"))
+    other = home.up(home.order("two", hours=1))
+
+    def ask(entry: Entry) -> None:
+        assert entry.name != "one", "a bug"
+
+    home.clock.forward(HOUR_S)
+    done = home.guard(ask)
+    assert "a bug" in done.outcomes[0].problem
+    assert not is_paid(home, other)
+
+
 def test_a_listing_that_leaves_a_pod_out_does_not_bury_it(home: Renting) -> None:
     """Only a pod that is not found by its id is gone."""
     entry = home.up()

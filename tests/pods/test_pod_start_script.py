@@ -159,7 +159,7 @@ def told_by(folder: Path) -> PodReport | None:
 
 @contextmanager
 def script(
-    folder: Path, home: Renting, key: str = "", path: str = "", max_s: int = 3600
+    folder: Path, home: Renting, key: str = "", path: str = "", max_s: int | str = 3600
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run the script for a pod of the account, with its state in a folder."""
     body = {"name": "alone", "image": "x", "gpu": {"id": "NVIDIA L40S"}, "disk": 20}
@@ -214,6 +214,15 @@ def test_a_full_disk_in_the_pod_does_not_keep_it(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
     with renting(tmp_path) as home, script(tmp_path, home, max_s=2):
         wait_until(lambda: home.account.billing() == [])
+
+
+def test_limits_that_are_no_numbers_are_an_hour(tmp_path: Path) -> None:
+    """Somebody may change a pod's variables: it has an end all the same."""
+    with renting(tmp_path) as home, script(tmp_path, home, max_s="for ever"):
+        wait_until(lambda: told_by(tmp_path) is not None)
+        told = told_by(tmp_path)
+        assert told is not None
+        assert told.dies_at - told.now == 3600
 
 
 def test_an_image_without_curl_is_no_excuse(tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ def _guarded(
         return GuardOutcome(entry.name, verdict.act, verdict.reason or lock)
     except DureError as error:
         return GuardOutcome(entry.name, verdict.act, verdict.reason, error.problem, error.cure)
+    except Exception as error:  # a bug of ours with one pod must not leave the others running
+        return GuardOutcome(entry.name, verdict.act, verdict.reason, repr(error), "report this")
 
 
 def _follow(lives: PodLives, entry: Entry, verdict: PodVerdict) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from dure.cluster.add.ssh import BROKEN
 from dure.errors import ResourceError, UsageError
 from dure.pods.ledger import Entry
 from dure.pods.life import PodLives, pauses
@@ -28,6 +29,7 @@ __all__ = ["HOSTS", "SshAccess"]
 HOSTS = "dure-"
 """What the name of a pod's entry begins with."""
 _PROBE_S = 5.0
+_HANGS_S = 30.0
 _ENTRY = """\
 Host {host}
     HostName {address}
@@ -68,7 +70,16 @@ class SshAccess:
     # ------------------------------------------------------------ the key
 
     def public_key(self) -> str:
-        """Return the public key; make one if there is none. Raises ResourceError, UsageError."""
+        """Return the public key; make one if there is none.
+
+        Raises ResourceError without ssh, as no pod could be checked then; UsageError for a key that is
+        not there.
+        """
+        for program in ("ssh", "ssh-keygen"):
+            if shutil.which(program) is None:
+                raise ResourceError(
+                    f"{program} is not here", "install it with `sudo apt install openssh-client`"
+                )
         if not self.key.exists():
             if self.own_key:
                 raise UsageError(
@@ -88,10 +99,6 @@ class SshAccess:
         return text
 
     def _make_key(self) -> None:
-        if shutil.which("ssh-keygen") is None:
-            raise ResourceError(
-                "ssh-keygen is not here", "install it with `sudo apt install openssh-client`"
-            )
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         made = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "dure", "-f", str(self.key)]
         subprocess.run(
@@ -147,27 +154,28 @@ class SshAccess:
         return ["ssh", "-F", str(self.config), *options, f"{HOSTS}{entry.name}", *words]
 
     def run(self, entry: Entry, script: str) -> subprocess.CompletedProcess[str]:
-        """Run a script in a pod, without any question."""
+        """Run a script in a pod, without any question; what hangs has failed."""
         options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={_PROBE_S:.0f}"]
-        return subprocess.run(
-            self.command(entry, [script], options),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            env=self.environment(),
-            timeout=60,
-            check=False,
-        )
+        command = self.command(entry, [script], options)
+        try:
+            return subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                stdin=subprocess.DEVNULL,
+                env=self.environment(),
+                timeout=_HANGS_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(command, BROKEN, "", "it hangs")
 
     def report(self, entry: Entry) -> PodReport | None:
         """Ask the guard in a pod, and let it know that its owner was here; None if it is silent."""
         if not entry.door_port or shutil.which("ssh") is None or not self.config.exists():
             return None
-        try:
-            return report_of(self.run(entry, READ_AND_BEAT).stdout)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
+        return report_of(self.run(entry, READ_AND_BEAT).stdout)
 
     @staticmethod
     def environment() -> dict[str, str]:

@@ -9,6 +9,11 @@ key=${RUNPOD_API_KEY:-}
 public=${PUBLIC_KEY:-}
 unset RUNPOD_API_KEY PUBLIC_KEY # what this pod runs has no use for them
 pod=${DURE_POD_API:-https://api.runpod.io}/v2/pods/${RUNPOD_POD_ID:-none}
+for limit in DURE_MAX_S DURE_IDLE_S DURE_HEARTBEAT_S; do
+    eval "value=\${$limit:-}"
+    case $value in '' | *[!0-9]*) eval "$limit=0" ;; esac
+done
+[ "$DURE_MAX_S" -gt 0 ] || DURE_MAX_S=3600 # somebody has changed it: an hour, and never no end
 mkdir -p "$state"
 chmod 755 "$state"
 
@@ -59,12 +64,13 @@ received() { # bytes from outside so far
 }
 
 gpu() { # percent of the busiest one; 100 if it cannot be told
-    busiest=$(nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits 2>/dev/null | sort -n | tail -n 1)
-    echo "${busiest:-100}" | tr -cd 0-9
+    busiest=$(nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits 2>/dev/null |
+        tr -cd '0-9\n' | sort -n | tail -n 1)
+    echo "${busiest:-100}"
 }
 
 written() { # bytes that the program has logged: a server writes a line for each request
-    wc -c <"$state/log" 2>/dev/null || echo 0
+    { wc -c <"$state/log" || echo 0; } 2>/dev/null
 }
 
 report() { # [ENDING]: what the owner reads over ssh
@@ -98,12 +104,12 @@ guard() {
         report
         # The second measure needs no clock that is right.
         if [ "$now" -ge "$dies" ] || [ "$ran" -ge "$DURE_MAX_S" ]; then end_pod "its time is over"; fi
-        if [ "${DURE_IDLE_S:-0}" -gt 0 ] && [ $((now - active)) -ge "$DURE_IDLE_S" ]; then
+        if [ "$DURE_IDLE_S" -gt 0 ] && [ $((now - active)) -ge "$DURE_IDLE_S" ]; then
             end_pod "it was idle"
         fi
         heard=$(cat "$state/heartbeat" 2>/dev/null || echo 0)
         [ "$heard" -gt "$began" ] || heard=$began
-        if [ "${DURE_HEARTBEAT_S:-0}" -gt 0 ] && [ $((now - heard)) -ge "$DURE_HEARTBEAT_S" ]; then
+        if [ "$DURE_HEARTBEAT_S" -gt 0 ] && [ $((now - heard)) -ge "$DURE_HEARTBEAT_S" ]; then
             end_pod "nobody at home was heard"
         fi
         sleep "$step"
