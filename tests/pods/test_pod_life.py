@@ -10,11 +10,12 @@ import pytest
 from dure.errors import UsageError
 from dure.pods.ceilings import Ceilings, check_ceilings
 from dure.pods.emulator.faults import ALWAYS, Fault
-from dure.pods.ledger import Ledger, PodState, Wanted
+from dure.pods.launch import launch
+from dure.pods.ledger import Entry, Ledger, PodState, Wanted
 from dure.pods.money import NOTHING, Bill, Disks, Money
 from dure.pods.provider import ConflictError, LostAnswerError, PodError
 from dure.pods.templates import MAX_S
-from tests.support.pod_accounts import Renting, renting
+from tests.support.pod_accounts import PUBLIC_KEY, Renting, renting
 
 HOUR_S = 3600
 
@@ -157,6 +158,21 @@ def test_a_running_pod_counts_towards_the_ceilings(home: Renting) -> None:
         check_ceilings(bill, ceilings, [entry], NOTHING)
     home.lives().end(entry, "enough")
     check_ceilings(bill, ceilings, home.ledger.living(), NOTHING)
+
+
+def test_two_that_ask_at_once_share_the_ceiling(home: Renting) -> None:
+    """The ceilings are checked again when the pod is written down: the second sees the first."""
+    order = home.order("second")
+
+    def allow(living: list[Entry], lately: Money) -> None:
+        ceilings = Ceilings(Money.of("1"), Money.of("1"), Money.of("20"))
+        check_ceilings(order.bill, ceilings, living, lately)
+
+    allow(home.ledger.living(), NOTHING)
+    home.ledger.intend(home.order("first").entry("dure-first-000000", 0.0))
+    with pytest.raises(UsageError, match="--max-hourly"):
+        launch(home.lives(), order, PUBLIC_KEY, allow)
+    assert home.account.pods == {}
 
 
 # ---------------------------------------------------------------- stop, start, end

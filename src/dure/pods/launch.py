@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dure.errors import UsageError
 from dure.pods.decide import Act, what_to_do
 from dure.pods.ledger import Entry, PodLimits, PodState, Wanted
 from dure.pods.life import PodLives
-from dure.pods.money import Bill
+from dure.pods.money import Bill, Money
 from dure.pods.provider import GpuOffer, LostAnswerError, Pod, PodError, PodSpec
 from dure.pods.templates import Template, environment_of, start_args
 
@@ -116,16 +117,21 @@ def chosen_offer(
     return min(fit, key=lambda offer: (offer.price(cloud), -offer.memory))
 
 
-def launch(lives: PodLives, order: Order, public_key: str) -> Entry:
+def launch(
+    lives: PodLives,
+    order: Order,
+    public_key: str,
+    allow: Callable[[list[Entry], Money], None] = lambda _living, _lately: None,
+) -> Entry:
     """Make the pod of an order, and return its entry as it was read back.
 
-    Raises PodError if there is none, or none that costs what was shown; LostAnswerError if there may be
-    one that is not listed yet: then the guard ends it when it comes.
+    allow: as of `Ledger.intend`. Raises PodError if there is none, or none that costs what was shown;
+    LostAnswerError if there may be one that is not listed yet: then the guard ends it when it comes.
     """
     provider, label = lives.provider, f"dure-{order.name}-{secrets.token_hex(3)}"
     provider.pods()  # the key is accepted, and the provider's time is known
     entry = order.entry(label, provider.now())
-    lives.ledger.intend(entry)
+    lives.ledger.intend(entry, allow)
     try:
         pod = _created(lives, entry, order.spec(label, public_key, provider.endpoint))
     except (KeyboardInterrupt, SystemExit):

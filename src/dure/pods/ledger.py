@@ -136,7 +136,7 @@ class Ledger:
         self.is_writable = True
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._open(f"file:{self.path}")
+            self._open("rwc")
             self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_TABLES}")
             self.path.chmod(0o600)
         except (sqlite3.Error, OSError) as error:
@@ -144,7 +144,8 @@ class Ledger:
                 raise _fault(self.path, error) from error
             self._open_as_it_is(error)
 
-    def _open(self, uri: str) -> None:
+    def _open(self, mode: str) -> None:
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
         self._db = sqlite3.connect(
             uri, uri=True, timeout=20, isolation_level=None, check_same_thread=False
         )
@@ -152,11 +153,17 @@ class Ledger:
     def _open_as_it_is(self, reason: Exception) -> None:
         """Read a ledger that cannot be written: pods must end although the disk is full."""
         self.is_writable = False
-        try:
-            self._open(f"file:{self.path}?mode=ro&immutable=1")
-            self._db.execute("SELECT count(*) FROM pods")
-        except sqlite3.Error:
-            raise _fault(self.path, reason) from reason
+        for mode in (
+            "ro",
+            "ro&immutable=1",
+        ):  # the second needs no file beside it, which a full disk lacks
+            try:
+                self._open(mode)
+                self._db.execute("SELECT count(*) FROM pods")
+                return
+            except sqlite3.Error:
+                continue
+        raise _fault(self.path, reason) from reason
 
     def close(self) -> None:
         """Close the file."""
@@ -164,13 +171,20 @@ class Ledger:
 
     # ------------------------------------------------------------ pods
 
-    def intend(self, entry: Entry) -> None:
+    def intend(
+        self,
+        entry: Entry,
+        allow: Callable[[list[Entry], Money], None] = lambda _living, _lately: None,
+    ) -> None:
         """Write down a pod that is about to be asked for.
 
-        Raises UsageError if one of its name lives, ResourceError if it cannot be written.
+        allow: gets the other living pods and what was spent lately, and raises what forbids this one; of
+        two that ask at once, the second sees the first. Raises UsageError too if one of its name lives,
+        ResourceError if it cannot be written.
         """
         try:
             with self._writing() as db:
+                allow(self.living(), self.spent_lately(entry.made_at))
                 row = (entry.label, entry.name, entry.state, msgspec.json.encode(entry))
                 db.execute("INSERT INTO pods VALUES (?, ?, ?, ?)", row)
                 _tell(db, Event(entry.made_at, entry.label, "intended", entry.gpu))

@@ -9,7 +9,7 @@ import typer
 from msgspec.structs import replace
 
 from dure.cli.commands.pod_inside import logs, ssh, sync, tunnel
-from dure.cli.commands.pod_up import guarded, up
+from dure.cli.commands.pod_up import guarded, never_unguarded, up
 from dure.cli.terminal.console import errors, output, print_error, print_json, printable, write
 from dure.cli.terminal.parameters import Json, ServiceUser
 from dure.cli.terminal.pod_account import opened
@@ -28,6 +28,7 @@ from dure.pods.decide import ROUND_S
 from dure.pods.dstack import dstack_file
 from dure.pods.examining import examined
 from dure.pods.guard import GuardRound, guard_round
+from dure.pods.ledger import Entry
 from dure.pods.life import left_of
 from dure.pods.money import Bill, Disks, Money, money_of
 from dure.pods.provider import PodError
@@ -182,20 +183,26 @@ def start(
         ahead = replace(entry, limits=limits)
         left = limits.hourly - entry.disks.running
         bill = Bill(left, entry.disks, left_of(ahead), limits.max_spend - entry.spent)
-        others = [e for e in here.ledger.living() if e.label != entry.label]
         ceilings = Ceilings(
             limits.hourly, money_of("--max-hourly", max_hourly), money_of("--max-daily", max_daily)
         )
-        check_ceilings(bill, ceilings, others, here.ledger.spent_lately(here.lives.provider.now()))
+
+        def allowed(now: Entry) -> Entry:
+            others = [e for e in here.ledger.living() if e.label != now.label]
+            lately = here.ledger.spent_lately(here.lives.provider.now())
+            check_ceilings(bill, ceilings, others, lately)
+            return replace(now, limits=limits, hourly=limits.hourly)
+
+        allowed(entry)
         ask(
             f"start {name}, for {bill.hourly} an hour and {bill.at_most} at most?",
             yes=yes,
             as_json=as_json,
         )
-        entry = here.ledger.update(
-            entry.label, lambda e: replace(e, limits=limits), here.lives.provider.now(), "limits"
-        )
-        entry = guarded(here, here.lives.start(entry))
+        entry = here.ledger.update(entry.label, allowed, here.lives.provider.now(), "limits")
+        label = entry.label
+        with never_unguarded(here, lambda e: e.label == label):
+            entry = guarded(here, here.lives.start(entry))
         home = guard_is_armed(here.ledger)
     if as_json:
         print_json(pod_data(entry, home_is_armed=home))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -25,7 +28,7 @@ from dure.pods.ssh_access import SshAccess
 from dure.pods.templates import template_of
 from dure.pods.timer import guard_is_armed
 
-__all__ = ["guarded", "up"]
+__all__ = ["guarded", "never_unguarded", "up"]
 
 PATIENCE_S = 900.0
 
@@ -113,17 +116,19 @@ def up(
             name, chosen, offer, gpus, where, bill, idle_s, heartbeat_s, "/workspace",
             network_volume, center, ssh_key,
         )  # fmt: skip
-        lately = here.ledger.spent_lately(here.lives.provider.now())
-        check_ceilings(bill, ceilings, here.ledger.living(), lately)
+        allow = partial(check_ceilings, bill, ceilings)
+        allow(here.ledger.living(), here.ledger.spent_lately(here.lives.provider.now()))
         if dry_run or not as_json:
             _show(order, as_json=as_json)
         if dry_run:
             return
         ask(f"rent {offer.name} as {name}?", yes=yes, as_json=as_json)
         _include(here.ssh, yes=yes)
-        entry = launch(here.lives, order, here.ssh.public_key())
-        tell(f"{name} is made ({entry.pod_id}), and costs {entry.hourly} an hour")
-        entry = guarded(here, entry, seconds_of("--wait", wait))
+        key, before = here.ssh.public_key(), {e.label for e in here.ledger.all()}
+        with never_unguarded(here, lambda e: e.label not in before and e.name == name):
+            entry = launch(here.lives, order, key, allow)
+            tell(f"{name} is made ({entry.pod_id}), and costs {entry.hourly} an hour")
+            entry = guarded(here, entry, seconds_of("--wait", wait))
         _finish(here, entry, as_json=as_json)
 
 
@@ -163,26 +168,31 @@ def _include(ssh: SshAccess, *, yes: bool) -> None:
 
 
 def guarded(here: PodAccount, entry: Entry, patience_s: float = PATIENCE_S) -> Entry:
-    """Wait until a pod runs, lets its owner in, and says that its guard is armed.
-
-    If it does not, or the wait is interrupted, and no guard at home runs, it is ended: nothing that was
-    checked would end it later. Raises PodError.
-    """
+    """Wait until a pod runs, lets its owner in, and says that its guard is armed. Raises PodError."""
     gives_up = time.monotonic() + patience_s
+    entry, _ = here.lives.until_running(entry, patience_s)
+    entry = here.ssh.heal(here.lives, entry, max(1.0, gives_up - time.monotonic()))
+    return _armed(here, entry, max(1.0, gives_up - time.monotonic()))
+
+
+@contextmanager
+def never_unguarded(here: PodAccount, is_meant: Callable[[Entry], bool]) -> Iterator[None]:
+    """End a pod that the block asked for if the block fails, or is interrupted, and no guard is at home.
+
+    Nothing that was checked would end it later. is_meant: tells the pod from others of the ledger.
+    """
     try:
-        entry, _ = here.lives.until_running(entry, patience_s)
-        entry = here.ssh.heal(here.lives, entry, max(1.0, gives_up - time.monotonic()))
-        return _armed(here, entry, max(1.0, gives_up - time.monotonic()))
+        yield
     except BaseException as error:
-        now = next(e for e in here.ledger.all() if e.label == entry.label)
-        if now.state.is_over or now.status == PodStatus.EXITED or guard_is_armed(here.ledger):
+        left = [e for e in here.ledger.living() if is_meant(e) and e.status != PodStatus.EXITED]
+        if not left or guard_is_armed(here.ledger):
             raise
-        tell(f"{entry.name} has no guard that was checked, so it is ended")
-        here.lives.end(now, "no guard of it could be checked")
+        tell(f"{left[0].name} has no guard that was checked, so it is ended")
+        here.lives.end(left[0], "no guard of it could be checked")
         if not isinstance(error, DureError):
             raise
         raise PodError(
-            f"{entry.name} was terminated: {error.problem}",
+            f"{left[0].name} was terminated: {error.problem}",
             "have a guard at home: `dure pod guard --install`",
         ) from error
 
