@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,7 @@ def test_the_whole_path(person: Person, tmp_path: Path) -> None:
     assert bill["stopped_for_a_month"] == 20.0
     assert person.server.account.pods == {}
 
+    person.dure("guard", "--once", "--again")
     person.faults(late_ssh=2)
     made = json.loads(person.dure(*UP, "--volume", "100", "--max-spend", "2", "--idle", "20m"))
     assert made["status"] == "RUNNING"
@@ -343,3 +346,20 @@ def test_the_guard_is_installed_and_is_armed_only_after_its_first_round(
     assert "the first one was checked" in armed.stderr
     assert "OnUnitActiveSec=60" in armed.stdout
     assert KEY not in armed.stdout
+
+
+def test_what_is_promised_is_what_an_armed_guard_keeps(renter: Person) -> None:
+    """The pod's own guard knows its deadline only; the limit in money is kept at home."""
+    alone = next(iter(renter.json("ls")["pods"]))
+    assert not alone["guard_at_home"]
+    assert "dies at" in renter.dure("ls")
+    ledger = sqlite3.connect(renter.home / ".local" / "state" / "dure" / "pods" / "ledger.sqlite3")
+    body = json.loads(ledger.execute("SELECT entry FROM pods").fetchone()[0])
+    assert alone["dies_at"] == datetime.fromtimestamp(body["dies_at"], UTC).isoformat(
+        timespec="seconds"
+    )
+    ledger.execute("UPDATE pods SET entry=?", (json.dumps({**body, "armed_at": 0}),))
+    ledger.commit()
+    ledger.close()
+    assert "NO GUARD IS ARMED" in renter.dure("ls")
+    assert next(iter(renter.json("ls")["pods"]))["dies_at"] is None

@@ -13,7 +13,7 @@ from dure.cli.terminal.console import duration_text, printable
 from dure.pods.decide import deadline_of, most_it_costs
 from dure.pods.guard import GuardRound
 from dure.pods.ledger import Entry, PodState
-from dure.pods.money import Bill
+from dure.pods.money import Bill, Money
 from dure.pods.provider import GpuOffer, PodStatus
 
 __all__ = [
@@ -81,10 +81,16 @@ def bill_data(bill: Bill) -> dict[str, Any]:
     }
 
 
-def _dies_at(entry: Entry) -> float:
-    """Return when a running pod ends at the latest: the sooner of both guards."""
-    own = deadline_of(entry)
-    return min(own, entry.dies_at) if entry.armed_at else own
+def _end(entry: Entry, *, home_is_armed: bool) -> tuple[float, Money] | None:
+    """Return when a running pod ends at the latest and what it costs by then; None if nothing ends it.
+
+    Only guards that were checked count, and the sooner of both.
+    """
+    ends = [(deadline_of(entry), most_it_costs(entry))] if home_is_armed else []
+    if entry.armed_at:
+        left_s = entry.dies_at - entry.seen_at
+        ends.append((entry.dies_at, entry.spent + entry.hourly.over(left_s)))
+    return min(ends, default=None)
 
 
 def end_text(entry: Entry, *, home_is_armed: bool) -> str:
@@ -96,12 +102,13 @@ def end_text(entry: Entry, *, home_is_armed: bool) -> str:
     if entry.status == PodStatus.EXITED:
         until = f"ends at {entry.limits.max_spend}"
         return until if home_is_armed else f"{until} by `dure pod guard` alone, which does not run"
-    if not home_is_armed and not entry.armed_at:
+    end = _end(entry, home_is_armed=home_is_armed)
+    if end is None:
         return "NO GUARD IS ARMED: nothing ends it"
-    dies_at = datetime.fromtimestamp(_dies_at(entry)).astimezone()
-    far = _dies_at(entry) - time.time() > 12 * 3600
+    dies_at = datetime.fromtimestamp(end[0]).astimezone()
+    far = end[0] - time.time() > 12 * 3600
     when = f"{dies_at:%a %H:%M}" if far else f"{dies_at:%H:%M}"
-    return f"dies at {when} at the latest, {most_it_costs(entry)} at most"
+    return f"dies at {when} at the latest, {end[1]} at most"
 
 
 def _guards_text(entry: Entry, *, home_is_armed: bool) -> str:
@@ -136,6 +143,7 @@ def pods_table(entries: Sequence[Entry], *, home_is_armed: bool) -> Table:
 def pod_data(entry: Entry, *, home_is_armed: bool) -> dict[str, Any]:
     """Return a pod as data; money in dollars, times in ISO 8601."""
     runs = entry.state is PodState.LIVE and entry.status != PodStatus.EXITED
+    end = _end(entry, home_is_armed=home_is_armed) if runs else None
     return {
         "name": entry.name,
         "label": entry.label,
@@ -150,8 +158,8 @@ def pod_data(entry: Entry, *, home_is_armed: bool) -> dict[str, Any]:
         "hourly": entry.hourly.dollars,
         "spent": entry.spent.dollars,
         "max_spend": entry.limits.max_spend.dollars,
-        "at_most": most_it_costs(entry).dollars if runs else None,
-        "dies_at": _iso(_dies_at(entry)) if runs else None,
+        "at_most": end[1].dollars if end else None,
+        "dies_at": _iso(end[0]) if end else None,
         "guard_in_pod": _iso(entry.armed_at) if entry.armed_at else None,
         "guard_at_home": home_is_armed,
         "ssh": f"dure-{entry.name}" if entry.door_port else None,
