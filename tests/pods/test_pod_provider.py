@@ -135,6 +135,13 @@ def test_a_pods_own_key_is_good_for_that_pod_alone(home: Renting) -> None:
     scoped.close()
 
 
+def test_network_volumes_are_listed(home: Renting) -> None:
+    """They cost money with and without a pod."""
+    volume = {"id": "nv1", "name": "models", "size": 100, "dataCenter": "EMU-1", "type": "x"}
+    home.account.volumes["nv1"] = volume
+    assert home.provider.network_volumes() == [volume]
+
+
 def test_a_log_goes_on_where_it_was(home: Renting) -> None:
     """Each line has an id, from which the next reading goes on."""
     entry = home.up()

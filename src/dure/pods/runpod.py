@@ -104,9 +104,10 @@ class RunPod:
         return sum(mine, Money())
 
     def network_volumes(self) -> list[Mapping[str, Any]]:
-        """List network volumes."""
+        """List network volumes; the documentation does not say what the answer calls its list."""
         found = self._ask("GET", "/network-volumes").json()
-        return list(_list(found, "networkVolumes"))
+        lists = [name for name, value in found.items() if isinstance(value, list)]
+        return list(_list(found, lists[0] if len(lists) == 1 else "network volumes"))
 
     def logs(
         self, pod_id: str, after: str = "", silence_s: float | None = None

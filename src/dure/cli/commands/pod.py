@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from msgspec.structs import replace
 
 from dure.cli.commands.pod_inside import logs, ssh, sync, tunnel
 from dure.cli.commands.pod_up import guarded, never_unguarded, up
-from dure.cli.terminal.console import errors, output, print_error, print_json, printable, write
+from dure.cli.terminal.console import (
+    errors,
+    output,
+    print_error,
+    print_json,
+    print_warning,
+    printable,
+    write,
+)
 from dure.cli.terminal.parameters import Json, ServiceUser
-from dure.cli.terminal.pod_account import opened
+from dure.cli.terminal.pod_account import PodAccount, opened
 from dure.cli.terminal.pod_options import MaxDaily, MaxHourly, PodName, Yes, ask, tell
 from dure.cli.terminal.pod_tables import (
     end_text,
@@ -90,22 +98,31 @@ def ls(
                 here.lives.see(entry, found)
         entries = here.ledger.all() if all_ else here.ledger.living()
         home, ours = guard_is_armed(here.ledger), {entry.label for entry in here.ledger.all()}
-        volumes = here.lives.provider.network_volumes()
+        volumes = _network_volumes(here)
     others = [p.name for p in listed if p.name not in ours and not p.status.is_over]
     if as_json:
         pods = [pod_data(entry, home_is_armed=home) for entry in entries]
-        print_json({"pods": pods, "network_volumes": [dict(v) for v in volumes], "others": others})
+        print_json({"pods": pods, "network_volumes": volumes, "others": others})
         return
     if entries:
         output.print(pods_table(entries, home_is_armed=home))
     else:
         tell("no pod of dure's costs anything")
-    for volume in volumes:
+    for volume in volumes or ():
         monthly = Disks(0, 0, int(volume["size"])).network_month
         text = f"network volume {volume['id']} ({volume['name']}): {volume['size']} GB, {monthly} a month"
         output.print(printable(text), markup=False, soft_wrap=True)
     if others:
         tell(printable(f"running in this account, and not made here: {', '.join(others)}"))
+
+
+def _network_volumes(here: PodAccount) -> list[dict[str, Any]] | None:
+    """Return what network volumes there are; None, which is told, if that cannot be read."""
+    try:
+        return [dict(volume) for volume in here.lives.provider.network_volumes()]
+    except PodError as error:
+        print_warning(f"network volumes, which cost money too, cannot be listed: {error}")
+        return None
 
 
 @pod.command()
