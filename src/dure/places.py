@@ -21,6 +21,7 @@ __all__ = [
     "history_file",
     "models_directory",
     "node_directory",
+    "pods_directory",
     "rank_priority_file",
     "route_directory",
     "runtime_directories",
@@ -84,6 +85,11 @@ def cluster_directory() -> Path:
 def node_directory() -> Path:
     """Return where a node keeps its own: DURE_NODE_DIR, or the user's data directory."""
     return _named("DURE_NODE_DIR") or platformdirs.user_data_path("dure") / "node"
+
+
+def pods_directory() -> Path:
+    """Return where the ledger of rented pods lies: DURE_PODS, or the user's state directory."""
+    return _named("DURE_PODS") or platformdirs.user_state_path("dure") / "pods"
 
 
 def runtime_directory() -> Path:

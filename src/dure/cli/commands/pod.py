@@ -1,0 +1,397 @@
+"""`dure pod`: rents GPUs, shows what they cost, and ends them."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+from msgspec.structs import replace
+
+from dure.cli.commands.pod_inside import logs, ssh, sync, tunnel
+from dure.cli.commands.pod_up import guarded, never_unguarded, up
+from dure.cli.terminal.console import (
+    errors,
+    output,
+    print_error,
+    print_json,
+    print_warning,
+    printable,
+    write,
+)
+from dure.cli.terminal.parameters import Json, ServiceUser
+from dure.cli.terminal.pod_account import PodAccount, opened
+from dure.cli.terminal.pod_options import MaxDaily, MaxHourly, PodName, Yes, ask, tell
+from dure.cli.terminal.pod_tables import (
+    end_text,
+    offer_data,
+    offers_table,
+    pod_data,
+    pods_table,
+    round_data,
+)
+from dure.errors import DureError, ResourceError, UsageError
+from dure.pods.ceilings import Ceilings, check_ceilings
+from dure.pods.decide import ROUND_S
+from dure.pods.dstack import dstack_file
+from dure.pods.examining import examined
+from dure.pods.guard import GuardRound, guard_round
+from dure.pods.ledger import Entry
+from dure.pods.life import left_of
+from dure.pods.money import Bill, Disks, Money, money_of
+from dure.pods.provider import PodError
+from dure.pods.timer import TIMER, guard_is_armed, install_guard, uninstall_guard
+from dure.systemd import service_for
+
+__all__ = ["pod"]
+
+pod = typer.Typer(
+    help="Rent a GPU that nobody can forget: its price is shown before, and guards end it.",
+    no_args_is_help=True,
+)
+pod.command()(up)
+
+
+@pod.command()
+def gpus(
+    max_price: Annotated[
+        float | None,
+        typer.Option(help="Most that one may cost an hour, in dollars.", show_default="no limit"),
+    ] = None,
+    memory: Annotated[int, typer.Option(help="Memory at least, in GB.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """List the GPUs that can be rented, the cheapest first.
+
+    Example: dure pod gpus --max-price 0.7
+    """
+    most = None if max_price is None else money_of("--max-price", max_price)
+    with opened() as here:
+        found = [
+            (min(prices), offer)
+            for offer in here.lives.provider.gpus()
+            if (prices := [p for p in (offer.secure, offer.community) if p])
+            and offer.memory >= memory
+        ]
+    offers = [
+        offer for price, offer in sorted(found, key=lambda f: f[0]) if not most or price <= most
+    ]
+    if as_json:
+        print_json([offer_data(offer) for offer in offers])
+    else:
+        output.print(offers_table(offers))
+
+
+@pod.command()
+def ls(
+    all_: Annotated[bool, typer.Option("--all", help="Show those that are gone too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List everything that costs money: pods, stopped ones too, and network volumes.
+
+    Example: dure pod ls
+    """
+    with opened() as here:
+        listed = here.lives.provider.pods()
+        for entry in here.ledger.living():
+            if found := next((p for p in listed if p.name == entry.label), None):
+                here.lives.see(entry, found)
+        entries = here.ledger.all() if all_ else here.ledger.living()
+        home, ours = guard_is_armed(here.ledger), {entry.label for entry in here.ledger.all()}
+        volumes = _network_volumes(here)
+    others = [p.name for p in listed if p.name not in ours and not p.status.is_over]
+    if as_json:
+        pods = [pod_data(entry, home_is_armed=home) for entry in entries]
+        print_json({"pods": pods, "network_volumes": volumes, "others": others})
+        return
+    if entries:
+        output.print(pods_table(entries, home_is_armed=home))
+    else:
+        tell("no pod of dure's costs anything")
+    for volume in volumes or ():
+        monthly = Disks(0, 0, int(volume["size"])).network_month
+        text = f"network volume {volume['id']} ({volume['name']}): {volume['size']} GB, {monthly} a month"
+        output.print(printable(text), markup=False, soft_wrap=True)
+    if others:
+        tell(printable(f"running in this account, and not made here: {', '.join(others)}"))
+
+
+def _network_volumes(here: PodAccount) -> list[dict[str, Any]] | None:
+    """Return what network volumes there are; None, which is told, if that cannot be read."""
+    try:
+        return [dict(volume) for volume in here.lives.provider.network_volumes()]
+    except PodError as error:
+        print_warning(f"network volumes, which cost money too, cannot be listed: {error}")
+        return None
+
+
+@pod.command()
+def show(name: PodName, as_json: Json = False) -> None:
+    """Show a pod: its state, its guards, its money, and what happened to it.
+
+    Example: dure pod show pod
+    """
+    with opened() as here:
+        entry = here.named(name)
+        home, events = guard_is_armed(here.ledger), here.ledger.events(entry.label)
+        found = here.lives.provider.pod(entry.pod_id) if entry.pod_id else None
+    data = pod_data(entry, home_is_armed=home)
+    data |= {
+        "locked": bool(found and found.locked),
+        "actions": list(found.actions if found else ()),
+    }
+    if as_json:
+        told = [{"at": e.at, "kind": e.kind, "text": e.text} for e in events]
+        print_json({**data, "events": told})
+        return
+    for key, value in data.items():
+        output.print(f"{key:14} {printable(str(value))}", markup=False, soft_wrap=True)
+    output.print(end_text(entry, home_is_armed=home), markup=False, soft_wrap=True)
+    for event in events:
+        at = time.strftime("%d %b %H:%M:%S", time.localtime(event.at))
+        output.print(printable(f"{at}  {event.kind} {event.text}"), markup=False, soft_wrap=True)
+
+
+@pod.command()
+def stop(name: PodName, as_json: Json = False) -> None:
+    """Stop a pod, and wait until it is so. Its volume is kept, and costs twice as much then.
+
+    Example: dure pod stop pod
+    """
+    with opened() as here:
+        entry = here.lives.stop(here.named(name))
+        home = guard_is_armed(here.ledger)
+    if as_json:
+        print_json(pod_data(entry, home_is_armed=home))
+        return
+    tell(
+        f"{name} is stopped; its volume costs {entry.disks.stopped_month} a month, "
+        f"until {entry.limits.max_spend} in all"
+    )
+    tell(f"`dure pod rm {name}` ends that too")
+
+
+@pod.command()
+def start(
+    name: PodName,
+    max_spend: Annotated[
+        float | None,
+        typer.Option(help="Most that its life may cost, in dollars.", show_default="as before"),
+    ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(help="Hours after which it ends.", show_default="as before")
+    ] = None,
+    max_hourly: MaxHourly = 2.0,
+    max_daily: MaxDaily = 20.0,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Start a stopped pod, with a new deadline, and write its new port for ssh.
+
+    Example: dure pod start pod --max-spend 5
+    """
+    with opened() as here:
+        entry = here.named(name)
+        limits = entry.limits
+        if max_spend is not None:
+            limits = replace(limits, max_spend=money_of("--max-spend", max_spend))
+        if max_hours is not None:
+            limits = replace(limits, max_seconds=int(max_hours * 3600))
+        ahead = replace(entry, limits=limits)
+        left = limits.hourly - entry.disks.running
+        bill = Bill(left, entry.disks, left_of(ahead), limits.max_spend - entry.spent)
+        ceilings = Ceilings(
+            limits.hourly, money_of("--max-hourly", max_hourly), money_of("--max-daily", max_daily)
+        )
+
+        def allowed(now: Entry) -> Entry:
+            others = [e for e in here.ledger.living() if e.label != now.label]
+            lately = here.ledger.spent_lately(here.lives.provider.now())
+            check_ceilings(bill, ceilings, others, lately)
+            return replace(now, limits=limits, hourly=limits.hourly)
+
+        allowed(entry)
+        ask(
+            f"start {name}, for {bill.hourly} an hour and {bill.at_most} at most?",
+            yes=yes,
+            as_json=as_json,
+        )
+        entry = here.ledger.update(entry.label, allowed, here.lives.provider.now(), "limits")
+        label = entry.label
+        with never_unguarded(here, lambda e: e.label == label):
+            entry = guarded(here, here.lives.start(entry))
+        home = guard_is_armed(here.ledger)
+    if as_json:
+        print_json(pod_data(entry, home_is_armed=home))
+    else:
+        output.print(f"{name}: {end_text(entry, home_is_armed=home)}", markup=False, soft_wrap=True)
+
+
+@pod.command()
+def rm(name: PodName, yes: Yes = False, as_json: Json = False) -> None:
+    """Terminate a pod, and wait until it is gone. Its files are deleted, but for a network volume.
+
+    Example: dure pod rm pod
+    """
+    with opened() as here:
+        entry = here.named(name)
+        if not entry.state.is_over:
+            lost = (
+                f", with the {entry.disks.volume} GB at {entry.volume_path}"
+                if entry.disks.volume
+                else ""
+            )
+            ask(f"terminate {name}{lost}?", yes=yes, as_json=as_json)
+            entry = here.lives.end(entry, "its owner ended it")
+        here.ssh.write_entries(here.ledger.living())
+    if as_json:
+        print_json(pod_data(entry, home_is_armed=False))
+    else:
+        tell(f"{name} is gone; it cost {entry.spent}")
+
+
+@pod.command()
+def cost(as_json: Json = False) -> None:
+    """Show what each pod has cost: as dure counts it, and as the provider has billed it so far.
+
+    Example: dure pod cost
+    """
+    with opened() as here:
+        rows = [
+            (entry, here.lives.provider.billed(entry.pod_id))
+            for entry in here.ledger.all()
+            if entry.pod_id
+        ]
+        lately = here.ledger.spent_lately(here.lives.provider.now() if rows else time.time())
+    total = sum((max(entry.spent, billed) for entry, billed in rows), Money())
+    if as_json:
+        pods = [
+            {
+                "name": e.name,
+                "label": e.label,
+                "state": e.state,
+                "spent": e.spent.dollars,
+                "billed": b.dollars,
+            }
+            for e, b in rows
+        ]
+        print_json({"pods": pods, "last_24_hours": lately.dollars, "total": total.dollars})
+        return
+    for entry, billed in rows:
+        text = f"{entry.name:20} {entry.state:8} {entry.spent} counted, {billed} billed so far"
+        output.print(printable(text), markup=False, soft_wrap=True)
+    output.print(f"in the last 24 hours {lately}, in all {total}", markup=False)
+
+
+@pod.command()
+def guard(
+    once: Annotated[bool, typer.Option("--once", help="Make one round, and end.")] = False,
+    install: Annotated[
+        bool, typer.Option("--install", help="Have systemd make a round every minute.")
+    ] = False,
+    uninstall: Annotated[bool, typer.Option("--uninstall", help="Remove that again.")] = False,
+    again: Annotated[bool, typer.Option("--again", hidden=True)] = False,
+    user: ServiceUser = None,
+    as_json: Json = False,
+) -> None:
+    """End pods at their limits: compare what the provider lists with the ledger, every minute.
+
+    Run it on a machine that is always on, and rent pods there: it knows what that machine has made.
+
+    Example: dure pod guard --install
+    """
+    if install or uninstall:
+        timer = service_for(TIMER, user)
+        if uninstall:
+            uninstall_guard(timer)
+            tell(f"{timer.path} is removed")
+            return
+        install_guard(timer)
+        tell(f"{timer.path} makes a round every minute; the first one was checked")
+        return
+    while True:
+        try:
+            with opened() as here:
+                done = guard_round(here.lives, here.ssh.report, comes_again=again or not once)
+            _report(done, as_json=as_json)
+            is_well = done.is_well
+        except (PodError, ResourceError) as error:  # the next round may reach the provider
+            if once:
+                raise
+            print_error(error)
+        if once:
+            raise typer.Exit(0 if is_well else 1)
+        time.sleep(ROUND_S)
+
+
+def _report(done: GuardRound, *, as_json: bool) -> None:
+    if as_json:
+        print_json(round_data(done))
+        return
+    for outcome in done.outcomes:
+        text = f"{outcome.name}: {outcome.act}" + (f", {outcome.reason}" if outcome.reason else "")
+        output.print(printable(text), markup=False, soft_wrap=True)
+        if outcome.problem:
+            print_error(PodError(outcome.problem, outcome.cure))
+    for stranger in done.strangers:
+        tell(printable(f"{stranger.name} is not in this ledger, so it is left alone"))
+    for problem in done.problems:
+        print_error(UsageError(problem))
+
+
+@pod.command()
+def doctor(as_json: Json = False) -> None:
+    """Check what pods need: the key, ssh, the ledger, and whether every guard is armed.
+
+    Example: dure pod doctor
+    """
+    checks = examined()
+    if as_json:
+        print_json([{"check": c.what, "problem": c.problem, "cure": c.cure} for c in checks])
+    else:
+        for check in checks:
+            errors.print(f"{'ok ' if not check.problem else 'BAD'} {check.what}", markup=False)
+            if check.problem:
+                print_error(DureError(check.problem, check.cure))
+    if any(check.problem for check in checks):
+        raise typer.Exit(1)
+
+
+@pod.command()
+def export(
+    name: PodName,
+    dstack: Annotated[bool, typer.Option("--dstack", help="Write a file for dstack.")] = False,
+) -> None:
+    """Write a pod as a file for dstack, which runs many on many clouds.
+
+    Example: dure pod export pod --dstack
+    """
+    if not dstack:
+        raise UsageError("there is one format so far", "add --dstack")
+    with opened() as here:
+        entry = here.ledger.named(name)
+        found = here.lives.provider.pod(entry.pod_id)
+    write(dstack_file(entry, found))
+
+
+@pod.command()
+def emulator(
+    port: Annotated[int, typer.Option(help="Port to listen on.", show_default="a free one")] = 0,
+    real: Annotated[
+        bool, typer.Option("--real", help="Run pods' start commands here, each with an sshd.")
+    ] = False,
+) -> None:
+    """Run a provider on this machine, to try everything without money, until Ctrl-C.
+
+    It prints the variables that the other commands need. It is RunPod's API, with its faults.
+
+    Example: dure pod emulator --real
+    """
+    from dure.pods.emulator.__main__ import emulate
+
+    emulate(port, real=real)
+
+
+pod.command(context_settings={"ignore_unknown_options": True})(ssh)
+for _one in (logs, sync, tunnel):
+    pod.command()(_one)

@@ -1,0 +1,230 @@
+"""`dure pod up`: shows the bill, asks, rents one pod, and checks what guards it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from dure.cli.terminal.console import output, print_json
+from dure.cli.terminal.parameters import Json
+from dure.cli.terminal.pod_account import PodAccount, opened
+from dure.cli.terminal.pod_options import MaxDaily, MaxHourly, SshKey, Yes, ask, tell
+from dure.cli.terminal.pod_tables import bill_data, bill_lines, end_text, pod_data
+from dure.cli.terminal.quantities import seconds_of
+from dure.errors import DureError, UsageError
+from dure.pods.ceilings import Ceilings, check_ceilings
+from dure.pods.launch import Order, chosen_offer, launch
+from dure.pods.ledger import Entry
+from dure.pods.life import pauses
+from dure.pods.money import Bill, Disks, money_of
+from dure.pods.provider import PodError, PodStatus
+from dure.pods.ssh_access import SshAccess
+from dure.pods.templates import template_of
+from dure.pods.timer import guard_is_armed
+
+__all__ = ["guarded", "never_unguarded", "up"]
+
+PATIENCE_S = 900.0
+
+
+def up(
+    name: Annotated[str, typer.Option(help="What the pod is called here.")] = "pod",
+    template: Annotated[str, typer.Option(help="What runs in it: serve or workbench.")] = "serve",
+    model: Annotated[
+        str, typer.Option(help="Model of Hugging Face that `serve` serves.", show_default=False)
+    ] = "",
+    engine: Annotated[str, typer.Option(help="Server: llama.cpp or vllm.")] = "llama.cpp",
+    image: Annotated[
+        str, typer.Option(help="Container image.", show_default="the template's")
+    ] = "",
+    gpu: Annotated[
+        str, typer.Option(help="Part of a GPU's name.", show_default="the cheapest")
+    ] = "",
+    gpus: Annotated[int, typer.Option(help="Number of GPUs.", min=1)] = 1,
+    memory: Annotated[int, typer.Option(help="Memory of all GPUs together, at least, in GB.")] = 0,
+    cloud: Annotated[str, typer.Option(help="secure or community.")] = "secure",
+    disk: Annotated[int, typer.Option(help="GB that a stop empties.", min=1)] = 20,
+    volume: Annotated[
+        int, typer.Option(help="GB that a stop keeps, at /workspace; 0 or 10 and more.", min=0)
+    ] = 50,
+    network_volume: Annotated[
+        str,
+        typer.Option(help="Id of a network volume that is used instead; it is kept by all."),
+    ] = "",
+    max_price: Annotated[
+        float, typer.Option(help="Most that it may cost an hour, in dollars.")
+    ] = 1.0,
+    max_spend: Annotated[
+        float, typer.Option(help="Most that its life may cost, in dollars.")
+    ] = 10.0,
+    max_hours: Annotated[float, typer.Option(help="Hours after which it ends.")] = 8.0,
+    idle: Annotated[str, typer.Option(help="Idle time after which it ends, or never.")] = "30m",
+    heartbeat: Annotated[
+        str, typer.Option(help="It ends if no guard at home was heard for so long, or never.")
+    ] = "never",
+    max_hourly: MaxHourly = 2.0,
+    max_daily: MaxDaily = 20.0,
+    ssh_key: SshKey = None,
+    wait: Annotated[
+        str, typer.Option(help="Time to wait until it runs and its guard is checked.")
+    ] = "15m",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the bill, and stop.")] = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Rent a pod: show its bill, ask, make it, check its guards, and write its entry for ssh.
+
+    It is terminated, with its files, at the first of its limits. What lies on a network volume stays.
+
+    Example: dure pod up --model Qwen/Qwen3-32B-GGUF:Q4_K_M --max-price 0.7 --idle 20m
+    """
+    where = cloud.upper()
+    if where not in {"SECURE", "COMMUNITY"}:
+        raise UsageError(f"--cloud {cloud}", "choose secure or community")
+    if network_volume and where != "SECURE":
+        raise UsageError("network volumes are in the secure cloud alone", "leave out --cloud")
+    if 0 < volume < 10:
+        raise UsageError(f"--volume {volume}", "give 0, or 10 GB and more")
+    if not 0 < max_hours <= 24 * 30:
+        raise UsageError(f"--max-hours {max_hours:g}", "give hours above 0, 720 at most")
+    ceilings = Ceilings(
+        money_of("--max-price", max_price),
+        money_of("--max-hourly", max_hourly),
+        money_of("--max-daily", max_daily),
+    )
+    spend, chosen = (
+        money_of("--max-spend", max_spend),
+        template_of(template, model=model, engine=engine, image=image, volume="/workspace"),
+    )
+    idle_s, heartbeat_s = _limit("--idle", idle), _limit("--heartbeat", heartbeat)
+    with opened(ssh_key) as here:
+        size, center = _network(here, network_volume)
+        offer = chosen_offer(
+            here.lives.provider.gpus(where, gpus), where, gpu=gpu, memory=memory, gpus=gpus
+        )
+        price = offer.price(where)
+        assert price is not None, "it was chosen by its price"
+        disks = Disks(disk, 0 if network_volume else volume, size)
+        bill = Bill(price * gpus, disks, int(max_hours * 3600), spend)
+        order = Order(
+            name, chosen, offer, gpus, where, bill, idle_s, heartbeat_s, "/workspace",
+            network_volume, center, ssh_key,
+        )  # fmt: skip
+        allow = partial(check_ceilings, bill, ceilings)
+        allow(here.ledger.living(), here.ledger.spent_lately(here.lives.provider.now()))
+        if dry_run or not as_json:
+            _show(order, as_json=as_json)
+        if dry_run:
+            return
+        ask(f"rent {offer.name} as {name}?", yes=yes, as_json=as_json)
+        _include(here.ssh, yes=yes)
+        key, before = here.ssh.public_key(), {e.label for e in here.ledger.all()}
+        with never_unguarded(here, lambda e: e.label not in before and e.name == name):
+            entry = launch(here.lives, order, key, allow)
+            tell(f"{name} is made ({entry.pod_id}), and costs {entry.hourly} an hour")
+            entry = guarded(here, entry, seconds_of("--wait", wait))
+        _finish(here, entry, as_json=as_json)
+
+
+def _limit(option: str, text: str) -> int:
+    return 0 if text == "never" else math.ceil(seconds_of(option, text))
+
+
+def _network(here: PodAccount, volume_id: str) -> tuple[int, str]:
+    """Return the size in GB of a network volume and its data center. Raises UsageError."""
+    if not volume_id:
+        return 0, ""
+    for volume in here.lives.provider.network_volumes():
+        if volume.get("id") == volume_id:
+            return int(volume["size"]), str(volume["dataCenter"])
+    raise UsageError(f"there is no network volume {volume_id}", "see `dure pod ls`")
+
+
+def _show(order: Order, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"gpu": order.offer.id, "cloud": order.cloud, "bill": bill_data(order.bill)})
+        return
+    tell(f"{order.gpus} of {order.offer.name}, {order.offer.memory} GB each, {order.cloud.lower()}")
+    for line in bill_lines(order.bill, order.network_volume):
+        tell(f"  {line}")
+
+
+def _include(ssh: SshAccess, *, yes: bool) -> None:
+    """Have ~/.ssh/config include the pods' entries, if the user agrees."""
+    if ssh.is_included:
+        return
+    question = (
+        f"add one line to ~/.ssh/config, so that every ssh knows dure's pods ({ssh.include})?"
+    )
+    if yes or typer.confirm(question, err=True):
+        ssh.include_entries()
+        tell(f"~/.ssh/config has a new line: {ssh.include}")
+
+
+def guarded(here: PodAccount, entry: Entry, patience_s: float = PATIENCE_S) -> Entry:
+    """Wait until a pod runs, lets its owner in, and says that its guard is armed. Raises PodError."""
+    gives_up = time.monotonic() + patience_s
+    entry, _ = here.lives.until_running(entry, patience_s)
+    entry = here.ssh.heal(here.lives, entry, max(1.0, gives_up - time.monotonic()))
+    return _armed(here, entry, max(1.0, gives_up - time.monotonic()))
+
+
+@contextmanager
+def never_unguarded(here: PodAccount, is_meant: Callable[[Entry], bool]) -> Iterator[None]:
+    """End a pod that the block asked for if the block fails, or is interrupted, and no guard is at home.
+
+    Nothing that was checked would end it later. is_meant: tells the pod from others of the ledger.
+    """
+    try:
+        yield
+    except BaseException as error:
+        left = [e for e in here.ledger.living() if is_meant(e) and e.status != PodStatus.EXITED]
+        if not left or guard_is_armed(here.ledger):
+            raise
+        tell(f"{left[0].name} has no guard that was checked, so it is ended")
+        here.lives.end(left[0], "no guard of it could be checked")
+        if not isinstance(error, DureError):
+            raise
+        raise PodError(
+            f"{left[0].name} was terminated: {error.problem}",
+            "have a guard at home: `dure pod guard --install`",
+        ) from error
+
+
+def _armed(here: PodAccount, entry: Entry, patience_s: float) -> Entry:
+    """Read the report of the guard in a pod until it is armed. Raises PodError."""
+    answer = ""
+    for pause_s in pauses(patience_s):
+        if report := here.ssh.report(entry):
+            pod = here.lives.provider.pod(entry.pod_id)
+            if pod is not None and report.armed_at:
+                return here.lives.see(entry, pod, report)
+            answer = report.answer
+        here.lives.wait(pause_s)
+    said = f"the provider answers it {answer}" if answer else "it says nothing"
+    raise PodError(
+        f"the guard in {entry.name} is not armed: {said}", f"look at `dure pod logs {entry.name}`"
+    )
+
+
+def _finish(here: PodAccount, entry: Entry, *, as_json: bool) -> None:
+    home = guard_is_armed(here.ledger)
+    if as_json:
+        print_json(pod_data(entry, home_is_armed=home))
+        return
+    output.print(
+        f"{entry.name}: {end_text(entry, home_is_armed=home)}", markup=False, soft_wrap=True
+    )
+    tell("its own guard is armed: checked over ssh")
+    if not home:
+        tell("no guard at home runs, which would count its money too: `dure pod guard --install`")
+    tell(f"log in:   dure pod ssh {entry.name}   (or ssh dure-{entry.name})")
+    if entry.server_port:
+        tell(f"use it:   dure pod tunnel {entry.name}")
+    tell(f"end it:   dure pod rm {entry.name}")

@@ -1,0 +1,152 @@
+"""A pod's machine on this one: a folder, its start command as a real process, and a real sshd.
+
+What an image would bring is in the folder's `bin`: stand-ins for nvidia-smi and for servers. The
+container's disk is emptied by a stop, the volume is not.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from dure.pods.emulator.account import EmulatedPod
+from dure.whole_file import part_of
+
+__all__ = ["LocalMachine"]
+
+_SSHD = "/usr/sbin/sshd"
+_CONFIG = """\
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/disk/host_key
+AuthorizedKeysFile {folder}/disk/home/.ssh/authorized_keys
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+SetEnv DURE_POD_STATE={folder}/disk/state PATH={folder}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
+Subsystem sftp internal-sftp
+"""
+_SERVER = """#!/bin/sh
+# Answers as far as a client needs to see that something serves.
+while [ $# -gt 0 ]; do [ "$1" = --port ] && port=$2; shift; done
+exec {python} -m http.server "$port" --bind 127.0.0.1 --directory {folder}/site
+"""
+
+
+class LocalMachine:
+    """A machine in a folder of its own. step_s: how often the guard in the pod looks."""
+
+    def __init__(self, folder: Path, step_s: int = 1) -> None:
+        self._folder, self._step_s = folder, step_s
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, pod: EmulatedPod) -> int:
+        """Run the start command; return the port at which its sshd will listen."""
+        port = self._furnish()
+        command = json.loads(pod.body["args"])
+        pod.env["USER"] = getpass.getuser()
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command["entrypoint"], *command["cmd"]],
+                cwd=self._folder / "workspace",
+                env={
+                    "PATH": f"{self._folder}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+                    **pod.env,
+                    "HOME": str(self._folder / "disk" / "home"),
+                    "DURE_POD_STATE": str(self._folder / "disk" / "state"),
+                    "DURE_STEP_S": str(self._step_s),
+                    "RUNPOD_POD_ID": pod.id,
+                    "RUNPOD_API_KEY": pod.key,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return port
+
+    def stop(self, *, wipe: bool) -> None:
+        """End every process of the pod, and empty its disk."""
+        if self._process is not None:
+            for kept in (self._process.pid, self._sshd_pid()):
+                _end_group(kept)
+            self._process.wait()
+            self._process = None
+        shutil.rmtree(self._folder / "disk", ignore_errors=True)
+        if wipe:
+            shutil.rmtree(self._folder / "workspace", ignore_errors=True)
+
+    @property
+    def pid(self) -> int:
+        """The process that started with the pod, 0 if none runs."""
+        return self._process.pid if self._process else 0
+
+    def log(self) -> list[str]:
+        """Return what the pod wrote."""
+        try:
+            return (self._folder / "log").read_text(errors="replace").splitlines()
+        except OSError:
+            return []
+
+    def _sshd_pid(self) -> int:
+        try:
+            return int((self._folder / "disk" / "sshd.pid").read_text())
+        except (OSError, ValueError):
+            return 0
+
+    def _furnish(self) -> int:
+        """Make the disk and the programs; return a free port."""
+        folder, disk = self._folder, self._folder / "disk"
+        for made in (
+            disk / "home",
+            disk / "state",
+            folder / "workspace",
+            folder / "bin",
+            folder / "site",
+        ):
+            made.mkdir(parents=True, exist_ok=True)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = int(free.getsockname()[1])
+        (disk / "sshd_config").write_text(_CONFIG.format(port=port, folder=folder))
+        (folder / "site" / "health").write_text('{"status": "ok"}\n')
+        sshd = shlex.join([_SSHD, "-D", "-f", str(disk / "sshd_config")])
+        key = shlex.quote(str(disk / "host_key"))
+        self._program(
+            "sshd",
+            f"[ -e {key} ] || /usr/bin/ssh-keygen -q -t ed25519 -N '' -f {key}\n"
+            f"setsid sh -c 'echo $$ >{disk}/sshd.pid; exec {sshd}' &\n",
+        )
+        self._program("ssh-keygen", "exit 0\n")  # the keys of this machine are its own
+        self._program(
+            "nvidia-smi",
+            f'case "$*" in *utilization*) cat {folder}/gpu 2>/dev/null || echo 0 ;;\n'
+            '*) echo "NVIDIA GeForce RTX 4090 (emulated)" ;; esac\n',
+        )
+        server = _SERVER.format(python=sys.executable, folder=folder)
+        for name in ("llama-server", "vllm"):
+            self._program(name, server.removeprefix("#!/bin/sh\n"))
+        return port
+
+    def _program(self, name: str, text: str) -> None:
+        path = self._folder / "bin" / name
+        part_of(path).write_text(f"#!/bin/sh\n{text}")
+        part_of(path).chmod(0o755)
+        part_of(path).replace(path)
+
+
+def _end_group(pid: int) -> None:
+    if pid:
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return

@@ -1,0 +1,365 @@
+"""`dure pod` as a person uses it, against the emulator: real processes, a real sshd, no money."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from dure.pods.emulator.account import Account, EmulatedPod, EmulatorClock
+from dure.pods.emulator.faults import ALWAYS
+from dure.pods.emulator.machine import LocalMachine
+from dure.pods.emulator.server import EmulatorServer
+from tests.support.needs_root import needs_root
+from tests.support.systemd_sandbox import SystemdSandbox
+
+KEY = "rpa_the-account-s-own-secret"
+MODEL = "Qwen/Qwen3-4B-GGUF:Q4_K_M"
+UP = ("up", "--name", "w", "--model", MODEL, "--gpu", "4090", "--yes", "--json")
+
+
+@dataclass
+class Person:
+    """Somebody with a home and an account. said: all that the commands wrote."""
+
+    home: Path
+    server: EmulatorServer
+    said: list[str] = field(default_factory=list)
+    programs: Path | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {
+            k: v for k, v in os.environ.items() if not k.startswith(("DURE_", "RUNPOD_", "XDG_"))
+        }
+        if self.programs:
+            kept["PATH"] = f"{self.programs}:{kept['PATH']}"
+        return {
+            **kept,
+            "HOME": str(self.home),
+            "COLUMNS": "200",
+            "RUNPOD_API_BASE_URL": self.server.url,
+            "RUNPOD_API_KEY": KEY,
+        }
+
+    def dure(self, *words: str, status: int = 0, **environment: str) -> str:
+        done = subprocess.run(
+            self.command(*words),
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        self.said += [done.stdout, done.stderr]
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout if status == 0 else done.stderr
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.dure(*words, "--json"))
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "dure.cli.main", "pod", *words]
+
+    def ssh(self, *words: str) -> str:
+        """What any program does that reads ~/.ssh/config."""
+        command = ["ssh", "-F", str(self.home / ".ssh" / "config"), "-o", "BatchMode=yes", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return done.stdout + done.stderr
+
+    @property
+    def pod(self) -> EmulatedPod:
+        """The newest pod, as the provider has it."""
+        return list(self.server.account.pods.values())[-1]
+
+    def faults(self, **times: int) -> None:
+        self.server.account.faults.set({name.replace("_", "-"): n for name, n in times.items()})
+
+
+@contextmanager
+def a_person(folder: Path) -> Iterator[Person]:
+    numbers = count()
+    account = Account(
+        EmulatorClock(is_running=True),
+        lambda: LocalMachine(folder / f"pod-{next(numbers)}"),
+        key=KEY,
+    )
+    (folder / "home" / ".ssh").mkdir(parents=True)
+    (folder / "home" / ".ssh" / "config").write_text("Host elsewhere\n    Port 2222\n")
+    with EmulatorServer(account) as server:
+        yield Person(folder / "home", server)
+
+
+@pytest.fixture
+def person(tmp_path: Path) -> Iterator[Person]:
+    with a_person(tmp_path) as person:
+        yield person
+
+
+@pytest.fixture(scope="module")
+def renter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
+    """Somebody who has a pod already; what ssh and ssh-keygen were given is written down in `seen`."""
+    folder = tmp_path_factory.mktemp("renter")
+    with a_person(folder) as person:
+        person.programs = folder / "bin"
+        person.programs.mkdir()
+        for name in ("ssh", "ssh-keygen", "rsync"):
+            shim = person.programs / name
+            look = f'{{ echo {name} "$@"; env; }} >>{folder}/seen'
+            shim.write_text(f'#!/bin/sh\n{look}\nexec {shutil.which(name)} "$@"\n')
+            shim.chmod(0o755)
+        person.dure(*UP)
+        yield person
+
+
+def test_the_whole_path(person: Person, tmp_path: Path) -> None:
+    """Choose a GPU, see the bill, rent, log in, run, stop, start at another port, end."""
+    cheap = person.json("gpus", "--max-price", "0.7")
+    assert [offer["name"] for offer in cheap] == ["RTX A5000", "RTX 4090"]
+    bill = json.loads(person.dure(*UP, "--volume", "100", "--dry-run"))["bill"]
+    assert bill["stopped_for_a_month"] == 20.0
+    assert person.server.account.pods == {}
+
+    person.dure("guard", "--once", "--again")
+    person.faults(late_ssh=2)
+    made = json.loads(person.dure(*UP, "--volume", "100", "--max-spend", "2", "--idle", "20m"))
+    assert made["status"] == "RUNNING"
+    assert made["guard_in_pod"]
+    assert made["at_most"] <= 2
+    assert (person.home / ".ssh" / "config").read_text().endswith("Host elsewhere\n    Port 2222\n")
+
+    assert "RTX 4090" in person.dure("ssh", "w", "--", "nvidia-smi")
+    assert "RTX 4090" in person.ssh("dure-w", "nvidia-smi")
+    listed = person.dure("ls")
+    assert "dies at" in listed
+    assert "$2.00 at most" in listed
+
+    tunnel = subprocess.Popen(
+        person.command("tunnel", "w"), env=person.environment, stdout=subprocess.PIPE, text=True
+    )
+    assert tunnel.stdout is not None
+    url = tunnel.stdout.readline().strip().removesuffix("/v1")
+    transport = httpx2.HTTPTransport(retries=8)
+    with httpx2.Client(transport=transport) as client:
+        assert client.get(f"{url}/health").json() == {"status": "ok"}
+    tunnel.terminate()
+    tunnel.wait()
+    tunnel.stdout.close()
+
+    (tmp_path / "data").write_text("rows")
+    volume = tmp_path / "pod-0" / "workspace"
+    person.dure("sync", str(tmp_path / "data"), f"w:{volume}/")
+    assert (volume / "data").read_text() == "rows"
+    assert "is outside /workspace: a stop deletes it" in person.said[-1]
+
+    port = person.pod.port
+    person.dure("stop", "w")
+    assert person.server.account.billing() == []
+    assert "ends at $2.00" in person.dure("ls")
+    person.faults(stale_port=2)
+    started = json.loads(person.dure("start", "w", "--yes", "--json"))
+    assert person.pod.port != port
+    assert started["guard_in_pod"]
+    assert "RTX 4090" in person.ssh("dure-w", "nvidia-smi")
+
+    assert "is gone" not in person.dure("rm", "w", "--yes")
+    assert "is gone; it cost $0.01" in person.said[-1]
+    assert person.server.account.billing() == []
+    assert [pod["state"] for pod in person.json("ls", "--all")["pods"]] == ["gone"]
+    _no_secret(person, tmp_path)
+
+
+def _no_secret(person: Person, folder: Path) -> None:
+    """The account's key is in no file, no URL, and nothing that was said."""
+    texts = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert any(b"dure-w" in text for text in texts)
+    assert not any(KEY.encode() in text for text in texts)
+    assert KEY not in "\n".join([*person.said, *person.server.requests])
+
+
+def test_a_port_that_changed_is_mended(renter: Person) -> None:
+    """A pod that was restarted elsewhere is reached all the same, by every program."""
+    renter.server.account.act(renter.pod.id, "restart")
+    assert "emulated" in renter.dure("ssh", "w", "--", "nvidia-smi")
+    assert "emulated" in renter.ssh("dure-w", "nvidia-smi")
+
+
+def test_no_program_that_it_starts_has_the_key(renter: Person) -> None:
+    """Neither in its environment nor in its arguments."""
+    renter.dure("ssh", "w", "--", "true")
+    renter.dure("sync", "w:/dev/null", str(renter.home))
+    renter.dure("guard", "--once")
+    told = (renter.home.parent / "seen").read_text()
+    assert {"ssh", "ssh-keygen", "rsync"} <= {line.split(" ")[0] for line in told.splitlines()}
+    assert "HOME=" in told
+    assert KEY not in told
+
+
+def test_nothing_is_rented_without_an_answer(person: Person) -> None:
+    """Neither if the question is not answered, nor for a program that was not told to agree."""
+    asked = UP[:-2]
+    person.dure(*asked, status=1)
+    assert "--yes" in person.dure(*asked, "--json", status=2)
+    assert "POST /v2/pods" not in person.server.requests
+
+
+def test_a_pod_that_nobody_guards_is_ended(person: Person) -> None:
+    """Its own guard cannot be checked, as ssh never comes; no guard at home runs: it is not left."""
+    person.faults(late_ssh=ALWAYS)
+    assert "w was terminated" in person.dure(*UP, "--wait", "2s", status=1)
+    assert person.server.account.billing() == []
+
+
+def test_a_wait_that_is_interrupted_leaves_no_pod_without_a_guard(person: Person) -> None:
+    """Ctrl-C while its guard is not checked yet ends the pod."""
+    person.faults(late_ssh=ALWAYS)
+    waiting = subprocess.Popen(
+        person.command(*UP),
+        env=person.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert waiting.stderr is not None
+    assert any(b"is made" in line for line in waiting.stderr)
+    waiting.send_signal(signal.SIGINT)
+    waiting.communicate(timeout=60)
+    assert person.server.account.pods
+    assert person.server.account.billing() == []
+
+
+def test_a_pod_that_the_guard_at_home_sees_is_kept(person: Person) -> None:
+    """Then it is an error to be told only."""
+    person.dure("guard", "--once", "--again")
+    person.faults(late_ssh=ALWAYS)
+    assert "lets nobody in by ssh" in person.dure(*UP, "--wait", "2s", status=1)
+    assert len(person.server.account.billing()) == 1
+    assert "home" in person.dure("ls")
+
+
+def test_a_round_by_hand_arms_no_guard(person: Person) -> None:
+    """Only one that is followed by others counts."""
+    person.dure("guard", "--once")
+    assert "no guard at home has looked" in person.dure("doctor", status=1)
+    person.dure("guard", "--once", "--again")
+    assert "no guard at home has looked" not in person.dure("doctor", status=1)
+
+
+def test_the_doctor_names_what_is_missing(person: Person) -> None:
+    """Every check is made, whatever fails."""
+    checks = json.loads(_out_of(person, "doctor", "--json"))
+    bad = {check["check"] for check in checks if check["problem"]}
+    assert "~/.ssh/config includes the pods' entries" in bad
+    assert "a guard at home makes its rounds" in bad
+    assert "the provider accepts it, and its clock agrees" not in bad
+
+
+def _out_of(person: Person, *words: str) -> str:
+    done = subprocess.run(
+        person.command(*words), env=person.environment, capture_output=True, text=True, check=False
+    )
+    return done.stdout
+
+
+def test_a_guard_round_ends_an_overdue_pod(person: Person) -> None:
+    """The provider's clock counts, not this machine's."""
+    person.dure(*UP, "--max-hours", "2")
+    person.server.account.clock.forward(2 * 3600)
+    done = person.json("guard", "--once")
+    assert done["pods"][0]["act"] == "terminate"
+    assert person.server.account.billing() == []
+
+
+def test_logs_and_export(renter: Person) -> None:
+    """What a pod wrote is printed; a file for dstack has its command and its limits."""
+    (renter.home.parent / "pod-0" / "log").write_text("loading\nready\n")
+    assert renter.dure("logs", "w").splitlines()[:2] == ["loading", "ready"]
+    told = renter.dure("export", "w", "--dstack")
+    assert "type: service" in told
+    assert "max_duration: 28800s" in told
+
+
+def test_two_pods_of_one_name_are_refused(renter: Person) -> None:
+    """The second would be forgotten."""
+    assert "a pod named w lives already" in renter.dure(*UP, status=2)
+    assert len(renter.server.account.billing()) == 1
+
+
+def test_without_a_key_it_says_where_one_is_put(person: Person) -> None:
+    """The cure names every place."""
+    said = person.dure("ls", status=2, RUNPOD_API_KEY="")
+    assert "RUNPOD_API_KEY" in said
+    assert "DURE_POD_KEY_FILE" in said
+
+
+def test_a_wrong_key_is_not_repeated_in_the_error(person: Person) -> None:
+    """Whoever reads the error learns nothing."""
+    said = person.dure("ls", status=1, RUNPOD_API_KEY="another-secret")
+    assert "the key is not accepted" in said
+    assert "another-secret" not in said
+
+
+@needs_root
+def test_the_guard_is_installed_and_is_armed_only_after_its_first_round(
+    person: Person, tmp_path: Path
+) -> None:
+    """A timer that makes no round is an error; the unit has no key."""
+    sandbox = SystemdSandbox(tmp_path)
+    install = f"{sys.executable} -m dure.cli.main pod guard --install --user nobody"
+    key = tmp_path / "key"
+    key.write_text(KEY)
+    key.chmod(0o600)
+    kept = {k: v for k, v in person.environment.items() if k != "PATH"}
+    given = {
+        **kept,
+        "DURE_PODS": str(tmp_path / "pods"),
+        "DURE_POD_KEY_FILE": str(key),
+    }
+    refused = sandbox.run_in(tmp_path, install, given)
+    assert "where a service does not find it" in refused.stderr
+    del given["RUNPOD_API_KEY"]
+    idle = sandbox.run_in(tmp_path, f"unset RUNPOD_API_KEY; {install}", given)
+    assert "the guard is installed and not armed: it made no round" in idle.stderr
+    systemctl = sandbox.programs / "systemctl"
+    systemctl.write_text(
+        "#!/bin/sh\n"
+        '[ "$1" = start ] || exit 0\n'
+        "unit=/etc/systemd/system/dure-pod-guard.service\n"
+        'exec env $(sed -n "s/^Environment=//p" $unit) $(sed -n "s/^ExecStart=//p" $unit)\n'
+    )
+    show = "cat /etc/systemd/system/dure-pod-guard.*"
+    armed = sandbox.run_in(tmp_path, f"{install} && {show}", given)
+    assert armed.returncode == 0, armed.stderr
+    assert "the first one was checked" in armed.stderr
+    assert "OnUnitActiveSec=60" in armed.stdout
+    assert KEY not in armed.stdout
+
+
+def test_what_is_promised_is_what_an_armed_guard_keeps(renter: Person) -> None:
+    """The pod's own guard knows its deadline only; the limit in money is kept at home."""
+    alone = next(iter(renter.json("ls")["pods"]))
+    assert not alone["guard_at_home"]
+    assert "dies at" in renter.dure("ls")
+    ledger = sqlite3.connect(renter.home / ".local" / "state" / "dure" / "pods" / "ledger.sqlite3")
+    body = json.loads(ledger.execute("SELECT entry FROM pods").fetchone()[0])
+    assert alone["dies_at"] == datetime.fromtimestamp(body["dies_at"], UTC).isoformat(
+        timespec="seconds"
+    )
+    ledger.execute("UPDATE pods SET entry=?", (json.dumps({**body, "armed_at": 0}),))
+    ledger.commit()
+    ledger.close()
+    assert "NO GUARD IS ARMED" in renter.dure("ls")
+    assert next(iter(renter.json("ls")["pods"]))["dies_at"] is None
