@@ -24,6 +24,7 @@ from dure.pods.emulator.account import Account, EmulatedPod, EmulatorClock
 from dure.pods.emulator.faults import ALWAYS
 from dure.pods.emulator.machine import LocalMachine
 from dure.pods.emulator.server import EmulatorServer
+from tests.support.dure_process import IN_FRONT
 from tests.support.needs_root import needs_root
 from tests.support.systemd_sandbox import SystemdSandbox
 
@@ -228,7 +229,7 @@ def test_a_wait_that_is_interrupted_leaves_no_pod_without_a_guard(person: Person
     """Ctrl-C while its guard is not checked yet ends the pod."""
     person.faults(late_ssh=ALWAYS)
     waiting = subprocess.Popen(
-        person.command(*UP),
+        [sys.executable, "-c", IN_FRONT, *person.command(*UP)],
         env=person.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

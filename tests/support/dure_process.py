@@ -36,7 +36,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 # Runs dure as a process that Ctrl-C reaches.
-_IN_FRONT = """
+IN_FRONT = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored, where the tests run in the background
 os.execv(sys.argv[1], sys.argv[1:])
@@ -77,7 +77,7 @@ class Dure:
         """Start a command and leave it running; `streams` are Popen's, stdin is empty by default."""
         streams = {"stdin": subprocess.DEVNULL, **streams}
         return subprocess.Popen(
-            [sys.executable, "-c", _IN_FRONT, *DURE, *map(str, arguments)],
+            [sys.executable, "-c", IN_FRONT, *DURE, *map(str, arguments)],
             env=self.environment,
             bufsize=0,
             **streams,
