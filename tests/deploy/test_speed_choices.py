@@ -92,6 +92,35 @@ def test_the_speed_is_reached_within_six_files(
         assert wanted.nearest(1 / token_s).token_s == pytest.approx(token_s, rel=0.02)
 
 
+def test_a_file_that_has_run_is_not_chosen_again_while_others_are_left(tmp_path: Path) -> None:
+    """Whatever runs show: a machine whose times have nothing to do with types teaches nothing."""
+    path = small_model(tmp_path / "m.gguf", DEEP)
+    with open_gguf(path) as model:
+        search = prepared(tmp_path / "kept", model)
+        machine = Machine(model, {}, rest_s=1e-4)
+        token_s = machine.between(search, 0.5)
+        wanted = for_speed(search)
+        seen = []
+        for off in (1.4, 0.7, 1.2, 0.9):
+            choice = wanted.choose(1 / token_s)
+            assert choice.types not in seen
+            seen.append(choice.types)
+            wanted.learn(choice, 1 / (token_s * off))
+
+
+def test_what_is_quick_enough_stays_if_nothing_is_near(tmp_path: Path) -> None:
+    """Between two files that are 14 % too slow and 28 % too quick; within 5 % the nearest counts."""
+    path = small_model(tmp_path / "m.gguf", DEEP)
+    with open_gguf(path) as model:
+        wanted = for_speed(prepared(tmp_path / "kept", model))
+        choice = wanted.choose(1000)
+        for tokens_per_s in (860, 1280):
+            wanted.learn(choice, tokens_per_s)
+        assert wanted.nearest(1000).token_s == pytest.approx(1 / 1280)
+        wanted.learn(choice, 960)
+        assert wanted.nearest(1000).token_s == pytest.approx(1 / 960)
+
+
 def test_what_was_learned_is_kept_for_the_next_search(tmp_path: Path) -> None:
     """The first file of another target is near already, on the same machine alone."""
     path = small_model(tmp_path / "m.gguf", DEEP)

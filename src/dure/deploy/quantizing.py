@@ -7,7 +7,7 @@ Refuses to know commands, and how a model is run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,10 +24,13 @@ from dure.plan.learned_times import LearnedTimes, ShownRun, learned_from
 from dure.plan.type_times import TypeTimes, legal_cuts, retyped
 from dure.whole_file import write_whole
 
-__all__ = ["ForSpeed", "Shown", "choose_for_size", "likely_types", "size_frontier"]
+__all__ = ["MISSED", "ForSpeed", "Shown", "choose_for_size", "likely_types", "size_frontier"]
 
 _PLANS = 3  # of a cluster, until the types that are chosen and the shares suit each other
 _SAME_SHARE = 0.02
+MISSED = 0.05  # of a speed: farther off than what is told as reached
+_STEP, _STEPS = 0.97, 12  # towards a file that has not run, if none lies on the other side
+_PARTS = 16  # of the way between two runs, where a file that has not run is looked for
 _SURELY_TOO_MUCH = 1.5  # times what a token takes besides weights, before a file has shown it
 _KEPT_RUNS = 20
 
@@ -173,14 +176,18 @@ class ForSpeed:
         return any(one.choice.types == choice.types for one in self.shown)
 
     def nearest(self, tokens_per_s: float) -> Shown:
-        """Return the run that was nearest to a speed."""
-        return min(self.shown, key=lambda one: abs(1 / one.token_s / tokens_per_s - 1))
+        """Return the run nearest to a speed; if all are far off, of those that are quick enough."""
+        best = min(self.shown, key=lambda one: abs(1 / one.token_s / tokens_per_s - 1))
+        quick = [one for one in self.shown if one.token_s * tokens_per_s <= 1]
+        if quick and best.token_s * tokens_per_s > 1 / (1 - MISSED):
+            return max(quick, key=lambda one: one.token_s)
+        return best
 
     def _choice(self, tokens_per_s: float, size_bytes: float) -> TypeChoice:
         between = self._between(1 / tokens_per_s)
         problems = self._problems(between)
         if between:
-            return self._within(problems, _mixed(problems, between, 1 / tokens_per_s), size_bytes)
+            return self._between_runs(problems, between, 1 / tokens_per_s, size_bytes)
         left_s = 1 / tokens_per_s - self.rest_s
         if not self.shown and self.rest_s * tokens_per_s > _SURELY_TOO_MUCH:
             raise UsageError(
@@ -188,8 +195,37 @@ class ForSpeed:
                 f"ask for less than {1 / self.rest_s:.3g} tokens per second, or use other machines",
             )
         # What is a little too much to ask for is told with the quickest file, which may surprise.
-        left_s = max(left_s, min(problem.quickest_s for problem in problems) * (1 + 1e-6))
-        return self._within(problems, left_s, size_bytes)
+        least_s = min(problem.quickest_s for problem in problems) * (1 + 1e-6)
+        step = _STEP if all(one.token_s > 1 / tokens_per_s for one in self.shown) else 1 / _STEP
+        ways = (max(least_s, left_s * step**n) for n in range(_STEPS))
+        return self._first_not_shown(self._within(problems, s, size_bytes) for s in ways)
+
+    def _between_runs(
+        self,
+        problems: Sequence[TypeProblem],
+        between: tuple[Shown, Shown],
+        token_s: float,
+        size_bytes: float,
+    ) -> TypeChoice:
+        """Return the best choice between two runs, or the nearest beside it.
+
+        A large tensor may leave a gap there, and where it lies is known no better than the times are.
+        """
+        quick_s, slow_s = (max(problems[0].token_s(one.choice.types)) for one in between)
+        wanted = _part_between(between, token_s)
+        parts = sorted((n / _PARTS for n in range(1, _PARTS)), key=lambda part: abs(part - wanted))
+        ways = (quick_s + part * (slow_s - quick_s) for part in (wanted, *parts))
+        return self._first_not_shown(self._within(problems, s, size_bytes) for s in ways)
+
+    def _first_not_shown(self, choices: Iterable[TypeChoice]) -> TypeChoice:
+        """Return the first choice whose file has not run: that of one would only show the same again."""
+        first = None
+        for choice in choices:
+            if not self.was_shown(choice):
+                return choice
+            first = first or choice
+        assert first is not None, "something can always be chosen"
+        return first
 
     def _within(
         self, problems: Sequence[TypeProblem], token_s: float, size_bytes: float = float("inf")
@@ -244,12 +280,10 @@ def _allows(
     return times.allows(tensor, type_)
 
 
-def _mixed(problems: Sequence[TypeProblem], between: tuple[Shown, Shown], token_s: float) -> float:
-    """Return the time of reading weights that two runs promise for a time of a token between theirs."""
+def _part_between(between: tuple[Shown, Shown], token_s: float) -> float:
+    """Return where a time lies between those of two runs: 0 at the quick one, 1 at the slow one."""
     quick, slow = between
-    part = (token_s - quick.token_s) / (slow.token_s - quick.token_s)
-    quick_s, slow_s = (max(problems[0].token_s(one.choice.types)) for one in between)
-    return quick_s + part * (slow_s - quick_s)
+    return (token_s - quick.token_s) / (slow.token_s - quick.token_s)
 
 
 class _KeptRuns:
