@@ -26,7 +26,6 @@ enum {
     // Vectors of a matrix for which packing pays; if its rows lie as the kernel for few vectors wants them.
     FEWEST_VECTORS = HAS_QUICK_VECTORS ? 8 : 6,
     FEWEST_INTERLEAVED = HAS_QUICK_VECTORS ? 96 : 6,
-    NEAR_ROWS = 16,  // that stay near while all vectors go through them, some at a time
     CLAIMED_PANELS = 4,  // that a thread takes at once
     SPINS_PER_YIELD = 64
 };
@@ -125,17 +124,16 @@ static struct matrix_product product_of(const struct matmul *m, const struct ggm
 static bool are_few(const struct matrix_product *p) {
     const enum ggml_type type = p->matrix.type;
     const bool is_interleaved = type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q4_K;
-    return p->n < (is_interleaved ? FEWEST_INTERLEAVED : FEWEST_VECTORS) && p->matrix.n_blocks <= MAX_WIDTH / QUANT_BLOCK;
+    const int64_t fewest = is_interleaved ? FEWEST_INTERLEAVED : FEWEST_VECTORS;
+    return p->n < fewest && p->matrix.n_blocks <= MAX_WIDTH / QUANT_BLOCK;
 }
 
 // Multiplies some rows, with the kernel that is quicker for so many vectors; both give the same bits.
 static void multiply(const struct matrix_product *p, int64_t first, int64_t stop) {
-    if (!are_few(p)) {
+    if (are_few(p)) {
+        multiply_few(p, first, stop);
+    } else {
         multiply_rows(p, first, stop);
-        return;
-    }
-    for (int64_t row = first; row < stop; row += NEAR_ROWS) {
-        multiply_few(p, row, stop - row < NEAR_ROWS ? stop : row + NEAR_ROWS);
     }
 }
 

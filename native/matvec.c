@@ -186,9 +186,13 @@ static void multiply_part(const struct matrix_product *p, int64_t begin, int64_t
 
 void multiply_few(const struct matrix_product *p, int64_t first, int64_t stop) {
     const int64_t n_parts = (p->n + MAX_VECTORS - 1) / MAX_VECTORS;
-    for (int64_t part = 0; part < n_parts; part++) {
-        const int64_t begin = p->n * part / n_parts, end = p->n * (part + 1) / n_parts;
-        multiply_part(p, begin, end - begin, first, stop);
+    const int64_t near = n_parts > 1 ? PART_ROWS : stop - first;  // rows that all parts go through in turn
+    for (int64_t row = first; row < stop; row += near) {
+        const int64_t last = stop - row < near ? stop : row + near;
+        for (int64_t part = 0; part < n_parts; part++) {
+            const int64_t begin = p->n * part / n_parts, end = p->n * (part + 1) / n_parts;
+            multiply_part(p, begin, end - begin, row, last);
+        }
     }
 }
 
