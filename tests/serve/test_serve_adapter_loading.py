@@ -134,6 +134,35 @@ def test_one_takes_anothers_place(server: Serving) -> None:
     assert unload(server, "b").status_code == 200
 
 
+def test_a_name_means_the_new_adapter_while_the_old_one_still_answers(server: Serving) -> None:
+    """A long answer keeps the adapter that it began with; who asks meanwhile gets the new one."""
+    assert load(server, "b", "style-2.gguf").status_code == 200
+    second = text(server, model="b")
+    assert unload(server, "b").status_code == 200
+    assert load(server, "a", "style-1.gguf").status_code == 200
+    told: dict[str, str] = {}
+    long = threading.Thread(
+        target=lambda: told.update(long=text(server, model="a", max_tokens=1500))
+    )
+    replacing = threading.Thread(
+        target=lambda: load(server, "a", "style-2.gguf", load_inplace=True)
+    )
+    long.start()
+    wait_until(lambda: n_running(server) == 1, "it does not begin")
+    replacing.start()
+    wait_until(lambda: "style-2" in str(adapters(server)), "it is not replaced")
+    assert text(server, model="a") == second
+    long.join()
+    replacing.join()
+    assert told["long"]
+    assert len(adapters(server)) == 1
+    assert unload(server, "a").status_code == 200
+
+
+def adapters(server: Serving) -> Any:
+    return httpx.get(f"{server.url}/lora-adapters").json()
+
+
 def test_answers_go_on_while_adapters_come_and_go(server: Serving) -> None:
     """One without an adapter, and one whose adapter is unloaded before it has ended."""
     assert load(server, "a", "style-1.gguf").status_code == 200

@@ -63,9 +63,13 @@ class AdapterLoading:
                 number = await model.engine.adapters.load(str(path))
             except (ModelError, CutError) as error:
                 raise ParameterError("lora_path", error.problem, error.cure) from error
+            if before is not None:
+                model.adapters.remove(
+                    before
+                )  # the name means the new one, while the old one still answers
             model.adapters.add(number, str(path), name)
             if before is not None:
-                await self._drop(model, before)
+                await model.engine.adapters.drop(before)
             return number
 
     async def _unload(self, model: ServedModel, name: str) -> None:
@@ -75,12 +79,8 @@ class AdapterLoading:
                 raise NotFoundError(
                     f"lora_name: there is no adapter {name}", "GET /v1/models lists them"
                 )
-            await self._drop(model, number)
-
-    @staticmethod
-    async def _drop(model: ServedModel, number: int) -> None:
-        await model.engine.adapters.drop(number)
-        model.adapters.remove(number)
+            await model.engine.adapters.drop(number)
+            model.adapters.remove(number)
 
     def _path(self, file: str) -> Path:
         """Return the file that a client names. Raises ParameterError if it is not in the directory."""
