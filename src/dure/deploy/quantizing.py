@@ -197,7 +197,7 @@ class ForSpeed:
         # What is a little too much to ask for is told with the quickest file, which may surprise.
         least_s = min(problem.quickest_s for problem in problems) * (1 + 1e-6)
         step = _STEP if all(one.token_s > 1 / tokens_per_s for one in self.shown) else 1 / _STEP
-        ways = (max(least_s, left_s * step**n) for n in range(_STEPS))
+        ways = dict.fromkeys(max(least_s, left_s * step**n) for n in range(_STEPS))
         return self._first_not_shown(self._within(problems, s, size_bytes) for s in ways)
 
     def _between_runs(
