@@ -89,7 +89,7 @@ def _near(lines: Sequence[RoutedLine]) -> float:
 
 def _of_target(name: str, lines: Sequence[RoutedLine]) -> TargetReport:
     outcomes = [line.outcome for line in lines if line.outcome is not None]
-    finishes = [one.finish_s for one in outcomes if one.whole and one.status < 400]
+    finishes = [line.outcome.finish_s for line in lines if line.outcome and _is_answered(line)]
     return TargetReport(
         name=name,
         n_answers=len(finishes),
