@@ -16,7 +16,7 @@ from pathlib import Path
 from measure import BenchError
 
 from dure.http.guards.asgi import Headers
-from dure.route.client import Client
+from dure.route.client import HttpClient
 
 HOST = "127.0.0.1"
 PATH = "/v1/chat/completions"
@@ -103,12 +103,12 @@ def _wait(process: subprocess.Popen[bytes], port: int) -> None:
     raise BenchError(f"{process.args!r} does not listen at port {port}: run it by hand")
 
 
-def client(url: str) -> Client:
+def client(url: str) -> HttpClient:
     """Return a client that costs little beside what it asks."""
-    return Client(url, ca_file=None, connect_s=10, silence_s=120)
+    return HttpClient(url, ca_file=None, connect_s=10, silence_s=120)
 
 
-async def ask(one: Client, body: Mapping[str, object], headers: Headers = HEADERS) -> float:
+async def ask(one: HttpClient, body: Mapping[str, object], headers: Headers = HEADERS) -> float:
     """Ask for an answer and return its seconds. Raises BenchError if it is no answer."""
     start = time.perf_counter()
     answer = await one.send("POST", PATH, headers, json.dumps(body).encode())

@@ -29,7 +29,7 @@ from dure.http.guards.asgi import Receive, Scope, Send
 from dure.http.guards.keys import KeyRing
 from dure.http.guards.tls import Tls
 from dure.http.log_sink import LogSink
-from dure.http.server import HttpServer, serve
+from dure.http.server import HttpServer, Served, serve
 from dure.http.settings import ServerSettings
 from dure.serve.engine import ChangingAdapters, EngineState
 from dure.serve.metrics import Metrics
@@ -283,7 +283,7 @@ def main() -> int:
         sys.stdout.write(f"{url}\n")
         sys.stdout.flush()
 
-    return serve(SmallApi(), settings, metrics, model="m", announce=announce)
+    return serve(Served(SmallApi(), metrics), settings, model="m", announce=announce)
 
 
 if __name__ == "__main__":

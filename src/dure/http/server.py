@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
 
@@ -33,7 +34,7 @@ from dure.http.metrics import ServerMetrics
 from dure.http.registry import registered
 from dure.http.settings import ServerSettings, check_binding, is_public
 
-__all__ = ["HttpServer", "serve"]
+__all__ = ["HttpServer", "Served", "serve"]
 
 _log = logging.getLogger("dure.serve")
 OWN_KEY = "dure-ps"  # of this user's own commands, every server makes a new one
@@ -41,21 +42,31 @@ _LAST_WORDS_S = 5.0  # for cancelled requests to end their streams
 _TLS_CHECK_TICKS = 100  # of 0.1 s
 
 
+@dataclass(frozen=True)
+class Served:
+    """What is served: an application, and its figures.
+
+    around: entered in the server's event loop before the first request is taken, left after the last.
+    """
+
+    app: App
+    metrics: ServerMetrics
+    around: AbstractAsyncContextManager[object] = field(default_factory=nullcontext)
+
+
 def serve(
-    app: App,
+    served: Served,
     settings: ServerSettings,
-    metrics: ServerMetrics,
     *,
     model: str,
-    around: AbstractAsyncContextManager[object] | None = None,
     announce: Callable[[str], None] = lambda _: None,
     stopping: Callable[[], None] = lambda: None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit code: 0, or 128 + the signal that came twice.
 
-    around: entered in the server's event loop before the first request is taken, left after the last.
-    announce: gets the URL once it answers; stopping: is called when it begins to end. Raises UsageError
-    or ResourceError before anything runs if settings, files or the address are invalid.
+    model: its name in the list of servers. announce: gets the URL once it answers; stopping: is called when
+    it begins to end. Raises UsageError or ResourceError before anything runs if settings, files or the
+    address are invalid.
     """
     check_binding(settings)
     _allow_files(2 * settings.max_connections)
@@ -71,13 +82,13 @@ def serve(
     with ExitStack() as stack:
         binding = stack.enter_context(bound(settings))
         sink = stack.enter_context(LogSink(settings.log_file))
-        server = HttpServer(app, settings, metrics, keys, sink, tls)
+        server = HttpServer(served.app, settings, served.metrics, keys, sink, tls)
         server.on_started = partial(announce, ", ".join(binding.urls))
         server.on_stopping = stopping
 
         async def run() -> None:
             with server.capture_signals():
-                async with around or nullcontext():
+                async with served.around:
                     with registered(binding.url, model, own_key):
                         await server.serve(list(binding.sockets))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from dure.http.registry import RunningServer
 from dure.processes import since_boot_s
 
-__all__ = ["ServerStatus", "server_status"]
+__all__ = ["ServerStatus", "ask_server", "server_status"]
 
 WAIT_S = 3.0
 
@@ -64,10 +64,10 @@ def server_status(server: RunningServer) -> ServerStatus:
 def _ask(server: RunningServer) -> tuple[str, Mapping[str, float]]:
     """Return what a server says of itself: its status, and its metrics by name."""
     try:
-        code, body = _get(server, "/health")
+        code, body = ask_server(server, "/health")
         if code != 200:
             return _why_not_ready(body), {}
-        _, body = _get(server, "/metrics")
+        _, body = ask_server(server, "/metrics")
     except (OSError, http.client.HTTPException) as error:
         return f"does not answer ({error or type(error).__name__})", {}
     return "ready", _parsed(body.decode())
@@ -94,11 +94,12 @@ def _why_not_ready(body: bytes) -> str:
         return "not ready"
 
 
-def _get(server: RunningServer, path: str) -> tuple[int, bytes]:
+def ask_server(server: RunningServer, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Return status and body of a server's answer. body: what is posted. Raises OSError, HTTPException."""
     connection = _connection(server.url)
     try:
         headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
-        connection.request("GET", path, headers=headers)
+        connection.request("GET" if body is None else "POST", path, body, headers)
         response = connection.getresponse()
         return response.status, response.read()
     finally:

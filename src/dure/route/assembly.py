@@ -6,23 +6,24 @@ Knows which part needs which. Refuses to know where rules and settings come from
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dure.http.server import serve
+from dure.http.server import Served, serve
 from dure.http.settings import ServerSettings
 from dure.route.decision_log import DecisionLog
+from dure.route.here import Here
 from dure.route.learned_file import read_learned, write_learned
-from dure.route.metrics import RouterMetrics
+from dure.route.metrics import RouterMetrics, ServedAndRouted
 from dure.route.proxy import Proxy
 from dure.route.router import Router
 from dure.route.starting import Starter, Wake
 from dure.route.upstream import RouteRules
 from dure.route.watching import watching
 
-__all__ = ["LEARNED", "LOG", "RouterPlan", "run_router"]
+__all__ = ["LEARNED", "LOG", "RouterPlan", "routed", "run_router"]
 
 LEARNED, LOG = "learned.json", "log.jsonl"  # in the router's directory
 _KEEP_EVERY_S = 30.0
@@ -37,13 +38,13 @@ class RouterPlan:
     """
 
     rules: RouteRules
-    settings: ServerSettings
     directory: Path
     starters: Mapping[str, Starter] = field(default_factory=dict)
 
 
 def run_router(
     plan: RouterPlan,
+    settings: ServerSettings,
     *,
     announce: Callable[[str], None] = lambda _: None,
     stopping: Callable[[], None] = lambda: None,
@@ -52,26 +53,42 @@ def run_router(
 
     announce: gets the URL once it answers; stopping: is called when the router begins to end.
     """
+    with routed(plan) as served:
+        return serve(served, settings, model="route", announce=announce, stopping=stopping)
+
+
+@contextmanager
+def routed(plan: RouterPlan, own: Served | None = None) -> Iterator[Served]:
+    """Yield a router, to be served within the block; what it has learned is kept at the end.
+
+    own: what `dure serve` serves itself, which is one of the upstreams, and answers what is not routed.
+    Raises the DureError that prevents it.
+    """
     learned_file = plan.directory / LEARNED
     waking = {one.name: Wake() for one in plan.rules.upstreams if one.wake}
-    router = Router(plan.rules, read_learned(learned_file), {**waking, **plan.starters})
+    router = Router(
+        plan.rules,
+        read_learned(learned_file),
+        {**waking, **plan.starters},
+        Here(own.app) if own else None,
+    )
     with DecisionLog(plan.directory / LOG) as log:
         try:
-            return serve(
-                Proxy(router, log),
-                plan.settings,
-                RouterMetrics(router),
-                model="route",
-                around=_around(router, learned_file),
-                announce=announce,
-                stopping=stopping,
+            yield Served(
+                Proxy(router, log, own.app if own else None),
+                ServedAndRouted(own.metrics, router) if own else RouterMetrics(router),
+                _around(router, learned_file, own),
             )
         finally:
             write_learned(learned_file, router.learned)
 
 
 @asynccontextmanager
-async def _around(router: Router, learned_file: Path) -> AsyncIterator[None]:
+async def _around(router: Router, learned_file: Path, own: Served | None) -> AsyncIterator[None]:
+    if own is not None:
+        async with own.around, _around(router, learned_file, None):
+            yield
+        return
     keeping = asyncio.create_task(_keep(router, learned_file))
     try:
         async with watching(list(router.upstreams.values())):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import httptools
 
-from dure.http.guards.asgi import Headers
+from dure.http.guards.asgi import Headers, Scope
 
-__all__ = ["Client", "UpstreamAnswer", "UpstreamError"]
+__all__ = ["Answer", "Client", "HttpClient", "UpstreamAnswer", "UpstreamError"]
 
 _MOST_WAITING_BYTES = 256 * 1024  # of an answer that its reader has not taken yet
 _MOST_IDLE = 64
@@ -35,7 +36,48 @@ class UpstreamError(Exception):
         self.stale, self.unreachable = stale, unreachable
 
 
-class Client:
+class Answer(Protocol):
+    """An answer that is coming: its status and headers, then its body piece by piece."""
+
+    @property
+    def status(self) -> int:
+        """The status of the answer."""
+
+    @property
+    def headers(self) -> Headers:
+        """The headers, names in lower case."""
+
+    async def piece(self) -> bytes:
+        """Return what has come since, b"" at the end. Raises UpstreamError if it broke off."""
+
+    async def body(self) -> bytes:
+        """Return the whole body. Raises UpstreamError if it broke off."""
+
+    def abort(self) -> None:
+        """End the answer: the upstream sees that nobody wants it any more."""
+
+
+class Client(Protocol):
+    """The way to an upstream."""
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes = b"",
+        caller: Scope | None = None,
+    ) -> Answer:
+        """Return the answer, once its head has come. headers: without host and length.
+
+        caller: the request that asks for it, for a server that knows whose it is. Raises UpstreamError.
+        """
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+
+
+class HttpClient:
     """Connections to one upstream."""
 
     def __init__(
@@ -52,7 +94,12 @@ class Client:
         self._idle: deque[tuple[float, _Connection]] = deque()
 
     async def send(
-        self, method: str, path: str, headers: Headers, body: bytes = b""
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes = b"",
+        caller: Scope | None = None,  # noqa: ARG002 (it gets no more than the headers)
     ) -> UpstreamAnswer:
         """Return the answer, once its head has come. headers: without host and length.
 
@@ -132,7 +179,7 @@ class Client:
 class UpstreamAnswer:
     """An answer that is coming: its status and headers, then its body piece by piece."""
 
-    def __init__(self, client: Client, connection: _Connection, silence_s: float) -> None:
+    def __init__(self, client: HttpClient, connection: _Connection, silence_s: float) -> None:
         self._client, self._connection, self._silence_s = client, connection, silence_s
 
     @property

@@ -16,7 +16,7 @@ from dure.http.guards.access import owner_of
 from dure.http.guards.asgi import Headers, Receive, Scope, Send, header, with_headers
 from dure.http.guards.refusal import Refusal, refuse
 from dure.route.answer_watch import AnswerWatch
-from dure.route.client import UpstreamAnswer, UpstreamError
+from dure.route.client import Answer, UpstreamError
 from dure.route.decision_log import DecisionLog, RoutedLine, RouteOutcome
 from dure.route.dialects import RoutedRequest, read_request
 from dure.route.headers import PRIVATE, REASON, TARGET, to_client, to_upstream
@@ -158,7 +158,7 @@ class Exchange:
             busy_s = time.monotonic() - start_s
             self._settle(plan, live, watch, (status, is_whole), load=load, busy_s=busy_s)
 
-    async def _sent(self, plan: RoutePlan, live: LiveUpstream) -> UpstreamAnswer:
+    async def _sent(self, plan: RoutePlan, live: LiveUpstream) -> Answer:
         query = self._scope.get("query_string", b"")
         path = f"{self._path}?{query.decode('latin-1')}" if query else self._path
         routed = plan.routed
@@ -169,9 +169,9 @@ class Exchange:
             self._record.id,
             private=plan.request.private,
         )
-        return await live.client.send("POST", path, headers, routed.body(model))
+        return await live.client.send("POST", path, headers, routed.body(model), caller=self._scope)
 
-    async def _hold(self, live: LiveUpstream, answer: UpstreamAnswer) -> None:
+    async def _hold(self, live: LiveUpstream, answer: Answer) -> None:
         """Keep an upstream's refusal, and let it rest."""
         body = await answer.body()
         wait = next((value for name, value in answer.headers if name == b"retry-after"), b"")
@@ -182,7 +182,7 @@ class Exchange:
     async def _pass_on(
         self,
         plan: RoutePlan,
-        answer: UpstreamAnswer,
+        answer: Answer,
         piece: bytes,
         watch: AnswerWatch,
         watcher: asyncio.Task[None],
@@ -206,7 +206,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": b""})
         return True
 
-    async def _break_off(self, answer: UpstreamAnswer, watch: AnswerWatch, why: str) -> None:
+    async def _break_off(self, answer: Answer, watch: AnswerWatch, why: str) -> None:
         """End an answer whose upstream is gone: a stream by an error, another one by cutting it short."""
         kind = next((value for name, value in answer.headers if name == b"content-type"), b"")
         if last := Refusal(502, f"the answer broke off: {why}").stream_end(self._path, kind):

@@ -12,9 +12,10 @@ from pathlib import Path
 from dure.errors import UsageError
 from dure.http.guards.asgi import Headers
 from dure.http.guards.keys import private_text
-from dure.route.client import Client
+from dure.route.client import Client, HttpClient
 from dure.route.facts import State, UpstreamFacts
 from dure.route.health import UpstreamHealth
+from dure.route.here import Absent
 from dure.route.learning import UpstreamLearned
 from dure.route.places import Places
 from dure.route.prefixes import Prefixes
@@ -35,9 +36,19 @@ class LiveUpstream:
     if it has not answered before.
     """
 
-    def __init__(self, upstream: Upstream, rules: RouteRules, learned: UpstreamLearned) -> None:
-        """Raises UsageError if its key or its certificates cannot be read."""
+    def __init__(
+        self,
+        upstream: Upstream,
+        rules: RouteRules,
+        learned: UpstreamLearned,
+        here: Client | None = None,
+    ) -> None:
+        """here: the way to this process' own model.
+
+        Raises UsageError if its key or its certificates cannot be read.
+        """
         self.upstream, self.learned = upstream, learned
+        self._here = here or Absent()
         self._rules = rules
         self._secret = _read_secret(Path(upstream.key_file)) if upstream.key_file else b""
         self._url = upstream.url
@@ -139,8 +150,10 @@ class LiveUpstream:
 
     def _connected(self, url: str) -> Client:
         upstream = self.upstream
+        if upstream.is_here:
+            return self._here
         try:
-            return Client(
+            return HttpClient(
                 url,
                 ca_file=upstream.ca_file,
                 connect_s=self._rules.connect_s,

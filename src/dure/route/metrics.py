@@ -1,33 +1,57 @@
-"""What a router counts: requests, decisions, how good predictions were, money, and who is up."""
+"""What a router counts: requests, decisions, money, and who is up."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from dure.http.access_log import RequestRecord
-from dure.http.metrics import MetricsPage, RequestMetrics, counted, gauge
+from dure.http.metrics import MetricsPage, RequestMetrics, ServerMetrics, counted, gauge
 from dure.route.router import Router
 
-__all__ = ["RouterMetrics"]
+__all__ = ["RouteFigures", "RouterMetrics", "ServedAndRouted"]
 
 
-class RouterMetrics:
-    """The figures of a router."""
+class RouteFigures(Collector):
+    """The figures of routing alone."""
 
     def __init__(self, router: Router) -> None:
         self._router = router
-        self._requests = RequestMetrics()
         self._decisions: Counter[tuple[str, ...]] = Counter()
+
+    def observe(self, record: RequestRecord) -> None:
+        """Count a request that has ended."""
+        if target := record.extra.get("route_target"):
+            self._decisions[str(target), str(record.extra.get("route_reason", ""))] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the figures, as prometheus_client asks for them."""
+        text = "Requests by who answered them and why"
+        yield counted("dure_route_requests", text, ("target", "reason"), self._decisions)
+        up = GaugeMetricFamily("dure_route_up", "Whether an upstream is up", labels=("target",))
+        usd = GaugeMetricFamily("dure_route_spent_usd", "Dollars spent today", labels=("target",))
+        for one in self._router.upstreams.values():
+            up.add_metric((one.name,), float(one.health.status == "up"))
+            usd.add_metric((one.name,), self._router.spent_today(one.name))
+        yield from (up, usd)
+
+
+class RouterMetrics(Collector):
+    """The figures of a router that serves no model itself."""
+
+    def __init__(self, router: Router) -> None:
+        self._router, self._figures = router, RouteFigures(router)
+        self._requests = RequestMetrics()
         self._page = MetricsPage(self)
 
     def observe_http(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
         self._requests.observe(record)
-        if target := record.extra.get("route_target"):
-            self._decisions[str(target), str(record.extra.get("route_reason", ""))] += 1
+        self._figures.observe(record)
 
     def text(self) -> bytes:
         """Return all figures as Prometheus reads them."""
@@ -36,15 +60,24 @@ class RouterMetrics:
     def collect(self) -> Iterator[Metric]:
         """Yield the figures, as prometheus_client asks for them."""
         yield from self._requests.collect()
-        text = "Requests by who answered them and why"
-        yield counted("dure_route_requests", text, ("target", "reason"), self._decisions)
-        live = self._router.upstreams.values()
-        yield gauge(
-            "dure_requests_running", "Requests being answered", sum(len(x.places) for x in live)
-        )
-        up = GaugeMetricFamily("dure_route_up", "Whether an upstream is up", labels=("target",))
-        usd = GaugeMetricFamily("dure_route_spent_usd", "Dollars spent today", labels=("target",))
-        for one in live:
-            up.add_metric((one.name,), float(one.health.status == "up"))
-            usd.add_metric((one.name,), self._router.spent_today(one.name))
-        yield from (up, usd)
+        running = sum(len(one.places) for one in self._router.upstreams.values())
+        yield gauge("dure_requests_running", "Requests being answered", running)
+        yield from self._figures.collect()
+
+
+class ServedAndRouted:
+    """The figures of a server that routes too: its own, then those of routing."""
+
+    def __init__(self, served: ServerMetrics, router: Router) -> None:
+        self._served, self._figures = served, RouteFigures(router)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self._figures)
+
+    def observe_http(self, record: RequestRecord) -> None:
+        """Count a request that has ended."""
+        self._served.observe_http(record)
+        self._figures.observe(record)
+
+    def text(self) -> bytes:
+        """Return all figures as Prometheus reads them."""
+        return self._served.text() + generate_latest(self._registry)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dure.http.guards.asgi import Receive, Scope, Send
+from collections.abc import Mapping
+
+from dure.http.guards.asgi import App, Receive, Scope, Send
 from dure.http.guards.refusal import Refusal, refuse
 from dure.http.problems import json_response
 from dure.route.decision_log import DecisionLog
 from dure.route.dialects import DIALECTS
 from dure.route.exchange import Exchange
+from dure.route.explaining import EXPLAIN, Explanations
 from dure.route.pages import PAGES
 from dure.route.router import Router
 
@@ -19,22 +22,32 @@ _NOTHING = Refusal(
 
 
 class Proxy:
-    """Routes requests to upstreams."""
+    """Routes requests to upstreams. own: the application of this very server, for all other addresses."""
 
-    def __init__(self, router: Router, log: DecisionLog) -> None:
-        self._router, self._log = router, log
+    def __init__(self, router: Router, log: DecisionLog, own: App | None = None) -> None:
+        self._router, self._log, self._own = router, log, own
+        self._posts: Mapping[str, App] = {
+            **dict.fromkeys(DIALECTS, self._exchange),
+            EXPLAIN: Explanations(router),
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI request."""
         if scope["type"] != "http":
             return
         path, method = scope["path"], scope["method"]
-        if method == "POST" and path in DIALECTS:
+        if method == "POST" and path in self._posts:
             scope["endpoint"] = self  # it is a route, for the record
-            await Exchange(self._router, self._log, scope, receive, send).run()
+            await self._posts[path](scope, receive, send)
         elif method in ("GET", "HEAD") and path in PAGES:
             scope["endpoint"] = self
+            await self._router.look_here()
             status, content = PAGES[path](self._router)
             await json_response(content, status)(scope, receive, send)
+        elif self._own is not None:
+            await self._own(scope, receive, send)
         else:
             await refuse(send, _NOTHING, path)
+
+    async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await Exchange(self._router, self._log, scope, receive, send).run()

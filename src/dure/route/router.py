@@ -14,7 +14,7 @@ from datetime import datetime
 import msgspec
 
 from dure.errors import DureError
-from dure.route.client import UpstreamError
+from dure.route.client import Client, UpstreamError
 from dure.route.counting import count_tokens
 from dure.route.decision import Decision, decide
 from dure.route.dialects import RoutedRequest
@@ -47,12 +47,19 @@ class Router:
     """Chooses among upstreams, whose order is that of the rules."""
 
     def __init__(
-        self, rules: RouteRules, learned: Learned, starters: Mapping[str, Starter] | None = None
+        self,
+        rules: RouteRules,
+        learned: Learned,
+        starters: Mapping[str, Starter] | None = None,
+        here: Client | None = None,
     ) -> None:
-        """starters: what starts an upstream, by its name. Raises UsageError for unreadable keys."""
+        """starters: what starts an upstream, by its name. here: the way to this process' own model.
+
+        Raises UsageError for unreadable keys.
+        """
         self.rules, self.learned = rules, learned
         self.upstreams = {
-            one.name: LiveUpstream(one, rules, learned.upstream(one.name))
+            one.name: LiveUpstream(one, rules, learned.upstream(one.name), here)
             for one in rules.upstreams
         }
         self._starters = dict(starters or {})
@@ -64,6 +71,7 @@ class Router:
         self, routed: RoutedRequest, key: str, *, private: bool, skip: Sequence[str] = ()
     ) -> RoutePlan:
         """Decide who answers a request. private: its header says so. skip: who has failed already."""
+        await self.look_here()
         hashes = prefix_hashes(routed.prompt)
         facts = self._facts(routed, hashes)
         request = self._request(routed, key, private, skip)
@@ -75,6 +83,12 @@ class Router:
         return RoutePlan(
             routed=routed, request=request, facts=facts, decision=decision, hashes=hashes
         )
+
+    async def look_here(self) -> None:
+        """Ask this process' own model how it is, if it was not up: that takes no time."""
+        for one in self.upstreams.values():
+            if one.upstream.is_here and one.health.status != "up":
+                await look(one)
 
     def _request(
         self, routed: RoutedRequest, key: str, private: bool, skip: Sequence[str]

@@ -66,6 +66,11 @@ class _Reader:
         given: RouteRules = self._typed(RouteRules, own, "route", without=("upstreams",))
         found = tuple(self._upstream(name, values) for name, values in upstreams.items())
         rules: RouteRules = msgspec.structs.replace(given, upstreams=found)
+        if len([one for one in found if one.is_here]) > 1:
+            raise UsageError(
+                f'{self._source}: two upstreams have url = "here"',
+                "a server has one model of its own",
+            )
         self._check_positive(rules, "route", ("worth-usd-per-s", "longest-wait-s", "silence-s"))
         self._check_positive(rules, "route", ("connect-s", "daily-usd"))
         return rules
@@ -117,6 +122,11 @@ class _Reader:
 
     def _check_url(self, upstream: Upstream, section: str) -> None:
         parts = urlsplit(upstream.url)
+        if upstream.is_here:
+            if upstream.kind != "house" or upstream.wake or upstream.key_file:
+                cure = "leave out kind, wake and key-file"
+                raise self._error(section, "url", "is this very server", cure)
+            return
         if parts.path.rstrip("/").endswith("/v1"):
             cure = "leave /v1 out: the paths of requests have it"
             raise self._error(section, "url", f"{upstream.url} ends with /v1", cure)

@@ -11,16 +11,18 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Kind", "RouteRules", "Upstream"]
+__all__ = ["HERE", "Kind", "RouteRules", "Upstream"]
 
 Kind = Literal["house", "pod", "cloud"]
+HERE = "here"  # instead of a URL: the model of the very server that routes
 MAC = re.compile(r"(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}", re.IGNORECASE)
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """A server that may answer.
 
-    url: where its APIs begin, as `http://desk:8080`, without `/v1`; `unix:PATH` for a socket.
+    url: where its APIs begin, as `http://desk:8080`, without `/v1`; `unix:PATH` for a socket;
+    `here` for the model that `dure serve` itself serves.
     kind: in the house, a rented machine, or somebody's service. Private requests stay in the house.
     key_file: a file with the key that it wants. ca_file: certificates that it is checked with.
     model: what it is asked for if a client leaves the choice to the router; the first of its models.
@@ -53,6 +55,11 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     prompt_per_s: float = 200.0
     answer_per_s: float = 20.0
     measure: bool = True
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is the model of the server that routes."""
+        return self.url == HERE
 
     @property
     def in_house(self) -> bool:
@@ -99,6 +106,11 @@ class RouteRules(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     def is_private(self, key: str) -> bool:
         """Return whether requests with the key of this name stay in the house."""
         return "*" in self.private_keys or key in self.private_keys
+
+    @property
+    def has_own_model(self) -> bool:
+        """Whether the server that routes by them serves a model itself."""
+        return any(one.is_here for one in self.upstreams)
 
     def upstream(self, name: str) -> Upstream | None:
         """Return an upstream by name."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -15,7 +15,7 @@ from typing import TypeAlias
 from dure.chat.reading import TextTools
 from dure.chat.thinking import Think
 from dure.generate.request import Sampling
-from dure.http.server import serve
+from dure.http.server import Served, serve
 from dure.http.settings import ServerSettings
 from dure.http.sse import Silence
 from dure.isolation import Isolation
@@ -71,6 +71,7 @@ class ServerPlan:
 def run_server(
     plan: ServerPlan,
     *,
+    front: Callable[[Served], AbstractContextManager[Served]] = nullcontext,
     announce: Callable[[str], None] = lambda _: None,
     ready: Callable[[str], None] = lambda _transport: None,
     stopping: Callable[[], None] = lambda: None,
@@ -79,10 +80,10 @@ def run_server(
 ) -> int:
     """Serve until a signal comes, and return the exit code.
 
-    announce: gets the URL once it answers, while the model may still be loading; ready: called when
-    the model is loaded, with how vectors get from rank to rank ("" with one rank); stopping: when the
-    server begins to end; warn: gets what a person should know; progress: what is being loaded, and how
-    far (0 to 1). Raises the DureError that prevents it.
+    front: what stands before the model's API, as a router. announce: gets the URL once it answers, while
+    the model may still be loading; ready: called when the model is loaded, with how vectors get from rank
+    to rank ("" with one rank); stopping: when the server begins to end; warn: gets what a person should
+    know; progress: what is being loaded, and how far (0 to 1). Raises the DureError that prevents it.
     """
     with (
         _words(Path(plan.engine.model), plan.chat_template) as words,
@@ -102,15 +103,15 @@ def run_server(
             lambda: ready(engine.info.transport),
             progress,
         )
-        code = serve(
-            build_app(state, [responses.router(), anthropic.router(), ollama.router()]),
-            plan.settings,
-            metrics,
-            model=plan.name,
-            around=life.around(),
-            announce=announce,
-            stopping=lambda: stopping() if life.error is None else None,
-        )
+        app = build_app(state, [responses.router(), anthropic.router(), ollama.router()])
+        with front(Served(app, metrics, life.around())) as served:
+            code = serve(
+                served,
+                plan.settings,
+                model=plan.name,
+                announce=announce,
+                stopping=lambda: stopping() if life.error is None else None,
+            )
     if life.error is not None:
         raise life.error
     return code

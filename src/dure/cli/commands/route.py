@@ -11,25 +11,25 @@ import typer
 
 from dure.cli.terminal.console import errors, print_json
 from dure.cli.terminal.option_groups import expanded
-from dure.cli.terminal.parameters import SERVER, Json
+from dure.cli.terminal.parameters import Json
 from dure.cli.terminal.route_report import (
     print_explanation,
     print_log,
     print_replay,
     print_report,
 )
+from dure.cli.terminal.route_rules import RulesFile, rules_of
 from dure.cli.terminal.server_parameters import Guarding, Listening
 from dure.errors import UsageError
 from dure.http.settings import check_binding
-from dure.places import config_file, route_directory
+from dure.places import route_directory
 from dure.route.assembly import LEARNED, LOG, RouterPlan, run_router
 from dure.route.decision_log import read_log
-from dure.route.explaining import explained
+from dure.route.explaining import Question, explained, explained_by_running
 from dure.route.learned_file import read_learned
 from dure.route.replay import replayed
 from dure.route.report import report_of
 from dure.route.rules_file import read_rules
-from dure.route.upstream import RouteRules
 
 __all__ = ["route"]
 
@@ -38,16 +38,6 @@ route = typer.Typer(
     no_args_is_help=True,
 )
 
-RulesFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--rules",
-        metavar="FILE",
-        help="TOML file whose table [route] has the rules.",
-        show_default="the configuration file",
-        rich_help_panel=SERVER,
-    ),
-]
 LogFile = Annotated[
     Path | None,
     typer.Argument(metavar="LOG", help="Log of a router.", show_default="this user's"),
@@ -61,12 +51,18 @@ def serve(*, rules: RulesFile = None, listening: Listening, guarding: Guarding) 
 
     Example: dure route serve --rules rules.toml --port 8080
     """
-    found, settings = _rules(rules), guarding.settings(listening)
+    found, settings = rules_of(rules), guarding.settings(listening)
     check_binding(settings)
-    plan = RouterPlan(rules=found, settings=settings, directory=route_directory())
+    if found.has_own_model:
+        raise UsageError(
+            'url = "here" is the model of `dure serve`',
+            "start it with `dure serve MODEL --rules FILE`",
+        )
+    plan = RouterPlan(rules=found, directory=route_directory())
     names = ", ".join(one.name for one in found.upstreams)
     code = run_router(
         plan,
+        settings,
         announce=lambda url: _say(f"ready: {names} at {url}; Ctrl-C stops"),
         stopping=lambda: _say("stopping when running answers are done; Ctrl-C stops at once"),
     )
@@ -91,20 +87,20 @@ def explain(
 ) -> None:
     """Show where a request would go now and why: every rule, what it saw, and the choice.
 
-    Nothing is sent but questions after the upstreams' health and, if the prompt is nearly as long as a
-    context, the prompt to those in the house, to be counted.
+    If your router runs, it says what it would do. Without one, or with --rules, the upstreams are asked how
+    they are; what caches hold is not known then. The prompt is sent to nobody, but if it is nearly as long
+    as a context, those in the house count it.
 
     Example: dure route explain "Tell me a story about a goat." --max-tokens 200
     """
-    learned = read_learned(route_directory() / LEARNED)
-    plan = explained(
-        _rules(rules), learned, prompt, model=model, most=max_tokens, key=key, private=private
-    )
+    question = Question(prompt=prompt, model=model, max_tokens=max_tokens, key=key, private=private)
+    found = explained_by_running(question) if rules is None else None
+    if found is None:
+        found = explained(rules_of(rules), read_learned(route_directory() / LEARNED), question)
     if as_json:
-        parts = {"request": plan.request, "facts": plan.facts, "decision": plan.decision}
-        print_json(msgspec.to_builtins(parts))
+        print_json(msgspec.to_builtins(found))
     else:
-        print_explanation(plan)
+        print_explanation(found)
 
 
 @route.command()
@@ -156,23 +152,11 @@ def report(file: LogFile = None, *, rules: RulesFile = None, as_json: Json = Fal
 
     Example: dure route report
     """
-    found = report_of(read_log(_log_file(file)), _rules(rules))
+    found = report_of(read_log(_log_file(file)), rules_of(rules))
     if as_json:
         print_json(msgspec.to_builtins(found))
     else:
         print_report(found)
-
-
-def _rules(file: Path | None) -> RouteRules:
-    """Return the rules of a file, or of the configuration file. Raises UsageError."""
-    if file is not None:
-        return read_rules(file)
-    if not config_file().exists():
-        raise UsageError(
-            "no rules are given, and there is no configuration file",
-            f"write them into {config_file()}, or give --rules FILE",
-        )
-    return read_rules(config_file())
 
 
 def _log_file(file: Path | None) -> Path:

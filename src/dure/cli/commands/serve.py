@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -22,6 +24,7 @@ from dure.cli.terminal.parameters import (
     TemplateFile,
     Thinking,
 )
+from dure.cli.terminal.route_rules import OwnRulesFile, own_rules
 from dure.cli.terminal.server_parameters import (
     Guarding,
     Listening,
@@ -36,13 +39,17 @@ from dure.generate.speculative.proposer import Draft
 from dure.http.settings import check_binding
 from dure.library.running import cluster_job
 from dure.model.gguf import open_gguf
+from dure.places import route_directory
 from dure.worker.protocol import EngineOptions
 
 if TYPE_CHECKING:
+    from dure.http.server import Served
+    from dure.route.upstream import RouteRules
     from dure.serve.assembly import ServerPlan
 
 __all__ = ["serve"]
 
+_Front: TypeAlias = "Callable[[Served], AbstractContextManager[Served]]"
 CHECKPOINT_S = 2.0  # of computing that may be lost with a node
 
 
@@ -75,6 +82,7 @@ def serve(
             rich_help_panel=SERVER,
         ),
     ] = False,
+    rules: OwnRulesFile = None,
     guarding: Guarding,
     queueing: Queueing,
 ) -> None:
@@ -85,6 +93,7 @@ def serve(
     Example: dure serve models/dure-demo.gguf --ranks 2
     """
     sampling.check()
+    route_by = own_rules(rules)
     settings = queueing.settings(guarding.settings(listening), serving)
     check_binding(settings)
     path = resolve_model(model, may_pull=True, pull_now=pull)
@@ -120,7 +129,7 @@ def serve(
         lora_directory=files.lora_directory(),
     )
     with cluster_job(options):
-        raise typer.Exit(_run(plan))
+        raise typer.Exit(_run(plan, _front(route_by)))
 
 
 def _embedding_engine(model: Path, running: Running, files: ModelFiles) -> EngineOptions:
@@ -132,7 +141,16 @@ def _embedding_engine(model: Path, running: Running, files: ModelFiles) -> Engin
     )
 
 
-def _run(plan: ServerPlan) -> int:
+def _front(rules: RouteRules | None) -> _Front:
+    """Return what stands before the model's API: a router, or nothing."""
+    if rules is None:
+        return nullcontext
+    from dure.route.assembly import RouterPlan, routed
+
+    return partial(routed, RouterPlan(rules=rules, directory=route_directory()))
+
+
+def _run(plan: ServerPlan, front: _Front) -> int:
     from dure.serve.assembly import run_server
 
     with ExitStack() as while_loading:
@@ -149,6 +167,7 @@ def _run(plan: ServerPlan) -> int:
 
         return run_server(
             plan,
+            front=front,
             announce=lambda url: _say(f"{plan.name} at {url} (loading)"),
             ready=ready,
             stopping=stopping,

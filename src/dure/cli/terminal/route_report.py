@@ -10,25 +10,25 @@ from rich.table import Table
 from dure.cli.terminal.console import output, printable
 from dure.route.decision import Decision
 from dure.route.decision_log import RoutedLine
+from dure.route.explaining import Explanation
 from dure.route.prediction import RoutePrediction
 from dure.route.replay import Replay
 from dure.route.report import Report
-from dure.route.router import RoutePlan
 
 __all__ = ["print_explanation", "print_log", "print_replay", "print_report"]
 
 
-def print_explanation(plan: RoutePlan) -> None:
+def print_explanation(found: Explanation) -> None:
     """Print what every rule saw and whom it excluded, then the predictions, the choice last."""
     table = Table(box=None, pad_edge=False)
     for name in ("rule", "saw", "excluded"):
         table.add_column(name, overflow="fold")
-    for line in plan.decision.lines:
+    for line in found.decision.lines:
         excluded = ", ".join(f"{name} ({why})" for name, why in line.excluded.items())
         table.add_row(line.rule, printable(line.saw), printable(excluded))
     output.print(table)
     output.print()
-    output.print(_choice(plan.decision), soft_wrap=True)
+    output.print(_choice(found.decision), soft_wrap=True)
 
 
 def _choice(decision: Decision) -> str:
