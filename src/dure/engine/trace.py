@@ -16,7 +16,16 @@ import numpy as np
 
 from dure.engine.arrays import Times
 
-__all__ = ["MOST_PASSES", "RankTrace", "StepTrace", "chrome_events", "parts_of"]
+__all__ = [
+    "MOST_PASSES",
+    "PARTS",
+    "Interval",
+    "RankTrace",
+    "StepTrace",
+    "chrome_events",
+    "last_step",
+    "parts_of",
+]
 
 MOST_PASSES = 8  # of a step, whose times are recorded: llama.cpp divides long prompts
 PARTS = ("attention", "feed_forward", "head", "encode", "wait", "wire", "between")
@@ -50,8 +59,8 @@ class RankTrace:
 
 
 @dataclass(frozen=True)
-class _Interval:
-    """What a rank did from begun to ended, in a layer of a step; None outside of the layers."""
+class Interval:
+    """What a rank did from begun to ended, seconds; in a layer of a step, None outside of the layers."""
 
     part: str
     begun: float
@@ -67,6 +76,22 @@ def parts_of(ranks: Sequence[RankTrace]) -> list[dict[str, float]]:
     ]
 
 
+def last_step(ranks: Sequence[RankTrace]) -> list[list[Interval]]:
+    """Return for every rank what it did in the last step with sums, seconds from its beginning.
+
+    Nothing if no step had any.
+    """
+    whole = [i for i, step in enumerate(ranks[0].steps) if len(step.reductions)]
+    if not whole:
+        return []
+    alone = [RankTrace(rank.clock_s, (rank.steps[whole[-1]],)) for rank in ranks]
+    begun = min(rank.on_one_clock().steps[0].begun for rank in alone)
+    return [
+        [Interval(i.part, i.begun - begun, i.ended - begun, i.layer) for i in own]
+        for _, own in _intervals(alone)
+    ]
+
+
 def chrome_events(ranks: Sequence[RankTrace], hosts: Sequence[str]) -> list[dict[str, Any]]:
     """Return the same as events of Chrome's trace format (microseconds): open it in Perfetto."""
     first = min(rank.on_one_clock().steps[0].begun for rank in ranks)
@@ -79,7 +104,7 @@ def chrome_events(ranks: Sequence[RankTrace], hosts: Sequence[str]) -> list[dict
     return events
 
 
-def _event(interval: _Interval, rank: int, first: float) -> dict[str, Any]:
+def _event(interval: Interval, rank: int, first: float) -> dict[str, Any]:
     event: dict[str, Any] = {
         "ph": "X",
         "name": interval.part.replace("_", " "),
@@ -92,7 +117,7 @@ def _event(interval: _Interval, rank: int, first: float) -> dict[str, Any]:
     return event if interval.layer is None else {**event, "args": {"layer": interval.layer}}
 
 
-def _intervals(ranks: Sequence[RankTrace]) -> Iterator[tuple[RankTrace, Iterator[_Interval]]]:
+def _intervals(ranks: Sequence[RankTrace]) -> Iterator[tuple[RankTrace, Iterator[Interval]]]:
     """Yield every rank with its intervals, by one clock."""
     alike = [rank.on_one_clock() for rank in ranks]
     ready = [  # when the last rank had its part of each all-reduce ready
@@ -103,22 +128,22 @@ def _intervals(ranks: Sequence[RankTrace]) -> Iterator[tuple[RankTrace, Iterator
         yield rank, _intervals_of(rank, ready)
 
 
-def _intervals_of(rank: RankTrace, ready: Sequence[Times]) -> Iterator[_Interval]:
+def _intervals_of(rank: RankTrace, ready: Sequence[Times]) -> Iterator[Interval]:
     before = None
     for step, last in zip(rank.steps, ready, strict=True):
         if before is not None:
-            yield _Interval("between", before, step.begun)
+            yield Interval("between", before, step.begun)
         at = step.begun
         for i, ((begun, encoded, arrived, ended), all_ready) in enumerate(
             zip(step.reductions, last, strict=True)
         ):
             layer, is_second = divmod(i, 2)
-            yield _Interval("feed_forward" if is_second else "attention", at, begun, layer)
-            yield _Interval("encode", begun, encoded, layer)
+            yield Interval("feed_forward" if is_second else "attention", at, begun, layer)
+            yield Interval("encode", begun, encoded, layer)
             waited = min(max(encoded, all_ready), arrived)
-            yield _Interval("wait", encoded, waited, layer)
-            yield _Interval("wire", waited, arrived, layer)
-            yield _Interval("encode", arrived, ended, layer)
+            yield Interval("wait", encoded, waited, layer)
+            yield Interval("wire", waited, arrived, layer)
+            yield Interval("encode", arrived, ended, layer)
             at = ended
-        yield _Interval("head", at, step.ended)
+        yield Interval("head", at, step.ended)
         before = step.ended

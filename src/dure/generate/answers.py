@@ -25,6 +25,7 @@ from dure.generate.request import (
 from dure.generate.sampling import Sampler
 from dure.generate.scheduler import RunningRequest, Scheduler
 from dure.generate.speculative.proposer import Proposer
+from dure.generate.step_notes import StepNote
 
 __all__ = ["ActiveAnswer", "ActiveAnswers", "LoopTotals"]
 
@@ -94,14 +95,19 @@ class LoopTotals:
     accepted: int = 0
     n_decode_steps: int = 0  # steps without prompts that no other program disturbed
     given_up: tuple[int, ...] = ()  # threads of each rank in the last step
+    notes: list[StepNote] | None = (
+        None  # of each step since they were taken, while somebody watches
+    )
 
     def __post_init__(self) -> None:
         self.decode_compute_s = np.zeros(self.n_ranks)  # of each rank in these
         self.sync_s = np.zeros(self.n_ranks)
         self.bytes_sent = np.zeros(self.n_ranks)
 
-    def add_step(self, elapsed_s: float, n_prefill: int, stats: StepStats) -> None:
+    def add_step(self, elapsed_s: float, n_tokens: int, n_prefill: int, stats: StepStats) -> None:
         """Add a step, n_prefill of whose tokens were of prompts."""
+        if self.notes is not None:
+            self.notes.append(_note(n_tokens, n_prefill, stats))
         self.steps += 1
         self.step_s += elapsed_s
         self.given_up = stats.given_up
@@ -123,6 +129,18 @@ class LoopTotals:
         self.accepted += timings.accepted
         self.prompt_s += timings.prompt_s
         self.generate_s += timings.generate_s
+
+
+def _note(n_tokens: int, n_prefill: int, stats: StepStats) -> StepNote:
+    return StepNote(
+        time.time(),
+        n_tokens,
+        n_prefill,
+        stats.compute_s,
+        stats.sync_s,
+        stats.idle_s,
+        stats.bytes_sent,
+    )
 
 
 class ActiveAnswers:

@@ -24,6 +24,7 @@ from dure.generate.sampling import Sampler
 from dure.generate.scheduler import Action, RunningRequest, Scheduler, SchedulerLimits
 from dure.generate.speculative.proposer import Proposer
 from dure.generate.step import StepRunner
+from dure.generate.step_notes import StepNote
 from dure.model.context import n_kept_states
 from dure.model.vocabulary import Vocabulary
 
@@ -264,6 +265,18 @@ class EngineLoop:
             sequences_held=scheduler.n_held,
             owners=scheduler.owner_stats(),
         )
+
+    def watch(self, *, on: bool) -> None:
+        """Note every step from now on, for `take_notes`, or no more."""
+        self._totals.notes = [] if on else None
+
+    def take_notes(self) -> list[StepNote]:
+        """Return the notes of the steps since the last call, oldest first."""
+        notes = self._totals.notes
+        if not notes:
+            return []
+        self._totals.notes = []
+        return notes
 
     def decode_compute_s(self) -> tuple[float, ...]:
         """Return each rank's mean seconds of compute in a decode step; () before there were enough."""

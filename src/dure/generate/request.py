@@ -30,6 +30,7 @@ __all__ = [
     "PrefillProgress",
     "PromptLogits",
     "PromptLogprobs",
+    "RankPlace",
     "Request",
     "Sampling",
     "Timings",
@@ -314,8 +315,20 @@ class PromptLogits(_Event, frozen=True):
 Event = PrefillProgress | PromptLogprobs | PromptLogits | Token | Done | Embedded | Failed
 
 
+class RankPlace(msgspec.Struct, frozen=True, array_like=True):
+    """Where a rank runs, and what it holds. node: as the cluster names it, "" for this machine."""
+
+    node: str
+    host: str
+    weights_bytes: int
+    kv_bytes: int
+
+
 class ModelInfo(msgspec.Struct, frozen=True):
-    """The model that runs, as a server needs to know it. n_ctx: prompt and answer of one request."""
+    """The model that runs, as a server needs to know it. n_ctx: prompt and answer of one request.
+
+    places: of its ranks.
+    """
 
     path: str
     name: str
@@ -333,6 +346,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     embeds: bool = True
     ranks: bool = False  # it says how well documents answer a query
     transport: str = ""  # how vectors get from rank to rank, for a person
+    places: tuple[RankPlace, ...] = ()
 
 
 class OwnerStats(msgspec.Struct, frozen=True, array_like=True):

@@ -121,7 +121,7 @@ class StepRunner:
 
     def _observe(self, step: Sequence[StepTokens], elapsed_s: float, stats: StepStats) -> None:
         n_prefill = sum(len(s.tokens) for s in step if s.running.in_prefill)
-        self._totals.add_step(elapsed_s, n_prefill, stats)
+        self._totals.add_step(elapsed_s, sum(s.n_tokens for s in step), n_prefill, stats)
         n_answers = sum(not s.running.in_prefill for s in step)
         if not n_prefill:
             self._costs.observe(sum(s.n_tokens for s in step), elapsed_s)

@@ -28,6 +28,8 @@ from dure.serve.openai import (
     rerank,
     tokens,
 )
+from dure.serve.page import routes as page_routes
+from dure.serve.page.watch import PageWatch
 from dure.serve.state import ServerState
 
 __all__ = ["build_app"]
@@ -45,14 +47,17 @@ OPENAI = (
 )
 
 
-def build_app(state: ServerState, dialects: Sequence[APIRouter] = ()) -> FastAPI:
-    """Return the application of one server. dialects: routers of other APIs."""
+def build_app(
+    state: ServerState, dialects: Sequence[APIRouter] = (), page: PageWatch | None = None
+) -> FastAPI:
+    """Return the application of one server. dialects: routers of other APIs. page: what its page shows."""
     app = _DocumentedApi(
         title="dure", version=_version(), docs_url=None, redoc_url=None, redirect_slashes=False
     )
     app.state.server = state
     app.state.strict = state.strict
-    for router in (*OPENAI, *dialects, docs.router):
+    app.state.page = page
+    for router in (*OPENAI, *dialects, docs.router, page_routes.router):
         app.include_router(router)
     install_error_handlers(app, _shapes(dialects))
     app.add_middleware(HeadAsGet)

@@ -6,8 +6,13 @@ Knows which part needs which. Refuses to know where settings come from, and how 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import (
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -15,6 +20,7 @@ from typing import TypeAlias
 from dure.chat.reading import TextTools
 from dure.chat.thinking import Think
 from dure.generate.request import Sampling
+from dure.http.access_log import RequestRecord
 from dure.http.server import Served, serve
 from dure.http.settings import ServerSettings
 from dure.http.sse import Silence
@@ -30,6 +36,8 @@ from dure.serve.engine import Engine
 from dure.serve.engine_lifespan import EngineLifespan
 from dure.serve.measured import MeasuredEngine
 from dure.serve.metrics import Metrics
+from dure.serve.page.journal import Journal
+from dure.serve.page.watch import PageWatch
 from dure.serve.prefix_directory import prefix_directory
 from dure.serve.served_model import ServedModel
 from dure.serve.state import ServerState
@@ -91,10 +99,15 @@ def run_server(
         prefix_directory(plan.engine) as options,
         _cluster_watch(options) as watch,
     ):
-        engine = EngineSupervisor(options, max_waiting=plan.settings.max_waiting, warn=warn)
-        embedding = _embedding_engine(plan, warn)
+        journal = Journal()
+        noted = _noting(warn, journal)
+        engine = EngineSupervisor(options, max_waiting=plan.settings.max_waiting, warn=noted)
+        embedding = _embedding_engine(plan, noted)
         metrics = Metrics(engine, plan.name, watch.reports)
-        measured = MeasuredEngine(engine, metrics, plan.name, plan.settings.max_prompt_tokens)
+        page = PageWatch(engine, plan.name, watch.reports, journal, has_nodes=options.run.cluster)
+        measured = MeasuredEngine(
+            engine, metrics, plan.name, plan.settings.max_prompt_tokens, page.requests
+        )
         adapters = ServedAdapters(plan.engine.run.lora)
         model = ServedModel(measured, *words, plan.name, plan.settings.aliases[1:], adapters)
         state = _state(plan, model, _embedding_model(plan, embedding, embedding_words))
@@ -103,8 +116,9 @@ def run_server(
             lambda: ready(engine.info.transport),
             progress,
         )
-        app = build_app(state, [responses.router(), anthropic.router(), ollama.router()])
-        with front(Served(app, metrics, life.around())) as served:
+        app = build_app(state, [responses.router(), anthropic.router(), ollama.router()], page)
+        figures = _Journaled(metrics, journal)
+        with front(Served(app, figures, _around(life, page))) as served:
             code = serve(
                 served,
                 plan.settings,
@@ -115,6 +129,38 @@ def run_server(
     if life.error is not None:
         raise life.error
     return code
+
+
+class _Journaled:
+    """The figures of a server whose journal tells where requests went."""
+
+    def __init__(self, metrics: Metrics, journal: Journal) -> None:
+        self._metrics, self._journal = metrics, journal
+
+    def observe_http(self, record: RequestRecord) -> None:
+        """Count a request that has ended."""
+        self._metrics.observe_http(record)
+        self._journal.add_routed(record)
+
+    def text(self) -> bytes:
+        """Return all figures as Prometheus reads them."""
+        return self._metrics.text()
+
+
+def _noting(warn: Callable[[str], None], journal: Journal) -> Callable[[str], None]:
+    """Return what tells a person, and the page."""
+
+    def noted(text: str) -> None:
+        journal.add("engine", "warning", text)
+        warn(text)
+
+    return noted
+
+
+@asynccontextmanager
+async def _around(life: EngineLifespan, page: PageWatch) -> AsyncIterator[None]:
+    async with life.around(), page.around():
+        yield
 
 
 def _state(plan: ServerPlan, model: ServedModel, embedding: ServedModel | None) -> ServerState:

@@ -6,12 +6,14 @@ Implemented by `dure.worker.supervisor.EngineSupervisor`, whose engine is a proc
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
 from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.generate.request import EngineStats, Event, ModelInfo, Request
+from dure.generate.step_notes import StepNote, TokenTrace
 
-__all__ = ["ChangingAdapters", "Engine", "EngineState", "TokenStream"]
+__all__ = ["ChangingAdapters", "Engine", "EngineState", "TokenStream", "WatchedSteps"]
 
 EngineState = Literal["loading", "ready", "restarting", "failed", "stopped"]
 
@@ -40,6 +42,23 @@ class ChangingAdapters(Protocol):
 
     async def drop(self, number: int) -> None:
         """Refuse an adapter to new requests, and free it once the last that uses it has ended."""
+
+
+class WatchedSteps(Protocol):
+    """What the engine's steps take, while somebody watches."""
+
+    def watching(self) -> AbstractContextManager[None]:
+        """Have the engine note its steps within the block."""
+
+    @property
+    def n_seen(self) -> int:
+        """How many notes there were so far."""
+
+    def since(self, n_seen: int) -> list[StepNote]:
+        """Return the notes after the first n_seen; those that are too old are forgotten."""
+
+    async def trace(self) -> TokenTrace:
+        """Return the path of the next token. Raises NotReadyError, UsageError, EngineError."""
 
 
 class Engine(Protocol):
@@ -72,6 +91,10 @@ class Engine(Protocol):
     @property
     def adapters(self) -> ChangingAdapters:
         """The adapters that it loads beside those of its start."""
+
+    @property
+    def steps(self) -> WatchedSteps:
+        """Its steps, for who watches."""
 
     def submit(self, request: Request) -> TokenStream:
         """Begin a request.

@@ -7,14 +7,15 @@ HTTP: the record of the request that is being answered is found in a context var
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.errors import context_error
 from dure.generate.request import Done, EngineStats, Event, Failed, ModelInfo, Request, Token
 from dure.http.access_log import RequestRecord, current_record
-from dure.serve.engine import ChangingAdapters, Engine, EngineState, TokenStream
+from dure.serve.engine import ChangingAdapters, Engine, EngineState, TokenStream, WatchedSteps
 from dure.serve.metrics import Metrics
+from dure.serve.page.live_requests import LiveRequest, LiveRequests
 
 __all__ = ["MeasuredEngine"]
 
@@ -23,12 +24,19 @@ class MeasuredEngine:
     """An `Engine` that reports the timings of its answers to `metrics` and to the request's record.
 
     max_prompt_tokens: longer prompts are refused with ContextError. None: the context is the limit.
+    live: follows the requests that have not ended.
     """
 
     def __init__(
-        self, engine: Engine, metrics: Metrics, model: str, max_prompt_tokens: int | None = None
+        self,
+        engine: Engine,
+        metrics: Metrics,
+        model: str,
+        max_prompt_tokens: int | None = None,
+        live: LiveRequests | None = None,
     ) -> None:
         self._engine, self._metrics, self._model = engine, metrics, model
+        self._live = live or LiveRequests()
         self._most = max_prompt_tokens
 
     @property
@@ -66,6 +74,11 @@ class MeasuredEngine:
         """See Engine."""
         return self._engine.adapters
 
+    @property
+    def steps(self) -> WatchedSteps:
+        """See Engine."""
+        return self._engine.steps
+
     def submit(self, request: Request) -> TokenStream:
         """Begin a request, and its clock. Raises as Engine, and ContextError above our own limit."""
         self._check(len(request.prompt))
@@ -73,7 +86,9 @@ class MeasuredEngine:
         if record:
             record.model = self._model
             record.prompt_tokens = (record.prompt_tokens or 0) + len(request.prompt)
-        stream = _MeasuredStream(self._engine.submit(request), self._metrics, record)
+        answer = self._engine.submit(request)
+        live = self._live.add(request, record, answer.cancel)
+        stream = _MeasuredStream(answer, self._metrics, record, live, self._live.end)
         if record:
             record.at_end.append(stream.close)
         return stream
@@ -97,8 +112,16 @@ class MeasuredEngine:
 class _MeasuredStream:
     """Times an answer's events on their way, and counts its end once."""
 
-    def __init__(self, stream: TokenStream, metrics: Metrics, record: RequestRecord | None) -> None:
+    def __init__(
+        self,
+        stream: TokenStream,
+        metrics: Metrics,
+        record: RequestRecord | None,
+        live: LiveRequest,
+        ended: Callable[[LiveRequest], None],
+    ) -> None:
         self._stream, self._metrics, self._record = stream, metrics, record
+        self._live, self._ended = live, ended
         self._start = time.perf_counter()
         self._cancelled = self._closed = False
         self._n_read = 0  # tokens before it was cancelled: what came after is nobody's answer
@@ -118,6 +141,7 @@ class _MeasuredStream:
         clock, previous = time.perf_counter, 0.0
         observe = self._metrics.observe_next_token
         async for event in self._stream:
+            self._live.see(event)
             if isinstance(event, Token):
                 self._n_read += not self._cancelled
                 now = clock()
@@ -146,6 +170,7 @@ class _MeasuredStream:
         if self._closed:
             return
         self._closed = True
+        self._ended(self._live)
         timings = done.timings if done else None
         self._metrics.observe_answer(reason, time.perf_counter() - self._start, timings)
         if record := self._record:

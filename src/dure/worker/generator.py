@@ -20,8 +20,9 @@ from dure.plan.memory import tokens_moved_in_a_pass
 from dure.worker import protocol as msg
 from dure.worker.connection import SupervisorConnection
 from dure.worker.engine_adapters import EngineAdapters
-from dure.worker.model_info import model_info
+from dure.worker.model_info import model_info, places_of
 from dure.worker.proposing import start_proposer
+from dure.worker.step_tracer import StepTracer
 
 __all__ = ["Generator"]
 
@@ -49,9 +50,10 @@ class Generator:
             )
             self._loop = self._new_loop(gguf)
             self._adapters = EngineAdapters(gguf.paths[0], self._deployment, self._loop, supervisor)
+            self._tracer = StepTracer(self._loop, self._executor, supervisor)
             for adapter in options.adapters:
                 self._adapters.load(adapter)
-            info = model_info(gguf, self._executor.info)
+            info = model_info(gguf, self._executor.info, places_of(self._deployment))
         self._peak_bytes: tuple[int, ...] = ()
         self._unsent: list[Event] = []
         self._stats_at = self._worked_at = self._checked_at = time.monotonic()
@@ -120,6 +122,7 @@ class Generator:
         self._unsent += self._loop.admit()
         try:
             events = self._loop.step(self._send_events)
+            self._tracer.stepped()
         finally:
             self._send_events()
         self._unsent = events
@@ -164,6 +167,7 @@ class Generator:
     def _send_stats(self) -> None:
         self._stats_at = time.monotonic()
         self._supervisor.send(msg.Stats(self._loop.stats(self._peak_bytes)))
+        self._tracer.send()
 
     def _take(self, message: msg.ToWorker) -> bool:
         match message:
@@ -177,6 +181,10 @@ class Generator:
                 self._adapters.load(adapter)
             case msg.DetachAdapter(number):
                 self._adapters.drop(number)
+            case msg.Watch(on):
+                self._tracer.watch(on=on)
+            case msg.TraceToken():
+                self._tracer.trace()
             case _:
                 return False
         return True

@@ -11,6 +11,7 @@ from dure.deploy.options import RestartReason, RunOptions
 from dure.engine.ranks.messages import decode, encode
 from dure.errors import ErrorRecord
 from dure.generate.request import EngineStats, Event, ModelInfo, Request
+from dure.generate.step_notes import StepNote, TokenTrace
 
 __all__ = [
     "AdapterAttached",
@@ -28,10 +29,14 @@ __all__ = [
     "Start",
     "StartEvent",
     "Stats",
+    "StepsNoted",
     "Stop",
     "Submit",
     "ToWorker",
+    "TokenTraced",
+    "TraceToken",
     "Warned",
+    "Watch",
     "decode",
     "encode",
 ]
@@ -103,6 +108,16 @@ class DetachAdapter(_Message):
     number: int
 
 
+class Watch(_Message):
+    """Note what every step takes, or no more; StepsNoted tell it."""
+
+    on: bool
+
+
+class TraceToken(_Message):
+    """Trace the next decode step; TokenTraced answers once it is computed."""
+
+
 class Stop(_Message):
     """End the process."""
 
@@ -158,13 +173,26 @@ class Stats(_Message):
     stats: EngineStats
 
 
+class StepsNoted(_Message):
+    """What steps took; sent as often as statistics while somebody watches."""
+
+    notes: list[StepNote]
+
+
+class TokenTraced(_Message):
+    """The path of a token, or why there is none."""
+
+    trace: TokenTrace | None
+    error: ErrorRecord | None = None
+
+
 class Fatal(_Message):
     """The engine ends with this error."""
 
     error: ErrorRecord
 
 
-ToWorker = Start | Submit | Cancel | AttachAdapter | DetachAdapter | Stop
+ToWorker = Start | Submit | Cancel | AttachAdapter | DetachAdapter | Watch | TraceToken | Stop
 FromWorker = (
     Loading
     | StartEvent
@@ -174,5 +202,7 @@ FromWorker = (
     | AdapterDetached
     | Events
     | Stats
+    | StepsNoted
+    | TokenTraced
     | Fatal
 )

@@ -43,6 +43,7 @@ from dure.worker.engine_process import EngineProcess
 from dure.worker.lifecycle import Lifecycle, State
 from dure.worker.pending import PendingAnswer, PendingRequests
 from dure.worker.restart_policy import RestartPolicy
+from dure.worker.watched_steps import WatchedSteps
 
 __all__ = ["EngineSupervisor"]
 
@@ -74,6 +75,7 @@ class EngineSupervisor:
         self.adapters = AdapterRegistry(
             len(options.run.lora), self._process.send, warn, self._takes_requests
         )
+        self.steps = WatchedSteps(self._process.send, self._takes_requests)
         self.progress, self.doing, self.reason = 0.0, "starting", ""
         self.stats = EngineStats()
         self._restart: RestartReason | None = None
@@ -219,6 +221,7 @@ class EngineSupervisor:
         self._warn(f"the engine ended ({self.reason}); it is started again")
         self._pending.end_cancelled()
         self.adapters.engine_died()
+        self.steps.engine_died()
         forgiven = was_ready and now - self._ready_at > FORGIVEN_S
         self._pending.engine_died(self.reason, was_ready=was_ready, forgiven=forgiven)
         if self._policy.is_hopeless:
@@ -258,6 +261,7 @@ class EngineSupervisor:
             self._first.fail(error)
         self._pending.fail_all(error)
         self.adapters.fail_all(error)
+        self.steps.engine_died(error)
 
     # ------------------------------------------------------------ from the engine
 
@@ -271,6 +275,8 @@ class EngineSupervisor:
                 self.stats = stats
             case msg.AdapterAttached() | msg.AdapterDetached():
                 self.adapters.take(message)
+            case msg.StepsNoted() | msg.TokenTraced():
+                self.steps.take(message)
             case msg.Ready(info):
                 self._became_ready(info)
             case msg.Fatal(record):
@@ -302,3 +308,4 @@ class EngineSupervisor:
         for request in self._pending.resumed():
             self._process.send(msg.Submit(request))
         self.adapters.engine_ready()
+        self.steps.engine_ready()

@@ -15,6 +15,7 @@ __all__ = ["KeyCheck", "key_of", "owner_of"]
 
 _log = logging.getLogger("dure.serve")
 _OPEN_PATHS = HEALTH_PATHS | {"/", "/docs"}  # a browser shows what these say, and sends no key
+_OPEN_FOLDER = "/page/assets/"
 _NO_KEY = Refusal(
     401, "an API key is wanted: send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`"
 )
@@ -37,7 +38,7 @@ class KeyCheck:
             await self._app(scope, receive, send)
             return
         key = self._key(scope) if self._keys else None
-        if self._keys and key is None and scope["path"] not in _OPEN_PATHS:
+        if self._keys and key is None and not _is_open(scope["path"]):
             refusal = _WRONG_KEY if any(_shown(scope)) else _NO_KEY
             await refuse(send, refusal, scope["path"])
             return
@@ -52,6 +53,10 @@ class KeyCheck:
                 _log.warning("the API keys were read again")
         found = [self._keys.find(shown) for shown in _shown(scope)]
         return next((key for key in found if key is not None), None)
+
+
+def _is_open(path: str) -> bool:
+    return path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER)
 
 
 def _shown(scope: Scope) -> Iterator[bytes]:

@@ -1,0 +1,54 @@
+"""The built files of the page, as they came with the package.
+
+Knows where they lie and how browsers may keep them. Refuses to know what they do.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+from functools import cache
+from importlib.resources import files
+
+from fastapi import Response
+
+__all__ = ["POLICY", "asset", "index"]
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_SAFE = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+}
+_FOR_EVER = "public, max-age=31536000, immutable"  # its name changes with what it holds
+
+
+def index() -> Response | None:
+    """Return the page, None if it was not built."""
+    page = _read("index.html")
+    if page is None:
+        return None
+    headers = {**_SAFE, "cache-control": "no-cache", "vary": "accept"}
+    return Response(page, media_type="text/html; charset=utf-8", headers=headers)
+
+
+def asset(name: str) -> Response | None:
+    """Return a file of the page, None if there is none of that name."""
+    content = _read(f"assets/{name}") if _NAME.fullmatch(name) else None
+    if content is None:
+        return None
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return Response(content, media_type=kind, headers={**_SAFE, "cache-control": _FOR_EVER})
+
+
+@cache
+def _read(name: str) -> bytes | None:
+    try:
+        return files("dure.serve.page").joinpath("static", *name.split("/")).read_bytes()
+    except OSError:
+        return None

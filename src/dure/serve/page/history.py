@@ -1,0 +1,85 @@
+"""The last day: how fast the model was, how warm the machines were. A small ring, a point a minute.
+
+Knows what a point holds. Refuses to know how it is drawn, and who measures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from dure.cluster.root.survey import NodeReport
+from dure.generate.request import EngineStats
+
+__all__ = ["EVERY_S", "History", "NodePoint", "Point", "rates"]
+
+EVERY_S = 60.0
+_KEPT = 24 * 60
+
+
+class NodePoint(msgspec.Struct, frozen=True):
+    """A machine at a moment. None: it has no such sensor."""
+
+    temperature_c: float | None
+    throttled: bool
+    load: float
+
+
+class Point(msgspec.Struct, frozen=True):
+    """A minute. at: its end, seconds since 1970; speeds: tokens a second while there was work, else 0."""
+
+    at: float
+    prompt_per_s: float
+    generated_per_s: float
+    running: int
+    waiting: int
+    nodes: dict[str, NodePoint]
+
+
+def rates(before: EngineStats, now: EngineStats, seconds: float) -> tuple[float, float]:
+    """Return tokens a second of prompts and of answers from one moment to another.
+
+    An engine that was started anew counts from 0.
+    """
+    if seconds <= 0:
+        return 0.0, 0.0
+    pairs = (
+        (before.prompt_tokens, now.prompt_tokens),
+        (before.generated_tokens, now.generated_tokens),
+    )
+    prompt, generated = (
+        (late - early if late >= early else late) / seconds for early, late in pairs
+    )
+    return prompt, generated
+
+
+class History:
+    """The points of the last day."""
+
+    def __init__(self) -> None:
+        self._points: deque[Point] = deque(maxlen=_KEPT)
+        self._before, self._at = EngineStats(), time.monotonic()
+
+    def add(self, stats: EngineStats, reports: Sequence[NodeReport]) -> None:
+        """Add a point of now."""
+        at = time.monotonic()
+        prompt, generated = rates(self._before, stats, at - self._at)
+        self._before, self._at = stats, at
+        nodes = {
+            one.member.name: NodePoint(
+                one.health.temperature_c, bool(one.health.throttled), one.health.load
+            )
+            for one in reports
+            if one.health is not None
+        }
+        self._points.append(
+            Point(time.time(), prompt, generated, stats.running, stats.waiting, nodes)
+        )
+
+    def shown(self) -> dict[str, Any]:
+        """Return them as the page reads them, oldest first."""
+        return {"every_s": EVERY_S, "points": msgspec.to_builtins(list(self._points))}

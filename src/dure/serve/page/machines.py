@@ -1,0 +1,155 @@
+"""The machines and the links between them as the page draws them: what each holds, how it is, who waits.
+
+Pure: from reports, places of ranks and notes of steps to plain data. Refuses to measure.
+"""
+
+from __future__ import annotations
+
+import socket
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dure.cluster.root.speeds import LinkSpeed
+from dure.cluster.root.survey import NodeReport
+from dure.cluster.trust.identity import ROOT_NAME, shown_name
+from dure.generate.request import ModelInfo, RankPlace
+from dure.generate.step_notes import StepNote
+
+__all__ = ["links_shown", "nodes_shown", "waits_of"]
+
+_HOT_C = 80.0
+_LOW_BYTES = 200e6
+_MBIT = 1e6 / 8
+
+
+def nodes_shown(
+    info: ModelInfo | None, reports: Sequence[NodeReport], peak_bytes: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return this machine and every node. info: of the model, None while none is loaded."""
+    places = info.places if info else ()
+    by_name = {one.member.name: one for one in reports}
+    names = list(dict.fromkeys([ROOT_NAME, *by_name, *map(node_of, places)]))
+    whole = sum(place.weights_bytes for place in places) or 1
+    return [_node(name, by_name.get(name), places, peak_bytes, whole) for name in names]
+
+
+def node_of(place: RankPlace) -> str:
+    """Return the name of the machine of a rank, as members are called."""
+    return ROOT_NAME if place.node in ("", shown_name(ROOT_NAME)) else place.node
+
+
+def _node(
+    name: str,
+    report: NodeReport | None,
+    places: Sequence[RankPlace],
+    peak_bytes: Sequence[int],
+    whole: int,
+) -> dict[str, Any]:
+    ranks = [n for n, place in enumerate(places) if node_of(place) == name]
+    health = report.health if report else None
+    platform = report.platform if report else None
+    peaks = [peak_bytes[n] for n in ranks if n < len(peak_bytes)]
+    return {
+        "name": socket.gethostname() if name == ROOT_NAME else name,
+        "is_root": name == ROOT_NAME,
+        "is_up": report is None or not report.problem,
+        "problem": report.problem if report else "",
+        "ranks": ranks,
+        "share": sum(places[n].weights_bytes for n in ranks) / whole if ranks else None,
+        "weights_bytes": sum(places[n].weights_bytes for n in ranks),
+        "kv_bytes": sum(places[n].kv_bytes for n in ranks),
+        "peak_bytes": sum(peaks) if peaks else None,
+        "cpu": platform.processor if platform else None,
+        "memory_bytes": platform.memory_bytes if platform else None,
+        "available_bytes": health.available_bytes if health else None,
+        "temperature_c": health.temperature_c if health else None,
+        "throttled": bool(health.throttled) if health else None,
+        "clock_mhz": health.clock_mhz if health else None,
+        "load": health.load if health else None,
+        "disk_free_bytes": health.disk_free_bytes if health else None,
+        "findings": _findings(report) if report else [],
+    }
+
+
+def _findings(report: NodeReport) -> list[dict[str, str]]:
+    """Return what is wrong with a machine, each with its cure."""
+    found: list[tuple[str, str]] = []
+    if report.problem:
+        found.append((report.problem, "see `dure cluster status`"))
+    if (health := report.health) is not None:
+        found += [
+            (f"throttled: {why}", "`dure doctor` names the cause and its cure")
+            for why in health.throttled
+        ]
+        if (warm := health.temperature_c) is not None and warm >= _HOT_C:
+            found.append((f"{warm:.0f} °C", "cool it: a heat sink, a fan, air around it"))
+        if health.available_bytes < _LOW_BYTES:
+            found.append(
+                ("little memory is free", "end other programs, or give it a smaller share")
+            )
+    return [{"text": text, "cure": cure} for text, cure in found]
+
+
+def waits_of(notes: Sequence[StepNote], n_ranks: int) -> list[float] | None:
+    """Return for each rank the mean seconds of a token that it waited for slower ones; None: not known.
+
+    The last rank to come to a sum waits for nobody: its time there is the wire's, and all have that.
+    """
+    decode = [note for note in notes if note.is_decode and len(note.sync_s) == n_ranks]
+    if not decode or n_ranks < 2:
+        return None
+    means = [statistics.fmean(note.sync_s[rank] for note in decode) for rank in range(n_ranks)]
+    return [one - min(means) for one in means]
+
+
+def links_shown(
+    info: ModelInfo | None,
+    notes: Sequence[StepNote],
+    link_of: Callable[[str], LinkSpeed | None],
+    errors: Mapping[str, int],
+) -> list[dict[str, Any]]:
+    """Return the links between the root's rank and all others.
+
+    link_of: what was measured of a node's link. errors: of each machine's network devices. A rank that
+    computes for longer has the other end of its link wait: `waits` says who.
+    """
+    places = info.places if info else ()
+    if len(places) < 2 or info is None:
+        return []
+    waits = waits_of(notes, len(places))
+    decode = [note for note in notes if note.is_decode and len(note.sync_s) == len(places)]
+    wire = (
+        min(statistics.fmean(n.sync_s[r] for n in decode) for r in range(len(places)))
+        if decode
+        else None
+    )
+    return [_link(rank, places, waits, wire, link_of, errors) for rank in range(1, len(places))]
+
+
+def _link(
+    rank: int,
+    places: Sequence[RankPlace],
+    waits: Sequence[float] | None,
+    wire_s: float | None,
+    link_of: Callable[[str], LinkSpeed | None],
+    errors: Mapping[str, int],
+) -> dict[str, Any]:
+    name = node_of(places[rank])
+    speed = link_of(name) if name != ROOT_NAME else None
+    late = None if waits is None else waits[0] - waits[rank]
+    return {
+        "ranks": [0, rank],
+        "between": [_shown(places[0]), _shown(places[rank])],
+        "mbit_per_s": speed.bytes_per_s / _MBIT if speed else None,
+        "round_trip_us": speed.round_trip_s * 1e6 if speed else None,
+        "wait_s_per_token": None if late is None else abs(late),
+        "waits": None if not late else (0 if late > 0 else rank),
+        "wire_s_per_token": wire_s,
+        "errors": errors.get(name),
+    }
+
+
+def _shown(place: RankPlace) -> str:
+    name = node_of(place)
+    return socket.gethostname() if name == ROOT_NAME else name

@@ -1,0 +1,197 @@
+"""The addresses of the page: the page itself, its feed, and what it may do.
+
+Knows HTTP. Refuses to know what the figures mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Request, Response
+
+from dure.engine.trace import PARTS
+from dure.errors import BusyError, UsageError
+from dure.generate.request import Request as Generation
+from dure.generate.request import Sampling
+from dure.generate.step_notes import StepNote, TokenTrace
+from dure.http.body import JsonRoute, decode_json
+from dure.http.problems import NotFoundError, json_response
+from dure.http.sse import EventStream, Silence, sse
+from dure.serve.page import built
+from dure.serve.page.machines import node_of
+from dure.serve.page.models import models_shown
+from dure.serve.page.watch import PageWatch
+
+__all__ = ["router"]
+
+_FEED_EVERY_S = 0.5
+_TRACE_S = 20.0  # to wait for a token
+_PROMPT = [0] * 8  # tokens: what they mean does not matter
+_NOT_BUILT = (
+    "<!doctype html><title>dure</title><p>dure is running. This copy came without its page: "
+    "<code>make page</code> builds it. <a href=docs>The API is described here.</a>"
+)
+
+
+router = APIRouter(route_class=JsonRoute, include_in_schema=False)
+
+
+async def _current_page(request: Request) -> PageWatch:
+    page: PageWatch = request.app.state.page
+    return page
+
+
+CurrentPage = Annotated[PageWatch, Depends(_current_page)]
+
+
+@router.get("/")
+async def show_page(request: Request) -> Response:
+    """Show the page to a browser; greet others, as Ollama's clients, which ask here first."""
+    if "text/html" not in request.headers.get("accept", ""):
+        text = "dure is running: the API is described at /docs\n"
+        return Response(text, media_type="text/plain", headers={"vary": "accept"})
+    return built.index() or Response(_NOT_BUILT, media_type="text/html; charset=utf-8")
+
+
+@router.get("/page/assets/{name}")
+async def show_asset(name: str) -> Response:
+    """Show a file of the page."""
+    if (found := built.asset(name)) is None:
+        raise NotFoundError("the page has no such file", "load it again")
+    return found
+
+
+@router.get("/page/feed")
+async def feed(watch: CurrentPage) -> Response:
+    """Tell how the server is, twice a second, until the client goes."""
+    return EventStream(
+        _feed(watch), lambda _: b"", alive=lambda: sse({}, "alive"), silence=Silence(60.0, 60.0)
+    )
+
+
+@router.post("/page/requests/{request_id}/cancel")
+async def cancel(request_id: str, watch: CurrentPage) -> Response:
+    """End a request."""
+    if not watch.requests.cancel(request_id):
+        raise NotFoundError("there is no such request", "it has ended")
+    return Response(status_code=204)
+
+
+@router.get("/page/history")
+async def show_history(watch: CurrentPage) -> Response:
+    """Show the last day."""
+    return json_response(watch.history.shown())
+
+
+@router.get("/page/models")
+async def show_models(watch: CurrentPage) -> Response:
+    """Show the models of this machine, and what is done with them."""
+    models = await asyncio.to_thread(models_shown, Path(watch.engine.info.path))
+    return json_response({"models": models, "work": watch.works.shown()})
+
+
+@router.post("/page/models/pull")
+async def pull(request: Request, watch: CurrentPage) -> Response:
+    """Begin to pull a model."""
+    asked = decode_json(await request.body())
+    name = asked.get("name") if isinstance(asked, dict) else None
+    if not isinstance(name, str) or not name.strip():
+        raise UsageError("no model is named", "give its name, as qwen3:0.6b")
+    return json_response(watch.works.pull(name.strip()))
+
+
+@router.post("/page/work/{work_id}/stop")
+async def stop(work_id: str, watch: CurrentPage) -> Response:
+    """Stop work on a model."""
+    if not watch.works.stop(work_id):
+        raise NotFoundError("there is no such work", "it has ended")
+    return Response(status_code=204)
+
+
+@router.post("/page/trace")
+async def trace(watch: CurrentPage) -> Response:
+    """Trace the next token; if none is being written, one is."""
+    return json_response(_trace_shown(watch, await _traced(watch)))
+
+
+async def _feed(watch: PageWatch) -> AsyncGenerator[bytes, None]:
+    steps = watch.engine.steps
+    n_steps, n_line = steps.n_seen, 0
+    with steps.watching():
+        while True:
+            notes = steps.since(n_steps)
+            n_steps = steps.n_seen
+            lines = watch.journal.since(n_line)
+            chunks = []
+            if lines:
+                n_line = lines[-1].n
+                chunks.append(sse(msgspec.to_builtins(lines), "log"))
+            chunks.append(sse(watch.state(), "state"))
+            if notes:
+                chunks.append(sse([_step(note) for note in notes], "steps"))
+            yield b"".join(chunks)
+            await asyncio.sleep(_FEED_EVERY_S)
+
+
+def _step(note: StepNote) -> dict[str, Any]:
+    ranks = zip(note.compute_s, note.sync_s, note.idle_s, note.bytes_sent, strict=True)
+    return {
+        "at": note.at,
+        "n_tokens": note.n_tokens,
+        "n_prompt": note.n_prompt,
+        "ranks": list(ranks),
+    }
+
+
+async def _traced(watch: PageWatch) -> TokenTrace:
+    """Return the path of a token. Raises BusyError if none was written in time."""
+    engine = watch.engine
+    waiting = asyncio.ensure_future(engine.steps.trace())
+    own = None
+    if not list(watch.requests):  # nobody is being answered
+        own = engine.submit(
+            Generation(
+                id=f"trace-{uuid.uuid4().hex}",
+                prompt=_PROMPT,
+                max_tokens=4,
+                sampling=Sampling(temperature=0),
+                ignore_eos=True,
+                cache_prompt=False,
+            )
+        )
+    try:
+        async with asyncio.timeout(_TRACE_S):
+            return await waiting
+    except TimeoutError:
+        raise BusyError("no token was written in time", "ask a question meanwhile") from None
+    finally:
+        if own is not None:
+            own.cancel()
+
+
+def _trace_shown(watch: PageWatch, trace: TokenTrace) -> dict[str, Any]:
+    info = watch.engine.info
+    names = [node_of(place) for place in info.places]
+    layers = [i.layer for own in trace.ranks for i in own if i.layer is not None]
+    return {
+        "token_s": max((own[-1].ended_s for own in trace.ranks if own), default=0.0),
+        "n_layers": 1 + max(layers, default=-1),
+        "n_ranks": len(trace.ranks),
+        "sums": trace.n_sums,
+        "bytes_sent": sum(trace.note.bytes_sent),
+        "weights_bytes": [place.weights_bytes for place in info.places],
+        "ranks": [
+            {"node": name, "intervals": [[i.part, i.begun_s, i.ended_s, i.layer] for i in own]}
+            for name, own in zip(names, trace.ranks, strict=True)
+        ],
+        "parts": [
+            {part: sum(i.ended_s - i.begun_s for i in own if i.part == part) for part in PARTS}
+            for own in trace.ranks
+        ],
+        "experts": None,
+    }

@@ -1,0 +1,183 @@
+"""What the page of one server knows: its requests, its journal, its history, its machines.
+
+Puts their figures into one state. Refuses to know HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from dure.cluster.root.membership import Cluster
+from dure.cluster.root.speeds import KnownSpeeds, LinkSpeed
+from dure.cluster.root.survey import NodeReport
+from dure.errors import DureError, NotReadyError
+from dure.generate.request import EngineStats, ModelInfo
+from dure.places import cluster_directory
+from dure.serve.engine import Engine
+from dure.serve.page.history import EVERY_S, History, rates
+from dure.serve.page.journal import Journal
+from dure.serve.page.live_requests import LiveRequests
+from dure.serve.page.machines import links_shown, nodes_shown
+from dure.serve.page.work import Works
+
+__all__ = ["PageWatch"]
+
+_LOOK_EVERY_S = 5.0
+_NOTES = 64  # that waits are the mean of
+
+
+@dataclass
+class _Rates:
+    """Tokens a second since the last state of one watcher."""
+
+    before: EngineStats
+    at: float = field(default_factory=time.monotonic)
+    prompt: float = 0.0
+    generated: float = 0.0
+
+
+class PageWatch:
+    """What is shown of a server. reports: of its machines. name: of its model."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        reports: Callable[[], Sequence[NodeReport]],
+        journal: Journal,
+        *,
+        has_nodes: bool,
+    ) -> None:
+        self.engine, self._name, self._reports, self._has_nodes = engine, name, reports, has_nodes
+        self.requests, self.journal, self.history = LiveRequests(), journal, History()
+        self.works = Works(self._worked)
+        self._begun = time.monotonic()
+        self._links: dict[str, LinkSpeed] = {}
+        self._rates: _Rates | None = None
+
+    # ---------------------------------------------------------------- over time
+
+    @asynccontextmanager
+    async def around(self) -> AsyncIterator[None]:
+        """Keep history and journal until the block ends."""
+        tasks = [asyncio.create_task(self._keep_history()), asyncio.create_task(self._look())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _keep_history(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            self.history.add(self.engine.stats, self._reports())
+
+    async def _look(self) -> None:
+        while self._has_nodes:
+            with suppress(
+                DureError, OSError
+            ):  # the cluster is being changed: the next look finds it
+                await asyncio.to_thread(self._read_cluster)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _read_cluster(self) -> None:
+        cluster = Cluster(cluster_directory())
+        known = KnownSpeeds(cluster.directory)
+        links = {member.name: known.link(member.name) for member in cluster.members}
+        self._links = {name: link for name, link in links.items() if link is not None}
+        self.journal.add_cluster_events(cluster.events.read())
+
+    def _worked(self, text: str, failed: bool) -> None:
+        self.journal.add("model", "error" if failed else "info", text)
+
+    # ---------------------------------------------------------------- now
+
+    def state(self) -> dict[str, Any]:
+        """Return everything but steps and journal, as the page reads it."""
+        notes = self.engine.steps.since(self.engine.steps.n_seen - _NOTES)
+        info, stats, reports = self._info(), self.engine.stats, self._reports()
+        errors = {
+            one.member.name: sum(link.errors for link in one.health.links)
+            for one in reports
+            if one.health is not None
+        }
+        return {
+            "at": time.time(),
+            "server": self._server(info),
+            "stats": self._stats(stats),
+            "requests": [one.shown() for one in self.requests],
+            "keys": [
+                {
+                    "name": one.name,
+                    "running": one.running,
+                    "waiting": one.waiting,
+                    "weight": one.weight,
+                    "priority": one.priority,
+                }
+                for one in stats.owners
+                if one.running or one.waiting
+            ],
+            "nodes": nodes_shown(info, reports, stats.peak_bytes),
+            "links": links_shown(info, notes, self._links.get, errors),
+        }
+
+    def _info(self) -> ModelInfo | None:
+        try:
+            return self.engine.info
+        except NotReadyError:
+            return None
+
+    def _server(self, info: ModelInfo | None) -> dict[str, Any]:
+        known = (
+            {}
+            if info is None
+            else {
+                "architecture": info.architecture,
+                "file_type": info.file_type,
+                "n_params": info.n_params,
+                "weights_bytes": info.weights_bytes,
+                "n_ctx": info.n_ctx,
+                "n_sequences": info.n_sequences,
+                "n_ranks": info.n_ranks,
+                "threads": info.threads,
+                "transport": info.transport,
+            }
+        )
+        return {
+            "model": self._name,
+            "state": self.engine.state,
+            "doing": self.engine.doing,
+            "progress": self.engine.progress,
+            "reason": self.engine.reason if self.engine.state == "failed" else "",
+            "up_s": time.monotonic() - self._begun,
+            **known,
+        }
+
+    def _stats(self, stats: EngineStats) -> dict[str, Any]:
+        now = self._rates or _Rates(stats)
+        seconds = time.monotonic() - now.at
+        if self._rates is None:
+            self._rates = now
+        elif seconds >= 1.0:
+            prompt, generated = rates(now.before, stats, seconds)
+            self._rates = now = _Rates(stats, prompt=prompt, generated=generated)
+        return {
+            "running": stats.running,
+            "waiting": stats.waiting,
+            "kv_used": stats.kv_used,
+            "kv_kept": stats.kv_kept,
+            "kv_total": stats.kv_total,
+            "prompt_per_s": now.prompt,
+            "generated_per_s": now.generated,
+            "prompt_tokens": stats.prompt_tokens,
+            "generated_tokens": stats.generated_tokens,
+            "cache_hits": stats.cache_hits,
+            "cache_queries": stats.cache_queries,
+            "drafted": stats.drafted,
+            "accepted": stats.accepted,
+        }

@@ -1,0 +1,216 @@
+"""What the page asks a real server for: its feed, its journal, a token's path, and what it may end."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from dure.engine.trace import PARTS
+from tests.support.dure_server import GREEDY, Home, Serving
+
+WAIT_S = 60.0  # detects a hang; nothing is measured with it
+LONG = {**GREEDY, "max_tokens": 1500, "ignore_eos": True, "stream": True}
+KEY = "sk-page-0123456789"
+
+Event = tuple[str, Any]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server of the demo model over two ranks, without keys."""
+    with Home(tmp_path_factory.mktemp("page")).serving("--ranks", "2") as found:
+        yield found
+
+
+@contextmanager
+def feeding(url: str, **headers: str) -> Iterator[Iterator[Event]]:
+    """Read the feed, event by event."""
+    with httpx.stream("GET", f"{url}/page/feed", headers=headers, timeout=WAIT_S) as answer:
+        assert answer.status_code == 200
+        yield _events(answer)
+
+
+def _events(answer: httpx.Response) -> Iterator[Event]:
+    name = ""
+    for line in answer.iter_lines():
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))
+
+
+@contextmanager
+def writing(url: str, n: int = 1, **headers: str) -> Iterator[list[bytes]]:
+    """Have a long answer written meanwhile; yields what has come of it."""
+    pieces: list[bytes] = []
+    begun = threading.Event()
+
+    def read() -> None:
+        path = f"{url}/v1/chat/completions"
+        with httpx.stream(
+            "POST", path, json={**LONG, "n": n}, headers=headers, timeout=WAIT_S
+        ) as answer:
+            for piece in answer.iter_bytes():
+                pieces.append(piece)
+                begun.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        assert begun.wait(WAIT_S)
+        yield pieces
+    finally:
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+
+
+def seen(events: Iterator[Event], name: str, enough: Any = lambda _: True) -> Any:
+    """Return the first event of that name that is enough."""
+    give_up = time.monotonic() + WAIT_S
+    for found, data in events:
+        if found == name and enough(data):
+            return data
+        assert time.monotonic() < give_up
+    raise AssertionError("the feed ended")
+
+
+def test_the_feed_tells_machines_requests_and_steps(server: Serving) -> None:
+    """While an answer is written: its speed, what each rank holds, and where each step's time went."""
+    with feeding(server.url) as events:
+        first = seen(events, "state")
+        assert first["server"]["state"] == "ready"
+        assert first["server"]["n_ranks"] == 2
+        (node,) = first["nodes"]
+        assert (node["ranks"], node["share"], node["is_up"]) == ([0, 1], 1.0, True)
+        assert node["weights_bytes"] > 7e6
+        with writing(server.url):
+            steps = seen(events, "steps", lambda notes: any(not n["n_prompt"] for n in notes))
+            for compute_s, sync_s, _idle_s, n_bytes in steps[-1]["ranks"]:
+                assert compute_s > 0
+                assert sync_s > 0
+                assert n_bytes > 0
+            state = seen(
+                events, "state", lambda s: s["requests"] and s["requests"][0]["tokens"] > 9
+            )
+            (request,) = state["requests"]
+            assert (request["state"], request["max_tokens"]) == ("writing", 1500)
+            assert request["tokens_per_s"] > 0
+            (link,) = seen(events, "state", lambda s: s["links"][0]["wire_s_per_token"])["links"]
+            assert link["ranks"] == [0, 1]
+            assert link["wait_s_per_token"] >= 0
+            answer = httpx.post(f"{server.url}/page/requests/{request['id']}/cancel")
+            assert answer.status_code == 204
+        assert seen(events, "state", lambda s: not s["requests"])
+
+
+def test_a_request_that_is_ended_there_tells_its_client(server: Serving) -> None:
+    """Its stream ends with an error; an id that is not known is 404."""
+    with feeding(server.url) as events, writing(server.url) as pieces:
+        (request,) = seen(events, "state", lambda s: s["requests"])["requests"]
+        httpx.post(f"{server.url}/page/requests/{request['id']}/cancel")
+    assert b"ended at the server" in pieces[-1]
+    assert httpx.post(f"{server.url}/page/requests/x/cancel").status_code == 404
+
+
+def test_a_token_is_traced_through_every_layer(server: Serving) -> None:
+    """Without a gap, on every rank; alone, and while an answer is written."""
+    traces = [httpx.post(f"{server.url}/page/trace", timeout=WAIT_S).json()]
+    with writing(server.url):
+        traces.append(httpx.post(f"{server.url}/page/trace", timeout=WAIT_S).json())
+    for trace in traces:
+        assert (trace["n_ranks"], trace["n_layers"], trace["sums"]) == (2, 4, 8)
+        assert trace["bytes_sent"] > 0
+        for rank, parts in zip(trace["ranks"], trace["parts"], strict=True):
+            ends = [begun for _, begun, _, _ in rank["intervals"][1:]]
+            assert ends == [ended for _, _, ended, _ in rank["intervals"][:-1]]
+            assert set(parts) == set(PARTS)
+            took_s = rank["intervals"][-1][2] - rank["intervals"][0][1]
+            assert sum(parts.values()) == pytest.approx(took_s)
+            assert 0 < took_s <= trace["token_s"]
+
+
+def test_a_killed_rank_is_in_the_journal(server: Serving) -> None:
+    """The feed goes on, and so does the answer."""
+    with feeding(server.url) as events, writing(server.url) as pieces:
+        ranks = [
+            one
+            for one in server.engine().children(recursive=True)
+            if any("rank" in word for word in one.cmdline())
+        ]
+        ranks[-1].kill()
+        lines = seen(events, "log", lambda new: any("ended" in line["text"] for line in new))
+        assert lines[-1]["level"] == "warning"
+        assert seen(events, "state", lambda s: s["server"]["state"] == "restarting")
+        assert seen(events, "state", lambda s: s["server"]["state"] == "ready")
+        assert seen(events, "steps")
+    assert b"[DONE]" in pieces[-1]
+
+
+def test_models_and_history_are_shown(server: Serving) -> None:
+    """The model that is served is listed though it is not in the library."""
+    models = httpx.get(f"{server.url}/page/models").json()
+    served = [one for one in models["models"] if one["is_served"]]
+    assert [one["architecture"] for one in served] == ["qwen3"]
+    assert httpx.get(f"{server.url}/page/history").json()["every_s"] == 60
+
+
+def test_a_pull_that_fails_says_why(server: Serving) -> None:
+    """And a name that is none is refused at once."""
+    begun = httpx.post(f"{server.url}/page/models/pull", json={"name": "http://127.0.0.1:9/x.gguf"})
+    assert begun.json()["state"] == "running"
+    give_up = time.monotonic() + WAIT_S
+    while True:
+        (work,) = httpx.get(f"{server.url}/page/models").json()["work"]
+        if work["state"] == "failed":
+            assert work["error"]
+            break
+        if work["state"] == "running" and work["can_stop"]:
+            time.sleep(0.1)
+        assert time.monotonic() < give_up
+    refused = httpx.post(f"{server.url}/page/models/pull", json={"name": ""})
+    assert refused.status_code == 400
+    assert httpx.post(f"{server.url}/page/work/77/stop").status_code == 404
+
+
+def test_the_page_is_for_browsers_and_safe(server: Serving) -> None:
+    """Others get a line of text; no file but the page's own can be had."""
+    assert "dure is running" in httpx.get(server.url).text
+    page = httpx.get(server.url, headers={"accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")
+    for name in ("..%2f..%2froutes.py", "%2e%2e", "index.html%00", "x.js"):
+        assert httpx.get(f"{server.url}/page/assets/{name}").status_code == 404
+
+
+def test_the_feed_wants_a_key_where_there_are_keys(tmp_path: Path) -> None:
+    """The page itself does not: it asks for the key."""
+    with Home(tmp_path).serving("--api-key", f"anna:{KEY}") as server:
+        assert httpx.get(f"{server.url}/page/feed").status_code == 401
+        assert httpx.post(f"{server.url}/page/trace").status_code == 401
+        assert httpx.get(server.url, headers={"accept": "text/html"}).status_code == 200
+        assert httpx.get(f"{server.url}/page/assets/none.js").status_code == 404
+        with_key = {"authorization": f"Bearer {KEY}"}
+        with feeding(server.url, **with_key) as events, writing(server.url, 4, **with_key):
+            state = seen(events, "state", lambda s: s["requests"])
+            assert state["requests"][0]["key"] == "anna"
+            assert KEY not in json.dumps(state)
+
+
+def test_watchers_leave_nothing_behind(server: Serving) -> None:
+    """A watcher that goes away ends the engine's notes, and its own task."""
+    process = psutil.Process(server.process.pid)
+    for _ in range(5):
+        with feeding(server.url) as events:
+            seen(events, "state")
+    before = process.memory_info().rss
+    with writing(server.url):
+        pass
+    assert process.memory_info().rss - before < 32e6
