@@ -174,7 +174,7 @@ class Stats(_Message):
 
 
 class StepsNoted(_Message):
-    """What steps took; sent as often as statistics while somebody watches."""
+    """What the latest steps took; sent as often as statistics while somebody watches."""
 
     notes: list[StepNote]
 

@@ -15,6 +15,8 @@ from dure.worker.connection import SupervisorConnection
 
 __all__ = ["StepTracer"]
 
+_MOST_NOTES = 128  # in a message: nobody can see more within half a second
+
 
 class StepTracer:
     """Notes the steps of one loop while somebody watches or waits for a trace."""
@@ -52,7 +54,7 @@ class StepTracer:
             return
         notes = self._loop.take_notes()
         if self._is_watched:
-            self._unsent += notes
+            self._unsent = [*self._unsent, *notes][-_MOST_NOTES:]
         if self._is_tracing and notes and notes[-1].is_decode:
             self._finish_trace(notes[-1])
 

@@ -17,7 +17,7 @@ from dure.worker.awaited import Awaited
 
 __all__ = ["WatchedSteps"]
 
-_KEPT = 8192  # notes, for watchers that read late
+_KEPT = 512  # notes, for watchers that read late
 
 
 class WatchedSteps:

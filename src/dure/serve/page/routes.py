@@ -131,7 +131,7 @@ async def _feed(watch: PageWatch) -> AsyncGenerator[bytes, None]:
             if lines:
                 n_line = lines[-1].n
                 chunks.append(sse(msgspec.to_builtins(lines), "log"))
-            chunks.append(sse(watch.state(), "state"))
+            chunks.append(watch.state_event())
             if notes:
                 chunks.append(sse([_step(note) for note in notes], "steps"))
             yield b"".join(chunks)

@@ -17,6 +17,7 @@ from dure.cluster.root.speeds import KnownSpeeds, LinkSpeed
 from dure.cluster.root.survey import NodeReport
 from dure.errors import DureError, NotReadyError
 from dure.generate.request import EngineStats, ModelInfo
+from dure.http.sse import sse
 from dure.places import cluster_directory
 from dure.serve.engine import Engine
 from dure.serve.page.history import EVERY_S, History, rates
@@ -29,6 +30,7 @@ __all__ = ["PageWatch"]
 
 _LOOK_EVERY_S = 5.0
 _NOTES = 64  # that waits are the mean of
+_SHARED_S = 0.2  # for which a state is new
 
 
 @dataclass
@@ -59,6 +61,7 @@ class PageWatch:
         self._begun = time.monotonic()
         self._links: dict[str, LinkSpeed] = {}
         self._rates: _Rates | None = None
+        self._made, self._made_at = b"", -_SHARED_S
 
     # ---------------------------------------------------------------- over time
 
@@ -96,6 +99,13 @@ class PageWatch:
         self.journal.add("model", "error" if failed else "info", text)
 
     # ---------------------------------------------------------------- now
+
+    def state_event(self) -> bytes:
+        """Return the state as an event of the feed; several pages share one that is just made."""
+        now = time.monotonic()
+        if now - self._made_at > _SHARED_S:
+            self._made, self._made_at = sse(self.state(), "state"), now
+        return self._made
 
     def state(self) -> dict[str, Any]:
         """Return everything but steps and journal, as the page reads it."""
