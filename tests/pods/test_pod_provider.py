@@ -117,7 +117,7 @@ def test_the_key_is_found_in_three_places(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("DURE_POD_KEY_FILE", str(own))
     assert account_key(tmp_path).secret == "key-of-a-file"  # noqa: S105
     own.chmod(0o640)
-    with pytest.raises(UsageError, match="others may read it"):
+    with pytest.raises(UsageError, match="can be read by other users"):
         account_key(tmp_path)
     monkeypatch.setenv("RUNPOD_API_KEY", "key-of-the-environment")
     assert account_key(tmp_path).secret == "key-of-the-environment"  # noqa: S105

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from dure.pods.provider import PodError, PodStatus
 from dure.pods.runpod import RunPod
 from dure.pods.ssh_access import SshAccess
 from dure.pods.timer import guard_is_armed
+from dure.ssh_program import ssh_is_here
 
 __all__ = ["PodCheck", "examined"]
 
@@ -37,7 +37,10 @@ def examined() -> list[PodCheck]:
     checks = [
         ("a key of the provider's account is found", lambda: _nothing(account_key())),
         ("the provider accepts it, and its clock agrees", _provider),
-        ("ssh, ssh-keygen and rsync are installed", _programs),
+        (
+            "ssh, ssh-keygen and rsync are installed",
+            lambda: ssh_is_here("ssh", "ssh-keygen", "rsync"),
+        ),
         ("~/.ssh/config includes the pods' entries", lambda: _included(ssh)),
         ("the ledger can be written", _ledger),
         ("a guard at home makes its rounds", _home),
@@ -70,13 +73,6 @@ def _provider() -> None:
             f"this machine's clock is {ahead:.0f} s ahead of the provider's",
             "set it; the guards go by the provider's",
         )
-
-
-def _programs() -> None:
-    for program in ("ssh", "ssh-keygen", "rsync"):
-        if shutil.which(program) is None:
-            package = "rsync" if program == "rsync" else "openssh-client"
-            raise ResourceError(f"{program} is not here", f"`sudo apt install {package}`")
 
 
 def _included(ssh: SshAccess) -> None:

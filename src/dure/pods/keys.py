@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dure.errors import UsageError
+from dure.private_file import private_text
 
 __all__ = ["AccountKey", "account_key"]
 
@@ -43,29 +44,16 @@ def account_key(home: Path | None = None) -> AccountKey:
         return AccountKey(_checked(value, "RUNPOD_API_KEY"), "RUNPOD_API_KEY")
     if named := os.environ.get("DURE_POD_KEY_FILE"):
         path = Path(named).expanduser()
-        return AccountKey(_checked(_private(path).strip(), str(path)), str(path))
+        return AccountKey(_checked(private_text(path, "the key").strip(), str(path)), str(path))
     path = (home or Path.home()) / ".runpod" / "config.toml"
     if path.exists():
         return AccountKey(_checked(_of_toml(path), str(path)), str(path))
     raise UsageError("there is no key for RunPod here", _CURE)
 
 
-def _private(path: Path) -> str:
-    try:
-        mode = path.stat().st_mode & 0o777
-        if mode & 0o077:
-            raise UsageError(
-                f"{path} holds a key, and others may read it (mode {mode:o})",
-                f"`chmod 600 {path}`, and make a new key if somebody else uses this machine",
-            )
-        return path.read_text()
-    except OSError as error:
-        raise UsageError(f"cannot read the key in {path}: {error.strerror}", _CURE) from error
-
-
 def _of_toml(path: Path) -> str:
     try:
-        table = tomllib.loads(_private(path))
+        table = tomllib.loads(private_text(path, "the key"))
     except ValueError as error:
         raise UsageError(f"{path} is no TOML", 'write `apikey = "…"` into it') from error
     sections = [table.get("default", {}), table]

@@ -6,7 +6,6 @@ A pod's port changes with every start, and the first one told may be an old one:
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -17,11 +16,12 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from dure.cluster.add.ssh import BROKEN
-from dure.errors import ResourceError, UsageError
+from dure.errors import UsageError
 from dure.pods.ledger import Entry
 from dure.pods.life import PodLives, pauses
 from dure.pods.provider import PodError, SshDoor
 from dure.pods.report import READ_AND_BEAT, PodReport, report_of
+from dure.ssh_program import ssh_environment, ssh_is_here
 from dure.whole_file import write_whole
 
 __all__ = ["HOSTS", "SshAccess"]
@@ -75,11 +75,7 @@ class SshAccess:
         Raises ResourceError without ssh, as no pod could be checked then; UsageError for a key that is
         not there.
         """
-        for program in ("ssh", "ssh-keygen"):
-            if shutil.which(program) is None:
-                raise ResourceError(
-                    f"{program} is not here", "install it with `sudo apt install openssh-client`"
-                )
+        ssh_is_here("ssh", "ssh-keygen")
         if not self.key.exists():
             if self.own_key:
                 raise UsageError(
@@ -179,8 +175,8 @@ class SshAccess:
 
     @staticmethod
     def environment() -> dict[str, str]:
-        """Return the variables of programs that dure starts: all but the account's key."""
-        return {k: v for k, v in os.environ.items() if k != "RUNPOD_API_KEY"}
+        """Return the variables of programs that dure starts: without its secrets."""
+        return ssh_environment()
 
     def heal(self, lives: PodLives, entry: Entry, patience_s: float) -> Entry:
         """Find the port that lets in, and write the entry. Raises PodError if none does in that time."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dure.errors import UsageError
 from dure.http.guards.asgi import Headers
-from dure.http.guards.keys import private_text
+from dure.private_file import private_text
 from dure.route.client import Client, HttpClient
 from dure.route.facts import State, UpstreamFacts
 from dure.route.health import UpstreamHealth
@@ -169,7 +169,7 @@ class LiveUpstream:
 
 def _read_secret(path: Path) -> bytes:
     """Return the key that a file holds. Raises UsageError, never naming the key."""
-    found = private_text(path.expanduser()).strip()
+    found = private_text(path.expanduser(), "the key of the upstream").strip()
     if not found or not found.isascii() or not found.isprintable() or " " in found:
         raise UsageError(f"{path} holds no key", "write the key of the upstream, and nothing else")
     return found.encode()

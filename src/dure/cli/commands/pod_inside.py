@@ -13,9 +13,10 @@ from dure.cli.terminal.console import output, print_json, print_warning, printab
 from dure.cli.terminal.parameters import Json
 from dure.cli.terminal.pod_account import PodAccount, opened
 from dure.cli.terminal.pod_options import PodName, tell
-from dure.errors import ResourceError, UsageError
+from dure.errors import UsageError
 from dure.pods.ledger import Entry
 from dure.pods.ssh_access import HOSTS
+from dure.ssh_program import ssh_is_here
 
 __all__ = ["logs", "ssh", "sync", "tunnel"]
 
@@ -132,9 +133,5 @@ def _reachable(here: PodAccount, name: str) -> Entry:
 
 
 def _ran(command: list[str], environment: dict[str, str]) -> int:
-    try:
-        return subprocess.run(command, env=environment, check=False).returncode
-    except FileNotFoundError as error:
-        raise ResourceError(
-            f"{command[0]} is not here", f"install it, as in `sudo apt install {command[0]}`"
-        ) from error
+    ssh_is_here(command[0])
+    return subprocess.run(command, env=environment, check=False).returncode

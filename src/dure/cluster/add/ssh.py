@@ -7,10 +7,8 @@ what the commands do.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import threading
 import time
@@ -19,7 +17,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dure.errors import ClusterError, ResourceError, UsageError
+from dure.errors import ClusterError, UsageError
+from dure.ssh_program import ssh_environment, ssh_is_here
 
 __all__ = ["BROKEN", "Destination", "LoginError", "SshConnection", "SshReply", "as_typed"]
 
@@ -120,10 +119,7 @@ class SshConnection:
 
     def open(self) -> None:
         """Log in. Raises LoginError, ResourceError if there is no ssh."""
-        if shutil.which("ssh") is None:
-            raise ResourceError(
-                "ssh is not here", "install it with `sudo apt install openssh-client`"
-            )
+        ssh_is_here()
         with self._changing, self._log.open("wb") as log:
             if self.closed.is_set():
                 return
@@ -214,7 +210,7 @@ class SshConnection:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "SSH_ASKPASS_REQUIRE": "never"}
+    return {**ssh_environment(), "SSH_ASKPASS_REQUIRE": "never"}
 
 
 # ---------------------------------------------------------------- what ssh complains of

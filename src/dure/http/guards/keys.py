@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Literal, cast, get_args
 
 from dure.errors import DureError, UsageError
 from dure.http.file_stamp import stamp_of
+from dure.private_file import private_text
 
 __all__ = [
     "ApiKey",
@@ -25,7 +25,6 @@ __all__ = [
     "Priority",
     "keys_of_environment",
     "parse_keys",
-    "private_text",
     "read_key_file",
 ]
 
@@ -33,7 +32,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _OPTION = re.compile(r"\s+(weight|priority)=(\S*)$")
 _WEIGHT = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,4})?")
 _LEAST_WEIGHT, _MOST_WEIGHT = 0.01, 1000
-_LARGEST_FILE_BYTES = 1 << 20
 
 Priority = Literal["low", "normal", "high"]
 _GIVEN = "--api-key or DURE_API_KEYS"
@@ -106,32 +104,11 @@ def _options(text: str, place: int, source: str) -> tuple[str, float, Priority]:
 
 def read_key_file(path: Path) -> list[ApiKey]:
     """Return the keys of a file; lines that begin with # are comments. Raises UsageError."""
-    lines = private_text(path).splitlines()
+    lines = private_text(path, "the API keys").splitlines()
     keys = parse_keys(("" if line.lstrip().startswith("#") else line for line in lines), str(path))
     if not keys:
         raise UsageError(f"{path} holds no API key", "write one a line, as name:key")
     return keys
-
-
-def private_text(path: Path) -> str:
-    """Return the text of a file that nobody else may read. Raises UsageError."""
-    try:
-        with path.open("rb") as file:
-            _check_private(path, os.fstat(file.fileno()))
-            return file.read(_LARGEST_FILE_BYTES).decode()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read the API keys: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is no text", "write one API key a line, as name:key") from None
-
-
-def _check_private(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{path} is no file", "name a file of API keys, one a line")
-    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise UsageError(f"{path} can be read by other users of this machine", f"chmod 600 {path}")
-    if status.st_size > _LARGEST_FILE_BYTES:
-        raise UsageError(f"{path} is larger than 1 MiB", "name a file of API keys, one a line")
 
 
 class KeyRing:
