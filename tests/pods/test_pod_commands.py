@@ -3,106 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
-from dure.pods.emulator.account import Account, EmulatedPod, EmulatorClock
 from dure.pods.emulator.faults import ALWAYS
-from dure.pods.emulator.machine import LocalMachine
-from dure.pods.emulator.server import EmulatorServer
 from tests.support.dure_process import IN_FRONT
 from tests.support.needs_root import needs_root
+from tests.support.pod_person import KEY, UP, Person, a_person
 from tests.support.systemd_sandbox import SystemdSandbox
-
-KEY = "rpa_the-account-s-own-secret"
-MODEL = "Qwen/Qwen3-4B-GGUF:Q4_K_M"
-UP = ("up", "--name", "w", "--model", MODEL, "--gpu", "4090", "--yes", "--json")
-
-
-@dataclass
-class Person:
-    """Somebody with a home and an account. said: all that the commands wrote."""
-
-    home: Path
-    server: EmulatorServer
-    said: list[str] = field(default_factory=list)
-    programs: Path | None = None
-
-    @property
-    def environment(self) -> dict[str, str]:
-        kept = {
-            k: v for k, v in os.environ.items() if not k.startswith(("DURE_", "RUNPOD_", "XDG_"))
-        }
-        if self.programs:
-            kept["PATH"] = f"{self.programs}:{kept['PATH']}"
-        return {
-            **kept,
-            "HOME": str(self.home),
-            "COLUMNS": "200",
-            "RUNPOD_API_BASE_URL": self.server.url,
-            "RUNPOD_API_KEY": KEY,
-        }
-
-    def dure(self, *words: str, status: int = 0, **environment: str) -> str:
-        done = subprocess.run(
-            self.command(*words),
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        self.said += [done.stdout, done.stderr]
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout if status == 0 else done.stderr
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self.dure(*words, "--json"))
-
-    def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "dure.cli.main", "pod", *words]
-
-    def ssh(self, *words: str) -> str:
-        """What any program does that reads ~/.ssh/config."""
-        command = ["ssh", "-F", str(self.home / ".ssh" / "config"), "-o", "BatchMode=yes", *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        return done.stdout + done.stderr
-
-    @property
-    def pod(self) -> EmulatedPod:
-        """The newest pod, as the provider has it."""
-        return list(self.server.account.pods.values())[-1]
-
-    def faults(self, **times: int) -> None:
-        self.server.account.faults.set({name.replace("_", "-"): n for name, n in times.items()})
-
-
-@contextmanager
-def a_person(folder: Path) -> Iterator[Person]:
-    numbers = count()
-    account = Account(
-        EmulatorClock(is_running=True),
-        lambda: LocalMachine(folder / f"pod-{next(numbers)}"),
-        key=KEY,
-    )
-    (folder / "home" / ".ssh").mkdir(parents=True)
-    (folder / "home" / ".ssh" / "config").write_text("Host elsewhere\n    Port 2222\n")
-    with EmulatorServer(account) as server:
-        yield Person(folder / "home", server)
 
 
 @pytest.fixture
@@ -116,13 +32,7 @@ def renter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
     """Somebody who has a pod already; what ssh and ssh-keygen were given is written down in `seen`."""
     folder = tmp_path_factory.mktemp("renter")
     with a_person(folder) as person:
-        person.programs = folder / "bin"
-        person.programs.mkdir()
-        for name in ("ssh", "ssh-keygen", "rsync"):
-            shim = person.programs / name
-            look = f'{{ echo {name} "$@"; env; }} >>{folder}/seen'
-            shim.write_text(f'#!/bin/sh\n{look}\nexec {shutil.which(name)} "$@"\n')
-            shim.chmod(0o755)
+        person.watch_programs()
         person.dure(*UP)
         yield person
 

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +22,8 @@ from dure.pods.emulator.machine import LocalMachine
 from dure.pods.launch import Order
 from dure.pods.ledger import Entry
 from dure.pods.report import PodReport, report_of
-from tests.support.pod_accounts import Renting, renting
+from tests.support.pod_accounts import Renting, renting, wait_until
 
-GIVE_UP_S = 60
 TOOLS = (
     "sh",
     "date",
@@ -47,13 +46,6 @@ SCRIPT = Path(__file__).parents[2] / "src" / "dure" / "pods" / "start.sh"
 def home(tmp_path: Path) -> Iterator[Renting]:
     with renting(tmp_path, lambda: LocalMachine(tmp_path / "machine")) as home:
         yield home
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + GIVE_UP_S
-    while not is_so():
-        assert time.monotonic() < give_up, "it never was so"
-        time.sleep(0.05)
 
 
 def order(home: Renting, run: str = "", **limits: int) -> Order:
@@ -147,6 +139,18 @@ def test_no_program_that_it_starts_has_the_key(home: Renting, tmp_path: Path) ->
     assert "DURE_RUN=" in told
     assert machine is not None
     assert home.pod(entry).key not in told + "\n".join(machine.log())
+
+
+def test_a_program_that_needs_a_token_waits_for_it(home: Renting, tmp_path: Path) -> None:
+    """It would fail at its download; the guard runs meanwhile, and no other program has the token."""
+    wanted = order(home, run="echo begun with $HF_TOKEN; sleep 60")
+    entry = home.up(replace(wanted, template=replace(wanted.template, awaits_token=True)))
+    wait_until(lambda: bool((told := report(tmp_path)) and told.armed_at))
+    machine = home.pod(entry).machine
+    assert machine is not None
+    assert "begun" not in "".join(machine.log())
+    (tmp_path / "machine" / "disk" / "state" / "hf-token").write_text("hf_secret")
+    wait_until(lambda: "begun with hf_secret" in machine.log())
 
 
 # ---------------------------------------------------------------- the script alone

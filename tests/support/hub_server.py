@@ -133,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(parts.path)
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             self._listing(match[1], match[2])
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/auth-check", path):
+            self._may_download(match[1])
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._resolve(match[1], match[2], match[3])
         elif path.startswith("/plain/"):
@@ -185,6 +187,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404 if token else 401, {"X-Error-Code": "RepoNotFound"})
             return None
         return repo
+
+    def _may_download(self, name: str) -> None:
+        """Say whether the caller may download: 200, or the refusal of a download."""
+        repo = self._readable(name)
+        token = self.headers.get("authorization", "").removeprefix("Bearer ")
+        if repo is not None and repo.gated and token not in self.server.hub.accepted:
+            self._answer(403 if token else 401, {"X-Error-Code": "GatedRepo"})
+        elif repo is not None:
+            self._answer(200, {"Content-Type": "application/json"}, b"{}")
 
     def _resolve(self, name: str, revision: str, path: str) -> None:
         repo = self._readable(name)

@@ -5,6 +5,7 @@ Nothing here takes time: who waits moves the emulator's clock.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +22,11 @@ from dure.pods.money import Bill, Disks, Money
 from dure.pods.runpod import RunPod
 from dure.pods.templates import template_of
 
-__all__ = ["PUBLIC_KEY", "Renting", "renting"]
+__all__ = ["PUBLIC_KEY", "Renting", "renting", "wait_until"]
 
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA dure"
 HOUR_S = 3600
+_GIVE_UP_S = 60
 
 
 @dataclass
@@ -82,6 +84,14 @@ class Renting:
     def again(self, entry: Entry) -> Entry:
         """The entry as the ledger has it now."""
         return next(one for one in self.ledger.all() if one.label == entry.label)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait for what other processes do."""
+    give_up = time.monotonic() + _GIVE_UP_S
+    while not is_so():
+        assert time.monotonic() < give_up, "it never was so"
+        time.sleep(0.05)
 
 
 @contextmanager

@@ -74,6 +74,8 @@ class Order:
             seen_at=at,
             hourly=self.bill.hourly,
             ssh_key=str(self.ssh_key or ""),
+            awaits_token=self.template.awaits_token,
+            network_volume=self.network_volume,
         )
 
     def spec(self, label: str, public_key: str, api: str) -> PodSpec:

@@ -75,7 +75,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     label: its name at the provider, which no other pod has. running_since: of the present run. hourly: the
     price that was read last. active_at: when it was last seen to work. armed_at: when the guard in the pod
     was last read to be armed; dies_at is what it said then. door_*: of sshd, as last tried. ssh_key: the
-    user's own, if not dure's.
+    user's own, if not dure's. awaits_token: a token of Hugging Face is handed to it after each start.
+    network_volume: the id of the one that it mounts.
     """
 
     name: str
@@ -104,6 +105,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     door_port: int = 0
     door_user: str = "root"
     ssh_key: str = ""
+    awaits_token: bool = False
+    network_volume: str = ""
     note: str = ""
 
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from dure.cluster.add.ssh import BROKEN
 from dure.errors import UsageError
+from dure.pods.hub_token import RECEIVE, HubToken
 from dure.pods.ledger import Entry
 from dure.pods.life import PodLives, pauses
 from dure.pods.provider import PodError, SshDoor
@@ -149,8 +150,8 @@ class SshAccess:
         """Return the command that logs in. words: what to run there."""
         return ["ssh", "-F", str(self.config), *options, f"{HOSTS}{entry.name}", *words]
 
-    def run(self, entry: Entry, script: str) -> subprocess.CompletedProcess[str]:
-        """Run a script in a pod, without any question; what hangs has failed."""
+    def run(self, entry: Entry, script: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a script in a pod, without any question; what hangs has failed. given: its input."""
         options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={_PROBE_S:.0f}"]
         command = self.command(entry, [script], options)
         try:
@@ -159,7 +160,7 @@ class SshAccess:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                stdin=subprocess.DEVNULL,
+                input=given,
                 env=self.environment(),
                 timeout=_HANGS_S,
                 check=False,
@@ -172,6 +173,14 @@ class SshAccess:
         if not entry.door_port or shutil.which("ssh") is None or not self.config.exists():
             return None
         return report_of(self.run(entry, READ_AND_BEAT).stdout)
+
+    def hand_token(self, entry: Entry, token: HubToken) -> None:
+        """Give a pod the token that its program waits for, on ssh's input. Raises PodError."""
+        if self.run(entry, RECEIVE, token.secret).returncode:
+            raise PodError(
+                f"{entry.name} does not take the token of Hugging Face, so it serves nothing",
+                f"look at `dure pod logs {entry.name}`, or `dure pod rm {entry.name}`",
+            )
 
     @staticmethod
     def environment() -> dict[str, str]:

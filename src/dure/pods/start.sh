@@ -1,6 +1,6 @@
 # Process 1 of a pod: the guard that ends it, sshd, and the program that it is rented for.
 # From the environment: DURE_MAX_S, DURE_IDLE_S, DURE_HEARTBEAT_S (0: no such limit), DURE_RUN,
-# DURE_POD_API, PUBLIC_KEY; the provider adds RUNPOD_POD_ID and a key for this pod alone.
+# DURE_POD_API, DURE_AWAITS_TOKEN (run only when a token was handed over by ssh), PUBLIC_KEY; the provider adds RUNPOD_POD_ID and a key for this pod alone.
 set -u
 umask 022
 state=${DURE_POD_STATE:-/var/lib/dure-pod}
@@ -134,8 +134,13 @@ let_in() { # an sshd for the owner's key
 }
 
 run() { # the program, again if it ends: a container that ends is started anew, with all of this
+    token=$state/hf-token
+    while [ -n "${DURE_AWAITS_TOKEN:-}" ] && ! [ -s "$token" ]; do sleep 1; done
     while :; do
-        sh -c "$DURE_RUN" 2>&1 | tee -a "$state/log"
+        (
+            ! [ -s "$token" ] || { HF_TOKEN=$(cat "$token") && export HF_TOKEN; } # no other program has it
+            exec sh -c "$DURE_RUN"
+        ) 2>&1 | tee -a "$state/log"
         echo "dure: the program has ended, and is started again"
         sleep 5
     done

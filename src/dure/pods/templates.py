@@ -27,13 +27,17 @@ _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
 
 @dataclass(frozen=True)
 class Template:
-    """An image and what runs in it. run: for a shell. port: of its server, 0 for none."""
+    """An image and what runs in it. run: for a shell. port: of its server, 0 for none.
+
+    awaits_token: it runs only when a token of Hugging Face was handed to the pod, over ssh.
+    """
 
     name: str
     image: str
     run: str
     port: int
     env: Mapping[str, str]
+    awaits_token: bool = False
 
 
 def template_of(
@@ -97,6 +101,7 @@ def environment_of(
         "DURE_IDLE_S": str(limits.idle_s),
         "DURE_HEARTBEAT_S": str(heartbeat_s),
         "DURE_POD_API": api,
+        **({"DURE_AWAITS_TOKEN": "1"} if template.awaits_token else {}),
     }
 
 

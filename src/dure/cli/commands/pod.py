@@ -36,6 +36,7 @@ from dure.pods.decide import ROUND_S
 from dure.pods.dstack import dstack_file
 from dure.pods.examining import examined
 from dure.pods.guard import GuardRound, guard_round
+from dure.pods.hub_token import found_token
 from dure.pods.ledger import Entry
 from dure.pods.life import left_of
 from dure.pods.money import Bill, Disks, Money, money_of
@@ -192,7 +193,7 @@ def start(
     """
     with opened() as here:
         entry = here.named(name)
-        limits = entry.limits
+        limits, token = entry.limits, found_token() if entry.awaits_token else None
         if max_spend is not None:
             limits = replace(limits, max_spend=money_of("--max-spend", max_spend))
         if max_hours is not None:
@@ -219,7 +220,7 @@ def start(
         entry = here.ledger.update(entry.label, allowed, here.lives.provider.now(), "limits")
         label = entry.label
         with never_unguarded(here, lambda e: e.label == label):
-            entry = guarded(here, here.lives.start(entry))
+            entry = guarded(here, here.lives.start(entry), token=token)
         home = guard_is_armed(here.ledger)
     if as_json:
         print_json(pod_data(entry, home_is_armed=home))

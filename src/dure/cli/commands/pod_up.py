@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from dure.cli.terminal.pod_tables import bill_data, bill_lines, end_text, pod_da
 from dure.cli.terminal.quantities import seconds_of
 from dure.errors import DureError, UsageError
 from dure.pods.ceilings import Ceilings, check_ceilings
+from dure.pods.hub_token import HubToken, token_for
 from dure.pods.launch import Order, chosen_offer, launch
 from dure.pods.ledger import Entry
 from dure.pods.life import pauses
@@ -71,6 +73,14 @@ def up(
     max_hourly: MaxHourly = 2.0,
     max_daily: MaxDaily = 20.0,
     ssh_key: SshKey = None,
+    hf_token: Annotated[
+        bool | None,
+        typer.Option(
+            "--hf-token/--no-hf-token",
+            help="Hand your token of Hugging Face to the pod, by ssh alone.",
+            show_default="if the model is gated",
+        ),
+    ] = None,
     wait: Annotated[
         str, typer.Option(help="Time to wait until it runs and its guard is checked.")
     ] = "15m",
@@ -103,6 +113,8 @@ def up(
         template_of(template, model=model, engine=engine, image=image, volume="/workspace"),
     )
     idle_s, heartbeat_s = _limit("--idle", idle), _limit("--heartbeat", heartbeat)
+    token = token_for(model, hf_token) if model else None
+    chosen = replace(chosen, awaits_token=token is not None)
     with opened(ssh_key) as here:
         size, center = _network(here, network_volume)
         offer = chosen_offer(
@@ -122,13 +134,15 @@ def up(
             _show(order, as_json=as_json)
         if dry_run:
             return
+        if token:
+            ask(f"hand your token of Hugging Face to {name}, by ssh?", yes=yes, as_json=as_json)
         ask(f"rent {offer.name} as {name}?", yes=yes, as_json=as_json)
         _include(here.ssh, yes=yes)
         key, before = here.ssh.public_key(), {e.label for e in here.ledger.all()}
         with never_unguarded(here, lambda e: e.label not in before and e.name == name):
             entry = launch(here.lives, order, key, allow)
             tell(f"{name} is made ({entry.pod_id}), and costs {entry.hourly} an hour")
-            entry = guarded(here, entry, seconds_of("--wait", wait))
+            entry = guarded(here, entry, seconds_of("--wait", wait), token)
         _finish(here, entry, as_json=as_json)
 
 
@@ -167,12 +181,23 @@ def _include(ssh: SshAccess, *, yes: bool) -> None:
         tell(f"~/.ssh/config has a new line: {ssh.include}")
 
 
-def guarded(here: PodAccount, entry: Entry, patience_s: float = PATIENCE_S) -> Entry:
-    """Wait until a pod runs, lets its owner in, and says that its guard is armed. Raises PodError."""
+def guarded(
+    here: PodAccount,
+    entry: Entry,
+    patience_s: float = PATIENCE_S,
+    token: HubToken | None = None,
+) -> Entry:
+    """Wait until a pod runs, lets its owner in, and says that its guard is armed. Raises PodError.
+
+    token: what its program waits for, handed over then.
+    """
     gives_up = time.monotonic() + patience_s
     entry, _ = here.lives.until_running(entry, patience_s)
     entry = here.ssh.heal(here.lives, entry, max(1.0, gives_up - time.monotonic()))
-    return _armed(here, entry, max(1.0, gives_up - time.monotonic()))
+    entry = _armed(here, entry, max(1.0, gives_up - time.monotonic()))
+    if token is not None:
+        here.ssh.hand_token(entry, token)
+    return entry
 
 
 @contextmanager

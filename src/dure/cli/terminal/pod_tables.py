@@ -163,6 +163,8 @@ def pod_data(entry: Entry, *, home_is_armed: bool) -> dict[str, Any]:
         "guard_in_pod": _iso(entry.armed_at) if entry.armed_at else None,
         "guard_at_home": home_is_armed,
         "ssh": f"dure-{entry.name}" if entry.door_port else None,
+        "hf_token": entry.awaits_token,
+        "network_volume": entry.network_volume or None,
         "note": entry.note,
     }
 

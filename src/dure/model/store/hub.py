@@ -30,10 +30,14 @@ from dure.model.store.download import (
 from dure.model.store.names import HubName
 from dure.model.store.watching import Watcher
 
-__all__ = ["Hub", "Listing"]
+__all__ = ["Hub", "HubSilentError", "Listing"]
 
 T = TypeVar("T")
 TOKENS = "https://huggingface.co/settings/tokens"
+
+
+class HubSilentError(ResourceError):
+    """The hub gives no answer, or none that means anything."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,15 @@ class Hub:
             for sibling in info.siblings or ()
         )
         return Listing(name, str(info.sha), files)
+
+    def check_access(self, name: HubName, watch: Watcher, patience: Patience) -> None:
+        """Check that the files of a repository may be downloaded.
+
+        Raises UsageError, or ResourceError with what is missing; HubSilentError if nothing is known.
+        """
+        if self._offline:
+            raise HubSilentError(f"{name}: HF_HUB_OFFLINE forbids to ask the hub", "unset it")
+        self._patiently(lambda: self._api.auth_check(name.repo), name, watch, patience)
 
     def source(self, listing: Listing, file: RemoteFile) -> Source:
         """Return where a file of a listing is downloaded from."""
@@ -142,11 +155,11 @@ class Hub:
             except httpx2.TransportError as error:
                 dropped = lost(error)
             except ValueError as error:
-                raise ResourceError(
+                raise HubSilentError(
                     f"{self.endpoint} answers what no hub does", "check HF_ENDPOINT"
                 ) from error
             if patience.is_over(failures, dropped):
-                raise ResourceError(
+                raise HubSilentError(
                     f"{name}: {dropped}, {in_a_row(failures)}", "check the network, try again later"
                 ) from dropped
             wait_and_report(dropped, failures, patience, watch)

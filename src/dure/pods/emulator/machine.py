@@ -38,6 +38,7 @@ Subsystem sftp internal-sftp
 """
 _SERVER = """#!/bin/sh
 # Answers as far as a client needs to see that something serves.
+[ -z "${{HF_TOKEN:-}}" ] || echo "it downloads with a token of ${{#HF_TOKEN}} characters"
 while [ $# -gt 0 ]; do [ "$1" = --port ] && port=$2; shift; done
 exec {python} -m http.server "$port" --bind 127.0.0.1 --directory {folder}/site
 """
