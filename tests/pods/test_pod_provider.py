@@ -11,7 +11,7 @@ from dure.errors import UsageError
 from dure.pods.emulator.faults import ALWAYS, Fault
 from dure.pods.keys import AccountKey, account_key
 from dure.pods.money import Money
-from dure.pods.provider import LostAnswerError, PodError, PodStatus
+from dure.pods.provider import LostAnswerError, NetworkVolume, PodError, PodStatus
 from dure.pods.runpod import RunPod, endpoint
 from dure.pods.runpod_values import pod_of
 from tests.support.pod_accounts import Renting, renting
@@ -138,8 +138,8 @@ def test_a_pods_own_key_is_good_for_that_pod_alone(home: Renting) -> None:
 def test_network_volumes_are_listed(home: Renting) -> None:
     """They cost money with and without a pod."""
     volume = {"id": "nv1", "name": "models", "size": 100, "dataCenter": "EMU-1", "type": "x"}
-    home.account.volumes["nv1"] = volume
-    assert home.provider.network_volumes() == [volume]
+    home.account.volumes.by_id["nv1"] = volume
+    assert home.provider.network_volumes() == [NetworkVolume("nv1", "models", 100, "EMU-1", "x")]
 
 
 def test_a_log_goes_on_where_it_was(home: Renting) -> None:

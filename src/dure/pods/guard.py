@@ -5,7 +5,6 @@ Touches nothing that the ledger has not made. One pod that cannot be ended does 
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,13 +15,13 @@ from dure.errors import DureError, ResourceError
 from dure.pods.decide import Act, PodVerdict, what_to_do
 from dure.pods.ledger import Entry, PodState
 from dure.pods.life import PodLives
+from dure.pods.names import is_label
 from dure.pods.provider import Pod, PodStatus
 from dure.pods.report import PodReport
 
 __all__ = ["AT_HOME", "GuardOutcome", "GuardRound", "guard_round"]
 
 AT_HOME = "home"
-_OURS = re.compile(r"dure-.+-[0-9a-f]{6}")
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def guard_round(
     for label, entry in entries.items():
         if label in by_name or not entry.state.is_over:
             done.outcomes.append(_guarded(lives, ask, entry, by_name.get(label)))
-    done.strangers = [p for p in listed if _OURS.fullmatch(p.name) and p.name not in entries]
+    done.strangers = [p for p in listed if is_label(p.name) and p.name not in entries]
     try:
         if comes_again:
             lives.ledger.note_round(AT_HOME, time.time())

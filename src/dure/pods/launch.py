@@ -5,8 +5,6 @@ Its price is read back, and a dearer pod is ended at once.
 
 from __future__ import annotations
 
-import re
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +16,12 @@ from dure.pods.decide import Act, what_to_do
 from dure.pods.ledger import Entry, PodLimits, PodState, Wanted
 from dure.pods.life import PodLives
 from dure.pods.money import Bill, Money
+from dure.pods.names import checked_name, new_label
 from dure.pods.provider import GpuOffer, LostAnswerError, Pod, PodError, PodSpec
 from dure.pods.templates import Template, environment_of, start_args
 
 __all__ = ["Order", "chosen_offer", "launch"]
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 _FIND_S = 5.0
 _FINDS = 6
 
@@ -46,10 +44,7 @@ class Order:
     ssh_key: Path | None = None
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise UsageError(
-                f"--name {self.name}", "use up to 31 small letters, digits and hyphens"
-            )
+        checked_name("--name", self.name)
 
     @property
     def limits(self) -> PodLimits:
@@ -130,7 +125,7 @@ def launch(
     allow: as of `Ledger.intend`. Raises PodError if there is none, or none that costs what was shown;
     LostAnswerError if there may be one that is not listed yet: then the guard ends it when it comes.
     """
-    provider, label = lives.provider, f"dure-{order.name}-{secrets.token_hex(3)}"
+    provider, label = lives.provider, new_label(order.name)
     provider.pods()  # the key is accepted, and the provider's time is known
     entry = order.entry(label, provider.now())
     lives.ledger.intend(entry, allow)

@@ -1,4 +1,4 @@
-"""The ledger: every pod that dure made, what happened to it, and its money, in SQLite.
+"""The ledger: every pod and network volume that dure made, what happened to it, and its money, in SQLite.
 
 A pod is written down before it is asked for, under a name that no other pod has; so whatever becomes of
 the answer, the pod is found again. Only what stands here is ever touched. Holds no secret.
@@ -19,11 +19,14 @@ import msgspec
 from dure.errors import ResourceError, UsageError
 from dure.pods.money import HOUR_S, NOTHING, Disks, Money
 
-__all__ = ["Entry", "Event", "Ledger", "PodLimits", "PodState", "Wanted", "accrued"]
+__all__ = ["Entry", "Event", "Ledger", "PodLimits", "PodState", "VolumeEntry", "Wanted", "accrued"]
 
 _DAY_H = 24
 _TABLES = """
 CREATE TABLE IF NOT EXISTS pods (label TEXT PRIMARY KEY, name TEXT, state TEXT, entry BLOB);
+CREATE TABLE IF NOT EXISTS volumes (label TEXT PRIMARY KEY, name TEXT, state TEXT, entry BLOB);
+CREATE UNIQUE INDEX IF NOT EXISTS one_volume_of_a_name
+    ON volumes (name) WHERE state NOT IN ('gone', 'refused');
 CREATE TABLE IF NOT EXISTS events (at REAL, label TEXT, kind TEXT, text TEXT);
 CREATE TABLE IF NOT EXISTS spending (label TEXT, hour INTEGER, micros INTEGER, PRIMARY KEY (label, hour));
 CREATE TABLE IF NOT EXISTS rounds (guard TEXT PRIMARY KEY, at REAL);
@@ -108,6 +111,22 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     awaits_token: bool = False
     network_volume: str = ""
     note: str = ""
+
+
+class VolumeEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A network volume of the ledger. label: its name at the provider. size: in GB.
+
+    gone_at: when it was read back that there is none.
+    """
+
+    name: str
+    label: str
+    size: int
+    data_center: str
+    made_at: float = 0.0
+    state: PodState = PodState.INTENDED
+    volume_id: str = ""
+    gone_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -248,6 +267,48 @@ class Ledger:
         row = self._db.execute("SELECT entry FROM pods WHERE label=?", (label,)).fetchone()
         assert row is not None, "entries are never deleted"
         return msgspec.json.decode(row[0], type=Entry)
+
+    # ------------------------------------------------------------ network volumes
+
+    def intend_volume(self, entry: VolumeEntry) -> None:
+        """Write down a network volume that is about to be asked for.
+
+        Raises UsageError if one of its name lives, ResourceError if it cannot be written.
+        """
+        try:
+            with self._writing() as db:
+                row = (entry.label, entry.name, entry.state, msgspec.json.encode(entry))
+                db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?)", row)
+                _tell(db, Event(entry.made_at, entry.label, "intended", f"{entry.size} GB"))
+        except sqlite3.IntegrityError:
+            raise UsageError(
+                f"a network volume named {entry.name} lives already",
+                f"use it, choose another name, or `dure pod volume rm {entry.name}` first",
+            ) from None
+
+    def update_volume(
+        self,
+        label: str,
+        change: Callable[[VolumeEntry], VolumeEntry],
+        at: float,
+        kind: str,
+        text: str = "",
+    ) -> VolumeEntry:
+        """Change the entry of a volume, and note why. Raises ResourceError if it cannot be written."""
+        with self._writing() as db:
+            row = db.execute("SELECT entry FROM volumes WHERE label=?", (label,)).fetchone()
+            after = change(msgspec.json.decode(row[0], type=VolumeEntry))
+            db.execute(
+                "UPDATE volumes SET state=?, entry=? WHERE label=?",
+                (after.state, msgspec.json.encode(after), label),
+            )
+            _tell(db, Event(at, label, kind, text))
+        return after
+
+    def volumes(self) -> list[VolumeEntry]:
+        """Return every network volume that was ever asked for, the oldest first."""
+        rows = self._db.execute("SELECT entry FROM volumes ORDER BY rowid")
+        return [msgspec.json.decode(row[0], type=VolumeEntry) for row in rows]
 
     # ------------------------------------------------------------ money, events, rounds
 

@@ -121,6 +121,11 @@ class Disks:
         """The price per month of the network volume, with or without a pod."""
         return _month(self.network, 7)
 
+    @property
+    def network_hourly(self) -> Money:
+        """The price per hour of the network volume."""
+        return _hour(self.network_month)
+
 
 @dataclass(frozen=True)
 class Bill:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 from dure.errors import DureError
 from dure.pods.money import Disks, Money
@@ -17,6 +17,7 @@ __all__ = [
     "ConflictError",
     "GpuOffer",
     "LostAnswerError",
+    "NetworkVolume",
     "Pod",
     "PodError",
     "PodProvider",
@@ -117,6 +118,17 @@ class GpuOffer:
 
 
 @dataclass(frozen=True)
+class NetworkVolume:
+    """Storage that outlives pods, in one data center. size: in GB. kind: the provider's tier."""
+
+    id: str
+    name: str
+    size: int
+    data_center: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
 class PodSpec:
     """What a pod is made of. args: what process 1 runs. data_center: "" for any."""
 
@@ -180,5 +192,11 @@ class PodProvider(Protocol):
     def billed(self, pod_id: str) -> Money:
         """Return what the provider has billed for a pod so far; it may lag behind."""
 
-    def network_volumes(self) -> list[Mapping[str, Any]]:
-        """List network volumes: id, name, size in GB, dataCenter."""
+    def network_volumes(self) -> list[NetworkVolume]:
+        """List the network volumes of the account."""
+
+    def create_network_volume(self, name: str, size: int, data_center: str) -> NetworkVolume:
+        """Make a network volume of some GB. Never repeat it after LostAnswerError."""
+
+    def delete_network_volume(self, volume_id: str) -> None:
+        """Ask for a volume's end, with its files; silent if it is gone already."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 
@@ -24,15 +24,17 @@ from dure.pods.provider import (
     ConflictError,
     GpuOffer,
     LostAnswerError,
+    NetworkVolume,
     Pod,
     PodError,
     PodSpec,
 )
-from dure.pods.runpod_values import offer_of, pod_of, request_of
+from dure.pods.runpod_values import offer_of, pod_of, request_of, volume_of
 
 __all__ = ["ENDPOINT", "RunPod", "endpoint"]
 
 ENDPOINT = "https://api.runpod.io"
+T = TypeVar("T")
 _TIMEOUT_S = 30.0
 _ATTEMPTS = 5
 _LONGEST_WAIT_S = 60.0
@@ -103,11 +105,12 @@ class RunPod:
         ]
         return sum(mine, Money())
 
-    def network_volumes(self) -> list[Mapping[str, Any]]:
+    def network_volumes(self) -> list[NetworkVolume]:
         """List network volumes; the documentation does not say what the answer calls its list."""
         found = self._ask("GET", "/network-volumes").json()
         lists = [name for name, value in found.items() if isinstance(value, list)]
-        return list(_list(found, lists[0] if len(lists) == 1 else "network volumes"))
+        listed = _list(found, lists[0] if len(lists) == 1 else "network volumes")
+        return [volume_of(one) for one in listed]
 
     def logs(
         self, pod_id: str, after: str = "", silence_s: float | None = None
@@ -132,14 +135,17 @@ class RunPod:
 
     def create(self, spec: PodSpec) -> Pod:
         """Make a pod. Raises LostAnswerError if there may be one all the same."""
-        response = self._ask("POST", "/pods", json=request_of(spec))
-        try:
-            return pod_of(response.json())
-        except (PodError, ValueError) as error:
-            raise LostAnswerError(
-                f"POST /pods: a pod was made, and the answer cannot be read: {error}",
-                "see `dure pod ls`",
-            ) from None
+        return _made(self._ask("POST", "/pods", json=request_of(spec)), pod_of)
+
+    def create_network_volume(self, name: str, size: int, data_center: str) -> NetworkVolume:
+        """Make a network volume. Raises LostAnswerError if there may be one all the same."""
+        body = {"name": name, "size": size, "dataCenter": data_center}
+        response = self._ask("POST", "/network-volumes", json=body)
+        return _made(response, volume_of)
+
+    def delete_network_volume(self, volume_id: str) -> None:
+        """Ask for a volume's end; silent if it is gone already."""
+        self._ask("DELETE", _path(volume_id, "network-volumes"), allowed=(404,))
 
     def set_env(self, pod_id: str, env: Mapping[str, str]) -> Pod:
         """Replace the environment of a pod."""
@@ -206,11 +212,22 @@ def _events(lines: Iterator[str], name: str) -> Iterator[tuple[str, str]]:
             yield name, line[5:].removeprefix(" ")
 
 
-def _path(pod_id: str) -> str:
-    """Return a pod's path. Raises PodError for an id that could mean another path."""
-    if not _ID.fullmatch(pod_id):
-        raise PodError(f"{pod_id!r} is no id of a pod")
-    return f"/pods/{pod_id}"
+def _made(response: httpx2.Response, read: Callable[[Any], T]) -> T:
+    """Return what an answer says was made. Raises LostAnswerError if it cannot be read."""
+    try:
+        return read(response.json())
+    except (PodError, ValueError) as error:
+        raise LostAnswerError(
+            f"POST {response.url.path}: it was made, and the answer cannot be read: {error}",
+            "see `dure pod ls`",
+        ) from None
+
+
+def _path(its_id: str, kind: str = "pods") -> str:
+    """Return the path of a pod or volume. Raises PodError for an id that could mean another path."""
+    if not _ID.fullmatch(its_id):
+        raise PodError(f"{its_id!r} is no id of a {'pod' if kind == 'pods' else 'network volume'}")
+    return f"/{kind}/{its_id}"
 
 
 def _list(found: Any, name: str) -> list[dict[str, Any]]:
@@ -291,9 +308,7 @@ def _refusal(response: httpx2.Response, what: str, key: AccountKey) -> PodError:
     if status == 409:
         actions = tuple(map(str, body.get("actions") or ()))
         now = f"it allows {', '.join(actions)} now" if actions else "see `dure pod show`"
-        return ConflictError(
-            f"{what}: not possible in the pod's state{detail}", now, actions=actions
-        )
+        return ConflictError(f"{what}: not possible as it is now{detail}", now, actions=actions)
     if status >= 500 and not what.startswith("GET"):
         return LostAnswerError(
             f"{what}: the provider failed ({status}), so it may have been done{detail}",

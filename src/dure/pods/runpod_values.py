@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dure.pods.money import Money
-from dure.pods.provider import GpuOffer, Pod, PodError, PodSpec, PodStatus, SshDoor
+from dure.pods.provider import GpuOffer, NetworkVolume, Pod, PodError, PodSpec, PodStatus, SshDoor
 
-__all__ = ["offer_of", "pod_of", "request_of"]
+__all__ = ["offer_of", "pod_of", "request_of", "volume_of"]
 
 Json = Mapping[str, Any]
 
@@ -92,6 +92,23 @@ def offer_of(found: Json) -> GpuOffer:
 
 def _price(found: Any) -> Money | None:
     return Money.of(found) if found else None
+
+
+def volume_of(found: Json) -> NetworkVolume:
+    """Return a network volume of an answer. Raises PodError."""
+    try:
+        return NetworkVolume(
+            id=str(found["id"]),
+            name=str(found["name"]),
+            size=int(found["size"]),
+            data_center=str(found["dataCenter"]),
+            kind=str(found.get("type") or ""),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise PodError(
+            f"a network volume in the provider's answer cannot be read ({type(error).__name__}: {error})",
+            "look at https://console.runpod.io/user/storage, and for a newer dure",
+        ) from error
 
 
 def request_of(spec: PodSpec) -> dict[str, Any]:

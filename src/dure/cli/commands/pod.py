@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from msgspec.structs import replace
 
 from dure.cli.commands.pod_inside import logs, ssh, sync, tunnel
 from dure.cli.commands.pod_up import guarded, never_unguarded, up
+from dure.cli.commands.pod_volume import (
+    seen_volumes,
+    volume,
+    volume_costs,
+    volume_data,
+    volume_text,
+)
 from dure.cli.terminal.console import (
     errors,
     output,
@@ -39,9 +46,10 @@ from dure.pods.guard import GuardRound, guard_round
 from dure.pods.hub_token import found_token
 from dure.pods.ledger import Entry
 from dure.pods.life import left_of
-from dure.pods.money import Bill, Disks, Money, money_of
+from dure.pods.money import Bill, Money, money_of
 from dure.pods.provider import PodError
 from dure.pods.timer import TIMER, guard_is_armed, install_guard, uninstall_guard
+from dure.pods.volumes import SeenVolume
 from dure.systemd import service_for
 
 __all__ = ["pod"]
@@ -51,6 +59,7 @@ pod = typer.Typer(
     no_args_is_help=True,
 )
 pod.command()(up)
+pod.add_typer(volume, name="volume")
 
 
 @pod.command()
@@ -99,28 +108,27 @@ def ls(
                 here.lives.see(entry, found)
         entries = here.ledger.all() if all_ else here.ledger.living()
         home, ours = guard_is_armed(here.ledger), {entry.label for entry in here.ledger.all()}
-        volumes = _network_volumes(here)
+        volumes, now = _network_volumes(here), here.lives.provider.now()
     others = [p.name for p in listed if p.name not in ours and not p.status.is_over]
     if as_json:
         pods = [pod_data(entry, home_is_armed=home) for entry in entries]
-        print_json({"pods": pods, "network_volumes": volumes, "others": others})
+        seen_data = None if volumes is None else [volume_data(seen, now) for seen in volumes]
+        print_json({"pods": pods, "network_volumes": seen_data, "others": others})
         return
     if entries:
         output.print(pods_table(entries, home_is_armed=home))
     else:
         tell("no pod of dure's costs anything")
-    for volume in volumes or ():
-        monthly = Disks(0, 0, int(volume["size"])).network_month
-        text = f"network volume {volume['id']} ({volume['name']}): {volume['size']} GB, {monthly} a month"
-        output.print(printable(text), markup=False, soft_wrap=True)
+    for seen in volumes or ():
+        output.print(printable(volume_text(seen)), markup=False, soft_wrap=True)
     if others:
         tell(printable(f"running in this account, and not made here: {', '.join(others)}"))
 
 
-def _network_volumes(here: PodAccount) -> list[dict[str, Any]] | None:
+def _network_volumes(here: PodAccount) -> list[SeenVolume] | None:
     """Return what network volumes there are; None, which is told, if that cannot be read."""
     try:
-        return [dict(volume) for volume in here.lives.provider.network_volumes()]
+        return seen_volumes(here)
     except PodError as error:
         print_warning(f"network volumes, which cost money too, cannot be listed: {error}")
         return None
@@ -253,7 +261,7 @@ def rm(name: PodName, yes: Yes = False, as_json: Json = False) -> None:
 
 @pod.command()
 def cost(as_json: Json = False) -> None:
-    """Show what each pod has cost: as dure counts it, and as the provider has billed it so far.
+    """Show what each pod and network volume has cost, as dure counts it, and what was billed for pods.
 
     Example: dure pod cost
     """
@@ -263,8 +271,10 @@ def cost(as_json: Json = False) -> None:
             for entry in here.ledger.all()
             if entry.pod_id
         ]
-        lately = here.ledger.spent_lately(here.lives.provider.now() if rows else time.time())
+        volumes = volume_costs(here)
+        lately = here.ledger.spent_lately(here.lives.provider.now())
     total = sum((max(entry.spent, billed) for entry, billed in rows), Money())
+    total = sum((money for _, money in volumes), total)
     if as_json:
         pods = [
             {
@@ -276,12 +286,23 @@ def cost(as_json: Json = False) -> None:
             }
             for e, b in rows
         ]
-        print_json({"pods": pods, "last_24_hours": lately.dollars, "total": total.dollars})
+        kept = [{"name": e.name, "state": e.state, "spent": m.dollars} for e, m in volumes]
+        print_json(
+            {
+                "pods": pods,
+                "network_volumes": kept,
+                "last_24_hours": lately.dollars,
+                "total": total.dollars,
+            }
+        )
         return
     for entry, billed in rows:
         text = f"{entry.name:20} {entry.state:8} {entry.spent} counted, {billed} billed so far"
         output.print(printable(text), markup=False, soft_wrap=True)
-    output.print(f"in the last 24 hours {lately}, in all {total}", markup=False)
+    for volume_entry, money in volumes:
+        text = f"{volume_entry.name:20} {volume_entry.state:8} {money} counted, a network volume"
+        output.print(printable(text), markup=False, soft_wrap=True)
+    output.print(f"pods in the last 24 hours {lately}, everything so far {total}", markup=False)
 
 
 @pod.command()

@@ -25,10 +25,11 @@ from dure.pods.launch import Order, chosen_offer, launch
 from dure.pods.ledger import Entry
 from dure.pods.life import pauses
 from dure.pods.money import Bill, Disks, money_of
-from dure.pods.provider import PodError, PodStatus
+from dure.pods.provider import NetworkVolume, PodError, PodStatus
 from dure.pods.ssh_access import SshAccess
 from dure.pods.templates import template_of
 from dure.pods.timer import guard_is_armed
+from dure.pods.volumes import Volumes
 
 __all__ = ["guarded", "never_unguarded", "up"]
 
@@ -57,7 +58,7 @@ def up(
     ] = 50,
     network_volume: Annotated[
         str,
-        typer.Option(help="Id of a network volume that is used instead; it is kept by all."),
+        typer.Option(help="Network volume, by name or id, that is used instead and outlives it."),
     ] = "",
     max_price: Annotated[
         float, typer.Option(help="Most that it may cost an hour, in dollars.")
@@ -116,17 +117,17 @@ def up(
     token = token_for(model, hf_token) if model else None
     chosen = replace(chosen, awaits_token=token is not None)
     with opened(ssh_key) as here:
-        size, center = _network(here, network_volume)
+        mounted = _network(here, network_volume)
         offer = chosen_offer(
             here.lives.provider.gpus(where, gpus), where, gpu=gpu, memory=memory, gpus=gpus
         )
         price = offer.price(where)
         assert price is not None, "it was chosen by its price"
-        disks = Disks(disk, 0 if network_volume else volume, size)
+        disks = Disks(disk, 0 if mounted else volume, mounted.size if mounted else 0)
         bill = Bill(price * gpus, disks, int(max_hours * 3600), spend)
         order = Order(
             name, chosen, offer, gpus, where, bill, idle_s, heartbeat_s, "/workspace",
-            network_volume, center, ssh_key,
+            mounted.id if mounted else "", mounted.data_center if mounted else "", ssh_key,
         )  # fmt: skip
         allow = partial(check_ceilings, bill, ceilings)
         allow(here.ledger.living(), here.ledger.spent_lately(here.lives.provider.now()))
@@ -150,14 +151,11 @@ def _limit(option: str, text: str) -> int:
     return 0 if text == "never" else math.ceil(seconds_of(option, text))
 
 
-def _network(here: PodAccount, volume_id: str) -> tuple[int, str]:
-    """Return the size in GB of a network volume and its data center. Raises UsageError."""
-    if not volume_id:
-        return 0, ""
-    for volume in here.lives.provider.network_volumes():
-        if volume.get("id") == volume_id:
-            return int(volume["size"]), str(volume["dataCenter"])
-    raise UsageError(f"there is no network volume {volume_id}", "see `dure pod ls`")
+def _network(here: PodAccount, name_or_id: str) -> NetworkVolume | None:
+    """Return a network volume; None if none is wanted. Raises UsageError."""
+    if not name_or_id:
+        return None
+    return Volumes(here.lives.provider, here.ledger, here.lives.wait).chosen(name_or_id).volume
 
 
 def _show(order: Order, *, as_json: bool) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from dure.pods.emulator.faults import ApiRefusal, Fault, FaultCounts
+from dure.pods.emulator.faults import ApiRefusal, Fault, FaultCounts, check_fields
+from dure.pods.emulator.volumes import AccountVolumes
 from dure.pods.money import HOUR_S, Disks, Money
 
 __all__ = ["GPUS", "Account", "EmulatedPod", "EmulatorClock", "PodMachine"]
@@ -123,7 +124,7 @@ class Account:
         self.clock = clock or EmulatorClock()
         self.faults = FaultCounts()
         self.pods: dict[str, EmulatedPod] = {}
-        self.volumes: dict[str, dict[str, Any]] = {}
+        self.volumes = AccountVolumes(self.faults, self._users)
         self.key, self.boot_s, self._machine = key, boot_s, machine
         self._ports = itertools.count(40000)
 
@@ -153,7 +154,7 @@ class Account:
 
     def create(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Make a pod of a CreatePodRequest. Raises ApiRefusal."""
-        _check_fields(body, _CREATE, frozenset({"name"}))
+        check_fields(body, _CREATE, frozenset({"name"}))
         if self.faults.happens(Fault.NO_BALANCE):
             raise ApiRefusal(402, "Payment Required", "the balance is too low")
         if self.faults.happens(Fault.NO_CAPACITY):
@@ -163,6 +164,7 @@ class Account:
         if offer is None:
             raise ApiRefusal(400, "Bad Request", f"no such GPU: {gpu.get('id')}")
         mounts = body.get("mounts") or {}
+        self.volumes.check_mounts(body)
         price = Money.of(offer[3] if body.get("cloud") == "COMMUNITY" else offer[2])
         pod = EmulatedPod(
             id=secrets.token_hex(7),
@@ -203,7 +205,7 @@ class Account:
 
     def change(self, pod_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Change a pod by an UpdatePodRequest. Raises ApiRefusal."""
-        _check_fields(body, _PATCH)
+        check_fields(body, _PATCH)
         pod = self.find(pod_id)
         pod.env = dict(body.get("env", pod.env))
         pod.locked = bool(body.get("locked", pod.locked))
@@ -248,6 +250,17 @@ class Account:
         pod.status, pod.started_at = "PROVISIONING", self.clock.now()
         pod.former_port = pod.port
         pod.port = pod.machine.start(pod) if pod.machine else next(self._ports)
+
+    def _users(self, volume_id: str) -> list[str]:
+        """Return the pods that mount a network volume."""
+        mounted = {"volumeId": volume_id}.items()
+        return [
+            pod.name
+            for pod in self.pods.values()
+            if pod.status != "TERMINATED"
+            for mount in (pod.body.get("mounts") or {}).get("network") or ()
+            if mounted <= mount.items()
+        ]
 
     def _stop(self, pod: EmulatedPod) -> None:
         if self.faults.happens(Fault.DEAF_STOP):
@@ -337,16 +350,6 @@ def _offer(gpu: str, name: str, memory: int, secure: str, community: str) -> dic
         "maxCount": {"secure": 8, "community": 4},
         "availability": "HIGH",
     }
-
-
-def _check_fields(
-    body: Mapping[str, Any], known: set[str], required: frozenset[str] = frozenset()
-) -> None:
-    unknown, missing = set(body) - known, required - set(body)
-    if unknown or missing:
-        errors = [f"unknown field {name}" for name in sorted(unknown)]
-        errors += [f"missing field {name}" for name in sorted(missing)]
-        raise ApiRefusal(422, "Unprocessable Entity", "the body is not valid", errors=errors)
 
 
 def _date(at: float) -> str:

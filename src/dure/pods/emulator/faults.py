@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
-__all__ = ["ALWAYS", "ApiRefusal", "Fault", "FaultCounts"]
+__all__ = ["ALWAYS", "ApiRefusal", "Fault", "FaultCounts", "check_fields"]
 
 ALWAYS = -1
 
@@ -15,8 +16,9 @@ class Fault(StrEnum):
 
     DOWN = "down"  # the connection closes, and nothing was done
     BROKEN = "broken"  # 500, and nothing was done
+    BROKEN_CHANGE = "broken-change"  # the same for a request that is no reading
     TOO_MANY = "too-many"  # 429 with Retry-After, and nothing was done
-    LOST_CREATE = "lost-create"  # the pod is made, and the answer does not come
+    LOST_CREATE = "lost-create"  # the pod or volume is made, and the answer does not come
     LOST_ANSWER = "lost-answer"  # the same for every other change
     UNLISTED = "unlisted"  # a listing without the newest pod
     NO_CAPACITY = "no-capacity"  # 400
@@ -30,6 +32,7 @@ class Fault(StrEnum):
     STALE_PORT = "stale-port"  # a reading with the port before the last start
     DEAF_STOP = "deaf-stop"  # a stop is accepted, and the pod runs on
     DEAF_TERMINATE = "deaf-terminate"  # the same for its end
+    DEAF_DELETE = "deaf-delete"  # the same for a network volume's end
 
 
 class ApiRefusal(Exception):  # noqa: N818  # it is an answer, not a fault of ours
@@ -39,6 +42,17 @@ class ApiRefusal(Exception):  # noqa: N818  # it is an answer, not a fault of ou
         super().__init__(detail)
         self.status = status
         self.body = {"title": title, "status": status, "detail": detail, **more}
+
+
+def check_fields(
+    body: Mapping[str, Any], known: set[str], required: frozenset[str] = frozenset()
+) -> None:
+    """Check the names in a body. Raises ApiRefusal: unknown fields are refused."""
+    unknown, missing = set(body) - known, required - set(body)
+    if unknown or missing:
+        errors = [f"unknown field {name}" for name in sorted(unknown)]
+        errors += [f"missing field {name}" for name in sorted(missing)]
+        raise ApiRefusal(422, "Unprocessable Entity", "the body is not valid", errors=errors)
 
 
 class FaultCounts:

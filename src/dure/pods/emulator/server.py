@@ -14,10 +14,12 @@ from urllib.parse import parse_qs, urlsplit
 
 from dure.pods.emulator.account import Account
 from dure.pods.emulator.faults import ApiRefusal, Fault
+from dure.pods.emulator.volumes import DATA_CENTERS
 
 __all__ = ["EmulatorServer"]
 
 _RETRY_AFTER_S = 1
+_MAKING = ("/v2/pods", "/v2/network-volumes")
 
 
 class EmulatorServer:
@@ -101,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif isinstance(found, list):
                 self._stream(found)
             else:
-                status = 201 if self.command == "POST" and split.path.endswith("/pods") else 200
+                status = 201 if self.command == "POST" and split.path in _MAKING else 200
                 self._send(status, found)
         except ApiRefusal as refusal:
             self._send(refusal.status, refusal.body)
@@ -113,7 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
         account, faults = self.server.emulator.account, self.server.emulator.account.faults
         if faults.happens(Fault.DOWN):
             return None
-        if faults.happens(Fault.BROKEN):
+        if faults.happens(Fault.BROKEN) or (
+            self.command != "GET" and faults.happens(Fault.BROKEN_CHANGE)
+        ):
             raise ApiRefusal(500, "Internal Server Error", "something broke")
         if faults.happens(Fault.TOO_MANY):
             raise ApiRefusal(429, "Too Many Requests", "slow down")
@@ -122,7 +126,11 @@ class _Handler(BaseHTTPRequestHandler):
         if faults.happens(Fault.FORBIDDEN):
             raise ApiRefusal(403, "Forbidden", "this key may not do that")
         found = self._routed(account, words, query, body)
-        lost = Fault.LOST_CREATE if (self.command, path) == ("POST", "/pods") else Fault.LOST_ANSWER
+        lost = (
+            Fault.LOST_CREATE
+            if self.command == "POST" and f"/v2{path}" in _MAKING
+            else Fault.LOST_ANSWER
+        )
         return None if self.command != "GET" and faults.happens(lost) else found
 
     def _check_key(self, account: Account, words: list[str]) -> None:
@@ -148,6 +156,13 @@ class _Handler(BaseHTTPRequestHandler):
             case ("DELETE", "pods", pod_id):
                 account.terminate(pod_id)
                 return {}
+            case ("POST", "network-volumes"):
+                return account.volumes.create(body)
+            case ("PATCH", "network-volumes", volume_id):
+                return account.volumes.change(volume_id, body)
+            case ("DELETE", "network-volumes", volume_id):
+                account.volumes.delete(volume_id)
+                return {}
             case ("POST", "pods", pod_id, "action"):
                 return account.act(pod_id, str(body.get("action")))
             case _:
@@ -158,7 +173,11 @@ class _Handler(BaseHTTPRequestHandler):
             case ["catalog", "gpus"]:
                 return {"gpus": account.offers()}
             case ["network-volumes"]:
-                return {"networkVolumes": list(account.volumes.values())}
+                return {"networkVolumes": list(account.volumes.by_id.values())}
+            case ["network-volumes", volume_id]:
+                return account.volumes.find(volume_id)
+            case ["catalog", "datacenters"]:
+                return {"dataCenters": [{"id": one, "name": one} for one in DATA_CENTERS]}
             case ["billing", "pods"]:
                 pod_id = query.get("podId", [""])[0]
                 amount = account.billed(pod_id).dollars
