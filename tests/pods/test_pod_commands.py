@@ -59,9 +59,7 @@ def test_the_whole_path(person: Person, tmp_path: Path) -> None:
     assert "dies at" in listed
     assert "$2.00 at most" in listed
 
-    tunnel = subprocess.Popen(
-        person.command("tunnel", "w"), env=person.environment, stdout=subprocess.PIPE, text=True
-    )
+    tunnel = person.start("tunnel", "w")
     assert tunnel.stdout is not None
     url = tunnel.stdout.readline().strip().removesuffix("/v1")
     transport = httpx2.HTTPTransport(retries=8)
@@ -194,13 +192,10 @@ def test_a_guard_round_ends_an_overdue_pod(person: Person) -> None:
     assert person.server.account.billing() == []
 
 
-def test_logs_and_export(renter: Person) -> None:
-    """What a pod wrote is printed; a file for dstack has its command and its limits."""
+def test_what_a_pod_wrote_is_printed(renter: Person) -> None:
+    """Line by line."""
     (renter.home.parent / "pod-0" / "log").write_text("loading\nready\n")
     assert renter.dure("logs", "w").splitlines()[:2] == ["loading", "ready"]
-    told = renter.dure("export", "w", "--dstack")
-    assert "type: service" in told
-    assert "max_duration: 28800s" in told
 
 
 def test_two_pods_of_one_name_are_refused(renter: Person) -> None:
@@ -274,3 +269,35 @@ def test_what_is_promised_is_what_an_armed_guard_keeps(renter: Person) -> None:
     ledger.close()
     assert "NO GUARD IS ARMED" in renter.dure("ls")
     assert next(iter(renter.json("ls")["pods"]))["dies_at"] is None
+
+
+def test_every_command_tells_programs_what_it_did(renter: Person, tmp_path: Path) -> None:
+    """`ssh` prints its command, which then works; `sync` what it copied; `export` its configuration."""
+    found = json.loads(renter.dure("ssh", "w", "--json", "--", "nvidia-smi"))
+    assert found["port"] == renter.pod.port
+    done = subprocess.run(found["command"], capture_output=True, text=True, check=True, timeout=60)
+    assert "RTX 4090" in done.stdout
+    (tmp_path / "data").write_text("rows")
+    copied = renter.json("sync", str(tmp_path / "data"), "w:/tmp/")
+    assert copied["status"] == 0
+    assert any("total size" in line for line in copied["stats"])
+    assert renter.json("export", "w", "--dstack")["port"] == 8080
+    tunnel = renter.start("tunnel", "w", "--json")
+    assert json.loads(_first_line(tunnel))["url"].endswith("/v1")
+    tunnel.terminate()
+    tunnel.communicate()
+
+
+def test_the_emulator_prints_what_the_commands_need(renter: Person) -> None:
+    """As a line for a shell, or as JSON."""
+    emulator = renter.start("emulator", "--json")
+    found = json.loads(_first_line(emulator))
+    emulator.terminate()
+    emulator.communicate()
+    assert found["RUNPOD_API_BASE_URL"].startswith("http://127.0.0.1:")
+    assert found["RUNPOD_API_KEY"]
+
+
+def _first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None, "it is a pipe"
+    return process.stdout.readline()

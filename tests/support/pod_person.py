@@ -69,6 +69,12 @@ class Person:
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout if status == 0 else done.stderr
 
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start a command that goes on until it is ended."""
+        return subprocess.Popen(
+            self.command(*words), env=self.environment, stdout=subprocess.PIPE, text=True
+        )
+
     def json(self, *words: str) -> Any:
         return json.loads(self.dure(*words, "--json"))
 

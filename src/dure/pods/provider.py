@@ -98,6 +98,7 @@ class Pod:
     created_at: str = ""
     started_at: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    image: str = ""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ def pod_of(found: Json) -> Pod:
             created_at=str(found.get("createdAt") or ""),
             started_at=str(found.get("startedAt") or ""),
             env={str(k): str(v) for k, v in (found.get("env") or {}).items()},
+            image=str(found.get("image") or ""),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise PodError(

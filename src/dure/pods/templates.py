@@ -16,12 +16,22 @@ from importlib.resources import files
 from dure.errors import UsageError
 from dure.pods.ledger import PodLimits
 
-__all__ = ["MAX_S", "TEMPLATES", "Template", "environment_of", "start_args", "template_of"]
+__all__ = [
+    "CACHES",
+    "MAX_S",
+    "TEMPLATES",
+    "Template",
+    "environment_of",
+    "start_args",
+    "template_of",
+]
 
 TEMPLATES = ("serve", "workbench")
 ENGINES = ("llama.cpp", "vllm")
 MAX_S = "DURE_MAX_S"
 """The variable that limits a run; it is renewed when a stopped pod is started."""
+CACHES = ("HF_HOME", "LLAMA_CACHE")
+"""The variables that say where models are kept."""
 _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
 
 

@@ -40,7 +40,7 @@ from dure.cli.terminal.pod_tables import (
 from dure.errors import DureError, ResourceError, UsageError
 from dure.pods.ceilings import Ceilings, check_ceilings
 from dure.pods.decide import ROUND_S
-from dure.pods.dstack import dstack_file
+from dure.pods.dstack import as_yaml, dstack_configuration
 from dure.pods.examining import examined
 from dure.pods.guard import GuardRound, guard_round
 from dure.pods.hub_token import found_token
@@ -326,16 +326,20 @@ def guard(
         timer = service_for(TIMER, user)
         if uninstall:
             uninstall_guard(timer)
+        else:
+            install_guard(timer)
+        if as_json:
+            print_json({"unit": str(timer.path), "armed": not uninstall})
+        elif uninstall:
             tell(f"{timer.path} is removed")
-            return
-        install_guard(timer)
-        tell(f"{timer.path} makes a round every minute; the first one was checked")
+        else:
+            tell(f"{timer.path} makes a round every minute; the first one was checked")
         return
     while True:
         try:
             with opened() as here:
                 done = guard_round(here.lives, here.ssh.report, comes_again=again or not once)
-            _report(done, as_json=as_json)
+            _report(done, as_json=as_json, once=once)
             is_well = done.is_well
         except (PodError, ResourceError) as error:  # the next round may reach the provider
             if once:
@@ -346,9 +350,9 @@ def guard(
         time.sleep(ROUND_S)
 
 
-def _report(done: GuardRound, *, as_json: bool) -> None:
+def _report(done: GuardRound, *, as_json: bool, once: bool) -> None:
     if as_json:
-        print_json(round_data(done))
+        print_json(round_data(done), in_a_line=not once)
         return
     for outcome in done.outcomes:
         text = f"{outcome.name}: {outcome.act}" + (f", {outcome.reason}" if outcome.reason else "")
@@ -383,17 +387,25 @@ def doctor(as_json: Json = False) -> None:
 def export(
     name: PodName,
     dstack: Annotated[bool, typer.Option("--dstack", help="Write a file for dstack.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Write a pod as a file for dstack, which runs many on many clouds.
+    """Write a pod as a configuration for dstack, which runs many on many clouds.
 
-    Example: dure pod export pod --dstack
+    Example: dure pod export pod --dstack >pod.dstack.yml
     """
     if not dstack:
         raise UsageError("there is one format so far", "add --dstack")
     with opened() as here:
-        entry = here.ledger.named(name)
-        found = here.lives.provider.pod(entry.pod_id)
-    write(dstack_file(entry, found))
+        entry, found = here.lives.look(here.ledger.named(name))
+        if found is None:
+            raise PodError(f"{name} is gone", "see `dure pod ls --all`")
+        offers = here.lives.provider.gpus()
+    memory = next((offer.memory for offer in offers if offer.id == entry.gpu), 0)
+    configuration = dstack_configuration(entry, found, memory)
+    if as_json:
+        print_json(configuration)
+    else:
+        write(as_yaml(configuration))
 
 
 @pod.command()
@@ -402,6 +414,7 @@ def emulator(
     real: Annotated[
         bool, typer.Option("--real", help="Run pods' start commands here, each with an sshd.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Run a provider on this machine, to try everything without money, until Ctrl-C.
 
@@ -411,7 +424,7 @@ def emulator(
     """
     from dure.pods.emulator.__main__ import emulate
 
-    emulate(port, real=real)
+    emulate(port, real=real, as_json=as_json)
 
 
 pod.command(context_settings={"ignore_unknown_options": True})(ssh)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import subprocess
 from pathlib import PurePosixPath
@@ -30,6 +31,9 @@ def ssh(
         list[str] | None,
         typer.Argument(metavar="[-- COMMAND]", help="What to run there.", show_default=False),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the command as JSON, and do not run it.")
+    ] = False,
 ) -> None:
     """Log in to a pod, or run a command there. If its port has changed, its entry is mended first.
 
@@ -39,6 +43,10 @@ def ssh(
         entry = _reachable(here, name)
         command = here.ssh.command(entry, words or [])
         environment = here.ssh.environment()
+    if as_json:
+        door = {"host": entry.door_host, "port": entry.door_port, "user": entry.door_user}
+        print_json({"command": command, **door})
+        return
     raise typer.Exit(_ran(command, environment))
 
 
@@ -58,7 +66,7 @@ def logs(
             for number, line in here.lives.provider.logs(pod_id, last, patience_s):
                 last = number
                 if as_json:
-                    print_json({"id": number, "line": line})
+                    print_json({"id": number, "line": line}, in_a_line=True)
                 else:
                     output.print(printable(line), markup=False, soft_wrap=True)
             if not follow:
@@ -68,6 +76,7 @@ def logs(
 def sync(
     source: Annotated[str, typer.Argument(help="A path here, or NAME:PATH.", show_default=False)],
     target: Annotated[str, typer.Argument(help="A path here, or NAME:PATH.", show_default=False)],
+    as_json: Json = False,
 ) -> None:
     """Copy files to or from a pod with rsync. Without a path, the pod's volume is meant.
 
@@ -89,7 +98,12 @@ def sync(
         shell = f"ssh -F '{here.ssh.config}'"
         command = ["rsync", "-a", "--partial", "--info=stats1", "-e", shell, "--", *sides]
         environment = here.ssh.environment()
-    raise typer.Exit(_ran(command, environment))
+    told = io.StringIO() if as_json else None
+    status = _ran(command, environment, told)
+    if told is not None:
+        stats = [line for line in told.getvalue().splitlines() if line]
+        print_json({"command": command, "status": status, "stats": stats})
+    raise typer.Exit(status)
 
 
 def tunnel(
@@ -115,7 +129,7 @@ def tunnel(
         command, environment = here.ssh.command(entry, (), options), here.ssh.environment()
     url = f"http://127.0.0.1:{port}/v1"
     if as_json:
-        print_json({"url": url})
+        print_json({"url": url, "command": command}, in_a_line=True)
     else:
         output.print(url)
     raise typer.Exit(_ran(command, environment))
@@ -132,6 +146,11 @@ def _reachable(here: PodAccount, name: str) -> Entry:
     return here.ssh.heal(here.lives, entry, _PATIENCE_S)
 
 
-def _ran(command: list[str], environment: dict[str, str]) -> int:
+def _ran(command: list[str], environment: dict[str, str], told: io.StringIO | None = None) -> int:
+    """Run a command; return its status. told: gets what it prints."""
     ssh_is_here(command[0])
-    return subprocess.run(command, env=environment, check=False).returncode
+    out = subprocess.PIPE if told is not None else None
+    done = subprocess.run(command, env=environment, stdout=out, text=True, check=False)
+    if told is not None:
+        told.write(done.stdout)
+    return done.returncode

@@ -87,9 +87,10 @@ def print_error(error: Exception) -> None:
     errors.print(text, style="red", markup=False, soft_wrap=True)
 
 
-def print_json(data: Any) -> None:
-    """Write data to stdout as JSON."""
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+def print_json(data: Any, *, in_a_line: bool = False) -> None:
+    """Write data to stdout as JSON. in_a_line: for a command that goes on, and may write more."""
+    indent = None if in_a_line else 2
+    sys.stdout.write(json.dumps(data, indent=indent, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 

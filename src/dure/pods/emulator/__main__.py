@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import threading
@@ -14,7 +15,7 @@ from dure.pods.emulator.server import EmulatorServer
 __all__ = ["emulate"]
 
 
-def emulate(port: int, *, real: bool) -> None:
+def emulate(port: int, *, real: bool, as_json: bool = False) -> None:
     """Serve until interrupted. real: pods' start commands run on this machine, with an sshd each."""
     with tempfile.TemporaryDirectory(prefix="dure-pods-") as folder:
         counted = iter(range(1_000_000))
@@ -24,9 +25,9 @@ def emulate(port: int, *, real: bool) -> None:
 
         account = Account(EmulatorClock(is_running=True), machine if real else None)
         with EmulatorServer(account, port) as server:
-            sys.stdout.write(
-                f"export RUNPOD_API_BASE_URL={server.url} RUNPOD_API_KEY={account.key}\n"
-            )
+            given = {"RUNPOD_API_BASE_URL": server.url, "RUNPOD_API_KEY": account.key}
+            words = " ".join(f"{name}={value}" for name, value in given.items())
+            sys.stdout.write(f"{json.dumps(given) if as_json else f'export {words}'}\n")
             sys.stdout.flush()
             threading.Event().wait()
 
