@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Annotated
 
@@ -38,6 +39,7 @@ from dure.cli.terminal.pod_tables import (
     round_data,
 )
 from dure.errors import DureError, ResourceError, UsageError
+from dure.pods.adopting import adopt, carried
 from dure.pods.ceilings import Ceilings, check_ceilings
 from dure.pods.decide import ROUND_S
 from dure.pods.dstack import as_yaml, dstack_configuration
@@ -312,6 +314,15 @@ def guard(
         bool, typer.Option("--install", help="Have systemd make a round every minute.")
     ] = False,
     uninstall: Annotated[bool, typer.Option("--uninstall", help="Remove that again.")] = False,
+    adopt_label: Annotated[
+        str,
+        typer.Option(
+            "--adopt",
+            metavar="LABEL",
+            help="Guard a pod that another machine made too: its entry is read from stdin.",
+            show_default=False,
+        ),
+    ] = "",
     again: Annotated[bool, typer.Option("--again", hidden=True)] = False,
     user: ServiceUser = None,
     as_json: Json = False,
@@ -319,9 +330,13 @@ def guard(
     """End pods at their limits: compare what the provider lists with the ledger, every minute.
 
     Run it on a machine that is always on, and rent pods there: it knows what that machine has made.
+    A pod that was made elsewhere is adopted by its label, never found: `dure pod export NAME --ledger`.
 
     Example: dure pod guard --install
     """
+    if adopt_label:
+        _adopt(adopt_label, as_json=as_json)
+        return
     if install or uninstall:
         timer = service_for(TIMER, user)
         if uninstall:
@@ -348,6 +363,20 @@ def guard(
         if once:
             raise typer.Exit(0 if is_well else 1)
         time.sleep(ROUND_S)
+
+
+def _adopt(label: str, *, as_json: bool) -> None:
+    with opened() as here:
+        entry = adopt(here.lives, sys.stdin.read(), label)
+        home = guard_is_armed(here.ledger)
+    if as_json:
+        print_json(pod_data(entry, home_is_armed=home))
+        return
+    output.print(
+        f"{entry.name}: {end_text(entry, home_is_armed=home)}", markup=False, soft_wrap=True
+    )
+    if not home:
+        tell("no guard makes rounds on this machine yet: `dure pod guard --install`")
 
 
 def _report(done: GuardRound, *, as_json: bool, once: bool) -> None:
@@ -387,14 +416,23 @@ def doctor(as_json: Json = False) -> None:
 def export(
     name: PodName,
     dstack: Annotated[bool, typer.Option("--dstack", help="Write a file for dstack.")] = False,
+    ledger: Annotated[
+        bool, typer.Option("--ledger", help="Write its entry, for another machine's guard.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a pod as a configuration for dstack, which runs many on many clouds.
+    """Write a pod for other programs: as a configuration for dstack, or for another machine's guard.
 
     Example: dure pod export pod --dstack >pod.dstack.yml
     """
-    if not dstack:
-        raise UsageError("there is one format so far", "add --dstack")
+    if dstack == ledger:
+        raise UsageError("it is not said for whom", "add --dstack or --ledger")
+    if ledger:
+        with opened() as here:
+            entry = here.named(name)
+        tell(f"adopt it with `dure pod guard --adopt {entry.label}`, and again after new limits")
+        write(carried(entry))
+        return
     with opened() as here:
         entry, found = here.lives.look(here.ledger.named(name))
         if found is None:
