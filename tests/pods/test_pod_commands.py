@@ -107,17 +107,6 @@ def test_a_port_that_changed_is_mended(renter: Person) -> None:
     assert "emulated" in renter.ssh("dure-w", "nvidia-smi")
 
 
-def test_no_program_that_it_starts_has_the_key(renter: Person) -> None:
-    """Neither in its environment nor in its arguments."""
-    renter.dure("ssh", "w", "--", "true")
-    renter.dure("sync", "w:/dev/null", str(renter.home))
-    renter.dure("guard", "--once")
-    told = (renter.home.parent / "seen").read_text()
-    assert {"ssh", "ssh-keygen", "rsync"} <= {line.split(" ")[0] for line in told.splitlines()}
-    assert "HOME=" in told
-    assert KEY not in told
-
-
 def test_nothing_is_rented_without_an_answer(person: Person) -> None:
     """Neither if the question is not answered, nor for a program that was not told to agree."""
     asked = UP[:-2]

@@ -265,7 +265,7 @@ def test_private_requests_stay_in_the_house(tmp_path: Path) -> None:
 def test_no_secret_is_ever_told(
     router: Routing, servers: tuple[Serving, Serving], tmp_path: Path
 ) -> None:
-    """Neither key is in an answer, a log, the metrics, a process' arguments, or with another upstream."""
+    """Neither key is in an answer, a log, the metrics, a process, or with another upstream."""
     seen = [ask(router, "/v1/chat/completions", SHORT, **{"x-route-target": "two"})]
     assert seen[0].status_code == 200, "the upstream got its key"
     seen.append(ask(router, "/v1/chat/completions", {"model": "none"}))
@@ -273,7 +273,10 @@ def test_no_secret_is_ever_told(
         url = f"{router.url}{path}"
         seen.append(httpx.get(url, headers={"authorization": f"Bearer {CLIENT}"}))
     texts = [f"{answer.headers} {answer.text}" for answer in seen]
-    texts += [" ".join(psutil.Process(router.process.pid).cmdline()), *router.lines]
+    process = psutil.Process(router.process.pid)
+    for one in (process, *process.children(recursive=True)):
+        texts += [" ".join(one.cmdline()), str(one.environ())]
+    texts += router.lines
     texts += [file.read_text() for file in router.directory.rglob("*") if file.is_file()]
     with scripted() as tap:
         (tmp_path / "hush").write_text(HUSH)

@@ -24,6 +24,7 @@ class Fault(StrEnum):
     NO_CAPACITY = "no-capacity"  # 400
     NO_BALANCE = "no-balance"  # 402
     FORBIDDEN = "forbidden"  # 403
+    REPEATS_KEY = "repeats-key"  # the same, and the answer repeats the key
     CONFLICT = "conflict"  # 409 for an action
     DEARER = "dearer"  # a new pod costs half as much again
     ERROR_STATE = "error-state"  # a new pod fails

@@ -125,6 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._check_key(account, words)
         if faults.happens(Fault.FORBIDDEN):
             raise ApiRefusal(403, "Forbidden", "this key may not do that")
+        if faults.happens(Fault.REPEATS_KEY):
+            raise ApiRefusal(403, "Forbidden", f"not with {self.headers.get('authorization')}")
         found = self._routed(account, words, query, body)
         lost = (
             Fault.LOST_CREATE
