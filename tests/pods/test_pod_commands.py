@@ -107,6 +107,67 @@ def test_a_port_that_changed_is_mended(renter: Person) -> None:
     assert "emulated" in renter.ssh("dure-w", "nvidia-smi")
 
 
+def test_the_bill_is_shown_before_the_question(person: Person) -> None:
+    """Per hour, forgotten overnight, stopped for a month, terminated, and at most."""
+    said = person.dure(*UP[:-2], "--volume", "100", status=1)
+    bill, _, question = said.partition("rent RTX 4090 as w?")
+    for line in (
+        "running             $0.71 an hour ($0.69 GPU, $0.02 disks)",
+        "forgotten overnight $7.07 in 10 hours",
+        "stopped for a month $20.00 for its volume",
+        "terminated          nothing is left",
+        "at most             $5.66: guards end it after 8 h",
+    ):
+        assert line in bill
+    assert "is made" not in question
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--cloud", "moon"),
+        ("--volume", "5"),
+        ("--max-hours", "0"),
+        ("--max-spend", "0"),
+        ("--idle", "soon"),
+        ("--name", "A b"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_asked(
+    person: Person, option: str, value: str
+) -> None:
+    """The option and its value are named."""
+    assert f"{option} {value}" in person.dure(*UP, option, value, status=2)
+    assert "POST /v2/pods" not in person.server.requests
+
+
+def test_a_key_of_ones_own_is_used(person: Person) -> None:
+    """dure makes none then, and every program uses it."""
+    own = person.home / "own"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", own], check=True)
+    person.dure(*UP, "--ssh-key", str(own))
+    assert person.pod.env["PUBLIC_KEY"] == own.with_suffix(".pub").read_text().strip()
+    assert not (person.home / ".ssh" / "dure" / "id_ed25519").exists()
+    assert "RTX 4090" in person.ssh("dure-w", "nvidia-smi")
+    missing = person.dure(*UP, "--name", "x", "--ssh-key", "/none", status=2)
+    assert "there is no key /none" in missing
+
+
+def test_a_locked_pod_is_told_by_every_command(person: Person) -> None:
+    """Neither a stop nor an end is done, or shown as done; what it costs is shown all the same."""
+    person.dure(*UP)
+    person.pod.locked = True
+    assert "it is locked" in person.dure("stop", "w", status=1)
+    assert "it is locked" in person.dure("rm", "w", "--yes", status=1)
+    shown = person.json("show", "w")
+    assert (shown["locked"], shown["actions"], shown["status"]) == (True, [], "RUNNING")
+    person.server.account.clock.forward(3600)
+    person.dure("ls")
+    cost = person.json("cost")["pods"][0]
+    assert cost["spent"] >= cost["billed"] >= 0.69
+    assert "counted" in person.dure("cost")
+
+
 def test_nothing_is_rented_without_an_answer(person: Person) -> None:
     """Neither if the question is not answered, nor for a program that was not told to agree."""
     asked = UP[:-2]

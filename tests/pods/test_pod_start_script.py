@@ -83,6 +83,24 @@ def test_it_asks_again_until_it_is_heard(home: Renting) -> None:
     assert home.server.requests.count(f"DELETE /v2/pods/{entry.pod_id}") == 3
 
 
+def test_a_pod_that_may_not_be_terminated_is_stopped(home: Renting, tmp_path: Path) -> None:
+    """After six refusals: its GPU is not paid for any more, and the guard at home sees to the rest."""
+    entry = home.up(order(home, max_seconds=3))
+    wait_until(lambda: bool((told := report(tmp_path)) and told.armed_at))
+    home.account.faults.set({Fault.FORBIDDEN: 6})
+    wait_until(lambda: home.account.billing() == [])
+    assert home.pod(entry).status == "EXITED"
+
+
+def test_a_network_that_was_cut_at_the_deadline_only_delays_it(home: Renting) -> None:
+    """It asks until somebody answers, and does not stop a pod that it can terminate."""
+    entry = home.up(order(home, max_seconds=2))
+    home.account.faults.set({Fault.DOWN: 4})
+    wait_until(lambda: has_ended(home, entry))
+    assert f"DELETE /v2/pods/{entry.pod_id}" in home.server.requests
+    assert not home.account.faults.happens(Fault.DOWN)
+
+
 def test_it_ends_an_idle_pod(home: Renting) -> None:
     """No GPU, no bytes and no line of a log for that long."""
     entry = home.up(order(home, idle_s=2))

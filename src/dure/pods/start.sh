@@ -41,18 +41,17 @@ except OSError:
 }
 
 end_pod() { # REASON: asks until this process is ended with the pod
+    refusals=0
     while :; do
         echo "dure: this pod ends: $1"
         report "$1"
         status=$(ask DELETE "$pod")
         echo "dure: terminating it was answered with $status"
-        case $status in
-        2??) ;;
-        *) # not the end of the bill, but of most of it
+        case $status in 2??) refusals=0 ;; *) refusals=$((refusals + 1)) ;; esac
+        if [ "$refusals" -ge 6 ]; then # a stop is not the end of the bill, but of most of it
             command -v runpodctl >/dev/null && runpodctl remove pod "$RUNPOD_POD_ID"
             ask POST "$pod/action" '{"action": "stop"}' >/dev/null
-            ;;
-        esac
+        fi
         sleep "$step"
     done
 }
