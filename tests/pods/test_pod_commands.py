@@ -71,9 +71,13 @@ def test_the_whole_path(person: Person, tmp_path: Path) -> None:
 
     (tmp_path / "data").write_text("rows")
     volume = tmp_path / "pod-0" / "workspace"
-    person.dure("sync", str(tmp_path / "data"), f"w:{volume}/")
+    person.dure("sync", str(tmp_path / "data"), "w:")
     assert (volume / "data").read_text() == "rows"
-    assert "is outside /workspace: a stop deletes it" in person.said[-1]
+    person.dure("sync", "w:data", str(tmp_path / "back"))
+    assert (tmp_path / "back").read_text() == "rows"
+    assert "a stop deletes it" not in "".join(person.said)
+    person.dure("sync", str(tmp_path / "data"), f"w:{tmp_path}/elsewhere/")
+    assert "/elsewhere/ is outside /workspace: a stop deletes it" in person.said[-1]
 
     port = person.pod.port
     person.dure("stop", "w")
@@ -328,7 +332,7 @@ def test_every_command_tells_programs_what_it_did(renter: Person, tmp_path: Path
     done = subprocess.run(found["command"], capture_output=True, text=True, check=True, timeout=60)
     assert "RTX 4090" in done.stdout
     (tmp_path / "data").write_text("rows")
-    copied = renter.json("sync", str(tmp_path / "data"), "w:/tmp/")
+    copied = renter.json("sync", str(tmp_path / "data"), "w:")
     assert copied["status"] == 0
     assert any("total size" in line for line in copied["stats"])
     assert renter.json("export", "w", "--dstack")["port"] == 8080

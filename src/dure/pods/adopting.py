@@ -1,7 +1,8 @@
 """A pod's entry carried to another machine's ledger, so that the guard there ends it too.
 
 Adopts only a pod that some ledger has made and whose label the user typed, and that the provider shows
-under that label and id. Refuses to look for pods by itself: they may be somebody else's.
+under that label and id. That the guard in the pod is armed was checked by who made it. Refuses to look
+for pods by itself: they may be somebody else's.
 """
 
 from __future__ import annotations
@@ -58,8 +59,6 @@ def adopt(lives: PodLives, text: str, label: str) -> Entry:
                 name=label if entry.name in taken else entry.name,
                 limits=limits,
                 spent=max(entry.spent, lives.provider.billed(entry.pod_id)),
-                armed_at=0.0,
-                dies_at=0.0,
                 door_port=0,
                 ssh_key="",
             )

@@ -175,11 +175,14 @@ def stop(name: PodName, as_json: Json = False) -> None:
     if as_json:
         print_json(pod_data(entry, home_is_armed=home))
         return
-    tell(
-        f"{name} is stopped; its volume costs {entry.disks.stopped_month} a month, "
-        f"until {entry.limits.max_spend} in all"
-    )
-    tell(f"`dure pod rm {name}` ends that too")
+    if entry.disks.volume:
+        month, most = entry.disks.stopped_month, entry.limits.max_spend
+        tell(f"{name} is stopped; its volume costs {month} a month, until {most} in all")
+        tell(f"`dure pod rm {name}` ends that too")
+    else:
+        tell(f"{name} is stopped, and costs nothing until `dure pod start {name}`")
+    if entry.disks.network:
+        tell(f"its network volume costs {entry.disks.network_month} a month, as ever")
 
 
 @pod.command()

@@ -78,7 +78,7 @@ def sync(
     target: Annotated[str, typer.Argument(help="A path here, or NAME:PATH.", show_default=False)],
     as_json: Json = False,
 ) -> None:
-    """Copy files to or from a pod with rsync. Without a path, the pod's volume is meant.
+    """Copy files to or from a pod with rsync. A path there is below its volume, unless it begins with /.
 
     Example: dure pod sync ./data pod:
     """
@@ -88,11 +88,9 @@ def sync(
     name, _, path = remote[0].partition(":")
     with opened() as here:
         entry = _reachable(here, name)
-        path = path or f"{entry.volume_path}/"
-        if not PurePosixPath(path).is_relative_to(entry.volume_path):
-            print_warning(f"{path} is outside {entry.volume_path}: a stop deletes it")
-        elif not entry.disks.volume and not entry.disks.network:
-            print_warning(f"{name} has no volume: a stop deletes {path}")
+        path = path if path.startswith("/") else f"{entry.volume_path}/{path}"
+        if remote[0] == target:
+            _warn_of_loss(entry, path)
         there = f"{HOSTS}{name}:{path}"
         sides = [there if side == remote[0] else side for side in (source, target)]
         shell = f"ssh -F '{here.ssh.config}'"
@@ -104,6 +102,14 @@ def sync(
         stats = [line for line in told.getvalue().splitlines() if line]
         print_json({"command": command, "status": status, "stats": stats})
     raise typer.Exit(status)
+
+
+def _warn_of_loss(entry: Entry, path: str) -> None:
+    """Say that a stop deletes what is copied there, if it does."""
+    if not PurePosixPath(path).is_relative_to(entry.volume_path):
+        print_warning(f"{path} is outside {entry.volume_path}: a stop deletes it")
+    elif not entry.disks.volume and not entry.disks.network:
+        print_warning(f"{entry.name} has no volume: a stop deletes {path}")
 
 
 def tunnel(

@@ -303,7 +303,7 @@ class Account:
             "mounts": body.get("mounts") or {},
             "gpu": {"id": body["gpu"]["id"], "count": pod.gpus},
             "cloud": body.get("cloud", "SECURE"),
-            "dataCenterId": "EMU-1",
+            "dataCenterId": (body.get("dataCenterIds") or ["EMU-1"])[0],
             "cudaVersion": "12.8",
             "ssh": {"proxy": None, "direct": self._door(pod) if runs else None},
             "template": None,

@@ -42,6 +42,13 @@ _SERVER = """#!/bin/sh
 while [ $# -gt 0 ]; do [ "$1" = --port ] && port=$2; shift; done
 exec {python} -m http.server "$port" --bind 127.0.0.1 --directory {folder}/site
 """
+_RSYNC = """for word; do
+    shift
+    case $word in /workspace*) word={folder}$word ;; esac # the volume of a pod, and not this machine's
+    set -- "$@" "$word"
+done
+exec {rsync} "$@"
+"""
 
 
 class LocalMachine:
@@ -127,6 +134,8 @@ class LocalMachine:
             f"[ -e {key} ] || /usr/bin/ssh-keygen -q -t ed25519 -N '' -f {key}\n"
             f"setsid sh -c 'echo $$ >{disk}/sshd.pid; exec {sshd}' &\n",
         )
+        if rsync := shutil.which("rsync"):
+            self._program("rsync", _RSYNC.format(folder=folder, rsync=rsync))
         self._program("ssh-keygen", "exit 0\n")  # the keys of this machine are its own
         self._program(
             "nvidia-smi",

@@ -13,7 +13,7 @@ from dure.pods.emulator.faults import ApiRefusal, Fault, FaultCounts, check_fiel
 
 __all__ = ["DATA_CENTERS", "AccountVolumes"]
 
-DATA_CENTERS = ("EMU-1", "EMU-2")
+DATA_CENTERS = ("EMU-1", "EMU-2", "EU-RO-1")
 _CREATE = {"name", "size", "dataCenter", "type"}
 _SMALLEST, _LARGEST = 10, 4096
 
