@@ -43,8 +43,19 @@ def test_explain_shows_every_rule_and_the_choice(routed: Dure) -> None:
     """What each saw, whom it excluded, and last the predictions with their price."""
     done = routed("route", "explain", "Tell me a story.", "--model", "large", "-n", "100")
     assert done.returncode == 0, done.stderr
-    rules = ["target", "privacy", "model", "tools", "vision", "context", "health", "queue", "money"]
-    assert [line.split()[0] for line in done.stdout.splitlines()[1:10]] == rules
+    rules = [
+        "target",
+        "privacy",
+        "model",
+        "dialect",
+        "tools",
+        "vision",
+        "context",
+        "health",
+        "queue",
+        "money",
+    ]
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:11]] == rules
     last = done.stdout.splitlines()[-1]
     assert re.fullmatch(r"board: \S+ s predicted; cloud \S+ s, \$\S+ \((quickest|thrifty)\)", last)
 

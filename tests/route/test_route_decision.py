@@ -32,6 +32,7 @@ facts_of_one = st.builds(
     parallel=st.integers(1, 8),
     turn_s=st.floats(0, 300),
     cached_tokens=st.integers(0, 5000),
+    speaks=st.sampled_from((True, True, False)),
     models=st.sampled_from((("small",), ("small", "large"), ("large",))),
     context=st.sampled_from((None, 2048, 32768)),
     spent_usd=USD,
@@ -319,6 +320,7 @@ def test_refusals_name_the_rule_that_left_nobody() -> None:
     cases: dict[str, tuple[dict[str, Any], UpstreamFacts]] = {
         "no-target": ({"target": "desk"}, IDLE),
         "no-model": ({"model": "large"}, IDLE),
+        "no-dialect": ({}, msgspec.structs.replace(IDLE, speaks=False)),
         "no-tools": ({"tools": True}, IDLE),
         "no-vision": ({"vision": True}, IDLE),
         "too-long": ({"prompt_tokens": 9000}, IDLE),

@@ -15,7 +15,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Mode = Literal[
-    "whole", "stream", "dies-before", "dies-after", "busy", "loading", "fault", "hangs", "endless"
+    "whole",
+    "stream",
+    "dies-before",
+    "dies-after",
+    "busy",
+    "loading",
+    "fault",
+    "not-found",
+    "not-supported",
+    "hangs",
+    "endless",
 ]
 EVENTS = (
     b'data: {"choices":[{"delta":{"content":"The "}}]}\n\n',
@@ -31,6 +41,8 @@ FIXED: Mapping[str, tuple[int, bytes, str]] = {
     "whole": (200, WHOLE, ""),
     "busy": (429, b'{"error":{"message":"enough"}}', "retry-after: 60\r\n"),
     "loading": (503, b'{"error":{"message":"Loading model"}}', "retry-after: 60\r\n"),
+    "not-found": (404, b'{"error":{"message":"no model is named so"}}', ""),
+    "not-supported": (501, b'{"error":{"message":"it does not embed"}}', ""),
     "fault": (500, b'{"error":{"message":"a bug"}}', ""),
 }
 
@@ -48,14 +60,15 @@ class Seen:
 class ScriptedUpstream:
     """How it answers, and what it was asked.
 
-    models_page: instead of the list of its models. pieces: of a stream, sent one by one. requests: those
-    that came through a router. answering: an answer has begun, or hangs. left: a client hung up before
-    the end of its answer.
+    models_page: instead of the list of its models. absent: addresses that it does not have. pieces: of a
+    stream, sent one by one. requests: those that came through a router. answering: an answer has begun,
+    or hangs. left: a client hung up before the end of its answer.
     """
 
     url: str = ""
     models: Sequence[str] = ("small",)
     models_page: bytes = b""
+    absent: Sequence[str] = ()
     mode: Mode = "whole"
     pieces: Sequence[bytes] = EVENTS
     requests: list[Seen] = field(default_factory=list)
@@ -101,6 +114,9 @@ class ScriptedUpstream:
         else:
             if "x-request-id" in seen.headers:  # it is no request of the router's own
                 self.requests.append(seen)
+            if seen.path in self.absent or seen.path.endswith("-of-nobody"):
+                _write(writer, 404, b'{"detail":"Nothing at %s"}' % seen.path.encode())
+                return True
             return await self._as_told(writer)
         return True
 

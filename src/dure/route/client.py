@@ -181,6 +181,7 @@ class UpstreamAnswer:
 
     def __init__(self, client: HttpClient, connection: _Connection, silence_s: float) -> None:
         self._client, self._connection, self._silence_s = client, connection, silence_s
+        self._has_ended = False
 
     @property
     def status(self) -> int:
@@ -198,8 +199,9 @@ class UpstreamAnswer:
 
     async def piece(self) -> bytes:
         """Return what has come since, b"" at the end. Raises UpstreamError if it broke off."""
-        data = await self._connection.wait_body(self._silence_s)
-        if not data:
+        data = b"" if self._has_ended else await self._connection.wait_body(self._silence_s)
+        if not data and not self._has_ended:
+            self._has_ended = True
             self._release()
         return data
 
@@ -215,8 +217,9 @@ class UpstreamAnswer:
         return b"".join(pieces)
 
     def abort(self) -> None:
-        """End the answer: the upstream sees that nobody wants it any more."""
-        self._connection.close()
+        """End the answer: the upstream sees that nobody wants it any more. One that has ended stays so."""
+        if not self._has_ended:  # its connection may have another one by now
+            self._connection.close()
 
     def _release(self) -> None:
         if self._connection.may_be_kept:

@@ -27,7 +27,16 @@ quickest: it finishes first. thrifty: another finishes sooner, and costs more th
 """
 
 RefusalCode = Literal[
-    "no-target", "private", "no-model", "no-tools", "no-vision", "too-long", "down", "full", "spent"
+    "no-target",
+    "private",
+    "no-model",
+    "no-dialect",
+    "no-tools",
+    "no-vision",
+    "too-long",
+    "down",
+    "full",
+    "spent",
 ]
 """Which rule excluded the last upstream."""
 
@@ -113,6 +122,10 @@ def _lacks(wanted: str, known: Sequence[str]) -> bool:
     return bool(wanted) and wanted not in known and f"{wanted}:latest" not in known
 
 
+def _without_dialect(case: _Case, one: Upstream) -> str:
+    return "" if case.facts[one.name].speaks else "has no such address"
+
+
 def _without_tools(case: _Case, one: Upstream) -> str:
     return "has no tools" if case.request.tools and not one.tools else ""
 
@@ -180,6 +193,7 @@ _RULES: tuple[tuple[str, RefusalCode, Callable[[_Case], str], _Exclude], ...] = 
         _outside,
     ),
     ("model", "no-model", lambda case: case.request.model or "any", _without_model),
+    ("dialect", "no-dialect", lambda case: case.request.dialect, _without_dialect),
     ("tools", "no-tools", lambda case: "wanted" if case.request.tools else "none", _without_tools),
     (
         "vision",

@@ -100,11 +100,13 @@ DIALECTS: Mapping[str, Dialect] = {
 
 
 class RoutedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request as the router sees it. model: "" if any will do; named: as the body has it.
+    """A request as the router sees it. path: its address.
 
-    prompt: the bytes that hold it. most: tokens of the answer at most, None if it does not say.
+    model: "" if any will do; named: as the body has it. prompt: the bytes that hold it. most: tokens of
+    the answer at most, None if it does not say.
     """
 
+    path: str
     dialect: Dialect
     model: str
     named: str
@@ -145,6 +147,7 @@ def read_request(path: str, body: bytes, targets: Sequence[str], target: str = "
         model, behind = named, ""
     prompt = b"\n".join(bytes(fields[name]) for name in dialect.prompt if name in fields)
     return RoutedRequest(
+        path=path,
         dialect=dialect,
         model="" if model in AUTO else model,
         named=named,

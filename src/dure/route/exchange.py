@@ -15,6 +15,7 @@ from dure.http.access_log import RequestRecord, record_of
 from dure.http.guards.access import owner_of
 from dure.http.guards.asgi import Headers, Receive, Scope, Send, header, with_headers
 from dure.http.guards.refusal import Refusal, refuse
+from dure.route.addresses import MAY_LACK
 from dure.route.answer_watch import AnswerWatch
 from dure.route.client import Answer, UpstreamError
 from dure.route.decision_log import DecisionLog, RoutedLine, RouteOutcome
@@ -53,6 +54,7 @@ class Exchange:
         self._record = record_of(scope) or RequestRecord("")
         self._path: str = scope["path"]
         self._held: _Held | None = None
+        self._absent: _Held | None = None  # who said so lacks this address
         self._is_gone = False
         self._n_lost = 0
         self._failures: list[str] = []
@@ -100,7 +102,8 @@ class Exchange:
                 return
             if await self._attempt(plan, watcher):
                 return
-            skip.append(plan.decision.target)
+            if not self._router.upstreams[plan.decision.target].addresses.lacks(self._path):
+                skip.append(plan.decision.target)
             if self._n_lost == _MOST_LOST:
                 watcher.cancel()
                 text = f"the upstreams broke off at this request: {'; '.join(self._failures)}"
@@ -111,8 +114,9 @@ class Exchange:
         """Answer that nobody does: with what the last upstream said, if it said anything."""
         self._write(plan, None)
         decision = plan.decision
-        if self._held is not None:
-            await self._send_held(self._held, decision.refusal or "")
+        held = self._absent if decision.refusal == "no-dialect" else self._held
+        if held is not None:
+            await self._send_held(held, decision.refusal or "")
             return
         refusal = refusal_of(decision, plan.request, self._router.rules, self._failures)
         await self._send_refusal(refusal, decision.refusal or "")
@@ -142,6 +146,14 @@ class Exchange:
             if answer.status in _PASSED_OVER:
                 await self._hold(live, answer)
                 return False
+            if answer.status in MAY_LACK:
+                held = await self._not_there(live, answer)
+                if held is None:
+                    return False
+                status, is_whole = answer.status, True
+                watcher.cancel()
+                await self._send_held(held, plan.decision.reason or "")
+                return True
             piece = await answer.piece()
             status = answer.status
             is_whole = await self._pass_on(plan, answer, piece, watch, watcher)
@@ -178,6 +190,16 @@ class Exchange:
         self._router.refused(live, answer.status, float(wait) if wait.isdigit() else None)
         if answer.status not in _KEY_REFUSED and len(body) <= _MOST_HELD_BYTES:
             self._held = _Held(answer.status, answer.headers, body, live.name)
+
+    async def _not_there(self, live: LiveUpstream, answer: UpstreamAnswer) -> _Held | None:
+        """Return the answer; None if it says that the upstream lacks the address, which others may have."""
+        body = await answer.body()
+        held = _Held(answer.status, answer.headers, body, live.name)
+        key = live.key_headers()
+        if not await live.addresses.learn(live.client, key, self._path, answer.status, body):
+            return held
+        self._absent = held
+        return None
 
     async def _pass_on(
         self,

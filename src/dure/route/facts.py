@@ -50,7 +50,7 @@ class UpstreamFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     ready_s: until it takes requests: the rest of its start, or of its cool-down. turn_s: until one of its
     places is free for this request. parallel: answers at once. context None: not known. cached_tokens: of
-    this prompt. spent_usd: today.
+    this prompt. speaks: it has the address of this request. spent_usd: today.
     """
 
     state: State = "up"
@@ -62,6 +62,7 @@ class UpstreamFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     parallel: int = 1
     turn_s: float = 0.0
     cached_tokens: int = 0
+    speaks: bool = True
     models: tuple[str, ...] = ()
     context: int | None = None
     spent_usd: float = 0.0

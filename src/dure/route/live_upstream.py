@@ -12,6 +12,7 @@ from pathlib import Path
 from dure.errors import UsageError
 from dure.http.guards.asgi import Headers
 from dure.private_file import private_text
+from dure.route.addresses import Addresses
 from dure.route.client import Client, HttpClient
 from dure.route.facts import State, UpstreamFacts
 from dure.route.health import UpstreamHealth
@@ -54,6 +55,7 @@ class LiveUpstream:
         self._url = upstream.url
         self._client = self._connected(upstream.url)
         self.health = UpstreamHealth()
+        self.addresses = Addresses()
         self.places = Places()
         self.others = 0
         self.is_to_be_measured = upstream.measure and upstream.in_house and upstream.is_free
@@ -94,6 +96,7 @@ class LiveUpstream:
         """Speak to it at another address from now on, as after a start that gave it one."""
         if url != self._url:
             self._client.close()
+            self.addresses.forget()
             self._url, self._client = url, self._connected(url)
 
     def learn_shape(self) -> None:
@@ -115,9 +118,9 @@ class LiveUpstream:
         return "loading" if self.health.status == "loading" else "up"
 
     def facts(
-        self, hashes: Sequence[bytes], tokens_per_byte: float, spent_usd: float
+        self, path: str, hashes: Sequence[bytes], tokens_per_byte: float, spent_usd: float
     ) -> UpstreamFacts:
-        """Return what a decision needs to know. hashes: of the request's prompt."""
+        """Return what a decision needs to know. path: of the request; hashes: of its prompt."""
         now_s = time.monotonic()
         state = self.state(now_s)
         active = len(self.places) + self.others
@@ -134,6 +137,7 @@ class LiveUpstream:
             parallel=self.parallel,
             turn_s=self.places.turn_s(now_s, self.parallel, self.others, request_s),
             cached_tokens=self.learned.cached(int(seen)),
+            speaks=not self.addresses.lacks(path),
             models=self.models,
             context=self.context,
             spent_usd=spent_usd + self.promised_usd,

@@ -116,7 +116,7 @@ class Router:
         per_byte = tokens / n_bytes if n_bytes else 0.0
         today = _today()
         return {
-            name: live.facts(hashes, per_byte, self.learned.spent(name, today))
+            name: live.facts(routed.path, hashes, per_byte, self.learned.spent(name, today))
             for name, live in self.upstreams.items()
         }
 

@@ -74,6 +74,7 @@ async def look(live: LiveUpstream, *, with_shape: bool = True) -> None:
             if live.health.status == "up":
                 if not was_up:
                     live.prefixes.clear()  # it may have been started anew
+                    live.addresses.forget()
                 await _ask_queue(live)
                 if with_shape or not was_up:
                     await _ask_shape(live)
