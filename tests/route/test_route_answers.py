@@ -79,6 +79,9 @@ def test_times_are_the_upstreams_if_it_tells_them() -> None:
 def test_a_comment_is_no_beginning() -> None:
     """It says that the upstream is there still, while it reads the prompt."""
     assert seen(b": keep-alive\n\n", event(x=1)).first_s == 2.0
+    assert seen(b": keep", b"-alive", b"\n", b"\r\n: data: x\r\n", event(x=1)).first_s == 5.0
+    assert seen(b": keep-alive\n\n" + event(x=1)).first_s == 1.0
+    assert seen(b": keep", b"-alive\ndata: x").first_s == 2.0
 
 
 def test_a_text_that_looks_like_figures_is_a_text() -> None:

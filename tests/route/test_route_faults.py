@@ -73,6 +73,49 @@ def test_an_answer_that_has_begun_is_ended_by_an_error(tmp_path: Path) -> None:
         assert b"event: error\ndata: " in answer.content
 
 
+COMMENT = b": keep-alive\n\n"
+
+
+def test_a_stream_of_comments_goes_on_elsewhere(tmp_path: Path) -> None:
+    """They keep the client waiting, and say nothing: if the upstream dies, the other one answers."""
+    with pair(tmp_path, "dies-after", "stream") as (router, one, two):
+        one.pieces = [COMMENT[:5]]
+        two.pieces = [COMMENT, *EVENTS]
+        answer = ask(router, stream=True)
+        assert answer.status_code == 200
+        told = COMMENT[:5] + b"\n\n: answered by two\n\n" + COMMENT
+        assert answer.content == told + b"".join(EVENTS)
+        router.stop()
+        lines = router.log()
+        assert [line.target for line in lines] == ["one", "two"]
+        outcomes = [line.outcome for line in lines if line.outcome]
+        assert [(one.whole, one.first_s > 0) for one in outcomes] == [(False, False), (True, True)]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_after_comments_an_error_is_an_event(tmp_path: Path, path: str) -> None:
+    """The status has been sent: what the other upstream says, or that nobody is left, ends the stream."""
+    event = b"event: error\n" if path == "/v1/messages" else b""
+    with pair(tmp_path, "dies-after", "fault") as (router, one, two):
+        one.pieces = [COMMENT]
+        answer = ask(router, path, stream=True)
+        told = COMMENT + event + b'data: {"error":{"message":"a bug"}}\n\n'
+        assert (answer.status_code, answer.content) == (200, told)
+        two.close()
+        answer = ask(router, path, stream=True)
+        assert answer.content.startswith(COMMENT + event + b'data: {"')
+        assert b"no upstream answers now (one closed the connection" in answer.content
+
+
+def test_an_event_after_comments_is_the_beginning(tmp_path: Path) -> None:
+    """Nobody else begins the answer anew."""
+    with pair(tmp_path, "dies-after", "stream") as (router, one, two):
+        one.pieces = [COMMENT + EVENTS[0]]
+        answer = ask(router, stream=True)
+        assert answer.content.startswith(COMMENT + EVENTS[0] + b'data: {"error"')
+        assert two.requests == []
+
+
 def test_a_refusal_of_the_upstream_reaches_the_client(tmp_path: Path) -> None:
     """A mistake of the client's is answered by the first, and asked of nobody else; so is a fault."""
     with pair(tmp_path, "fault") as (router, _, two):

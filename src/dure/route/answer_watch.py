@@ -32,10 +32,15 @@ _PROMPT_NS, _ANSWER_NS = _number("prompt_eval_duration"), _number("eval_duration
 
 
 class AnswerWatch:
-    """Sees the pieces of one answer. first_s, last_s: when the first and the last came, since `start_s`."""
+    """Sees the pieces of one answer.
+
+    first_s, last_s: when the first and the last came, since `start_s`. has_begun: more came than comments,
+    which only say that somebody is there still.
+    """
 
     def __init__(self, start_s: float) -> None:
         self._start_s = start_s
+        self.has_begun = self._in_comment = False
         self._head, self._tail = bytearray(), bytearray()
         self._n_events = 0
         self.first_s = self.last_s = 0.0
@@ -43,8 +48,8 @@ class AnswerWatch:
 
     def see(self, piece: bytes, now_s: float) -> None:
         """See a piece of the answer."""
-        if not self.first_s and not piece.startswith(b":"):  # a comment only says: still here
-            self.first_s = now_s - self._start_s
+        if not self.has_begun and self._begins(piece):
+            self.has_begun, self.first_s = True, now_s - self._start_s
         self.last_s = now_s - self._start_s
         self.n_bytes += len(piece)
         self._n_events += piece.count(b"data:")
@@ -54,11 +59,14 @@ class AnswerWatch:
         if len(self._tail) > 2 * _KEPT_BYTES:
             del self._tail[:-_KEPT_BYTES]
 
-    def line_end(self) -> bytes:
-        """Return what ends the line, and the event, that the answer broke off in."""
-        if self._tail.endswith(b"\n\n") or not self._tail:
-            return b""
-        return b"\n" if self._tail.endswith(b"\n") else b"\n\n"
+    def _begins(self, piece: bytes) -> bool:
+        """Return whether a piece has more than comments and empty lines. It may end within a comment."""
+        for line in piece.splitlines(keepends=True):
+            self._in_comment |= line.startswith(b":")
+            if not self._in_comment and line.strip(b"\r\n"):
+                return True
+            self._in_comment &= not line.endswith((b"\r", b"\n"))
+        return False
 
     def measured(self, *, load: int, waited: bool, believed_cached: int) -> Measured:
         """Return how the answer went, from what the upstream says, or else from its pieces."""

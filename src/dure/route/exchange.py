@@ -1,28 +1,29 @@
 """Takes one request to an upstream and its answer back, byte for byte.
 
 An answer that has begun is never begun elsewhere; until then, an upstream that fails or is busy is passed
-over. A client that hangs up ends its request upstream. Refuses to know how upstreams are chosen.
+over. Comments in a stream are no beginning. A client that hangs up ends its request upstream.
+Refuses to know how upstreams are chosen.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 
 from dure.errors import UsageError
 from dure.http.access_log import RequestRecord, record_of
 from dure.http.guards.access import owner_of
-from dure.http.guards.asgi import Headers, Receive, Scope, Send, header, with_headers
-from dure.http.guards.refusal import Refusal, refuse
+from dure.http.guards.asgi import Receive, Scope, Send, header
+from dure.http.guards.refusal import Refusal
 from dure.route.addresses import MAY_LACK
 from dure.route.answer_watch import AnswerWatch
 from dure.route.client import Answer, UpstreamError
 from dure.route.decision_log import DecisionLog, RoutedLine, RouteOutcome
 from dure.route.dialects import RoutedRequest, read_request
-from dure.route.headers import PRIVATE, REASON, TARGET, to_client, to_upstream
+from dure.route.headers import PRIVATE, TARGET, to_upstream
 from dure.route.live_upstream import LiveUpstream
 from dure.route.refusals import refusal_of
+from dure.route.reply import HeldAnswer, Reply
 from dure.route.router import RoutePlan, Router
 
 __all__ = ["Exchange"]
@@ -33,16 +34,6 @@ _MOST_HELD_BYTES = 64 * 1024
 _MOST_LOST = 2  # upstreams that broke off at one request: it may be what kills them
 
 
-@dataclass(frozen=True)
-class _Held:
-    """An upstream's refusal, sent on if no other upstream is left."""
-
-    status: int
-    headers: Headers
-    body: bytes
-    target: str
-
-
 class Exchange:
     """One request on its way. Call `run` once."""
 
@@ -50,11 +41,12 @@ class Exchange:
         self, router: Router, log: DecisionLog, scope: Scope, receive: Receive, send: Send
     ) -> None:
         self._router, self._log = router, log
-        self._scope, self._receive, self._send = scope, receive, send
+        self._scope, self._receive = scope, receive
         self._record = record_of(scope) or RequestRecord("")
         self._path: str = scope["path"]
-        self._held: _Held | None = None
-        self._absent: _Held | None = None  # who said so lacks this address
+        self._reply = Reply(send, self._path)
+        self._held: HeldAnswer | None = None
+        self._absent: HeldAnswer | None = None  # who said so lacks this address
         self._is_gone = False
         self._n_lost = 0
         self._failures: list[str] = []
@@ -66,7 +58,7 @@ class Exchange:
         try:
             routed = read_request(self._path, body, tuple(self._router.upstreams), target)
         except UsageError as error:
-            await refuse(self._send, Refusal(400, str(error)), self._path)
+            await self._reply.refuse(Refusal(400, str(error)), "")
             return
         task = asyncio.current_task()
         assert task is not None
@@ -107,7 +99,7 @@ class Exchange:
             if self._n_lost == _MOST_LOST:
                 watcher.cancel()
                 text = f"the upstreams broke off at this request: {'; '.join(self._failures)}"
-                await self._send_refusal(Refusal(502, text), "lost")
+                await self._reply.refuse(Refusal(502, text), "lost")
                 return
 
     async def _refuse(self, plan: RoutePlan) -> None:
@@ -116,19 +108,10 @@ class Exchange:
         decision = plan.decision
         held = self._absent if decision.refusal == "no-dialect" else self._held
         if held is not None:
-            await self._send_held(held, decision.refusal or "")
+            await self._reply.whole(held, decision.refusal or "")
             return
         refusal = refusal_of(decision, plan.request, self._router.rules, self._failures)
-        await self._send_refusal(refusal, decision.refusal or "")
-
-    async def _send_held(self, held: _Held, code: str) -> None:
-        headers = to_client(held.headers, held.target, code)
-        await self._send({"type": "http.response.start", "status": held.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": held.body})
-
-    async def _send_refusal(self, refusal: Refusal, code: str) -> None:
-        send = with_headers(self._send, lambda: [(REASON, code.encode())])
-        await refuse(send, refusal, self._path)
+        await self._reply.refuse(refusal, decision.refusal or "")
 
     # ---------------------------------------------------------------- one upstream
 
@@ -146,17 +129,12 @@ class Exchange:
             if answer.status in _PASSED_OVER:
                 await self._hold(live, answer)
                 return False
-            if answer.status in MAY_LACK:
-                held = await self._not_there(live, answer)
-                if held is None:
-                    return False
-                status, is_whole = answer.status, True
-                watcher.cancel()
-                await self._send_held(held, plan.decision.reason or "")
-                return True
-            piece = await answer.piece()
+            is_at_once = answer.status in MAY_LACK or not self._reply.may_begin(answer)
+            if is_at_once and not (is_whole := await self._whole(plan, live, answer)):
+                return False
             status = answer.status
-            is_whole = await self._pass_on(plan, answer, piece, watch, watcher)
+            if not is_at_once:
+                is_whole = await self._pass_on(plan, answer, watch, watcher)
             return True
         except UpstreamError as error:
             self._router.failed(live, error)
@@ -189,51 +167,52 @@ class Exchange:
         wait = next((value for name, value in answer.headers if name == b"retry-after"), b"")
         self._router.refused(live, answer.status, float(wait) if wait.isdigit() else None)
         if answer.status not in _KEY_REFUSED and len(body) <= _MOST_HELD_BYTES:
-            self._held = _Held(answer.status, answer.headers, body, live.name)
+            self._held = HeldAnswer(answer.status, answer.headers, body, live.name)
 
-    async def _not_there(self, live: LiveUpstream, answer: UpstreamAnswer) -> _Held | None:
-        """Return the answer; None if it says that the upstream lacks the address, which others may have."""
+    async def _whole(self, plan: RoutePlan, live: LiveUpstream, answer: Answer) -> bool:
+        """Send an answer at once; return False if it says that the upstream lacks the address.
+
+        Others may have it.
+        """
         body = await answer.body()
-        held = _Held(answer.status, answer.headers, body, live.name)
-        key = live.key_headers()
-        if not await live.addresses.learn(live.client, key, self._path, answer.status, body):
-            return held
-        self._absent = held
-        return None
+        held = HeldAnswer(answer.status, answer.headers, body, live.name)
+        if held.status in MAY_LACK:
+            key, learn = live.key_headers(), live.addresses.learn
+            if await learn(live.client, key, self._path, held.status, body):
+                self._absent = held
+                return False
+        await self._reply.whole(held, plan.decision.reason or "")
+        return True
 
     async def _pass_on(
         self,
         plan: RoutePlan,
         answer: Answer,
-        piece: bytes,
         watch: AnswerWatch,
         watcher: asyncio.Task[None],
     ) -> bool:
-        """Send an answer on as it comes; return whether it came to its end."""
-        decision = plan.decision
-        headers = to_client(answer.headers, decision.target, decision.reason or "")
-        start = {"type": "http.response.start", "status": answer.status, "headers": headers}
-        await self._send(start)
+        """Send an answer on as it comes; return whether it came to its end.
+
+        Raises UpstreamError if it broke off and another upstream may answer instead.
+        """
+        decision, reply = plan.decision, self._reply
+        piece = await answer.piece()
+        await reply.begin(answer.status, answer.headers, decision.target, decision.reason or "")
         while piece:
             watch.see(piece, time.monotonic())
-            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            await reply.piece(piece)
             try:
                 piece = await answer.piece()
             except UpstreamError as error:
+                if reply.is_open and not watch.has_begun:
+                    raise
                 self._router.failed(self._router.upstreams[decision.target], error)
                 watcher.cancel()
-                await self._break_off(answer, watch, f"{decision.target} {error}")
+                await reply.break_off(f"the answer broke off: {decision.target} {error}")
                 return False
         watcher.cancel()
-        await self._send({"type": "http.response.body", "body": b""})
+        await reply.end()
         return True
-
-    async def _break_off(self, answer: Answer, watch: AnswerWatch, why: str) -> None:
-        """End an answer whose upstream is gone: a stream by an error, another one by cutting it short."""
-        kind = next((value for name, value in answer.headers if name == b"content-type"), b"")
-        if last := Refusal(502, f"the answer broke off: {why}").stream_end(self._path, kind):
-            body = watch.line_end() + last
-            await self._send({"type": "http.response.body", "body": body})
 
     # ---------------------------------------------------------------- afterwards
 
@@ -261,7 +240,9 @@ class Exchange:
             self._note(plan, measured.prompt_tokens, measured.answer_tokens, watch.first_s)
         else:  # a rented machine was busy all the same, and tokens are paid that have come
             tokens = measured.prompt_tokens or plan.request.prompt_tokens
-            counts = (tokens, measured.answer_tokens) if watch.n_bytes and status < 400 else (0, 0)
+            counts = (
+                (tokens, measured.answer_tokens) if watch.has_begun and status < 400 else (0, 0)
+            )
             usd = self._router.paid(live, busy_s, *counts)
         outcome = RouteOutcome(
             status=status,

@@ -13,7 +13,7 @@ from typing import Any
 
 from dure.http.guards.asgi import Headers, Send
 
-__all__ = ["Refusal", "refuse"]
+__all__ = ["Refusal", "refuse", "stream_error"]
 
 # status: type in the OpenAI envelope (llama-server's names), type in Anthropic's
 _KINDS = {
@@ -62,11 +62,7 @@ class Refusal:
 
     def stream_end(self, path: str, content_type: bytes) -> bytes:
         """Return what ends a stream that has begun: an event, or a line of JSON; b"" for other types."""
-        body = self.body(path)
-        if content_type.startswith(b"text/event-stream"):
-            event = b"event: error\n" if _is_anthropic(path) else b""
-            return event + b"data: " + body + b"\n\n"
-        return body + b"\n" if content_type.startswith(b"application/x-ndjson") else b""
+        return stream_error(self.body(path), path, content_type)
 
     def _error(self, path: str) -> dict[str, Any]:
         kind, anthropic = _KINDS[self.status]
@@ -76,6 +72,15 @@ class Refusal:
             return {"error": self.message}
         error = {"code": self.status, "message": self.message, "type": kind, "param": None}
         return {"error": error}
+
+
+def stream_error(body: bytes, path: str, content_type: bytes) -> bytes:
+    """Return an error, as the dialect of `path` writes it, as the end of a stream; b"" for other types."""
+    line = b" ".join(body.splitlines())
+    if content_type.startswith(b"text/event-stream"):
+        event = b"event: error\n" if _is_anthropic(path) else b""
+        return event + b"data: " + line + b"\n\n"
+    return line + b"\n" if content_type.startswith(b"application/x-ndjson") else b""
 
 
 def _is_anthropic(path: str) -> bool:
