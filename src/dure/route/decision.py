@@ -119,7 +119,9 @@ def _without_model(case: _Case, one: Upstream) -> str:
 
 
 def _lacks(wanted: str, known: Sequence[str]) -> bool:
-    return bool(wanted) and wanted not in known and f"{wanted}:latest" not in known
+    """Return whether no name is the wanted one; Ollama's clients may add `:latest`, or leave it out."""
+    bare = wanted.removesuffix(":latest")
+    return bool(wanted) and not {wanted, bare, f"{bare}:latest"} & {*known}
 
 
 def _without_dialect(case: _Case, one: Upstream) -> str:

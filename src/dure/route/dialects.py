@@ -15,9 +15,12 @@ import msgspec
 
 from dure.errors import UsageError
 
-__all__ = ["AUTO", "DIALECTS", "Dialect", "RoutedRequest", "read_request"]
+__all__ = ["AUTO", "DIALECTS", "SHOW", "Dialect", "RoutedRequest", "read_request"]
 
-AUTO = frozenset({"", "auto"})  # names of a model that leave the choice to the router
+SHOW = "/api/show"  # Ollama's description of a model
+AUTO = frozenset(
+    {"", "auto", "auto:latest"}
+)  # names of a model that leave the choice to the router
 _IMAGES = re.compile(rb'"(?:image_url|input_image|images|image)"')
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -27,14 +30,16 @@ class Dialect:
     """How the requests of an address are read.
 
     prompt: the fields that hold it, in the order in which a model reads them. most: those that limit the
-    answer, the first that is given counts; inside: the field that these are in. answers: tokens are
-    generated. count: the address that counts this prompt's tokens, "" if there is none.
+    answer, the first that is given counts; inside: the field that these are in. naming: those that name
+    the model, the first that is given counts. answers: tokens are generated. count: the address that
+    counts this prompt's tokens, "" if there is none.
     """
 
     name: str
     prompt: tuple[str, ...]
     most: tuple[str, ...] = ()
     inside: str = ""
+    naming: tuple[str, ...] = ("model",)
     answers: bool = True
     count: str = ""
 
@@ -94,7 +99,7 @@ DIALECTS: Mapping[str, Dialect] = {
     "/v1/messages/count_tokens": Dialect("tokens", _MESSAGES.prompt, answers=False),
     "/v1/chat/completions/input_tokens": _TOKENS,
     "/chat/completions/input_tokens": _TOKENS,
-    "/api/show": Dialect("tokens", (), answers=False),
+    SHOW: Dialect("show", (), naming=("model", "name"), answers=False),
 }
 """The addresses that are routed."""
 
@@ -139,7 +144,7 @@ def read_request(path: str, body: bytes, targets: Sequence[str], target: str = "
     """
     dialect = DIALECTS[path]
     fields = _fields(body)
-    named = _value(fields, "model", "")
+    named = next((found for name in dialect.naming if (found := _value(fields, name, ""))), "")
     if not isinstance(named, str):
         raise UsageError("model is no text", "give the name of a model, or leave it out")
     model, separator, behind = named.rpartition("@")

@@ -19,9 +19,10 @@ from dure.route.addresses import MAY_LACK
 from dure.route.answer_watch import AnswerWatch
 from dure.route.client import Answer, UpstreamError
 from dure.route.decision_log import DecisionLog, RoutedLine, RouteOutcome
-from dure.route.dialects import RoutedRequest, read_request
+from dure.route.dialects import SHOW, RoutedRequest, read_request
 from dure.route.headers import PRIVATE, TARGET, to_upstream
 from dure.route.live_upstream import LiveUpstream
+from dure.route.ollama_pages import shown
 from dure.route.refusals import refusal_of
 from dure.route.reply import HeldAnswer, Reply
 from dure.route.router import RoutePlan, Router
@@ -62,6 +63,9 @@ class Exchange:
             return
         task = asyncio.current_task()
         assert task is not None
+        if self._path == SHOW and not routed.model and not routed.target:
+            await self._reply.own(shown(self._router, ""))
+            return
         watcher = asyncio.create_task(self._end_when_gone(task))
         try:
             await self._answer(routed, watcher)
@@ -106,6 +110,9 @@ class Exchange:
         """Answer that nobody does: with what the last upstream said, if it said anything."""
         self._write(plan, None)
         decision = plan.decision
+        if self._path == SHOW and decision.refusal == "no-dialect":
+            await self._reply.own(shown(self._router, plan.request.model))
+            return
         held = self._absent if decision.refusal == "no-dialect" else self._held
         if held is not None:
             await self._reply.whole(held, decision.refusal or "")

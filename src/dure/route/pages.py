@@ -1,23 +1,40 @@
-"""Answers what a router answers itself: its health, and the models of all upstreams as one list.
+"""Answers what a router answers itself: how it is, and the models of all upstreams as one list.
 
-Knows the lists of OpenAI's, Anthropic's and Ollama's APIs. Refuses to route.
+Knows the lists of OpenAI's and Anthropic's APIs, and llama-server's properties. Refuses to route.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from dure.route import ollama_pages
 from dure.route.live_upstream import LiveUpstream
 from dure.route.router import Router
 
-__all__ = ["PAGES"]
+__all__ = ["OF_ONE_SERVER", "PAGES", "page"]
 
 _NO_TIME = 0  # when a model was made is not known here
 
 
-def _health(router: Router) -> tuple[int, Any]:
+async def page(router: Router, path: str) -> tuple[int, Any] | None:
+    """Return the status and the content of a page, a text or what becomes JSON; None if there is none."""
+    if path in PAGES:
+        await router.look_here()
+        return await PAGES[path](router)
+    for beginning in ("/v1/models/", "/models/"):
+        if path.startswith(beginning):
+            await router.look_here()
+            return _model(router, path.removeprefix(beginning))
+    return None
+
+
+async def _hello(_: Router) -> tuple[int, Any]:
+    return 200, "dure is running: it routes requests to other servers\n"
+
+
+async def _health(router: Router) -> tuple[int, Any]:
     states = {name: live.health.status for name, live in router.upstreams.items()}
     if any(live.health.status == "up" for live in router.upstreams.values()):
         return 200, {"status": "ok", "upstreams": states}
@@ -26,23 +43,36 @@ def _health(router: Router) -> tuple[int, Any]:
     return 503, {"error": error, "upstreams": states}
 
 
-def _served(router: Router) -> dict[str, list[LiveUpstream]]:
-    """Return who serves each model, in the order of the rules."""
-    found: dict[str, list[LiveUpstream]] = {"auto": list(router.upstreams.values())}
-    for live in router.upstreams.values():
-        for name in live.models:
-            found.setdefault(name, []).append(live)
-    return found
+async def _properties(router: Router) -> tuple[int, Any]:
+    """Return what llama-server's clients ask for, and another router: the context, and the places."""
+    up = [one for one in router.upstreams.values() if one.health.status == "up"]
+    has_images = any(one.upstream.vision for one in up)
+    return 200, {
+        "default_generation_settings": {"n_ctx": _longest(up)},
+        "total_slots": sum(one.parallel for one in up),
+        "model_path": "",
+        "model_alias": "auto",
+        "chat_template": "",
+        "modalities": {"vision": has_images, "audio": False},
+    }
 
 
-def _models(router: Router) -> tuple[int, Any]:
-    entries = [_entry(name, serving) for name, serving in _served(router).items()]
-    page = {"has_more": False, "first_id": entries[0]["id"], "last_id": entries[-1]["id"]}
-    return 200, {"object": "list", "data": entries, **page}
+async def _models(router: Router) -> tuple[int, Any]:
+    entries = [_entry(name, serving) for name, serving in router.serving().items()]
+    ends = {"has_more": False, "first_id": entries[0]["id"], "last_id": entries[-1]["id"]}
+    return 200, {"object": "list", "data": entries, **ends}
+
+
+def _model(router: Router, name: str) -> tuple[int, Any]:
+    if serving := router.serving().get(name):
+        return 200, _entry(name, serving)
+    message = f"no upstream serves {name!r}: /v1/models lists what is served"
+    error = {"code": 404, "message": message, "type": "not_found_error", "param": None}
+    return 404, {"error": error}
 
 
 def _entry(name: str, serving: list[LiveUpstream]) -> dict[str, Any]:
-    contexts = [one.context for one in serving if one.context]
+    context = _longest(serving)
     return {
         "id": name,
         "object": "model",
@@ -52,29 +82,25 @@ def _entry(name: str, serving: list[LiveUpstream]) -> dict[str, Any]:
         "created_at": datetime.fromtimestamp(_NO_TIME, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "owned_by": "dure",
         "upstreams": [one.name for one in serving],
-        "meta": {"n_ctx": max(contexts)} if contexts else None,
+        "meta": {"n_ctx": context} if context else None,
     }
 
 
-def _tags(router: Router) -> tuple[int, Any]:
-    moment = datetime.fromtimestamp(_NO_TIME, UTC).isoformat()
-    details = {"parent_model": "", "format": "", "family": "", "families": []}
-    details |= {"parameter_size": "", "quantization_level": ""}
-    shared = {"size": 0, "digest": "", "details": details, "modified_at": moment}
-    return 200, {"models": [{"name": n, "model": n, **shared} for n in _served(router)]}
+def _longest(serving: list[LiveUpstream]) -> int | None:
+    return max((one.context for one in serving if one.context), default=None)
 
 
-def _version(_: Router) -> tuple[int, Any]:
-    from importlib.metadata import version
-
-    return 200, {"version": version("dure")}
-
-
-PAGES: Mapping[str, Callable[[Router], tuple[int, Any]]] = {
+PAGES: Mapping[str, Callable[[Router], Awaitable[tuple[int, Any]]]] = {
+    "/": _hello,
     "/health": _health,
     "/v1/health": _health,
+    "/props": _properties,
     "/v1/models": _models,
     "/models": _models,
-    "/api/tags": _tags,
-    "/api/version": _version,
+    "/api/tags": ollama_pages.tags,
+    "/api/ps": ollama_pages.loaded,
+    "/api/version": ollama_pages.version,
 }
+"""The addresses that a router answers a GET at."""
+
+OF_ONE_SERVER = frozenset({"/", "/props"})  # answered by the server that a router is a part of

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from starlette.responses import PlainTextResponse, Response
+
 from dure.http.guards.asgi import App, Receive, Scope, Send
 from dure.http.guards.refusal import Refusal, refuse
 from dure.http.problems import json_response
@@ -11,13 +13,15 @@ from dure.route.decision_log import DecisionLog
 from dure.route.dialects import DIALECTS
 from dure.route.exchange import Exchange
 from dure.route.explaining import EXPLAIN, Explanations
-from dure.route.pages import PAGES
+from dure.route.pages import OF_ONE_SERVER, page
 from dure.route.router import Router
 
 __all__ = ["Proxy"]
 
 _NOTHING = Refusal(
-    404, "there is nothing at this address: a router has the addresses of `dure serve`"
+    404,
+    "there is nothing at this address: a router has the addresses of `dure serve`, but for those that are"
+    " about one server",
 )
 
 
@@ -39,15 +43,21 @@ class Proxy:
         if method == "POST" and path in self._posts:
             scope["endpoint"] = self  # it is a route, for the record
             await self._posts[path](scope, receive, send)
-        elif method in ("GET", "HEAD") and path in PAGES:
+        elif method in ("GET", "HEAD") and (found := await self._page(path)) is not None:
             scope["endpoint"] = self
-            await self._router.look_here()
-            status, content = PAGES[path](self._router)
-            await json_response(content, status)(scope, receive, send)
+            await found(scope, receive, send)
         elif self._own is not None:
             await self._own(scope, receive, send)
         else:
             await refuse(send, _NOTHING, path)
+
+    async def _page(self, path: str) -> Response | None:
+        if self._own is not None and path in OF_ONE_SERVER:
+            return None
+        if (found := await page(self._router, path)) is None:
+            return None
+        status, content = found
+        return PlainTextResponse(content) if path == "/" else json_response(content, status)
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         await Exchange(self._router, self._log, scope, receive, send).run()

@@ -7,6 +7,9 @@ can be continued by another upstream. Refuses to know upstreams.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from dure.http.guards.asgi import Headers, Send, with_headers
 from dure.http.guards.refusal import Refusal, refuse, stream_error
@@ -74,6 +77,16 @@ class Reply:
             await self._send({"type": "http.response.body", "body": held.body})
         else:
             await self._end_by(stream_error(held.body, self._path, self._kind))
+
+    async def own(self, content: Any) -> None:
+        """Send an answer of the router's own, as JSON."""
+        body = msgspec.json.encode(content)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
 
     async def refuse(self, refusal: Refusal, code: str) -> None:
         """Send why there is no answer."""

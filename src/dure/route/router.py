@@ -133,6 +133,14 @@ class Router:
             if one.upstream.in_house and facts[one.name].state == "up"
         ]
 
+    def serving(self) -> dict[str, list[LiveUpstream]]:
+        """Return who serves each model, in the order of the rules; `auto` is served by all."""
+        found: dict[str, list[LiveUpstream]] = {"auto": list(self.upstreams.values())}
+        for live in self.upstreams.values():
+            for name in live.models:
+                found.setdefault(name, []).append(live)
+        return found
+
     def spent_today(self, name: str) -> float:
         """Return what an upstream's answers have cost today, dollars."""
         return self.learned.spent(name, _today())

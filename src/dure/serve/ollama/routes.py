@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request, Response
 
 from dure.chat.task import ChatEvent, GenerationOptions
 from dure.http.body import JsonRoute
+from dure.http.ollama_release import OLLAMA_VERSION
 from dure.http.problems import NotFoundError, Problem, json_response
 from dure.http.sse import while_connected
 from dure.serve.dialect.answering import StreamFraming, StreamObject, send_answer
@@ -52,9 +53,8 @@ from dure.serve.runner import TextEvent, run_chat, run_text
 from dure.serve.runs import Run
 from dure.serve.state import CurrentServer, ServerState, caller_of
 
-__all__ = ["OLLAMA_VERSION", "router"]
+__all__ = ["router"]
 
-OLLAMA_VERSION = "0.12.6"  # whose API this is: clients ask for it to learn what they may send
 _THINK = {"enable_thinking": "think", "reasoning_effort": "think"}
 _encode = msgspec.json.Encoder().encode
 
