@@ -167,6 +167,18 @@ def test_an_upstream_that_hangs_is_given_up(tmp_path: Path) -> None:
         assert len(one.requests) == 1
 
 
+def test_a_connection_that_is_closed_after_a_stream_is_not_used_again(tmp_path: Path) -> None:
+    """The upstream does not say so before, and closes it just when the next request comes."""
+    with scripted(mode="stream-and-close") as one:
+        rules = upstream("one", one.url, measure=False)
+        with routing(tmp_path, rules) as router, httpx.Client(timeout=WAIT_S) as client:
+            for _ in range(20):
+                body = {**CHAT, "stream": True}
+                answer = client.post(f"{router.url}/v1/chat/completions", json=body)
+                assert answer.content == b"".join(EVENTS)
+            assert len(one.requests) == 20
+
+
 def test_hanging_up_ends_the_request_upstream(tmp_path: Path) -> None:
     """The upstream sees its connection close, in the middle of a stream and before it begins."""
     with pair(tmp_path, "endless") as (router, one, _):

@@ -17,6 +17,7 @@ from typing import Literal
 Mode = Literal[
     "whole",
     "stream",
+    "stream-and-close",
     "dies-before",
     "dies-after",
     "busy",
@@ -128,7 +129,7 @@ class ScriptedUpstream:
                 self.answering.set()
                 await asyncio.sleep(3600)
                 return False
-            case "stream" | "dies-after" | "endless":
+            case "stream" | "stream-and-close" | "dies-after" | "endless":
                 return await self._stream(writer)
             case mode:
                 _write(writer, *FIXED[mode])
@@ -147,6 +148,9 @@ class ScriptedUpstream:
             await _chunk(writer, self.pieces[0])
             await asyncio.sleep(0.01)
         writer.write(b"0\r\n\r\n")
+        if self.mode == "stream-and-close":  # as llama-server does, whose headers do not say so
+            await asyncio.sleep(0.02)
+            return False
         return True
 
 

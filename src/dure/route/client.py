@@ -22,6 +22,7 @@ _MOST_WAITING_BYTES = 256 * 1024  # of an answer that its reader has not taken y
 _MOST_IDLE = 64
 _IDLE_S = 4.0  # many servers close a connection that idles for 5 s
 _STALE_S = 1.0  # one that idled for less was not closed for idling
+_SETTLE_S = 0.1  # after a stream: llama-server says keep-alive, and closes the connection at once
 
 
 class UpstreamError(Exception):
@@ -141,12 +142,19 @@ class HttpClient:
     def _kept(self) -> tuple[float, _Connection] | None:
         """Return a connection that is open still, and for how long it has idled."""
         now_s = asyncio.get_running_loop().time()
-        while self._idle:
+        unsettled = list[tuple[float, _Connection]]()
+        found = None
+        while self._idle and found is None:
             since, connection = self._idle.pop()
-            if now_s - since <= _IDLE_S and connection.is_open:
-                return now_s - since, connection
-            connection.close()
-        return None
+            idle_s = now_s - since
+            if idle_s > _IDLE_S or not connection.is_open:
+                connection.close()
+            elif connection.has_streamed and idle_s < _SETTLE_S:
+                unsettled.append((since, connection))
+            else:
+                found = idle_s, connection
+        self._idle.extend(reversed(unsettled))
+        return found
 
     def keep(self, connection: _Connection) -> None:
         """Keep a connection whose answer has ended for the next request."""
@@ -245,6 +253,11 @@ class _Connection(asyncio.Protocol):
         self._n_waiting = 0
         self._has_head = self._is_complete = self._is_paused = self._got_bytes = False
         self.may_be_kept = False
+
+    @property
+    def has_streamed(self) -> bool:
+        """Whether the length of its answer was not known at the beginning."""
+        return any(name == b"transfer-encoding" for name, _ in self.headers)
 
     @property
     def is_open(self) -> bool:
