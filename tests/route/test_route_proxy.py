@@ -17,26 +17,20 @@ import openai
 import psutil
 import pytest
 
-from dure.route.decision import decide
-from dure.route.learned_file import read_learned
 from dure.route.learning import Learned
 from dure.route.measuring import measure
 from dure.route.router import Router
-from dure.route.rules_file import read_rules
 from dure.route.upstream import RouteRules, Upstream
 from dure.route.watching import look
 from tests.support.dure_server import GREEDY, MESSAGES, Home, Serving
 from tests.support.routing import Routing, routing, upstream
+from tests.support.same_answers import plain
 from tests.support.scripted_upstream import scripted
 
 WAIT_S = 60.0  # detects a hang; nothing is measured with it
 HUSH = "sk-upstream-hush-0123456789"
 CLIENT = "sk-client-hush-0123456789"
 SHORT = {**GREEDY, "max_tokens": 6}
-_CHANGING = re.compile(  # what differs between two answers to the same request
-    rb'"(?:id|created|created_at|completed_at|timings|item_id|[a-z_]*duration)":\s*'
-    rb'(?:"[^"]*"|[0-9.]+|\{[^}]*\}|null)|"sequence_number":\d+'
-)
 
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": SHORT,
@@ -94,12 +88,6 @@ def router(
 def ask(router: Routing, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
     with_key = {"authorization": f"Bearer {CLIENT}", **headers}
     return httpx.post(f"{router.url}{path}", json=body, headers=with_key, timeout=WAIT_S)
-
-
-def plain(content: bytes) -> bytes:
-    return re.sub(
-        rb"(?:chatcmpl|cmpl|resp|msg|rs)[-_][0-9a-f]{32}", b"", _CHANGING.sub(b"", content)
-    )
 
 
 def shape(value: Any) -> Any:
@@ -323,54 +311,6 @@ def test_a_new_upstream_is_measured_before_it_is_asked(servers: tuple[Serving, S
         return [live.learned.speed(live.upstream, 1).measured for live in ones]
 
     assert asyncio.run(measured()) == [True, False]
-
-
-def test_generated_requests_go_where_the_rules_say(
-    servers: tuple[Serving, Serving], tmp_path: Path
-) -> None:
-    """400 requests of all kinds: each logged decision is that of the rules, and the answer is its."""
-    chance = random.Random(3)
-    (tmp_path / "hush").write_text(HUSH)
-    (tmp_path / "hush").chmod(0o600)
-    with scripted(("small",)) as cloud:
-        rules = "[route]\ndaily-usd = 0.002\n" + upstream("one", servers[0].url)
-        rules += upstream("two", servers[1].url, key_file=f"{tmp_path}/hush", tools=False)
-        rules += upstream(
-            "cloud", cloud.url, kind="cloud", usd_per_million_answer_tokens=10, vision=True
-        )
-        with routing(tmp_path, rules) as router, httpx.Client(timeout=WAIT_S) as client:
-            targets = [_one_of_all_kinds(chance, client, router.url) for _ in range(400)]
-            router.stop()
-            lines, found = router.log(), read_rules(tmp_path / "rules.toml")
-            learned = read_learned(router.directory / "learned.json")
-    assert [line.target or line.refusal for line in lines] == targets
-    for line in lines:
-        decision = decide(found, line.request, line.facts)
-        assert (decision.target, decision.refusal or "") == (line.target, line.refusal)
-        assert not (line.request.private and line.target == "cloud")
-    assert {"one", "two", "cloud", "no-model", "private", "no-vision", "too-long"} <= set(targets)
-    assert sum(learned.spent_usd.values()) <= 0.002
-    assert learned.upstreams["one"].prompt.n > 0
-
-
-def _one_of_all_kinds(chance: random.Random, client: httpx.Client, url: str) -> str:
-    words = " ".join(chance.choice(("bell", "goat", "well")) for _ in range(chance.choice((2, 50))))
-    if chance.random() < 0.02:
-        words *= 4000
-    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    content: Any = [part] if chance.random() < 0.1 else words
-    body: dict[str, Any] = {
-        "model": chance.choice(("auto", "", "dure-demo", "small", "none", "dure-demo@two")),
-        "messages": [{"role": "user", "content": content}],
-        "max_tokens": chance.choice((1, 3)),
-    }
-    if chance.random() < 0.1:
-        body["tools"] = [{"type": "function", "function": {"name": "ring", "parameters": {}}}]
-    headers = {"x-route-private": "house"} if chance.random() < 0.3 else {}
-    if chance.random() < 0.1:
-        headers["x-route-target"] = chance.choice(("one", "cloud", "nobody"))
-    answer = client.post(f"{url}/v1/chat/completions", json=body, headers=headers)
-    return str(answer.headers.get("x-route-target") or answer.headers["x-route-reason"])
 
 
 def test_a_prompt_near_the_limit_is_counted_exactly(
