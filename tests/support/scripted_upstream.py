@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -175,12 +176,17 @@ def _write(writer: asyncio.StreamWriter, status: int, body: bytes, more: str = "
 
 @contextmanager
 def scripted(
-    models: Sequence[str] = ("small",), mode: Mode = "whole", port: int = 0
+    models: Sequence[str] = ("small",),
+    mode: Mode = "whole",
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[ScriptedUpstream]:
     """Run an upstream until the block ends, at a free port if none is given."""
     upstream = ScriptedUpstream(models=models, mode=mode)
     ready = threading.Event()
-    upstream.thread = threading.Thread(target=lambda: asyncio.run(_serve(upstream, port, ready)))
+    upstream.thread = threading.Thread(
+        target=lambda: asyncio.run(_serve(upstream, port, tls, ready))
+    )
     upstream.thread.start()
     assert ready.wait(30), "it did not start"
     try:
@@ -189,10 +195,13 @@ def scripted(
         upstream.close()
 
 
-async def _serve(upstream: ScriptedUpstream, port: int, ready: threading.Event) -> None:
+async def _serve(
+    upstream: ScriptedUpstream, port: int, tls: ssl.SSLContext | None, ready: threading.Event
+) -> None:
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    server = await asyncio.start_server(upstream.handle, "127.0.0.1", port)
-    upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(upstream.handle, "127.0.0.1", port, ssl=tls)
+    scheme = "https" if tls else "http"
+    upstream.url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     upstream.loop, upstream.ended = loop, ended
     ready.set()
     await ended.wait()

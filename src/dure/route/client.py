@@ -22,6 +22,7 @@ _MOST_WAITING_BYTES = 256 * 1024  # of an answer that its reader has not taken y
 _MOST_IDLE = 64
 _IDLE_S = 4.0  # many servers close a connection that idles for 5 s
 _STALE_S = 1.0  # one that idled for less was not closed for idling
+_UNKNOWN_AUTHORITY = (18, 19, 20, 21)  # X509_V_ERR_*: self-signed, or no issuer is known
 _SETTLE_S = 0.1  # after a stream: llama-server says keep-alive, and closes the connection at once
 
 
@@ -176,12 +177,20 @@ class HttpClient:
             raise UpstreamError(
                 f"does not answer within {self._connect_s:g} s", unreachable=True
             ) from None
+        except ssl.SSLCertVerificationError as error:
+            raise UpstreamError(_refusal_of(error), unreachable=True) from None
         except ssl.SSLError as error:
             raise UpstreamError(f"its TLS is refused: {error.reason}", unreachable=True) from None
         except OSError as error:
             text = error.strerror or "no address of its name answers"
             raise UpstreamError(f"cannot be reached: {text}", unreachable=True) from None
         return connection
+
+
+def _refusal_of(error: ssl.SSLCertVerificationError) -> str:
+    """Return why a certificate is refused, and what helps if only its authority is not known."""
+    hint = "; name its authority in ca-file" if error.verify_code in _UNKNOWN_AUTHORITY else ""
+    return f"its certificate is refused: {error.verify_message.rstrip('.')}{hint}"
 
 
 class UpstreamAnswer:

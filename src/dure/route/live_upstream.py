@@ -159,7 +159,7 @@ class LiveUpstream:
         try:
             return HttpClient(
                 url,
-                ca_file=upstream.ca_file,
+                ca_file=str(Path(upstream.ca_file).expanduser()) if upstream.ca_file else None,
                 connect_s=self._rules.connect_s,
                 silence_s=self._rules.silence_s,
             )
