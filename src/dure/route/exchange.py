@@ -68,7 +68,7 @@ class Exchange:
             return
         watcher = asyncio.create_task(self._end_when_gone(task))
         try:
-            await self._answer(routed, watcher)
+            await self._answer(routed)
         except asyncio.CancelledError:
             if not self._is_gone:
                 raise
@@ -79,10 +79,11 @@ class Exchange:
     async def _end_when_gone(self, task: asyncio.Task[object]) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._is_gone = True
-        task.cancel()
+        if not self._reply.has_ended:
+            self._is_gone = True
+            task.cancel()
 
-    async def _answer(self, routed: RoutedRequest, watcher: asyncio.Task[None]) -> None:
+    async def _answer(self, routed: RoutedRequest) -> None:
         private = (header(self._scope, PRIVATE) or b"").strip().lower()
         skip: list[str] = []
         while True:
@@ -93,15 +94,13 @@ class Exchange:
                 skip=skip,
             )
             if plan.decision.refusal:
-                watcher.cancel()
                 await self._refuse(plan)
                 return
-            if await self._attempt(plan, watcher):
+            if await self._attempt(plan):
                 return
             if not self._router.upstreams[plan.decision.target].addresses.lacks(self._path):
                 skip.append(plan.decision.target)
             if self._n_lost == _MOST_LOST:
-                watcher.cancel()
                 text = f"the upstreams broke off at this request: {'; '.join(self._failures)}"
                 await self._reply.refuse(Refusal(502, text), "lost")
                 return
@@ -122,7 +121,7 @@ class Exchange:
 
     # ---------------------------------------------------------------- one upstream
 
-    async def _attempt(self, plan: RoutePlan, watcher: asyncio.Task[None]) -> bool:
+    async def _attempt(self, plan: RoutePlan) -> bool:
         """Let the chosen upstream answer; return False if another one may be asked instead."""
         live = self._router.began(plan)
         load, start_s = len(live.places), time.monotonic()
@@ -137,11 +136,11 @@ class Exchange:
                 await self._hold(live, answer)
                 return False
             is_at_once = answer.status in MAY_LACK or not self._reply.may_begin(answer)
-            if is_at_once and not (is_whole := await self._whole(plan, live, answer)):
+            if is_at_once and not (is_whole := await self._whole(plan, answer, watch)):
                 return False
             status = answer.status
             if not is_at_once:
-                is_whole = await self._pass_on(plan, answer, watch, watcher)
+                is_whole = await self._pass_on(plan, answer, watch)
             return True
         except UpstreamError as error:
             self._router.failed(live, error)
@@ -176,28 +175,23 @@ class Exchange:
         if answer.status not in _KEY_REFUSED and len(body) <= _MOST_HELD_BYTES:
             self._held = HeldAnswer(answer.status, answer.headers, body, live.name)
 
-    async def _whole(self, plan: RoutePlan, live: LiveUpstream, answer: Answer) -> bool:
+    async def _whole(self, plan: RoutePlan, answer: Answer, watch: AnswerWatch) -> bool:
         """Send an answer at once; return False if it says that the upstream lacks the address.
 
         Others may have it.
         """
-        body = await answer.body()
+        body, live = await answer.body(), self._router.upstreams[plan.decision.target]
         held = HeldAnswer(answer.status, answer.headers, body, live.name)
         if held.status in MAY_LACK:
             key, learn = live.key_headers(), live.addresses.learn
             if await learn(live.client, key, self._path, held.status, body):
                 self._absent = held
                 return False
+        watch.see(body, time.monotonic())
         await self._reply.whole(held, plan.decision.reason or "")
         return True
 
-    async def _pass_on(
-        self,
-        plan: RoutePlan,
-        answer: Answer,
-        watch: AnswerWatch,
-        watcher: asyncio.Task[None],
-    ) -> bool:
+    async def _pass_on(self, plan: RoutePlan, answer: Answer, watch: AnswerWatch) -> bool:
         """Send an answer on as it comes; return whether it came to its end.
 
         Raises UpstreamError if it broke off and another upstream may answer instead.
@@ -214,10 +208,8 @@ class Exchange:
                 if reply.is_open and not watch.has_begun:
                     raise
                 self._router.failed(self._router.upstreams[decision.target], error)
-                watcher.cancel()
                 await reply.break_off(f"the answer broke off: {decision.target} {error}")
                 return False
-        watcher.cancel()
         await reply.end()
         return True
 

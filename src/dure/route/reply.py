@@ -32,7 +32,7 @@ class HeldAnswer:
 
 
 class Reply:
-    """The answer to one request."""
+    """The answer to one request. has_ended: its last piece is being sent, or was."""
 
     def __init__(self, send: Send, path: str) -> None:
         self._send, self._path = send, path
@@ -40,6 +40,7 @@ class Reply:
         self._status = 0
         self._has_length = False
         self._last = b""
+        self.has_ended = False
 
     @property
     def is_open(self) -> bool:
@@ -68,13 +69,13 @@ class Reply:
 
     async def end(self) -> None:
         """End the answer, which is whole."""
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._send_last(b"")
 
     async def whole(self, held: HeldAnswer, reason: str) -> None:
         """Send an answer at once; in a stream that has been begun, as its last event."""
         if self._kind is None:
             await self.begin(held.status, held.headers, held.target, reason)
-            await self._send({"type": "http.response.body", "body": held.body})
+            await self._send_last(held.body)
         else:
             await self._end_by(stream_error(held.body, self._path, self._kind))
 
@@ -86,11 +87,12 @@ class Reply:
             (b"content-length", b"%d" % len(body)),
         ]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+        await self._send_last(body)
 
     async def refuse(self, refusal: Refusal, code: str) -> None:
         """Send why there is no answer."""
         if self._kind is None:
+            self.has_ended = True
             more = [(REASON, code.encode())] if code else []
             send = with_headers(self._send, lambda: more)
             await refuse(send, refusal, self._path)
@@ -102,9 +104,13 @@ class Reply:
         await self._end_by(Refusal(502, why).stream_end(self._path, self._kind or b""))
 
     async def _end_by(self, last: bytes) -> None:
+        self.has_ended = True
         if last:
-            body = self._line_end() + last
-            await self._send({"type": "http.response.body", "body": body})
+            await self._send_last(self._line_end() + last)
+
+    async def _send_last(self, body: bytes) -> None:
+        self.has_ended = True
+        await self._send({"type": "http.response.body", "body": body})
 
     def _line_end(self) -> bytes:
         """Return what ends the line, and the event, that the answer broke off in."""
