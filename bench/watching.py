@@ -92,12 +92,12 @@ def _watchers(server: Server, n_pages: int) -> Iterator[None]:
 def _per_s(server: Server, n_tokens: int) -> float:
     """Have an answer written, and return the speed that the server tells."""
     body = {
-        "messages": [{"role": "user", "content": "Tell me a story about a goat."}],
+        "prompt": "Once upon a time",
         "max_tokens": n_tokens,
         "temperature": 0,
         "ignore_eos": True,
     }
-    answer = asyncio.run(fetch(server.address, "POST", "/v1/chat/completions", body))
+    answer = asyncio.run(fetch(server.address, "POST", "/v1/completions", body))
     return float(json.loads(answer)["timings"]["predicted_per_second"])
 
 

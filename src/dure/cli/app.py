@@ -40,6 +40,7 @@ COMMANDS = {
         "serve": "Serve a model through the OpenAI, Anthropic and Ollama APIs, "
         "on one rank or several.",
         "route": "Put one address in front of servers: each request goes where it is answered best.",
+        "ui": "Show the page of a server in a browser, until Ctrl-C.",
         "ps": "List the servers that run here: their requests, their speed, and how "
         "full their KV cache is.",
         "stop": "Stop a server: it takes no new requests and finishes running answers.",
@@ -87,7 +88,7 @@ OTHER_NAMES = {
     "remove": "rm", "info": "show", "inspect": "show", "benchmark": "bench", "kill": "stop",
     "convert": "import", "split": "cut", "nodes": "cluster", "settings": "config",
     "evaluate": "eval", "judge": "eval", "perplexity": "eval", "check": "doctor", "diagnose": "doctor",
-    "router": "route", "proxy": "route",
+    "router": "route", "proxy": "route", "web": "ui", "dashboard": "ui", "page": "ui",
 }  # fmt: skip
 """What other programs, and people, call our commands."""
 

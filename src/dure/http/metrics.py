@@ -30,6 +30,7 @@ __all__ = [
     "Histogram",
     "Labels",
     "MetricsPage",
+    "RequestFigures",
     "RequestMetrics",
     "ServerMetrics",
     "counted",
@@ -170,3 +171,19 @@ def histogram(name: str, text: str, values: Histogram, labels: Labels | None = N
     buckets = list(values.buckets())
     family.add_metric(tuple((labels or {}).values()), buckets=buckets, sum_value=values.total)
     return family
+
+
+class RequestFigures:
+    """The figures of a server that has no others than those of its requests."""
+
+    def __init__(self) -> None:
+        self._requests = RequestMetrics()
+        self._page = MetricsPage(self._requests)
+
+    def observe_http(self, record: RequestRecord) -> None:
+        """Count a request that has ended."""
+        self._requests.observe(record)
+
+    def text(self) -> bytes:
+        """Return all figures as Prometheus reads them."""
+        return self._page.text()

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from dure.http.guards.asgi import Headers
 
-__all__ = ["PRIVATE", "REASON", "TARGET", "to_client", "to_upstream"]
+__all__ = ["PRIVATE", "REASON", "TARGET", "key_headers", "to_browser", "to_client", "to_upstream"]
 
 TARGET, REASON, PRIVATE = b"x-route-target", b"x-route-reason", b"x-route-private"
 _HOP_BY_HOP = frozenset(
@@ -26,6 +26,11 @@ _NOT_UP = _HOP_BY_HOP | {
 _NOT_DOWN = _HOP_BY_HOP | {b"date", b"server", b"set-cookie", b"x-request-id", TARGET, REASON}
 
 
+def key_headers(secret: bytes) -> Headers:
+    """Return the headers that show a key, none if there is none."""
+    return [(b"authorization", b"Bearer " + secret), (b"x-api-key", secret)] if secret else []
+
+
 def to_upstream(
     headers: Iterable[tuple[bytes, bytes]], key: Headers, request_id: str, *, private: bool
 ) -> Headers:
@@ -39,6 +44,11 @@ def to_client(headers: Iterable[tuple[bytes, bytes]], target: str, reason: str) 
     """Return the headers for a client, with who answers it and why."""
     passed = _passed(headers, _NOT_DOWN)
     return [*passed, (TARGET, target.encode()), (REASON, reason.encode())]
+
+
+def to_browser(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Return the headers of an answer that is only forwarded."""
+    return _passed(headers, _NOT_DOWN - {TARGET, REASON})
 
 
 def _passed(headers: Iterable[tuple[bytes, bytes]], without: frozenset[bytes]) -> Headers:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from dure.errors import UsageError
 from dure.http.guards.asgi import Headers
-from dure.private_file import private_text
 from dure.route.addresses import Addresses
 from dure.route.client import Client, HttpClient
 from dure.route.facts import State, UpstreamFacts
+from dure.route.headers import key_headers
 from dure.route.health import UpstreamHealth
 from dure.route.here import Absent
+from dure.route.key_file import read_key
 from dure.route.learning import UpstreamLearned
 from dure.route.places import Places
 from dure.route.prefixes import Prefixes
@@ -51,7 +52,7 @@ class LiveUpstream:
         self.upstream, self.learned = upstream, learned
         self._here = here or Absent()
         self._rules = rules
-        self._secret = _read_secret(Path(upstream.key_file)) if upstream.key_file else b""
+        self._secret = read_key(Path(upstream.key_file)) if upstream.key_file else b""
         self._url = upstream.url
         self._client = self._connected(upstream.url)
         self.health = UpstreamHealth()
@@ -105,9 +106,7 @@ class LiveUpstream:
 
     def key_headers(self) -> Headers:
         """Return the headers that show the key it wants, none if it wants none."""
-        if not self._secret:
-            return []
-        return [(b"authorization", b"Bearer " + self._secret), (b"x-api-key", self._secret)]
+        return key_headers(self._secret)
 
     def state(self, now_s: float) -> State:
         """Return how it is."""
@@ -169,11 +168,3 @@ class LiveUpstream:
                 f" {error.strerror or error}",
                 "name a file of certificates in PEM in ca-file",
             ) from None
-
-
-def _read_secret(path: Path) -> bytes:
-    """Return the key that a file holds. Raises UsageError, never naming the key."""
-    found = private_text(path.expanduser(), "the key of the upstream").strip()
-    if not found or not found.isascii() or not found.isprintable() or " " in found:
-        raise UsageError(f"{path} holds no key", "write the key of the upstream, and nothing else")
-    return found.encode()

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from dure.cli.terminal.console import errors, printable
-from dure.errors import EngineError, ResourceError, UsageError
+from dure.cli.terminal.server_choice import the_servers
+from dure.errors import EngineError, ResourceError
 from dure.http.registry import RunningServer, running_servers
 
 __all__ = ["stop"]
@@ -37,25 +38,7 @@ def stop(
 
 
 def _chosen(named: str | None, everything: bool) -> list[RunningServer]:
-    running = running_servers()
-    if everything:
-        return running
-    if not running:
-        raise UsageError("no server runs here")
-    if named is None and len(running) == 1:
-        return running
-    listing = ", ".join(f"{one.model} at {one.url}" for one in running)
-    if named is None:
-        raise UsageError(f"{len(running)} servers run ({listing})", "name one, or give --all")
-    found = [one for one in running if named in _names(one)]
-    if not found:
-        raise UsageError(f"no server {named} runs", f"running: {listing}")
-    return found
-
-
-def _names(server: RunningServer) -> tuple[str, ...]:
-    port = server.url.rpartition(":")[2].strip("/")
-    return (server.model, server.url, port, str(server.pid))
+    return running_servers() if everything else the_servers(named, "name one, or give --all")
 
 
 def _stop(server: RunningServer, timeout_s: float) -> None:
