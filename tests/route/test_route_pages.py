@@ -16,12 +16,26 @@ from dure.route.pages import PAGES
 from dure.serve import anthropic, docs, responses
 from dure.serve import ollama as ollama_dialect
 from dure.serve.app import OPENAI
+from dure.serve.page import routes as page
 from tests.support.dure_server import Home, Serving
 from tests.support.routing import Routing, routing, upstream
 from tests.support.scripted_upstream import ScriptedUpstream, scripted
 
 NOT_ROUTED = {
     "GET /docs": "describes the API of one server; the router's address gives the same APIs",
+    **dict.fromkeys(
+        (
+            "GET /page/assets/{name}",
+            "GET /page/feed",
+            "POST /page/requests/{request_id}/cancel",
+            "GET /page/history",
+            "GET /page/models",
+            "POST /page/models/pull",
+            "POST /page/work/{work_id}/stop",
+            "POST /page/trace",
+        ),
+        "the page of one server",
+    ),
     "GET /slots": "of one server: its own address tells them",
     "GET /tokenizer_info": "of one model, and a GET does not say which",
     "GET /lora-adapters": "adapters belong to one server",
@@ -63,7 +77,7 @@ def addresses() -> set[str]:
     dialects = (responses.router(), anthropic.router(), ollama_dialect.router())
     return {
         f"{method} {route.path}"
-        for router in (*OPENAI, *dialects, docs.router)
+        for router in (*OPENAI, *dialects, docs.router, page.router)
         for route in router.routes
         if isinstance(route, APIRoute)
         for method in route.methods or ()
