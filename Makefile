@@ -6,6 +6,9 @@
 # make test-arm64
 #              test on emulated boards, with root: CONTRIBUTING.md; one board, or some tests of it:
 #              make test-arm64 BOARDS=pi5 ARGS="-k chat"
+# make page    build the page that `dure serve` shows to browsers; needs Node, 20.19 or newer
+# make test-page
+#              test the page's own parts
 # make check   every linter, then the tests; clients that are not installed are skipped
 # make lint    every linter
 # make format  format the code and mend what the linter can
@@ -22,11 +25,18 @@ BIN := $(VENV)/bin
 CLIENTS ?= npm aider langchain litellm llm lm-eval transformers
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(shell find src -name '*.py')
 
+# The page is built where there is Node, 20.19 or newer, and part of the wheel; all else works without it.
+PAGE := src/dure/serve/page/static/index.html
+PAGE_SOURCES := $(shell find page -type f -not -path 'page/node_modules/*')
+NPM := $(shell command -v npm >/dev/null && node -e '\
+    const [major, minor] = process.versions.node.split(".").map(Number); \
+    process.exit(major > 20 || (major === 20 && minor >= 19) ? 0 : 1)' && echo npm)
+
 # llama.cpp's AMX kernels crash when some compilers build them: docs/decisions/0003-no-amx.md
 CMAKE_ARGS += -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__
 export CMAKE_ARGS
 
-.PHONY: demo install test clients test-clients test-arm64 check lint format docs clean
+.PHONY: demo install page test test-page clients test-clients test-arm64 check lint lint-page format docs clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -42,10 +52,23 @@ $(VENV)/python:
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	@touch $@
 
-$(VENV)/installed: $(VENV)/python $(SOURCES)
+$(VENV)/installed: $(VENV)/python $(SOURCES) $(if $(NPM),$(PAGE_SOURCES))
+	$(if $(NPM),-@$(MAKE) --no-print-directory page)
 	@echo "Installing dure. The first time, llama.cpp is compiled for this CPU: 4 to 10 minutes."
 	$(BIN)/python -m pip install --quiet .
 	@touch $@
+
+page: $(PAGE)
+
+page/node_modules/installed: page/package.json page/package-lock.json
+	npm ci --prefix page --loglevel=error
+	@touch $@
+
+$(PAGE): page/node_modules/installed $(PAGE_SOURCES)
+	npm run build --prefix page --silent
+
+test-page: page/node_modules/installed
+	npm test --prefix page --silent
 
 $(VENV)/installed-dev: $(VENV)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --group test --group lint
@@ -77,13 +100,17 @@ test-clients: install $(VENV)/installed-dev clients
 test-arm64: install $(VENV)/installed-dev
 	$(BIN)/python -m tests.arm64.run $(BOARDS) $(if $(ARGS),--pytest $(ARGS))
 
-check: lint test
+check: lint $(if $(NPM),test-page) test
 
 lint: install $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy src tests bench docs examples
 	$(BIN)/lint-imports
+	$(if $(NPM),$(MAKE) --no-print-directory lint-page,@echo "The page is not linted: there is no Node, 20.19 or newer.")
+
+lint-page: page/node_modules/installed
+	npm run lint --prefix page --silent
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
@@ -94,4 +121,4 @@ docs: install
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) .clients build
+	rm -rf $(VENV) .clients build page/node_modules src/dure/serve/page/static

@@ -1,0 +1,232 @@
+/**
+ * What the server tells the page. Times are seconds, `at` since 1970; units are in the names.
+ * null: not known.
+ */
+
+export type Known<T> = T | null;
+
+export type ServerPhase = "loading" | "ready" | "restarting" | "failed" | "stopped";
+
+export interface ServerState {
+  readonly model: string;
+  readonly version: string;
+  readonly state: ServerPhase;
+  /** What is done while it is not ready, in words. */
+  readonly doing: Known<string>;
+  /** 0 to 1. */
+  readonly progress: Known<number>;
+  readonly architecture: Known<string>;
+  readonly file_type: Known<string>;
+  readonly n_params: Known<number>;
+  readonly weights_bytes: Known<number>;
+  readonly n_ctx: Known<number>;
+  readonly n_sequences: Known<number>;
+  readonly n_ranks: Known<number>;
+  readonly threads: Known<readonly number[]>;
+  readonly transport: Known<string>;
+  readonly up_s: Known<number>;
+}
+
+export interface Stats {
+  readonly running: Known<number>;
+  readonly waiting: Known<number>;
+  readonly kv_used: Known<number>;
+  readonly kv_kept: Known<number>;
+  readonly kv_total: Known<number>;
+  readonly prompt_per_s: Known<number>;
+  readonly generated_per_s: Known<number>;
+  readonly prompt_tokens: Known<number>;
+  readonly generated_tokens: Known<number>;
+  readonly cache_hits: Known<number>;
+  readonly cache_queries: Known<number>;
+  readonly drafted: Known<number>;
+  readonly accepted: Known<number>;
+}
+
+export type RequestPhase = "waiting" | "reading" | "writing";
+
+export interface RunningRequest {
+  readonly id: string;
+  readonly key: Known<string>;
+  readonly state: RequestPhase;
+  readonly prompt_tokens: Known<number>;
+  readonly cached_tokens: Known<number>;
+  /** Tokens of the prompt that are read already. */
+  readonly processed: Known<number>;
+  readonly tokens: Known<number>;
+  readonly max_tokens: Known<number>;
+  readonly tokens_per_s: Known<number>;
+  readonly age_s: Known<number>;
+  readonly target: Known<string>;
+  readonly reason: Known<string>;
+}
+
+export interface KeyQueue {
+  readonly name: string;
+  readonly running: Known<number>;
+  readonly waiting: Known<number>;
+  readonly weight: Known<number>;
+  readonly priority: Known<number>;
+}
+
+export interface Finding {
+  readonly text: string;
+  readonly cure: Known<string>;
+}
+
+export interface ClusterNode {
+  readonly name: string;
+  readonly is_root: boolean;
+  readonly is_up: boolean;
+  readonly problem: Known<string>;
+  readonly ranks: readonly number[];
+  /** Of the model, 0 to 1. */
+  readonly share: Known<number>;
+  readonly cpu: Known<string>;
+  readonly weights_bytes: Known<number>;
+  readonly kv_bytes: Known<number>;
+  readonly peak_bytes: Known<number>;
+  readonly memory_bytes: Known<number>;
+  readonly available_bytes: Known<number>;
+  readonly temperature_c: Known<number>;
+  readonly throttled: Known<boolean>;
+  readonly throttled_since: Known<number>;
+  readonly clock_mhz: Known<number>;
+  readonly load: Known<number>;
+  readonly disk_free_bytes: Known<number>;
+  readonly findings: Known<readonly Finding[]>;
+}
+
+export interface Link {
+  readonly between: readonly [string, string];
+  readonly mbit_per_s: Known<number>;
+  readonly round_trip_us: Known<number>;
+  readonly wait_s_per_token: Known<number>;
+  readonly wire_s_per_token: Known<number>;
+  readonly errors: Known<number>;
+}
+
+export interface State {
+  readonly server: ServerState;
+  readonly stats: Stats;
+  readonly requests: readonly RunningRequest[];
+  readonly keys: readonly KeyQueue[];
+  readonly nodes: readonly ClusterNode[];
+  readonly links: readonly Link[];
+}
+
+/** Of one rank in one step: compute_s, sync_s, idle_s, bytes_sent. */
+export type RankStep = readonly [number, number, number, number];
+
+export interface Step {
+  /** When it ended. */
+  readonly at: number;
+  readonly n_tokens: number;
+  /** How many of its tokens belong to prompts. */
+  readonly n_prompt: number;
+  readonly ranks: readonly RankStep[];
+}
+
+export type LogKind = "cluster" | "engine" | "route" | "model";
+export type LogLevel = "info" | "warning" | "error";
+
+export interface LogEntry {
+  readonly at: number;
+  readonly kind: LogKind;
+  readonly level: LogLevel;
+  readonly text: string;
+  readonly cure: Known<string>;
+}
+
+export interface NodeHistory {
+  readonly temperature_c: Known<number>;
+  readonly throttled: Known<boolean>;
+  readonly watts: Known<number>;
+}
+
+export interface HistoryPoint {
+  readonly at: number;
+  readonly prompt_per_s: Known<number>;
+  readonly generated_per_s: Known<number>;
+  readonly running: Known<number>;
+  readonly waiting: Known<number>;
+  readonly nodes: Readonly<Record<string, NodeHistory>>;
+}
+
+export interface History {
+  readonly every_s: number;
+  readonly points: readonly HistoryPoint[];
+}
+
+export interface QualityCard {
+  readonly bits_per_weight: Known<number>;
+  readonly kl: Known<number>;
+  /** How often the same token is the likeliest, 0 to 1. */
+  readonly same_top_token: Known<number>;
+  readonly text: Known<string>;
+}
+
+export interface ModelOnDisk {
+  readonly name: string;
+  readonly path: string;
+  readonly size_bytes: Known<number>;
+  readonly architecture: Known<string>;
+  readonly file_type: Known<string>;
+  readonly n_params: Known<number>;
+  readonly n_ctx_train: Known<number>;
+  readonly is_served: boolean;
+  readonly card: Known<QualityCard>;
+}
+
+export type WorkKind = "pull" | "import" | "quantize" | "cut" | "load";
+export type WorkPhase = "running" | "done" | "failed" | "stopped";
+
+export interface Work {
+  readonly id: string;
+  readonly kind: WorkKind;
+  readonly name: string;
+  readonly done_bytes: Known<number>;
+  readonly total_bytes: Known<number>;
+  readonly fraction: Known<number>;
+  readonly per_s: Known<number>;
+  readonly rest_s: Known<number>;
+  readonly state: WorkPhase;
+  readonly error: Known<string>;
+  readonly cure: Known<string>;
+  readonly can_stop: boolean;
+}
+
+export interface ModelList {
+  readonly models: readonly ModelOnDisk[];
+  readonly work: readonly Work[];
+}
+
+/** What a rank does at a time of a token; "step" of a model that is not cut. */
+export type TokenPart =
+  | "attention"
+  | "feed_forward"
+  | "head"
+  | "encode"
+  | "wait"
+  | "wire"
+  | "between"
+  | "step";
+
+/** Part, when it began and ended (seconds), and its layer. */
+export type TokenInterval = readonly [TokenPart, number, number, number | null];
+
+export interface TokenTrace {
+  readonly token_s: number;
+  readonly n_layers: Known<number>;
+  readonly n_ranks: number;
+  /** Reductions of the token. */
+  readonly sums: Known<number>;
+  readonly bytes_sent: Known<number>;
+  readonly ranks: readonly {
+    readonly node: string;
+    readonly intervals: readonly TokenInterval[];
+  }[];
+  readonly parts: readonly Partial<Record<TokenPart, number>>[];
+  /** Of a mixture of experts: those chosen in each layer. */
+  readonly experts: Known<readonly (readonly number[])[]>;
+}

@@ -1,0 +1,84 @@
+/** Numbers and times as people read them, in the page's language. Pure but for that. */
+import type { Known } from "./api/contract";
+import { language, text } from "./preferences";
+
+const MISSING = "–";
+
+function number(value: number, digits: number): string {
+  return value.toLocaleString(language.value, { maximumFractionDigits: digits });
+}
+
+/** Return about three digits: 1,234, 56.7, 8.9, 0.012. */
+export function figure(value: Known<number>): string {
+  if (value === null || !Number.isFinite(value)) return MISSING;
+  const size = Math.abs(value);
+  return number(value, size >= 100 ? 0 : size >= 1 ? 1 : size >= 0.01 || size === 0 ? 2 : 3);
+}
+
+export function count(value: Known<number>): string {
+  return value === null ? MISSING : number(value, 0);
+}
+
+export function percent(fraction: Known<number>): string {
+  if (fraction === null || !Number.isFinite(fraction)) return MISSING;
+  return `${number(fraction * 100, Math.abs(fraction) < 0.0995 && fraction !== 0 ? 1 : 0)} %`;
+}
+
+function scaled(value: number, base: number, units: readonly string[]): string {
+  let i = 0;
+  let size = value;
+  while (Math.abs(size) >= base && i < units.length - 1) {
+    size /= base;
+    i += 1;
+  }
+  return `${number(size, Math.abs(size) >= 100 || i === 0 ? 0 : 1)} ${units[i] ?? ""}`;
+}
+
+export function bytes(value: Known<number>): string {
+  return value === null ? MISSING : scaled(value, 1000, ["B", "kB", "MB", "GB", "TB"]);
+}
+
+/** 3,672,576 as 3.7 M. */
+export function large(value: Known<number>): string {
+  return value === null ? MISSING : scaled(value, 1000, ["", "k", "M", "B", "T"]).trim();
+}
+
+/** A short time: 240 µs, 1.8 ms, 2.4 s. */
+export function short(seconds: Known<number>): string {
+  if (seconds === null || !Number.isFinite(seconds)) return MISSING;
+  if (seconds === 0) return "0 ms";
+  if (Math.abs(seconds) < 0.0009995) return `${figure(seconds * 1e6)} µs`;
+  if (Math.abs(seconds) < 0.9995) return `${figure(seconds * 1e3)} ms`;
+  return `${figure(seconds)} s`;
+}
+
+/** A long time: 42 s, 3 min 5 s, 2 h 10 min, 3 d 4 h. */
+export function long(seconds: Known<number>): string {
+  if (seconds === null || !Number.isFinite(seconds)) return MISSING;
+  const unit = text.value.units;
+  const s = Math.round(seconds);
+  if (s < 60) return `${s} ${unit.s}`;
+  if (s < 3600) return pair(Math.floor(s / 60), unit.min, s % 60, unit.s);
+  if (s < 86400) return pair(Math.floor(s / 3600), unit.h, Math.floor((s % 3600) / 60), unit.min);
+  return pair(Math.floor(s / 86400), unit.d, Math.floor((s % 86400) / 3600), unit.h);
+}
+
+function pair(large: number, unit: string, small: number, smallUnit: string): string {
+  return small === 0 ? `${large} ${unit}` : `${large} ${unit} ${small} ${smallUnit}`;
+}
+
+export function clock(at: number, withSeconds = false): string {
+  return new Date(at * 1000).toLocaleTimeString(language.value, {
+    hour: "2-digit",
+    minute: "2-digit",
+    ...(withSeconds ? { second: "2-digit" } : {}),
+    hourCycle: "h23",
+  });
+}
+
+/** Return the time of day, with the date if it was not today. */
+export function moment(at: number): string {
+  const date = new Date(at * 1000);
+  if (date.toDateString() === new Date().toDateString()) return clock(at);
+  return `${date.toLocaleDateString(language.value, { month: "short", day: "numeric" })} ${clock(at)}`;
+}

@@ -1,0 +1,16 @@
+import { render } from "preact";
+import { followFeed } from "./api/feed";
+import { followHistory } from "./chat/session";
+import { applyPreferences } from "./preferences";
+import { followAddress } from "./route";
+import { App } from "./shell/App";
+import "./style.css";
+
+const root = document.getElementById("page");
+if (root === null) throw new Error("index.html has no element with the id `page`");
+
+applyPreferences();
+followAddress();
+followFeed();
+followHistory();
+render(<App />, root);
