@@ -1,6 +1,7 @@
 import { render } from "preact";
 import { followFeed } from "./api/feed";
 import { followHistory } from "./chat/session";
+import { followChanges } from "./cluster/changes";
 import { applyPreferences } from "./preferences";
 import { followAddress } from "./route";
 import { App } from "./shell/App";
@@ -12,5 +13,6 @@ if (root === null) throw new Error("index.html has no element with the id `page`
 applyPreferences();
 followAddress();
 followFeed();
+followChanges();
 followHistory();
 render(<App />, root);

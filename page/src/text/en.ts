@@ -49,6 +49,8 @@ export const en = {
   },
 
   cluster: {
+    upFor: "up for",
+    threads: "threads",
     title: "Cluster",
     nothing: "Nothing is known of the machines yet.",
     drawing: (nodes: number, links: number) =>
@@ -210,7 +212,7 @@ export const en = {
     figures: (tokens: string, perS: string) => `${tokens} tokens, ${perS} tok/s`,
     firstAfter: (time: string) => `first after ${time}`,
     fromCache: (n: string, all: string) => `${n} of ${all} prompt tokens from the cache`,
-    waited: (share: string) => `${share} waiting for other ranks`,
+    waited: (share: string) => `${share} waiting and on the wire`,
     failed: "The answer failed.",
     tooLong: "This text is too long to be laid out as Markdown.",
   },

@@ -48,6 +48,8 @@ export const ko: Texts = {
   },
 
   cluster: {
+    upFor: "가동 시간",
+    threads: "스레드",
     title: "클러스터",
     nothing: "아직 머신 정보가 없습니다.",
     drawing: (nodes, links) => `머신 ${nodes}대, 링크 ${links}개. 같은 내용이 아래 목록에 있습니다`,
@@ -208,7 +210,7 @@ export const ko: Texts = {
     figures: (tokens, perS) => `토큰 ${tokens}개, ${perS} tok/s`,
     firstAfter: (time) => `첫 토큰까지 ${time}`,
     fromCache: (n, all) => `프롬프트 토큰 ${all}개 중 ${n}개 캐시 사용`,
-    waited: (share) => `다른 랭크 대기 ${share}`,
+    waited: (share) => `대기·전송 ${share}`,
     failed: "답변을 생성하지 못했습니다.",
     tooLong: "텍스트가 너무 길어 Markdown 서식을 적용하지 않았습니다.",
   },

@@ -1,0 +1,139 @@
+/** The cluster as a picture. */
+import type { VNode } from "preact";
+import { useRef } from "preact/hooks";
+import type { ClusterNode, State } from "../api/contract";
+import { figure, percent, short } from "../format";
+import { custom } from "../parts/Meter";
+import { useWidth } from "../parts/size";
+import { text } from "../preferences";
+import { arc, type Drawing, drawingOf, level, type LinkPlace, NODE_RADIUS, type NodePlace } from "./layout";
+
+const RING = NODE_RADIUS - 3;
+const DISC = NODE_RADIUS - 8;
+const HOT_C = 80;
+
+export function DrawingView({ state }: { readonly state: State }): VNode {
+  const t = text.value.cluster;
+  const frame = useRef<HTMLDivElement>(null);
+  const width = useWidth(frame);
+  const { nodes, links } = state;
+  const drawing = drawingOf(nodes, links, width);
+  return (
+    <div class="drawing" ref={frame}>
+      {width > 0 && (
+        <svg
+          viewBox={`0 0 ${drawing.width} ${drawing.height}`}
+          height={drawing.height}
+          role="img"
+          aria-label={t.drawing(nodes.length, links.length)}
+        >
+          {drawing.links.map((place) => (
+            <LinkLine key={place.link.between.join(" ")} place={place} />
+          ))}
+          {drawing.links.map((place) => (
+            <LinkLabel key={place.link.between.join(" ")} place={place} drawing={drawing} />
+          ))}
+          {drawing.nodes.map((place) => (
+            <NodeMark key={place.node.name} place={place} />
+          ))}
+        </svg>
+      )}
+      {links.length > 0 && (
+        <p class="legend">
+          <span>
+            <i class="swatch" style={custom("--swatch", "var(--wait)")} />
+            {t.wait}
+          </span>
+          <span>
+            <i class="swatch" style={custom("--swatch", "var(--wire)")} />
+            {t.wire}
+          </span>
+          <span>{t.wideIs}</span>
+        </p>
+      )}
+    </div>
+  );
+}
+
+function LinkLine({ place }: { readonly place: LinkPlace }): VNode {
+  const { from, to, link } = place;
+  const ends = { x1: from.x, y1: from.y, x2: to.x, y2: to.y };
+  return (
+    <g class="link-line">
+      <title>{text.value.cluster.linkIs(link.between[0], link.between[1], short(link.wait_s_per_token))}</title>
+      <g opacity={0.2 + 0.8 * place.strength}>
+        <line class="link-band" {...ends} stroke-width={place.wait_px} />
+        {place.wire_px > 0 && <line class="link-core" {...ends} stroke-width={place.wire_px} />}
+      </g>
+    </g>
+  );
+}
+
+function LinkLabel({ place, drawing }: { place: LinkPlace; drawing: Drawing }): VNode | null {
+  const { label, link } = place;
+  if (label === null) return null;
+  const { isRoomy, labelHalf } = drawing;
+  const detail = [
+    link.mbit_per_s === null ? null : `${figure(link.mbit_per_s)} Mbit/s`,
+    link.round_trip_us === null ? null : short(link.round_trip_us / 1e6),
+  ].filter((part) => part !== null);
+  return (
+    <g transform={`translate(${label.x} ${label.y})`} aria-hidden="true">
+      <rect
+        class="link-label"
+        x={-labelHalf.x}
+        y={-labelHalf.y}
+        width={2 * labelHalf.x}
+        height={2 * labelHalf.y}
+        rx={8}
+      />
+      <text class="link-wait" y={isRoomy ? -2 : 4.5}>
+        {short(link.wait_s_per_token)}
+      </text>
+      {isRoomy && (
+        <text class="detail" y={13}>
+          {detail.join(" · ")}
+        </text>
+      )}
+    </g>
+  );
+}
+
+function NodeMark({ place }: { readonly place: NodePlace }): VNode {
+  const { node, isTextAbove } = place;
+  const isHot = (node.temperature_c ?? 0) >= HOT_C || node.throttled === true;
+  return (
+    <g
+      class={`node${node.is_up ? "" : " down"}${node.throttled === true ? " throttled" : ""}`}
+      transform={`translate(${place.x} ${place.y})`}
+      aria-hidden="true"
+    >
+      <circle class="node-disc" r={NODE_RADIUS} />
+      <path class="node-level" d={level(DISC, node.share ?? 0)} />
+      <circle class="node-ring" r={RING} />
+      <path class="node-memory" d={arc(RING, memoryFilled(node) ?? 0)} />
+      <text class="node-share" y={5}>
+        {node.share === null ? "" : percent(node.share)}
+      </text>
+      <text class="node-name" y={isTextAbove ? -NODE_RADIUS - 24 : NODE_RADIUS + 17}>
+        {node.name}
+      </text>
+      <text class={isHot ? "detail hot" : "detail"} y={isTextAbove ? -NODE_RADIUS - 9 : NODE_RADIUS + 33}>
+        {underName(node)}
+      </text>
+    </g>
+  );
+}
+
+function underName(node: ClusterNode): string {
+  const t = text.value.cluster;
+  if (!node.is_up) return t.down;
+  const parts = [node.is_root ? t.root : null, node.throttled === true ? t.throttled : null];
+  if (node.temperature_c !== null) parts.push(`${Math.round(node.temperature_c)} °C`);
+  return parts.filter((part) => part !== null).join(" · ");
+}
+
+export function memoryFilled(node: ClusterNode): number | null {
+  if (node.memory_bytes === null || node.available_bytes === null || node.memory_bytes === 0) return null;
+  return 1 - node.available_bytes / node.memory_bytes;
+}

@@ -1,0 +1,45 @@
+import type { VNode } from "preact";
+import type { Link } from "../api/contract";
+import { count, figure, short } from "../format";
+import { text } from "../preferences";
+
+/** Every link in figures, the longest wait first. */
+export function LinkTable({ links }: { readonly links: readonly Link[] }): VNode {
+  const t = text.value.cluster;
+  const ordered = [...links].sort((a, b) => (b.wait_s_per_token ?? 0) - (a.wait_s_per_token ?? 0));
+  return (
+    <section class="card" aria-labelledby="links-title">
+      <h2 id="links-title">{t.links}</h2>
+      <div class="scrolled">
+        <table>
+          <thead>
+            <tr>
+              <th scope="col">{t.link}</th>
+              <th scope="col" class="number">{t.wait}</th>
+              <th scope="col" class="number">{t.wire}</th>
+              <th scope="col" class="number">{t.bandwidth}</th>
+              <th scope="col" class="number">{t.roundTrip}</th>
+              <th scope="col" class="number">{t.errors}</th>
+            </tr>
+          </thead>
+          <tbody>
+            {ordered.map((link) => (
+              <tr key={link.between.join(" ")}>
+                <th scope="row">{link.between.join(" – ")}</th>
+                <td class="number">{short(link.wait_s_per_token)}</td>
+                <td class="number">{short(link.wire_s_per_token)}</td>
+                <td class="number">
+                  {figure(link.mbit_per_s)} <span class="quiet">Mbit/s</span>
+                </td>
+                <td class="number">
+                  {short(link.round_trip_us === null ? null : link.round_trip_us / 1e6)}
+                </td>
+                <td class={`number ${link.errors ? "bad" : ""}`}>{count(link.errors)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </section>
+  );
+}

@@ -1,0 +1,75 @@
+/** One machine in figures. */
+import type { VNode } from "preact";
+import type { ClusterNode } from "../api/contract";
+import { bytes, figure, percent } from "../format";
+import { Meter, type MeterPart } from "../parts/Meter";
+import { text } from "../preferences";
+
+export function NodeCard({ node }: { readonly node: ClusterNode }): VNode {
+  const t = text.value.cluster;
+  return (
+    <li class="card node-card">
+      <h3>
+        <span class={`lamp ${node.is_up ? "good" : "bad"}`} aria-hidden="true" />
+        {node.name}
+        {node.is_root && <span class="tag">{t.root}</span>}
+        {!node.is_up && <span class="tag bad">{t.down}</span>}
+        {node.throttled === true && <span class="tag wait">{t.throttled}</span>}
+      </h3>
+      <p class="quiet small-text">
+        {node.ranks.length === 0 ? t.noRank : t.rank(node.ranks)}
+        {node.share !== null && ` · ${percent(node.share)} ${t.share}`}
+      </p>
+      <Memory node={node} />
+      <dl class="facts">
+        <Fact name={t.temperature} value={node.temperature_c} show={(c) => `${figure(c)} °C`} />
+        <Fact name={t.clock} value={node.clock_mhz} show={(mhz) => `${figure(mhz)} MHz`} />
+        <Fact name={t.load} value={node.load} show={figure} />
+        <Fact name={t.disk} value={node.disk_free_bytes} show={bytes} />
+        <Fact name={t.processor} value={node.cpu} show={(cpu) => cpu} />
+      </dl>
+    </li>
+  );
+}
+
+interface FactProps<T> {
+  readonly name: string;
+  readonly value: T | null;
+  readonly show: (value: T) => string;
+}
+
+/** What is not known is left out: many machines lack one sensor or another. */
+export function Fact<T>({ name, value, show }: FactProps<T>): VNode | null {
+  if (value === null) return null;
+  return (
+    <>
+      <dt>{name}</dt>
+      <dd>{show(value)}</dd>
+    </>
+  );
+}
+
+function Memory({ node }: { readonly node: ClusterNode }): VNode | null {
+  const t = text.value.cluster;
+  const { memory_bytes, available_bytes, weights_bytes, kv_bytes } = node;
+  if (memory_bytes === null || memory_bytes === 0) return null;
+  const weights = weights_bytes ?? 0;
+  const kv = kv_bytes ?? 0;
+  const used = memory_bytes - (available_bytes ?? memory_bytes - weights - kv);
+  const other = Math.max(0, used - weights - kv);
+  const parts: MeterPart[] = [
+    { share: weights / memory_bytes, kind: "work" },
+    { share: kv / memory_bytes, kind: "kv" },
+    { share: other / memory_bytes, kind: "other" },
+  ];
+  const said = [`${t.weights} ${bytes(weights)}`, `${t.kv} ${bytes(kv)}`, `${t.other} ${bytes(other)}`];
+  return (
+    <div>
+      <Meter parts={parts} label={`${t.memory}: ${said.join(", ")}`} />
+      <p class="quiet small-text">
+        {t.memory} {bytes(memory_bytes)} · {said.join(" · ")}
+        {available_bytes !== null && ` · ${t.free} ${bytes(available_bytes)}`}
+      </p>
+    </div>
+  );
+}
