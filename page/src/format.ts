@@ -21,7 +21,7 @@ export function count(value: Known<number>): string {
 
 export function percent(fraction: Known<number>): string {
   if (fraction === null || !Number.isFinite(fraction)) return MISSING;
-  return `${number(fraction * 100, Math.abs(fraction) < 0.0995 && fraction !== 0 ? 1 : 0)} %`;
+  return `${number(fraction * 100, Math.abs(fraction) < 0.0995 && fraction !== 0 ? 1 : 0)}${text.value.units.percent}`;
 }
 
 function scaled(value: number, base: number, units: readonly string[]): string {
@@ -57,14 +57,14 @@ export function long(seconds: Known<number>): string {
   if (seconds === null || !Number.isFinite(seconds)) return MISSING;
   const unit = text.value.units;
   const s = Math.round(seconds);
-  if (s < 60) return `${s} ${unit.s}`;
+  if (s < 60) return `${s}${unit.s}`;
   if (s < 3600) return pair(Math.floor(s / 60), unit.min, s % 60, unit.s);
   if (s < 86400) return pair(Math.floor(s / 3600), unit.h, Math.floor((s % 3600) / 60), unit.min);
   return pair(Math.floor(s / 86400), unit.d, Math.floor((s % 86400) / 3600), unit.h);
 }
 
 function pair(large: number, unit: string, small: number, smallUnit: string): string {
-  return small === 0 ? `${large} ${unit}` : `${large} ${unit} ${small} ${smallUnit}`;
+  return small === 0 ? `${large}${unit}` : `${large}${unit} ${small}${smallUnit}`;
 }
 
 export function clock(at: number, withSeconds = false): string {

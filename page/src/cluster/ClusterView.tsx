@@ -121,7 +121,7 @@ function ModelFacts({ server }: { readonly server: ServerState }): VNode {
         <Fact name={t.cluster.context} value={server.n_ctx} show={count} />
         <Fact name={t.token.ranks} value={server.n_ranks} show={(n) => ranksText(n, server.transport)} />
         <Fact name={t.cluster.threads} value={server.threads} show={threadsText} />
-        <Fact name="dure" value={server.version} show={(version) => version} />
+        <Fact name={t.cluster.version} value={server.version} show={(version) => version} />
         <Fact name={t.cluster.upFor} value={server.up_s} show={long} />
       </dl>
     </section>

@@ -59,7 +59,7 @@ function LinkLine({ place }: { readonly place: LinkPlace }): VNode {
   const { from, to, link } = place;
   const ends = { x1: from.x, y1: from.y, x2: to.x, y2: to.y };
   return (
-    <g class="link-line">
+    <g class={place.isUp ? "link-line" : "link-line down"}>
       <title>{text.value.cluster.linkIs(link.between[0], link.between[1], short(link.wait_s_per_token))}</title>
       <g opacity={0.2 + 0.8 * place.strength}>
         <line class="link-band" {...ends} stroke-width={place.wait_px} />

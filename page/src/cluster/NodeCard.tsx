@@ -18,7 +18,7 @@ export function NodeCard({ node }: { readonly node: ClusterNode }): VNode {
       </h3>
       <p class="quiet small-text">
         {node.ranks.length === 0 ? t.noRank : t.rank(node.ranks)}
-        {node.share !== null && ` · ${percent(node.share)} ${t.share}`}
+        {node.share !== null && ` · ${t.share(percent(node.share))}`}
       </p>
       <Memory node={node} />
       <dl class="facts">

@@ -26,6 +26,8 @@ export interface LinkPlace {
   readonly strength: number;
   /** Where its figures stand; null where there is no room. */
   readonly label: Point | null;
+  /** Whether both machines answer. */
+  readonly isUp: boolean;
 }
 
 export interface Drawing {
@@ -118,6 +120,7 @@ function linksOf(
     const from = at.get(link.between[0]);
     const to = at.get(link.between[1]);
     if (from === undefined || to === undefined) return [];
+    const isUp = from.node.is_up && to.node.is_up;
     return [
       {
         link,
@@ -126,7 +129,8 @@ function linksOf(
         wait_px: band(link.wait_s_per_token, longest),
         wire_px: link.wire_s_per_token === null ? 0 : band(link.wire_s_per_token, longest) - 1,
         strength: Math.min(1, (link.wait_s_per_token ?? 0) / longest),
-        label: labels.place(from, to),
+        label: isUp ? labels.place(from, to) : null,
+        isUp,
       },
     ];
   });

@@ -5,7 +5,7 @@ const plural = (n: number, one: string, many: string): string => `${n} ${n === 1
 
 export const en = {
   language: "English",
-  units: { s: "s", min: "min", h: "h", d: "d" },
+  units: { percent: " %", s: " s", min: " min", h: " h", d: " d" },
   parts,
   lessons,
 
@@ -50,6 +50,7 @@ export const en = {
 
   cluster: {
     upFor: "up for",
+    version: "dure version",
     threads: "threads",
     title: "Cluster",
     nothing: "Nothing is known of the machines yet.",
@@ -76,7 +77,7 @@ export const en = {
     noRank: "no rank",
     down: "down",
     up: "up",
-    share: "of the model",
+    share: (percent: string) => `${percent} of the model`,
     memory: "Memory",
     weights: "weights",
     kv: "KV cache",

@@ -4,7 +4,7 @@ import type { Texts } from "./texts";
 
 export const ko: Texts = {
   language: "한국어",
-  units: { s: "초", min: "분", h: "시간", d: "일" },
+  units: { percent: "%", s: "초", min: "분", h: "시간", d: "일" },
   parts,
   lessons,
 
@@ -49,6 +49,7 @@ export const ko: Texts = {
 
   cluster: {
     upFor: "가동 시간",
+    version: "dure 버전",
     threads: "스레드",
     title: "클러스터",
     nothing: "아직 머신 정보가 없습니다.",
@@ -74,7 +75,7 @@ export const ko: Texts = {
     noRank: "랭크 없음",
     down: "응답 없음",
     up: "정상",
-    share: "모델 비중",
+    share: (percent) => `모델의 ${percent}`,
     memory: "메모리",
     weights: "가중치",
     kv: "KV 캐시",

@@ -1,0 +1,89 @@
+/** The parts of a token: how long each took, and what it is. */
+import type { VNode } from "preact";
+import type { TokenPart, TokenTrace } from "../api/contract";
+import { percent, short } from "../format";
+import { text } from "../preferences";
+import { type PartTimes, timesOf, total } from "./anatomy";
+import { chosenPart, pointedPart } from "./tracing";
+
+export function Parts({ times }: { readonly times: PartTimes }): VNode {
+  const t = text.value;
+  const all = total(times);
+  return (
+    <>
+      <div class="parts">
+        {[...times].map(([part, seconds]) => (
+          <button
+            key={part}
+            type="button"
+            class={`part-${part}`}
+            aria-pressed={chosenPart.value === part}
+            onPointerEnter={() => (pointedPart.value = part)}
+            onPointerLeave={() => (pointedPart.value = null)}
+            onClick={() => (chosenPart.value = chosenPart.value === part ? null : part)}
+          >
+            <i class="swatch" />
+            {t.parts[part].name}
+            <span class="quiet">
+              {short(seconds)} · {percent(seconds / all)}
+            </span>
+          </button>
+        ))}
+      </div>
+      <Explanation times={times} />
+    </>
+  );
+}
+
+function Explanation({ times }: { readonly times: PartTimes }): VNode {
+  const t = text.value;
+  const part: TokenPart | null = pointedPart.value ?? chosenPart.value;
+  if (part === null) return <p class="explained quiet">{t.token.explain}</p>;
+  const { name, text: explained } = t.parts[part];
+  return (
+    <div class={`explained part-${part}`} aria-live="polite">
+      <p>
+        <b>{name}</b>{" "}
+        <span class="quiet">
+          {short(times.get(part) ?? 0)}, {t.token.ofToken(percent((times.get(part) ?? 0) / total(times)))}
+        </span>
+      </p>
+      <p>{explained}</p>
+    </div>
+  );
+}
+
+/** The same for each rank: whose wait is long, and whose is short. */
+export function PartsTable({ trace }: { readonly trace: TokenTrace }): VNode {
+  const t = text.value;
+  const ranks = trace.ranks.map(({ node, intervals }) => ({ node, times: timesOf(intervals) }));
+  const parts = [...new Set(ranks.flatMap(({ times }) => [...times.keys()]))];
+  return (
+    <div class="scrolled">
+      <table>
+        <thead>
+          <tr>
+            <th scope="col">{t.token.rank}</th>
+            {parts.map((part) => (
+              <th key={part} scope="col" class="number">
+                {t.parts[part].name}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {ranks.map(({ node, times }, rank) => (
+            <tr key={rank}>
+              <th scope="row">{node}</th>
+              {parts.map((part) => (
+                <td key={part} class="number">
+                  {short(times.get(part) ?? 0)}
+                </td>
+              ))}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}
