@@ -44,7 +44,7 @@ function Entries(): VNode {
         </div>
       </header>
       {shown.length === 0 && <p class="quiet">{t.none}</p>}
-      <ol class="entries" role="log" aria-live="polite" aria-relevant="additions">
+      <ol class="entries" aria-live="polite" aria-relevant="additions">
         {shown
           .slice(-MOST_SHOWN)
           .reverse()
