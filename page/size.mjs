@@ -11,7 +11,9 @@ const files = readdirSync(FOLDER, { recursive: true, withFileTypes: true })
 const sizes = files.map((file) => gzipSync(readFileSync(file)).length / 1000);
 const total = sizes.reduce((sum, size) => sum + size, 0);
 
-files.forEach((file, i) => console.log(`${sizes[i].toFixed(1).padStart(7)} kB  ${file.slice(FOLDER.length)}`));
+files.forEach((file, i) =>
+  console.log(`${sizes[i].toFixed(1).padStart(7)} kB  ${file.slice(FOLDER.length)}`),
+);
 console.log(`${total.toFixed(1).padStart(7)} kB  in all, gzipped`);
 if (total > MOST_KB) {
   console.error(`The page weighs ${total.toFixed(1)} kB gzipped: ${MOST_KB} kB are allowed.`);

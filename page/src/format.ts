@@ -8,11 +8,12 @@ function number(value: number, digits: number): string {
   return value.toLocaleString(language.value, { maximumFractionDigits: digits });
 }
 
-/** Return about three digits: 1,234, 56.7, 8.9, 0.012. */
+/** Return about three digits: 1,234, 56.7, 8.9, 0.25, 0.012. */
 export function figure(value: Known<number>): string {
   if (value === null || !Number.isFinite(value)) return MISSING;
   const size = Math.abs(value);
-  return number(value, size >= 100 ? 0 : size >= 1 ? 1 : size >= 0.01 || size === 0 ? 2 : 3);
+  if (size < 1) return value.toLocaleString(language.value, { maximumSignificantDigits: 2 });
+  return number(value, size >= 100 ? 0 : 1);
 }
 
 export function count(value: Known<number>): string {

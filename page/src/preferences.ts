@@ -35,7 +35,8 @@ function chooseTheme(stored: string | null): Theme {
   return stored === "light" || stored === "dark" ? stored : "auto";
 }
 
-export const language = signal<Language>(chooseLanguage(read("dure.language"), navigator.languages));
+const wanted = globalThis.navigator?.languages ?? []; // tests have no browser
+export const language = signal<Language>(chooseLanguage(read("dure.language"), wanted));
 export const theme = signal<Theme>(chooseTheme(read("dure.theme")));
 
 /** The page's texts, in the language that is chosen. */

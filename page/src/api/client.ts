@@ -50,7 +50,11 @@ export function post(path: string, body: unknown = {}, signal?: AbortSignal): Pr
 async function refusal(answer: Response): Promise<ApiError> {
   const text = await answer.text();
   const said = errorOf(parsed(text));
-  return new ApiError(answer.status, said?.message ?? `${answer.status} ${answer.statusText}`, said?.cure);
+  return new ApiError(
+    answer.status,
+    said?.message ?? `${answer.status} ${answer.statusText}`,
+    said?.cure,
+  );
 }
 
 /** Return what an answer, or an event of a stream, says in `error`. */

@@ -203,14 +203,7 @@ export interface ModelList {
 
 /** What a rank does at a time of a token; "step" of a model that is not cut. */
 export type TokenPart =
-  | "attention"
-  | "feed_forward"
-  | "head"
-  | "encode"
-  | "wait"
-  | "wire"
-  | "between"
-  | "step";
+  "attention" | "feed_forward" | "head" | "encode" | "wait" | "wire" | "between" | "step";
 
 /** Part, when it began and ended (seconds), and its layer. */
 export type TokenInterval = readonly [TokenPart, number, number, number | null];

@@ -81,7 +81,11 @@ async function readOnce(stopped: AbortSignal): Promise<boolean> {
       wasLive = true;
     }
   } catch (error) {
-    if (!(error instanceof ApiError || error instanceof DOMException || error instanceof TypeError)) {
+    if (!(
+      error instanceof ApiError ||
+      error instanceof DOMException ||
+      error instanceof TypeError
+    )) {
       throw error;
     }
   } finally {

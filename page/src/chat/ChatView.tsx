@@ -69,7 +69,14 @@ function Messages(): VNode {
     }
   };
   return (
-    <div class="messages" ref={list} onScroll={onScroll} tabIndex={0} role="group" aria-label={t.title}>
+    <div
+      class="messages"
+      ref={list}
+      onScroll={onScroll}
+      tabIndex={0}
+      role="group"
+      aria-label={t.title}
+    >
       {messages.length === 0 && (
         <div class="hello">
           <p>{t.hello}</p>

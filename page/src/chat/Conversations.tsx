@@ -69,7 +69,11 @@ function Entry({ summary, onChosen }: { summary: Summary; onChosen: () => void }
   if (isNaming.value) {
     return (
       <li>
-        <NameForm id={summary.id} title={summary.title ?? ""} onDone={() => (isNaming.value = false)} />
+        <NameForm
+          id={summary.id}
+          title={summary.title ?? ""}
+          onDone={() => (isNaming.value = false)}
+        />
       </li>
     );
   }
@@ -85,9 +89,7 @@ function Entry({ summary, onChosen }: { summary: Summary; onChosen: () => void }
         }}
       >
         <span class="title">{title}</span>
-        <span class="quiet">
-          {running.value.has(summary.id) ? "…" : moment(summary.changed)}
-        </span>
+        <span class="quiet">{running.value.has(summary.id) ? "…" : moment(summary.changed)}</span>
       </button>
       {isCurrent && (
         <span class="row">

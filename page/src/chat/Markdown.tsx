@@ -131,7 +131,13 @@ function drawInline(inline: Inline): ComponentChildren {
   }
 }
 
-function CodeBlock({ language, code }: { readonly language: string; readonly code: string }): VNode {
+function CodeBlock({
+  language,
+  code,
+}: {
+  readonly language: string;
+  readonly code: string;
+}): VNode {
   const t = text.value.chat;
   return (
     <figure class="code">

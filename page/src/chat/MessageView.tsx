@@ -39,7 +39,15 @@ export function MessageView({ message, index, isLast, isFree }: MessageProps): V
   );
 }
 
-function Question({ text: asked, index, isFree }: { text: string; index: number; isFree: boolean }): VNode {
+function Question({
+  text: asked,
+  index,
+  isFree,
+}: {
+  text: string;
+  index: number;
+  isFree: boolean;
+}): VNode {
   const t = text.value.chat;
   const edited = useSignal<string | null>(null);
   const send = (event: Event): void => {
@@ -101,7 +109,13 @@ export function RunningAnswer({ running }: { readonly running: Running }): VNode
   );
 }
 
-function AnswerBody({ message, isWriting }: { message: AssistantMessage; isWriting: boolean }): VNode {
+function AnswerBody({
+  message,
+  isWriting,
+}: {
+  message: AssistantMessage;
+  isWriting: boolean;
+}): VNode {
   const t = text.value.chat;
   const growing = useMemo(() => new GrowingMarkdown(), []);
   return (

@@ -18,7 +18,10 @@ export function Settings(): VNode {
         {models.value.length > 1 && (
           <label class="field">
             <span>{t.modelChoice}</span>
-            <select value={model.value} onChange={(event) => chooseModel(event.currentTarget.value)}>
+            <select
+              value={model.value}
+              onChange={(event) => chooseModel(event.currentTarget.value)}
+            >
               {models.value.map((name) => (
                 <option key={name}>{name}</option>
               ))}
@@ -57,7 +60,9 @@ function SamplingField({ name }: { readonly name: SamplingName }): VNode {
   const change = (input: HTMLInputElement): void => {
     if (!input.reportValidity()) return;
     const { [name]: _, ...others } = sampling;
-    configure({ sampling: input.value === "" ? others : { ...others, [name]: input.valueAsNumber } });
+    configure({
+      sampling: input.value === "" ? others : { ...others, [name]: input.valueAsNumber },
+    });
   };
   return (
     <label class="field">

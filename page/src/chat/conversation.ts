@@ -119,7 +119,8 @@ export function asMarkdown(conversation: Conversation, you: string, untitled: st
   if (conversation.system !== "") parts.push(quoted(conversation.system));
   for (const message of conversation.messages) {
     parts.push(`## ${message.role === "user" ? you : message.model}`);
-    if (message.role === "assistant" && message.thinking !== "") parts.push(quoted(message.thinking));
+    if (message.role === "assistant" && message.thinking !== "")
+      parts.push(quoted(message.thinking));
     parts.push(message.text);
   }
   return `${parts.join("\n\n")}\n`;

@@ -44,13 +44,19 @@ export class History {
     const others = this.list().filter(({ id }) => id !== conversation.id);
     const isKept =
       this.#write(ENTRY + conversation.id, { version: VERSION, ...conversation }) &&
-      this.#write(LIST, [summary, ...others].sort((a, b) => b.changed - a.changed));
+      this.#write(
+        LIST,
+        [summary, ...others].sort((a, b) => b.changed - a.changed),
+      );
     return isKept ? "kept" : "full";
   }
 
   remove(id: string): void {
     this.#storage.removeItem(ENTRY + id);
-    this.#write(LIST, this.list().filter((summary) => summary.id !== id));
+    this.#write(
+      LIST,
+      this.list().filter((summary) => summary.id !== id),
+    );
   }
 
   removeAll(): void {

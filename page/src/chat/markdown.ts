@@ -82,10 +82,18 @@ function blockOf(token: Token, depth: number): Block | null {
     case "def":
       return null;
     case "heading":
-      return { kind: "heading", depth: (token as Tokens.Heading).depth, children: inlinesOf(token) };
+      return {
+        kind: "heading",
+        depth: (token as Tokens.Heading).depth,
+        children: inlinesOf(token),
+      };
     case "code": {
       const { lang, text } = token as Tokens.Code;
-      return { kind: "code", language: visible((lang ?? "").split(/\s/)[0] ?? ""), text: visible(text) };
+      return {
+        kind: "code",
+        language: visible((lang ?? "").split(/\s/)[0] ?? ""),
+        text: visible(text),
+      };
     }
     case "blockquote":
       return { kind: "quote", blocks: nested(token.tokens ?? [], depth) };
@@ -112,7 +120,10 @@ function listOf(list: Tokens.List, depth: number): Block {
     start: list.ordered ? Number(list.start) || 0 : null,
     items: list.items.map((item) => ({
       checked: item.task ? (item.checked ?? false) : null,
-      blocks: nested(item.tokens.filter(({ type }) => type !== "checkbox"), depth),
+      blocks: nested(
+        item.tokens.filter(({ type }) => type !== "checkbox"),
+        depth,
+      ),
     })),
   };
 }
@@ -126,7 +137,11 @@ function tableOf(table: Tokens.Table): Block {
   };
 }
 
-function inlinesOf(token: { readonly raw?: string; readonly text?: string; readonly tokens?: Token[] }): readonly Inline[] {
+function inlinesOf(token: {
+  readonly raw?: string;
+  readonly text?: string;
+  readonly tokens?: Token[];
+}): readonly Inline[] {
   if (token.tokens === undefined) return [plain(decoded(token.text ?? token.raw ?? ""))];
   return token.tokens.filter(({ type }) => type !== "checkbox").map(inlineOf);
 }

@@ -56,7 +56,9 @@ export function ClusterView(): VNode {
 function TokenFigures({ state: { stats, server } }: { readonly state: State }): VNode {
   const t = text.value.cluster;
   const until_s = steps.serverTime() + 1;
-  const recent = steps.between(until_s - RECENT_S, until_s).filter(({ n_prompt }) => n_prompt === 0);
+  const recent = steps
+    .between(until_s - RECENT_S, until_s)
+    .filter(({ n_prompt }) => n_prompt === 0);
   const means = meansOf(recent, server.n_ranks ?? 1);
   const sync_s = means.reduce((sum, rank) => sum + rank.sync_s, 0);
   const all_s = means.reduce((sum, rank) => sum + rank.sync_s + rank.compute_s, 0);
@@ -96,7 +98,10 @@ function Problems({ state: { nodes } }: { readonly state: State }): VNode {
 function Happened(): VNode {
   const t = text.value.cluster;
   return (
-    <section class={changes.value.length === 0 ? "unseen" : "card"} aria-labelledby="happened-title">
+    <section
+      class={changes.value.length === 0 ? "unseen" : "card"}
+      aria-labelledby="happened-title"
+    >
       <h2 id="happened-title">{t.happened}</h2>
       <ul class="happened" aria-live="polite">
         {changes.value.map((change) => (
@@ -119,7 +124,11 @@ function ModelFacts({ server }: { readonly server: ServerState }): VNode {
         <Fact name={t.models.parameters} value={server.n_params} show={large} />
         <Fact name={t.models.size} value={server.weights_bytes} show={bytes} />
         <Fact name={t.cluster.context} value={server.n_ctx} show={count} />
-        <Fact name={t.token.ranks} value={server.n_ranks} show={(n) => ranksText(n, server.transport)} />
+        <Fact
+          name={t.token.ranks}
+          value={server.n_ranks}
+          show={(n) => ranksText(n, server.transport)}
+        />
         <Fact name={t.cluster.threads} value={server.threads} show={threadsText} />
         <Fact name={t.cluster.version} value={server.version} show={(version) => version} />
         <Fact name={t.cluster.upFor} value={server.up_s} show={long} />

@@ -6,7 +6,15 @@ import { figure, percent, short } from "../format";
 import { custom } from "../parts/Meter";
 import { useWidth } from "../parts/size";
 import { text } from "../preferences";
-import { arc, type Drawing, drawingOf, level, type LinkPlace, NODE_RADIUS, type NodePlace } from "./layout";
+import {
+  arc,
+  type Drawing,
+  drawingOf,
+  level,
+  type LinkPlace,
+  NODE_RADIUS,
+  type NodePlace,
+} from "./layout";
 
 const RING = NODE_RADIUS - 3;
 const DISC = NODE_RADIUS - 8;
@@ -60,7 +68,9 @@ function LinkLine({ place }: { readonly place: LinkPlace }): VNode {
   const ends = { x1: from.x, y1: from.y, x2: to.x, y2: to.y };
   return (
     <g class={place.isUp ? "link-line" : "link-line down"}>
-      <title>{text.value.cluster.linkIs(link.between[0], link.between[1], short(link.wait_s_per_token))}</title>
+      <title>
+        {text.value.cluster.linkIs(link.between[0], link.between[1], short(link.wait_s_per_token))}
+      </title>
       <g opacity={0.2 + 0.8 * place.strength}>
         <line class="link-band" {...ends} stroke-width={place.wait_px} />
         {place.wire_px > 0 && <line class="link-core" {...ends} stroke-width={place.wire_px} />}
@@ -118,7 +128,10 @@ function NodeMark({ place }: { readonly place: NodePlace }): VNode {
       <text class="node-name" y={isTextAbove ? -NODE_RADIUS - 24 : NODE_RADIUS + 17}>
         {node.name}
       </text>
-      <text class={isHot ? "detail hot" : "detail"} y={isTextAbove ? -NODE_RADIUS - 9 : NODE_RADIUS + 33}>
+      <text
+        class={isHot ? "detail hot" : "detail"}
+        y={isTextAbove ? -NODE_RADIUS - 9 : NODE_RADIUS + 33}
+      >
         {underName(node)}
       </text>
     </g>
@@ -134,6 +147,7 @@ function underName(node: ClusterNode): string {
 }
 
 export function memoryFilled(node: ClusterNode): number | null {
-  if (node.memory_bytes === null || node.available_bytes === null || node.memory_bytes === 0) return null;
+  if (node.memory_bytes === null || node.available_bytes === null || node.memory_bytes === 0)
+    return null;
   return 1 - node.available_bytes / node.memory_bytes;
 }

@@ -15,11 +15,21 @@ export function LinkTable({ links }: { readonly links: readonly Link[] }): VNode
           <thead>
             <tr>
               <th scope="col">{t.link}</th>
-              <th scope="col" class="number">{t.wait}</th>
-              <th scope="col" class="number">{t.wire}</th>
-              <th scope="col" class="number">{t.bandwidth}</th>
-              <th scope="col" class="number">{t.roundTrip}</th>
-              <th scope="col" class="number">{t.errors}</th>
+              <th scope="col" class="number">
+                {t.wait}
+              </th>
+              <th scope="col" class="number">
+                {t.wire}
+              </th>
+              <th scope="col" class="number">
+                {t.bandwidth}
+              </th>
+              <th scope="col" class="number">
+                {t.roundTrip}
+              </th>
+              <th scope="col" class="number">
+                {t.errors}
+              </th>
             </tr>
           </thead>
           <tbody>

@@ -62,7 +62,11 @@ function Memory({ node }: { readonly node: ClusterNode }): VNode | null {
     { share: kv / memory_bytes, kind: "kv" },
     { share: other / memory_bytes, kind: "other" },
   ];
-  const said = [`${t.weights} ${bytes(weights)}`, `${t.kv} ${bytes(kv)}`, `${t.other} ${bytes(other)}`];
+  const said = [
+    `${t.weights} ${bytes(weights)}`,
+    `${t.kv} ${bytes(kv)}`,
+    `${t.other} ${bytes(other)}`,
+  ];
   return (
     <div>
       <Meter parts={parts} label={`${t.memory}: ${said.join(", ")}`} />

@@ -52,7 +52,11 @@ const THICKEST_PX = 22;
 const MOST_LABELS = 6; // if there are more links, the longest waits have them
 const LEAST_FULL_WAIT_S = 0.002; // a shorter one is not drawn as if it were much
 
-export function drawingOf(nodes: readonly ClusterNode[], links: readonly Link[], width: number): Drawing {
+export function drawingOf(
+  nodes: readonly ClusterNode[],
+  links: readonly Link[],
+  width: number,
+): Drawing {
   const places = placesOf(nodes, width);
   const lowest = Math.max(0, ...places.map((place) => bottomOf(place)));
   const height = lowest + MARGIN_PX;
@@ -113,7 +117,10 @@ function linksOf(
   labels: Labels,
 ): readonly LinkPlace[] {
   const at = new Map(places.map((place) => [place.node.name, place]));
-  const longest = Math.max(LEAST_FULL_WAIT_S, ...links.map(({ wait_s_per_token }) => wait_s_per_token ?? 0));
+  const longest = Math.max(
+    LEAST_FULL_WAIT_S,
+    ...links.map(({ wait_s_per_token }) => wait_s_per_token ?? 0),
+  );
   const byWait = [...links].sort((a, b) => (a.wait_s_per_token ?? 0) - (b.wait_s_per_token ?? 0));
   // The longest wait gets its label first, and is drawn last, over the others.
   const drawn = byWait.reverse().flatMap((link): LinkPlace[] => {

@@ -16,7 +16,9 @@ export function problemsOf(nodes: readonly ClusterNode[], t: Texts["cluster"]): 
     else if (problem !== null) found.push({ text: t.reported(name, problem), cure: null });
     if (throttled === true) {
       const text =
-        throttled_since === null ? t.isThrottled(name) : t.throttledSince(name, moment(throttled_since));
+        throttled_since === null
+          ? t.isThrottled(name)
+          : t.throttledSince(name, moment(throttled_since));
       found.push({ text, cure: t.throttledCure });
     }
     return [...found, ...(findings ?? []).map(({ text, cure }) => ({ text, cure }))];

@@ -26,7 +26,10 @@ interface ChartProps {
   readonly every_s: number;
   readonly fromZero: boolean;
   /** Stretches of time that are marked, and what they mean. */
-  readonly bands?: { readonly name: string; readonly stretches: readonly (readonly [number, number])[] };
+  readonly bands?: {
+    readonly name: string;
+    readonly stretches: readonly (readonly [number, number])[];
+  };
 }
 
 export function Chart(props: ChartProps): VNode {
@@ -96,7 +99,10 @@ export function Chart(props: ChartProps): VNode {
         ))}
         {bands !== undefined && bands.stretches.length > 0 && (
           <span>
-            <i class="swatch" style={custom("--swatch", "color-mix(in srgb, var(--wait) 30%, transparent)")} />
+            <i
+              class="swatch"
+              style={custom("--swatch", "color-mix(in srgb, var(--wait) 30%, transparent)")}
+            />
             {bands.name}
           </span>
         )}
@@ -108,7 +114,9 @@ export function Chart(props: ChartProps): VNode {
 
 function sayRange(values: readonly number[], unit: string): string {
   if (values.length === 0) return "–";
-  const bounds = [Math.min(...values), Math.max(...values)].map((value) => `${figure(value)} ${unit}`);
+  const bounds = [Math.min(...values), Math.max(...values)].map(
+    (value) => `${figure(value)} ${unit}`,
+  );
   return text.value.log.between(bounds[0] ?? "", bounds[1] ?? "");
 }
 

@@ -28,7 +28,10 @@ function Charts({ history }: { readonly history: History }): VNode {
   const t = text.value.log;
   const { points, every_s } = history;
   const speeds: Series[] = [
-    { name: t.generation, samples: points.map(({ at, generated_per_s: value }) => ({ at, value })) },
+    {
+      name: t.generation,
+      samples: points.map(({ at, generated_per_s: value }) => ({ at, value })),
+    },
     { name: t.prompt, samples: points.map(({ at, prompt_per_s: value }) => ({ at, value })) },
   ];
   const heat = nodeSeries(history, ({ temperature_c }) => temperature_c);
@@ -63,7 +66,10 @@ function Charts({ history }: { readonly history: History }): VNode {
 }
 
 /** Return a line for every machine that has ever reported this. */
-function nodeSeries({ points }: History, pick: (node: NodeHistory) => number | null): readonly Series[] {
+function nodeSeries(
+  { points }: History,
+  pick: (node: NodeHistory) => number | null,
+): readonly Series[] {
   const names = [...new Set(points.flatMap(({ nodes }) => Object.keys(nodes)))];
   return names
     .map((name) => ({

@@ -24,7 +24,9 @@ export function ModelsView(): VNode {
       <h1>{t.title}</h1>
       <Pull onPulled={list.again} />
       <Refusal problem={list.problem} />
-      {found !== null && found.work.length > 0 && <WorkList work={found.work} onStopped={list.again} />}
+      {found !== null && found.work.length > 0 && (
+        <WorkList work={found.work} onStopped={list.again} />
+      )}
       <h2 id="disk-title">{t.onDisk}</h2>
       {found?.models.length === 0 && <p class="quiet">{t.none}</p>}
       <ul class="models" aria-labelledby="disk-title">

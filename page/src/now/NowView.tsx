@@ -43,9 +43,15 @@ function NowFigures({ stats }: { readonly stats: Stats }): VNode {
         label={kv === "" ? t.kv : `${t.kv}: ${kv}`}
         value={percent(ratio(stats.kv_used, stats.kv_total))}
       />
-      <Figure label={`${t.cache}: ${t.hits}`} value={percent(ratio(stats.cache_hits, stats.cache_queries))} />
+      <Figure
+        label={`${t.cache}: ${t.hits}`}
+        value={percent(ratio(stats.cache_hits, stats.cache_queries))}
+      />
       {!!stats.drafted && (
-        <Figure label={`${t.drafts}: ${t.accepted}`} value={percent(ratio(stats.accepted, stats.drafted))} />
+        <Figure
+          label={`${t.drafts}: ${t.accepted}`}
+          value={percent(ratio(stats.accepted, stats.drafted))}
+        />
       )}
     </div>
   );
@@ -65,10 +71,18 @@ function Queue({ keys }: { readonly keys: readonly KeyQueue[] }): VNode {
           <thead>
             <tr>
               <th scope="col">{t.key}</th>
-              <th scope="col" class="number">{t.running}</th>
-              <th scope="col" class="number">{t.waiting}</th>
-              <th scope="col" class="number">{t.weight}</th>
-              <th scope="col" class="number">{t.priority}</th>
+              <th scope="col" class="number">
+                {t.running}
+              </th>
+              <th scope="col" class="number">
+                {t.waiting}
+              </th>
+              <th scope="col" class="number">
+                {t.weight}
+              </th>
+              <th scope="col" class="number">
+                {t.priority}
+              </th>
             </tr>
           </thead>
           <tbody>

@@ -141,7 +141,9 @@ function Key({ colour, name }: { readonly colour: string; readonly name: string 
 
 function stepText(step: Step): string {
   const t = text.value.now;
-  const waits = step.ranks.map(([, sync_s], rank) => `${nameOfRank(rank) ?? rank} ${short(sync_s)}`);
+  const waits = step.ranks.map(
+    ([, sync_s], rank) => `${nameOfRank(rank) ?? rank} ${short(sync_s)}`,
+  );
   return `${t.stepAt(short(lengthOf(step)), step.n_tokens)} · ${t.sync}: ${waits.join(", ")}`;
 }
 
@@ -171,10 +173,18 @@ function StepTable(props: StripProps): VNode {
         <thead>
           <tr>
             <th scope="col">{t.rankColumn}</th>
-            <th scope="col" class="number">{t.compute}</th>
-            <th scope="col" class="number">{t.sync}</th>
-            <th scope="col" class="number">{t.idle}</th>
-            <th scope="col" class="number">{t.bytesStep}</th>
+            <th scope="col" class="number">
+              {t.compute}
+            </th>
+            <th scope="col" class="number">
+              {t.sync}
+            </th>
+            <th scope="col" class="number">
+              {t.idle}
+            </th>
+            <th scope="col" class="number">
+              {t.bytesStep}
+            </th>
           </tr>
         </thead>
         <tbody>
@@ -184,7 +194,9 @@ function StepTable(props: StripProps): VNode {
               <td class="number">{short(means.compute_s)}</td>
               <td class="number">
                 {short(means.sync_s)}{" "}
-                <span class="quiet">({percent(means.sync_s / (means.compute_s + means.sync_s))})</span>
+                <span class="quiet">
+                  ({percent(means.sync_s / (means.compute_s + means.sync_s))})
+                </span>
               </td>
               <td class="number">{short(means.idle_s)}</td>
               <td class="number">{bytes(means.bytes_sent)}</td>

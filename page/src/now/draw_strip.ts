@@ -68,9 +68,18 @@ function tickText(at: number): string {
 }
 
 /** Give the canvas as many pixels as the screen has for it. */
-function fit(canvas: HTMLCanvasElement, pen: CanvasRenderingContext2D, width: number, height: number): void {
+function fit(
+  canvas: HTMLCanvasElement,
+  pen: CanvasRenderingContext2D,
+  width: number,
+  height: number,
+): void {
   const density = devicePixelRatio;
-  if (canvas.width === Math.round(width * density) && canvas.height === Math.round(height * density)) return;
+  if (
+    canvas.width === Math.round(width * density) &&
+    canvas.height === Math.round(height * density)
+  )
+    return;
   canvas.width = Math.round(width * density);
   canvas.height = Math.round(height * density);
   canvas.style.setProperty("height", `${height}px`);

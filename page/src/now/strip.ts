@@ -59,7 +59,13 @@ function barsApart(steps: readonly Step[], rank: number, window: Window, px_per_
     const end = (step.at - window.from_s) * px_per_s;
     const bars: Bar[] = [
       { kind: "compute", x: begun, width: middle - begun, top: 0, height: 1 },
-      { kind: "sync", x: middle, width: Math.max(0, end - middle - gap(end - begun)), top: 0, height: 1 },
+      {
+        kind: "sync",
+        x: middle,
+        width: Math.max(0, end - middle - gap(end - begun)),
+        top: 0,
+        height: 1,
+      },
     ];
     if (step.n_prompt > 0) {
       bars.push({ kind: "prompt", x: begun, width: end - begun, top: 0, height: PROMPT_MARK });
@@ -154,7 +160,8 @@ export function stepAt(steps: readonly Step[], at_s: number): Step | null {
 export function ticksOf(window: Window, n: number): readonly number[] {
   const rough_s = (window.until_s - window.from_s) / n;
   const size = 10 ** Math.floor(Math.log10(rough_s));
-  const every_s = [1, 2, 5, 10].map((factor) => factor * size).find((each) => each >= rough_s) ?? size;
+  const every_s =
+    [1, 2, 5, 10].map((factor) => factor * size).find((each) => each >= rough_s) ?? size;
   const first = Math.ceil(window.from_s / every_s);
   const last = Math.floor(window.until_s / every_s);
   return Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => (first + i) * every_s);

@@ -9,7 +9,13 @@ export interface MeterPart {
 }
 
 /** A bar that is filled by parts, from the left. */
-export function Meter({ parts, label }: { readonly parts: readonly MeterPart[]; readonly label: string }): VNode {
+export function Meter({
+  parts,
+  label,
+}: {
+  readonly parts: readonly MeterPart[];
+  readonly label: string;
+}): VNode {
   return (
     <div class="meter" role="img" aria-label={label}>
       {parts.map(({ share, kind }) => (

@@ -73,7 +73,8 @@ export const en = {
     wideIs: "The wider a link, the longer a token waits on it.",
     linkIs: (a: string, b: string, wait: string) => `${a} and ${b}: ${wait} wait a token`,
     root: "root",
-    rank: (ranks: readonly number[]) => `${ranks.length === 1 ? "rank" : "ranks"} ${ranks.join(", ")}`,
+    rank: (ranks: readonly number[]) =>
+      `${ranks.length === 1 ? "rank" : "ranks"} ${ranks.join(", ")}`,
     noRank: "no rank",
     down: "down",
     up: "up",
@@ -139,7 +140,8 @@ export const en = {
     accepted: "accepted",
     perS: "tok/s",
     strip: "Each token, on each rank",
-    stripIs: "A moving strip of time: what every rank computes, and how long it waits for the others.",
+    stripIs:
+      "A moving strip of time: what every rank computes, and how long it waits for the others.",
     rank: (n: number) => `rank ${n}`,
     window: "Shown",
     pause: "Pause",
@@ -250,7 +252,7 @@ export const en = {
   log: {
     title: "Log",
     day: "The last day",
-    speed: "Tokens a second",
+    speed: "Speed",
     temperature: "Temperature",
     watts: "Power",
     generation: "generation",
@@ -285,7 +287,8 @@ export const en = {
     where: "Where the time went",
     rank: "Rank",
     byLayer: "Layer by layer",
-    byLayerIs: "Each column is a layer; its height is its time, mean of the ranks. Choose one to look inside.",
+    byLayerIs:
+      "Each column is a layer; its height is its time, mean of the ranks. Choose one to look inside.",
     layer: (n: number) => `Layer ${n}`,
     outside: "Before and after the layers",
     layerTime: (n: number, time: string) => `layer ${n}, ${time}`,
@@ -293,12 +296,14 @@ export const en = {
     previous: "Previous layer",
     next: "Next layer",
     wholeToken: "Whole token",
-    noParts: "The model is not cut: one rank computes the whole token, so there is nobody to wait for.",
+    noParts:
+      "The model is not cut: one rank computes the whole token, so there is nobody to wait for.",
     part: "Part",
     explain: "Point at a colour, or choose one, to see what it is.",
     ofToken: (share: string) => `${share} of the token`,
     experts: "Experts chosen",
-    expertsIs: "This model is a mixture of experts: each layer chose these for this token, and read no others.",
+    expertsIs:
+      "This model is a mixture of experts: each layer chose these for this token, and read no others.",
     learn: "How the machine works",
   },
 };

@@ -163,7 +163,8 @@ export const ko: Texts = {
     rename: "이름 바꾸기",
     newName: "새 이름",
     remove: "삭제",
-    reallyRemove: (title) => `“${title}” 대화를 삭제할까요? 대화는 이 브라우저에만 저장되어 있습니다.`,
+    reallyRemove: (title) =>
+      `“${title}” 대화를 삭제할까요? 대화는 이 브라우저에만 저장되어 있습니다.`,
     export: "내보내기",
     exportAll: "전체 내보내기",
     removeAll: "전체 삭제",
@@ -248,7 +249,7 @@ export const ko: Texts = {
   log: {
     title: "로그",
     day: "최근 24시간",
-    speed: "초당 토큰",
+    speed: "속도",
     temperature: "온도",
     watts: "전력",
     generation: "생성",
@@ -268,7 +269,8 @@ export const ko: Texts = {
 
   token: {
     title: "토큰 해부",
-    intro: "방금 이 머신에서 실제로 계산한 토큰 하나입니다. 모든 레이어와 랭크에서 시간이 어디에 쓰였는지 마이크로초 단위로 보여 줍니다.",
+    intro:
+      "방금 이 머신에서 실제로 계산한 토큰 하나입니다. 모든 레이어와 랭크에서 시간이 어디에 쓰였는지 마이크로초 단위로 보여 줍니다.",
     take: "토큰 추적",
     again: "다시 추적",
     taking: "추적 중…",
@@ -282,7 +284,8 @@ export const ko: Texts = {
     where: "시간이 쓰인 곳",
     rank: "랭크",
     byLayer: "레이어별",
-    byLayerIs: "막대 하나가 레이어이고, 높이는 랭크 평균 시간입니다. 선택하면 그 안을 볼 수 있습니다.",
+    byLayerIs:
+      "막대 하나가 레이어이고, 높이는 랭크 평균 시간입니다. 선택하면 그 안을 볼 수 있습니다.",
     layer: (n) => `레이어 ${n}`,
     outside: "레이어 앞뒤",
     layerTime: (n, time) => `레이어 ${n}, ${time}`,
@@ -290,7 +293,8 @@ export const ko: Texts = {
     previous: "이전 레이어",
     next: "다음 레이어",
     wholeToken: "토큰 전체",
-    noParts: "모델이 분할되지 않았습니다. 랭크 하나가 토큰 전체를 계산하므로 기다릴 상대가 없습니다.",
+    noParts:
+      "모델이 분할되지 않았습니다. 랭크 하나가 토큰 전체를 계산하므로 기다릴 상대가 없습니다.",
     part: "구간",
     explain: "색을 가리키거나 선택하면 설명이 나옵니다.",
     ofToken: (share) => `토큰의 ${share}`,

@@ -69,7 +69,9 @@ export const lessons: readonly Lesson[] = [
       "The processor's caches hold some megabytes, and the weights have hundreds or thousands. So nothing is left in the cache from the last token: all of it comes from memory again.",
     ],
     here: ({ weights, computing }) =>
-      weights && computing && `Here: ${weights} of weights on the busiest machine, read within ${computing}.`,
+      weights &&
+      computing &&
+      `Here: ${weights} of weights on the busiest machine, read within ${computing}.`,
   },
   {
     title: "Memory bandwidth decides",
@@ -77,7 +79,8 @@ export const lessons: readonly Lesson[] = [
       "A weight of four bits costs half a byte of reading and two operations of arithmetic. A modern core could do far more in the time that the half byte takes to arrive: it mostly waits for memory.",
       "So tokens per second are, roughly, memory bandwidth divided by the bytes of the weights. That is why fewer bits make a model faster, why a second machine helps (it brings its own memory), and why a quicker processor often does not.",
     ],
-    here: ({ bandwidth }) => bandwidth && `Here: the busiest machine read ${bandwidth} while it computed.`,
+    here: ({ bandwidth }) =>
+      bandwidth && `Here: the busiest machine read ${bandwidth} while it computed.`,
   },
   {
     title: "Why the machines must meet",
@@ -86,7 +89,9 @@ export const lessons: readonly Lesson[] = [
       "Twice in every layer the ranks exchange these vectors and add them, an all-reduce. The next layer cannot begin before, so the network's delay counts many times for each token.",
     ],
     here: ({ sums, sent, perSum }) =>
-      sums && sent && `Here: ${sums} sums for this token, and ${sent} sent${perSum ? `, ${perSum} a sum` : ""}.`,
+      sums &&
+      sent &&
+      `Here: ${sums} sums for this token, and ${sent} sent${perSum ? `, ${perSum} a sum` : ""}.`,
   },
   {
     title: "A wait is about somebody else",
@@ -95,7 +100,10 @@ export const lessons: readonly Lesson[] = [
       "So read the colours backwards: the rank that waits least is the slow one. It may be throttled, have too large a share of the model, or another program may use its processor.",
     ],
     here: ({ wait, waitsMost, waitsLeast }) =>
-      wait && waitsMost && waitsLeast && `Here: ${waitsMost} waits most, ${wait} of the token. ${waitsLeast} waits least.`,
+      wait &&
+      waitsMost &&
+      waitsLeast &&
+      `Here: ${waitsMost} waits most, ${wait} of the token. ${waitsLeast} waits least.`,
   },
   {
     title: "What the kernel does",

@@ -45,7 +45,9 @@ export const lessons: readonly Lesson[] = [
       "프로세서 캐시는 몇 MB인데 가중치는 수백 MB에서 수 GB입니다. 직전 토큰 때 읽은 것이 캐시에 남아 있을 수 없으니, 매번 메모리에서 전부 다시 읽습니다.",
     ],
     here: ({ weights, computing }) =>
-      weights && computing && `이 토큰: 가장 많이 맡은 머신이 가중치 ${weights}를 ${computing} 안에 읽었습니다.`,
+      weights &&
+      computing &&
+      `이 토큰: 가장 많이 맡은 머신이 가중치 ${weights}를 ${computing} 안에 읽었습니다.`,
   },
   {
     title: "메모리 대역폭이 속도를 정한다",
@@ -53,7 +55,8 @@ export const lessons: readonly Lesson[] = [
       "4비트 가중치 하나는 0.5바이트를 읽고 연산 두 번을 합니다. 그 0.5바이트가 도착하는 동안 코어는 훨씬 많은 연산을 할 수 있습니다. 코어는 대부분의 시간을 메모리를 기다리며 보냅니다.",
       "그래서 초당 토큰 수는 대략 메모리 대역폭을 가중치의 바이트 수로 나눈 값입니다. 비트 수를 줄이면 빨라지고, 머신을 더하면(메모리가 따라오므로) 빨라지지만, 더 빠른 프로세서는 도움이 안 될 때가 많은 이유입니다.",
     ],
-    here: ({ bandwidth }) => bandwidth && `이 토큰: 가장 많이 맡은 머신이 계산하는 동안 ${bandwidth}로 읽었습니다.`,
+    here: ({ bandwidth }) =>
+      bandwidth && `이 토큰: 가장 많이 맡은 머신이 계산하는 동안 ${bandwidth}로 읽었습니다.`,
   },
   {
     title: "머신들이 만나야 하는 이유",
@@ -62,7 +65,9 @@ export const lessons: readonly Lesson[] = [
       "레이어마다 두 번, 랭크들은 이 벡터를 주고받아 더합니다(all-reduce). 그전에는 다음 레이어를 시작할 수 없으므로, 네트워크 지연은 토큰마다 수십 번씩 더해집니다.",
     ],
     here: ({ sums, sent, perSum }) =>
-      sums && sent && `이 토큰: 합산 ${sums}회, 전송량 ${sent}${perSum ? ` (합산 1회당 ${perSum})` : ""}.`,
+      sums &&
+      sent &&
+      `이 토큰: 합산 ${sums}회, 전송량 ${sent}${perSum ? ` (합산 1회당 ${perSum})` : ""}.`,
   },
   {
     title: "대기는 남 때문에 생긴다",
@@ -71,7 +76,10 @@ export const lessons: readonly Lesson[] = [
       "그러니 색을 거꾸로 읽으세요. 가장 적게 기다리는 랭크가 느린 랭크입니다. 스로틀링이 걸렸거나, 모델을 너무 많이 맡았거나, 다른 프로그램이 프로세서를 쓰고 있을 수 있습니다.",
     ],
     here: ({ wait, waitsMost, waitsLeast }) =>
-      wait && waitsMost && waitsLeast && `이 토큰: 가장 오래 기다린 것은 ${waitsMost} (토큰 시간의 ${wait}), 가장 적게 기다린 것은 ${waitsLeast}.`,
+      wait &&
+      waitsMost &&
+      waitsLeast &&
+      `이 토큰: 가장 오래 기다린 것은 ${waitsMost} (토큰 시간의 ${wait}), 가장 적게 기다린 것은 ${waitsLeast}.`,
   },
   {
     title: "커널이 하는 일",

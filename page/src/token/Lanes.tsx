@@ -80,7 +80,13 @@ function Lane({ trace, rank, span, width }: LaneProps): VNode {
       {bars
         .filter(({ part, width: room }) => room > names[part].name.length * LETTER_PX + 12)
         .map(({ part, x, width: room }) => (
-          <text key={x} class={`inside on-${part}`} x={x + room / 2} y={top + LANE_PX / 2 + 4} text-anchor="middle">
+          <text
+            key={x}
+            class={`inside on-${part}`}
+            x={x + room / 2}
+            y={top + LANE_PX / 2 + 4}
+            text-anchor="middle"
+          >
             {names[part].name}
           </text>
         ))}

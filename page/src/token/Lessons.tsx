@@ -72,5 +72,9 @@ function waitFigures(trace: TokenTrace): Pick<LessonFigures, "wait" | "waitsMost
   if (most === undefined || least === undefined || waits.length < 2 || most.wait_s === 0) {
     return { wait: null, waitsMost: null, waitsLeast: null };
   }
-  return { wait: percent(most.wait_s / trace.token_s), waitsMost: most.node, waitsLeast: least.node };
+  return {
+    wait: percent(most.wait_s / trace.token_s),
+    waitsMost: most.node,
+    waitsLeast: least.node,
+  };
 }

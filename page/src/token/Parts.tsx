@@ -45,7 +45,8 @@ function Explanation({ times }: { readonly times: PartTimes }): VNode {
       <p>
         <b>{name}</b>{" "}
         <span class="quiet">
-          {short(times.get(part) ?? 0)}, {t.token.ofToken(percent((times.get(part) ?? 0) / total(times)))}
+          {short(times.get(part) ?? 0)},{" "}
+          {t.token.ofToken(percent((times.get(part) ?? 0) / total(times)))}
         </span>
       </p>
       <p>{explained}</p>

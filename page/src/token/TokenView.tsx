@@ -25,7 +25,12 @@ export function TokenView(): VNode {
           <h1>{t.title}</h1>
           <p class="quiet">{t.intro}</p>
         </div>
-        <button type="button" class="main" disabled={isTracing.value} onClick={() => void takeTrace()}>
+        <button
+          type="button"
+          class="main"
+          disabled={isTracing.value}
+          onClick={() => void takeTrace()}
+        >
           {isTracing.value ? t.taking : taken === null ? t.take : t.again}
         </button>
       </header>
@@ -76,7 +81,10 @@ function Anatomy({ trace: taken }: { readonly trace: TokenTrace }): VNode {
 
 function Zoom({ trace: taken, known }: { trace: TokenTrace; known: readonly number[] }): VNode {
   const t = text.value.token;
-  const index = Math.max(0, known.indexOf(chosenLayer.value ?? known[Math.floor(known.length / 2)] ?? 0));
+  const index = Math.max(
+    0,
+    known.indexOf(chosenLayer.value ?? known[Math.floor(known.length / 2)] ?? 0),
+  );
   const layer = known[index] ?? 0;
   const span = spanOf(taken, layer);
   return (
@@ -118,7 +126,8 @@ function Experts({ experts }: { readonly experts: readonly (readonly number[])[]
       <ul class="experts mono">
         {experts.map((chosen, layer) => (
           <li key={layer}>
-            <span class="quiet">{t.layer(layer)}:</span> {[...chosen].sort((a, b) => a - b).join(" ")}
+            <span class="quiet">{t.layer(layer)}:</span>{" "}
+            {[...chosen].sort((a, b) => a - b).join(" ")}
           </li>
         ))}
       </ul>

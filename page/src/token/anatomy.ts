@@ -20,17 +20,22 @@ export type PartTimes = ReadonlyMap<TokenPart, number>;
 /** Return the seconds of each part that occurs, in the order of PARTS. */
 export function timesOf(intervals: readonly TokenInterval[]): PartTimes {
   const sums = new Map<TokenPart, number>();
-  for (const [part, begun, ended] of intervals) sums.set(part, (sums.get(part) ?? 0) + ended - begun);
-  return new Map(PARTS.flatMap((part): [TokenPart, number][] => {
-    const seconds = sums.get(part);
-    return seconds === undefined ? [] : [[part, seconds]];
-  }));
+  for (const [part, begun, ended] of intervals)
+    sums.set(part, (sums.get(part) ?? 0) + ended - begun);
+  return new Map(
+    PARTS.flatMap((part): [TokenPart, number][] => {
+      const seconds = sums.get(part);
+      return seconds === undefined ? [] : [[part, seconds]];
+    }),
+  );
 }
 
 /** Return the same, mean of the ranks. */
 export function meanTimes(trace: TokenTrace): PartTimes {
   const all = timesOf(trace.ranks.flatMap(({ intervals }) => intervals));
-  return new Map([...all].map(([part, seconds]) => [part, seconds / Math.max(1, trace.ranks.length)]));
+  return new Map(
+    [...all].map(([part, seconds]) => [part, seconds / Math.max(1, trace.ranks.length)]),
+  );
 }
 
 export function total(times: PartTimes, parts: readonly TokenPart[] = PARTS): number {
@@ -88,7 +93,11 @@ export interface Bar {
 const LEAST_PX = 0.25; // thinner ones are not seen
 
 /** Return the bars of one rank that lie in a span, drawn `width` pixels wide. */
-export function barsOf(intervals: readonly TokenInterval[], span: Span, width: number): readonly Bar[] {
+export function barsOf(
+  intervals: readonly TokenInterval[],
+  span: Span,
+  width: number,
+): readonly Bar[] {
   const px_per_s = width / Math.max(1e-9, span.ended - span.begun);
   return intervals.flatMap(([part, begun, ended]): Bar[] => {
     const from = (Math.max(begun, span.begun) - span.begun) * px_per_s;
@@ -101,6 +110,9 @@ export function barsOf(intervals: readonly TokenInterval[], span: Span, width: n
 export function pathOf(bars: readonly Bar[], part: TokenPart, top: number, height: number): string {
   return bars
     .filter((bar) => bar.part === part)
-    .map(({ x, width }) => `M${x.toFixed(2)} ${top}h${width.toFixed(2)}v${height}h${(-width).toFixed(2)}z`)
+    .map(
+      ({ x, width }) =>
+        `M${x.toFixed(2)} ${top}h${width.toFixed(2)}v${height}h${(-width).toFixed(2)}z`,
+    )
     .join("");
 }
