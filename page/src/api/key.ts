@@ -31,6 +31,14 @@ export function giveKey(key: string, isRemembered: boolean): void {
   keyChanges.value += 1;
 }
 
+/** Takes over the key that `dure ui` has put behind the address, and hides it from there. */
+export function takeKeyFromAddress(): void {
+  const found = /^#key=([\w-]+)$/.exec(location.hash)?.[1];
+  if (found === undefined) return;
+  giveKey(found, false);
+  history.replaceState(null, "", location.pathname);
+}
+
 export function forgetKey(): void {
   apiKey.value = null;
   try {

@@ -16,7 +16,7 @@ from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.generate.request import ModelInfo, RankPlace
 from dure.generate.step_notes import StepNote
 
-__all__ = ["links_shown", "nodes_shown", "waits_of"]
+__all__ = ["links_shown", "nodes_shown", "rank_names", "waits_of"]
 
 _HOT_C = 80.0
 _LOW_BYTES = 200e6
@@ -26,12 +26,19 @@ _MBIT = 1e6 / 8
 def nodes_shown(
     info: ModelInfo | None, reports: Sequence[NodeReport], peak_bytes: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Return this machine and every node. info: of the model, None while none is loaded."""
+    """Return this machine and every node. info: of the model, None while none is loaded.
+
+    Ranks on one machine, as for a trial, are drawn as if each had its own.
+    """
     places = info.places if info else ()
     by_name = {one.member.name: one for one in reports}
     names = list(dict.fromkeys([ROOT_NAME, *by_name, *map(node_of, places)]))
-    whole = sum(place.weights_bytes for place in places) or 1
-    return [_node(name, by_name.get(name), places, peak_bytes, whole) for name in names]
+    found = []
+    for name in names:
+        ranks = [n for n, place in enumerate(places) if node_of(place) == name]
+        apart = [[n] for n in ranks] or [[]]
+        found += [_node(name, own, by_name.get(name), places, peak_bytes) for own in apart]
+    return found
 
 
 def node_of(place: RankPlace) -> str:
@@ -41,20 +48,20 @@ def node_of(place: RankPlace) -> str:
 
 def _node(
     name: str,
+    ranks: Sequence[int],
     report: NodeReport | None,
     places: Sequence[RankPlace],
     peak_bytes: Sequence[int],
-    whole: int,
 ) -> dict[str, Any]:
-    ranks = [n for n, place in enumerate(places) if node_of(place) == name]
+    whole = sum(place.weights_bytes for place in places) or 1
     health = report.health if report else None
     platform = report.platform if report else None
     peaks = [peak_bytes[n] for n in ranks if n < len(peak_bytes)]
     return {
-        "name": socket.gethostname() if name == ROOT_NAME else name,
-        "is_root": name == ROOT_NAME,
+        "name": rank_names(places)[ranks[0]] if ranks else _machine(name),
+        "is_root": name == ROOT_NAME and (not ranks or 0 in ranks),
         "is_up": report is None or not report.problem,
-        "problem": report.problem if report else "",
+        "problem": (report.problem or None) if report else None,
         "ranks": ranks,
         "share": sum(places[n].weights_bytes for n in ranks) / whole if ranks else None,
         "weights_bytes": sum(places[n].weights_bytes for n in ranks),
@@ -135,12 +142,12 @@ def _link(
     link_of: Callable[[str], LinkSpeed | None],
     errors: Mapping[str, int],
 ) -> dict[str, Any]:
-    name = node_of(places[rank])
+    name, names = node_of(places[rank]), rank_names(places)
     speed = link_of(name) if name != ROOT_NAME else None
     late = None if waits is None else waits[0] - waits[rank]
     return {
         "ranks": [0, rank],
-        "between": [_shown(places[0]), _shown(places[rank])],
+        "between": [names[0], names[rank]],
         "mbit_per_s": speed.bytes_per_s / _MBIT if speed else None,
         "round_trip_us": speed.round_trip_s * 1e6 if speed else None,
         "wait_s_per_token": None if late is None else abs(late),
@@ -150,6 +157,11 @@ def _link(
     }
 
 
-def _shown(place: RankPlace) -> str:
-    name = node_of(place)
+def rank_names(places: Sequence[RankPlace]) -> list[str]:
+    """Return what to call each rank: its machine, and its number if the machine has several."""
+    names = [_machine(node_of(place)) for place in places]
+    return [f"{one}, rank {n}" if names.count(one) > 1 else one for n, one in enumerate(names)]
+
+
+def _machine(name: str) -> str:
     return socket.gethostname() if name == ROOT_NAME else name

@@ -23,7 +23,7 @@ from dure.http.body import JsonRoute, decode_json
 from dure.http.problems import NotFoundError, json_response
 from dure.http.sse import EventStream, Silence, sse
 from dure.serve.page import built
-from dure.serve.page.machines import node_of
+from dure.serve.page.machines import rank_names
 from dure.serve.page.models import models_shown
 from dure.serve.page.watch import PageWatch
 
@@ -176,7 +176,6 @@ async def _traced(watch: PageWatch) -> TokenTrace:
 
 def _trace_shown(watch: PageWatch, trace: TokenTrace) -> dict[str, Any]:
     info = watch.engine.info
-    names = [node_of(place) for place in info.places]
     layers = [i.layer for own in trace.ranks for i in own if i.layer is not None]
     return {
         "token_s": max((own[-1].ended_s for own in trace.ranks if own), default=0.0),
@@ -187,7 +186,7 @@ def _trace_shown(watch: PageWatch, trace: TokenTrace) -> dict[str, Any]:
         "weights_bytes": [place.weights_bytes for place in info.places],
         "ranks": [
             {"node": name, "intervals": [[i.part, i.begun_s, i.ended_s, i.layer] for i in own]}
-            for name, own in zip(names, trace.ranks, strict=True)
+            for name, own in zip(rank_names(info.places), trace.ranks, strict=True)
         ],
         "parts": [
             {part: sum(i.ended_s - i.begun_s for i in own if i.part == part) for part in PARTS}

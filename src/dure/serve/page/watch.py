@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 from dure.cluster.root.membership import Cluster
@@ -160,6 +161,7 @@ class PageWatch:
         )
         return {
             "model": self._name,
+            "version": version("dure"),
             "state": self.engine.state,
             "doing": self.engine.doing,
             "progress": self.engine.progress,
