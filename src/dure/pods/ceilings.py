@@ -22,11 +22,16 @@ _DAY_S = 86400
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The most that may be paid: price for one pod an hour, hourly for all, daily for all in 24 hours."""
+    """The most that may be paid: price for one pod an hour, hourly for all, daily for all in 24 hours.
+
+    hourly_name, daily_name: what the user sets them with.
+    """
 
     price: Money
     hourly: Money
     daily: Money
+    hourly_name: str = "--max-hourly"
+    daily_name: str = "--max-daily"
 
 
 def check_ceilings(
@@ -47,8 +52,9 @@ def check_ceilings(
     hourly = sum((_hourly(entry) for entry in others), bill.hourly)
     if hourly > ceilings.hourly:
         raise UsageError(
-            f"with it, all pods would cost {hourly} an hour, and --max-hourly is {ceilings.hourly}",
-            "end another pod first (`dure pod ls`), or raise --max-hourly",
+            f"with it, all pods would cost {hourly} an hour, and {ceilings.hourly_name} is "
+            f"{ceilings.hourly}",
+            f"end another pod first (`dure pod ls`), or raise {ceilings.hourly_name}",
         )
     daily = sum(
         (_in_a_day(entry) for entry in others),
@@ -57,8 +63,8 @@ def check_ceilings(
     if daily > ceilings.daily:
         raise UsageError(
             f"with it, all pods could cost {daily} in 24 hours, {spent_lately} of it spent already, "
-            f"and --max-daily is {ceilings.daily}",
-            "give the pod a lower --max-spend or --max-hours, or raise --max-daily",
+            f"and {ceilings.daily_name} is {ceilings.daily}",
+            f"give the pod a lower --max-spend or --max-hours, or raise {ceilings.daily_name}",
         )
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from dure.cli.commands.pod_guard import doctor, guard
 from dure.cli.commands.pod_inside import logs, ssh, sync, tunnel
-from dure.cli.commands.pod_up import guarded, never_unguarded, up
+from dure.cli.commands.pod_up import never_unguarded, up
 from dure.cli.commands.pod_volume import (
     seen_volumes,
     volume,
@@ -37,13 +37,12 @@ from dure.cli.terminal.pod_tables import (
 )
 from dure.errors import UsageError
 from dure.pods.adopting import carried
-from dure.pods.ceilings import Ceilings, check_ceilings
+from dure.pods.ceilings import Ceilings
 from dure.pods.dstack import as_yaml, dstack_configuration
 from dure.pods.hub_token import found_token
-from dure.pods.ledger import Entry
-from dure.pods.life import left_of
-from dure.pods.money import Bill, Money, money_of
+from dure.pods.money import Money, money_of
 from dure.pods.provider import PodError
+from dure.pods.restarting import Restart, guarded
 from dure.pods.timer import guard_is_armed
 from dure.pods.volumes import SeenVolume
 
@@ -204,29 +203,19 @@ def start(
             limits = replace(limits, max_spend=money_of("--max-spend", max_spend))
         if max_hours is not None:
             limits = replace(limits, max_seconds=int(max_hours * 3600))
-        ahead = replace(entry, limits=limits)
-        left = limits.hourly - entry.disks.running
-        bill = Bill(left, entry.disks, left_of(ahead), limits.max_spend - entry.spent)
         ceilings = Ceilings(
             limits.hourly, money_of("--max-hourly", max_hourly), money_of("--max-daily", max_daily)
         )
-
-        def allowed(now: Entry) -> Entry:
-            others = [e for e in here.ledger.living() if e.label != now.label]
-            lately = here.ledger.spent_lately(here.lives.provider.now())
-            check_ceilings(bill, ceilings, others, lately)
-            return replace(now, limits=limits, hourly=limits.hourly)
-
-        allowed(entry)
+        restart = Restart(entry, limits, ceilings)
+        restart.allowed(here, entry)
+        bill, label = restart.bill, entry.label
         ask(
             f"start {name}, for {bill.hourly} an hour and {bill.at_most} at most?",
             yes=yes,
             as_json=as_json,
         )
-        entry = here.ledger.update(entry.label, allowed, here.lives.provider.now(), "limits")
-        label = entry.label
         with never_unguarded(here, lambda e: e.label == label):
-            entry = guarded(here, here.lives.start(entry), token=token)
+            entry = guarded(here, restart.start(here), token=token)
         home = guard_is_armed(here.ledger)
     if as_json:
         print_json(pod_data(entry, home_is_armed=home))

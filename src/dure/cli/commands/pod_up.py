@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,20 +19,18 @@ from dure.cli.terminal.pod_tables import bill_data, bill_lines, end_text, pod_da
 from dure.cli.terminal.quantities import seconds_of
 from dure.errors import DureError, UsageError
 from dure.pods.ceilings import Ceilings, check_ceilings
-from dure.pods.hub_token import HubToken, token_for
+from dure.pods.hub_token import token_for
 from dure.pods.launch import Order, chosen_offer, launch
 from dure.pods.ledger import Entry
-from dure.pods.life import pauses
 from dure.pods.money import Bill, Disks, money_of
 from dure.pods.provider import NetworkVolume, PodError, PodStatus
+from dure.pods.restarting import guarded
 from dure.pods.ssh_access import SshAccess
 from dure.pods.templates import template_of
 from dure.pods.timer import guard_is_armed
 from dure.pods.volumes import Volumes
 
-__all__ = ["guarded", "never_unguarded", "up"]
-
-PATIENCE_S = 900.0
+__all__ = ["never_unguarded", "up"]
 
 
 def up(
@@ -179,25 +176,6 @@ def _include(ssh: SshAccess, *, yes: bool) -> None:
         tell(f"~/.ssh/config has a new line: {ssh.include}")
 
 
-def guarded(
-    here: PodAccount,
-    entry: Entry,
-    patience_s: float = PATIENCE_S,
-    token: HubToken | None = None,
-) -> Entry:
-    """Wait until a pod runs, lets its owner in, and says that its guard is armed. Raises PodError.
-
-    token: what its program waits for, handed over then.
-    """
-    gives_up = time.monotonic() + patience_s
-    entry, _ = here.lives.until_running(entry, patience_s)
-    entry = here.ssh.heal(here.lives, entry, max(1.0, gives_up - time.monotonic()))
-    entry = _armed(here, entry, max(1.0, gives_up - time.monotonic()))
-    if token is not None:
-        here.ssh.hand_token(entry, token)
-    return entry
-
-
 @contextmanager
 def never_unguarded(here: PodAccount, is_meant: Callable[[Entry], bool]) -> Iterator[None]:
     """End a pod that the block asked for if the block fails, or is interrupted, and no guard is at home.
@@ -218,22 +196,6 @@ def never_unguarded(here: PodAccount, is_meant: Callable[[Entry], bool]) -> Iter
             f"{left[0].name} was terminated: {error.problem}",
             "have a guard at home: `dure pod guard --install`",
         ) from error
-
-
-def _armed(here: PodAccount, entry: Entry, patience_s: float) -> Entry:
-    """Read the report of the guard in a pod until it is armed. Raises PodError."""
-    answer = ""
-    for pause_s in pauses(patience_s):
-        if report := here.ssh.report(entry):
-            pod = here.lives.provider.pod(entry.pod_id)
-            if pod is not None and report.armed_at:
-                return here.lives.see(entry, pod, report)
-            answer = report.answer
-        here.lives.wait(pause_s)
-    said = f"the provider answers it {answer}" if answer else "it says nothing"
-    raise PodError(
-        f"the guard in {entry.name} is not armed: {said}", f"look at `dure pod logs {entry.name}`"
-    )
 
 
 def _finish(here: PodAccount, entry: Entry, *, as_json: bool) -> None:

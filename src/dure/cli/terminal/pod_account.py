@@ -4,38 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from dure.cli.terminal.console import print_warning
 from dure.places import pods_directory
+from dure.pods.account import PodAccount
 from dure.pods.keys import account_key
-from dure.pods.ledger import Entry, Ledger
+from dure.pods.ledger import Ledger
 from dure.pods.life import PodLives
 from dure.pods.runpod import RunPod
 from dure.pods.ssh_access import SshAccess
 
 __all__ = ["PodAccount", "opened"]
-
-
-@dataclass(frozen=True)
-class PodAccount:
-    """The user's pods and how they are reached."""
-
-    lives: PodLives
-    ssh: SshAccess
-
-    @property
-    def ledger(self) -> Ledger:
-        """What dure made."""
-        return self.lives.ledger
-
-    def named(self, name: str) -> Entry:
-        """Return a living pod, as the provider shows it now. Raises UsageError, PodError."""
-        entry, pod = self.lives.look(self.ledger.named(name))
-        if pod is None and entry.pod_id:
-            return self.lives.bury(entry)
-        return entry
 
 
 @contextmanager
