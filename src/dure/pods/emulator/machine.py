@@ -17,6 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from dure.pods.emulator.account import EmulatedPod
 from dure.whole_file import part_of
 
@@ -36,12 +38,7 @@ KbdInteractiveAuthentication no
 SetEnv DURE_POD_STATE={folder}/disk/state PATH={folder}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 Subsystem sftp internal-sftp
 """
-_SERVER = """#!/bin/sh
-# Answers as far as a client needs to see that something serves.
-[ -z "${{HF_TOKEN:-}}" ] || echo "it downloads with a token of ${{#HF_TOKEN}} characters"
-while [ $# -gt 0 ]; do [ "$1" = --port ] && port=$2; shift; done
-exec {python} -m http.server "$port" --bind 127.0.0.1 --directory {folder}/site
-"""
+_MODEL_SERVER = Path(__file__).with_name("model_server.py")
 _RSYNC = """for word; do
     shift
     case $word in /workspace*) word={folder}$word ;; esac # the volume of a pod, and not this machine's
@@ -86,8 +83,11 @@ class LocalMachine:
     def stop(self, *, wipe: bool) -> None:
         """End every process of the pod, and empty its disk."""
         if self._process is not None:
+            logins = _below(self._sshd_pid())
             for kept in (self._process.pid, self._sshd_pid()):
                 _end_group(kept)
+            for login in logins:
+                _end_group(login)
             self._process.wait()
             self._process = None
         shutil.rmtree(self._folder / "disk", ignore_errors=True)
@@ -120,13 +120,11 @@ class LocalMachine:
             disk / "state",
             folder / "workspace",
             folder / "bin",
-            folder / "site",
         ):
             made.mkdir(parents=True, exist_ok=True)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = int(free.getsockname()[1])
         (disk / "sshd_config").write_text(_CONFIG.format(port=port, folder=folder))
-        (folder / "site" / "health").write_text('{"status": "ok"}\n')
         sshd = shlex.join([_SSHD, "-D", "-f", str(disk / "sshd_config")])
         key = shlex.quote(str(disk / "host_key"))
         self._program(
@@ -142,9 +140,9 @@ class LocalMachine:
             f'case "$*" in *utilization*) cat {folder}/gpu 2>/dev/null || echo 0 ;;\n'
             '*) echo "NVIDIA GeForce RTX 4090 (emulated)" ;; esac\n',
         )
-        server = _SERVER.format(python=sys.executable, folder=folder)
+        server = shlex.join([sys.executable, "-P", str(_MODEL_SERVER)])
         for name in ("llama-server", "vllm"):
-            self._program(name, server.removeprefix("#!/bin/sh\n"))
+            self._program(name, f'exec {server} "$@"\n')
         return port
 
     def _program(self, name: str, text: str) -> None:
@@ -152,6 +150,14 @@ class LocalMachine:
         part_of(path).write_text(f"#!/bin/sh\n{text}")
         part_of(path).chmod(0o755)
         part_of(path).replace(path)
+
+
+def _below(pid: int) -> list[int]:
+    """Return the processes that come from one, each of which may have a group of its own."""
+    try:
+        return [one.pid for one in psutil.Process(pid).children(recursive=True)] if pid else []
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _end_group(pid: int) -> None:
