@@ -117,6 +117,13 @@ def test_a_busy_gpu_and_a_log_that_grows_are_no_idleness(home: Renting, tmp_path
     assert len(home.account.billing()) == 1
 
 
+def test_looking_whether_all_is_well_is_no_work(home: Renting) -> None:
+    """A router asks a server's health every few seconds: that keeps no pod alive."""
+    run = "while sleep 0.3; do echo 'done request: GET /health 127.0.0.1 200'; done"
+    entry = home.up(order(home, run=run, idle_s=2))
+    wait_until(lambda: has_ended(home, entry))
+
+
 def test_it_ends_when_nobody_at_home_is_heard(home: Renting) -> None:
     """The dead man's switch, if it is asked for."""
     entry = home.up(order(home, heartbeat_s=2))

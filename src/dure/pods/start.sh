@@ -68,8 +68,8 @@ gpu() { # percent of the busiest one; 100 if it cannot be told
     echo "${busiest:-100}"
 }
 
-written() { # bytes that the program has logged: a server writes a line for each request
-    { wc -c <"$state/log" || echo 0; } 2>/dev/null
+worked() { # lines that the program has logged: a server writes one for each request
+    { wc -c <"$state/work" || echo 0; } 2>/dev/null
 }
 
 report() { # [ENDING]: what the owner reads over ssh
@@ -88,10 +88,10 @@ guard() {
         dies=$((now + DURE_MAX_S))
         echo "$dies" >"$state/deadline"
     fi
-    bytes=$(received) lines=$(written)
+    bytes=$(received) lines=$(worked)
     while :; do
         now=$(date +%s)
-        before=$bytes bytes=$(received) before_lines=$lines lines=$(written)
+        before=$bytes bytes=$(received) before_lines=$lines lines=$(worked)
         if [ "$(gpu)" -ge 5 ] || [ $((bytes - before)) -gt 100000 ] || [ "$lines" != "$before_lines" ]; then
             active=$now
         fi
@@ -132,6 +132,16 @@ let_in() { # an sshd for the owner's key
     "$(command -v sshd)"
 }
 
+logged() { # passes a log on, and counts its lines; who only looks whether all is well has no work done
+    while IFS= read -r line || [ -n "$line" ]; do
+        printf '%s\n' "$line"
+        case $line in
+        *'GET /'*) ;;
+        *) { printf . >>"$state/work"; } 2>/dev/null ;;
+        esac
+    done
+}
+
 run() { # the program, again if it ends: a container that ends is started anew, with all of this
     token=$state/hf-token
     while [ -n "${DURE_AWAITS_TOKEN:-}" ] && ! [ -s "$token" ]; do sleep 1; done
@@ -139,7 +149,7 @@ run() { # the program, again if it ends: a container that ends is started anew, 
         (
             ! [ -s "$token" ] || { HF_TOKEN=$(cat "$token") && export HF_TOKEN; } # no other program has it
             exec sh -c "$DURE_RUN"
-        ) 2>&1 | tee -a "$state/log"
+        ) 2>&1 | logged
         echo "dure: the program has ended, and is started again"
         sleep 5
     done
