@@ -24,7 +24,7 @@ speeds = st.builds(
 )
 facts_of_one = st.builds(
     UpstreamFacts,
-    state=st.sampled_from(("up", "up", "up", "loading", "asleep", "off", "cooling")),
+    state=st.sampled_from(("up", "up", "up", "loading", "asleep", "off", "cooling", "out")),
     speed=speeds,
     ready_s=st.floats(0, 100),
     running=st.integers(0, 8),
@@ -143,7 +143,9 @@ def test_who_answers_is_able_to(
     assert one.tools or not request.tools
     assert one.vision or not request.vision
     assert now.context is None or request.prompt_tokens < now.context
-    assert now.state in ("up", "loading") or (now.state != "cooling" and one.start_s is not None)
+    assert now.state in ("up", "loading") or (
+        now.state not in ("cooling", "out") and one.start_s is not None
+    )
 
 
 @settings(deadline=None)

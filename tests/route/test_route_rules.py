@@ -62,6 +62,10 @@ def test_rules_are_read_in_their_order() -> None:
         ),
         ("[route.upstreams.a]\nurl = 'http://a'\nusd-per-hour = -1", "is -1", "above 0"),
         ("[route]\ndaily-usd = 0\n[route.upstreams.a]\nurl = 'http://a'", "line 2", "above 0"),
+        ("[route.upstreams.a]\npod = 'q'\nurl = 'http://a'", "line 3", "the tunnel"),
+        ("[route.upstreams.a]\npod = 'q'\nkind = 'house'", "line 3", "leave kind out"),
+        ("[route.upstreams.a]\npod = 'q'\nwake = 'd8:3a:dd:01:02:03'\nstart-s = 9", "wake", "wake"),
+        ("[route.upstreams.a]\npod = '../q'", "no name of a pod", "dure pod ls"),
         ("[route.upstreams.'a b']\nurl = 'http://a'", "is no upstream", "NAME"),
     ],
 )

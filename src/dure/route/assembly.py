@@ -18,6 +18,7 @@ from dure.route.here import Here
 from dure.route.learned_file import read_learned, write_learned
 from dure.route.metrics import RouterMetrics, ServedAndRouted
 from dure.route.proxy import Proxy
+from dure.route.rented import reaching
 from dure.route.router import Router
 from dure.route.starting import Starter, Wake
 from dure.route.upstream import RouteRules
@@ -66,10 +67,11 @@ def routed(plan: RouterPlan, own: Served | None = None) -> Iterator[Served]:
     """
     learned_file = plan.directory / LEARNED
     waking = {one.name: Wake() for one in plan.rules.upstreams if one.wake}
+    starters = {**waking, **plan.starters}
     router = Router(
         plan.rules,
         read_learned(learned_file),
-        {**waking, **plan.starters},
+        starters,
         Here(own.app) if own else None,
     )
     with DecisionLog(plan.directory / LOG) as log:
@@ -77,21 +79,23 @@ def routed(plan: RouterPlan, own: Served | None = None) -> Iterator[Served]:
             yield Served(
                 Proxy(router, log, own.app if own else None),
                 ServedAndRouted(own.metrics, router) if own else RouterMetrics(router),
-                _around(router, learned_file, own),
+                _around(router, learned_file, starters, own),
             )
         finally:
             write_learned(learned_file, router.learned)
 
 
 @asynccontextmanager
-async def _around(router: Router, learned_file: Path, own: Served | None) -> AsyncIterator[None]:
+async def _around(
+    router: Router, learned_file: Path, starters: Mapping[str, Starter], own: Served | None
+) -> AsyncIterator[None]:
     if own is not None:
-        async with own.around, _around(router, learned_file, None):
+        async with own.around, _around(router, learned_file, starters, None):
             yield
         return
     keeping = asyncio.create_task(_keep(router, learned_file))
     try:
-        async with watching(list(router.upstreams.values())):
+        async with reaching(router, starters), watching(list(router.upstreams.values())):
             yield
     finally:
         keeping.cancel()

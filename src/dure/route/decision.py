@@ -147,7 +147,7 @@ def _down(case: _Case, one: Upstream) -> str:
     facts = case.facts[one.name]
     if facts.state == "cooling":
         return f"rests for {facts.ready_s:.0f} s: {facts.why}"
-    if facts.state in ("asleep", "off") and one.start_s is None:
+    if facts.state == "out" or (facts.state in ("asleep", "off") and one.start_s is None):
         return facts.why or "does not answer"
     return ""
 

@@ -23,7 +23,9 @@ from dure.route.decision import Decision
 from dure.route.dialects import read_request
 from dure.route.facts import RequestFacts, UpstreamFacts
 from dure.route.learning import Learned
+from dure.route.rented import reaching
 from dure.route.router import Router
+from dure.route.starting import Starter
 from dure.route.upstream import RouteRules
 from dure.route.watching import watching
 
@@ -38,6 +40,7 @@ __all__ = [
 
 EXPLAIN = "/route/explain"
 _CHAT = "/v1/chat/completions"
+_PODS_S = 20.0  # to see how rented pods are, and to reach those that run
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,12 +71,18 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     router: str = ""
 
 
-def explained(rules: RouteRules, learned: Learned, question: Question) -> Explanation:
-    """Return what would be decided now, asking all upstreams how they are. Raises UsageError."""
+def explained(
+    rules: RouteRules, learned: Learned, question: Question, starters: Mapping[str, Starter]
+) -> Explanation:
+    """Return what would be decided now, asking all upstreams how they are. Raises UsageError.
+
+    starters: of a router with these rules; they start nothing here.
+    """
 
     async def planned() -> Explanation:
-        router = Router(rules, learned)
-        async with watching(list(router.upstreams.values())):
+        router = Router(rules, learned, starters)
+        lives = list(router.upstreams.values())
+        async with reaching(router, starters, _PODS_S), watching(lives):
             return await _explained(router, question)
 
     return asyncio.run(planned())

@@ -12,7 +12,8 @@ import msgspec
 
 __all__ = ["RequestFacts", "State", "UpstreamFacts", "UpstreamSpeed"]
 
-State = Literal["up", "loading", "asleep", "off", "cooling"]
+State = Literal["up", "loading", "asleep", "off", "cooling", "out"]
+"""out: it does not answer, and cannot be started."""
 
 
 class RequestFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -50,7 +51,8 @@ class UpstreamFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     ready_s: until it takes requests: the rest of its start, or of its cool-down. turn_s: until one of its
     places is free for this request. parallel: answers at once. context None: not known. cached_tokens: of
-    this prompt. speaks: it has the address of this request. spent_usd: today.
+    this prompt. speaks: it has the address of this request. spent_usd: today. start_s: what its starts have
+    taken; None if there was none.
     """
 
     state: State = "up"
@@ -66,3 +68,4 @@ class UpstreamFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     models: tuple[str, ...] = ()
     context: int | None = None
     spent_usd: float = 0.0
+    start_s: float | None = None

@@ -33,14 +33,22 @@ class UpstreamHealth(msgspec.Struct, frozen=True, kw_only=True):
 
     def found_up(self) -> UpstreamHealth:
         """A probe found it ready; what it failed at before counts on."""
-        return msgspec.structs.replace(self, status="up", why=self.why if self.failures else "")
+        was_down = self.status == "down"  # so what it rests for is a start in vain, or a death
+        return msgspec.structs.replace(
+            self,
+            status="up",
+            why=self.why if self.failures else "",
+            rest_until_s=0.0 if was_down else self.rest_until_s,
+        )
 
     def found_loading(self) -> UpstreamHealth:
         """It says that its model is being loaded."""
         return msgspec.structs.replace(self, status="loading", why="loads its model")
 
     def unreachable(self, why: str) -> UpstreamHealth:
-        """Nobody answers there."""
+        """Nobody answers there; if it was started in vain, that is not forgotten."""
+        if self.status == "down" and self.rest_until_s:
+            return self
         return UpstreamHealth(status="down", why=why)
 
     def busy(self, now_s: float, retry_s: float) -> UpstreamHealth:

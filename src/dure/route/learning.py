@@ -63,6 +63,16 @@ class UpstreamLearned(msgspec.Struct):
     models: tuple[str, ...] = ()
     context: int | None = None
     parallel: int | None = None
+    starts: Decayed = msgspec.field(default_factory=Decayed)
+
+    @property
+    def start_s(self) -> float | None:
+        """What a start takes; None if none was seen."""
+        return self.starts.ratio(0.0) or None
+
+    def observe_start(self, seconds: float) -> None:
+        """Take in how long a start took, until the first answer to a probe."""
+        self.starts.observe(seconds, 1)
 
     def observe(self, measured: Measured, upstream: Upstream) -> None:
         """Take in how an answer went."""

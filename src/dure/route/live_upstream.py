@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dure.errors import UsageError
 from dure.http.guards.asgi import Headers
+from dure.pods.way import WayState
 from dure.route.addresses import Addresses
 from dure.route.client import Client, HttpClient
 from dure.route.facts import State, UpstreamFacts
@@ -25,6 +26,7 @@ from dure.route.upstream import RouteRules, Upstream
 
 __all__ = ["LiveUpstream"]
 
+_NOWHERE = "unix:/nonexistent"  # of a pod that is not reached yet
 _CACHE_TOKENS = 32768  # of an upstream that does not say how much it holds
 _BYTES_PER_TOKEN = 4
 _PARALLEL = {"house": 4, "pod": 32, "cloud": 256}  # answers at once if an upstream does not say
@@ -35,7 +37,7 @@ class LiveUpstream:
 
     places: of the requests that the router has sent and that have not ended. others: requests of other
     clients, by the upstream's own account. promised_usd: what running ones may cost. is_to_be_measured:
-    if it has not answered before.
+    if it has not answered before. way: whether there is one to it at all; why_closed: why there is none.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class LiveUpstream:
         self._here = here or Absent()
         self._rules = rules
         self._secret = read_key(Path(upstream.key_file)) if upstream.key_file else b""
-        self._url = upstream.url
-        self._client = self._connected(upstream.url)
+        self._url = upstream.url or _NOWHERE
+        self._client = self._connected(self._url)
+        self.way: WayState = "open" if upstream.pod is None else "broken"
+        self.why_closed = "" if upstream.pod is None else "is not looked for yet"
         self.health = UpstreamHealth()
         self.addresses = Addresses()
         self.places = Places()
@@ -112,6 +116,8 @@ class LiveUpstream:
         """Return how it is."""
         if self.health.rest_until_s > now_s:
             return "cooling"
+        if self.way == "out":
+            return "out"
         if self.health.status == "down":
             return "asleep" if self.upstream.wake else "off"
         return "loading" if self.health.status == "loading" else "up"
@@ -140,12 +146,14 @@ class LiveUpstream:
             models=self.models,
             context=self.context,
             spent_usd=spent_usd + self.promised_usd,
+            start_s=self.learned.start_s,
         )
 
     def _ready_s(self, state: State, now_s: float) -> float:
         if state == "cooling":
             return self.health.rest_until_s - now_s
-        return (self.upstream.start_s or 10.0) if state == "loading" else 0.0
+        start_s = self.learned.start_s or self.upstream.start_s
+        return (start_s or 10.0) if state == "loading" else 0.0
 
     def _cache_bytes(self) -> int:
         tokens = (self.context or 0) * self.parallel or _CACHE_TOKENS

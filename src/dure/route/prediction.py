@@ -50,5 +50,5 @@ def predict(request: RequestFacts, upstream: Upstream, facts: UpstreamFacts) -> 
 
 def _start_s(upstream: Upstream, facts: UpstreamFacts) -> float:
     if facts.state in ("asleep", "off"):
-        return upstream.start_s or 0.0
+        return facts.start_s or upstream.start_s or 0.0
     return facts.ready_s

@@ -145,6 +145,15 @@ class Router:
         """Return what an upstream's answers have cost today, dollars."""
         return self.learned.spent(name, _today())
 
+    def priced(self, name: str, usd_per_hour: float) -> None:
+        """Take over what a rented machine costs now: another one may have got its name."""
+        live = self.upstreams[name]
+        if usd_per_hour == live.upstream.usd_per_hour:
+            return
+        live.upstream = msgspec.structs.replace(live.upstream, usd_per_hour=usd_per_hour)
+        upstreams = tuple(self.upstreams[one.name].upstream for one in self.rules.upstreams)
+        self.rules = msgspec.structs.replace(self.rules, upstreams=upstreams)
+
     # ---------------------------------------------------------------- sending
 
     def began(self, plan: RoutePlan) -> LiveUpstream:
@@ -175,13 +184,17 @@ class Router:
 
     async def _start(self, live: LiveUpstream, starter: Starter) -> bool:
         start_s = live.upstream.start_s or 0.0
-        give_up_s = time.monotonic() + start_s * _START_PATIENCE
+        began_s = time.monotonic()
+        give_up_s = began_s + max(start_s, live.learned.start_s or 0.0) * _START_PATIENCE
         why = "did not wake up" if live.upstream.wake else "did not start"
+        is_whole = live.way != "broken"  # not one that runs already, and whose port has changed
         try:
             while time.monotonic() < give_up_s:
                 live.move(await starter.start(live.upstream))
                 await look(live)
                 if live.health.status == "up":
+                    if is_whole:
+                        live.learned.observe_start(time.monotonic() - began_s)
                     return True
                 await asyncio.sleep(_START_STEP_S)
         except DureError as error:

@@ -23,7 +23,14 @@ from dure.route.upstream import MAC, Kind, RouteRules, Upstream
 __all__ = ["parse_rules", "read_rules"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_POD = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+_POD_START_S = 120.0  # from stopped to the first answer, as long as nothing was measured
 _EXAMPLE = 'write [route.upstreams.NAME] with url = "http://HOST:8080" for each server'
+_NOT_OF_PODS = {
+    "url": "leave one out: the tunnel to the pod is dure's",
+    "wake": "leave wake out: dure starts the pod itself",
+    "ca-file": "leave ca-file out: ssh is what proves the pod",
+}
 _WRITTEN = {
     "bool": "true or false",
     "float": "a number",
@@ -73,27 +80,46 @@ class _Reader:
             )
         self._check_positive(rules, "route", ("worth-usd-per-s", "longest-wait-s", "silence-s"))
         self._check_positive(rules, "route", ("connect-s", "daily-usd"))
+        self._check_positive(rules, "route", ("pods-hourly-usd", "pods-daily-usd"))
         return rules
 
     def _upstream(self, name: str, values: Any) -> Upstream:
         section = f"route.upstreams.{name}"
         if not _NAME.fullmatch(name) or not isinstance(values, dict):
             raise self._error(section, "", "is no upstream", _EXAMPLE)
-        if "url" not in values:
+        if "url" not in values and "pod" not in values:
             raise self._error(section, "", "has no url", _EXAMPLE)
         found: Upstream = self._typed(
             Upstream, {**values, "name": name}, section, without=("name",)
         )
-        self._check_url(found, section)
-        if "kind" not in values and not _is_private(found.url):
+        if found.pod is None:
+            self._check_url(found, section)
+        if found.pod is None and "kind" not in values and not _is_private(found.url):
             cure = f'say kind = "cloud", "pod", or "house" if {_host(found.url)} is in your house'
             raise self._error(section, "url", f"{found.url} may be outside your house", cure)
         self._check_start(found, section)
+        found = self._as_pod(found, values, section)
         self._check_positive(found, section, ("prompt-per-s", "answer-per-s", "start-s"))
         self._check_positive(found, section, ("context", "parallel", "daily-usd"))
         prices = [key for key in found.__struct_encode_fields__ if key.startswith("usd-per-")]
         self._check_positive(found, section, prices, zero=True)
         return found
+
+    def _as_pod(self, upstream: Upstream, values: Mapping[str, Any], section: str) -> Upstream:
+        """Return an upstream of the ledger with what goes without saying; another one as it is."""
+        if upstream.pod is None:
+            return upstream
+        if not _POD.fullmatch(upstream.pod):
+            cure = "give the name that `dure pod ls` shows"
+            raise self._error(section, "pod", f"{upstream.pod!r} is no name of a pod", cure)
+        for key, cure in _NOT_OF_PODS.items():
+            if key in values:
+                raise self._error(section, key, "does not go with pod", cure)
+        if "kind" in values and upstream.kind != "pod":
+            cure = "leave kind out: a rented machine is never in the house"
+            raise self._error(section, "kind", f"is {upstream.kind!r}", cure)
+        start_s = upstream.start_s or _POD_START_S
+        return msgspec.structs.replace(upstream, kind="pod", start_s=start_s)
 
     def _typed(
         self, kind: Any, values: Mapping[str, Any], section: str, *, without: Iterable[str]

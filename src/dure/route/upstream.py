@@ -23,19 +23,22 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
 
     url: where its APIs begin, as `http://desk:8080`, without `/v1`; `unix:PATH` for a socket;
     `here` for the model that `dure serve` itself serves.
+    pod: instead of it, the name of a pod in the ledger, which is reached through ssh and started by dure.
     kind: in the house, a rented machine, or somebody's service. Private requests stay in the house.
     key_file: a file with the key that it wants. ca_file: certificates that it is checked with.
     model: what it is asked for if a client leaves the choice to the router; the first of its models.
     models: names that it serves; none: it is asked. context, parallel: tokens of one request, and answers
     at once; None: it is asked.
-    usd_per_hour: while it answers, and while it starts. wake: the network card's address of a machine that
-    sleeps. start_s: from waking or starting to the first answer; needed to wake it.
+    usd_per_hour: while it answers, and while it starts; a pod's is in the ledger. wake: the network
+    card's address of a machine that sleeps. start_s: from waking or starting to the first answer; needed
+    to wake it.
     prompt_per_s, answer_per_s: tokens, believed until they are measured. measure: with two requests of the
     router's own, if it is in the house and free.
     """
 
     name: str
-    url: str
+    url: str = ""
+    pod: str | None = None
     kind: Kind = "house"
     key_file: str | None = None
     ca_file: str | None = None
@@ -92,6 +95,7 @@ class RouteRules(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     private_keys: names of keys whose requests stay in the house; `*` for all, those without a key too.
     longest_wait_s: an upstream at which a request would wait longer for its turn is full.
     silence_s: an upstream that sends nothing for so long has hung. connect_s: to reach it at all.
+    pods_hourly_usd, pods_daily_usd: what all rented pods together may cost, for one of them to be started.
     upstreams: in the order of preference if nothing else decides.
     """
 
@@ -101,6 +105,8 @@ class RouteRules(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     longest_wait_s: float = 120.0
     silence_s: float = 300.0
     connect_s: float = 3.0
+    pods_hourly_usd: float = 2.0
+    pods_daily_usd: float = 20.0
     upstreams: tuple[Upstream, ...] = ()
 
     def is_private(self, key: str) -> bool:

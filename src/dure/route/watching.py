@@ -67,6 +67,9 @@ async def _watch(live: LiveUpstream) -> None:
 
 async def look(live: LiveUpstream, *, with_shape: bool = True) -> None:
     """Ask an upstream how it is, and note it. with_shape: what it serves, too."""
+    if live.way != "open":
+        live.health = live.health.unreachable(live.why_closed)
+        return
     was_up = live.health.status == "up"
     try:
         async with asyncio.timeout(_WAIT_S):

@@ -12,6 +12,7 @@ import typer
 from dure.cli.terminal.console import errors, print_json
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import Json
+from dure.cli.terminal.route_pods import with_pod_prices, with_pods
 from dure.cli.terminal.route_report import (
     print_explanation,
     print_log,
@@ -58,7 +59,8 @@ def serve(*, rules: RulesFile = None, listening: Listening, guarding: Guarding) 
             'url = "here" is the model of `dure serve`',
             "start it with `dure serve MODEL --rules FILE`",
         )
-    plan = RouterPlan(rules=found, directory=route_directory())
+    priced, starters = with_pods(found)
+    plan = RouterPlan(rules=priced, directory=route_directory(), starters=starters)
     names = ", ".join(one.name for one in found.upstreams)
     code = run_router(
         plan,
@@ -96,7 +98,9 @@ def explain(
     question = Question(prompt=prompt, model=model, max_tokens=max_tokens, key=key, private=private)
     found = explained_by_running(question) if rules is None else None
     if found is None:
-        found = explained(rules_of(rules), read_learned(route_directory() / LEARNED), question)
+        learned = read_learned(route_directory() / LEARNED)
+        priced, starters = with_pods(rules_of(rules))
+        found = explained(priced, learned, question, starters)
     if as_json:
         print_json(msgspec.to_builtins(found))
     else:
@@ -135,7 +139,7 @@ def replay(
 
     Example: dure route replay --with new-rules.toml
     """
-    found = replayed(read_log(_log_file(file)), read_rules(with_rules))
+    found = replayed(read_log(_log_file(file)), with_pod_prices(read_rules(with_rules)))
     if as_json:
         moves = [
             {"before": before, "after": after, "requests": count}
@@ -152,7 +156,7 @@ def report(file: LogFile = None, *, rules: RulesFile = None, as_json: Json = Fal
 
     Example: dure route report
     """
-    found = report_of(read_log(_log_file(file)), rules_of(rules))
+    found = report_of(read_log(_log_file(file)), with_pod_prices(rules_of(rules)))
     if as_json:
         print_json(msgspec.to_builtins(found))
     else:

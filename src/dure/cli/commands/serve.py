@@ -145,9 +145,11 @@ def _front(rules: RouteRules | None) -> _Front:
     """Return what stands before the model's API: a router, or nothing."""
     if rules is None:
         return nullcontext
+    from dure.cli.terminal.route_pods import with_pods
     from dure.route.assembly import RouterPlan, routed
 
-    return partial(routed, RouterPlan(rules=rules, directory=route_directory()))
+    priced, starters = with_pods(rules)
+    return partial(routed, RouterPlan(rules=priced, directory=route_directory(), starters=starters))
 
 
 def _run(plan: ServerPlan, front: _Front) -> int:
