@@ -16,10 +16,10 @@ from dure.cli.terminal.pod_account import PodAccount, opened
 from dure.cli.terminal.pod_options import PodName, tell
 from dure.errors import UsageError
 from dure.pods.ledger import Entry
-from dure.pods.ssh_access import HOSTS
+from dure.pods.ssh_access import HOSTS, SshAccess
 from dure.ssh_program import ssh_is_here
 
-__all__ = ["logs", "ssh", "sync", "tunnel"]
+__all__ = ["held_tunnel", "logs", "ssh", "sync", "tunnel"]
 
 _PATIENCE_S = 90
 _QUIET_S = 3.0
@@ -127,18 +127,26 @@ def tunnel(
             raise UsageError(
                 f"{name} is a {entry.template}, which serves nothing", "use `dure pod ssh`"
             )
-        if not port:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                port = int(free.getsockname()[1])
-        forward = f"127.0.0.1:{port}:127.0.0.1:{entry.server_port}"
-        options = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", forward]
-        command, environment = here.ssh.command(entry, (), options), here.ssh.environment()
-    url = f"http://127.0.0.1:{port}/v1"
+        ssh = here.ssh
+    raise typer.Exit(held_tunnel(ssh, entry, port, as_json=as_json))
+
+
+def held_tunnel(ssh: SshAccess, entry: Entry, port: int, *, as_json: bool) -> int:
+    """Print the address of a pod's server on this machine, and hold the tunnel to it until Ctrl-C.
+
+    port: 0 for a free one. Returns ssh's exit status.
+    """
+    if not port:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = int(free.getsockname()[1])
+    forward = f"127.0.0.1:{port}:127.0.0.1:{entry.server_port}"
+    options = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", forward]
+    url, command = f"http://127.0.0.1:{port}/v1", ssh.command(entry, (), options)
     if as_json:
         print_json({"url": url, "command": command}, in_a_line=True)
     else:
         output.print(url)
-    raise typer.Exit(_ran(command, environment))
+    return _ran(command, ssh.environment())
 
 
 def _reachable(here: PodAccount, name: str) -> Entry:

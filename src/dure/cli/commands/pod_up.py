@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from dure.cli.commands.pod_inside import held_tunnel
 from dure.cli.terminal.console import output, print_json
 from dure.cli.terminal.parameters import Json
 from dure.cli.terminal.pod_account import PodAccount, opened
@@ -82,6 +83,10 @@ def up(
     wait: Annotated[
         str, typer.Option(help="Time to wait until it runs and its guard is checked.")
     ] = "15m",
+    tunnel: Annotated[
+        bool,
+        typer.Option("--tunnel", help="Then hold a tunnel to its server until Ctrl-C; it runs on."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the bill, and stop.")] = False,
     yes: Yes = False,
     as_json: Json = False,
@@ -101,6 +106,8 @@ def up(
         raise UsageError(f"--volume {volume}", "give 0, or 10 GB and more")
     if not 0 < max_hours <= 24 * 30:
         raise UsageError(f"--max-hours {max_hours:g}", "give hours above 0, 720 at most")
+    if tunnel and template != "serve":
+        raise UsageError(f"a {template} serves nothing", "leave out --tunnel")
     ceilings = Ceilings(
         money_of("--max-price", max_price),
         money_of("--max-hourly", max_hourly),
@@ -142,6 +149,9 @@ def up(
             tell(f"{name} is made ({entry.pod_id}), and costs {entry.hourly} an hour")
             entry = guarded(here, entry, seconds_of("--wait", wait), token)
         _finish(here, entry, as_json=as_json)
+        ssh = here.ssh
+    if tunnel:
+        raise typer.Exit(held_tunnel(ssh, entry, 0, as_json=as_json))
 
 
 def _limit(option: str, text: str) -> int:
@@ -211,5 +221,8 @@ def _finish(here: PodAccount, entry: Entry, *, as_json: bool) -> None:
         tell("no guard at home runs, which would count its money too: `dure pod guard --install`")
     tell(f"log in:   dure pod ssh {entry.name}   (or ssh dure-{entry.name})")
     if entry.server_port:
-        tell(f"use it:   dure pod tunnel {entry.name}")
+        tell(f"use it:   dure pod tunnel {entry.name}   (its OpenAI API, on this machine)")
+        tell("          or behind a router, `dure route serve`, with these lines in its rules:")
+        tell(f"              [route.upstreams.{entry.name}]")
+        tell(f'              pod = "{entry.name}"')
     tell(f"end it:   dure pod rm {entry.name}")
