@@ -9,8 +9,12 @@ from contextlib import ExitStack
 
 import msgspec
 
+from dure.pods.ledger import Entry, PodLimits
+from dure.pods.money import Disks, Money
 from dure.route.dialects import RoutedRequest, read_request
+from dure.route.health import UpstreamHealth
 from dure.route.learning import Learned
+from dure.route.rented import with_prices
 from dure.route.router import RoutePlan, Router
 from dure.route.starting import Wake, magic_packet
 from dure.route.upstream import RouteRules, Upstream
@@ -82,6 +86,52 @@ def test_a_machine_that_does_not_wake_rests() -> None:
     assert not is_up
     assert plan.decision.refusal == "down"
     assert "did not wake up" in plan.decision.lines[-1].excluded["desk"]
+
+
+def test_a_probe_does_not_forget_a_start_in_vain() -> None:
+    """Health is asked every two seconds: that alone starts nothing again. Found up, it may answer."""
+    asleep = UpstreamHealth().did_not_start(100.0, 60.0, "did not wake up")
+    asked = asleep.unreachable("cannot be reached")
+    assert (asked.rest_until_s, asked.why) == (160.0, "did not wake up")
+    assert asked.found_up() == UpstreamHealth(status="up", why="")
+
+
+def test_the_next_start_is_believed_to_take_what_the_last_one_took() -> None:
+    """Whatever the rules say."""
+    desk = Upstream(name="desk", url="http://desk", models=("small",), wake=MAC, start_s=WAIT_S)
+    learned = Learned()
+    learned.upstream("desk").observe_start(7.0)
+
+    async def ask() -> RoutePlan:
+        return await Router(RouteRules(upstreams=(desk,)), learned).plan(chat(), "", private=False)
+
+    assert asyncio.run(ask()).decision.predictions["desk"].start_s == 7.0
+
+
+def test_a_pod_costs_what_the_ledger_says_unless_the_rules_say_it() -> None:
+    """The newest pod of the name counts; one that was never rented costs nothing that is known."""
+    pod = Upstream(name="a", pod="q", kind="pod")
+    own = Upstream(name="b", pod="q", kind="pod", usd_per_hour=0.1)
+    rules = RouteRules(upstreams=(pod, own, Upstream(name="c", pod="r", kind="pod")))
+    found = with_prices(rules, [rented("q", "0.9"), rented("q", "0.5")])
+    assert [one.usd_per_hour for one in found.upstreams] == [0.5, 0.1, 0.0]
+
+
+def rented(name: str, hourly: str) -> Entry:
+    """An entry of the ledger."""
+    return Entry(
+        name=name,
+        label=f"dure-{name}-{hourly}",
+        template="serve",
+        gpu="",
+        gpus=1,
+        cloud="SECURE",
+        disks=Disks(),
+        volume_path="",
+        server_port=8080,
+        limits=PodLimits(3600, Money.of(10), 0, Money.of(hourly)),
+        made_at=0.0,
+    )
 
 
 def test_money_that_running_answers_may_cost_is_spent_already() -> None:
