@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -83,7 +84,10 @@ def free_port() -> int:
 
 @contextmanager
 def router(person: Person, rules: str) -> Iterator[Routing]:
-    with routing(person.home / "router", rules, **account(person)) as found:
+    with (
+        TemporaryDirectory(prefix="r-") as short,  # a tunnel's socket needs a short path
+        routing(person.home / "router", rules, **account(person), TMPDIR=short) as found,
+    ):
         yield found
 
 
