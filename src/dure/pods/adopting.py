@@ -61,6 +61,7 @@ def adopt(lives: PodLives, text: str, label: str) -> Entry:
                 spent=max(entry.spent, lives.provider.billed(entry.pod_id)),
                 door_port=0,
                 ssh_key="",
+                key_file="",  # a path of the other machine
             )
         )
     return lives.see(next(e for e in lives.ledger.all() if e.label == label), pod)

@@ -28,7 +28,10 @@ _FINDS = 6
 
 @dataclass(frozen=True)
 class Order:
-    """A pod that somebody wants. heartbeat_s: 0 if it need not hear of home."""
+    """A pod that somebody wants. heartbeat_s: 0 if it need not hear of home.
+
+    key_file: with the key of its public address, if it has one.
+    """
 
     name: str
     template: Template
@@ -42,6 +45,7 @@ class Order:
     network_volume: str = ""
     data_center: str = ""
     ssh_key: Path | None = None
+    key_file: Path | None = None
 
     def __post_init__(self) -> None:
         checked_name("--name", self.name)
@@ -71,6 +75,8 @@ class Order:
             ssh_key=str(self.ssh_key or ""),
             awaits_token=self.template.awaits_token,
             network_volume=self.network_volume,
+            public_port=self.template.public_port,
+            key_file=str(self.key_file or ""),
         )
 
     def spec(self, label: str, public_key: str, api: str) -> PodSpec:
@@ -78,7 +84,7 @@ class Order:
         return PodSpec(
             name=label,
             image=self.template.image,
-            args=start_args(),
+            args=start_args(is_public=bool(self.template.public_port)),
             env=environment_of(
                 self.template, self.limits, self.bill.runs_s, self.heartbeat_s, public_key, api
             ),
@@ -89,7 +95,13 @@ class Order:
             volume_path=self.volume_path,
             network_volume=self.network_volume,
             data_center=self.data_center,
+            ports=("22/tcp", *self._public_ports),
         )
+
+    @property
+    def _public_ports(self) -> tuple[str, ...]:
+        port = self.template.public_port
+        return (f"{port}/http",) if port else ()
 
 
 def chosen_offer(

@@ -79,7 +79,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     price that was read last. active_at: when it was last seen to work. armed_at: when the guard in the pod
     was last read to be armed; dies_at is what it said then. door_*: of sshd, as last tried. ssh_key: the
     user's own, if not dure's. awaits_token: a token of Hugging Face is handed to it after each start.
-    network_volume: the id of the one that it mounts.
+    network_volume: the id of the one that it mounts. public_port: what the provider shows to the world,
+    0 for nothing; key_file: where its key is kept.
     """
 
     name: str
@@ -110,6 +111,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     ssh_key: str = ""
     awaits_token: bool = False
     network_volume: str = ""
+    public_port: int = 0
+    key_file: str = ""
     note: str = ""
 
 

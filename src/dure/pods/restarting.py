@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from dure.errors import DureError
 from dure.pods.account import PodAccount
+from dure.pods.api_key import hand_api_key
 from dure.pods.ceilings import Ceilings, check_ceilings
 from dure.pods.hub_token import HubToken, found_token
 from dure.pods.ledger import Entry, PodLimits
@@ -65,12 +66,13 @@ def guarded(
 ) -> Entry:
     """Wait until a pod runs, lets its owner in, and says that its guard is armed. Raises PodError.
 
-    token: what its program waits for, handed over then.
+    Then it gets the key of its public address, if it has one. token: what its program waits for.
     """
     gives_up = time.monotonic() + patience_s
     entry, _ = here.lives.until_running(entry, patience_s)
     entry = here.ssh.heal(here.lives, entry, max(1.0, gives_up - time.monotonic()))
     entry = _armed(here, entry, max(1.0, gives_up - time.monotonic()))
+    hand_api_key(here.ssh, entry)
     if token is not None:
         here.ssh.hand_token(entry, token)
     return entry

@@ -12,7 +12,7 @@ from typing import Any
 from dure.pods.money import Money
 from dure.pods.provider import GpuOffer, NetworkVolume, Pod, PodError, PodSpec, PodStatus, SshDoor
 
-__all__ = ["offer_of", "pod_of", "request_of", "volume_of"]
+__all__ = ["offer_of", "pod_of", "public_url", "request_of", "volume_of"]
 
 Json = Mapping[str, Any]
 
@@ -44,6 +44,11 @@ def pod_of(found: Json) -> Pod:
             f"a pod in the provider's answer cannot be read ({type(error).__name__}: {error})",
             "look at https://console.runpod.io/pods, and for a newer dure",
         ) from error
+
+
+def public_url(pod_id: str, port: int) -> str:
+    """Return where the provider's proxy shows a port of a pod to the world."""
+    return f"https://{pod_id}-{port}.proxy.runpod.net"
 
 
 def _status(word: Any) -> PodStatus:

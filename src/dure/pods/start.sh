@@ -1,6 +1,8 @@
 # Process 1 of a pod: the guard that ends it, sshd, and the program that it is rented for.
 # From the environment: DURE_MAX_S, DURE_IDLE_S, DURE_HEARTBEAT_S (0: no such limit), DURE_RUN,
-# DURE_POD_API, DURE_AWAITS_TOKEN (run only when a token was handed over by ssh), PUBLIC_KEY; the provider adds RUNPOD_POD_ID and a key for this pod alone.
+# DURE_POD_API, DURE_AWAITS_TOKEN (run only when a token was handed over by ssh), DURE_PUBLIC_PORT and
+# DURE_SERVER_PORT (if the world may ask), PUBLIC_KEY; the provider adds RUNPOD_POD_ID and a key for this
+# pod alone.
 set -u
 umask 022
 state=${DURE_POD_STATE:-/var/lib/dure-pod}
@@ -155,6 +157,15 @@ run() { # the program, again if it ends: a container that ends is started anew, 
     done
 }
 
+front() { # the one port that the world sees; closed until the owner has handed over its key by ssh
+    while ! [ -s "$state/api-key" ]; do sleep 1; done
+    command -v python3 >/dev/null || apt-get -q install -y --no-install-recommends python3
+    while :; do
+        python3 -c "$front_program" "$state/api-key" "$DURE_PUBLIC_PORT" "$DURE_SERVER_PORT"
+        sleep 5
+    done
+}
+
 trap 'trap - TERM; kill 0; exit 0' TERM
 while :; do
     guard
@@ -162,4 +173,5 @@ while :; do
 done &
 [ -z "$public" ] || let_in &
 [ -z "${DURE_RUN:-}" ] || run &
+[ -z "${DURE_PUBLIC_PORT:-}" ] || front &
 wait

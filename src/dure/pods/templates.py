@@ -19,6 +19,7 @@ from dure.pods.ledger import PodLimits
 __all__ = [
     "CACHES",
     "MAX_S",
+    "PUBLIC_PORT",
     "TEMPLATES",
     "Template",
     "environment_of",
@@ -28,6 +29,7 @@ __all__ = [
 
 TEMPLATES = ("serve", "workbench")
 ENGINES = ("llama.cpp", "vllm")
+PUBLIC_PORT = 8100
 MAX_S = "DURE_MAX_S"
 """The variable that limits a run; it is renewed when a stopped pod is started."""
 CACHES = ("HF_HOME", "LLAMA_CACHE")
@@ -40,6 +42,7 @@ class Template:
     """An image and what runs in it. run: for a shell. port: of its server, 0 for none.
 
     awaits_token: it runs only when a token of Hugging Face was handed to the pod, over ssh.
+    public_port: of the front that lets in who has the key (`front`), 0 for none.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Template:
     port: int
     env: Mapping[str, str]
     awaits_token: bool = False
+    public_port: int = 0
 
 
 def template_of(
@@ -112,10 +116,21 @@ def environment_of(
         "DURE_HEARTBEAT_S": str(heartbeat_s),
         "DURE_POD_API": api,
         **({"DURE_AWAITS_TOKEN": "1"} if template.awaits_token else {}),
+        **_public(template),
     }
 
 
-def start_args() -> str:
+def _public(template: Template) -> dict[str, str]:
+    if not template.public_port:
+        return {}
+    ports = {"DURE_PUBLIC_PORT": template.public_port, "DURE_SERVER_PORT": template.port}
+    return {name: str(port) for name, port in ports.items()}
+
+
+def start_args(*, is_public: bool = False) -> str:
     """Return what replaces an image's entry, in RunPod's form of JSON."""
     script = (files("dure.pods") / "start.sh").read_text()
+    if is_public:
+        front = (files("dure.pods") / "front.py").read_text()
+        script = f"front_program={shlex.quote(front)}\n{script}"
     return json.dumps({"entrypoint": ["/bin/sh", "-c"], "cmd": [script]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -239,6 +240,8 @@ def rm(name: PodName, yes: Yes = False, as_json: Json = False) -> None:
             )
             ask(f"terminate {name}{lost}?", yes=yes, as_json=as_json)
             entry = here.lives.end(entry, "its owner ended it")
+        if entry.key_file:
+            Path(entry.key_file).unlink(missing_ok=True)
         here.ssh.write_entries(here.ledger.living())
     if as_json:
         print_json(pod_data(entry, home_is_armed=False))

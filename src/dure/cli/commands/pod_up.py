@@ -19,6 +19,8 @@ from dure.cli.terminal.pod_options import MaxDaily, MaxHourly, SshKey, Yes, ask,
 from dure.cli.terminal.pod_tables import bill_data, bill_lines, end_text, pod_data
 from dure.cli.terminal.quantities import seconds_of
 from dure.errors import DureError, UsageError
+from dure.places import pods_directory
+from dure.pods.api_key import make_api_key
 from dure.pods.ceilings import Ceilings, check_ceilings
 from dure.pods.hub_token import token_for
 from dure.pods.launch import Order, chosen_offer, launch
@@ -26,8 +28,9 @@ from dure.pods.ledger import Entry
 from dure.pods.money import Bill, Disks, money_of
 from dure.pods.provider import NetworkVolume, PodError, PodStatus
 from dure.pods.restarting import guarded
+from dure.pods.runpod_values import public_url
 from dure.pods.ssh_access import SshAccess
-from dure.pods.templates import template_of
+from dure.pods.templates import PUBLIC_PORT, template_of
 from dure.pods.timer import guard_is_armed
 from dure.pods.volumes import Volumes
 
@@ -83,6 +86,12 @@ def up(
     wait: Annotated[
         str, typer.Option(help="Time to wait until it runs and its guard is checked.")
     ] = "15m",
+    public: Annotated[
+        bool,
+        typer.Option(
+            "--public", help="Let whoever has its key ask it, by the provider's public proxy."
+        ),
+    ] = False,
     tunnel: Annotated[
         bool,
         typer.Option("--tunnel", help="Then hold a tunnel to its server until Ctrl-C; it runs on."),
@@ -106,8 +115,8 @@ def up(
         raise UsageError(f"--volume {volume}", "give 0, or 10 GB and more")
     if not 0 < max_hours <= 24 * 30:
         raise UsageError(f"--max-hours {max_hours:g}", "give hours above 0, 720 at most")
-    if tunnel and template != "serve":
-        raise UsageError(f"a {template} serves nothing", "leave out --tunnel")
+    if (tunnel or public) and template != "serve":
+        raise UsageError(f"a {template} serves nothing", "leave out --tunnel and --public")
     ceilings = Ceilings(
         money_of("--max-price", max_price),
         money_of("--max-hourly", max_hourly),
@@ -143,6 +152,7 @@ def up(
             ask(f"hand your token of Hugging Face to {name}, by ssh?", yes=yes, as_json=as_json)
         ask(f"rent {offer.name} as {name}?", yes=yes, as_json=as_json)
         _include(here.ssh, yes=yes)
+        order = _shown_to_the_world(order) if public else order
         key, before = here.ssh.public_key(), {e.label for e in here.ledger.all()}
         with never_unguarded(here, lambda e: e.label not in before and e.name == name):
             entry = launch(here.lives, order, key, allow)
@@ -152,6 +162,12 @@ def up(
         ssh = here.ssh
     if tunnel:
         raise typer.Exit(held_tunnel(ssh, entry, 0, as_json=as_json))
+
+
+def _shown_to_the_world(order: Order) -> Order:
+    """Return an order of a pod with a public address, and make the key that it wants."""
+    template = replace(order.template, public_port=PUBLIC_PORT)
+    return replace(order, template=template, key_file=make_api_key(pods_directory(), order.name))
 
 
 def _limit(option: str, text: str) -> int:
@@ -225,4 +241,7 @@ def _finish(here: PodAccount, entry: Entry, *, as_json: bool) -> None:
         tell("          or behind a router, `dure route serve`, with these lines in its rules:")
         tell(f"              [route.upstreams.{entry.name}]")
         tell(f'              pod = "{entry.name}"')
+    if entry.public_port:
+        tell(f"public:   {public_url(entry.pod_id, entry.public_port)}/v1")
+        tell(f"          its key is in {entry.key_file}")
     tell(f"end it:   dure pod rm {entry.name}")

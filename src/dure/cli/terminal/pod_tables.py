@@ -15,6 +15,7 @@ from dure.pods.guard import GuardRound
 from dure.pods.ledger import Entry, PodState
 from dure.pods.money import Bill, Money
 from dure.pods.provider import GpuOffer, PodStatus
+from dure.pods.runpod_values import public_url
 
 __all__ = [
     "bill_data",
@@ -165,6 +166,8 @@ def pod_data(entry: Entry, *, home_is_armed: bool) -> dict[str, Any]:
         "ssh": f"dure-{entry.name}" if entry.door_port else None,
         "hf_token": entry.awaits_token,
         "network_volume": entry.network_volume or None,
+        "public": public_url(entry.pod_id, entry.public_port) if entry.public_port else None,
+        "key_file": entry.key_file or None,
         "note": entry.note,
     }
 

@@ -54,12 +54,17 @@ class LocalMachine:
     def __init__(self, folder: Path, step_s: int = 1) -> None:
         self._folder, self._step_s = folder, step_s
         self._process: subprocess.Popen[bytes] | None = None
+        self.public_port = 0  # where the provider's proxy would lead to
 
     def start(self, pod: EmulatedPod) -> int:
         """Run the start command; return the port at which its sshd will listen."""
         port = self._furnish()
         command = json.loads(pod.body["args"])
         pod.env["USER"] = getpass.getuser()
+        public = {}
+        if "DURE_PUBLIC_PORT" in pod.env:
+            self.public_port = _free_port()
+            public = {"DURE_PUBLIC_PORT": str(self.public_port), "DURE_PUBLIC_HOST": "127.0.0.1"}
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command["entrypoint"], *command["cmd"]],
@@ -67,6 +72,7 @@ class LocalMachine:
                 env={
                     "PATH": f"{self._folder}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
                     **pod.env,
+                    **public,
                     "HOME": str(self._folder / "disk" / "home"),
                     "DURE_POD_STATE": str(self._folder / "disk" / "state"),
                     "DURE_STEP_S": str(self._step_s),
@@ -122,8 +128,7 @@ class LocalMachine:
             folder / "bin",
         ):
             made.mkdir(parents=True, exist_ok=True)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = int(free.getsockname()[1])
+        port = _free_port()
         (disk / "sshd_config").write_text(_CONFIG.format(port=port, folder=folder))
         sshd = shlex.join([_SSHD, "-D", "-f", str(disk / "sshd_config")])
         key = shlex.quote(str(disk / "host_key"))
@@ -150,6 +155,11 @@ class LocalMachine:
         part_of(path).write_text(f"#!/bin/sh\n{text}")
         part_of(path).chmod(0o755)
         part_of(path).replace(path)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def _below(pid: int) -> list[int]:
