@@ -22,8 +22,8 @@ from msgspec.structs import replace
 
 from dure.pods.emulator.model_server import ANSWER
 from dure.pods.ledger import Ledger
-from tests.support.pod_person import KEY, UP, Person, a_person
 from tests.support.dure_process import Dure
+from tests.support.pod_person import KEY, UP, Person, a_person
 from tests.support.routing import Routing, routing, upstream
 from tests.support.scripted_upstream import ScriptedUpstream, scripted
 

@@ -98,14 +98,14 @@ def test_a_probe_does_not_forget_a_start_in_vain() -> None:
 
 def test_the_next_start_is_believed_to_take_what_the_last_one_took() -> None:
     """Whatever the rules say."""
-    desk = Upstream(name="desk", url="http://desk", models=("small",), wake=MAC, start_s=WAIT_S)
+    pod = Upstream(name="a", pod="q", kind="pod", models=("small",), start_s=WAIT_S)
     learned = Learned()
-    learned.upstream("desk").observe_start(7.0)
+    learned.upstream("a").observe_start(7.0)
 
     async def ask() -> RoutePlan:
-        return await Router(RouteRules(upstreams=(desk,)), learned).plan(chat(), "", private=False)
+        return await Router(RouteRules(upstreams=(pod,)), learned).plan(chat(), "", private=False)
 
-    assert asyncio.run(ask()).decision.predictions["desk"].start_s == 7.0
+    assert asyncio.run(ask()).decision.predictions["a"].start_s == 7.0
 
 
 def test_a_pod_costs_what_the_ledger_says_unless_the_rules_say_it() -> None:

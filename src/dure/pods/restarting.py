@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from dure.errors import DureError
+from dure.errors import DureError, UsageError
 from dure.pods.account import PodAccount
 from dure.pods.api_key import hand_api_key
 from dure.pods.ceilings import Ceilings, check_ceilings
@@ -18,7 +18,7 @@ from dure.pods.hub_token import HubToken, found_token
 from dure.pods.ledger import Entry, PodLimits
 from dure.pods.life import left_of, pauses
 from dure.pods.money import Bill
-from dure.pods.provider import PodError, PodStatus
+from dure.pods.provider import ConflictError, PodError, PodStatus
 from dure.pods.timer import guard_is_armed
 
 __all__ = ["START_PATIENCE_S", "Restart", "guarded", "restarted"]
@@ -81,13 +81,15 @@ def guarded(
 def restarted(here: PodAccount, restart: Restart, patience_s: float) -> Entry:
     """Start a pod and check its guards; without any that was checked it is stopped again.
 
-    Raises UsageError at a ceiling, PodError if it does not start.
+    One that somebody else starts at this moment is left alone. Raises UsageError at a ceiling, PodError
+    if it does not start.
     """
     token = found_token() if restart.entry.awaits_token else None
     try:
         return guarded(here, restart.start(here), patience_s, token)
-    except BaseException:
-        if not guard_is_armed(here.ledger):
+    except BaseException as error:
+        is_ours = not isinstance(error, ConflictError | UsageError)
+        if is_ours and not guard_is_armed(here.ledger):
             _stop_again(here, restart.entry.label)
         raise
 

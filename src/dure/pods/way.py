@@ -6,6 +6,7 @@ know who asks the server, and what.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -29,6 +30,7 @@ WayState = Literal["open", "stopped", "broken", "out"]
 """open: the tunnel stands. stopped: the pod can be started. broken: it runs, or may run, and is not
 reached. out: there is no pod, or none that may be started."""
 _HEALS_S = 60.0
+_FAULTS = (DureError, OSError, sqlite3.Error)  # of the provider, of ssh, of this machine's disk
 _CEILINGS = ("pods-hourly-usd", "pods-daily-usd")  # as the rules of a router have them
 
 
@@ -75,7 +77,7 @@ class PodWay:
             with self._opened() as here:
                 here.lives.wait = self._wait
                 return self._found(here, patience_s)
-        except DureError as error:
+        except _FAULTS as error:
             return Standing("broken", str(error))
 
     def start(self, patience_s: float) -> None:
@@ -85,14 +87,20 @@ class PodWay:
         """
         if self.is_open:
             return
-        with self._opened() as here:
-            here.lives.wait = self._wait
-            standing = self._found(here, patience_s)
-            if standing.state == "stopped":
-                restart = self._restart(here.ledger.named(self._name))
-                self._tunnel.open(here.ssh, restarted(here, restart, patience_s))
-            elif standing.state != "open":
-                raise PodError(standing.why)
+        try:
+            with self._opened() as here:
+                here.lives.wait = self._wait
+                self._start(here, patience_s)
+        except (OSError, sqlite3.Error) as error:
+            raise PodError(f"{self._name} cannot be started: {error}") from error
+
+    def _start(self, here: PodAccount, patience_s: float) -> None:
+        standing = self._found(here, patience_s)
+        if standing.state == "stopped":
+            restart = self._restart(here.ledger.named(self._name))
+            self._tunnel.open(here.ssh, restarted(here, restart, patience_s))
+        elif standing.state != "open":
+            raise PodError(standing.why)
 
     def give_up(self) -> None:
         """Have calls that wait end soon, with a PodError."""

@@ -187,13 +187,13 @@ class Router:
         began_s = time.monotonic()
         give_up_s = began_s + max(start_s, live.learned.start_s or 0.0) * _START_PATIENCE
         why = "did not wake up" if live.upstream.wake else "did not start"
-        is_whole = live.way != "broken"  # not one that runs already, and whose port has changed
+        was_stopped = live.way == "stopped"  # else it may have run already, which takes no time
         try:
             while time.monotonic() < give_up_s:
                 live.move(await starter.start(live.upstream))
                 await look(live)
                 if live.health.status == "up":
-                    if is_whole:
+                    if was_stopped:
                         live.learned.observe_start(time.monotonic() - began_s)
                     return True
                 await asyncio.sleep(_START_STEP_S)
