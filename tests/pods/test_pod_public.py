@@ -14,6 +14,7 @@ import pytest
 from dure.pods.emulator.machine import LocalMachine
 from dure.pods.emulator.model_server import ANSWER
 from tests.support.pod_person import UP, Person, a_person
+from tests.support.pod_servers import move_server
 
 WAIT_S = 60.0  # detects a hang; nothing is measured with it
 CHAT = {"messages": [{"role": "user", "content": "Ring it."}]}
@@ -36,15 +37,6 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
         person.dure("start", "w", "--yes")
         wait_until(lambda: is_open(person))
         yield person
-
-
-def move_server(person: Person) -> None:
-    """Have the pod serve at a port that no other pod of this machine has."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    env = person.pod.env
-    env["DURE_RUN"] = env["DURE_RUN"].replace("--port 8080", f"--port {port}")
-    env["DURE_SERVER_PORT"] = port
 
 
 def address(person: Person) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
 import sqlite3
 import threading
 import time
@@ -18,12 +17,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from msgspec.structs import replace
 
 from dure.pods.emulator.model_server import ANSWER
-from dure.pods.ledger import Ledger
 from tests.support.dure_process import Dure
 from tests.support.pod_person import KEY, UP, Person, a_person
+from tests.support.pod_servers import move_server
 from tests.support.routing import Routing, routing, upstream
 from tests.support.scripted_upstream import ScriptedUpstream, scripted
 
@@ -63,23 +61,9 @@ def person(tmp_path: Path) -> Iterator[Person]:
         person.dure("guard", "--once", "--again")
         person.dure(*UP)
         move_server(person)
+        person.server.account.act(person.pod.id, "restart")
+        person.dure("ssh", "w", "--", "true")
         yield person
-
-
-def move_server(person: Person) -> None:
-    """Have the pod serve at a port that no other pod of this machine has."""
-    port, pod = free_port(), person.pod
-    pod.env["DURE_RUN"] = pod.env["DURE_RUN"].replace("--port 8080", f"--port {port}")
-    ledger = Ledger(person.home / ".local" / "state" / "dure" / "pods")
-    ledger.update(pod.name, lambda entry: replace(entry, server_port=port), pod.seen_at)
-    ledger.close()
-    person.server.account.act(pod.id, "restart")
-    person.dure("ssh", "w", "--", "true")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @contextmanager
