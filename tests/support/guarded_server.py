@@ -31,7 +31,7 @@ from dure.http.guards.tls import Tls
 from dure.http.log_sink import LogSink
 from dure.http.server import HttpServer, Served, serve
 from dure.http.settings import ServerSettings
-from dure.serve.engine import ChangingAdapters, EngineState, WatchedSteps
+from dure.serve.engine import ChangingAdapters, EngineState, StepWatching
 from dure.serve.metrics import Metrics
 
 WAIT_S = 30.0  # detects a hang; nothing is measured with it
@@ -104,7 +104,7 @@ class ScriptedEngine:
         raise AssertionError("it loads none")
 
     @property
-    def steps(self) -> WatchedSteps:
+    def steps(self) -> StepWatching:
         raise AssertionError("nobody watches it")
 
 

@@ -41,7 +41,7 @@ from dure.isolation import Isolation
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
 from dure.serve.app import build_app
-from dure.serve.engine import ChangingAdapters, EngineState, WatchedSteps
+from dure.serve.engine import ChangingAdapters, EngineState, StepWatching
 from dure.serve.served_model import ServedModel
 from dure.serve.state import ServerState
 from dure.worker.protocol import EngineOptions
@@ -307,7 +307,7 @@ class ScriptedEngine:
         raise AssertionError("it loads none")
 
     @property
-    def steps(self) -> WatchedSteps:
+    def steps(self) -> StepWatching:
         raise AssertionError("nobody watches it")
 
     def not_embedding(self) -> ScriptedEngine:

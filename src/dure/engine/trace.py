@@ -19,7 +19,7 @@ from dure.engine.arrays import Times
 __all__ = [
     "MOST_PASSES",
     "PARTS",
-    "Interval",
+    "RankInterval",
     "RankTrace",
     "StepTrace",
     "chrome_events",
@@ -59,7 +59,7 @@ class RankTrace:
 
 
 @dataclass(frozen=True)
-class Interval:
+class RankInterval:
     """What a rank did from begun to ended, seconds; in a layer of a step, None outside of the layers."""
 
     part: str
@@ -76,7 +76,7 @@ def parts_of(ranks: Sequence[RankTrace]) -> list[dict[str, float]]:
     ]
 
 
-def last_step(ranks: Sequence[RankTrace]) -> list[list[Interval]]:
+def last_step(ranks: Sequence[RankTrace]) -> list[list[RankInterval]]:
     """Return for every rank what it did in the last step with sums, seconds from its beginning.
 
     Nothing if no step had any.
@@ -87,7 +87,7 @@ def last_step(ranks: Sequence[RankTrace]) -> list[list[Interval]]:
     alone = [RankTrace(rank.clock_s, (rank.steps[whole[-1]],)) for rank in ranks]
     begun = min(rank.on_one_clock().steps[0].begun for rank in alone)
     return [
-        [Interval(i.part, i.begun - begun, i.ended - begun, i.layer) for i in own]
+        [RankInterval(i.part, i.begun - begun, i.ended - begun, i.layer) for i in own]
         for _, own in _intervals(alone)
     ]
 
@@ -104,7 +104,7 @@ def chrome_events(ranks: Sequence[RankTrace], hosts: Sequence[str]) -> list[dict
     return events
 
 
-def _event(interval: Interval, rank: int, first: float) -> dict[str, Any]:
+def _event(interval: RankInterval, rank: int, first: float) -> dict[str, Any]:
     event: dict[str, Any] = {
         "ph": "X",
         "name": interval.part.replace("_", " "),
@@ -117,7 +117,7 @@ def _event(interval: Interval, rank: int, first: float) -> dict[str, Any]:
     return event if interval.layer is None else {**event, "args": {"layer": interval.layer}}
 
 
-def _intervals(ranks: Sequence[RankTrace]) -> Iterator[tuple[RankTrace, Iterator[Interval]]]:
+def _intervals(ranks: Sequence[RankTrace]) -> Iterator[tuple[RankTrace, Iterator[RankInterval]]]:
     """Yield every rank with its intervals, by one clock."""
     alike = [rank.on_one_clock() for rank in ranks]
     ready = [  # when the last rank had its part of each all-reduce ready
@@ -128,22 +128,22 @@ def _intervals(ranks: Sequence[RankTrace]) -> Iterator[tuple[RankTrace, Iterator
         yield rank, _intervals_of(rank, ready)
 
 
-def _intervals_of(rank: RankTrace, ready: Sequence[Times]) -> Iterator[Interval]:
+def _intervals_of(rank: RankTrace, ready: Sequence[Times]) -> Iterator[RankInterval]:
     before = None
     for step, last in zip(rank.steps, ready, strict=True):
         if before is not None:
-            yield Interval("between", before, step.begun)
+            yield RankInterval("between", before, step.begun)
         at = step.begun
         for i, ((begun, encoded, arrived, ended), all_ready) in enumerate(
             zip(step.reductions, last, strict=True)
         ):
             layer, is_second = divmod(i, 2)
-            yield Interval("feed_forward" if is_second else "attention", at, begun, layer)
-            yield Interval("encode", begun, encoded, layer)
+            yield RankInterval("feed_forward" if is_second else "attention", at, begun, layer)
+            yield RankInterval("encode", begun, encoded, layer)
             waited = min(max(encoded, all_ready), arrived)
-            yield Interval("wait", encoded, waited, layer)
-            yield Interval("wire", waited, arrived, layer)
-            yield Interval("encode", arrived, ended, layer)
+            yield RankInterval("wait", encoded, waited, layer)
+            yield RankInterval("wire", waited, arrived, layer)
+            yield RankInterval("encode", arrived, ended, layer)
             at = ended
-        yield Interval("head", at, step.ended)
+        yield RankInterval("head", at, step.ended)
         before = step.ended

@@ -16,7 +16,7 @@ import httptools
 
 from dure.http.guards.asgi import Headers, Scope
 
-__all__ = ["Answer", "Client", "HttpClient", "UpstreamAnswer", "UpstreamError"]
+__all__ = ["Client", "ComingAnswer", "HttpClient", "UpstreamAnswer", "UpstreamError"]
 
 _MOST_WAITING_BYTES = 256 * 1024  # of an answer that its reader has not taken yet
 _MOST_IDLE = 64
@@ -38,7 +38,7 @@ class UpstreamError(Exception):
         self.stale, self.unreachable = stale, unreachable
 
 
-class Answer(Protocol):
+class ComingAnswer(Protocol):
     """An answer that is coming: its status and headers, then its body piece by piece."""
 
     @property
@@ -69,7 +69,7 @@ class Client(Protocol):
         headers: Headers,
         body: bytes = b"",
         caller: Scope | None = None,
-    ) -> Answer:
+    ) -> ComingAnswer:
         """Return the answer, once its head has come. headers: without host and length.
 
         caller: the request that asks for it, for a server that knows whose it is. Raises UpstreamError.

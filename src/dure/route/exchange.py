@@ -17,7 +17,7 @@ from dure.http.guards.asgi import Receive, Scope, Send, header
 from dure.http.guards.refusal import Refusal
 from dure.route.addresses import MAY_LACK
 from dure.route.answer_watch import AnswerWatch
-from dure.route.client import Answer, UpstreamError
+from dure.route.client import ComingAnswer, UpstreamError
 from dure.route.decision_log import DecisionLog, RoutedLine, RouteOutcome
 from dure.route.dialects import SHOW, RoutedRequest, read_request
 from dure.route.headers import PRIVATE, TARGET, to_upstream
@@ -154,7 +154,7 @@ class Exchange:
             busy_s = time.monotonic() - start_s
             self._settle(plan, live, watch, (status, is_whole), load=load, busy_s=busy_s)
 
-    async def _sent(self, plan: RoutePlan, live: LiveUpstream) -> Answer:
+    async def _sent(self, plan: RoutePlan, live: LiveUpstream) -> ComingAnswer:
         query = self._scope.get("query_string", b"")
         path = f"{self._path}?{query.decode('latin-1')}" if query else self._path
         routed = plan.routed
@@ -167,7 +167,7 @@ class Exchange:
         )
         return await live.client.send("POST", path, headers, routed.body(model), caller=self._scope)
 
-    async def _hold(self, live: LiveUpstream, answer: Answer) -> None:
+    async def _hold(self, live: LiveUpstream, answer: ComingAnswer) -> None:
         """Keep an upstream's refusal, and let it rest."""
         body = await answer.body()
         wait = next((value for name, value in answer.headers if name == b"retry-after"), b"")
@@ -175,7 +175,7 @@ class Exchange:
         if answer.status not in _KEY_REFUSED and len(body) <= _MOST_HELD_BYTES:
             self._held = HeldAnswer(answer.status, answer.headers, body, live.name)
 
-    async def _whole(self, plan: RoutePlan, answer: Answer, watch: AnswerWatch) -> bool:
+    async def _whole(self, plan: RoutePlan, answer: ComingAnswer, watch: AnswerWatch) -> bool:
         """Send an answer at once; return False if it says that the upstream lacks the address.
 
         Others may have it.
@@ -191,7 +191,7 @@ class Exchange:
         await self._reply.whole(held, plan.decision.reason or "")
         return True
 
-    async def _pass_on(self, plan: RoutePlan, answer: Answer, watch: AnswerWatch) -> bool:
+    async def _pass_on(self, plan: RoutePlan, answer: ComingAnswer, watch: AnswerWatch) -> bool:
         """Send an answer on as it comes; return whether it came to its end.
 
         Raises UpstreamError if it broke off and another upstream may answer instead.

@@ -13,7 +13,7 @@ import msgspec
 
 from dure.http.guards.asgi import Headers, Send, with_headers
 from dure.http.guards.refusal import Refusal, refuse, stream_error
-from dure.route.client import Answer
+from dure.route.client import ComingAnswer
 from dure.route.headers import REASON, to_client
 
 __all__ = ["HeldAnswer", "Reply"]
@@ -47,7 +47,7 @@ class Reply:
         """Whether it is a stream in which another upstream's answer can follow."""
         return (self._kind or b"").startswith(_STREAM) and not self._has_length
 
-    def may_begin(self, answer: Answer) -> bool:
+    def may_begin(self, answer: ComingAnswer) -> bool:
         """Return whether an answer can be sent as it comes: it is the first, or of the same kind."""
         same = (self._status, self._kind) == (answer.status, _kind(answer.headers))
         return self._kind is None or same

@@ -13,7 +13,7 @@ from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.generate.request import EngineStats, Event, ModelInfo, Request
 from dure.generate.step_notes import StepNote, TokenTrace
 
-__all__ = ["ChangingAdapters", "Engine", "EngineState", "TokenStream", "WatchedSteps"]
+__all__ = ["ChangingAdapters", "Engine", "EngineState", "StepWatching", "TokenStream"]
 
 EngineState = Literal["loading", "ready", "restarting", "failed", "stopped"]
 
@@ -44,7 +44,7 @@ class ChangingAdapters(Protocol):
         """Refuse an adapter to new requests, and free it once the last that uses it has ended."""
 
 
-class WatchedSteps(Protocol):
+class StepWatching(Protocol):
     """What the engine's steps take, while somebody watches."""
 
     def watching(self) -> AbstractContextManager[None]:
@@ -93,7 +93,7 @@ class Engine(Protocol):
         """The adapters that it loads beside those of its start."""
 
     @property
-    def steps(self) -> WatchedSteps:
+    def steps(self) -> StepWatching:
         """Its steps, for who watches."""
 
     def submit(self, request: Request) -> TokenStream:

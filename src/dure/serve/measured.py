@@ -13,7 +13,7 @@ from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.errors import context_error
 from dure.generate.request import Done, EngineStats, Event, Failed, ModelInfo, Request, Token
 from dure.http.access_log import RequestRecord, current_record
-from dure.serve.engine import ChangingAdapters, Engine, EngineState, TokenStream, WatchedSteps
+from dure.serve.engine import ChangingAdapters, Engine, EngineState, StepWatching, TokenStream
 from dure.serve.metrics import Metrics
 from dure.serve.page.live_requests import LiveRequest, LiveRequests
 
@@ -75,7 +75,7 @@ class MeasuredEngine:
         return self._engine.adapters
 
     @property
-    def steps(self) -> WatchedSteps:
+    def steps(self) -> StepWatching:
         """See Engine."""
         return self._engine.steps
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Literal
 
 from dure.deploy.reporter import EngineEvent
 
-__all__ = ["MEANINGS", "TABLE", "Lifecycle", "State", "diagram"]
+__all__ = ["MEANINGS", "TABLE", "Lifecycle", "ShownState", "State", "diagram"]
+
+ShownState = Literal["loading", "ready", "restarting", "failed", "stopped"]
+"""What clients of the API see of a state."""
 
 
 class State(StrEnum):
@@ -76,6 +80,19 @@ class Lifecycle:
             self.state = TABLE[self.state, event]
         except KeyError:
             raise RuntimeError(f"{event!r} while the engine is {self.state.value}") from None
+
+    def shown(self, *, was_loaded: bool, is_hopeless: bool) -> ShownState:
+        """Return the state as clients see it. is_hopeless: it keeps failing to start."""
+        match self.state:
+            case State.READY:
+                return "ready"
+            case State.STOPPED:
+                return "stopped"
+            case State.FAILED:
+                return "failed"
+        if is_hopeless:
+            return "failed"
+        return "restarting" if was_loaded else "loading"
 
 
 def diagram() -> str:

@@ -11,7 +11,6 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import msgspec
 
@@ -40,7 +39,7 @@ from dure.worker.adapter_registry import AdapterRegistry
 from dure.worker.awaited import Awaited
 from dure.worker.embedding_requests import embeddings
 from dure.worker.engine_process import EngineProcess
-from dure.worker.lifecycle import Lifecycle, State
+from dure.worker.lifecycle import Lifecycle, ShownState
 from dure.worker.pending import PendingAnswer, PendingRequests
 from dure.worker.restart_policy import RestartPolicy
 from dure.worker.watched_steps import WatchedSteps
@@ -90,18 +89,10 @@ class EngineSupervisor:
     # ------------------------------------------------------------ for a server
 
     @property
-    def state(self) -> Literal["loading", "ready", "restarting", "failed", "stopped"]:
+    def state(self) -> ShownState:
         """Return the engine's state, as clients of the API see it."""
-        match self._lifecycle.state:
-            case State.READY:
-                return "ready"
-            case State.STOPPED:
-                return "stopped"
-            case State.FAILED:
-                return "failed"
-        if self._policy.is_hopeless:
-            return "failed"
-        return "loading" if self._info is None else "restarting"
+        is_hopeless = self._policy.is_hopeless
+        return self._lifecycle.shown(was_loaded=self._info is not None, is_hopeless=is_hopeless)
 
     @property
     def restarts(self) -> int:
