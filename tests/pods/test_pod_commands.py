@@ -168,7 +168,7 @@ def test_a_locked_pod_is_told_by_every_command(person: Person) -> None:
     person.server.account.clock.forward(3600)
     person.dure("ls")
     cost = person.json("cost")["pods"][0]
-    assert cost["spent"] >= cost["billed"] >= 0.69
+    assert min(cost["spent"], cost["billed"]) >= 0.69
     assert "counted" in person.dure("cost")
 
 
