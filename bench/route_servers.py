@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ HEADERS: Headers = [
     (b"authorization", f"Bearer {KEY}".encode()),
 ]
 _WAIT_S = 120.0
+_END_S = 5.0
 
 
 def free_port() -> int:
@@ -42,6 +44,35 @@ def upstream(speeds: str = "") -> Iterator[str]:
     program = str(Path(__file__).with_name("route_upstream.py"))
     with _running([sys.executable, program, str(port), *([speeds] if speeds else [])], port):
         yield f"http://{HOST}:{port}"
+
+
+@contextmanager
+def model_server(
+    model: Path, options: Sequence[str], llama: Path | None = None, core: int | None = None
+) -> Iterator[str]:
+    """Run `dure serve`, or the llama-server at a path, and yield its URL once it is ready.
+
+    core: the only one that it may use.
+    """
+    port = free_port()
+    dure = [str(Path(sys.executable).with_name("dure")), "serve", str(model)]
+    command = [str(llama), "--model", str(model), "--metrics"] if llama else dure
+    command = [*(() if core is None else ("taskset", "--cpu-list", str(core))), *command]
+    with _running([*command, "--host", HOST, "--port", str(port), *options], port):
+        give_up = time.monotonic() + _WAIT_S
+        while not _is_healthy(port):
+            if time.monotonic() > give_up:
+                raise BenchError(f"{command} is not ready: run it by hand")
+            time.sleep(0.2)
+        yield f"http://{HOST}:{port}"
+
+
+def _is_healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{HOST}:{port}/health") as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -88,6 +119,9 @@ def _running(command: Sequence[str], port: int, **environment: str) -> Iterator[
         _wait(process, port)
         yield
     finally:
+        process.terminate()  # so that a router writes the rest of its log
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_END_S)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -108,10 +142,12 @@ def client(url: str) -> HttpClient:
     return HttpClient(url, ca_file=None, connect_s=10, silence_s=120)
 
 
-async def ask(one: HttpClient, body: Mapping[str, object], headers: Headers = HEADERS) -> float:
+async def ask(
+    one: HttpClient, body: Mapping[str, object], headers: Headers = HEADERS, path: str = PATH
+) -> float:
     """Ask for an answer and return its seconds. Raises BenchError if it is no answer."""
     start = time.perf_counter()
-    answer = await one.send("POST", PATH, headers, json.dumps(body).encode())
+    answer = await one.send("POST", path, headers, json.dumps(body).encode())
     text = await answer.body()
     if answer.status != 200:
         raise BenchError(f"the server answered {answer.status}: {text[:300]!r}")

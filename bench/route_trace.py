@@ -1,108 +1,158 @@
 """Routes by predicted finish time beside simpler policies, on a mixed trace: short chats, long documents.
 
-Three policies name the target in a header (always the cluster, always the single board, by the prompt's
-length), the fourth is the router's own. All go through `dure route serve`, whose decision is learned from
-the answers alone. The machines are simulated by their speeds (route_upstream.py): waiting, not computing.
-Times are those of the simulation, whose speeds are ten times those of the boards that they stand for.
+The other policies name the target in a header: always the cluster, always the single board, by the prompt's
+length (the best of three limits), and as LiteLLM's complexity router would with its defaults: SIMPLE and
+MEDIUM to the board, COMPLEX and REASONING to the cluster. All go through `dure route serve`, whose decision
+is learned from the answers alone.
+
+The machines are simulated by their speeds (route_upstream.py): waiting, not computing. Times are those of
+the simulation, whose speeds are ten times those of the boards that they stand for.
+
+LiteLLM is installed apart: python -m venv litellm && litellm/bin/pip install litellm
+    python bench/route_trace.py --litellm litellm/bin/python
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
+import os
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from statistics import median
 
 import uvloop
-from measure import Contender, Quantity, Sample, compare_with_each, main, parser, positive, report
+from measure import (
+    BenchError,
+    Contender,
+    Quantity,
+    Sample,
+    alternate,
+    compared,
+    main,
+    parser,
+    positive,
+    report,
+)
+from route_requests import Asked, trace
 from route_servers import HEADERS, ask, client, router, upstream
 
-SPEEDS = {"single": "600,90,2", "cluster": "1600,220,2"}
-LONG = 500  # tokens of a prompt, for the policy by length
+from dure.route.decision_log import read_log
+from dure.route.report import NEAR
+
+SPEEDS = {"single": "600,90,4,0.4", "cluster": "1600,220,4,0.4"}
+WORDS, ANSWERS = (600, 1500), (20, 60, 120)
+LIMITS = (100, 800, 1100)  # words of a prompt, for the policy by length
+OURS = "predicted"
 QUANTITIES = (
     Quantity("mean_s", "finish, mean", "s", 1.0, at_least=False),
     Quantity("p95_s", "finish, 95 %", "s", 1.0, at_least=False),
 )
-
-
-class Asked(NamedTuple):
-    """A request of the trace: when it comes, and its tokens."""
-
-    at_s: float
-    prompt: int
-    answer: int
-
-
-POLICIES: dict[str, Callable[[Asked], str]] = {
-    "predicted": lambda _: "",
-    "always cluster": lambda _: "cluster",
-    "always single": lambda _: "single",
-    "by length": lambda asked: "cluster" if asked.prompt > LONG else "single",
-}
+Targets = Mapping[str, Sequence[str]]
+"""By policy, whom each request of the trace names; "" leaves it to the router."""
 
 
 def run() -> int:
     """Measure what the command line asks for; return the exit status."""
     options = parser(__doc__, rounds=3)
-    options.add_argument("--requests", type=positive, default=120, help="of a trace (%(default)s)")
+    add = options.add_argument
+    add("--requests", type=positive, default=120, help="of a trace (%(default)s)")
+    add("--per-s", type=float, default=2.4, help="requests a second, on average (%(default)s)")
+    add("--litellm", type=Path, help="Python that LiteLLM is installed for")
     arguments = options.parse_args()
-    trace = _trace(arguments.requests)
-    contenders = [Contender(name, partial(_measure, trace, name)) for name in POLICIES]
-    goals = {name: QUANTITIES for name in POLICIES if name != "predicted"}
-    comparisons = compare_with_each(goals, contenders, arguments.rounds)
-    return report("route-trace", {"requests": len(trace)}, comparisons, arguments.json)
+    asked = trace(arguments.requests, arguments.per_s, WORDS, ANSWERS)
+    targets = _targets(asked, arguments.litellm)
+    contenders = [Contender(name, partial(_measure, asked, targets[name])) for name in targets]
+    samples = alternate(contenders, arguments.rounds)
+    others = [name for name in targets if name != OURS]
+    comparisons = [one for name in others for one in compared(samples, OURS, name, QUANTITIES)]
+    settings = {"requests": len(asked), "per_s": arguments.per_s}
+    status = report("route-trace", settings, comparisons, arguments.json)
+    if not arguments.json:
+        print(_rows(samples))
+    return status
 
 
-def _trace(n: int) -> list[Asked]:
-    """Return a trace: three chats to a document, at a rate that one machine alone cannot keep."""
-    chance, at_s, trace = random.Random(5), 0.0, list[Asked]()
-    for _ in range(n):
-        at_s += chance.expovariate(3.4)
-        is_chat = chance.random() < 0.75
-        prompt = chance.randint(20, 150) if is_chat else chance.randint(600, 1500)
-        trace.append(Asked(at_s, prompt, chance.choice((20, 60, 120))))
-    return trace
+def _targets(asked: Sequence[Asked], litellm: Path | None) -> Targets:
+    by_length = {
+        f"by length, {limit}": [
+            "cluster" if len(one.text.split()) > limit else "single" for one in asked
+        ]
+        for limit in LIMITS
+    }
+    return {
+        OURS: [""] * len(asked),
+        "always cluster": ["cluster"] * len(asked),
+        "always single": ["single"] * len(asked),
+        **by_length,
+        **({"LiteLLM's complexity router": _by_litellm(litellm, asked)} if litellm else {}),
+    }
 
 
-def _measure(trace: Sequence[Asked], policy: str) -> Sample:
+def _by_litellm(python: Path, asked: Sequence[Asked]) -> list[str]:
+    program = str(Path(__file__).with_name("route_litellm.py"))
+    try:
+        done = subprocess.run(
+            [str(python), program],
+            input=json.dumps([one.text for one in asked]).encode(),
+            capture_output=True,
+            check=True,
+            env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise BenchError(f"{python} cannot ask LiteLLM: {error}") from error
+    large = ("COMPLEX", "REASONING")
+    tiers = json.loads(done.stdout.splitlines()[-1])
+    return ["cluster" if tier in large else "single" for tier in tiers]
+
+
+def _rows(samples: Mapping[str, Sequence[Sample]]) -> str:
+    """Return the table of docs/router.md: the medians of all rounds."""
+    rows = ["", "| policy | mean, s | 95 %, s | to the cluster |", "|---|---|---|---|"]
+    for name, found in samples.items():
+        mean_s, p95_s, part = (
+            median(one[key] for one in found) for key in ("mean_s", "p95_s", "cluster")
+        )
+        rows.append(f"| {name} | {mean_s:.2f} | {p95_s:.2f} | {part:.0%} |")
+    near = median(one["near"] for one in samples[OURS])
+    return "\n".join([*rows, "", f"{near:.0%} of the finish times predicted within {NEAR:.0%}"])
+
+
+def _measure(asked: Sequence[Asked], targets: Sequence[str]) -> Sample:
     with (
         tempfile.TemporaryDirectory(prefix="dure-route-") as directory,
         upstream(SPEEDS["single"]) as single,
         upstream(SPEEDS["cluster"]) as cluster,
-        router(Path(directory), {"single": single, "cluster": cluster}) as url,
     ):
-        seconds = sorted(uvloop.run(_replay(url, trace, POLICIES[policy])))
-        sample = {"mean_s": sum(seconds) / len(seconds), "p95_s": seconds[int(len(seconds) * 0.95)]}
-        return sample | {"near": _near(Path(directory))}
+        with router(Path(directory), {"single": single, "cluster": cluster}) as url:
+            seconds = sorted(uvloop.run(_replay(url, asked, targets)))
+        lines = [one for one in read_log(Path(directory) / "log.jsonl") if one.outcome]
+        finishes = [
+            (one.predictions[one.target].finish_s, one.outcome.finish_s)
+            for one in lines
+            if one.outcome
+        ]
+        return {
+            "mean_s": sum(seconds) / len(seconds),
+            "p95_s": seconds[int(len(seconds) * 0.95)],
+            "cluster": sum(one.target == "cluster" for one in lines) / len(lines),
+            "near": sum(abs(said - real) <= NEAR * real for said, real in finishes) / len(finishes),
+        }
 
 
-def _near(directory: Path) -> float:
-    """Return the part of finish times that were predicted within 20 %."""
-    program = str(Path(sys.executable).with_name("dure"))
-    command = [program, "route", "report", str(directory / "log.jsonl"), "--json"]
-    command += ["--rules", str(directory / "rules.toml")]
-    done = subprocess.run(command, capture_output=True, check=True)
-    return float(json.loads(done.stdout)["near"])
-
-
-async def _replay(url: str, trace: Sequence[Asked], policy: Callable[[Asked], str]) -> list[float]:
+async def _replay(url: str, asked: Sequence[Asked], targets: Sequence[str]) -> list[float]:
     one = client(url)
 
-    async def send(asked: Asked) -> float:
-        await asyncio.sleep(asked.at_s)
-        text = f"{asked.at_s:.6f} {'bell ' * (asked.prompt - 1)}"  # no two begin alike
-        body = {"model": "m", "messages": [{"role": "user", "content": text}]}
-        target = policy(asked).encode()
-        headers = [*HEADERS, (b"x-route-target", target)] if target else HEADERS
-        return await ask(one, {**body, "max_tokens": asked.answer}, headers)
+    async def send(request: Asked, target: str) -> float:
+        await asyncio.sleep(request.at_s)
+        body = {"model": "m", "messages": [{"role": "user", "content": request.text}]}
+        headers = [*HEADERS, (b"x-route-target", target.encode())] if target else HEADERS
+        return await ask(one, {**body, "max_tokens": request.most}, headers)
 
-    return list(await asyncio.gather(*map(send, trace)))
+    return list(await asyncio.gather(*map(send, asked, targets)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def seen(*pieces: bytes) -> Measured:
     watch = AnswerWatch(10.0)
     for number, piece in enumerate(pieces):
         watch.see(piece, 11.0 + number)
-    return watch.measured(load=1, waited=False, believed_cached=0)
+    return watch.measured(waited=False, believed_cached=0)
 
 
 def event(**data: Any) -> bytes:

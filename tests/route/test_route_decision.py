@@ -8,6 +8,7 @@ import msgspec
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from dure.route.crowding import Beside, Crowd
 from dure.route.decision import Decision, decide
 from dure.route.facts import RequestFacts, UpstreamFacts, UpstreamSpeed
 from dure.route.upstream import RouteRules, Upstream
@@ -16,11 +17,16 @@ NAMES = ("board", "cluster", "pod")
 NAMED = st.sampled_from(("", *NAMES))
 USD = st.sampled_from((0.0, 0.2, 1.0, 40.0))
 
+crowds = st.builds(
+    Crowd, answer=st.floats(0, 2), prompt=st.floats(0, 2), any_prompt=st.floats(0, 9)
+)
 speeds = st.builds(
     UpstreamSpeed,
     prompt_per_s=st.floats(1, 1e4),
     answer_per_s=st.floats(0.1, 1e3),
     overhead_s=st.floats(0, 5),
+    prompt_crowd=crowds,
+    answer_crowd=crowds,
 )
 facts_of_one = st.builds(
     UpstreamFacts,
@@ -31,6 +37,11 @@ facts_of_one = st.builds(
     waiting=st.integers(0, 20),
     parallel=st.integers(1, 8),
     turn_s=st.floats(0, 300),
+    beside=st.builds(
+        Beside,
+        read_s=st.lists(st.floats(0, 60), max_size=2).map(sorted).map(tuple),
+        ends_s=st.lists(st.floats(60, 300), min_size=2, max_size=5).map(sorted).map(tuple),
+    ),
     cached_tokens=st.integers(0, 5000),
     speaks=st.sampled_from((True, True, False)),
     models=st.sampled_from((("small",), ("small", "large"), ("large",))),
@@ -178,7 +189,8 @@ def test_who_gets_better_keeps_its_place(
     target = decide(rules, request, facts).target
     assume(target)
     now = facts[target]
-    speed = UpstreamSpeed(
+    speed = msgspec.structs.replace(
+        now.speed,
         prompt_per_s=now.speed.prompt_per_s * quicker,
         answer_per_s=now.speed.answer_per_s * quicker,
         overhead_s=now.speed.overhead_s / quicker,

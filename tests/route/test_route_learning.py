@@ -14,14 +14,13 @@ from dure.route.health import UpstreamHealth
 from dure.route.learned_file import read_learned, write_learned
 from dure.route.learning import AnswerLengths, Learned, Measured, TokenCounts, UpstreamLearned
 from dure.route.line_fit import LineFit
-from dure.route.places import Places
 from dure.route.prefixes import Prefixes, prefix_hashes
 from dure.route.upstream import Upstream
 
 BOARD = Upstream(name="board", url="http://board")
 
 
-def answered(prompt: int, answer: int, cached: int = 0, load: int = 1) -> Measured:
+def answered(prompt: int, answer: int, cached: int = 0) -> Measured:
     """How an answer went at 50 tokens of prompt and 8 of answer a second, and 0.2 s beside."""
     prompt_s, answer_s = (prompt - cached) / 50, answer / 8
     return Measured(
@@ -30,7 +29,6 @@ def answered(prompt: int, answer: int, cached: int = 0, load: int = 1) -> Measur
         prompt_tokens=prompt,
         answer_tokens=answer,
         cached_tokens=cached,
-        load=load,
     )
 
 
@@ -39,7 +37,7 @@ def test_speeds_are_those_of_the_answers() -> None:
     learned = UpstreamLearned()
     for prompt in (20, 400, 900, 1500, 60, 2000, 700):
         learned.observe(answered(prompt, 40), BOARD)
-    speed = learned.speed(BOARD, 1)
+    speed = learned.speed(BOARD)
     assert speed.prompt_per_s == pytest.approx(50, rel=0.02)
     assert speed.overhead_s == pytest.approx(0.2, rel=0.2)
     assert speed.answer_per_s == pytest.approx(8, rel=0.01)
@@ -52,16 +50,25 @@ def test_a_cached_prefix_is_no_speed() -> None:
     for prompt in (500, 1000, 1500, 2000):
         learned.observe(answered(prompt, 10, cached=prompt - 100), BOARD)
         learned.observe(answered(prompt, 10), BOARD)
-    assert learned.speed(BOARD, 1).prompt_per_s == pytest.approx(50, rel=0.05)
+    assert learned.speed(BOARD).prompt_per_s == pytest.approx(50, rel=0.05)
 
 
-def test_each_load_has_its_speed() -> None:
-    """What is not measured is as the nearest load."""
-    learned = UpstreamLearned()
-    learned.observe(answered(100, 40), BOARD)
-    learned.observe(msgspec.structs.replace(answered(100, 40, load=4), answer_s=10.0), BOARD)
-    rates = [round(learned.speed(BOARD, load).answer_per_s) for load in (1, 4, 7)]
-    assert rates == [8, 4, 4]
+def test_answers_and_prompts_beside_it_are_no_slowness_of_its_own() -> None:
+    """An answer that took longer beside others tells by how much each of them slows it down."""
+    learned, chance = UpstreamLearned(), random.Random(3)
+    for _ in range(200):
+        others, reading = chance.choice((0, 1, 3)), chance.choice((0.0, 0.5))
+        answer_s = 40 / 8 * (1 + 0.5 * others + reading / (1 - reading))
+        learned.observe(
+            msgspec.structs.replace(
+                answered(100, 40), answer_s=answer_s, beside_answer=(others, reading)
+            ),
+            BOARD,
+        )
+    speed = learned.speed(BOARD)
+    assert speed.answer_per_s == pytest.approx(8, rel=0.02)
+    assert speed.answer_crowd.answer == pytest.approx(0.5, rel=0.05)
+    assert speed.answer_crowd.any_prompt > 10  # it stands still while prompts are read
 
 
 def test_a_whole_answer_tells_its_speed_too() -> None:
@@ -73,7 +80,7 @@ def test_a_whole_answer_tells_its_speed_too() -> None:
         slower = answered(100, 40).total_s + 5  # 10 s for 40 tokens
         whole = {"streamed": False, "first_s": slower, "total_s": slower}
         learned.observe(msgspec.structs.replace(answered(100, 40), **whole), BOARD)
-    speed = learned.speed(BOARD, 1)
+    speed = learned.speed(BOARD)
     assert speed.answer_per_s == pytest.approx(4, rel=0.05)
     assert speed.prompt_per_s == pytest.approx(50, rel=0.05)
 
@@ -81,8 +88,10 @@ def test_a_whole_answer_tells_its_speed_too() -> None:
 def test_an_unmeasured_upstream_is_as_its_user_says() -> None:
     """Until its first answer."""
     said = Upstream(name="board", url="http://board", prompt_per_s=70, answer_per_s=7)
-    speed = UpstreamLearned().speed(said, 1)
-    assert (speed.prompt_per_s, speed.answer_per_s, speed.measured) == (70, 7, False)
+    speed = UpstreamLearned().speed(said)
+    assert speed.prompt_per_s == pytest.approx(70)
+    assert speed.answer_per_s == pytest.approx(7)
+    assert not speed.measured
 
 
 def test_a_cache_that_forgets_is_believed_less() -> None:
@@ -122,6 +131,17 @@ def test_answers_are_as_long_as_the_last_ones_of_their_kind() -> None:
     assert lengths.expected("small", "ben", 50) == 50
 
 
+def test_answers_that_their_limit_ended_would_have_been_longer() -> None:
+    """If most of the last ones ran into it, the next is expected to do so too, at its own limit."""
+    lengths = AnswerLengths()
+    for tokens in (64, 64, 30):
+        lengths.observe("small", "anna", 64, tokens)
+    assert lengths.expected("small", "anna", 100) == 100
+    for tokens in (30, 30):
+        lengths.observe("small", "anna", 64, tokens)
+    assert lengths.expected("small", "anna", 100) == 30
+
+
 def test_tokens_of_a_prompt_follow_its_bytes() -> None:
     """Each model has its own tokens and its own template."""
     counts = TokenCounts()
@@ -139,7 +159,7 @@ def test_finish_times_are_predicted_within_a_fifth() -> None:
         prompt, answer = chance.choice((40, 200, 3000)), chance.choice((30, 120))
         noise = chance.gauss(1, 0.05)
         real = answered(prompt, answer)
-        speed = learned.speed(BOARD, 1)
+        speed = learned.speed(BOARD)
         predicted_s = speed.overhead_s + prompt / speed.prompt_per_s + answer / speed.answer_per_s
         total_s = real.total_s * noise
         near.append(abs(predicted_s - total_s) <= 0.2 * total_s)
@@ -154,44 +174,13 @@ def test_a_wait_is_no_slowness() -> None:
     learned = UpstreamLearned()
     for prompt in (20, 400, 900, 1500):
         learned.observe(answered(prompt, 40), BOARD)
-    before = learned.speed(BOARD, 1)
+    before = learned.speed(BOARD)
     late = msgspec.structs.replace(answered(900, 40), first_s=60.0, total_s=65.0, waited=True)
     learned.observe(late, BOARD)
-    assert learned.speed(BOARD, 1).prompt_per_s == before.prompt_per_s
+    assert learned.speed(BOARD).prompt_per_s == before.prompt_per_s
     told = msgspec.structs.replace(late, prompt_s=18.0, answer_s=5.0)
     learned.observe(told, BOARD)
-    assert learned.speed(BOARD, 1).prompt_per_s == pytest.approx(50, rel=0.02)
-
-
-# ---------------------------------------------------------------- places
-
-
-def test_a_turn_comes_when_enough_answers_have_ended() -> None:
-    """Two places: the third request waits for the first that ends, the fourth for the second."""
-    places = Places()
-    assert places.turn_s(0.0, 2, 0, 1.0) == 0.0
-    places.take("first", 0.0, 10.0)
-    assert places.turn_s(0.0, 2, 0, 1.0) == 0.0
-    places.take("second", 0.0, 4.0)
-    assert places.turn_s(1.0, 2, 0, 1.0) == 3.0
-    places.take("third", 4.0, 20.0)
-    assert places.turn_s(1.0, 2, 0, 1.0) == 9.0
-    places.leave("second")
-    assert places.turn_s(6.0, 2, 0, 1.0) == 4.0
-
-
-def test_a_late_answer_is_thought_to_end_soon() -> None:
-    """A tenth of its time, for as long as it goes on."""
-    places = Places()
-    places.take("late", 0.0, 10.0)
-    assert places.turn_s(50.0, 1, 0, 1.0) == 1.0
-
-
-def test_other_clients_take_places_too() -> None:
-    """Nothing is known of them but their number and how long answers take."""
-    assert Places().turn_s(0.0, 2, 1, 6.0) == 0.0
-    assert Places().turn_s(0.0, 2, 2, 6.0) == 6.0
-    assert Places().turn_s(0.0, 2, 4, 6.0) == 12.0
+    assert learned.speed(BOARD).prompt_per_s == pytest.approx(50, rel=0.02)
 
 
 # ---------------------------------------------------------------- caches

@@ -308,7 +308,7 @@ def test_a_new_upstream_is_measured_before_it_is_asked(servers: tuple[Serving, S
             await measure(live)
             live.client.close()
         ones = router.upstreams.values()
-        return [live.learned.speed(live.upstream, 1).measured for live in ones]
+        return [live.learned.speed(live.upstream).measured for live in ones]
 
     assert asyncio.run(measured()) == [True, False]
 

@@ -7,11 +7,14 @@ and llama-server's APIs call the figures. Refuses to know connections.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from dure.route.learning import Measured
+from dure.route.places import Busy
 
 __all__ = ["AnswerWatch"]
 
+_NO_TIME = 0.02  # of an answer's time
 _KEPT_BYTES = 16 * 1024  # of the beginning, and of the end
 
 
@@ -38,8 +41,10 @@ class AnswerWatch:
     which only say that somebody is there still.
     """
 
-    def __init__(self, start_s: float) -> None:
-        self._start_s = start_s
+    def __init__(self, start_s: float, busy: Callable[[float], Busy] = lambda _: Busy()) -> None:
+        """busy: its upstream's work at once times seconds, until a moment, this answer's own too."""
+        self._start_s, self._busy_at = start_s, busy
+        self._busy = [busy(start_s)] * 3  # at the start, at the first piece, at the last
         self.has_begun = self._in_comment = False
         self._head, self._tail = bytearray(), bytearray()
         self._n_events = 0
@@ -50,6 +55,7 @@ class AnswerWatch:
         """See a piece of the answer."""
         if not self.has_begun and self._begins(piece):
             self.has_begun, self.first_s = True, now_s - self._start_s
+            self._busy[1] = self._busy_at(now_s)
         self.last_s = now_s - self._start_s
         self.n_bytes += len(piece)
         self._n_events += piece.count(b"data:")
@@ -68,10 +74,15 @@ class AnswerWatch:
             self._in_comment &= not line.endswith((b"\r", b"\n"))
         return False
 
-    def measured(self, *, load: int, waited: bool, believed_cached: int) -> Measured:
+    def ended(self, now_s: float) -> None:
+        """Note that the last piece has come."""
+        self._busy[2] = self._busy_at(now_s)
+
+    def measured(self, *, waited: bool, believed_cached: int) -> Measured:
         """Return how the answer went, from what the upstream says, or else from its pieces."""
         prompt, cached = self._prompt()
         answer = self._last(_ANSWER)
+        beside_prompt, beside_answer = self._beside()
         return Measured(
             total_s=self.last_s,
             first_s=self.first_s,
@@ -83,9 +94,25 @@ class AnswerWatch:
             prompt_s=self._seconds(_PROMPT_MS, _PROMPT_NS),
             answer_s=self._seconds(_ANSWER_MS, _ANSWER_NS),
             queue_s=self._seconds(_QUEUE_MS),
-            load=load,
+            beside_prompt=beside_prompt,
+            beside_answer=beside_answer,
             waited=waited,
         )
+
+    def _beside(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Return what was done beside its prompt: other answers, and prompts, on average; and beside its
+        text: other answers, and the part of the time in which prompts were read.
+        """
+        start, first, end = self._busy
+        if self.last_s - self.first_s >= _NO_TIME * self.last_s:
+            answers, prompts, _ = _mean(start, first, self.first_s)
+            others, _, reading = _mean(first, end, self.last_s - self.first_s)
+            return (answers, max(0.0, prompts - 1)), (max(0.0, others - 1), reading)
+        # it came in one piece, so that what was done beside which of its parts is not known
+        answers, prompts, _ = _mean(start, end, self.last_s)
+        others = max(0.0, answers + prompts - 1)
+        prompts = min(others, prompts)
+        return (others - prompts, prompts), (others - prompts, min(1.0, prompts))
 
     def _prompt(self) -> tuple[float | None, float | None]:
         """Return the tokens of the whole prompt, and how many of these were cached."""
@@ -117,6 +144,15 @@ class AnswerWatch:
     def _seen(self) -> bytes:
         is_whole = self.n_bytes <= len(self._tail)
         return bytes(self._tail) if is_whole else bytes(self._head + b"\n" + self._tail)
+
+
+def _mean(before: Busy, after: Busy, seconds: float) -> tuple[float, float, float]:
+    if seconds <= 0:
+        return 0.0, 0.0, 0.0
+    answers, prompts, reading_s = (
+        (later - earlier) / seconds for earlier, later in zip(before, after, strict=True)
+    )
+    return answers, prompts, min(1.0, reading_s)
 
 
 def _float(text: bytes) -> float | None:

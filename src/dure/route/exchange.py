@@ -124,13 +124,13 @@ class Exchange:
     async def _attempt(self, plan: RoutePlan) -> bool:
         """Let the chosen upstream answer; return False if another one may be asked instead."""
         live = self._router.began(plan)
-        load, start_s = len(live.places), time.monotonic()
-        watch, answer, status, is_whole = AnswerWatch(start_s), None, 0, False
+        waited, start_s = len(live.places) > live.parallel, time.monotonic()
+        watch, answer, status, is_whole = self._watch(live, start_s), None, 0, False
         try:
             if plan.facts[live.name].state in ("asleep", "off"):
                 if not await self._router.started(live):
                     return False
-                watch = AnswerWatch(time.monotonic())  # its start is no slowness
+                watch = self._watch(live, time.monotonic())  # its start is no slowness
             answer = await self._sent(plan, live)
             if answer.status in _PASSED_OVER:
                 await self._hold(live, answer)
@@ -150,9 +150,13 @@ class Exchange:
         finally:
             if answer is not None and not is_whole:
                 answer.abort()
+            watch.ended(time.monotonic())
             self._router.ended(plan)
             busy_s = time.monotonic() - start_s
-            self._settle(plan, live, watch, (status, is_whole), load=load, busy_s=busy_s)
+            self._settle(plan, live, watch, (status, is_whole), waited=waited, busy_s=busy_s)
+
+    def _watch(self, live: LiveUpstream, start_s: float) -> AnswerWatch:
+        return AnswerWatch(start_s, live.places.busy)
 
     async def _sent(self, plan: RoutePlan, live: LiveUpstream) -> ComingAnswer:
         query = self._scope.get("query_string", b"")
@@ -200,7 +204,10 @@ class Exchange:
         piece = await answer.piece()
         await reply.begin(answer.status, answer.headers, decision.target, decision.reason or "")
         while piece:
+            had_begun = watch.has_begun
             watch.see(piece, time.monotonic())
+            if watch.has_begun and not had_begun:
+                self._router.text_began(plan)
             await reply.piece(piece)
             try:
                 piece = await answer.piece()
@@ -222,14 +229,13 @@ class Exchange:
         watch: AnswerWatch,
         end: tuple[int, bool],
         *,
-        load: int,
+        waited: bool,
         busy_s: float,
     ) -> None:
         """Learn from an answer, and write down how it went. end: its status, and whether it is whole."""
         status, is_whole = end
         believed = plan.facts[live.name].cached_tokens
-        waited = load > live.parallel
-        measured = watch.measured(load=load, waited=waited, believed_cached=believed)
+        measured = watch.measured(waited=waited, believed_cached=believed)
         is_good = is_whole and status < 400
         if is_whole and status >= 500:
             self._router.refused(live, status, None)

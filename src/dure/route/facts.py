@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from dure.route.crowding import Beside, Crowd
+
 __all__ = ["RequestFacts", "State", "UpstreamFacts", "UpstreamSpeed"]
 
 State = Literal["up", "loading", "asleep", "off", "cooling", "out"]
@@ -38,11 +40,18 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class UpstreamSpeed(msgspec.Struct, frozen=True, kw_only=True):
-    """How fast an upstream is with one more request. overhead_s: of every answer, however short."""
+    """How fast an upstream is with one request alone. overhead_s: of every answer, however short.
+
+    prompt_crowd, answer_crowd: how much a prompt, and an answer, is slowed down by others beside it.
+    late: times as long as all this says, as answers take that begin after it.
+    """
 
     prompt_per_s: float
     answer_per_s: float
     overhead_s: float = 0.0
+    prompt_crowd: Crowd = Crowd()
+    answer_crowd: Crowd = Crowd()
+    late: float = 1.0
     measured: bool = False
 
 
@@ -50,9 +59,9 @@ class UpstreamFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """How an upstream is doing.
 
     ready_s: until it takes requests: the rest of its start, or of its cool-down. turn_s: until one of its
-    places is free for this request. parallel: answers at once. context None: not known. cached_tokens: of
-    this prompt. speaks: it has the address of this request. spent_usd: today. start_s: what its starts have
-    taken; None if there was none.
+    places is free for this request. beside: what goes on there then. parallel: answers at once. context
+    None: not known. cached_tokens: of this prompt. speaks: it has the address of this request. spent_usd:
+    today. start_s: what its starts have taken; None if there was none.
     """
 
     state: State = "up"
@@ -63,6 +72,7 @@ class UpstreamFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     waiting: int = 0
     parallel: int = 1
     turn_s: float = 0.0
+    beside: Beside = Beside()
     cached_tokens: int = 0
     speaks: bool = True
     models: tuple[str, ...] = ()

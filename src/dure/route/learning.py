@@ -10,27 +10,37 @@ import statistics
 
 import msgspec
 
+from dure.route.crowding import Crowd
 from dure.route.facts import UpstreamSpeed
+from dure.route.least_squares import Belief, TimesFit
 from dure.route.line_fit import Decayed, LineFit
 from dure.route.upstream import Upstream
 
 __all__ = ["AnswerLengths", "Learned", "Measured", "TokenCounts", "UpstreamLearned"]
 
-_PROMPT_SPREAD = 64.0  # tokens
 _BYTES_SPREAD = 256.0
 _TOKENS_PER_BYTE = 0.25
-_LOADS = (1, 2, 4, 8, 16, 32)
 _MOST_LENGTHS = 32
 _MOST_GROUPS = 2000
+_LATE_STEP, _MOST_LATE = 1.03, 2.0
+_SHORT_S = 0.1
+_BY_ANSWER, _BY_PROMPT = 0.4, 0.6  # how much others slow work down, until it is measured
+_WEIGHT, _LEAST_WEIGHT = 0.1, 0.001  # of beliefs
+_MOST_CROWD = 50.0
+_LOST, _MOST_LOST = 0.5, 0.98  # part of an answer's speed, while prompts are read
+_MOST_READING = 0.9
 _FIRST_GUESS = 256  # tokens of an answer of which nothing is known
+_CUT_SHORT = 2**31 - 1  # instead of a length that a limit has ended
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """How an answer went. total_s: from sending the request; first_s: to the first piece of the answer.
 
     streamed: it came piece by piece. prompt_s, answer_s, queue_s: as the upstream says, None if it does
-    not. load: answers at once, with this one; waited: it may have stood in a queue. cached_tokens: of the
-    prompt, as the upstream says; believed_cached: as the router thought.
+    not. beside_prompt: other answers and prompts under way, on average, while its prompt was read;
+    beside_answer: other answers while it was written, and the part of that time in which prompts were
+    read; waited: it may have stood in a queue. cached_tokens: of the prompt, as
+    the upstream says; believed_cached: as the router thought.
     """
 
     total_s: float
@@ -43,7 +53,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     prompt_s: float | None = None
     answer_s: float | None = None
     queue_s: float | None = None
-    load: int = 1
+    beside_prompt: tuple[float, float] = (0.0, 0.0)
+    beside_answer: tuple[float, float] = (0.0, 0.0)
     waited: bool = False
 
     @property
@@ -54,10 +65,16 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpstreamLearned(msgspec.Struct):
-    """What is known of one upstream. rates: answer tokens by seconds, for each load."""
+    """What is known of one upstream.
 
-    prompt: LineFit = msgspec.field(default_factory=LineFit)
-    rates: dict[int, Decayed] = msgspec.field(default_factory=dict)
+    prompts: seconds by one, tokens, and these times other answers and prompts; answers: the same without
+    the one. late: how many times as long as predicted half of the last answers took at least: others begin
+    while they are written.
+    """
+
+    prompts: TimesFit = msgspec.field(default_factory=TimesFit)
+    answers: TimesFit = msgspec.field(default_factory=TimesFit)
+    late: float = 1.0
     requests: Decayed = msgspec.field(default_factory=Decayed)
     reuse: Decayed = msgspec.field(default_factory=Decayed)
     models: tuple[str, ...] = ()
@@ -78,39 +95,103 @@ class UpstreamLearned(msgspec.Struct):
         """Take in how an answer went."""
         served_s = _served_s(measured)
         answer_s = measured.answer_s
+        speed = self.speed(upstream)
+        prompt_s = speed.overhead_s + measured.new_tokens / speed.prompt_per_s
+        prompt_s *= speed.prompt_crowd.slowness(*measured.beside_prompt)
         if answer_s is None and measured.streamed:
             answer_s = measured.total_s - measured.first_s
         if served_s is not None and answer_s is None:  # what the prompt leaves is the answer's
-            speed = self.speed(upstream, measured.load)
-            prompt_s = speed.overhead_s + measured.new_tokens / speed.prompt_per_s
             answer_s = max(served_s - prompt_s, served_s / 10)
         elif served_s is not None and answer_s is not None:
-            self.prompt.observe(measured.new_tokens, _before_s(measured, served_s - answer_s))
+            counts = _prompt_counts(measured.new_tokens, measured.beside_prompt)
+            real_s = _before_s(measured, served_s - answer_s)
+            self.prompts.observe(counts, real_s, max(prompt_s, _SHORT_S))
         if measured.answer_tokens > 1 and answer_s:
-            rate = self.rates.setdefault(_load(measured.load), Decayed())
-            rate.observe(measured.answer_tokens, answer_s)
+            counts = _answer_counts(measured.answer_tokens, measured.beside_answer)
+            factors = self._answer_factors(1 / upstream.answer_per_s)
+            expected_s = sum(one * factor for one, factor in zip(counts, factors, strict=True))
+            is_first = not self.answers.n
+            self.answers.observe(counts, answer_s, answer_s if is_first else expected_s)
         if measured.cached_tokens is not None and measured.believed_cached:
             right = min(measured.cached_tokens, measured.believed_cached)
             self.reuse.observe(right, measured.believed_cached)
         if served_s is not None:
             self.requests.observe(served_s, 1)
 
-    def speed(self, upstream: Upstream, load: int) -> UpstreamSpeed:
-        """Return how fast it would be with so many answers at once."""
-        overhead_s, per_token_s = self.prompt.line(1 / upstream.prompt_per_s, _PROMPT_SPREAD)
-        wanted = _load(load)
-        known = min(self.rates, key=lambda one: abs(one - wanted), default=None)
-        rate = self.rates[known].ratio(upstream.answer_per_s) if known else upstream.answer_per_s
+    def observe_late(self, predicted_s: float, real_s: float) -> None:
+        """Take in how long the work of a request took. predicted_s: for as many tokens as it had."""
+        step = _LATE_STEP if real_s > predicted_s else 1 / _LATE_STEP
+        self.late = min(max(1.0, self.late * step), _MOST_LATE)
+
+    def speed(self, upstream: Upstream) -> UpstreamSpeed:
+        """Return how fast it is with one answer, and how much others beside it slow it down."""
+        overhead_s, token_s, prompt_crowd = self._prompt_speed(1 / upstream.prompt_per_s)
+        answer_token_s, answer_crowd = self._answer_speed(1 / upstream.answer_per_s)
         return UpstreamSpeed(
-            prompt_per_s=1 / max(per_token_s, 1e-6),
-            answer_per_s=rate,
+            prompt_per_s=1 / max(token_s, 1e-6),
+            answer_per_s=1 / max(answer_token_s, 1e-6),
             overhead_s=overhead_s,
-            measured=bool(self.prompt.n and self.rates),
+            prompt_crowd=prompt_crowd,
+            answer_crowd=answer_crowd,
+            late=self.late,
+            measured=bool(self.prompts.n and self.answers.n),
         )
+
+    def _prompt_speed(self, believed_s: float) -> tuple[float, float, Crowd]:
+        alone = [Belief((0, 1 / believed_s, 0, 0), 1, _LEAST_WEIGHT)]
+        alone += [Belief((0, 0, 1 / believed_s, 0), 0, 1), Belief((0, 0, 0, 1 / believed_s), 0, 1)]
+        token_s = max(self.prompts.factors(alone)[1], 1e-6)
+        beliefs = [
+            alone[0],
+            Belief((0, -_BY_ANSWER / token_s, 1 / token_s, 0), 0, _WEIGHT),
+            Belief((0, -_BY_PROMPT / token_s, 0, 1 / token_s), 0, _WEIGHT),
+        ]
+        overhead_s, token_s, by_answer_s, by_prompt_s = self.prompts.factors(beliefs)
+        return overhead_s, token_s, _crowd(token_s, by_answer_s, by_prompt_s)
+
+    def _answer_speed(self, believed_s: float) -> tuple[float, Crowd]:
+        token_s, by_answer_s, lost_s = self._answer_factors(believed_s)
+        lost = min(lost_s / max(token_s, 1e-6), _MOST_LOST)  # part of its speed
+        return token_s, Crowd(
+            answer=min(by_answer_s / max(token_s, 1e-6), _MOST_CROWD), any_prompt=lost / (1 - lost)
+        )
+
+    def _answer_factors(self, believed_s: float) -> list[float]:
+        alone = [Belief((1 / believed_s, 0, 0), 1, _LEAST_WEIGHT)]
+        alone += [Belief((0, 1 / believed_s, 0), 0, 1), Belief((0, 0, 1 / believed_s), 0, 1)]
+        token_s = max(self.answers.factors(alone)[0], 1e-6)
+        beliefs = [
+            alone[0],
+            Belief((-_BY_ANSWER / token_s, 1 / token_s, 0), 0, _WEIGHT),
+            Belief((-_LOST / token_s, 0, 1 / token_s), 0, _WEIGHT),
+        ]
+        return self.answers.factors(beliefs)
 
     def cached(self, believed: int) -> int:
         """Return how much of a prefix is cached, going by how much was of the last ones."""
         return int(believed * self.reuse.ratio(1.0))
+
+
+def _prompt_counts(tokens: int, beside: tuple[float, float]) -> tuple[float, ...]:
+    return 1, tokens, tokens * beside[0], tokens * beside[1]
+
+
+def _answer_counts(tokens: int, beside: tuple[float, float]) -> tuple[float, ...]:
+    """Return what an answer's time is made of.
+
+    The last is how much longer it takes for each part of its speed that reading costs it: if that were all
+    of its speed, and prompts were read half of the time, it would take twice as long.
+    """
+    reading = min(beside[1], _MOST_READING)
+    return tokens, tokens * beside[0], tokens * reading / (1 - reading)
+
+
+def _crowd(alone_s: float, by_answer_s: float, by_prompt_s: float) -> Crowd:
+    alone_s = max(alone_s, 1e-6)
+    return Crowd(
+        answer=min(by_answer_s / alone_s, _MOST_CROWD),
+        prompt=min(by_prompt_s / alone_s, _MOST_CROWD),
+    )
 
 
 def _served_s(measured: Measured) -> float | None:
@@ -132,17 +213,14 @@ def _before_s(measured: Measured, not_answering_s: float) -> float:
     return max(0.0, not_answering_s, measured.prompt_s or 0.0)
 
 
-def _load(n: int) -> int:
-    return next((load for load in _LOADS if n <= load), _LOADS[-1])
-
-
 class AnswerLengths(msgspec.Struct):
     """How long answers got: of each model and key, apart for each order of magnitude of max_tokens."""
 
     of: dict[str, list[int]] = msgspec.field(default_factory=dict)
 
     def observe(self, model: str, key: str, most: int | None, tokens: int) -> None:
-        """Take in an answer's length. most: its max_tokens."""
+        """Take in an answer's length. most: its max_tokens; one that reached them would have gone on."""
+        tokens = tokens if most is None or tokens < most else _CUT_SHORT
         for group in _groups(model, key, most):
             lengths = self.of.pop(group, [])
             self.of[group] = [*lengths[-_MOST_LENGTHS + 1 :], tokens]  # the last that is forgotten

@@ -14,7 +14,7 @@ from dure.http.guards.asgi import Headers
 from dure.pods.way import WayState
 from dure.route.addresses import Addresses
 from dure.route.client import Client, HttpClient
-from dure.route.facts import State, UpstreamFacts
+from dure.route.facts import State, UpstreamFacts, UpstreamSpeed
 from dure.route.headers import key_headers
 from dure.route.health import UpstreamHealth
 from dure.route.here import Absent
@@ -35,9 +35,9 @@ _PARALLEL = {"house": 4, "pod": 32, "cloud": 256}  # answers at once if an upstr
 class LiveUpstream:
     """An upstream and what is known of it at this moment.
 
-    places: of the requests that the router has sent and that have not ended. others: requests of other
-    clients, by the upstream's own account. promised_usd: what running ones may cost. is_to_be_measured:
-    if it has not answered before. way: whether there is one to it at all; why_closed: why there is none.
+    places: of the requests that the router has sent and that have not ended, and of other clients' by the
+    upstream's own account. promised_usd: what running ones may cost. is_to_be_measured: if it has not
+    answered before. way: whether there is one to it at all; why_closed: why there is none.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class LiveUpstream:
         self.health = UpstreamHealth()
         self.addresses = Addresses()
         self.places = Places()
-        self.others = 0
+        self._known: tuple[tuple[object, ...], UpstreamSpeed] | None = None
         self.is_to_be_measured = upstream.measure and upstream.in_house and upstream.is_free
         self.promised_usd = 0.0
         self.prefixes = Prefixes(self._cache_bytes())
@@ -128,19 +128,23 @@ class LiveUpstream:
         """Return what a decision needs to know. path: of the request; hashes: of its prompt."""
         now_s = time.monotonic()
         state = self.state(now_s)
-        active = len(self.places) + self.others
-        request_s = self.learned.requests.ratio(1.0)
-        load = min(active + 1, self.parallel)
+        active = len(self.places) + self.places.others
+        speed = self._speed()
+        self.places.parallel = self.parallel
+        self.places.prompt_crowd = speed.prompt_crowd
+        self.places.answer_crowd = speed.answer_crowd
+        ahead = self.places.ahead(now_s, self.learned.requests.ratio(1.0))
         seen = self.prefixes.known_bytes(hashes) * tokens_per_byte
         return UpstreamFacts(
             state=state,
-            speed=self.learned.speed(self.upstream, load),
+            speed=speed,
             ready_s=self._ready_s(state, now_s),
             why=self.health.why,
             running=min(active, self.parallel),
             waiting=max(0, active - self.parallel),
             parallel=self.parallel,
-            turn_s=self.places.turn_s(now_s, self.parallel, self.others, request_s),
+            turn_s=ahead.turn_s,
+            beside=ahead.beside,
             cached_tokens=self.learned.cached(int(seen)),
             speaks=not self.addresses.lacks(path),
             models=self.models,
@@ -148,6 +152,16 @@ class LiveUpstream:
             spent_usd=spent_usd + self.promised_usd,
             start_s=self.learned.start_s,
         )
+
+    def _speed(self) -> UpstreamSpeed:
+        """Return its speeds, which are worked out anew only when an answer has been learned from."""
+        learned = self.learned
+        seen = (learned.prompts.sums, learned.answers.sums, learned.late)
+        if self._known is None or any(
+            one is not other for one, other in zip(self._known[0], seen, strict=True)
+        ):
+            self._known = seen, learned.speed(self.upstream)
+        return self._known[1]
 
     def _ready_s(self, state: State, now_s: float) -> float:
         if state == "cooling":

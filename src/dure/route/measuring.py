@@ -49,6 +49,6 @@ async def _ask(live: LiveUpstream, text: str) -> None:
     except BaseException:
         answer.abort()
         raise
-    measured = watch.measured(load=1, waited=False, believed_cached=0)
+    measured = watch.measured(waited=False, believed_cached=0)
     if answer.status == 200 and measured.prompt_tokens and measured.answer_tokens:
         live.learned.observe(measured, live.upstream)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import msgspec
 
+from dure.route.crowding import duration_s
 from dure.route.facts import RequestFacts, UpstreamFacts
 from dure.route.upstream import Upstream
 
-__all__ = ["RoutePrediction", "predict"]
+__all__ = ["RoutePrediction", "alone_s", "predict"]
 
 
 class RoutePrediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,11 +34,11 @@ class RoutePrediction(msgspec.Struct, frozen=True, kw_only=True):
 
 def predict(request: RequestFacts, upstream: Upstream, facts: UpstreamFacts) -> RoutePrediction:
     """Return when the upstream will have answered the request, if it gets it now, and for how much."""
-    speed = facts.speed
-    n_new = max(0, request.prompt_tokens - facts.cached_tokens)
+    speed, beside = facts.speed, facts.beside
+    prompt_alone_s, answer_alone_s = alone_s(request, facts)
     start_s = _start_s(upstream, facts)
-    prompt_s = speed.overhead_s + n_new / speed.prompt_per_s
-    answer_s = request.answer_tokens / speed.answer_per_s
+    prompt_s = duration_s(prompt_alone_s * speed.late, speed.prompt_crowd, 0.0, beside)
+    answer_s = duration_s(answer_alone_s * speed.late, speed.answer_crowd, prompt_s, beside)
     paid_s = prompt_s + answer_s + (start_s if facts.state == "off" else 0.0)
     return RoutePrediction(
         start_s=start_s,
@@ -46,6 +47,14 @@ def predict(request: RequestFacts, upstream: Upstream, facts: UpstreamFacts) -> 
         answer_s=answer_s,
         usd=upstream.usd(paid_s, request.prompt_tokens, request.answer_tokens),
     )
+
+
+def alone_s(request: RequestFacts, facts: UpstreamFacts) -> tuple[float, float]:
+    """Return how long its prompt and its answer take if the upstream has nothing else to do."""
+    speed = facts.speed
+    n_new = max(0, request.prompt_tokens - facts.cached_tokens)
+    prompt_s = speed.overhead_s + n_new / speed.prompt_per_s
+    return prompt_s, request.answer_tokens / speed.answer_per_s
 
 
 def _start_s(upstream: Upstream, facts: UpstreamFacts) -> float:

@@ -21,6 +21,7 @@ from dure.route.dialects import RoutedRequest
 from dure.route.facts import RequestFacts, UpstreamFacts
 from dure.route.learning import Learned, Measured
 from dure.route.live_upstream import LiveUpstream
+from dure.route.prediction import alone_s, predict
 from dure.route.prefixes import prefix_hashes
 from dure.route.starting import Starter
 from dure.route.upstream import RouteRules
@@ -160,15 +161,20 @@ class Router:
         """Note that a request is sent, and return its upstream."""
         live = self.upstreams[plan.decision.target]
         prediction = plan.decision.predictions[live.name]
-        begin_s = time.monotonic() + prediction.start_s + prediction.queue_s
-        live.places.take(id(plan), begin_s, prediction.prompt_s + prediction.answer_s)
+        prompt_s, answer_s = alone_s(plan.request, plan.facts[live.name])
+        before_s = prediction.start_s + prompt_s
+        live.places.take(id(plan), time.monotonic(), before_s, answer_s)
         live.promised_usd += prediction.usd
         return live
+
+    def text_began(self, plan: RoutePlan) -> None:
+        """Note that the text of a request's answer has begun: its prompt is read."""
+        self.upstreams[plan.decision.target].places.began(id(plan), time.monotonic())
 
     def ended(self, plan: RoutePlan) -> None:
         """Note that the request that began has ended, however it went."""
         live = self.upstreams[plan.decision.target]
-        live.places.leave(id(plan))
+        live.places.leave(id(plan), time.monotonic())
         usd = plan.decision.predictions[live.name].usd
         live.promised_usd = max(0.0, live.promised_usd - usd)
 
@@ -232,10 +238,23 @@ class Router:
         self.learned.tokens.observe(routed.model, len(routed.prompt), measured.prompt_tokens)
         if routed.dialect.answers and measured.answer_tokens:
             whole = msgspec.structs.replace(measured, prompt_tokens=prompt_tokens)
+            self._observe_late(plan, live, whole)
             live.learned.observe(whole, live.upstream)
             key = plan.request.key
             self.learned.lengths.observe(routed.model, key, routed.most, measured.answer_tokens)
         return self.paid(live, busy_s, prompt_tokens, measured.answer_tokens)
+
+    def _observe_late(self, plan: RoutePlan, live: LiveUpstream, measured: Measured) -> None:
+        """Compare an answer that did not wait with its prediction, had the counts of tokens been known."""
+        facts = plan.facts[live.name]
+        known = msgspec.structs.replace(
+            plan.request,
+            prompt_tokens=measured.new_tokens + facts.cached_tokens,
+            answer_tokens=measured.answer_tokens,
+        )
+        if not facts.turn_s:
+            predicted = predict(known, live.upstream, facts)
+            live.learned.observe_late(predicted.prompt_s + predicted.answer_s, measured.total_s)
 
     def paid(self, live: LiveUpstream, seconds: float, prompt_tokens: int, n_answer: int) -> float:
         """Note what an answer cost, whole or not, and return it in dollars."""

@@ -60,7 +60,7 @@ async def _watch(live: LiveUpstream) -> None:
         with_shape = is_cloud or live.health.status != "up" or now_s - last_shape_s > _SHAPE_EVERY_S
         last_shape_s = now_s if with_shape else last_shape_s
         await look(live, with_shape=with_shape)
-        if live.is_to_be_measured and live.state(now_s) == "up" and not live.learned.rates:
+        if live.is_to_be_measured and live.state(now_s) == "up" and not live.learned.answers.n:
             live.is_to_be_measured = False
             await measure(live)
 
@@ -106,7 +106,7 @@ async def _ask_queue(live: LiveUpstream) -> None:
     status, text = await _get(live, "/metrics")
     if status == 200:
         active = _figure(_RUNNING, text) + _figure(_WAITING, text)
-        live.others = max(0, active - len(live.places))
+        live.places.others = max(0, active - len(live.places))
 
 
 def _figure(pattern: re.Pattern[bytes], text: bytes) -> int:
