@@ -18,12 +18,13 @@ from dure.route.upstream import RouteRules, Upstream
 
 __all__ = ["Decision", "Reason", "RefusalCode", "RuleLine", "decide"]
 
-Reason = Literal["explicit", "only", "overflow", "cached", "quickest", "thrifty"]
+Reason = Literal["explicit", "only", "overflow", "too-hard", "cached", "quickest", "thrifty"]
 """Why an upstream was chosen; these words are stable.
 
 explicit: the request names it. only: no other was left. overflow: all in the house that could answer
-are full. cached: it has read the beginning of this prompt already, and would not have won otherwise.
-quickest: it finishes first. thrifty: another finishes sooner, and costs more than the time is worth.
+are full. too-hard: weaker ones were passed over, as the question is thought to be hard for them. cached:
+it has read the beginning of this prompt already, and would not have won otherwise. quickest: it finishes
+first. thrifty: another finishes sooner, and costs more than the time is worth.
 """
 
 RefusalCode = Literal[
@@ -99,7 +100,10 @@ def decide(
             refusal = "full" if code == "spent" and full else code
             has_failed = not out or request.target in request.skip
             return _refused(case, "down" if has_failed else refusal, later, tuple(lines))
-    return _chosen(case, left, full, tuple(lines))
+    strong = _strongest(case, left)
+    weaker = {one.name: f"strength {one.strength}" for one in left if one not in strong}
+    lines.append(RuleLine(rule="difficulty", saw=_saw_difficulty(case), excluded=weaker))
+    return _chosen(case, strong, full, tuple(lines))
 
 
 # ---------------------------------------------------------------- hard rules
@@ -224,6 +228,24 @@ def _retry_s(case: _Case, one: Upstream) -> float:
     return max(1.0, facts.ready_s, prediction.queue_s - case.rules.longest_wait_s)
 
 
+# ---------------------------------------------------------------- difficulty
+
+
+def _strongest(case: _Case, left: Sequence[Upstream]) -> Sequence[Upstream]:
+    """Return who may answer a question of this difficulty: some of those that are left, at least one."""
+    chance, rules = case.request.difficulty, case.rules
+    if rules.difficulty != "on" or chance is None or chance < rules.difficulty_threshold:
+        return left
+    most = max(one.strength for one in left)
+    return [one for one in left if one.strength == most]
+
+
+def _saw_difficulty(case: _Case) -> str:
+    chance = case.request.difficulty
+    shadow = " (shadow)" if case.rules.difficulty == "shadow" else ""
+    return "not guessed" if chance is None else f"{chance:.2f}{shadow}"
+
+
 # ---------------------------------------------------------------- time and money
 
 
@@ -235,7 +257,7 @@ def _chosen(
     predictions = {name: case.predictions[name] for name in names}
     return Decision(
         target=best.name,
-        reason=_reason(case, best, left, full),
+        reason=_reason(case, best, left, full, lines),
         lines=lines,
         predictions=predictions,
     )
@@ -247,13 +269,19 @@ def _price_s(case: _Case, prediction: RoutePrediction) -> float:
 
 
 def _reason(
-    case: _Case, best: Upstream, left: Sequence[Upstream], full: Sequence[Upstream]
+    case: _Case,
+    best: Upstream,
+    left: Sequence[Upstream],
+    full: Sequence[Upstream],
+    lines: Sequence[RuleLine],
 ) -> Reason:
     if case.request.target:
         return "explicit"
     house_is_full = any(one.in_house for one in full) and not any(one.in_house for one in left)
     if house_is_full:
         return "overflow"
+    if lines[-1].excluded:
+        return "too-hard"
     if len(left) == 1:
         return "only"
     finishes = {one.name: case.predictions[one.name].finish_s for one in left}

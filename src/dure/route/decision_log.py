@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -16,10 +17,19 @@ from dure.errors import ResourceError
 from dure.http.log_sink import LogSink
 from dure.route.decision import Decision
 from dure.route.facts import RequestFacts, UpstreamFacts
+from dure.route.judging import How, Verdict
 from dure.route.prediction import RoutePrediction
 
-__all__ = ["DecisionLog", "RouteOutcome", "RoutedLine", "read_log"]
+__all__ = [
+    "DecisionLog",
+    "JudgedLine",
+    "RouteOutcome",
+    "RoutedLine",
+    "read_log",
+    "read_verdicts",
+]
 
+Line = TypeVar("Line")
 _MOST_BYTES = 16 * 1024 * 1024
 _N_OLD = 4
 
@@ -78,6 +88,30 @@ class RoutedLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
 
+class JudgedLine(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a weaker upstream's answer did. judged: its request's id. how: that is known.
+
+    difficulty: the chance that it would not, as guessed when it was given.
+    """
+
+    time: float
+    judged: str
+    good: bool
+    how: How
+    difficulty: float
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> JudgedLine:
+        """Return the line of a verdict."""
+        return cls(
+            time=time.time(),
+            judged=verdict.asked.id,
+            good=verdict.good,
+            how=verdict.how,
+            difficulty=verdict.asked.difficulty,
+        )
+
+
 class DecisionLog:
     """The log of a running router. Use it as a context: its end writes the rest."""
 
@@ -93,7 +127,7 @@ class DecisionLog:
         self._sink = LogSink(path)
         self._encode = msgspec.json.Encoder().encode
 
-    def write(self, line: RoutedLine) -> None:
+    def write(self, line: RoutedLine | JudgedLine) -> None:
         """Queue a line; never waits for the disk."""
         text = self._encode(line).decode()
         self._n_bytes += len(text) + 1
@@ -123,12 +157,21 @@ def _old(path: Path, number: int) -> Path:
 
 
 def read_log(path: Path) -> Iterator[RoutedLine]:
-    """Yield the lines of a log and of those moved aside, oldest first; a line cut short is left out.
+    """Yield the requests of a log and of those moved aside, oldest first; a line cut short is left out.
 
     Raises ResourceError if there is none.
     """
+    return _read(path, RoutedLine)
+
+
+def read_verdicts(path: Path) -> Iterator[JudgedLine]:
+    """Yield what a log has of answers that did or did not, oldest first. Raises ResourceError."""
+    return _read(path, JudgedLine)
+
+
+def _read(path: Path, kind: type[Line]) -> Iterator[Line]:
     files = [one for number in range(_N_OLD, 0, -1) if (one := _old(path, number)).exists()]
-    decode = msgspec.json.Decoder(RoutedLine).decode
+    decode = msgspec.json.Decoder(kind).decode
     try:
         for file in [*files, path]:
             with file.open("rb") as lines:

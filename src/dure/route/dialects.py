@@ -104,6 +104,20 @@ DIALECTS: Mapping[str, Dialect] = {
 """The addresses that are routed."""
 
 
+class _Part(msgspec.Struct):
+    text: str = ""
+
+
+class _Message(msgspec.Struct):
+    role: str = ""
+    content: str | list[_Part] | None = None
+
+    @property
+    def text(self) -> str:
+        parts = self.content or ""
+        return parts if isinstance(parts, str) else " ".join(part.text for part in parts)
+
+
 class RoutedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request as the router sees it. path: its address.
 
@@ -128,6 +142,17 @@ class RoutedRequest(msgspec.Struct, frozen=True, kw_only=True):
         if not model or model == self.named:
             return self.raw
         return msgspec.json.encode({**self.fields, "model": model})
+
+    def question(self) -> str:
+        """Return what is asked: the text of the last message of a user, or the whole prompt."""
+        for name in ("messages", "input"):
+            try:
+                said = msgspec.json.decode(self.fields.get(name, b"[]"), type=list[_Message])
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                continue
+            if texts := [one.text for one in said if one.role == "user"]:
+                return texts[-1]
+        return self.prompt.decode(errors="replace")
 
     def counted(self) -> bytes:
         """Return the body that asks how many tokens the prompt is."""

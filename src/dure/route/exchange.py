@@ -18,7 +18,7 @@ from dure.http.guards.refusal import Refusal
 from dure.route.addresses import MAY_LACK
 from dure.route.answer_watch import AnswerWatch
 from dure.route.client import ComingAnswer, UpstreamError
-from dure.route.decision_log import DecisionLog, RoutedLine, RouteOutcome
+from dure.route.decision_log import DecisionLog, JudgedLine, RoutedLine, RouteOutcome
 from dure.route.dialects import SHOW, RoutedRequest, read_request
 from dure.route.headers import PRIVATE, TARGET, to_upstream
 from dure.route.live_upstream import LiveUpstream
@@ -259,6 +259,10 @@ class Exchange:
             cached_tokens=measured.cached_tokens,
             usd=usd,
         )
+        if is_good:
+            for verdict in self._router.verdicts(plan, self._record.id):
+                self._router.judged(verdict)
+                self._log.write(JudgedLine.of(verdict))
         self._record.extra["route_target"] = live.name
         self._record.extra["route_reason"] = plan.decision.reason or ""
         self._write(plan, outcome)

@@ -23,7 +23,8 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     model: "" if any will do. prompt_tokens: estimated, or counted if exact. answer_tokens: expected.
     key: the name of the caller's key. target: the upstream that it names. skip: upstreams that have
-    failed to answer this request already.
+    failed to answer this request already. difficulty: the chance that a weaker model's answer will not
+    do; None: not guessed.
     """
 
     dialect: str
@@ -37,6 +38,7 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     private: bool = False
     target: str = ""
     skip: tuple[str, ...] = ()
+    difficulty: float | None = None
 
 
 class UpstreamSpeed(msgspec.Struct, frozen=True, kw_only=True):

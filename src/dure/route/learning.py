@@ -11,6 +11,7 @@ import statistics
 import msgspec
 
 from dure.route.crowding import Crowd
+from dure.route.difficulty import Difficulty
 from dure.route.facts import UpstreamSpeed
 from dure.route.least_squares import Belief, TimesFit
 from dure.route.line_fit import Decayed, LineFit
@@ -265,6 +266,7 @@ class Learned(msgspec.Struct):
     upstreams: dict[str, UpstreamLearned] = msgspec.field(default_factory=dict)
     lengths: AnswerLengths = msgspec.field(default_factory=AnswerLengths)
     tokens: TokenCounts = msgspec.field(default_factory=TokenCounts)
+    difficulty: Difficulty = msgspec.field(default_factory=Difficulty)
     day: str = ""
     spent_usd: dict[str, float] = msgspec.field(default_factory=dict)
 

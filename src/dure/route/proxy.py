@@ -13,6 +13,7 @@ from dure.route.decision_log import DecisionLog
 from dure.route.dialects import DIALECTS
 from dure.route.exchange import Exchange
 from dure.route.explaining import EXPLAIN, Explanations
+from dure.route.feedback import FEEDBACK, Feedback
 from dure.route.pages import OF_ONE_SERVER, page
 from dure.route.router import Router
 
@@ -33,6 +34,7 @@ class Proxy:
         self._posts: Mapping[str, App] = {
             **dict.fromkeys(DIALECTS, self._exchange),
             EXPLAIN: Explanations(router),
+            FEEDBACK: Feedback(router, log),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from dure.route.decision_log import RoutedLine
+from dure.route.decision_log import JudgedLine, RoutedLine
 from dure.route.upstream import RouteRules
 
-__all__ = ["Report", "TargetReport", "report_of"]
+__all__ = ["DifficultyReport", "Report", "TargetReport", "report_of"]
 
 NEAR = 0.2
 
@@ -30,9 +30,24 @@ class TargetReport(msgspec.Struct, frozen=True, kw_only=True):
     usd: float
 
 
+class DifficultyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a guess would have been right.
+
+    n_bad, n_good: weaker upstreams' answers that did not do, and that did; hard_bad, hard_good: of these,
+    how many were guessed to be too hard beforehand. n_said: users said so; others asked again, or were
+    content.
+    """
+
+    n_bad: int
+    hard_bad: int
+    n_good: int
+    hard_good: int
+    n_said: int
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a router did. saved_usd: what answers from elsewhere would have cost at the quickest upstream
-    that takes money and could have given them.
+    that takes money and could have given them. difficulty: None if there were no verdicts.
     """
 
     n_requests: int
@@ -41,10 +56,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     usd: float
     saved_usd: float
     targets: tuple[TargetReport, ...]
+    difficulty: DifficultyReport | None = None
 
 
-def report_of(lines: Iterable[RoutedLine], rules: RouteRules) -> Report:
-    """Return the sums of a log. rules: which upstreams take money."""
+def report_of(
+    lines: Iterable[RoutedLine], rules: RouteRules, verdicts: Iterable[JudgedLine] = ()
+) -> Report:
+    """Return the sums of a log. rules: which upstreams take money, and from when on a question is too hard.
+
+    verdicts: of weaker upstreams' answers.
+    """
     free = {one.name for one in rules.upstreams if one.is_free}
     of_target: dict[str, list[RoutedLine]] = defaultdict(list)
     n_refused, saved_usd = 0, 0.0
@@ -62,6 +83,21 @@ def report_of(lines: Iterable[RoutedLine], rules: RouteRules) -> Report:
         usd=sum(line.outcome.usd for line in everything if line.outcome),
         saved_usd=saved_usd,
         targets=tuple(_of_target(name, found) for name, found in sorted(of_target.items())),
+        difficulty=_difficulty(list(verdicts), rules.difficulty_threshold),
+    )
+
+
+def _difficulty(verdicts: Sequence[JudgedLine], threshold: float) -> DifficultyReport | None:
+    if not verdicts:
+        return None
+    good = [one.difficulty >= threshold for one in verdicts if one.good]
+    bad = [one.difficulty >= threshold for one in verdicts if not one.good]
+    return DifficultyReport(
+        n_bad=len(bad),
+        hard_bad=sum(bad),
+        n_good=len(good),
+        hard_good=sum(good),
+        n_said=sum(one.how == "said" for one in verdicts),
     )
 
 

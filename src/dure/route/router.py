@@ -7,6 +7,7 @@ here, and tells how it went.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,7 +19,9 @@ from dure.route.client import Client, UpstreamError
 from dure.route.counting import count_tokens
 from dure.route.decision import Decision, decide
 from dure.route.dialects import RoutedRequest
+from dure.route.difficulty import features
 from dure.route.facts import RequestFacts, UpstreamFacts
+from dure.route.judging import Asked, Judging, Verdict
 from dure.route.learning import Learned, Measured
 from dure.route.live_upstream import LiveUpstream
 from dure.route.prediction import alone_s, predict
@@ -42,6 +45,7 @@ class RoutePlan(msgspec.Struct, kw_only=True):
     facts: Mapping[str, UpstreamFacts]
     decision: Decision
     hashes: Sequence[bytes]
+    features: tuple[int, ...] = ()
 
 
 class Router:
@@ -63,6 +67,7 @@ class Router:
             one.name: LiveUpstream(one, rules, learned.upstream(one.name), here)
             for one in rules.upstreams
         }
+        self.judging = Judging()
         self._starters = dict(starters or {})
         self._starts: dict[str, asyncio.Task[bool]] = {}
 
@@ -76,13 +81,22 @@ class Router:
         hashes = prefix_hashes(routed.prompt)
         facts = self._facts(routed, hashes)
         request = self._request(routed, key, private, skip)
+        found = self._features(routed)
+        if found and self.learned.difficulty.is_known:
+            chance = round(self.learned.difficulty.chance(found), 3)
+            request = msgspec.structs.replace(request, difficulty=chance)
         if routed.dialect.count and self._is_near_a_limit(request):
             exact = await count_tokens(self._counters(facts), routed)
             if exact is not None:
                 request = msgspec.structs.replace(request, prompt_tokens=exact, exact=True)
         decision = decide(self.rules, request, facts)
         return RoutePlan(
-            routed=routed, request=request, facts=facts, decision=decision, hashes=hashes
+            routed=routed,
+            request=request,
+            facts=facts,
+            decision=decision,
+            hashes=hashes,
+            features=found,
         )
 
     async def look_here(self) -> None:
@@ -90,6 +104,11 @@ class Router:
         for one in self.upstreams.values():
             if one.upstream.is_here and one.health.status != "up":
                 await look(one)
+
+    def _features(self, routed: RoutedRequest) -> tuple[int, ...]:
+        """Return what a guess about a question is made from; nothing if none is wanted."""
+        wanted = self.rules.difficulty != "off" and routed.dialect.answers
+        return features(routed.question()) if wanted else ()
 
     def _request(
         self, routed: RoutedRequest, key: str, private: bool, skip: Sequence[str]
@@ -209,6 +228,27 @@ class Router:
         return False
 
     # ---------------------------------------------------------------- learning
+
+    def judged(self, verdict: Verdict) -> None:
+        """Learn whether a weaker upstream's answer did."""
+        self.learned.difficulty.observe(verdict.asked.features, good=verdict.good)
+
+    def verdicts(self, plan: RoutePlan, request_id: str) -> list[Verdict]:
+        """Return what is known now of earlier answers, and note this request's, which is whole."""
+        now_s, live = time.monotonic(), self.upstreams[plan.decision.target]
+        if not plan.features:
+            return []
+        found = list(self.judging.content(now_s))
+        prompt = hashlib.blake2b(plan.routed.prompt, digest_size=8).digest()
+        key, strength = plan.request.key, live.upstream.strength
+        is_named = bool(plan.routed.target or plan.routed.model)
+        if is_named and (again := self.judging.asked_again(prompt, key, strength)):
+            found.append(again)
+        if self.rules.is_weak(live.upstream):
+            chance = self.learned.difficulty.chance(plan.features)
+            asked = Asked(request_id, key, prompt, strength, plan.features, round(chance, 3))
+            self.judging.answered(asked, now_s)
+        return found
 
     def failed(self, live: LiveUpstream, error: UpstreamError) -> None:
         """Note that an upstream failed to answer."""

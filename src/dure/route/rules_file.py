@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from dure.errors import ResourceError, UsageError
-from dure.route.upstream import MAC, Kind, RouteRules, Upstream
+from dure.route.upstream import MAC, Guessing, Kind, RouteRules, Upstream
 
 __all__ = ["parse_rules", "read_rules"]
 
@@ -79,8 +79,16 @@ class _Reader:
                 "a server has one model of its own",
             )
         self._check_positive(rules, "route", ("worth-usd-per-s", "longest-wait-s", "silence-s"))
-        self._check_positive(rules, "route", ("connect-s", "daily-usd"))
+        self._check_positive(rules, "route", ("connect-s", "daily-usd", "difficulty-threshold"))
         self._check_positive(rules, "route", ("pods-hourly-usd", "pods-daily-usd"))
+        if rules.difficulty_threshold > 1:
+            cure = "give a number above 0, 1 at most"
+            problem = f"is {rules.difficulty_threshold:g}"
+            raise self._error("route", "difficulty-threshold", problem, cure)
+        strengths = {one.strength for one in found}
+        if rules.difficulty != "off" and len(strengths) == 1:
+            cure = "give the upstreams with stronger models a higher strength"
+            raise self._error("route", "difficulty", "all upstreams have the same strength", cure)
         return rules
 
     def _upstream(self, name: str, values: Any) -> Upstream:
@@ -142,6 +150,10 @@ class _Reader:
         key = found[1] if found else ""
         if key == "kind":
             return self._error(section, key, "no such kind", f"give {', '.join(get_args(Kind))}")
+        if key == "difficulty":
+            return self._error(
+                section, key, "no such mode", f"give {', '.join(get_args(Guessing))}"
+            )
         wanted = re.search(r"`([a-z]+)", text)
         cure = f"give {_WRITTEN.get(wanted[1] if wanted else '', 'another value')}"
         return self._error(section, key, f"is {values.get(key)!r}", cure)

@@ -11,10 +11,11 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["HERE", "Kind", "RouteRules", "Upstream"]
+__all__ = ["HERE", "Guessing", "Kind", "RouteRules", "Upstream"]
 
 Kind = Literal["house", "pod", "cloud"]
 HERE = "here"  # instead of a URL: the model of the very server that routes
+Guessing = Literal["off", "shadow", "on"]
 MAC = re.compile(r"(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}", re.IGNORECASE)
 
 
@@ -33,7 +34,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     card's address of a machine that sleeps. start_s: from waking or starting to the first answer; needed
     to wake it.
     prompt_per_s, answer_per_s: tokens, believed until they are measured. measure: with two requests of the
-    router's own, if it is in the house and free.
+    router's own, if it is in the house and free. strength: of its model; a question that is thought to be
+    too hard goes to the strongest of those that may answer.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     prompt_per_s: float = 200.0
     answer_per_s: float = 20.0
     measure: bool = True
+    strength: int = 1
 
     @property
     def is_here(self) -> bool:
@@ -96,6 +99,8 @@ class RouteRules(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     longest_wait_s: an upstream at which a request would wait longer for its turn is full.
     silence_s: an upstream that sends nothing for so long has hung. connect_s: to reach it at all.
     pods_hourly_usd, pods_daily_usd: what all rented pods together may cost, for one of them to be started.
+    difficulty: whether it is guessed how hard questions are: not at all, only for the log, or to route by.
+    difficulty_threshold: the chance that a weaker model's answer will not do, from which on it is too hard.
     upstreams: in the order of preference if nothing else decides.
     """
 
@@ -107,6 +112,8 @@ class RouteRules(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     connect_s: float = 3.0
     pods_hourly_usd: float = 2.0
     pods_daily_usd: float = 20.0
+    difficulty: Guessing = "off"
+    difficulty_threshold: float = 0.7
     upstreams: tuple[Upstream, ...] = ()
 
     def is_private(self, key: str) -> bool:
@@ -117,6 +124,10 @@ class RouteRules(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     def has_own_model(self) -> bool:
         """Whether the server that routes by them serves a model itself."""
         return any(one.is_here for one in self.upstreams)
+
+    def is_weak(self, upstream: Upstream) -> bool:
+        """Return whether another upstream has a stronger model."""
+        return any(one.strength > upstream.strength for one in self.upstreams)
 
     def upstream(self, name: str) -> Upstream | None:
         """Return an upstream by name."""

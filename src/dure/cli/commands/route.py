@@ -25,7 +25,7 @@ from dure.errors import UsageError
 from dure.http.settings import check_binding
 from dure.places import route_directory
 from dure.route.assembly import LEARNED, LOG, RouterPlan, run_router
-from dure.route.decision_log import read_log
+from dure.route.decision_log import read_log, read_verdicts
 from dure.route.explaining import Question, explained, explained_by_running
 from dure.route.learned_file import read_learned
 from dure.route.replay import replayed
@@ -156,7 +156,10 @@ def report(file: LogFile = None, *, rules: RulesFile = None, as_json: Json = Fal
 
     Example: dure route report
     """
-    found = report_of(read_log(_log_file(file)), with_pod_prices(rules_of(rules)))
+    log_file = _log_file(file)
+    found = report_of(
+        read_log(log_file), with_pod_prices(rules_of(rules)), read_verdicts(log_file)
+    )
     if as_json:
         print_json(msgspec.to_builtins(found))
     else:

@@ -127,3 +127,9 @@ def print_report(report: Report) -> None:
         f"predicted within 20 %; {_usd(report.usd)} spent, {_usd(report.saved_usd)} saved",
         soft_wrap=True,
     )
+    if (found := report.difficulty) is not None:
+        output.print(
+            f"{found.n_bad} answers of weaker upstreams did not do, of which {found.hard_bad} were guessed"
+            f" to be too hard; {found.n_good} did, of which {found.hard_good} were",
+            soft_wrap=True,
+        )
