@@ -17,7 +17,7 @@ from dure.route.decision import decide
 from dure.route.decision_log import read_log, read_verdicts
 from dure.route.difficulty import Difficulty, features
 from dure.route.facts import RequestFacts, UpstreamFacts
-from dure.route.judging import Asked, Judging
+from dure.route.judging import Judging, WeakAnswer
 from dure.route.learned_file import read_learned
 from dure.route.report import report_of
 from dure.route.rules_file import parse_rules, read_rules
@@ -140,8 +140,8 @@ def test_what_is_kept_has_no_text() -> None:
 # ---------------------------------------------------------------- verdicts
 
 
-def asked(number: int, key: str = "anna", strength: int = 1) -> Asked:
-    return Asked(f"id-{number}", key, b"prompt-%d" % number, strength, (1, 2), 0.4)
+def asked(number: int, key: str = "anna", strength: int = 1) -> WeakAnswer:
+    return WeakAnswer(f"id-{number}", key, b"prompt-%d" % number, strength, (1, 2), 0.4)
 
 
 def test_an_answer_is_judged_once_and_by_its_own_key() -> None:

@@ -17,7 +17,7 @@ from dure.errors import ResourceError
 from dure.http.log_sink import LogSink
 from dure.route.decision import Decision
 from dure.route.facts import RequestFacts, UpstreamFacts
-from dure.route.judging import How, Verdict
+from dure.route.judging import AnswerVerdict, How
 from dure.route.prediction import RoutePrediction
 
 __all__ = [
@@ -101,7 +101,7 @@ class JudgedLine(msgspec.Struct, frozen=True, kw_only=True):
     difficulty: float
 
     @classmethod
-    def of(cls, verdict: Verdict) -> JudgedLine:
+    def of(cls, verdict: AnswerVerdict) -> JudgedLine:
         """Return the line of a verdict."""
         return cls(
             time=time.time(),

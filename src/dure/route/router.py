@@ -21,7 +21,7 @@ from dure.route.decision import Decision, decide
 from dure.route.dialects import RoutedRequest
 from dure.route.difficulty import features
 from dure.route.facts import RequestFacts, UpstreamFacts
-from dure.route.judging import Asked, Judging, Verdict
+from dure.route.judging import AnswerVerdict, Judging, WeakAnswer
 from dure.route.learning import Learned, Measured
 from dure.route.live_upstream import LiveUpstream
 from dure.route.prediction import alone_s, predict
@@ -229,11 +229,11 @@ class Router:
 
     # ---------------------------------------------------------------- learning
 
-    def judged(self, verdict: Verdict) -> None:
+    def judged(self, verdict: AnswerVerdict) -> None:
         """Learn whether a weaker upstream's answer did."""
         self.learned.difficulty.observe(verdict.asked.features, good=verdict.good)
 
-    def verdicts(self, plan: RoutePlan, request_id: str) -> list[Verdict]:
+    def verdicts(self, plan: RoutePlan, request_id: str) -> list[AnswerVerdict]:
         """Return what is known now of earlier answers, and note this request's, which is whole."""
         now_s, live = time.monotonic(), self.upstreams[plan.decision.target]
         if not plan.features:
@@ -246,7 +246,7 @@ class Router:
             found.append(again)
         if self.rules.is_weak(live.upstream):
             chance = self.learned.difficulty.chance(plan.features)
-            asked = Asked(request_id, key, prompt, strength, plan.features, round(chance, 3))
+            asked = WeakAnswer(request_id, key, prompt, strength, plan.features, round(chance, 3))
             self.judging.answered(asked, now_s)
         return found
 
