@@ -29,6 +29,7 @@ __all__ = ["LiveUpstream"]
 _NOWHERE = "unix:/nonexistent"  # of a pod that is not reached yet
 _CACHE_TOKENS = 32768  # of an upstream that does not say how much it holds
 _BYTES_PER_TOKEN = 4
+_KNOWN_S = 0.05  # for which a speed is new enough
 _PARALLEL = {"house": 4, "pod": 32, "cloud": 256}  # answers at once if an upstream does not say
 
 
@@ -63,6 +64,7 @@ class LiveUpstream:
         self.addresses = Addresses()
         self.places = Places()
         self._known: tuple[tuple[object, ...], UpstreamSpeed] | None = None
+        self._known_s = 0.0
         self.is_to_be_measured = upstream.measure and upstream.in_house and upstream.is_free
         self.promised_usd = 0.0
         self.prefixes = Prefixes(self._cache_bytes())
@@ -129,7 +131,7 @@ class LiveUpstream:
         now_s = time.monotonic()
         state = self.state(now_s)
         active = len(self.places) + self.places.others
-        speed = self._speed()
+        speed = self._speed(now_s)
         self.places.parallel = self.parallel
         self.places.prompt_crowd = speed.prompt_crowd
         self.places.answer_crowd = speed.answer_crowd
@@ -153,14 +155,15 @@ class LiveUpstream:
             start_s=self.learned.start_s,
         )
 
-    def _speed(self) -> UpstreamSpeed:
-        """Return its speeds, which are worked out anew only when an answer has been learned from."""
+    def _speed(self, now_s: float) -> UpstreamSpeed:
+        """Return its speeds: worked out anew if an answer was learned from, not for every one of many."""
         learned = self.learned
         seen = (learned.prompts.sums, learned.answers.sums, learned.late)
-        if self._known is None or any(
-            one is not other for one, other in zip(self._known[0], seen, strict=True)
+        if self._known is None or (
+            (now_s - self._known_s > _KNOWN_S or not self._known[1].measured)
+            and any(one is not other for one, other in zip(self._known[0], seen, strict=True))
         ):
-            self._known = seen, learned.speed(self.upstream)
+            self._known, self._known_s = (seen, learned.speed(self.upstream)), now_s
         return self._known[1]
 
     def _ready_s(self, state: State, now_s: float) -> float:

@@ -157,9 +157,7 @@ def report(file: LogFile = None, *, rules: RulesFile = None, as_json: Json = Fal
     Example: dure route report
     """
     log_file = _log_file(file)
-    found = report_of(
-        read_log(log_file), with_pod_prices(rules_of(rules)), read_verdicts(log_file)
-    )
+    found = report_of(read_log(log_file), with_pod_prices(rules_of(rules)), read_verdicts(log_file))
     if as_json:
         print_json(msgspec.to_builtins(found))
     else:
