@@ -59,7 +59,7 @@ def test_a_sleeping_machine_is_woken_once_and_waited_for() -> None:
             live = router.upstreams["desk"]
             await look(live)
             plan = await router.plan(chat(), "", private=False)
-            found = await asyncio.gather(router.started(live), router.started(live))
+            found = await asyncio.gather(router.starts.started(live), router.starts.started(live))
             live.client.close()
             return plan, list(found)
 
@@ -79,7 +79,7 @@ def test_a_machine_that_does_not_wake_rests() -> None:
         router = Router(
             RouteRules(upstreams=(desk,)), Learned(), {"desk": Wake("127.0.0.1", free_port())}
         )
-        is_up = await router.started(router.upstreams["desk"])
+        is_up = await router.starts.started(router.upstreams["desk"])
         return is_up, await router.plan(chat(), "", private=False)
 
     is_up, plan = asyncio.run(ask())

@@ -128,7 +128,7 @@ class Exchange:
         watch, answer, status, is_whole = self._watch(live, start_s), None, 0, False
         try:
             if plan.facts[live.name].state in ("asleep", "off"):
-                if not await self._router.started(live):
+                if not await self._router.starts.started(live):
                     return False
                 watch = self._watch(live, time.monotonic())  # its start is no slowness
             answer = await self._sent(plan, live)

@@ -6,7 +6,6 @@ here, and tells how it went.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,6 @@ from datetime import datetime
 
 import msgspec
 
-from dure.errors import DureError
 from dure.route.client import Client, UpstreamError
 from dure.route.counting import count_tokens
 from dure.route.decision import Decision, decide
@@ -27,14 +25,13 @@ from dure.route.live_upstream import LiveUpstream
 from dure.route.prediction import alone_s, predict
 from dure.route.prefixes import prefix_hashes
 from dure.route.starting import Starter
+from dure.route.starts import UpstreamStarts
 from dure.route.upstream import RouteRules
 from dure.route.watching import look
 
 __all__ = ["RoutePlan", "Router"]
 
 _NEAR = 1.5  # a prompt may be this much longer or shorter than its estimate
-_START_PATIENCE = 3.0  # times the seconds that a start is said to take
-_START_STEP_S = 1.0
 
 
 class RoutePlan(msgspec.Struct, kw_only=True):
@@ -68,8 +65,7 @@ class Router:
             for one in rules.upstreams
         }
         self.judging = Judging()
-        self._starters = dict(starters or {})
-        self._starts: dict[str, asyncio.Task[bool]] = {}
+        self.starts = UpstreamStarts(starters or {})
 
     # ---------------------------------------------------------------- deciding
 
@@ -196,36 +192,6 @@ class Router:
         live.places.leave(id(plan), time.monotonic())
         usd = plan.decision.predictions[live.name].usd
         live.promised_usd = max(0.0, live.promised_usd - usd)
-
-    async def started(self, live: LiveUpstream) -> bool:
-        """Start an upstream, once for all requests that wait for it, and return whether it is up."""
-        if live.name not in self._starters:
-            return False
-        if live.name not in self._starts:
-            task = asyncio.create_task(self._start(live, self._starters[live.name]))
-            self._starts[live.name] = task
-            task.add_done_callback(lambda _: self._starts.pop(live.name, None))
-        return await asyncio.shield(self._starts[live.name])
-
-    async def _start(self, live: LiveUpstream, starter: Starter) -> bool:
-        start_s = live.upstream.start_s or 0.0
-        began_s = time.monotonic()
-        give_up_s = began_s + max(start_s, live.learned.start_s or 0.0) * _START_PATIENCE
-        why = "did not wake up" if live.upstream.wake else "did not start"
-        was_stopped = live.way == "stopped"  # else it may have run already, which takes no time
-        try:
-            while time.monotonic() < give_up_s:
-                live.move(await starter.start(live.upstream))
-                await look(live)
-                if live.health.status == "up":
-                    if was_stopped:
-                        live.learned.observe_start(time.monotonic() - began_s)
-                    return True
-                await asyncio.sleep(_START_STEP_S)
-        except DureError as error:
-            why = str(error)
-        live.health = live.health.did_not_start(time.monotonic(), start_s, why)
-        return False
 
     # ---------------------------------------------------------------- learning
 
