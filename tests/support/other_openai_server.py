@@ -16,30 +16,43 @@ import httpx
 from tests.support.dure_server import DEMO, WAIT_S, end
 
 N_CTX = 1024
+_TRIES = 5
 
 
 class OtherServer:
     """The server, at an address that it keeps when it is started again."""
 
     def __init__(self, model: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self._port}"
         self._model = model
-        self.process = self.start()
+        for _ in range(_TRIES):  # until it listens, another program may take the port
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                self._port = free.getsockname()[1]
+            self.url = f"http://127.0.0.1:{self._port}"
+            self.process = self._begun()
+            if self._is_up():
+                return
+            end(self.process)
+        raise AssertionError(f"it ends {_TRIES} times: {self._command()}")
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start it, and wait until it answers."""
+        """Start it again at its address, and wait until it answers."""
+        self.process = self._begun()
+        assert self._is_up(), "it has ended"
+        return self.process
+
+    def _begun(self) -> subprocess.Popen[bytes]:
         nothing = subprocess.DEVNULL
-        self.process = subprocess.Popen(
-            self._command(), stdin=nothing, stdout=nothing, stderr=nothing
-        )
+        return subprocess.Popen(self._command(), stdin=nothing, stdout=nothing, stderr=nothing)
+
+    def _is_up(self) -> bool:
+        """Wait until it answers; return False if it has ended instead."""
         give_up = time.monotonic() + WAIT_S
         while not self._answers():
-            assert self.process.poll() is None, "it has ended"
+            if self.process.poll() is not None:
+                return False
             assert time.monotonic() < give_up, "it does not start"
             time.sleep(0.05)
-        return self.process
+        return True
 
     def close(self) -> None:
         """Kill it."""
