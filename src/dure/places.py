@@ -16,6 +16,7 @@ __all__ = [
     "cache_directory",
     "cluster_directory",
     "config_file",
+    "disk_bytes",
     "doctor_file",
     "free_bytes",
     "history_file",
@@ -33,8 +34,16 @@ __all__ = [
 
 def free_bytes(directory: Path) -> int:
     """Return what is free on the disk of a directory, which need not exist yet."""
-    existing = next(path for path in (directory, *directory.parents) if path.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(_existing(directory)).free
+
+
+def disk_bytes(directory: Path) -> int:
+    """Return the size of the disk of a directory, which need not exist yet."""
+    return shutil.disk_usage(_existing(directory)).total
+
+
+def _existing(directory: Path) -> Path:
+    return next(path for path in (directory, *directory.parents) if path.exists())
 
 
 def doctor_file() -> Path:

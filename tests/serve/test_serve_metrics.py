@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
@@ -16,7 +17,16 @@ from prometheus_client.samples import Sample
 from dure.cluster.root.membership import Member
 from dure.cluster.root.survey import NodeReport
 from dure.errors import ContextError, EngineError
-from dure.generate.request import Done, Event, Failed, PrefillProgress, Request, Timings, Token
+from dure.generate.request import (
+    Done,
+    Event,
+    Failed,
+    PrefillProgress,
+    RankPlace,
+    Request,
+    Timings,
+    Token,
+)
 from dure.hardware.health import Health, Link
 from dure.http.access_log import RequestRecord, current_record
 from dure.http.metrics import Histogram
@@ -122,6 +132,19 @@ def test_the_same_quantity_has_the_same_value_under_every_name(metrics: Metrics)
     assert value(metrics, "dure_sync_seconds_total", rank="1") == 0.5
 
 
+def test_each_rank_tells_its_time_and_its_machine(metrics: Metrics) -> None:
+    """What it computed, waited, and lost to other programs; a rank of no node is on the root."""
+    assert value(metrics, "dure_compute_seconds_total", rank="0") == 4
+    assert value(metrics, "dure_compute_seconds_total", rank="1") == 3.75
+    assert value(metrics, "dure_lost_thread_seconds_total", rank="1") == 1.5
+    assert value(metrics, "dure_engine_restarts_total") == 3
+    engine = ScriptedEngine()
+    places = (RankPlace("", "home", 1, 1), RankPlace("pi-1", "raspberrypi", 1, 1))
+    engine.info = msgspec.structs.replace(engine.info, places=places)
+    for rank, node in (("0", "dure-root"), ("1", "pi-1")):
+        assert value(Metrics(engine, "m"), "dure_rank_info", rank=rank, node=node) == 1
+
+
 def test_the_servers_own_machine_is_told_like_a_node(tmp_path: Path) -> None:
     """Also without a cluster: the same names, and the label that is the root's everywhere."""
     with dure_serve(tmp_path) as url:
@@ -141,7 +164,7 @@ def test_the_servers_own_machine_is_told_like_a_node(tmp_path: Path) -> None:
 def test_nodes_are_told_with_what_their_sensors_say() -> None:
     """One that answers, without a temperature sensor; and one that does not answer."""
     link = Link("eth0", ("10.0.0.2",), 1000, 3, 50, 60)
-    now = Health(None, ("throttled",), 1500.0, 0.5, 9.0, 100, 200, (link,))
+    now = Health(None, ("throttled",), 1500.0, 0.5, 9.0, 100, 200, (link,), 800)
     reports = [
         NodeReport(Member("pi-1", "10.0.0.2", 1, 1, 0.0), health=now),
         NodeReport(Member("pi-2", "10.0.0.3", 1, 1, 0.0), "does not answer"),
@@ -151,6 +174,7 @@ def test_nodes_are_told_with_what_their_sensors_say() -> None:
     assert value(metrics, "dure_node_up", node="pi-2") == 0
     assert value(metrics, "dure_node_throttled", node="pi-1") == 1
     assert value(metrics, "dure_node_clock_hertz", node="pi-1") == 1.5e9
+    assert value(metrics, "dure_node_disk_bytes", node="pi-1") == 800
     assert value(metrics, "dure_node_link_errors_total", node="pi-1", device="eth0") == 3
     assert not any(
         sample.name == "dure_node_temperature_celsius"

@@ -68,6 +68,7 @@ class ScriptedEngine:
     progress = 1.0
     doing = ""
     reason = ""
+    restarts = 3
     info = ModelInfo("/m.gguf", "m", "qwen3", 64, 64, 9, 8, 4, 2, (1, 1), 10, 10, "F16")
     stats = EngineStats(
         running=1,
@@ -83,6 +84,8 @@ class ScriptedEngine:
         steps=10,
         step_s=4.5,
         sync_s=(0.25, 0.5),
+        compute_s=(4.0, 3.75),
+        lost_s=(0.0, 1.5),
         bytes_sent=(100.0, 200.0),
         peak_bytes=(7, 8),
         sequences_held=3,

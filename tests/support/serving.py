@@ -261,6 +261,7 @@ class ScriptedEngine:
     progress: float = 1.0
     doing: str = ""
     reason: str = ""
+    restarts: int = 0
     stats: EngineStats = field(default_factory=EngineStats)
     info: ModelInfo = field(
         default_factory=lambda: ModelInfo(

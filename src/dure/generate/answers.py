@@ -101,6 +101,8 @@ class LoopTotals:
 
     def __post_init__(self) -> None:
         self.decode_compute_s = np.zeros(self.n_ranks)  # of each rank in these
+        self.compute_s = np.zeros(self.n_ranks)
+        self.lost_s = np.zeros(self.n_ranks)  # of its threads, to other programs
         self.sync_s = np.zeros(self.n_ranks)
         self.bytes_sent = np.zeros(self.n_ranks)
 
@@ -115,6 +117,8 @@ class LoopTotals:
         if not n_prefill and not stats.is_disturbed:
             self.n_decode_steps += 1
             self.decode_compute_s += stats.compute_s
+        self.compute_s += stats.compute_s
+        self.lost_s += np.multiply(stats.lost, stats.step_s)
         self.sync_s += stats.sync_s
         self.bytes_sent += stats.bytes_sent
 

@@ -259,6 +259,8 @@ class EngineLoop:
             drafted=totals.drafted,
             accepted=totals.accepted,
             sync_s=tuple(totals.sync_s.tolist()),
+            compute_s=tuple(totals.compute_s.tolist()),
+            lost_s=tuple(totals.lost_s.tolist()),
             bytes_sent=tuple(totals.bytes_sent.tolist()),
             peak_bytes=peak_bytes,
             threads=totals.threads(info.threads),

@@ -386,7 +386,9 @@ class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):
     step_s: float = 0.0
     drafted: int = 0  # draft tokens verified, of answers that ended
     accepted: int = 0  # of these, accepted
-    sync_s: tuple[float, ...] = ()  # of each rank, as the next three
+    sync_s: tuple[float, ...] = ()  # of each rank, as the next five
+    compute_s: tuple[float, ...] = ()
+    lost_s: tuple[float, ...] = ()  # of its threads, to other programs
     bytes_sent: tuple[float, ...] = ()
     peak_bytes: tuple[int, ...] = ()
     threads: tuple[int, ...] = ()  # that generate, in the last step

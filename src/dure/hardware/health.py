@@ -51,6 +51,7 @@ class Health:
 
     temperature_c, clock_mhz: None if there is no sensor. throttled: why it runs slower than it could.
     load: processes that want a core, over a minute. up_s: since it started.
+    disk_bytes: the size of the disk with disk_free_bytes; 0 if it does not say.
     """
 
     temperature_c: float | None
@@ -61,3 +62,4 @@ class Health:
     available_bytes: int
     disk_free_bytes: int
     links: tuple[Link, ...]
+    disk_bytes: int = 0

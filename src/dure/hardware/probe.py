@@ -18,7 +18,7 @@ import psutil
 from dure.hardware.control_groups import GroupLimits, group_limits
 from dure.hardware.health import Health, Link, Platform
 from dure.hardware.machine import Machine
-from dure.places import free_bytes
+from dure.places import disk_bytes, free_bytes
 from dure.processes import since_boot_s
 from dure.sizes import bytes_text
 
@@ -191,6 +191,7 @@ def health(directory: Path) -> Health:
         available_bytes=probe().available_bytes,
         disk_free_bytes=free_bytes(directory),
         links=_known(_links, ()),
+        disk_bytes=disk_bytes(directory),
     )
 
 

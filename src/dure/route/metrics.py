@@ -15,6 +15,8 @@ from dure.route.router import Router
 
 __all__ = ["RouteFigures", "RouterMetrics", "ServedAndRouted"]
 
+ALL = "(all)"  # no name of an upstream
+
 
 class RouteFigures(Collector):
     """The figures of routing alone."""
@@ -34,10 +36,15 @@ class RouteFigures(Collector):
         yield counted("dure_route_requests", text, ("target", "reason"), self._decisions)
         up = GaugeMetricFamily("dure_route_up", "Whether an upstream is up", labels=("target",))
         usd = GaugeMetricFamily("dure_route_spent_usd", "Dollars spent today", labels=("target",))
+        limit = GaugeMetricFamily("dure_route_limit_usd", "Dollars of a day", labels=("target",))
         for one in self._router.upstreams.values():
             up.add_metric((one.name,), float(one.health.status == "up"))
             usd.add_metric((one.name,), self._router.spent_today(one.name))
-        yield from (up, usd)
+            if one.upstream.daily_usd is not None:
+                limit.add_metric((one.name,), one.upstream.daily_usd)
+        if self._router.rules.daily_usd is not None:
+            limit.add_metric((ALL,), self._router.rules.daily_usd)
+        yield from (up, usd, limit)
 
 
 class RouterMetrics(Collector):

@@ -30,6 +30,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
     ("load", "Processes that want a core", lambda now: now.load),
     ("memory_available_bytes", "Memory that is free", lambda now: now.available_bytes),
     ("disk_free_bytes", "Room on its disk", lambda now: now.disk_free_bytes),
+    ("disk_bytes", "The size of its disk", lambda now: now.disk_bytes or None),
 )
 
 

@@ -81,6 +81,10 @@ class Engine(Protocol):
         """Why it failed, if it did."""
 
     @property
+    def restarts(self) -> int:
+        """How often it was started again."""
+
+    @property
     def info(self) -> ModelInfo:
         """The model that runs. Raises NotReadyError before it has been loaded once."""
 

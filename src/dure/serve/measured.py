@@ -60,6 +60,11 @@ class MeasuredEngine:
         return self._engine.reason
 
     @property
+    def restarts(self) -> int:
+        """See Engine."""
+        return self._engine.restarts
+
+    @property
     def info(self) -> ModelInfo:
         """See Engine."""
         return self._engine.info

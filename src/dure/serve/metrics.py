@@ -32,6 +32,7 @@ from dure.http.metrics import (
 )
 from dure.serve.cluster_watch import node_metrics
 from dure.serve.engine import Engine
+from dure.serve.page.machines import node_of
 from dure.serve.state import ADDRESS
 
 __all__ = ["Metrics"]
@@ -97,6 +98,8 @@ class Metrics(Collector):
     def _ours(self, stats: EngineStats) -> Iterator[Metric]:
         model = {"model": self._model}
         yield gauge("dure_up", "Whether the engine is ready", self._is_ready(), model)
+        text = "How often the engine was started again"
+        yield counter("dure_engine_restarts", text, self._engine.restarts, model)
         yield from self._model_info()
         yield from _engine_figures(stats, model)
         yield from _rank_figures(stats, model)
@@ -125,6 +128,11 @@ class Metrics(Collector):
             "context": str(info.n_ctx),
         }
         yield gauge("dure_model_info", "The model that runs, in its labels", 1, labels)
+        names = ("model", "rank", "node")
+        ranks = GaugeMetricFamily("dure_rank_info", "The machine of a rank", labels=names)
+        for rank, place in enumerate(info.places):
+            ranks.add_metric((self._model, str(rank), node_of(place)), 1)
+        yield ranks
 
     def _is_ready(self) -> bool:
         return self._engine.state == "ready"
@@ -207,18 +215,21 @@ def _engine_figures(stats: EngineStats, model: Labels) -> Iterator[Metric]:
 
 
 def _rank_figures(stats: EngineStats, model: Labels) -> Iterator[Metric]:
-    sync = CounterMetricFamily("dure_sync_seconds", "Time in exchanges", labels=("model", "rank"))
-    sent = CounterMetricFamily("dure_sent_bytes", "Sent to other ranks", labels=("model", "rank"))
-    memory = GaugeMetricFamily("dure_peak_memory_bytes", "Most held", labels=("model", "rank"))
-    threads = GaugeMetricFamily(
-        "dure_threads", "Threads that generate now", labels=("model", "rank")
-    )
-    for family, values in (
-        (threads, stats.threads),
-        (sync, stats.sync_s),
-        (sent, stats.bytes_sent),
-        (memory, stats.peak_bytes),
+    labels = ("model", "rank")
+    for kind, name, text, values in (
+        (GaugeMetricFamily, "threads", "Threads that generate now", stats.threads),
+        (
+            CounterMetricFamily,
+            "compute_seconds",
+            "Time in steps without exchanges",
+            stats.compute_s,
+        ),
+        (CounterMetricFamily, "lost_thread_seconds", "Taken by other programs", stats.lost_s),
+        (CounterMetricFamily, "sync_seconds", "Time in exchanges", stats.sync_s),
+        (CounterMetricFamily, "sent_bytes", "Sent to other ranks", stats.bytes_sent),
+        (GaugeMetricFamily, "peak_memory_bytes", "Most held", stats.peak_bytes),
     ):
+        family = kind(f"dure_{name}", text, labels=labels)
         for rank, value in enumerate(values):
             family.add_metric((model["model"], str(rank)), value)
         yield family
