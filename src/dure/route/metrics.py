@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -35,16 +36,18 @@ class RouteFigures(Collector):
         text = "Requests by who answered them and why"
         yield counted("dure_route_requests", text, ("target", "reason"), self._decisions)
         up = GaugeMetricFamily("dure_route_up", "Whether an upstream is up", labels=("target",))
+        asleep = GaugeMetricFamily("dure_route_asleep", "Down until wanted", labels=("target",))
         usd = GaugeMetricFamily("dure_route_spent_usd", "Dollars spent today", labels=("target",))
         limit = GaugeMetricFamily("dure_route_limit_usd", "Dollars of a day", labels=("target",))
         for one in self._router.upstreams.values():
             up.add_metric((one.name,), float(one.health.status == "up"))
+            asleep.add_metric((one.name,), float(one.state(time.monotonic()) == "asleep"))
             usd.add_metric((one.name,), self._router.spent_today(one.name))
             if one.upstream.daily_usd is not None:
                 limit.add_metric((one.name,), one.upstream.daily_usd)
         if self._router.rules.daily_usd is not None:
             limit.add_metric((ALL,), self._router.rules.daily_usd)
-        yield from (up, usd, limit)
+        yield from (up, asleep, usd, limit)
 
 
 class RouterMetrics(Collector):
