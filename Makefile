@@ -119,6 +119,7 @@ format: $(VENV)/installed-dev
 docs: install
 	$(BIN)/typer dure.cli.app utils docs --name dure --title "The command line" --output docs/cli.md
 	$(BIN)/python docs/generate.py
+	PYTHONPATH=tools $(BIN)/python -m dashboard.write
 
 clean:
 	rm -rf $(VENV) .clients build page/node_modules src/dure/serve/page/static

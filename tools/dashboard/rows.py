@@ -43,6 +43,7 @@ EXCHANGE = f"min by (instance, model) ({rate('dure_sync_seconds_total')})"
 ALL_STEPS = f"sum by (instance, model) ({rate('dure_steps_total')})"
 STEP_S = f"sum by (instance, model) ({rate('dure_step_seconds_total')})"
 COMPUTED = f"({rate('dure_generated_tokens_total')} + {rate('dure_prompt_tokens_total')})"
+PER_TOKEN = f" / on (instance, model) group_left () {COMPUTED}"
 
 UP = Row(
     title="Is it up?",
@@ -256,7 +257,7 @@ TOKEN = Row(
             " of ranks alone, so a change means another model or another cut.",
             queries=(
                 (
-                    f"{rate('dure_sent_bytes_total')}{NAMED} / on (instance, model) group_left () {COMPUTED}",
+                    f"{rate('dure_sent_bytes_total')}{NAMED}{PER_TOKEN}",
                     RANK,
                 ),
             ),
