@@ -19,6 +19,7 @@ BY_NAME = {rule["alert"]: rule for rule in RULES}
 SERVER = 'instance="pi:8080", job="dure"'
 MODEL = f'{SERVER}, model="m"'
 NODE = f'{SERVER}, node="pi-3"'
+POD = f'{SERVER}, pod="qwen", gpu="4090"'
 RANKS = {f'dure_rank_info{{{MODEL}, rank="{rank}", node="pi-{rank}"}}': "1x30" for rank in range(3)}
 STEPS = {f"dure_step_seconds_total{{{MODEL}}}": "0+50x30"}
 
@@ -56,6 +57,7 @@ class Case:
 OF_MODEL = {"model": "m"}
 OF_RANK = {"model": "m", "rank": "2", "node": "pi-2"}
 OF_NODE = {"node": "pi-3"}
+OF_POD = {"pod": "qwen", "gpu": "4090"}
 
 CASES = (
     Case(
@@ -180,6 +182,26 @@ CASES = (
         {**RANKS, **STEPS, **ranks("dure_lost_thread_seconds_total", 0, 1, 5)},
         "other programs take processor time from rank 2 of m on pi-2",
         OF_RANK,
+    ),
+    Case(
+        "DurePodUnwatched",
+        {
+            f"dure_pod_running{{{POD}}}": "1x30",
+            f"dure_pod_seen_timestamp_seconds{{{POD}}}": "60x30",
+        },
+        {
+            f"dure_pod_running{{{POD}}}": "1x30",
+            f"dure_pod_seen_timestamp_seconds{{{POD}}}": "0+60x30",
+        },
+        "nobody has looked at the pod qwen for ten minutes",
+        OF_POD,
+    ),
+    Case(
+        "DurePodSpend",
+        {f"dure_pod_spent_usd{{{POD}}}": "9x30", f"dure_pod_limit_usd{{{POD}}}": "10x30"},
+        {f"dure_pod_spent_usd{{{POD}}}": "7x30", f"dure_pod_limit_usd{{{POD}}}": "10x30"},
+        "the pod qwen has cost $9.00, more than 80 % of its limit",
+        OF_POD,
     ),
     Case(
         "DureUpstreamDown",

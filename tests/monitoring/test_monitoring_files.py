@@ -196,4 +196,18 @@ def test_an_alert_says_what_is_wrong_and_what_cures_it(rule: dict[str, Any]) -> 
     assert not summary.endswith(".")
     assert description.endswith(".")
     assert "{{" not in description
+    shown = {panel["title"] for panel in panels()}
+    assert set(re.findall(r'"([^"]+)"', description)) <= shown
     assert CURES.search(description)
+
+
+def test_the_page_explains_every_row_and_every_alert() -> None:
+    """docs/monitoring.md: a row of its tables for each."""
+    page = (DOCS / "monitoring.md").read_text()
+    titles = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
+    assert [row for row in rows if row in titles] == titles
+    for rule in RULES:
+        assert any(f"`{rule['alert']}`" in row for row in rows)
+    for panel in re.findall(r"\*([A-Z][^*\n]+)\*", page.partition("## Why is it slow?")[2]):
+        assert panel in {one["title"] for one in DASHBOARD["panels"]}

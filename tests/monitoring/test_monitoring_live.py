@@ -1,7 +1,7 @@
 """Every panel and rule against a real Prometheus, which scrapes a server of two ranks and a router.
 
 What cannot be had everywhere is made by the shortest real means: a sensor is a file in /sys, which a mount
-puts there for the server alone; an engine was started again because a rank was killed.
+puts there for the server alone; a pod is in a ledger; an engine was started again as a rank was killed.
 """
 
 from __future__ import annotations
@@ -10,18 +10,23 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import msgspec
 import psutil
 import pytest
 
+from dure.pods.ledger import Ledger
+from tests.pods.test_pod_decide import ENTRY
 from tests.support.dure_process import DURE
-from tests.support.dure_server import DEMO, GREEDY, Home, Serving, end
+from tests.support.dure_server import DEMO, GREEDY, MESSAGES, Home, Serving, end
 from tests.support.monitoring import (
     RULES,
+    WAIT_S,
     Prometheus,
     as_grafana_asks,
     metrics_of,
@@ -37,7 +42,11 @@ pytestmark = [needs_root, needs_prometheus]
 KEY = "sk-scraper-0123456789"
 HOT = 'mount --bind "$0" /sys/class/thermal && exec "$@"'
 NOBODY = "127.0.0.1:9"  # the port of discard
-STORY = " ".join(["Once upon a time a goat lived in a village."] * 8)
+
+
+def behind(directory: Path, name: str) -> tuple[object, ...]:
+    """The options of a server with a key; its access log is more than a pipe holds."""
+    return ("--api-key-file", directory / "keys", "--log-file", directory / f"{name}.log")
 
 
 @contextmanager
@@ -49,31 +58,38 @@ def served(directory: Path) -> Iterator[Serving]:
     (zone / "temp").write_text("61500\n")
     (directory / "keys").write_text(f"scraper:{KEY}\n")
     (directory / "keys").chmod(0o600)
-    options = ("--ranks", "2", "-t", "1", "--port", "0", "--api-key-file", directory / "keys")
+    options = ("--ranks", 2, "-t", 1, "--port", 0, *behind(directory, "server"))
     process = subprocess.Popen(
         [
             *("unshare", "--mount", "sh", "-c", HOT, str(directory / "thermal")),
             *(*DURE, "serve", str(DEMO), *map(str, options)),
         ],
-        env=Home(directory).dure.environment,
+        env={**Home(directory).dure.environment, "DURE_PODS": str(directory / "pods")},
         stderr=subprocess.PIPE,
     )
     server = Serving(process)
+    ledger = Ledger(directory / "pods")
+    ledger.intend(msgspec.structs.replace(ENTRY, seen_at=time.time()))
+    ledger.close()
     try:
         server.wait_ready()
         yield server
     finally:
         process.terminate()
-        process.wait()
+        process.communicate(timeout=WAIT_S)
         end(process)
 
 
 def ask(url: str, stop: threading.Event) -> None:
-    """Ask for answers that begin alike and repeat themselves, until told to stop."""
-    messages = [{"role": "user", "content": f"Say it again: {STORY}"}]
+    """Ask for a story, and for the same again, until told to stop: its text is drafted."""
+    messages = list(MESSAGES)
     with httpx.Client(headers={"authorization": f"Bearer {KEY}"}, timeout=60) as client:
         while not stop.is_set():
-            client.post(f"{url}/v1/chat/completions", json={**GREEDY, "messages": messages})
+            body = {**GREEDY, "messages": messages, "max_tokens": 60}
+            answer = client.post(f"{url}/v1/chat/completions", json=body)
+            if answer.status_code == 200:  # not while the engine is started again
+                told = answer.json()["choices"][0]["message"]
+                messages = [*MESSAGES, told, *MESSAGES] if len(messages) == 1 else list(MESSAGES)
 
 
 @contextmanager
@@ -105,9 +121,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
         )
         rules += upstream("desk", f"http://{NOBODY}", wake="d8:3a:dd:01:02:03", start_s=9000)
         rules += upstream("gone", f"http://{NOBODY}")
-        with routing(
-            directory / "router", rules, "--api-key-file", str(directory / "keys")
-        ) as router:
+        with routing(directory / "router", rules, *behind(directory, "router")) as router:
             targets = [url.removeprefix("http://") for url in (server.url, router.url)]
             with asked(router.url), prometheus(directory, [*targets, NOBODY], KEY) as scraping:
                 scraping.wait_for("rate(dure_generated_tokens_total[1m]) > 0")

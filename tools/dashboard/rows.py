@@ -457,6 +457,31 @@ ROUTER = Row(
     ),
 )
 
+PODS = Row(
+    title="What do rented pods cost?",
+    panels=(
+        Panel(
+            title="Dollars an hour",
+            tells="Of each pod that may cost something; a stopped one pays for its disk.",
+            queries=((f"dure_pod_hourly_usd{SERVER}", "{{pod}} ({{gpu}})"),),
+            unit="currencyUSD",
+            stacked=True,
+        ),
+        Panel(
+            title="Spent, of the limit",
+            tells="At 100 % a pod is terminated.",
+            queries=((f"dure_pod_spent_usd{SERVER} / dure_pod_limit_usd{SERVER}", "{{pod}}"),),
+            unit="percentunit",
+        ),
+        Panel(
+            title="Until its end",
+            tells="A running pod is terminated then at the latest, by its hours or its money.",
+            queries=((f"dure_pod_end_timestamp_seconds{SERVER} - time()", "{{pod}}"),),
+            unit="s",
+        ),
+    ),
+)
+
 PROCESS = Row(
     title="The server's own process",
     panels=(
@@ -481,4 +506,4 @@ PROCESS = Row(
     ),
 )
 
-ROWS: tuple[Row, ...] = (UP, SPEED, WAITING, TOKEN, MACHINES, SAVED, ROUTER, PROCESS)
+ROWS: tuple[Row, ...] = (UP, SPEED, WAITING, TOKEN, MACHINES, SAVED, ROUTER, PODS, PROCESS)

@@ -12,6 +12,8 @@ from prometheus_client.registry import Collector
 
 from dure.http.access_log import RequestRecord
 from dure.http.metrics import MetricsPage, RequestMetrics, ServerMetrics, counted, gauge
+from dure.places import pods_directory
+from dure.pods.metrics import pod_metrics
 from dure.route.router import Router
 
 __all__ = ["RouteFigures", "RouterMetrics", "ServedAndRouted"]
@@ -73,6 +75,7 @@ class RouterMetrics(Collector):
         running = sum(len(one.places) for one in self._router.upstreams.values())
         yield gauge("dure_requests_running", "Requests being answered", running)
         yield from self._figures.collect()
+        yield from pod_metrics(pods_directory())
 
 
 class ServedAndRouted:

@@ -30,6 +30,8 @@ from dure.http.metrics import (
     gauge,
     histogram,
 )
+from dure.places import pods_directory
+from dure.pods.metrics import pod_metrics
 from dure.serve.cluster_watch import node_metrics
 from dure.serve.engine import Engine
 from dure.serve.page.machines import node_of
@@ -94,6 +96,7 @@ class Metrics(Collector):
         yield from self._as_vllm(stats)
         yield from self._as_llama_server(stats)
         yield from node_metrics(self._nodes())
+        yield from pod_metrics(pods_directory())
 
     def _ours(self, stats: EngineStats) -> Iterator[Metric]:
         model = {"model": self._model}
