@@ -14,6 +14,7 @@ from dure.http.access_log import RequestRecord
 from dure.http.metrics import MetricsPage, RequestMetrics, ServerMetrics, counted, gauge
 from dure.places import pods_directory
 from dure.pods.metrics import pod_metrics
+from dure.route.live_upstream import LiveUpstream
 from dure.route.router import Router
 
 __all__ = ["RouteFigures", "RouterMetrics", "ServedAndRouted"]
@@ -38,18 +39,25 @@ class RouteFigures(Collector):
         text = "Requests by who answered them and why"
         yield counted("dure_route_requests", text, ("target", "reason"), self._decisions)
         up = GaugeMetricFamily("dure_route_up", "Whether an upstream is up", labels=("target",))
-        asleep = GaugeMetricFamily("dure_route_asleep", "Down until wanted", labels=("target",))
+        asleep = GaugeMetricFamily(
+            "dure_route_asleep", "Not expected to answer", labels=("target",)
+        )
         usd = GaugeMetricFamily("dure_route_spent_usd", "Dollars spent today", labels=("target",))
         limit = GaugeMetricFamily("dure_route_limit_usd", "Dollars of a day", labels=("target",))
         for one in self._router.upstreams.values():
             up.add_metric((one.name,), float(one.health.status == "up"))
-            asleep.add_metric((one.name,), float(one.state(time.monotonic()) == "asleep"))
+            asleep.add_metric((one.name,), float(_is_asleep(one)))
             usd.add_metric((one.name,), self._router.spent_today(one.name))
             if one.upstream.daily_usd is not None:
                 limit.add_metric((one.name,), one.upstream.daily_usd)
         if self._router.rules.daily_usd is not None:
             limit.add_metric((ALL,), self._router.rules.daily_usd)
         yield from (up, asleep, usd, limit)
+
+
+def _is_asleep(one: LiveUpstream) -> bool:
+    """Return whether nobody expects it to answer: it is woken or started, or its pod is gone."""
+    return one.state(time.monotonic()) == "asleep" or one.way in {"stopped", "out"}
 
 
 class RouterMetrics(Collector):
