@@ -13,6 +13,7 @@
 # make lint    every linter
 # make format  format the code and mend what the linter can
 # make docs    write docs/cli.md and other generated parts anew
+# make site    write the documents as a site to build/site, which needs no network: open build/site/index.html
 # make clean   remove .venv, .clients and what was built
 
 PYTHON ?= python3
@@ -36,7 +37,7 @@ NPM := $(shell command -v npm >/dev/null && node -e '\
 CMAKE_ARGS += -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__
 export CMAKE_ARGS
 
-.PHONY: demo install page test test-page clients test-clients test-arm64 check lint lint-page format docs clean
+.PHONY: demo install page test test-page clients test-clients test-arm64 check lint lint-page format docs site clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -71,7 +72,7 @@ test-page: page/node_modules/installed
 	npm test --prefix page --silent
 
 $(VENV)/installed-dev: $(VENV)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --group test --group lint
+	$(BIN)/python -m pip install --quiet --group test --group lint --group docs
 	@touch $@
 
 test: install $(VENV)/installed-dev
@@ -120,6 +121,9 @@ docs: install
 	$(BIN)/typer dure.cli.app utils docs --name dure --title "The command line" --output docs/cli.md
 	$(BIN)/python docs/generate.py
 	PYTHONPATH=tools $(BIN)/python -m dashboard.write
+
+site: docs $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:
 	rm -rf $(VENV) .clients build page/node_modules src/dure/serve/page/static
