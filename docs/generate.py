@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from api_page import addresses, statuses
+from error_texts import troubleshooting
 from planning import (
     comparison_table,
     measured_table,
@@ -121,6 +123,9 @@ PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
     "ranks": ("scale.md", ranks_table),
     "pipeline": ("scale.md", pipeline_table),
     "pods": ("scale.md", pods_table),
+    "statuses": ("api.md", statuses),
+    "addresses": ("api.md", addresses),
+    "errors": ("troubleshooting.md", troubleshooting),
 }
 """By name: the page, and what makes the part."""
 
