@@ -1,0 +1,175 @@
+"""What the documents tell to type does what it says: their commands are run, page by page.
+
+Each page's are run in its order by one shell, in an empty home, with the demo model for every model: a
+hub on this machine has it under the names that the pages use. `tests/support/doc_commands.py` says how a
+page marks what cannot be run here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dure.model.store import short_names
+from tests.support.doc_commands import Block, blocks, script_of
+from tests.support.dure_process import WAIT_S, Dure
+from tests.support.hub_server import HubServer, Repo
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "models" / "dure-demo.gguf"
+ELSEWHERE = {  # pages without commands to try, or whose commands have tests of their own
+    "CHANGELOG.md": "history",
+    "CONTRIBUTING.md": "make, for developers",
+    "README.ko.md": "it has the README's commands: tests/docs/test_readme_ko.py",
+    "docs/LOG.md": "measurements",
+    "docs/pods.md": "tests/pods, with an emulator of the provider",
+    "docs/router.md": "tests/route",
+    "docs/monitoring.md": "it needs Prometheus and Grafana",
+}
+PORTS = ("8080", "11434")
+CONTEXTS = {"16384": "2048"}  # the demo model has no more
+PAGES = [
+    name
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+    if (name := str(path.relative_to(ROOT))) not in ELSEWHERE
+]
+
+
+def commands_of(name: str) -> list[Block]:
+    return [block for block in blocks((ROOT / name).read_text()) if not block.why_not]
+
+
+WITH_COMMANDS = [name for name in PAGES if commands_of(name)]
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    """A hub that has the demo model under every short name."""
+    with HubServer() as server:
+        for full in short_names().values():
+            _, repository, kind = full.split(":")
+            model = repository.partition("/")[2].removesuffix("-GGUF")
+            server.repos[repository] = Repo({f"{model}-{kind}.gguf": DEMO.read_bytes()})
+        yield server
+
+
+@pytest.fixture
+def dure(tmp_path: Path, hub: HubServer) -> Dure:
+    """The program as a new user has it, in a folder like a clone of the repository."""
+    program = Dure(tmp_path / "cache")
+    for name in [one for one in program.environment if one.startswith(("HF_", "HUGGING", "XDG_"))]:
+        del program.environment[name]
+    (tmp_path / "clone" / "models").mkdir(parents=True)
+    shutil.copy(DEMO, tmp_path / "clone" / "models")
+    (tmp_path / "clone" / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "home").mkdir()
+    program.environment |= {
+        "HOME": str(tmp_path / "home"),
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "hf"),
+        "NO_PROXY": "127.0.0.1",
+        "DURE_RUNTIME": str(tmp_path / "run"),
+        "PATH": f"{Path(sys.executable).parent}:{program.environment['PATH']}",
+    }
+    return program
+
+
+def free_ports(n: int) -> list[str]:
+    """Ports that nobody has now, each another."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    found = [str(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return found
+
+
+@pytest.mark.parametrize("name", WITH_COMMANDS)
+def test_the_commands_of_a_page_run(name: str, tmp_path: Path, dure: Dure) -> None:
+    """All end well, in the page's order, and leave no process behind."""
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    instead = ports | CONTEXTS | {"MODEL": f"models/{DEMO.name}"}
+    script = script_of(commands_of(name), instead)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        cwd=tmp_path / "clone",
+        env=dure.environment | {"DURE_SERVE_PORT": instead["8080"]},
+        timeout=2 * WAIT_S,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 0, f"{name}: {done.stderr}\n{done.stdout}"
+    assert dure.left_behind() == []
+
+
+def test_the_first_pages_have_commands_that_run() -> None:
+    """The marks have not silenced everything."""
+    assert {"README.md", "docs/start.md", "docs/serving.md", "docs/models.md"} <= {*WITH_COMMANDS}
+    assert sum(len(commands_of(name)) for name in WITH_COMMANDS) > 25
+
+
+PAGE = """# A page
+
+    dure run MODEL "Hello"
+
+Text
+    that goes on.
+
+## Not here
+
+<!-- section not run: no boards -->
+
+    ssh pi
+
+### Deeper
+
+    ssh pi-2
+
+## Here
+
+<!-- not run: it is long -->
+
+    make demo
+
+- a list
+
+      dure ls
+      dure ps
+
+```toml
+a = 1
+```
+
+```
+dure rm
+```
+"""
+
+
+def test_blocks_are_found_with_the_reasons_that_keep_them_from_running() -> None:
+    found = [(one.line, one.text, one.why_not) for one in blocks(PAGE)]
+    assert found == [
+        (3, 'dure run MODEL "Hello"', ""),
+        (12, "ssh pi", "no boards"),
+        (16, "ssh pi-2", "no boards"),
+        (22, "make demo", "it is long"),
+        (26, "dure ls\ndure ps", ""),
+        (33, "dure rm", ""),
+    ]
+    page = PAGE + "\n<!-- page not run: others do -->\n"
+    assert {one.why_not for one in blocks(page)} == {"others do"}
+
+
+def test_a_script_stops_at_the_first_command_that_fails() -> None:
+    script = script_of([Block(3, "false"), Block(5, "echo on")], {})
+    done = subprocess.run(["bash", "-c", script], capture_output=True, check=False, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "--- line 3\n"
