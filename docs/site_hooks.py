@@ -75,6 +75,13 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     return "".join(_drawn(part) if is_code else _told(part, path, site) for is_code, part in parts)
 
 
+def on_post_page(output: str, page: Page, **_: object) -> str:
+    """Say in which language a page is: a reader's voice and its breaks of lines depend on it."""
+    if page.file.src_uri == "README.ko.md":
+        return output.replace('<html lang="en"', '<html lang="ko"', 1)
+    return output
+
+
 def targets(path: str) -> Iterator[str]:
     """Yield the paths in the repository that a page's relative links lead to, or that a folder has."""
     if (ROOT / path).is_dir():

@@ -63,6 +63,11 @@ def test_every_document_is_a_page_and_so_is_code_that_one_links_to(site: Path) -
     assert "Batch" in code
 
 
+def test_a_page_says_its_language(site: Path) -> None:
+    assert '<html lang="ko"' in (site / "README.ko.html").read_text()
+    assert '<html lang="en"' in (site / "index.html").read_text()
+
+
 def test_a_browser_loads_nothing_from_another_origin(pages: dict[Path, _Page]) -> None:
     """No font, script or picture: and what draws Mermaid, which the theme fetches, is not wanted."""
     for path, page in pages.items():
