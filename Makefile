@@ -14,6 +14,8 @@
 # make format  format the code and mend what the linter can
 # make docs    write docs/cli.md and other generated parts anew
 # make site    write the documents as a site to build/site, which needs no network: open build/site/index.html
+# make recording
+#              record the moving picture of the README anew, while nothing else runs
 # make clean   remove .venv, .clients and what was built
 
 PYTHON ?= python3
@@ -37,7 +39,8 @@ NPM := $(shell command -v npm >/dev/null && node -e '\
 CMAKE_ARGS += -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__
 export CMAKE_ARGS
 
-.PHONY: demo install page test test-page clients test-clients test-arm64 check lint lint-page format docs site clean
+.PHONY: demo install page test test-page clients test-clients test-arm64 check lint lint-page \
+    format docs site recording clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -124,6 +127,9 @@ docs: install
 
 site: docs $(VENV)/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+recording: install
+	$(BIN)/python docs/recording.py
 
 clean:
 	rm -rf $(VENV) .clients build page/node_modules src/dure/serve/page/static
