@@ -16,12 +16,11 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src" / "dure"
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "Commands and their options": ("cli", "deploy/options.py", "places.py", "errors.py"),
+    "Commands and their options": ("cli", "deploy/options.py"),
     "Model files, names and pulls": ("model",),
     "Importing, quantizing and judging": ("convert", "evaluate", "kept_work.py"),
     "Starting and running a model": (
-        "deploy", "plan", "engine", "generate", "worker", "hardware", "isolation", "processes.py",
-        "sizes.py", "whole_file.py", "fair_threads.py",
+        "deploy", "plan", "engine", "generate", "worker", "hardware", "isolation",
     ),
     "A cluster and its machines": ("cluster", "doctor"),
     "Requests to a server": ("chat", "serve"),
@@ -30,7 +29,8 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Pods": ("pods",),
     "Python programs": ("library",),
 }  # fmt: skip
-"""Where a user meets the errors of which packages and modules; the longest name counts."""
+"""Where a user meets the errors of which packages and modules; the longest name counts. Modules beside the
+packages that are not named are of the first."""
 
 _ESCAPED = re.compile(r"([\\|*_<>\[\]])")
 _VALUE = re.compile(r"\*([^*\\]+)\*")
@@ -62,8 +62,10 @@ class _Raiser:
 @dataclass(frozen=True)
 class _Module:
     path: str
-    tree: ast.Module
     texts: Mapping[str, ast.expr]  # constants by name
+    classes: list[ast.ClassDef]
+    functions: list[ast.FunctionDef]
+    calls: list[ast.Call]
 
 
 def troubleshooting() -> str:
@@ -93,6 +95,8 @@ def section_of(path: str) -> str:
     """Return the title under which a module's errors stand. Raises KeyError for a new package."""
     titles = {name: title for title, names in SECTIONS.items() for name in names}
     places = [name for name in titles if path == name or path.startswith(f"{name}/")]
+    if not places and "/" not in path:
+        return next(iter(SECTIONS))
     if not places:
         raise KeyError(f"{path} has no section of docs/troubleshooting.md: see SECTIONS")
     return titles[max(places, key=len)]
@@ -112,7 +116,14 @@ def _module(path: Path, source: Path) -> _Module:
         for target in node.targets
         if isinstance(target, ast.Name) and isinstance(node.value, ast.Constant | ast.JoinedStr)
     }
-    return _Module(str(path.relative_to(source)), tree, texts)
+    nodes = list(ast.walk(tree))
+    return _Module(
+        str(path.relative_to(source)),
+        texts,
+        [node for node in nodes if isinstance(node, ast.ClassDef)],
+        [node for node in nodes if isinstance(node, ast.FunctionDef)],
+        [node for node in nodes if isinstance(node, ast.Call)],
+    )
 
 
 def _package(module: _Module) -> str:
@@ -122,9 +133,7 @@ def _package(module: _Module) -> str:
 def _classes(modules: Iterable[_Module]) -> dict[str, _Raiser]:
     """The errors' classes: DureError, and all that is derived from it."""
     raisers = {"DureError": _Raiser(0, 1), "Refusal": _Raiser(1, None)}
-    nodes = [
-        node for one in modules for node in ast.walk(one.tree) if isinstance(node, ast.ClassDef)
-    ]
+    nodes = [node for one in modules for node in one.classes]
     while new := [n for n in nodes if n.name not in raisers and _base(n) in raisers]:
         for node in new:
             made = [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"]
@@ -138,8 +147,8 @@ def _base(node: ast.ClassDef) -> str:
 
 def _functions(module: _Module, classes: Mapping[str, _Raiser]) -> Iterator[tuple[str, _Raiser]]:
     """The functions of a module that make an error of a problem which they are given."""
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.FunctionDef) and (given := _given(node)):
+    for node in module.functions:
+        if given := _given(node):
             for call in ast.walk(node):
                 if isinstance(call, ast.Call) and (raiser := classes.get(_called(call))):
                     whole = _Words(module).told(call.args[raiser.problem])
@@ -167,8 +176,9 @@ def _called(call: ast.Call) -> str:
 
 def _raised(module: _Module, raisers: Mapping[str, _Raiser]) -> Iterator[ErrorText]:
     words = _Words(module)
-    for call in ast.walk(module.tree):
-        if not isinstance(call, ast.Call) or not (raiser := raisers.get(_called(call))):
+    for call in module.calls:
+        raiser = raisers.get(_called(call))
+        if raiser is None:
             continue
         problem = _argument(call, raiser.problem, "problem")
         if problem is None or not words.says_something(problem):
