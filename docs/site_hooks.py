@@ -18,7 +18,12 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 FRONT = ("README.md", "README.ko.md", "CONTRIBUTING.md", "CHANGELOG.md")
-LANGUAGES = {".py": "python", ".c": "c", ".h": "c", ".toml": "toml", ".sh": "bash", "": "make"}
+LANGUAGES = {  # of files that a page may show
+    ".py": "python", ".c": "c", ".h": "c", ".sh": "bash", ".md": "", ".toml": "toml", ".csv": "text",
+    ".ts": "typescript", ".mjs": "javascript", ".svelte": "html", ".html": "html", ".css": "css",
+    ".json": "json", ".yml": "yaml", ".yaml": "yaml", "": "make",
+}  # fmt: skip
+LEFT_OUT = {"node_modules", "package-lock.json"}
 
 _LINK = re.compile(r"""(\]\(|(?:src|href)=")(?![a-z]+:|\#|/)([^)\s"#]+)""")
 _FENCE = re.compile(r"^(```|~~~)", re.MULTILINE)
@@ -169,8 +174,9 @@ def _target(page: str, link: str) -> str:
 
 
 def _inside(folder: str) -> list[str]:
-    names = (one.name for one in (ROOT / folder).iterdir())
-    return sorted(name for name in names if not name.startswith(("_", ".")))
+    files = (ROOT / folder).iterdir()
+    shown_ones = (one.name for one in files if one.is_dir() or one.suffix in LANGUAGES)
+    return sorted(n for n in shown_ones if not n.startswith(("_", ".")) and n not in LEFT_OUT)
 
 
 def _title(file: Path) -> str:
