@@ -7,6 +7,7 @@ page marks what cannot be run here.
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -32,6 +33,8 @@ ELSEWHERE = {  # pages without commands to try, or whose commands have tests of 
     "docs/router.md": "tests/route",
     "docs/monitoring.md": "it needs Prometheus and Grafana",
 }
+WITHOUT_MODEL = {"plan", "ps", "doctor", "config"}
+QUICK = WITHOUT_MODEL | {"run", "chat", "serve", "show", "cut"}
 PORTS = ("8080", "11434")
 CONTEXTS = {"16384": "2048"}  # the demo model has no more
 PAGES = [
@@ -92,9 +95,26 @@ def free_ports(n: int) -> list[str]:
 @pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_the_commands_of_a_page_run(name: str, tmp_path: Path, dure: Dure) -> None:
     """All end well, in the page's order, and leave no process behind."""
+    run_all(commands_of(name), tmp_path, dure)
+
+
+def test_the_commands_of_the_readmes_table_run(tmp_path: Path, dure: Dure) -> None:
+    """Those that take the demo model, or none, and little time: others have tests of their own."""
+    typed = re.findall(r"^\| `dure ([^`]+)`", (ROOT / "README.md").read_text(), re.MULTILINE)
+    chosen = [
+        f"dure {one}"
+        for one in typed
+        if one.split()[0] in QUICK
+        and (f"models/{DEMO.name}" in one or one.split()[0] in WITHOUT_MODEL)
+    ]
+    assert len(chosen) >= 8
+    run_all([Block(n, text) for n, text in enumerate(chosen)], tmp_path, dure)
+
+
+def run_all(commands: list[Block], tmp_path: Path, dure: Dure) -> None:
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     instead = ports | CONTEXTS | {"MODEL": f"models/{DEMO.name}"}
-    script = script_of(commands_of(name), instead)
+    script = script_of(commands, instead)
     done = subprocess.run(
         ["bash", "-c", script],
         stdin=subprocess.DEVNULL,
@@ -105,7 +125,7 @@ def test_the_commands_of_a_page_run(name: str, tmp_path: Path, dure: Dure) -> No
         check=False,
         text=True,
     )
-    assert done.returncode == 0, f"{name}: {done.stderr}\n{done.stdout}"
+    assert done.returncode == 0, f"{done.stderr}\n{done.stdout}"
     assert dure.left_behind() == []
 
 
@@ -147,6 +167,16 @@ Text
 a = 1
 ```
 
+```python
+model.generate()
+```
+
+```python
+import dure
+
+print(dure)
+```
+
 ```
 dure rm
 ```
@@ -161,7 +191,8 @@ def test_blocks_are_found_with_the_reasons_that_keep_them_from_running() -> None
         (16, "ssh pi-2", "no boards"),
         (22, "make demo", "it is long"),
         (26, "dure ls\ndure ps", ""),
-        (33, "dure rm", ""),
+        (37, "python - <<'END'\nimport dure\n\nprint(dure)\nEND", ""),
+        (43, "dure rm", ""),
     ]
     page = PAGE + "\n<!-- page not run: others do -->\n"
     assert {one.why_not for one in blocks(page)} == {"others do"}

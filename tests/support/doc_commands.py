@@ -1,6 +1,7 @@
 """Finds the commands that a page of the documents shows, and writes them as one script.
 
-A block of code is commands if it is indented by four, or fenced without a language or as bash. One that
+A block of code is commands if it is indented by four, or fenced without a language or as bash; a program
+in Python is one if it imports what it uses. One that
 cannot be run here says why in a comment, which a reader of the page does not see:
 
     <!-- not run: REASON -->            of the next block
@@ -108,7 +109,11 @@ def _block_at(lines: list[str], n: int) -> tuple[int, str | None]:
         while end < len(lines) and lines[end].strip() != fence[2]:
             end += 1
         text = textwrap.dedent("\n".join(lines[n + 1 : end]))
-        return end + 1, text if fence[3] in _COMMANDS else None
+        if fence[3] == "python" and re.search("^(import|from) ", text, re.MULTILINE):
+            text = f"python - <<'END'\n{text}\nEND"
+        elif fence[3] not in _COMMANDS:
+            return end + 1, None
+        return end + 1, text
     if not lines[n].startswith("    ") or (n and lines[n - 1].strip()):
         return n + 1, None
     end = n
