@@ -37,10 +37,11 @@ def site_path(path: str) -> str:
         return "index.md"
     if path in FRONT:
         return path
-    name = path.removeprefix("docs/") if path.startswith("docs/") else f"source/{path}"
+    of_site = path.startswith("docs/") and not path.endswith(".py")
+    name = path.removeprefix("docs/") if of_site else f"source/{path}"
     if (ROOT / path).is_dir():
         return f"{name}/index.md"
-    return name if path.startswith("docs/") or name.endswith(".md") else f"{name}.md"
+    return name if of_site or name.endswith(".md") else f"{name}.md"
 
 
 def repository_path(site: str) -> str:
