@@ -88,7 +88,7 @@ test("Markdown is laid out", () => {
     "## T\n\n1. one\n2. **two**\n   - `three`\n\n> q\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n- [x] done",
   );
   for (const part of [
-    "<h4>T</h4>",
+    "<h3>T</h3>",
     "<ol",
     "<strong>two</strong>",
     "<code>three</code>",

@@ -1,6 +1,7 @@
 /** Draws blocks of Markdown. Every text becomes a text node. */
 import { useSignal } from "@preact/signals";
 import { Component, type ComponentChildren, type VNode } from "preact";
+import { Scrolled } from "../parts/Scrolled";
 import { text } from "../preferences";
 import type { Align, Block, Inline } from "./markdown";
 
@@ -55,10 +56,10 @@ function drawBlocks(blocks: readonly Block[]): ComponentChildren {
   return blocks.map((block, i) => <BlockView key={i} block={block} />);
 }
 
-/** The page has headings of its own above: those of a text begin at the third level. */
+/** The page has headings of its own above: those of a text begin at the second level. */
 function drawHeading(depth: number, children: ComponentChildren): VNode {
-  if (depth <= 1) return <h3>{children}</h3>;
-  return depth === 2 ? <h4>{children}</h4> : <h5>{children}</h5>;
+  if (depth <= 1) return <h2>{children}</h2>;
+  return depth === 2 ? <h3>{children}</h3> : <h4>{children}</h4>;
 }
 
 function drawList(list: Block & { readonly kind: "list" }): VNode {
@@ -73,7 +74,7 @@ function drawList(list: Block & { readonly kind: "list" }): VNode {
 
 function drawTable(table: Block & { readonly kind: "table" }): VNode {
   return (
-    <div class="scrolled" tabIndex={0} role="group" aria-label={text.value.shell.details}>
+    <Scrolled label={text.value.shell.details}>
       <table>
         <thead>
           <tr>
@@ -96,7 +97,7 @@ function drawTable(table: Block & { readonly kind: "table" }): VNode {
           ))}
         </tbody>
       </table>
-    </div>
+    </Scrolled>
   );
 }
 

@@ -1,6 +1,7 @@
 import type { VNode } from "preact";
 import type { Link } from "../api/contract";
 import { count, figure, short } from "../format";
+import { Scrolled } from "../parts/Scrolled";
 import { text } from "../preferences";
 
 /** Every link in figures, the longest wait first. */
@@ -10,7 +11,7 @@ export function LinkTable({ links }: { readonly links: readonly Link[] }): VNode
   return (
     <section class="card" aria-labelledby="links-title">
       <h2 id="links-title">{t.links}</h2>
-      <div class="scrolled">
+      <Scrolled label={t.links}>
         <table>
           <thead>
             <tr>
@@ -49,7 +50,7 @@ export function LinkTable({ links }: { readonly links: readonly Link[] }): VNode
             ))}
           </tbody>
         </table>
-      </div>
+      </Scrolled>
     </section>
   );
 }

@@ -4,6 +4,7 @@ import type { KeyQueue, Stats } from "../api/contract";
 import { state } from "../api/feed";
 import { count, figure, percent } from "../format";
 import { Figure } from "../parts/Figure";
+import { Scrolled } from "../parts/Scrolled";
 import { text } from "../preferences";
 import { Requests } from "./Requests";
 import { StripPanel } from "./StripPanel";
@@ -66,7 +67,7 @@ function Queue({ keys }: { readonly keys: readonly KeyQueue[] }): VNode {
   return (
     <section class="card" aria-labelledby="queue-title">
       <h2 id="queue-title">{t.queue}</h2>
-      <div class="scrolled">
+      <Scrolled label={t.queue}>
         <table>
           <thead>
             <tr>
@@ -97,7 +98,7 @@ function Queue({ keys }: { readonly keys: readonly KeyQueue[] }): VNode {
             ))}
           </tbody>
         </table>
-      </div>
+      </Scrolled>
     </section>
   );
 }

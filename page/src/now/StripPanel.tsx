@@ -7,6 +7,7 @@ import { state, steps } from "../api/feed";
 import { bytes, percent, short } from "../format";
 import { custom } from "../parts/Meter";
 import { useWidth } from "../parts/size";
+import { Scrolled } from "../parts/Scrolled";
 import { text } from "../preferences";
 import { drawStrip } from "./draw_strip";
 import { lengthOf, meansOf, stepAt, stripOf, type Window } from "./strip";
@@ -165,7 +166,7 @@ function StepTable(props: StripProps): VNode {
   const window = windowOf(props, 1);
   const shown = steps.between(window.from_s, window.until_s);
   return (
-    <div class="scrolled">
+    <Scrolled label={t.table}>
       <table class="step-table">
         <caption class="quiet small-text">
           {t.table} · {t.stepsShown(shown.length)}
@@ -204,7 +205,7 @@ function StepTable(props: StripProps): VNode {
           ))}
         </tbody>
       </table>
-    </div>
+    </Scrolled>
   );
 }
 

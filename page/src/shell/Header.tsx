@@ -75,17 +75,19 @@ const NEXT_THEME: Readonly<Record<Theme, Theme>> = { auto: "light", light: "dark
 
 function Choices(): VNode {
   const t = text.value;
+  const other = language.value === "en" ? "ko" : "en";
+  const sign = other === "ko" ? "한" : "EN";
   return (
     <div class="choices">
       <button
         type="button"
         class="plain"
-        lang={language.value === "en" ? "ko" : "en"}
-        aria-label={t.shell.switchLanguage}
+        lang={other}
+        aria-label={`${sign}: ${t.shell.switchLanguage}`}
         title={t.shell.switchLanguage}
-        onClick={() => (language.value = language.value === "en" ? "ko" : "en")}
+        onClick={() => (language.value = other)}
       >
-        {language.value === "en" ? "한" : "EN"}
+        {sign}
       </button>
       <button
         type="button"

@@ -2,6 +2,7 @@
 import type { VNode } from "preact";
 import type { TokenPart, TokenTrace } from "../api/contract";
 import { percent, short } from "../format";
+import { Scrolled } from "../parts/Scrolled";
 import { text } from "../preferences";
 import { type PartTimes, timesOf, total } from "./anatomy";
 import { chosenPart, pointedPart } from "./tracing";
@@ -60,7 +61,7 @@ export function PartsTable({ trace }: { readonly trace: TokenTrace }): VNode {
   const ranks = trace.ranks.map(({ node, intervals }) => ({ node, times: timesOf(intervals) }));
   const parts = [...new Set(ranks.flatMap(({ times }) => [...times.keys()]))];
   return (
-    <div class="scrolled">
+    <Scrolled label={t.token.where}>
       <table>
         <thead>
           <tr>
@@ -85,6 +86,6 @@ export function PartsTable({ trace }: { readonly trace: TokenTrace }): VNode {
           ))}
         </tbody>
       </table>
-    </div>
+    </Scrolled>
   );
 }
