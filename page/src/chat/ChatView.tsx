@@ -1,10 +1,11 @@
 /** The view of a conversation. */
 import { useSignal } from "@preact/signals";
 import type { VNode } from "preact";
-import { useLayoutEffect, useRef } from "preact/hooks";
+import { useRef } from "preact/hooks";
 import { text } from "../preferences";
 import { Composer } from "./Composer";
 import { Conversations } from "./Conversations";
+import { useFollowedEnd } from "./follow_end";
 import { MessageView, RunningAnswer } from "./MessageView";
 import { current, isFull, running, titleOfCurrent } from "./session";
 import { Settings } from "./Settings";
@@ -42,59 +43,37 @@ export function ChatView(): VNode {
   );
 }
 
-const NEAR_END_PX = 60;
-
 /** The messages; follows the end of what is written unless the reader has scrolled up. */
 function Messages(): VNode {
   const t = text.value.chat;
   const { id, messages } = current.value;
   const answer = running.value.get(id);
-  const list = useRef<HTMLDivElement>(null);
-  const isAtEnd = useRef(true);
-  const finished = messages.at(-1);
-
-  useLayoutEffect(() => {
-    if (isAtEnd.current) list.current?.scrollTo({ top: list.current.scrollHeight });
-  });
-  useLayoutEffect(() => {
-    if (finished?.role === "assistant") return;
-    isAtEnd.current = true; // who asks wants to see the answer
-    list.current?.scrollTo({ top: list.current.scrollHeight });
-  }, [messages.length]);
-
-  const onScroll = (): void => {
-    const box = list.current;
-    if (box !== null) {
-      isAtEnd.current = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_END_PX;
-    }
-  };
+  const box = useRef<HTMLDivElement>(null);
+  const content = useRef<HTMLDivElement>(null);
+  const asked = messages.findLastIndex(({ role }) => role === "user");
+  useFollowedEnd(box, content, asked);
   return (
-    <div
-      class="messages"
-      ref={list}
-      onScroll={onScroll}
-      tabIndex={0}
-      role="group"
-      aria-label={t.title}
-    >
-      {messages.length === 0 && (
-        <div class="hello">
-          <p>{t.hello}</p>
-          <p class="quiet">{t.helloWhy}</p>
-        </div>
-      )}
-      {messages.map((message, i) => (
-        <MessageView
-          key={i}
-          message={message}
-          index={i}
-          isLast={i === messages.length - 1}
-          isFree={answer === undefined}
-        />
-      ))}
-      {answer !== undefined && <RunningAnswer running={answer} />}
+    <div class="messages" ref={box} tabIndex={0} role="group" aria-label={t.title}>
+      <div class="messages-content" ref={content}>
+        {messages.length === 0 && (
+          <div class="hello">
+            <p>{t.hello}</p>
+            <p class="quiet">{t.helloWhy}</p>
+          </div>
+        )}
+        {messages.map((message, i) => (
+          <MessageView
+            key={i}
+            message={message}
+            index={i}
+            isLast={i === messages.length - 1}
+            isFree={answer === undefined}
+          />
+        ))}
+        {answer !== undefined && <RunningAnswer running={answer} />}
+      </div>
       <p class="unseen" aria-live="polite">
-        {answer === undefined && finished?.role === "assistant" ? t.finished : ""}
+        {answer === undefined && messages.at(-1)?.role === "assistant" ? t.finished : ""}
       </p>
     </div>
   );

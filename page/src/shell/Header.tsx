@@ -36,6 +36,7 @@ function Mark(): VNode {
 function ServerStatus(): VNode {
   const t = text.value.shell;
   const server = state.value?.server;
+  if (isKeyWanted.value) return <p class="status" />;
   if (connection.value === "lost") {
     return (
       <p class="status" role="status">
