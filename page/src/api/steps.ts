@@ -29,6 +29,11 @@ export class StepHistory {
     return this.#steps.slice(this.#firstFrom(from_s), this.#firstFrom(until_s));
   }
 
+  /** Ranks of the last step; 1 before there is one. */
+  get n_ranks(): number {
+    return this.#steps.at(-1)?.ranks.length ?? 1;
+  }
+
   get isEmpty(): boolean {
     return this.#steps.length === 0;
   }

@@ -59,7 +59,7 @@ function TokenFigures({ state: { stats, server } }: { readonly state: State }): 
   const recent = steps
     .between(until_s - RECENT_S, until_s)
     .filter(({ n_prompt }) => n_prompt === 0);
-  const means = meansOf(recent, server.n_ranks ?? 1);
+  const means = meansOf(recent, server.n_ranks ?? steps.n_ranks);
   const sync_s = means.reduce((sum, rank) => sum + rank.sync_s, 0);
   const all_s = means.reduce((sum, rank) => sum + rank.sync_s + rank.compute_s, 0);
   const token_s = recent.reduce((sum, step) => sum + lengthOf(step), 0) / recent.length;

@@ -81,7 +81,7 @@ function LinkLine({ place }: { readonly place: LinkPlace }): VNode {
 
 function LinkLabel({ place, drawing }: { place: LinkPlace; drawing: Drawing }): VNode | null {
   const { label, link } = place;
-  if (label === null) return null;
+  if (label === null || (link.wait_s_per_token === null && link.mbit_per_s === null)) return null;
   const { isRoomy, labelHalf } = drawing;
   const detail = [
     link.mbit_per_s === null ? null : `${figure(link.mbit_per_s)} Mbit/s`,
@@ -111,6 +111,7 @@ function LinkLabel({ place, drawing }: { place: LinkPlace; drawing: Drawing }): 
 
 function NodeMark({ place }: { readonly place: NodePlace }): VNode {
   const { node, isTextAbove } = place;
+  const filled = memoryFilled(node);
   const isHot = (node.temperature_c ?? 0) >= HOT_C || node.throttled === true;
   return (
     <g
@@ -121,7 +122,7 @@ function NodeMark({ place }: { readonly place: NodePlace }): VNode {
       <circle class="node-disc" r={NODE_RADIUS} />
       <path class="node-level" d={level(DISC, node.share ?? 0)} />
       <circle class="node-ring" r={RING} />
-      <path class="node-memory" d={arc(RING, memoryFilled(node) ?? 0)} />
+      {filled !== null && <path class="node-memory" d={arc(RING, filled)} />}
       <text class="node-share" y={5}>
         {node.share === null ? "" : percent(node.share)}
       </text>

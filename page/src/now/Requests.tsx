@@ -69,7 +69,7 @@ function RequestItem({ request }: { readonly request: RunningRequest }): VNode {
         {request.reason !== null && (
           <>
             {" · "}
-            {t.route}: {request.target ?? t.here}, {request.reason}
+            {t.route}: {routeOf(request)}, {request.reason}
           </>
         )}
       </p>
@@ -81,6 +81,10 @@ function RequestItem({ request }: { readonly request: RunningRequest }): VNode {
       )}
     </li>
   );
+}
+
+function routeOf({ target }: RunningRequest): string {
+  return target === null || target === "here" ? text.value.now.here : target;
 }
 
 /** The prompt in its colour while it is read; then the answer, as far as its limit is known. */
@@ -98,9 +102,12 @@ function ratio(part: number | null, whole: number | null): number {
 
 function sayProgress(request: RunningRequest): string {
   const t = text.value.now;
-  const said = [t.promptRead(count(request.processed), count(request.prompt_tokens))];
+  const said: string[] = [];
+  if (request.prompt_tokens !== null) {
+    said.push(t.promptRead(count(request.processed ?? 0), count(request.prompt_tokens)));
+  }
   if (request.cached_tokens) said.push(t.cached(count(request.cached_tokens)));
-  if (request.state === "writing") {
+  if (request.state === "writing" && request.tokens !== null) {
     said.push(
       request.max_tokens === null
         ? t.written(count(request.tokens))

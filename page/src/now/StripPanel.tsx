@@ -22,7 +22,7 @@ export function StripPanel(): VNode {
   const span_s = useSignal(5);
   const pausedAt = useSignal<number | null>(null);
   const isPaused = pausedAt.value !== null;
-  const n_ranks = state.value?.server.n_ranks ?? 1;
+  const n_ranks = state.value?.server.n_ranks ?? steps.n_ranks;
   const toggle = (): void => {
     pausedAt.value = isPaused ? null : steps.serverTime() - BEHIND_S;
   };

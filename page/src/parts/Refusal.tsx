@@ -6,9 +6,13 @@ import { text } from "../preferences";
 export function Refusal({ problem }: { readonly problem: ApiError | null }): VNode | null {
   if (problem === null) return null;
   return (
-    <p class="note bad" role="alert">
-      {problem.message}
-      {problem.cure !== null && ` ${text.value.cluster.cure}: ${problem.cure}`}
-    </p>
+    <div class="note bad" role="alert">
+      <p>{problem.message}</p>
+      {problem.cure !== null && (
+        <p class="quiet">
+          {text.value.cluster.cure}: {problem.cure}
+        </p>
+      )}
+    </div>
   );
 }

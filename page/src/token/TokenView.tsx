@@ -4,6 +4,7 @@ import { useEffect } from "preact/hooks";
 import type { TokenTrace } from "../api/contract";
 import { bytes, count, short } from "../format";
 import { Figure } from "../parts/Figure";
+import { Refusal } from "../parts/Refusal";
 import { text } from "../preferences";
 import { layersOf, meanTimes, spanOf } from "./anatomy";
 import { Columns } from "./Columns";
@@ -34,11 +35,7 @@ export function TokenView(): VNode {
           {isTracing.value ? t.taking : taken === null ? t.take : t.again}
         </button>
       </header>
-      {problem.value !== null && (
-        <p class="note bad" role="alert">
-          {t.failed} {problem.value.message} {problem.value.cure}
-        </p>
-      )}
+      <Refusal problem={problem.value} />
       {taken !== null && <Anatomy trace={taken} />}
       <Lessons trace={taken} />
     </div>
