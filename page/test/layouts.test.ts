@@ -101,6 +101,8 @@ function mesh(n: number): [ClusterNode[], Link[]] {
   const links = nodes.flatMap(({ name: a }, i) =>
     nodes.slice(i + 1).map(({ name: b }, j): Link => ({
       between: [a, b],
+      ranks: [i, i + j + 1],
+      waits: null,
       mbit_per_s: 900,
       round_trip_us: 200,
       wait_s_per_token: 0.001 * (i + j),
@@ -136,7 +138,21 @@ test("the root comes first, the longest wait is widest and has a label", () => {
   const last = links.at(-1);
   expect(last?.strength).toBe(1);
   expect(last?.label).not.toBeNull();
-  expect(Math.max(...links.map(({ wait_px }) => wait_px))).toBe(last?.wait_px);
+  expect(Math.max(...links.map(({ from_px }) => from_px))).toBe(last?.from_px);
+});
+
+test("a band is wide where a machine waits, and narrow at the one that it waits for", () => {
+  const [nodes, links] = mesh(2);
+  const drawn = (waits: number | null): number[] =>
+    drawingOf(
+      nodes,
+      links.map((link) => ({ ...link, waits, wait_s_per_token: 0.01 })),
+      900,
+    ).links.flatMap(({ from_px, to_px }) => [from_px, to_px]);
+  const [wide = 0, narrow = 0] = drawn(0);
+  expect(wide).toBeGreaterThan(2 * narrow);
+  expect(drawn(1)).toEqual([narrow, wide]);
+  expect(drawn(null)).toEqual([wide, wide]);
 });
 
 test("labels do not cover each other", () => {
@@ -164,6 +180,7 @@ const TRACE: TokenTrace = {
   n_ranks: 2,
   sums: 2,
   bytes_sent: 8,
+  weights_bytes: null,
   parts: [],
   experts: null,
   ranks: [

@@ -1,6 +1,6 @@
 /**
  * What the server tells the page. Times are seconds, `at` since 1970; units are in the names.
- * null: not known.
+ * null: not known. What is missing as it comes is made null by `arrived`.
  */
 
 export type Known<T> = T | null;
@@ -15,6 +15,8 @@ export interface ServerState {
   readonly doing: Known<string>;
   /** 0 to 1. */
   readonly progress: Known<number>;
+  /** Why it failed. */
+  readonly reason: Known<string>;
   readonly architecture: Known<string>;
   readonly file_type: Known<string>;
   readonly n_params: Known<number>;
@@ -99,9 +101,12 @@ export interface ClusterNode {
 
 export interface Link {
   readonly between: readonly [string, string];
+  readonly ranks: readonly [number, number];
   readonly mbit_per_s: Known<number>;
   readonly round_trip_us: Known<number>;
   readonly wait_s_per_token: Known<number>;
+  /** Which of the two waits for the other: its rank. */
+  readonly waits: Known<number>;
   readonly wire_s_per_token: Known<number>;
   readonly errors: Known<number>;
 }
@@ -215,6 +220,8 @@ export interface TokenTrace {
   /** Reductions of the token. */
   readonly sums: Known<number>;
   readonly bytes_sent: Known<number>;
+  /** What each rank holds. */
+  readonly weights_bytes: Known<readonly number[]>;
   readonly ranks: readonly {
     readonly node: string;
     readonly intervals: readonly TokenInterval[];

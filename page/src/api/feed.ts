@@ -3,6 +3,7 @@
  * Reconnects by itself, and says at once when the connection is lost.
  */
 import { signal } from "@preact/signals";
+import { arrivedLog, arrivedState } from "./arrived";
 import { ApiError, ask } from "./client";
 import type { LogEntry, State, Step } from "./contract";
 import { isKeyWanted, keyChanges } from "./key";
@@ -96,11 +97,13 @@ async function readOnce(stopped: AbortSignal): Promise<boolean> {
 
 function receive(event: string, data: string): void {
   if (event === "state") {
-    state.value = JSON.parse(data) as State;
+    state.value = arrivedState(JSON.parse(data) as State);
     connection.value = "live";
   } else if (event === "steps") {
     steps.add(JSON.parse(data) as Step[]);
   } else if (event === "log") {
-    log.value = [...log.value, ...(JSON.parse(data) as LogEntry[])].slice(-MOST_LOG_ENTRIES);
+    log.value = [...log.value, ...arrivedLog(JSON.parse(data) as LogEntry[])].slice(
+      -MOST_LOG_ENTRIES,
+    );
   }
 }

@@ -72,9 +72,9 @@ function TokenFigures({ state: { stats, server } }: { readonly state: State }): 
   );
 }
 
-function Problems({ state: { nodes } }: { readonly state: State }): VNode {
+function Problems({ state: now }: { readonly state: State }): VNode {
   const t = text.value.cluster;
-  const problems = problemsOf(nodes, t);
+  const problems = problemsOf(now, t);
   return (
     <section class="card" aria-labelledby="problems-title">
       <h2 id="problems-title">{t.attention}</h2>

@@ -1,7 +1,7 @@
 /** The cluster as a picture. */
 import type { VNode } from "preact";
 import { useRef } from "preact/hooks";
-import type { ClusterNode, State } from "../api/contract";
+import type { ClusterNode, Link, State } from "../api/contract";
 import { figure, percent, short } from "../format";
 import { custom } from "../parts/Meter";
 import { useWidth } from "../parts/size";
@@ -14,6 +14,8 @@ import {
   type LinkPlace,
   NODE_RADIUS,
   type NodePlace,
+  waitingEnd,
+  wedge,
 } from "./layout";
 
 const RING = NODE_RADIUS - 3;
@@ -68,15 +70,23 @@ function LinkLine({ place }: { readonly place: LinkPlace }): VNode {
   const ends = { x1: from.x, y1: from.y, x2: to.x, y2: to.y };
   return (
     <g class={place.isUp ? "link-line" : "link-line down"}>
-      <title>
-        {text.value.cluster.linkIs(link.between[0], link.between[1], short(link.wait_s_per_token))}
-      </title>
+      <title>{sayLink(link)}</title>
       <g opacity={0.2 + 0.8 * place.strength}>
-        <line class="link-band" {...ends} stroke-width={place.wait_px} />
+        <path class="link-band" d={wedge(place)} />
         {place.wire_px > 0 && <line class="link-core" {...ends} stroke-width={place.wire_px} />}
       </g>
     </g>
   );
+}
+
+/** Who waits for whom, if that is known. */
+function sayLink(link: Link): string {
+  const t = text.value.cluster;
+  const [a, b] = link.between;
+  const wait = short(link.wait_s_per_token);
+  const end = waitingEnd(link);
+  if (end === null) return t.linkIs(a, b, wait);
+  return end === 0 ? t.waitsFor(a, b, wait) : t.waitsFor(b, a, wait);
 }
 
 function LinkLabel({ place, drawing }: { place: LinkPlace; drawing: Drawing }): VNode | null {

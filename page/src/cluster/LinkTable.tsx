@@ -3,6 +3,7 @@ import type { Link } from "../api/contract";
 import { count, figure, short } from "../format";
 import { Scrolled } from "../parts/Scrolled";
 import { text } from "../preferences";
+import { waiterOf } from "./layout";
 
 /** Every link in figures, the longest wait first. */
 export function LinkTable({ links }: { readonly links: readonly Link[] }): VNode {
@@ -16,6 +17,7 @@ export function LinkTable({ links }: { readonly links: readonly Link[] }): VNode
           <thead>
             <tr>
               <th scope="col">{t.link}</th>
+              <th scope="col">{t.whoWaits}</th>
               <th scope="col" class="number">
                 {t.wait}
               </th>
@@ -37,6 +39,7 @@ export function LinkTable({ links }: { readonly links: readonly Link[] }): VNode
             {ordered.map((link) => (
               <tr key={link.between.join(" ")}>
                 <th scope="row">{link.between.join(" – ")}</th>
+                <td>{waiterOf(link) ?? "–"}</td>
                 <td class="number">{short(link.wait_s_per_token)}</td>
                 <td class="number">{short(link.wire_s_per_token)}</td>
                 <td class="number">

@@ -19,8 +19,10 @@ export interface LinkPlace {
   readonly link: Link;
   readonly from: Point;
   readonly to: Point;
-  /** Of the bands that show the wait, and the wire within it. */
-  readonly wait_px: number;
+  /** Of the band that shows the wait, at both of its ends: it is wide where a machine waits for the other. */
+  readonly from_px: number;
+  readonly to_px: number;
+  /** Of the line of the wire within it. */
   readonly wire_px: number;
   /** Of the longest wait, 0 to 1. */
   readonly strength: number;
@@ -133,7 +135,7 @@ function linksOf(
         link,
         from,
         to,
-        wait_px: band(link.wait_s_per_token, longest),
+        ...ends(link, band(link.wait_s_per_token, longest)),
         wire_px: link.wire_s_per_token === null ? 0 : band(link.wire_s_per_token, longest) - 1,
         strength: Math.min(1, (link.wait_s_per_token ?? 0) / longest),
         label: isUp ? labels.place(from, to) : null,
@@ -146,6 +148,41 @@ function linksOf(
 
 function band(seconds: number | null, longest_s: number): number {
   return THINNEST_PX + (THICKEST_PX - THINNEST_PX) * Math.min(1, (seconds ?? 0) / longest_s);
+}
+
+const NARROW = 0.25; // of the wide end
+
+function ends(link: Link, wide_px: number): Pick<LinkPlace, "from_px" | "to_px"> {
+  const narrow_px = Math.max(THINNEST_PX, NARROW * wide_px);
+  const waits = waitingEnd(link);
+  return { from_px: waits === 1 ? narrow_px : wide_px, to_px: waits === 0 ? narrow_px : wide_px };
+}
+
+/** Return which end of a link waits for the other, 0 or 1; null if neither, or if that is not known. */
+export function waitingEnd({ waits, ranks }: Link): 0 | 1 | null {
+  if (waits === null || ranks === undefined) return null;
+  return waits === ranks[0] ? 0 : 1;
+}
+
+/** Return the name of the machine that waits. */
+export function waiterOf(link: Link): string | null {
+  const end = waitingEnd(link);
+  return end === null ? null : link.between[end];
+}
+
+/** Return the outline of a band that is as wide at its ends as is said. */
+export function wedge({ from, to, from_px, to_px }: LinkPlace): string {
+  const length = Math.max(1e-6, Math.hypot(to.x - from.x, to.y - from.y));
+  const across = { x: -(to.y - from.y) / length, y: (to.x - from.x) / length };
+  const corner = (end: Point, width: number): string =>
+    `${(end.x + across.x * width).toFixed(1)} ${(end.y + across.y * width).toFixed(1)}`;
+  const corners = [
+    corner(from, from_px / 2),
+    corner(to, to_px / 2),
+    corner(to, -to_px / 2),
+    corner(from, -from_px / 2),
+  ];
+  return `M${corners.join("L")}Z`;
 }
 
 interface Box {

@@ -1,5 +1,5 @@
 /** What is wrong with the machines, in sentences with their cures. Pure. */
-import type { ClusterNode } from "../api/contract";
+import type { ClusterNode, State } from "../api/contract";
 import { moment } from "../format";
 import type { Texts } from "../text/texts";
 
@@ -8,7 +8,13 @@ export interface Problem {
   readonly cure: string | null;
 }
 
-export function problemsOf(nodes: readonly ClusterNode[], t: Texts["cluster"]): readonly Problem[] {
+/** Return what the server says of its own failure, and then of each machine. */
+export function problemsOf({ server, nodes }: State, t: Texts["cluster"]): readonly Problem[] {
+  const own = server.reason === null ? [] : [{ text: server.reason, cure: null }];
+  return [...own, ...ofMachines(nodes, t)];
+}
+
+function ofMachines(nodes: readonly ClusterNode[], t: Texts["cluster"]): readonly Problem[] {
   return nodes.flatMap((node): Problem[] => {
     const { name, is_up, problem, throttled, throttled_since, findings } = node;
     const found: Problem[] = [];

@@ -1,5 +1,6 @@
 /** The last day's speed, heat and power. */
 import type { VNode } from "preact";
+import { arrivedHistory } from "../api/arrived";
 import type { History, NodeHistory } from "../api/contract";
 import { usePolled } from "../parts/polled";
 import { Refusal } from "../parts/Refusal";
@@ -12,7 +13,7 @@ const ENOUGH_POINTS = 2;
 
 export function Day(): VNode {
   const t = text.value.log;
-  const history = usePolled<History>("page/history", () => EVERY_S);
+  const history = usePolled<History>("page/history", arrivedHistory, () => EVERY_S);
   const { value: found } = history;
   return (
     <section class="stack" aria-labelledby="day-title">

@@ -1,6 +1,7 @@
 /** The models on disk, and the work on them. */
 import { useSignal } from "@preact/signals";
 import type { VNode } from "preact";
+import { arrivedModels } from "../api/arrived";
 import { ApiError, post, postJson } from "../api/client";
 import type { ModelList, ModelOnDisk, QualityCard, Work } from "../api/contract";
 import { Fact } from "../cluster/NodeCard";
@@ -15,7 +16,7 @@ const QUIET_S = 10;
 
 export function ModelsView(): VNode {
   const t = text.value.models;
-  const list = usePolled<ModelList>("page/models", (found) =>
+  const list = usePolled<ModelList>("page/models", arrivedModels, (found) =>
     found?.work.some(({ state }) => state === "running") ? BUSY_S : QUIET_S,
   );
   const { value: found } = list;

@@ -67,38 +67,45 @@ function Queue({ keys }: { readonly keys: readonly KeyQueue[] }): VNode {
   return (
     <section class="card" aria-labelledby="queue-title">
       <h2 id="queue-title">{t.queue}</h2>
-      <Scrolled label={t.queue}>
-        <table>
-          <thead>
-            <tr>
-              <th scope="col">{t.key}</th>
-              <th scope="col" class="number">
-                {t.running}
-              </th>
-              <th scope="col" class="number">
-                {t.waiting}
-              </th>
-              <th scope="col" class="number">
-                {t.weight}
-              </th>
-              <th scope="col" class="number">
-                {t.priority}
-              </th>
-            </tr>
-          </thead>
-          <tbody>
-            {keys.map((key) => (
-              <tr key={key.name}>
-                <th scope="row">{key.name}</th>
-                <td class="number">{count(key.running)}</td>
-                <td class="number">{count(key.waiting)}</td>
-                <td class="number">{figure(key.weight)}</td>
-                <td class="number">{count(key.priority)}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </Scrolled>
+      {keys.length === 0 ? <p class="quiet">{t.empty}</p> : <QueueTable keys={keys} />}
     </section>
+  );
+}
+
+function QueueTable({ keys }: { readonly keys: readonly KeyQueue[] }): VNode {
+  const t = text.value.now;
+  return (
+    <Scrolled label={t.queue}>
+      <table>
+        <thead>
+          <tr>
+            <th scope="col">{t.key}</th>
+            <th scope="col" class="number">
+              {t.running}
+            </th>
+            <th scope="col" class="number">
+              {t.waiting}
+            </th>
+            <th scope="col" class="number">
+              {t.weight}
+            </th>
+            <th scope="col" class="number">
+              {t.priority}
+            </th>
+          </tr>
+        </thead>
+        <tbody>
+          {keys.map((key) => (
+            <tr key={key.name}>
+              <th scope="row">{key.name}</th>
+              <td class="number">{count(key.running)}</td>
+              <td class="number">{count(key.waiting)}</td>
+              <td class="number">{figure(key.weight)}</td>
+              <td class="number">{count(key.priority)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </Scrolled>
   );
 }

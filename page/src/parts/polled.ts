@@ -8,8 +8,12 @@ export interface Polled<T> {
   readonly again: () => void;
 }
 
-/** Ask for `path` now, and again after as many seconds as its answer makes it worth. */
-export function usePolled<T>(path: string, pause_s: (value: T | null) => number): Polled<T> {
+/** Ask for `path` now, and again after as many seconds as its answer makes it worth. arrived: makes it complete. */
+export function usePolled<T>(
+  path: string,
+  arrived: (sent: T) => T,
+  pause_s: (value: T | null) => number,
+): Polled<T> {
   const [value, setValue] = useState<T | null>(null);
   const [problem, setProblem] = useState<ApiError | null>(null);
   const [round, setRound] = useState(0);
@@ -19,7 +23,7 @@ export function usePolled<T>(path: string, pause_s: (value: T | null) => number)
     const ask = async (): Promise<void> => {
       let found: T | null = null;
       try {
-        found = await getJson<T>(path, stopper.signal);
+        found = arrived(await getJson<T>(path, stopper.signal));
         setValue(found);
         setProblem(null);
       } catch (error) {

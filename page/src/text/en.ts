@@ -48,6 +48,8 @@ export const en = {
   },
 
   cluster: {
+    whoWaits: "Waits",
+    waitsFor: (a: string, b: string, wait: string) => `${a} waits ${wait} a token for ${b}`,
     upFor: "up for",
     version: "dure version",
     threads: "threads",
@@ -67,7 +69,7 @@ export const en = {
     bandwidth: "Bandwidth",
     roundTrip: "Round trip",
     errors: "Errors",
-    wideIs: "The wider a link, the longer a token waits on it.",
+    wideIs: "The wider, the longer: the wide end waits for the narrow one.",
     linkIs: (a: string, b: string, wait: string) => `${a} and ${b}: ${wait} wait a token`,
     root: "root",
     rank: (ranks: readonly number[]) =>
@@ -104,6 +106,7 @@ export const en = {
   now: {
     title: "Now",
     queue: "Queue",
+    empty: "Nobody runs or waits.",
     key: "Key",
     noKey: "no key",
     running: "running",

@@ -47,6 +47,8 @@ export const ko: Texts = {
   },
 
   cluster: {
+    whoWaits: "대기하는 쪽",
+    waitsFor: (a, b, wait) => `${a}: 토큰마다 ${b} 대기 ${wait}`,
     upFor: "가동 시간",
     version: "dure 버전",
     threads: "스레드",
@@ -65,7 +67,7 @@ export const ko: Texts = {
     bandwidth: "대역폭",
     roundTrip: "왕복 시간",
     errors: "오류",
-    wideIs: "선이 굵을수록 토큰이 그 링크에서 오래 기다립니다.",
+    wideIs: "굵을수록 오래 기다립니다. 굵은 쪽이 가는 쪽을 기다립니다.",
     linkIs: (a, b, wait) => `${a} ↔ ${b}: 토큰당 대기 ${wait}`,
     root: "루트",
     rank: (ranks) => `랭크 ${ranks.join(", ")}`,
@@ -101,6 +103,7 @@ export const ko: Texts = {
   now: {
     title: "현재",
     queue: "대기열",
+    empty: "대기열이 비어 있습니다.",
     key: "키",
     noKey: "키 없음",
     running: "실행 중",

@@ -1,7 +1,6 @@
 /** How the machine works, with this token's figures. */
 import type { VNode } from "preact";
-import type { State, TokenTrace } from "../api/contract";
-import { state } from "../api/feed";
+import type { TokenTrace } from "../api/contract";
 import { bytes, count, percent, short } from "../format";
 import { text } from "../preferences";
 import type { LessonFigures } from "../text/lessons.en";
@@ -9,7 +8,7 @@ import { COMPUTING, timesOf, total } from "./anatomy";
 
 export function Lessons({ trace }: { readonly trace: TokenTrace | null }): VNode {
   const t = text.value;
-  const figures = trace === null ? null : figuresOf(trace, state.value);
+  const figures = trace === null ? null : figuresOf(trace);
   return (
     <section aria-labelledby="lessons-title" class="stack">
       <h2 id="lessons-title">{t.token.learn}</h2>
@@ -31,11 +30,11 @@ export function Lessons({ trace }: { readonly trace: TokenTrace | null }): VNode
   );
 }
 
-function figuresOf(trace: TokenTrace, now: State | null): LessonFigures {
+function figuresOf(trace: TokenTrace): LessonFigures {
   const { sums, bytes_sent } = trace;
   const hasSums = trace.n_ranks > 1 && sums !== null && sums > 0;
   return {
-    ...memoryFigures(trace, now),
+    ...memoryFigures(trace),
     ...waitFigures(trace),
     sums: hasSums ? count(sums) : null,
     sent: bytes_sent === null ? null : bytes(bytes_sent),
@@ -46,20 +45,18 @@ function figuresOf(trace: TokenTrace, now: State | null): LessonFigures {
 /** Of the rank with the most weights. A mixture of experts reads a part of them only, so nothing is said. */
 function memoryFigures(
   trace: TokenTrace,
-  now: State | null,
 ): Pick<LessonFigures, "weights" | "computing" | "bandwidth"> {
-  const nodes = (now?.nodes ?? []).filter(({ ranks }) => ranks.length === 1);
-  const busiest = [...nodes].sort((a, b) => (b.weights_bytes ?? 0) - (a.weights_bytes ?? 0))[0];
-  const own = trace.ranks[busiest?.ranks[0] ?? -1];
-  const weights_bytes = busiest?.weights_bytes ?? null;
-  if (own === undefined || weights_bytes === null || trace.experts !== null) {
+  const held = trace.weights_bytes ?? [];
+  const most = Math.max(...held);
+  const own = trace.ranks[held.indexOf(most)];
+  if (own === undefined || trace.experts !== null) {
     return { weights: null, computing: null, bandwidth: null };
   }
   const computing_s = total(timesOf(own.intervals), COMPUTING);
   return {
-    weights: bytes(weights_bytes),
+    weights: bytes(most),
     computing: short(computing_s),
-    bandwidth: computing_s > 0 ? `${bytes(weights_bytes / computing_s)}/s` : null,
+    bandwidth: computing_s > 0 ? `${bytes(most / computing_s)}/s` : null,
   };
 }
 

@@ -1,5 +1,6 @@
 /** Asks for the trace of a token, and keeps the last one. */
 import { signal } from "@preact/signals";
+import { arrivedTrace } from "../api/arrived";
 import { ApiError, postJson } from "../api/client";
 import type { TokenPart, TokenTrace } from "../api/contract";
 
@@ -18,7 +19,7 @@ export async function takeTrace(): Promise<void> {
   isTracing.value = true;
   problem.value = null;
   try {
-    trace.value = await postJson<TokenTrace>("page/trace", {});
+    trace.value = arrivedTrace(await postJson<TokenTrace>("page/trace", {}));
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     problem.value = error;
