@@ -22,6 +22,7 @@ export function count(value: Known<number>): string {
 
 export function percent(fraction: Known<number>): string {
   if (fraction === null || !Number.isFinite(fraction)) return MISSING;
+  if (fraction > 0 && fraction < 0.0005) return `< ${number(0.1, 1)}${text.value.units.percent}`;
   return `${number(fraction * 100, Math.abs(fraction) < 0.0995 && fraction !== 0 ? 1 : 0)}${text.value.units.percent}`;
 }
 

@@ -1,8 +1,9 @@
 import { expect, test } from "vitest";
 import type { ClusterNode, Link, Step, TokenTrace } from "../src/api/contract";
 import { changesBetween } from "../src/cluster/changes";
-import { drawingOf, NODE_RADIUS } from "../src/cluster/layout";
-import { hoursOf, linePath, scaleOf, stretchesOf } from "../src/log/chart";
+import { NODE_RADIUS } from "../src/cluster/drawing";
+import { drawingOf } from "../src/cluster/layout";
+import { linePath, marksOf, scaleOf, stretchesOf } from "../src/log/chart";
 import { meansOf, stepAt, stripOf, ticksOf, type Window } from "../src/now/strip";
 import { barsOf, layersOf, meanTimes, spanOf, total } from "../src/token/anatomy";
 
@@ -251,8 +252,9 @@ test("scales are round and hold their values", () => {
   expect(scaleOf([5, 5], false).length).toBeGreaterThan(1);
 });
 
-test("hours and stretches", () => {
-  expect(hoursOf(1_000_000, 1_086_400, 4)).toHaveLength(4);
+test("full hours, minutes of a short time, and stretches", () => {
+  expect(marksOf(1_000_000, 1_086_400, 4)).toHaveLength(4);
+  expect(marksOf(1_000_000, 1_000_600, 5)).toHaveLength(5);
   const flags = [0, 60, 120, 180, 600].map((at) => ({ at, isSo: at !== 120 }));
   expect(stretchesOf(flags, 60)).toEqual([
     [-60, 180],

@@ -50,7 +50,13 @@ test("numbers are as people read them", () => {
     "0.012",
     "0",
   ]);
-  expect([0.5, 0.031, 0, 1].map(percent)).toEqual(["50 %", "3.1 %", "0 %", "100 %"]);
+  expect([0.5, 0.031, 0.0001, 0, 1].map(percent)).toEqual([
+    "50 %",
+    "3.1 %",
+    "< 0.1 %",
+    "0 %",
+    "100 %",
+  ]);
   expect([512, 4.7e9].map(bytes)).toEqual(["512 B", "4.7 GB"]);
   expect([0.00024, 0.0018, 2.4, 0].map(short)).toEqual(["240 µs", "1.8 ms", "2.4 s", "0 ms"]);
   expect([42, 185, 7800, 270000].map(long)).toEqual(["42 s", "3 min 5 s", "2 h 10 min", "3 d 3 h"]);

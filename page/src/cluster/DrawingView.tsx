@@ -6,17 +6,10 @@ import { figure, percent, short } from "../format";
 import { custom } from "../parts/Meter";
 import { useWidth } from "../parts/size";
 import { text } from "../preferences";
-import {
-  arc,
-  type Drawing,
-  drawingOf,
-  level,
-  type LinkPlace,
-  NODE_RADIUS,
-  type NodePlace,
-  waitingEnd,
-  wedge,
-} from "./layout";
+import { type Drawing, type LinkPlace, NODE_RADIUS, type NodePlace } from "./drawing";
+import { drawingOf } from "./layout";
+import { timeOn, waitingEnd } from "./link_layout";
+import { arc, level, wedge } from "./shapes";
 
 const RING = NODE_RADIUS - 3;
 const DISC = NODE_RADIUS - 8;
@@ -91,7 +84,7 @@ function sayLink(link: Link): string {
 
 function LinkLabel({ place, drawing }: { place: LinkPlace; drawing: Drawing }): VNode | null {
   const { label, link } = place;
-  if (label === null || (link.wait_s_per_token === null && link.mbit_per_s === null)) return null;
+  if (label === null || (timeOn(link) === 0 && link.mbit_per_s === null)) return null;
   const { isRoomy, labelHalf } = drawing;
   const detail = [
     link.mbit_per_s === null ? null : `${figure(link.mbit_per_s)} Mbit/s`,
@@ -107,8 +100,8 @@ function LinkLabel({ place, drawing }: { place: LinkPlace; drawing: Drawing }): 
         height={2 * labelHalf.y}
         rx={8}
       />
-      <text class="link-wait" y={isRoomy ? -2 : 4.5}>
-        {short(link.wait_s_per_token)}
+      <text y={isRoomy && detail.length > 0 ? -2 : 4.5}>
+        <LinkTimes link={link} isRoomy={isRoomy} />
       </text>
       {isRoomy && (
         <text class="detail" y={13}>
@@ -116,6 +109,20 @@ function LinkLabel({ place, drawing }: { place: LinkPlace; drawing: Drawing }): 
         </text>
       )}
     </g>
+  );
+}
+
+/** Wait and wire, or the longer of them where there is little room. */
+function LinkTimes({ link, isRoomy }: { link: Link; isRoomy: boolean }): VNode {
+  const { wait_s_per_token: wait_s, wire_s_per_token: wire_s } = link;
+  const hasWait = wait_s !== null && (isRoomy || wait_s >= (wire_s ?? 0));
+  const hasWire = wire_s !== null && (isRoomy || !hasWait);
+  return (
+    <>
+      {hasWait && <tspan class="link-wait">{short(wait_s)}</tspan>}
+      {hasWait && hasWire && " · "}
+      {hasWire && <tspan class="link-wire">{short(wire_s)}</tspan>}
+    </>
   );
 }
 

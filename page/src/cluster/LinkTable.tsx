@@ -3,7 +3,7 @@ import type { Link } from "../api/contract";
 import { count, figure, short } from "../format";
 import { Scrolled } from "../parts/Scrolled";
 import { text } from "../preferences";
-import { waiterOf } from "./layout";
+import { waiterOf } from "./link_layout";
 
 /** Every link in figures, the longest wait first. */
 export function LinkTable({ links }: { readonly links: readonly Link[] }): VNode {

@@ -6,7 +6,7 @@ import { clock, figure } from "../format";
 import { custom } from "../parts/Meter";
 import { useWidth } from "../parts/size";
 import { text } from "../preferences";
-import { type Frame, hoursOf, linePath, nearest, type Sample, scaleOf, xOf, yOf } from "./chart";
+import { type Frame, linePath, marksOf, nearest, type Sample, scaleOf, xOf, yOf } from "./chart";
 
 const HEIGHT_PX = 150;
 const FOOT_PX = 20;
@@ -135,7 +135,7 @@ function Axes({ frame, marks }: { frame: Frame; marks: readonly number[] }): VNo
           </text>
         </g>
       ))}
-      {hoursOf(frame.from, frame.until, frame.width / MARK_EVERY_PX).map((at) => (
+      {marksOf(frame.from, frame.until, frame.width / MARK_EVERY_PX).map((at) => (
         <text key={at} x={xOf(at, frame)} y={HEIGHT_PX + 15} text-anchor="middle">
           {clock(at)}
         </text>

@@ -80,17 +80,18 @@ export function scaleOf(values: readonly number[], fromZero: boolean): readonly 
   return Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
 }
 
-const HOURS = [1, 2, 3, 6, 12];
+const MARKS_MIN = [1, 2, 5, 10, 30, 60, 120, 180, 360, 720];
 
-/** Return full hours of the local day within the frame, about `n`. */
-export function hoursOf(from: number, until: number, n: number): readonly number[] {
-  const every_h = HOURS.find((hours) => (until - from) / 3600 / hours <= n) ?? 24;
+/** Return full minutes or hours of the local day within the frame, at most about `n`. */
+export function marksOf(from: number, until: number, n: number): readonly number[] {
+  const every_min = MARKS_MIN.find((minutes) => (until - from) / 60 / minutes <= n) ?? 1440;
   const midnight = new Date(from * 1000).setHours(0, 0, 0, 0) / 1000;
-  const marks: number[] = [];
-  for (let at = midnight; at <= until; at += every_h * 3600) {
-    if (at >= from) marks.push(at);
-  }
-  return marks;
+  const first = Math.ceil((from - midnight) / (every_min * 60));
+  const last = Math.floor((until - midnight) / (every_min * 60));
+  return Array.from(
+    { length: Math.max(0, last - first + 1) },
+    (_, i) => midnight + (first + i) * every_min * 60,
+  );
 }
 
 /** Return the stretches of time in which something was so. */

@@ -59,7 +59,7 @@ export const en = {
       `${plural(nodes, "machine", "machines")} and ${plural(links, "link", "links")}; the same as a list below`,
     rate: "tokens a second",
     tokenTime: "a token takes",
-    waiting: "of that, waiting",
+    waiting: "of that, waiting and on the wire",
     context: "context",
     machines: "Machines",
     links: "Links",
@@ -69,7 +69,7 @@ export const en = {
     bandwidth: "Bandwidth",
     roundTrip: "Round trip",
     errors: "Errors",
-    wideIs: "The wider, the longer: the wide end waits for the narrow one.",
+    wideIs: "The wider, the longer. The wide end waits for the narrow one.",
     linkIs: (a: string, b: string, wait: string) => `${a} and ${b}: ${wait} wait a token`,
     root: "root",
     rank: (ranks: readonly number[]) =>

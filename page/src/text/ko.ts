@@ -57,7 +57,7 @@ export const ko: Texts = {
     drawing: (nodes, links) => `머신 ${nodes}대, 링크 ${links}개. 같은 내용이 아래 목록에 있습니다`,
     rate: "초당 토큰",
     tokenTime: "토큰당 시간",
-    waiting: "그중 대기",
+    waiting: "그중 대기·전송",
     context: "컨텍스트",
     machines: "머신",
     links: "링크",

@@ -68,6 +68,7 @@ function Lane({ trace, rank, span, width }: LaneProps): VNode {
   const names = text.value.parts;
   return (
     <g>
+      <rect class="ground" y={top} width={width} height={LANE_PX} />
       {PARTS.map((part) => (
         <path
           key={part}
