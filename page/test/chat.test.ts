@@ -117,6 +117,11 @@ test("before the first token, it is known how far the prompt is read", () => {
   });
 });
 
+test("an answer whose stream breaks off is not taken for a whole one", () => {
+  expect(answer(delta({ content: "Hel" })).isEnded).toBe(false);
+  expect(answer({ choices: [{ delta: {}, finish_reason: "stop" }] }).isEnded).toBe(true);
+});
+
 test("an error in the stream is kept with its cure", () => {
   const { message } = answer(delta({ content: "Hel" }), {
     error: { message: "lost", cure: "wait" },

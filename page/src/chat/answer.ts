@@ -54,6 +54,11 @@ export class AnswerBuilder {
     return this.#message;
   }
 
+  /** Whether it is whole, or it is known why not. */
+  get isEnded(): boolean {
+    return this.#message.finish !== null || this.#message.error !== null;
+  }
+
   /** Before the first token: how far the prompt is read. */
   get reading(): Reading | null {
     return this.#first_s === null ? this.#reading : null;

@@ -6,7 +6,7 @@ import { computed, signal } from "@preact/signals";
 import { ApiError, getJson, post } from "../api/client";
 import { keyChanges } from "../api/key";
 import { eventsOf } from "../api/sse";
-import { keep, read } from "../preferences";
+import { keep, read, text } from "../preferences";
 import { AnswerBuilder, type Reading } from "./answer";
 import {
   answered,
@@ -153,6 +153,7 @@ async function write(question: Conversation, stopped: AbortSignal): Promise<void
       builder.take(data, (performance.now() - begun) / 1000);
       show.soon();
     }
+    if (!builder.isEnded) builder.fail(text.value.chat.endedEarly, null);
   } catch (error) {
     if (stopped.aborted) builder.stop();
     else if (error instanceof ApiError) builder.fail(error.message, error.cure);

@@ -51,7 +51,7 @@ export const en = {
     whoWaits: "Waits",
     waitsFor: (a: string, b: string, wait: string) => `${a} waits ${wait} a token for ${b}`,
     upFor: "up for",
-    version: "dure version",
+    version: "version",
     threads: "threads",
     title: "Cluster",
     nothing: "Nothing is known of the machines yet.",
@@ -213,6 +213,7 @@ export const en = {
     fromCache: (n: string, all: string) => `${n} of ${all} prompt tokens from the cache`,
     waited: (share: string) => `${share} waiting and on the wire`,
     failed: "The answer failed.",
+    endedEarly: "The connection ended before the answer did.",
     tooLong: "This text is too long to be laid out as Markdown.",
   },
 

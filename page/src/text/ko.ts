@@ -50,7 +50,7 @@ export const ko: Texts = {
     whoWaits: "대기하는 쪽",
     waitsFor: (a, b, wait) => `${a}: 토큰마다 ${b} 대기 ${wait}`,
     upFor: "가동 시간",
-    version: "dure 버전",
+    version: "버전",
     threads: "스레드",
     title: "클러스터",
     nothing: "아직 머신 정보가 없습니다.",
@@ -210,6 +210,7 @@ export const ko: Texts = {
     fromCache: (n, all) => `프롬프트 토큰 ${all}개 중 ${n}개 캐시 사용`,
     waited: (share) => `대기·전송 ${share}`,
     failed: "답변을 생성하지 못했습니다.",
+    endedEarly: "답변이 끝나기 전에 연결이 끊겼습니다.",
     tooLong: "텍스트가 너무 길어 Markdown 서식을 적용하지 않았습니다.",
   },
 
