@@ -1,7 +1,9 @@
 import { expect, test } from "vitest";
-import type { ClusterNode, Link, Step, TokenTrace } from "../src/api/contract";
+import type { ClusterNode, Link, State, Step, TokenTrace } from "../src/api/contract";
 import { changesBetween } from "../src/cluster/changes";
 import { NODE_RADIUS } from "../src/cluster/drawing";
+import { problemsOf } from "../src/cluster/problems";
+import { en } from "../src/text/en";
 import { drawingOf } from "../src/cluster/layout";
 import { linePath, marksOf, scaleOf, stretchesOf } from "../src/log/chart";
 import { meansOf, stepAt, stripOf, ticksOf, type Window } from "../src/now/strip";
@@ -173,6 +175,32 @@ test("joins and losses are told apart", () => {
     changesBetween(before, after.slice(1), 1).map(({ kind, name }) => `${kind} ${name}`),
   ).toEqual(["lost b", "back c", "joined d", "left a"]);
   expect(changesBetween(before, before, 1)).toEqual([]);
+});
+
+test("each problem of a machine is said once, with its name and its cure", () => {
+  const now = {
+    server: { reason: null },
+    nodes: [
+      {
+        ...node("a"),
+        throttled: true,
+        findings: [
+          { text: "throttled: under-voltage", cure: "x" },
+          { text: "84 °C", cure: "cool it" },
+        ],
+      },
+      {
+        ...node("b", false, false),
+        problem: "no route",
+        findings: [{ text: "no route", cure: "see" }],
+      },
+    ],
+  };
+  expect(problemsOf(now as unknown as State, en.cluster)).toEqual([
+    { text: "a is slow: throttled. (under-voltage)", cure: en.cluster.throttledCure },
+    { text: "a: 84 °C", cure: "cool it" },
+    { text: "b is down. no route", cure: "see" },
+  ]);
 });
 
 const TRACE: TokenTrace = {

@@ -180,6 +180,8 @@ export interface ModelOnDisk {
   readonly n_params: Known<number>;
   readonly n_ctx_train: Known<number>;
   readonly is_served: boolean;
+  /** A pull was interrupted; the next one goes on from there. */
+  readonly is_unfinished: boolean;
   readonly card: Known<QualityCard>;
 }
 

@@ -1,15 +1,35 @@
 /** System prompt, sampling and model of a conversation. */
-import type { VNode } from "preact";
+import type { RefObject, VNode } from "preact";
+import { useEffect, useRef } from "preact/hooks";
 import { text } from "../preferences";
 import { SAMPLING, SAMPLING_NAMES, type SamplingName } from "./conversation";
 import { chooseModel, configure, current, model, models } from "./session";
 
+/** Close an open box with Escape, and when something else is clicked. */
+function useClosing(box: RefObject<HTMLDetailsElement | null>): void {
+  useEffect(() => {
+    const close = (event: Event): void => {
+      const isInside = event.target instanceof Node && box.current?.contains(event.target) === true;
+      const isMeant = event instanceof KeyboardEvent ? event.key === "Escape" : !isInside;
+      if (box.current?.open === true && isMeant) box.current.open = false;
+    };
+    document.addEventListener("pointerdown", close);
+    document.addEventListener("keydown", close);
+    return () => {
+      document.removeEventListener("pointerdown", close);
+      document.removeEventListener("keydown", close);
+    };
+  }, [box]);
+}
+
 export function Settings(): VNode {
+  const box = useRef<HTMLDetailsElement>(null);
+  useClosing(box);
   const t = text.value.chat;
   const { system, sampling } = current.value;
   const isChanged = system !== "" || Object.keys(sampling).length > 0;
   return (
-    <details class="settings">
+    <details class="settings" ref={box}>
       <summary>
         {t.settings}
         {isChanged && <span class="dot" aria-hidden="true" />}

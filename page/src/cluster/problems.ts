@@ -1,7 +1,9 @@
 /** What is wrong with the machines, in sentences with their cures. Pure. */
-import type { ClusterNode, State } from "../api/contract";
+import type { ClusterNode, Finding, State } from "../api/contract";
 import { moment } from "../format";
 import type { Texts } from "../text/texts";
+
+const THROTTLED = "throttled:"; // begins a finding that says why
 
 export interface Problem {
   readonly text: string;
@@ -15,18 +17,35 @@ export function problemsOf({ server, nodes }: State, t: Texts["cluster"]): reado
 }
 
 function ofMachines(nodes: readonly ClusterNode[], t: Texts["cluster"]): readonly Problem[] {
-  return nodes.flatMap((node): Problem[] => {
-    const { name, is_up, problem, throttled, throttled_since, findings } = node;
-    const found: Problem[] = [];
-    if (!is_up) found.push({ text: `${t.isDown(name)} ${problem ?? ""}`.trim(), cure: null });
-    else if (problem !== null) found.push({ text: t.reported(name, problem), cure: null });
-    if (throttled === true) {
-      const text =
-        throttled_since === null
-          ? t.isThrottled(name)
-          : t.throttledSince(name, moment(throttled_since));
-      found.push({ text, cure: t.throttledCure });
-    }
-    return [...found, ...(findings ?? []).map(({ text, cure }) => ({ text, cure }))];
-  });
+  return nodes.flatMap((node) => [
+    ...downOf(node, t),
+    ...throttledOf(node, t),
+    ...findingsOf(node).map(({ text, cure }) => ({ text: t.reported(node.name, text), cure })),
+  ]);
+}
+
+function downOf({ name, is_up, problem, findings }: ClusterNode, t: Texts["cluster"]): Problem[] {
+  if (is_up && problem === null) return [];
+  const cure = findings?.find(({ text }) => text === problem)?.cure ?? null;
+  if (is_up) return [{ text: t.reported(name, problem ?? ""), cure }];
+  return [{ text: `${t.isDown(name)} ${problem ?? ""}`.trim(), cure }];
+}
+
+function throttledOf(
+  { name, throttled, throttled_since: since, findings }: ClusterNode,
+  t: Texts["cluster"],
+): Problem[] {
+  if (throttled !== true) return [];
+  const why = findings
+    ?.find(({ text }) => text.startsWith(THROTTLED))
+    ?.text.slice(THROTTLED.length);
+  const said = since === null ? t.isThrottled(name) : t.throttledSince(name, moment(since));
+  return [{ text: why === undefined ? said : `${said} (${why.trim()})`, cure: t.throttledCure }];
+}
+
+/** Return the findings that are not said already. */
+function findingsOf({ findings, problem, throttled }: ClusterNode): readonly Finding[] {
+  return (findings ?? []).filter(
+    ({ text }) => text !== problem && !(throttled === true && text.startsWith(THROTTLED)),
+  );
 }

@@ -161,6 +161,7 @@ function ModelCard({ model }: { readonly model: ModelOnDisk }): VNode {
       <h3>
         {model.name}
         {model.is_served && <span class="tag">{t.served}</span>}
+        {model.is_unfinished && <span class="tag wait">{t.unfinished}</span>}
       </h3>
       <dl class="facts">
         <Fact name={t.size} value={model.size_bytes} show={bytes} />

@@ -21,7 +21,7 @@ export const parts: Record<TokenPart, PartText> = {
   },
   encode: {
     name: "encode",
-    text: "The partial vector is packed into 8-bit blocks before it is sent, and unpacked and added when it has arrived.",
+    text: "The partial vector is packed for the wire, in blocks of 8-bit numbers as a rule; those that arrive are unpacked and added.",
   },
   wait: {
     name: "wait",
@@ -33,7 +33,7 @@ export const parts: Record<TokenPart, PartText> = {
   },
   between: {
     name: "between",
-    text: "What is left: adding the token's row of embeddings, choosing the next token, starting the next step.",
+    text: "What lies between two steps: the next token is chosen, and the next step is prepared and announced to all ranks.",
   },
   step: {
     name: "whole step",
@@ -117,8 +117,8 @@ export const lessons: readonly Lesson[] = [
   {
     title: "Why this part is C",
     paragraphs: [
-      "Between two sums lie some hundred microseconds. An interpreter would spend a good part of them on itself, and may stop at any moment to clean up its memory.",
-      "So everything inside a layer is C: products over packed weights with vector instructions, which handle 8, 16 or 32 numbers at once, and the all-reduce, which allocates nothing and takes no lock while a token is computed.",
+      "Between two sums lie a few hundred microseconds. An interpreter would spend a good part of them on itself, and may stop at any moment to clean up its memory.",
+      "So everything inside a layer is C: products over packed weights with vector instructions, which handle 8, 16 or 32 numbers at once, and the all-reduce, which allocates no memory while a token is computed.",
       "Python decides what to compute, once for each step. A few hundred microseconds a token are enough for that, and it is easier to read and to change.",
     ],
     here: () => null,
