@@ -11,7 +11,7 @@ import pytest
 
 from dure.doctor.checks import CHECKS
 from dure.doctor.finding import NEEDS_ROOT, Finding, Severity, judged
-from dure.hardware.examination.condition import Condition
+from dure.hardware.examination.condition import Condition, Kernels
 from dure.hardware.examination.machine_root import UnreadableError
 from tests.support.machine_roots import (
     BUILD,
@@ -309,10 +309,10 @@ def test_what_cannot_be_read_is_called_unreadable_with_the_reason(
 
 
 def test_every_check_was_made_sick_and_unreadable_here() -> None:
-    """A check that is added needs its cases above. The build is no file: it has tests of its own."""
+    """A check that is added needs its cases above. What was built is no file: it has tests of its own."""
     names = {one.name for one in CHECKS}
-    assert {name for name, *_ in SICK} | {"dot-products"} == names
-    assert set(UNREADABLE) == names
+    assert {name for name, *_ in SICK} | {"dot-products", "kernels"} == names
+    assert set(UNREADABLE) | {"kernels"} == names
 
 
 @pytest.mark.parametrize(
@@ -386,6 +386,16 @@ def test_a_device_that_cannot_sleep_or_coalesce_is_no_finding(tmp_path: Path) ->
     by_check = found(tmp_path, asked)
     assert "coalescing" not in by_check
     assert "sleeping-link" not in by_check
+
+
+@pytest.mark.parametrize(("used", "severity"), [("x86-64-v4", Severity.HEALTHY), ("x86-64-v3", W)])
+def test_slower_kernels_than_the_processor_runs_are_a_warning(
+    used: str, severity: Severity
+) -> None:
+    findings = judged(CHECKS, Condition(kernels=Kernels(used, "x86-64-v4")))
+    [finding] = [one for one in findings if one.check == "kernels"]
+    assert finding.severity == severity
+    assert used in finding.evidence
 
 
 def test_a_desktop_without_any_of_it_gets_fewer_findings(tmp_path: Path) -> None:

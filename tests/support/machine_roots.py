@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from dure.hardware.examination.condition import Condition
+from dure.hardware.examination.condition import Condition, Kernels
 from dure.hardware.examination.examine import Installation, examine
 
 FOLDER, NOTHING = object(), MappingProxyType[str, object]({})
@@ -227,5 +227,6 @@ def condition_of(
         folders={"models": f"{HOME}/models", "a node's shards": NODE},
         ports=(7474,),
         build=build,
+        kernels=lambda: Kernels("native", "native"),
     )
     return examine(own, write_root(directory, changes))

@@ -15,8 +15,9 @@ from pathlib import Path
 from dure.cluster.software import NODE_UNIT
 from dure.cluster.trust.joining import JOIN_PORT, NodeFile
 from dure.engine.compute.build import system_info
-from dure.errors import ClusterError, EngineError
-from dure.hardware.examination.condition import Condition
+from dure.engine.compute.variants import best, chosen
+from dure.errors import ClusterError, DureError, EngineError
+from dure.hardware.examination.condition import Condition, Kernels
 from dure.hardware.examination.examine import Installation, examine
 from dure.hardware.examination.machine_root import UnreadableError
 from dure.places import (
@@ -61,6 +62,7 @@ def _installation(node: Path) -> Installation:
         },
         ports=tuple(_ports(node)),
         build=_build,
+        kernels=_kernels,
     )
 
 
@@ -79,4 +81,11 @@ def _build() -> str:
     try:
         return system_info()
     except EngineError as error:
+        raise UnreadableError(error.problem) from error
+
+
+def _kernels() -> Kernels:
+    try:
+        return Kernels(chosen(), best())
+    except DureError as error:
         raise UnreadableError(error.problem) from error

@@ -22,7 +22,9 @@ from dure.places import disk_bytes, free_bytes
 from dure.processes import since_boot_s
 from dure.sizes import bytes_text
 
-__all__ = ["cpus", "health", "idle_s", "limited", "memory_of", "n_cpus", "platform", "probe"]
+__all__ = [
+    "cpus", "health", "idle_s", "limited", "memory_of", "n_cpus", "platform", "probe", "processor_features",
+]  # fmt: skip
 
 # What decides which of llama.cpp's kernels run: as Linux names them on x86 and on ARM.
 _FEATURES = (
@@ -167,13 +169,24 @@ def operating_system() -> str:
         return kernel
 
 
-def _processor() -> tuple[str, tuple[str, ...]]:
-    """Return the processor's name and the features that matter, as Linux reports them; empty elsewhere."""
+def processor_features() -> frozenset[str]:
+    """Return all features of the processor, as Linux names them; none elsewhere."""
+    fields = _processor_fields()
+    return frozenset(fields.get("flags", fields.get("Features", "")).split())
+
+
+def _processor_fields() -> dict[str, str]:
+    """Return what Linux reports of the first core."""
     fields: dict[str, str] = {}
     for line in _text(Path("/proc/cpuinfo")).splitlines():
         name, _, value = line.partition(":")
         fields.setdefault(name.strip(), value.strip())
-    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    return fields
+
+
+def _processor() -> tuple[str, tuple[str, ...]]:
+    """Return the processor's name and the features that matter, as Linux reports them; empty elsewhere."""
+    fields, flags = _processor_fields(), processor_features()
     board = _text(Path("/proc/device-tree/model")).strip("\0 \n")
     name = fields.get("model name") or board or fields.get("Model") or python_platform.processor()
     return name, tuple(feature for feature in _FEATURES if feature in flags)

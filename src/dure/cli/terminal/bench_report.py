@@ -14,6 +14,7 @@ from rich.table import Table
 
 from dure.cli.terminal.console import output
 from dure.cluster.software import versions
+from dure.engine.compute.variants import NATIVE, chosen
 from dure.engine.instruments.benchmark import BenchResult, TokenRate
 from dure.engine.wire import Wire
 from dure.hardware.probe import operating_system, platform
@@ -112,7 +113,7 @@ def _machine() -> dict[str, Any]:
     facts = asdict(platform(versions(), lambda _: ""))
     del facts["problem"]
     facts["versions"]["python"] = python_platform.python_version()
-    return {**facts, "os": operating_system(), "load": os.getloadavg()[0]}
+    return {**facts, "kernels": chosen(), "os": operating_system(), "load": os.getloadavg()[0]}
 
 
 def rows_table(rows: Sequence[BenchRow], wire: Wire) -> Table:
@@ -120,6 +121,8 @@ def rows_table(rows: Sequence[BenchRow], wire: Wire) -> Table:
     first, compares = rows[0].result, any(row.expected for row in rows)
     table = Table(box=None, pad_edge=False)
     title = f"tokens/s; ranks {first.ranks}, sums in {wire.value}"
+    if (kernels := chosen()) != NATIVE:
+        title += f", kernels for {kernels}"
     if first.depth:
         title += f", {first.depth} tokens in the context before"
     table.title, table.title_justify, table.title_style = title, "left", ""

@@ -66,6 +66,23 @@ def dot_products(condition: Condition) -> Iterator[Verdict]:
 
 
 @check(
+    "kernels",
+    "dure's kernels",
+    "dure's own kernels are built for several levels of processors, and the best is the quickest.",
+    "kernels",
+)
+def kernels(condition: Condition) -> Iterator[Verdict]:
+    """Judge whether the best of dure's native libraries is used."""
+    if (found := condition.kernels) is None:
+        return
+    if found.used == found.best:
+        yield healthy("dure uses its best kernels for this processor", found.used)
+        return
+    evidence = f"{found.used}, and {found.best} runs here"
+    yield warning("dure uses slower kernels than it could", evidence, "unset DURE_NATIVE")
+
+
+@check(
     "threads",
     "threads",
     "Threads wait for each other many times per token: more than there are cores take turns, and stop all.",
@@ -116,4 +133,4 @@ def agent(condition: Condition) -> Iterator[Verdict]:
         yield warning("the node's agent does not start with the machine", evidence, cure)
 
 
-CHECKS = (word_size, dot_products, threads, agent)
+CHECKS = (word_size, dot_products, kernels, threads, agent)

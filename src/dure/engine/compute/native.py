@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dure.engine.compute.variants import chosen, file_of
 from dure.errors import ResourceError
 
 __all__ = ["address_of", "ggml_cpu", "library", "mpi"]
@@ -44,16 +45,16 @@ def address_of(array: np.ndarray[Any, Any]) -> int:
 
 @cache
 def library() -> ctypes.CDLL:
-    """Load all that `native/` exports. Raises ResourceError if it cannot be loaded."""
+    """Load all that `native/` exports. Raises ResourceError if it cannot be loaded; also as `chosen`."""
     cpu = ggml_cpu()  # brings libggml-base into the process
     mpi()
-    path = Path(__file__).with_name("libdure_native.so")
+    path = file_of(chosen())
     try:
         loaded = ctypes.CDLL(str(path))
     except OSError as error:
         raise ResourceError(
             f"dure's native library cannot be loaded ({error})",
-            "install dure again with `pip install .`",
+            "install dure again",
         ) from error
     loaded.dure_kernels_new.restype = ctypes.c_void_p
     loaded.dure_kernels_free.argtypes = [ctypes.c_void_p]

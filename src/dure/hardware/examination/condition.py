@@ -227,6 +227,14 @@ class ChosenThreads:
 
 
 @dataclass(frozen=True)
+class Kernels:
+    """Which of dure's native libraries computes, and which would be the best for this processor."""
+
+    used: str
+    best: str
+
+
+@dataclass(frozen=True)
 class Condition:
     """All that is known of a machine. None: it has no such thing, or says nothing about it.
 
@@ -253,6 +261,7 @@ class Condition:
     limits: GroupLimits | None = None
     counts_memory: bool | None = None
     build: str | None = None
+    kernels: Kernels | None = None
     cards: tuple[Card, ...] = ()
     card_speeds: dict[str, float] = field(default_factory=dict)
     rooms: tuple[DiskRoom, ...] = ()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dure.hardware.examination import disks, firewall, memory, network, processor, services
-from dure.hardware.examination.condition import Condition
+from dure.hardware.examination.condition import Condition, Kernels
 from dure.hardware.examination.machine_root import MachineRoot, UnreadableError
 
 __all__ = ["Installation", "examine"]
@@ -50,6 +50,7 @@ class Installation:
     """Where dure lies on a machine. unit: of the agent. ports: on which dure wants to be reached.
 
     folders: those that need room, by what lies in them. build: returns what llama.cpp was built with.
+    kernels: returns which of dure's own native libraries is used.
     """
 
     node_directory: str
@@ -59,6 +60,7 @@ class Installation:
     folders: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[int, ...] = ()
     build: Callable[[], str] = lambda: ""
+    kernels: Callable[[], Kernels | None] = lambda: None
 
 
 def examine(
@@ -75,6 +77,7 @@ def examine(
         "agent": lambda r: services.agent(r, own.node_directory, own.unit, own.user_units),
         "threads": lambda r: services.threads(r, own.config_file),
         "build": lambda _: own.build() or None,
+        "kernels": lambda _: own.kernels(),
     }
     found: dict[str, Any] = {}
     unreadable: dict[str, str] = {}
