@@ -12,6 +12,12 @@
 # make check   every linter, then the tests; clients that are not installed are skipped
 # make lint    every linter
 # make format  format the code and mend what the linter can
+# make sdist, make wheel, make wheel-arm64
+#              build what is given to others into dist/: the source, and wheels that need no compiler;
+#              for arm64 they are cross-compiled: apt install gcc-aarch64-linux-gnu
+# make test-packages
+#              build them, install each into an empty environment, and the container if there is buildah:
+#              tests/packages/run.py
 # make docs    write docs/cli.md and other generated parts anew
 # make site    write the documents as a site to build/site, which needs no network: open build/site/index.html
 # make recording
@@ -39,8 +45,8 @@ NPM := $(shell command -v npm >/dev/null && node -e '\
 CMAKE_ARGS += -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__
 export CMAKE_ARGS
 
-.PHONY: demo install page test test-page clients test-clients test-arm64 check lint lint-page \
-    format docs site recording clean
+.PHONY: demo install sdist wheel wheel-arm64 test-packages page test test-page clients test-clients \
+    test-arm64 check lint lint-page format docs site recording clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -119,6 +125,15 @@ lint-page: page/node_modules/installed
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+sdist: install $(VENV)/installed-dev $(PAGE)
+	$(BIN)/python tools/packages/build.py sdist
+
+wheel: install $(VENV)/installed-dev $(PAGE)
+	$(BIN)/python tools/packages/build.py $(shell uname -m)
+
+wheel-arm64: install $(VENV)/installed-dev $(PAGE)
+	$(BIN)/python tools/packages/build.py aarch64
 
 docs: install
 	$(BIN)/typer dure.cli.app utils docs --name dure --title "The command line" --output docs/cli.md

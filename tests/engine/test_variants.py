@@ -55,7 +55,16 @@ def test_what_needs_nothing_runs_where_no_features_are_known(names: tuple[str, .
 
 def test_an_unknown_name_in_the_environment_is_an_error_with_the_known_ones() -> None:
     """Told by a command as any other error is."""
-    command = [sys.executable, "-m", "dure.cli.main", "run", "models/dure-demo.gguf", "Hello", "-n", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "dure.cli.main",
+        "run",
+        "models/dure-demo.gguf",
+        "Hello",
+        "-n",
+        "1",
+    ]
     environment = {**os.environ, "DURE_NATIVE": "sse9"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode != 0
