@@ -135,6 +135,9 @@ wheel: install $(VENV)/installed-dev $(PAGE)
 wheel-arm64: install $(VENV)/installed-dev $(PAGE)
 	$(BIN)/python tools/packages/build.py aarch64
 
+test-packages: install $(VENV)/installed-dev $(if $(NPM),$(PAGE))
+	$(BIN)/python tests/packages/run.py
+
 docs: install
 	$(BIN)/typer dure.cli.app utils docs --name dure --title "The command line" --output docs/cli.md
 	$(BIN)/python docs/generate.py
