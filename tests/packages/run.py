@@ -1,7 +1,8 @@
 """Install what is given to others into empty environments, and run it there: `make test-packages`.
 
-The wheel and the source, each with all that pip says it needs; then the container, on a base that debootstrap
-makes, with root and buildah. It takes minutes and the network, so CI has only the tests beside this file.
+The wheel and the source, each with all that pip says it needs; then the container, on a base that
+debootstrap makes, with root and buildah. It takes minutes and the network, so CI has only the tests beside
+this file.
 The exit status is 0 if all of it works.
 """
 

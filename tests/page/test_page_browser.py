@@ -1,0 +1,268 @@
+"""The page in a real browser, before a real server of two ranks: every view, and what goes wrong."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from dure.serve.page.built import index
+from tests.support.browsing import CHROMIUM, browser, visiting
+from tests.support.chat_templates import GEMMA
+from tests.support.dure_server import DEMO, Home, Serving
+from tests.support.parrot import write_speaker
+
+WAIT_MS = 30_000  # detects a hang; nothing is measured with it
+KEY = "sk-page-0123456789"
+QUESTION = "Tell me a story about a goat."
+VIEWS = ("cluster", "now", "token", "chat", "models", "log")
+HOSTILE = (
+    "<script>document.title='owned'</script>",
+    "<img src=x onerror=\"document.title='owned'\">",
+    "[here](javascript:document.title='owned')",
+    "[there](https://example.com/)",
+    "**bold**",
+)
+
+
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM, reason="there is no browser: apt install chromium"),
+    pytest.mark.skipif(index() is None, reason="the page was not built: make page"),
+]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server of the demo model over two ranks."""
+    with Home(tmp_path_factory.mktemp("page")).serving("--ranks", "2") as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def patient() -> None:
+    expect.set_options(timeout=WAIT_MS)
+
+
+def send(page: Page, text: str) -> None:
+    """Write a message in the chat, and send it."""
+    page.get_by_label("Write a message").fill(text)
+    page.get_by_role("button", name="Send", exact=True).click()
+
+
+# ---------------------------------------------------------------- every view
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("locale", ["en-US", "ko-KR"])
+def test_every_view_is_shown_and_accessible(
+    chromium: Browser, server: Serving, view: str, locale: str
+) -> None:
+    """In both languages: with its heading, and without a serious finding of axe."""
+    with visiting(chromium, server.url, view, locale=locale, dark=locale == "ko-KR") as page:
+        expect(page.locator("main")).to_be_visible()
+        expect(page.get_by_text("dure-demo").first).to_be_visible()
+        if view == "token":
+            expect(page.locator("main table").first).to_be_visible()
+        assert page.evaluate("document.documentElement.lang") == locale[:2]
+        found = Axe().run(page).response["violations"]
+        serious = [
+            f"{one['id']}: {one['nodes'][0]['html'][:200]}"
+            for one in found
+            if one["impact"] in ("serious", "critical")
+        ]
+        assert serious == []
+
+
+@pytest.mark.parametrize("width", [320, 2000])
+def test_no_view_is_wider_than_its_window(chromium: Browser, server: Serving, width: int) -> None:
+    """On a small phone, and on a large screen."""
+    with visiting(chromium, server.url, width=width) as page:
+        for view in VIEWS:
+            page.goto(f"{server.url}/#/{view}")
+            expect(page.locator("main")).to_be_visible()
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+
+
+def test_the_keyboard_reaches_every_view(chromium: Browser, server: Serving) -> None:
+    """First a link that skips the navigation, then the views, each with its focus visible."""
+    with visiting(chromium, server.url) as page:
+        expect(page.get_by_role("navigation").first).to_be_visible()
+        page.keyboard.press("Tab")
+        expect(page.locator(":focus")).to_have_text("Skip to the content")
+        names = []
+        for _ in range(12):
+            page.keyboard.press("Tab")
+            names.append(page.evaluate("document.activeElement.textContent").strip())
+        assert {"Cluster", "Now", "Token", "Chat", "Models", "Log"} <= set(names)
+
+
+# ---------------------------------------------------------------- chat
+
+
+def test_an_answer_is_streamed_and_kept(chromium: Browser, server: Serving) -> None:
+    """It is there again after a reload, with its speed."""
+    with visiting(chromium, server.url, "chat") as page:
+        send(page, QUESTION)
+        expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.,]+ tok/s"))).to_be_visible()
+        page.reload()
+        expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.,]+ tok/s"))).to_be_visible()
+
+
+def test_an_answer_is_stopped_in_the_middle(chromium: Browser, server: Serving) -> None:
+    """What was written stays; the engine writes no more."""
+    with visiting(chromium, server.url, "chat") as page:
+        send(page, QUESTION)
+        page.get_by_role("button", name="Stop", exact=True).click()
+        expect(page.get_by_text("stopped", exact=False).first).to_be_visible()
+        page.goto(f"{server.url}/#/now")
+        expect(page.get_by_text("No request is running.")).to_be_visible()
+
+
+def test_what_a_model_says_is_text(chromium: Browser, tmp_path: Path) -> None:
+    """Neither script nor picture nor address of a hostile model does anything."""
+    model = tmp_path / "hostile.gguf"
+    write_speaker(model, DEMO, [f"{piece}\n\n" for piece in HOSTILE], GEMMA)
+    with (
+        Home(tmp_path).serving(model=model) as server,
+        visiting(chromium, server.url, "chat") as page,
+    ):
+        send(page, "Hello")
+        expect(page.get_by_text("bold", exact=True)).to_be_visible()
+        answer = page.locator("main")
+        expect(answer.get_by_text(HOSTILE[0])).to_be_visible()
+        expect(answer.get_by_text(HOSTILE[1])).to_be_visible()
+        assert answer.locator("img").count() == 0
+        assert answer.locator("script").count() == 0
+        assert page.title() != "owned"
+        links = answer.locator("a")
+        targets = [links.nth(n).get_attribute("href") for n in range(links.count())]
+        assert targets == ["https://example.com/"]
+        assert "noopener" in (links.first.get_attribute("rel") or "")
+
+
+# ---------------------------------------------------------------- what goes on, and wrong
+
+
+@contextmanager
+def writing(url: str) -> Iterator[None]:
+    """Have long answers written within the block."""
+    ended = threading.Event()
+
+    def ask() -> None:
+        body = {"prompt": "The bell", "max_tokens": 1500, "ignore_eos": True, "n": 4}
+        while not ended.is_set():
+            httpx.post(f"{url}/v1/completions", json=body, timeout=120)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(120)
+
+
+def test_running_requests_are_shown_and_cancelled(chromium: Browser, server: Serving) -> None:
+    """With their speed; a strip of every rank moves meanwhile, and tells its numbers as a table."""
+    with writing(server.url), visiting(chromium, server.url, "now") as page:
+        expect(page.get_by_text("writing").first).to_be_visible()
+        expect(page.get_by_text(re.compile(r"\d+ steps shown"))).to_be_visible()
+        rows = page.locator("table").filter(has_text="wait and wire").locator("tbody tr")
+        expect(rows).to_have_count(2)
+        page.get_by_role("button", name="Cancel").first.click()
+
+
+def test_a_lost_rank_is_seen_while_the_answer_goes_on(chromium: Browser, server: Serving) -> None:
+    """The cluster's view says so by itself, and that all is well again."""
+    with writing(server.url), visiting(chromium, server.url, "cluster") as page:
+        expect(page.get_by_text("ready").first).to_be_visible()
+        ranks = [
+            one
+            for one in server.engine().children(recursive=True)
+            if any("rank" in word for word in one.cmdline())
+        ]
+        ranks[-1].kill()
+        expect(page.get_by_text(re.compile("restarting|the engine ended")).first).to_be_visible()
+        expect(page.get_by_role("banner").get_by_text("ready")).to_be_visible()
+
+
+def test_a_key_is_asked_for_and_kept(chromium: Browser, tmp_path: Path) -> None:
+    """A wrong one is told; the right one opens every view, also after a reload."""
+    with (
+        Home(tmp_path).serving("--api-key", f"anna:{KEY}") as server,
+        visiting(chromium, server.url, refused=True) as page,
+    ):
+        page.get_by_label("API key").fill("sk-wrong")
+        page.get_by_role("button", name="Use this key").click()
+        expect(page.get_by_text("did not accept this key")).to_be_visible()
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_role("button", name="Use this key").click()
+        expect(page.get_by_text("dure-demo").first).to_be_visible()
+        page.reload()
+        expect(page.get_by_text("Machines").first).to_be_visible()
+
+
+class _Slow(BaseHTTPRequestHandler):
+    """Serves a model slowly."""
+
+    protocol_version = "HTTP/1.1"
+    release = threading.Event()
+
+    def do_HEAD(self) -> None:
+        self._head()
+
+    def do_GET(self) -> None:
+        data = DEMO.read_bytes()
+        self._head()
+        self.wfile.write(data[: len(data) // 2])
+        self.wfile.flush()
+        self.release.wait(60)
+        self.wfile.write(data[len(data) // 2 :])
+
+    def _head(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", str(DEMO.stat().st_size))
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_model_is_pulled_with_its_progress(chromium: Browser, server: Serving) -> None:
+    """Half of it is seen before the rest comes; then it is listed."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Slow) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        with visiting(chromium, server.url, "models") as page:
+            page.get_by_label("Name").fill(f"http://127.0.0.1:{hub.server_port}/other.gguf")
+            page.get_by_role("button", name="Pull", exact=True).click()
+            expect(page.get_by_text(re.compile("running")).first).to_be_visible()
+            expect(page.get_by_role("progressbar").first).to_be_visible()
+            _Slow.release.set()
+            expect(page.get_by_text("done", exact=True).first).to_be_visible()
+            expect(page.get_by_text("other.gguf").first).to_be_visible()
+        hub.shutdown()
+
+
+def test_the_first_view_needs_little(chromium: Browser, server: Serving) -> None:
+    """At most 200 kB travel before it is there."""
+    with visiting(chromium, server.url) as page:
+        expect(page.get_by_text("Machines").first).to_be_visible()
+        sizes = page.evaluate(
+            "performance.getEntriesByType('resource').filter(e => e.name.includes('/assets/'))"
+            ".map(e => e.encodedBodySize)"
+        )
+        assert 0 < sum(sizes) <= 200_000
