@@ -97,7 +97,10 @@ function Lane({ trace, rank, span, width }: LaneProps): VNode {
 
 function Axis({ span, width, top }: { span: Span; width: number; top: number }): VNode {
   const length_s = span.ended - span.begun;
-  const ticks = ticksOf({ from_s: 0, until_s: length_s, width_px: width }, width / TICK_EVERY_PX);
+  const ticks = ticksOf(
+    { from_s: 0, until_s: length_s, width_px: width },
+    Math.max(3, width / TICK_EVERY_PX),
+  );
   return (
     <g aria-hidden="true">
       {ticks.map((at_s) => (
