@@ -196,7 +196,7 @@ def test_a_lost_rank_is_seen_while_the_answer_goes_on(chromium: Browser, server:
             if any("rank" in word for word in one.cmdline())
         ]
         ranks[-1].kill()
-        expect(page.get_by_text(re.compile("restarting|the engine ended")).first).to_be_visible()
+        expect(page.get_by_text(re.compile("starts again|the engine ended")).first).to_be_visible()
         expect(page.get_by_role("banner").get_by_text("ready")).to_be_visible()
 
 
@@ -247,7 +247,7 @@ def test_a_model_is_pulled_with_its_progress(chromium: Browser, server: Serving)
     with ThreadingHTTPServer(("127.0.0.1", 0), _Slow) as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         with visiting(chromium, server.url, "models") as page:
-            page.get_by_label("Name").fill(f"http://127.0.0.1:{hub.server_port}/other.gguf")
+            page.locator("main").get_by_role("textbox").fill(f"http://127.0.0.1:{hub.server_port}/other.gguf")
             page.get_by_role("button", name="Pull", exact=True).click()
             expect(page.get_by_text(re.compile("running")).first).to_be_visible()
             expect(page.get_by_role("progressbar").first).to_be_visible()

@@ -1,7 +1,7 @@
 /** The machines as they work together. */
 import type { VNode } from "preact";
 import type { ServerState, State } from "../api/contract";
-import { state, steps } from "../api/feed";
+import { log, state, steps } from "../api/feed";
 import { bytes, clock, count, figure, large, long, percent, short } from "../format";
 import { lengthOf, meansOf } from "../now/strip";
 import { Figure } from "../parts/Figure";
@@ -13,6 +13,7 @@ import { Fact, NodeCard } from "./NodeCard";
 import { problemsOf } from "./problems";
 
 const RECENT_S = 10;
+const HAPPENED = 8;
 
 export function ClusterView(): VNode {
   const t = text.value;
@@ -95,18 +96,26 @@ function Problems({ state: now }: { readonly state: State }): VNode {
   );
 }
 
+/** What was seen of the machines, and what the server says of them and of its engine, the latest first. */
+function happenings(): readonly { readonly at: number; readonly what: string }[] {
+  const t = text.value.cluster;
+  const seen = changes.value.map(({ at, kind, name }) => ({ at, what: t[kind](name) }));
+  const said = log.value
+    .filter(({ kind }) => kind === "engine" || kind === "cluster")
+    .map((entry) => ({ at: entry.at, what: entry.text }));
+  return [...seen, ...said].sort((one, other) => other.at - one.at).slice(0, HAPPENED);
+}
+
 function Happened(): VNode {
   const t = text.value.cluster;
+  const lines = happenings();
   return (
-    <section
-      class={changes.value.length === 0 ? "unseen" : "card"}
-      aria-labelledby="happened-title"
-    >
+    <section class={lines.length === 0 ? "unseen" : "card"} aria-labelledby="happened-title">
       <h2 id="happened-title">{t.happened}</h2>
       <ul class="happened" aria-live="polite">
-        {changes.value.map((change) => (
-          <li key={`${change.at} ${change.name}`}>
-            <span class="quiet">{clock(change.at, true)}</span> {t[change.kind](change.name)}
+        {lines.map(({ at, what }) => (
+          <li key={`${at} ${what}`}>
+            <span class="quiet">{clock(at, true)}</span> {what}
           </li>
         ))}
       </ul>

@@ -113,7 +113,7 @@ def run_server(
         state = _state(plan, model, _embedding_model(plan, embedding, embedding_words))
         life = EngineLifespan(
             [engine, *([embedding] if embedding else [])],
-            lambda: ready(engine.info.transport),
+            lambda: _loaded(ready, engine.info.transport, journal),
             progress,
         )
         app = build_app(state, [responses.router(), anthropic.router(), ollama.router()], page)
@@ -145,6 +145,11 @@ class _Journaled:
     def text(self) -> bytes:
         """Return all figures as Prometheus reads them."""
         return self._metrics.text()
+
+
+def _loaded(ready: Callable[[str], None], transport: str, journal: Journal) -> None:
+    journal.add("engine", "info", "the model is loaded")
+    ready(transport)
 
 
 def _noting(warn: Callable[[str], None], journal: Journal) -> Callable[[str], None]:

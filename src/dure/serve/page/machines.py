@@ -24,9 +24,14 @@ _MBIT = 1e6 / 8
 
 
 def nodes_shown(
-    info: ModelInfo | None, reports: Sequence[NodeReport], peak_bytes: Sequence[int]
+    info: ModelInfo | None,
+    reports: Sequence[NodeReport],
+    peak_bytes: Sequence[int],
+    throttled: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """Return this machine and every node. info: of the model, None while none is loaded.
+
+    throttled: since when machines are, by name; seconds since 1970.
 
     Ranks on one machine, as for a trial, are drawn as if each had its own.
     """
@@ -37,7 +42,10 @@ def nodes_shown(
     for name in names:
         ranks = [n for n, place in enumerate(places) if node_of(place) == name]
         apart = [[n] for n in ranks] or [[]]
-        found += [_node(name, own, by_name.get(name), places, peak_bytes) for own in apart]
+        since = {"throttled_since": throttled.get(name)}
+        found += [
+            {**_node(name, own, by_name.get(name), places, peak_bytes), **since} for own in apart
+        ]
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -62,6 +62,7 @@ class PageWatch:
         self._begun = time.monotonic()
         self._links: dict[str, LinkSpeed] = {}
         self._rates: _Rates | None = None
+        self._since: dict[str, float] = {}
         self._made, self._made_at = b"", -_SHARED_S
 
     # ---------------------------------------------------------------- over time
@@ -133,9 +134,15 @@ class PageWatch:
                 for one in stats.owners
                 if one.running or one.waiting
             ],
-            "nodes": nodes_shown(info, reports, stats.peak_bytes),
+            "nodes": nodes_shown(info, reports, stats.peak_bytes, self._throttled(reports)),
             "links": links_shown(info, notes, self._links.get, errors),
         }
+
+    def _throttled(self, reports: Sequence[NodeReport]) -> Mapping[str, float]:
+        """Return since when machines are throttled, by name; seconds since 1970."""
+        names = [one.member.name for one in reports if one.health and one.health.throttled]
+        self._since = {name: self._since.get(name, time.time()) for name in names}
+        return self._since
 
     def _info(self) -> ModelInfo | None:
         try:
