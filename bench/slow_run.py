@@ -38,7 +38,7 @@ DEMO = ROOT / "models" / "dure-demo.gguf"
 MONITORING = ROOT / "deploy" / "monitoring"
 PORT, SCRAPER_PORT = 18080, 19090
 OVER_S = 10  # of rates
-SLOW = "10mbit"
+SLOW = "2mbit"
 CLIENT = """
 import json, sys, threading, time, urllib.request
 def ask(number):
@@ -105,7 +105,7 @@ def running(command: Sequence[object], count: int = 1) -> Iterator[None]:
 
 @contextmanager
 def slow_link(machine: Machine) -> Iterator[None]:
-    """What a host sends goes at 10 Mbit/s, as through a bad cable or a radio."""
+    """What a host sends goes at 2 Mbit/s, as by a bad radio."""
     at = ("tc", "-n", machine.name, "qdisc", "replace", "dev", machine.host.device, "root", "tbf")
     subprocess.run([*at, "rate", SLOW, "burst", "1600", "latency", QUEUE], check=True)
     try:
@@ -200,7 +200,7 @@ def lived(root: Machine, node: Machine, seconds: int) -> list[Phase]:
     done = []
     for phase in (
         Phase("as it should be"),
-        Phase("other programs on the node", lambda: running(node.host.command(spin), 2)),
+        Phase("other programs on the node", lambda: running(node.host.command(spin), 6)),
         Phase("a slow link", lambda: slow_link(node)),
         Phase("twelve clients", lambda: asked(root, 12)),
         Phase("the node is lost", lambda: lost(node)),

@@ -36,7 +36,10 @@ from tests.support.guarded_server import ScriptedEngine, serving, wait_for
 from tests.support.serve_process import dure_serve
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
-DONE = Done("a", "stop", Timings(queue_s=0.5, prompt_tokens=3, cached_tokens=1, tokens=2), 9)
+TIMINGS = Timings(
+    queue_s=0.5, prompt_tokens=3, cached_tokens=1, prompt_s=0.125, tokens=2, generate_s=0.25
+)
+DONE = Done("a", "stop", TIMINGS, 9)
 ANSWER = (PrefillProgress("a", 3, 1, 3, 0.1), Token("a", 5), Token("a", 6), DONE)
 
 
@@ -205,6 +208,10 @@ def test_an_answer_is_measured_and_recorded(metrics: Metrics) -> None:
     assert value(metrics, "vllm:e2e_request_latency_seconds_count") == 1
     assert value(metrics, "dure_queue_seconds_sum") == 0.5
     assert value(metrics, "dure_answers_total", reason="stop") == 1
+    assert value(metrics, "vllm:request_prompt_tokens_sum") == 3
+    assert value(metrics, "vllm:request_generation_tokens_sum") == 2
+    assert value(metrics, "vllm:request_prefill_time_seconds_sum") == 0.125
+    assert value(metrics, "vllm:request_decode_time_seconds_sum") == 0.25
     assert value(metrics, "llamacpp:n_tokens_max") == 5
     assert (record.model, record.finish_reason) == ("m", "stop")
     assert (record.prompt_tokens, record.cached_tokens, record.completion_tokens) == (3, 1, 2)

@@ -47,6 +47,7 @@ _NEXT_TOKEN_S = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
     *(1, 2.5, 5, 7.5, 10, 20, 40, 80),
 )
+_TOKENS = tuple(factor * 10**power for power in range(6) for factor in (1, 2, 5))
 
 
 class Metrics(Collector):
@@ -62,6 +63,8 @@ class Metrics(Collector):
         self._engine, self._model, self._nodes = engine, model, nodes
         self._first_token, self._next_token = Histogram(_FIRST_TOKEN_S), Histogram(_NEXT_TOKEN_S)
         self._request, self._queue = Histogram(REQUEST_S), Histogram(REQUEST_S)
+        self._prefill, self._decode = Histogram(REQUEST_S), Histogram(REQUEST_S)
+        self._prompt_length, self._length = Histogram(_TOKENS), Histogram(_TOKENS)
         self._finished: Counter[str] = Counter()
         self._longest = 0
         self._http = RequestMetrics()
@@ -85,6 +88,10 @@ class Metrics(Collector):
         self._request.observe(seconds)
         if timings:
             self._queue.observe(timings.queue_s)
+            self._prefill.observe(timings.prompt_s)
+            self._decode.observe(timings.generate_s)
+            self._prompt_length.observe(timings.prompt_tokens)
+            self._length.observe(timings.tokens)
             self._longest = max(self._longest, timings.prompt_tokens + timings.tokens)
 
     # What is collected
@@ -151,6 +158,8 @@ class Metrics(Collector):
             ("prefix_cache_hits", "Prompt tokens found in the cache", stats.cache_hits),
             ("prompt_tokens", "Prompt tokens, cached ones too", prompt),
             ("generation_tokens", "Tokens generated", stats.generated_tokens),
+            ("spec_decode_num_draft_tokens", "Draft tokens proposed", stats.drafted),
+            ("spec_decode_num_accepted_tokens", "Draft tokens accepted", stats.accepted),
         ):
             yield counter(f"vllm:{name}", text, value, model)
         reasons = Counter({_VLLM_REASONS[reason]: n for reason, n in self._finished.items()})
@@ -162,6 +171,10 @@ class Metrics(Collector):
             ("inter_token_latency_seconds", "Token to token", self._next_token),
             ("e2e_request_latency_seconds", "Request to end of answer", self._request),
             ("request_queue_time_seconds", "Wait before the prompt's start", self._queue),
+            ("request_prefill_time_seconds", "Time of the prompt", self._prefill),
+            ("request_decode_time_seconds", "Time after the prompt", self._decode),
+            ("request_prompt_tokens", "Tokens of a prompt", self._prompt_length),
+            ("request_generation_tokens", "Tokens of an answer", self._length),
         ):
             yield histogram(f"vllm:{name}", text, values, model)
 
