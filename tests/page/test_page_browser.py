@@ -247,7 +247,9 @@ def test_a_model_is_pulled_with_its_progress(chromium: Browser, server: Serving)
     with ThreadingHTTPServer(("127.0.0.1", 0), _Slow) as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         with visiting(chromium, server.url, "models") as page:
-            page.locator("main").get_by_role("textbox").fill(f"http://127.0.0.1:{hub.server_port}/other.gguf")
+            page.locator("main").get_by_role("textbox").fill(
+                f"http://127.0.0.1:{hub.server_port}/other.gguf"
+            )
             page.get_by_role("button", name="Pull", exact=True).click()
             expect(page.get_by_text(re.compile("running")).first).to_be_visible()
             expect(page.get_by_text(re.compile("3.7 MB of 7.4 MB"))).to_be_visible()

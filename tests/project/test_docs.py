@@ -85,7 +85,8 @@ def test_every_command_and_option_that_a_page_names_is_there(name: str) -> None:
     group: Any = get_command(app)
     commands = set(group.commands)
     assert {"run", "chat", "pull", "ls", "rm", "show", "cut", "bench", "config"} <= commands
-    for snippet in snippets(ROOT / name):
+    typed = [snippet for snippet in snippets(ROOT / name) if not snippet.startswith("pip ")]
+    for snippet in typed:
         for command, rest in re.findall(r"\bdure ([a-z]+)\b([^\n|]*)", snippet):
             assert command in commands, f"{name}: dure {command}"
             section = help_of.split(f"## `dure {command}`")[1].split("\n## ")[0]
