@@ -160,7 +160,7 @@ class LiveUpstream:
         learned = self.learned
         seen = (learned.prompts.sums, learned.answers.sums, learned.late)
         if self._known is None or (
-            (now_s - self._known_s > _KNOWN_S or not self._known[1].measured)
+            now_s - self._known_s > _KNOWN_S
             and any(one is not other for one, other in zip(self._known[0], seen, strict=True))
         ):
             self._known, self._known_s = (seen, learned.speed(self.upstream)), now_s

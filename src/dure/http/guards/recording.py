@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
-import uuid
 from collections.abc import Callable
 
 from dure.http.access_log import RequestRecord, current_record
@@ -12,6 +12,7 @@ from dure.http.guards.asgi import App, Message, Receive, Scope, Send, header
 
 __all__ = ["Recording"]
 
+_ids = random.Random()  # noqa: S311 (an id is no secret, and the system is slow to give numbers)
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -80,7 +81,7 @@ def _new_record(scope: Scope) -> RequestRecord:
     sane = given is not None and _SANE_ID.fullmatch(given)
     client = scope.get("client")
     return RequestRecord(
-        id=given.decode() if given and sane else uuid.uuid4().hex,
+        id=given.decode() if given and sane else f"{_ids.getrandbits(128):032x}",
         method=scope["method"],
         path=scope["path"],
         client=client[0] if client else "",
