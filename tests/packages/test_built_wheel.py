@@ -84,6 +84,21 @@ def test_its_name_says_what_it_needs_and_its_libraries_hold_to_it(wheel: Path) -
     assert problems_of(wheel) == []
 
 
+@pytest.mark.skipif(
+    shutil.which("aarch64-linux-gnu-gcc") is None, reason="apt install gcc-aarch64-linux-gnu"
+)
+def test_one_for_arm64_is_built_without_its_libraries(tmp_path: Path) -> None:
+    """By a cross compiler. It was run in the container for arm64, emulated: docs/LOG.md."""
+    wheel = built("aarch64", tmp_path)
+    assert wheel.name.endswith("-py3-none-manylinux_2_34_aarch64.whl")
+    with zipfile.ZipFile(wheel) as zipped:
+        (library,) = (name for name in zipped.namelist() if name.endswith(".so"))
+        machine = zipped.read(library)[18:20]
+    assert library.endswith("/libdure_native-armv8-a.so")
+    assert machine == (183).to_bytes(2, "little")  # EM_AARCH64
+    assert problems_of(wheel) == []
+
+
 def test_all_of_the_package_is_in_it_and_nothing_else(wheel: Path) -> None:
     """The page too, if it was built."""
     with zipfile.ZipFile(wheel) as zipped:
