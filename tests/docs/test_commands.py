@@ -31,6 +31,7 @@ ELSEWHERE = {  # pages without commands to try, or whose commands have tests of 
     "docs/LOG.md": "measurements",
     "docs/pods.md": "tests/pods, with an emulator of the provider",
     "docs/router.md": "tests/route",
+    "docs/install.md": "tests/packages, and `make test-packages`",
     "docs/monitoring.md": "it needs Prometheus and Grafana",
 }
 WITHOUT_MODEL = {"plan", "ps", "doctor", "config"}
