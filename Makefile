@@ -20,6 +20,8 @@
 #              tests/packages/run.py
 # make docs    write docs/cli.md and other generated parts anew
 # make site    write the documents as a site to build/site, which needs no network: open build/site/index.html
+# make screenshots
+#              take the pictures of docs/page.md anew: with chromium, while nothing else runs
 # make recording
 #              record the moving picture of the README anew, while nothing else runs
 # make clean   remove .venv, .clients and what was built
@@ -46,7 +48,7 @@ CMAKE_ARGS += -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__
 export CMAKE_ARGS
 
 .PHONY: demo install sdist wheel wheel-arm64 test-packages page test test-page clients test-clients \
-    test-arm64 check lint lint-page format docs site recording clean
+    test-arm64 check lint lint-page format docs site screenshots recording clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -145,6 +147,9 @@ docs: install
 
 site: docs $(VENV)/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+screenshots: install $(VENV)/installed-dev
+	DURE_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/page -k pictures
 
 recording: install
 	$(BIN)/python docs/recording.py

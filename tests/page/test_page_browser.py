@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -184,6 +185,27 @@ def test_running_requests_are_shown_and_cancelled(chromium: Browser, server: Ser
         rows = page.locator("table").filter(has_text="wait and wire").locator("tbody tr")
         expect(rows).to_have_count(2)
         page.get_by_role("button", name="Cancel").first.click()
+
+
+SHOWN = {"cluster": "Machines", "now": "writing", "token": "Where the time went"}
+
+
+@pytest.mark.parametrize("view", [*SHOWN, "chat"])
+def test_pictures_of_the_documents_show_work(
+    chromium: Browser, server: Serving, view: str, tmp_path: Path
+) -> None:
+    """Each view while answers are written; DURE_SCREENSHOTS names where docs/page.md has them."""
+    picture = Path(os.environ.get("DURE_SCREENSHOTS", tmp_path)) / f"page-{view}.png"
+    busy = nullcontext() if view == "chat" else writing(server.url)
+    with busy, visiting(chromium, server.url, view) as page:
+        if view == "chat":
+            send(page, QUESTION)
+            expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.,]+ tok/s"))).to_be_visible()
+        else:
+            expect(page.get_by_text(SHOWN[view]).first).to_be_visible()
+            page.wait_for_timeout(3000)  # the strip has moved on
+        page.screenshot(path=picture)
+    assert picture.stat().st_size > 10_000
 
 
 def test_a_lost_rank_is_seen_while_the_answer_goes_on(chromium: Browser, server: Serving) -> None:
