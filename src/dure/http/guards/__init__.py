@@ -19,8 +19,9 @@ from dure.http.guards.keys import KeyRing
 from dure.http.guards.rate import Rate, RateLimit
 from dure.http.guards.recording import Recording
 from dure.http.guards.stopping import RunningRequests, Stopping
+from dure.http.guards.web_pages import WebPages
 from dure.http.metrics import ServerMetrics
-from dure.http.settings import ServerSettings
+from dure.http.settings import ServerSettings, is_public
 
 __all__ = ["guarded"]
 
@@ -43,6 +44,11 @@ def guarded(
         partial(Recording, ended=ended),
         Faults,
         partial(Cors, origins=settings.cors_origins),
+        *(
+            []
+            if is_public(settings)
+            else [partial(WebPages, origins=settings.cors_origins, keys=keys)]
+        ),
         partial(Stopping, running=running),
         partial(KeyCheck, keys=keys),
         partial(Figures, metrics=metrics),
