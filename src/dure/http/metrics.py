@@ -46,6 +46,7 @@ REQUEST_S = (
 )
 """The bounds of a histogram of requests' lengths, in seconds."""
 
+_ENDLESS = frozenset({"/page/feed"})  # last for as long as somebody looks
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 MAX_OWNERS = 200  # names of keys that were ever used; the rest are counted together
 OTHERS = "(others)"
@@ -109,7 +110,8 @@ class RequestMetrics:
         owner = record.owner if record.owner in self._owners else OTHERS
         method = record.method if record.method in _METHODS else "(other)"
         self._requests[record.route or "(none)", method, str(record.status), owner] += 1
-        self._seconds.observe(record.duration_s)
+        if record.path not in _ENDLESS:
+            self._seconds.observe(record.duration_s)
         self._n_hung_up += record.hung_up
         self._ignored.update(record.ignored)
 

@@ -24,6 +24,7 @@ from dure.errors import DureError
 from dure.http.access_log import RequestRecord, json_line, text_line
 from dure.http.binding import bound
 from dure.http.guards import guarded
+from dure.http.guards.access import OWN_KEY
 from dure.http.guards.asgi import App
 from dure.http.guards.connection import ConnectionConfig, GuardedConnection
 from dure.http.guards.keys import KeyRing
@@ -37,7 +38,6 @@ from dure.http.settings import ServerSettings, check_binding, is_public
 __all__ = ["HttpServer", "Served", "serve"]
 
 _log = logging.getLogger("dure.serve")
-OWN_KEY = "dure-ps"  # of this user's own commands, every server makes a new one
 _LAST_WORDS_S = 5.0  # for cancelled requests to end their streams
 _TLS_CHECK_TICKS = 100  # of 0.1 s
 

@@ -12,12 +12,11 @@ from collections.abc import Mapping
 import msgspec
 
 from dure.errors import UsageError
-from dure.http.guards.access import owner_of
+from dure.http.guards.access import OWN_KEY, owner_of
 from dure.http.guards.asgi import Receive, Scope, Send
 from dure.http.guards.refusal import Refusal, refuse
 from dure.http.problems import json_response
 from dure.http.registry import running_servers
-from dure.http.server import OWN_KEY
 from dure.http.server_status import ask_server
 from dure.route.decision import Decision
 from dure.route.dialects import read_request

@@ -124,7 +124,7 @@ def run_server(
                 plan.settings,
                 model=plan.name,
                 announce=announce,
-                stopping=lambda: stopping() if life.error is None else None,
+                stopping=lambda: _stopping(page, stopping if life.error is None else None),
             )
     if life.error is not None:
         raise life.error
@@ -145,6 +145,12 @@ class _Journaled:
     def text(self) -> bytes:
         """Return all figures as Prometheus reads them."""
         return self._metrics.text()
+
+
+def _stopping(page: PageWatch, tell: Callable[[], None] | None) -> None:
+    page.is_stopping = True
+    if tell is not None:
+        tell()
 
 
 def _loaded(ready: Callable[[str], None], transport: str, journal: Journal) -> None:

@@ -19,4 +19,5 @@ router = APIRouter()
 async def show_docs() -> Response:
     """Show the page; it reads /openapi.json and works without Internet."""
     page = files("dure.serve").joinpath("docs.html").read_bytes()
-    return Response(page, media_type="text/html; charset=utf-8")
+    headers = {"content-security-policy": "frame-ancestors 'none'"}  # nobody may click there unseen
+    return Response(page, media_type="text/html; charset=utf-8", headers=headers)

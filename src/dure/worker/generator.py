@@ -185,6 +185,8 @@ class Generator:
                 self._tracer.watch(on=on)
             case msg.TraceToken():
                 self._tracer.trace()
+            case msg.EndTrace():
+                self._tracer.end_trace()
             case _:
                 return False
         return True

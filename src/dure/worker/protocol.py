@@ -19,6 +19,7 @@ __all__ = [
     "AttachAdapter",
     "Cancel",
     "DetachAdapter",
+    "EndTrace",
     "EngineOptions",
     "Events",
     "Fatal",
@@ -118,6 +119,10 @@ class TraceToken(_Message):
     """Trace the next decode step; TokenTraced answers once it is computed."""
 
 
+class EndTrace(_Message):
+    """Trace no more, as nobody waits any longer."""
+
+
 class Stop(_Message):
     """End the process."""
 
@@ -192,7 +197,9 @@ class Fatal(_Message):
     error: ErrorRecord
 
 
-ToWorker = Start | Submit | Cancel | AttachAdapter | DetachAdapter | Watch | TraceToken | Stop
+ToWorker = (
+    Start | Submit | Cancel | AttachAdapter | DetachAdapter | Watch | TraceToken | EndTrace | Stop
+)
 FromWorker = (
     Loading
     | StartEvent

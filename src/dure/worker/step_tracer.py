@@ -48,6 +48,13 @@ class StepTracer:
         self._is_tracing = True
         self._loop.watch(on=True)
 
+    def end_trace(self) -> None:
+        """Trace no more: nobody waits for the token any longer."""
+        if self._is_tracing:
+            self._executor.traced()
+            self._is_tracing = False
+            self._loop.watch(on=self._is_watched)
+
     def stepped(self) -> None:
         """Take in the notes of a step that was just computed."""
         if not (self._is_watched or self._is_tracing):

@@ -5,6 +5,7 @@ Refuses to know processes: messages are given to it, and taken.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ class WatchedSteps:
         self._notes: deque[StepNote] = deque(maxlen=_KEPT)
         self._n_seen = 0
         self._traced: Awaited | None = None
+        self._n_waiting = 0
         self._trace: TokenTrace | None = None
 
     @contextmanager
@@ -62,7 +64,16 @@ class WatchedSteps:
         if self._traced is None:
             self._traced = Awaited()
             self._send(msg.TraceToken())
-        await self._traced.wait()
+        self._n_waiting += 1
+        try:
+            await self._traced.wait()
+        except asyncio.CancelledError:
+            if self._n_waiting == 1 and self._traced is not None:
+                self._traced = None
+                self._send(msg.EndTrace())
+            raise
+        finally:
+            self._n_waiting -= 1
         assert self._trace is not None, "it was traced"
         return self._trace
 

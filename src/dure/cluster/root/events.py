@@ -35,17 +35,31 @@ class EventLog:
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Yield all events; a line that a full disk cut off is passed over."""
+        yield from self.read_from(0)[0]
+
+    def read_from(self, offset: int) -> tuple[list[dict[str, Any]], int]:
+        """Return the events from a place in the file on, and where the next ones will be.
+
+        offset: as was returned before, 0 for all; one beyond the end is of a file that was cut off since.
+        """
         try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
+            with self._path.open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(offset if offset <= size else 0)
+                data = file.read()
+                end = file.tell()
         except FileNotFoundError:
-            return
-        for line in lines:
+            return [], 0
+        whole, _, rest = data.rpartition(b"\n")
+        found = []
+        for line in whole.splitlines():
             try:
                 event = json.loads(line)
             except ValueError:
                 continue
             if isinstance(event, dict):
-                yield event
+                found.append(event)
+        return found, end - len(rest)
 
     def _shorten(self) -> None:
         lines = self._path.read_bytes().splitlines(keepends=True)

@@ -40,15 +40,12 @@ def guarded(
     """
     rates = (settings.requests_per_minute, settings.tokens_per_minute)
     requests, tokens = (Rate(rate) if rate is not None else None for rate in rates)
+    is_local = not is_public(settings) and settings.unix_socket is None  # browsers know no sockets
     stack: list[Callable[[App], App]] = [
         partial(Recording, ended=ended),
         Faults,
         partial(Cors, origins=settings.cors_origins),
-        *(
-            []
-            if is_public(settings)
-            else [partial(WebPages, origins=settings.cors_origins, keys=keys)]
-        ),
+        *([partial(WebPages, origins=settings.cors_origins, keys=keys)] if is_local else []),
         partial(Stopping, running=running),
         partial(KeyCheck, keys=keys),
         partial(Figures, metrics=metrics),

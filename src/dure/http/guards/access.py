@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 
 from dure.http.access_log import record_of
@@ -11,11 +12,15 @@ from dure.http.guards.keys import ApiKey, KeyRing
 from dure.http.guards.refusal import Refusal, refuse
 from dure.http.guards.stopping import HEALTH_PATHS
 
-__all__ = ["KeyCheck", "key_of", "owner_of"]
+__all__ = ["OWN_KEY", "KeyCheck", "key_of", "owner_of"]
+
+OWN_KEY = "dure-ps"  # of this user's own commands, every server makes a new one
 
 _log = logging.getLogger("dure.serve")
 _OPEN_PATHS = HEALTH_PATHS | {"/", "/docs"}  # a browser shows what these say, and sends no key
-_OPEN_FOLDER = "/page/assets/"
+_OPEN_FILE = re.compile(
+    r"/page/assets/[A-Za-z0-9_-][A-Za-z0-9._-]*"
+)  # of the page, which has no secrets
 _NO_KEY = Refusal(
     401, "an API key is wanted: send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`"
 )
@@ -38,7 +43,7 @@ class KeyCheck:
             await self._app(scope, receive, send)
             return
         key = self._key(scope) if self._keys else None
-        if self._keys and key is None and not _is_open(scope["path"]):
+        if self._keys and key is None and not _is_open(scope):
             refusal = _WRONG_KEY if any(_shown(scope)) else _NO_KEY
             await refuse(send, refusal, scope["path"])
             return
@@ -55,8 +60,11 @@ class KeyCheck:
         return next((key for key in found if key is not None), None)
 
 
-def _is_open(path: str) -> bool:
-    return path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER)
+def _is_open(scope: Scope) -> bool:
+    path = scope["path"]
+    if scope["method"] in ("GET", "HEAD") and _OPEN_FILE.fullmatch(path):
+        return bool(scope.get("raw_path", path.encode()) == path.encode())  # spelt as it is meant
+    return path in _OPEN_PATHS
 
 
 def _shown(scope: Scope) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ from dure.http.guards.refusal import Refusal, refuse
 
 __all__ = ["WebPages"]
 
-_OF_A_HOUSE = (".localhost", ".local", ".lan", ".home.arpa", ".internal")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PORT = re.compile(r":\d{1,5}$")
 _FOREIGN_NAME = Refusal(
     403,
@@ -52,28 +52,37 @@ class WebPages:
             await refuse(send, refusal, scope["path"])
 
     def _refusal(self, scope: Scope) -> Refusal | None:
-        host = (header(scope, b"host") or b"").decode("latin-1").lower()
-        if not _is_of_this_house(_PORT.sub("", host), self._names):
+        host = _text(scope, b"host")
+        if not _is_this_machine(_PORT.sub("", host).rstrip("."), self._names):
             return _FOREIGN_NAME
-        origin = (header(scope, b"origin") or b"").decode("latin-1").lower()
-        return None if self._may_ask(origin, host) else _FOREIGN_PAGE
-
-    def _may_ask(self, origin: str, host: str) -> bool:
-        if not origin or origin in self._origins or urlsplit(origin).netloc == host:
-            return True
-        return "localhost" in self._origins and urlsplit(origin).hostname in (
-            "localhost",
-            "127.0.0.1",
-            "::1",
+        if (origin := _text(scope, b"origin")) and not self._may_ask(origin, host):
+            return _FOREIGN_PAGE
+        is_foreign = _text(scope, b"sec-fetch-site") == "cross-site" and not origin
+        return (
+            _FOREIGN_PAGE if is_foreign and _text(scope, b"sec-fetch-mode") != "navigate" else None
         )
 
+    def _may_ask(self, origin: str, host: str) -> bool:
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
+        if origin in self._origins or parts.netloc == host:
+            return True
+        return "localhost" in self._origins and parts.hostname in _LOOPBACK
 
-def _is_of_this_house(name: str, allowed: Collection[str]) -> bool:
-    """Return whether no web page can have such a name: it is an address, or one that only a house knows."""
-    if "." not in name or name.endswith(_OF_A_HOUSE) or name in allowed:
+
+def _text(scope: Scope, name: bytes) -> str:
+    return (header(scope, name) or b"").decode("latin-1").lower()
+
+
+def _is_this_machine(name: str, allowed: Collection[str]) -> bool:
+    """Return whether no web page can have such a name: whoever runs a network decides where others lead."""
+    own = socket.gethostname().lower()
+    if name in ("", "localhost", own, f"{own}.local", *allowed) or name.endswith(".localhost"):
         return True
     try:
         ipaddress.ip_address(name.strip("[]").partition("%")[0])
     except ValueError:
-        return name == socket.gethostname().lower()
+        return False
     return True

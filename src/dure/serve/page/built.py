@@ -6,7 +6,7 @@ Knows where they lie and how browsers may keep them. Refuses to know what they d
 from __future__ import annotations
 
 import mimetypes
-import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
@@ -18,7 +18,6 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _SAFE = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -39,16 +38,25 @@ def index() -> Response | None:
 
 def asset(name: str) -> Response | None:
     """Return a file of the page, None if there is none of that name."""
-    content = _read(f"assets/{name}") if _NAME.fullmatch(name) else None
+    content = _read(f"assets/{name}")
     if content is None:
         return None
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     return Response(content, media_type=kind, headers={**_SAFE, "cache-control": _FOR_EVER})
 
 
-@cache
 def _read(name: str) -> bytes | None:
-    try:
-        return files("dure.serve.page").joinpath("static", *name.split("/")).read_bytes()
-    except OSError:
-        return None
+    return _files().get(name)
+
+
+@cache
+def _files() -> Mapping[str, bytes]:
+    """Return all files of the page by name, none if it was not built."""
+    root = files("dure.serve.page").joinpath("static")
+    found: dict[str, bytes] = {}
+    for folder, prefix in ((root, ""), (root.joinpath("assets"), "assets/")):
+        if folder.is_dir():
+            found |= {
+                f"{prefix}{one.name}": one.read_bytes() for one in folder.iterdir() if one.is_file()
+            }
+    return found

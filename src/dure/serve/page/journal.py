@@ -6,6 +6,7 @@ A small ring in memory; the cluster's own events are read from its log. Refuses 
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,7 @@ __all__ = ["Journal", "JournalLine", "Kind", "Level"]
 
 Kind = Literal["engine", "cluster", "route", "model"]
 Level = Literal["info", "warning", "error"]
-_KEPT = 200
+_KEPT = 200  # of each kind
 _WORDS: Mapping[str, tuple[Level, str, str]] = {  # event of a cluster: how grave, what, its cure
     "engine_started": ("info", "the model {model} started", ""),
     "engine_ended": ("error", "the engine ended: {reason}", ""),
@@ -60,21 +61,24 @@ class JournalLine(msgspec.Struct, frozen=True):
 
 
 class Journal:
-    """The last lines, oldest first."""
+    """The last lines of each kind. Used from several threads."""
 
     def __init__(self) -> None:
-        self._lines: deque[JournalLine] = deque(maxlen=_KEPT)
+        self._lines: dict[Kind, deque[JournalLine]] = {}
         self._numbers = itertools.count(1)
-        self._last_event_at = 0.0
+        self._lock = threading.Lock()
 
     def add(self, kind: Kind, level: Level, text: str, cure: str = "", at: float = 0.0) -> None:
         """Write down what happened. at: seconds since 1970; 0: now."""
-        line = JournalLine(next(self._numbers), at or time.time(), kind, level, text, cure)
-        self._lines.append(line)
+        with self._lock:
+            line = JournalLine(next(self._numbers), at or time.time(), kind, level, text, cure)
+            self._lines.setdefault(kind, deque(maxlen=_KEPT)).append(line)
 
     def since(self, n: int) -> list[JournalLine]:
-        """Return the lines after line n."""
-        return [line for line in self._lines if line.n > n]
+        """Return the lines after line n, oldest first."""
+        with self._lock:
+            new = [line for lines in self._lines.values() for line in lines if line.n > n]
+        return sorted(new, key=lambda line: line.n)
 
     def add_routed(self, record: RequestRecord) -> None:
         """Write down where a request went, if it was routed."""
@@ -84,13 +88,10 @@ class Journal:
             self.add("route", level, f"{record.path} to {target} ({reason}): {seconds:.1f} s")
 
     def add_cluster_events(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Write down the events of a cluster that are newer than those of the last call."""
+        """Write down events of a cluster that people want to know of."""
         for event in events:
-            at = event.get("time", 0.0)
-            if not isinstance(at, float) or at <= self._last_event_at:
-                continue
-            self._last_event_at = at
-            if (found := _WORDS.get(str(event.get("event")))) is not None:
+            at = event.get("time")
+            if isinstance(at, float) and (found := _WORDS.get(str(event.get("event")))) is not None:
                 level, text, cure = found
                 facts = {name: _plain(value) for name, value in event.items()}
                 self.add("cluster", level, text.format_map(_Known(facts)), cure, at)

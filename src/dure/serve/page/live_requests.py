@@ -43,6 +43,12 @@ class LiveRequest:
         """Its id at the engine."""
         return self._request.id
 
+    @property
+    def key(self) -> str:
+        """The name of its key, "" without one."""
+        name = self._request.owner.name
+        return "" if name.startswith("@") else name
+
     def see(self, event: Event) -> None:
         """Take in an event of its answer."""
         if isinstance(event, Token):
@@ -105,6 +111,11 @@ class LiveRequests:
         if live is not None:
             live.cancel()
         return live is not None
+
+    def owner(self, request_id: str) -> str | None:
+        """Return the name of the key of a request, None if there is none."""
+        live = self._requests.get(request_id)
+        return None if live is None else live.key
 
     def __iter__(self) -> Iterator[LiveRequest]:
         return iter(list(self._requests.values()))

@@ -67,6 +67,7 @@ def _node(
     peaks = [peak_bytes[n] for n in ranks if n < len(peak_bytes)]
     return {
         "name": rank_names(places)[ranks[0]] if ranks else _machine(name),
+        "machine": _machine(name),
         "is_root": name == ROOT_NAME and (not ranks or 0 in ranks),
         "is_up": report is None or not report.problem,
         "problem": (report.problem or None) if report else None,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
 from dure.engine.trace import PARTS
 from dure.errors import BusyError, UsageError
@@ -20,6 +20,7 @@ from dure.generate.request import Request as Generation
 from dure.generate.request import Sampling
 from dure.generate.step_notes import StepNote, TokenTrace
 from dure.http.body import JsonRoute, decode_json
+from dure.http.guards.access import OWN_KEY, owner_of
 from dure.http.problems import NotFoundError, json_response
 from dure.http.sse import EventStream, Silence, sse
 from dure.serve.page import built
@@ -75,8 +76,11 @@ async def feed(watch: CurrentPage) -> Response:
 
 
 @router.post("/page/requests/{request_id}/cancel")
-async def cancel(request_id: str, watch: CurrentPage) -> Response:
-    """End a request."""
+async def cancel(request_id: str, request: Request, watch: CurrentPage) -> Response:
+    """End a request: one's own, or as the server's owner any."""
+    whose = watch.requests.owner(request_id)
+    if whose is not None and whose != owner_of(request.scope):
+        _check_owner(request)
     if not watch.requests.cancel(request_id):
         raise NotFoundError("there is no such request", "it has ended")
     return Response(status_code=204)
@@ -97,7 +101,8 @@ async def show_models(watch: CurrentPage) -> Response:
 
 @router.post("/page/models/pull")
 async def pull(request: Request, watch: CurrentPage) -> Response:
-    """Begin to pull a model."""
+    """Begin to pull a model. With keys, only the server's owner may."""
+    _check_owner(request)
     asked = decode_json(await request.body())
     name = asked.get("name") if isinstance(asked, dict) else None
     if not isinstance(name, str) or not name.strip():
@@ -106,8 +111,9 @@ async def pull(request: Request, watch: CurrentPage) -> Response:
 
 
 @router.post("/page/work/{work_id}/stop")
-async def stop(work_id: str, watch: CurrentPage) -> Response:
+async def stop(work_id: str, request: Request, watch: CurrentPage) -> Response:
     """Stop work on a model."""
+    _check_owner(request)
     if not watch.works.stop(work_id):
         raise NotFoundError("there is no such work", "it has ended")
     return Response(status_code=204)
@@ -119,11 +125,18 @@ async def trace(watch: CurrentPage) -> Response:
     return json_response(_trace_shown(watch, await _traced(watch)))
 
 
+def _check_owner(request: Request) -> None:
+    """Raise HTTPException (403) for a key that was given to somebody: `dure ui` has the owner's own."""
+    if owner_of(request.scope) not in ("", OWN_KEY):
+        text = "only the server's owner may do this: with `dure ui`, on the server's machine"
+        raise HTTPException(403, text)
+
+
 async def _feed(watch: PageWatch) -> AsyncGenerator[bytes, None]:
     steps = watch.engine.steps
     n_steps, n_line = steps.n_seen, 0
-    with steps.watching():
-        while True:
+    with watch.watching():
+        while not watch.is_stopping:
             notes = steps.since(n_steps)
             n_steps = steps.n_seen
             lines = watch.journal.since(n_line)
@@ -151,27 +164,28 @@ def _step(note: StepNote) -> dict[str, Any]:
 async def _traced(watch: PageWatch) -> TokenTrace:
     """Return the path of a token. Raises BusyError if none was written in time."""
     engine = watch.engine
-    waiting = asyncio.ensure_future(engine.steps.trace())
-    own = None
-    if not list(watch.requests):  # nobody is being answered
-        own = engine.submit(
-            Generation(
-                id=f"trace-{uuid.uuid4().hex}",
-                prompt=_PROMPT,
-                max_tokens=4,
-                sampling=Sampling(temperature=0),
-                ignore_eos=True,
-                cache_prompt=False,
-            )
-        )
+    own = None if list(watch.requests) else engine.submit(_question())  # nobody is being answered
     try:
         async with asyncio.timeout(_TRACE_S):
-            return await waiting
+            return await engine.steps.trace()
     except TimeoutError:
-        raise BusyError("no token was written in time", "ask a question meanwhile") from None
+        raise BusyError(
+            f"no token was written within {_TRACE_S:g} s", "try again when the prompts are read"
+        ) from None
     finally:
         if own is not None:
             own.cancel()
+
+
+def _question() -> Generation:
+    return Generation(
+        id=f"trace-{uuid.uuid4().hex}",
+        prompt=_PROMPT,
+        max_tokens=4,
+        sampling=Sampling(temperature=0),
+        ignore_eos=True,
+        cache_prompt=False,
+    )
 
 
 def _trace_shown(watch: PageWatch, trace: TokenTrace) -> dict[str, Any]:

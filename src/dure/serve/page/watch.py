@@ -6,9 +6,10 @@ Puts their figures into one state. Refuses to know HTTP.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -29,14 +30,19 @@ from dure.serve.page.work import Works
 
 __all__ = ["PageWatch"]
 
+log = logging.getLogger(__name__)
+
 _LOOK_EVERY_S = 5.0
 _NOTES = 64  # that waits are the mean of
+_STALE_S = 5.0
+_MOST_EVENTS = 200  # of the cluster's log, the newest
+_VERSION = version("dure")
 _SHARED_S = 0.2  # for which a state is new
 
 
 @dataclass
 class _Rates:
-    """Tokens a second since the last state of one watcher."""
+    """Tokens a second, counted anew every second; the pages share it."""
 
     before: EngineStats
     at: float = field(default_factory=time.monotonic)
@@ -45,7 +51,10 @@ class _Rates:
 
 
 class PageWatch:
-    """What is shown of a server. reports: of its machines. name: of its model."""
+    """What is shown of a server. reports: of its machines. name: of its model.
+
+    is_stopping: the server ends; pages are let go.
+    """
 
     def __init__(
         self,
@@ -63,6 +72,8 @@ class PageWatch:
         self._links: dict[str, LinkSpeed] = {}
         self._rates: _Rates | None = None
         self._since: dict[str, float] = {}
+        self._n_watchers = self._events_end = 0
+        self.is_stopping = False
         self._made, self._made_at = b"", -_SHARED_S
 
     # ---------------------------------------------------------------- over time
@@ -77,6 +88,16 @@ class PageWatch:
             for task in tasks:
                 task.cancel()
 
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Note what only watchers see: the steps of the engine, and the events of the cluster."""
+        self._n_watchers += 1
+        try:
+            with self.engine.steps.watching():
+                yield
+        finally:
+            self._n_watchers -= 1
+
     async def _keep_history(self) -> None:
         while True:
             await asyncio.sleep(EVERY_S)
@@ -84,10 +105,13 @@ class PageWatch:
 
     async def _look(self) -> None:
         while self._has_nodes:
-            with suppress(
-                DureError, OSError
-            ):  # the cluster is being changed: the next look finds it
-                await asyncio.to_thread(self._read_cluster)
+            if self._n_watchers:
+                try:
+                    await asyncio.to_thread(self._read_cluster)
+                except (DureError, OSError):
+                    pass  # the cluster is being changed: the next look finds it
+                except Exception:
+                    log.exception("a bug of ours: the page misses what the cluster's log has")
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _read_cluster(self) -> None:
@@ -95,7 +119,8 @@ class PageWatch:
         known = KnownSpeeds(cluster.directory)
         links = {member.name: known.link(member.name) for member in cluster.members}
         self._links = {name: link for name, link in links.items() if link is not None}
-        self.journal.add_cluster_events(cluster.events.read())
+        events, self._events_end = cluster.events.read_from(self._events_end)
+        self.journal.add_cluster_events(events[-_MOST_EVENTS:])
 
     def _worked(self, text: str, failed: bool) -> None:
         self.journal.add("model", "error" if failed else "info", text)
@@ -168,7 +193,7 @@ class PageWatch:
         )
         return {
             "model": self._name,
-            "version": version("dure"),
+            "version": _VERSION,
             "state": self.engine.state,
             "doing": self.engine.doing,
             "progress": self.engine.progress,
@@ -180,6 +205,8 @@ class PageWatch:
     def _stats(self, stats: EngineStats) -> dict[str, Any]:
         now = self._rates or _Rates(stats)
         seconds = time.monotonic() - now.at
+        if seconds > _STALE_S:  # nobody has looked
+            self._rates, now, seconds = None, _Rates(stats), 0.0
         if self._rates is None:
             self._rates = now
         elif seconds >= 1.0:

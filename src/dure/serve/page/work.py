@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from dure.errors import DureError
+from dure.errors import BusyError, DureError
 from dure.model.store import Library, parse_name
 from dure.model.store.watching import Watcher
 
@@ -19,6 +19,7 @@ __all__ = ["Works"]
 
 WorkState = Literal["running", "done", "failed", "stopped"]
 _KEPT = 20
+_MOST_RUNNING = 2
 _RATE_S = 3.0  # over which a rate is the mean
 
 
@@ -85,18 +86,18 @@ class Works:
         self._said = said
 
     def pull(self, name: str) -> dict[str, Any]:
-        """Begin to pull a model, and return its work. Raises UsageError for what is no name."""
+        """Begin to pull a model, and return its work. Raises UsageError for what is no name, BusyError."""
         parsed = parse_name(name)
-        running = next(
-            (one for one in self._works.values() if (one.name, one.state) == (name, "running")),
-            None,
-        )
-        if running is not None:
-            return running.shown()
+        running = [one for one in self._works.values() if one.state == "running"]
+        if (same := next((one for one in running if one.name == name), None)) is not None:
+            return same.shown()
+        if len(running) >= _MOST_RUNNING:
+            raise BusyError(f"{len(running)} models are being pulled", "wait, or stop one of them")
         work = _Work(next(self._numbers), name)
         self._works[work.id] = work
-        while len(self._works) > _KEPT:
-            del self._works[next(iter(self._works))]
+        ended = [one for one in self._works.values() if one.state != "running"]
+        for one in ended[: max(0, len(self._works) - _KEPT)]:
+            del self._works[one.id]
 
         def pulled() -> None:
             from dure.model.store.pull import pull
