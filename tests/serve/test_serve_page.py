@@ -206,6 +206,28 @@ def test_the_feed_wants_a_key_where_there_are_keys(tmp_path: Path) -> None:
             assert KEY not in json.dumps(state)
 
 
+def test_a_key_ends_its_own_requests_alone(tmp_path: Path) -> None:
+    """Nor may it pull a model: that is for the server's owner."""
+    keys = f"anna:{KEY},ben:{KEY}-2"
+    with Home(tmp_path).serving("--api-key", keys) as server:
+        anna, ben = ({"authorization": f"Bearer {key}"} for key in (KEY, f"{KEY}-2"))
+        with feeding(server.url, **anna) as events, writing(server.url, 4, **anna):
+            request = seen(events, "state", lambda s: s["requests"])["requests"][0]
+            path = f"{server.url}/page/requests/{request['id']}/cancel"
+            assert httpx.post(path, headers=ben).status_code == 403
+            assert httpx.post(path, headers=anna).status_code == 204
+        pull = f"{server.url}/page/models/pull"
+        assert httpx.post(pull, json={"name": "qwen3:0.6b"}, headers=anna).status_code == 403
+
+
+def test_an_open_page_does_not_hold_a_server_that_stops(tmp_path: Path) -> None:
+    """It ends at once, not after the time that answers get."""
+    with Home(tmp_path).serving("--deadline", "600") as server, feeding(server.url) as events:
+        seen(events, "state")
+        server.process.terminate()
+        assert server.process.wait(WAIT_S) == 0
+
+
 def test_watchers_leave_nothing_behind(server: Serving) -> None:
     """A watcher that goes away ends the engine's notes, and its own task."""
     process = psutil.Process(server.process.pid)

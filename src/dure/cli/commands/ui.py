@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import secrets
 import sys
+import tempfile
 import webbrowser
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -69,15 +72,28 @@ def ui(
         url, ca_file=str(ca_file) if ca_file else None, connect_s=3.0, silence_s=3600.0
     )
 
+    opening = ExitStack()
+
     def announce(here: str) -> None:
         address = f"{here}/#key={password}"
         errors.print(f"{url} is shown at {address}; Ctrl-C stops", markup=False, soft_wrap=True)
         if browser and sys.stderr.isatty():
-            webbrowser.open(address)
+            webbrowser.open(opening.enter_context(_leading_to(address)))
 
     settings = ServerSettings(port=port, api_keys=(f"page:{password}",), deadline_s=0.0)
     served = Served(Forwarding(client, url, key), RequestFigures())
-    raise typer.Exit(serve(served, settings, model=_NAME, announce=announce))
+    with opening:
+        code = serve(served, settings, model=_NAME, announce=announce)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _leading_to(address: str) -> Iterator[str]:
+    """Yield the URL of a private file that leads to an address: others see a program's arguments."""
+    with tempfile.TemporaryDirectory(prefix="dure-ui-") as directory:
+        file = Path(directory) / "page.html"
+        file.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">')
+        yield file.as_uri()
 
 
 def _server(named: str | None) -> tuple[str, str]:
