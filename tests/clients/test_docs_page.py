@@ -10,7 +10,7 @@ from tests.support.other_clients import PROGRAMS, Person, installed
 def test_a_person_opens_the_address_gives_the_key_and_tries_it(
     person: Person, parrot: tuple[str, Path]
 ) -> None:
-    """The address leads to the page, which says that a key is wanted; with one it works."""
+    """The page says that a key is wanted; with one it works."""
     modules = installed("npm", "node_modules")
     url, key = parrot[0], "sesame-sesame-sesame"
     told = person.result_of("node", PROGRAMS / "docs_page.cjs", url, key, NODE_PATH=str(modules))

@@ -151,6 +151,7 @@ _HEAD = "\n".join(  # one sentence a line
         "- *on purpose*: dure has it, and answers otherwise.\n",
         "This page is made from `tests/compat/expected.toml`; "
         "a run fails when a case ends otherwise than listed:\n",
+        "<!-- not run: it needs the tests of llama.cpp -->\n",
         "    python -m tests.compat.run /path/to/llama.cpp",
     )
 )

@@ -17,7 +17,7 @@ async function main() {
   const errors = [];
   const virtualConsole = new VirtualConsole();
   virtualConsole.on("jsdomError", (error) => errors.push(String(error)));
-  const opened = await fetch(`${base}/`, { headers: { accept: "text/html,*/*;q=0.8" } });
+  const opened = await fetch(`${base}/docs`, { headers: { accept: "text/html,*/*;q=0.8" } });
   const page = new JSDOM(await opened.text(), {
     url: opened.url,
     runScripts: "dangerously",
