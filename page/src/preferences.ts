@@ -27,7 +27,7 @@ export function keep(name: string, value: string): void {
 /** Return the first of the wanted languages that the page has. */
 export function chooseLanguage(stored: string | null, wanted: readonly string[]): Language {
   const known = [stored ?? "", ...wanted].map((tag) => tag.slice(0, 2).toLowerCase());
-  const found = known.find((tag): tag is Language => tag in TEXTS);
+  const found = known.find((tag): tag is Language => Object.hasOwn(TEXTS, tag));
   return found ?? "en";
 }
 

@@ -59,6 +59,13 @@ test("an address that is an entity is looked at as the browser would read it", (
   expect(html("[text](&#106;avascript:alert(1))")).not.toContain("<a ");
 });
 
+test("an entity is a character; a word that is none stays as it was written", () => {
+  expect(html("&lt;&AMP;&gt;")).toContain("&lt;&amp;>");
+  for (const name of ["constructor", "toString", "valueOf", "hasOwnProperty", "foo"]) {
+    expect(html(`a &${name}; b`)).toContain(`a &amp;${name}; b`);
+  }
+});
+
 test("an image is a link and is not loaded", () => {
   const drawn = html("![alt](https://example.org/x.png)");
   expect(drawn).not.toContain("<img");

@@ -76,7 +76,7 @@ function nodeSeries(
     .map((name) => ({
       name,
       samples: points.map(({ at, nodes }) => {
-        const node = nodes[name];
+        const node = Object.hasOwn(nodes, name) ? nodes[name] : undefined;
         return { at, value: node === undefined ? null : pick(node) };
       }),
     }))
