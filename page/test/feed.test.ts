@@ -57,6 +57,15 @@ test("the server's clock is known by the quickest arrival", () => {
   expect(history.serverTime(10)).toBeCloseTo(103.5);
 });
 
+test("a viewer's clock that is set anew is followed within seconds, forwards and backwards", () => {
+  for (const jump_s of [3600, -3600]) {
+    const history = new StepHistory();
+    for (let at = 100; at < 120; at += 1) history.add([step(at)], at - 93);
+    for (let at = 120; at < 135; at += 1) history.add([step(at)], at - 93 + jump_s);
+    expect(history.serverTime(42 + jump_s)).toBeCloseTo(135);
+  }
+});
+
 test("old steps are forgotten", () => {
   const history = new StepHistory();
   for (let at = 0; at < 2000; at += 1) history.add([step(at)], at);

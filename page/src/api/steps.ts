@@ -3,25 +3,30 @@ import type { Step } from "./contract";
 
 const KEPT_S = 60;
 const MOST = 20_000;
+const GUESS_S = 10; // for which an arrival tells the difference of clocks: either may be set anew
+
+interface Guess {
+  readonly at: number;
+  readonly ahead_s: number;
+}
 
 export class StepHistory {
   #steps: Step[] = [];
-  #clockAhead_s: number | null = null;
+  #guesses: readonly Guess[] = [];
+  #clockAhead_s = 0;
 
   /** Take in steps as they arrive; now_s is this machine's clock. */
   add(steps: readonly Step[], now_s = Date.now() / 1000): void {
     const last = steps.at(-1);
     if (last === undefined) return;
     this.#steps.push(...steps);
-    // The smallest delay that was seen is the best guess of the difference of clocks.
-    const ahead_s = last.at - now_s;
-    this.#clockAhead_s = Math.max(this.#clockAhead_s ?? ahead_s, ahead_s);
+    this.#guessClock({ at: last.at, ahead_s: last.at - now_s });
     this.#forget(last.at - KEPT_S);
   }
 
   /** Return the server's time, as far as arrivals tell; the newest step's end at the least. */
   serverTime(now_s = Date.now() / 1000): number {
-    return now_s + (this.#clockAhead_s ?? 0);
+    return now_s + this.#clockAhead_s;
   }
 
   /** Return the steps that end at from_s or later and end before until_s. */
@@ -36,6 +41,13 @@ export class StepHistory {
 
   get isEmpty(): boolean {
     return this.#steps.length === 0;
+  }
+
+  /** The smallest delay of the last seconds is the best guess of the difference of clocks. */
+  #guessClock(guess: Guess): void {
+    const recent = this.#guesses.filter(({ at }) => Math.abs(guess.at - at) <= GUESS_S);
+    this.#guesses = [...recent, guess];
+    this.#clockAhead_s = Math.max(...this.#guesses.map(({ ahead_s }) => ahead_s));
   }
 
   /** Binary search: the index of the first step that ends at `at` or later. */
