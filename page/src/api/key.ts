@@ -1,50 +1,54 @@
 /** The key of the API, for this tab or for this browser. Knows where it is kept; nothing of requests. */
 import { signal } from "@preact/signals";
+import { KeptKey } from "./kept_key";
 
-const NAME = "dure.key";
+const kept = new KeptKey(
+  usable(() => sessionStorage),
+  usable(() => localStorage),
+);
 
-function kept(): string | null {
-  try {
-    return sessionStorage.getItem(NAME) ?? localStorage.getItem(NAME);
-  } catch {
-    return null; // a browser that keeps nothing
-  }
-}
+export const apiKey = signal<string | null>(kept.read());
 
-export const apiKey = signal<string | null>(kept());
-
-/** Whether the server has answered 401, so that somebody has to type a key. */
+/** Whether the server has answered 401, or the key was forgotten, so that somebody has to type one. */
 export const isKeyWanted = signal(false);
 
 /** Counts the keys that were given: what failed without one tries again. */
 export const keyChanges = signal(0);
 
 export function giveKey(key: string, isRemembered: boolean): void {
-  forgetKey();
-  try {
-    (isRemembered ? localStorage : sessionStorage).setItem(NAME, key);
-  } catch {
-    // It lives in this tab until a reload.
-  }
+  kept.keep(key, isRemembered);
+  use(key);
+}
+
+/**
+ * Takes over the key that `dure ui` has put behind the address, and hides it from there.
+ * Anybody can make such a link: it never touches the key that the browser remembers.
+ */
+export function takeKeyFromAddress(): void {
+  const found = /^#key=([\w-]+)$/.exec(location.hash)?.[1];
+  if (found === undefined) return;
+  kept.keepForTab(found);
+  use(found);
+  history.replaceState(null, "", location.pathname);
+}
+
+function use(key: string): void {
   apiKey.value = key;
   isKeyWanted.value = false;
   keyChanges.value += 1;
 }
 
-/** Takes over the key that `dure ui` has put behind the address, and hides it from there. */
-export function takeKeyFromAddress(): void {
-  const found = /^#key=([\w-]+)$/.exec(location.hash)?.[1];
-  if (found === undefined) return;
-  giveKey(found, false);
-  history.replaceState(null, "", location.pathname);
+/** Forget the key and ask for another: what was open with it is closed. */
+export function forgetKey(): void {
+  kept.forget();
+  apiKey.value = null;
+  isKeyWanted.value = true;
 }
 
-export function forgetKey(): void {
-  apiKey.value = null;
+function usable(storage: () => Storage): Storage | null {
   try {
-    sessionStorage.removeItem(NAME);
-    localStorage.removeItem(NAME);
+    return storage();
   } catch {
-    // Nothing was kept.
+    return null; // a browser that keeps nothing
   }
 }

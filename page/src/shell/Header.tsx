@@ -105,10 +105,7 @@ function Choices(): VNode {
           class="plain"
           aria-label={t.key.forget}
           title={t.key.forget}
-          onClick={() => {
-            forgetKey();
-            isKeyWanted.value = true;
-          }}
+          onClick={forgetKey}
         >
           <Icon name="key" />
         </button>
