@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { type Ended, keepTrying } from "../src/api/retry";
 import { EventParser, eventsOf } from "../src/api/sse";
 import { StepHistory } from "../src/api/steps";
 import type { Step } from "../src/api/contract";
@@ -66,9 +67,76 @@ test("a viewer's clock that is set anew is followed within seconds, forwards and
   }
 });
 
+test("nothing is left of steps that were cleared, nor of their clock", () => {
+  const history = new StepHistory();
+  history.add([step(100)], 7);
+  history.clear();
+  expect(history.isEmpty).toBe(true);
+  expect(history.serverTime(10)).toBe(10);
+});
+
 test("old steps are forgotten", () => {
   const history = new StepHistory();
   for (let at = 0; at < 2000; at += 1) history.add([step(at)], at);
   expect(history.between(0, 5000).length).toBeLessThan(400);
   expect(history.between(1990, 5000)).toHaveLength(10);
+});
+
+/** Return the pauses and the errors of attempts that end so, one after the other. */
+async function tried(ends: readonly (Ended | Error)[]): Promise<[number[], unknown[]]> {
+  const stopper = new AbortController();
+  const pauses: number[] = [];
+  const errors: unknown[] = [];
+  await keepTrying(
+    async () => {
+      const end = ends[pauses.length] ?? "badly";
+      if (end instanceof Error) throw end;
+      return end;
+    },
+    (error) => errors.push(error),
+    stopper.signal,
+    async (seconds) => {
+      pauses.push(seconds);
+      if (pauses.length === ends.length) stopper.abort();
+    },
+  );
+  return [pauses, errors];
+}
+
+test("what fails is tried again after longer pauses, which are short again once it has worked", async () => {
+  const [pauses, errors] = await tried([
+    "badly",
+    "badly",
+    "badly",
+    "badly",
+    "badly",
+    "badly",
+    "well",
+  ]);
+  expect(pauses).toEqual([0.5, 1, 2, 4, 8, 8, 0.5]);
+  expect(errors).toEqual(pauses.map(() => null));
+});
+
+test("an error that nobody expected ends one attempt, and not the next ones", async () => {
+  const error = new SyntaxError("no JSON");
+  expect(await tried([error, error, "well", "badly"])).toEqual([
+    [0.5, 1, 0.5, 1],
+    [error, error, null, null],
+  ]);
+});
+
+test("what is stopped within an attempt is not told of, and not tried again", async () => {
+  const stopper = new AbortController();
+  let n = 0;
+  await keepTrying(
+    async () => {
+      n += 1;
+      stopper.abort();
+      throw new DOMException("stopped", "AbortError");
+    },
+    () => expect.unreachable(),
+    stopper.signal,
+    () => expect.unreachable(),
+  );
+  expect(n).toBe(1);
 });

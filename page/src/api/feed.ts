@@ -7,13 +7,13 @@ import { arrivedLog, arrivedState } from "./arrived";
 import { ApiError, ask } from "./client";
 import type { LogEntry, State, Step } from "./contract";
 import { isKeyWanted, keyChanges } from "./key";
+import { type Ended, keepTrying } from "./retry";
 import { eventsOf } from "./sse";
 import { StepHistory } from "./steps";
 
 export type Connection = "connecting" | "live" | "lost";
 
 const SILENCE_S = 4; // a state comes twice a second
-const LONGEST_PAUSE_S = 8;
 const HIDDEN_S = 20; // nobody looks: the server need not tell
 const MOST_LOG_ENTRIES = 1000;
 
@@ -33,13 +33,15 @@ export function followFeed(): void {
     else start();
   });
   window.addEventListener("online", restart);
+  isKeyWanted.subscribe((isWanted) => isWanted && forget());
   keyChanges.subscribe(restart);
 }
 
 function start(): void {
-  if (running !== null) return;
+  if (running !== null || isKeyWanted.value) return; // a new key restarts it
   running = new AbortController();
-  void keepReading(running.signal);
+  const { signal: stopped } = running;
+  void keepTrying(() => readOnce(stopped), lost, stopped, sleep);
 }
 
 function stop(): void {
@@ -52,47 +54,53 @@ function restart(): void {
   start();
 }
 
-async function keepReading(stopped: AbortSignal): Promise<void> {
-  for (let pause_s = 0.5; !stopped.aborted; pause_s = Math.min(pause_s * 2, LONGEST_PAUSE_S)) {
-    const wasLive = await readOnce(stopped);
-    if (stopped.aborted) return;
-    connection.value = "lost";
-    if (isKeyWanted.value) return; // giveKey starts again
-    if (wasLive) pause_s = 0.5;
-    await new Promise((resolve) => setTimeout(resolve, pause_s * 1000));
-  }
+/** Close what a key had opened, and keep nothing that it let be seen. */
+function forget(): void {
+  stop();
+  connection.value = "connecting";
+  state.value = null;
+  log.value = [];
+  steps.clear();
 }
 
-/** Read until the connection ends; return whether anything came. */
-async function readOnce(stopped: AbortSignal): Promise<boolean> {
+function lost(error: unknown): void {
+  connection.value = "lost";
+  if (error !== null) console.error(error);
+}
+
+function sleep(seconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+}
+
+/** Read until the connection ends; "well" if anything came. Raises what is no loss of the connection. */
+async function readOnce(stopped: AbortSignal): Promise<Ended> {
   const silence = new AbortController();
   let timer = 0;
   const heard = (): void => {
     clearTimeout(timer);
     timer = window.setTimeout(() => silence.abort(), SILENCE_S * 1000);
   };
-  let wasLive = false;
+  let ended: Ended = "badly";
   try {
     heard();
     const answer = await ask("page/feed", { signal: AbortSignal.any([stopped, silence.signal]) });
-    if (answer.body === null) return false;
+    if (answer.body === null) return ended;
     log.value = []; // the last entries come again
     for await (const { event, data } of eventsOf(answer.body, heard)) {
+      if (stopped.aborted) break;
       receive(event, data);
-      wasLive = true;
+      ended = "well";
     }
   } catch (error) {
-    if (!(
-      error instanceof ApiError ||
-      error instanceof DOMException ||
-      error instanceof TypeError
-    )) {
-      throw error;
-    }
+    if (!isLoss(error)) throw error;
   } finally {
     clearTimeout(timer);
   }
-  return wasLive;
+  return ended;
+}
+
+function isLoss(error: unknown): boolean {
+  return error instanceof ApiError || error instanceof DOMException || error instanceof TypeError;
 }
 
 function receive(event: string, data: string): void {

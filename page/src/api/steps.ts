@@ -24,6 +24,12 @@ export class StepHistory {
     this.#forget(last.at - KEPT_S);
   }
 
+  clear(): void {
+    this.#steps = [];
+    this.#guesses = [];
+    this.#clockAhead_s = 0;
+  }
+
   /** Return the server's time, as far as arrivals tell; the newest step's end at the least. */
   serverTime(now_s = Date.now() / 1000): number {
     return now_s + this.#clockAhead_s;
