@@ -110,6 +110,13 @@ test("an answer is put together from its chunks", () => {
   expect(reading).toBeNull();
 });
 
+test("an answer that was begun before the models were known has the name of the one that was asked", () => {
+  const builder = new AnswerBuilder("");
+  builder.asks("m");
+  builder.take(JSON.stringify(delta({ content: "Hi" })), 1);
+  expect(builder.message).toMatchObject({ model: "m", text: "Hi" });
+});
+
 test("before the first token, it is known how far the prompt is read", () => {
   expect(answer({ choices: [], prompt_progress: { total: 9, processed: 4 } }).reading).toEqual({
     done: 4,

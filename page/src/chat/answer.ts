@@ -80,6 +80,11 @@ export class AnswerBuilder {
     if (chunk.timings !== undefined) this.#change({ figures: this.#figures(chunk.timings) });
   }
 
+  /** Note which model is asked: that may be known only after it was begun. */
+  asks(model: string): void {
+    this.#change({ model });
+  }
+
   /** Note that the person stopped it. */
   stop(): void {
     this.#change({ finish: "stopped" });

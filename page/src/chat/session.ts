@@ -147,7 +147,9 @@ async function write(question: Conversation, stopped: AbortSignal): Promise<void
   const begun = performance.now();
   try {
     if (models.value.length === 0) await fetchModels();
-    const response = await post("v1/chat/completions", requestFor(question, model.value), stopped);
+    const name = model.value;
+    builder.asks(name);
+    const response = await post("v1/chat/completions", requestFor(question, name), stopped);
     if (response.body === null) throw new ApiError(0, "no body");
     for await (const { data } of eventsOf(response.body)) {
       builder.take(data, (performance.now() - begun) / 1000);
