@@ -36,7 +36,7 @@ test("what is left out of a state, or empty, is not known", () => {
     throttled_since: null,
     findings: [{ text: "warm", cure: null }],
   });
-  expect(state.nodes[1]).toMatchObject({ share: null, findings: [] });
+  expect(state.nodes[1]).toMatchObject({ machine: null, share: null, findings: [] });
   expect(state.links[0]).toMatchObject({ wait_s_per_token: 0, waits: null, errors: null });
 });
 

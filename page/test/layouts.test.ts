@@ -78,6 +78,7 @@ test("means, the step at a time, and round marks", () => {
 function node(name: string, is_root = false, is_up = true): ClusterNode {
   return {
     name,
+    machine: null,
     is_root,
     is_up,
     problem: null,
@@ -175,6 +176,20 @@ test("joins and losses are told apart", () => {
     changesBetween(before, after.slice(1), 1).map(({ kind, name }) => `${kind} ${name}`),
   ).toEqual(["lost b", "back c", "joined d", "left a"]);
   expect(changesBetween(before, before, 1)).toEqual([]);
+});
+
+test("a machine is the same one while its ranks become known; with several it is told of once", () => {
+  const loading = [{ ...node("vm"), machine: "vm", ranks: [] }];
+  const ready = [0, 1].map((rank) => ({
+    ...node(`vm, rank ${rank}`),
+    machine: "vm",
+    ranks: [rank],
+  }));
+  expect(changesBetween(loading, ready, 1)).toEqual([]);
+  const down = ready.map((each) => ({ ...each, is_up: false }));
+  expect(changesBetween(ready, down, 1)).toEqual([{ at: 1, kind: "lost", name: "vm" }]);
+  expect(changesBetween(down, loading, 1)).toEqual([{ at: 1, kind: "back", name: "vm" }]);
+  expect(changesBetween(ready, [], 1)).toEqual([{ at: 1, kind: "left", name: "vm" }]);
 });
 
 test("each problem of a machine is said once, with its name and its cure", () => {

@@ -24,7 +24,7 @@ const SERVER = [
 
 // prettier-ignore
 const NODE = [
-  "problem", "share", "cpu", "weights_bytes", "kv_bytes", "peak_bytes", "memory_bytes", "available_bytes",
+  "machine", "problem", "share", "cpu", "weights_bytes", "kv_bytes", "peak_bytes", "memory_bytes", "available_bytes",
   "temperature_c", "throttled", "throttled_since", "clock_mhz", "load", "disk_free_bytes", "findings",
 ] as const satisfies readonly (keyof ClusterNode)[];
 

@@ -77,7 +77,10 @@ export interface Finding {
 }
 
 export interface ClusterNode {
+  /** With its rank where a machine has several. */
   readonly name: string;
+  /** It stays the same while ranks come and go. */
+  readonly machine: Known<string>;
   readonly is_root: boolean;
   readonly is_up: boolean;
   readonly problem: Known<string>;

@@ -16,21 +16,39 @@ const MOST = 50;
 /** The latest first. */
 export const changes = signal<readonly Change[]>([]);
 
+/** Return what has happened to machines; which ranks each has does not matter. */
 export function changesBetween(
   before: readonly ClusterNode[],
   after: readonly ClusterNode[],
   at: number,
 ): readonly Change[] {
-  const old = new Map(before.map((node) => [node.name, node]));
-  const names = new Set(after.map(({ name }) => name));
-  const found = after.flatMap(({ name, is_up }): Change[] => {
-    const known = old.get(name);
+  const old = machinesOf(before);
+  const now = machinesOf(after);
+  const found = [...now].flatMap(([key, { name, isUp }]): Change[] => {
+    const known = old.get(key);
     if (known === undefined) return [{ at, kind: "joined", name }];
-    if (known.is_up === is_up) return [];
-    return [{ at, kind: is_up ? "back" : "lost", name }];
+    if (known.isUp === isUp) return [];
+    return [{ at, kind: isUp ? "back" : "lost", name }];
   });
-  const left = before.filter(({ name }) => !names.has(name));
-  return [...found, ...left.map(({ name }): Change => ({ at, kind: "left", name }))];
+  const left = [...old].filter(([key]) => !now.has(key));
+  return [...found, ...left.map(([, { name }]): Change => ({ at, kind: "left", name }))];
+}
+
+interface Machine {
+  /** Without a rank, if it has several. */
+  readonly name: string;
+  readonly isUp: boolean;
+}
+
+function machinesOf(nodes: readonly ClusterNode[]): ReadonlyMap<string, Machine> {
+  const found = new Map<string, Machine>();
+  for (const { machine, name, is_up } of nodes) {
+    const key = machine ?? name;
+    const other = found.get(key);
+    if (other === undefined) found.set(key, { name, isUp: is_up });
+    else found.set(key, { name: key, isUp: other.isUp && is_up });
+  }
+  return found;
 }
 
 /** Collect changes for as long as the page is open, whichever view is shown. */
