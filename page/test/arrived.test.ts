@@ -53,7 +53,6 @@ test("a line of the log without a cure has none; a machine without a meter repor
     watts: null,
   });
   expect(arrivedTrace(sent<TokenTrace>({ token_s: 1, ranks: [] }))).toMatchObject({
-    experts: null,
     weights_bytes: null,
   });
 });
@@ -84,8 +83,8 @@ test("a model's card is read from what was evaluated", () => {
     }),
   );
   expect(list.models.map(({ card }) => card)).toEqual([
-    { bits_per_weight: 4.5, kl: 0.01, same_top_token: 0.96, text: null },
-    { bits_per_weight: 4.5, kl: null, same_top_token: null, text: null },
+    { bits_per_weight: 4.5, kl: 0.01, same_top_token: 0.96 },
+    { bits_per_weight: 4.5, kl: null, same_top_token: null },
     null,
   ]);
   expect(list.work[0]).toMatchObject({ error: null, cure: null, per_s: null });

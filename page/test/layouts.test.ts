@@ -226,7 +226,6 @@ const TRACE: TokenTrace = {
   bytes_sent: 8,
   weights_bytes: null,
   parts: [],
-  experts: null,
   ranks: [
     {
       node: "a",

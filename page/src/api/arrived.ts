@@ -70,7 +70,7 @@ export function arrivedHistory(sent: History): History {
 }
 
 export function arrivedTrace(sent: TokenTrace): TokenTrace {
-  return complete(sent, ["n_layers", "sums", "bytes_sent", "weights_bytes", "experts"]);
+  return complete(sent, ["n_layers", "sums", "bytes_sent", "weights_bytes"]);
 }
 
 export function arrivedWork(sent: Work): Work {
@@ -79,7 +79,10 @@ export function arrivedWork(sent: Work): Work {
 
 export function arrivedModels(sent: ModelList): ModelList {
   return {
-    models: sent.models.map((model) => ({ ...model, card: cardOf(model.card) })),
+    models: sent.models.map((model) => ({
+      ...model,
+      card: cardOf(model.card as Evaluation | null),
+    })),
     work: sent.work.map(arrivedWork),
   };
 }
@@ -93,16 +96,12 @@ interface Evaluation {
   } | null;
 }
 
-function cardOf(sent: QualityCard | Evaluation | null): QualityCard | null {
+function cardOf(sent: Evaluation | null): QualityCard | null {
   if (sent === null || sent === undefined) return null;
-  if (!("model" in sent)) {
-    return complete(sent as QualityCard, ["bits_per_weight", "kl", "same_top_token", "text"]);
-  }
   return {
     bits_per_weight: sent.model?.bits_per_weight ?? null,
     kl: sent.divergence?.mean.value ?? null,
     same_top_token: sent.divergence?.agreement.value ?? null,
-    text: null,
   };
 }
 

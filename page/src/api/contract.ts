@@ -171,7 +171,6 @@ export interface QualityCard {
   readonly kl: Known<number>;
   /** How often the same token is the likeliest, 0 to 1. */
   readonly same_top_token: Known<number>;
-  readonly text: Known<string>;
 }
 
 export interface ModelOnDisk {
@@ -188,12 +187,11 @@ export interface ModelOnDisk {
   readonly card: Known<QualityCard>;
 }
 
-export type WorkKind = "pull" | "import" | "quantize" | "cut" | "load";
 export type WorkPhase = "running" | "done" | "failed" | "stopped";
 
 export interface Work {
   readonly id: string;
-  readonly kind: WorkKind;
+  readonly kind: "pull";
   readonly name: string;
   readonly done_bytes: Known<number>;
   readonly total_bytes: Known<number>;
@@ -211,9 +209,9 @@ export interface ModelList {
   readonly work: readonly Work[];
 }
 
-/** What a rank does at a time of a token; "step" of a model that is not cut. */
+/** What a rank does at a time of a token. */
 export type TokenPart =
-  "attention" | "feed_forward" | "head" | "encode" | "wait" | "wire" | "between" | "step";
+  "attention" | "feed_forward" | "head" | "encode" | "wait" | "wire" | "between";
 
 /** Part, when it began and ended (seconds), and its layer. */
 export type TokenInterval = readonly [TokenPart, number, number, number | null];
@@ -232,6 +230,4 @@ export interface TokenTrace {
     readonly intervals: readonly TokenInterval[];
   }[];
   readonly parts: readonly Partial<Record<TokenPart, number>>[];
-  /** Of a mixture of experts: those chosen in each layer. */
-  readonly experts: Known<readonly (readonly number[])[]>;
 }

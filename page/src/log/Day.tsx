@@ -1,4 +1,4 @@
-/** The last day's speed, heat and power. */
+/** The last day's speed and heat, and power where machines report it. */
 import type { VNode } from "preact";
 import { arrivedHistory } from "../api/arrived";
 import type { History, NodeHistory } from "../api/contract";
@@ -54,13 +54,8 @@ function Charts({ history }: { readonly history: History }): VNode {
           bands={{ name: t.throttledShown, stretches: stretchesOf(throttled, every_s) }}
         />
       )}
-      {watts.length > 0 ? (
+      {watts.length > 0 && (
         <Chart title={t.watts} unit="W" series={watts} every_s={every_s} fromZero={true} />
-      ) : (
-        <figure class="card chart">
-          <h3>{t.watts}</h3>
-          <p class="quiet">{t.noWatts}</p>
-        </figure>
       )}
     </div>
   );

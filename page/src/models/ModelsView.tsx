@@ -140,13 +140,11 @@ function WorkItem({ work, onStopped }: { work: Work; onStopped: () => void }): V
   );
 }
 
-/** What counts bytes says so; quantizing and cutting may know their fraction only. */
 function sayProgress(work: Work): string {
   const t = text.value.models;
   const said: string[] = [];
   if (work.total_bytes !== null) said.push(t.of(bytes(work.done_bytes), bytes(work.total_bytes)));
   else if (work.done_bytes !== null) said.push(bytes(work.done_bytes));
-  else if (work.fraction !== null) said.push(percent(work.fraction));
   if (work.state === "running") {
     if (work.per_s !== null) said.push(t.perS(bytes(work.per_s)));
     if (work.rest_s !== null) said.push(t.rest(long(work.rest_s)));
@@ -186,7 +184,6 @@ function Quality({ card }: { readonly card: QualityCard | null }): VNode {
   }
   return (
     <div class="quality">
-      {card.text !== null && <p>{card.text}</p>}
       <dl class="facts">
         <Fact name={t.bits} value={card.bits_per_weight} show={figure} />
         <Fact name={t.kl} value={card.kl} show={figure} />

@@ -223,7 +223,7 @@ export const en = {
     pullHint: "qwen3:0.6b, or hf:owner/repository:Q4_K_M",
     pull: "Pull",
     work: "In progress",
-    kind: { pull: "pull", import: "import", quantize: "quantize", cut: "cut", load: "load" },
+    kind: { pull: "pull" },
     phase: { running: "running", done: "done", failed: "failed", stopped: "stopped" },
     rest: (time: string) => `${time} left`,
     of: (done: string, total: string) => `${done} of ${total}`,
@@ -255,7 +255,6 @@ export const en = {
     generation: "generation",
     prompt: "prompt",
     noHistory: "The history begins now; come back in some minutes.",
-    noWatts: "no machine reports its power",
     between: (low: string, high: string) => `${low} to ${high}`,
     events: "What happened",
     kind: { cluster: "cluster", engine: "engine", route: "route", model: "model" },
@@ -292,9 +291,6 @@ export const en = {
       "The model is not cut: one rank computes the whole token, so there is nobody to wait for.",
     explain: "Point at a colour, or choose one, to see what it is.",
     ofToken: (share: string) => `${share} of the token`,
-    experts: "Experts chosen",
-    expertsIs:
-      "This model is a mixture of experts: each layer chose these for this token, and read no others.",
     learn: "How the machine works",
   },
 };

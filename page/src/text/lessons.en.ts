@@ -35,10 +35,6 @@ export const parts: Record<TokenPart, PartText> = {
     name: "between",
     text: "What lies between two steps: the next token is chosen, and the next step is prepared and announced to all ranks.",
   },
-  step: {
-    name: "whole step",
-    text: "One rank computes everything. Nothing is summed between machines, so llama.cpp's work is seen as one piece.",
-  },
 };
 
 /** Figures of this token, already written out; null where they are not known. */

@@ -31,10 +31,6 @@ export const parts: Record<TokenPart, PartText> = {
     name: "사이",
     text: "스텝과 스텝 사이입니다. 다음 토큰을 고르고, 다음 스텝을 준비해 모든 랭크에 알립니다.",
   },
-  step: {
-    name: "스텝 전체",
-    text: "랭크 하나가 전부 계산합니다. 다른 머신과 합칠 것이 없으므로 llama.cpp의 작업이 한 덩어리로 보입니다.",
-  },
 };
 
 export const lessons: readonly Lesson[] = [

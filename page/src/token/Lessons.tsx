@@ -42,14 +42,14 @@ function figuresOf(trace: TokenTrace): LessonFigures {
   };
 }
 
-/** Of the rank with the most weights. A mixture of experts reads a part of them only, so nothing is said. */
+/** Of the rank with the most weights. */
 function memoryFigures(
   trace: TokenTrace,
 ): Pick<LessonFigures, "weights" | "computing" | "bandwidth"> {
   const held = trace.weights_bytes ?? [];
   const most = Math.max(...held);
   const own = trace.ranks[held.indexOf(most)];
-  if (own === undefined || trace.experts !== null) {
+  if (own === undefined) {
     return { weights: null, computing: null, bandwidth: null };
   }
   const computing_s = total(timesOf(own.intervals), COMPUTING);

@@ -71,7 +71,6 @@ function Anatomy({ trace: taken }: { readonly trace: TokenTrace }): VNode {
           <Zoom trace={taken} known={layers.map(({ layer }) => layer)} />
         </section>
       )}
-      {taken.experts !== null && <Experts experts={taken.experts} />}
     </>
   );
 }
@@ -111,23 +110,5 @@ function Zoom({ trace: taken, known }: { trace: TokenTrace; known: readonly numb
       </div>
       <Lanes trace={taken} span={span} label={t.layer(layer)} />
     </div>
-  );
-}
-
-function Experts({ experts }: { readonly experts: readonly (readonly number[])[] }): VNode {
-  const t = text.value.token;
-  return (
-    <section class="card" aria-labelledby="experts-title">
-      <h2 id="experts-title">{t.experts}</h2>
-      <p class="quiet small-text">{t.expertsIs}</p>
-      <ul class="experts mono">
-        {experts.map((chosen, layer) => (
-          <li key={layer}>
-            <span class="quiet">{t.layer(layer)}:</span>{" "}
-            {[...chosen].sort((a, b) => a - b).join(" ")}
-          </li>
-        ))}
-      </ul>
-    </section>
   );
 }

@@ -6,14 +6,13 @@ export const PARTS: readonly TokenPart[] = [
   "attention",
   "feed_forward",
   "head",
-  "step",
   "encode",
   "wire",
   "wait",
   "between",
 ];
 
-export const COMPUTING: readonly TokenPart[] = ["attention", "feed_forward", "head", "step"];
+export const COMPUTING: readonly TokenPart[] = ["attention", "feed_forward", "head"];
 
 export type PartTimes = ReadonlyMap<TokenPart, number>;
 
