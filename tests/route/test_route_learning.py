@@ -103,6 +103,37 @@ def test_a_cache_that_forgets_is_believed_less() -> None:
     assert learned.cached(2000) == 1000
 
 
+seconds = st.floats(0, 1e5)
+numbers = st.integers(0, 10**6)
+measurements = st.builds(
+    Measured,
+    total_s=seconds,
+    first_s=seconds,  # later than the end as well: clocks of two machines
+    streamed=st.booleans(),
+    prompt_tokens=numbers,
+    answer_tokens=numbers,
+    cached_tokens=st.none() | numbers,
+    believed_cached=numbers,
+    prompt_s=st.none() | seconds,
+    answer_s=st.none() | seconds,
+    queue_s=st.none() | seconds,
+    beside_prompt=st.tuples(st.floats(0, 256), st.floats(0, 256)),
+    beside_answer=st.tuples(st.floats(0, 256), st.floats(0, 1)),
+    waited=st.booleans(),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(measurements, max_size=8))
+def test_whatever_was_measured_can_be_learned_from(measured: list[Measured]) -> None:
+    """Also times that cannot be, as of a client that reads slowly; speeds stay above 0."""
+    learned = UpstreamLearned()
+    for one in measured:
+        learned.observe(one, BOARD)
+        speed = learned.speed(BOARD)
+        assert min(speed.prompt_per_s, speed.answer_per_s) > 0
+
+
 points = st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 1e4)), min_size=1, max_size=50)
 
 

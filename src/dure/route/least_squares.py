@@ -15,6 +15,7 @@ __all__ = ["Belief", "TimesFit"]
 
 _KEEP = 0.95  # of what is known, with every new measurement: about the last 20 count
 _FIRM = 1e-9  # of all: no factor is left open
+_SHORTEST_S = 1e-6  # that anything is expected to take
 
 
 class Belief(NamedTuple):
@@ -37,6 +38,7 @@ class TimesFit(msgspec.Struct):
 
     def observe(self, counts: Sequence[float], seconds: float, expected_s: float) -> None:
         """Take in a time. expected_s: about what it should be; errors count in proportion to it."""
+        expected_s = max(expected_s, _SHORTEST_S)
         scaled = [one / expected_s for one in counts]
         products = [one * other for one in scaled for other in scaled]
         sums = [one * seconds / expected_s for one in scaled]

@@ -241,6 +241,7 @@ class Router:
         live.prefixes.add(plan.hashes)
         routed = plan.routed
         prompt_tokens = measured.prompt_tokens or plan.request.prompt_tokens
+        usd = self.paid(live, busy_s, prompt_tokens, measured.answer_tokens)
         self.learned.tokens.observe(routed.model, len(routed.prompt), measured.prompt_tokens)
         if routed.dialect.answers and measured.answer_tokens:
             whole = msgspec.structs.replace(measured, prompt_tokens=prompt_tokens)
@@ -248,7 +249,7 @@ class Router:
             live.learned.observe(whole, live.upstream)
             key = plan.request.key
             self.learned.lengths.observe(routed.model, key, routed.most, measured.answer_tokens)
-        return self.paid(live, busy_s, prompt_tokens, measured.answer_tokens)
+        return usd
 
     def _observe_late(self, plan: RoutePlan, live: LiveUpstream, measured: Measured) -> None:
         """Compare an answer that did not wait with its prediction, had the counts of tokens been known."""
