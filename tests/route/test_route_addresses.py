@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import httpx
 
+from dure.route.addresses import Addresses
+from dure.route.client import HttpClient
 from tests.support.routing import Routing, routing, upstream
 from tests.support.scripted_upstream import WHOLE, Mode, ScriptedUpstream, scripted
 
@@ -80,6 +83,35 @@ def test_a_404_about_something_else_goes_to_the_client(tmp_path: Path) -> None:
         assert (paths(one), paths(two)) == ([RESPONSES] * 2, [])
         router.stop()
         assert [line.outcome.whole for line in router.log() if line.outcome] == [True, True]
+
+
+def test_a_question_that_was_not_answered_tells_nothing(tmp_path: Path) -> None:
+    """Whether there is such an address is asked again at the next request."""
+    with pair(tmp_path, (RESPONSES,)) as (router, one, _):
+        one.probes_break = True
+        assert ask(router).content == NOTHING
+        one.probes_break = False
+        assert ask(router).headers["x-route-target"] == "two"
+
+
+def test_what_was_had_is_asked_again_as_what_was_lacked() -> None:
+    """An address that a server has may be gone once another one answers there."""
+
+    async def asked(url: str) -> list[bool]:
+        client = HttpClient(url, ca_file=None, connect_s=WAIT_S, silence_s=WAIT_S)
+        new, old = Addresses(), Addresses(believed_s=0.0)
+        bodies = (b"no model is named so", NOTHING)
+        try:
+            return [
+                await one.learn(client, [], RESPONSES, 404, body)
+                for one in (new, old)
+                for body in bodies
+            ]
+        finally:
+            client.close()
+
+    with scripted() as one:
+        assert asyncio.run(asked(one.url)) == [False, False, False, True]
 
 
 def test_who_does_not_support_it_is_passed_over(tmp_path: Path) -> None:

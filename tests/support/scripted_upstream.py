@@ -62,8 +62,8 @@ class Seen:
 class ScriptedUpstream:
     """How it answers, and what it was asked.
 
-    models_page: instead of the list of its models. absent: addresses that it does not have. pieces: of a
-    stream, sent one by one. requests: those that came through a router. answering: an answer has begun,
+    models_page: instead of the list of its models. absent: addresses that it does not have.
+    probes_break: it hangs up when it is asked for one that nobody has. pieces: of a stream, sent one by one. requests: those that came through a router. answering: an answer has begun,
     or hangs. left: a client hung up before the end of its answer.
     """
 
@@ -72,6 +72,7 @@ class ScriptedUpstream:
     models_page: bytes = b""
     absent: Sequence[str] = ()
     mode: Mode = "whole"
+    probes_break: bool = False
     pieces: Sequence[bytes] = EVENTS
     requests: list[Seen] = field(default_factory=list)
     loop: asyncio.AbstractEventLoop | None = None
@@ -116,6 +117,8 @@ class ScriptedUpstream:
         else:
             if "x-request-id" in seen.headers:  # it is no request of the router's own
                 self.requests.append(seen)
+            if self.probes_break and seen.path.endswith("-of-nobody"):
+                return False
             if seen.path in self.absent or seen.path.endswith("-of-nobody"):
                 _write(writer, 404, b'{"detail":"Nothing at %s"}' % seen.path.encode())
                 return True
