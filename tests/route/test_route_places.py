@@ -64,6 +64,17 @@ def test_other_clients_take_places_too() -> None:
         assert places.ahead(0.0, 6.0).turn_s == expected_s
 
 
+def test_any_number_of_other_clients_is_counted() -> None:
+    """Each round of as many as there are places takes as long as the first."""
+    places = of(3, HALF)
+    for others in (2, 3, 255, 256, 257, 258, 259, 900, 1001, 3 * 10**14 + 1):
+        places.others = others
+        expected_s = others // 3 * 6.0 * 2  # beside two others, at half as much again for each
+        turn_s, beside = places.ahead(0.0, 6.0)
+        assert turn_s == pytest.approx(expected_s)
+        assert len(beside.ends_s) == 2
+
+
 def test_a_text_that_began_needs_its_text_only() -> None:
     """However long its prompt was thought to take."""
     places = of(1)

@@ -19,6 +19,7 @@ __all__ = ["Ahead", "Busy", "Places"]
 
 _LATE = 0.1  # of its time is what an answer is thought to need still, if it is late
 _MOST_BESIDE = 64
+_MOST_OTHERS = 256  # answers of other clients that are looked at one by one
 
 
 class Ahead(NamedTuple):
@@ -93,11 +94,17 @@ class Places:
         return self._busy
 
     def ahead(self, now_s: float, other_s: float) -> Ahead:
-        """Return what another request finds. other_s: what an answer of another client needs alone."""
+        """Return what another request finds. other_s: what an answer of another client needs alone.
+
+        Many others take places in rounds of as many as there are places, all alike.
+        """
         self._advance(now_s)
         works = [self._left(one) for one in self._under_way.values()]
-        works += [(0.0, other_s)] * self.others
-        return _Race(works, self).run()
+        rounds = max(0, self.others - _MOST_OTHERS) // self.parallel
+        works += [(0.0, other_s)] * (self.others - rounds * self.parallel)
+        turn_s, beside = _Race(works, self).run()
+        round_s = other_s * self.answer_crowd.slowness(self.parallel - 1, 0)
+        return Ahead(turn_s + rounds * round_s, beside)
 
     def _left(self, one: _UnderWay) -> tuple[float, float]:
         is_late = one.prompt_s + one.text_s < _LATE * one.all_s

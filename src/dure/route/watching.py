@@ -25,6 +25,7 @@ T = TypeVar("T")
 _EVERY_S = 2.0
 _SHAPE_EVERY_S = 30.0
 _CLOUD_EVERY_S = 60.0  # others count how often they are asked
+_MOST_SLOTS = 1024  # that are believed
 _WAIT_S = 5.0
 _ABSENT = (401, 403, 404, 405, 501)
 _RUNNING, _WAITING = (
@@ -150,7 +151,8 @@ async def _ask_shape(live: LiveUpstream) -> None:
     if not is_cloud and (told := await _get_as(live, "/props", _Properties)) is not None:
         settings = told.default_generation_settings
         learned.context = (settings.n_ctx if settings else None) or learned.context
-        learned.parallel = told.total_slots or learned.parallel
+        slots = min(told.total_slots or 0, _MOST_SLOTS)
+        learned.parallel = slots if slots > 0 else learned.parallel
     live.learn_shape()
 
 
