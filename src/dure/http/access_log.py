@@ -31,7 +31,7 @@ class RequestRecord:
     id: str
     method: str = ""
     path: str = ""
-    route: str = ""  # the path's template
+    route: str = ""  # the path's template; set by whoever has no routes
     client: str = ""
     owner: str = ""
     status: int = 0

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterable
 
 from dure.http.access_log import record_of
+from dure.http.guards.access import key_of
 from dure.http.guards.asgi import Headers, Receive, Scope, Send
 from dure.http.guards.refusal import Refusal, refuse
 from dure.route.client import Client, UpstreamError
@@ -16,9 +17,15 @@ from dure.route.headers import key_headers, to_browser, to_upstream
 
 __all__ = ["Forwarding"]
 
+_ROUTE = "/{path:path}"  # of all requests, for the record
+
 
 class Forwarding:
-    """Forwards to one server. name: how errors call it. key: what the server wants, "" if nothing."""
+    """Forwards to one server. name: how errors call it.
+
+    key: what the server wants, "" if nothing. It is shown for requests that came with a key of this very
+    process; others, to addresses that are open, go without.
+    """
 
     def __init__(self, client: Client, name: str, key: str) -> None:
         self._client, self._name = client, name
@@ -28,24 +35,27 @@ class Forwarding:
         """Handle one ASGI request."""
         if scope["type"] != "http":
             return
-        scope["endpoint"] = self  # it is a route, for the record
+        if (record := record_of(scope)) is not None:
+            record.route = _ROUTE
         body = (await receive()).get("body", b"")
         answering = asyncio.create_task(self._answer(scope, body, send))
         gone = asyncio.create_task(_gone(receive))
-        await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
-        gone.cancel()
-        if not answering.done():
+        try:
+            await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                answering.result()  # raises what is a bug
+        finally:
             answering.cancel()
-            await asyncio.wait({answering})
-        elif (bug := answering.exception()) is not None:
-            raise bug
+            gone.cancel()
+            await asyncio.gather(answering, gone, return_exceptions=True)
 
     async def _answer(self, scope: Scope, body: bytes, send: Send) -> None:
         record = record_of(scope)
         query = scope.get("query_string", b"").decode("latin-1")
+        key = self._key if key_of(scope) is not None else []  # open paths are, without it
         path = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
         headers = to_upstream(
-            _without_origin(scope["headers"]), self._key, record.id if record else "", private=False
+            _without_origin(scope["headers"]), key, record.id if record else "", private=False
         )
         target = f"{path}?{query}" if query else path
         try:
@@ -56,7 +66,7 @@ class Forwarding:
         try:
             start = {"type": "http.response.start", "status": answer.status}
             await send({**start, "headers": to_browser(answer.headers)})
-            while piece := await answer.piece():
+            while scope["method"] != "HEAD" and (piece := await answer.piece()):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except UpstreamError:

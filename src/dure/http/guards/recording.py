@@ -44,7 +44,7 @@ class Recording:
                 action()
             record.duration_s = time.monotonic() - start
             record.hung_up = watch.hung_up and not watch.complete
-            record.route = _route(scope)
+            record.route = record.route or _route(scope)
             self._ended(record)
 
 
