@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -11,8 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from dure.http.guards.asgi import Message
+from dure.route.client import HttpClient
+from dure.route.forwarding import Forwarding
 from tests.support.dure_process import error_line
 from tests.support.dure_server import GREEDY, Home, Serving, end
+from tests.support.scripted_upstream import scripted
 
 KEY = "sk-page-0123456789"
 WAIT_S = 60.0  # detects a hang; nothing is measured with it
@@ -93,6 +99,61 @@ def test_a_server_elsewhere_is_shown_with_a_key_from_a_file(
         assert page.get("/v1/models").status_code == 200
     with shown(home, served.url) as page:
         assert page.get("/v1/models").status_code == 401
+
+
+def test_a_head_ends_without_a_body(server: tuple[Home, Serving]) -> None:
+    """Nothing comes after it, whatever length it tells."""
+    home, _ = server
+    with shown(home) as page:
+        headers = {"authorization": f"Bearer {page.password}"}
+        assert httpx.head(f"{page.url}/metrics", headers=headers, timeout=WAIT_S).content == b""
+
+
+def test_the_servers_key_is_for_who_knows_the_password(tmp_path: Path) -> None:
+    """Addresses that are open here are asked for without it."""
+    key_file = tmp_path / "key"
+    key_file.write_text(KEY)
+    key_file.chmod(0o600)
+    with scripted() as other, shown(Home(tmp_path), other.url, "--key-file", key_file) as page:
+        httpx.get(f"{page.url}/", timeout=WAIT_S)
+        page.get("/")
+        assert [seen.headers.get("authorization") for seen in other.requests] == [
+            None,
+            f"Bearer {KEY}",
+        ]
+
+
+def test_a_page_is_no_server_of_its_own(tmp_path: Path) -> None:
+    """It is not listed, not stopped unless named, and no prompt goes to where it leads."""
+    home = Home(tmp_path)
+    with scripted() as other, shown(home, other.url):
+        assert json.loads(home.dure("ps", "--json").stdout) == []
+        home.dure("route", "explain", "Hi")
+        assert not other.requests
+        assert "no server runs here" in error_line(home.dure("stop").stderr)
+        assert home.dure("stop", "ui").returncode == 0
+
+
+def test_a_request_that_is_ended_leaves_nothing_behind() -> None:
+    """Neither the question after its client nor the request to the server goes on."""
+
+    async def left() -> int:
+        client = HttpClient(other.url, ca_file=None, connect_s=WAIT_S, silence_s=WAIT_S)
+        messages: asyncio.Queue[Message] = asyncio.Queue()
+        messages.put_nowait({"type": "http.request", "body": b""})
+
+        async def send(_: Message) -> None:
+            pass
+
+        scope = {"type": "http", "method": "GET", "path": "/v1/hangs", "headers": []}
+        task = asyncio.create_task(Forwarding(client, "it", "")(scope, messages.get, send))
+        assert await asyncio.to_thread(other.answering.wait, WAIT_S)
+        task.cancel()
+        await asyncio.wait({task})
+        return len(asyncio.all_tasks()) - 1
+
+    with scripted(mode="hangs") as other:
+        assert asyncio.run(left()) == 0
 
 
 def test_what_cannot_be_shown_says_why(tmp_path: Path) -> None:

@@ -18,7 +18,10 @@ import msgspec
 from dure.places import runtime_directories, runtime_directory
 from dure.processes import identity_of, since_boot_s
 
-__all__ = ["RunningServer", "registered", "running_servers"]
+__all__ = ["PAGE", "RunningServer", "registered", "running_servers"]
+
+PAGE = "ui"
+"""The model of what runs no model: `dure ui`, which hands all on to another server."""
 
 _log = logging.getLogger("dure.serve")
 

@@ -16,7 +16,7 @@ from dure.http.guards.access import OWN_KEY, owner_of
 from dure.http.guards.asgi import Receive, Scope, Send
 from dure.http.guards.refusal import Refusal, refuse
 from dure.http.problems import json_response
-from dure.http.registry import running_servers
+from dure.http.registry import PAGE, running_servers
 from dure.http.server_status import ask_server
 from dure.route.decision import Decision
 from dure.route.dialects import read_request
@@ -90,6 +90,8 @@ def explained(
 def explained_by_running(question: Question) -> Explanation | None:
     """Return what this user's running router would decide now, None if none runs."""
     for server in running_servers():
+        if server.model == PAGE:  # it would hand the prompt on to another machine
+            continue
         try:
             status, text = ask_server(server, EXPLAIN, msgspec.json.encode(question))
             if status == 200:

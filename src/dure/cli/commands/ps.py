@@ -9,7 +9,7 @@ from rich.table import Table
 
 from dure.cli.terminal.console import duration_text, errors, output, print_json, printable
 from dure.cli.terminal.parameters import Json
-from dure.http.registry import running_servers
+from dure.http.registry import PAGE, running_servers
 from dure.http.server_status import ServerStatus, server_status
 
 __all__ = ["ps"]
@@ -20,7 +20,7 @@ def ps(as_json: Json = False) -> None:
 
     Example: dure ps --json
     """
-    servers = [server_status(server) for server in running_servers()]
+    servers = [server_status(server) for server in running_servers() if server.model != PAGE]
     if as_json:
         print_json([asdict(server) for server in servers])
     elif not servers:

@@ -12,7 +12,7 @@ import typer
 from dure.cli.terminal.console import errors, printable
 from dure.cli.terminal.server_choice import the_servers
 from dure.errors import EngineError, ResourceError
-from dure.http.registry import RunningServer, running_servers
+from dure.http.registry import PAGE, RunningServer, running_servers
 
 __all__ = ["stop"]
 
@@ -38,7 +38,9 @@ def stop(
 
 
 def _chosen(named: str | None, everything: bool) -> list[RunningServer]:
-    return running_servers() if everything else the_servers(named, "name one, or give --all")
+    if everything:
+        return running_servers()
+    return the_servers(named, "name one, or give --all", without="" if named else PAGE)
 
 
 def _stop(server: RunningServer, timeout_s: float) -> None:

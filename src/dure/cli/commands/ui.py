@@ -16,10 +16,9 @@ import typer
 from dure.cli.terminal.console import errors
 from dure.cli.terminal.server_choice import the_servers
 from dure.errors import UsageError
+from dure.http.registry import PAGE
 
 __all__ = ["ui"]
-
-_NAME = "ui"  # in the list of servers
 
 
 def ui(
@@ -83,7 +82,7 @@ def ui(
     settings = ServerSettings(port=port, api_keys=(f"page:{password}",), deadline_s=0.0)
     served = Served(Forwarding(client, url, key), RequestFigures())
     with opening:
-        code = serve(served, settings, model=_NAME, announce=announce)
+        code = serve(served, settings, model=PAGE, announce=announce)
     raise typer.Exit(code)
 
 
@@ -102,7 +101,7 @@ def _server(named: str | None) -> tuple[str, str]:
         if not named.startswith(("http://", "https://")):
             raise UsageError(f"{named} is no address", "give http://HOST:PORT")
         return named.rstrip("/"), ""
-    (found, *more) = the_servers(named, "name one", without=_NAME)
+    (found, *more) = the_servers(named, "name one", without=PAGE)
     if more:
         raise UsageError(f"{len(more) + 1} servers are called {named}", "name one by its port")
     return found.url.replace("0.0.0.0", "127.0.0.1"), found.key  # noqa: S104 (it listens everywhere)
