@@ -203,6 +203,16 @@ def test_models_of_all_upstreams_are_one_list(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- guards and secrets
 
 
+def test_any_name_of_a_model_is_counted_as_one_address(tmp_path: Path) -> None:
+    """Whoever asks for many makes no figure for each."""
+    with scripted() as one, routing(tmp_path, upstream("one", one.url, measure=False)) as router:
+        for name in ("a", "b"):
+            assert httpx.get(f"{router.url}/v1/models/{name}").status_code == 404
+        httpx.get(f"{router.url}/v1/models")
+        found = set(re.findall(r'[{,]path="([^"]*)"', httpx.get(f"{router.url}/metrics").text))
+        assert found == {"/v1/models", "/v1/models/{model:path}"}
+
+
 def test_the_guards_of_a_server_hold(router: Routing) -> None:
     """No key, no answer, in the shape of each dialect; health is open."""
     assert httpx.get(f"{router.url}/health").status_code == 200

@@ -13,8 +13,9 @@ from dure.route import ollama_pages
 from dure.route.live_upstream import LiveUpstream
 from dure.route.router import Router
 
-__all__ = ["OF_ONE_SERVER", "PAGES", "page"]
+__all__ = ["OF_ONE_SERVER", "PAGES", "page", "template"]
 
+_OF_MODELS = ("/v1/models/", "/models/")
 _NO_TIME = 0  # when a model was made is not known here
 
 
@@ -23,11 +24,17 @@ async def page(router: Router, path: str) -> tuple[int, Any] | None:
     if path in PAGES:
         await router.look_here()
         return await PAGES[path](router)
-    for beginning in ("/v1/models/", "/models/"):
+    for beginning in _OF_MODELS:
         if path.startswith(beginning):
             await router.look_here()
             return _model(router, path.removeprefix(beginning))
     return None
+
+
+def template(path: str) -> str:
+    """Return the template of a page's path, as `dure serve` has it: all models have the same."""
+    beginning = next((one for one in _OF_MODELS if path.startswith(one)), None)
+    return path if beginning is None else f"{beginning}{{model:path}}"
 
 
 async def _hello(_: Router) -> tuple[int, Any]:

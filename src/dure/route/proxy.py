@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from starlette.responses import PlainTextResponse, Response
 
+from dure.http.access_log import record_of
 from dure.http.guards.asgi import App, Receive, Scope, Send
 from dure.http.guards.refusal import Refusal, refuse
 from dure.http.problems import json_response
@@ -14,7 +15,7 @@ from dure.route.dialects import DIALECTS
 from dure.route.exchange import Exchange
 from dure.route.explaining import EXPLAIN, Explanations
 from dure.route.feedback import FEEDBACK, Feedback
-from dure.route.pages import OF_ONE_SERVER, page
+from dure.route.pages import OF_ONE_SERVER, page, template
 from dure.route.router import Router
 
 __all__ = ["Proxy"]
@@ -43,10 +44,10 @@ class Proxy:
             return
         path, method = scope["path"], scope["method"]
         if method == "POST" and path in self._posts:
-            scope["endpoint"] = self  # it is a route, for the record
+            _note(scope, path)
             await self._posts[path](scope, receive, send)
         elif method in ("GET", "HEAD") and (found := await self._page(path)) is not None:
-            scope["endpoint"] = self
+            _note(scope, template(path))
             await found(scope, receive, send)
         elif self._own is not None:
             await self._own(scope, receive, send)
@@ -63,3 +64,9 @@ class Proxy:
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         await Exchange(self._router, self._log, scope, receive, send).run()
+
+
+def _note(scope: Scope, route: str) -> None:
+    """Note the template of the path, as others have their router do."""
+    if (record := record_of(scope)) is not None:
+        record.route = route
