@@ -17,6 +17,10 @@ import openai
 import psutil
 import pytest
 
+from dure.http.access_log import RequestRecord
+from dure.http.guards.asgi import Message
+from dure.route.decision_log import DecisionLog
+from dure.route.exchange import Exchange
 from dure.route.learning import Learned
 from dure.route.measuring import measure
 from dure.route.router import Router
@@ -211,6 +215,37 @@ def test_any_name_of_a_model_is_counted_as_one_address(tmp_path: Path) -> None:
         httpx.get(f"{router.url}/v1/models")
         found = set(re.findall(r'[{,]path="([^"]*)"', httpx.get(f"{router.url}/metrics").text))
         assert found == {"/v1/models", "/v1/models/{model:path}"}
+
+
+def test_a_running_request_is_known_by_its_upstream(tmp_path: Path) -> None:
+    """Who shows it before it has ended reads its record: where it went, and why."""
+
+    async def seen() -> dict[str, Any]:
+        rules = RouteRules(upstreams=(Upstream(name="one", url=one.url, measure=False),))
+        router = Router(rules, Learned())
+        await look(router.upstreams["one"])
+        messages: asyncio.Queue[Message] = asyncio.Queue()
+        messages.put_nowait({"type": "http.request", "body": json.dumps(GREEDY).encode()})
+        record = RequestRecord("1")
+        path = "/v1/chat/completions"
+        scope = {"type": "http", "path": path, "headers": [], "state": {"record": record}}
+
+        async def send(_: Message) -> None:
+            pass
+
+        with DecisionLog(tmp_path / "log") as log:
+            exchange = Exchange(router, log, scope, messages.get, send)
+            task = asyncio.create_task(exchange.run())
+            assert await asyncio.to_thread(one.answering.wait, 30)
+            found = dict(record.extra)
+            messages.put_nowait({"type": "http.disconnect"})
+            await task
+        return found
+
+    with scripted(models=("dure-demo",), mode="hangs") as one:
+        found = asyncio.run(seen())
+        assert found["route_target"] == "one"
+        assert found["route_reason"]
 
 
 def test_the_guards_of_a_server_hold(router: Routing) -> None:

@@ -124,6 +124,8 @@ class Exchange:
     async def _attempt(self, plan: RoutePlan) -> bool:
         """Let the chosen upstream answer; return False if another one may be asked instead."""
         live = self._router.began(plan)
+        self._record.extra["route_target"] = live.name  # running requests are shown with it
+        self._record.extra["route_reason"] = plan.decision.reason or ""
         waited, start_s = len(live.places) > live.parallel, time.monotonic()
         watch, answer, status, is_whole = self._watch(live, start_s), None, 0, False
         try:
@@ -263,8 +265,6 @@ class Exchange:
             for verdict in self._router.verdicts(plan, self._record.id):
                 self._router.judged(verdict)
                 self._log.write(JudgedLine.of(verdict))
-        self._record.extra["route_target"] = live.name
-        self._record.extra["route_reason"] = plan.decision.reason or ""
         self._write(plan, outcome)
 
     def _note(
