@@ -79,9 +79,14 @@ class RentedPod:
     async def start(self, upstream: Upstream) -> str:
         """Start the pod if it is stopped, and open its tunnel. Raises DureError."""
         assert upstream.start_s is not None, "pods have one"
-        await self._in_thread(partial(self._way.start, _START_PATIENCE * upstream.start_s))
+        patience_s = _START_PATIENCE * upstream.start_s
+        url = await self._in_thread(partial(self._opened, patience_s))
         if self._live is not None:
             self._live.way, self._live.why_closed = "open", ""
+        return url
+
+    def _opened(self, patience_s: float) -> str:
+        self._way.start(patience_s)
         return self._way.url
 
     async def keep(self, router: Router, live: LiveUpstream, found: asyncio.Event) -> None:
@@ -90,12 +95,13 @@ class RentedPod:
         look_s = beat_s = 0.0
         while True:
             now_s = time.monotonic()
-            if not self._way.is_open and (live.way == "open" or now_s >= look_s):
+            is_open = await self._in_thread(lambda: self._way.is_open)
+            if not is_open and (live.way == "open" or now_s >= look_s):
                 await self._find(router, live)
                 look_s = time.monotonic() + _LOOK_S
                 found.set()
-            elif self._way.is_open and now_s >= beat_s:
-                self._way.beat()
+            elif is_open and now_s >= beat_s:
+                await self._in_thread(self._way.beat)
                 beat_s = now_s + _BEAT_S
             await asyncio.sleep(_STEP_S)
 
@@ -105,8 +111,8 @@ class RentedPod:
             await look(live)
         standing: Standing = await self._in_thread(self._way.find)
         live.way, live.why_closed = standing.state, standing.why
-        if self._way.is_open:
-            live.move(self._way.url)
+        if standing.state == "open":
+            live.move(await self._in_thread(lambda: self._way.url))
         if standing.hourly is not None and self._follows_price:
             router.priced(live.name, standing.hourly.dollars)
         await look(live)
