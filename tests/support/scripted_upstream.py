@@ -63,8 +63,9 @@ class ScriptedUpstream:
     """How it answers, and what it was asked.
 
     models_page: instead of the list of its models. absent: addresses that it does not have.
-    probes_break: it hangs up when it is asked for one that nobody has. pieces: of a stream, sent one by one. requests: those that came through a router. answering: an answer has begun,
-    or hangs. left: a client hung up before the end of its answer.
+    probes_break: it hangs up when it is asked for one that nobody has. pieces: of a stream, sent one by
+    one. requests: those that came through a router. answering: an answer has begun, or hangs. left: a
+    client hung up before the end of its answer.
     """
 
     url: str = ""
