@@ -206,5 +206,4 @@ def _trace_shown(watch: PageWatch, trace: TokenTrace) -> dict[str, Any]:
             {part: sum(i.ended_s - i.begun_s for i in own if i.part == part) for part in PARTS}
             for own in trace.ranks
         ],
-        "experts": None,
     }
