@@ -101,12 +101,25 @@ def test_a_server_elsewhere_is_shown_with_a_key_from_a_file(
         assert page.get("/v1/models").status_code == 401
 
 
-def test_a_head_ends_without_a_body(server: tuple[Home, Serving]) -> None:
-    """Nothing comes after it, whatever length it tells."""
-    home, _ = server
-    with shown(home) as page:
-        headers = {"authorization": f"Bearer {page.password}"}
-        assert httpx.head(f"{page.url}/metrics", headers=headers, timeout=WAIT_S).content == b""
+def test_a_head_ends_without_a_body() -> None:
+    """Nothing is waited for after it, nor passed on, whatever length it tells."""
+
+    async def bodies() -> list[bytes]:
+        client = HttpClient(other.url, ca_file=None, connect_s=WAIT_S, silence_s=WAIT_S)
+        messages: asyncio.Queue[Message] = asyncio.Queue()
+        messages.put_nowait({"type": "http.request", "body": b""})
+        sent = list[Message]()
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "HEAD", "path": "/v1/some", "headers": []}
+        await Forwarding(client, "it", "")(scope, messages.get, send)
+        assert sent[0]["status"] == 200
+        return [one["body"] for one in sent[1:]]
+
+    with scripted(mode="endless") as other:
+        assert asyncio.run(asyncio.wait_for(bodies(), WAIT_S)) == [b""]
 
 
 def test_the_servers_key_is_for_who_knows_the_password(tmp_path: Path) -> None:
