@@ -143,7 +143,7 @@ def content(response: httpx.Response) -> str:
 
 def head(length: int | str) -> bytes:
     """The head of a request with a good key."""
-    fields = f"host: a\r\nauthorization: Bearer {KEY}\r\ncontent-length: {length}\r\n"
+    fields = f"host: localhost\r\nauthorization: Bearer {KEY}\r\ncontent-length: {length}\r\n"
     return f"POST {CHAT} HTTP/1.1\r\n{fields}\r\n".encode()
 
 

@@ -60,7 +60,7 @@ def test_a_body_of_the_largest_size_is_taken(plain: Serving) -> None:
 
 def test_a_body_that_does_not_come_is_408(plain: Serving) -> None:
     """A client that stops in the middle of its body is cut off."""
-    answer = raw(plain, b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nabc")
+    answer = raw(plain, b"POST /x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\nabc")
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"connection: close" in answer
 
@@ -70,8 +70,8 @@ def test_a_body_that_does_not_come_is_408(plain: Serving) -> None:
 
 def test_a_head_that_is_never_whole_is_408(plain: Serving) -> None:
     """A client that drips its headers is cut off, on a new connection and on a used one."""
-    assert raw(plain, b"GET /x HTTP/1.1\r\nhost: a\r\nx-").startswith(b"HTTP/1.1 408")
-    answers = raw(plain, b"GET /x HTTP/1.1\r\nhost: a\r\n\r\nGET /x HT")
+    assert raw(plain, b"GET /x HTTP/1.1\r\nhost: localhost\r\nx-").startswith(b"HTTP/1.1 408")
+    answers = raw(plain, b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\nGET /x HT")
     assert answers.startswith(b"HTTP/1.1 200")
     assert b"HTTP/1.1 408" in answers
 
@@ -79,9 +79,9 @@ def test_a_head_that_is_never_whole_is_408(plain: Serving) -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        b"GET /x HTTP/1.1\r\nhost: a\r\n" + b"x-a: b\r\n" * 5000 + b"\r\n",
-        b"GET /x HTTP/1.1\r\nhost: a\r\nx-a: " + b"b" * 20_000 + b"\r\n\r\n",
-        b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nhost: localhost\r\n" + b"x-a: b\r\n" * 5000 + b"\r\n",
+        b"GET /x HTTP/1.1\r\nhost: localhost\r\nx-a: " + b"b" * 20_000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
         + b"x-trailer: b\r\n" * 5000
         + b"\r\n",
@@ -125,13 +125,13 @@ def test_what_is_no_http_is_400(plain: Serving, data: bytes) -> None:
 def test_an_idle_connection_is_closed(plain: Serving) -> None:
     """Whether it has been used or not."""
     assert raw(plain, b"") == b""
-    assert raw(plain, b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n").startswith(b"HTTP/1.1 200")
+    assert raw(plain, b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n").startswith(b"HTTP/1.1 200")
 
 
 def test_a_client_that_reads_nothing_is_cut_off(plain: Serving) -> None:
     """Its request ends, so that the engine does not work for nobody."""
     with socket.create_connection(("127.0.0.1", plain.port), 30) as sock:
-        sock.sendall(b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n")
+        sock.sendall(b"GET /endless HTTP/1.1\r\nhost: localhost\r\n\r\n")
         wait_for(lambda: plain.api.running == 1)
         wait_for(lambda: plain.api.running == 0)
         assert plain.api.ended[-1] == "hung up"

@@ -201,7 +201,7 @@ def test_a_client_that_never_reads_does_not_hold_up_the_end(tmp_path: Path) -> N
         port = httpx.URL(url).port
         assert port
         with socket.create_connection(("127.0.0.1", port)) as sock:
-            sock.sendall(b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n")
+            sock.sendall(b"GET /endless HTTP/1.1\r\nhost: localhost\r\n\r\n")
             sock.recv(1)
             server.send_signal(signal.SIGTERM)
             assert server.wait(WAIT_S) == 0
