@@ -94,30 +94,31 @@ def test_the_feed_tells_machines_requests_and_steps(server: Serving) -> None:
         )
         assert sum(node["share"] for node in first["nodes"]) == pytest.approx(1)
         assert all(node["weights_bytes"] > 3e6 and node["is_up"] for node in first["nodes"])
-        with writing(server.url):
+        with writing(server.url, 4):
+            state = seen(
+                events, "state", lambda s: s["requests"] and s["requests"][0]["tokens"] > 9
+            )
+            request = state["requests"][0]
+            answer = httpx.post(f"{server.url}/page/requests/{request['id']}/cancel")
+            assert answer.status_code == 204
+            assert (request["state"], request["max_tokens"]) == ("writing", 1500)
+            assert request["tokens_per_s"] > 0
+        with writing(server.url, 4):
             steps = seen(events, "steps", lambda notes: any(not n["n_prompt"] for n in notes))
             for compute_s, sync_s, _idle_s, n_bytes in steps[-1]["ranks"]:
                 assert compute_s > 0
                 assert sync_s > 0
                 assert n_bytes > 0
-            state = seen(
-                events, "state", lambda s: s["requests"] and s["requests"][0]["tokens"] > 9
-            )
-            (request,) = state["requests"]
-            assert (request["state"], request["max_tokens"]) == ("writing", 1500)
-            assert request["tokens_per_s"] > 0
             (link,) = seen(events, "state", lambda s: s["links"][0]["wire_s_per_token"])["links"]
             assert link["ranks"] == [0, 1]
             assert link["wait_s_per_token"] >= 0
-            answer = httpx.post(f"{server.url}/page/requests/{request['id']}/cancel")
-            assert answer.status_code == 204
         assert seen(events, "state", lambda s: not s["requests"])
 
 
 def test_a_request_that_is_ended_there_tells_its_client(server: Serving) -> None:
     """Its stream ends with an error; an id that is not known is 404."""
-    with feeding(server.url) as events, writing(server.url) as pieces:
-        (request,) = seen(events, "state", lambda s: s["requests"])["requests"]
+    with feeding(server.url) as events, writing(server.url, 4) as pieces:
+        request = seen(events, "state", lambda s: s["requests"])["requests"][0]
         httpx.post(f"{server.url}/page/requests/{request['id']}/cancel")
     assert b"ended at the server" in pieces[-1]
     assert httpx.post(f"{server.url}/page/requests/x/cancel").status_code == 404
