@@ -95,9 +95,7 @@ class LoopTotals:
     accepted: int = 0
     n_decode_steps: int = 0  # steps without prompts that no other program disturbed
     given_up: tuple[int, ...] = ()  # threads of each rank in the last step
-    notes: list[StepNote] | None = (
-        None  # of each step since they were taken, while somebody watches
-    )
+    notes: list[StepNote] | None = None  # since they were taken, while somebody watches
 
     def __post_init__(self) -> None:
         self.decode_compute_s = np.zeros(self.n_ranks)  # of each rank in these

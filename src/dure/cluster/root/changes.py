@@ -9,7 +9,7 @@ from typing import Any
 from dure.cluster.root.survey import NodeReport
 from dure.hardware.health import Health, Link
 
-__all__ = ["Changes"]
+__all__ = ["HOT_C", "Changes"]
 
 HOT_C, COOL_C = 80.0, 72.0  # boards slow down at 80 to 85
 MANY_ERRORS = 10  # of a link, before they are an event; then at every doubling

@@ -18,9 +18,7 @@ OWN_KEY = "dure-ps"  # of this user's own commands, every server makes a new one
 
 _log = logging.getLogger("dure.serve")
 _OPEN_PATHS = HEALTH_PATHS | {"/", "/docs"}  # a browser shows what these say, and sends no key
-_OPEN_FILE = re.compile(
-    r"/page/assets/[A-Za-z0-9_-][A-Za-z0-9._-]*"
-)  # of the page, which has no secrets
+_OPEN_FILE = re.compile(r"/page/assets/[A-Za-z0-9_-][A-Za-z0-9._-]*")  # it has no secrets
 _NO_KEY = Refusal(
     401, "an API key is wanted: send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`"
 )

@@ -39,7 +39,9 @@ class WebPages:
     def __init__(self, app: App, origins: Sequence[str], keys: KeyRing) -> None:
         self._app, self._keys = app, keys
         self._origins = frozenset(origins)
-        self._names = {urlsplit(origin).hostname or "" for origin in origins}
+        own = socket.gethostname().lower()
+        named = {urlsplit(origin).hostname or "" for origin in origins}
+        self._names = frozenset({"", "localhost", own, f"{own}.local", *named})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI request."""
@@ -78,8 +80,7 @@ def _text(scope: Scope, name: bytes) -> str:
 
 def _is_this_machine(name: str, allowed: Collection[str]) -> bool:
     """Return whether no web page can have such a name: whoever runs a network decides where others lead."""
-    own = socket.gethostname().lower()
-    if name in ("", "localhost", own, f"{own}.local", *allowed) or name.endswith(".localhost"):
+    if name in allowed or name.endswith(".localhost"):
         return True
     try:
         ipaddress.ip_address(name.strip("[]").partition("%")[0])

@@ -10,15 +10,15 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dure.cluster.root.changes import HOT_C
 from dure.cluster.root.speeds import LinkSpeed
 from dure.cluster.root.survey import NodeReport
 from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.generate.request import ModelInfo, RankPlace
 from dure.generate.step_notes import StepNote
 
-__all__ = ["links_shown", "nodes_shown", "rank_names", "waits_of"]
+__all__ = ["links_shown", "nodes_shown", "rank_names"]
 
-_HOT_C = 80.0
 _LOW_BYTES = 200e6
 _MBIT = 1e6 / 8
 
@@ -98,7 +98,7 @@ def _findings(report: NodeReport) -> list[dict[str, str]]:
             (f"throttled: {why}", "`dure doctor` names the cause and its cure")
             for why in health.throttled
         ]
-        if (warm := health.temperature_c) is not None and warm >= _HOT_C:
+        if (warm := health.temperature_c) is not None and warm >= HOT_C:
             found.append((f"{warm:.0f} °C", "cool it: a heat sink, a fan, air around it"))
         if health.available_bytes < _LOW_BYTES:
             found.append(
@@ -107,16 +107,12 @@ def _findings(report: NodeReport) -> list[dict[str, str]]:
     return [{"text": text, "cure": cure} for text, cure in found]
 
 
-def waits_of(notes: Sequence[StepNote], n_ranks: int) -> list[float] | None:
-    """Return for each rank the mean seconds of a token that it waited for slower ones; None: not known.
-
-    The last rank to come to a sum waits for nobody: its time there is the wire's, and all have that.
-    """
+def _sync_of(notes: Sequence[StepNote], n_ranks: int) -> list[float] | None:
+    """Return each rank's mean seconds of a token in sums; None: not known."""
     decode = [note for note in notes if note.is_decode and len(note.sync_s) == n_ranks]
-    if not decode or n_ranks < 2:
+    if not decode:
         return None
-    means = [statistics.fmean(note.sync_s[rank] for note in decode) for rank in range(n_ranks)]
-    return [one - min(means) for one in means]
+    return [statistics.fmean(note.sync_s[rank] for note in decode) for rank in range(n_ranks)]
 
 
 def links_shown(
@@ -133,27 +129,22 @@ def links_shown(
     places = info.places if info else ()
     if len(places) < 2 or info is None:
         return []
-    waits = waits_of(notes, len(places))
-    decode = [note for note in notes if note.is_decode and len(note.sync_s) == len(places)]
-    wire = (
-        min(statistics.fmean(n.sync_s[r] for n in decode) for r in range(len(places)))
-        if decode
-        else None
-    )
-    return [_link(rank, places, waits, wire, link_of, errors) for rank in range(1, len(places))]
+    sync, names = _sync_of(notes, len(places)), rank_names(places)
+    return [_link(rank, places, names, sync, link_of, errors) for rank in range(1, len(places))]
 
 
 def _link(
     rank: int,
     places: Sequence[RankPlace],
-    waits: Sequence[float] | None,
-    wire_s: float | None,
+    names: Sequence[str],
+    sync: Sequence[float] | None,
     link_of: Callable[[str], LinkSpeed | None],
     errors: Mapping[str, int],
 ) -> dict[str, Any]:
-    name, names = node_of(places[rank]), rank_names(places)
+    """Return one link. sync: the last rank to come to a sum waits for nobody, so its time is the wire's."""
+    name = node_of(places[rank])
     speed = link_of(name) if name != ROOT_NAME else None
-    late = None if waits is None else waits[0] - waits[rank]
+    late = None if sync is None else sync[0] - sync[rank]
     return {
         "ranks": [0, rank],
         "between": [names[0], names[rank]],
@@ -161,7 +152,7 @@ def _link(
         "round_trip_us": speed.round_trip_s * 1e6 if speed else None,
         "wait_s_per_token": None if late is None else abs(late),
         "waits": None if not late else (0 if late > 0 else rank),
-        "wire_s_per_token": wire_s,
+        "wire_s_per_token": None if sync is None else min(sync),
         "errors": errors.get(name),
     }
 
