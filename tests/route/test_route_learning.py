@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dure.route.answer_lengths import AnswerKind, AnswerLengths
 from dure.route.health import UpstreamHealth
 from dure.route.learned_file import read_learned, write_learned
-from dure.route.learning import AnswerLengths, Learned, Measured, TokenCounts, UpstreamLearned
+from dure.route.learning import Learned, Measured, TokenCounts, UpstreamLearned
 from dure.route.line_fit import LineFit
 from dure.route.prefixes import Prefixes, prefix_hashes
 from dure.route.upstream import Upstream
@@ -152,25 +153,42 @@ def test_a_line_never_predicts_less_than_nothing(
 def test_answers_are_as_long_as_the_last_ones_of_their_kind() -> None:
     """Of the same model and key and a like limit; of fewer of these, if there are none."""
     lengths = AnswerLengths()
-    assert lengths.expected("small", "anna", 100) == 100
+    assert lengths.expected(AnswerKind("small", "anna", 100)) == 100
     for tokens in (10, 20, 30):
-        lengths.observe("small", "anna", None, tokens)
-        lengths.observe("small", "ben", None, 10 * tokens)
-    assert lengths.expected("small", "anna", None) == 20
-    assert lengths.expected("small", "ben", None) == 200
-    assert lengths.expected("small", "carl", None) == 65  # the median of all
-    assert lengths.expected("small", "ben", 50) == 50
+        lengths.observe(AnswerKind("small", "anna", None), tokens)
+        lengths.observe(AnswerKind("small", "ben", None), 10 * tokens)
+    assert lengths.expected(AnswerKind("small", "anna", None)) == 20
+    assert lengths.expected(AnswerKind("small", "ben", None)) == 200
+    assert lengths.expected(AnswerKind("small", "carl", None)) == 65  # the median of all
+    assert lengths.expected(AnswerKind("small", "ben", 50)) == 50
 
 
 def test_answers_that_their_limit_ended_would_have_been_longer() -> None:
     """If most of the last ones ran into it, the next is expected to do so too, at its own limit."""
     lengths = AnswerLengths()
     for tokens in (64, 64, 30):
-        lengths.observe("small", "anna", 64, tokens)
-    assert lengths.expected("small", "anna", 100) == 100
+        lengths.observe(AnswerKind("small", "anna", 64), tokens)
+    assert lengths.expected(AnswerKind("small", "anna", 100)) == 100
     for tokens in (30, 30):
-        lengths.observe("small", "anna", 64, tokens)
-    assert lengths.expected("small", "anna", 100) == 30
+        lengths.observe(AnswerKind("small", "anna", 64), tokens)
+    assert lengths.expected(AnswerKind("small", "anna", 100)) == 30
+
+
+def test_answers_to_prompts_that_begin_alike_or_are_as_long_are_told_from_others() -> None:
+    """A program with its own system prompt, and documents beside short questions; a few say nothing."""
+    program = AnswerKind("small", "anna", None, 900, "b1")
+    document = AnswerKind("small", "anna", None, 8000, "d1")
+    lengths = AnswerLengths()
+    for _ in range(3):
+        lengths.observe(program, 5)
+    for _ in range(9):
+        lengths.observe(AnswerKind("small", "anna", None, 40), 300)
+        lengths.observe(AnswerKind("small", "anna", None, 900, "b2"), 90)
+    assert lengths.expected(program) == 90  # as prompts of that length: three are too few
+    lengths.observe(program, 5)
+    assert lengths.expected(program) == 5
+    assert lengths.expected(AnswerKind("small", "anna", None, 50)) == 300
+    assert lengths.expected(document) == 90  # the median of anna's
 
 
 def test_tokens_of_a_prompt_follow_its_bytes() -> None:
@@ -279,7 +297,7 @@ def test_what_was_learned_is_kept_and_a_damaged_file_is_learned_anew(tmp_path: P
     """All of it comes back; a file that is no JSON is as none."""
     learned, file = Learned(), tmp_path / "route" / "learned.json"
     learned.upstream("board").observe(answered(100, 40), BOARD)
-    learned.lengths.observe("small", "anna", 100, 40)
+    learned.lengths.observe(AnswerKind("small", "anna", 100), 40)
     learned.tokens.observe("small", 400, 100)
     learned.spend("pod", 0.5, "2026-11-30")
     write_learned(file, learned)

@@ -20,6 +20,7 @@ import pytest
 
 from dure.pods.emulator.model_server import ANSWER
 from tests.support.dure_process import Dure
+from tests.support.dure_server import Home, Serving
 from tests.support.pod_person import KEY, UP, Person, a_person
 from tests.support.pod_servers import move_server
 from tests.support.routing import Routing, routing, upstream
@@ -93,7 +94,7 @@ def explained(person: Person, rules: str, most: int) -> str:
     return done.stdout
 
 
-def ask(router: Routing, most: int, **headers: str) -> tuple[str, Any]:
+def ask(router: Routing | Serving, most: int, **headers: str) -> tuple[str, Any]:
     """Return who answered, and what."""
     body = {"messages": [{"role": "user", "content": "Ring it."}], "max_tokens": most}
     url = f"{router.url}/v1/chat/completions"
@@ -151,6 +152,30 @@ def test_a_stopped_pod_is_started_by_a_request_that_is_worth_it(
 
 def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_server_before_its_own_model_starts_a_pod_that_is_worth_it(
+    person: Person, tmp_path: Path
+) -> None:
+    """`dure serve --rules`: what is short is answered here; the tunnel ends with the server."""
+    person.dure("stop", "w")
+    rules = tmp_path / "rules.toml"
+    rules.write_text(upstream("own", "here", answer_per_s=0.5, measure=False) + POD)
+    home = Home(tmp_path)
+    home.dure.environment |= account(person) | {"DURE_ROUTE": str(tmp_path / "route")}
+    with (
+        TemporaryDirectory(prefix="r-") as short,  # a tunnel's socket needs a short path
+        home.serving("--rules", rules, TMPDIR=short) as server,
+    ):
+        assert ask(server, SHORT)[0] == "own"
+        assert person.server.account.billing() == []
+        assert ask(server, LONG) == ("pod", ANSWER)
+        assert len(person.server.account.billing()) == 1
+        assert len(tunnels(person)) == 1
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(WAIT_S) == 0
+    assert tunnels(person) == []
+    person.said += server.lines
 
 
 def test_a_port_that_changed_is_found_again(person: Person) -> None:

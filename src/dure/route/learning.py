@@ -6,10 +6,9 @@ kept. Refuses to know HTTP.
 
 from __future__ import annotations
 
-import statistics
-
 import msgspec
 
+from dure.route.answer_lengths import AnswerLengths
 from dure.route.crowding import Crowd
 from dure.route.difficulty import Difficulty
 from dure.route.facts import UpstreamSpeed
@@ -17,11 +16,10 @@ from dure.route.least_squares import Belief, TimesFit
 from dure.route.line_fit import Decayed, LineFit
 from dure.route.upstream import Upstream
 
-__all__ = ["AnswerLengths", "Learned", "Measured", "TokenCounts", "UpstreamLearned"]
+__all__ = ["Learned", "Measured", "TokenCounts", "UpstreamLearned"]
 
 _BYTES_SPREAD = 256.0
 _TOKENS_PER_BYTE = 0.25
-_MOST_LENGTHS = 32
 _MOST_GROUPS = 2000
 _LATE_STEP, _MOST_LATE = 1.03, 2.0
 _SHORT_S = 0.1
@@ -30,8 +28,6 @@ _WEIGHT, _LEAST_WEIGHT = 0.1, 0.001  # of beliefs
 _MOST_CROWD = 50.0
 _LOST, _MOST_LOST = 0.5, 0.98  # part of an answer's speed, while prompts are read
 _MOST_READING = 0.9
-_FIRST_GUESS = 256  # tokens of an answer of which nothing is known
-_CUT_SHORT = 2**31 - 1  # instead of a length that a limit has ended
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,34 +208,6 @@ def _before_s(measured: Measured, not_answering_s: float) -> float:
         first_s = measured.first_s - (measured.queue_s or 0.0)
         not_answering_s = min(not_answering_s, first_s)
     return max(0.0, not_answering_s, measured.prompt_s or 0.0)
-
-
-class AnswerLengths(msgspec.Struct):
-    """How long answers got: of each model and key, apart for each order of magnitude of max_tokens."""
-
-    of: dict[str, list[int]] = msgspec.field(default_factory=dict)
-
-    def observe(self, model: str, key: str, most: int | None, tokens: int) -> None:
-        """Take in an answer's length. most: its max_tokens; one that reached them would have gone on."""
-        tokens = tokens if most is None or tokens < most else _CUT_SHORT
-        for group in _groups(model, key, most):
-            lengths = self.of.pop(group, [])
-            self.of[group] = [*lengths[-_MOST_LENGTHS + 1 :], tokens]  # the last that is forgotten
-        while len(self.of) > _MOST_GROUPS:
-            del self.of[next(iter(self.of))]
-
-    def expected(self, model: str, key: str, most: int | None) -> int:
-        """Return the median of the nearest group that has any, max_tokens at most."""
-        known = (self.of[group] for group in _groups(model, key, most) if group in self.of)
-        lengths = next(known, [_FIRST_GUESS])
-        expected = round(statistics.median(lengths))
-        return expected if most is None else min(most, expected)
-
-
-def _groups(model: str, key: str, most: int | None) -> tuple[str, ...]:
-    """Return the names of groups of like answers, the narrowest first."""
-    size = "-" if most is None else str(most.bit_length())
-    return f"{model} {key} {size}", f"{model} * {size}", f"* * {size}"
 
 
 class TokenCounts(msgspec.Struct):

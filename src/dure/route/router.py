@@ -13,6 +13,7 @@ from datetime import datetime
 
 import msgspec
 
+from dure.route.answer_lengths import AnswerKind
 from dure.route.client import Client, UpstreamError
 from dure.route.counting import count_tokens
 from dure.route.decision import Decision, decide
@@ -42,6 +43,7 @@ class RoutePlan(msgspec.Struct, kw_only=True):
     facts: Mapping[str, UpstreamFacts]
     decision: Decision
     hashes: Sequence[bytes]
+    kind: AnswerKind
     features: tuple[int, ...] = ()
 
 
@@ -76,7 +78,10 @@ class Router:
         await self.look_here()
         hashes = prefix_hashes(routed.prompt)
         facts = self._facts(routed, hashes)
-        request = self._request(routed, key, private, skip)
+        kind = AnswerKind(
+            routed.model, key, routed.most, len(routed.prompt), hashes[0].hex() if hashes else ""
+        )
+        request = self._request(routed, kind, private, skip)
         found = self._features(routed)
         if found and self.learned.difficulty.is_known:
             chance = round(self.learned.difficulty.chance(found), 3)
@@ -92,6 +97,7 @@ class Router:
             facts=facts,
             decision=decision,
             hashes=hashes,
+            kind=kind,
             features=found,
         )
 
@@ -107,21 +113,18 @@ class Router:
         return features(routed.question()) if wanted else ()
 
     def _request(
-        self, routed: RoutedRequest, key: str, private: bool, skip: Sequence[str]
+        self, routed: RoutedRequest, kind: AnswerKind, private: bool, skip: Sequence[str]
     ) -> RequestFacts:
         dialect = routed.dialect
-        most = routed.most
         return RequestFacts(
             dialect=dialect.name,
             model=routed.model,
             prompt_tokens=self.learned.tokens.expected(routed.model, len(routed.prompt)),
-            answer_tokens=(
-                self.learned.lengths.expected(routed.model, key, most) if dialect.answers else 0
-            ),
+            answer_tokens=self.learned.lengths.expected(kind) if dialect.answers else 0,
             tools=routed.tools,
             vision=routed.vision,
-            key=key,
-            private=private or self.rules.is_private(key),
+            key=kind.key,
+            private=private or self.rules.is_private(kind.key),
             target=routed.target,
             skip=tuple(skip),
         )
@@ -247,8 +250,7 @@ class Router:
             whole = msgspec.structs.replace(measured, prompt_tokens=prompt_tokens)
             self._observe_late(plan, live, whole)
             live.learned.observe(whole, live.upstream)
-            key = plan.request.key
-            self.learned.lengths.observe(routed.model, key, routed.most, measured.answer_tokens)
+            self.learned.lengths.observe(plan.kind, measured.answer_tokens)
         return usd
 
     def _observe_late(self, plan: RoutePlan, live: LiveUpstream, measured: Measured) -> None:
