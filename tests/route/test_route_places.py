@@ -174,6 +174,19 @@ def test_times_are_explained_by_what_was_counted() -> None:
     assert token_s == pytest.approx(0.02, rel=0.001)
 
 
+def test_many_short_prompts_do_not_make_long_ones_unknown() -> None:
+    """A hundred that say nothing of what a token costs, and that noise would decide, leave it as it was."""
+    fit = TimesFit()
+    for tokens in (10, 400, 900):
+        fit.observe((1, tokens), 0.05 + 0.002 * tokens, 0.05 + 0.002 * tokens)
+    chance = random.Random(3)
+    for _ in range(100):
+        tokens = chance.choice((10, 12, 16, 22))
+        fit.observe((1, tokens), (0.05 + 0.002 * tokens) * chance.uniform(0.6, 1.4), 0.08)
+    fixed_s, token_s = fit.factors([Belief((0, 200), 1, 0.001)])
+    assert fixed_s + 900 * token_s == pytest.approx(1.85, rel=0.2)
+
+
 counts = st.tuples(st.just(1.0), st.floats(0, 1e4), st.floats(0, 1e4))
 
 

@@ -29,7 +29,7 @@ from dure.route.watching import look
 from tests.support.dure_server import GREEDY, MESSAGES, Home, Serving
 from tests.support.routing import Routing, routing, upstream
 from tests.support.same_answers import plain
-from tests.support.scripted_upstream import scripted
+from tests.support.scripted_upstream import EVENTS, ScriptedUpstream, scripted
 
 WAIT_S = 60.0  # detects a hang; nothing is measured with it
 HUSH = "sk-upstream-hush-0123456789"
@@ -342,12 +342,16 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_new_upstream_is_measured_before_it_is_asked(servers: tuple[Serving, Serving]) -> None:
-    """Two requests of the router's own tell its speeds; one that fails to answer stays unknown."""
+    """Two requests of the router's own tell its speeds, also of one that does not chat.
+
+    One that fails to answer stays unknown.
+    """
     home = Upstream(name="one", url=servers[0].url)
     dead = Upstream(name="two", url="http://127.0.0.1:1")
 
-    async def measured() -> list[bool]:
-        router = Router(RouteRules(upstreams=(home, dead)), Learned())
+    async def measured(no_chat: ScriptedUpstream) -> list[bool]:
+        mute = Upstream(name="three", url=no_chat.url)
+        router = Router(RouteRules(upstreams=(home, dead, mute)), Learned())
         for live in router.upstreams.values():
             await look(live)
             await measure(live)
@@ -355,7 +359,10 @@ def test_a_new_upstream_is_measured_before_it_is_asked(servers: tuple[Serving, S
         ones = router.upstreams.values()
         return [live.learned.speed(live.upstream).measured for live in ones]
 
-    assert asyncio.run(measured()) == [True, False]
+    with scripted(mode="stream") as no_chat:
+        no_chat.absent = ("/v1/chat/completions",)
+        no_chat.pieces = (b'data: {"timings":{"prompt_ms":4.0,"predicted_ms":9.0}}\n\n', *EVENTS)
+        assert asyncio.run(measured(no_chat)) == [True, False, True]
 
 
 def test_a_prompt_near_the_limit_is_counted_exactly(

@@ -25,7 +25,7 @@ _LATE_STEP, _MOST_LATE = 1.03, 2.0
 _SHORT_S = 0.1
 _BY_ANSWER, _BY_PROMPT = 0.4, 0.6  # how much others slow work down, until it is measured
 _WEIGHT, _LEAST_WEIGHT = 0.1, 0.001  # of beliefs
-_MOST_CROWD = 50.0
+_MOST_CROWD = 4.0  # each other answer or prompt at most: more is noise, or a queue
 _LOST, _MOST_LOST = 0.5, 0.98  # part of an answer's speed, while prompts are read
 _MOST_READING = 0.9
 

@@ -1,7 +1,9 @@
 """Explains times as a sum of parts, each a factor of 0 or more times something counted.
 
-Least squares of the errors in proportion, the newest measurements counting most. Pure arithmetic.
-Refuses to know what is counted.
+Least squares of the errors in proportion, the newest measurements counting most. A measurement makes older
+ones count less in what it tells itself, and in nothing else (directional forgetting, Kulhavý 1987): what a
+token of a prompt costs is still known after many short prompts. Pure arithmetic. Refuses to know what is
+counted.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import msgspec
 
 __all__ = ["Belief", "TimesFit"]
 
-_KEEP = 0.95  # of what is known, with every new measurement: about the last 20 count
+_KEEP = 0.95  # of what is known of the same, with every measurement: about the last 20 count
 _FIRM = 1e-9  # of all: no factor is left open
+_NOTHING = 1e-12  # known of a direction
 _SHORTEST_S = 1e-6  # that anything is expected to take
 
 
@@ -30,7 +33,7 @@ class Belief(NamedTuple):
 
 
 class TimesFit(msgspec.Struct):
-    """Measurements: decayed sums of the products of counts (row by row), and of counts and times."""
+    """Measurements: sums of the products of counts (row by row), and of counts and times."""
 
     n: float = 0.0
     products: list[float] = []
@@ -40,11 +43,30 @@ class TimesFit(msgspec.Struct):
         """Take in a time. expected_s: about what it should be; errors count in proportion to it."""
         expected_s = max(expected_s, _SHORTEST_S)
         scaled = [one / expected_s for one in counts]
-        products = [one * other for one in scaled for other in scaled]
-        sums = [one * seconds / expected_s for one in scaled]
+        size = len(scaled)
+        if len(self.sums) != size:
+            self.products, self.sums = [0.0] * size * size, [0.0] * size
         self.n = self.n * _KEEP + 1
-        self.products = _added(self.products, products)
-        self.sums = _added(self.sums, sums)
+        self._forget(scaled)
+        time = seconds / expected_s
+        products = [one * other for one in scaled for other in scaled]
+        self.products = [one + other for one, other in zip(self.products, products, strict=True)]
+        self.sums = [one + part * time for one, part in zip(self.sums, scaled, strict=True)]
+
+    def _forget(self, scaled: Sequence[float]) -> None:
+        """Let what is known in the direction of these counts count less; the factors stay as they are."""
+        size = len(scaled)
+        rows = [self.products[row * size : (row + 1) * size] for row in range(size)]
+        known = [sum(one * part for one, part in zip(row, scaled, strict=True)) for row in rows]
+        in_all = sum(one * part for one, part in zip(known, scaled, strict=True))
+        if in_all < _NOTHING:
+            return
+        lost = (1 - _KEEP) / in_all
+        told = sum(one * part for one, part in zip(self.sums, scaled, strict=True))
+        self.products = [
+            one - lost * known[i // size] * known[i % size] for i, one in enumerate(self.products)
+        ]
+        self.sums = [one - lost * part * told for one, part in zip(self.sums, known, strict=True)]
 
     def factors(self, beliefs: Sequence[Belief]) -> list[float]:
         """Return the factors. beliefs: as many as leave none of them open."""
@@ -58,12 +80,6 @@ class TimesFit(msgspec.Struct):
                 for column in range(size):
                     matrix[row][column] += weight * counts[row] * counts[column]
         return _solved_above_0(matrix, sums)
-
-
-def _added(before: Sequence[float], new: Sequence[float]) -> list[float]:
-    if len(before) != len(new):
-        return list(new)
-    return [one * _KEEP + other for one, other in zip(before, new, strict=True)]
 
 
 def _solved_above_0(matrix: Sequence[Sequence[float]], sums: Sequence[float]) -> list[float]:
