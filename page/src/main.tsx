@@ -1,11 +1,11 @@
 import { render } from "preact";
 import { followFeed } from "./api/feed";
 import { takeKeyFromAddress } from "./api/key";
-import { followHistory } from "./chat/session";
 import { followChanges } from "./cluster/changes";
 import { applyPreferences } from "./preferences";
 import { followAddress } from "./route";
 import { App } from "./shell/App";
+import { followViews } from "./shell/views";
 import "./style.css";
 
 const root = document.getElementById("page");
@@ -16,5 +16,5 @@ takeKeyFromAddress();
 followAddress();
 followFeed();
 followChanges();
-followHistory();
+followViews();
 render(<App />, root);

@@ -11,6 +11,8 @@ import { current, isFull, running, titleOfCurrent } from "./session";
 import { Settings } from "./Settings";
 import { visible } from "./visible";
 
+export { followHistory } from "./session"; // comes with the view, and is called once
+
 export function ChatView(): VNode {
   const t = text.value.chat;
   const isListShown = useSignal(false); // on a narrow screen, where it covers the conversation
