@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from dure.engine.trace import PARTS
+from dure.serve.page import built
 from tests.support.dure_server import GREEDY, Home, Serving
 
 WAIT_S = 60.0  # detects a hang; nothing is measured with it
@@ -191,6 +193,33 @@ def test_the_page_is_for_browsers_and_safe(server: Serving) -> None:
     assert page.headers["content-type"].startswith("text/html")
     for name in ("..%2f..%2froutes.py", "%2e%2e", "index.html%00", "x.js"):
         assert httpx.get(f"{server.url}/page/assets/{name}").status_code == 404
+
+
+@pytest.mark.skipif(built.index() is None, reason="the page was not built: make page")
+def test_files_of_the_page_travel_small(server: Serving) -> None:
+    """Gzipped for whoever takes that, as they are for others; a browser keeps them for ever."""
+    page = httpx.get(server.url, headers={"accept": "text/html"}).text
+    (script,) = re.findall(r'src="(page/assets/[^"]+[.]js)"', page)
+    plain, small, refused = (
+        httpx.get(f"{server.url}/{script}", headers={"accept-encoding": accepted})
+        for accepted in ("identity", "br, gzip", "gzip;q=0, br")
+    )
+    assert plain.content == small.content == refused.content
+    assert small.headers["content-encoding"] == "gzip"
+    assert int(small.headers["content-length"]) < int(plain.headers["content-length"]) / 2
+    for answer in (plain, refused):
+        assert "content-encoding" not in answer.headers
+    for answer in (plain, small):
+        assert answer.headers["vary"] == "accept-encoding"
+        assert "immutable" in answer.headers["cache-control"]
+
+
+def test_the_feed_begins_with_the_state(server: Serving) -> None:
+    """The first piece that arrives has all of it: what the page draws first waits for no second one."""
+    with httpx.stream("GET", f"{server.url}/page/feed", timeout=WAIT_S) as answer:
+        first = next(answer.iter_bytes())
+    assert b"event: state\n" in first
+    assert first.endswith(b"\n\n")
 
 
 def test_the_feed_wants_a_key_where_there_are_keys(tmp_path: Path) -> None:

@@ -60,9 +60,9 @@ async def show_page(request: Request) -> Response:
 
 
 @router.get("/page/assets/{name}")
-async def show_asset(name: str) -> Response:
+async def show_asset(name: str, request: Request) -> Response:
     """Show a file of the page."""
-    if (found := built.asset(name)) is None:
+    if (found := built.asset(name, request.headers.get("accept-encoding", ""))) is None:
         raise NotFoundError("the page has no such file", "load it again")
     return found
 
