@@ -3,6 +3,7 @@ import { followFeed } from "./api/feed";
 import { takeKeyFromAddress } from "./api/key";
 import { followChanges } from "./cluster/changes";
 import { applyPreferences } from "./preferences";
+import { followSeen } from "./parts/seen";
 import { followAddress } from "./route";
 import { App } from "./shell/App";
 import { followViews } from "./shell/views";
@@ -14,6 +15,7 @@ if (root === null) throw new Error("index.html has no element with the id `page`
 applyPreferences();
 takeKeyFromAddress();
 followAddress();
+followSeen();
 followFeed();
 followChanges();
 followViews();

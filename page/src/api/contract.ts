@@ -139,6 +139,8 @@ export type LogKind = "cluster" | "engine" | "route" | "model";
 export type LogLevel = "info" | "warning" | "error";
 
 export interface LogEntry {
+  /** Counted since the server's start. */
+  readonly n: number;
   readonly at: number;
   readonly kind: LogKind;
   readonly level: LogLevel;
