@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -171,16 +172,9 @@ def test_models_and_history_are_shown(server: Serving) -> None:
 def test_a_pull_that_fails_says_why(server: Serving) -> None:
     """And a name that is none is refused at once."""
     begun = httpx.post(f"{server.url}/page/models/pull", json={"name": "http://127.0.0.1:9/x.gguf"})
-    assert begun.json()["state"] == "running"
-    give_up = time.monotonic() + WAIT_S
-    while True:
-        (work,) = httpx.get(f"{server.url}/page/models").json()["work"]
-        if work["state"] == "failed":
-            assert work["error"]
-            break
-        if work["state"] == "running" and work["can_stop"]:
-            time.sleep(0.1)
-        assert time.monotonic() < give_up
+    work = _work(server, begun.json()["id"], lambda one: one["state"] != "running")
+    assert work["state"] == "failed"
+    assert work["error"]
     refused = httpx.post(f"{server.url}/page/models/pull", json={"name": ""})
     assert refused.status_code == 400
     assert httpx.post(f"{server.url}/page/work/77/stop").status_code == 404
@@ -193,6 +187,47 @@ def test_the_page_is_for_browsers_and_safe(server: Serving) -> None:
     assert page.headers["content-type"].startswith("text/html")
     for name in ("..%2f..%2froutes.py", "%2e%2e", "index.html%00", "x.js"):
         assert httpx.get(f"{server.url}/page/assets/{name}").status_code == 404
+
+
+class _Busy(BaseHTTPRequestHandler):
+    """A place of models that has no time."""
+
+    def do_GET(self) -> None:
+        self.send_error(503)
+
+    def do_HEAD(self) -> None:
+        self.send_error(503)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_pull_that_waits_says_why_and_can_be_stopped(server: Serving) -> None:
+    """Though no byte comes; and once it was asked to stop, it cannot be asked again."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Busy) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        name = f"http://127.0.0.1:{hub.server_port}/busy.gguf"
+        pull = httpx.post(f"{server.url}/page/models/pull", json={"name": name}).json()
+        waits = _work(server, pull["id"], lambda one: one["note"])
+        assert "503" in waits["note"]
+        assert waits["can_stop"]
+        assert httpx.post(f"{server.url}/page/work/{pull['id']}/stop").status_code == 204
+        assert not _work(server, pull["id"])["can_stop"]
+        ended = _work(server, pull["id"], lambda one: one["state"] != "running")
+        assert (ended["state"], ended["note"], ended["error"]) == ("stopped", "", "")
+        hub.shutdown()
+
+
+def _work(server: Serving, work_id: str, enough: Any = lambda _: True) -> Any:
+    """Return what is told of some work, once it is enough."""
+    give_up = time.monotonic() + WAIT_S
+    while time.monotonic() < give_up:
+        works = httpx.get(f"{server.url}/page/models").json()["work"]
+        (found,) = (one for one in works if one["id"] == work_id)
+        if enough(found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it never was")
 
 
 @pytest.mark.skipif(built.index() is None, reason="the page was not built: make page")

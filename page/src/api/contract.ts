@@ -201,6 +201,8 @@ export interface Work {
   readonly per_s: Known<number>;
   readonly rest_s: Known<number>;
   readonly state: WorkPhase;
+  /** What a person should know of it, as why nothing comes. */
+  readonly note: Known<string>;
   readonly error: Known<string>;
   readonly cure: Known<string>;
   readonly can_stop: boolean;

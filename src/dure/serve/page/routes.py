@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -95,7 +94,7 @@ async def show_history(watch: CurrentPage) -> Response:
 @router.get("/page/models")
 async def show_models(watch: CurrentPage) -> Response:
     """Show the models of this machine, and what is done with them."""
-    models = await asyncio.to_thread(models_shown, Path(watch.engine.info.path))
+    models = await asyncio.to_thread(models_shown, watch.served_path())
     return json_response({"models": models, "work": watch.works.shown()})
 
 
