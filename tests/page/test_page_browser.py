@@ -59,6 +59,11 @@ def patient() -> None:
     expect.set_options(timeout=WAIT_MS)
 
 
+def expect_view(page: Page, view: str) -> None:
+    """Wait until a view is shown: its file may still be on its way."""
+    expect(page.locator(f"main.view-{view} :is(h1, h2)").first).to_be_attached()
+
+
 def send(page: Page, text: str) -> None:
     """Write a message in the chat, and send it."""
     page.get_by_label("Write a message").fill(text)
@@ -75,7 +80,7 @@ def test_every_view_is_shown_and_accessible(
 ) -> None:
     """In both languages: with its heading, and without a serious finding of axe."""
     with visiting(chromium, server.url, view, locale=locale, dark=locale == "ko-KR") as page:
-        expect(page.locator("main")).to_be_visible()
+        expect_view(page, view)
         expect(page.get_by_text("dure-demo").first).to_be_visible()
         if view == "token":
             expect(page.locator("main table").first).to_be_visible()
@@ -95,7 +100,7 @@ def test_no_view_is_wider_than_its_window(chromium: Browser, server: Serving, wi
     with visiting(chromium, server.url, width=width) as page:
         for view in VIEWS:
             page.goto(f"{server.url}/#/{view}")
-            expect(page.locator("main")).to_be_visible()
+            expect_view(page, view)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, view
 
 
@@ -116,10 +121,16 @@ def test_the_keyboard_reaches_every_view(chromium: Browser, server: Serving) -> 
 
 
 def test_an_answer_is_streamed_and_kept(chromium: Browser, server: Serving) -> None:
-    """It is there again after a reload, with its speed."""
+    """It is there after a reload, with its speed; what was not sent, after a look at another view."""
     with visiting(chromium, server.url, "chat") as page:
+        page.get_by_label("Write a message").fill(QUESTION)
+        page.goto(f"{server.url}/#/cluster")
+        expect(page.get_by_text("Machines").first).to_be_visible()
+        page.goto(f"{server.url}/#/chat")
+        expect(page.get_by_label("Write a message")).to_have_value(QUESTION)
         send(page, QUESTION)
         expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.,]+ tok/s"))).to_be_visible()
+        expect(page.get_by_label("Write a message")).to_have_value("")
         page.reload()
         expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.,]+ tok/s"))).to_be_visible()
 
@@ -320,5 +331,5 @@ def test_every_view_opens_after_the_server_has_gone(chromium: Browser, server: S
     context.set_offline(True)
     for view in VIEWS[1:]:
         page.goto(f"{server.url}/#/{view}")
-        expect(page.locator(f"main.view-{view} :is(h1, h2)").first).to_be_attached()
+        expect_view(page, view)
     context.close()

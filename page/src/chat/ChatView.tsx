@@ -39,7 +39,7 @@ export function ChatView(): VNode {
           </p>
         )}
         <Messages key={current.value.id} />
-        <Composer isWriting={isWriting} />
+        <Composer key={current.value.id} isWriting={isWriting} />
       </section>
     </div>
   );

@@ -73,6 +73,7 @@ class PageWatch:
         self._links: dict[str, LinkSpeed] = {}
         self._rates: _Rates | None = None
         self._n_watchers = self._events_end = 0
+        self._is_watched = asyncio.Event()
         self.is_stopping = False
         self._made, self._made_at = b"", -_SHARED_S
 
@@ -93,11 +94,14 @@ class PageWatch:
     def watching(self) -> Iterator[None]:
         """Note what only watchers see: the steps of the engine, and the events of the cluster."""
         self._n_watchers += 1
+        self._is_watched.set()
         try:
             with self.engine.steps.watching():
                 yield
         finally:
             self._n_watchers -= 1
+            if not self._n_watchers:
+                self._is_watched.clear()
 
     async def _keep_history(self) -> None:
         while True:
@@ -109,13 +113,13 @@ class PageWatch:
 
     async def _look(self) -> None:
         while self._has_nodes:
-            if self._n_watchers:
-                try:
-                    await asyncio.to_thread(self._read_cluster)
-                except (DureError, OSError):
-                    pass  # the cluster is being changed: the next look finds it
-                except Exception:
-                    log.exception("a bug of ours: the page misses what the cluster's log has")
+            await self._is_watched.wait()
+            try:
+                await asyncio.to_thread(self._read_cluster)
+            except (DureError, OSError):
+                pass  # the cluster is being changed: the next look finds it
+            except Exception:
+                log.exception("a bug of ours: the page misses what the cluster's log has")
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _read_cluster(self) -> None:
