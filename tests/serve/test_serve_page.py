@@ -285,6 +285,27 @@ def test_a_key_ends_its_own_requests_alone(tmp_path: Path) -> None:
         assert httpx.post(pull, json={"name": "qwen3:0.6b"}, headers=anna).status_code == 403
 
 
+def test_a_revoked_key_ends_its_feed(tmp_path: Path) -> None:
+    """At once, and not when the page is closed; the feeds of other keys go on."""
+    file, new = tmp_path / "keys", tmp_path / "new"
+    file.write_text(f"anna:{KEY}\nben:{KEY}-2\n")
+    file.chmod(0o600)
+    anna, ben = ({"authorization": f"Bearer {key}"} for key in (KEY, f"{KEY}-2"))
+    with (
+        Home(tmp_path).serving("--api-key-file", file) as server,
+        feeding(server.url, **anna) as hers,
+        feeding(server.url, **ben) as his,
+    ):
+        seen(hers, "state")
+        new.write_text(f"ben:{KEY}-2\n")
+        new.chmod(0o600)
+        new.rename(file)
+        with pytest.raises(AssertionError, match="the feed ended"):
+            seen(hers, "nothing of that name")
+        assert httpx.get(f"{server.url}/page/feed", headers=anna).status_code == 401
+        assert seen(his, "state")
+
+
 def test_an_open_page_does_not_hold_a_server_that_stops(tmp_path: Path) -> None:
     """It ends at once, not after the time that answers get."""
     with Home(tmp_path).serving("--deadline", "600") as server, feeding(server.url) as events:

@@ -19,7 +19,8 @@ from dure.generate.request import Request as Generation
 from dure.generate.request import Sampling
 from dure.generate.step_notes import StepNote, TokenTrace
 from dure.http.body import JsonRoute, decode_json
-from dure.http.guards.access import OWN_KEY, owner_of
+from dure.http.guards.access import OWN_KEY, is_let_in, owner_of
+from dure.http.guards.asgi import Scope
 from dure.http.problems import NotFoundError, json_response
 from dure.http.sse import EventStream, Silence, sse
 from dure.serve.page import built
@@ -67,10 +68,13 @@ async def show_asset(name: str, request: Request) -> Response:
 
 
 @router.get("/page/feed")
-async def feed(watch: CurrentPage) -> Response:
-    """Tell how the server is, twice a second, until the client goes."""
+async def feed(request: Request, watch: CurrentPage) -> Response:
+    """Tell how the server is, twice a second, until the client goes or its key is revoked."""
     return EventStream(
-        _feed(watch), lambda _: b"", alive=lambda: sse({}, "alive"), silence=Silence(60.0, 60.0)
+        _feed(watch, request.scope),
+        lambda _: b"",
+        alive=lambda: sse({}, "alive"),
+        silence=Silence(60.0, 60.0),
     )
 
 
@@ -131,11 +135,11 @@ def _check_owner(request: Request) -> None:
         raise HTTPException(403, text)
 
 
-async def _feed(watch: PageWatch) -> AsyncGenerator[bytes, None]:
+async def _feed(watch: PageWatch, scope: Scope) -> AsyncGenerator[bytes, None]:
     steps = watch.engine.steps
     n_steps, n_line = steps.n_seen, 0
     with watch.watching():
-        while not watch.is_stopping:
+        while not watch.is_stopping and is_let_in(scope):
             notes = steps.since(n_steps)
             n_steps = steps.n_seen
             lines = watch.journal.since(n_line)
