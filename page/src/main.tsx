@@ -6,6 +6,7 @@ import { applyPreferences } from "./preferences";
 import { followSeen } from "./parts/seen";
 import { followAddress } from "./route";
 import { App } from "./shell/App";
+import { followVersion } from "./shell/version";
 import { followViews } from "./shell/views";
 import "./style.css";
 
@@ -19,4 +20,5 @@ followSeen();
 followFeed();
 followChanges();
 followViews();
+followVersion();
 render(<App />, root);

@@ -8,6 +8,7 @@ import { Boundary } from "./Boundary";
 import { Header } from "./Header";
 import { KeyForm } from "./KeyForm";
 import { Reload } from "./Reload";
+import { isOutdated } from "./version";
 import { componentOf } from "./views";
 
 export function App(): VNode {
@@ -26,6 +27,7 @@ export function App(): VNode {
         {t.skip}
       </a>
       <Header />
+      {isOutdated.value && <Reload why={t.outdated} />}
       <main id="main" class={`view-${view.value}`} tabIndex={-1} ref={main}>
         {isKeyWanted.value ? (
           <KeyForm />

@@ -30,6 +30,7 @@ export const en = {
     },
     details: "Details",
     unknownError: "Something went wrong.",
+    outdated: "The server is of another version now.",
     loadingView: "loading…",
     notLoaded:
       "This view could not be loaded. The server may have been replaced by another version.",

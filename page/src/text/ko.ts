@@ -30,6 +30,7 @@ export const ko: Texts = {
     },
     details: "자세히",
     unknownError: "문제가 발생했습니다.",
+    outdated: "서버가 다른 버전으로 바뀌었습니다.",
     loadingView: "불러오는 중…",
     notLoaded: "화면을 불러오지 못했습니다. 서버가 다른 버전으로 바뀌었을 수 있습니다.",
     reload: "새로 고침",
