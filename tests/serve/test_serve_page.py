@@ -240,6 +240,7 @@ def test_files_of_the_page_travel_small(server: Serving) -> None:
         for accepted in ("identity", "br, gzip", "gzip;q=0, br")
     )
     assert plain.content == small.content == refused.content
+    assert plain.headers["content-type"].startswith("text/javascript"), "else no browser runs it"
     assert small.headers["content-encoding"] == "gzip"
     assert int(small.headers["content-length"]) < int(plain.headers["content-length"]) / 2
     for answer in (plain, refused):

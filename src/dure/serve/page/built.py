@@ -6,11 +6,11 @@ Knows where they lie and how browsers may keep them. Refuses to know what they d
 from __future__ import annotations
 
 import gzip
-import mimetypes
 import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import PurePath
 
 from fastapi import Response
 
@@ -26,6 +26,7 @@ _SAFE = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
 }
+_KINDS = {".js": "text/javascript", ".css": "text/css"}  # a machine's own table may say otherwise
 _REFUSED = re.compile(r"q=0(\.0*)?")  # the weight of an encoding that a client does not take
 _FOR_EVER = "public, max-age=31536000, immutable"  # its name changes with what it holds
 
@@ -44,7 +45,7 @@ def asset(name: str, accept_encoding: str = "") -> Response | None:
     content = _read(f"assets/{name}")
     if content is None:
         return None
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    kind = _KINDS.get(PurePath(name).suffix, "application/octet-stream")
     headers = {**_SAFE, "cache-control": _FOR_EVER, "vary": "accept-encoding"}
     if _takes_gzip(accept_encoding):
         content, headers = _gzipped(name), {**headers, "content-encoding": "gzip"}
