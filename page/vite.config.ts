@@ -12,6 +12,10 @@ export default defineConfig({
     target: "es2022",
     assetsInlineLimit: 0,
     modulePreload: false,
+    rolldownOptions: {
+      // All that the first view needs is one file; each of the other views has its own.
+      output: { codeSplitting: { groups: [{ name: "first", tags: ["$initial"] }] } },
+    },
     reportCompressedSize: false, // size.mjs measures what is served, and refuses too much
   },
   experimental: {

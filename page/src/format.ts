@@ -4,15 +4,19 @@ import { language, text } from "./preferences";
 
 const MISSING = "–";
 
+/** As `toLocaleString` writes it in both languages; but that loads its tables first, 60 ms on a slow machine. */
 function number(value: number, digits: number): string {
-  return value.toLocaleString(language.value, { maximumFractionDigits: digits });
+  const [whole = "", part = ""] = value.toFixed(digits).split(".");
+  const fraction = part.replace(/0+$/, "");
+  return whole.replace(/\B(?=(\d{3})+$)/g, ",") + (fraction === "" ? "" : `.${fraction}`);
 }
 
 /** Return about three digits: 1,234, 56.7, 8.9, 0.25, 0.012. */
 export function figure(value: Known<number>): string {
   if (value === null || !Number.isFinite(value)) return MISSING;
   const size = Math.abs(value);
-  if (size < 1) return value.toLocaleString(language.value, { maximumSignificantDigits: 2 });
+  if (size < 1)
+    return number(value, size === 0 ? 0 : Math.min(20, 1 - Math.floor(Math.log10(size))));
   return number(value, size >= 100 ? 0 : 1);
 }
 
@@ -70,12 +74,7 @@ function pair(large: number, unit: string, small: number, smallUnit: string): st
 }
 
 export function clock(at: number, withSeconds = false): string {
-  return new Date(at * 1000).toLocaleTimeString(language.value, {
-    hour: "2-digit",
-    minute: "2-digit",
-    ...(withSeconds ? { second: "2-digit" } : {}),
-    hourCycle: "h23",
-  });
+  return new Date(at * 1000).toTimeString().slice(0, withSeconds ? 8 : 5);
 }
 
 /** Return the time of day, with the date if it was not today. */

@@ -1,11 +1,13 @@
 import { render } from "preact";
 import { followFeed } from "./api/feed";
 import { takeKeyFromAddress } from "./api/key";
-import { followHistory } from "./chat/session";
 import { followChanges } from "./cluster/changes";
 import { applyPreferences } from "./preferences";
+import { followSeen } from "./parts/seen";
 import { followAddress } from "./route";
 import { App } from "./shell/App";
+import { followVersion } from "./shell/version";
+import { followViews } from "./shell/views";
 import "./style.css";
 
 const root = document.getElementById("page");
@@ -14,7 +16,9 @@ if (root === null) throw new Error("index.html has no element with the id `page`
 applyPreferences();
 takeKeyFromAddress();
 followAddress();
+followSeen();
 followFeed();
 followChanges();
-followHistory();
+followViews();
+followVersion();
 render(<App />, root);

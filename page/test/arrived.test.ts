@@ -41,7 +41,14 @@ test("what is left out of a state, or empty, is not known", () => {
 });
 
 test("a line of the log without a cure has none; a machine without a meter reports no watts", () => {
-  const line = { at: 1, kind: "engine" as const, level: "info" as const, text: "ready", cure: "" };
+  const line = {
+    n: 1,
+    at: 1,
+    kind: "engine" as const,
+    level: "info" as const,
+    text: "ready",
+    cure: "",
+  };
   expect(arrivedLog([line])[0]?.cure).toBeNull();
   const history = sent<History>({
     every_s: 60,

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { type Ended, keepTrying } from "../src/api/retry";
-import { EventParser, eventsOf } from "../src/api/sse";
+import { EventParser, eventsOf, StreamError } from "../src/api/sse";
 import { StepHistory } from "../src/api/steps";
 import type { Step } from "../src/api/contract";
 
@@ -48,6 +48,24 @@ test("steps are found by time", () => {
   expect(history.between(2, 3).map(({ at }) => at)).toEqual([2]);
   expect(history.between(0, 9)).toHaveLength(3);
   expect(history.between(4, 9)).toHaveLength(0);
+});
+
+test("what was known at a moment stays, while the steps go on", () => {
+  const history = new StepHistory();
+  history.add([step(1), step(2)], 0);
+  const then = history.copy();
+  history.add([step(3)], 0);
+  history.clear();
+  expect(then.between(0, 9).map(({ at }) => at)).toEqual([1, 2]);
+});
+
+test("a stream that breaks off is told apart from a bug in what reads it", async () => {
+  const body = new ReadableStream<Uint8Array>({
+    pull(controller) {
+      controller.error(new TypeError("network error"));
+    },
+  });
+  await expect(eventsOf(body).next()).rejects.toThrow(StreamError);
 });
 
 test("the server's clock is known by the quickest arrival", () => {

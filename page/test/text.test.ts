@@ -1,8 +1,9 @@
 import { expect, test } from "vitest";
-import { bytes, figure, long, percent, short } from "../src/format";
+import { bytes, clock, count, figure, long, percent, short } from "../src/format";
 import { chooseLanguage, language } from "../src/preferences";
 import { en } from "../src/text/en";
 import { ko } from "../src/text/ko";
+import { TAUGHT } from "../src/text/lessons";
 
 type Leaves = Map<string, unknown>;
 
@@ -18,20 +19,21 @@ function leaves(value: unknown, path = "", found: Leaves = new Map()): Leaves {
 /** Names, units and keys that are the same in both languages. */
 const SAME = new Set([".now.perS", ".shell.api", ".models.perS", ".chat.figures"]);
 
+const ENGLISH = leaves({ ...en, ...TAUGHT.en });
+const KOREAN = leaves({ ...ko, ...TAUGHT.ko });
+
 test("both languages have the same texts, and none is empty", () => {
-  const korean = leaves(ko);
-  expect([...korean.keys()].sort()).toEqual([...leaves(en).keys()].sort());
-  for (const [path, value] of [...leaves(en), ...korean]) {
+  expect([...KOREAN.keys()].sort()).toEqual([...ENGLISH.keys()].sort());
+  for (const [path, value] of [...ENGLISH, ...KOREAN]) {
     expect(typeof value, path).toMatch(/^(string|function)$/);
     expect(value, path).not.toBe("");
   }
 });
 
 test("Korean is Korean: no text was left in English", () => {
-  const english = leaves(en);
-  for (const [path, value] of leaves(ko)) {
+  for (const [path, value] of KOREAN) {
     if (typeof value === "string" && !SAME.has(path))
-      expect(value, path).not.toBe(english.get(path));
+      expect(value, path).not.toBe(ENGLISH.get(path));
   }
 });
 
@@ -63,4 +65,30 @@ test("numbers are as people read them", () => {
   expect([figure(null), short(NaN), percent(Infinity), bytes(null)]).toEqual(["–", "–", "–", "–"]);
   language.value = "ko";
   expect(long(185)).toBe("3분 5초");
+});
+
+test("numbers and times of day are those of the browser's own tables, in both languages", () => {
+  const values = [
+    0, 1, 12, 999.949, 999.95, 1234567.89, 99.96, 100.4, 0.996, 0.0999, 0.00001234, -3.25,
+  ];
+  for (const tongue of ["en", "ko"] as const) {
+    language.value = tongue;
+    for (const value of values) {
+      const digits =
+        Math.abs(value) < 1
+          ? { maximumSignificantDigits: 2 }
+          : { maximumFractionDigits: Math.abs(value) >= 100 ? 0 : 1 };
+      expect(figure(value)).toBe(value.toLocaleString(tongue, digits));
+      expect(count(value)).toBe(value.toLocaleString(tongue, { maximumFractionDigits: 0 }));
+    }
+    const now = {
+      hour: "2-digit",
+      minute: "2-digit",
+      second: "2-digit",
+      hourCycle: "h23",
+    } as const;
+    for (const at of [0, 1e9, 1.7e9 + 0.9]) {
+      expect(clock(at, true)).toBe(new Date(at * 1000).toLocaleTimeString(tongue, now));
+    }
+  }
 });

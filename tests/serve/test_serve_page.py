@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import psutil
 import pytest
 
 from dure.engine.trace import PARTS
+from dure.serve.page import built
 from tests.support.dure_server import GREEDY, Home, Serving
 
 WAIT_S = 60.0  # detects a hang; nothing is measured with it
@@ -169,16 +172,9 @@ def test_models_and_history_are_shown(server: Serving) -> None:
 def test_a_pull_that_fails_says_why(server: Serving) -> None:
     """And a name that is none is refused at once."""
     begun = httpx.post(f"{server.url}/page/models/pull", json={"name": "http://127.0.0.1:9/x.gguf"})
-    assert begun.json()["state"] == "running"
-    give_up = time.monotonic() + WAIT_S
-    while True:
-        (work,) = httpx.get(f"{server.url}/page/models").json()["work"]
-        if work["state"] == "failed":
-            assert work["error"]
-            break
-        if work["state"] == "running" and work["can_stop"]:
-            time.sleep(0.1)
-        assert time.monotonic() < give_up
+    work = _work(server, begun.json()["id"], lambda one: one["state"] != "running")
+    assert work["state"] == "failed"
+    assert work["error"]
     refused = httpx.post(f"{server.url}/page/models/pull", json={"name": ""})
     assert refused.status_code == 400
     assert httpx.post(f"{server.url}/page/work/77/stop").status_code == 404
@@ -191,6 +187,75 @@ def test_the_page_is_for_browsers_and_safe(server: Serving) -> None:
     assert page.headers["content-type"].startswith("text/html")
     for name in ("..%2f..%2froutes.py", "%2e%2e", "index.html%00", "x.js"):
         assert httpx.get(f"{server.url}/page/assets/{name}").status_code == 404
+
+
+class _Busy(BaseHTTPRequestHandler):
+    """A place of models that has no time."""
+
+    def do_GET(self) -> None:
+        self.send_error(503)
+
+    def do_HEAD(self) -> None:
+        self.send_error(503)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_pull_that_waits_says_why_and_can_be_stopped(server: Serving) -> None:
+    """Though no byte comes; and once it was asked to stop, it cannot be asked again."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Busy) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        name = f"http://127.0.0.1:{hub.server_port}/busy.gguf"
+        pull = httpx.post(f"{server.url}/page/models/pull", json={"name": name}).json()
+        waits = _work(server, pull["id"], lambda one: one["note"])
+        assert "503" in waits["note"]
+        assert waits["can_stop"]
+        assert httpx.post(f"{server.url}/page/work/{pull['id']}/stop").status_code == 204
+        assert not _work(server, pull["id"])["can_stop"]
+        ended = _work(server, pull["id"], lambda one: one["state"] != "running")
+        assert (ended["state"], ended["note"], ended["error"]) == ("stopped", "", "")
+        hub.shutdown()
+
+
+def _work(server: Serving, work_id: str, enough: Any = lambda _: True) -> Any:
+    """Return what is told of some work, once it is enough."""
+    give_up = time.monotonic() + WAIT_S
+    while time.monotonic() < give_up:
+        works = httpx.get(f"{server.url}/page/models").json()["work"]
+        (found,) = (one for one in works if one["id"] == work_id)
+        if enough(found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it never was")
+
+
+@pytest.mark.skipif(built.index() is None, reason="the page was not built: make page")
+def test_files_of_the_page_travel_small(server: Serving) -> None:
+    """Gzipped for whoever takes that, as they are for others; a browser keeps them for ever."""
+    page = httpx.get(server.url, headers={"accept": "text/html"}).text
+    (script,) = re.findall(r'src="(page/assets/[^"]+[.]js)"', page)
+    plain, small, refused = (
+        httpx.get(f"{server.url}/{script}", headers={"accept-encoding": accepted})
+        for accepted in ("identity", "br, gzip", "gzip;q=0, br")
+    )
+    assert plain.content == small.content == refused.content
+    assert plain.headers["content-type"].startswith("text/javascript"), "else no browser runs it"
+    assert small.headers["content-encoding"] == "gzip"
+    assert int(small.headers["content-length"]) < int(plain.headers["content-length"]) / 2
+    for answer in (plain, refused):
+        assert "content-encoding" not in answer.headers
+    for answer in (plain, small):
+        assert answer.headers["vary"] == "accept-encoding"
+        assert "immutable" in answer.headers["cache-control"]
+
+
+def test_the_feed_begins_with_the_state(server: Serving) -> None:
+    """The first piece that arrives has all of it: what the page draws first waits for no second one."""
+    with httpx.stream("GET", f"{server.url}/page/feed", timeout=WAIT_S) as answer:
+        first = next(answer.iter_bytes())
+    assert b"event: state\n" in first
+    assert first.endswith(b"\n\n")
 
 
 def test_the_feed_wants_a_key_where_there_are_keys(tmp_path: Path) -> None:
@@ -219,6 +284,27 @@ def test_a_key_ends_its_own_requests_alone(tmp_path: Path) -> None:
             assert httpx.post(path, headers=anna).status_code == 204
         pull = f"{server.url}/page/models/pull"
         assert httpx.post(pull, json={"name": "qwen3:0.6b"}, headers=anna).status_code == 403
+
+
+def test_a_revoked_key_ends_its_feed(tmp_path: Path) -> None:
+    """At once, and not when the page is closed; the feeds of other keys go on."""
+    file, new = tmp_path / "keys", tmp_path / "new"
+    file.write_text(f"anna:{KEY}\nben:{KEY}-2\n")
+    file.chmod(0o600)
+    anna, ben = ({"authorization": f"Bearer {key}"} for key in (KEY, f"{KEY}-2"))
+    with (
+        Home(tmp_path).serving("--api-key-file", file) as server,
+        feeding(server.url, **anna) as hers,
+        feeding(server.url, **ben) as his,
+    ):
+        seen(hers, "state")
+        new.write_text(f"ben:{KEY}-2\n")
+        new.chmod(0o600)
+        new.rename(file)
+        with pytest.raises(AssertionError, match="the feed ended"):
+            seen(hers, "nothing of that name")
+        assert httpx.get(f"{server.url}/page/feed", headers=anna).status_code == 401
+        assert seen(his, "state")
 
 
 def test_an_open_page_does_not_hold_a_server_that_stops(tmp_path: Path) -> None:

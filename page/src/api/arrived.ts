@@ -37,7 +37,16 @@ const LINK = [
   "errors",
 ] as const satisfies readonly (keyof Link)[];
 
-const WORK = ["done_bytes", "total_bytes", "fraction", "per_s", "rest_s", "error", "cure"] as const;
+const WORK = [
+  "done_bytes",
+  "total_bytes",
+  "fraction",
+  "per_s",
+  "rest_s",
+  "note",
+  "error",
+  "cure",
+] as const satisfies readonly (keyof Work)[];
 const NODE_HISTORY = ["temperature_c", "throttled", "watts"] as const;
 
 export function arrivedState(sent: State): State {

@@ -29,13 +29,20 @@ export async function ask(path: string, init: RequestInit = {}): Promise<Respons
 }
 
 export async function getJson<T>(path: string, signal?: AbortSignal): Promise<T> {
-  const answer = await ask(path, signal === undefined ? {} : { signal });
-  return (await answer.json()) as T;
+  return jsonOf<T>(await ask(path, signal === undefined ? {} : { signal }));
 }
 
 export async function postJson<T>(path: string, body: unknown): Promise<T> {
-  const answer = await post(path, body);
-  return (await answer.json()) as T;
+  return jsonOf<T>(await post(path, body));
+}
+
+/** Return what an answer says; raises ApiError if it breaks off, or is no JSON, as a proxy's page. */
+async function jsonOf<T>(answer: Response): Promise<T> {
+  try {
+    return (await answer.json()) as T;
+  } catch (error) {
+    throw new ApiError(0, error instanceof Error ? error.message : String(error));
+  }
 }
 
 export function post(path: string, body: unknown = {}, signal?: AbortSignal): Promise<Response> {

@@ -139,6 +139,8 @@ export type LogKind = "cluster" | "engine" | "route" | "model";
 export type LogLevel = "info" | "warning" | "error";
 
 export interface LogEntry {
+  /** Counted since the server's start. */
+  readonly n: number;
   readonly at: number;
   readonly kind: LogKind;
   readonly level: LogLevel;
@@ -199,6 +201,8 @@ export interface Work {
   readonly per_s: Known<number>;
   readonly rest_s: Known<number>;
   readonly state: WorkPhase;
+  /** What a person should know of it, as why nothing comes. */
+  readonly note: Known<string>;
   readonly error: Known<string>;
   readonly cure: Known<string>;
   readonly can_stop: boolean;

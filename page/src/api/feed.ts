@@ -2,19 +2,19 @@
  * The live feed: what the server says of itself, as signals.
  * Reconnects by itself, and says at once when the connection is lost.
  */
-import { signal } from "@preact/signals";
+import { effect, signal, untracked } from "@preact/signals";
 import { arrivedLog, arrivedState } from "./arrived";
 import { ApiError, ask } from "./client";
 import type { LogEntry, State, Step } from "./contract";
+import { isSeen } from "../parts/seen";
 import { isKeyWanted, keyChanges } from "./key";
 import { type Ended, keepTrying } from "./retry";
-import { eventsOf } from "./sse";
+import { eventsOf, type ServerEvent, StreamError } from "./sse";
 import { StepHistory } from "./steps";
 
 export type Connection = "connecting" | "live" | "lost";
 
 const SILENCE_S = 4; // a state comes twice a second
-const HIDDEN_S = 20; // nobody looks: the server need not tell
 const MOST_LOG_ENTRIES = 1000;
 
 export const connection = signal<Connection>("connecting");
@@ -22,41 +22,24 @@ export const state = signal<State | null>(null);
 export const log = signal<readonly LogEntry[]>([]);
 export const steps = new StepHistory();
 
-let running: AbortController | null = null;
+/** Counts how often the network came back: then the pause between two attempts is cut short. */
+const returns = signal(0);
 
-/** Follow the feed for as long as the page is open. */
+/** Follow the feed for as long as the page is open and somebody may be looking. */
 export function followFeed(): void {
-  let hiding = 0;
-  document.addEventListener("visibilitychange", () => {
-    clearTimeout(hiding);
-    if (document.hidden) hiding = window.setTimeout(stop, HIDDEN_S * 1000);
-    else start();
-  });
-  window.addEventListener("online", restart);
+  window.addEventListener("online", () => (returns.value += 1));
   isKeyWanted.subscribe((isWanted) => isWanted && forget());
-  keyChanges.subscribe(restart);
+  effect(() => {
+    void [keyChanges.value, returns.value]; // each begins anew
+    if (!isSeen.value || isKeyWanted.value) return undefined;
+    const stopper = new AbortController();
+    untracked(() => void keepTrying(() => readOnce(stopper.signal), lost, stopper.signal, sleep));
+    return () => stopper.abort();
+  });
 }
 
-function start(): void {
-  if (running !== null || isKeyWanted.value) return; // a new key restarts it
-  running = new AbortController();
-  const { signal: stopped } = running;
-  void keepTrying(() => readOnce(stopped), lost, stopped, sleep);
-}
-
-function stop(): void {
-  running?.abort();
-  running = null;
-}
-
-function restart(): void {
-  stop();
-  start();
-}
-
-/** Close what a key had opened, and keep nothing that it let be seen. */
+/** Keep nothing that a key let be seen. */
 function forget(): void {
-  stop();
   connection.value = "connecting";
   state.value = null;
   log.value = [];
@@ -85,10 +68,10 @@ async function readOnce(stopped: AbortSignal): Promise<Ended> {
     heard();
     const answer = await ask("page/feed", { signal: AbortSignal.any([stopped, silence.signal]) });
     if (answer.body === null) return ended;
-    log.value = []; // the last entries come again
-    for await (const { event, data } of eventsOf(answer.body, heard)) {
+    const receive = receiver();
+    for await (const event of eventsOf(answer.body, heard)) {
       if (stopped.aborted) break;
-      receive(event, data);
+      receive(event);
       ended = "well";
     }
   } catch (error) {
@@ -99,19 +82,26 @@ async function readOnce(stopped: AbortSignal): Promise<Ended> {
   return ended;
 }
 
+/** Whether an error is of the connection; any other is a bug, of the server's or of ours. */
 function isLoss(error: unknown): boolean {
-  return error instanceof ApiError || error instanceof DOMException || error instanceof TypeError;
+  return error instanceof ApiError || error instanceof DOMException || error instanceof StreamError;
 }
 
-function receive(event: string, data: string): void {
-  if (event === "state") {
-    state.value = arrivedState(JSON.parse(data) as State);
-    connection.value = "live";
-  } else if (event === "steps") {
-    steps.add(JSON.parse(data) as Step[]);
-  } else if (event === "log") {
-    log.value = [...log.value, ...arrivedLog(JSON.parse(data) as LogEntry[])].slice(
-      -MOST_LOG_ENTRIES,
-    );
-  }
+/** Return what takes in the events of one connection; it begins with the last lines of the log. */
+function receiver(): (event: ServerEvent) => void {
+  let entries: readonly LogEntry[] = [];
+  return ({ event, data }) => {
+    if (event === "log") {
+      entries = [...entries, ...arrivedLog(JSON.parse(data) as LogEntry[])].slice(
+        -MOST_LOG_ENTRIES,
+      );
+      log.value = entries;
+    } else if (event === "state") {
+      if (entries.length === 0) log.value = entries; // those of a connection before
+      state.value = arrivedState(JSON.parse(data) as State);
+      connection.value = "live";
+    } else if (event === "steps") {
+      steps.add(JSON.parse(data) as Step[]);
+    }
+  };
 }

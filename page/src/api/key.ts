@@ -1,5 +1,5 @@
 /** The key of the API, for this tab or for this browser. Knows where it is kept; nothing of requests. */
-import { signal } from "@preact/signals";
+import { batch, signal } from "@preact/signals";
 import { KeptKey } from "./kept_key";
 
 const kept = new KeptKey(
@@ -33,16 +33,20 @@ export function takeKeyFromAddress(): void {
 }
 
 function use(key: string): void {
-  apiKey.value = key;
-  isKeyWanted.value = false;
-  keyChanges.value += 1;
+  batch(() => {
+    apiKey.value = key;
+    isKeyWanted.value = false;
+    keyChanges.value += 1;
+  });
 }
 
 /** Forget the key and ask for another: what was open with it is closed. */
 export function forgetKey(): void {
   kept.forget();
-  apiKey.value = null;
-  isKeyWanted.value = true;
+  batch(() => {
+    apiKey.value = null;
+    isKeyWanted.value = true;
+  });
 }
 
 function usable(storage: () => Storage): Storage | null {

@@ -39,7 +39,10 @@ export class EventParser {
   }
 }
 
-/** Yield the events of a stream; `onBytes` hears of every piece, comments too. */
+/** The stream broke off. */
+export class StreamError extends Error {}
+
+/** Yield the events of a stream; `onBytes` hears of every piece, comments too. Raises StreamError. */
 export async function* eventsOf(
   body: ReadableStream<Uint8Array>,
   onBytes: () => void = () => undefined,
@@ -48,11 +51,21 @@ export async function* eventsOf(
   const decoder = new TextDecoder();
   const reader = body.getReader();
   try {
-    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    for (let part = await next(reader); !part.done; part = await next(reader)) {
       onBytes();
       yield* parser.push(decoder.decode(part.value, { stream: true }));
     }
   } finally {
     reader.cancel().catch(() => undefined);
+  }
+}
+
+async function next(
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+): Promise<ReadableStreamReadResult<Uint8Array>> {
+  try {
+    return await reader.read();
+  } catch (error) {
+    throw new StreamError(error instanceof Error ? error.message : String(error));
   }
 }

@@ -30,6 +30,13 @@ export class StepHistory {
     this.#clockAhead_s = 0;
   }
 
+  /** Return what is known now: it stays, while this goes on and forgets. */
+  copy(): StepHistory {
+    const copied = new StepHistory();
+    copied.#steps = [...this.#steps];
+    return copied;
+  }
+
   /** Return the server's time, as far as arrivals tell; the newest step's end at the least. */
   serverTime(now_s = Date.now() / 1000): number {
     return now_s + this.#clockAhead_s;

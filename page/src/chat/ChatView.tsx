@@ -11,6 +11,8 @@ import { current, isFull, running, titleOfCurrent } from "./session";
 import { Settings } from "./Settings";
 import { visible } from "./visible";
 
+export { followHistory } from "./session"; // comes with the view, and is called once
+
 export function ChatView(): VNode {
   const t = text.value.chat;
   const isListShown = useSignal(false); // on a narrow screen, where it covers the conversation
@@ -37,7 +39,7 @@ export function ChatView(): VNode {
           </p>
         )}
         <Messages key={current.value.id} />
-        <Composer isWriting={isWriting} />
+        <Composer key={current.value.id} isWriting={isWriting} />
       </section>
     </div>
   );

@@ -1,4 +1,4 @@
-/** Where a message is written, sent and stopped. */
+/** Where a message is written, sent and stopped. Shown anew for each conversation. */
 import { useSignal } from "@preact/signals";
 import type { VNode } from "preact";
 import { useEffect, useRef } from "preact/hooks";
@@ -7,19 +7,27 @@ import { ask, current, stop } from "./session";
 
 const TALLEST_PX = 240;
 
+/** What was written and not sent, by conversation: another view may be looked at meanwhile. */
+const drafts = new Map<string, string>();
+
 export function Composer({ isWriting }: { readonly isWriting: boolean }): VNode {
   const t = text.value.chat;
-  const written = useSignal("");
-  const area = useRef<HTMLTextAreaElement>(null);
   const { id } = current.value;
+  const written = useSignal(drafts.get(id) ?? "");
+  const area = useRef<HTMLTextAreaElement>(null);
 
-  useEffect(() => area.current?.focus({ preventScroll: true }), [id]);
+  useEffect(() => area.current?.focus({ preventScroll: true }), []);
   useEffect(() => fit(area.current), [written.value]);
 
+  const write = (draft: string): void => {
+    written.value = draft;
+    if (draft === "") drafts.delete(id);
+    else drafts.set(id, draft);
+  };
   const send = (): void => {
     const wanted = written.value.trim();
     if (wanted === "" || isWriting) return;
-    written.value = "";
+    write("");
     ask(wanted);
   };
   const onKeyDown = (event: KeyboardEvent): void => {
@@ -42,7 +50,7 @@ export function Composer({ isWriting }: { readonly isWriting: boolean }): VNode 
         aria-label={t.placeholder}
         placeholder={t.placeholder}
         value={written.value}
-        onInput={(event) => (written.value = event.currentTarget.value)}
+        onInput={(event) => write(event.currentTarget.value)}
         onKeyDown={onKeyDown}
       />
       {isWriting ? (

@@ -49,9 +49,10 @@ export function followHistory(): void {
     summaries.value = history.list();
   });
   window.addEventListener("pagehide", () => {
-    const { id } = current.value;
-    const partial = running.value.get(id);
-    if (partial !== undefined) store(answered(current.value, partial.message));
+    for (const [id, { message }] of running.value) {
+      const found = find(id);
+      if (found !== null) store(answered(found, message));
+    }
   });
   keyChanges.subscribe(() => void fetchModels());
 }
@@ -87,12 +88,14 @@ export function rename(id: string, name: string): void {
 
 export function remove(id: string): void {
   stop(id);
+  unsaved.delete(id);
   history.remove(id);
   afterRemoval();
 }
 
 export function removeAll(): void {
-  for (const { id } of summaries.value) stop(id);
+  for (const stopper of stoppers.values()) stopper.abort();
+  unsaved.clear();
   history.removeAll();
   afterRemoval();
 }

@@ -49,7 +49,7 @@ function Entries(): VNode {
           .slice(-MOST_SHOWN)
           .reverse()
           .map((entry) => (
-            <Entry key={`${entry.at} ${entry.kind} ${entry.text}`} entry={entry} />
+            <Entry key={entry.n} entry={entry} />
           ))}
       </ol>
     </section>

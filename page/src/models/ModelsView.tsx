@@ -134,6 +134,7 @@ function WorkItem({ work, onStopped }: { work: Work; onStopped: () => void }): V
         />
       )}
       <p class="quiet small-text">{sayProgress(work)}</p>
+      {work.note !== null && <p class="small-text">{work.note}</p>}
       {work.error !== null && <Refusal problem={new ApiError(0, work.error, work.cure)} />}
       <Refusal problem={problem.value} />
     </li>

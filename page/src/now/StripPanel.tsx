@@ -4,6 +4,7 @@ import type { VNode } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import type { Step } from "../api/contract";
 import { state, steps } from "../api/feed";
+import type { StepHistory } from "../api/steps";
 import { bytes, percent, short } from "../format";
 import { custom } from "../parts/Meter";
 import { useWidth } from "../parts/size";
@@ -20,11 +21,11 @@ const TABLE_EVERY_MS = 1000;
 export function StripPanel(): VNode {
   const t = text.value.now;
   const span_s = useSignal(5);
-  const pausedAt = useSignal<number | null>(null);
-  const isPaused = pausedAt.value !== null;
+  const paused = useSignal<Paused | null>(null);
+  const isPaused = paused.value !== null;
   const n_ranks = state.value?.server.n_ranks ?? steps.n_ranks;
   const toggle = (): void => {
-    pausedAt.value = isPaused ? null : steps.serverTime() - BEHIND_S;
+    paused.value = isPaused ? null : { at: steps.serverTime() - BEHIND_S, known: steps.copy() };
   };
   return (
     <section class="card" aria-labelledby="strip-title">
@@ -51,27 +52,35 @@ export function StripPanel(): VNode {
           </button>
         </div>
       </header>
-      <Lanes n_ranks={n_ranks} span_s={span_s.value} pausedAt={pausedAt.value} />
-      <StepTable n_ranks={n_ranks} span_s={span_s.value} pausedAt={pausedAt.value} />
+      <Lanes n_ranks={n_ranks} span_s={span_s.value} paused={paused.value} />
+      <StepTable n_ranks={n_ranks} span_s={span_s.value} paused={paused.value} />
     </section>
   );
+}
+
+/** A strip that stands still. */
+interface Paused {
+  /** The server's time at the right end. */
+  readonly at: number;
+  /** The steps until then, which are looked at for as long as one likes. */
+  readonly known: StepHistory;
 }
 
 interface StripProps {
   readonly n_ranks: number;
   readonly span_s: number;
-  /** The server's time at the right end; null: it moves. */
-  readonly pausedAt: number | null;
+  /** null: it moves. */
+  readonly paused: Paused | null;
 }
 
-function windowOf({ span_s, pausedAt }: StripProps, width_px: number): Window {
-  const until_s = pausedAt ?? steps.serverTime() - BEHIND_S;
+function windowOf({ span_s, paused }: StripProps, width_px: number): Window {
+  const until_s = paused?.at ?? steps.serverTime() - BEHIND_S;
   return { from_s: until_s - span_s, until_s, width_px };
 }
 
 /** Steps that overlap a window; one may end after it. */
-function stepsIn(window: Window): readonly Step[] {
-  return steps.between(window.from_s, window.until_s + 1);
+function stepsIn({ paused }: StripProps, window: Window): readonly Step[] {
+  return (paused?.known ?? steps).between(window.from_s, window.until_s + 1);
 }
 
 function Lanes(props: StripProps): VNode {
@@ -87,16 +96,16 @@ function Lanes(props: StripProps): VNode {
     const drawn = canvas.current;
     return everyFrame(() => {
       const window = windowOf(props, width_px);
-      const strip = stripOf(stepsIn(window), props.n_ranks, window);
+      const strip = stripOf(stepsIn(props, window), props.n_ranks, window);
       isApart.value = strip.isApart;
       drawStrip(drawn, strip, window);
-    });
-  }, [width_px, props.n_ranks, props.span_s, props.pausedAt]);
+    }, props.paused === null);
+  }, [width_px, props.n_ranks, props.span_s, props.paused]);
 
   const point = (event: PointerEvent): void => {
     const window = windowOf(props, width_px);
     const at_s = window.from_s + (event.offsetX / width_px) * props.span_s;
-    pointed.value = stepAt(stepsIn(window), at_s);
+    pointed.value = stepAt(stepsIn(props, window), at_s);
   };
   return (
     <>
@@ -164,7 +173,7 @@ function StepTable(props: StripProps): VNode {
   }, []);
   void now.value; // drawn again each second
   const window = windowOf(props, 1);
-  const shown = steps.between(window.from_s, window.until_s);
+  const shown = (props.paused?.known ?? steps).between(window.from_s, window.until_s);
   return (
     <Scrolled label={t.table}>
       <table class="step-table">
@@ -209,10 +218,10 @@ function StepTable(props: StripProps): VNode {
   );
 }
 
-/** Call `draw` before every frame, or twice a second for who wants less motion; return how to end it. */
-function everyFrame(draw: () => void): () => void {
+/** Call `draw` before every frame, or twice a second if little moves; return how to end it. */
+function everyFrame(draw: () => void, isMoving: boolean): () => void {
   draw();
-  if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
+  if (!isMoving || matchMedia("(prefers-reduced-motion: reduce)").matches) {
     const timer = setInterval(draw, SLOW_FRAME_MS);
     return () => clearInterval(timer);
   }

@@ -1,5 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import { ApiError, getJson } from "../api/client";
+import { isSeen } from "./seen";
 
 export interface Polled<T> {
   readonly value: T | null;
@@ -8,7 +9,10 @@ export interface Polled<T> {
   readonly again: () => void;
 }
 
-/** Ask for `path` now, and again after as many seconds as its answer makes it worth. arrived: makes it complete. */
+/**
+ * Ask for `path` now, and again after as many seconds as its answer makes it worth, while somebody may be looking.
+ * arrived: makes it complete.
+ */
 export function usePolled<T>(
   path: string,
   arrived: (sent: T) => T,
@@ -17,7 +21,9 @@ export function usePolled<T>(
   const [value, setValue] = useState<T | null>(null);
   const [problem, setProblem] = useState<ApiError | null>(null);
   const [round, setRound] = useState(0);
+  const isLookedAt = isSeen.value;
   useEffect(() => {
+    if (!isLookedAt) return undefined;
     const stopper = new AbortController();
     let timer = 0;
     const ask = async (): Promise<void> => {
@@ -28,9 +34,10 @@ export function usePolled<T>(
         setProblem(null);
       } catch (error) {
         if (stopper.signal.aborted) return;
-        if (!(error instanceof ApiError)) throw error;
-        setProblem(error);
+        if (!(error instanceof ApiError)) console.error(error); // a bug: what came was not understood
+        setProblem(error instanceof ApiError ? error : new ApiError(0, String(error)));
       }
+      if (stopper.signal.aborted) return;
       timer = window.setTimeout(() => void ask(), pause_s(found) * 1000);
     };
     void ask();
@@ -38,6 +45,6 @@ export function usePolled<T>(
       stopper.abort();
       clearTimeout(timer);
     };
-  }, [path, round]);
+  }, [path, round, isLookedAt]);
   return { value, problem, again: () => setRound((n) => n + 1) };
 }

@@ -2,29 +2,16 @@
 import type { VNode } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { isKeyWanted } from "../api/key";
-import { ChatView } from "../chat/ChatView";
-import { ClusterView } from "../cluster/ClusterView";
-import { LogView } from "../log/LogView";
-import { ModelsView } from "../models/ModelsView";
-import { NowView } from "../now/NowView";
 import { text } from "../preferences";
-import { type View, view } from "../route";
-import { TokenView } from "../token/TokenView";
+import { view } from "../route";
 import { Boundary } from "./Boundary";
 import { Header } from "./Header";
 import { KeyForm } from "./KeyForm";
-
-const SHOWN: Readonly<Record<View, () => VNode>> = {
-  cluster: ClusterView,
-  now: NowView,
-  token: TokenView,
-  chat: ChatView,
-  models: ModelsView,
-  log: LogView,
-};
+import { Reload } from "./Reload";
+import { isOutdated } from "./version";
+import { componentOf } from "./views";
 
 export function App(): VNode {
-  const Shown = SHOWN[view.value];
   const main = useRef<HTMLElement>(null);
   const t = text.value.shell;
   useEffect(() => {
@@ -40,15 +27,25 @@ export function App(): VNode {
         {t.skip}
       </a>
       <Header />
+      {isOutdated.value && <Reload why={t.outdated} />}
       <main id="main" class={`view-${view.value}`} tabIndex={-1} ref={main}>
         {isKeyWanted.value ? (
           <KeyForm />
         ) : (
           <Boundary key={view.value}>
-            <Shown />
+            <Chosen />
           </Boundary>
         )}
       </main>
     </>
   );
+}
+
+/** The chosen view, as soon as its file is here. */
+function Chosen(): VNode {
+  const t = text.value.shell;
+  const Found = componentOf(view.value);
+  if (Found === "loading") return <p class="quiet">{t.loadingView}</p>;
+  if (Found === "failed") return <Reload why={t.notLoaded} />;
+  return <Found />;
 }

@@ -1,6 +1,7 @@
 /** Keeps an error of one view from taking the page with it. */
 import { Component, type ComponentChildren } from "preact";
 import { text } from "../preferences";
+import { Reload } from "./Reload";
 
 interface Failure {
   readonly error: Error | null;
@@ -19,16 +20,11 @@ export class Boundary extends Component<{ readonly children: ComponentChildren }
 
   override render(): ComponentChildren {
     if (this.state.error === null) return this.props.children;
-    const t = text.value.shell;
-    return (
-      <div class="card" role="alert">
-        <p>
-          {t.unknownError} <code>{this.state.error.message}</code>
-        </p>
-        <button type="button" onClick={() => location.reload()}>
-          {t.reload}
-        </button>
-      </div>
+    const why = (
+      <>
+        {text.value.shell.unknownError} <code>{this.state.error.message}</code>
+      </>
     );
+    return <Reload why={why} />;
   }
 }

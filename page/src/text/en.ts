@@ -1,13 +1,9 @@
 /** The page in English. Its keys are those that every language has. */
-import { lessons, parts } from "./lessons.en";
-
 const plural = (n: number, one: string, many: string): string => `${n} ${n === 1 ? one : many}`;
 
 export const en = {
   language: "English",
   units: { percent: " %", s: " s", min: " min", h: " h", d: " d" },
-  parts,
-  lessons,
 
   shell: {
     skip: "Skip to the content",
@@ -34,6 +30,10 @@ export const en = {
     },
     details: "Details",
     unknownError: "Something went wrong.",
+    outdated: "The server is of another version now.",
+    loadingView: "loading…",
+    notLoaded:
+      "This view could not be loaded. The server may have been replaced by another version.",
     reload: "Reload the page",
   },
 

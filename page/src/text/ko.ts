@@ -1,12 +1,9 @@
 /** The page in Korean. */
-import { lessons, parts } from "./lessons.ko";
 import type { Texts } from "./texts";
 
 export const ko: Texts = {
   language: "한국어",
   units: { percent: "%", s: "초", min: "분", h: "시간", d: "일" },
-  parts,
-  lessons,
 
   shell: {
     skip: "본문으로 건너뛰기",
@@ -33,6 +30,9 @@ export const ko: Texts = {
     },
     details: "자세히",
     unknownError: "문제가 발생했습니다.",
+    outdated: "서버가 다른 버전으로 바뀌었습니다.",
+    loadingView: "불러오는 중…",
+    notLoaded: "화면을 불러오지 못했습니다. 서버가 다른 버전으로 바뀌었을 수 있습니다.",
     reload: "새로 고침",
   },
 

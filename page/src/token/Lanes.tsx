@@ -5,7 +5,7 @@ import type { TokenTrace } from "../api/contract";
 import { short } from "../format";
 import { ticksOf } from "../now/strip";
 import { useWidth } from "../parts/size";
-import { text } from "../preferences";
+import { taught } from "../text/lessons";
 import { barsOf, PARTS, pathOf, type Span } from "./anatomy";
 import { chosenPart, pointedPart } from "./tracing";
 
@@ -65,7 +65,7 @@ function Lane({ trace, rank, span, width }: LaneProps): VNode {
   const bars = barsOf(trace.ranks[rank]?.intervals ?? [], span, width);
   const top = rank * EVERY_PX;
   const shown = pointedPart.value ?? chosenPart.value;
-  const names = text.value.parts;
+  const names = taught.value.parts;
   return (
     <g>
       <rect class="ground" y={top} width={width} height={LANE_PX} />

@@ -3,17 +3,18 @@ import type { VNode } from "preact";
 import type { TokenTrace } from "../api/contract";
 import { bytes, count, percent, short } from "../format";
 import { text } from "../preferences";
+import { taught } from "../text/lessons";
 import type { LessonFigures } from "../text/lessons.en";
 import { COMPUTING, timesOf, total } from "./anatomy";
 
 export function Lessons({ trace }: { readonly trace: TokenTrace | null }): VNode {
-  const t = text.value;
+  const t = text.value.token;
   const figures = trace === null ? null : figuresOf(trace);
   return (
     <section aria-labelledby="lessons-title" class="stack">
-      <h2 id="lessons-title">{t.token.learn}</h2>
+      <h2 id="lessons-title">{t.learn}</h2>
       <ol class="lessons">
-        {t.lessons.map((lesson) => {
+        {taught.value.lessons.map((lesson) => {
           const here = figures === null ? null : lesson.here(figures);
           return (
             <li key={lesson.title} class="card">

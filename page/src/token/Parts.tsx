@@ -4,11 +4,11 @@ import type { TokenPart, TokenTrace } from "../api/contract";
 import { percent, short } from "../format";
 import { Scrolled } from "../parts/Scrolled";
 import { text } from "../preferences";
+import { taught } from "../text/lessons";
 import { type PartTimes, timesOf, total } from "./anatomy";
 import { chosenPart, pointedPart } from "./tracing";
 
 export function Parts({ times }: { readonly times: PartTimes }): VNode {
-  const t = text.value;
   const all = total(times);
   return (
     <>
@@ -24,7 +24,7 @@ export function Parts({ times }: { readonly times: PartTimes }): VNode {
             onClick={() => (chosenPart.value = chosenPart.value === part ? null : part)}
           >
             <i class="swatch" />
-            {t.parts[part].name}
+            {taught.value.parts[part].name}
             <span class="quiet">
               {short(seconds)} · {percent(seconds / all)}
             </span>
@@ -37,17 +37,16 @@ export function Parts({ times }: { readonly times: PartTimes }): VNode {
 }
 
 function Explanation({ times }: { readonly times: PartTimes }): VNode {
-  const t = text.value;
+  const t = text.value.token;
   const part: TokenPart | null = pointedPart.value ?? chosenPart.value;
-  if (part === null) return <p class="explained quiet">{t.token.explain}</p>;
-  const { name, text: explained } = t.parts[part];
+  if (part === null) return <p class="explained quiet">{t.explain}</p>;
+  const { name, text: explained } = taught.value.parts[part];
   return (
     <div class={`explained part-${part}`} aria-live="polite">
       <p>
         <b>{name}</b>{" "}
         <span class="quiet">
-          {short(times.get(part) ?? 0)},{" "}
-          {t.token.ofToken(percent((times.get(part) ?? 0) / total(times)))}
+          {short(times.get(part) ?? 0)}, {t.ofToken(percent((times.get(part) ?? 0) / total(times)))}
         </span>
       </p>
       <p>{explained}</p>
@@ -57,18 +56,18 @@ function Explanation({ times }: { readonly times: PartTimes }): VNode {
 
 /** The same for each rank: whose wait is long, and whose is short. */
 export function PartsTable({ trace }: { readonly trace: TokenTrace }): VNode {
-  const t = text.value;
+  const t = text.value.token;
   const ranks = trace.ranks.map(({ node, intervals }) => ({ node, times: timesOf(intervals) }));
   const parts = [...new Set(ranks.flatMap(({ times }) => [...times.keys()]))];
   return (
-    <Scrolled label={t.token.where}>
+    <Scrolled label={t.where}>
       <table>
         <thead>
           <tr>
-            <th scope="col">{t.token.rank}</th>
+            <th scope="col">{t.rank}</th>
             {parts.map((part) => (
               <th key={part} scope="col" class="number">
-                {t.parts[part].name}
+                {taught.value.parts[part].name}
               </th>
             ))}
           </tr>

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from dure.http.access_log import record_of
 from dure.http.guards.asgi import App, Receive, Scope, Send, header
@@ -12,7 +13,7 @@ from dure.http.guards.keys import ApiKey, KeyRing
 from dure.http.guards.refusal import Refusal, refuse
 from dure.http.guards.stopping import HEALTH_PATHS
 
-__all__ = ["OWN_KEY", "KeyCheck", "key_of", "owner_of"]
+__all__ = ["OWN_KEY", "KeyCheck", "is_let_in", "key_of", "owner_of"]
 
 OWN_KEY = "dure-ps"  # of this user's own commands, every server makes a new one
 
@@ -46,7 +47,11 @@ class KeyCheck:
             await refuse(send, refusal, scope["path"])
             return
         _note(scope, key)
+        scope["state"]["is_let_in"] = partial(self._is_let_in, scope)
         await self._app(scope, receive, send)
+
+    def _is_let_in(self, scope: Scope) -> bool:
+        return not self._keys or self._key(scope) is not None
 
     def _key(self, scope: Scope) -> ApiKey | None:
         if self._keys.refresh():
@@ -85,6 +90,12 @@ def key_of(scope: Scope) -> ApiKey | None:
     """Return the key that a request came with, None if none is wanted."""
     key: ApiKey | None = scope.get("state", {}).get("key")
     return key
+
+
+def is_let_in(scope: Scope) -> bool:
+    """Return whether the request would be let in now too: its key may have been revoked meanwhile."""
+    check: Callable[[], bool] | None = scope.get("state", {}).get("is_let_in")
+    return check is None or check()
 
 
 def owner_of(scope: Scope) -> str:

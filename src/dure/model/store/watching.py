@@ -8,7 +8,10 @@ __all__ = ["SilentWatcher", "Watcher"]
 
 
 class Watcher(Protocol):
-    """Gets what happens; every method must return quickly and not raise."""
+    """Gets what happens; every method must return quickly.
+
+    What `advance` and `note` raise ends the pull: what has come stays, and the next one goes on from there.
+    """
 
     def file(self, name: str, size_bytes: int | None, done_bytes: int) -> None:
         """Begin a file, of which `done_bytes` are here already; or begin it again."""

@@ -5,10 +5,12 @@ Knows where they lie and how browsers may keep them. Refuses to know what they d
 
 from __future__ import annotations
 
-import mimetypes
+import gzip
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import PurePath
 
 from fastapi import Response
 
@@ -24,6 +26,8 @@ _SAFE = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
 }
+_KINDS = {".js": "text/javascript", ".css": "text/css"}  # a machine's own table may say otherwise
+_REFUSED = re.compile(r"q=0(\.0*)?")  # the weight of an encoding that a client does not take
 _FOR_EVER = "public, max-age=31536000, immutable"  # its name changes with what it holds
 
 
@@ -36,17 +40,34 @@ def index() -> Response | None:
     return Response(page, media_type="text/html; charset=utf-8", headers=headers)
 
 
-def asset(name: str) -> Response | None:
-    """Return a file of the page, None if there is none of that name."""
+def asset(name: str, accept_encoding: str = "") -> Response | None:
+    """Return a file of the page, gzipped if the browser takes that; None if there is none of that name."""
     content = _read(f"assets/{name}")
     if content is None:
         return None
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return Response(content, media_type=kind, headers={**_SAFE, "cache-control": _FOR_EVER})
+    kind = _KINDS.get(PurePath(name).suffix, "application/octet-stream")
+    headers = {**_SAFE, "cache-control": _FOR_EVER, "vary": "accept-encoding"}
+    if _takes_gzip(accept_encoding):
+        content, headers = _gzipped(name), {**headers, "content-encoding": "gzip"}
+    return Response(content, media_type=kind, headers=headers)
 
 
 def _read(name: str) -> bytes | None:
     return _files().get(name)
+
+
+def _takes_gzip(accept_encoding: str) -> bool:
+    for each in accept_encoding.lower().split(","):
+        name, _, weight = each.partition(";")
+        if name.strip() == "gzip":
+            return _REFUSED.fullmatch(weight.strip()) is None
+    return False
+
+
+@cache
+def _gzipped(name: str) -> bytes:
+    """Return a file of the page that is there; it is the same at every call."""
+    return gzip.compress(_files()[f"assets/{name}"], mtime=0)
 
 
 @cache

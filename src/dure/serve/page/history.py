@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -63,12 +63,14 @@ class History:
     def __init__(self) -> None:
         self._points: deque[Point] = deque(maxlen=_KEPT)
         self._before, self._at = EngineStats(), time.monotonic()
+        self._throttled: dict[str, float] = {}
 
     def add(self, stats: EngineStats, reports: Sequence[NodeReport]) -> None:
         """Add a point of now."""
         at = time.monotonic()
         prompt, generated = rates(self._before, stats, at - self._at)
         self._before, self._at = stats, at
+        self.throttled_since(reports)
         nodes = {
             one.member.name: NodePoint(
                 one.health.temperature_c, bool(one.health.throttled), one.health.load
@@ -79,6 +81,13 @@ class History:
         self._points.append(
             Point(time.time(), prompt, generated, stats.running, stats.waiting, nodes)
         )
+
+    def throttled_since(self, reports: Sequence[NodeReport]) -> Mapping[str, float]:
+        """Return since when the machines that are throttled were first seen so, by name; since 1970."""
+        names = [one.member.name for one in reports if one.health and one.health.throttled]
+        now = time.time()
+        self._throttled = {name: self._throttled.get(name, now) for name in names}
+        return self._throttled
 
     def shown(self) -> dict[str, Any]:
         """Return them as the page reads them, oldest first."""

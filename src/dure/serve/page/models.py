@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from dure.evaluate.card import card_paths
-from dure.model.store import Library, StoredModel, facts_at
+from dure.http.file_stamp import FileStamp, stamp_of
+from dure.model.store import Library, ModelFacts, StoredModel, facts_at
 
 __all__ = ["models_shown"]
 
+_MOST_FILES = 256  # whose headers are not read again
 
-def models_shown(served: Path) -> list[dict[str, Any]]:
-    """Return the models of the library, and the one that is served if it lies elsewhere."""
+
+def models_shown(served: Path | None) -> list[dict[str, Any]]:
+    """Return the models of the library, and the one that is served, if any, though it lies elsewhere."""
     stored = Library().models()
     shown = [_model(one, served) for one in stored]
-    if not any(one["is_served"] for one in shown):
+    if served is not None and not any(one["is_served"] for one in shown):
         shown.insert(0, _model(StoredModel(served.name, (served,), _size(served)), served))
     return shown
 
 
-def _model(model: StoredModel, served: Path) -> dict[str, Any]:
-    facts = None if model.unfinished else facts_at(model)
+def _model(model: StoredModel, served: Path | None) -> dict[str, Any]:
+    facts = _facts(model)
     return {
         "name": model.short_name or model.name,
         "path": str(model.path),
@@ -36,6 +40,20 @@ def _model(model: StoredModel, served: Path) -> dict[str, Any]:
         "is_served": any(path == served for path in model.paths),
         "card": _card(model.path),
     }
+
+
+def _facts(model: StoredModel) -> ModelFacts | None:
+    if model.unfinished:
+        return None
+    if model.record is not None:
+        return facts_at(model)
+    return _facts_in_file(model.path, stamp_of(*model.paths))
+
+
+@lru_cache(maxsize=_MOST_FILES)
+def _facts_in_file(path: Path, _stamp: FileStamp) -> ModelFacts | None:
+    """Return what a file's header says. It has the whole vocabulary, and an open page asks every second."""
+    return facts_at(StoredModel(path.name, (path,), 0))
 
 
 def _card(model: Path) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -20,7 +19,8 @@ from dure.generate.request import Request as Generation
 from dure.generate.request import Sampling
 from dure.generate.step_notes import StepNote, TokenTrace
 from dure.http.body import JsonRoute, decode_json
-from dure.http.guards.access import OWN_KEY, owner_of
+from dure.http.guards.access import OWN_KEY, is_let_in, owner_of
+from dure.http.guards.asgi import Scope
 from dure.http.problems import NotFoundError, json_response
 from dure.http.sse import EventStream, Silence, sse
 from dure.serve.page import built
@@ -60,18 +60,21 @@ async def show_page(request: Request) -> Response:
 
 
 @router.get("/page/assets/{name}")
-async def show_asset(name: str) -> Response:
+async def show_asset(name: str, request: Request) -> Response:
     """Show a file of the page."""
-    if (found := built.asset(name)) is None:
+    if (found := built.asset(name, request.headers.get("accept-encoding", ""))) is None:
         raise NotFoundError("the page has no such file", "load it again")
     return found
 
 
 @router.get("/page/feed")
-async def feed(watch: CurrentPage) -> Response:
-    """Tell how the server is, twice a second, until the client goes."""
+async def feed(request: Request, watch: CurrentPage) -> Response:
+    """Tell how the server is, twice a second, until the client goes or its key is revoked."""
     return EventStream(
-        _feed(watch), lambda _: b"", alive=lambda: sse({}, "alive"), silence=Silence(60.0, 60.0)
+        _feed(watch, request.scope),
+        lambda _: b"",
+        alive=lambda: sse({}, "alive"),
+        silence=Silence(60.0, 60.0),
     )
 
 
@@ -95,7 +98,7 @@ async def show_history(watch: CurrentPage) -> Response:
 @router.get("/page/models")
 async def show_models(watch: CurrentPage) -> Response:
     """Show the models of this machine, and what is done with them."""
-    models = await asyncio.to_thread(models_shown, Path(watch.engine.info.path))
+    models = await asyncio.to_thread(models_shown, watch.served_path())
     return json_response({"models": models, "work": watch.works.shown()})
 
 
@@ -132,11 +135,11 @@ def _check_owner(request: Request) -> None:
         raise HTTPException(403, text)
 
 
-async def _feed(watch: PageWatch) -> AsyncGenerator[bytes, None]:
+async def _feed(watch: PageWatch, scope: Scope) -> AsyncGenerator[bytes, None]:
     steps = watch.engine.steps
     n_steps, n_line = steps.n_seen, 0
     with watch.watching():
-        while not watch.is_stopping:
+        while not watch.is_stopping and is_let_in(scope):
             notes = steps.since(n_steps)
             n_steps = steps.n_seen
             lines = watch.journal.since(n_line)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from dure.cluster.root.membership import Cluster
@@ -71,8 +72,8 @@ class PageWatch:
         self._begun = time.monotonic()
         self._links: dict[str, LinkSpeed] = {}
         self._rates: _Rates | None = None
-        self._since: dict[str, float] = {}
         self._n_watchers = self._events_end = 0
+        self._is_watched = asyncio.Event()
         self.is_stopping = False
         self._made, self._made_at = b"", -_SHARED_S
 
@@ -87,31 +88,38 @@ class PageWatch:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.wait(tasks)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Note what only watchers see: the steps of the engine, and the events of the cluster."""
         self._n_watchers += 1
+        self._is_watched.set()
         try:
             with self.engine.steps.watching():
                 yield
         finally:
             self._n_watchers -= 1
+            if not self._n_watchers:
+                self._is_watched.clear()
 
     async def _keep_history(self) -> None:
         while True:
             await asyncio.sleep(EVERY_S)
-            self.history.add(self.engine.stats, self._reports())
+            try:
+                self.history.add(self.engine.stats, self._reports())
+            except Exception:
+                log.exception("a bug of ours: the page's history misses a point")
 
     async def _look(self) -> None:
         while self._has_nodes:
-            if self._n_watchers:
-                try:
-                    await asyncio.to_thread(self._read_cluster)
-                except (DureError, OSError):
-                    pass  # the cluster is being changed: the next look finds it
-                except Exception:
-                    log.exception("a bug of ours: the page misses what the cluster's log has")
+            await self._is_watched.wait()
+            try:
+                await asyncio.to_thread(self._read_cluster)
+            except (DureError, OSError):
+                pass  # the cluster is being changed: the next look finds it
+            except Exception:
+                log.exception("a bug of ours: the page misses what the cluster's log has")
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _read_cluster(self) -> None:
@@ -138,6 +146,7 @@ class PageWatch:
         """Return everything but steps and journal, as the page reads it."""
         notes = self.engine.steps.since(self.engine.steps.n_seen - _NOTES)
         info, stats, reports = self._info(), self.engine.stats, self._reports()
+        throttled = self.history.throttled_since(reports)
         errors = {
             one.member.name: sum(link.errors for link in one.health.links)
             for one in reports
@@ -159,15 +168,14 @@ class PageWatch:
                 for one in stats.owners
                 if one.running or one.waiting
             ],
-            "nodes": nodes_shown(info, reports, stats.peak_bytes, self._throttled(reports)),
+            "nodes": nodes_shown(info, reports, stats.peak_bytes, throttled),
             "links": links_shown(info, notes, self._links.get, errors),
         }
 
-    def _throttled(self, reports: Sequence[NodeReport]) -> Mapping[str, float]:
-        """Return since when machines are throttled, by name; seconds since 1970."""
-        names = [one.member.name for one in reports if one.health and one.health.throttled]
-        self._since = {name: self._since.get(name, time.time()) for name in names}
-        return self._since
+    def served_path(self) -> Path | None:
+        """Return the file of the model that runs, None before one was loaded."""
+        info = self._info()
+        return None if info is None else Path(info.path)
 
     def _info(self) -> ModelInfo | None:
         try:

@@ -6,6 +6,7 @@ Knows threads and progress. Refuses to know where models come from: `store.pull`
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from dure.model.store.watching import Watcher
 
 __all__ = ["Works"]
 
+log = logging.getLogger(__name__)
+
 WorkState = Literal["running", "done", "failed", "stopped"]
 _KEPT = 20
 _MOST_RUNNING = 2
@@ -24,7 +27,7 @@ _RATE_S = 3.0  # over which a rate is the mean
 
 
 class _StoppedError(Exception):
-    """Ends a pull within its thread; what has come stays, and the next pull goes on from there."""
+    """Ends a pull within its thread."""
 
 
 class _Work(Watcher):
@@ -35,6 +38,7 @@ class _Work(Watcher):
         self.state: WorkState = "running"
         self.error, self.cure = "", ""
         self.is_to_stop = False
+        self._note = ""
         self._done, self._total = 0, 0
         self._marks: list[tuple[float, int]] = [(time.monotonic(), 0)]
 
@@ -43,15 +47,20 @@ class _Work(Watcher):
         self._marks = [(time.monotonic(), done_bytes)]
 
     def advance(self, n_bytes: int) -> None:
-        if self.is_to_stop:
-            raise _StoppedError
+        self._end_if_asked()
+        self._note = ""  # whatever it was, it goes on
         self._done += n_bytes
         now = time.monotonic()
         if now - self._marks[-1][0] > _RATE_S / 10:
             self._marks = [*self._marks[-10:], (now, self._done)]
 
     def note(self, text: str) -> None:
-        pass
+        self._end_if_asked()  # while the network is gone, no byte comes that would
+        self._note = text
+
+    def _end_if_asked(self) -> None:
+        if self.is_to_stop:
+            raise _StoppedError
 
     def shown(self) -> dict[str, Any]:
         """Return it as the page reads it."""
@@ -67,9 +76,10 @@ class _Work(Watcher):
             "per_s": per_s,
             "rest_s": left / per_s if per_s and self._total else None,
             "state": self.state,
+            "note": self._note if self.state == "running" else "",
             "error": self.error,
             "cure": self.cure,
-            "can_stop": self.state == "running",
+            "can_stop": self.state == "running" and not self.is_to_stop,
         }
 
     def _per_s(self) -> float | None:
@@ -110,6 +120,7 @@ class Works:
             except DureError as error:
                 work.error, work.cure, work.state = error.problem, error.cure, "failed"
             except Exception as error:
+                log.exception("a bug of ours: pulling %s failed", name)
                 work.error, work.state = f"{type(error).__name__}: {error}", "failed"
             self._said(_sentence(work), work.state == "failed")
 
