@@ -22,6 +22,7 @@ test("what is left out of a state, or empty, is not known", () => {
         { name: "b", ranks: [] },
       ],
       links: [{ between: ["a", "b"], ranks: [0, 1], wait_s_per_token: 0 }],
+      work: [{ id: "1", kind: "cut", name: "n", phase: "", state: "done", error: "", cure: "" }],
     }),
   );
   expect(state.server).toMatchObject({
@@ -38,6 +39,7 @@ test("what is left out of a state, or empty, is not known", () => {
   });
   expect(state.nodes[1]).toMatchObject({ machine: null, share: null, findings: [] });
   expect(state.links[0]).toMatchObject({ wait_s_per_token: 0, waits: null, errors: null });
+  expect(state.work[0]).toMatchObject({ phase: null, error: null, cure: null, total: null });
 });
 
 test("a line of the log without a cure has none; a machine without a meter reports no watts", () => {
@@ -70,15 +72,6 @@ test("a model's card is read from what was evaluated", () => {
     divergence: { mean: { value: 0.01 }, agreement: { value: 0.96 } },
   };
   const model = { name: "m", path: "m.gguf", is_served: false };
-  const work = {
-    id: "1",
-    kind: "pull",
-    name: "n",
-    state: "done",
-    error: "",
-    cure: "",
-    can_stop: false,
-  };
   const list = arrivedModels(
     sent<ModelList>({
       models: [
@@ -86,7 +79,6 @@ test("a model's card is read from what was evaluated", () => {
         { ...model, card: { ...evaluation, divergence: null } },
         { ...model, card: null },
       ],
-      work: [work],
     }),
   );
   expect(list.models.map(({ card }) => card)).toEqual([
@@ -94,5 +86,4 @@ test("a model's card is read from what was evaluated", () => {
     { bits_per_weight: 4.5, kl: null, same_top_token: null },
     null,
   ]);
-  expect(list.work[0]).toMatchObject({ error: null, cure: null, per_s: null });
 });

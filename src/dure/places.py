@@ -29,6 +29,7 @@ __all__ = [
     "runtime_directory",
     "shard_directory",
     "temporary_directory",
+    "work_directory",
 ]
 
 
@@ -113,6 +114,11 @@ def runtime_directories() -> list[Path]:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     of_login = [Path(runtime) / "dure"] if runtime else []
     return [*of_login, platformdirs.user_state_path("dure") / "run"]
+
+
+def work_directory() -> Path:
+    """Return where running work is noted: DURE_WORK, or the user's state, which services see as well."""
+    return _named("DURE_WORK") or platformdirs.user_state_path("dure") / "work"
 
 
 def temporary_directory() -> Path:

@@ -37,7 +37,7 @@ def test_a_served_model_answers_is_listed_and_stops(home: Home) -> None:
         answer = server.chat()
         assert answer["model"] == "goat-teller"
         assert answer["choices"][0]["finish_reason"] == "length"
-        (row,) = json.loads(home.dure("ps", "--json").stdout)
+        (row,) = json.loads(home.dure("ps", "--json").stdout)["servers"]
         assert row["url"] == server.url
         assert row["status"] == "ready"
         assert row["generated_tokens"] == 24
@@ -47,7 +47,7 @@ def test_a_served_model_answers_is_listed_and_stops(home: Home) -> None:
         assert stopped.returncode == 0, stopped.stderr
         assert server.process.wait(WAIT_S) == 0
         wait_until(lambda: not any(child.is_running() for child in children))
-    assert json.loads(home.dure("ps", "--json").stdout) == []
+    assert json.loads(home.dure("ps", "--json").stdout)["servers"] == []
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_ps_sees_a_server_that_wants_a_key(home: Home) -> None:
     """The user's own commands are let in by a key of their own; others are not."""
     with home.serving(DURE_API_KEYS="anna:secret-of-anna") as server:
         assert httpx.get(f"{server.url}/v1/models").status_code == 401
-        (row,) = json.loads(home.dure("ps", "--json").stdout)
+        (row,) = json.loads(home.dure("ps", "--json").stdout)["servers"]
         assert row["status"] == "ready"
         bearer = {"Authorization": "Bearer secret-of-anna"}
         assert httpx.get(f"{server.url}/v1/models", headers=bearer).status_code == 200

@@ -140,7 +140,7 @@ def test_a_page_is_no_server_of_its_own(tmp_path: Path) -> None:
     """It is not listed, not stopped unless named, and no prompt goes to where it leads."""
     home = Home(tmp_path)
     with scripted() as other, shown(home, other.url):
-        assert json.loads(home.dure("ps", "--json").stdout) == []
+        assert json.loads(home.dure("ps", "--json").stdout)["servers"] == []
         home.dure("route", "explain", "Hi")
         assert not other.requests
         assert "no server runs here" in error_line(home.dure("stop").stderr)

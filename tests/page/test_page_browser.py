@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,6 +21,7 @@ from dure.serve.page.built import index
 from tests.support.browsing import CHROMIUM, browser, visiting
 from tests.support.chat_templates import GEMMA
 from tests.support.dure_server import DEMO, Home, Serving
+from tests.support.long_work import halted_cut, write_400_mb
 from tests.support.parrot import write_speaker
 
 WAIT_MS = 30_000  # detects a hang; nothing is measured with it
@@ -48,9 +50,15 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The home of whoever serves."""
+    return Home(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def server(home: Home) -> Iterator[Serving]:
     """A server of the demo model over two ranks."""
-    with Home(tmp_path_factory.mktemp("page")).serving("--ranks", "2") as found:
+    with home.serving("--ranks", "2") as found:
         yield found
 
 
@@ -291,6 +299,37 @@ def test_a_model_is_pulled_with_its_progress(chromium: Browser, server: Serving)
             expect(page.get_by_text("done", exact=True).first).to_be_visible()
             expect(page.get_by_text("other.gguf").first).to_be_visible()
         hub.shutdown()
+
+
+def test_a_cut_in_a_terminal_is_seen_and_stopped(
+    chromium: Browser, server: Serving, home: Home, tmp_path: Path
+) -> None:
+    """Without a reload: how far it is, and that it was stopped; nothing is left of the files it wrote."""
+    model, out = write_400_mb(tmp_path / "large.gguf"), tmp_path / "shards"
+    with visiting(chromium, server.url, "models") as page:
+        expect(page.get_by_text("On disk")).to_be_visible()
+        with halted_cut(home.dure, model, out) as process:
+            item = page.get_by_role("listitem").filter(has_text="large.gguf")
+            expect(item).to_contain_text("running")
+            expect(item).to_contain_text(re.compile(r"\d MB of 40\d MB"))
+            page.get_by_role("button", name="Stop large.gguf").click()
+            process.send_signal(signal.SIGCONT)
+            assert process.wait(WAIT_MS / 1000) == 130
+        expect(item).to_contain_text("stopped")
+        expect(page.get_by_role("status").get_by_text("cut large.gguf: stopped")).to_be_attached()
+    assert list(out.glob("*.gguf")) == []
+
+
+def test_a_model_is_cut_from_the_page(chromium: Browser, server: Serving, home: Home) -> None:
+    """By a process of its own; its shards are those that `--ranks` finds. What it refuses is told there."""
+    with visiting(chromium, server.url, "models") as page:
+        model = page.get_by_role("listitem").filter(has_text="served now")
+        model.get_by_text("Make smaller, or cut").click()
+        model.get_by_label("Machines").fill("3")
+        model.get_by_role("button", name="Cut", exact=True).click()
+        expect(page.get_by_role("status").get_by_text("cut dure-demo.gguf: done")).to_be_attached()
+    shards = Path(home.dure.environment["DURE_CACHE"]) / "shards"
+    assert len(list(shards.glob("dure-demo-rank?of3-*.gguf"))) == 3
 
 
 def test_the_first_view_needs_little(chromium: Browser, server: Serving) -> None:

@@ -31,6 +31,8 @@ NOT_ROUTED = {
             "GET /page/history",
             "GET /page/models",
             "POST /page/models/pull",
+            "POST /page/models/quantize",
+            "POST /page/models/cut",
             "POST /page/work/{work_id}/stop",
             "POST /page/trace",
         ),

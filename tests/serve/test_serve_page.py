@@ -180,6 +180,34 @@ def test_a_pull_that_fails_says_why(server: Serving) -> None:
     assert httpx.post(f"{server.url}/page/work/77/stop").status_code == 404
 
 
+def test_a_model_is_made_smaller(server: Serving) -> None:
+    """By a process of its own, whose end is in the journal; other files and numbers are refused."""
+    models = httpx.get(f"{server.url}/page/models").json()["models"]
+    (served,) = (one for one in models if one["is_served"])
+    asked, path = f"{server.url}/page/models/quantize", served["path"]
+    for body, status in (
+        ({"path": path, "target_bpw": 99}, 400),
+        ({"path": path, "target_bpw": True}, 400),
+        ({"path": "/etc/passwd", "target_bpw": 4.5}, 404),
+        ({"target_bpw": 4.5}, 400),
+    ):
+        answer = httpx.post(asked, json=body, timeout=WAIT_S)
+        assert answer.status_code == status, (body, answer.text)
+    many = httpx.post(
+        f"{server.url}/page/models/cut", json={"path": path, "ranks": 100}, timeout=WAIT_S
+    )
+    assert many.status_code == 400
+    assert "100 ranks are more than" in many.json()["error"]["message"], "as the command says"
+    begun = httpx.post(asked, json={"path": path, "target_bpw": 4.5}, timeout=WAIT_S).json()
+    assert (begun["kind"], begun["state"], begun["can_stop"]) == ("quantize", "running", True)
+    busy = httpx.post(f"{server.url}/page/models/cut", json={"path": path, "ranks": 2})
+    assert busy.status_code == 429
+    with feeding(server.url) as events:
+        assert httpx.post(f"{server.url}/page/work/{begun['id']}/stop").status_code == 204
+        lines = seen(events, "log", lambda new: any("quantizing" in one["text"] for one in new))
+    assert lines[-1]["text"] == "quantizing dure-demo.gguf: stopped"
+
+
 def test_the_page_is_for_browsers_and_safe(server: Serving) -> None:
     """Others get a line of text; no file but the page's own can be had."""
     assert "dure is running" in httpx.get(server.url).text
@@ -284,6 +312,7 @@ def test_a_key_ends_its_own_requests_alone(tmp_path: Path) -> None:
             assert httpx.post(path, headers=anna).status_code == 204
         pull = f"{server.url}/page/models/pull"
         assert httpx.post(pull, json={"name": "qwen3:0.6b"}, headers=anna).status_code == 403
+        assert httpx.post(f"{server.url}/page/work/1/stop", headers=anna).status_code == 403
 
 
 def test_a_revoked_key_ends_its_feed(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ class Dure:
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(unwanted)},
             "DURE_CACHE": str(cache),
+            "DURE_WORK": str(cache / "work"),
             "COLUMNS": "250",  # so that tables and warnings have one line each
             "TERM": "xterm-256color",
             MARKER: self.mark,

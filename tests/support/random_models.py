@@ -139,6 +139,28 @@ def write_split(
     return paths
 
 
+def write_large_model(path: Path, shape: Shape, type_name: str) -> None:
+    """Write a model whose weights are zeros that take no room on the disk: one for work that takes long."""
+    writer = gguf.GGUFWriter(path, shape.arch)
+    _add_metadata(writer, shape, None)
+    for tensor in _tensors(shape):
+        kind = gguf.GGMLQuantizationType[type_name if tensor.is_matrix else "F32"]
+        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        n_bytes = int(np.prod(tensor.shape)) // block * block_bytes
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), n_bytes, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with path.open("r+b") as file:
+        ends = gguf.GGUFWriter.ggml_pad(path.stat().st_size, writer.data_alignment)
+        padded = (
+            writer.ggml_pad(info.nbytes, writer.data_alignment)
+            for info in writer.tensors[0].values()
+        )
+        file.truncate(ends + sum(padded))
+
+
 def reference_logits(path: Path, tokens: Sequence[int], n_prefill: int) -> Floats:
     """Return logits of the whole model, computed by llama.cpp in this process on one CPU thread.
 

@@ -38,8 +38,9 @@ const LINK = [
 ] as const satisfies readonly (keyof Link)[];
 
 const WORK = [
-  "done_bytes",
-  "total_bytes",
+  "phase",
+  "done",
+  "total",
   "fraction",
   "per_s",
   "rest_s",
@@ -58,6 +59,7 @@ export function arrivedState(sent: State): State {
       return { ...rest, findings: (findings ?? []).map((each) => complete(each, ["cure"])) };
     }),
     links: sent.links.map((link) => complete(link, LINK)),
+    work: sent.work.map((each) => complete(each, WORK)),
   };
 }
 
@@ -82,17 +84,12 @@ export function arrivedTrace(sent: TokenTrace): TokenTrace {
   return complete(sent, ["n_layers", "sums", "bytes_sent", "weights_bytes"]);
 }
 
-export function arrivedWork(sent: Work): Work {
-  return complete(sent, WORK);
-}
-
 export function arrivedModels(sent: ModelList): ModelList {
   return {
     models: sent.models.map((model) => ({
       ...model,
       card: cardOf(model.card as Evaluation | null),
     })),
-    work: sent.work.map(arrivedWork),
   };
 }
 

@@ -121,6 +121,8 @@ export interface State {
   readonly keys: readonly KeyQueue[];
   readonly nodes: readonly ClusterNode[];
   readonly links: readonly Link[];
+  /** On models, by whatever process of this machine; the newest first. */
+  readonly work: readonly Work[];
 }
 
 /** Of one rank in one step: compute_s, sync_s, idle_s, bytes_sent. */
@@ -189,18 +191,38 @@ export interface ModelOnDisk {
   readonly card: Known<QualityCard>;
 }
 
-export type WorkPhase = "running" | "done" | "failed" | "stopped";
+export type WorkState = "running" | "done" | "failed" | "stopped";
+export type WorkKind = "pull" | "import" | "quantize" | "cut" | "load" | "eval" | "imatrix";
+
+/** What is done within work that has several parts. */
+export type WorkPhase =
+  | "cutting"
+  | "loading"
+  | "preparing"
+  | "text"
+  | "reading"
+  | "errors"
+  | "swapping"
+  | "choosing"
+  | "writing"
+  | "judging"
+  | "timing"
+  | "gathering";
 
 export interface Work {
   readonly id: string;
-  readonly kind: "pull";
+  readonly kind: WorkKind;
   readonly name: string;
-  readonly done_bytes: Known<number>;
-  readonly total_bytes: Known<number>;
+  readonly phase: Known<WorkPhase>;
+  /** part: `done` counts from 0 to 1. */
+  readonly unit: "bytes" | "tokens" | "part";
+  /** Of the phase, as all that follows. */
+  readonly done: Known<number>;
+  readonly total: Known<number>;
   readonly fraction: Known<number>;
   readonly per_s: Known<number>;
   readonly rest_s: Known<number>;
-  readonly state: WorkPhase;
+  readonly state: WorkState;
   /** What a person should know of it, as why nothing comes. */
   readonly note: Known<string>;
   readonly error: Known<string>;
@@ -210,7 +232,6 @@ export interface Work {
 
 export interface ModelList {
   readonly models: readonly ModelOnDisk[];
-  readonly work: readonly Work[];
 }
 
 /** What a rank does at a time of a token. */

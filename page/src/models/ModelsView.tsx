@@ -1,33 +1,34 @@
 /** The models on disk, and the work on them. */
 import { useSignal } from "@preact/signals";
 import type { VNode } from "preact";
+import { useEffect } from "preact/hooks";
 import { arrivedModels } from "../api/arrived";
-import { ApiError, post, postJson } from "../api/client";
+import { ApiError, postJson } from "../api/client";
 import type { ModelList, ModelOnDisk, QualityCard, Work } from "../api/contract";
+import { state } from "../api/feed";
 import { Fact } from "../cluster/NodeCard";
-import { bytes, count, figure, large, long, percent } from "../format";
-import { Meter } from "../parts/Meter";
+import { bytes, count, figure, large, percent } from "../format";
 import { usePolled } from "../parts/polled";
 import { Refusal } from "../parts/Refusal";
 import { text } from "../preferences";
+import { Making } from "./Making";
+import { WorkList } from "./WorkList";
 
-const BUSY_S = 1;
 const QUIET_S = 10;
 
 export function ModelsView(): VNode {
   const t = text.value.models;
-  const list = usePolled<ModelList>("page/models", arrivedModels, (found) =>
-    found?.work.some(({ state }) => state === "running") ? BUSY_S : QUIET_S,
-  );
+  const list = usePolled<ModelList>("page/models", arrivedModels, () => QUIET_S);
   const { value: found } = list;
+  const work = state.value?.work ?? [];
+  const running = work.filter((each) => each.state === "running").map(({ id }) => id);
+  useEffect(list.again, [running.join()]); // what has ended may have made a model
   return (
     <div class="stack">
       <h1>{t.title}</h1>
-      <Pull onPulled={list.again} />
+      <Pull />
       <Refusal problem={list.problem} />
-      {found !== null && found.work.length > 0 && (
-        <WorkList work={found.work} onStopped={list.again} />
-      )}
+      <WorkList work={work} />
       <h2 id="disk-title">{t.onDisk}</h2>
       {found?.models.length === 0 && <p class="quiet">{t.none}</p>}
       <ul class="models" aria-labelledby="disk-title">
@@ -39,7 +40,7 @@ export function ModelsView(): VNode {
   );
 }
 
-function Pull({ onPulled }: { readonly onPulled: () => void }): VNode {
+function Pull(): VNode {
   const t = text.value.models;
   const name = useSignal("");
   const problem = useSignal<ApiError | null>(null);
@@ -51,7 +52,6 @@ function Pull({ onPulled }: { readonly onPulled: () => void }): VNode {
     try {
       await postJson<Work>("page/models/pull", { name: name.value.trim() });
       name.value = "";
-      onPulled();
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       problem.value = error;
@@ -82,77 +82,6 @@ function Pull({ onPulled }: { readonly onPulled: () => void }): VNode {
   );
 }
 
-function WorkList({ work, onStopped }: { work: readonly Work[]; onStopped: () => void }): VNode {
-  const t = text.value.models;
-  return (
-    <section class="card" aria-labelledby="work-title">
-      <h2 id="work-title">{t.work}</h2>
-      <ul class="work">
-        {work.map((each) => (
-          <WorkItem key={each.id} work={each} onStopped={onStopped} />
-        ))}
-      </ul>
-    </section>
-  );
-}
-
-function WorkItem({ work, onStopped }: { work: Work; onStopped: () => void }): VNode {
-  const t = text.value.models;
-  const problem = useSignal<ApiError | null>(null);
-  const isRunning = work.state === "running";
-  const stop = async (): Promise<void> => {
-    try {
-      await post(`page/work/${encodeURIComponent(work.id)}/stop`);
-      onStopped();
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      problem.value = error;
-    }
-  };
-  return (
-    <li>
-      <div class="row spread">
-        <span>
-          <span class="tag">{t.kind[work.kind]}</span> <b>{work.name}</b>{" "}
-          <span class={work.state === "failed" ? "bad" : "quiet"}>{t.phase[work.state]}</span>
-        </span>
-        {isRunning && work.can_stop && (
-          <button
-            type="button"
-            class="small"
-            aria-label={t.stopOne(work.name)}
-            onClick={() => void stop()}
-          >
-            {t.stop}
-          </button>
-        )}
-      </div>
-      {isRunning && (
-        <Meter
-          parts={[{ share: work.fraction ?? 0, kind: "work" }]}
-          label={`${work.name}: ${percent(work.fraction)}`}
-        />
-      )}
-      <p class="quiet small-text">{sayProgress(work)}</p>
-      {work.note !== null && <p class="small-text">{work.note}</p>}
-      {work.error !== null && <Refusal problem={new ApiError(0, work.error, work.cure)} />}
-      <Refusal problem={problem.value} />
-    </li>
-  );
-}
-
-function sayProgress(work: Work): string {
-  const t = text.value.models;
-  const said: string[] = [];
-  if (work.total_bytes !== null) said.push(t.of(bytes(work.done_bytes), bytes(work.total_bytes)));
-  else if (work.done_bytes !== null) said.push(bytes(work.done_bytes));
-  if (work.state === "running") {
-    if (work.per_s !== null) said.push(t.perS(bytes(work.per_s)));
-    if (work.rest_s !== null) said.push(t.rest(long(work.rest_s)));
-  }
-  return said.join(" · ");
-}
-
 function ModelCard({ model }: { readonly model: ModelOnDisk }): VNode {
   const t = text.value.models;
   return (
@@ -170,6 +99,7 @@ function ModelCard({ model }: { readonly model: ModelOnDisk }): VNode {
       </dl>
       <Quality card={model.card} />
       <p class="quiet mono path">{model.path}</p>
+      {!model.is_unfinished && <Making model={model} />}
     </li>
   );
 }

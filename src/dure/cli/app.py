@@ -41,8 +41,7 @@ COMMANDS = {
         "on one rank or several.",
         "route": "Put one address in front of servers: each request goes where it is answered best.",
         "ui": "Show the page of a server in a browser, until Ctrl-C.",
-        "ps": "List the servers that run here: their requests, their speed, and how "
-        "full their KV cache is.",
+        "ps": "List the servers that run here and what they do, and running work on models.",
         "stop": "Stop a server: it takes no new requests and finishes running answers.",
         "pull": "Download a model to this machine; an interrupted download is resumed.",
         "import": "Make a GGUF file of a model in another format, such as a Hugging Face folder.",

@@ -156,7 +156,7 @@ def _measured(
         expected = expectations_of(gguf, options, deployment)
         rows = []
         for one in runs:
-            with loading_bar(f"measuring {file.name}") as progress:
+            with loading_bar(f"measuring {file.name}", "timing") as progress:
                 result = measure(deployment.executor, one, progress)
             rows.append(_row(result, expected))
         if options.cluster and expected:
@@ -195,7 +195,7 @@ def _bench_traced(
         executor = deployment.executor
         traced = _traced(executor, trace, runs, min(runs.n_generate, N_TRACED))
         floor = FloorProbe(executor, gguf, options.wire)
-        with loading_bar(f"measuring {file.name}") as progress:
+        with loading_bar(f"measuring {file.name}", "timing") as progress:
             result = measure(executor, runs, progress, floor)
         row = _row(result, expectations_of(gguf, options, deployment))
         facts = bench_facts(gguf, options.wire, [row])

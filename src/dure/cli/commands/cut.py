@@ -9,6 +9,7 @@ import typer
 
 from dure.cli.terminal.console import errors, output, print_json, progress_bar
 from dure.cli.terminal.model_argument import resolve_model
+from dure.cli.terminal.noted import noted
 from dure.cli.terminal.parameters import Json, Model, Ranks, Shares
 from dure.deploy.options import parse_shares
 from dure.errors import UsageError
@@ -47,7 +48,10 @@ def cut(
         if dry_run:
             written = [shard for shard in shards if not is_finished(shard)]
         else:
-            with progress_bar(f"cutting {file.name}", gguf.size_bytes) as progress:
+            with (
+                noted("cut", file.name),
+                progress_bar(f"cutting {file.name}", gguf.size_bytes) as progress,
+            ):
                 written = cut_model(gguf, shards, verify=True, progress=progress)
         facts = _facts(gguf, plan, shards, written)
     if as_json:

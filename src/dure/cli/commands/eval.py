@@ -13,6 +13,7 @@ from dure.cli.terminal.completion import models
 from dure.cli.terminal.console import errors, output, print_json
 from dure.cli.terminal.judging import judging_tools
 from dure.cli.terminal.model_argument import resolve_model
+from dure.cli.terminal.noted import noted
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import Json, Running
 from dure.deploy.options import RunOptions
@@ -157,11 +158,12 @@ def eval(  # noqa: A001  # a command's function has its name
 
     evaluator = Evaluator(subject, running.options("eval", models[0]), judging_tools(started))
     found: list[Evaluation] = []
-    for file, evaluation in zip(files, evaluator.evaluate(files), strict=True):
-        found.append(evaluation)
-        results.write_card(evaluation, file)
-        if not as_json:
-            _print(evaluation, is_first=len(found) == 1)
+    with noted("eval", ", ".join(file.name for file in files)):
+        for file, evaluation in zip(files, evaluator.evaluate(files), strict=True):
+            found.append(evaluation)
+            results.write_card(evaluation, file)
+            if not as_json:
+                _print(evaluation, is_first=len(found) == 1)
     if as_json:
         print_json([evaluation_data(one) for one in found])
     results.write_plot(found)

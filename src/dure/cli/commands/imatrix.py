@@ -17,6 +17,7 @@ from dure.chat.reading import prepared_chat, tokens_of
 from dure.chat.turn import Conversations
 from dure.cli.terminal.console import duration_text, errors, output, print_json, print_warning
 from dure.cli.terminal.model_argument import resolve_model
+from dure.cli.terminal.noted import noted
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.out_file import check_folder, check_not_there
 from dure.cli.terminal.parameters import MODEL, Json, Model, Running, TemplateFile
@@ -109,7 +110,7 @@ def imatrix(
         progress = ProgressFile(target, _identity(file, [n_chunks, ctx, text]))
         datasets = files.names or [f"text that {file.name} wrote"]
         begun = progress.load(anew=force) or Begun(Importance({}, datasets, 0, ctx))
-        with running_model(file, options) as (gguf, executor):
+        with noted("imatrix", file.name), running_model(file, options) as (gguf, executor):
             start = time.monotonic()
             if given is None:
                 chats = bool(own_template) or vocabulary.has_chat_template
@@ -166,7 +167,7 @@ def _identity(file: Path, text: list[Any]) -> str:
 
 def _written(writer: OwnText, begun: Begun, progress: ProgressFile, n_tokens: int) -> list[int]:
     """Have the model write its text, and write every finished text down."""
-    with token_bar("the model writes its text", n_tokens, writer.n_tokens) as show:
+    with token_bar("the model writes its text", n_tokens, writer.n_tokens, "text") as show:
         return writer.write(
             n_tokens, lambda texts: progress.save(Begun(begun.importance, texts)), show
         )
@@ -183,7 +184,7 @@ def _gathered(
     done = begun.importance.n_chunks
     if done:
         errors.print(f"{done} of {len(chunks)} chunks were done already")
-    with token_bar("gathering", chunks.size, done * chunks.shape[1]) as show:
+    with token_bar("gathering", chunks.size, done * chunks.shape[1], "gathering") as show:
         return gather_importance(
             executor,
             chunks,

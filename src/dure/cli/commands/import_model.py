@@ -13,6 +13,7 @@ import typer
 
 from dure.cli.terminal.console import errors, output, print_json, printable, progress_bar
 from dure.cli.terminal.model_argument import resolve_model
+from dure.cli.terminal.noted import noted
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.out_file import check_not_there, check_room
 from dure.cli.terminal.parameters import Json
@@ -131,7 +132,10 @@ def import_model(
                 _check(target, facts["size_bytes"], force=force)
                 _say(facts)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with progress_bar(f"importing {facts['name']}", facts["size_bytes"]) as advance:
+                with (
+                    noted("import", facts["name"]),
+                    progress_bar(f"importing {facts['name']}", facts["size_bytes"]) as advance,
+                ):
                     write_model(model, target, advance)
     if as_json:
         print_json(facts)

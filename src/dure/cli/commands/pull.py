@@ -11,7 +11,7 @@ from rich.table import Table
 from dure.cli.terminal.completion import pullable
 from dure.cli.terminal.console import errors, output, print_json, printable, printable_lines
 from dure.cli.terminal.parameters import Json
-from dure.cli.terminal.pull_progress import pull_progress, saying_how_to_resume
+from dure.cli.terminal.pull_progress import noted_pull, saying_how_to_resume
 from dure.errors import UsageError
 from dure.model.store import HubName, Library, StoredModel, UrlName, parse_name, short_names
 from dure.sizes import bytes_text
@@ -70,7 +70,7 @@ def pull(
     parsed = parse_name(name)
     if sha256 is not None and not isinstance(parsed, UrlName):
         raise UsageError("--sha256 is for URLs", "leave it out: the hub states its own checksums")
-    with saying_how_to_resume(name), pull_progress() as progress:
+    with saying_how_to_resume(name), noted_pull(name) as progress:
         patience = Patience(tries=tries, timeout_s=timeout)
         pulled = download(parsed, Library(), progress, patience, sha256 and sha256.lower())
     if as_json:

@@ -11,6 +11,7 @@ import typer
 from dure.cli.terminal.console import output, print_json, print_warning, printable
 from dure.cli.terminal.judging import text_of
 from dure.cli.terminal.model_argument import resolve_model
+from dure.cli.terminal.noted import noted
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import Json, Model
 from dure.cli.terminal.quantize_options import (
@@ -78,24 +79,28 @@ def quantize(
         prepared = Preparation(search, text, time_s, measures=not target.type_)
         named = _mixture(search, target.type_, mixture) if target.type_ else None
         likely = named.types if named else _likely(search, target)
-        prepared.check(likely, path, knows_size=target.tokens_per_s is None)
-        weights = {} if named else prepared.weights()
-        judge = prepared.judge()
-        options = where.options(file)
-        run = QuantizeRun(
-            search, target, options, path, weights, judge, likely, verify=writing.verify
-        )
-        if target.frontier:
-            facts = run.frontier(target.frontier)
-        elif named:
-            facts = run.mixture(named)
-        elif target.tokens_per_s:
-            facts = run.for_speed(target.tokens_per_s)
-        else:
-            facts = run.for_size()
+        with noted("quantize", file.name):
+            prepared.check(likely, path, knows_size=target.tokens_per_s is None)
+            weights = {} if named else prepared.weights()
+            judge = prepared.judge()
+            options = where.options(file)
+            run = QuantizeRun(
+                search, target, options, path, weights, judge, likely, verify=writing.verify
+            )
+            facts = _carried_out(run, target, named)
     if plot and "frontier" in facts:
         _draw(facts["frontier"], plot)
     _print(facts, path, dry_run=writing.dry_run, as_json=as_json)
+
+
+def _carried_out(run: QuantizeRun, target: Target, named: LlamaTypes | None) -> dict[str, Any]:
+    if target.frontier:
+        return run.frontier(target.frontier)
+    if named:
+        return run.mixture(named)
+    if target.tokens_per_s:
+        return run.for_speed(target.tokens_per_s)
+    return run.for_size()
 
 
 def _likely(search: Search, target: Target) -> Mapping[str, GgmlType]:

@@ -12,6 +12,7 @@ import typer
 
 from dure.cli.terminal.console import errors, loading_bar, printable
 from dure.cli.terminal.model_argument import resolve_draft, resolve_model
+from dure.cli.terminal.noted import noted
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import (
     CLUSTER,
@@ -156,7 +157,9 @@ def _run(plan: ServerPlan, front: _Front) -> int:
     from dure.serve.assembly import run_server
 
     with ExitStack() as while_loading:
-        bar = while_loading.enter_context(loading_bar(f"loading {printable(plan.name)}"))
+        while_loading.enter_context(noted("load", plan.name))
+        title = f"loading {printable(plan.name)}"
+        bar = while_loading.enter_context(loading_bar(title, "loading"))
 
         def ready(transport: str) -> None:
             while_loading.close()

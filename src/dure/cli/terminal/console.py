@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -23,6 +23,11 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+from dure.cli.terminal.noted import noted_phase
+
+if TYPE_CHECKING:
+    from dure.work_notes import WorkPhase
 
 __all__ = [
     "byte_columns",
@@ -114,22 +119,45 @@ def byte_columns() -> tuple[ProgressColumn, ...]:
 
 
 @contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar of bytes on stderr, on a terminal only. Yields a function that adds bytes."""
+def progress_bar(title: str, total: int, phase: WorkPhase = "") -> Iterator[Callable[[int], None]]:
+    """Show a bar of bytes on stderr, on a terminal only. Yields a function that adds bytes.
+
+    phase: which one of the current work this is, if that is noted.
+    """
     off = not errors.is_terminal
-    with Progress(*byte_columns(), console=errors, transient=True, disable=off) as bar:
+    with (
+        noted_phase(phase, total, "bytes") as note,
+        Progress(*byte_columns(), console=errors, transient=True, disable=off) as bar,
+    ):
         task = bar.add_task(title, total=total)
-        yield lambda more: bar.advance(task, more)
+
+        def advance(more: int) -> None:
+            bar.advance(task, more)
+            note(bar.tasks[0].completed)
+
+        yield advance
 
 
 @contextmanager
-def loading_bar(title: str) -> Iterator[Callable[[float], None]]:
-    """Show a bar from 0 to 1 on stderr, on a terminal only. Yields a function that sets it."""
+def loading_bar(title: str, phase: WorkPhase = "") -> Iterator[Callable[[float], None]]:
+    """Show a bar from 0 to 1 on stderr, on a terminal only. Yields a function that sets it.
+
+    phase: as `progress_bar` has it.
+    """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:.0f} %"),
     )
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    off = not errors.is_terminal
+    with (
+        noted_phase(phase, 1.0) as note,
+        Progress(*columns, console=errors, transient=True, disable=off) as bar,
+    ):
         task = bar.add_task(title, total=1.0)
-        yield lambda fraction: bar.update(task, completed=fraction)
+
+        def show(fraction: float) -> None:
+            bar.update(task, completed=fraction)
+            note(fraction)
+
+        yield show

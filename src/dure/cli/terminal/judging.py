@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from dure.chat.reading import TextTools
@@ -47,7 +48,7 @@ def judging_tools(options: Callable[[Path, int, int], RunOptions]) -> Tools:
             yield vocabulary, reader
         vocabulary.close()
 
-    return Tools(start, read, loading_bar)
+    return Tools(start, read, partial(loading_bar, phase="judging"))
 
 
 def text_of(model: GgufFile, data: Path | None) -> JudgedOn:

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from dure.cli.terminal.console import errors, printable
-from dure.cli.terminal.pull_progress import pull_progress, saying_how_to_resume
+from dure.cli.terminal.pull_progress import noted_pull, saying_how_to_resume
 from dure.errors import UsageError
 from dure.generate.speculative.proposer import Draft
 from dure.model.gguf import open_gguf
@@ -75,5 +75,5 @@ def _agreed(text: str) -> bool:
 def _pulled(name: Name, library: Library) -> Path:
     from dure.model.store.pull import pull
 
-    with saying_how_to_resume(str(name)), pull_progress() as progress:
+    with saying_how_to_resume(str(name)), noted_pull(str(name)) as progress:
         return pull(name, library, progress).model.path

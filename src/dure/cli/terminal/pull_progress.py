@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
 from rich.progress import Progress, TaskID
 
 from dure.cli.terminal.console import byte_columns, errors, printable
+from dure.cli.terminal.noted import begin_phase, noted, tell
 from dure.model.store import Watcher
+from dure.model.store.names import without_secrets
 from dure.sizes import bytes_text
 
-__all__ = ["pull_progress", "saying_how_to_resume"]
+__all__ = ["noted_pull", "pull_progress", "saying_how_to_resume"]
 
 LINE_EVERY_S = 10.0
 
@@ -34,6 +36,38 @@ def pull_progress() -> Iterator[Watcher]:
     """Show a pull on stderr: a bar on a terminal, occasional lines elsewhere."""
     with contextlib.ExitStack() as stack:
         yield stack.enter_context(_Bar()) if errors.is_terminal else _Lines()
+
+
+@contextmanager
+def noted_pull(name: str) -> Iterator[Watcher]:
+    """Show a pull as `pull_progress` does, and note it as work."""
+    with noted("pull", without_secrets(name)), pull_progress() as shown:
+        yield _Noting(shown)
+
+
+class _Noting:
+    """Passes all on, and notes it."""
+
+    def __init__(self, watch: Watcher) -> None:
+        self._watch, self._done = watch, 0
+        self._note: Callable[[float], None] = lambda _: None
+
+    def file(self, name: str, size_bytes: int | None, done_bytes: int) -> None:
+        """Begin to note a file."""
+        self._watch.file(name, size_bytes, done_bytes)
+        self._done = done_bytes
+        self._note = begin_phase("", size_bytes, "bytes", done_bytes)
+
+    def advance(self, n_bytes: int) -> None:
+        """Note how much is here."""
+        self._watch.advance(n_bytes)
+        self._done += n_bytes
+        self._note(self._done)
+
+    def note(self, text: str) -> None:
+        """Note it too."""
+        self._watch.note(text)
+        tell(text)
 
 
 class _Bar:

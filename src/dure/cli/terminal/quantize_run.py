@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from dure.cli.terminal.console import errors, loading_bar, print_warning, progress_bar
+from dure.cli.terminal.noted import noted_phase
 from dure.cli.terminal.quantize_options import Frontier, Target
 from dure.cli.terminal.quantize_report import point_facts, quantized_facts
 from dure.cli.terminal.running_model import TerminalReporter, running_model
@@ -177,7 +178,8 @@ class QuantizeRun:
         """Return the choice whose file has the size that was asked for. choose: for the tensors' bytes."""
         n_bytes = self._target.tensor_bytes(self._search.model)
         while True:
-            choice = choose(n_bytes)
+            with noted_phase("choosing"):
+                choice = choose(n_bytes)
             wanted = self._quantized(choice, metadata(choice))
             over = wanted.file_bytes - self._target.file_bytes
             if over <= 0:
@@ -199,7 +201,7 @@ class QuantizeRun:
             tensors = wanted.model.tensors.items()
             types = {name: wanted.types.get(name, tensor.type).name for name, tensor in tensors}
             return quantized_facts(wanted, types)
-        with progress_bar(f"writing {self._path.name}", wanted.size_bytes) as progress:
+        with progress_bar(f"writing {self._path.name}", wanted.size_bytes, "writing") as progress:
             kept = self._search.kept(wanted.file_bytes)
             types = write_quantized(wanted, self._path, kept, self._search.threads, progress)
         return quantized_facts(wanted, types)
@@ -220,7 +222,7 @@ class QuantizeRun:
         options = msgspec.structs.replace(self._options, ctx=_BENCH.n_tokens)
         with (
             running_model(self._path, options) as (_, executor),
-            loading_bar(f"measuring {self._path.name}") as progress,
+            loading_bar(f"measuring {self._path.name}", "timing") as progress,
         ):
             result = measure(executor, _BENCH, progress)
         return {"measured_tokens_per_s": result.generation.tokens_per_s.median}
@@ -228,7 +230,7 @@ class QuantizeRun:
     def _divergence(self) -> dict[str, Any]:
         if self._judge is None or self._path is None or not self._runs:
             return {}
-        with loading_bar(f"judging {self._path.name}") as progress:
+        with loading_bar(f"judging {self._path.name}", "judging") as progress:
             self._judge.read_original()
             found = self._judge.divergence(self._path, progress)
         mean, agreement = found.mean, found.agreement

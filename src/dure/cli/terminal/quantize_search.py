@@ -76,15 +76,15 @@ class Preparation:
         ends = time.monotonic() + self._time_s
         judge, search = self.judge(), self._search
         name = search.model.paths[0].name
-        with loading_bar(f"measuring {name}") as progress:
+        with loading_bar(f"measuring {name}", "errors") as progress:
             left_s = ends - time.monotonic()
             search.measure(left_s / 2 if judge else left_s, progress)
         if judge is None:
             return {}
-        with loading_bar(f"{name} reads the text") as progress:
+        with loading_bar(f"{name} reads the text", "reading") as progress:
             judge.read_original(progress)
         with (
-            loading_bar("swapping groups of tensors") as progress,
+            loading_bar("swapping groups of tensors", "swapping") as progress,
             search.scratch() as directory,
         ):
             return measure_weights(

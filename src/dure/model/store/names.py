@@ -18,7 +18,16 @@ from urllib.parse import unquote, urlsplit
 
 from dure.errors import UsageError
 
-__all__ = ["HubName", "Name", "UrlName", "near_names", "parse_name", "short_name_of", "short_names"]
+__all__ = [
+    "HubName",
+    "Name",
+    "UrlName",
+    "near_names",
+    "parse_name",
+    "short_name_of",
+    "short_names",
+    "without_secrets",
+]
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"  # an owner or a repository
 _HUB = re.compile(rf"(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[^\s:]+))?(?::(?P<wanted>[^\s:]+))?")
@@ -87,6 +96,14 @@ def parse_name(text: str) -> Name:
             "write it as hf:owner/repository, with :Q4_K_M or :file.gguf behind it to choose",
         )
     return _short(text)
+
+
+def without_secrets(text: str) -> str:
+    """Return a name fit to be shown to others: an address without its user, password and query."""
+    if not text.startswith(("http://", "https://")):
+        return text
+    parts = urlsplit(text)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _short(text: str) -> HubName:

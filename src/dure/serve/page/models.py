@@ -12,7 +12,7 @@ from dure.evaluate.card import card_paths
 from dure.http.file_stamp import FileStamp, stamp_of
 from dure.model.store import Library, ModelFacts, StoredModel, facts_at
 
-__all__ = ["models_shown"]
+__all__ = ["is_known", "models_shown"]
 
 _MOST_FILES = 256  # whose headers are not read again
 
@@ -24,6 +24,12 @@ def models_shown(served: Path | None) -> list[dict[str, Any]]:
     if served is not None and not any(one["is_served"] for one in shown):
         shown.insert(0, _model(StoredModel(served.name, (served,), _size(served)), served))
     return shown
+
+
+def is_known(model: Path, served: Path | None) -> bool:
+    """Return whether a path is that of a model which `models_shown` lists and which is whole."""
+    whole = (one.path for one in Library().models() if not one.unfinished)
+    return model == served or model in whole
 
 
 def _model(model: StoredModel, served: Path | None) -> dict[str, Any]:

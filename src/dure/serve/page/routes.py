@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -25,7 +26,7 @@ from dure.http.problems import NotFoundError, json_response
 from dure.http.sse import EventStream, Silence, sse
 from dure.serve.page import built
 from dure.serve.page.machines import rank_names
-from dure.serve.page.models import models_shown
+from dure.serve.page.models import is_known, models_shown
 from dure.serve.page.watch import PageWatch
 
 __all__ = ["router"]
@@ -99,7 +100,7 @@ async def show_history(watch: CurrentPage) -> Response:
 async def show_models(watch: CurrentPage) -> Response:
     """Show the models of this machine, and what is done with them."""
     models = await asyncio.to_thread(models_shown, watch.served_path())
-    return json_response({"models": models, "work": watch.works.shown()})
+    return json_response({"models": models, "work": await asyncio.to_thread(watch.works.shown)})
 
 
 @router.post("/page/models/pull")
@@ -113,11 +114,29 @@ async def pull(request: Request, watch: CurrentPage) -> Response:
     return json_response(watch.works.pull(name.strip()))
 
 
+@router.post("/page/models/quantize")
+async def quantize(request: Request, watch: CurrentPage) -> Response:
+    """Begin to write a smaller file of a model here. With keys, only the server's owner may."""
+    model, asked = await _model_of(request, watch)
+    bits = _number(asked, "target_bpw", 1.0, 16.0)
+    return json_response(await asyncio.to_thread(watch.works.quantize, model, bits))
+
+
+@router.post("/page/models/cut")
+async def cut(request: Request, watch: CurrentPage) -> Response:
+    """Begin to cut a model here. With keys, only the server's owner may."""
+    model, asked = await _model_of(request, watch)
+    n_ranks = _number(asked, "ranks", 2, 1024)
+    if n_ranks != int(n_ranks):
+        raise UsageError(f"{n_ranks:g} ranks", "give a whole number")
+    return json_response(await asyncio.to_thread(watch.works.cut, model, int(n_ranks)))
+
+
 @router.post("/page/work/{work_id}/stop")
 async def stop(work_id: str, request: Request, watch: CurrentPage) -> Response:
-    """Stop work on a model."""
+    """Stop work on a model as Ctrl-C does, wherever it was begun. With keys, only the owner may."""
     _check_owner(request)
-    if not watch.works.stop(work_id):
+    if not await asyncio.to_thread(watch.works.stop, work_id):
         raise NotFoundError("there is no such work", "it has ended")
     return Response(status_code=204)
 
@@ -133,6 +152,25 @@ def _check_owner(request: Request) -> None:
     if owner_of(request.scope) not in ("", OWN_KEY):
         text = "only the server's owner may do this: with `dure ui`, on the server's machine"
         raise HTTPException(403, text)
+
+
+async def _model_of(request: Request, watch: PageWatch) -> tuple[Path, dict[str, Any]]:
+    """Return the model that a request of the owner's names, and all that it asks."""
+    _check_owner(request)
+    asked = decode_json(await request.body())
+    path = asked.get("path") if isinstance(asked, dict) else None
+    if not isinstance(path, str):
+        raise UsageError("no model is named", "give its path, as /page/models has it")
+    if not await asyncio.to_thread(is_known, Path(path), watch.served_path()):
+        raise NotFoundError(f"{path} is no model of this machine", "see /page/models")
+    return Path(path), asked
+
+
+def _number(asked: dict[str, Any], name: str, least: float, most: float) -> float:
+    found = asked.get(name)
+    if not isinstance(found, int | float) or isinstance(found, bool) or not least <= found <= most:
+        raise UsageError(f"{name}: {found}", f"give a number from {least:g} to {most:g}")
+    return found
 
 
 async def _feed(watch: PageWatch, scope: Scope) -> AsyncGenerator[bytes, None]:

@@ -34,6 +34,7 @@ __all__ = ["PageWatch"]
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 5.0
+_WORK_EVERY_S = 1.0
 _NOTES = 64  # that waits are the mean of
 _STALE_S = 5.0
 _MOST_EVENTS = 200  # of the cluster's log, the newest
@@ -69,6 +70,7 @@ class PageWatch:
         self.engine, self._name, self._reports, self._has_nodes = engine, name, reports, has_nodes
         self.requests, self.journal, self.history = LiveRequests(), journal, History()
         self.works = Works(self._worked)
+        self._work: list[dict[str, Any]] = []
         self._begun = time.monotonic()
         self._links: dict[str, LinkSpeed] = {}
         self._rates: _Rates | None = None
@@ -82,13 +84,15 @@ class PageWatch:
     @asynccontextmanager
     async def around(self) -> AsyncIterator[None]:
         """Keep history and journal until the block ends."""
-        tasks = [asyncio.create_task(self._keep_history()), asyncio.create_task(self._look())]
+        lasting = (self._keep_history(), self._look(), self._look_at_work())
+        tasks = [asyncio.create_task(one) for one in lasting]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            self.works.close()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -121,6 +125,14 @@ class PageWatch:
             except Exception:
                 log.exception("a bug of ours: the page misses what the cluster's log has")
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _look_at_work(self) -> None:
+        while True:
+            try:
+                self._work = await asyncio.to_thread(self.works.shown) if self._n_watchers else []
+            except Exception:
+                log.exception("a bug of ours: the page misses what is worked on")
+            await asyncio.sleep(_WORK_EVERY_S)
 
     def _read_cluster(self) -> None:
         cluster = Cluster(cluster_directory())
@@ -170,6 +182,7 @@ class PageWatch:
             ],
             "nodes": nodes_shown(info, reports, stats.peak_bytes, throttled),
             "links": links_shown(info, notes, self._links.get, errors),
+            "work": self._work,
         }
 
     def served_path(self) -> Path | None:

@@ -1,144 +1,147 @@
-"""Work on models that the page begins and shows: what is pulled, how far it is, how long it takes still.
+"""Work on models that the page shows: what it has begun itself, and what other processes have noted.
 
 Knows threads and progress. Refuses to know where models come from: `store.pull` does.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
+import os
 import threading
-import time
 from collections.abc import Callable
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
-from dure.errors import BusyError, DureError
+from dure.errors import BusyError, DureError, UsageError
 from dure.model.store import Library, parse_name
+from dure.model.store.names import without_secrets
 from dure.model.store.watching import Watcher
+from dure.places import shard_directory
+from dure.serve.page.started import StartedCommands
+from dure.work_notes import WorkNote, WorkWriter, interrupt, is_shown, noted_work, work_facts
 
 __all__ = ["Works"]
 
 log = logging.getLogger(__name__)
 
-WorkState = Literal["running", "done", "failed", "stopped"]
-_KEPT = 20
 _MOST_RUNNING = 2
-_RATE_S = 3.0  # over which a rate is the mean
+_DOING = {"pull": "pulling", "quantize": "quantizing", "cut": "cutting"}
 
 
 class _StoppedError(Exception):
     """Ends a pull within its thread."""
 
 
-class _Work(Watcher):
+class _Pull(Watcher):
     """One model that is being pulled. Called from its own thread, read from the server's."""
 
-    def __init__(self, number: int, name: str) -> None:
-        self.id, self.name = str(number), name
-        self.state: WorkState = "running"
-        self.error, self.cure = "", ""
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.writer = WorkWriter("pull", without_secrets(name))
         self.is_to_stop = False
-        self._note = ""
-        self._done, self._total = 0, 0
-        self._marks: list[tuple[float, int]] = [(time.monotonic(), 0)]
+        self._done = 0
+
+    @property
+    def is_running(self) -> bool:
+        return self.writer.note.state == "running"
 
     def file(self, name: str, size_bytes: int | None, done_bytes: int) -> None:  # noqa: ARG002 (a Watcher)
-        self._done, self._total = done_bytes, size_bytes or 0
-        self._marks = [(time.monotonic(), done_bytes)]
+        self._done = done_bytes
+        self.writer.begin("", size_bytes, "bytes", done_bytes)
 
     def advance(self, n_bytes: int) -> None:
         self._end_if_asked()
-        self._note = ""  # whatever it was, it goes on
         self._done += n_bytes
-        now = time.monotonic()
-        if now - self._marks[-1][0] > _RATE_S / 10:
-            self._marks = [*self._marks[-10:], (now, self._done)]
+        self.writer.reach(self._done)
 
     def note(self, text: str) -> None:
         self._end_if_asked()  # while the network is gone, no byte comes that would
-        self._note = text
+        self.writer.tell(text)
 
     def _end_if_asked(self) -> None:
         if self.is_to_stop:
             raise _StoppedError
 
-    def shown(self) -> dict[str, Any]:
-        """Return it as the page reads it."""
-        per_s = self._per_s() if self.state == "running" else None
-        left = self._total - self._done
-        return {
-            "id": self.id,
-            "kind": "pull",
-            "name": self.name,
-            "done_bytes": self._done,
-            "total_bytes": self._total or None,
-            "fraction": self._done / self._total if self._total else None,
-            "per_s": per_s,
-            "rest_s": left / per_s if per_s and self._total else None,
-            "state": self.state,
-            "note": self._note if self.state == "running" else "",
-            "error": self.error,
-            "cure": self.cure,
-            "can_stop": self.state == "running" and not self.is_to_stop,
-        }
-
-    def _per_s(self) -> float | None:
-        (begun, done), now = self._marks[0], time.monotonic()
-        return (self._done - done) / (now - begun) if now > begun and self._done > done else None
-
 
 class Works:
-    """What the page has begun. said: gets a sentence when something ends, and whether it failed."""
+    """The work that is shown. said: gets a sentence when a pull ends, and whether it failed."""
 
     def __init__(self, said: Callable[[str, bool], None] = lambda _text, _failed: None) -> None:
-        self._works: dict[str, _Work] = {}
-        self._numbers = itertools.count(1)
+        self._pulls: dict[str, _Pull] = {}
         self._said = said
+        self._commands = StartedCommands(self._ended)
 
     def pull(self, name: str) -> dict[str, Any]:
         """Begin to pull a model, and return its work. Raises UsageError for what is no name, BusyError."""
         parsed = parse_name(name)
-        running = [one for one in self._works.values() if one.state == "running"]
+        self._pulls = {key: one for key, one in self._pulls.items() if is_shown(one.writer.note)}
+        running = [one for one in self._pulls.values() if one.is_running]
         if (same := next((one for one in running if one.name == name), None)) is not None:
-            return same.shown()
+            return _pull_shown(same)
         if len(running) >= _MOST_RUNNING:
             raise BusyError(f"{len(running)} models are being pulled", "wait, or stop one of them")
-        work = _Work(next(self._numbers), name)
-        self._works[work.id] = work
-        ended = [one for one in self._works.values() if one.state != "running"]
-        for one in ended[: max(0, len(self._works) - _KEPT)]:
-            del self._works[one.id]
+        pull_ = _Pull(name)
+        self._pulls[pull_.writer.note.id] = pull_
 
         def pulled() -> None:
             from dure.model.store.pull import pull
 
             try:
-                pull(parsed, Library(), work)
-                work.state = "done"
+                pull(parsed, Library(), pull_)
+                pull_.writer.end("done")
             except _StoppedError:
-                work.state = "stopped"
+                pull_.writer.end("stopped")
             except DureError as error:
-                work.error, work.cure, work.state = error.problem, error.cure, "failed"
+                pull_.writer.end("failed", error.problem, error.cure)
             except Exception as error:
                 log.exception("a bug of ours: pulling %s failed", name)
-                work.error, work.state = f"{type(error).__name__}: {error}", "failed"
-            self._said(_sentence(work), work.state == "failed")
+                pull_.writer.end("failed", f"{type(error).__name__}: {error}")
+            self._ended(pull_.writer.note)
 
         threading.Thread(target=pulled, name=f"pull {name}", daemon=True).start()
-        return work.shown()
+        return _pull_shown(pull_)
+
+    def quantize(self, model: Path, target_bpw: float) -> dict[str, Any]:
+        """Begin to write a smaller file of a model into the library. Raises as `start` does."""
+        words = ("quantize", str(model), "--target-bpw", f"{target_bpw:g}")
+        return work_facts(self._commands.start(words, Library().directory))
+
+    def cut(self, model: Path, n_ranks: int) -> dict[str, Any]:
+        """Begin to cut a model; the shards are those that `--ranks` finds. Raises as `start` does."""
+        out = shard_directory()
+        words = ("cut", str(model), "--ranks", str(n_ranks), "--out", str(out))
+        return work_facts(self._commands.start(words, out))
+
+    def close(self) -> None:
+        """Stop what runs in processes of its own; pulls end with this one."""
+        self._commands.close()
 
     def stop(self, work_id: str) -> bool:
-        """Stop a work soon; return False if there is none."""
-        work = self._works.get(work_id)
-        if work is not None:
-            work.is_to_stop = True
-        return work is not None
+        """Stop work soon; return False if there is none. Raises UsageError for a load."""
+        if (own := self._pulls.get(work_id)) is not None:
+            own.is_to_stop = True
+            return True
+        noted = next((one for one in noted_work() if one.id == work_id), None)
+        if noted is None or noted.state != "running":
+            return False
+        if not noted.stop_signal:
+            raise UsageError(
+                f"process {noted.pid} does more than this, and is not stopped from here",
+                "stop it where it was started",
+            )
+        return interrupt(noted)
 
     def shown(self) -> list[dict[str, Any]]:
-        """Return all as the page reads them, the newest first."""
-        return [work.shown() for work in reversed(self._works.values())]
+        """Return all as the page reads them, the newest first. Reads files."""
+        own = [_pull_shown(one) for one in self._pulls.values() if is_shown(one.writer.note)]
+        others = [one for one in noted_work() if one.pid != os.getpid()]
+        return [*reversed(own), *map(work_facts, others)]
+
+    def _ended(self, note: WorkNote) -> None:
+        why = f": {note.error}" if note.error else ""
+        doing = _DOING.get(note.kind, note.kind)
+        self._said(f"{doing} {note.name}: {note.state}{why}", note.state == "failed")
 
 
-def _sentence(work: _Work) -> str:
-    why = f": {work.error}" if work.error else ""
-    return f"pulling {work.name}: {work.state}{why}"
+def _pull_shown(pull: _Pull) -> dict[str, Any]:
+    return {**work_facts(pull.writer.note), "can_stop": pull.is_running and not pull.is_to_stop}

@@ -1,0 +1,91 @@
+/** What can be made of a model on disk: a smaller file, and shards for several machines. */
+import { useSignal } from "@preact/signals";
+import type { VNode } from "preact";
+import { ApiError, post } from "../api/client";
+import type { ModelOnDisk } from "../api/contract";
+import { Refusal } from "../parts/Refusal";
+import { text } from "../preferences";
+
+const USUAL_BITS = 4.5;
+const USUAL_RANKS = 2;
+
+export function Making({ model }: { readonly model: ModelOnDisk }): VNode {
+  const t = text.value.models;
+  return (
+    <details class="making">
+      <summary>{t.make}</summary>
+      <div class="stack">
+        <OneNumber
+          label={t.targetBits}
+          action={t.makeSmaller}
+          usual={USUAL_BITS}
+          low={1}
+          high={16}
+          step="any"
+          begin={(bits) => post("page/models/quantize", { path: model.path, target_bpw: bits })}
+        />
+        <OneNumber
+          label={t.machines}
+          action={t.cut}
+          usual={USUAL_RANKS}
+          low={2}
+          high={1024}
+          step={1}
+          begin={(ranks) => post("page/models/cut", { path: model.path, ranks })}
+        />
+      </div>
+    </details>
+  );
+}
+
+interface Asked {
+  readonly label: string;
+  readonly action: string;
+  readonly usual: number;
+  readonly low: number;
+  readonly high: number;
+  readonly step: number | "any";
+  readonly begin: (value: number) => Promise<unknown>;
+}
+
+/** A form of one number and a button. */
+function OneNumber({ label, action, usual, low, high, step, begin }: Asked): VNode {
+  const value = useSignal(String(usual));
+  const problem = useSignal<ApiError | null>(null);
+  const isAsking = useSignal(false);
+  const send = async (event: Event): Promise<void> => {
+    event.preventDefault();
+    isAsking.value = true;
+    problem.value = null;
+    try {
+      await begin(Number(value.value));
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      problem.value = error;
+    } finally {
+      isAsking.value = false;
+    }
+  };
+  return (
+    <form onSubmit={(event) => void send(event)}>
+      <div class="pull">
+        <label class="field">
+          <span>{label}</span>
+          <input
+            type="number"
+            required
+            min={low}
+            max={high}
+            step={step}
+            value={value.value}
+            onInput={(event) => (value.value = event.currentTarget.value)}
+          />
+        </label>
+        <button type="submit" disabled={isAsking.value}>
+          {action}
+        </button>
+      </div>
+      <Refusal problem={problem.value} />
+    </form>
+  );
+}

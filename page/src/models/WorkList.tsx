@@ -1,0 +1,95 @@
+/** Work on models, whoever has begun it: how far it is, how fast, and how it ended. */
+import { useSignal } from "@preact/signals";
+import type { VNode } from "preact";
+import { ApiError, post } from "../api/client";
+import type { Work } from "../api/contract";
+import { bytes, count, long, percent } from "../format";
+import { Meter } from "../parts/Meter";
+import { Refusal } from "../parts/Refusal";
+import { text } from "../preferences";
+
+export function WorkList({ work }: { readonly work: readonly Work[] }): VNode {
+  const t = text.value.models;
+  const ended = work.filter(({ state }) => state !== "running");
+  const said = ended.map(({ kind, name, state }) => t.ended(t.kind[kind], name, t.state[state]));
+  return (
+    <>
+      {work.length > 0 && (
+        <section class="card" aria-labelledby="work-title">
+          <h2 id="work-title">{t.work}</h2>
+          <ul class="work">
+            {work.map((each) => (
+              <WorkItem key={each.id} work={each} />
+            ))}
+          </ul>
+        </section>
+      )}
+      <p class="unseen" role="status">
+        {said.join(". ")}
+      </p>
+    </>
+  );
+}
+
+function WorkItem({ work }: { readonly work: Work }): VNode {
+  const t = text.value.models;
+  const problem = useSignal<ApiError | null>(null);
+  const isRunning = work.state === "running";
+  const stop = async (): Promise<void> => {
+    problem.value = null;
+    try {
+      await post(`page/work/${encodeURIComponent(work.id)}/stop`);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      problem.value = error;
+    }
+  };
+  return (
+    <li>
+      <div class="row spread">
+        <span>
+          <span class="tag">{t.kind[work.kind]}</span> <b>{work.name}</b>{" "}
+          <span class={work.state === "failed" ? "bad" : "quiet"}>{t.state[work.state]}</span>
+        </span>
+        {work.can_stop && (
+          <button
+            type="button"
+            class="small"
+            aria-label={t.stopOne(work.name)}
+            onClick={() => void stop()}
+          >
+            {t.stop}
+          </button>
+        )}
+      </div>
+      {isRunning && (
+        <Meter
+          parts={[{ share: work.fraction ?? 0, kind: "work" }]}
+          label={`${work.name}: ${percent(work.fraction)}`}
+        />
+      )}
+      <p class="quiet small-text">{progress(work)}</p>
+      {work.note !== null && <p class="small-text">{work.note}</p>}
+      {work.error !== null && <Refusal problem={new ApiError(0, work.error, work.cure)} />}
+      <Refusal problem={problem.value} />
+    </li>
+  );
+}
+
+/** Say how far work is: what is done now, how much of it, how fast, how long still. */
+export function progress(work: Work): string {
+  const t = text.value.models;
+  const amount = (n: number | null): string =>
+    work.unit === "bytes" ? bytes(n) : t.tokens(count(n));
+  const said: string[] = [];
+  if (work.state === "running" && work.phase !== null) said.push(t.phase[work.phase]);
+  if (work.unit === "part") {
+    if (work.state !== "done" && work.fraction !== null) said.push(percent(work.fraction));
+  } else if (work.total !== null) said.push(t.of(amount(work.done), amount(work.total)));
+  else if (work.done !== null) said.push(amount(work.done));
+  if (work.state === "running") {
+    if (work.per_s !== null && work.unit !== "part") said.push(t.perS(amount(work.per_s)));
+    if (work.rest_s !== null) said.push(t.rest(long(work.rest_s)));
+  }
+  return said.join(" · ");
+}
