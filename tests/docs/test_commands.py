@@ -46,7 +46,8 @@ PAGES = [
 
 
 def commands_of(name: str) -> list[Block]:
-    return [block for block in blocks((ROOT / name).read_text()) if not block.why_not]
+    found = blocks((ROOT / name).read_text())
+    return [block for block in found if not block.why_not and not block.on_cluster]
 
 
 WITH_COMMANDS = [name for name in PAGES if commands_of(name)]
@@ -181,6 +182,18 @@ print(dure)
 ```
 dure rm
 ```
+
+<!-- section run on a cluster -->
+
+    dure cluster init
+
+<!-- not run: it is what dure says -->
+
+    made
+
+## At the end
+
+    dure cluster status
 """
 
 
@@ -194,7 +207,13 @@ def test_blocks_are_found_with_the_reasons_that_keep_them_from_running() -> None
         (26, "dure ls\ndure ps", ""),
         (37, "python - <<'END'\nimport dure\n\nprint(dure)\nEND", ""),
         (43, "dure rm", ""),
+        (49, "dure cluster init", ""),
+        (53, "made", "it is what dure says"),
+        (57, "dure cluster status", ""),
     ]
+    assert [one.line for one in blocks(PAGE) if one.on_cluster] == [49]
+    everywhere = blocks(f"<!-- page run on a cluster -->\n{PAGE}")
+    assert len([one for one in everywhere if one.on_cluster]) == 6
     page = PAGE + "\n<!-- page not run: others do -->\n"
     assert {one.why_not for one in blocks(page)} == {"others do"}
 
