@@ -204,7 +204,7 @@ def test_ranks_are_as_urgent_as_their_machine_says(tmp_path: Path) -> None:
     with machines(tmp_path, 2) as (root, node):
         joined(root, node)
         (Path(node.environment["DURE_NODE_DIR"]) / "rank-priority").write_text("6\n")
-        with serving(root):
+        with serving(root, "--shares", "1,1"):
             [urgent], [usual] = ranks_of(node), ranks_of(root)
             assert priorities_of(urgent) == {6}
             assert priorities_of(usual) == {0}

@@ -12,15 +12,18 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from dure.convert.importance import write_importance
+from dure.model.gguf import open_gguf
 from dure.model.store import short_names
 from tests.support.doc_commands import Block, blocks, script_of
 from tests.support.dure_process import WAIT_S, Dure
 from tests.support.hub_server import HubServer, Repo
+from tests.support.quantizing import importance_for, llama_quantized
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "models" / "dure-demo.gguf"
@@ -34,8 +37,24 @@ ELSEWHERE = {  # pages without commands to try, or whose commands have tests of 
     "docs/install.md": "tests/packages, and `make test-packages`",
     "docs/monitoring.md": "it needs Prometheus and Grafana",
 }
+QUANTIZING = {  # a page's words, by what stands for them
+    "2GB": "3MB",
+    "qwen3:4b": f"models/{DEMO.name}",
+    "qwen3:0.6b": f"models/{DEMO.name}",
+}
+WORDS = {"docs/quantization.md": QUANTIZING}
+SETTINGS = {  # what a page's commands take much of by default is little here
+    "docs/quantization.md": {
+        "DURE_QUANTIZE_EVEN": "true",
+        "DURE_QUANTIZE_TYPES": "Q2_K,Q4_0,Q4_K,Q6_K,Q8_0",
+        "DURE_IMATRIX_CHUNKS": "2",
+        "DURE_EVAL_CHUNKS": "2",
+        "DURE_EVAL_CTX": "128",
+    }
+}
 WITHOUT_MODEL = {"plan", "ps", "doctor", "config"}
 QUICK = WITHOUT_MODEL | {"run", "chat", "serve", "show", "cut"}
+Q4_0, Q8_0 = 2, 7  # llama.cpp's numbers of its mixtures
 PORTS = ("8080", "11434")
 CONTEXTS = {"16384": "2048"}  # the demo model has no more
 PAGES = [
@@ -46,7 +65,8 @@ PAGES = [
 
 
 def commands_of(name: str) -> list[Block]:
-    return [block for block in blocks((ROOT / name).read_text()) if not block.why_not]
+    found = blocks((ROOT / name).read_text())
+    return [block for block in found if not block.why_not and not block.on_cluster]
 
 
 WITH_COMMANDS = [name for name in PAGES if commands_of(name)]
@@ -96,7 +116,20 @@ def free_ports(n: int) -> list[str]:
 @pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_the_commands_of_a_page_run(name: str, tmp_path: Path, dure: Dure) -> None:
     """All end well, in the page's order, and leave no process behind."""
-    run_all(commands_of(name), tmp_path, dure)
+    if name == "docs/quantization.md":
+        write_models(tmp_path / "clone")
+    dure.environment |= SETTINGS.get(name, {})
+    run_all(commands_of(name), tmp_path, dure, WORDS.get(name, {}))
+
+
+def write_models(folder: Path) -> None:
+    """Write the files that docs/quantization.md names: the demo model, and smaller ones made of it."""
+    for name in ("qwen3-4b-bf16.gguf", "original.gguf"):
+        (folder / name).symlink_to(DEMO)
+    with open_gguf(DEMO) as demo:
+        write_importance(folder / "qwen3-4b.imatrix.gguf", importance_for(demo))
+    for name, kind in {"small": Q8_0, "a": Q8_0, "b": Q4_0, "c": Q4_0}.items():
+        llama_quantized(DEMO, folder / f"{name}.gguf", kind, None)
 
 
 def test_the_commands_of_the_readmes_table_run(tmp_path: Path, dure: Dure) -> None:
@@ -112,9 +145,11 @@ def test_the_commands_of_the_readmes_table_run(tmp_path: Path, dure: Dure) -> No
     run_all([Block(n, text) for n, text in enumerate(chosen)], tmp_path, dure)
 
 
-def run_all(commands: list[Block], tmp_path: Path, dure: Dure) -> None:
+def run_all(
+    commands: list[Block], tmp_path: Path, dure: Dure, words: Mapping[str, str] | None = None
+) -> None:
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    instead = ports | CONTEXTS | {"MODEL": f"models/{DEMO.name}"}
+    instead = ports | CONTEXTS | {"MODEL": f"models/{DEMO.name}"} | dict(words or {})
     script = script_of(commands, instead)
     done = subprocess.run(
         ["bash", "-c", script],
@@ -181,6 +216,18 @@ print(dure)
 ```
 dure rm
 ```
+
+<!-- section run on a cluster -->
+
+    dure cluster init
+
+<!-- not run: it is what dure says -->
+
+    made
+
+## At the end
+
+    dure cluster status
 """
 
 
@@ -194,7 +241,13 @@ def test_blocks_are_found_with_the_reasons_that_keep_them_from_running() -> None
         (26, "dure ls\ndure ps", ""),
         (37, "python - <<'END'\nimport dure\n\nprint(dure)\nEND", ""),
         (43, "dure rm", ""),
+        (49, "dure cluster init", ""),
+        (53, "made", "it is what dure says"),
+        (57, "dure cluster status", ""),
     ]
+    assert [one.line for one in blocks(PAGE) if one.on_cluster] == [49]
+    everywhere = blocks(f"<!-- page run on a cluster -->\n{PAGE}")
+    assert len([one for one in everywhere if one.on_cluster]) == 6
     page = PAGE + "\n<!-- page not run: others do -->\n"
     assert {one.why_not for one in blocks(page)} == {"others do"}
 

@@ -170,8 +170,8 @@ def test_models_and_history_are_shown(server: Serving) -> None:
 
 
 def test_a_pull_that_fails_says_why(server: Serving) -> None:
-    """And a name that is none is refused at once."""
-    begun = httpx.post(f"{server.url}/page/models/pull", json={"name": "http://127.0.0.1:9/x.gguf"})
+    """And a name that is none is refused at once. This server has no such file, which ends a pull."""
+    begun = httpx.post(f"{server.url}/page/models/pull", json={"name": f"{server.url}/x.gguf"})
     work = _work(server, begun.json()["id"], lambda one: one["state"] != "running")
     assert work["state"] == "failed"
     assert work["error"]

@@ -8,6 +8,8 @@ cannot be run here says why in a comment, which a reader of the page does not se
     <!-- section not run: REASON -->    of the section in which it stands
     <!-- page not run: REASON -->       of the page
 
+One that takes several machines has "run on a cluster" in place of "not run: REASON", and is run there.
+
 Knows Markdown and bash. Knows nothing of what the commands do.
 """
 
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 
 __all__ = ["Block", "blocks", "script_of"]
 
-_MARK = re.compile(r"<!-- (not|section not|page not) run: (.+) -->")
+_MARK = re.compile(r"<!-- (?:(section|page) )?(?:not run: (.+)|(run on a cluster)) -->")
 _COMMANDS = {"", "bash", "sh"}
 
 PRELUDE = """
@@ -63,36 +65,48 @@ class Block:
     line: int
     text: str
     why_not: str = ""
+    on_cluster: bool = False
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """What is known of the blocks of a page, of a section or of one block."""
+
+    why_not: str = ""
+    on_cluster: bool = False
 
 
 def blocks(page: str) -> Iterator[Block]:
     """Yield a page's blocks of commands, in its order."""
     lines = page.splitlines()
-    of_page = of_section = of_next = ""
+    nothing = _Marks()
+    marks = {"page": nothing, "section": nothing, "": nothing}
+    for line in lines:
+        if (mark := _MARK.fullmatch(line.strip())) and mark[1] == "page":
+            marks["page"] = _Marks(mark[2] or "", bool(mark[3]))
     level = n = 0
-    if found := re.search(r"<!-- page not run: (.+) -->", page):
-        of_page = found[1]
     while n < len(lines):
-        line = lines[n]
-        if mark := _MARK.fullmatch(line.strip()):
-            of_next = mark[2] if mark[1] == "not" else of_next
-            of_section = mark[2] if mark[1] == "section not" else of_section
-        elif heading := re.match(r"(#+) ", line):
+        if mark := _MARK.fullmatch(lines[n].strip()):
+            marks[mark[1] or ""] = _Marks(mark[2] or "", bool(mark[3]))
+        elif heading := re.match(r"(#+) ", lines[n]):
             deep = len(heading[1])
-            level, of_section = (level, of_section) if of_section and deep > level else (deep, "")
+            if marks["section"] == nothing or deep <= level:
+                level, marks["section"] = deep, nothing
         end, text = _block_at(lines, n)
         if text is not None:
-            yield Block(n + 1, text, of_page or of_next or of_section)
-        of_next = "" if end > n + 1 or text is not None else of_next
+            why_not = next((one.why_not for one in marks.values() if one.why_not), "")
+            on_cluster = not why_not and any(one.on_cluster for one in marks.values())
+            yield Block(n + 1, text, why_not, on_cluster)
+        marks[""] = nothing if end > n + 1 or text is not None else marks[""]
         n = end
 
 
-def script_of(found: list[Block], instead: Mapping[str, str]) -> str:
+def script_of(found: list[Block], instead: Mapping[str, str], more: str = "") -> str:
     """Return a script of bash that runs blocks in turn, and says on standard error where it is.
 
-    instead: what stands for words of the page, as a port that is free for a port.
+    instead: what stands for words of the page, as a port that is free for a port. more: what is run first.
     """
-    parts = [PRELUDE]
+    parts = [PRELUDE, more]
     words = (
         re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, instead))})(?!\w)") if instead else None
     )

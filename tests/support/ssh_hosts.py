@@ -65,12 +65,19 @@ _PYTHON = """#!/bin/sh
 {python} "$@" --without-pip || exit
 for last; do :; done
 for packages in "$last"/lib/python*/site-packages; do echo /srv/installed >$packages/of_test.pth; done
+ln -sfn {prefix}/lib/libmpi* {prefix}/lib/mpich "$last/lib"  # what MPICH's wheel puts there
+ln -sfn {prefix}/bin/hydra* {prefix}/bin/mpi* "$last/bin"
 """
 _SYSTEMCTL = """#!/bin/sh
 echo "$@" >>/told
+case "$1" in
+    restart) ;;
+    disable) kill -- "-$(cat /run/node)"; while kill -0 "$(cat /run/node)"; do sleep 0.05; done ;;
+esac 2>/dev/null
 [ "$1" = restart ] || exit 0
 of() { sed -n "s/^$1=//p" /etc/systemd/system/dure-node.service; }
 setsid runuser -u "$(of User)" -- env "$(of Environment)" $(of ExecStart) </dev/null >/said 2>&1 &
+echo $! >/run/node
 """
 
 
@@ -82,7 +89,9 @@ class Computer:
     process: subprocess.Popen[str]
     key: str = ""
 
-    def run(self, *argv: str, feed: str = "", status: int | None = 0) -> str:
+    def run(
+        self, *argv: str, feed: str = "", status: int | None = 0, wait_s: float = WAIT_S
+    ) -> str:
         """Run a command there as root and return its output. status: required exit status, if any."""
         entered = (
             "--target",
@@ -104,7 +113,7 @@ class Computer:
             input=feed,
             capture_output=True,
             text=True,
-            timeout=WAIT_S,
+            timeout=wait_s,
             check=False,
         )
         assert status in {None, done.returncode}, done.stdout + done.stderr
@@ -163,7 +172,9 @@ def _started(host: Host) -> Computer:
 
 def _furnish(computer: Computer) -> None:
     python = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
-    computer.write("/usr/local/bin/python3", _PYTHON.format(python=python), "755")
+    computer.write(
+        "/usr/local/bin/python3", _PYTHON.format(python=python, prefix=sys.prefix), "755"
+    )
     computer.write("/usr/local/bin/systemctl", _SYSTEMCTL, "755")
     computer.run("mkdir", "-p", "/srv/installed", "/srv/bare")
     entries: dict[str, Path] = {}

@@ -94,7 +94,14 @@ class ClusterLaunch:
         first = ["sh", "-c", GUARD, str(job_file.with_name("rank0.exit"))]
         first += [sys.executable, "-m", "dure.engine.ranks.rank", str(job_file)]
         node_rank = ("sh", "-c", f". {RANK_SCRIPT}")
-        others = [word for _ in range(n_ranks - 1) for word in (":", "-n", "1", *node_rank)]
+        there = (
+            "-n",
+            "1",
+            "-wdir",
+            "/",
+            *node_rank,
+        )  # nodes need not have the directory of this one
+        others = [word for _ in range(n_ranks - 1) for word in (":", *there)]
         return [
             *("-launcher", "rsh", "-launcher-exec", sys.executable),
             *("-iface", "lo", "-localhost", "127.0.0.1", "-hosts", hosts, "-genvnone"),

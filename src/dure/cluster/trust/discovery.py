@@ -5,6 +5,7 @@ Knows names of services. Refuses to believe them: whoever answers must prove who
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import queue
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import psutil
 from zeroconf import Error as ZeroconfError
@@ -28,6 +29,7 @@ JOIN_SERVICE = "_dure-join._tcp.local."
 NODE_SERVICE = "_dure-node._tcp.local."
 ASK_MS = 1000
 AT_ONCE = 16  # addresses of one machine, the likeliest first
+REGISTER_S = 10.0
 CHECK_EVERY_S = 5.0  # whether this machine's addresses have changed
 
 
@@ -56,6 +58,7 @@ class _Announcement:
     def __init__(self, kind: str, name: str, port: int, properties: dict[str, str]) -> None:
         self._kind, self._name, self._port, self._properties = kind, name, port, properties
         self._zeroconf: Zeroconf | None = None
+        self._repeats: asyncio.Task[None] | None = None
         self._addresses: list[ipaddress.IPv4Address] = []
 
     def begin(self) -> bool:
@@ -71,7 +74,7 @@ class _Announcement:
         )
         try:
             self._zeroconf = Zeroconf(interfaces=InterfaceChoice.All)
-            self._zeroconf.register_service(info, allow_name_change=True)
+            self._repeats = _registered(self._zeroconf, info)
         except (OSError, ZeroconfError):
             self.end()
             return False
@@ -88,8 +91,18 @@ class _Announcement:
         """Withdraw it."""
         if self._zeroconf is not None:
             with contextlib.suppress(OSError, ZeroconfError):  # the network is gone
+                if self._repeats is not None and self._zeroconf.loop is not None:
+                    self._zeroconf.loop.call_soon_threadsafe(self._repeats.cancel)
                 self._zeroconf.close()
-            self._zeroconf = None
+            self._zeroconf = self._repeats = None
+
+
+def _registered(zeroconf: Zeroconf, info: ServiceInfo) -> asyncio.Task[None]:
+    """Announce a service under a name that is free; return the task that repeats it for half a second."""
+    assert zeroconf.loop is not None, "it runs in a thread of its own"
+    registering = zeroconf.async_register_service(info, allow_name_change=True)
+    done = asyncio.run_coroutine_threadsafe(registering, zeroconf.loop)
+    return cast("asyncio.Task[None]", done.result(REGISTER_S))
 
 
 class _ServiceNames(ServiceListener):
