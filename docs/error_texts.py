@@ -34,6 +34,8 @@ packages that are not named are of the first."""
 
 _ESCAPED = re.compile(r"([\\|*_<>\[\]])")
 _VALUE = re.compile(r"\*([^*\\]+)\*")
+_BLANK = "\0"
+_NO_CURE = 99  # an argument that no call has
 _PLAIN_CALLS = {"one_line", "repr", "str", "shown", "bytes_text", "quoted", "short"}
 
 
@@ -81,14 +83,38 @@ def troubleshooting() -> str:
 
 def error_texts(source: Path = SOURCE) -> list[ErrorText]:
     """Return the errors that the modules below a folder raise, in the order of their texts."""
+    found = {
+        ErrorText(_finished(one.problem), _finished(_or_read(one.cure)), one.path)
+        for one in _texts(source, _Words)
+    }
+    return sorted(found, key=lambda one: (_sorted_by(one.problem), one))
+
+
+def error_templates(source: Path = SOURCE, more: Mapping[str, int] | None = None) -> set[ErrorText]:
+    """Return the same as the program has them, with {1}, {2} and so on for what is known only when it runs.
+
+    more: other functions that are given a sentence, by the places of their arguments.
+    """
+    others = {name: _Raiser(place, _NO_CURE) for name, place in (more or {}).items()}
+    return {
+        ErrorText(_numbered(one.problem), _numbered(one.cure), one.path)
+        for one in _texts(source, _Templates, others)
+    }
+
+
+def _texts(
+    source: Path, words: type[_Words], more: Mapping[str, _Raiser] | None = None
+) -> set[ErrorText]:
     modules = [_module(path, source) for path in sorted(source.rglob("*.py"))]
-    classes = _classes(modules)
+    classes = {**_classes(modules), **(more or {})}
     found = set()
     for package in {_package(one) for one in modules}:
         inside = [one for one in modules if _package(one) == package]
-        raisers = classes | {name: r for one in inside for name, r in _functions(one, classes)}
-        found |= {text for one in inside for text in _raised(one, raisers)}
-    return sorted(found, key=lambda one: (_sorted_by(one.problem), one))
+        raisers = dict(classes)
+        for one in inside:
+            raisers |= dict(_functions(one, classes, words))
+        found |= {text for one in inside for text in _raised(one, raisers, words)}
+    return found
 
 
 def section_of(path: str) -> str:
@@ -145,14 +171,16 @@ def _base(node: ast.ClassDef) -> str:
     return node.bases[0].id if node.bases and isinstance(node.bases[0], ast.Name) else ""
 
 
-def _functions(module: _Module, classes: Mapping[str, _Raiser]) -> Iterator[tuple[str, _Raiser]]:
+def _functions(
+    module: _Module, classes: Mapping[str, _Raiser], words: type[_Words]
+) -> Iterator[tuple[str, _Raiser]]:
     """The functions of a module that make an error of a problem which they are given."""
     for node in module.functions:
         if given := _given(node):
             for call in ast.walk(node):
                 if isinstance(call, ast.Call) and (raiser := classes.get(_called(call))):
-                    whole = _Words(module).told(call.args[raiser.problem])
-                    before = whole.partition("*problem*")[0]
+                    whole = words(module).told(call.args[raiser.problem])
+                    before = whole.partition(words.blank("problem"))[0]
                     yield node.name, _Raiser(given.problem, given.cure, before, given.default)
 
 
@@ -174,8 +202,10 @@ def _called(call: ast.Call) -> str:
     return ""
 
 
-def _raised(module: _Module, raisers: Mapping[str, _Raiser]) -> Iterator[ErrorText]:
-    words = _Words(module)
+def _raised(
+    module: _Module, raisers: Mapping[str, _Raiser], kind: type[_Words]
+) -> Iterator[ErrorText]:
+    words = kind(module)
     for call in module.calls:
         raiser = raisers.get(_called(call))
         if raiser is None:
@@ -183,12 +213,12 @@ def _raised(module: _Module, raisers: Mapping[str, _Raiser]) -> Iterator[ErrorTe
         problem = _argument(call, raiser.problem, "problem")
         if problem is None or not words.says_something(problem):
             continue
-        text, cure = raiser.before + words.told(problem), _escaped(raiser.default)
+        text, cure = raiser.before + words.told(problem), words.plain(raiser.default)
         if raiser.cure is None:
             text, _, cure = text.partition(": ")
         elif given := _argument(call, raiser.cure, "cure"):
             cure = words.told(given)
-        yield ErrorText(_finished(text), _finished(_or_read(cure)), module.path)
+        yield ErrorText(text, cure, module.path)
 
 
 def _or_read(cure: str) -> str:
@@ -215,6 +245,16 @@ class _Words:
     def __init__(self, module: _Module) -> None:
         self._texts = module.texts
 
+    @staticmethod
+    def plain(text: str) -> str:
+        """Return what the program says as it is."""
+        return _escaped(text)
+
+    @staticmethod
+    def blank(name: str) -> str:
+        """Return what stands for a value that is called so."""
+        return f"*{_word(name)}*"
+
     def says_something(self, node: ast.expr) -> bool:
         """Return whether there is a word in a text that is known before the program runs."""
         return re.search(r"\w{2}", _VALUE.sub("", self.told(node))) is not None
@@ -223,7 +263,7 @@ class _Words:
         """Return a text in Markdown, its values in italics."""
         match node:
             case ast.Constant(value=value):
-                return _escaped(str(value))
+                return self.plain(str(value))
             case ast.JoinedStr(values=parts):
                 return "".join(self.told(one) for one in parts)
             case ast.BinOp(left=left, op=ast.Add(), right=right):
@@ -241,9 +281,9 @@ class _Words:
             case ast.Name(id=name) if name in self._texts:
                 return self.told(self._texts[name])
             case ast.Name(id=name):
-                return f"*{_word(name)}*"
+                return self.blank(name)
             case ast.Attribute(attr="name" | "id", value=ast.Name(id=owner)) if owner != "self":
-                return f"*{_word(owner)}*"
+                return self.blank(owner)
             case ast.Attribute(attr=name):
                 return "*reason*" if name == "strerror" else f"*{_word(name)}*"
             case ast.Call():
@@ -255,6 +295,32 @@ class _Words:
         if name in _PLAIN_CALLS and call.args:
             return self._value(call.args[0])
         return {"len": "*number*", "join": "*list*"}.get(name, "…")
+
+
+class _Templates(_Words):
+    """Leaves a blank for every value."""
+
+    @staticmethod
+    def plain(text: str) -> str:
+        return re.sub(r"\s+", " ", text)
+
+    @staticmethod
+    def blank(name: str) -> str:  # noqa: ARG004 (all are the same)
+        return _BLANK
+
+    def _value(self, node: ast.expr) -> str:
+        match node:
+            case ast.Constant():
+                return self.told(node)
+            case ast.Name(id=name) if name in self._texts:
+                return self.told(self._texts[name])
+        return _BLANK
+
+
+def _numbered(text: str) -> str:
+    """Write {1}, {2} and so on into the blanks."""
+    first, *rest = text.split(_BLANK)
+    return first + "".join(f"{{{n}}}{piece}" for n, piece in enumerate(rest, 1))
 
 
 def _word(name: str) -> str:

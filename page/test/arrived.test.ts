@@ -6,7 +6,7 @@ import {
   arrivedState,
   arrivedTrace,
 } from "../src/api/arrived";
-import type { History, ModelList, State, TokenTrace } from "../src/api/contract";
+import type { History, LogEntry, ModelList, State, TokenTrace } from "../src/api/contract";
 
 /** As a server sends it that leaves out what it does not know. */
 function sent<T>(value: unknown): T {
@@ -51,7 +51,7 @@ test("a line of the log without a cure has none; a machine without a meter repor
     text: "ready",
     cure: "",
   };
-  expect(arrivedLog([line])[0]?.cure).toBeNull();
+  expect(arrivedLog([line as LogEntry])[0]).toMatchObject({ cure: null, code: null, facts: null });
   const history = sent<History>({
     every_s: 60,
     points: [{ at: 1, nodes: { a: { throttled: false } } }],

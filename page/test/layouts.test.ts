@@ -1,9 +1,12 @@
 import { expect, test } from "vitest";
-import type { ClusterNode, Link, State, Step, TokenTrace } from "../src/api/contract";
+import type { ClusterNode, Finding, Link, State, Step, TokenTrace } from "../src/api/contract";
 import { changesBetween } from "../src/cluster/changes";
 import { NODE_RADIUS } from "../src/cluster/drawing";
 import { problemsOf } from "../src/cluster/problems";
 import { en } from "../src/text/en";
+import { ko } from "../src/text/ko";
+import sentences from "../src/text/sentences.ko.json";
+import { type Facts, Translator } from "../src/text/translator";
 import { drawingOf } from "../src/cluster/layout";
 import { linePath, marksOf, scaleOf, stretchesOf } from "../src/log/chart";
 import { meansOf, stepAt, stripOf, ticksOf, type Window } from "../src/now/strip";
@@ -192,6 +195,10 @@ test("a machine is the same one while its ranks become known; with several it is
   expect(changesBetween(ready, [], 1)).toEqual([{ at: 1, kind: "left", name: "vm" }]);
 });
 
+function finding(code: string, text: string, cure: string, facts: Facts): Finding {
+  return { code, text, cure, facts };
+}
+
 test("each problem of a machine is said once, with its name and its cure", () => {
   const now = {
     server: { reason: null },
@@ -200,21 +207,28 @@ test("each problem of a machine is said once, with its name and its cure", () =>
         ...node("a"),
         throttled: true,
         findings: [
-          { text: "throttled: under-voltage", cure: "x" },
-          { text: "84 °C", cure: "cool it" },
+          finding("throttled_now", "throttled: under-voltage", "x", { why: "under-voltage" }),
+          finding("hot_now", "84 °C", "cool it", { temperature_c: 84 }),
         ],
       },
       {
         ...node("b", false, false),
         problem: "no route",
-        findings: [{ text: "no route", cure: "see" }],
+        findings: [finding("no_answer", "no route", "see", { reason: "no route" })],
       },
     ],
   };
-  expect(problemsOf(now as unknown as State, en.cluster)).toEqual([
+  const state = now as unknown as State;
+  expect(problemsOf(state, en.cluster, (said) => said)).toMatchObject([
     { text: "a is slow: throttled. (under-voltage)", cure: en.cluster.throttledCure },
     { text: "a: 84 °C", cure: "cool it" },
     { text: "b is down. no route", cure: "see" },
+  ]);
+  const translator = new Translator(sentences);
+  expect(problemsOf(state, ko.cluster, (said) => translator.said(said))).toEqual([
+    { text: "a 속도 저하: 스로틀링 상태입니다. (전압 부족)", cure: ko.cluster.throttledCure },
+    { text: "a: 온도가 84 °C입니다.", cure: sentences.said.hot_now.cure },
+    { text: "b 응답이 없습니다. no route", cure: sentences.said.no_answer.cure },
   ]);
 });
 

@@ -229,8 +229,12 @@ def test_pictures_of_the_documents_show_work(
 
 
 def test_a_lost_rank_is_seen_while_the_answer_goes_on(chromium: Browser, server: Serving) -> None:
-    """The cluster's view says so by itself, and that all is well again."""
-    with writing(server.url), visiting(chromium, server.url, "cluster") as page:
+    """The cluster's view says so by itself, and that all is well again; in Korean too."""
+    with (
+        writing(server.url),
+        visiting(chromium, server.url, "cluster") as page,
+        visiting(chromium, server.url, "log", locale="ko-KR") as korean,
+    ):
         expect(page.get_by_text("ready").first).to_be_visible()
         ranks = [
             one
@@ -240,6 +244,8 @@ def test_a_lost_rank_is_seen_while_the_answer_goes_on(chromium: Browser, server:
         ranks[-1].kill()
         expect(page.get_by_text(re.compile("starts again|the engine ended")).first).to_be_visible()
         expect(page.get_by_role("banner").get_by_text("ready")).to_be_visible()
+        killed = re.compile(r"엔진이 종료되어 다시 시작합니다: \d번 랭크가 답변 생성 중에")
+        expect(korean.get_by_text(killed).first).to_be_visible()
 
 
 def test_a_key_is_asked_for_and_kept(chromium: Browser, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ const LINK = [
   "errors",
 ] as const satisfies readonly (keyof Link)[];
 
+const SAID = ["cure", "code", "facts"] as const;
 const WORK = [
   "phase",
   "done",
@@ -56,7 +57,7 @@ export function arrivedState(sent: State): State {
     server: complete(sent.server, SERVER),
     nodes: sent.nodes.map((node) => {
       const { findings, ...rest } = complete(node, NODE);
-      return { ...rest, findings: (findings ?? []).map((each) => complete(each, ["cure"])) };
+      return { ...rest, findings: (findings ?? []).map((each) => complete(each, SAID)) };
     }),
     links: sent.links.map((link) => complete(link, LINK)),
     work: sent.work.map((each) => complete(each, WORK)),
@@ -64,7 +65,7 @@ export function arrivedState(sent: State): State {
 }
 
 export function arrivedLog(sent: readonly LogEntry[]): readonly LogEntry[] {
-  return sent.map((entry) => complete(entry, ["cure"]));
+  return sent.map((entry) => complete(entry, SAID));
 }
 
 export function arrivedHistory(sent: History): History {

@@ -12,6 +12,8 @@ export class ApiError extends Error {
   }
 }
 
+const UNREACHED = "the server cannot be reached";
+
 /** Return the answer to a request to `path`, relative to the page; raises ApiError. */
 export async function ask(path: string, init: RequestInit = {}): Promise<Response> {
   const headers = new Headers(init.headers);
@@ -21,7 +23,7 @@ export async function ask(path: string, init: RequestInit = {}): Promise<Respons
     answer = await fetch(path, { ...init, headers });
   } catch (error) {
     if (init.signal?.aborted === true) throw error;
-    throw new ApiError(0, error instanceof Error ? error.message : String(error));
+    throw new ApiError(0, UNREACHED); // a browser says why in its own words and language
   }
   if (answer.status === 401) isKeyWanted.value = true;
   if (!answer.ok) throw await refusal(answer);
@@ -59,7 +61,7 @@ async function refusal(answer: Response): Promise<ApiError> {
   const said = errorOf(parsed(text));
   return new ApiError(
     answer.status,
-    said?.message ?? `${answer.status} ${answer.statusText}`,
+    said?.message ?? `the server answered ${answer.status} ${answer.statusText}`.trim(),
     said?.cure,
   );
 }

@@ -3,6 +3,8 @@
  * null: not known. What is missing as it comes is made null by `arrived`.
  */
 
+import type { Said } from "../text/translator";
+
 export type Known<T> = T | null;
 
 export type ServerPhase = "loading" | "ready" | "restarting" | "failed" | "stopped";
@@ -71,10 +73,7 @@ export interface KeyQueue {
   readonly priority: Known<number>;
 }
 
-export interface Finding {
-  readonly text: string;
-  readonly cure: Known<string>;
-}
+export type Finding = Said;
 
 export interface ClusterNode {
   /** With its rank where a machine has several. */
@@ -140,14 +139,12 @@ export interface Step {
 export type LogKind = "cluster" | "engine" | "route" | "model";
 export type LogLevel = "info" | "warning" | "error";
 
-export interface LogEntry {
+export interface LogEntry extends Said {
   /** Counted since the server's start. */
   readonly n: number;
   readonly at: number;
   readonly kind: LogKind;
   readonly level: LogLevel;
-  readonly text: string;
-  readonly cure: Known<string>;
 }
 
 export interface NodeHistory {

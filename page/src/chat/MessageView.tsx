@@ -4,6 +4,7 @@ import type { VNode } from "preact";
 import { useMemo } from "preact/hooks";
 import { count, figure, percent, short } from "../format";
 import { text } from "../preferences";
+import { toldText } from "../text/told";
 import type { AssistantMessage, Figures, Message, ToolCall } from "./conversation";
 import { GrowingMarkdown } from "./growing";
 import { CopyButton, Markdown } from "./Markdown";
@@ -131,7 +132,8 @@ function AnswerBody({
       {message.finish === "length" && <p class="note">{t.cutOff}</p>}
       {message.error !== null && (
         <p class="note bad" role="alert">
-          {t.failed} {visible(message.error)} {message.cure !== null && visible(message.cure)}
+          {t.failed} {toldText(visible(message.error))}{" "}
+          {message.cure !== null && toldText(visible(message.cure))}
         </p>
       )}
     </>

@@ -153,7 +153,7 @@ async function write(question: Conversation, stopped: AbortSignal): Promise<void
     const name = model.value;
     builder.asks(name);
     const response = await post("v1/chat/completions", requestFor(question, name), stopped);
-    if (response.body === null) throw new ApiError(0, "no body");
+    if (response.body === null) throw new ApiError(0, "the server answered nothing");
     for await (const { data } of eventsOf(response.body)) {
       builder.take(data, (performance.now() - begun) / 1000);
       show.soon();

@@ -10,6 +10,7 @@ import { changes } from "./changes";
 import { DrawingView } from "./DrawingView";
 import { LinkTable } from "./LinkTable";
 import { Fact, NodeCard } from "./NodeCard";
+import { told } from "../text/told";
 import { problemsOf } from "./problems";
 
 const RECENT_S = 10;
@@ -75,7 +76,7 @@ function TokenFigures({ state: { stats, server } }: { readonly state: State }): 
 
 function Problems({ state: now }: { readonly state: State }): VNode {
   const t = text.value.cluster;
-  const problems = problemsOf(now, t);
+  const problems = problemsOf(now, t, told);
   return (
     <section class="card" aria-labelledby="problems-title">
       <h2 id="problems-title">{t.attention}</h2>
@@ -102,7 +103,7 @@ function happenings(): readonly { readonly at: number; readonly what: string }[]
   const seen = changes.value.map(({ at, kind, name }) => ({ at, what: t[kind](name) }));
   const said = log.value
     .filter(({ kind }) => kind === "engine" || kind === "cluster")
-    .map((entry) => ({ at: entry.at, what: entry.text }));
+    .map((entry) => ({ at: entry.at, what: told(entry).text }));
   return [...seen, ...said].sort((one, other) => other.at - one.at).slice(0, HAPPENED);
 }
 

@@ -2,50 +2,71 @@
 import type { ClusterNode, Finding, State } from "../api/contract";
 import { moment } from "../format";
 import type { Texts } from "../text/texts";
+import type { Said } from "../text/translator";
 
-const THROTTLED = "throttled:"; // begins a finding that says why
+const THROTTLED = "throttled_now";
+const NO_ANSWER = "no_answer";
 
 export interface Problem {
   readonly text: string;
   readonly cure: string | null;
 }
 
+/** Says a sentence of the server in the page's language. */
+export type Tell = (said: Said) => Problem;
+
 /** Return what the server says of its own failure, and then of each machine. */
-export function problemsOf({ server, nodes }: State, t: Texts["cluster"]): readonly Problem[] {
-  const own = server.reason === null ? [] : [{ text: server.reason, cure: null }];
-  return [...own, ...ofMachines(nodes, t)];
-}
-
-function ofMachines(nodes: readonly ClusterNode[], t: Texts["cluster"]): readonly Problem[] {
-  return nodes.flatMap((node) => [
-    ...downOf(node, t),
-    ...throttledOf(node, t),
-    ...findingsOf(node).map(({ text, cure }) => ({ text: t.reported(node.name, text), cure })),
-  ]);
-}
-
-function downOf({ name, is_up, problem, findings }: ClusterNode, t: Texts["cluster"]): Problem[] {
-  if (is_up && problem === null) return [];
-  const cure = findings?.find(({ text }) => text === problem)?.cure ?? null;
-  if (is_up) return [{ text: t.reported(name, problem ?? ""), cure }];
-  return [{ text: `${t.isDown(name)} ${problem ?? ""}`.trim(), cure }];
-}
-
-function throttledOf(
-  { name, throttled, throttled_since: since, findings }: ClusterNode,
+export function problemsOf(
+  { server, nodes }: State,
   t: Texts["cluster"],
+  tell: Tell,
+): readonly Problem[] {
+  const own = server.reason === null ? [] : [tell(bare(server.reason))];
+  return [...own, ...nodes.flatMap((node) => ofMachine(node, t, tell))];
+}
+
+function ofMachine(node: ClusterNode, t: Texts["cluster"], tell: Tell): readonly Problem[] {
+  return [
+    ...downOf(node, t, tell),
+    ...throttledOf(node, t, tell),
+    ...findingsOf(node).map((found) => {
+      const { text, cure } = tell(found);
+      return { text: t.reported(node.name, text), cure };
+    }),
+  ];
+}
+
+function downOf(
+  { name, is_up, problem, findings }: ClusterNode,
+  t: Texts["cluster"],
+  tell: Tell,
 ): Problem[] {
+  if (is_up && problem === null) return [];
+  const found = (findings ?? []).find(({ code }) => code === NO_ANSWER) ?? bare(problem ?? "");
+  const { text, cure } = tell(found);
+  if (is_up) return [{ text: t.reported(name, text), cure }];
+  return [{ text: `${t.isDown(name)} ${text}`.trim(), cure }];
+}
+
+/** A machine has one cause or several. */
+function throttledOf(node: ClusterNode, t: Texts["cluster"], tell: Tell): Problem[] {
+  const { name, throttled, throttled_since: since } = node;
   if (throttled !== true) return [];
-  const why = findings
-    ?.find(({ text }) => text.startsWith(THROTTLED))
-    ?.text.slice(THROTTLED.length);
+  const causes = (node.findings ?? []).flatMap(({ code, facts }) =>
+    code === THROTTLED && facts !== null ? [tell(bare(String(facts["why"]))).text] : [],
+  );
   const said = since === null ? t.isThrottled(name) : t.throttledSince(name, moment(since));
-  return [{ text: why === undefined ? said : `${said} (${why.trim()})`, cure: t.throttledCure }];
+  const text = causes.length === 0 ? said : `${said} (${causes.join(", ")})`;
+  return [{ text, cure: t.throttledCure }];
 }
 
 /** Return the findings that are not said already. */
-function findingsOf({ findings, problem, throttled }: ClusterNode): readonly Finding[] {
+function findingsOf({ findings, throttled }: ClusterNode): readonly Finding[] {
   return (findings ?? []).filter(
-    ({ text }) => text !== problem && !(throttled === true && text.startsWith(THROTTLED)),
+    ({ code }) => code !== NO_ANSWER && !(throttled === true && code === THROTTLED),
   );
+}
+
+function bare(text: string): Said {
+  return { text, cure: null, code: null, facts: null };
 }

@@ -5,6 +5,7 @@ import type { LogEntry, LogKind } from "../api/contract";
 import { log } from "../api/feed";
 import { moment } from "../format";
 import { text } from "../preferences";
+import { told } from "../text/told";
 import { Day } from "./Day";
 
 const KINDS: readonly LogKind[] = ["cluster", "engine", "route", "model"];
@@ -58,6 +59,7 @@ function Entries(): VNode {
 
 function Entry({ entry }: { readonly entry: LogEntry }): VNode {
   const t = text.value;
+  const said = told(entry);
   return (
     <li class={entry.level}>
       <time class="quiet" dateTime={new Date(entry.at * 1000).toISOString()}>
@@ -66,11 +68,11 @@ function Entry({ entry }: { readonly entry: LogEntry }): VNode {
       <span class="quiet">{t.log.kind[entry.kind]}</span>
       <span class="text">
         {entry.level !== "info" && <b class="what">{t.log.level[entry.level]}: </b>}
-        {entry.text}
-        {entry.cure !== null && (
+        {said.text}
+        {said.cure !== null && (
           <span class="cure">
             {" "}
-            {t.cluster.cure}: {entry.cure}
+            {t.cluster.cure}: {said.cure}
           </span>
         )}
       </span>

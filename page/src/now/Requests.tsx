@@ -6,6 +6,7 @@ import type { RunningRequest } from "../api/contract";
 import { count, figure, long } from "../format";
 import { Meter, type MeterPart } from "../parts/Meter";
 import { text } from "../preferences";
+import { toldRoute, toldText } from "../text/told";
 
 export function Requests({ requests }: { readonly requests: readonly RunningRequest[] }): VNode {
   const t = text.value.now;
@@ -69,14 +70,14 @@ function RequestItem({ request }: { readonly request: RunningRequest }): VNode {
         {request.reason !== null && (
           <>
             {" · "}
-            {t.route}: {routeOf(request)}, {request.reason}
+            {t.route}: {routeOf(request)}, {toldRoute(request.reason)}
           </>
         )}
       </p>
       <p class="quiet mono request-id">{request.id}</p>
       {problem.value !== null && (
         <p class="note bad" role="alert">
-          {problem.value}
+          {toldText(problem.value)}
         </p>
       )}
     </li>

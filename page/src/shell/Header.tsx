@@ -5,6 +5,7 @@ import { apiKey, forgetKey, isKeyWanted } from "../api/key";
 import { percent } from "../format";
 import { language, text, type Theme, theme } from "../preferences";
 import { VIEWS, view } from "../route";
+import { toldText } from "../text/told";
 import { Icon } from "./Icon";
 
 export function Header(): VNode {
@@ -46,7 +47,7 @@ function ServerStatus(): VNode {
     );
   }
   if (server === undefined) return <p class="status quiet">{t.connecting}</p>;
-  const doing = server.doing === null ? t.phase[server.state] : server.doing;
+  const doing = server.doing === null ? t.phase[server.state] : toldText(server.doing);
   const progress = server.progress === null ? "" : ` ${percent(server.progress)}`;
   return (
     <p class="status" role="status">

@@ -37,12 +37,13 @@ from dure.serve.engine_lifespan import EngineLifespan
 from dure.serve.measured import MeasuredEngine
 from dure.serve.metrics import Metrics
 from dure.serve.page.journal import Journal
+from dure.serve.page.sentences import Said, said
 from dure.serve.page.watch import PageWatch
 from dure.serve.prefix_directory import prefix_directory
 from dure.serve.served_model import ServedModel
 from dure.serve.state import ServerState
 from dure.worker.protocol import EngineOptions
-from dure.worker.supervisor import EngineSupervisor
+from dure.worker.supervisor import READY_AGAIN, EngineSupervisor
 
 __all__ = ["ServerPlan", "run_server"]
 
@@ -154,7 +155,7 @@ def _stopping(page: PageWatch, tell: Callable[[], None] | None) -> None:
 
 
 def _loaded(ready: Callable[[str], None], transport: str, journal: Journal) -> None:
-    journal.add("engine", "info", "the model is loaded")
+    journal.add("engine", "info", said("model_loaded", {}))
     ready(transport)
 
 
@@ -162,7 +163,7 @@ def _noting(warn: Callable[[str], None], journal: Journal) -> Callable[[str], No
     """Return what tells a person, and the page."""
 
     def noted(text: str) -> None:
-        journal.add("engine", "warning", text)
+        journal.add("engine", "info" if text == READY_AGAIN else "warning", Said(text))
         warn(text)
 
     return noted

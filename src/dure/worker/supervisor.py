@@ -44,11 +44,12 @@ from dure.worker.pending import PendingAnswer, PendingRequests
 from dure.worker.restart_policy import RestartPolicy
 from dure.worker.watched_steps import WatchedSteps
 
-__all__ = ["EngineSupervisor"]
+__all__ = ["READY_AGAIN", "EngineSupervisor"]
 
 FORGIVEN_S = 60.0  # an engine that ran for longer did not die of its requests
 STOPPING = "the server is stopping"
 TRY_LATER = "try another one, or later"
+READY_AGAIN = "the engine is ready again"
 NO_REASON = "it gave no reason"
 
 
@@ -290,7 +291,7 @@ class EngineSupervisor:
         if self._stopping:
             return
         if self.restarts:
-            self._warn("the engine is ready again")
+            self._warn(READY_AGAIN)
         self._lifecycle.on(EngineEvent.LOADED)
         self._info, self.progress, self.doing = info, 1.0, ""
         self._answered_at = self._ready_at = time.monotonic()

@@ -15,42 +15,35 @@ from typing import Any, Literal
 import msgspec
 
 from dure.http.access_log import RequestRecord
+from dure.serve.page.sentences import Said, said
 
 __all__ = ["Journal", "JournalLine", "Kind", "Level"]
 
 Kind = Literal["engine", "cluster", "route", "model"]
 Level = Literal["info", "warning", "error"]
 _KEPT = 200  # of each kind
-_WORDS: Mapping[str, tuple[Level, str, str]] = {  # event of a cluster: how grave, what, its cure
-    "engine_started": ("info", "the model {model} started", ""),
-    "engine_ended": ("error", "the engine ended: {reason}", ""),
-    "answers": ("info", "{node} answers again", ""),
-    "silent": ("error", "{node} does not answer: {reason}", "see `dure cluster status`"),
-    "throttled": (
-        "warning",
-        "{node} runs slower than it could: {why}",
-        "ask `dure doctor --cluster`",
-    ),
-    "unthrottled": ("info", "{node} runs at full speed again", ""),
-    "hot": ("warning", "{node} is at {temperature_c} °C", "cool it: a heat sink, a fan"),
-    "cooled": ("info", "{node} has cooled down", ""),
-    "link_errors": (
-        "warning",
-        "{node}: {errors} errors on {device}",
-        "change its cable or its port",
-    ),
-    "left_out": ("warning", "the model runs without {node}: {reason}", ""),
-    "joined": ("info", "{node} joined", ""),
-    "removed": ("warning", "{node} was removed", ""),
-    "refused": ("warning", "{name} at {host} was refused: {reason}", ""),
-    "moved": ("info", "{node} is at {host} now", ""),
-    "waiting": ("warning", "waiting: {reason}", ""),
-    "replayed": ("info", "interrupted answers go on after {replay_s} s", ""),
+_LEVELS: Mapping[str, Level] = {  # of a cluster's events that people want to know of
+    "engine_started": "info",
+    "engine_ended": "error",
+    "answers": "info",
+    "silent": "error",
+    "throttled": "warning",
+    "unthrottled": "info",
+    "hot": "warning",
+    "cooled": "info",
+    "link_errors": "warning",
+    "left_out": "warning",
+    "joined": "info",
+    "removed": "warning",
+    "refused": "warning",
+    "moved": "info",
+    "waiting": "warning",
+    "replayed": "info",
 }
 
 
 class JournalLine(msgspec.Struct, frozen=True):
-    """Something that happened. n: which line it is; at: seconds since 1970."""
+    """Something that happened. n: which line it is; at: seconds since 1970; the rest as in `Said`."""
 
     n: int
     at: float
@@ -58,6 +51,8 @@ class JournalLine(msgspec.Struct, frozen=True):
     level: Level
     text: str
     cure: str = ""
+    code: str = ""
+    facts: Mapping[str, Any] = {}
 
 
 class Journal:
@@ -68,10 +63,11 @@ class Journal:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
-    def add(self, kind: Kind, level: Level, text: str, cure: str = "", at: float = 0.0) -> None:
+    def add(self, kind: Kind, level: Level, what: Said, at: float = 0.0) -> None:
         """Write down what happened. at: seconds since 1970; 0: now."""
         with self._lock:
-            line = JournalLine(next(self._numbers), at or time.time(), kind, level, text, cure)
+            n, words = next(self._numbers), (what.text, what.cure, what.code, what.facts)
+            line = JournalLine(n, at or time.time(), kind, level, *words)
             self._lines.setdefault(kind, deque(maxlen=_KEPT)).append(line)
 
     def since(self, n: int) -> list[JournalLine]:
@@ -84,25 +80,18 @@ class Journal:
         """Write down where a request went, if it was routed."""
         if (target := record.extra.get("route_target")) is not None:
             level: Level = "warning" if record.status >= 400 or not record.status else "info"
-            reason, seconds = record.extra.get("route_reason"), record.duration_s
-            self.add("route", level, f"{record.path} to {target} ({reason}): {seconds:.1f} s")
+            facts = {
+                "path": record.path,
+                "target": target,
+                "route": record.extra.get("route_reason"),
+                "seconds": round(record.duration_s, 1),
+            }
+            self.add("route", level, said("routed", facts))
 
     def add_cluster_events(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Write down events of a cluster that people want to know of."""
         for event in events:
-            at = event.get("time")
-            if isinstance(at, float) and (found := _WORDS.get(str(event.get("event")))) is not None:
-                level, text, cure = found
-                facts = {name: _plain(value) for name, value in event.items()}
-                self.add("cluster", level, text.format_map(_Known(facts)), cure, at)
-
-
-def _plain(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, list) else value
-
-
-class _Known(dict[str, Any]):
-    """The facts of an event; what it does not tell is a question mark."""
-
-    def __missing__(self, key: str) -> str:
-        return "?"
+            at, code = event.get("time"), str(event.get("event"))
+            if isinstance(at, float) and (level := _LEVELS.get(code)) is not None:
+                facts = {name: event[name] for name in event if name not in ("time", "event")}
+                self.add("cluster", level, said(code, facts), at)

@@ -10,12 +10,15 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from dure.cluster.root.changes import HOT_C
 from dure.cluster.root.speeds import LinkSpeed
 from dure.cluster.root.survey import NodeReport
 from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.generate.request import ModelInfo, RankPlace
 from dure.generate.step_notes import StepNote
+from dure.serve.page.sentences import Said, said
 
 __all__ = ["links_shown", "nodes_shown", "rank_names"]
 
@@ -88,23 +91,18 @@ def _node(
     }
 
 
-def _findings(report: NodeReport) -> list[dict[str, str]]:
+def _findings(report: NodeReport) -> list[dict[str, Any]]:
     """Return what is wrong with a machine, each with its cure."""
-    found: list[tuple[str, str]] = []
+    found: list[Said] = []
     if report.problem:
-        found.append((report.problem, "see `dure cluster status`"))
+        found.append(said("no_answer", {"reason": report.problem}))
     if (health := report.health) is not None:
-        found += [
-            (f"throttled: {why}", "`dure doctor` names the cause and its cure")
-            for why in health.throttled
-        ]
+        found += [said("throttled_now", {"why": why}) for why in health.throttled]
         if (warm := health.temperature_c) is not None and warm >= HOT_C:
-            found.append((f"{warm:.0f} °C", "cool it: a heat sink, a fan, air around it"))
+            found.append(said("hot_now", {"temperature_c": round(warm)}))
         if health.available_bytes < _LOW_BYTES:
-            found.append(
-                ("little memory is free", "end other programs, or give it a smaller share")
-            )
-    return [{"text": text, "cure": cure} for text, cure in found]
+            found.append(said("little_memory", {}))
+    return [msgspec.to_builtins(one) for one in found]
 
 
 def _sync_of(notes: Sequence[StepNote], n_ranks: int) -> list[float] | None:

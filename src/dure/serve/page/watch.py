@@ -27,6 +27,7 @@ from dure.serve.page.history import EVERY_S, History, rates
 from dure.serve.page.journal import Journal
 from dure.serve.page.live_requests import LiveRequests
 from dure.serve.page.machines import links_shown, nodes_shown
+from dure.serve.page.sentences import Said
 from dure.serve.page.work import Works
 
 __all__ = ["PageWatch"]
@@ -142,8 +143,8 @@ class PageWatch:
         events, self._events_end = cluster.events.read_from(self._events_end)
         self.journal.add_cluster_events(events[-_MOST_EVENTS:])
 
-    def _worked(self, text: str, failed: bool) -> None:
-        self.journal.add("model", "error" if failed else "info", text)
+    def _worked(self, what: Said, failed: bool) -> None:
+        self.journal.add("model", "error" if failed else "info", what)
 
     # ---------------------------------------------------------------- now
 

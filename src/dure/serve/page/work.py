@@ -17,6 +17,7 @@ from dure.model.store import Library, parse_name
 from dure.model.store.names import without_secrets
 from dure.model.store.watching import Watcher
 from dure.places import shard_directory
+from dure.serve.page.sentences import Said, said
 from dure.serve.page.started import StartedCommands
 from dure.work_notes import WorkNote, WorkWriter, interrupt, is_shown, noted_work, work_facts
 
@@ -64,11 +65,11 @@ class _Pull(Watcher):
 
 
 class Works:
-    """The work that is shown. said: gets a sentence when a pull ends, and whether it failed."""
+    """The work that is shown. tell: gets a sentence when a pull ends, and whether it failed."""
 
-    def __init__(self, said: Callable[[str, bool], None] = lambda _text, _failed: None) -> None:
+    def __init__(self, tell: Callable[[Said, bool], None] = lambda _said, _failed: None) -> None:
         self._pulls: dict[str, _Pull] = {}
-        self._said = said
+        self._tell = tell
         self._commands = StartedCommands(self._ended)
 
     def pull(self, name: str) -> dict[str, Any]:
@@ -138,9 +139,10 @@ class Works:
         return [*reversed(own), *map(work_facts, others)]
 
     def _ended(self, note: WorkNote) -> None:
-        why = f": {note.error}" if note.error else ""
-        doing = _DOING.get(note.kind, note.kind)
-        self._said(f"{doing} {note.name}: {note.state}{why}", note.state == "failed")
+        facts = {"doing": _DOING.get(note.kind, note.kind), "name": note.name}
+        if note.state == "failed":
+            facts |= {"reason": note.error, "cure": note.cure}
+        self._tell(said(f"work_{note.state}", facts), note.state == "failed")
 
 
 def _pull_shown(pull: _Pull) -> dict[str, Any]:
