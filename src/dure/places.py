@@ -30,6 +30,7 @@ __all__ = [
     "shard_directory",
     "temporary_directory",
     "work_directory",
+    "ui_file",
 ]
 
 
@@ -85,6 +86,11 @@ def history_file() -> Path:
 def route_directory() -> Path:
     """Return where a router keeps its log and what it has learned: DURE_ROUTE, or the user's state."""
     return _named("DURE_ROUTE") or platformdirs.user_state_path("dure") / "route"
+
+
+def ui_file() -> Path:
+    """Return where `dure ui` keeps the ports of its pages: DURE_UI, or the user's state directory."""
+    return _named("DURE_UI") or platformdirs.user_state_path("dure") / "ui.json"
 
 
 def cluster_directory() -> Path:

@@ -169,6 +169,36 @@ def test_a_request_that_is_ended_leaves_nothing_behind() -> None:
         assert asyncio.run(left()) == 0
 
 
+def test_a_page_has_the_same_address_at_every_start(tmp_path: Path) -> None:
+    """Another server's page has another one; a password is good for one start."""
+    home = Home(tmp_path)
+    with shown(home, "http://127.0.0.1:9") as first:
+        pass
+    with shown(home, "http://127.0.0.1:9/") as second, shown(home, "http://127.0.0.1:10") as other:
+        assert second.url == first.url != other.url
+        assert second.password != first.password
+    assert (tmp_path / "ui.json").stat().st_mode & 0o077 == 0
+    (tmp_path / "ui.json").write_text("damaged")
+    with shown(home, "http://127.0.0.1:9") as third:
+        assert third.url == first.url
+
+
+def test_a_page_whose_port_is_taken_has_another_one(tmp_path: Path) -> None:
+    """It says so, and has its own again when that is free; --port is taken at its word."""
+    home = Home(tmp_path)
+    with shown(home, "http://127.0.0.1:9") as first, shown(home, "http://127.0.0.1:9") as second:
+        assert second.url != first.url
+        taken = first.url.rpartition(":")[2]
+        assert f"port {taken} is taken by" in second.lines[-2]
+        assert "with conversations of its own" in second.lines[-2]
+        chosen = home.dure("ui", "http://127.0.0.1:9", "--port", taken)
+        assert f"port {taken} is taken by" in error_line(chosen.stderr)
+    with shown(home, "http://127.0.0.1:9") as third:
+        assert third.url == first.url
+    with shown(home, "http://127.0.0.1:9", "--port", "0") as any_port:
+        assert any_port.url != first.url
+
+
 def test_what_cannot_be_shown_says_why(tmp_path: Path) -> None:
     """No server, no address, nobody there."""
     home = Home(tmp_path)

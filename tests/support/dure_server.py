@@ -33,6 +33,7 @@ class Home:
         self.dure.environment |= {
             "DURE_RUNTIME": str(directory / "run"),
             "DURE_MODELS": str(directory / "models"),
+            "DURE_UI": str(directory / "ui.json"),
             "XDG_CONFIG_HOME": str(directory / "config"),
         }
 

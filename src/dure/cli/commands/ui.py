@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from dure.cli.terminal.console import errors
+from dure.cli.terminal.console import errors, print_warning
 from dure.cli.terminal.server_choice import the_servers
 from dure.errors import UsageError
 from dure.http.registry import PAGE
@@ -44,16 +44,23 @@ def ui(
         ),
     ] = None,
     port: Annotated[
-        int, typer.Option("--port", "-p", help="Port on this machine; 0 takes a free one.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            "--port",
+            "-p",
+            help="Port on this machine; 0 takes any free one.",
+            show_default="one for each server, always the same",
+        ),
+    ] = None,
     browser: Annotated[
         bool, typer.Option(help="Open the page in a browser; its address is printed anyway.")
     ] = True,
 ) -> None:
     """Show the page of a server in a browser, until Ctrl-C.
 
-    The page has an address on this machine, and a password of its own in it. The server's key stays out
-    of the browser.
+    The page has an address on this machine, and a password in it that is new at every start. The server's
+    key stays out of the browser. Conversations are kept in the browser by the page's port, which is the
+    same at every start.
 
     Example: dure ui http://pi.local:8080 --key-file ~/.config/dure/pi.key
     """
@@ -71,6 +78,7 @@ def ui(
         url, ca_file=str(ca_file) if ca_file else None, connect_s=3.0, silence_s=3600.0
     )
 
+    port = _kept(url) if port is None else port
     opening = ExitStack()
 
     def announce(here: str) -> None:
@@ -84,6 +92,19 @@ def ui(
     with opening:
         code = serve(served, settings, model=PAGE, announce=announce)
     raise typer.Exit(code)
+
+
+def _kept(url: str) -> int:
+    """Return the port that a server's page has at every start, or another one, and say so."""
+    from dure.http.kept_port import kept_port
+    from dure.places import ui_file
+
+    kept = kept_port(url, ui_file())
+    if kept.taken:
+        print_warning(
+            f"{kept.taken}: the page is at port {kept.port} instead, with conversations of its own"
+        )
+    return kept.port
 
 
 @contextmanager
