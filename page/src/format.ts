@@ -73,6 +73,12 @@ function pair(large: number, unit: string, small: number, smallUnit: string): st
   return small === 0 ? `${large}${unit}` : `${large}${unit} ${small}${smallUnit}`;
 }
 
+/** Return what a machine is called: the server adds a rank's number where it has several. */
+export function machine(name: string): string {
+  const [, own, rank] = /^(.*), rank (\d+)$/.exec(name) ?? [];
+  return own === undefined || rank === undefined ? name : text.value.cluster.ofMachine(own, rank);
+}
+
 export function clock(at: number, withSeconds = false): string {
   return new Date(at * 1000).toTimeString().slice(0, withSeconds ? 8 : 5);
 }

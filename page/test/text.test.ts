@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
-import { bytes, clock, count, figure, long, percent, short } from "../src/format";
+import { bytes, clock, count, figure, long, machine, percent, short } from "../src/format";
+import { keyName } from "../src/now/key_name";
 import { chooseLanguage, language } from "../src/preferences";
 import { en } from "../src/text/en";
 import { ko } from "../src/text/ko";
@@ -65,6 +66,19 @@ test("numbers are as people read them", () => {
   expect([figure(null), short(NaN), percent(Infinity), bytes(null)]).toEqual(["–", "–", "–", "–"]);
   language.value = "ko";
   expect(long(185)).toBe("3분 5초");
+  language.value = "en";
+});
+
+test("a machine's rank is said in the language, and whose a request is without a sign", () => {
+  expect([machine("vm, rank 1"), machine("pi-3")]).toEqual(["vm, rank 1", "pi-3"]);
+  language.value = "ko";
+  expect([machine("vm, rank 1"), machine("pi-3")]).toEqual(["vm, 랭크 1", "pi-3"]);
+  expect([keyName("anna"), keyName("@127.0.0.1"), keyName(null)]).toEqual([
+    "anna",
+    "127.0.0.1",
+    "키 없음",
+  ]);
+  language.value = "en";
 });
 
 test("numbers and times of day are those of the browser's own tables, in both languages", () => {

@@ -109,6 +109,9 @@ def test_no_view_is_wider_than_its_window(chromium: Browser, server: Serving, wi
         for view in VIEWS:
             page.goto(f"{server.url}/#/{view}")
             expect_view(page, view)
+            if view == "chat":
+                send(page, f"{QUESTION} {QUESTION}")  # its title is a long one
+                expect(page.get_by_role("heading", name=QUESTION)).to_be_visible()
             assert page.evaluate("document.documentElement.scrollWidth") <= width, view
 
 

@@ -2,7 +2,7 @@
 import type { VNode } from "preact";
 import type { ServerState, State } from "../api/contract";
 import { log, state, steps } from "../api/feed";
-import { bytes, clock, count, figure, large, long, percent, short } from "../format";
+import { bytes, clock, count, figure, large, long, machine, percent, short } from "../format";
 import { lengthOf, meansOf } from "../now/strip";
 import { Figure } from "../parts/Figure";
 import { text } from "../preferences";
@@ -10,7 +10,7 @@ import { changes } from "./changes";
 import { DrawingView } from "./DrawingView";
 import { LinkTable } from "./LinkTable";
 import { Fact, NodeCard } from "./NodeCard";
-import { told } from "../text/told";
+import { told, toldText } from "../text/told";
 import { problemsOf } from "./problems";
 
 const RECENT_S = 10;
@@ -35,18 +35,20 @@ export function ClusterView(): VNode {
                 <DrawingView state={now} />
               )}
             </section>
-            <div class="stack">
+            <div class="stack side">
               <Problems state={now} />
               <Happened />
               <ModelFacts server={now.server} />
             </div>
+            <div class="stack">
+              <h2 id="machines-title">{t.cluster.machines}</h2>
+              <ul class="nodes" aria-labelledby="machines-title">
+                {now.nodes.map((node) => (
+                  <NodeCard key={node.name} node={node} />
+                ))}
+              </ul>
+            </div>
           </div>
-          <h2 id="machines-title">{t.cluster.machines}</h2>
-          <ul class="nodes" aria-labelledby="machines-title">
-            {now.nodes.map((node) => (
-              <NodeCard key={node.name} node={node} />
-            ))}
-          </ul>
           {now.links.length > 0 && <LinkTable links={now.links} />}
         </>
       )}
@@ -100,7 +102,7 @@ function Problems({ state: now }: { readonly state: State }): VNode {
 /** What was seen of the machines, and what the server says of them and of its engine, the latest first. */
 function happenings(): readonly { readonly at: number; readonly what: string }[] {
   const t = text.value.cluster;
-  const seen = changes.value.map(({ at, kind, name }) => ({ at, what: t[kind](name) }));
+  const seen = changes.value.map(({ at, kind, name }) => ({ at, what: t[kind](machine(name)) }));
   const said = log.value
     .filter(({ kind }) => kind === "engine" || kind === "cluster")
     .map((entry) => ({ at: entry.at, what: told(entry).text }));
@@ -148,7 +150,7 @@ function ModelFacts({ server }: { readonly server: ServerState }): VNode {
 }
 
 function ranksText(n: number, transport: string | null): string {
-  return transport === null ? count(n) : `${count(n)} · ${transport}`;
+  return transport === null ? count(n) : `${count(n)} · ${toldText(transport)}`;
 }
 
 /** Of every rank: 4 × 4, or 4 + 2 + 2. */

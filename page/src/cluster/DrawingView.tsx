@@ -2,7 +2,7 @@
 import type { VNode } from "preact";
 import { useRef } from "preact/hooks";
 import type { ClusterNode, Link, State } from "../api/contract";
-import { figure, percent, short } from "../format";
+import { figure, machine, percent, short } from "../format";
 import { custom } from "../parts/Meter";
 import { useWidth } from "../parts/size";
 import { text } from "../preferences";
@@ -75,7 +75,7 @@ function LinkLine({ place }: { readonly place: LinkPlace }): VNode {
 /** Who waits for whom, if that is known. */
 function sayLink(link: Link): string {
   const t = text.value.cluster;
-  const [a, b] = link.between;
+  const [a, b] = [machine(link.between[0]), machine(link.between[1])];
   const wait = short(link.wait_s_per_token);
   const end = waitingEnd(link);
   if (end === null) return t.linkIs(a, b, wait);
@@ -144,7 +144,7 @@ function NodeMark({ place }: { readonly place: NodePlace }): VNode {
         {node.share === null ? "" : percent(node.share)}
       </text>
       <text class="node-name" y={isTextAbove ? -NODE_RADIUS - 24 : NODE_RADIUS + 17}>
-        {node.name}
+        {machine(node.name)}
       </text>
       <text
         class={isHot ? "detail hot" : "detail"}

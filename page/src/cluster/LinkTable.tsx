@@ -1,6 +1,6 @@
 import type { VNode } from "preact";
 import type { Link } from "../api/contract";
-import { count, figure, short } from "../format";
+import { count, figure, machine, short } from "../format";
 import { Scrolled } from "../parts/Scrolled";
 import { text } from "../preferences";
 import { waiterOf } from "./link_layout";
@@ -38,12 +38,13 @@ export function LinkTable({ links }: { readonly links: readonly Link[] }): VNode
           <tbody>
             {ordered.map((link) => (
               <tr key={link.between.join(" ")}>
-                <th scope="row">{link.between.join(" – ")}</th>
-                <td>{waiterOf(link) ?? "–"}</td>
+                <th scope="row">{link.between.map(machine).join(" – ")}</th>
+                <td>{machine(waiterOf(link) ?? "–")}</td>
                 <td class="number">{short(link.wait_s_per_token)}</td>
                 <td class="number">{short(link.wire_s_per_token)}</td>
                 <td class="number">
-                  {figure(link.mbit_per_s)} <span class="quiet">Mbit/s</span>
+                  {figure(link.mbit_per_s)}{" "}
+                  {link.mbit_per_s !== null && <span class="quiet">Mbit/s</span>}
                 </td>
                 <td class="number">
                   {short(link.round_trip_us === null ? null : link.round_trip_us / 1e6)}

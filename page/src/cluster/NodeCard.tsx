@@ -1,7 +1,7 @@
 /** One machine in figures. */
 import type { VNode } from "preact";
 import type { ClusterNode } from "../api/contract";
-import { bytes, figure, percent } from "../format";
+import { bytes, figure, machine, percent } from "../format";
 import { Meter, type MeterPart } from "../parts/Meter";
 import { text } from "../preferences";
 
@@ -11,7 +11,7 @@ export function NodeCard({ node }: { readonly node: ClusterNode }): VNode {
     <li class="card node-card">
       <h3>
         <span class={`lamp ${node.is_up ? "good" : "bad"}`} aria-hidden="true" />
-        {node.name}
+        {machine(node.name)}
         {node.is_root && <span class="tag">{t.root}</span>}
         {!node.is_up && <span class="tag bad">{t.down}</span>}
         {node.throttled === true && <span class="tag wait">{t.throttled}</span>}

@@ -1,6 +1,6 @@
 /** What is wrong with the machines, in sentences with their cures. Pure. */
 import type { ClusterNode, Finding, State } from "../api/contract";
-import { moment } from "../format";
+import { machine, moment } from "../format";
 import type { Texts } from "../text/texts";
 import type { Said } from "../text/translator";
 
@@ -31,7 +31,7 @@ function ofMachine(node: ClusterNode, t: Texts["cluster"], tell: Tell): readonly
     ...throttledOf(node, t, tell),
     ...findingsOf(node).map((found) => {
       const { text, cure } = tell(found);
-      return { text: t.reported(node.name, text), cure };
+      return { text: t.reported(machine(node.name), text), cure };
     }),
   ];
 }
@@ -44,8 +44,8 @@ function downOf(
   if (is_up && problem === null) return [];
   const found = (findings ?? []).find(({ code }) => code === NO_ANSWER) ?? bare(problem ?? "");
   const { text, cure } = tell(found);
-  if (is_up) return [{ text: t.reported(name, text), cure }];
-  return [{ text: `${t.isDown(name)} ${text}`.trim(), cure }];
+  if (is_up) return [{ text: t.reported(machine(name), text), cure }];
+  return [{ text: `${t.isDown(machine(name))} ${text}`.trim(), cure }];
 }
 
 /** A machine has one cause or several. */
@@ -55,7 +55,8 @@ function throttledOf(node: ClusterNode, t: Texts["cluster"], tell: Tell): Proble
   const causes = (node.findings ?? []).flatMap(({ code, facts }) =>
     code === THROTTLED && facts !== null ? [tell(bare(String(facts["why"]))).text] : [],
   );
-  const said = since === null ? t.isThrottled(name) : t.throttledSince(name, moment(since));
+  const said =
+    since === null ? t.isThrottled(machine(name)) : t.throttledSince(machine(name), moment(since));
   const text = causes.length === 0 ? said : `${said} (${causes.join(", ")})`;
   return [{ text, cure: t.throttledCure }];
 }

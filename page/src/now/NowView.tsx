@@ -6,6 +6,7 @@ import { count, figure, percent } from "../format";
 import { Figure } from "../parts/Figure";
 import { Scrolled } from "../parts/Scrolled";
 import { text } from "../preferences";
+import { keyName } from "./key_name";
 import { Requests } from "./Requests";
 import { StripPanel } from "./StripPanel";
 
@@ -97,7 +98,7 @@ function QueueTable({ keys }: { readonly keys: readonly KeyQueue[] }): VNode {
         <tbody>
           {keys.map((key) => (
             <tr key={key.name}>
-              <th scope="row">{key.name}</th>
+              <th scope="row">{keyName(key.name)}</th>
               <td class="number">{count(key.running)}</td>
               <td class="number">{count(key.waiting)}</td>
               <td class="number">{figure(key.weight)}</td>

@@ -6,6 +6,7 @@ import type { RunningRequest } from "../api/contract";
 import { count, figure, long } from "../format";
 import { Meter, type MeterPart } from "../parts/Meter";
 import { text } from "../preferences";
+import { keyName } from "./key_name";
 import { toldRoute, toldText } from "../text/told";
 
 export function Requests({ requests }: { readonly requests: readonly RunningRequest[] }): VNode {
@@ -44,7 +45,7 @@ function RequestItem({ request }: { readonly request: RunningRequest }): VNode {
     <li class={`request ${request.state}`}>
       <div class="row spread">
         <span>
-          <b>{request.key ?? t.noKey}</b> <span class="quiet">{t.state[request.state]}</span>
+          <b>{keyName(request.key)}</b> <span class="quiet">{t.state[request.state]}</span>
         </span>
         <span class="row">
           {request.tokens_per_s !== null && (

@@ -5,7 +5,7 @@ import { useEffect, useRef } from "preact/hooks";
 import type { Step } from "../api/contract";
 import { state, steps } from "../api/feed";
 import type { StepHistory } from "../api/steps";
-import { bytes, percent, short } from "../format";
+import { bytes, machine, percent, short } from "../format";
 import { custom } from "../parts/Meter";
 import { useWidth } from "../parts/size";
 import { Scrolled } from "../parts/Scrolled";
@@ -44,7 +44,8 @@ export function StripPanel(): VNode {
               aria-pressed={span_s.value === span}
               onClick={() => (span_s.value = span)}
             >
-              {span} s
+              {span}
+              {text.value.units.s}
             </button>
           ))}
           <button type="button" class="small" aria-pressed={isPaused} onClick={toggle}>
@@ -161,7 +162,7 @@ function nameOfRank(rank: number): string | null {
   const nodes = state.value?.nodes ?? [];
   const node = nodes.find(({ ranks }) => ranks.includes(rank));
   if (node === undefined) return null;
-  return node.ranks.length === 1 ? node.name : `${node.name} ${rank}`;
+  return node.ranks.length === 1 ? machine(node.name) : `${node.name} ${rank}`;
 }
 
 function StepTable(props: StripProps): VNode {
@@ -175,46 +176,48 @@ function StepTable(props: StripProps): VNode {
   const window = windowOf(props, 1);
   const shown = (props.paused?.known ?? steps).between(window.from_s, window.until_s);
   return (
-    <Scrolled label={t.table}>
-      <table class="step-table">
-        <caption class="quiet small-text">
-          {t.table} · {t.stepsShown(shown.length)}
-        </caption>
-        <thead>
-          <tr>
-            <th scope="col">{t.rankColumn}</th>
-            <th scope="col" class="number">
-              {t.compute}
-            </th>
-            <th scope="col" class="number">
-              {t.sync}
-            </th>
-            <th scope="col" class="number">
-              {t.idle}
-            </th>
-            <th scope="col" class="number">
-              {t.bytesStep}
-            </th>
-          </tr>
-        </thead>
-        <tbody>
-          {meansOf(shown, props.n_ranks).map((means, rank) => (
-            <tr key={rank}>
-              <th scope="row">{nameOfRank(rank) ?? t.rank(rank)}</th>
-              <td class="number">{short(means.compute_s)}</td>
-              <td class="number">
-                {short(means.sync_s)}{" "}
-                <span class="quiet">
-                  ({percent(means.sync_s / (means.compute_s + means.sync_s))})
-                </span>
-              </td>
-              <td class="number">{short(means.idle_s)}</td>
-              <td class="number">{bytes(means.bytes_sent)}</td>
+    <>
+      <p class="quiet small-text step-table">
+        {t.table} · {t.stepsShown(shown.length)}
+      </p>
+      <Scrolled label={t.table}>
+        <table>
+          <thead>
+            <tr>
+              <th scope="col">{t.rankColumn}</th>
+              <th scope="col" class="number">
+                {t.compute}
+              </th>
+              <th scope="col" class="number">
+                {t.sync}
+              </th>
+              <th scope="col" class="number">
+                {t.idle}
+              </th>
+              <th scope="col" class="number">
+                {t.bytesStep}
+              </th>
             </tr>
-          ))}
-        </tbody>
-      </table>
-    </Scrolled>
+          </thead>
+          <tbody>
+            {meansOf(shown, props.n_ranks).map((means, rank) => (
+              <tr key={rank}>
+                <th scope="row">{nameOfRank(rank) ?? t.rank(rank)}</th>
+                <td class="number">{short(means.compute_s)}</td>
+                <td class="number">
+                  {short(means.sync_s)}{" "}
+                  <span class="quiet">
+                    ({percent(means.sync_s / (means.compute_s + means.sync_s))})
+                  </span>
+                </td>
+                <td class="number">{short(means.idle_s)}</td>
+                <td class="number">{bytes(means.bytes_sent)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </Scrolled>
+    </>
   );
 }
 

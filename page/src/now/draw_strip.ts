@@ -58,7 +58,9 @@ function drawAxis(
     pen.fillStyle = line;
     pen.fillRect(x, height - AXIS_PX, 1, 6);
     pen.fillStyle = ink;
-    pen.fillText(tickText(at), x + 4, height - 6);
+    const said = tickText(at);
+    const isWhole = x + 4 + pen.measureText(said).width <= window.width_px;
+    if (isWhole) pen.fillText(said, x + 4, height - 6);
   }
 }
 

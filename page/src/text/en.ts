@@ -74,6 +74,7 @@ export const en = {
     root: "root",
     rank: (ranks: readonly number[]) =>
       `${ranks.length === 1 ? "rank" : "ranks"} ${ranks.join(", ")}`,
+    ofMachine: (machine: string, rank: string) => `${machine}, rank ${rank}`,
     noRank: "no rank",
     down: "down",
     share: (percent: string) => `${percent} of the model`,
@@ -131,7 +132,7 @@ export const en = {
     kv: "KV cache",
     kvOf: (used: string, total: string) => `${used} of ${total} tokens`,
     cache: "Prefix cache",
-    hits: "of prompts found",
+    hits: "hit rate",
     drafts: "Drafts",
     accepted: "accepted",
     perS: "tok/s",

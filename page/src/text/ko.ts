@@ -71,6 +71,7 @@ export const ko: Texts = {
     linkIs: (a, b, wait) => `${a} ↔ ${b}: 토큰당 대기 ${wait}`,
     root: "루트",
     rank: (ranks) => `랭크 ${ranks.join(", ")}`,
+    ofMachine: (machine, rank) => `${machine}, 랭크 ${rank}`,
     noRank: "랭크 없음",
     down: "응답 없음",
     share: (percent) => `모델의 ${percent}`,

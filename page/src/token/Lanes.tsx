@@ -2,7 +2,7 @@
 import type { VNode } from "preact";
 import { useRef } from "preact/hooks";
 import type { TokenTrace } from "../api/contract";
-import { short } from "../format";
+import { machine, short } from "../format";
 import { ticksOf } from "../now/strip";
 import { useWidth } from "../parts/size";
 import { taught } from "../text/lessons";
@@ -30,7 +30,7 @@ export function Lanes({ trace, span, label }: LanesProps): VNode {
     <div class="lanes">
       <div class="names" aria-hidden="true">
         {trace.ranks.map(({ node }, rank) => (
-          <span key={rank}>{node}</span>
+          <span key={rank}>{machine(node)}</span>
         ))}
       </div>
       <div ref={frame}>

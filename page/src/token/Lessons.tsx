@@ -1,7 +1,7 @@
 /** How the machine works, with this token's figures. */
 import type { VNode } from "preact";
 import type { TokenTrace } from "../api/contract";
-import { bytes, count, percent, short } from "../format";
+import { bytes, count, machine, percent, short } from "../format";
 import { text } from "../preferences";
 import { taught } from "../text/lessons";
 import type { LessonFigures } from "../text/lessons.en";
@@ -72,7 +72,7 @@ function waitFigures(trace: TokenTrace): Pick<LessonFigures, "wait" | "waitsMost
   }
   return {
     wait: percent(most.wait_s / trace.token_s),
-    waitsMost: most.node,
-    waitsLeast: least.node,
+    waitsMost: machine(most.node),
+    waitsLeast: machine(least.node),
   };
 }

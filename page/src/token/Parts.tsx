@@ -1,7 +1,7 @@
 /** The parts of a token: how long each took, and what it is. */
 import type { VNode } from "preact";
 import type { TokenPart, TokenTrace } from "../api/contract";
-import { percent, short } from "../format";
+import { machine, percent, short } from "../format";
 import { Scrolled } from "../parts/Scrolled";
 import { text } from "../preferences";
 import { taught } from "../text/lessons";
@@ -75,7 +75,7 @@ export function PartsTable({ trace }: { readonly trace: TokenTrace }): VNode {
         <tbody>
           {ranks.map(({ node, times }, rank) => (
             <tr key={rank}>
-              <th scope="row">{node}</th>
+              <th scope="row">{machine(node)}</th>
               {parts.map((part) => (
                 <td key={part} class="number">
                   {short(times.get(part) ?? 0)}
