@@ -220,13 +220,13 @@ test("each problem of a machine is said once, with its name and its cure", () =>
   };
   const state = now as unknown as State;
   expect(problemsOf(state, en.cluster, (said) => said)).toMatchObject([
-    { text: "a is slow: throttled. (under-voltage)", cure: en.cluster.throttledCure },
+    { text: "a is slow: throttled (under-voltage).", cure: en.cluster.throttledCure },
     { text: "a: 84 °C", cure: "cool it" },
     { text: "b is down. no route", cure: "see" },
   ]);
   const translator = new Translator(sentences);
   expect(problemsOf(state, ko.cluster, (said) => translator.said(said))).toEqual([
-    { text: "a 속도 저하: 스로틀링 상태입니다. (전압 부족)", cure: ko.cluster.throttledCure },
+    { text: "a 속도 저하: 스로틀링 상태입니다 (전압 부족).", cure: ko.cluster.throttledCure },
     { text: "a: 온도가 84 °C입니다.", cure: sentences.said.hot_now.cure },
     { text: "b 응답이 없습니다. no route", cure: sentences.said.no_answer.cure },
   ]);

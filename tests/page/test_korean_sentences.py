@@ -10,7 +10,7 @@ from page_sentences import blanks, english_sentences, english_texts, korean, lac
 from dure.serve.page.journal import Journal
 
 ROOT = Path(__file__).parents[2]
-GLUED = re.compile(r"(?<=\w)\{\d+\}")  # a plural, or a remark: Korean may do without
+GLUED = re.compile(r"(?<=\w)\{w?\d+\}")  # a plural, or a remark: Korean may do without
 
 
 def test_every_sentence_with_a_code_has_korean_with_the_same_facts() -> None:
@@ -76,7 +76,8 @@ def test_pieces_of_sentences_are_still_said() -> None:
     files = [*(ROOT / "src" / "dure").rglob("*.py"), *(ROOT / "page" / "src").rglob("*.ts")]
     source = re.sub(r"\s+", " ", "".join(path.read_text() for path in files))
     pieces = {
-        max(re.split(r"\{\d+\}", phrase), key=len).strip(" ,:()") for phrase in korean()["phrases"]
+        max(re.split(r"\{w?\d+\}", phrase), key=len).strip(" ,:()")
+        for phrase in korean()["phrases"]
     }
     assert {piece for piece in pieces if piece not in source} == set()
 

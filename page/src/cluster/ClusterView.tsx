@@ -5,6 +5,7 @@ import { log, state, steps } from "../api/feed";
 import { bytes, clock, count, figure, large, long, machine, percent, short } from "../format";
 import { lengthOf, meansOf } from "../now/strip";
 import { Figure } from "../parts/Figure";
+import { Sentence } from "../parts/Sentence";
 import { text } from "../preferences";
 import { changes } from "./changes";
 import { DrawingView } from "./DrawingView";
@@ -86,10 +87,12 @@ function Problems({ state: now }: { readonly state: State }): VNode {
       <ul class="problems" aria-live="polite">
         {problems.map(({ text: problem, cure }) => (
           <li key={problem}>
-            <p>{problem}</p>
+            <p>
+              <Sentence text={problem} />
+            </p>
             {cure !== null && (
               <p class="cure">
-                {t.cure}: {cure}
+                {t.cure}: <Sentence text={cure} />
               </p>
             )}
           </li>
@@ -118,7 +121,7 @@ function Happened(): VNode {
       <ul class="happened" aria-live="polite">
         {lines.map(({ at, what }) => (
           <li key={`${at} ${what}`}>
-            <span class="quiet">{clock(at, true)}</span> {what}
+            <span class="quiet">{clock(at, true)}</span> <Sentence text={what} />
           </li>
         ))}
       </ul>

@@ -14,6 +14,8 @@ import { arc, level, wedge } from "./shapes";
 const RING = NODE_RADIUS - 3;
 const DISC = NODE_RADIUS - 8;
 const HOT_C = 80;
+const LETTER_PX = 8;
+const BESIDE_PX = 12; // that a name may stand out
 
 export function DrawingView({ state }: { readonly state: State }): VNode {
   const t = text.value.cluster;
@@ -37,7 +39,7 @@ export function DrawingView({ state }: { readonly state: State }): VNode {
             <LinkLabel key={place.link.between.join(" ")} place={place} drawing={drawing} />
           ))}
           {drawing.nodes.map((place) => (
-            <NodeMark key={place.node.name} place={place} />
+            <NodeMark key={place.node.name} place={place} width={drawing.width} />
           ))}
         </svg>
       )}
@@ -126,7 +128,7 @@ function LinkTimes({ link, isRoomy }: { link: Link; isRoomy: boolean }): VNode {
   );
 }
 
-function NodeMark({ place }: { readonly place: NodePlace }): VNode {
+function NodeMark({ place, width }: { place: NodePlace; width: number }): VNode {
   const { node, isTextAbove } = place;
   const filled = memoryFilled(node);
   const isHot = (node.temperature_c ?? 0) >= HOT_C || node.throttled === true;
@@ -144,7 +146,7 @@ function NodeMark({ place }: { readonly place: NodePlace }): VNode {
         {node.share === null ? "" : percent(node.share)}
       </text>
       <text class="node-name" y={isTextAbove ? -NODE_RADIUS - 24 : NODE_RADIUS + 17}>
-        {machine(node.name)}
+        {shortened(machine(node.name), place.x, width)}
       </text>
       <text
         class={isHot ? "detail hot" : "detail"}
@@ -154,6 +156,12 @@ function NodeMark({ place }: { readonly place: NodePlace }): VNode {
       </text>
     </g>
   );
+}
+
+/** Return as much of a name as fits at a place; the list below has it all. */
+function shortened(name: string, x: number, width: number): string {
+  const room = Math.floor((2 * (Math.min(x, width - x) + BESIDE_PX)) / LETTER_PX);
+  return name.length <= room ? name : `${name.slice(0, Math.max(1, room - 1))}…`;
 }
 
 function underName(node: ClusterNode): string {

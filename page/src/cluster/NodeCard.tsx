@@ -1,5 +1,5 @@
 /** One machine in figures. */
-import type { VNode } from "preact";
+import { Fragment, type VNode } from "preact";
 import type { ClusterNode } from "../api/contract";
 import { bytes, figure, machine, percent } from "../format";
 import { Meter, type MeterPart } from "../parts/Meter";
@@ -67,12 +67,18 @@ function Memory({ node }: { readonly node: ClusterNode }): VNode | null {
     `${t.kv} ${bytes(kv)}`,
     `${t.other} ${bytes(other)}`,
   ];
+  const figures = [`${t.memory} ${bytes(memory_bytes)}`, ...said];
+  if (available_bytes !== null) figures.push(`${t.free} ${bytes(available_bytes)}`);
   return (
     <div>
       <Meter parts={parts} label={`${t.memory}: ${said.join(", ")}`} />
       <p class="quiet small-text">
-        {t.memory} {bytes(memory_bytes)} · {said.join(" · ")}
-        {available_bytes !== null && ` · ${t.free} ${bytes(available_bytes)}`}
+        {figures.map((each, i) => (
+          <Fragment key={i}>
+            {i > 0 && " · "}
+            <span class="whole">{each}</span>
+          </Fragment>
+        ))}
       </p>
     </div>
   );

@@ -22,6 +22,7 @@ export function problemsOf(
   tell: Tell,
 ): readonly Problem[] {
   const own = server.reason === null ? [] : [tell(bare(server.reason))];
+  if (server.state === "restarting") own.push({ text: t.restarting, cure: null });
   return [...own, ...nodes.flatMap((node) => ofMachine(node, t, tell))];
 }
 
@@ -45,6 +46,7 @@ function downOf(
   const found = (findings ?? []).find(({ code }) => code === NO_ANSWER) ?? bare(problem ?? "");
   const { text, cure } = tell(found);
   if (is_up) return [{ text: t.reported(machine(name), text), cure }];
+  if (text.startsWith(name)) return [{ text, cure }]; // that says it
   return [{ text: `${t.isDown(machine(name))} ${text}`.trim(), cure }];
 }
 
@@ -55,9 +57,10 @@ function throttledOf(node: ClusterNode, t: Texts["cluster"], tell: Tell): Proble
   const causes = (node.findings ?? []).flatMap(({ code, facts }) =>
     code === THROTTLED && facts !== null ? [tell(bare(String(facts["why"]))).text] : [],
   );
-  const said =
-    since === null ? t.isThrottled(machine(name)) : t.throttledSince(machine(name), moment(since));
-  const text = causes.length === 0 ? said : `${said} (${causes.join(", ")})`;
+  const why = causes.length === 0 ? "" : ` (${causes.join(", ")})`;
+  const called = machine(name);
+  const text =
+    since === null ? t.isThrottled(called, why) : t.throttledSince(called, moment(since), why);
   return [{ text, cure: t.throttledCure }];
 }
 

@@ -4,6 +4,7 @@ import type { VNode } from "preact";
 import type { LogEntry, LogKind } from "../api/contract";
 import { log } from "../api/feed";
 import { moment } from "../format";
+import { Sentence } from "../parts/Sentence";
 import { text } from "../preferences";
 import { told } from "../text/told";
 import { Day } from "./Day";
@@ -68,11 +69,11 @@ function Entry({ entry }: { readonly entry: LogEntry }): VNode {
       <span class="quiet">{t.log.kind[entry.kind]}</span>
       <span class="text">
         {entry.level !== "info" && <b class="what">{t.log.level[entry.level]}: </b>}
-        {said.text}
+        <Sentence text={said.text} />
         {said.cure !== null && (
           <span class="cure">
             {" "}
-            {t.cluster.cure}: {said.cure}
+            {t.cluster.cure}: <Sentence text={said.cure} />
           </span>
         )}
       </span>

@@ -97,7 +97,7 @@ function ModelCard({ model }: { readonly model: ModelOnDisk }): VNode {
         <Fact name={t.parameters} value={model.n_params} show={large} />
         <Fact name={t.trained} value={model.n_ctx_train} show={count} />
       </dl>
-      <Quality card={model.card} />
+      {!model.is_unfinished && <Quality card={model.card} />}
       <p class="quiet mono path">{model.path}</p>
       {!model.is_unfinished && <Making model={model} />}
     </li>

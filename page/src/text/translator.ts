@@ -54,12 +54,12 @@ export class Translator {
   /** Return a sentence, and what cures it. */
   said({ text, cure, code, facts }: Said): { text: string; cure: string | null } {
     const known = code === null ? undefined : this.#sentences.said[code];
-    if (known === undefined || facts === null) {
+    if (known === undefined) {
       return { text: this.text(text), cure: cure === null ? null : this.text(cure) };
     }
     return {
-      text: this.#filled(known.text, facts),
-      cure: cure === null ? null : this.#filled(known.cure ?? cure, facts),
+      text: this.#filled(known.text, facts ?? {}),
+      cure: cure === null ? null : this.#filled(known.cure ?? cure, facts ?? {}),
     };
   }
 
@@ -74,11 +74,11 @@ export class Translator {
   }
 
   #filled(sentence: string, facts: Facts): string {
-    return sentence.replace(BLANKS, (_, name: string) => {
+    return filled(sentence, (name) => {
       const value = facts[name];
       if (name === "route") return this.route(String(value ?? "?"));
       const values = Array.isArray(value) ? value : [value ?? "?"];
-      return withoutStop(values.map((each) => this.text(String(each))).join(", "));
+      return values.map((each) => this.text(String(each))).join(", ");
     });
   }
 
@@ -87,7 +87,10 @@ export class Translator {
     const known = this.#known.get(english);
     if (known !== undefined) return known;
     const found =
-      this.#exact.get(english) ?? this.#matched(english, depth) ?? this.#joined(english, depth);
+      this.#exact.get(english) ??
+      this.#matched(english, depth) ??
+      this.#joined(english, depth) ??
+      this.#listed(english, depth);
     if (this.#known.size > MOST_KNOWN) this.#known.clear();
     this.#known.set(english, found);
     return found;
@@ -97,12 +100,20 @@ export class Translator {
     for (const { found, numbers, translation } of this.#patterns) {
       const values = found.exec(english)?.slice(1);
       if (values === undefined) continue;
-      return translation.replace(BLANKS, (_, number: string) => {
+      return filled(translation, (number) => {
         const value = values[numbers.indexOf(number)] ?? "";
-        return withoutStop(this.#translated(value, depth - 1) ?? value);
+        return this.#translated(value, depth - 1) ?? value;
       });
     }
     return null;
+  }
+
+  /** Return a list whose parts are all known. */
+  #listed(english: string, depth: number): string | null {
+    const parts = english.split(", ");
+    if (parts.length < 2) return null;
+    const known = parts.map((part) => this.#translated(part, depth - 1));
+    return known.every((part) => part !== null) ? known.join(", ") : null;
   }
 
   /** Return a problem and what stands behind a colon, its reason or its cure: best if the problem is known. */
@@ -140,18 +151,23 @@ function lengthOf(english: string): number {
   return english.replace(BLANKS, "").length;
 }
 
-/** Two blanks side by side cannot be told apart: the first has it all. */
+/** Two blanks side by side cannot be told apart: the first has it all. {w1} is a word. */
 function patternOf(english: string, translation: string): Pattern {
   const numbers = [...english.matchAll(BLANKS)].map(([, number]) => number ?? "");
   const parts = english.split(BLANK).map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
   const source = parts.reduce((whole, part, i) => {
     const isBeforeBlank = part === "" && i < parts.length - 1;
-    return `${whole}(${isBeforeBlank ? "[^]*" : "[^]*?"})${part}`;
+    const any = isBeforeBlank ? "[^]*" : "[^]*?";
+    return `${whole}(${numbers[i - 1]?.startsWith("w") === true ? "\\S+" : any})${part}`;
   });
   return { found: new RegExp(`^${source}$`), numbers, translation };
 }
 
-/** Within another sentence a sentence has no full stop. */
-function withoutStop(text: string): string {
-  return text.replace(/([가-힣)])\.$/, "$1");
+/** Put values into the blanks; within another sentence a sentence has no full stop. */
+function filled(sentence: string, valueOf: (name: string) => string): string {
+  return sentence.replace(BLANKS, (blank: string, name: string, at: number) => {
+    const value = valueOf(name);
+    const isLast = at + blank.length === sentence.length;
+    return isLast ? value : value.replace(/([가-힣)])\.$/, "$1");
+  });
 }

@@ -61,7 +61,8 @@ class LocalLaunch:
     @property
     def transport(self) -> str:
         """Shared memory, and whether long vectors are copied from process to process."""
-        return "shared memory" + ("" if may_copy() else " (no copies between processes here)")
+        lacking = "shared memory (no copies between processes here)"
+        return "shared memory" if may_copy() else lacking
 
     def arguments(self, job_file: Path, n_ranks: int) -> list[str]:
         """Return one part for each rank, so that DURE_RANK_WRAPPER may give each its own surroundings."""
