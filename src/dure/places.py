@@ -29,8 +29,8 @@ __all__ = [
     "runtime_directory",
     "shard_directory",
     "temporary_directory",
-    "work_directory",
     "ui_file",
+    "work_directory",
 ]
 
 

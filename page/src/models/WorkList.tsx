@@ -7,6 +7,7 @@ import { bytes, count, long, percent } from "../format";
 import { Meter } from "../parts/Meter";
 import { Refusal } from "../parts/Refusal";
 import { text } from "../preferences";
+import { toldText } from "../text/told";
 
 export function WorkList({ work }: { readonly work: readonly Work[] }): VNode {
   const t = text.value.models;
@@ -69,7 +70,7 @@ function WorkItem({ work }: { readonly work: Work }): VNode {
         />
       )}
       <p class="quiet small-text">{progress(work)}</p>
-      {work.note !== null && <p class="small-text">{work.note}</p>}
+      {work.note !== null && <p class="small-text">{toldText(work.note)}</p>}
       {work.error !== null && <Refusal problem={new ApiError(0, work.error, work.cure)} />}
       <Refusal problem={problem.value} />
     </li>
