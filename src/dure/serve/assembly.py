@@ -37,7 +37,7 @@ from dure.serve.engine_lifespan import EngineLifespan
 from dure.serve.measured import MeasuredEngine
 from dure.serve.metrics import Metrics
 from dure.serve.page.journal import Journal
-from dure.serve.page.sentences import Said, said
+from dure.serve.page.sentences import SaidSentence, said
 from dure.serve.page.watch import PageWatch
 from dure.serve.prefix_directory import prefix_directory
 from dure.serve.served_model import ServedModel
@@ -163,7 +163,7 @@ def _noting(warn: Callable[[str], None], journal: Journal) -> Callable[[str], No
     """Return what tells a person, and the page."""
 
     def noted(text: str) -> None:
-        journal.add("engine", "info" if text == READY_AGAIN else "warning", Said(text))
+        journal.add("engine", "info" if text == READY_AGAIN else "warning", SaidSentence(text))
         warn(text)
 
     return noted

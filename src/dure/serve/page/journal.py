@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from dure.http.access_log import RequestRecord
-from dure.serve.page.sentences import Said, said
+from dure.serve.page.sentences import SaidSentence, said
 
 __all__ = ["Journal", "JournalLine", "Kind", "Level"]
 
@@ -43,7 +43,7 @@ _LEVELS: Mapping[str, Level] = {  # of a cluster's events that people want to kn
 
 
 class JournalLine(msgspec.Struct, frozen=True):
-    """Something that happened. n: which line it is; at: seconds since 1970; the rest as in `Said`."""
+    """Something that happened. n: which line; at: seconds since 1970; the rest as in `SaidSentence`."""
 
     n: int
     at: float
@@ -63,7 +63,7 @@ class Journal:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
-    def add(self, kind: Kind, level: Level, what: Said, at: float = 0.0) -> None:
+    def add(self, kind: Kind, level: Level, what: SaidSentence, at: float = 0.0) -> None:
         """Write down what happened. at: seconds since 1970; 0: now."""
         with self._lock:
             n, words = next(self._numbers), (what.text, what.cure, what.code, what.facts)

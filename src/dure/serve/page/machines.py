@@ -18,7 +18,7 @@ from dure.cluster.root.survey import NodeReport
 from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.generate.request import ModelInfo, RankPlace
 from dure.generate.step_notes import StepNote
-from dure.serve.page.sentences import Said, said
+from dure.serve.page.sentences import SaidSentence, said
 
 __all__ = ["links_shown", "nodes_shown", "rank_names"]
 
@@ -93,7 +93,7 @@ def _node(
 
 def _findings(report: NodeReport) -> list[dict[str, Any]]:
     """Return what is wrong with a machine, each with its cure."""
-    found: list[Said] = []
+    found: list[SaidSentence] = []
     if report.problem:
         found.append(said("no_answer", {"reason": report.problem}))
     if (health := report.health) is not None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-__all__ = ["SENTENCES", "Said", "Sentence", "said"]
+__all__ = ["SENTENCES", "SaidSentence", "Sentence", "said"]
 
 
 class Sentence(NamedTuple):
@@ -48,9 +48,9 @@ SENTENCES: Mapping[str, Sentence] = {
     # what this server writes down
     "model_loaded": Sentence("the model is loaded"),
     "routed": Sentence("{path} to {target} ({route}): {seconds} s"),
-    "pull_done": Sentence("{name} was pulled"),
-    "pull_stopped": Sentence("pulling {name} was stopped"),
-    "pull_failed": Sentence("pulling {name} failed: {reason}", "{cure}"),
+    "work_done": Sentence("{doing} {name}: done"),
+    "work_stopped": Sentence("{doing} {name}: stopped"),
+    "work_failed": Sentence("{doing} {name}: failed: {reason}", "{cure}"),
     # how a machine is now
     "no_answer": Sentence("{reason}", "see `dure cluster status`"),
     "throttled_now": Sentence("throttled: {why}", "`dure doctor` names the cause and its cure"),
@@ -62,7 +62,7 @@ SENTENCES: Mapping[str, Sentence] = {
 """By code. A code keeps its meaning: a page that is newer than its server knows it too."""
 
 
-class Said(msgspec.Struct, frozen=True, omit_defaults=True):
+class SaidSentence(msgspec.Struct, frozen=True, omit_defaults=True):
     """A sentence with its facts. code: "" if it is known by its text alone."""
 
     text: str
@@ -71,12 +71,14 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
     facts: Mapping[str, Any] = {}
 
 
-def said(code: str, facts: Mapping[str, Any]) -> Said:
+def said(code: str, facts: Mapping[str, Any]) -> SaidSentence:
     """Return the sentence of a code; a fact that is not told is a question mark in it."""
     sentence = SENTENCES[code]
     used = {name: facts[name] for name in sentence.names if name in facts}
     plain = _Known({name: _plain(value) for name, value in used.items()})
-    return Said(sentence.text.format_map(plain), sentence.cure.format_map(plain), code, used)
+    return SaidSentence(
+        sentence.text.format_map(plain), sentence.cure.format_map(plain), code, used
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -27,7 +27,7 @@ from dure.serve.page.history import EVERY_S, History, rates
 from dure.serve.page.journal import Journal
 from dure.serve.page.live_requests import LiveRequests
 from dure.serve.page.machines import links_shown, nodes_shown
-from dure.serve.page.sentences import Said
+from dure.serve.page.sentences import SaidSentence
 from dure.serve.page.work import Works
 
 __all__ = ["PageWatch"]
@@ -143,7 +143,7 @@ class PageWatch:
         events, self._events_end = cluster.events.read_from(self._events_end)
         self.journal.add_cluster_events(events[-_MOST_EVENTS:])
 
-    def _worked(self, what: Said, failed: bool) -> None:
+    def _worked(self, what: SaidSentence, failed: bool) -> None:
         self.journal.add("model", "error" if failed else "info", what)
 
     # ---------------------------------------------------------------- now

@@ -17,7 +17,7 @@ from dure.model.store import Library, parse_name
 from dure.model.store.names import without_secrets
 from dure.model.store.watching import Watcher
 from dure.places import shard_directory
-from dure.serve.page.sentences import Said, said
+from dure.serve.page.sentences import SaidSentence, said
 from dure.serve.page.started import StartedCommands
 from dure.work_notes import WorkNote, WorkWriter, interrupt, is_shown, noted_work, work_facts
 
@@ -67,7 +67,7 @@ class _Pull(Watcher):
 class Works:
     """The work that is shown. tell: gets a sentence when a pull ends, and whether it failed."""
 
-    def __init__(self, tell: Callable[[Said, bool], None] = lambda _said, _failed: None) -> None:
+    def __init__(self, tell: Callable[[SaidSentence, bool], None] = lambda _said, _failed: None) -> None:
         self._pulls: dict[str, _Pull] = {}
         self._tell = tell
         self._commands = StartedCommands(self._ended)
