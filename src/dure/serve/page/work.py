@@ -67,7 +67,9 @@ class _Pull(Watcher):
 class Works:
     """The work that is shown. tell: gets a sentence when a pull ends, and whether it failed."""
 
-    def __init__(self, tell: Callable[[SaidSentence, bool], None] = lambda _said, _failed: None) -> None:
+    def __init__(
+        self, tell: Callable[[SaidSentence, bool], None] = lambda _said, _failed: None
+    ) -> None:
         self._pulls: dict[str, _Pull] = {}
         self._tell = tell
         self._commands = StartedCommands(self._ended)
