@@ -33,6 +33,7 @@ interface Pattern {
 const LONGEST = 2000;
 const DEEPEST = 6; // a reason within a reason
 const MOST_COLONS = 5;
+const LITTLE = 8;
 const MOST_KNOWN = 2000;
 
 export class Translator {
@@ -155,10 +156,11 @@ function lengthOf(english: string): number {
 function patternOf(english: string, translation: string): Pattern {
   const numbers = [...english.matchAll(BLANKS)].map(([, number]) => number ?? "");
   const parts = english.split(BLANK).map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  const isShort = parts[0] === "" && lengthOf(english) < LITTLE; // as in "4 ranks": else it were everywhere
   const source = parts.reduce((whole, part, i) => {
     const isBeforeBlank = part === "" && i < parts.length - 1;
     const any = isBeforeBlank ? "[^]*" : "[^]*?";
-    return `${whole}(${numbers[i - 1]?.startsWith("w") === true ? "\\S+" : any})${part}`;
+    return `${whole}(${isShort || numbers[i - 1]?.startsWith("w") === true ? "\\S+" : any})${part}`;
   });
   return { found: new RegExp(`^${source}$`), numbers, translation };
 }
