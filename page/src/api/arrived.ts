@@ -25,7 +25,8 @@ const SERVER = [
 // prettier-ignore
 const NODE = [
   "machine", "problem", "share", "cpu", "weights_bytes", "kv_bytes", "peak_bytes", "memory_bytes", "available_bytes",
-  "temperature_c", "throttled", "throttled_since", "clock_mhz", "load", "disk_free_bytes", "findings",
+  "temperature_c", "throttled", "throttled_since", "wait_s_per_token", "watts", "watts_of", "watts_problem", "clock_mhz", "load",
+  "disk_free_bytes", "findings",
 ] as const satisfies readonly (keyof ClusterNode)[];
 
 const LINK = [
@@ -53,8 +54,9 @@ const NODE_HISTORY = ["temperature_c", "throttled", "watts"] as const;
 
 export function arrivedState(sent: State): State {
   return {
-    ...sent,
+    ...complete(sent, ["wire_s_per_token"]),
     server: complete(sent.server, SERVER),
+    stats: complete(sent.stats, ["joules_per_token"]),
     nodes: sent.nodes.map((node) => {
       const { findings, ...rest } = complete(node, NODE);
       return { ...rest, findings: (findings ?? []).map((each) => complete(each, SAID)) };
@@ -70,7 +72,7 @@ export function arrivedLog(sent: readonly LogEntry[]): readonly LogEntry[] {
 
 export function arrivedHistory(sent: History): History {
   const points = sent.points.map((point) => ({
-    ...point,
+    ...complete(point, ["joules_per_token"]),
     nodes: Object.fromEntries(
       Object.entries(point.nodes).map(([name, node]): [string, NodeHistory] => [
         name,
@@ -82,7 +84,14 @@ export function arrivedHistory(sent: History): History {
 }
 
 export function arrivedTrace(sent: TokenTrace): TokenTrace {
-  return complete(sent, ["n_layers", "sums", "bytes_sent", "weights_bytes"]);
+  return complete(sent, [
+    "n_layers",
+    "sums",
+    "bytes_sent",
+    "weights_bytes",
+    "n_experts",
+    "experts",
+  ]);
 }
 
 export function arrivedModels(sent: ModelList): ModelList {

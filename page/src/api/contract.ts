@@ -39,6 +39,8 @@ export interface Stats {
   readonly kv_total: Known<number>;
   readonly prompt_per_s: Known<number>;
   readonly generated_per_s: Known<number>;
+  /** Of the last minute, prompts and pauses included; all machines must report watts. */
+  readonly joules_per_token: Known<number>;
   readonly prompt_tokens: Known<number>;
   readonly generated_tokens: Known<number>;
   readonly cache_hits: Known<number>;
@@ -75,6 +77,9 @@ export interface KeyQueue {
 
 export type Finding = Said;
 
+/** A whole machine, its board without what hangs on it, or its processor alone. */
+export type PowerOf = "machine" | "board" | "processor";
+
 export interface ClusterNode {
   /** With its rank where a machine has several. */
   readonly name: string;
@@ -95,6 +100,13 @@ export interface ClusterNode {
   readonly temperature_c: Known<number>;
   readonly throttled: Known<boolean>;
   readonly throttled_since: Known<number>;
+  /** For the last rank to come to each sum. */
+  readonly wait_s_per_token: Known<number>;
+  readonly watts: Known<number>;
+  /** What draws them. */
+  readonly watts_of: Known<PowerOf>;
+  /** Why a sensor that is there cannot be read. */
+  readonly watts_problem: Known<string>;
   readonly clock_mhz: Known<number>;
   readonly load: Known<number>;
   readonly disk_free_bytes: Known<number>;
@@ -106,9 +118,11 @@ export interface Link {
   readonly ranks: readonly [number, number];
   readonly mbit_per_s: Known<number>;
   readonly round_trip_us: Known<number>;
+  /** How much earlier than the other one of them is ready. Such waits overlap if there are more ranks. */
   readonly wait_s_per_token: Known<number>;
   /** Which of the two waits for the other: its rank. */
   readonly waits: Known<number>;
+  /** Of this link alone: not known if there are more than two ranks. */
   readonly wire_s_per_token: Known<number>;
   readonly errors: Known<number>;
 }
@@ -119,7 +133,10 @@ export interface State {
   readonly requests: readonly RunningRequest[];
   readonly keys: readonly KeyQueue[];
   readonly nodes: readonly ClusterNode[];
+  /** Between any two ranks that exchange with each other. */
   readonly links: readonly Link[];
+  /** On all links together: they are used at once. */
+  readonly wire_s_per_token: Known<number>;
   /** On models, by whatever process of this machine; the newest first. */
   readonly work: readonly Work[];
 }
@@ -157,6 +174,8 @@ export interface HistoryPoint {
   readonly at: number;
   readonly prompt_per_s: Known<number>;
   readonly generated_per_s: Known<number>;
+  /** Of all machines, for each generated token; prompts and pauses are included. */
+  readonly joules_per_token: Known<number>;
   readonly running: Known<number>;
   readonly waiting: Known<number>;
   readonly nodes: Readonly<Record<string, NodeHistory>>;
@@ -247,6 +266,10 @@ export interface TokenTrace {
   readonly bytes_sent: Known<number>;
   /** What each rank holds. */
   readonly weights_bytes: Known<readonly number[]>;
+  /** That a layer has; null: the model is no mixture of experts. */
+  readonly n_experts: Known<number>;
+  /** Of each rank, for each layer, those that the token had; of several answers, the first one's. */
+  readonly experts: Known<readonly (readonly (readonly number[])[])[]>;
   readonly ranks: readonly {
     readonly node: string;
     readonly intervals: readonly TokenInterval[];

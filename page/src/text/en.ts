@@ -70,6 +70,8 @@ export const en = {
     roundTrip: "Round trip",
     errors: "Errors",
     wideIs: "The wider, the longer. The wide end waits for the narrow one.",
+    overlap: "Each machine waits for the last to come, so waits overlap and do not add up.",
+    wireOfAll: (time: string) => `All links together take ${time} of a token on the wire.`,
     linkIs: (a: string, b: string, wait: string) => `${a} and ${b}: ${wait} wait a token`,
     root: "root",
     rank: (ranks: readonly number[]) =>
@@ -84,6 +86,13 @@ export const en = {
     other: "others",
     free: "free",
     temperature: "Temperature",
+    power: "Power",
+    powerOf: {
+      machine: "whole machine",
+      board: "board without what hangs on it",
+      processor: "processor alone",
+    },
+    tokenJoules: "per token, in the last minute",
     clock: "Clock",
     load: "Load",
     disk: "Disk, free",
@@ -284,6 +293,8 @@ export const en = {
     speed: "Speed",
     temperature: "Temperature",
     watts: "Power",
+    joules: "Energy of a token",
+    joulesIs: "Of all machines, for each generated token; prompts and pauses are included.",
     generation: "generation",
     prompt: "prompt",
     noHistory: "The history begins now; come back in some minutes.",
@@ -319,6 +330,13 @@ export const en = {
     layerTime: (n: number, time: string) => `layer ${n}, ${time}`,
     previous: "Previous layer",
     next: "Next layer",
+    experts: "Experts chosen",
+    expertsAre: (n: string) =>
+      `Each layer has ${n} experts and computes a few of them for a token. A column is a layer, a row an expert; every rank computes its part of each.`,
+    expertsPicture: (layers: number, experts: number) =>
+      `${plural(layers, "layer", "layers")}, ${experts} experts each; choose a layer to read which`,
+    chosenExperts: (experts: string) => `Experts ${experts}`,
+    onEveryRank: "the same on every rank",
     noParts:
       "The model is not cut: one rank computes the whole token, so there is nobody to wait for.",
     explain: "Point at a colour, or choose one, to see what it is.",

@@ -68,6 +68,8 @@ export const ko: Texts = {
     roundTrip: "왕복 시간",
     errors: "오류",
     wideIs: "굵을수록 오래 기다립니다. 굵은 쪽이 가는 쪽을 기다립니다.",
+    overlap: "모든 머신이 가장 늦은 머신을 기다리므로 대기 시간은 서로 겹치며 더할 수 없습니다.",
+    wireOfAll: (time) => `토큰마다 모든 링크의 전송에 걸리는 시간은 함께 ${time}입니다.`,
     linkIs: (a, b, wait) => `${a} ↔ ${b}: 토큰당 대기 ${wait}`,
     root: "루트",
     rank: (ranks) => `랭크 ${ranks.join(", ")}`,
@@ -81,6 +83,13 @@ export const ko: Texts = {
     other: "기타",
     free: "여유",
     temperature: "온도",
+    power: "소비 전력",
+    powerOf: {
+      machine: "머신 전체",
+      board: "보드(USB 등 주변 장치 제외)",
+      processor: "프로세서만",
+    },
+    tokenJoules: "토큰당 에너지(최근 1분)",
     clock: "클럭",
     load: "부하",
     disk: "디스크 여유",
@@ -280,7 +289,10 @@ export const ko: Texts = {
     day: "최근 24시간",
     speed: "속도",
     temperature: "온도",
-    watts: "전력",
+    watts: "소비 전력",
+    joules: "토큰당 에너지",
+    joulesIs:
+      "전체 머신의 에너지를 생성한 토큰 수로 나눈 값입니다. 프롬프트 처리와 유휴 시간도 포함합니다.",
     generation: "생성",
     prompt: "프롬프트",
     noHistory: "기록을 막 시작했습니다. 몇 분 뒤에 다시 확인하세요.",
@@ -316,6 +328,13 @@ export const ko: Texts = {
     layerTime: (n, time) => `레이어 ${n}, ${time}`,
     previous: "이전 레이어",
     next: "다음 레이어",
+    experts: "선택된 전문가",
+    expertsAre: (n) =>
+      `레이어마다 전문가 ${n}개 중 일부만 토큰을 계산합니다. 열은 레이어, 행은 전문가이며 모든 랭크가 각 전문가를 나누어 계산합니다.`,
+    expertsPicture: (layers, experts) =>
+      `레이어 ${layers}개, 레이어당 전문가 ${experts}개. 레이어를 선택하면 번호를 볼 수 있습니다`,
+    chosenExperts: (experts) => `전문가 ${experts}`,
+    onEveryRank: "모든 랭크 동일",
     noParts:
       "모델이 분할되지 않았습니다. 랭크 하나가 토큰 전체를 계산하므로 기다릴 상대가 없습니다.",
     explain: "색을 가리키거나 선택하면 설명이 나옵니다.",
