@@ -1,0 +1,61 @@
+"""What a model is made from: its configuration, its tokenizer and its weights, as torch has them.
+
+Each kind of source is a module. Refuses to know what becomes of the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dure.errors import UsageError
+from dure.tune.base import folder
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["Base", "config_of", "fingerprint_of", "load_base", "tokenizer_of"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model that was loaded: where from, and what it is."""
+
+    path: Path
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def config_of(path: Path) -> PretrainedConfig:
+    """Return a model's configuration, without its weights. Raises ModelError or UsageError."""
+    return folder.config_of(_checked(path))
+
+
+def tokenizer_of(path: Path) -> PreTrainedTokenizerBase:
+    """Return a model's tokenizer, with its chat template. Raises ModelError or UsageError."""
+    return folder.tokenizer_of(_checked(path))
+
+
+def load_base(path: Path, dtype: torch.dtype | None = None) -> Base:
+    """Load a model into memory. dtype: of its weights; the file's own for None.
+
+    Raises ModelError if it is damaged, UsageError if there is none.
+    """
+    _checked(path)
+    return Base(path, folder.model_of(path, dtype), folder.tokenizer_of(path))
+
+
+def fingerprint_of(path: Path) -> str:
+    """Return what tells a model from others: a name of its files, their sizes and its configuration."""
+    return folder.fingerprint_of(_checked(path))
+
+
+def _checked(path: Path) -> Path:
+    if not folder.is_meant(path):
+        raise UsageError(
+            f"{path} is no model that can be tuned",
+            "name a Hugging Face folder, with config.json and safetensors in it",
+        )
+    return path
