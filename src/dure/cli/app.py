@@ -53,6 +53,7 @@ COMMANDS = {
         "cut": "Cut a model into one GGUF per rank. Finished shards are verified and reused.",
         "quantize": "Write a model with smaller types: chosen for a size or a speed, or one of "
         "llama.cpp's mixtures.",
+        "tune": "Tune a model with examples of yours: a small adapter, all of its weights, or a new model.",
         "bench": "Measure speed, time and bytes per token, and memory, on one rank or "
         "cut over several.",
         "imatrix": "Gather which columns of each tensor matter, for quantizing, on one rank or cut over "
@@ -87,6 +88,7 @@ OTHER_NAMES = {
     "remove": "rm", "info": "show", "inspect": "show", "benchmark": "bench", "kill": "stop",
     "convert": "import", "split": "cut", "nodes": "cluster", "settings": "config",
     "evaluate": "eval", "judge": "eval", "perplexity": "eval", "check": "doctor", "diagnose": "doctor",
+    "train": "tune", "finetune": "tune", "fine-tune": "tune",
     "router": "route", "proxy": "route", "web": "ui", "dashboard": "ui", "page": "ui",
 }  # fmt: skip
 """What other programs, and people, call our commands."""

@@ -170,6 +170,6 @@ class _Gathered:
 
 def _counted(n: int) -> str:
     for size, name in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
-        if n >= 10 * size or (n >= size and size > 1000):
+        if n >= 10 * size or (n >= size > 1000):
             return f"{n / size:.{0 if n >= 10 * size else 1}f} {name}"
     return f"{n:,}"

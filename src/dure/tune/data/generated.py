@@ -19,7 +19,7 @@ from dure.tune.data.examples import Floats, Ids
 from dure.tune.data.records import record_of
 from dure.tune.data.rows import Row, row_of
 
-__all__ = ["GeneratedRows", "Writer", "is_generated", "writer_named"]
+__all__ = ["HELD_OUT_ROWS", "GeneratedRows", "Writer", "is_generated", "writer_named"]
 
 Writer = Callable[[int, int], Iterable[Mapping[str, Any]]]
 """Writes examples without end: of a seed and a step, which is negative for what is never learned."""
@@ -64,10 +64,18 @@ class GeneratedRows:
     """Rows of examples as they are written: a step's depend on the seed and the step only."""
 
     def __init__(
-        self, name: str, write: Writer, encoder: Encoder, ctx: int, *, n_rows: int, seed: int
+        self,
+        name: str,
+        write: Writer,
+        encoder: Encoder,
+        ctx: int,
+        *,
+        n_rows: int,
+        n_held_out: int,
+        seed: int,
     ) -> None:
         self._name, self._write, self._encoder = name, write, encoder
-        self._ctx, self._n_rows, self._seed = ctx, n_rows, seed
+        self._ctx, self._n_rows, self._n_held_out, self._seed = ctx, n_rows, n_held_out, seed
 
     def rows(self, step: int) -> list[Row]:
         """Return the rows of a step, which counts from 0."""
@@ -75,7 +83,7 @@ class GeneratedRows:
 
     def held_out(self) -> list[Row]:
         """Return the rows that are never learned."""
-        return self._filled(-1, HELD_OUT_ROWS)
+        return self._filled(-1, self._n_held_out)
 
     def _filled(self, step: int, n_rows: int) -> list[Row]:
         source, waiting = self._examples(step), list[tuple[Ids, Floats]]()

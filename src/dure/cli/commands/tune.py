@@ -1,0 +1,165 @@
+"""`dure tune`: makes a model answer as examples do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dure.cli.terminal.console import errors, output, printable
+from dure.cli.terminal.model_argument import resolve_model
+from dure.cli.terminal.option_groups import expanded
+from dure.cli.terminal.parameters import Json
+from dure.cli.terminal.stop_signals import StopSignals
+from dure.cli.terminal.tune_options import (
+    DataOptions,
+    LearningOptions,
+    MemoryOptions,
+    WhatLearns,
+    settings_of,
+)
+from dure.cli.terminal.tune_view import as_json_lines, shown
+from dure.errors import UsageError
+from dure.hardware.probe import probe
+from dure.tune.needed import check_installed
+
+if TYPE_CHECKING:
+    from dure.tune.loop.events import Finished, Observer, TuneEvent
+    from dure.tune.settings import TuneSettings
+
+__all__ = ["tune"]
+
+
+@expanded
+def tune(
+    base: Annotated[
+        str,
+        typer.Argument(
+            metavar="BASE",
+            help="The model: a Hugging Face folder, with config.json and safetensors in it.",
+            show_default=False,
+        ),
+    ],
+    *,
+    what: WhatLearns,
+    data: DataOptions,
+    learning: LearningOptions,
+    memory: MemoryOptions,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder for the result, the checkpoints and the losses.",
+            show_default="BASE-tuned",
+        ),
+    ] = None,
+    save_every: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEPS",
+            help="Write a checkpoint after so many steps.",
+            show_default="every 10 minutes, and with each best evaluation",
+        ),
+    ] = None,
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="Begin anew, though the folder has a run that could go on."),
+    ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Write event files of TensorBoard beside the result."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Tune a model with examples of yours: a small adapter, all of its weights, or a new model.
+
+    What was stopped, or killed, goes on from its last checkpoint if the same command is given again.
+
+    Example: dure tune ./Qwen3-0.6B --data answers.jsonl --out tuned
+    """
+    check_installed((*_needed(tensorboard),))
+    if save_every is not None and save_every < 1:
+        raise UsageError(f"--save-every {save_every}", "give a whole number above 0")
+    path = _base(base)
+    settings = settings_of(path, what, data, learning, memory)
+    target = out or Path(f"{path.name.removesuffix('.gguf')}-tuned")
+    _use_threads(memory.threads)
+    with StopSignals() as stop, _observing(target, tensorboard, as_json=as_json) as observer:
+        done = _tuned(settings, target, observer, stop, save_every, restart)
+    if not as_json:
+        _report(done)
+
+
+def _needed(tensorboard: bool) -> Iterator[str]:
+    yield from ("torch", "transformers", "peft")
+    if tensorboard:
+        yield "tensorboard"
+
+
+def _base(name: str) -> Path:
+    path = Path(name)
+    return path if path.exists() else resolve_model(name)
+
+
+def _use_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads {threads}", "give a whole number above 0")
+    torch.set_num_threads(threads or probe().cores)
+
+
+@contextmanager
+def _observing(target: Path, tensorboard: bool, *, as_json: bool) -> Iterator[Observer]:
+    with ExitStack() as stack:
+        observers: list[Observer] = [as_json_lines if as_json else stack.enter_context(shown())]
+        if tensorboard:
+            from dure.tune.loop.tensorboard import event_files
+
+            observers.append(stack.enter_context(event_files(target / "tensorboard")))
+
+        def tell(event: TuneEvent) -> None:
+            for observer in observers:
+                observer(event)
+
+        yield tell
+
+
+def _tuned(
+    settings: TuneSettings,
+    target: Path,
+    observer: Observer,
+    stop: StopSignals,
+    save_every: int | None,
+    restart: bool,
+) -> Finished:
+    from dure.tune.loop.run import tune_model
+    from dure.tune.loop.training import Stopped
+
+    try:
+        return tune_model(
+            settings,
+            target,
+            observer,
+            save_every=save_every,
+            restart=restart,
+            is_stopped=stop.came,
+        )
+    except Stopped as stopped:
+        errors.print(
+            f"stopped after step {stopped.step:,}, which is saved: the same command goes on from there",
+            markup=False,
+        )
+        raise typer.Exit(128 + stop.number) from None
+
+
+def _report(done: Finished) -> None:
+    early = ", as it got no better" if done.stopped_early else ""
+    best = f", held-out loss {done.eval_loss:.4f}" if done.eval_loss is not None else ""
+    errors.print(f"ended after step {done.steps:,}{early}; weights of step {done.step:,}{best}")
+    output.print(printable(str(done.path)), soft_wrap=True)

@@ -1,0 +1,123 @@
+"""What happens in a run, as it happens: plain values for a terminal, a file or a program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "DataRead",
+    "Evaluated",
+    "Finished",
+    "ModelReady",
+    "Notice",
+    "Observer",
+    "Resumed",
+    "Saved",
+    "StepDone",
+    "TuneEvent",
+    "event_data",
+]
+
+
+@dataclass(frozen=True)
+class DataRead:
+    """The examples were read. text: in words."""
+
+    text: str
+    examples: int
+    tokens: int
+    answers: int
+    held_out: int
+
+
+@dataclass(frozen=True)
+class ModelReady:
+    """The model is in memory. weights: of all; learned: that change. arithmetic: bfloat16 or float32."""
+
+    weights: int
+    learned: int
+    arithmetic: str
+    device: str
+    steps: int
+    ctx: int
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The run goes on after this number of steps."""
+
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """A step was done; they count from 1. loss: in nats a token. norm: of the gradient before clipping."""
+
+    step: int
+    steps: int
+    loss: float
+    lr: float
+    norm: float
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The loss on examples that are never learned."""
+
+    step: int
+    loss: float
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is whole."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that a user may not expect."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run is over. path: of the result. step: whose weights it has. stopped_early: by --patience."""
+
+    path: Path
+    step: int
+    steps: int
+    loss: float | None
+    eval_loss: float | None
+    stopped_early: bool = False
+
+
+TuneEvent = DataRead | ModelReady | Resumed | StepDone | Evaluated | Saved | Notice | Finished
+Observer = Callable[[TuneEvent], None]
+
+_NAMES = {
+    DataRead: "data",
+    ModelReady: "model",
+    Resumed: "resumed",
+    StepDone: "step",
+    Evaluated: "evaluation",
+    Saved: "checkpoint",
+    Notice: "notice",
+    Finished: "finished",
+}
+
+
+def event_data(event: TuneEvent) -> dict[str, Any]:
+    """Return an event as JSON has it."""
+    said = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(event).items()}
+    return {"event": _NAMES[type(event)], **said}
