@@ -45,7 +45,7 @@ def tune(
     ],
     *,
     what: WhatLearns,
-    data: DataOptions,
+    reading: DataOptions,
     learning: LearningOptions,
     memory: MemoryOptions,
     out: Annotated[
@@ -86,7 +86,7 @@ def tune(
     if save_every is not None and save_every < 1:
         raise UsageError(f"--save-every {save_every}", "give a whole number above 0")
     path = _base(base)
-    settings = settings_of(path, what, data, learning, memory)
+    settings = settings_of(path, what, reading, learning, memory)
     target = out or Path(f"{path.name.removesuffix('.gguf')}-tuned")
     _use_threads(memory.threads)
     with StopSignals() as stop, _observing(target, tensorboard, as_json=as_json) as observer:
