@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Base", "config_of", "fingerprint_of", "load_base", "tokenizer_of"]
+__all__ = ["Base", "be_quiet", "config_of", "fingerprint_of", "load_base", "tokenizer_of"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,14 @@ class Base:
     path: Path
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+
+
+def be_quiet() -> None:
+    """Let transformers show no bars and no advice: what a user must know is told by errors."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def config_of(path: Path) -> PretrainedConfig:

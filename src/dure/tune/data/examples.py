@@ -48,7 +48,9 @@ class DataSummary:
 
     def sentence(self) -> str:
         """Return it in words."""
-        kinds = " and ".join(f"{n:,} {kind}" for kind, n in self.records.items())
+        kinds = " and ".join(
+            f"{n:,} {kind if n > 1 else kind[:-1]}" for kind, n in self.records.items()
+        )
         share = self.answers / self.tokens if self.tokens else 0.0
         learned = "" if set(self.records) == {Kind.TEXT} else f", {share:.0%} of them answers"
         held = f"; {self.held_out:,} examples are held out for evaluation" if self.held_out else ""

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from dure.errors import UsageError
-from dure.tune.base import fingerprint_of
+from dure.tune.base import be_quiet, fingerprint_of
 from dure.tune.data.generated import is_generated
 from dure.tune.loop.checkpoint import Checkpoints, Progress, disk_faults
 from dure.tune.loop.events import DataRead, Finished, ModelReady, Notice, Observer, Resumed
@@ -105,6 +105,7 @@ def tune_model(
 
     restart: begin anew. Raises Stopped if is_stopped says so, and a DureError if something is wrong.
     """
+    be_quiet()
     settings = settings.checked()
     folder = RunFolder(out)
     with folder.locked():
@@ -115,6 +116,7 @@ def tune_model(
         if facts:
             _check_same(facts["settings"], identity, out)
         if "result" in facts and Path(facts["result"]["path"]).exists():
+            observer(Notice("this run has ended already: --restart begins it anew"))
             return _finished(facts["result"])
         prepared = prepared_of(settings)
         _tell(prepared, observer)
