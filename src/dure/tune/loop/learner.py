@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from dure.tune.settings import Arithmetic, TuneMethod, TuneSettings
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-__all__ = ["Learner", "arithmetic_of", "learner_of", "new_config", "with_adapter"]
+__all__ = ["Learner", "arithmetic_of", "keep_less", "learner_of", "new_config", "with_adapter"]
 
 _BF16_FEATURES = {"amx_bf16", "avx512_bf16", "bf16"}  # the last is Arm's
 _SUMS_INTO_STREAM = ("o_proj.weight", "down_proj.weight")
@@ -76,7 +77,7 @@ def learner_of(
         model = with_adapter(model, settings)
     model = model.to(arithmetic.device)
     if settings.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        keep_less(model)
     return Learner(model.train(), kept)
 
 
@@ -91,7 +92,18 @@ def with_adapter(model: Any, settings: TuneSettings) -> Any:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
+        return get_peft_model(model, config)
+
+
+def keep_less(model: Any) -> None:
+    """Let a model compute what is inside of its layers again for the gradient, instead of keeping it."""
+    newer = getattr(model, "activation_checkpointing_enable", None)
+    enable = newer or model.gradient_checkpointing_enable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        enable({"use_reentrant": False})
 
 
 def new_config(path: Path, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
