@@ -2,7 +2,7 @@
 # make test    install what tests need, and run them all; one file, or some tests of it:
 #              make test ARGS="tests/generate/test_scheduler.py -k neighbours"
 # make test-clients
-#              install other people's clients, pinned, into .clients (2 GB), and run them against dure
+#              install other people's clients, pinned, into .clients (1 GB), and run them against dure
 # make test-arm64
 #              test on emulated boards, with root: CONTRIBUTING.md; one board, or some tests of it:
 #              make test-arm64 BOARDS=pi5 ARGS="-k chat"
@@ -31,9 +31,8 @@ VENV := .venv
 # files of tests that run at once, if all of them do
 WORKERS ?= 2
 BIN := $(VENV)/bin
-# which of other people's clients: npm (Claude Code, Codex, ollama), those of tests/clients/pinned, and
-# transformers, which models are imported from
-CLIENTS ?= npm aider langchain litellm llm lm-eval transformers
+# which of other people's clients: npm (Claude Code, Codex, ollama), and those of tests/clients/pinned
+CLIENTS ?= npm aider langchain litellm llm lm-eval
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard native/*) $(shell find src -name '*.py')
 
 # The page is built where there is Node, 20.19 or newer, and part of the wheel; all else works without it.
@@ -101,13 +100,8 @@ clients: $(CLIENTS:%=.clients/%/installed)
 	$(@D)/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
-.clients/transformers/installed: tests/convert/transformers.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --requirement $<
-	@touch $@
-
 test-clients: install $(VENV)/installed-dev clients
-	$(BIN)/python -m pytest tests/clients tests/convert/test_import_transformers.py
+	$(BIN)/python -m pytest tests/clients
 
 test-arm64: install $(VENV)/installed-dev
 	$(BIN)/python -m tests.arm64.run $(BOARDS) $(if $(ARGS),--pytest $(ARGS))

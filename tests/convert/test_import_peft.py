@@ -1,10 +1,11 @@
 """Adapters that peft saved compute what peft computes: beside their model, and merged into it.
 
-A program in transformers' own environment makes them (`make clients CLIENTS=transformers`).
+A program makes them, in a process that is told of nothing but a folder.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from dure.convert.model import write_model
 from dure.convert.sources import Asked, source_of
 from dure.model.ggml import type_named
 from tests.support.exact_logits import logits_of
-from tests.support.other_clients import Person, installed
+from tests.support.other_clients import Person
 
 PROGRAM = Path(__file__).parent / "programs" / "peft_adapters.py"
 ADAPTERS = [
@@ -28,7 +29,7 @@ MOST_ERROR = 1e-3
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of everything that the program writes."""
-    python = installed("transformers", "bin/python")
+    python = Path(sys.executable)
     folder = tmp_path_factory.mktemp("peft")
     done = Person.moved_into(folder).run(python, PROGRAM, folder / "made")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,12 +1,13 @@
 """Models that transformers saved are what they were: the same logits, tokens and conversations.
 
-A program in transformers' own environment makes them (`make clients CLIENTS=transformers`).
+A program makes them, in a process that is told of nothing but a folder.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from tests.support.huggingface_folders import (
     write_json,
     write_safetensors,
 )
-from tests.support.other_clients import Person, installed
+from tests.support.other_clients import Person
 
 PROGRAM = Path(__file__).parent / "programs" / "transformers_models.py"
 FAMILIES = ["llama", "llama2", "qwen2", "qwen3", "qwen3moe", "gemma3", "gpt_oss", "gpt_oss_mxfp4"]
@@ -55,7 +56,7 @@ def has_inner_capital(text: str) -> bool:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of everything that the program writes."""
-    python = installed("transformers", "bin/python")
+    python = Path(sys.executable)
     folder = tmp_path_factory.mktemp("transformers")
     done = Person.moved_into(folder).run(python, PROGRAM, folder / "made")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,6 +1,6 @@
 """Writes tiny random models as today's transformers does, and what it computes and tokenizes itself.
 
-Runs in transformers' own environment: `python transformers_models.py FOLDER`. For each model there is
+Runs alone: `python transformers_models.py FOLDER`. For each model there is
 FOLDER/NAME/model, with FOLDER/NAME/logits.npy (float32 [tokens, vocabulary]) of the prompt in
 FOLDER/NAME/facts.json, and there too the tokens of FOLDER/texts.json and the rendered conversations.
 """

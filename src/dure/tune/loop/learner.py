@@ -21,7 +21,7 @@ from dure.tune.settings import Arithmetic, TuneMethod, TuneSettings
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-__all__ = ["Learner", "arithmetic_of", "keep_less", "learner_of", "new_config", "with_adapter"]
+__all__ = ["Learner", "arithmetic_of", "blank_model", "keep_less", "learner_of", "new_config", "with_adapter"]
 
 _BF16_FEATURES = {"amx_bf16", "avx512_bf16", "bf16"}  # the last is Arm's
 _SUMS_INTO_STREAM = ("o_proj.weight", "down_proj.weight")
@@ -60,6 +60,30 @@ def arithmetic_of(wanted: Arithmetic) -> Arith:
     return Arith(device, torch.bfloat16 if has_bf16 else torch.float32)
 
 
+def blank_model(config: PretrainedConfig, settings: TuneSettings, arithmetic: Arith) -> nn.Module:
+    """Return a model of a configuration with weights of no meaning, ready to learn as a run's would."""
+    from transformers import AutoModelForCausalLM
+
+    is_frozen = settings.method is TuneMethod.LORA
+    model = AutoModelForCausalLM.from_config(
+        config,
+        dtype=arithmetic.dtype if is_frozen else torch.float32,
+        attn_implementation="sdpa",
+    )
+    return _ready(model, settings, arithmetic)
+
+
+def _ready(model: Any, settings: TuneSettings, arithmetic: Arith) -> nn.Module:
+    if settings.method is TuneMethod.LORA:
+        model = with_adapter(model, settings)
+    if arithmetic.device.type != "cpu":
+        model = model.to(arithmetic.device)
+    if settings.checkpointing:
+        keep_less(model)
+    ready: nn.Module = model.train()
+    return ready
+
+
 def learner_of(
     settings: TuneSettings, tokenizer: PreTrainedTokenizerBase, arithmetic: Arith
 ) -> Learner:
@@ -73,12 +97,7 @@ def learner_of(
         is_frozen = settings.method is TuneMethod.LORA
         base = load_base(settings.base, arithmetic.dtype if is_frozen else torch.float32)
         model, kept = base.model, base.model.config.dtype or torch.float32
-    if settings.method is TuneMethod.LORA:
-        model = with_adapter(model, settings)
-    model = model.to(arithmetic.device)
-    if settings.checkpointing:
-        keep_less(model)
-    return Learner(model.train(), kept)
+    return Learner(_ready(model, settings, arithmetic), kept)
 
 
 def with_adapter(model: Any, settings: TuneSettings) -> Any:

@@ -84,12 +84,20 @@ def batch_of(rows: Sequence[Row], device: torch.device, *, pack: bool) -> Batch:
 
 
 class RowLoss:
-    """Computes losses of one model. pack: whether a row may hold several examples."""
+    """Computes losses of one model. pack: whether a row may hold several examples.
 
-    def __init__(self, model: nn.Module, arithmetic: Arith, *, pack: bool) -> None:
+    is_plain: whether logits are a product with the output matrix and nothing more; None: it is tried.
+    """
+
+    def __init__(
+        self, model: nn.Module, arithmetic: Arith, *, pack: bool, is_plain: bool | None = None
+    ) -> None:
         self._arithmetic, self._pack = arithmetic, pack
         self._model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._head = _plain_head(self._model, arithmetic)
+        if is_plain is None:
+            self._head = _plain_head(self._model, arithmetic)
+        else:
+            self._head = self._model.get_output_embeddings() if is_plain else None
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         """Return rows as tensors on the model's device."""

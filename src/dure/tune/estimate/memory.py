@@ -1,0 +1,159 @@
+"""The memory of a step, by arithmetic: its operations are run on tensors that have shapes and no content.
+
+Every tensor is counted while it lives: weights, what the forward pass keeps, gradients, what comes and
+goes. The optimizer's state is added, which is there from the first step on.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dure.tune.loop.learner import blank_model
+from dure.tune.loop.losses import Arith, Batch, RowLoss
+from dure.tune.settings import StateFormat, TuneSettings
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+__all__ = ["MemoryEstimate", "Shapes", "memory_of", "program_bytes", "shapes_of"]
+
+_STATE_BYTES = {  # of a weight that learns
+    StateFormat.FP32: 8.0,
+    StateFormat.BF16: 4.0,
+    StateFormat.EIGHT_BIT: 2.1,
+}
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The rows of one pass. rows; tokens of each; counted: tokens whose loss counts, in all rows."""
+
+    rows: int
+    tokens: int
+    counted: int
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes at the peak. weights and learned: numbers of them. pass_bytes: what the passes keep, with the
+    gradients. program: of the libraries themselves.
+    """
+
+    weights: int
+    learned: int
+    weight_bytes: int
+    pass_bytes: int
+    state_bytes: int
+    program: int
+
+    @property
+    def model_bytes(self) -> int:
+        """Return the bytes on the device that computes."""
+        return self.weight_bytes + self.pass_bytes + self.state_bytes
+
+    @property
+    def peak_bytes(self) -> int:
+        """Return the bytes of the process, if it computes on the processor."""
+        return self.model_bytes + self.program
+
+
+def program_bytes() -> int:
+    """Return the memory of this process as it is: of libraries, before a model is loaded."""
+    return int(psutil.Process(os.getpid()).memory_info().rss)
+
+
+def memory_of(
+    config: PretrainedConfig, settings: TuneSettings, arithmetic: Arith, shapes: Shapes, program: int
+) -> MemoryEstimate:
+    """Return the memory of a run. program: of the process without the model."""
+    here = Arith(torch.device("cpu"), arithmetic.dtype)  # where the fake tensors say that they are
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = blank_model(config, settings, here)
+        parameters = list(model.parameters())
+        learned = sum(p.numel() for p in parameters if p.requires_grad)
+        held = {s._cdata: s.nbytes() for s in map(_storage, [*parameters, *model.buffers()])}
+        loss = RowLoss(model, here, pack=True, is_plain=_is_plain(config))
+        with _Living(held) as living:
+            for _ in range(min(2, settings.accumulate)):
+                loss.of(_batch(shapes)).backward()
+    return MemoryEstimate(
+        weights=sum(p.numel() for p in parameters),
+        learned=learned,
+        weight_bytes=sum(held.values()),
+        pass_bytes=living.peak,
+        state_bytes=int(_STATE_BYTES[settings.state] * learned),
+        program=program,
+    )
+
+
+def _is_plain(config: Any) -> bool:
+    caps = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+    return not any(getattr(config, name, None) for name in caps)
+
+
+def _batch(shapes: Shapes) -> Batch:
+    ids = torch.zeros(shapes.rows, shapes.tokens, dtype=torch.int64)
+    counted = torch.zeros(shapes.counted, dtype=torch.int64)
+    mask = torch.zeros(shapes.rows, 1, shapes.tokens, shapes.tokens, dtype=torch.bool)
+    return Batch(ids, ids, counted, counted, torch.zeros(shapes.counted), mask)
+
+
+def _storage(tensor: Tensor) -> Any:
+    return tensor.untyped_storage()
+
+
+class _Living(TorchDispatchMode):  # type: ignore[misc]  # torch is not followed
+    """Counts the bytes of tensors that are made in its block, while they live. held: not counted."""
+
+    def __init__(self, held: dict[int, int]) -> None:
+        super().__init__()
+        self._known, self._now, self.peak = set(held), 0, 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operation, and count what it makes."""
+        made = func(*args, **(kwargs or {}))
+        for tensor in _tensors_in(made):
+            self._count(_storage(tensor))
+        return made
+
+    def _count(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self._now += size
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._now -= size
+
+
+def _tensors_in(made: Any) -> Iterator[Tensor]:
+    if isinstance(made, Tensor):
+        yield made
+    elif isinstance(made, list | tuple):
+        for one in made:
+            yield from _tensors_in(one)
+
+
+def shapes_of(rows: Any, settings: TuneSettings) -> Shapes:
+    """Return the shapes of the largest pass among rows."""
+    longest = max(len(row) for row in rows)
+    counted = max(int(np.count_nonzero(row.weights)) for row in rows)
+    n = min(settings.batch, len(rows))
+    return Shapes(n, longest, max(1, n * counted))
