@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dure.cli.terminal.console import errors, output, printable
+from dure.cli.terminal.console import errors, output, print_json, printable
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import Json
@@ -21,9 +21,11 @@ from dure.cli.terminal.tune_options import (
     WhatLearns,
     settings_of,
 )
+from dure.cli.terminal.tune_plan_report import PlanOptions, plan_data, print_plan
 from dure.cli.terminal.tune_view import as_json_lines, shown
 from dure.errors import UsageError
 from dure.hardware.probe import probe
+from dure.places import cache_directory
 from dure.tune.needed import check_installed
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def tune(
     reading: DataOptions,
     learning: LearningOptions,
     memory: MemoryOptions,
+    planning: PlanOptions,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -85,14 +88,28 @@ def tune(
     check_installed((*_needed(tensorboard),))
     if save_every is not None and save_every < 1:
         raise UsageError(f"--save-every {save_every}", "give a whole number above 0")
+    planning.check()
     path = _base(base)
     settings = settings_of(path, what, reading, learning, memory)
     target = out or Path(f"{path.name.removesuffix('.gguf')}-tuned")
     _use_threads(memory.threads)
+    if planning.plan:
+        _print_plan(settings, planning, as_json=as_json)
+        return
     with StopSignals() as stop, _observing(target, tensorboard, as_json=as_json) as observer:
         done = _tuned(settings, target, observer, stop, save_every, restart)
     if not as_json:
         _report(done)
+
+
+def _print_plan(settings: TuneSettings, options: PlanOptions, *, as_json: bool) -> None:
+    from dure.tune.estimate.plan import plan_of
+
+    plan = plan_of(settings, cache_directory() / "tune")
+    if as_json:
+        print_json(plan_data(plan, options))
+    else:
+        print_plan(plan, options)
 
 
 def _needed(tensorboard: bool) -> Iterator[str]:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dure.tune.data.rows import row_of
 from dure.tune.loop.learner import blank_model
 from dure.tune.loop.losses import Arith, Batch, RowLoss
+from dure.tune.loop.optimizers import optimizer_of
 from dure.tune.settings import StateFormat, TuneSettings
 
 if TYPE_CHECKING:
@@ -28,6 +30,15 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryEstimate", "Shapes", "memory_of", "program_bytes", "shapes_of"]
 
+_SMALL = {
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
+_WORKSPACE = 64 << 20  # what the libraries keep for matrices of a usual size
 _STATE_BYTES = {  # of a weight that learns
     StateFormat.FP32: 8.0,
     StateFormat.BF16: 4.0,
@@ -68,18 +79,35 @@ class MemoryEstimate:
         return self.model_bytes + self.program
 
 
-def program_bytes() -> int:
-    """Return the memory of this process as it is: of libraries, before a model is loaded."""
-    return int(psutil.Process(os.getpid()).memory_info().rss)
+def program_bytes(settings: TuneSettings, arithmetic: Arith) -> int:
+    """Return the memory of this process without a model: a very small one learns once, so that all
+    libraries are there, with what they keep.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model("llama", **_SMALL)
+    model = blank_model(config, settings, arithmetic)
+    learned = np.ones(256, np.float32)
+    row = row_of([(np.zeros(256, np.int32), learned * (np.arange(256) > 0))] * 2)
+    loss, optimizer = RowLoss(model, arithmetic, pack=True), optimizer_of(model, settings)
+    loss.of(loss.batch([row])).backward()
+    optimizer.step()
+    return _WORKSPACE + int(psutil.Process(os.getpid()).memory_info().rss)
 
 
 def memory_of(
-    config: PretrainedConfig, settings: TuneSettings, arithmetic: Arith, shapes: Shapes, program: int
+    config: PretrainedConfig,
+    settings: TuneSettings,
+    arithmetic: Arith,
+    shapes: Shapes,
+    program: int,
 ) -> MemoryEstimate:
     """Return the memory of a run. program: of the process without the model."""
     here = Arith(torch.device("cpu"), arithmetic.dtype)  # where the fake tensors say that they are
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with torch.device("meta"):
         model = blank_model(config, settings, here)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _place(model)
         parameters = list(model.parameters())
         learned = sum(p.numel() for p in parameters if p.requires_grad)
         held = {s._cdata: s.nbytes() for s in map(_storage, [*parameters, *model.buffers()])}
@@ -95,6 +123,26 @@ def memory_of(
         state_bytes=int(_STATE_BYTES[settings.state] * learned),
         program=program,
     )
+
+
+def _place(model: nn.Module) -> None:
+    """Let all tensors of a model on the meta device say that they are on the processor."""
+    placed: dict[int, Tensor] = {}  # a tied weight is one
+
+    def empty(tensor: Tensor) -> Tensor:
+        found = placed.get(id(tensor))
+        if found is None:
+            found = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            if isinstance(tensor, nn.Parameter):
+                found = nn.Parameter(found, requires_grad=tensor.requires_grad)
+            placed[id(tensor)] = found
+        return found
+
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = empty(tensor)
 
 
 def _is_plain(config: Any) -> bool:
@@ -120,9 +168,7 @@ class _Living(TorchDispatchMode):  # type: ignore[misc]  # torch is not followed
         super().__init__()
         self._known, self._now, self.peak = set(held), 0, 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and count what it makes."""
         made = func(*args, **(kwargs or {}))
         for tensor in _tensors_in(made):

@@ -21,7 +21,15 @@ from dure.tune.settings import Arithmetic, TuneMethod, TuneSettings
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-__all__ = ["Learner", "arithmetic_of", "blank_model", "keep_less", "learner_of", "new_config", "with_adapter"]
+__all__ = [
+    "Learner",
+    "arithmetic_of",
+    "blank_model",
+    "keep_less",
+    "learner_of",
+    "new_config",
+    "with_adapter",
+]
 
 _BF16_FEATURES = {"amx_bf16", "avx512_bf16", "bf16"}  # the last is Arm's
 _SUMS_INTO_STREAM = ("o_proj.weight", "down_proj.weight")

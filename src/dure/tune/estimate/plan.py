@@ -1,0 +1,138 @@
+"""What a run would be, before anything of its model is loaded: if it fits, how long, what it would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dure.hardware.probe import probe
+from dure.tune.base import be_quiet
+from dure.tune.data.rows import RowSource
+from dure.tune.estimate.memory import MemoryEstimate, memory_of, program_bytes, shapes_of
+from dure.tune.estimate.speed import step_times
+from dure.tune.loop.learner import arithmetic_of
+from dure.tune.loop.losses import Arith
+from dure.tune.loop.prepared import Prepared, prepared_of
+from dure.tune.loop.run import EVALUATIONS
+from dure.tune.settings import TuneMethod, TuneSettings
+
+__all__ = ["TunePlan", "plan_of"]
+
+SAMPLE = 64  # steps whose rows are looked at
+FORWARD = 1 / 3  # of the time of a pass, which also goes backward
+
+
+@dataclass(frozen=True)
+class TunePlan:
+    """A run. available_bytes: of memory, or of the GPU's. switch: what makes it fit, if it does not: "" if
+    nothing does. seconds: on this machine; None if it was not measured, as the run does not fit.
+    """
+
+    text: str
+    notes: tuple[str, ...]
+    device: str
+    arithmetic: str
+    steps: int
+    tokens: int
+    memory: MemoryEstimate
+    needed_bytes: int
+    available_bytes: int
+    switch: str
+    seconds: float | None
+
+    @property
+    def fits(self) -> bool:
+        """Return whether memory is enough."""
+        return self.needed_bytes <= self.available_bytes
+
+
+def plan_of(settings: TuneSettings, kept: Path) -> TunePlan:
+    """Return what a run would be. kept: the folder of measurements. Raises as the run itself does."""
+    be_quiet()
+    settings = settings.checked()
+    prepared = prepared_of(settings)
+    source = prepared.source(settings.pack)
+    arithmetic = arithmetic_of(settings.dtype)
+    steps = prepared.steps(source)
+    sample = [source.rows(step) for step in range(min(steps, SAMPLE))]
+    tokens = round(sum(len(row) for rows in sample for row in rows) / len(sample) * steps)
+    program = program_bytes(settings, arithmetic)
+
+    def memory(of: TuneSettings) -> MemoryEstimate:
+        rows = [row for step in sample for row in step]
+        return memory_of(prepared.config, of, arithmetic, shapes_of(rows, of), program)
+
+    found, available = memory(settings), _available(arithmetic)
+    needed = _needed(found, arithmetic)
+    fits = needed <= available
+    switch = (
+        "" if fits else _switch(settings, lambda s: _needed(memory(s), arithmetic) <= available)
+    )
+    seconds = _seconds(prepared, source, arithmetic, steps, tokens, kept) if fits else None
+    return TunePlan(
+        prepared.text,
+        prepared.notes,
+        str(arithmetic.device),
+        str(arithmetic.dtype).removeprefix("torch."),
+        steps,
+        tokens,
+        found,
+        needed,
+        available,
+        switch,
+        seconds,
+    )
+
+
+def _needed(found: MemoryEstimate, arithmetic: Arith) -> int:
+    return found.peak_bytes if arithmetic.device.type == "cpu" else found.model_bytes
+
+
+def _available(arithmetic: Arith) -> int:
+    if arithmetic.device.type == "cpu":
+        return probe().available_bytes
+    return int(torch.cuda.mem_get_info()[0])
+
+
+def _switch(settings: TuneSettings, fits: Any) -> str:
+    """Return the first change with which a run fits, what costs least first; "" if none does."""
+    for text, changed in _smaller(settings):
+        if fits(changed):
+            return text
+    return ""
+
+
+def _smaller(settings: TuneSettings) -> Iterator[tuple[str, TuneSettings]]:
+    now, said = settings, list[str]()
+    if now.batch > 1:
+        said.append(f"--batch 1 --accumulate {now.rows_per_step}")
+        now = replace(now, batch=1, accumulate=now.rows_per_step)
+        yield " ".join(said), now
+    if not now.checkpointing:
+        said.append("--checkpointing")
+        now = replace(now, checkpointing=True)
+        yield " ".join(said), now
+    if now.method is TuneMethod.FULL:
+        said.append("--lora")
+        yield " ".join(said), replace(now, method=TuneMethod.LORA)
+
+
+def _seconds(
+    prepared: Prepared,
+    source: RowSource,
+    arithmetic: Arith,
+    steps: int,
+    tokens: int,
+    kept: Path,
+) -> float:
+    """Return the seconds of all steps and evaluations."""
+    settings, rows = prepared.settings, source.rows(0)
+    times = step_times(prepared.config, settings, arithmetic, rows, kept)
+    per_token = times.pass_s / sum(map(len, rows))
+    evaluated = sum(map(len, source.held_out())) * FORWARD
+    evaluations = steps // settings.eval_every if settings.eval_every else min(EVALUATIONS, steps)
+    return steps * times.update_s + per_token * (tokens + evaluations * evaluated)
