@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,7 +19,7 @@ from dure.tune.loop.prepared import Prepared, prepared_of
 from dure.tune.loop.run import EVALUATIONS
 from dure.tune.settings import TuneMethod, TuneSettings
 
-__all__ = ["TunePlan", "plan_of"]
+__all__ = ["TunePlan", "plan_of", "switch_of"]
 
 SAMPLE = 64  # steps whose rows are looked at
 FORWARD = 1 / 3  # of the time of a pass, which also goes backward
@@ -50,8 +49,11 @@ class TunePlan:
         return self.needed_bytes <= self.available_bytes
 
 
-def plan_of(settings: TuneSettings, kept: Path) -> TunePlan:
-    """Return what a run would be. kept: the folder of measurements. Raises as the run itself does."""
+def plan_of(settings: TuneSettings, kept: Path, *, available_bytes: int | None = None) -> TunePlan:
+    """Return what a run would be. kept: the folder of measurements. available_bytes: what is free.
+
+    Raises as the run itself does.
+    """
     be_quiet()
     settings = settings.checked()
     prepared = prepared_of(settings)
@@ -66,11 +68,12 @@ def plan_of(settings: TuneSettings, kept: Path) -> TunePlan:
         rows = [row for step in sample for row in step]
         return memory_of(prepared.config, of, arithmetic, shapes_of(rows, of), program)
 
-    found, available = memory(settings), _available(arithmetic)
+    found = memory(settings)
+    available = _available(arithmetic) if available_bytes is None else available_bytes
     needed = _needed(found, arithmetic)
     fits = needed <= available
     switch = (
-        "" if fits else _switch(settings, lambda s: _needed(memory(s), arithmetic) <= available)
+        "" if fits else switch_of(settings, lambda s: _needed(memory(s), arithmetic) <= available)
     )
     seconds = _seconds(prepared, source, arithmetic, steps, tokens, kept) if fits else None
     return TunePlan(
@@ -98,7 +101,7 @@ def _available(arithmetic: Arith) -> int:
     return int(torch.cuda.mem_get_info()[0])
 
 
-def _switch(settings: TuneSettings, fits: Any) -> str:
+def switch_of(settings: TuneSettings, fits: Callable[[TuneSettings], bool]) -> str:
     """Return the first change with which a run fits, what costs least first; "" if none does."""
     for text, changed in _smaller(settings):
         if fits(changed):
