@@ -19,6 +19,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Commands and their options": ("cli", "deploy/options.py"),
     "Model files, names and pulls": ("model",),
     "Importing, quantizing and judging": ("convert", "evaluate", "kept_work.py"),
+    "Tuning": ("tune",),
     "Starting and running a model": (
         "deploy", "plan", "engine", "generate", "worker", "hardware", "isolation",
     ),

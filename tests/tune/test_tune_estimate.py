@@ -84,6 +84,7 @@ def test_a_plan_measures_once_and_keeps_it(settings: TuneSettings, tmp_path: Pat
     [kept] = tmp_path.iterdir()
     kept.write_text("[100.0, 0.0]")
     again = plan_of(settings, tmp_path)
+    assert again.seconds is not None
     assert 50 * plan.steps < again.seconds < 100 * plan.steps  # an epoch's last has fewer rows
 
 
