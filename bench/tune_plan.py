@@ -23,7 +23,7 @@ SHAPES: dict[str, dict[str, int]] = {
 }
 RUNS = {
     "from scratch, 34M, float32": ("34M", ["--dtype", "float32", "--ctx", "512"]),
-    "LoRA, 60M": ("60M", ["--lora", "--ctx", "1024"]),
+    "LoRA, 60M": ("60M", ["--lora", "--ctx", "512"]),
     "full, 60M, 2 passes, checkpointing": (
         "60M",
         ["--full", "--ctx", "512", "--accumulate", "2", "--checkpointing"],

@@ -24,7 +24,10 @@ HERE = Arith(torch.device("cpu"), torch.float32)
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return a model of full attention, and one of which half of the layers see four tokens."""
     folder = tmp_path_factory.mktemp("models")
-    sliding: dict[str, Any] = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+    sliding: dict[str, Any] = {
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
     write_tiny_model(folder / "qwen3")
     write_tiny_model(folder / "gemma3", "gemma3_text", **sliding)
     return {name: load_base(folder / name, torch.float32).model for name in ("qwen3", "gemma3")}

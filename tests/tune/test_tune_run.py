@@ -95,6 +95,7 @@ def test_all_weights_learn_and_the_best_are_written(settings: TuneSettings, tmp_
     assert (tmp_path / "out/loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks for it
 def test_an_adapter_learns_beside_frozen_weights(settings: TuneSettings, tmp_path: Path) -> None:
     """What is written is peft's folder, and gives the loss that was told."""
     from peft import PeftModel

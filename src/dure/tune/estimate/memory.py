@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dure.tune.data.rows import row_of
 from dure.tune.loop.learner import blank_model
-from dure.tune.loop.losses import Arith, Batch, RowLoss
+from dure.tune.loop.losses import Arith, Batch, RowLoss, rounded
 from dure.tune.loop.optimizers import optimizer_of
 from dure.tune.settings import StateFormat, TuneSettings
 
@@ -202,4 +202,4 @@ def shapes_of(rows: Any, settings: TuneSettings) -> Shapes:
     longest = max(len(row) for row in rows)
     counted = max(int(np.count_nonzero(row.weights)) for row in rows)
     n = min(settings.batch, len(rows))
-    return Shapes(n, longest, max(1, n * counted))
+    return Shapes(n, rounded(longest), rounded(n * counted))

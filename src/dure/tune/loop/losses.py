@@ -18,9 +18,10 @@ from torch.nn import functional
 
 from dure.tune.data.rows import Row
 
-__all__ = ["Arith", "Batch", "RowLoss", "batch_of", "keeps_apart"]
+__all__ = ["Arith", "Batch", "RowLoss", "batch_of", "keeps_apart", "rounded"]
 
 LOGITS_AT_ONCE = 1 << 24
+ROUNDED_TO = 64  # tokens: libraries prepare, and keep, something for each new shape
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Batch:
     """Rows as tensors. ids, positions: int64 [rows, tokens]. mask: as ids, for rows alone.
 
     picked: int64 [counted], where in the rows, one after the other, a token is predicted that counts.
-    targets: int64 [counted], these tokens. weights: float32 [counted].
+    targets: int64 [counted], these tokens. weights: float32 [counted]. Filled up with a weight of 0.
     """
 
     ids: Tensor
@@ -55,10 +56,12 @@ class Batch:
 
 
 def batch_of(rows: Sequence[Row], device: torch.device, *, pack: bool) -> Batch:
-    """Return rows as tensors, the shorter ones filled up. pack: examples of a row are kept apart by their
-    positions; without it, each row is one example, and a mask says what is filled up.
+    """Return rows as tensors, filled up to a length that comes again.
+
+    pack: examples of a row are kept apart by their positions; without it, each row is one example, and a
+    mask says what is filled up.
     """
-    longest = max(len(row) for row in rows)
+    longest = rounded(max(len(row) for row in rows))
     ids = np.zeros((len(rows), longest), np.int64)
     positions = np.zeros_like(ids)
     weights = np.zeros((len(rows), longest), np.float32)
@@ -68,7 +71,12 @@ def batch_of(rows: Sequence[Row], device: torch.device, *, pack: bool) -> Batch:
         ids[i, :n], weights[i, :n], mask[i, :n] = row.ids, row.weights, 1
         positions[i, :n], positions[i, n:] = row.positions, np.arange(longest - n)
     counted = np.flatnonzero(weights)  # never the first of a row
-    targets, weighed = ids.ravel()[counted], weights.ravel()[counted]
+    n = rounded(len(counted))
+    picked, targets = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    weighed = np.zeros(n, np.float32)
+    picked[: len(counted)] = counted - 1
+    targets[: len(counted)] = ids.ravel()[counted]
+    weighed[: len(counted)] = weights.ravel()[counted]
 
     def tensor(values: Any) -> Tensor:
         return torch.from_numpy(values).to(device)
@@ -76,11 +84,16 @@ def batch_of(rows: Sequence[Row], device: torch.device, *, pack: bool) -> Batch:
     return Batch(
         tensor(ids),
         tensor(positions),
-        tensor(counted - 1),
+        tensor(picked),
         tensor(targets),
         tensor(weighed),
         tensor(mask) if not pack and bool((mask == 0).any()) else None,
     )
+
+
+def rounded(n: int) -> int:
+    """Return the length to which rows of so many tokens are filled up."""
+    return -(-n // ROUNDED_TO) * ROUNDED_TO
 
 
 class RowLoss:
