@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from dure.errors import UsageError
 from dure.tune.data.chat_text import ChatText
-from dure.tune.data.encoder import Encoded, Encoder
+from dure.tune.data.encoder import Encoded, ExampleEncoder
 from dure.tune.data.examples import Examples, LongPolicy, read_examples
 from dure.tune.data.generated import GeneratedRows
-from dure.tune.data.records import Kind, Record, read_records, record_of
+from dure.tune.data.records import ExampleRecord, Kind, read_records, record_of
 from dure.tune.data.rows import FileRows, packed
 from tests.support.tiny_models import CHATML, chats, write_lines
 
@@ -40,9 +40,9 @@ def text_of(ids: list[int]) -> str:
     return "".join("<|im_end|>" if one == END else chr(one) for one in ids)
 
 
-def encoder(template: str | None = CHATML, **settings: Any) -> Encoder:
+def encoder(template: str | None = CHATML, **settings: Any) -> ExampleEncoder:
     chat = ChatText(template, model="tiny") if template else None
-    return Encoder(tokenize, chat, ends={END}, specials={END}, **settings)
+    return ExampleEncoder(tokenize, chat, ends={END}, specials={END}, **settings)
 
 
 def learned(one: Encoded) -> str:
@@ -257,6 +257,6 @@ def test_a_function_whose_examples_do_not_fit_is_an_error() -> None:
 def test_records_of_two_kinds_come_from_two_files(tmp_path: Path) -> None:
     one = write_lines(tmp_path / "a.jsonl", {"text": "a"})
     (tmp_path / "b.txt").write_text("one text\nof two lines")
-    found: list[Record] = [*read_records(one), *read_records(tmp_path / "b.txt")]
+    found: list[ExampleRecord] = [*read_records(one), *read_records(tmp_path / "b.txt")]
     assert [record.kind for record in found] == [Kind.TEXT, Kind.TEXT]
     assert found[1].parts == [("one text\nof two lines", 1.0)]

@@ -17,12 +17,12 @@ from transformers import AutoModelForCausalLM
 from dure.errors import DureError, ModelError, ResourceError, UsageError
 from dure.tune.loop.events import (
     Evaluated,
-    Finished,
     ModelReady,
     Notice,
     Resumed,
+    RunEnded,
     Saved,
-    StepDone,
+    StepLearned,
     TuneEvent,
 )
 from dure.tune.loop.run import tune_model
@@ -70,10 +70,10 @@ class Seen(list[TuneEvent]):
         return [one for one in self if isinstance(one, kind)]
 
     def is_stopped(self) -> bool:
-        return len(self.of(StepDone)) >= self.stop_after
+        return len(self.of(StepLearned)) >= self.stop_after
 
 
-def run(settings: TuneSettings, out: Path, **options: Any) -> tuple[Finished, Seen]:
+def run(settings: TuneSettings, out: Path, **options: Any) -> tuple[RunEnded, Seen]:
     seen = Seen()
     return tune_model(settings, out, seen, **options), seen
 
@@ -102,7 +102,7 @@ def test_an_adapter_learns_beside_frozen_weights(settings: TuneSettings, tmp_pat
 
     lora = replace(settings, method=TuneMethod.LORA, rank=4, steps=40, lr=3e-2)
     done, seen = run(lora, tmp_path / "out")
-    losses = [one.loss for one in seen.of(StepDone)]
+    losses = [one.loss for one in seen.of(StepLearned)]
     assert losses[-1] < 0.95 * losses[0]
     assert seen.of(ModelReady)[0].learned < seen.of(ModelReady)[0].weights / 3
     base = AutoModelForCausalLM.from_pretrained(settings.base)
@@ -137,7 +137,7 @@ def test_a_step_is_the_same_however_its_rows_are_divided(
     divided = replace(whole, batch=1, accumulate=4)
     _, one = run(whole, tmp_path / "whole")
     _, other = run(divided, tmp_path / "divided")
-    for a, b in zip(one.of(StepDone), other.of(StepDone), strict=True):
+    for a, b in zip(one.of(StepLearned), other.of(StepLearned), strict=True):
         assert (a.loss, a.norm) == pytest.approx((b.loss, b.norm), rel=1e-4)
 
 
@@ -147,7 +147,7 @@ def test_keeping_less_for_the_gradient_changes_nothing(
     few = replace(settings, steps=4, eval_split=0.0)
     _, one = run(few, tmp_path / "kept")
     _, other = run(replace(few, checkpointing=True), tmp_path / "computed")
-    found = [[step.loss for step in seen.of(StepDone)] for seen in (one, other)]
+    found = [[step.loss for step in seen.of(StepLearned)] for seen in (one, other)]
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
@@ -218,7 +218,7 @@ def test_two_runs_do_not_write_into_one_folder(settings: TuneSettings, tmp_path:
     errors: list[str] = []
 
     def tell(event: TuneEvent) -> None:
-        if isinstance(event, StepDone) and not errors:
+        if isinstance(event, StepLearned) and not errors:
             with pytest.raises(UsageError) as caught:
                 run(settings, tmp_path)
             errors.append(str(caught.value))

@@ -29,7 +29,7 @@ from dure.places import cache_directory
 from dure.tune.needed import check_installed
 
 if TYPE_CHECKING:
-    from dure.tune.loop.events import Finished, Observer, TuneEvent
+    from dure.tune.loop.events import Observer, RunEnded, TuneEvent
     from dure.tune.settings import TuneSettings
 
 __all__ = ["tune"]
@@ -154,7 +154,7 @@ def _tuned(
     stop: StopSignals,
     save_every: int | None,
     restart: bool,
-) -> Finished:
+) -> RunEnded:
     from dure.tune.loop.run import tune_model
     from dure.tune.loop.training import Stopped
 
@@ -175,7 +175,7 @@ def _tuned(
         raise typer.Exit(128 + stop.number) from None
 
 
-def _report(done: Finished) -> None:
+def _report(done: RunEnded) -> None:
     early = ", as it got no better" if done.stopped_early else ""
     best = f", held-out loss {done.eval_loss:.4f}" if done.eval_loss is not None else ""
     errors.print(f"ended after step {done.steps:,}{early}; weights of step {done.step:,}{best}")

@@ -15,7 +15,7 @@ from dure.cli.terminal.braille import braille_line
 from dure.cli.terminal.console import duration_text, errors, print_json, print_warning, printable
 
 if TYPE_CHECKING:
-    from dure.tune.loop.events import Observer, StepDone, TuneEvent
+    from dure.tune.loop.events import Observer, StepLearned, TuneEvent
 
 __all__ = ["as_json_lines", "shown"]
 
@@ -56,7 +56,7 @@ class _View:
         )
         self._task = self._bar.add_task("tuning", total=None, told="")
         self._losses: list[float] = []
-        self._recent: list[StepDone] = []
+        self._recent: list[StepLearned] = []
         self.live = Live(
             get_renderable=self._picture, console=errors, transient=True, refresh_per_second=4
         )
@@ -77,17 +77,17 @@ class _View:
                 )
             case events.Resumed():
                 errors.print(f"goes on after step {event.step:,} of {event.steps:,}")
-            case events.StepDone():
+            case events.StepLearned():
                 self._step(event)
             case events.Evaluated():
                 best = ", the best so far" if event.is_best else ""
                 self._say(f"step {event.step:,}: held-out loss {event.loss:.4f}{best}")
             case events.Notice():
                 print_warning(printable(event.text))
-            case events.Saved() | events.Finished():
+            case events.Saved() | events.RunEnded():
                 pass
 
-    def _step(self, event: StepDone) -> None:
+    def _step(self, event: StepLearned) -> None:
         self._losses.append(event.loss)
         self._recent = [*self._recent[-RECENT + 1 :], event]
         told = self._told(event)
@@ -95,11 +95,11 @@ class _View:
         if not errors.is_terminal and self._is_time(event):
             errors.print(f"step {event.step:,} of {event.steps:,}: {told}", markup=False)
 
-    def _is_time(self, event: StepDone) -> bool:
+    def _is_time(self, event: StepLearned) -> bool:
         every = max(1, event.steps // LINES)
         return event.step % every == 0 or event.step == event.steps
 
-    def _told(self, event: StepDone) -> str:
+    def _told(self, event: StepLearned) -> str:
         seconds = sum(one.seconds for one in self._recent)
         tokens = sum(one.tokens for one in self._recent)
         mean = sum(self._losses[-RECENT:]) / len(self._losses[-RECENT:])

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Base", "be_quiet", "config_of", "fingerprint_of", "load_base", "tokenizer_of"]
+__all__ = ["TuneBase", "be_quiet", "config_of", "fingerprint_of", "load_base", "tokenizer_of"]
 
 
 @dataclass(frozen=True)
-class Base:
+class TuneBase:
     """A model that was loaded: where from, and what it is."""
 
     path: Path
@@ -46,13 +46,13 @@ def tokenizer_of(path: Path) -> PreTrainedTokenizerBase:
     return folder.tokenizer_of(_checked(path))
 
 
-def load_base(path: Path, dtype: torch.dtype | None = None) -> Base:
+def load_base(path: Path, dtype: torch.dtype | None = None) -> TuneBase:
     """Load a model into memory. dtype: of its weights; the file's own for None.
 
     Raises ModelError if it is damaged, UsageError if there is none.
     """
     _checked(path)
-    return Base(path, folder.model_of(path, dtype), folder.tokenizer_of(path))
+    return TuneBase(path, folder.model_of(path, dtype), folder.tokenizer_of(path))
 
 
 def fingerprint_of(path: Path) -> str:

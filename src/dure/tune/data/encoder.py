@@ -13,9 +13,9 @@ from itertools import takewhile
 
 from dure.errors import UsageError
 from dure.tune.data.chat_text import ChatText
-from dure.tune.data.records import Kind, Record
+from dure.tune.data.records import ExampleRecord, Kind
 
-__all__ = ["Encoded", "Encoder"]
+__all__ = ["Encoded", "ExampleEncoder"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Encoder:
+class ExampleEncoder:
     """Writes examples as one model reads them.
 
     tokenize: a text's tokens, without any that are added. chat: None if the model has no chat template.
@@ -43,7 +43,7 @@ class Encoder:
     specials: Collection[int] = ()
     prompt_weight: float = 0.0
 
-    def encode(self, record: Record) -> Iterator[Encoded]:
+    def encode(self, record: ExampleRecord) -> Iterator[Encoded]:
         """Yield the examples that a record makes: several if the template rewrites earlier answers.
 
         Raises UsageError that names the record's place.
@@ -70,7 +70,7 @@ class Encoder:
             weights.append(weights[-1])
         return _encoded(ids, weights)
 
-    def _plain_pair(self, record: Record) -> Encoded:
+    def _plain_pair(self, record: ExampleRecord) -> Encoded:
         """Write a pair for a model without a template: the prompt, a line end, the answer."""
         if record.kind is Kind.CHAT:
             raise UsageError(
@@ -82,7 +82,7 @@ class Encoder:
         prompt += "" if prompt[-1:].isspace() or answer[:1].isspace() else "\n"
         return self._text([(prompt, self.prompt_weight), (answer, 1.0)])
 
-    def _chat(self, chat: ChatText, record: Record) -> Iterator[Encoded]:
+    def _chat(self, chat: ChatText, record: ExampleRecord) -> Iterator[Encoded]:
         messages, tools = record.messages, record.tools
 
         def ids_of(n: int, *, asks: bool = False) -> list[int]:

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dure.errors import UsageError
-from dure.tune.data.encoder import Encoded, Encoder
-from dure.tune.data.records import Kind, Record
+from dure.tune.data.encoder import Encoded, ExampleEncoder
+from dure.tune.data.records import ExampleRecord, Kind
 
 __all__ = ["DataSummary", "Examples", "LongPolicy", "read_examples"]
 
@@ -93,8 +93,8 @@ class Examples:
 
 
 def read_examples(
-    records: Iterable[Record],
-    encoder: Encoder,
+    records: Iterable[ExampleRecord],
+    encoder: ExampleEncoder,
     ctx: int,
     *,
     long: LongPolicy = LongPolicy.CUT,
@@ -126,7 +126,7 @@ def read_examples(
 
 
 def _fitted(
-    encoded: Encoded, record: Record, ctx: int, long: LongPolicy, summary: DataSummary
+    encoded: Encoded, record: ExampleRecord, ctx: int, long: LongPolicy, summary: DataSummary
 ) -> Iterator[Encoded]:
     length = len(encoded.ids)
     if length <= ctx:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dure.errors import UsageError
-from dure.tune.data.encoder import Encoder
+from dure.tune.data.encoder import ExampleEncoder
 from dure.tune.data.examples import Floats, Ids
 from dure.tune.data.records import record_of
 from dure.tune.data.rows import Row, row_of
@@ -67,7 +67,7 @@ class GeneratedRows:
         self,
         name: str,
         write: Writer,
-        encoder: Encoder,
+        encoder: ExampleEncoder,
         ctx: int,
         *,
         n_rows: int,

@@ -16,7 +16,7 @@ from typing import Any
 
 from dure.errors import ResourceError, UsageError
 
-__all__ = ["Kind", "Record", "read_records", "record_of"]
+__all__ = ["ExampleRecord", "Kind", "read_records", "record_of"]
 
 _CURE = (
     'write {"messages": [...]}, {"prompt": ..., "completion": ...} or {"text": ...} on each line'
@@ -35,7 +35,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Record:
+class ExampleRecord:
     """An example. place: its file and line. messages: of a conversation or a pair.
 
     parts: of a text, each with the weight of its loss.
@@ -54,13 +54,13 @@ class Record:
         return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8]) / 2**64
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_records(path: Path) -> Iterator[ExampleRecord]:
     """Yield the examples of a file. Raises UsageError that names the line, ResourceError."""
     try:
         with path.open("rb") as file:
             if path.suffix.lower() not in _LINES:
                 text = _decoded(file.read(), str(path))
-                yield Record(Kind.TEXT, str(path), parts=[(text, 1.0)])
+                yield ExampleRecord(Kind.TEXT, str(path), parts=[(text, 1.0)])
                 return
             first: Kind | None = None
             for number, line in enumerate(file, 1):
@@ -80,21 +80,21 @@ def read_records(path: Path) -> Iterator[Record]:
         raise ResourceError(f"--data {path} cannot be read: {error.strerror}") from error
 
 
-def record_of(said: Mapping[str, Any], place: str) -> Record:
+def record_of(said: Mapping[str, Any], place: str) -> ExampleRecord:
     """Return the example that an object says. Raises UsageError that names its place and the field."""
     if "messages" in said:
         messages = _messages(said["messages"], f'{place}: "messages"')
-        return Record(Kind.CHAT, place, messages, _tools(said, place))
+        return ExampleRecord(Kind.CHAT, place, messages, _tools(said, place))
     if "conversations" in said:
         messages = _spoken(said["conversations"], f'{place}: "conversations"')
-        return Record(Kind.CHAT, place, messages, _tools(said, place))
+        return ExampleRecord(Kind.CHAT, place, messages, _tools(said, place))
     for asks, answers in _PAIRS:
         if asks in said:
-            return Record(Kind.PAIR, place, _pair(said, asks, answers, place))
+            return ExampleRecord(Kind.PAIR, place, _pair(said, asks, answers, place))
     if "text" in said:
-        return Record(Kind.TEXT, place, parts=[(_text(said, "text", place), 1.0)])
+        return ExampleRecord(Kind.TEXT, place, parts=[(_text(said, "text", place), 1.0)])
     if "parts" in said:
-        return Record(Kind.TEXT, place, parts=_parts(said["parts"], f'{place}: "parts"'))
+        return ExampleRecord(Kind.TEXT, place, parts=_parts(said["parts"], f'{place}: "parts"'))
     fields = ", ".join(f'"{name}"' for name in list(said)[:6]) or "no field"
     raise UsageError(f"{place} has {fields}, which is no example", _CURE)
 

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dure.tune.data.rows import row_of
 from dure.tune.loop.learner import blank_model
-from dure.tune.loop.losses import Arith, Batch, RowLoss, rounded
+from dure.tune.loop.losses import Arith, RowBatch, RowLoss, rounded
 from dure.tune.loop.optimizers import optimizer_of
 from dure.tune.settings import StateFormat, TuneSettings
 
@@ -38,6 +38,7 @@ _SMALL = {
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
 }
+_HOLES = 0.15  # of the tensors: what the allocator keeps between them (bench/tune_plan.py)
 _WORKSPACE = 64 << 20  # what the libraries keep for matrices of a usual size
 _STATE_BYTES = {  # of a weight that learns
     StateFormat.FP32: 8.0,
@@ -76,7 +77,7 @@ class MemoryEstimate:
     @property
     def peak_bytes(self) -> int:
         """Return the bytes of the process, if it computes on the processor."""
-        return self.model_bytes + self.program
+        return round((1 + _HOLES) * self.model_bytes) + self.program
 
 
 def program_bytes(settings: TuneSettings, arithmetic: Arith) -> int:
@@ -150,11 +151,11 @@ def _is_plain(config: Any) -> bool:
     return not any(getattr(config, name, None) for name in caps)
 
 
-def _batch(shapes: Shapes) -> Batch:
+def _batch(shapes: Shapes) -> RowBatch:
     ids = torch.zeros(shapes.rows, shapes.tokens, dtype=torch.int64)
     counted = torch.zeros(shapes.counted, dtype=torch.int64)
     mask = torch.zeros(shapes.rows, 1, shapes.tokens, shapes.tokens, dtype=torch.bool)
-    return Batch(ids, ids, counted, counted, torch.zeros(shapes.counted), mask)
+    return RowBatch(ids, ids, counted, counted, torch.zeros(shapes.counted), mask)
 
 
 def _storage(tensor: Tensor) -> Any:

@@ -28,13 +28,13 @@ from dure.whole_file import write_whole
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["StepTimes", "step_times"]
+__all__ = ["LearningTimes", "step_times"]
 
 FEW, MORE = 2, 4  # layers
 LEAST_S, LEAST_STEPS = 2.0, 3
 
 
-class StepTimes(tuple[float, float]):
+class LearningTimes(tuple[float, float]):
     """Seconds of a step: all of it, and of its part that does not depend on the rows (the optimizer's)."""
 
     __slots__ = ()
@@ -56,11 +56,11 @@ def step_times(
     arithmetic: Arith,
     rows: Sequence[Row],
     kept: Path,
-) -> StepTimes:
+) -> LearningTimes:
     """Return the time of a step on these rows, on this machine. kept: the folder of measurements."""
     path = kept / f"{_key(config, settings, arithmetic, rows)}.json"
     with suppress(OSError, ValueError, TypeError):
-        return StepTimes(json.loads(path.read_text()))
+        return LearningTimes(json.loads(path.read_text()))
     layers = config.num_hidden_layers
     if layers <= MORE:
         found = _timed(config, settings, arithmetic, rows)
@@ -68,7 +68,7 @@ def step_times(
         few = _timed(_with_layers(config, FEW), settings, arithmetic, rows)
         more = _timed(_with_layers(config, MORE), settings, arithmetic, rows)
         times = (layers - FEW) / (MORE - FEW)
-        found = StepTimes(a + times * max(0.0, b - a) for a, b in zip(few, more, strict=True))
+        found = LearningTimes(a + times * max(0.0, b - a) for a, b in zip(few, more, strict=True))
     with suppress(OSError):
         write_whole(path, json.dumps(list(found)).encode())
     return found
@@ -76,7 +76,7 @@ def step_times(
 
 def _timed(
     config: PretrainedConfig, settings: TuneSettings, arithmetic: Arith, rows: Sequence[Row]
-) -> StepTimes:
+) -> LearningTimes:
     model = blank_model(config, settings, arithmetic)
     optimizer, loss = optimizer_of(model, settings), RowLoss(model, arithmetic, pack=settings.pack)
     whole, update = list[float](), list[float]()
@@ -92,7 +92,7 @@ def _timed(
         ended = time.perf_counter()
         whole.append(ended - began)
         update.append(ended - passed)
-    return StepTimes((statistics.median(whole[1:]), statistics.median(update[1:])))
+    return LearningTimes((statistics.median(whole[1:]), statistics.median(update[1:])))
 
 
 def _finish(arithmetic: Arith) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: folders that are written whole, so that the last one is there whatever happens.
+"""Checkpoints of a run: folders that are written whole, so that the last one is there whatever happens.
 
 A new one is made under another name, forced to the disk, and renamed; only then is an older one deleted.
 Kept are the newest and the one with the best evaluation, whose optimizer is not needed any more.
@@ -23,7 +23,7 @@ from dure.errors import ModelError, ResourceError
 from dure.places import free_bytes
 from dure.sizes import compared
 
-__all__ = ["Checkpoints", "Progress", "disk_faults", "new_folder"]
+__all__ = ["Progress", "RunCheckpoints", "disk_faults", "new_folder"]
 
 _WEIGHTS, _OPTIMIZER, _PROGRESS = "weights.pt", "optimizer.pt", "progress.json"
 
@@ -45,7 +45,7 @@ class Progress:
     torch: str = ""
 
 
-class Checkpoints:
+class RunCheckpoints:
     """The checkpoints in a folder."""
 
     def __init__(self, folder: Path) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 __all__ = [
     "DataRead",
     "Evaluated",
-    "Finished",
     "ModelReady",
     "Notice",
     "Observer",
     "Resumed",
+    "RunEnded",
     "Saved",
-    "StepDone",
+    "StepLearned",
     "TuneEvent",
     "event_data",
 ]
@@ -54,7 +54,7 @@ class Resumed:
 
 
 @dataclass(frozen=True)
-class StepDone:
+class StepLearned:
     """A step was done; they count from 1. loss: in nats a token. norm: of the gradient before clipping."""
 
     step: int
@@ -91,7 +91,7 @@ class Notice:
 
 
 @dataclass(frozen=True)
-class Finished:
+class RunEnded:
     """The run is over. path: of the result. step: whose weights it has. stopped_early: by --patience."""
 
     path: Path
@@ -102,18 +102,18 @@ class Finished:
     stopped_early: bool = False
 
 
-TuneEvent = DataRead | ModelReady | Resumed | StepDone | Evaluated | Saved | Notice | Finished
+TuneEvent = DataRead | ModelReady | Resumed | StepLearned | Evaluated | Saved | Notice | RunEnded
 Observer = Callable[[TuneEvent], None]
 
 _NAMES = {
     DataRead: "data",
     ModelReady: "model",
     Resumed: "resumed",
-    StepDone: "step",
+    StepLearned: "step",
     Evaluated: "evaluation",
     Saved: "checkpoint",
     Notice: "notice",
-    Finished: "finished",
+    RunEnded: "finished",
 }
 
 

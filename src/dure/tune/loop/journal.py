@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dure.tune.loop.events import Evaluated, StepDone
+from dure.tune.loop.events import Evaluated, StepLearned
 from dure.whole_file import write_whole
 
-__all__ = ["Journal", "write_loss_plot"]
+__all__ = ["LossJournal", "write_loss_plot"]
 
 
-class Journal:
+class LossJournal:
     """The file. after: the step after which a run goes on; what was done beyond it is forgotten."""
 
     def __init__(self, path: Path, after: int = 0) -> None:
@@ -23,9 +23,9 @@ class Journal:
             text = "".join(json.dumps(line) + "\n" for line in kept)
             write_whole(path, text.encode())
 
-    def add(self, event: StepDone | Evaluated) -> None:
+    def add(self, event: StepLearned | Evaluated) -> None:
         """Write what a step, or an evaluation, has found."""
-        if isinstance(event, StepDone):
+        if isinstance(event, StepLearned):
             line = {"step": event.step, "loss": event.loss, "lr": event.lr, "norm": event.norm}
         else:
             line = {"step": event.step, "eval_loss": event.loss}
@@ -53,7 +53,7 @@ class Journal:
         return found
 
 
-def write_loss_plot(journal: Journal, path: Path) -> bool:
+def write_loss_plot(journal: LossJournal, path: Path) -> bool:
     """Draw the losses as a PNG. Returns whether matplotlib is there to do it. Raises OSError."""
     try:
         from matplotlib.figure import Figure

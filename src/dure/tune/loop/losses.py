@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from dure.tune.data.rows import Row
 
-__all__ = ["Arith", "Batch", "RowLoss", "batch_of", "keeps_apart", "rounded"]
+__all__ = ["Arith", "RowBatch", "RowLoss", "batch_of", "keeps_apart", "rounded"]
 
 LOGITS_AT_ONCE = 1 << 24
 ROUNDED_TO = 64  # tokens: libraries prepare, and keep, something for each new shape
@@ -40,7 +40,7 @@ class Arith:
 
 
 @dataclass(frozen=True)
-class Batch:
+class RowBatch:
     """Rows as tensors. ids, positions: int64 [rows, tokens]. mask: as ids, for rows alone.
 
     picked: int64 [counted], where in the rows, one after the other, a token is predicted that counts.
@@ -55,7 +55,7 @@ class Batch:
     mask: Tensor | None
 
 
-def batch_of(rows: Sequence[Row], device: torch.device, *, pack: bool) -> Batch:
+def batch_of(rows: Sequence[Row], device: torch.device, *, pack: bool) -> RowBatch:
     """Return rows as tensors, filled up to a length that comes again.
 
     pack: examples of a row are kept apart by their positions; without it, each row is one example, and a
@@ -81,7 +81,7 @@ def batch_of(rows: Sequence[Row], device: torch.device, *, pack: bool) -> Batch:
     def tensor(values: Any) -> Tensor:
         return torch.from_numpy(values).to(device)
 
-    return Batch(
+    return RowBatch(
         tensor(ids),
         tensor(positions),
         tensor(picked),
@@ -112,11 +112,11 @@ class RowLoss:
         else:
             self._head = self._model.get_output_embeddings() if is_plain else None
 
-    def batch(self, rows: Sequence[Row]) -> Batch:
+    def batch(self, rows: Sequence[Row]) -> RowBatch:
         """Return rows as tensors on the model's device."""
         return batch_of(rows, self._arithmetic.device, pack=self._pack)
 
-    def of(self, batch: Batch) -> Tensor:
+    def of(self, batch: RowBatch) -> Tensor:
         """Return the sum of weight times cross entropy, a scalar float32."""
         given = {"input_ids": batch.ids, "attention_mask": batch.mask, "use_cache": False}
         if batch.mask is None:

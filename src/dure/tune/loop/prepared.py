@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dure.errors import UsageError
 from dure.tune.base import config_of, tokenizer_of
 from dure.tune.data.chat_text import ChatText
-from dure.tune.data.encoder import Encoder
+from dure.tune.data.encoder import ExampleEncoder
 from dure.tune.data.examples import Examples, read_examples
 from dure.tune.data.generated import HELD_OUT_ROWS, GeneratedRows, is_generated, writer_named
 from dure.tune.data.records import read_records
@@ -101,7 +101,9 @@ def _file_rows(examples: Examples, ctx: int, settings: TuneSettings, pack: bool)
     )
 
 
-def _generated(settings: TuneSettings, config: Any, tokenizer: Any, encoder: Encoder) -> Prepared:
+def _generated(
+    settings: TuneSettings, config: Any, tokenizer: Any, encoder: ExampleEncoder
+) -> Prepared:
     if len(settings.data) > 1:
         raise UsageError("a function of --data is the only data of a run", "give one --data")
     if settings.steps is None:
@@ -140,13 +142,13 @@ def _config(settings: TuneSettings, tokenizer: Any) -> Any:
     return config_of(settings.base)
 
 
-def encoder_of(settings: TuneSettings, tokenizer: Any) -> Encoder:
+def encoder_of(settings: TuneSettings, tokenizer: Any) -> ExampleEncoder:
     """Return what writes examples as a model reads them. Raises UsageError or ResourceError."""
     template = _template(settings, tokenizer)
     bos, eos = (getattr(tokenizer, name) or "" for name in ("bos_token", "eos_token"))
     chat = ChatText(template, model=settings.base.name, bos=bos, eos=eos) if template else None
     adds_begin = tokenizer.bos_token_id in tokenizer("a")["input_ids"][:1]
-    return Encoder(
+    return ExampleEncoder(
         lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]),
         chat,
         begin=tokenizer.bos_token_id if adds_begin else None,

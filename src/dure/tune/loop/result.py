@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dure.tune.loop.checkpoint import Checkpoints, Progress, disk_faults, new_folder
+from dure.tune.loop.checkpoint import Progress, RunCheckpoints, disk_faults, new_folder
 from dure.tune.loop.learner import Learner
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def write_result(
     out: Path,
     learner: Learner,
     tokenizer: PreTrainedTokenizerBase,
-    checkpoints: Checkpoints,
+    checkpoints: RunCheckpoints,
     progress: Progress,
 ) -> tuple[Path, int]:
     """Write the best weights into the folder of a run; return where, and of which step they are.

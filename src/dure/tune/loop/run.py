@@ -21,10 +21,10 @@ import torch
 from dure.errors import UsageError
 from dure.tune.base import be_quiet, fingerprint_of
 from dure.tune.data.generated import is_generated
-from dure.tune.loop.checkpoint import Checkpoints, Progress, disk_faults
-from dure.tune.loop.events import DataRead, Finished, ModelReady, Notice, Observer, Resumed
+from dure.tune.loop.checkpoint import Progress, RunCheckpoints, disk_faults
+from dure.tune.loop.events import DataRead, ModelReady, Notice, Observer, Resumed, RunEnded
 from dure.tune.loop.faults import memory_faults
-from dure.tune.loop.journal import Journal, write_loss_plot
+from dure.tune.loop.journal import LossJournal, write_loss_plot
 from dure.tune.loop.learner import arithmetic_of, learner_of
 from dure.tune.loop.losses import RowLoss, keeps_apart
 from dure.tune.loop.optimizers import optimizer_of
@@ -100,7 +100,7 @@ def tune_model(
     save_every: int | None = None,
     restart: bool = False,
     is_stopped: Callable[[], bool] = lambda: False,
-) -> Finished:
+) -> RunEnded:
     """Tune a model, or go on where an earlier call was stopped; return what it led to.
 
     restart: begin anew. Raises Stopped if is_stopped says so, and a DureError if something is wrong.
@@ -126,7 +126,7 @@ def tune_model(
             "data": {"text": prepared.text, **prepared.counts},
         }
         folder.write(facts)
-        checkpoints = Checkpoints(folder.checkpoints)
+        checkpoints = RunCheckpoints(folder.checkpoints)
         with memory_faults(settings, lambda: _then(checkpoints)):
             done = _run(prepared, folder, checkpoints, observer, save_every, is_stopped)
         folder.write({**facts, "result": {**vars(done), "path": str(done.path)}})
@@ -136,11 +136,11 @@ def tune_model(
 def _run(
     prepared: Prepared,
     folder: RunFolder,
-    checkpoints: Checkpoints,
+    checkpoints: RunCheckpoints,
     observer: Observer,
     save_every: int | None,
     is_stopped: Callable[[], bool],
-) -> Finished:
+) -> RunEnded:
     settings = prepared.settings
     torch.use_deterministic_algorithms(True, warn_only=True)
     arithmetic = arithmetic_of(settings.dtype)
@@ -160,7 +160,7 @@ def _run(
     progress = _as_here(progress)
     kind, device = str(arithmetic.dtype).removeprefix("torch."), str(arithmetic.device)
     observer(ModelReady(learner.n_weights, learner.n_learned, kind, device, steps, prepared.ctx))
-    journal = Journal(folder.path / "losses.jsonl", progress.step)
+    journal = LossJournal(folder.path / "losses.jsonl", progress.step)
     pace = Pace(steps, settings.eval_every or max(1, steps // EVALUATIONS), save_every)
     training = Training(
         settings,
@@ -180,7 +180,7 @@ def _run(
         write_loss_plot(journal, folder.path / "loss.png")
     losses = journal.losses()
     last = losses[-1][1] if losses else None
-    done = Finished(
+    done = RunEnded(
         path, step, progress.step, last, progress.best_loss, stopped_early=progress.step < steps
     )
     observer(done)
@@ -193,7 +193,7 @@ def _tell(prepared: Prepared, observer: Observer) -> None:
         observer(Notice(note))
 
 
-def _then(checkpoints: Checkpoints) -> str:
+def _then(checkpoints: RunCheckpoints) -> str:
     last = checkpoints.newest()
     return (
         f"It goes on from step {last.step}, whose checkpoint is whole"
@@ -202,8 +202,8 @@ def _then(checkpoints: Checkpoints) -> str:
     )
 
 
-def _finished(result: dict[str, Any]) -> Finished:
-    return Finished(**{**result, "path": Path(result["path"])})
+def _finished(result: dict[str, Any]) -> RunEnded:
+    return RunEnded(**{**result, "path": Path(result["path"])})
 
 
 def _as_here(progress: Progress) -> Progress:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dure.tune.loop.events import Evaluated, Observer, StepDone, TuneEvent
+from dure.tune.loop.events import Evaluated, Observer, StepLearned, TuneEvent
 
 __all__ = ["event_files"]
 
@@ -19,7 +19,7 @@ def event_files(folder: Path) -> Iterator[Observer]:
     with SummaryWriter(str(folder)) as writer:
 
         def tell(event: TuneEvent) -> None:
-            if isinstance(event, StepDone):
+            if isinstance(event, StepLearned):
                 writer.add_scalar("loss/learned", event.loss, event.step)
                 writer.add_scalar("learning rate", event.lr, event.step)
                 writer.add_scalar("gradient norm", event.norm, event.step)

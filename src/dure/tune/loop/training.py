@@ -12,9 +12,9 @@ import torch
 
 from dure.errors import ModelError
 from dure.tune.data.rows import Row, RowSource, batches_of
-from dure.tune.loop.checkpoint import Checkpoints, Progress, disk_faults
-from dure.tune.loop.events import Evaluated, Observer, Saved, StepDone
-from dure.tune.loop.journal import Journal
+from dure.tune.loop.checkpoint import Progress, RunCheckpoints, disk_faults
+from dure.tune.loop.events import Evaluated, Observer, Saved, StepLearned
+from dure.tune.loop.journal import LossJournal
 from dure.tune.loop.learner import Learner
 from dure.tune.loop.losses import RowLoss
 from dure.tune.loop.optimizers import ClippedAdamW
@@ -52,8 +52,8 @@ class Training:
         source: RowSource,
         loss: RowLoss,
         optimizer: ClippedAdamW,
-        checkpoints: Checkpoints,
-        journal: Journal,
+        checkpoints: RunCheckpoints,
+        journal: LossJournal,
         pace: Pace,
         observer: Observer,
         is_stopped: Callable[[], bool],
@@ -109,7 +109,7 @@ class Training:
             group["lr"] = rate
         loss = self._learn(rows, step)
         seconds, tokens = time.monotonic() - began, sum(map(len, rows))
-        event = StepDone(
+        event = StepLearned(
             step + 1, self._pace.steps, loss, rate, self._optimizer.last_norm, tokens, seconds
         )
         self._note(event)
@@ -162,7 +162,7 @@ class Training:
             model.train()
         return total / sum(row.weight for row in self._held_out)
 
-    def _note(self, event: StepDone | Evaluated) -> None:
+    def _note(self, event: StepLearned | Evaluated) -> None:
         with disk_faults("the list of losses", "goes on from the last checkpoint"):
             self._journal.add(event)
 
