@@ -17,6 +17,7 @@ test("what is left out of a state, or empty, is not known", () => {
   const state = arrivedState(
     sent<State>({
       server: { model: "m", version: "1", state: "loading", doing: "", reason: "", progress: 0.5 },
+      stats: { generated_per_s: 2 },
       nodes: [
         { name: "a", ranks: [0], load: 0, findings: [{ text: "warm", cure: "" }] },
         { name: "b", ranks: [] },
@@ -32,8 +33,11 @@ test("what is left out of a state, or empty, is not known", () => {
     n_ranks: null,
     threads: null,
   });
+  expect(state.stats).toMatchObject({ generated_per_s: 2, joules_per_token: null });
   expect(state.nodes[0]).toMatchObject({
     load: 0,
+    watts: null,
+    watts_problem: null,
     throttled_since: null,
     findings: [{ text: "warm", cure: null }],
   });
@@ -56,6 +60,7 @@ test("a line of the log without a cure has none; a machine without a meter repor
     every_s: 60,
     points: [{ at: 1, nodes: { a: { throttled: false } } }],
   });
+  expect(arrivedHistory(history).points[0]?.joules_per_token).toBeNull();
   expect(arrivedHistory(history).points[0]?.nodes["a"]).toEqual({
     temperature_c: null,
     throttled: false,

@@ -77,6 +77,7 @@ def test_facts_are_noted_every_hour() -> None:
         "node": "pi-1",
         "temperature_c": 45.0,
         "throttled": [],
+        "watts": None,
         "clock_mhz": 2400.0,
         "load": 0.5,
         "available_bytes": 4 << 30,

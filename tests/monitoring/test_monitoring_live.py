@@ -40,7 +40,7 @@ from tests.support.routing import routing, upstream
 pytestmark = [needs_root, needs_prometheus]
 
 KEY = "sk-scraper-0123456789"
-HOT = 'mount --bind "$0" /sys/class/thermal && exec "$@"'
+SENSORS = 'mount --bind "$0" /sys/class && exec "$@"'
 NOBODY = "127.0.0.1:9"  # the port of discard
 
 
@@ -51,17 +51,21 @@ def behind(directory: Path, name: str) -> tuple[object, ...]:
 
 @contextmanager
 def served(directory: Path) -> Iterator[Serving]:
-    """A server of two ranks with a key, on a machine that has a sensor of temperature."""
-    zone = directory / "thermal" / "thermal_zone0"
-    zone.mkdir(parents=True)
-    (zone / "type").write_text("cpu-thermal\n")
-    (zone / "temp").write_text("61500\n")
+    """A server of two ranks with a key, on a machine that has sensors of temperature and power."""
+    zone, meter = directory / "class/thermal/thermal_zone0", directory / "class/hwmon/hwmon0"
+    for folder, files in (
+        (zone, {"type": "cpu-thermal\n", "temp": "61500\n"}),
+        (meter, {"name": "power_meter\n", "power1_average": "23500000\n"}),
+    ):
+        folder.mkdir(parents=True)
+        for name, content in files.items():
+            (folder / name).write_text(content)
     (directory / "keys").write_text(f"scraper:{KEY}\n")
     (directory / "keys").chmod(0o600)
     options = ("--ranks", 2, "-t", 1, "--port", 0, *behind(directory, "server"))
     process = subprocess.Popen(
         [
-            *("unshare", "--mount", "sh", "-c", HOT, str(directory / "thermal")),
+            *("unshare", "--mount", "sh", "-c", SENSORS, str(directory / "class")),
             *(*DURE, "serve", str(DEMO), *map(str, options)),
         ],
         env={**Home(directory).dure.environment, "DURE_PODS": str(directory / "pods")},

@@ -27,7 +27,7 @@ from dure.generate.request import (
     Timings,
     Token,
 )
-from dure.hardware.health import Health, Link
+from dure.hardware.health import Health, Link, Power
 from dure.http.access_log import RequestRecord, current_record
 from dure.http.metrics import Histogram
 from dure.serve.measured import MeasuredEngine
@@ -167,7 +167,9 @@ def test_the_servers_own_machine_is_told_like_a_node(tmp_path: Path) -> None:
 def test_nodes_are_told_with_what_their_sensors_say() -> None:
     """One that answers, without a temperature sensor; and one that does not answer."""
     link = Link("eth0", ("10.0.0.2",), 1000, 3, 50, 60)
-    now = Health(None, ("throttled",), 1500.0, 0.5, 9.0, 100, 200, (link,), 800)
+    now = Health(
+        None, ("throttled",), 1500.0, 0.5, 9.0, 100, 200, (link,), 800, Power(6.5, "board")
+    )
     reports = [
         NodeReport(Member("pi-1", "10.0.0.2", 1, 1, 0.0), health=now),
         NodeReport(Member("pi-2", "10.0.0.3", 1, 1, 0.0), "does not answer"),
@@ -178,6 +180,7 @@ def test_nodes_are_told_with_what_their_sensors_say() -> None:
     assert value(metrics, "dure_node_throttled", node="pi-1") == 1
     assert value(metrics, "dure_node_clock_hertz", node="pi-1") == 1.5e9
     assert value(metrics, "dure_node_disk_bytes", node="pi-1") == 800
+    assert value(metrics, "dure_node_power_watts", node="pi-1", of="board") == 6.5
     assert value(metrics, "dure_node_link_errors_total", node="pi-1", device="eth0") == 3
     assert not any(
         sample.name == "dure_node_temperature_celsius"

@@ -44,6 +44,13 @@ ALL_STEPS = f"sum by (instance, model) ({rate('dure_steps_total')})"
 STEP_S = f"sum by (instance, model) ({rate('dure_step_seconds_total')})"
 COMPUTED = f"({rate('dure_generated_tokens_total')} + {rate('dure_prompt_tokens_total')})"
 PER_TOKEN = f" / on (instance, model) group_left () {COMPUTED}"
+# Only the choice of servers: a part of the machines has not made the tokens.
+WATTS = f"sum by (instance) (avg_over_time(dure_node_power_watts{SERVER}{OVER}))"
+JOULES = (
+    f"{WATTS} / on (instance) (sum by (instance) ({rate('dure_generated_tokens_total', SERVER)}) > 0)"
+    f" and on (instance) (count by (instance) (dure_node_power_watts{SERVER})"
+    f" == count by (instance) (dure_node_up{SERVER}))"
+)
 
 UP = Row(
     title="Is it up?",
@@ -307,6 +314,21 @@ MACHINES = Row(
             tells="Boards slow down at 80 to 85 °C. A machine without a sensor has no line.",
             queries=((f"dure_node_temperature_celsius{NODE}", "{{node}}"),),
             unit="celsius",
+        ),
+        Panel(
+            title="Power",
+            tells="What a machine draws, as far as its sensor reaches: all of it, its board without what"
+            " hangs on it, or its processor alone. A machine whose sensor is missing or forbidden has no"
+            " line.",
+            queries=((f"dure_node_power_watts{NODE}", "{{node}}, {{of}}"),),
+            unit="watt",
+        ),
+        Panel(
+            title="Energy of a token",
+            tells="Joules of all machines for each generated token, with the prompts and the pauses"
+            " between. Only if every machine has a sensor; what these do not reach is not counted.",
+            queries=((JOULES, "{{instance}}"),),
+            unit="joule",
         ),
         Panel(
             title="Clock",

@@ -25,7 +25,8 @@ const SERVER = [
 // prettier-ignore
 const NODE = [
   "machine", "problem", "share", "cpu", "weights_bytes", "kv_bytes", "peak_bytes", "memory_bytes", "available_bytes",
-  "temperature_c", "throttled", "throttled_since", "clock_mhz", "load", "disk_free_bytes", "findings",
+  "temperature_c", "throttled", "throttled_since", "watts", "watts_of", "watts_problem", "clock_mhz", "load",
+  "disk_free_bytes", "findings",
 ] as const satisfies readonly (keyof ClusterNode)[];
 
 const LINK = [
@@ -55,6 +56,7 @@ export function arrivedState(sent: State): State {
   return {
     ...sent,
     server: complete(sent.server, SERVER),
+    stats: complete(sent.stats, ["joules_per_token"]),
     nodes: sent.nodes.map((node) => {
       const { findings, ...rest } = complete(node, NODE);
       return { ...rest, findings: (findings ?? []).map((each) => complete(each, SAID)) };
@@ -70,7 +72,7 @@ export function arrivedLog(sent: readonly LogEntry[]): readonly LogEntry[] {
 
 export function arrivedHistory(sent: History): History {
   const points = sent.points.map((point) => ({
-    ...point,
+    ...complete(point, ["joules_per_token"]),
     nodes: Object.fromEntries(
       Object.entries(point.nodes).map(([name, node]): [string, NodeHistory] => [
         name,

@@ -39,6 +39,8 @@ export interface Stats {
   readonly kv_total: Known<number>;
   readonly prompt_per_s: Known<number>;
   readonly generated_per_s: Known<number>;
+  /** Of the last minute, prompts and pauses included; all machines must report watts. */
+  readonly joules_per_token: Known<number>;
   readonly prompt_tokens: Known<number>;
   readonly generated_tokens: Known<number>;
   readonly cache_hits: Known<number>;
@@ -75,6 +77,9 @@ export interface KeyQueue {
 
 export type Finding = Said;
 
+/** A whole machine, its board without what hangs on it, or its processor alone. */
+export type PowerOf = "machine" | "board" | "processor";
+
 export interface ClusterNode {
   /** With its rank where a machine has several. */
   readonly name: string;
@@ -95,6 +100,11 @@ export interface ClusterNode {
   readonly temperature_c: Known<number>;
   readonly throttled: Known<boolean>;
   readonly throttled_since: Known<number>;
+  readonly watts: Known<number>;
+  /** What draws them. */
+  readonly watts_of: Known<PowerOf>;
+  /** Why a sensor that is there cannot be read. */
+  readonly watts_problem: Known<string>;
   readonly clock_mhz: Known<number>;
   readonly load: Known<number>;
   readonly disk_free_bytes: Known<number>;
@@ -157,6 +167,8 @@ export interface HistoryPoint {
   readonly at: number;
   readonly prompt_per_s: Known<number>;
   readonly generated_per_s: Known<number>;
+  /** Of all machines, for each generated token; prompts and pauses are included. */
+  readonly joules_per_token: Known<number>;
   readonly running: Known<number>;
   readonly waiting: Known<number>;
   readonly nodes: Readonly<Record<string, NodeHistory>>;

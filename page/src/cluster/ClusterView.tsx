@@ -73,6 +73,9 @@ function TokenFigures({ state: { stats, server } }: { readonly state: State }): 
       <Figure label={t.rate} value={figure(stats.generated_per_s)} />
       <Figure label={t.tokenTime} value={short(token_s)} />
       <Figure label={t.waiting} value={percent(sync_s / all_s)} kind="wait" />
+      {stats.joules_per_token !== null && (
+        <Figure label={t.tokenJoules} value={`${figure(stats.joules_per_token)} J`} />
+      )}
     </div>
   );
 }

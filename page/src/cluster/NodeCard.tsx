@@ -23,6 +23,7 @@ export function NodeCard({ node }: { readonly node: ClusterNode }): VNode {
       <Memory node={node} />
       <dl class="facts">
         <Fact name={t.temperature} value={node.temperature_c} show={(c) => `${figure(c)} °C`} />
+        <Power node={node} />
         <Fact name={t.clock} value={node.clock_mhz} show={(mhz) => `${figure(mhz)} MHz`} />
         <Fact name={t.load} value={node.load} show={figure} />
         <Fact name={t.disk} value={node.disk_free_bytes} show={bytes} />
@@ -47,6 +48,14 @@ export function Fact<T>({ name, value, show }: FactProps<T>): VNode | null {
       <dd>{show(value)}</dd>
     </>
   );
+}
+
+/** What it draws, and of what that is measured; or why a sensor cannot be read. */
+function Power({ node: { watts, watts_of, watts_problem } }: { node: ClusterNode }): VNode | null {
+  const t = text.value.cluster;
+  if (watts === null) return <Fact name={t.power} value={watts_problem} show={(why) => why} />;
+  const of = watts_of === null ? "" : ` · ${t.powerOf[watts_of]}`;
+  return <Fact name={t.power} value={watts} show={(w) => `${figure(w)} W${of}`} />;
 }
 
 function Memory({ node }: { readonly node: ClusterNode }): VNode | null {

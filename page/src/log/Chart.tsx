@@ -25,6 +25,8 @@ interface ChartProps {
   readonly series: readonly Series[];
   readonly every_s: number;
   readonly fromZero: boolean;
+  /** What is counted. */
+  readonly note?: string;
   /** Stretches of time that are marked, and what they mean. */
   readonly bands?: {
     readonly name: string;
@@ -58,6 +60,7 @@ export function Chart(props: ChartProps): VNode {
       <h3>
         {title} <span class="quiet">{unit}</span>
       </h3>
+      {props.note !== undefined && <p class="quiet small-text">{props.note}</p>}
       <div ref={box}>
         {width > 0 && (
           <svg

@@ -37,6 +37,12 @@ function Charts({ history }: { readonly history: History }): VNode {
   ];
   const heat = nodeSeries(history, ({ temperature_c }) => temperature_c);
   const watts = nodeSeries(history, ({ watts: value }) => value);
+  const joules: Series[] = [
+    {
+      name: t.joules,
+      samples: points.map(({ at, joules_per_token: value }) => ({ at, value })),
+    },
+  ].filter(({ samples }) => samples.some(({ value }) => value !== null));
   const throttled = points.map(({ at, nodes }) => ({
     at,
     isSo: Object.values(nodes).some((node) => node.throttled === true),
@@ -56,6 +62,16 @@ function Charts({ history }: { readonly history: History }): VNode {
       )}
       {watts.length > 0 && (
         <Chart title={t.watts} unit="W" series={watts} every_s={every_s} fromZero={true} />
+      )}
+      {joules.length > 0 && (
+        <Chart
+          title={t.joules}
+          unit="J"
+          series={joules}
+          every_s={every_s}
+          fromZero={true}
+          note={t.joulesIs}
+        />
       )}
     </div>
   );

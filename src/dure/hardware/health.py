@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Health", "Link", "Platform"]
+__all__ = ["Health", "Link", "Platform", "Power"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,19 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Power:
+    """What a machine draws. watts: None if that is not known.
+
+    of: what draws it: the "machine", its "board" without what hangs on it, or its "processor" (and memory
+    where that is counted apart). problem: why a sensor that is there cannot be read.
+    """
+
+    watts: float | None = None
+    of: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class Health:
     """What a machine's sensors say.
 
@@ -63,3 +76,4 @@ class Health:
     disk_free_bytes: int
     links: tuple[Link, ...]
     disk_bytes: int = 0
+    power: Power = Power()

@@ -16,8 +16,10 @@ from typing import TypeVar
 import psutil
 
 from dure.hardware.control_groups import GroupLimits, group_limits
+from dure.hardware.examination.machine_root import MachineRoot
 from dure.hardware.health import Health, Link, Platform
 from dure.hardware.machine import Machine
+from dure.hardware.power import PowerMeter
 from dure.places import disk_bytes, free_bytes
 from dure.processes import since_boot_s
 from dure.sizes import bytes_text
@@ -38,6 +40,10 @@ _ALLOWED = (
 )
 _Reading = TypeVar("_Reading")
 _SENSORS = ("cpu_thermal", "coretemp", "k10temp", "zenpower", "soc_thermal", "cpu-thermal")
+_ANSWER_S = (
+    2.0  # of a program that reads sensors: whoever asks for a machine's health does not wait long
+)
+_POWER = PowerMeter(MachineRoot(answer_s=_ANSWER_S))
 _PI_THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
 _PI_NOW = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
 
@@ -205,6 +211,7 @@ def health(directory: Path) -> Health:
         disk_free_bytes=free_bytes(directory),
         links=_known(_links, ()),
         disk_bytes=disk_bytes(directory),
+        power=_POWER.read(),
     )
 
 
@@ -243,7 +250,9 @@ def _vcgencmd() -> str:
         return ""
     asked = [program, "get_throttled"]
     with contextlib.suppress(subprocess.TimeoutExpired, OSError):
-        return subprocess.run(asked, capture_output=True, text=True, timeout=2, check=False).stdout
+        return subprocess.run(
+            asked, capture_output=True, text=True, timeout=_ANSWER_S, check=False
+        ).stdout
     return ""
 
 

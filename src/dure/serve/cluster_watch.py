@@ -90,6 +90,13 @@ def node_metrics(reports: Sequence[NodeReport]) -> Iterator[Metric]:
             if (value := read(now)) is not None:
                 family.add_metric((node,), float(value))
         yield family
+    power = GaugeMetricFamily(
+        "dure_node_power_watts", "What it draws, as far as `of` says", labels=("node", "of")
+    )
+    for node, now in healthy:
+        if now.power.watts is not None:
+            power.add_metric((node, now.power.of), now.power.watts)
+    yield power
     names = ("node", "device")
     errors = CounterMetricFamily("dure_node_link_errors", "Errors and drops", labels=names)
     received = CounterMetricFamily("dure_node_link_received_bytes", "Received", labels=names)

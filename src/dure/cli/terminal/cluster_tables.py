@@ -15,7 +15,7 @@ from dure.sizes import bytes_text
 
 __all__ = ["print_limits", "speed_table", "status_table"]
 
-_RIGHT = {"last share", "speed", "cores", "free memory", "load", "°C", "MHz"}
+_RIGHT = {"last share", "speed", "cores", "free memory", "load", "°C", "MHz", "W"}
 
 
 def print_limits(machines: Sequence[NodeStatus]) -> None:
@@ -33,7 +33,7 @@ def status_table(cluster: str, here: NodeStatus, now: ClusterStatus) -> Table:
     shares = now.shares
     for heading in (
         *("address", "state", "used by", "last share", "speed", "machine", "cores"),
-        *("free memory", "load", "°C", "MHz"),
+        *("free memory", "load", "°C", "MHz", "W"),
     ):
         table.add_column(heading, justify="right" if heading in _RIGHT else "left")
     table.columns[0].no_wrap = table.columns[1].no_wrap = True
@@ -56,6 +56,7 @@ def status_table(cluster: str, here: NodeStatus, now: ClusterStatus) -> Table:
             f"{health.load:.1f}",
             "" if health.temperature_c is None else f"{health.temperature_c:.0f}",
             "" if health.clock_mhz is None else f"{health.clock_mhz:.0f}",
+            "" if health.power.watts is None else f"{health.power.watts:.1f}",
         )
     return table
 

@@ -88,6 +88,7 @@ def _facts(health: Health) -> dict[str, Any]:
     return {
         "temperature_c": health.temperature_c,
         "throttled": list(health.throttled),
+        "watts": health.power.watts,
         "clock_mhz": health.clock_mhz,
         "load": round(health.load, 2),
         "available_bytes": health.available_bytes,

@@ -31,10 +31,10 @@ class MissingProgramError(UnreadableError):
 
 
 class MachineRoot:
-    """Read one machine. directory: stands for `/`."""
+    """Read one machine. directory: stands for `/`. answer_s: how long a program may take."""
 
-    def __init__(self, directory: Path = Path("/")) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path = Path("/"), answer_s: float = ANSWER_S) -> None:
+        self.directory, self._answer_s = directory, answer_s
         self._is_here = directory == Path("/")
 
     def at(self, path: str) -> Path:
@@ -120,13 +120,13 @@ class MachineRoot:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=ANSWER_S,
+                timeout=self._answer_s,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "LC_ALL": "C"},
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return 1, f"no answer in {ANSWER_S:.0f} s"
+            return 1, f"no answer in {self._answer_s:.0f} s"
         except OSError as error:
             return 1, error.strerror or str(error)
         return done.returncode, done.stdout or done.stderr

@@ -5,6 +5,7 @@ Knows what a point holds. Refuses to know how it is drawn, and who measures.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,10 @@ import msgspec
 from dure.cluster.root.survey import NodeReport
 from dure.generate.request import EngineStats
 
-__all__ = ["EVERY_S", "History", "NodePoint", "Point", "rates"]
+__all__ = ["EVERY_S", "LOOKS", "History", "NodePoint", "Point", "rates"]
 
 EVERY_S = 60.0
+LOOKS = 4  # at the watts, for each point
 _KEPT = 24 * 60
 
 
@@ -27,6 +29,7 @@ class NodePoint(msgspec.Struct, frozen=True):
     temperature_c: float | None
     throttled: bool
     load: float
+    watts: float | None = None  # mean of the looks in this minute
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -38,6 +41,15 @@ class Point(msgspec.Struct, frozen=True):
     running: int
     waiting: int
     nodes: dict[str, NodePoint]
+
+    @property
+    def joules_per_token(self) -> float | None:
+        """What a generated token took, prompts and pauses included; None if a machine tells no watts."""
+        watts = [node.watts for node in self.nodes.values()]
+        known = [one for one in watts if one is not None]
+        if not known or len(known) < len(watts) or not self.generated_per_s:
+            return None
+        return sum(known) / self.generated_per_s
 
 
 def rates(before: EngineStats, now: EngineStats, seconds: float) -> tuple[float, float]:
@@ -64,6 +76,13 @@ class History:
         self._points: deque[Point] = deque(maxlen=_KEPT)
         self._before, self._at = EngineStats(), time.monotonic()
         self._throttled: dict[str, float] = {}
+        self._watts: dict[str, list[float]] = {}
+
+    def look(self, reports: Sequence[NodeReport]) -> None:
+        """Note what the machines draw, for the next point."""
+        for one in reports:
+            if one.health is not None and (watts := one.health.power.watts) is not None:
+                self._watts.setdefault(one.member.name, []).append(watts)
 
     def add(self, stats: EngineStats, reports: Sequence[NodeReport]) -> None:
         """Add a point of now."""
@@ -72,12 +91,16 @@ class History:
         self._before, self._at = stats, at
         self.throttled_since(reports)
         nodes = {
-            one.member.name: NodePoint(
-                one.health.temperature_c, bool(one.health.throttled), one.health.load
+            (name := one.member.name): NodePoint(
+                one.health.temperature_c,
+                bool(one.health.throttled),
+                one.health.load,
+                statistics.fmean(self._watts[name]) if name in self._watts else None,
             )
             for one in reports
             if one.health is not None
         }
+        self._watts = {}
         self._points.append(
             Point(time.time(), prompt, generated, stats.running, stats.waiting, nodes)
         )
@@ -89,6 +112,15 @@ class History:
         self._throttled = {name: self._throttled.get(name, now) for name in names}
         return self._throttled
 
+    @property
+    def joules_per_token(self) -> float | None:
+        """What a token of the last minute took; None if that is not known."""
+        return self._points[-1].joules_per_token if self._points else None
+
     def shown(self) -> dict[str, Any]:
         """Return them as the page reads them, oldest first."""
-        return {"every_s": EVERY_S, "points": msgspec.to_builtins(list(self._points))}
+        points = [
+            {**msgspec.to_builtins(one), "joules_per_token": one.joules_per_token}
+            for one in self._points
+        ]
+        return {"every_s": EVERY_S, "points": points}

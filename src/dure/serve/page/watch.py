@@ -23,7 +23,7 @@ from dure.generate.request import EngineStats, ModelInfo
 from dure.http.sse import sse
 from dure.places import cluster_directory
 from dure.serve.engine import Engine
-from dure.serve.page.history import EVERY_S, History, rates
+from dure.serve.page.history import EVERY_S, LOOKS, History, rates
 from dure.serve.page.journal import Journal
 from dure.serve.page.live_requests import LiveRequests
 from dure.serve.page.machines import links_shown, nodes_shown
@@ -110,8 +110,10 @@ class PageWatch:
 
     async def _keep_history(self) -> None:
         while True:
-            await asyncio.sleep(EVERY_S)
             try:
+                for _ in range(LOOKS):
+                    await asyncio.sleep(EVERY_S / LOOKS)
+                    self.history.look(self._reports())
                 self.history.add(self.engine.stats, self._reports())
             except Exception:
                 log.exception("a bug of ours: the page's history misses a point")
@@ -242,6 +244,7 @@ class PageWatch:
             "kv_total": stats.kv_total,
             "prompt_per_s": now.prompt,
             "generated_per_s": now.generated,
+            "joules_per_token": self.history.joules_per_token,
             "prompt_tokens": stats.prompt_tokens,
             "generated_tokens": stats.generated_tokens,
             "cache_hits": stats.cache_hits,
