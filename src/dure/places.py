@@ -22,6 +22,7 @@ __all__ = [
     "history_file",
     "models_directory",
     "node_directory",
+    "page_directory",
     "pods_directory",
     "rank_priority_file",
     "route_directory",
@@ -101,6 +102,11 @@ def cluster_directory() -> Path:
 def node_directory() -> Path:
     """Return where a node keeps its own: DURE_NODE_DIR, or the user's data directory."""
     return _named("DURE_NODE_DIR") or platformdirs.user_data_path("dure") / "node"
+
+
+def page_directory() -> Path:
+    """Return where servers keep the last day for their pages: DURE_PAGE, or the user's state directory."""
+    return _named("DURE_PAGE") or platformdirs.user_state_path("dure") / "page"
 
 
 def pods_directory() -> Path:

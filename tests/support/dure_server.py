@@ -32,6 +32,7 @@ class Home:
         self.dure = Dure(directory / "cache")
         self.dure.environment |= {
             "DURE_RUNTIME": str(directory / "run"),
+            "DURE_PAGE": str(directory / "page"),
             "DURE_MODELS": str(directory / "models"),
             "DURE_UI": str(directory / "ui.json"),
             "XDG_CONFIG_HOME": str(directory / "config"),

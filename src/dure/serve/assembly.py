@@ -27,6 +27,7 @@ from dure.http.sse import Silence
 from dure.isolation import Isolation
 from dure.model.gguf import open_gguf
 from dure.model.vocabulary import Vocabulary
+from dure.places import page_directory
 from dure.serve import anthropic, ollama, responses
 from dure.serve.adapter_loading import AdapterLoading
 from dure.serve.adapters import ServedAdapters
@@ -37,6 +38,7 @@ from dure.serve.engine_lifespan import EngineLifespan
 from dure.serve.measured import MeasuredEngine
 from dure.serve.metrics import Metrics
 from dure.serve.page.journal import Journal
+from dure.serve.page.kept_points import KeptPoints
 from dure.serve.page.sentences import SaidSentence, said
 from dure.serve.page.watch import PageWatch
 from dure.serve.prefix_directory import prefix_directory
@@ -105,7 +107,14 @@ def run_server(
         engine = EngineSupervisor(options, max_waiting=plan.settings.max_waiting, warn=noted)
         embedding = _embedding_engine(plan, noted)
         metrics = Metrics(engine, plan.name, watch.reports)
-        page = PageWatch(engine, plan.name, watch.reports, journal, has_nodes=options.run.cluster)
+        page = PageWatch(
+            engine,
+            plan.name,
+            watch.reports,
+            journal,
+            has_nodes=options.run.cluster,
+            kept=_kept_points(plan),
+        )
         measured = MeasuredEngine(
             engine, metrics, plan.name, plan.settings.max_prompt_tokens, page.requests
         )
@@ -130,6 +139,14 @@ def run_server(
     if life.error is not None:
         raise life.error
     return code
+
+
+def _kept_points(plan: ServerPlan) -> KeptPoints | None:
+    """Return where the last day is kept; nowhere if the port is any, as the next server has another."""
+    host, port = plan.settings.host, plan.settings.port
+    if host.startswith("unix:"):
+        return KeptPoints(page_directory(), plan.name, host)
+    return KeptPoints(page_directory(), plan.name, f"{host}:{port}") if port else None
 
 
 class _Journaled:

@@ -1,6 +1,6 @@
 """The last day: how fast the model was, how warm the machines were. A small ring, a point a minute.
 
-Knows what a point holds. Refuses to know how it is drawn, and who measures.
+Knows what a point holds. Refuses to know how it is drawn, who measures, and where points are kept.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,10 +16,11 @@ import msgspec
 from dure.cluster.root.survey import NodeReport
 from dure.generate.request import EngineStats
 
-__all__ = ["EVERY_S", "LOOKS", "History", "NodePoint", "Point", "rates"]
+__all__ = ["DAY_S", "EVERY_S", "LOOKS", "History", "NodePoint", "Point", "rates"]
 
 EVERY_S = 60.0
 LOOKS = 4  # at the watts, for each point
+DAY_S = 24 * 3600.0
 _KEPT = 24 * 60
 
 
@@ -70,13 +71,19 @@ def rates(before: EngineStats, now: EngineStats, seconds: float) -> tuple[float,
 
 
 class History:
-    """The points of the last day."""
+    """The points of the last day. before: those of an earlier server, oldest first."""
 
-    def __init__(self) -> None:
-        self._points: deque[Point] = deque(maxlen=_KEPT)
+    def __init__(self, before: Iterable[Point] = ()) -> None:
+        self._points: deque[Point] = deque(before, maxlen=_KEPT)
+        self._n_added = 0
         self._before, self._at = EngineStats(), time.monotonic()
         self._throttled: dict[str, float] = {}
         self._watts: dict[str, list[float]] = {}
+
+    @property
+    def points(self) -> list[Point]:
+        """Return them, oldest first."""
+        return list(self._points)
 
     def look(self, reports: Sequence[NodeReport]) -> None:
         """Note what the machines draw, for the next point."""
@@ -85,8 +92,8 @@ class History:
                 self._watts.setdefault(one.member.name, []).append(watts)
 
     def add(self, stats: EngineStats, reports: Sequence[NodeReport]) -> None:
-        """Add a point of now."""
-        at = time.monotonic()
+        """Add a point of now, and forget what is more than a day before it."""
+        at, now = time.monotonic(), time.time()
         prompt, generated = rates(self._before, stats, at - self._at)
         self._before, self._at = stats, at
         self.throttled_since(reports)
@@ -101,9 +108,16 @@ class History:
             if one.health is not None
         }
         self._watts = {}
-        self._points.append(
-            Point(time.time(), prompt, generated, stats.running, stats.waiting, nodes)
-        )
+        self._n_added += 1
+        self._forget(now)
+        self._points.append(Point(now, prompt, generated, stats.running, stats.waiting, nodes))
+
+    def _forget(self, now: float) -> None:
+        """Forget what is too old, and what has not happened yet since somebody set the clock back."""
+        while self._points and self._points[0].at < now - DAY_S:
+            self._points.popleft()
+        while self._points and self._points[-1].at >= now:
+            self._points.pop()
 
     def throttled_since(self, reports: Sequence[NodeReport]) -> Mapping[str, float]:
         """Return since when the machines that are throttled were first seen so, by name; since 1970."""
@@ -114,8 +128,8 @@ class History:
 
     @property
     def joules_per_token(self) -> float | None:
-        """What a token of the last minute took; None if that is not known."""
-        return self._points[-1].joules_per_token if self._points else None
+        """What a token of this server's last minute took; None if that is not known."""
+        return self._points[-1].joules_per_token if self._n_added else None
 
     def shown(self) -> dict[str, Any]:
         """Return them as the page reads them, oldest first."""

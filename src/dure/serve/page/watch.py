@@ -25,6 +25,7 @@ from dure.places import cluster_directory
 from dure.serve.engine import Engine
 from dure.serve.page.history import EVERY_S, LOOKS, History, rates
 from dure.serve.page.journal import Journal
+from dure.serve.page.kept_points import KeptPoints
 from dure.serve.page.live_requests import LiveRequests
 from dure.serve.page.machines import links_shown, nodes_shown
 from dure.serve.page.sentences import SaidSentence
@@ -34,6 +35,7 @@ __all__ = ["PageWatch"]
 
 log = logging.getLogger(__name__)
 
+_KEPT_EVERY = 5  # minutes
 _LOOK_EVERY_S = 5.0
 _WORK_EVERY_S = 1.0
 _NOTES = 64  # that waits are the mean of
@@ -54,7 +56,8 @@ class _Rates:
 
 
 class PageWatch:
-    """What is shown of a server. reports: of its machines. name: of its model.
+    """What is shown of a server. reports: of its machines. name: of its model. kept: its last day, if a
+    later server is to have it.
 
     is_stopping: the server ends; pages are let go.
     """
@@ -67,9 +70,11 @@ class PageWatch:
         journal: Journal,
         *,
         has_nodes: bool,
+        kept: KeptPoints | None = None,
     ) -> None:
         self.engine, self._name, self._reports, self._has_nodes = engine, name, reports, has_nodes
         self.requests, self.journal, self.history = LiveRequests(), journal, History()
+        self._kept = kept
         self.works = Works(self._worked)
         self._work: list[dict[str, Any]] = []
         self._begun = time.monotonic()
@@ -85,6 +90,8 @@ class PageWatch:
     @asynccontextmanager
     async def around(self) -> AsyncIterator[None]:
         """Keep history and journal until the block ends."""
+        if self._kept is not None:
+            self.history = History(await asyncio.to_thread(self._kept.read))
         lasting = (self._keep_history(), self._look(), self._look_at_work())
         tasks = [asyncio.create_task(one) for one in lasting]
         try:
@@ -94,6 +101,7 @@ class PageWatch:
                 task.cancel()
             await asyncio.wait(tasks)
             self.works.close()
+            self._end_history()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -109,6 +117,7 @@ class PageWatch:
                 self._is_watched.clear()
 
     async def _keep_history(self) -> None:
+        n_added = 0
         while True:
             try:
                 for _ in range(LOOKS):
@@ -117,6 +126,16 @@ class PageWatch:
                 self.history.add(self.engine.stats, self._reports())
             except Exception:
                 log.exception("a bug of ours: the page's history misses a point")
+            n_added += 1
+            if self._kept is not None and n_added % _KEPT_EVERY == 0:
+                await asyncio.to_thread(self._kept.write, self.history.points)
+
+    def _end_history(self) -> None:
+        """Add what there is of the last minute, and keep it all."""
+        self.history.look(self._reports())
+        self.history.add(self.engine.stats, self._reports())
+        if self._kept is not None:
+            self._kept.write(self.history.points)
 
     async def _look(self) -> None:
         while self._has_nodes:
