@@ -96,6 +96,7 @@ function node(name: string, is_root = false, is_up = true): ClusterNode {
     temperature_c: null,
     throttled: null,
     throttled_since: null,
+    wait_s_per_token: null,
     watts: null,
     watts_of: null,
     watts_problem: null,

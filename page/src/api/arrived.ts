@@ -25,7 +25,7 @@ const SERVER = [
 // prettier-ignore
 const NODE = [
   "machine", "problem", "share", "cpu", "weights_bytes", "kv_bytes", "peak_bytes", "memory_bytes", "available_bytes",
-  "temperature_c", "throttled", "throttled_since", "watts", "watts_of", "watts_problem", "clock_mhz", "load",
+  "temperature_c", "throttled", "throttled_since", "wait_s_per_token", "watts", "watts_of", "watts_problem", "clock_mhz", "load",
   "disk_free_bytes", "findings",
 ] as const satisfies readonly (keyof ClusterNode)[];
 
@@ -54,7 +54,7 @@ const NODE_HISTORY = ["temperature_c", "throttled", "watts"] as const;
 
 export function arrivedState(sent: State): State {
   return {
-    ...sent,
+    ...complete(sent, ["wire_s_per_token"]),
     server: complete(sent.server, SERVER),
     stats: complete(sent.stats, ["joules_per_token"]),
     nodes: sent.nodes.map((node) => {

@@ -100,6 +100,8 @@ export interface ClusterNode {
   readonly temperature_c: Known<number>;
   readonly throttled: Known<boolean>;
   readonly throttled_since: Known<number>;
+  /** For the last rank to come to each sum. */
+  readonly wait_s_per_token: Known<number>;
   readonly watts: Known<number>;
   /** What draws them. */
   readonly watts_of: Known<PowerOf>;
@@ -116,9 +118,11 @@ export interface Link {
   readonly ranks: readonly [number, number];
   readonly mbit_per_s: Known<number>;
   readonly round_trip_us: Known<number>;
+  /** How much earlier than the other one of them is ready. Such waits overlap if there are more ranks. */
   readonly wait_s_per_token: Known<number>;
   /** Which of the two waits for the other: its rank. */
   readonly waits: Known<number>;
+  /** Of this link alone: not known if there are more than two ranks. */
   readonly wire_s_per_token: Known<number>;
   readonly errors: Known<number>;
 }
@@ -129,7 +133,10 @@ export interface State {
   readonly requests: readonly RunningRequest[];
   readonly keys: readonly KeyQueue[];
   readonly nodes: readonly ClusterNode[];
+  /** Between any two ranks that exchange with each other. */
   readonly links: readonly Link[];
+  /** On all links together: they are used at once. */
+  readonly wire_s_per_token: Known<number>;
   /** On models, by whatever process of this machine; the newest first. */
   readonly work: readonly Work[];
 }

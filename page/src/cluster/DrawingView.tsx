@@ -49,11 +49,19 @@ export function DrawingView({ state }: { readonly state: State }): VNode {
             <i class="swatch" style={custom("--swatch", "var(--wait)")} />
             {t.wait}
           </span>
-          <span>
-            <i class="swatch" style={custom("--swatch", "var(--wire)")} />
-            {t.wire}
-          </span>
+          {links.length === 1 && (
+            <span>
+              <i class="swatch" style={custom("--swatch", "var(--wire)")} />
+              {t.wire}
+            </span>
+          )}
           <span>{t.wideIs}</span>
+          {links.length > 1 && (
+            <span>
+              {t.overlap}
+              {state.wire_s_per_token !== null && ` ${t.wireOfAll(short(state.wire_s_per_token))}`}
+            </span>
+          )}
         </p>
       )}
     </div>

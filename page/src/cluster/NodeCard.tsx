@@ -1,7 +1,7 @@
 /** One machine in figures. */
 import { Fragment, type VNode } from "preact";
 import type { ClusterNode } from "../api/contract";
-import { bytes, figure, machine, percent } from "../format";
+import { bytes, figure, machine, percent, short } from "../format";
 import { Meter, type MeterPart } from "../parts/Meter";
 import { text } from "../preferences";
 
@@ -22,6 +22,7 @@ export function NodeCard({ node }: { readonly node: ClusterNode }): VNode {
       </p>
       <Memory node={node} />
       <dl class="facts">
+        <Fact name={t.wait} value={node.wait_s_per_token} show={short} />
         <Fact name={t.temperature} value={node.temperature_c} show={(c) => `${figure(c)} °C`} />
         <Power node={node} />
         <Fact name={t.clock} value={node.clock_mhz} show={(mhz) => `${figure(mhz)} MHz`} />

@@ -70,6 +70,8 @@ export const en = {
     roundTrip: "Round trip",
     errors: "Errors",
     wideIs: "The wider, the longer. The wide end waits for the narrow one.",
+    overlap: "Each machine waits for the last to come, so waits overlap and do not add up.",
+    wireOfAll: (time: string) => `All links together take ${time} of a token on the wire.`,
     linkIs: (a: string, b: string, wait: string) => `${a} and ${b}: ${wait} wait a token`,
     root: "root",
     rank: (ranks: readonly number[]) =>

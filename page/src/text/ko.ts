@@ -68,6 +68,8 @@ export const ko: Texts = {
     roundTrip: "왕복 시간",
     errors: "오류",
     wideIs: "굵을수록 오래 기다립니다. 굵은 쪽이 가는 쪽을 기다립니다.",
+    overlap: "모든 머신이 가장 늦은 머신을 기다리므로 대기 시간은 서로 겹치며 더할 수 없습니다.",
+    wireOfAll: (time) => `토큰마다 모든 링크의 전송에 걸리는 시간은 함께 ${time}입니다.`,
     linkIs: (a, b, wait) => `${a} ↔ ${b}: 토큰당 대기 ${wait}`,
     root: "루트",
     rank: (ranks) => `랭크 ${ranks.join(", ")}`,

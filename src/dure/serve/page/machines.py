@@ -5,6 +5,7 @@ Pure: from reports, places of ranks and notes of steps to plain data. Refuses to
 
 from __future__ import annotations
 
+import itertools
 import socket
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from dure.generate.request import ModelInfo, RankPlace
 from dure.generate.step_notes import StepNote
 from dure.serve.page.sentences import SaidSentence, said
 
-__all__ = ["links_shown", "nodes_shown", "rank_names"]
+__all__ = ["links_shown", "nodes_shown", "rank_names", "sync_of"]
 
 _LOW_BYTES = 200e6
 _MBIT = 1e6 / 8
@@ -31,10 +32,12 @@ def nodes_shown(
     reports: Sequence[NodeReport],
     peak_bytes: Sequence[int],
     throttled: Mapping[str, float],
+    sync: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
     """Return this machine and every node. info: of the model, None while none is loaded.
 
-    throttled: since when machines are, by name; seconds since 1970.
+    throttled: since when machines are, by name; seconds since 1970. sync: see `sync_of`; the last rank to
+    come to a sum waits for nobody, so its time is the wire's, and what others have more is their wait.
 
     Ranks on one machine, as for a trial, are drawn as if each had its own.
     """
@@ -47,7 +50,12 @@ def nodes_shown(
         apart = [[n] for n in ranks] or [[]]
         since = {"throttled_since": throttled.get(name)}
         found += [
-            {**_node(name, own, by_name.get(name), places, peak_bytes), **since} for own in apart
+            {
+                **_node(name, own, by_name.get(name), places, peak_bytes),
+                "wait_s_per_token": sync[own[0]] - min(sync) if sync and own else None,
+                **since,
+            }
+            for own in apart
         ]
     return found
 
@@ -108,53 +116,60 @@ def _findings(report: NodeReport) -> list[dict[str, Any]]:
     return [msgspec.to_builtins(one) for one in found]
 
 
-def _sync_of(notes: Sequence[StepNote], n_ranks: int) -> list[float] | None:
-    """Return each rank's mean seconds of a token in sums; None: not known."""
+def sync_of(info: ModelInfo | None, notes: Sequence[StepNote]) -> list[float] | None:
+    """Return each rank's mean seconds of a token in sums; None if that is not known."""
+    n_ranks = len(info.places) if info else 0
     decode = [note for note in notes if note.is_decode and len(note.sync_s) == n_ranks]
-    if not decode:
+    if n_ranks < 2 or not decode:
         return None
     return [statistics.fmean(note.sync_s[rank] for note in decode) for rank in range(n_ranks)]
 
 
 def links_shown(
     info: ModelInfo | None,
-    notes: Sequence[StepNote],
+    sync: Sequence[float] | None,
     link_of: Callable[[str], LinkSpeed | None],
     errors: Mapping[str, int],
 ) -> list[dict[str, Any]]:
-    """Return the links between the root's rank and all others.
+    """Return the links between any two ranks: each sends its part of every sum to each other, directly.
 
-    link_of: what was measured of a node's link. errors: of each machine's network devices. A rank that
-    computes for longer has the other end of its link wait: `waits` says who.
+    sync: see `sync_of`. link_of: what was measured between the root and a node. errors: of each machine's
+    network devices. A rank that computes for longer has the other end of its link wait: `waits` says who.
     """
     places = info.places if info else ()
-    if len(places) < 2 or info is None:
-        return []
-    sync, names = _sync_of(notes, len(places)), rank_names(places)
-    return [_link(rank, places, names, sync, link_of, errors) for rank in range(1, len(places))]
+    names = rank_names(places)
+    return [
+        _link(pair, places, names, sync, link_of, errors)
+        for pair in itertools.combinations(range(len(places)), 2)
+    ]
 
 
 def _link(
-    rank: int,
+    pair: tuple[int, int],
     places: Sequence[RankPlace],
     names: Sequence[str],
     sync: Sequence[float] | None,
     link_of: Callable[[str], LinkSpeed | None],
     errors: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Return one link. sync: the last rank to come to a sum waits for nobody, so its time is the wire's."""
-    name = node_of(places[rank])
-    speed = link_of(name) if name != ROOT_NAME else None
-    late = None if sync is None else sync[0] - sync[rank]
+    """Return one link. All ranks end a sum at once, so what one is longer in it, it was there earlier.
+
+    Nothing is measured between two nodes, nor what each of several links takes of a sum.
+    """
+    one, other = pair
+    nodes = {node_of(places[one]), node_of(places[other])}
+    name = next(iter(nodes - {ROOT_NAME}), None) if ROOT_NAME in nodes else None
+    speed = link_of(name) if name else None
+    late = None if sync is None else sync[one] - sync[other]
     return {
-        "ranks": [0, rank],
-        "between": [names[0], names[rank]],
+        "ranks": [one, other],
+        "between": [names[one], names[other]],
         "mbit_per_s": speed.bytes_per_s / _MBIT if speed else None,
         "round_trip_us": speed.round_trip_s * 1e6 if speed else None,
         "wait_s_per_token": None if late is None else abs(late),
-        "waits": None if not late else (0 if late > 0 else rank),
-        "wire_s_per_token": None if sync is None else min(sync),
-        "errors": errors.get(name),
+        "waits": None if not late else (one if late > 0 else other),
+        "wire_s_per_token": None if sync is None or len(places) > 2 else min(sync),
+        "errors": errors.get(name) if name else None,
     }
 
 

@@ -27,7 +27,7 @@ from dure.serve.page.history import EVERY_S, LOOKS, History, rates
 from dure.serve.page.journal import Journal
 from dure.serve.page.kept_points import KeptPoints
 from dure.serve.page.live_requests import LiveRequests
-from dure.serve.page.machines import links_shown, nodes_shown
+from dure.serve.page.machines import links_shown, nodes_shown, sync_of
 from dure.serve.page.sentences import SaidSentence
 from dure.serve.page.work import Works
 
@@ -181,6 +181,7 @@ class PageWatch:
         notes = self.engine.steps.since(self.engine.steps.n_seen - _NOTES)
         info, stats, reports = self._info(), self.engine.stats, self._reports()
         throttled = self.history.throttled_since(reports)
+        sync = sync_of(info, notes)
         errors = {
             one.member.name: sum(link.errors for link in one.health.links)
             for one in reports
@@ -202,8 +203,9 @@ class PageWatch:
                 for one in stats.owners
                 if one.running or one.waiting
             ],
-            "nodes": nodes_shown(info, reports, stats.peak_bytes, throttled),
-            "links": links_shown(info, notes, self._links.get, errors),
+            "nodes": nodes_shown(info, reports, stats.peak_bytes, throttled, sync),
+            "links": links_shown(info, sync, self._links.get, errors),
+            "wire_s_per_token": min(sync) if sync else None,
             "work": self._work,
         }
 
