@@ -1,7 +1,7 @@
 // Answers llama.cpp's callback about every node of its graph.
 //
-// Knows: what happens before a node is computed (a kernel may take it) and after (its input may be gathered; an
-// all-reduce, if it is a reduction point). Refuses to know: how any of it is done.
+// Knows: what happens before a node is computed (a kernel may take it) and after (its input may be gathered, its
+// experts noted; an all-reduce, if it is a reduction point). Refuses to know: how any of it is done.
 
 #include <ggml.h>
 #include <stdbool.h>
@@ -11,6 +11,7 @@
 #include "attributes.h"
 #include "clock.h"
 #include "dispatch.h"
+#include "expert_choices.h"
 #include "importance.h"
 #include "reduction_points.h"
 
@@ -34,19 +35,23 @@ EXPORT bool dure_graph_callback(struct ggml_tensor *t, bool ask, void *user) {
     const bool is_alone = !allreduce_is_open();
     const bool reduces = step_stats.status == ALLREDUCE_OK && !(is_alone && !times_are_kept());
     struct importance *const gathered = importance_of(user);
+    const bool is_choice = notes_choice(t);
     if (ask) {
         const bool is_gathered = gathered && wants_input(gathered, t);
         dispatch_node(user, t);
-        return is_gathered || (reduces && is_reduction_point(t));
+        return is_gathered || is_choice || (reduces && is_reduction_point(t));
     }
     if (step_stats.status != ALLREDUCE_OK) {
         return false;
     }
     if (gathered) {
         gather_input(gathered, t);
-        if (!(reduces && is_reduction_point(t))) {
-            return true;
-        }
+    }
+    if (is_choice) {
+        note_choice(t);
+    }
+    if ((gathered || is_choice) && !(reduces && is_reduction_point(t))) {
+        return true;
     }
     return reduce(t, is_alone);
 }

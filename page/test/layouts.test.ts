@@ -10,7 +10,15 @@ import { type Facts, Translator } from "../src/text/translator";
 import { drawingOf } from "../src/cluster/layout";
 import { linePath, marksOf, scaleOf, stretchesOf } from "../src/log/chart";
 import { meansOf, stepAt, stripOf, ticksOf, type Window } from "../src/now/strip";
-import { barsOf, layersOf, meanTimes, spanOf, total } from "../src/token/anatomy";
+import {
+  barsOf,
+  chosenIn,
+  expertCells,
+  layersOf,
+  meanTimes,
+  spanOf,
+  total,
+} from "../src/token/anatomy";
 
 const STEPS: Step[] = [
   {
@@ -243,6 +251,8 @@ const TRACE: TokenTrace = {
   sums: 2,
   bytes_sent: 8,
   weights_bytes: null,
+  n_experts: null,
+  experts: null,
   parts: [],
   ranks: [
     {
@@ -283,6 +293,20 @@ test("bars of a span are cut at its ends", () => {
     { part: "wait", x: 100, width: 200 },
     { part: "feed_forward", x: 300, width: 100 },
   ]);
+});
+
+test("experts are told once for ranks that agree, and each has its cell", () => {
+  const experts = [
+    [[], [1, 3]],
+    [[], [1, 3]],
+  ];
+  const mixture = { ...TRACE, n_experts: 4, experts };
+  expect(chosenIn(mixture, 0)).toEqual([]);
+  expect(chosenIn(mixture, 1)).toEqual([{ ranks: [0, 1], experts: [1, 3] }]);
+  expect(chosenIn({ ...mixture, experts: [[[0]], [[2]]] }, 0)).toHaveLength(2);
+  expect(expertCells(mixture, 1, 8)).toBe("M1 8h1v8h-1zM1 24h1v8h-1z");
+  expect(chosenIn(TRACE, 1)).toEqual([]);
+  expect(expertCells(TRACE, 1, 8)).toBe("");
 });
 
 const FRAME = { from: 0, until: 600, low: 0, high: 10, width: 600, height: 100 };

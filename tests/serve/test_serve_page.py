@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ import psutil
 import pytest
 
 from dure.engine.trace import PARTS
+from dure.model.architectures import shape_of
+from dure.model.gguf import open_gguf
 from dure.serve.page import built
-from tests.support.dure_server import GREEDY, Home, Serving
+from tests.support.dure_server import DEMO, GREEDY, Home, Serving
+from tests.support.random_models import SHAPES, write_random_model
 
 WAIT_S = 60.0  # detects a hang; nothing is measured with it
 LONG = {**GREEDY, "max_tokens": 1500, "ignore_eos": True, "stream": True}
@@ -135,6 +139,7 @@ def test_a_token_is_traced_through_every_layer(server: Serving) -> None:
     for trace in traces:
         assert (trace["n_ranks"], trace["n_layers"], trace["sums"]) == (2, 4, 8)
         assert trace["bytes_sent"] > 0
+        assert trace["experts"] is None
         for rank, parts in zip(trace["ranks"], trace["parts"], strict=True):
             ends = [begun for _, begun, _, _ in rank["intervals"][1:]]
             assert ends == [ended for _, _, ended, _ in rank["intervals"][:-1]]
@@ -142,6 +147,20 @@ def test_a_token_is_traced_through_every_layer(server: Serving) -> None:
             took_s = rank["intervals"][-1][2] - rank["intervals"][0][1]
             assert sum(parts.values()) == pytest.approx(took_s)
             assert 0 < took_s <= trace["token_s"]
+
+
+def test_a_mixtures_token_is_traced_with_its_experts(tmp_path: Path) -> None:
+    """In each layer as many as the model uses, the same on both ranks."""
+    with open_gguf(DEMO) as demo:
+        n_vocab = shape_of(demo).n_vocab
+    shape = replace(SHAPES["qwen3moe"], n_vocab=n_vocab)
+    write_random_model(tmp_path / "m.gguf", shape, "Q8_0", vocab=DEMO)
+    with Home(tmp_path).serving("--ranks", "2", model=tmp_path / "m.gguf") as server:
+        trace = httpx.post(f"{server.url}/page/trace", timeout=WAIT_S).json()
+    assert trace["n_experts"] == shape.n_expert
+    first, second = trace["experts"]
+    assert first == second
+    assert [len(own) for own in first] == [shape.n_expert_used] * trace["n_layers"]
 
 
 def test_a_killed_rank_is_in_the_journal(server: Serving) -> None:

@@ -84,7 +84,14 @@ export function arrivedHistory(sent: History): History {
 }
 
 export function arrivedTrace(sent: TokenTrace): TokenTrace {
-  return complete(sent, ["n_layers", "sums", "bytes_sent", "weights_bytes"]);
+  return complete(sent, [
+    "n_layers",
+    "sums",
+    "bytes_sent",
+    "weights_bytes",
+    "n_experts",
+    "experts",
+  ]);
 }
 
 export function arrivedModels(sent: ModelList): ModelList {

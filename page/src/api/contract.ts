@@ -266,6 +266,10 @@ export interface TokenTrace {
   readonly bytes_sent: Known<number>;
   /** What each rank holds. */
   readonly weights_bytes: Known<readonly number[]>;
+  /** That a layer has; null: the model is no mixture of experts. */
+  readonly n_experts: Known<number>;
+  /** Of each rank, for each layer, those that the token had; of several answers, the first one's. */
+  readonly experts: Known<readonly (readonly (readonly number[])[])[]>;
   readonly ranks: readonly {
     readonly node: string;
     readonly intervals: readonly TokenInterval[];

@@ -330,6 +330,13 @@ export const en = {
     layerTime: (n: number, time: string) => `layer ${n}, ${time}`,
     previous: "Previous layer",
     next: "Next layer",
+    experts: "Experts chosen",
+    expertsAre: (n: string) =>
+      `Each layer has ${n} experts and computes a few of them for a token. A column is a layer, a row an expert; every rank computes its part of each.`,
+    expertsPicture: (layers: number, experts: number) =>
+      `${plural(layers, "layer", "layers")}, ${experts} experts each; choose a layer to read which`,
+    chosenExperts: (experts: string) => `Experts ${experts}`,
+    onEveryRank: "the same on every rank",
     noParts:
       "The model is not cut: one rank computes the whole token, so there is nobody to wait for.",
     explain: "Point at a colour, or choose one, to see what it is.",

@@ -328,6 +328,13 @@ export const ko: Texts = {
     layerTime: (n, time) => `레이어 ${n}, ${time}`,
     previous: "이전 레이어",
     next: "다음 레이어",
+    experts: "선택된 전문가",
+    expertsAre: (n) =>
+      `레이어마다 전문가 ${n}개 중 일부만 토큰을 계산합니다. 열은 레이어, 행은 전문가이며 모든 랭크가 각 전문가를 나누어 계산합니다.`,
+    expertsPicture: (layers, experts) =>
+      `레이어 ${layers}개, 레이어당 전문가 ${experts}개. 레이어를 선택하면 번호를 볼 수 있습니다`,
+    chosenExperts: (experts) => `전문가 ${experts}`,
+    onEveryRank: "모든 랭크 동일",
     noParts:
       "모델이 분할되지 않았습니다. 랭크 하나가 토큰 전체를 계산하므로 기다릴 상대가 없습니다.",
     explain: "색을 가리키거나 선택하면 설명이 나옵니다.",

@@ -8,6 +8,7 @@ import { Refusal } from "../parts/Refusal";
 import { text } from "../preferences";
 import { layersOf, meanTimes, spanOf } from "./anatomy";
 import { Columns } from "./Columns";
+import { ChosenExperts, Experts } from "./Experts";
 import { Lanes } from "./Lanes";
 import { Lessons } from "./Lessons";
 import { Parts, PartsTable } from "./Parts";
@@ -68,6 +69,7 @@ function Anatomy({ trace: taken }: { readonly trace: TokenTrace }): VNode {
             <p class="quiet small-text">{t.byLayerIs}</p>
           </div>
           <Columns layers={layers} />
+          <Experts trace={taken} />
           <Zoom trace={taken} known={layers.map(({ layer }) => layer)} />
         </section>
       )}
@@ -109,6 +111,7 @@ function Zoom({ trace: taken, known }: { trace: TokenTrace; known: readonly numb
         </span>
       </div>
       <Lanes trace={taken} span={span} label={t.layer(layer)} />
+      <ChosenExperts trace={taken} layer={layer} />
     </div>
   );
 }

@@ -65,6 +65,34 @@ export function layersOf(trace: TokenTrace): readonly Layer[] {
     }));
 }
 
+/** A rank's experts in a layer, and which ranks have the same. */
+export interface Chosen {
+  readonly ranks: readonly number[];
+  readonly experts: readonly number[];
+}
+
+/** Return the experts of a layer, once for ranks that agree; none if the layer has none. */
+export function chosenIn({ experts }: TokenTrace, layer: number): readonly Chosen[] {
+  const found = new Map<string, { ranks: number[]; experts: readonly number[] }>();
+  (experts ?? []).forEach((layers, rank) => {
+    const own = layers[layer] ?? [];
+    if (own.length === 0) return;
+    const known = found.get(own.join(" "));
+    if (known === undefined) found.set(own.join(" "), { ranks: [rank], experts: own });
+    else known.ranks.push(rank);
+  });
+  return [...found.values()];
+}
+
+/** Return one path of cells: a column for each layer, a cell for each expert that rank 0 has there. */
+export function expertCells({ experts }: TokenTrace, width: number, height: number): string {
+  return (experts?.[0] ?? [])
+    .flatMap((own, layer) =>
+      own.map((expert) => `M${layer * width} ${expert * height}h${width}v${height}h${-width}z`),
+    )
+    .join("");
+}
+
 export interface Span {
   readonly begun: number;
   readonly ended: number;

@@ -283,8 +283,11 @@ class Instruments(Protocol):
     def watch_threads(self, changed: Callable[[Sequence[int]], None]) -> None:
         """Call `changed` with how many threads each rank has given up, when that has changed."""
 
-    def trace(self) -> None:
-        """Record the times of every step until `traced`. Raises UsageError if the model has no table."""
+    def trace(self, *, experts: bool = False) -> None:
+        """Record the times of every step until `traced`. Raises UsageError if the model has no table.
+
+        experts: also which are chosen, for which llama.cpp halts once more in each layer that has them.
+        """
 
     def traced(self) -> list[RankTrace]:
         """Return what every rank has recorded since `trace`, and stop recording."""

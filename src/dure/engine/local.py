@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dure.engine.compute.allreduce import ReductionTimes, read_bytes_per_s
+from dure.engine.compute.expert_choices import ExpertChoices
 from dure.engine.compute.llama import LoadedModel
 from dure.engine.compute.memory import peak_bytes
 from dure.engine.compute.sharing import StepTimes
@@ -57,6 +58,7 @@ class LocalExecutor:
     ) -> None:
         self._model = LoadedModel(path, limits, progress=progress)
         self._name, self._points, self._times = path.name, reduction_points, ReductionTimes()
+        self._choices = ExpertChoices()
         self._steps: list[StepTrace] | None = None  # while traced
         self._kv_bytes, self._files = kv_bytes, RankFiles(0)
         self._outputs: tuple[int, ...] = ()
@@ -96,7 +98,8 @@ class LocalExecutor:
         self._watch.see([given_up])
         stats = StepStats((end - start,), (0.0,), (idle_s,), (0.0,), (given_up,), (lost,))
         if self._steps is not None and batch.tokens.size:
-            self._steps.append(StepTrace(start, end, self._times.recorded()))
+            times, experts = self._times.recorded(), self._choices.noted()
+            self._steps.append(StepTrace(start, end, times, experts))
         return StepResult(rows, stats, embeddings)
 
     def _rows(self, batch: Batch) -> tuple[TopK, ...]:
@@ -152,7 +155,7 @@ class LocalExecutor:
         """Tell when threads are given up; see `Instruments.watch_threads`."""
         self._watch.changed = changed
 
-    def trace(self) -> None:
+    def trace(self, *, experts: bool = False) -> None:
         """Record the times of every step; see `Instruments.trace`."""
         if not self._points:
             raise UsageError(
@@ -161,10 +164,12 @@ class LocalExecutor:
             )
         self._steps = []
         self._times.record_whole(self._points, MOST_PASSES * 2 * self._model.n_layer)
+        self._choices.note(self._model.n_layer if experts else 0)
 
     def traced(self) -> list[RankTrace]:
         """Return what was recorded since `trace`."""
         self._times.record(0)
+        self._choices.note(0)
         steps, self._steps = self._steps or [], None
         return [RankTrace(0.0, tuple(steps))]
 

@@ -3,13 +3,13 @@
 Pure. An all-reduce ends when the last rank has come to it, so its time has parts: waiting for the slowest
 rank, the wire, and turning numbers into bytes and back. Clocks of different machines are compared by the
 quickest of many exchanges, which is right to half of its round trip.
-Knows times alone; refuses to know how they were recorded.
+Knows times, and which experts there were; refuses to know how they were recorded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,16 +19,28 @@ from dure.engine.arrays import Times
 __all__ = [
     "MOST_PASSES",
     "PARTS",
+    "ExpertNotes",
     "RankInterval",
     "RankTrace",
     "StepTrace",
     "chrome_events",
+    "last_experts",
     "last_step",
     "parts_of",
 ]
 
 MOST_PASSES = 8  # of a step, whose times are recorded: llama.cpp divides long prompts
 PARTS = ("attention", "feed_forward", "head", "encode", "wait", "wire", "between")
+
+
+@dataclass(frozen=True)
+class ExpertNotes:
+    """Which experts a step's first token had: their numbers, in order, for each layer (none: a layer
+    without experts). n_experts: that a layer has; 0 if nothing was noted.
+    """
+
+    n_experts: int = 0
+    chosen: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class StepTrace:
     begun: float
     ended: float
     reductions: Times
+    experts: ExpertNotes = ExpertNotes()
 
 
 @dataclass(frozen=True)
@@ -53,9 +66,11 @@ class RankTrace:
     def on_one_clock(self) -> RankTrace:
         """Return the same by rank 0's clock."""
         by = self.clock_s
-        return RankTrace(
-            0.0, tuple(StepTrace(s.begun - by, s.ended - by, s.reductions - by) for s in self.steps)
+        moved = (
+            replace(s, begun=s.begun - by, ended=s.ended - by, reductions=s.reductions - by)
+            for s in self.steps
         )
+        return RankTrace(0.0, tuple(moved))
 
 
 @dataclass(frozen=True)
@@ -81,15 +96,26 @@ def last_step(ranks: Sequence[RankTrace]) -> list[list[RankInterval]]:
 
     Nothing if no step had any.
     """
-    whole = [i for i, step in enumerate(ranks[0].steps) if len(step.reductions)]
-    if not whole:
+    last = _last_whole(ranks)
+    if last is None:
         return []
-    alone = [RankTrace(rank.clock_s, (rank.steps[whole[-1]],)) for rank in ranks]
+    alone = [RankTrace(rank.clock_s, (rank.steps[last],)) for rank in ranks]
     begun = min(rank.on_one_clock().steps[0].begun for rank in alone)
     return [
         [RankInterval(i.part, i.begun - begun, i.ended - begun, i.layer) for i in own]
         for _, own in _intervals(alone)
     ]
+
+
+def last_experts(ranks: Sequence[RankTrace]) -> list[ExpertNotes]:
+    """Return for every rank which experts the first token of the same step had; nothing as there."""
+    last = _last_whole(ranks)
+    return [] if last is None else [rank.steps[last].experts for rank in ranks]
+
+
+def _last_whole(ranks: Sequence[RankTrace]) -> int | None:
+    whole = [i for i, step in enumerate(ranks[0].steps) if len(step.reductions)]
+    return whole[-1] if whole else None
 
 
 def chrome_events(ranks: Sequence[RankTrace], hosts: Sequence[str]) -> list[dict[str, Any]]:

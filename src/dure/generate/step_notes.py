@@ -40,8 +40,14 @@ class TracedInterval(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TokenTrace(msgspec.Struct, frozen=True):
-    """The step that gave a token (of each running answer), on every rank. n_sums: all-reduces."""
+    """The step that gave a token (of each running answer), on every rank. n_sums: all-reduces.
+
+    n_experts: that a layer has. experts: of each rank, for each layer, those that the token had (of several
+    answers, the first one's); nothing if the model has none.
+    """
 
     note: StepNote
     n_sums: int
     ranks: tuple[tuple[TracedInterval, ...], ...]
+    n_experts: int = 0
+    experts: tuple[tuple[tuple[int, ...], ...], ...] = ()

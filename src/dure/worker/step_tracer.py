@@ -6,7 +6,7 @@ Knows the messages that tell it. Refuses to know who watches.
 from __future__ import annotations
 
 from dure.engine.executor import FullExecutor
-from dure.engine.trace import last_step
+from dure.engine.trace import last_experts, last_step
 from dure.errors import DureError, EngineError
 from dure.generate.loop import EngineLoop
 from dure.generate.step_notes import StepNote, TokenTrace, TracedInterval
@@ -39,7 +39,7 @@ class StepTracer:
         if self._is_tracing:
             return
         try:
-            self._executor.trace()
+            self._executor.trace(experts=True)
         except EngineError:
             raise
         except DureError as error:
@@ -81,4 +81,7 @@ class StepTracer:
         )
         steps = [step for step in traced[0].steps if len(step.reductions)]
         n_sums = len(steps[-1].reductions) if steps and len(traced) > 1 else 0
-        self._supervisor.send(msg.TokenTraced(TokenTrace(note, n_sums, ranks)))
+        chosen = last_experts(traced)
+        n_experts = max((one.n_experts for one in chosen), default=0)
+        experts = tuple(one.chosen for one in chosen) if n_experts else ()
+        self._supervisor.send(msg.TokenTraced(TokenTrace(note, n_sums, ranks, n_experts, experts)))

@@ -17,6 +17,7 @@ from dure.engine.adapters import NO_ADAPTERS, AdapterSet
 from dure.engine.arrays import Floats
 from dure.engine.executor import Adjustment, Batch
 from dure.engine.kv import KvOp
+from dure.engine.trace import ExpertNotes
 
 __all__ = [
     "AdapterLoaded",
@@ -64,8 +65,8 @@ __all__ = [
 RankStats = tuple[float, float, float, float, int, float]
 """A rank's figures of a step: those of `StepStats`, in its order."""
 
-TracedStep = tuple[float, float, bytes]
-"""When a step began and ended on a rank, and its all-reduces, float64 [n, 4]; see `StepTrace`."""
+TracedStep = tuple[float, float, bytes, ExpertNotes]
+"""When a step began and ended on a rank, its all-reduces, float64 [n, 4], and experts; see `StepTrace`."""
 
 
 class _Message(msgspec.Struct, tag=True, array_like=True):
@@ -165,9 +166,10 @@ class SetThreads(_Message):
 
 
 class SetTrace(_Message):
-    """Record the times of each step from now on; or report them, and stop."""
+    """Record the times of each step from now on, and its experts; or report them, and stop."""
 
     on: bool
+    experts: bool = False
 
 
 class ProbeRanks(_Message):

@@ -185,9 +185,9 @@ class MpiExecutor:
         """Tell when threads are given up; see `Instruments.watch_threads`."""
         self._watch.changed = changed
 
-    def trace(self) -> None:
+    def trace(self, *, experts: bool = False) -> None:
         """Record the times of every step; see `Instruments.trace`."""
-        self._job.ask(msg.SetTrace(on=True), msg.Traced, 4 * self._wait_s)
+        self._job.ask(msg.SetTrace(on=True, experts=experts), msg.Traced, 4 * self._wait_s)
 
     def traced(self) -> list[RankTrace]:
         """Return what every rank recorded; see `Instruments.traced`."""
@@ -196,8 +196,8 @@ class MpiExecutor:
             RankTrace(
                 clock,
                 tuple(
-                    StepTrace(begun, ended, np.frombuffer(sums, np.float64).reshape(-1, 4))
-                    for begun, ended, sums in steps
+                    StepTrace(begun, ended, np.frombuffer(sums, np.float64).reshape(-1, 4), experts)
+                    for begun, ended, sums, experts in steps
                 ),
             )
             for clock, steps in done.ranks

@@ -20,6 +20,7 @@ from dure.engine.compute.allreduce import (
     exchange_seconds,
     read_bytes_per_s,
 )
+from dure.engine.compute.expert_choices import ExpertChoices
 from dure.engine.compute.llama import LoadedModel
 from dure.engine.compute.memory import peak_bytes
 from dure.engine.compute.native import mpi
@@ -65,6 +66,7 @@ class RankProcess:
         self.model = self._load(client)
         self.first_id = job.vocabulary[self.rank][0]
         self._outputs: list[int] = []
+        self._choices = ExpertChoices()
         self._steps: list[msg.TracedStep] | None = None  # recorded while traced
         self._idle_since = time.monotonic()
 
@@ -113,7 +115,7 @@ class RankProcess:
         self._idle_since = time.monotonic()
         if self._steps is not None and n_tokens:
             times = self._all_reduce.times.recorded().tobytes()
-            self._steps.append((start, self._idle_since, times))
+            self._steps.append((start, self._idle_since, times, self._choices.noted()))
         step_s = self._idle_since - start
         use = self.model.share_processors(spent, n_tokens, reduced.sync_s)
         self.stats = (step_s, reduced.sync_s, idle_s, reduced.bytes_sent, *use)
@@ -197,6 +199,7 @@ class RankProcess:
         self._steps = [] if request.on else None
         n = self.job.reductions_per_pass * MOST_PASSES if request.on else 0
         self._all_reduce.times.record(n)
+        self._choices.note(self.model.n_layer if request.on and request.experts else 0)
         return recorded
 
     def probe(self, request: msg.ProbeRanks) -> tuple[float, float]:

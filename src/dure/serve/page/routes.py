@@ -238,6 +238,8 @@ def _trace_shown(watch: PageWatch, trace: TokenTrace) -> dict[str, Any]:
         "n_ranks": len(trace.ranks),
         "sums": trace.n_sums,
         "bytes_sent": sum(trace.note.bytes_sent),
+        "n_experts": trace.n_experts or None,
+        "experts": trace.experts or None,
         "weights_bytes": [place.weights_bytes for place in info.places],
         "ranks": [
             {"node": name, "intervals": [[i.part, i.begun_s, i.ended_s, i.layer] for i in own]}
