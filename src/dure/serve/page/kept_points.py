@@ -71,7 +71,7 @@ class KeptPoints:
         try:
             write_whole(self._path, msgspec.json.encode(kept), private=True)
         except OSError as error:
-            self._warn(f"{self._path}: the page's last day is not kept: {error.strerror}")
+            self._log(f"{self._path}: the page's last day is not kept: {error.strerror}")
             return
         self._problem = ""
         with suppress(OSError):
@@ -83,7 +83,7 @@ class KeptPoints:
             if is_ours and path.stat().st_mtime < time.time() - DAY_S:
                 path.unlink(missing_ok=True)
 
-    def _warn(self, problem: str) -> None:
+    def _log(self, problem: str) -> None:
         if problem != self._problem:  # once, not every few minutes
             log.warning("%s", problem)
         self._problem = problem
