@@ -37,8 +37,9 @@ KERNELS = (
     "tests/engine/test_matmul.py",
     "tests/engine/test_attention.py",
     "tests/engine/test_scale.py",
+    "tests/tune/optimizer/test_adamw_equality.py",
 )
-QUICK = "zeros or wide or prompt or one_token or scale"
+QUICK = "zeros or wide or prompt or one_token or scale or torchs"
 
 
 @pytest.fixture(name="wheel", scope="module")
@@ -92,10 +93,11 @@ def test_one_for_arm64_is_built_without_its_libraries(tmp_path: Path) -> None:
     wheel = built("aarch64", tmp_path)
     assert wheel.name.endswith("-py3-none-manylinux_2_34_aarch64.whl")
     with zipfile.ZipFile(wheel) as zipped:
-        (library,) = (name for name in zipped.namelist() if name.endswith(".so"))
-        machine = zipped.read(library)[18:20]
-    assert library.endswith("/libdure_native-armv8-a.so")
-    assert machine == (183).to_bytes(2, "little")  # EM_AARCH64
+        libraries = sorted(name for name in zipped.namelist() if name.endswith(".so"))
+        machines = {zipped.read(library)[18:20] for library in libraries}
+    names = ("libdure_native-armv8-a.so", "libdure_optimizer-armv8-a.so")
+    assert tuple(Path(library).name for library in libraries) == names
+    assert machines == {(183).to_bytes(2, "little")}  # EM_AARCH64
     assert problems_of(wheel) == []
 
 
@@ -104,6 +106,8 @@ def test_all_of_the_package_is_in_it_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as zipped:
         names = {name for name in zipped.namelist() if ".dist-info/" not in name}
     libraries = {f"dure/engine/compute/libdure_native-{name}.so" for name in NAMES}
+    levels = {name.removesuffix("-vnni") for name in NAMES}
+    libraries |= {f"dure/tune/optimizer/libdure_optimizer-{name}.so" for name in levels}
     source = PROJECT / "src"
     files = {str(p.relative_to(source)) for p in source.rglob("*") if p.is_file()}
     files = {name for name in files if "__pycache__" not in name}

@@ -33,13 +33,14 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "x86-64-v2": _V2,
     "armv8-a": (),
 }
-_PREFIX = "libdure_native"
 
 
-def file_of(name: str) -> Path:
-    """Return where the library of this name is, if it is installed."""
-    own = _PREFIX if name == NATIVE else f"{_PREFIX}-{name}"
-    return Path(__file__).with_name(f"{own}.so")
+def file_of(name: str, library: str = "dure_native", folder: Path = Path(__file__).parent) -> Path:
+    """Return where the library of this name is, if it is installed.
+
+    library: which of those that CMakeLists.txt builds for each processor. folder: where it installs it.
+    """
+    return folder / (f"lib{library}.so" if name == NATIVE else f"lib{library}-{name}.so")
 
 
 def installed() -> tuple[str, ...]:
