@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from dure.errors import ModelError
 from dure.model.gguf.values import one_line
 
-__all__ = ["pre_tokenizer_name"]
+__all__ = ["pre_tokenizer_name", "pre_tokenizer_steps"]
 
 _ENGLISH = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -51,6 +51,57 @@ _NAMES: Mapping[tuple[str, ...], tuple[str | None, str | None]] = {
 }
 """llama.cpp's name by the patterns that divide, one after the other: if merges are kept to, and if a whole
 word that is a token comes before them. Its "gpt-4o" divides words before combining marks, as in Hindi."""
+
+
+_ALIASES: Mapping[str, str] = {
+    **dict.fromkeys(["llama3", "llama-v3", "falcon3", "pixtral", "lfm2"], "llama-bpe"),
+    **dict.fromkeys(["deepseek-r1-qwen", "kormo"], "qwen2"),
+    **dict.fromkeys(["phi-2", "jina-es", "jina-de", "mellum", "modern-bert"], "gpt-2"),
+    **dict.fromkeys(["llama4", "kanana2"], "gpt-4o"),
+}
+_GPT4O = (
+    rf"{_BEFORE}((?=[\p{{L}}])([^a-z]))*((?=[\p{{L}}])([^A-Z]))+{_ENGLISH}?|"
+    rf"{_BEFORE}((?=[\p{{L}}])([^a-z]))+((?=[\p{{L}}])([^A-Z]))*{_ENGLISH}?|"
+    rf"\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
+)
+_DEFAULT = (
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    r"\p{N}+",
+    "[0-9][0-9][0-9]",
+)
+_PATTERNS: Mapping[str, tuple[tuple[str, ...], bool]] = {
+    **{
+        name: (patterns, bool(ignores))
+        for patterns, names in _NAMES.items()
+        for ignores, name in enumerate(names)
+        if name is not None
+    },
+    "gpt-4o": ((_GPT4O,), False),
+    "default": (_DEFAULT, False),
+}
+"""By llama.cpp's name: the patterns that divide, and whether a whole word that is a token comes before
+merges. "gpt-4o" and "default" are as llama.cpp has them, which no model's own tokenizer.json has."""
+
+
+def pre_tokenizer_steps(name: str) -> tuple[list[dict[str, Any]], bool] | None:
+    """Return the steps of a tokenizer.json that divide as llama.cpp does under this name, None if unknown.
+
+    Also whether merges are ignored for a word that is a token.
+    """
+    found = _PATTERNS.get(_ALIASES.get(name, name))
+    if found is None:
+        return None
+    patterns, ignores = found
+    steps: list[dict[str, Any]] = []
+    for pattern in patterns:
+        if pattern == _DIGITS:
+            steps.append({"type": "Digits", "individual_digits": True})
+        elif pattern != _GPT2:
+            division = {"pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+            steps.append({"type": "Split", **division})
+    byte_level = {"add_prefix_space": False, "trim_offsets": False, "use_regex": _GPT2 in patterns}
+    return [*steps, {"type": "ByteLevel", **byte_level}], ignores
 
 
 def pre_tokenizer_name(tokenizer: Mapping[str, Any], all_merged: Callable[[], bool]) -> str:
