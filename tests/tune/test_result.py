@@ -17,7 +17,8 @@ from dure.errors import UsageError
 from dure.model.ggml import type_named
 from dure.model.gguf import GgufFile, open_gguf
 from dure.tune.base import load_base
-from dure.tune.result import TuneCard, Wanted, card_of_run, opened_result, read_card
+from dure.tune.result.card import TuneCard, card_of_run, read_card
+from dure.tune.result.writing import Wanted, opened_result
 from tests.support.exact_logits import logits_of
 from tests.support.tuned_bases import BASES, PROMPT, write_base
 
