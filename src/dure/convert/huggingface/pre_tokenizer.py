@@ -36,6 +36,17 @@ _DEEPSEEK3 = (
     "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
     rf"{_MARKS}|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}",
 )
+_GPT4O = (
+    rf"{_BEFORE}((?=[\p{{L}}])([^a-z]))*((?=[\p{{L}}])([^A-Z]))+{_ENGLISH}?|"
+    rf"{_BEFORE}((?=[\p{{L}}])([^a-z]))+((?=[\p{{L}}])([^A-Z]))*{_ENGLISH}?|"
+    rf"\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
+)
+_DEFAULT = (
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    r"\p{N}+",
+    "[0-9][0-9][0-9]",
+)
 _GPT2, _DIGITS = "gpt2", "digits"
 _LETTERS_AND_MARKS = {"letters": r"[\p{L}\p{M}]", "others": r"\s\p{L}\p{M}\p{N}"}
 
@@ -48,9 +59,12 @@ _NAMES: Mapping[tuple[str, ...], tuple[str | None, str | None]] = {
     _DEEPSEEK3: ("deepseek-v3", None),
     (_GPT2,): ("gpt-2", None),
     (_DIGITS, _GPT2): ("smollm", None),
+    (_GPT4O,): ("gpt-4o", None),
+    _DEFAULT: ("default", None),
 }
 """llama.cpp's name by the patterns that divide, one after the other: if merges are kept to, and if a whole
-word that is a token comes before them. Its "gpt-4o" divides words before combining marks, as in Hindi."""
+word that is a token comes before them. The last two are llama.cpp's own: "gpt-4o" divides words before
+combining marks, as in Hindi. Tokenizers that were made of a GGUF have them."""
 
 
 _ALIASES: Mapping[str, str] = {
@@ -59,29 +73,13 @@ _ALIASES: Mapping[str, str] = {
     **dict.fromkeys(["phi-2", "jina-es", "jina-de", "mellum", "modern-bert"], "gpt-2"),
     **dict.fromkeys(["llama4", "kanana2"], "gpt-4o"),
 }
-_GPT4O = (
-    rf"{_BEFORE}((?=[\p{{L}}])([^a-z]))*((?=[\p{{L}}])([^A-Z]))+{_ENGLISH}?|"
-    rf"{_BEFORE}((?=[\p{{L}}])([^a-z]))+((?=[\p{{L}}])([^A-Z]))*{_ENGLISH}?|"
-    rf"\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
-)
-_DEFAULT = (
-    r"[\p{P}\$\+<=>\^~\|]+",
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
-    r"\p{N}+",
-    "[0-9][0-9][0-9]",
-)
 _PATTERNS: Mapping[str, tuple[tuple[str, ...], bool]] = {
-    **{
-        name: (patterns, bool(ignores))
-        for patterns, names in _NAMES.items()
-        for ignores, name in enumerate(names)
-        if name is not None
-    },
-    "gpt-4o": ((_GPT4O,), False),
-    "default": (_DEFAULT, False),
+    name: (patterns, bool(ignores))
+    for patterns, names in _NAMES.items()
+    for ignores, name in enumerate(names)
+    if name is not None
 }
-"""By llama.cpp's name: the patterns that divide, and whether a whole word that is a token comes before
-merges. "gpt-4o" and "default" are as llama.cpp has them, which no model's own tokenizer.json has."""
+"""By llama.cpp's name: the patterns that divide, and whether a whole word that is a token comes first."""
 
 
 def pre_tokenizer_steps(name: str) -> tuple[list[dict[str, Any]], bool] | None:

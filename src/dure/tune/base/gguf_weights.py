@@ -1,7 +1,7 @@
 """The weights of a GGUF in torch: every tensor decoded to floats, in a model of transformers.
 
 transformers reads some GGUFs itself, but computes otherwise than llama.cpp with many of them, and says so
-of none (findings/transformers-gguf.sh). So this inverts `dure.convert.huggingface`.
+of none (findings/transformers-gguf-positions.sh). So this inverts `dure.convert.huggingface`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ quantized once, after.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,19 +14,16 @@ from typing import Any
 
 from dure.convert import adapters, huggingface
 from dure.convert.decoding import decoded_model
-from dure.convert.model import ConvertedModel
+from dure.convert.model import ConvertedModel, Metadata
 from dure.errors import UsageError
 from dure.model.ggml import GgmlType, type_named
-from dure.model.gguf import Value, open_gguf
+from dure.model.gguf import open_gguf
 from dure.model.gguf.values import one_line
 from dure.tune.result.card import TuneCard
 
 __all__ = ["Wanted", "opened_result"]
 
-_VOCABULARY = ("tokenizer.", "general.sampling.")
-_OF_RUN = ("tokenizer.chat_template",)
-"""May come from the run: `--chat-template`."""
-_TOKENS = "tokenizer.ggml.tokens"
+_KEPT = ("tokenizer.", "general.sampling.")
 Keys = dict[str, Any]
 
 
@@ -54,8 +51,8 @@ def opened_result(
             yield _named(model, card, wanted)
     else:
         type_ = wanted.type or type_named("F16")
-        with huggingface.convert_folder(result, type_) as model:
-            yield _named(_with_vocabulary(model, base), card, wanted)
+        with huggingface.convert_folder(result, type_, _vocabulary(result, base)) as model:
+            yield _named(model, card, wanted)
 
 
 @contextmanager
@@ -85,23 +82,13 @@ def _base(base: Path, wanted: Wanted) -> Iterator[ConvertedModel]:
         yield decoded_model(model, type_) if wanted.merge else model
 
 
-def _with_vocabulary(model: ConvertedModel, base: Path | None) -> ConvertedModel:
-    """Return a model with the vocabulary of the GGUF that it was made of, if it still is that one."""
+def _vocabulary(result: Path, base: Path | None) -> Metadata | None:
+    """Return the vocabulary of the GGUF that was tuned, with the run's chat template; None without one."""
     if base is None or not base.is_file():
-        return model
+        return None
     with open_gguf(base) as gguf:
-        own = dict(gguf.metadata)
-    if _TOKENS not in own or _count(own) != _count(model.metadata):
-        return model
-    kept = {key: value for key, value in own.items() if key.startswith(_VOCABULARY)}
-    rest = {k: v for k, v in model.metadata.items() if not k.startswith(_VOCABULARY)}
-    said = {k: v for k, v in model.metadata.items() if k.startswith(_OF_RUN)}
-    return replace(model, metadata={**rest, **kept, **said})
-
-
-def _count(metadata: Mapping[str, Any]) -> int:
-    tokens = metadata.get(_TOKENS)
-    return tokens.count if isinstance(tokens, Value) else 0
+        kept = {key: one for key, one in gguf.metadata.items() if key.startswith(_KEPT)}
+    return {**kept, **huggingface.template_keys(result)}
 
 
 def _named(model: ConvertedModel, card: TuneCard, wanted: Wanted) -> ConvertedModel:
