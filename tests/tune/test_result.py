@@ -22,6 +22,9 @@ from dure.tune.result.writing import Wanted, opened_result
 from tests.support.exact_logits import logits_of
 from tests.support.tuned_bases import BASES, PROMPT, write_base
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing`:FutureWarning"  # peft 0.21 asks transformers 5.23 for it
+)
 F32 = type_named("F32")
 CARD = TuneCard("tiny", "0123", "full", (), 0, 3, 3, 1.5, None, {}, "0")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -155,14 +156,15 @@ class ResultOptions:
         label = self.quantize.upper() if self.quantize else f"{self.target_bpw:g}bpw"
         target = file.with_name(f"{file.stem.removesuffix('-F16')}-{label}.gguf")
         made: Any = command.quantize
-        made.__wrapped__(
-            str(file),
-            target=groups.Target(type_=self.quantize, target_bpw=self.target_bpw),
-            mixture=groups.MixtureOptions(),
-            where=groups.WhereItRuns(ranks=self.ranks),
-            measuring=groups.Measuring(),
-            writing=groups.Writing(out=target, verify=False, force=True),
-        )
+        with redirect_stdout(sys.stderr):  # what is printed there is our files alone
+            made.__wrapped__(
+                str(file),
+                target=groups.Target(type_=self.quantize, target_bpw=self.target_bpw),
+                mixture=groups.MixtureOptions(),
+                where=groups.WhereItRuns(ranks=self.ranks),
+                measuring=groups.Measuring(),
+                writing=groups.Writing(out=target, verify=False, force=True),
+            )
         return target
 
     def _serve(self, file: Path, base: Path | None) -> None:
