@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -105,7 +105,7 @@ def tune(
         _report(done)
     if result.is_wanted:
         is_new = what.method == "from-scratch"
-        for file in result.finish(target, done.path, None if is_new else path):
+        for file in result.finish(target, done.path, None if is_new else path, _quantize()):
             _tell_of(file, as_json=as_json)
 
 
@@ -180,6 +180,15 @@ def _tuned(
             markup=False,
         )
         raise typer.Exit(128 + stop.number) from None
+
+
+def _quantize() -> Callable[..., None]:
+    """Return `dure quantize` as a function of its groups of options."""
+    from dure.cli.commands.quantize import quantize
+
+    command: Any = quantize
+    plain: Callable[..., None] = command.__wrapped__
+    return plain
 
 
 def _tell_of(file: Path, *, as_json: bool) -> None:

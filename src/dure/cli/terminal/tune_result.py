@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -121,15 +121,18 @@ class ResultOptions:
                 "leave out --beside, or tune the imported GGUF",
             )
 
-    def finish(self, run: Path, result: Path, base: Path | None) -> Iterator[Path]:
+    def finish(
+        self, run: Path, result: Path, base: Path | None, quantize: Callable[..., None]
+    ) -> Iterator[Path]:
         """Make what was asked for; yield each file. With `serve` it does not come back.
 
         run: the folder of the run. result: the model or the adapter in it. base: None for a new model.
+        quantize: the command, which gets its groups of options.
         """
         file = self._written(run, result, base)
         yield file
         if self.quantizes:
-            file = self._quantized(file)
+            file = self._quantized(file, quantize)
             yield file
         if self.serve:
             self._serve(file, base)
@@ -149,15 +152,13 @@ class ResultOptions:
                 write_model(model, target, advance)
         return target
 
-    def _quantized(self, file: Path) -> Path:
-        from dure.cli.commands import quantize as command
+    def _quantized(self, file: Path, quantize: Callable[..., None]) -> Path:
         from dure.cli.terminal import quantize_options as groups
 
         label = self.quantize.upper() if self.quantize else f"{self.target_bpw:g}bpw"
         target = file.with_name(f"{file.stem.removesuffix('-F16')}-{label}.gguf")
-        made: Any = command.quantize
         with redirect_stdout(sys.stderr):  # what is printed there is our files alone
-            made.__wrapped__(
+            quantize(
                 str(file),
                 target=groups.Target(type_=self.quantize, target_bpw=self.target_bpw),
                 mixture=groups.MixtureOptions(),
