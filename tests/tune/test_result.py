@@ -18,7 +18,7 @@ from dure.model.ggml import type_named
 from dure.model.gguf import GgufFile, Value, ValueKind, open_gguf
 from dure.tune.base import load_base
 from dure.tune.result.card import TuneCard, card_of_run, read_card
-from dure.tune.result.writing import Wanted, opened_result
+from dure.tune.result.writing import ResultForm, opened_result
 from tests.support.exact_logits import logits_of
 from tests.support.tuned_bases import BASES, PROMPT, write_base
 
@@ -43,7 +43,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def written(
-    result: Path, base: Path | None, out: Path, wanted: Wanted, card: TuneCard = CARD
+    result: Path, base: Path | None, out: Path, wanted: ResultForm, card: TuneCard = CARD
 ) -> Path:
     with opened_result(result, base, card, wanted) as model:
         write_model(model, out)
@@ -69,7 +69,7 @@ def test_a_round_trip_changes_nothing(
     loaded = load_base(base(name))
     loaded.model.save_pretrained(tmp_path / "model")
     loaded.tokenizer.save_pretrained(tmp_path / "model")
-    out = written(tmp_path / "model", base(name), tmp_path / "out.gguf", Wanted(F32))
+    out = written(tmp_path / "model", base(name), tmp_path / "out.gguf", ResultForm(F32))
     with open_gguf(base(name)) as before, open_gguf(out) as after:
         theirs, ours = tensors_of(before), tensors_of(after)
         assert theirs.keys() == ours.keys()
@@ -112,8 +112,8 @@ def test_an_adapter_beside_or_within_its_base_computes_what_torch_does(
     """The base is a GGUF, and the adapter was trained on its decoded weights."""
     path = base(name)
     adapter, expected = adapted(path, tmp_path / "adapter")
-    merged = written(adapter, path, tmp_path / "merged.gguf", Wanted(F32))
-    beside = written(adapter, path, tmp_path / "beside.gguf", Wanted(merge=False))
+    merged = written(adapter, path, tmp_path / "merged.gguf", ResultForm(F32))
+    beside = written(adapter, path, tmp_path / "beside.gguf", ResultForm(merge=False))
     assert error(logits_of(path, PROMPT), expected) > 1e-2
     assert error(logits_of(merged, PROMPT), expected) < 1e-3
     assert error(logits_of(path, PROMPT, beside), expected) < 1e-3
@@ -130,7 +130,7 @@ def test_a_merge_decodes_a_quantized_base(base: Callable[[str], Path], tmp_path:
     with source_of(folder).opened(folder, Asked(type_named("Q8_0"))) as model:
         write_model(model, small)
     adapter, expected = adapted(small, tmp_path / "adapter")
-    merged = written(adapter, small, tmp_path / "merged.gguf", Wanted(F32))
+    merged = written(adapter, small, tmp_path / "merged.gguf", ResultForm(F32))
     assert error(logits_of(merged, PROMPT), expected) < 1e-3
     with open_gguf(merged) as gguf:
         assert {one.type.name for one in gguf.tensors.values()} == {"F32"}

@@ -140,10 +140,10 @@ class ResultOptions:
     def _written(self, run: Path, result: Path, base: Path | None) -> Path:
         from dure.convert.model import write_model
         from dure.tune.result.card import card_of_run
-        from dure.tune.result.writing import Wanted, opened_result
+        from dure.tune.result.writing import ResultForm, opened_result
 
         target = run / f"{run.resolve().name}-{'adapter' if self.beside else 'F16'}.gguf"
-        wanted = Wanted(merge=not self.beside, name=run.resolve().name)
+        wanted = ResultForm(merge=not self.beside, name=run.resolve().name)
         with opened_result(result, base, card_of_run(run), wanted) as model:
             check_room(target, model.size_bytes)
             for note in model.notes:

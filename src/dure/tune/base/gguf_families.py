@@ -16,13 +16,13 @@ from dure.errors import ModelError
 from dure.model.gguf import GgufFile
 from dure.model.gguf.values import one_line
 
-__all__ = ["FAMILIES", "Family", "Header"]
+__all__ = ["FAMILIES", "ArchitectureKeys", "TorchFamily"]
 
 Floats = npt.NDArray[np.float32]
 _27B_LAYERS = 62  # Gemma 3's largest: llama.cpp scales its queries by n_embd / n_head
 
 
-class Header:
+class ArchitectureKeys:
     """A GGUF's metadata without the architecture before each key. Raises ModelError as the file does."""
 
     def __init__(self, gguf: GgufFile) -> None:
@@ -72,7 +72,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Family:
+class TorchFamily:
     """An architecture in transformers.
 
     model_type: as config.json has it. values: of the configuration, besides what all have; gets RoPE's
@@ -80,16 +80,18 @@ class Family:
     """
 
     model_type: str
-    values: Callable[[Header, dict[str, Any]], dict[str, Any]]
-    joined: Callable[[str, Sequence[Floats], Header], Floats] = lambda _, parts, __: parts[0]
+    values: Callable[[ArchitectureKeys, dict[str, Any]], dict[str, Any]]
+    joined: Callable[[str, Sequence[Floats], ArchitectureKeys], Floats] = lambda _, parts, __: (
+        parts[0]
+    )
 
 
-def _no_experts(header: Header) -> None:
+def _no_experts(header: ArchitectureKeys) -> None:
     if header.whole("expert_count", 0):
         header.refuse("it is a mixture of experts (Mixtral)")
 
 
-def _llama_values(header: Header, rope: dict[str, Any]) -> dict[str, Any]:
+def _llama_values(header: ArchitectureKeys, rope: dict[str, Any]) -> dict[str, Any]:
     _no_experts(header)
     return {
         "head_dim": header.head_dim,
@@ -99,7 +101,7 @@ def _llama_values(header: Header, rope: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _llama_joined(name: str, parts: Sequence[Floats], header: Header) -> Floats:
+def _llama_joined(name: str, parts: Sequence[Floats], header: ArchitectureKeys) -> Floats:
     """Put each head's queries and keys back: llama.cpp has partners in RoPE side by side."""
     found = parts[0]
     heads = {"q_proj": header.n_head, "k_proj": header.n_head_kv}
@@ -110,22 +112,22 @@ def _llama_joined(name: str, parts: Sequence[Floats], header: Header) -> Floats:
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(found.shape)
 
 
-def _qwen2_values(header: Header, rope: dict[str, Any]) -> dict[str, Any]:
+def _qwen2_values(header: ArchitectureKeys, rope: dict[str, Any]) -> dict[str, Any]:
     if header.head_dim * header.n_head != header.whole("embedding_length"):
         header.refuse("its heads are not as wide as the model together")
     return {"rope_parameters": rope}
 
 
-def _qwen3_values(header: Header, rope: dict[str, Any]) -> dict[str, Any]:
+def _qwen3_values(header: ArchitectureKeys, rope: dict[str, Any]) -> dict[str, Any]:
     bias = header.has_tensor("blk.0.attn_q.bias")
     return {"head_dim": header.head_dim, "rope_parameters": rope, "attention_bias": bias}
 
 
-def _experts(header: Header) -> dict[str, Any]:
+def _experts(header: ArchitectureKeys) -> dict[str, Any]:
     return {"num_experts_per_tok": header.whole("expert_used_count")}
 
 
-def _qwen3moe_values(header: Header, rope: dict[str, Any]) -> dict[str, Any]:
+def _qwen3moe_values(header: ArchitectureKeys, rope: dict[str, Any]) -> dict[str, Any]:
     return {
         **_qwen3_values(header, rope),
         **_experts(header),
@@ -135,11 +137,11 @@ def _qwen3moe_values(header: Header, rope: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _qwen3moe_joined(_name: str, parts: Sequence[Floats], _header: Header) -> Floats:
+def _qwen3moe_joined(_name: str, parts: Sequence[Floats], _header: ArchitectureKeys) -> Floats:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
-def _gemma3_values(header: Header, rope: dict[str, Any]) -> dict[str, Any]:
+def _gemma3_values(header: ArchitectureKeys, rope: dict[str, Any]) -> dict[str, Any]:
     if header.whole("attention.sliding_window_pattern", 6) != 6:
         header.refuse("other layers than every sixth see the whole text")
     theta = header.number("rope.freq_base_swa", 10000.0)
@@ -157,12 +159,12 @@ def _gemma3_values(header: Header, rope: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _gemma3_joined(name: str, parts: Sequence[Floats], _header: Header) -> Floats:
+def _gemma3_joined(name: str, parts: Sequence[Floats], _header: ArchitectureKeys) -> Floats:
     """Take 1 from the norms: Gemma's multiply by 1 + weight."""
     return parts[0] - np.float32(1) if name.endswith("norm.weight") else parts[0]
 
 
-def _gpt_oss_values(header: Header, rope: dict[str, Any]) -> dict[str, Any]:
+def _gpt_oss_values(header: ArchitectureKeys, rope: dict[str, Any]) -> dict[str, Any]:
     return {
         **_experts(header),
         "head_dim": header.head_dim,
@@ -173,7 +175,7 @@ def _gpt_oss_values(header: Header, rope: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _gpt_oss_joined(name: str, parts: Sequence[Floats], _header: Header) -> Floats:
+def _gpt_oss_joined(name: str, parts: Sequence[Floats], _header: ArchitectureKeys) -> Floats:
     """Lay out experts: matrices are transposed, and the outputs of gate and up take turns."""
     if ".experts." not in name:
         return parts[0]
@@ -183,12 +185,12 @@ def _gpt_oss_joined(name: str, parts: Sequence[Floats], _header: Header) -> Floa
     )
 
 
-FAMILIES: Mapping[str, Family] = {
-    "llama": Family("llama", _llama_values, _llama_joined),
-    "qwen2": Family("qwen2", _qwen2_values),
-    "qwen3": Family("qwen3", _qwen3_values),
-    "qwen3moe": Family("qwen3_moe", _qwen3moe_values, _qwen3moe_joined),
-    "gemma3": Family("gemma3_text", _gemma3_values, _gemma3_joined),
-    "gpt-oss": Family("gpt_oss", _gpt_oss_values, _gpt_oss_joined),
+FAMILIES: Mapping[str, TorchFamily] = {
+    "llama": TorchFamily("llama", _llama_values, _llama_joined),
+    "qwen2": TorchFamily("qwen2", _qwen2_values),
+    "qwen3": TorchFamily("qwen3", _qwen3_values),
+    "qwen3moe": TorchFamily("qwen3_moe", _qwen3moe_values, _qwen3moe_joined),
+    "gemma3": TorchFamily("gemma3_text", _gemma3_values, _gemma3_joined),
+    "gpt-oss": TorchFamily("gpt_oss", _gpt_oss_values, _gpt_oss_joined),
 }
 """By llama.cpp's name, `general.architecture`."""

@@ -17,7 +17,7 @@ from dure.errors import ModelError
 from dure.model.ggml import dequantize
 from dure.model.gguf import GgufFile
 from dure.model.gguf.values import one_line
-from dure.tune.base.gguf_families import FAMILIES, Family, Header
+from dure.tune.base.gguf_families import FAMILIES, ArchitectureKeys, TorchFamily
 from dure.tune.base.gguf_rope import rope_parameters
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _ABSENT = re.compile(r".+\.self_attn\.o_proj\.bias")
 
 def config_values(gguf: GgufFile) -> dict[str, Any]:
     """Return what config.json of this model says. Raises ModelError if transformers has no such model."""
-    family, header = _family(gguf), Header(gguf)
+    family, header = _family(gguf), ArchitectureKeys(gguf)
     factors = _decoded(gguf, _FACTORS) if _FACTORS in gguf.tensors else None
     keys = {
         role: f"tokenizer.ggml.{name}_token_id"
@@ -77,7 +77,7 @@ def torch_model(
     with no_init_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()
-    family, header, used = _family(gguf), Header(gguf), {_FACTORS}
+    family, header, used = _family(gguf), ArchitectureKeys(gguf), {_FACTORS}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             sources = _sources(gguf, name)
@@ -97,7 +97,7 @@ def torch_model(
     return model.eval()
 
 
-def _family(gguf: GgufFile) -> Family:
+def _family(gguf: GgufFile) -> TorchFamily:
     family = FAMILIES.get(gguf.architecture)
     if family is None:
         raise ModelError(
@@ -143,7 +143,7 @@ def _names(gguf: GgufFile) -> Any:
     import gguf as gguf_package
 
     kinds = {name: kind for kind, name in gguf_package.MODEL_ARCH_NAMES.items()}
-    n_layer = Header(gguf).whole("block_count")
+    n_layer = ArchitectureKeys(gguf).whole("block_count")
     return gguf_package.get_tensor_name_map(kinds[gguf.architecture], n_layer)
 
 

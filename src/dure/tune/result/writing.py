@@ -21,14 +21,14 @@ from dure.model.gguf import open_gguf
 from dure.model.gguf.values import one_line
 from dure.tune.result.card import TuneCard
 
-__all__ = ["Wanted", "opened_result"]
+__all__ = ["ResultForm", "opened_result"]
 
 _KEPT = ("tokenizer.", "general.sampling.")
 Keys = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ResultForm:
     """What becomes of a result. type: of the matrices, F16 for None. merge: an adapter into its base."""
 
     type: GgmlType | None = None
@@ -38,14 +38,14 @@ class Wanted:
 
 @contextmanager
 def opened_result(
-    result: Path, base: Path | None, card: TuneCard, wanted: Wanted | None = None
+    result: Path, base: Path | None, card: TuneCard, wanted: ResultForm | None = None
 ) -> Iterator[ConvertedModel]:
     """Open the folder of a model or of an adapter as a model to be written.
 
     base: the Hugging Face folder or the GGUF that was tuned, None for a new model. Raises UsageError if an
     adapter has no base, ModelError as an import does.
     """
-    wanted = wanted or Wanted()
+    wanted = wanted or ResultForm()
     if adapters.is_adapter(result):
         with _adapter(result, base, wanted) as model:
             yield _named(model, card, wanted)
@@ -56,7 +56,7 @@ def opened_result(
 
 
 @contextmanager
-def _adapter(result: Path, base: Path | None, wanted: Wanted) -> Iterator[ConvertedModel]:
+def _adapter(result: Path, base: Path | None, wanted: ResultForm) -> Iterator[ConvertedModel]:
     if base is None:
         raise UsageError(
             f"{one_line(result.name)} is an adapter, and its base is not known", "name the base"
@@ -72,7 +72,7 @@ def _adapter(result: Path, base: Path | None, wanted: Wanted) -> Iterator[Conver
 
 
 @contextmanager
-def _base(base: Path, wanted: Wanted) -> Iterator[ConvertedModel]:
+def _base(base: Path, wanted: ResultForm) -> Iterator[ConvertedModel]:
     type_ = wanted.type or type_named("F16")
     if huggingface.is_folder(base):
         with huggingface.convert_folder(base, type_) as model:
@@ -91,6 +91,6 @@ def _vocabulary(result: Path, base: Path | None) -> Metadata | None:
     return {**kept, **huggingface.template_keys(result)}
 
 
-def _named(model: ConvertedModel, card: TuneCard, wanted: Wanted) -> ConvertedModel:
+def _named(model: ConvertedModel, card: TuneCard, wanted: ResultForm) -> ConvertedModel:
     name: Keys = {"general.name": wanted.name} if wanted.name else {}
     return replace(model, metadata={**model.metadata, **card.metadata(), **name})
