@@ -82,7 +82,7 @@ test("a model's card is read from what was evaluated", () => {
       models: [
         { ...model, card: evaluation },
         { ...model, card: { ...evaluation, divergence: null } },
-        { ...model, card: null },
+        { ...model, card: null, tuning: { base: "b", examples: 7, steps: 20 } },
       ],
     }),
   );
@@ -91,4 +91,5 @@ test("a model's card is read from what was evaluated", () => {
     { bits_per_weight: 4.5, kl: null, same_top_token: null },
     null,
   ]);
+  expect(list.models.map(({ tuning }) => tuning?.examples ?? null)).toEqual([null, null, 7]);
 });

@@ -99,6 +99,7 @@ export function arrivedModels(sent: ModelList): ModelList {
     models: sent.models.map((model) => ({
       ...model,
       card: cardOf(model.card as Evaluation | null),
+      tuning: model.tuning ?? null,
     })),
   };
 }

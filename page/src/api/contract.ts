@@ -193,6 +193,17 @@ export interface QualityCard {
   readonly same_top_token: Known<number>;
 }
 
+/** What `dure tune` made a model of. */
+export interface TuningCard {
+  readonly base: string;
+  readonly method: string;
+  readonly examples: number;
+  readonly data: readonly { readonly name: string }[];
+  readonly steps: number;
+  readonly loss: Known<number>;
+  readonly eval_loss: Known<number>;
+}
+
 export interface ModelOnDisk {
   readonly name: string;
   readonly path: string;
@@ -205,6 +216,7 @@ export interface ModelOnDisk {
   /** A pull was interrupted; the next one goes on from there. */
   readonly is_unfinished: boolean;
   readonly card: Known<QualityCard>;
+  readonly tuning: Known<TuningCard>;
 }
 
 export type WorkState = "running" | "done" | "failed" | "stopped";

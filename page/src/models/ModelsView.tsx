@@ -4,7 +4,7 @@ import type { VNode } from "preact";
 import { useEffect } from "preact/hooks";
 import { arrivedModels } from "../api/arrived";
 import { ApiError, postJson } from "../api/client";
-import type { ModelList, ModelOnDisk, QualityCard, Work } from "../api/contract";
+import type { ModelList, ModelOnDisk, QualityCard, TuningCard, Work } from "../api/contract";
 import { state } from "../api/feed";
 import { Fact } from "../cluster/NodeCard";
 import { bytes, count, figure, large, percent } from "../format";
@@ -98,9 +98,23 @@ function ModelCard({ model }: { readonly model: ModelOnDisk }): VNode {
         <Fact name={t.trained} value={model.n_ctx_train} show={count} />
       </dl>
       {!model.is_unfinished && <Quality card={model.card} />}
+      {model.tuning !== null && <Tuning card={model.tuning} />}
       <p class="quiet mono path">{model.path}</p>
       {!model.is_unfinished && <Making model={model} />}
     </li>
+  );
+}
+
+function Tuning({ card }: { readonly card: TuningCard }): VNode {
+  const t = text.value.models;
+  return (
+    <dl class="facts">
+      <Fact name={t.tunedFrom} value={card.base || null} show={(base) => base} />
+      <Fact name={t.examples} value={card.examples} show={count} />
+      <Fact name={t.steps} value={card.steps} show={count} />
+      <Fact name={t.loss} value={card.loss} show={figure} />
+      <Fact name={t.heldOutLoss} value={card.eval_loss} show={figure} />
+    </dl>
   );
 }
 

@@ -285,6 +285,11 @@ export const en = {
     makeSmaller: "Make smaller",
     machines: "Machines",
     cut: "Cut",
+    tunedFrom: "Tuned from",
+    examples: "examples",
+    steps: "steps",
+    loss: "loss",
+    heldOutLoss: "held-out loss",
   },
 
   log: {

@@ -282,6 +282,11 @@ export const ko: Texts = {
     makeSmaller: "크기 줄이기",
     machines: "기기 수",
     cut: "분할",
+    tunedFrom: "튜닝 전 모델",
+    examples: "예제",
+    steps: "스텝",
+    loss: "손실",
+    heldOutLoss: "검증 손실",
   },
 
   log: {

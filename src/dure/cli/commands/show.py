@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.table import Table
 
@@ -25,6 +26,7 @@ from dure.plan.cut_report import CutReport, cut_report
 from dure.plan.kernels import slow_bytes
 from dure.plan.memory import DEFAULT_CTX, check_ctx
 from dure.sizes import bytes_text
+from dure.tune.result.card import TuneCard, card_lines, read_card
 
 __all__ = ["show"]
 
@@ -128,11 +130,18 @@ def _facts(gguf: GgufFile, options: RunOptions) -> dict[str, Any]:
         "shape": _shape(gguf),
         "types": _types(gguf),
         "sampling": file_sampling(gguf),
+        "tuning": _tuning(gguf),
         "slower_here": slow_bytes(gguf.tensors.values(), features),
         "ctx": n_ctx,
         "parallel": n,
         "cuts": [_cut(report) for report in cuts],
     }
+
+
+def _tuning(gguf: GgufFile) -> dict[str, Any] | None:
+    """Return what the model was tuned with, None if its file does not say."""
+    card = read_card(gguf)
+    return None if card is None else msgspec.to_builtins(card)
 
 
 def _checked_ctx(gguf: GgufFile, options: RunOptions) -> int:
@@ -226,6 +235,7 @@ def _print(facts: dict[str, Any]) -> None:
         "context": f"{shape['context_length']} tokens" if shape else "(not in the header)",
         "sampling": ", ".join(f"{k.replace('_', ' ')} {n:g}" for k, n in facts["sampling"].items())
         or "(not in the file)",
+        **_tuning_lines(facts["tuning"]),
         "shape": ", ".join(f"{k.replace('_', ' ')} {n}" for k, n in list(shape.items())[1:]),
     }
     for name, text in lines.items():
@@ -240,6 +250,12 @@ def _print(facts: dict[str, Any]) -> None:
 
         print_forecast(facts["cluster"])
     _print_lists(facts)
+
+
+def _tuning_lines(tuning: dict[str, Any] | None) -> dict[str, str]:
+    if tuning is None:
+        return {}
+    return dict(card_lines(msgspec.convert(tuning, TuneCard)))
 
 
 def _cuts_table(cuts: list[dict[str, Any]]) -> Table:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ from dure.cli.terminal.tune_options import (
     settings_of,
 )
 from dure.cli.terminal.tune_plan_report import PlanOptions, plan_data, print_plan
+from dure.cli.terminal.tune_result import ResultOptions
 from dure.cli.terminal.tune_view import as_json_lines, shown
 from dure.errors import UsageError
 from dure.hardware.probe import probe
@@ -41,7 +42,7 @@ def tune(
         str,
         typer.Argument(
             metavar="BASE",
-            help="The model: a Hugging Face folder, with config.json and safetensors in it.",
+            help="The model: a Hugging Face folder, with config.json and safetensors in it, or a GGUF.",
             show_default=False,
         ),
     ],
@@ -51,6 +52,7 @@ def tune(
     learning: LearningOptions,
     memory: MemoryOptions,
     planning: PlanOptions,
+    result: ResultOptions,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -91,6 +93,7 @@ def tune(
     planning.check()
     path = _base(base)
     settings = settings_of(path, what, reading, learning, memory)
+    result.check(path, learns_adapter=what.method == "lora")
     target = out or Path(f"{path.name.removesuffix('.gguf')}-tuned")
     _use_threads(memory.threads)
     if planning.plan:
@@ -100,6 +103,10 @@ def tune(
         done = _tuned(settings, target, observer, stop, save_every, restart)
     if not as_json:
         _report(done)
+    if result.is_wanted:
+        is_new = what.method == "from-scratch"
+        for file in result.finish(target, done.path, None if is_new else path, _quantize()):
+            _tell_of(file, as_json=as_json)
 
 
 def _print_plan(settings: TuneSettings, options: PlanOptions, *, as_json: bool) -> None:
@@ -173,6 +180,22 @@ def _tuned(
             markup=False,
         )
         raise typer.Exit(128 + stop.number) from None
+
+
+def _quantize() -> Callable[..., None]:
+    """Return `dure quantize` as a function of its groups of options."""
+    from dure.cli.commands.quantize import quantize
+
+    command: Any = quantize
+    plain: Callable[..., None] = command.__wrapped__
+    return plain
+
+
+def _tell_of(file: Path, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"event": "written", "path": str(file)}, in_a_line=True)
+    else:
+        output.print(printable(str(file)), soft_wrap=True)
 
 
 def _report(done: RunEnded) -> None:

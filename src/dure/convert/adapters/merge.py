@@ -17,13 +17,12 @@ import numpy as np
 
 from dure.convert.adapters.folder import Adapter
 from dure.convert.adapters.lora import Change, Factors, Floats
+from dure.convert.decoding import encoded_rows, whole_rows
 from dure.convert.model import Bytes, ConvertedModel, TensorSource
 from dure.errors import ModelError
-from dure.model.ggml import WRITABLE_TYPES, dequantize, quantize
+from dure.model.ggml import WRITABLE_TYPES, dequantize
 from dure.model.gguf import TensorSpec
 from dure.model.gguf.values import one_line
-
-_CHUNK_BYTES = 4 << 20  # as float32
 
 
 def merged_model(adapter: Adapter, base: ConvertedModel) -> ConvertedModel:
@@ -69,7 +68,7 @@ def _changed(tensor: TensorSource, change: Change) -> Iterator[Bytes]:
     n_threads = len(os.sched_getaffinity(0))
     pending: deque[Future[Bytes]] = deque()
     with ThreadPoolExecutor(n_threads) as pool:
-        for rows in _whole_rows(tensor):
+        for rows in whole_rows(tensor):
             pending.append(pool.submit(_piece, tensor.spec, rows, start, factors, change.scale))
             start += len(rows)
             if len(pending) > n_threads:
@@ -82,28 +81,9 @@ def _piece(spec: TensorSpec, rows: Bytes, start: int, factors: Factors, scale: f
     floats = dequantize(rows, spec.type, spec.shape[0] * len(rows)).reshape(len(rows), -1)
     floats += _delta(spec, factors, start, len(rows)) * np.float32(scale)
     try:
-        return _encoded(floats, spec).ravel()
+        return encoded_rows(floats, spec.type).ravel()
     except ModelError as error:
         raise ModelError(f"{one_line(spec.name)} with the adapter: {error}") from None
-
-
-def _encoded(floats: Floats, spec: TensorSpec) -> Bytes:
-    return floats.view(np.uint8) if spec.type.name == "F32" else quantize(floats, spec.type)
-
-
-def _whole_rows(tensor: TensorSource) -> Iterator[Bytes]:
-    """Yield a tensor's bytes, uint8 [rows, row_bytes], a few megabytes at a time."""
-    row_bytes = tensor.spec.row_bytes
-    most = max(1, _CHUNK_BYTES // (4 * tensor.spec.shape[0]))
-    rest = np.empty(0, np.uint8)
-    for chunk in tensor.chunks():
-        flat = chunk.reshape(-1)
-        joined = np.concatenate([rest, flat]) if len(rest) else flat
-        n_rows = len(joined) // row_bytes
-        rows = joined[: n_rows * row_bytes].reshape(n_rows, row_bytes)
-        for start in range(0, n_rows, most):
-            yield rows[start : start + most]
-        rest = joined[n_rows * row_bytes :]
 
 
 def _delta(spec: TensorSpec, factors: Factors, start: int, n_rows: int) -> Floats:

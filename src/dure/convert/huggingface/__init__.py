@@ -6,6 +6,7 @@ computes with it. Refuses to know how a GGUF is written, and never opens a pickl
 
 from __future__ import annotations
 
+from dure.convert.huggingface.chat_template import template_keys
 from dure.convert.huggingface.folder import convert_folder, is_folder, name_of
 
-__all__ = ["convert_folder", "is_folder", "name_of"]
+__all__ = ["convert_folder", "is_folder", "name_of", "template_keys"]

@@ -50,9 +50,12 @@ def name_of(folder: Path) -> str:
 
 
 @contextmanager
-def convert_folder(folder: Path, type_: GgmlType | None) -> Iterator[ConvertedModel]:
+def convert_folder(
+    folder: Path, type_: GgmlType | None, vocabulary: Metadata | None = None
+) -> Iterator[ConvertedModel]:
     """Open a folder as a model to be written. type_: of the matrices; None keeps what the folder has.
 
+    vocabulary: all metadata of tokens and sampling, None for the folder's own.
     Raises ModelError if it is damaged, incomplete, or of a kind that llama.cpp does not compute.
     """
     config = Config.read(folder)
@@ -69,11 +72,12 @@ def convert_folder(folder: Path, type_: GgmlType | None) -> Iterator[ConvertedMo
         if rope.factors is not None:
             tensors.append(_factors(rope))
         check_complete({one.spec.name: one.spec.shape for one in tensors}, config)
-        metadata = {
-            **_keys(folder, family, config, rope, tensors),
-            **tokenizer_keys(folder, config, config.whole("vocab_size")),
-            **sampling_keys(folder),
-        }
+        if vocabulary is None:
+            vocabulary = {
+                **tokenizer_keys(folder, config, config.whole("vocab_size")),
+                **sampling_keys(folder),
+            }
+        metadata = {**_keys(folder, family, config, rope, tensors), **vocabulary}
         yield ConvertedModel(metadata, tensors)
     finally:
         checkpoint.close()

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from dure.errors import ModelError
 from dure.model.gguf.values import one_line
 
-__all__ = ["pre_tokenizer_name"]
+__all__ = ["pre_tokenizer_name", "pre_tokenizer_steps"]
 
 _ENGLISH = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -36,6 +36,17 @@ _DEEPSEEK3 = (
     "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
     rf"{_MARKS}|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}",
 )
+_GPT4O = (
+    rf"{_BEFORE}((?=[\p{{L}}])([^a-z]))*((?=[\p{{L}}])([^A-Z]))+{_ENGLISH}?|"
+    rf"{_BEFORE}((?=[\p{{L}}])([^a-z]))+((?=[\p{{L}}])([^A-Z]))*{_ENGLISH}?|"
+    rf"\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
+)
+_DEFAULT = (
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    r"\p{N}+",
+    "[0-9][0-9][0-9]",
+)
 _GPT2, _DIGITS = "gpt2", "digits"
 _LETTERS_AND_MARKS = {"letters": r"[\p{L}\p{M}]", "others": r"\s\p{L}\p{M}\p{N}"}
 
@@ -48,9 +59,47 @@ _NAMES: Mapping[tuple[str, ...], tuple[str | None, str | None]] = {
     _DEEPSEEK3: ("deepseek-v3", None),
     (_GPT2,): ("gpt-2", None),
     (_DIGITS, _GPT2): ("smollm", None),
+    (_GPT4O,): ("gpt-4o", None),
+    _DEFAULT: ("default", None),
 }
 """llama.cpp's name by the patterns that divide, one after the other: if merges are kept to, and if a whole
-word that is a token comes before them. Its "gpt-4o" divides words before combining marks, as in Hindi."""
+word that is a token comes before them. The last two are llama.cpp's own: "gpt-4o" divides words before
+combining marks, as in Hindi. Tokenizers that were made of a GGUF have them."""
+
+
+_ALIASES: Mapping[str, str] = {
+    **dict.fromkeys(["llama3", "llama-v3", "falcon3", "pixtral", "lfm2"], "llama-bpe"),
+    **dict.fromkeys(["deepseek-r1-qwen", "kormo"], "qwen2"),
+    **dict.fromkeys(["phi-2", "jina-es", "jina-de", "mellum", "modern-bert"], "gpt-2"),
+    **dict.fromkeys(["llama4", "kanana2"], "gpt-4o"),
+}
+_PATTERNS: Mapping[str, tuple[tuple[str, ...], bool]] = {
+    name: (patterns, bool(ignores))
+    for patterns, names in _NAMES.items()
+    for ignores, name in enumerate(names)
+    if name is not None
+}
+"""By llama.cpp's name: the patterns that divide, and whether a whole word that is a token comes first."""
+
+
+def pre_tokenizer_steps(name: str) -> tuple[list[dict[str, Any]], bool] | None:
+    """Return the steps of a tokenizer.json that divide as llama.cpp does under this name, None if unknown.
+
+    Also whether merges are ignored for a word that is a token.
+    """
+    found = _PATTERNS.get(_ALIASES.get(name, name))
+    if found is None:
+        return None
+    patterns, ignores = found
+    steps: list[dict[str, Any]] = []
+    for pattern in patterns:
+        if pattern == _DIGITS:
+            steps.append({"type": "Digits", "individual_digits": True})
+        elif pattern != _GPT2:
+            division = {"pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+            steps.append({"type": "Split", **division})
+    byte_level = {"add_prefix_space": False, "trim_offsets": False, "use_regex": _GPT2 in patterns}
+    return [*steps, {"type": "ByteLevel", **byte_level}], ignores
 
 
 def pre_tokenizer_name(tokenizer: Mapping[str, Any], all_merged: Callable[[], bool]) -> str:

@@ -1,4 +1,6 @@
-"""The models on this machine as the page lists them, each with its quality card if it has one."""
+"""The models on this machine as the page lists them, each with its cards if it has them: of its quality,
+and of its tuning.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,12 @@ from typing import Any
 
 import msgspec
 
+from dure.errors import DureError
 from dure.evaluate.card import card_paths
 from dure.http.file_stamp import FileStamp, stamp_of
+from dure.model.gguf import open_gguf
 from dure.model.store import Library, ModelFacts, StoredModel, facts_at
+from dure.tune.result.card import read_card
 
 __all__ = ["is_known", "models_shown"]
 
@@ -45,6 +50,7 @@ def _model(model: StoredModel, served: Path | None) -> dict[str, Any]:
         "n_ctx_train": facts.context_length if facts else None,
         "is_served": any(path == served for path in model.paths),
         "card": _card(model.path),
+        "tuning": None if model.unfinished else _tuning(model.path, stamp_of(*model.paths)),
     }
 
 
@@ -68,6 +74,17 @@ def _card(model: Path) -> Any:
         return msgspec.json.decode(card_paths(model)[1].read_bytes())
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
+
+
+@lru_cache(maxsize=_MOST_FILES)
+def _tuning(model: Path, _stamp: FileStamp) -> Any:
+    """Return what a model was tuned with, None if its file does not say. Each file is read once."""
+    try:
+        with open_gguf(model) as gguf:
+            card = read_card(gguf)
+    except DureError:
+        return None
+    return None if card is None else msgspec.to_builtins(card)
 
 
 def _size(path: Path) -> int:

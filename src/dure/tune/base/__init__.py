@@ -7,16 +7,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dure.errors import UsageError
-from dure.tune.base import folder
+from dure.tune.base import folder, gguf
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["TuneBase", "be_quiet", "config_of", "fingerprint_of", "load_base", "tokenizer_of"]
+
+
+class BaseSource(Protocol):
+    """A kind of source: what each of its modules has."""
+
+    def is_meant(self, path: Path) -> bool:
+        """Return whether a path is such a source."""
+
+    def config_of(self, path: Path) -> PretrainedConfig:
+        """Return the configuration."""
+
+    def tokenizer_of(self, path: Path) -> PreTrainedTokenizerBase:
+        """Return the tokenizer."""
+
+    def model_of(self, path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
+        """Return the model with its weights."""
+
+    def fingerprint_of(self, path: Path) -> str:
+        """Return what tells the model from others."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +57,12 @@ def be_quiet() -> None:
 
 def config_of(path: Path) -> PretrainedConfig:
     """Return a model's configuration, without its weights. Raises ModelError or UsageError."""
-    return folder.config_of(_checked(path))
+    return _source(path).config_of(path)
 
 
 def tokenizer_of(path: Path) -> PreTrainedTokenizerBase:
     """Return a model's tokenizer, with its chat template. Raises ModelError or UsageError."""
-    return folder.tokenizer_of(_checked(path))
+    return _source(path).tokenizer_of(path)
 
 
 def load_base(path: Path, dtype: torch.dtype | None = None) -> TuneBase:
@@ -51,19 +70,21 @@ def load_base(path: Path, dtype: torch.dtype | None = None) -> TuneBase:
 
     Raises ModelError if it is damaged, UsageError if there is none.
     """
-    _checked(path)
-    return TuneBase(path, folder.model_of(path, dtype), folder.tokenizer_of(path))
+    source = _source(path)
+    tokenizer = source.tokenizer_of(path)
+    return TuneBase(path, source.model_of(path, dtype), tokenizer)
 
 
 def fingerprint_of(path: Path) -> str:
     """Return what tells a model from others: a name of its files, their sizes and its configuration."""
-    return folder.fingerprint_of(_checked(path))
+    return _source(path).fingerprint_of(path)
 
 
-def _checked(path: Path) -> Path:
-    if not folder.is_meant(path):
-        raise UsageError(
-            f"{path} is no model that can be tuned",
-            "name a Hugging Face folder, with config.json and safetensors in it",
-        )
-    return path
+def _source(path: Path) -> BaseSource:
+    for source in (folder, gguf):
+        if source.is_meant(path):
+            return source
+    raise UsageError(
+        f"{path} is no model that can be tuned",
+        "name a Hugging Face folder, with config.json and safetensors in it, or a GGUF file",
+    )
