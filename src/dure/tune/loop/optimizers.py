@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import math
 from typing import Any
 
-import torch
 from torch import nn
 
-from dure.errors import UsageError
+from dure.tune.optimizer import OffloadedAdamW
+from dure.tune.optimizer.kept import State
 from dure.tune.settings import StateFormat, TuneSettings
 
-__all__ = ["ClippedAdamW", "optimizer_of"]
+__all__ = ["optimizer_of"]
+
+_FORMATS: dict[StateFormat, State] = {
+    StateFormat.FP32: "fp32",
+    StateFormat.BF16: "bf16",
+    StateFormat.EIGHT_BIT: "8bit",
+}
 
 
-class ClippedAdamW(torch.optim.AdamW):  # type: ignore[misc]  # torch is not followed
-    """torch's AdamW, with clipping as a part of the step. last_norm: before clipping, of the last step."""
+def optimizer_of(model: nn.Module, settings: TuneSettings) -> OffloadedAdamW:
+    """Return the optimizer of the weights that are learned.
 
-    def __init__(self, params: Iterable[Any], *, max_norm: float | None, **settings: Any) -> None:
-        super().__init__(params, fused=True, **settings)
-        self._max_norm = max_norm
-        self.last_norm = 0.0
-
-    @contextmanager
-    def accumulating(self) -> Iterator[None]:
-        """Let gradients only add up: for all passes of a step but the last."""
-        yield
-
-    def step(self, closure: Any = None) -> Any:
-        """Clip, and change the weights."""
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        limit = float("inf") if self._max_norm is None else self._max_norm
-        self.last_norm = float(nn.utils.clip_grad_norm_(parameters, limit))
-        return super().step(closure)
-
-
-def optimizer_of(model: nn.Module, settings: TuneSettings) -> ClippedAdamW:
-    """Return the optimizer of the weights that are learned."""
-    if settings.state is not StateFormat.FP32:
-        raise UsageError(f"--state {settings.state} is not there yet", "use --state fp32")
+    It begins while the backward pass runs only if that is on another device: on one processor both want
+    the same cores, and nothing is gained (docs/LOG.md).
+    """
     learned = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in learned if p.dim() >= 2]
     vectors = [p for p in learned if p.dim() < 2]
@@ -47,9 +33,13 @@ def optimizer_of(model: nn.Module, settings: TuneSettings) -> ClippedAdamW:
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return ClippedAdamW(
+    assert settings.lr is not None
+    return OffloadedAdamW(
         [group for group in groups if group["params"]],
         lr=settings.lr,
         betas=(0.9, settings.beta2),
-        max_norm=settings.clip or None,
+        state=_FORMATS[settings.state],
+        max_norm=settings.clip or math.inf,  # a norm is told in any case
+        overlap=any(p.device.type != "cpu" for p in learned),
+        seed=settings.seed,
     )

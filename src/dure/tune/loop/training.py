@@ -17,7 +17,7 @@ from dure.tune.loop.events import Evaluated, Observer, Saved, StepLearned
 from dure.tune.loop.journal import LossJournal
 from dure.tune.loop.learner import Learner
 from dure.tune.loop.losses import RowLoss
-from dure.tune.loop.optimizers import ClippedAdamW
+from dure.tune.optimizer import OffloadedAdamW
 from dure.tune.loop.schedule import LearningRate
 from dure.tune.settings import TuneSettings
 
@@ -51,7 +51,7 @@ class Training:
         learner: Learner,
         source: RowSource,
         loss: RowLoss,
-        optimizer: ClippedAdamW,
+        optimizer: OffloadedAdamW,
         checkpoints: RunCheckpoints,
         journal: LossJournal,
         pace: Pace,
