@@ -136,7 +136,7 @@ def limits_of(
         n_outputs=memory.n_outputs(n),
         lock_memory=options.lock_memory,
         pin=options.pin,
-        gives_up_threads=options.threads is None and not options.pin,
+        gives_up_threads=options.threads is None and not options.pin and gpu is None,
         gpu_layers=gpu.in_llama if gpu else 0,
         gpu=gpu.gpu.name if gpu else "",
         gpu_bytes=gpu.weights_bytes if gpu else 0,

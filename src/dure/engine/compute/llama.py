@@ -185,7 +185,7 @@ class LoadedModel:
         spent: by a step of n_tokens, of which sync_s in all-reduces. Returns what it had.
         """
         given_up = self._threads - min(self._threads, self._fitting_threads)
-        if not n_tokens:
+        if not n_tokens or self.limits.gpu_layers:  # threads that wait for a GPU lose nothing
             return given_up, 0.0
         had = self._threads if n_tokens == 1 else self.limits.threads
         lost = spent.lost(min(had, self._fitting_threads), sync_s)
