@@ -26,7 +26,7 @@ __all__ = [
     "SERVER",
     "SPEED",
     "DraftFrom",
-    "GpuLayers",
+    "OnGpu",
     "Json",
     "MaxTokens",
     "Model",
@@ -76,7 +76,7 @@ Shares = Annotated[
         rich_help_panel=CLUSTER,
     ),
 ]
-GpuLayers = Annotated[
+OnGpu = Annotated[
     str,
     typer.Option(
         "--gpu-layers",
@@ -219,7 +219,7 @@ class Running:
             rich_help_panel=SPEED,
         ),
     ] = False
-    gpu_layers: GpuLayers = "auto"
+    gpu_layers: OnGpu = "auto"
 
     def options(
         self,
