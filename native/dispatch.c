@@ -1,10 +1,11 @@
 // Decides which kernel computes a node of llama.cpp's graph.
 //
-// Knows: the kernels, and that each of them recognizes its own nodes. Refuses to know: how a node becomes a
+// Knows: the kernels, that each of them recognizes its own nodes, and that those of a device are not ours. Refuses to know: how a node becomes a
 // custom node, and how a kernel computes.
 
 #include "dispatch.h"
 
+#include <ggml-backend.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
@@ -29,7 +30,16 @@ struct kernels {
 
 struct importance *importance_of(const struct kernels *kernels) { return kernels->importance; }
 
+// A device computes the nodes whose results lie in its memory. It knows no custom nodes, and we cannot read there.
+static bool is_on_device(const struct ggml_tensor *t) {
+    const struct ggml_tensor *const owner = t->view_src ? t->view_src : t;
+    return owner->buffer && !ggml_backend_buffer_is_host(owner->buffer);
+}
+
 void dispatch_node(struct kernels *kernels, struct ggml_tensor *t) {
+    if (is_on_device(t)) {
+        return;
+    }
     take_attention(kernels->attention, t);
     take_matvec(kernels->matvec, t);
     take_matmul(kernels->matmul, t);

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from dure.cluster.root.membership import Cluster
+from dure.engine.compute.gpu import gpu_backends
 from dure.hardware.probe import cpus, probe
 from tests.support.dure_process import DURE, Dure, error_line
 from tests.support.needs_root import needs_root
@@ -251,6 +252,10 @@ NUMBERS: dict[str, tuple[int, tuple[str, ...]]] = {
     "--min-p 1.5": (SENSELESS, ("--min-p 1.5", "give a number from 0 to 1")),
     "--seed -1": (SENSELESS, ("--seed -1", "give a number")),
     "--max-tokens 0": (SENSELESS, ("--max-tokens 0", "above 0")),
+    "--gpu-layers most": (SENSELESS, ("--gpu-layers most", "or auto")),
+    "--gpu-layers -1": (SENSELESS, ("--gpu-layers -1", "or auto")),
+    "--gpu-layers 4 --ranks 2": (SENSELESS, ("--gpu-layers 4", "works with one rank for now")),
+    "--gpu-layers 4 --shares 2,1": (SENSELESS, ("--gpu-layers 4", "works with one rank for now")),
 }
 
 
@@ -353,6 +358,24 @@ def test_more_threads_than_processors_are_warned_of(dure: Dure) -> None:
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
     assert f"--threads {probe().cores} is faster" in line
+
+
+@pytest.mark.skipif(bool(gpu_backends()), reason="llama.cpp was built for a GPU")
+@pytest.mark.parametrize("command", ["run", "serve", "bench"])
+def test_layers_on_a_gpu_that_llama_cpp_was_not_built_for_are_refused_with_the_build_command(
+    dure: Dure, command: str
+) -> None:
+    """Before anything is loaded; 0 and auto need no GPU."""
+    prompt = ("hi",) if command == "run" else ()
+    words = ("--gpu-layers 4", "without Vulkan and CUDA", "CMAKE_ARGS=-DGGML_VULKAN=on pip install")
+    check_refusal(dure, FAILED, words, command, DEMO, *prompt, "--gpu-layers", 4)
+
+
+@pytest.mark.parametrize("layers", ["0", "auto"])
+def test_no_layers_on_a_gpu_are_possible_everywhere(dure: Dure, layers: str) -> None:
+    done = dure("run", DEMO, "hi", "-n", 1, "--threads", 1, "--gpu-layers", layers)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr or gpu_backends()
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

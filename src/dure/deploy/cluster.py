@@ -165,6 +165,7 @@ class _SingleMachine:
             nodes=None,
             interface=None,
             share_node=False,
+            gpu_layers=0,
             threads=threads if occupancy.holders(ROOT_NAME) else options.threads,
         )
         memory, n_ctx = memory_of_whole(model, self._options, here)

@@ -11,6 +11,7 @@ from dure.engine.executor import FullExecutor
 from dure.hardware.health import Platform
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard
+from dure.plan.gpu_layers import GpuLayers
 from dure.plan.memory import RankMemory
 from dure.plan.setups import Setup
 
@@ -31,6 +32,7 @@ class Deployment:
     an adapter to where the ranks are, and returns each rank's file; see `Adapters.load_adapter`.
     measured_setup: returns the machines of a cluster as they were measured, and their shares; None if
     something of them is not known. platforms, shares: of the ranks of a cluster; empty if all are here.
+    gpu: the layers that lie there; None: all are computed by processors.
     """
 
     executor: FullExecutor
@@ -48,6 +50,7 @@ class Deployment:
     measured_setup: Callable[[], tuple[Setup, Sequence[float]] | None] = lambda: None
     platforms: tuple[Platform, ...] = ()
     shares: tuple[float, ...] = ()
+    gpu: GpuLayers | None = None
 
 
 def deployment_of_shards(

@@ -29,9 +29,9 @@ def expectations_of(
 ) -> Expectations | None:
     """Return what a started model can be compared with; None if too little is known.
 
-    The arithmetic is of 8-bit sums, of machines without other jobs, and of weights without adapters.
+    The arithmetic is of processors without other jobs, of 8-bit sums, and of weights without adapters.
     """
-    if options.lora or options.wire is not Wire.Q8 or deployment.is_shared:
+    if options.lora or options.wire is not Wire.Q8 or deployment.is_shared or deployment.gpu:
         return None
     found = deployment.measured_setup() if options.cluster else _setup_here(model, options)
     if found is None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from dure.deploy.adapters import planned
 from dure.deploy.deployment import Deployment, deployment_of_shards
+from dure.deploy.gpu import may_use_gpu, placed_on_gpu, told_of_gpu
 from dure.deploy.options import RunOptions, parse_shares
 from dure.deploy.rank_memories import with_options
 from dure.deploy.reporter import EngineEvent, Reporter
@@ -18,7 +19,7 @@ from dure.engine.compute.pinning import cores_for
 from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
-from dure.errors import UsageError
+from dure.errors import ResourceError, UsageError
 from dure.hardware.machine import Machine
 from dure.hardware.probe import n_cpus, probe
 from dure.model.architectures import ARCHITECTURES
@@ -26,8 +27,11 @@ from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, cut_model, is_finished, plan_shards
 from dure.places import shard_directory
+from dure.plan.gpu_layers import GpuLayers
 from dure.plan.memory import (
+    DEFAULT_CTX,
     RankMemory,
+    check_ctx,
     choose_ctx,
     n_batch_of,
     rank_memory,
@@ -46,7 +50,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Plan:
-    """How a model starts on this machine, memory for each rank. cut: over the shards; None: it is whole."""
+    """How a model starts on this machine, memory for each rank. cut: over the shards; None: it is whole.
+
+    gpu: the layers that lie there; None: all are here.
+    """
 
     machine: Machine
     threads: int
@@ -54,6 +61,7 @@ class _Plan:
     memory: Sequence[RankMemory]
     cut: CutPlan | None = None
     shards: Sequence[Shard] = ()
+    gpu: GpuLayers | None = None
 
 
 def start_local(model: GgufFile, options: RunOptions, reporter: Reporter) -> Deployment:
@@ -67,6 +75,10 @@ def start_local(model: GgufFile, options: RunOptions, reporter: Reporter) -> Dep
 
 def check_local(model: GgufFile, options: RunOptions) -> None:
     """Raise what `start_local` would before it writes or loads anything."""
+    if len(parse_shares(options.shares, options.ranks)) == 1 and may_use_gpu(options):
+        # How much of it the memory here must hold is known to the process alone that asks the GPU.
+        check_ctx(options.ctx, whole_memory(model)[1])
+        return
     _planned(model, options)
 
 
@@ -77,14 +89,25 @@ def _planned(model: GgufFile, options: RunOptions) -> _Plan:
     if options.pin:
         cores_for(threads, first=(len(shares) - 1) * threads)
     if len(shares) == 1:
-        whole, n_ctx = memory_of_whole(model, options, machine)
-        return _Plan(machine, threads, n_ctx, [whole])
+        return _planned_whole(model, options, machine, threads)
     cut = plan_cut(model, shares)
     shards = plan_shards(model, cut, shard_directory())
     ranks = [rank_memory(cut, shard, machine.features) for shard in shards]
     memory = with_options(ranks, model, options, cut)
     n_ctx = choose_ctx(options.ctx, cut.shape.context_length, memory, machine, options.n_sequences)
     return _Plan(machine, threads, n_ctx, memory, cut, shards)
+
+
+def _planned_whole(
+    model: GgufFile, options: RunOptions, machine: Machine, threads: int, most: int | None = None
+) -> _Plan:
+    """Plan a model in this process. most: layers on a GPU, where more were tried in vain."""
+    (memory,), trained = _whole(model, options, machine)
+    check_ctx(options.ctx, trained)
+    gpu = placed_on_gpu(model, options, memory, options.ctx or min(DEFAULT_CTX, trained), most)
+    here = gpu.left(memory) if gpu else memory
+    n_ctx = choose_ctx(options.ctx, trained, [here], machine, options.n_sequences)
+    return _Plan(machine, threads, n_ctx, [memory], gpu=gpu)
 
 
 def threads_of(asked: int | None, n_ranks: int, machine: Machine) -> int:
@@ -96,7 +119,13 @@ def threads_of(asked: int | None, n_ranks: int, machine: Machine) -> int:
     return asked
 
 
-def limits_of(n_ctx: int, threads: int, options: RunOptions, memory: RankMemory) -> Limits:
+def limits_of(
+    n_ctx: int,
+    threads: int,
+    options: RunOptions,
+    memory: RankMemory,
+    gpu: GpuLayers | None = None,
+) -> Limits:
     """Return the limits that each rank's context is created with. memory: of any of them."""
     n = options.n_sequences
     return Limits(
@@ -107,7 +136,10 @@ def limits_of(n_ctx: int, threads: int, options: RunOptions, memory: RankMemory)
         n_outputs=memory.n_outputs(n),
         lock_memory=options.lock_memory,
         pin=options.pin,
-        gives_up_threads=options.threads is None and not options.pin,
+        gives_up_threads=options.threads is None and not options.pin and gpu is None,
+        gpu_layers=gpu.in_llama if gpu else 0,
+        gpu=gpu.gpu.name if gpu else "",
+        gpu_bytes=gpu.weights_bytes if gpu else 0,
     )
 
 
@@ -118,28 +150,58 @@ def memory_of_whole(
 
     full_window: see `Limits`.
     """
+    (memory,), trained = _whole(model, options, machine, full_window=full_window)
+    return memory, choose_ctx(options.ctx, trained, [memory], machine, options.n_sequences)
+
+
+def _whole(
+    model: GgufFile, options: RunOptions, machine: Machine, *, full_window: bool = False
+) -> tuple[list[RankMemory], int]:
     memory, trained = whole_memory(model, machine.features)
     if full_window:
         memory = memory.without_window()
-    (memory,) = with_options([memory], model, options)
-    return memory, choose_ctx(options.ctx, trained, [memory], machine, options.n_sequences)
+    return with_options([memory], model, options), trained
 
 
 def _start_whole(
     model: GgufFile, plan: _Plan, options: RunOptions, reporter: Reporter
 ) -> Deployment:
+    reporter.event(EngineEvent.LOADS)
+    while True:
+        try:
+            executor = _loaded_whole(model, plan, options, reporter)
+            break
+        except ResourceError:
+            # What fits a device is known when it is tried; a number that was asked for is not changed.
+            if not plan.gpu or options.gpu_layers is not None or options.lock_memory:
+                raise
+            fewer = plan.gpu.n * 3 // 4
+            plan = _planned_whole(model, options, plan.machine, plan.threads, fewer)
+    (memory,), gpu = plan.memory, plan.gpu
+    if gpu:
+        reporter.news(told_of_gpu(gpu))
+    return Deployment(
+        executor,
+        memory.weights_bytes,
+        (memory.moved_bytes_per_token,),
+        f"whole-gpu{gpu.n}" if gpu else "whole",
+        gpu=gpu,
+    )
+
+
+def _loaded_whole(
+    model: GgufFile, plan: _Plan, options: RunOptions, reporter: Reporter
+) -> LocalExecutor:
     (memory,), n_ctx = plan.memory, plan.n_ctx
     known = ARCHITECTURES.get(model.architecture)
-    reporter.event(EngineEvent.LOADS)
     with reporter.loading(model.paths[0].name) as progress:
-        executor = LocalExecutor(
+        return LocalExecutor(
             model.paths[0],
-            limits_of(n_ctx, plan.threads, options, memory),
+            limits_of(n_ctx, plan.threads, options, memory, plan.gpu),
             kv_bytes=memory.kv_bytes(n_ctx, options.n_sequences),
             reduction_points=known.reduction_points if known else (),
             progress=progress,
         )
-    return Deployment(executor, memory.weights_bytes, (memory.moved_bytes_per_token,), "whole")
 
 
 def _start_cut(

@@ -22,6 +22,7 @@ __all__ = [
     "RunOptions",
     "adapter_file",
     "check_sequences",
+    "gpu_layers",
     "node_names",
     "parse_shares",
 ]
@@ -49,6 +50,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     at once. wire: format of partial sums. lock_memory: weights are never swapped out. pin: each thread has
     its own core. lora: adapters that are loaded with the model; the first is number 0. gathers_inputs: what
     weights are multiplied with will be added up (`InputGathering`), which takes memory.
+    gpu_layers: how many lie on a GPU; None: as many as fit.
     """
 
     ranks: int | None = None
@@ -67,6 +69,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     pin: bool = False
     lora: tuple[AdapterFile, ...] = ()
     gathers_inputs: bool = False
+    gpu_layers: int | None = None
 
     @property
     def adapters(self) -> AdapterSet:
@@ -95,6 +98,15 @@ def adapter_file(text: str) -> AdapterFile:
             f"--lora {text}", "give a file, or a file and a scale, as in style.gguf:0.5"
         )
     return AdapterFile(str(Path(name).absolute()), scale)
+
+
+def gpu_layers(text: str) -> int | None:
+    """Return the layers that --gpu-layers asks for; None for auto. Raises UsageError."""
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"--gpu-layers {text}", "give a number of layers, or auto")
+    return int(text)
 
 
 def check_sequences(n: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dure.deploy.adapters import load_adapter
 from dure.deploy.deployment import Deployment
+from dure.deploy.gpu import check_gpu
 from dure.deploy.local import check_local, start_local
 from dure.deploy.options import RestartReason, RunOptions, check_sequences, parse_shares
 from dure.deploy.reporter import Reporter, SilentReporter
@@ -84,5 +85,6 @@ def _check_options(options: RunOptions) -> None:
             "--share-node --pin: two jobs would pin their threads to the same cores",
             "leave out --pin",
         )
+    check_gpu(options)
     check_sequences(options.n_sequences)
     parse_shares(options.shares, None if options.cluster else options.ranks)

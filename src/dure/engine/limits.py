@@ -19,6 +19,8 @@ class Limits:
     gives_up_threads: while other programs use the processors; see `ThreadSharing`.
     full_window: layers that see a window of positions keep all of them, so that a sequence can be cut back
     anywhere.
+    gpu_layers: the last ones lie on the device `gpu`, as llama.cpp names it; the output counts as one.
+    gpu_bytes: of weights that lie there.
     """
 
     n_ctx: int
@@ -31,3 +33,6 @@ class Limits:
     first_core: int = 0
     gives_up_threads: bool = False
     full_window: bool = False
+    gpu_layers: int = 0
+    gpu: str = ""
+    gpu_bytes: int = 0

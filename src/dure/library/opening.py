@@ -15,6 +15,7 @@ from dure.chat.reading import TextTools
 from dure.cluster.job_identity import LIBRARY, JobIdentity
 from dure.deploy.adapters import load_adapter
 from dure.deploy.options import RunOptions, adapter_file
+from dure.deploy.options import gpu_layers as parsed_layers
 from dure.engine.wire import Wire
 from dure.errors import DureError, UsageError
 from dure.generate.file_sampling import file_sampling
@@ -54,15 +55,16 @@ def open_model(
     pin: bool = False,
     pull: bool = False,
     lora: Sequence[str | os.PathLike[str]] = (),
+    gpu_layers: int | Literal["auto"] = "auto",
 ) -> Model:
     """Start a model, and return it when it is ready. Use it as a context manager, or `close` it.
 
     model: a GGUF file, or a name as `dure run` takes it. ranks: cut it over so many ranks on this machine.
     cluster: cut it over the cluster's machines; nodes: exactly these, or "all". ctx: tokens of a prompt and
     its answer; None: 4,096, or less if the model was trained for less. parallel: answers at once, each with
-    its own context. threads, shares, share_node, interface, sync, draft, mlock, pin: as the options of
-    `dure run`. pull: download a model that is not on this machine. lora: adapters, each a file, or a file
-    and a scale as in "style.gguf:0.5"; `load_adapter` loads more while it runs.
+    its own context. threads, shares, share_node, interface, sync, draft, mlock, pin, gpu_layers: as the
+    options of `dure run`. pull: download a model that is not on this machine. lora: adapters, each a file,
+    or a file and a scale as in "style.gguf:0.5"; `load_adapter` loads more while it runs.
     Raises a DureError that says what prevents it, and the cure.
     """
     with ExitStack() as stack, _naming_arguments():
@@ -82,6 +84,7 @@ def open_model(
             lock_memory=mlock,
             pin=pin,
             lora=tuple(adapter_file(os.fspath(file)) for file in lora),
+            gpu_layers=parsed_layers(str(gpu_layers)),
         )
         wanted = os.fspath(draft)
         named = wanted if wanted in set(Draft) else str(_found(wanted, pull=pull).absolute())

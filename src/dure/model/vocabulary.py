@@ -48,6 +48,8 @@ class Vocabulary:
         silence_llama()
         params = lib.llama_model_default_params()
         params.vocab_only = True
+        no_devices = (ctypes.c_void_p * 1)(None)  # else it would take memory of every GPU
+        params.devices = ctypes.addressof(no_devices)
         self._model = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise ModelError(

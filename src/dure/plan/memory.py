@@ -135,7 +135,7 @@ class RankMemory:
         """
         n_copies = (1 + bool(self.n_window)) * (n_sequences > 1)
         copied = self._sequence_bytes(n_ctx, n_sequences) * n_copies
-        return PROCESS_BYTES + self.other_bytes + copied + self._compute_bytes(n_ctx, n_sequences)
+        return PROCESS_BYTES + self.other_bytes + copied + self.step_bytes(n_ctx, n_sequences)
 
     def bytes_per_position(self, n_sequences: int) -> int:
         """Return by how much `total_bytes` grows at most with a position, once windows are full."""
@@ -168,7 +168,7 @@ class RankMemory:
         per_token = self.kv_bytes_per_token + self.window_bytes_per_token
         return replace(self, kv_bytes_per_token=per_token, window_bytes_per_token=0, n_window=0)
 
-    def _compute_bytes(self, n_ctx: int, n_sequences: int) -> int:
+    def step_bytes(self, n_ctx: int, n_sequences: int) -> int:
         """Return the bytes of llama.cpp's buffers for a step.
 
         These are the larger of a layer's and the logits', which take turns; the logits that it gives;

@@ -153,6 +153,7 @@ def _measured(
     with running_deployment(file, options) as (gguf, deployment):
         if is_shared:
             _check_alone(deployment)
+            _check_no_gpu(deployment, "--share")
         expected = expectations_of(gguf, options, deployment)
         rows = []
         for one in runs:
@@ -192,6 +193,7 @@ def _bench_traced(
 ) -> None:
     """Measure with a trace, and beside what memory and network allow."""
     with running_deployment(file, options) as (gguf, deployment):
+        _check_no_gpu(deployment, "--trace")
         executor = deployment.executor
         traced = _traced(executor, trace, runs, min(runs.n_generate, N_TRACED))
         floor = FloorProbe(executor, gguf, options.wire)
@@ -249,6 +251,15 @@ def _check_alone(deployment: Deployment) -> None:
         raise ClusterError(
             "other jobs use these machines, so the speeds would not be those of this model",
             "stop them, or leave out --share",
+        )
+
+
+def _check_no_gpu(deployment: Deployment, option: str) -> None:
+    """Raise UsageError if layers lie on a GPU, of which what follows knows nothing."""
+    if deployment.gpu:
+        raise UsageError(
+            f"{option} is of processors, and layers lie on {deployment.gpu.gpu.description}",
+            "add --gpu-layers 0",
         )
 
 

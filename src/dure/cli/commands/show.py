@@ -15,6 +15,7 @@ from dure.cli.terminal.console import output, print_json, printable
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.parameters import Json, Model
 from dure.cli.terminal.pull_progress import pull_progress
+from dure.deploy.gpu import placed_on_gpu, told_of_gpu
 from dure.deploy.options import RunOptions, check_sequences
 from dure.errors import ModelError
 from dure.generate.file_sampling import file_sampling
@@ -24,7 +25,7 @@ from dure.model.gguf import GgufFile, open_gguf
 from dure.model.store import Library, located
 from dure.plan.cut_report import CutReport, cut_report
 from dure.plan.kernels import slow_bytes
-from dure.plan.memory import DEFAULT_CTX, check_ctx
+from dure.plan.memory import DEFAULT_CTX, check_ctx, whole_memory
 from dure.sizes import bytes_text
 from dure.tune.result.card import TuneCard, card_lines, read_card
 
@@ -135,6 +136,7 @@ def _facts(gguf: GgufFile, options: RunOptions) -> dict[str, Any]:
         "ctx": n_ctx,
         "parallel": n,
         "cuts": [_cut(report) for report in cuts],
+        **({} if options.cluster else _on_gpu(gguf, options, n_ctx)),
     }
 
 
@@ -142,6 +144,17 @@ def _tuning(gguf: GgufFile) -> dict[str, Any] | None:
     """Return what the model was tuned with, None if its file does not say."""
     card = read_card(gguf)
     return None if card is None else msgspec.to_builtins(card)
+
+
+def _on_gpu(gguf: GgufFile, options: RunOptions, n_ctx: int) -> dict[str, Any]:
+    """Return what would lie on this machine's GPU; nothing if llama.cpp sees none, or no layer fits."""
+    placed = placed_on_gpu(gguf, options, whole_memory(gguf)[0], n_ctx)
+    if placed is None:
+        return {}
+    gpu = placed.gpu
+    facts = {"name": gpu.name, "description": gpu.description, "free_bytes": gpu.free_bytes}
+    layers = {"layers": placed.n, "of_layers": placed.n_all, "needed_bytes": placed.needed_bytes}
+    return {"gpu": {**facts, **layers, "text": told_of_gpu(placed)}}
 
 
 def _checked_ctx(gguf: GgufFile, options: RunOptions) -> int:
@@ -245,6 +258,8 @@ def _print(facts: dict[str, Any]) -> None:
     n, ctx = facts["parallel"], facts["ctx"]
     contexts = f"{n} contexts of {ctx} tokens each" if n > 1 else f"a context of {ctx} tokens"
     output.print(f"\nMemory is what a rank's process takes here with {contexts}.")
+    if "gpu" in facts:
+        output.print(f"On the GPU: {printable(facts['gpu']['text'])}.", soft_wrap=True)
     if "cluster" in facts:
         from dure.cli.terminal.forecast_table import print_forecast
 

@@ -13,7 +13,7 @@ import typer
 from dure.chat.thinking import Think
 from dure.cli.terminal.completion import models
 from dure.cluster.job_identity import JobIdentity
-from dure.deploy.options import RunOptions, adapter_file
+from dure.deploy.options import RunOptions, adapter_file, gpu_layers
 from dure.engine.wire import Wire
 from dure.errors import ResourceError, UsageError
 from dure.generate.request import Sampling
@@ -26,6 +26,7 @@ __all__ = [
     "SERVER",
     "SPEED",
     "DraftFrom",
+    "OnGpu",
     "Json",
     "MaxTokens",
     "Model",
@@ -73,6 +74,17 @@ Shares = Annotated[
         help="Each rank's share of the work, as in 3,2; by default a cluster uses measured speeds.",
         show_default="equal",
         rich_help_panel=CLUSTER,
+    ),
+]
+OnGpu = Annotated[
+    str,
+    typer.Option(
+        "--gpu-layers",
+        "-g",
+        metavar="auto|N",
+        help="Layers that lie on the GPU, if llama.cpp was built for one: as many as fit (auto), or N; "
+        "0 leaves it alone.",
+        rich_help_panel=SPEED,
     ),
 ]
 DraftFrom = Annotated[
@@ -207,6 +219,7 @@ class Running:
             rich_help_panel=SPEED,
         ),
     ] = False
+    gpu_layers: OnGpu = "auto"
 
     def options(
         self,
@@ -235,6 +248,7 @@ class Running:
             lock_memory=self.mlock,
             pin=self.pin,
             lora=tuple(map(adapter_file, self.lora or ())),
+            gpu_layers=gpu_layers(self.gpu_layers),
         )
 
 

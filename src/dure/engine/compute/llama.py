@@ -20,6 +20,7 @@ import numpy as np
 from dure.engine.arrays import Floats, Ints
 from dure.engine.compute.allreduce import graph_callback
 from dure.engine.compute.custom_nodes import CustomNodes
+from dure.engine.compute.gpu import devices_of
 from dure.engine.compute.importance import InputGatherer
 from dure.engine.compute.kv_cache import KvCache
 from dure.engine.compute.lora import ContextAdapters
@@ -37,6 +38,7 @@ __all__ = ["LoadedModel", "has_amx", "load_model"]
 
 DEFAULT_CURE = "get the file again, or use a model that llama.cpp knows"
 _MAX_POSITIONS_PER_TOKEN = 4
+_SHORT = ("unable to allocate", "failed to allocate", "out of memory", "OutOfDeviceMemory")
 _CHUNKED = "llama4"  # its window does not slide
 
 ThreadUse = tuple[int, float]
@@ -72,7 +74,7 @@ class LoadedModel:
     ) -> None:
         self.limits = limits
         cores = cores_for(limits.threads, limits.first_core) if limits.pin else None
-        self._model = load_model(path, progress, cure, lock_memory=limits.lock_memory)
+        self._model = load_model(path, progress, cure, limits)
         can_give_up = limits.gives_up_threads and limits.threads > 1
         self._sharing = ThreadSharing(limits.threads) if can_give_up else None
         self._threads = self._fitting_threads = limits.threads
@@ -183,7 +185,7 @@ class LoadedModel:
         spent: by a step of n_tokens, of which sync_s in all-reduces. Returns what it had.
         """
         given_up = self._threads - min(self._threads, self._fitting_threads)
-        if not n_tokens:
+        if not n_tokens or self.limits.gpu_layers:  # threads that wait for a GPU lose nothing
             return given_up, 0.0
         had = self._threads if n_tokens == 1 else self.limits.threads
         lost = spent.lost(min(had, self._fitting_threads), sync_s)
@@ -282,14 +284,14 @@ def load_model(
     path: Path,
     progress: Callable[[float], None],
     cure: str = DEFAULT_CURE,
-    *,
-    lock_memory: bool = False,
+    limits: Limits | None = None,
 ) -> Any:
-    """Load a model; return llama.cpp's `llama_model *`. lock_memory: its weights are never swapped out.
+    """Load a model; return llama.cpp's `llama_model *`. limits: which layers lie on a GPU; none without.
 
-    Raises ModelError if llama.cpp refuses, ResourceError if memory cannot be locked, and what
-    `progress` raises.
+    Raises ModelError if llama.cpp refuses, ResourceError if memory cannot be locked or a GPU's is short,
+    and what `progress` raises.
     """
+    limits = limits or Limits(0, 1)
     silence_llama()
     raised: list[BaseException] = []
 
@@ -306,6 +308,8 @@ def load_model(
     # Read, not mapped: repacked weights are copies, and a map beside them would double the memory.
     params.load_mode = lib.LLAMA_LOAD_MODE_NONE
     params.use_extra_bufts = not has_amx()
+    devices = devices_of(limits.gpu)
+    params.devices, params.n_gpu_layers = ctypes.addressof(devices), limits.gpu_layers
     callback = lib.llama_progress_callback(report)
     params.progress_callback = callback
     model = lib.llama_model_load_from_file(str(path).encode(), params)
@@ -314,16 +318,26 @@ def load_model(
             lib.llama_model_free(model)
         raise raised[0]
     if not model:
+        if limits.gpu_layers and any(word in line for line in captured_log() for word in _SHORT):
+            raise _gpu_is_short(path, limits)
         raise ModelError(f"llama.cpp cannot load {path.name}: {_reason()}", cure)
-    if lock_memory:
-        _lock(model)
+    if limits.lock_memory:
+        _lock(model, limits.gpu_bytes)
     return model
 
 
-def _lock(model: Any) -> None:
+def _gpu_is_short(path: Path, limits: Limits) -> ResourceError:
+    return ResourceError(
+        f"{limits.gpu} has no memory for these layers of {path.name} and {limits.n_ctx} tokens of context",
+        "use fewer --gpu-layers or a smaller --ctx, or stop what else uses the GPU",
+    )
+
+
+def _lock(model: Any, gpu_bytes: int) -> None:
     """Lock weights in memory: llama.cpp's own way leaves out repacked ones, and huge pages."""
     lock_all()
-    if (locked := locked_bytes()) < (size := int(lib.llama_model_size(model))):
+    size = int(lib.llama_model_size(model)) - gpu_bytes
+    if (locked := locked_bytes()) < size:
         lib.llama_model_free(model)
         part, whole = compared(locked, size)
         raise ResourceError(
@@ -352,6 +366,8 @@ def _make_context(model: Any, limits: Limits, nodes: CustomNodes, path: Path) ->
     params.cb_eval_user_data = nodes.handle
     context = lib.llama_init_from_model(model, params)
     if not context:
+        if limits.gpu_layers:
+            raise _gpu_is_short(path, limits)
         raise ResourceError(
             f"no memory for a context of {limits.n_ctx} tokens of {path.name}",
             "use a smaller --ctx",

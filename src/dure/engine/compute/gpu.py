@@ -1,0 +1,78 @@
+"""The GPUs that llama.cpp can compute on here, and the lists of devices that it takes.
+
+Knows ggml's interface of devices. Refuses to know models, and how many of their layers lie where.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dure.hardware.gpu import Gpu
+
+__all__ = ["devices_of", "gpu_backends", "gpus"]
+
+_GPU, _IGPU = 1, 2  # enum ggml_backend_dev_type
+_BACKENDS = {"cuda": "CUDA", "hip": "ROCm", "vulkan": "Vulkan"}
+
+
+def gpu_backends() -> list[str]:
+    """Return what llama.cpp was built with to compute on GPUs, as CUDA or Vulkan."""
+    return [name for key, name in _BACKENDS.items() if (_folder() / f"libggml-{key}.so").exists()]
+
+
+def gpus() -> list[Gpu]:
+    """Return the GPUs that llama.cpp sees, with the memory that is free now.
+
+    The first call of a process that sees an NVIDIA card takes some of its memory until the process ends.
+    """
+    if not gpu_backends():
+        return []
+    found = (_described(_ggml().ggml_backend_dev_get(i)) for i in range(_count()))
+    return [gpu for gpu in found if gpu is not None]
+
+
+def devices_of(name: str) -> Any:
+    """Return the list of devices for a model, in C: this one; none if the name is empty.
+
+    Without a list llama.cpp takes all that it finds, even for a model whose layers are all on the CPU.
+    """
+    if not name:
+        return (ctypes.c_void_p * 1)(None)
+    return (ctypes.c_void_p * 2)(_ggml().ggml_backend_dev_by_name(name.encode()), None)
+
+
+def _described(device: int) -> Gpu | None:
+    ggml, pointer = _ggml(), ctypes.c_void_p(device)
+    kind = ggml.ggml_backend_dev_type(pointer)
+    if kind not in (_GPU, _IGPU):
+        return None
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    ggml.ggml_backend_dev_memory(pointer, ctypes.byref(free), ctypes.byref(total))
+    name = ggml.ggml_backend_dev_name(pointer).decode(errors="replace")
+    description = ggml.ggml_backend_dev_description(pointer).decode(errors="replace")
+    return Gpu(name, description, free.value, total.value, shares_ram=kind == _IGPU)
+
+
+def _count() -> int:
+    return int(_ggml().ggml_backend_dev_count())
+
+
+def _folder() -> Path:
+    import llama_cpp.llama_cpp as lib
+
+    return Path(lib.__file__).with_name("lib")
+
+
+@cache
+def _ggml() -> ctypes.CDLL:
+    ggml = ctypes.CDLL(str(_folder() / "libggml.so"))
+    ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+    ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
+    ggml.ggml_backend_dev_by_name.restype = ctypes.c_void_p
+    ggml.ggml_backend_dev_name.restype = ctypes.c_char_p
+    ggml.ggml_backend_dev_description.restype = ctypes.c_char_p
+    return ggml
