@@ -34,6 +34,7 @@ def optimizer_of(model: nn.Module, settings: TuneSettings) -> OffloadedAdamW:
         {"params": vectors, "weight_decay": 0.0},
     ]
     assert settings.lr is not None
+    assert settings.beta2 is not None
     return OffloadedAdamW(
         [group for group in groups if group["params"]],
         lr=settings.lr,

@@ -17,11 +17,14 @@ from dure.tune.loop.events import Evaluated, Observer, Saved, StepLearned
 from dure.tune.loop.journal import LossJournal
 from dure.tune.loop.learner import Learner
 from dure.tune.loop.losses import RowLoss
-from dure.tune.optimizer import OffloadedAdamW
 from dure.tune.loop.schedule import LearningRate
+from dure.tune.optimizer import OffloadedAdamW
 from dure.tune.settings import TuneSettings
 
 __all__ = ["Pace", "Stopped", "Training"]
+
+_MOST_SKIPPED = 3  # steps in a row whose gradients the optimizer could not use
+_CALM = "lower --lr, or compute in float32 with --dtype float32"
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -63,7 +66,7 @@ class Training:
         self._checkpoints, self._journal, self._pace = checkpoints, journal, pace
         self._observer, self._is_stopped = observer, is_stopped
         self._held_out = source.held_out()
-        self._saved_at = time.monotonic()
+        self._saved_at, self._n_skipped = time.monotonic(), 0
         assert settings.lr is not None
         self._rate = LearningRate(settings.lr, pace.steps, settings.warmup, settings.schedule)
 
@@ -133,12 +136,16 @@ class Training:
                 loss.backward()
             total += loss.item()
         if not math.isfinite(total):
-            raise ModelError(
-                f"the loss of step {step + 1} is not a number",
-                "lower --lr, or compute in float32 with --dtype float32",
-            )
+            raise ModelError(f"the loss of step {step + 1} is not a number", _CALM)
+        n_skipped = self._optimizer.n_skipped
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        self._n_skipped = self._n_skipped + 1 if self._optimizer.n_skipped > n_skipped else 0
+        if self._n_skipped == _MOST_SKIPPED:
+            raise ModelError(
+                f"the gradients of {_MOST_SKIPPED} steps up to step {step + 1} are not numbers",
+                _CALM,
+            )
         return total
 
     def _evaluated(self, progress: Progress) -> Progress:
