@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dure.hardware.gpu import Gpu
+from dure.model.llama_log import silence_llama
 
 __all__ = ["devices_of", "gpu_backends", "gpus"]
 
@@ -30,6 +31,7 @@ def gpus() -> list[Gpu]:
     """
     if not gpu_backends():
         return []
+    silence_llama()  # or a driver's description goes to the terminal
     found = (_described(_ggml().ggml_backend_dev_get(i)) for i in range(_count()))
     return [gpu for gpu in found if gpu is not None]
 
