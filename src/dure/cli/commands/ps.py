@@ -33,7 +33,7 @@ def ps(as_json: Json = False) -> None:
         return
     if servers:
         output.print(_servers_table(servers))
-    elif not work:
+    else:
         errors.print("no server runs: `dure serve MODEL` starts one")
     if servers and work:
         output.print()
