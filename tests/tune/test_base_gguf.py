@@ -23,26 +23,13 @@ from dure.tune.base.gguf import model_of
 from tests.support.exact_logits import logits_of
 from tests.support.huggingface_folders import CONFIG, write_llama
 from tests.support.random_models import SHAPES, write_random_model
-from tests.support.tuned_bases import BASES, PROMPT, imported, texts, write_base
+from tests.support.tuned_bases import BASES, PROMPT, imported, texts
 
 MOST_ERROR = 1e-3
 CONVERSATION = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "  Wie heißt der Fluß? 狐 "},
 ]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function that makes a model once."""
-    folder, made = tmp_path_factory.mktemp("bases"), dict[str, Path]()
-
-    def path_of(name: str) -> Path:
-        if name not in made:
-            made[name] = write_base(folder, name)
-        return made[name]
-
-    return path_of
 
 
 @contextmanager

@@ -20,26 +20,13 @@ from dure.tune.base import load_base
 from dure.tune.result.card import TuneCard, card_of_run, read_card
 from dure.tune.result.writing import ResultForm, opened_result
 from tests.support.exact_logits import logits_of
-from tests.support.tuned_bases import BASES, PROMPT, write_base
+from tests.support.tuned_bases import BASES, PROMPT
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing`:FutureWarning"  # peft 0.21 asks transformers 5.23 for it
 )
 F32 = type_named("F32")
 CARD = TuneCard("tiny", "0123", "full", (), 0, 3, 3, 1.5, None, {}, "0")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function that makes a model once."""
-    folder, made = tmp_path_factory.mktemp("bases"), dict[str, Path]()
-
-    def path_of(name: str) -> Path:
-        if name not in made:
-            made[name] = write_base(folder, name)
-        return made[name]
-
-    return path_of
 
 
 def written(

@@ -1,8 +1,9 @@
 /** What can be made of a model on disk: a smaller file, and shards for several machines. */
 import { useSignal } from "@preact/signals";
 import type { VNode } from "preact";
-import { ApiError, post } from "../api/client";
+import { post } from "../api/client";
 import type { ModelOnDisk } from "../api/contract";
+import { useAsking } from "../parts/asking";
 import { Refusal } from "../parts/Refusal";
 import { text } from "../preferences";
 
@@ -51,20 +52,10 @@ interface Asked {
 /** A form of one number and a button. */
 function OneNumber({ label, action, usual, low, high, step, begin }: Asked): VNode {
   const value = useSignal(String(usual));
-  const problem = useSignal<ApiError | null>(null);
-  const isAsking = useSignal(false);
-  const send = async (event: Event): Promise<void> => {
+  const asking = useAsking();
+  const send = (event: Event): Promise<void> => {
     event.preventDefault();
-    isAsking.value = true;
-    problem.value = null;
-    try {
-      await begin(Number(value.value));
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      problem.value = error;
-    } finally {
-      isAsking.value = false;
-    }
+    return asking.ask(() => begin(Number(value.value)));
   };
   return (
     <form onSubmit={(event) => void send(event)}>
@@ -81,11 +72,11 @@ function OneNumber({ label, action, usual, low, high, step, begin }: Asked): VNo
             onInput={(event) => (value.value = event.currentTarget.value)}
           />
         </label>
-        <button type="submit" disabled={isAsking.value}>
+        <button type="submit" disabled={asking.isAsking.value}>
           {action}
         </button>
       </div>
-      <Refusal problem={problem.value} />
+      <Refusal problem={asking.problem.value} />
     </form>
   );
 }

@@ -3,11 +3,12 @@ import { useSignal } from "@preact/signals";
 import type { VNode } from "preact";
 import { useEffect } from "preact/hooks";
 import { arrivedModels } from "../api/arrived";
-import { ApiError, postJson } from "../api/client";
+import { postJson } from "../api/client";
 import type { ModelList, ModelOnDisk, QualityCard, TuningCard, Work } from "../api/contract";
 import { state } from "../api/feed";
 import { Fact } from "../cluster/NodeCard";
 import { bytes, count, figure, large, percent } from "../format";
+import { useAsking } from "../parts/asking";
 import { usePolled } from "../parts/polled";
 import { Refusal } from "../parts/Refusal";
 import { text } from "../preferences";
@@ -43,21 +44,13 @@ export function ModelsView(): VNode {
 function Pull(): VNode {
   const t = text.value.models;
   const name = useSignal("");
-  const problem = useSignal<ApiError | null>(null);
-  const isAsking = useSignal(false);
-  const pull = async (event: Event): Promise<void> => {
+  const asking = useAsking();
+  const pull = (event: Event): Promise<void> => {
     event.preventDefault();
-    isAsking.value = true;
-    problem.value = null;
-    try {
+    return asking.ask(async () => {
       await postJson<Work>("page/models/pull", { name: name.value.trim() });
       name.value = "";
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      problem.value = error;
-    } finally {
-      isAsking.value = false;
-    }
+    });
   };
   return (
     <form class="card stack" onSubmit={(event) => void pull(event)}>
@@ -73,11 +66,15 @@ function Pull(): VNode {
             onInput={(event) => (name.value = event.currentTarget.value)}
           />
         </label>
-        <button type="submit" class="main" disabled={isAsking.value || name.value.trim() === ""}>
+        <button
+          type="submit"
+          class="main"
+          disabled={asking.isAsking.value || name.value.trim() === ""}
+        >
           {t.pull}
         </button>
       </div>
-      <Refusal problem={problem.value} />
+      <Refusal problem={asking.problem.value} />
     </form>
   );
 }

@@ -1,10 +1,10 @@
 /** Work on models, whoever has begun it: how far it is, how fast, and how it ended. */
-import { useSignal } from "@preact/signals";
 import type { VNode } from "preact";
 import { ApiError, post } from "../api/client";
 import type { Work } from "../api/contract";
 import { bytes, count, long, percent } from "../format";
 import { Meter } from "../parts/Meter";
+import { useAsking } from "../parts/asking";
 import { Refusal } from "../parts/Refusal";
 import { text } from "../preferences";
 import { toldText } from "../text/told";
@@ -34,17 +34,10 @@ export function WorkList({ work }: { readonly work: readonly Work[] }): VNode {
 
 function WorkItem({ work }: { readonly work: Work }): VNode {
   const t = text.value.models;
-  const problem = useSignal<ApiError | null>(null);
+  const asking = useAsking();
   const isRunning = work.state === "running";
-  const stop = async (): Promise<void> => {
-    problem.value = null;
-    try {
-      await post(`page/work/${encodeURIComponent(work.id)}/stop`);
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      problem.value = error;
-    }
-  };
+  const stop = (): Promise<void> =>
+    asking.ask(() => post(`page/work/${encodeURIComponent(work.id)}/stop`));
   return (
     <li>
       <div class="row spread">
@@ -72,7 +65,7 @@ function WorkItem({ work }: { readonly work: Work }): VNode {
       <p class="quiet small-text">{progress(work)}</p>
       {work.note !== null && <p class="small-text">{toldText(work.note)}</p>}
       {work.error !== null && <Refusal problem={new ApiError(0, work.error, work.cure)} />}
-      <Refusal problem={problem.value} />
+      <Refusal problem={asking.problem.value} />
     </li>
   );
 }

@@ -1,12 +1,13 @@
 /** Asks for the trace of a token, and keeps the last one. */
 import { signal } from "@preact/signals";
 import { arrivedTrace } from "../api/arrived";
-import { ApiError, postJson } from "../api/client";
+import { postJson } from "../api/client";
 import type { TokenPart, TokenTrace } from "../api/contract";
+import { Asking } from "../parts/asking";
 
 export const trace = signal<TokenTrace | null>(null);
-export const isTracing = signal(false);
-export const problem = signal<ApiError | null>(null);
+const asking = new Asking();
+export const { isAsking: isTracing, problem } = asking;
 
 /** What is looked at: a layer, or the whole token. */
 export const chosenLayer = signal<number | null>(null);
@@ -16,14 +17,7 @@ export const pointedPart = signal<TokenPart | null>(null);
 
 export async function takeTrace(): Promise<void> {
   if (isTracing.value) return;
-  isTracing.value = true;
-  problem.value = null;
-  try {
+  await asking.ask(async () => {
     trace.value = arrivedTrace(await postJson<TokenTrace>("page/trace", {}));
-  } catch (error) {
-    if (!(error instanceof ApiError)) throw error;
-    problem.value = error;
-  } finally {
-    isTracing.value = false;
-  }
+  });
 }

@@ -31,20 +31,18 @@ class AnswerKind(msgspec.Struct, frozen=True):
     n_bytes: int = 0
     beginning: str = ""
 
-    def groups(self) -> list[str]:
-        """Return the names of groups of like answers, the narrowest first: by prompts, then others."""
-        return [*self.by_prompt(), *self.by_asker()]
-
-    def by_prompt(self) -> list[str]:
-        """Return the groups of which a few answers say nothing yet."""
-        asker = self.by_asker()[0]
-        begun = [f"{asker} ={self.beginning}"] if self.beginning else []
-        return [*begun, f"{asker} ~{self.n_bytes.bit_length()}"]
-
-    def by_asker(self) -> list[str]:
-        """Return the groups by model, key and order of magnitude of the limit."""
+    def groups(self) -> list[tuple[str, int]]:
+        """Return groups of like answers, the narrowest first: names, and how many lengths each needs."""
         size = "-" if self.most is None else str(self.most.bit_length())
-        return [f"{self.model} {self.key} {size}", f"{self.model} * {size}", f"* * {size}"]
+        asker = f"{self.model} {self.key} {size}"
+        begun = [(f"{asker} ={self.beginning}", _ENOUGH)] if self.beginning else []
+        return [
+            *begun,
+            (f"{asker} ~{self.n_bytes.bit_length()}", _ENOUGH),
+            (asker, 1),
+            (f"{self.model} * {size}", 1),
+            (f"* * {size}", 1),
+        ]
 
 
 class AnswerLengths(msgspec.Struct):
@@ -55,7 +53,7 @@ class AnswerLengths(msgspec.Struct):
     def observe(self, kind: AnswerKind, tokens: int) -> None:
         """Take in an answer's length. One that reached its limit would have gone on."""
         tokens = tokens if kind.most is None or tokens < kind.most else _CUT_SHORT
-        for group in kind.groups():
+        for group, _ in kind.groups():
             lengths = self.of.pop(group, [])
             self.of[group] = [*lengths[-_MOST_LENGTHS + 1 :], tokens]  # the last that is forgotten
         while len(self.of) > _MOST_GROUPS:
@@ -67,8 +65,7 @@ class AnswerLengths(msgspec.Struct):
         return expected if kind.most is None else min(kind.most, expected)
 
     def _like(self, kind: AnswerKind) -> list[int]:
-        for group in kind.by_prompt():
-            if len(lengths := self.of.get(group, [])) >= _ENOUGH:
+        for group, enough in kind.groups():
+            if len(lengths := self.of.get(group, [])) >= enough:
                 return lengths
-        known = (self.of[group] for group in kind.by_asker() if group in self.of)
-        return next(known, [_FIRST_GUESS])
+        return [_FIRST_GUESS]
