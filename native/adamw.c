@@ -10,56 +10,34 @@
 
 #include <stdatomic.h>
 
+#include "adamw_8bit.h"
 #include "adamw_state.h"
-#include "numbers.h"
 
-enum { RUN = 4096 };   // values that are still in the cache when they are read again
-enum { AT_ONCE = 8 };  // blocks, if their moments have 8 bits
-static const float MOST_EARLY = 0.25f;  // of the second moment may come from the gradient of an early block
+enum { RUN = 4096 };  // values that are still in the cache when they are read again
 
 INLINE bool may_move_early(const struct block *b, const struct adamw_tensor *t, const struct adamw_step *s,
                            int format, size_t i) {
-    word_lanes found = {0};
+    word_lanes too_large = {0};
     EACH_REGISTER
     for (int j = 0; j < VECTORS; j++) {
         const float_lanes g = load_gradient(t, format, i + (size_t)(j * FLOAT_LANES));
-        found |= ~(word_lanes)(g * g * s->rest2 <= b->second[j] * (s->beta2 * MOST_EARLY));
+        too_large |= too_large_early(g, b->second[j], s);
     }
-    return !any_lane(found);
+    return !any_lane(too_large);
 }
 
-INLINE void move_moments(struct block *b, const struct adamw_tensor *t, const struct adamw_step *s, int format,
-                         size_t i, float scale) {
-    EACH_REGISTER
-    for (int j = 0; j < VECTORS; j++) {
-        const float_lanes g = load_gradient(t, format, i + (size_t)(j * FLOAT_LANES)) * scale;
-        b->first[j] = fused_lanes(g - b->first[j], all_lanes(s->rest1), b->first[j]);
-        b->second[j] = fused_lanes(g * g, all_lanes(s->rest2), b->second[j] * s->beta2);
-    }
-}
-
-// Adds to moments that have moved with g what makes it c g.
-INLINE void correct_moments(struct block *b, const struct adamw_tensor *t, const struct adamw_step *s, int format,
-                            size_t i) {
-    const float first = (s->scale - 1) * s->rest1, second = (s->scale * s->scale - 1) * s->rest2;
+INLINE void move_block(struct block *b, const struct adamw_tensor *t, const struct adamw_step *s, int format,
+                       int pass, size_t i, bool has_moved) {
     EACH_REGISTER
     for (int j = 0; j < VECTORS; j++) {
         const float_lanes g = load_gradient(t, format, i + (size_t)(j * FLOAT_LANES));
-        b->first[j] = fused_lanes(g, all_lanes(first), b->first[j]);
-        const float_lanes v = fused_lanes(g * g, all_lanes(second), b->second[j]);
-        b->second[j] = (float_lanes)((word_lanes)v & (word_lanes)(v > 0));
-    }
-}
-
-INLINE void undo_moments(struct block *b, const struct adamw_tensor *t, const struct adamw_step *s, int format,
-                         size_t i) {
-    const float first = s->beta1 > 0 ? 1 / s->beta1 : 0, second = s->beta2 > 0 ? 1 / s->beta2 : 0;
-    EACH_REGISTER
-    for (int j = 0; j < VECTORS; j++) {
-        const float_lanes g = load_gradient(t, format, i + (size_t)(j * FLOAT_LANES));
-        b->first[j] = fused_lanes(g, all_lanes(-s->rest1), b->first[j]) * first;
-        const float_lanes v = fused_lanes(g * g, all_lanes(-s->rest2), b->second[j]) * second;
-        b->second[j] = (float_lanes)((word_lanes)v & (word_lanes)(v > 0));
+        if (has_moved && pass == ADAMW_UNDO) {
+            undo_moments(&b->first[j], &b->second[j], g, s);
+        } else if (has_moved) {
+            correct_moments(&b->first[j], &b->second[j], g, s);
+        } else {
+            move_moments(&b->first[j], &b->second[j], pass == ADAMW_EARLY ? g : g * s->scale, s);
+        }
     }
 }
 
@@ -70,117 +48,57 @@ INLINE void move_weights(const struct block *b, const struct adamw_tensor *t, co
         const size_t at = i + (size_t)(j * FLOAT_LANES);
         // Not fused: torch rounds the two apart, and over many steps this is most of what a float32 differs by.
         const float_lanes decayed = load_weights(t, format, at) * s->decay;
-        store_weights(t, format, at, decayed - b->direction[j] * s->step_size, random_of(b, j));
+        store_weights(t, format, at, decayed - b->first[j] * s->step_size, random_of(b, j));
     }
 }
 
-// Loads a block of which the moments have moved, and does what its gradient is needed for.
-INLINE void begin_moved(struct block *b, const struct adamw_tensor *t, const struct adamw_step *s, int format,
-                        int pass, size_t i) {
-    const bool is_exact = pass == ADAMW_FINISH && s->scale == 1;
-    b->left = pass == ADAMW_UNDO ? MOMENTS : is_exact ? WEIGHTS : BOTH;
-    if (is_exact && has_8bit_moments(format)) {
-        return;
-    }
-    load_moments(b, t, s, format, i, s->root_scale);
-    if (pass == ADAMW_UNDO) {
-        undo_moments(b, t, s, format, i);
-    } else if (!is_exact) {
-        correct_moments(b, t, s, format, i);
-    }
-}
-
-// Works out the direction of a step whose moments are written.
-INLINE void load_directions(struct block *b, const struct adamw_tensor *t, const struct adamw_step *s, int format,
-                            size_t i) {
-    EACH_REGISTER
-    for (int j = 0; j < VECTORS; j++) {
-        b->direction[j] = has_8bit_moments(format)
-                              ? load_direction(t, i + (size_t)(j * FLOAT_LANES), t->scales[i / ADAMW_BLOCK])
-                              : direction(s, format, b->first[j], b->second[j], s->root_scale);
-    }
-}
-
-// Loads a block and does what its gradient is needed for. Returns whether it stays as it was because that is not
-// finite.
-INLINE bool begin_block(struct block *b, const struct adamw_tensor *t, const struct adamw_step *s, int format,
-                        int pass, size_t i, size_t place) {
-    const bool has_moved = (pass == ADAMW_FINISH || pass == ADAMW_UNDO) && t->moved[i / ADAMW_BLOCK];
-    b->left = NOTHING;
-    b->random = random_lanes(t, place) + (has_moved ? 0x80808080u : 0);
-    if (has_moved) {
-        begin_moved(b, t, s, format, pass, i);
+// Computes a block. place: of the first value in the whole tensor. Returns whether it stays as it was because its
+// gradient is not finite.
+INLINE bool compute_block(const struct adamw_tensor *t, const struct adamw_step *s, int format, int pass, size_t i,
+                          size_t place) {
+    struct block b;
+    uint8_t *mark = t->moved + i / ADAMW_BLOCK;
+    const bool has_moved = (pass == ADAMW_FINISH || pass == ADAMW_UNDO) && *mark;
+    const bool is_done = has_moved && pass == ADAMW_FINISH && s->scale == 1;
+    if (!has_moved && pass == ADAMW_UNDO) {
         return false;
     }
-    if (pass == ADAMW_UNDO) {
-        return false;
-    }
-    load_moments(b, t, s, format, i, s->root_scale_before);
+    b.random = random_lanes(t, place) + second_turn(has_moved);
+    load_moments(&b, t, format, i);
     if (pass == ADAMW_EARLY) {
-        const bool may_move = may_move_early(b, t, s, format, i);
-        t->moved[i / ADAMW_BLOCK] = may_move;
-        if (!may_move) {
+        *mark = may_move_early(&b, t, s, format, i);
+        if (!*mark) {
             return false;
         }
     }
-    move_moments(b, t, s, format, i, pass == ADAMW_EARLY ? 1 : s->scale);
-    if (pass != ADAMW_EARLY && !is_finite(b)) {
-        return true;
+    if (is_done) {
+        turn_to_directions(&b, s, format);
+    } else {
+        has_moved ? move_block(&b, t, s, format, pass, i, true) : move_block(&b, t, s, format, pass, i, false);
+        if (pass != ADAMW_EARLY && !has_moved && !is_finite(largest_seconds(&b))) {
+            return true;
+        }
+        store_moments(&b, t, s, format, i);
     }
-    b->left = pass == ADAMW_EARLY ? MOMENTS : BOTH;
+    if (pass == ADAMW_WHOLE || pass == ADAMW_FINISH) {
+        move_weights(&b, t, s, format, i);
+    }
     return false;
-}
-
-// Computes n blocks. place: of the first value in the whole tensor. Returns how many stay as they were.
-//
-// In 8 bits each waits twice for the largest of its values, so that several at once are much quicker.
-INLINE int compute_blocks(const struct adamw_tensor *t, const struct adamw_step *s, int format, int pass, size_t i,
-                          size_t place, int n) {
-    struct block blocks[AT_ONCE];
-    int n_left_out = 0;
-    for (int k = 0; k < n; k++) {
-        const size_t at = (size_t)(k * ADAMW_BLOCK);
-        n_left_out += begin_block(&blocks[k], t, s, format, pass, i + at, place + at);
-    }
-    for (int k = 0; k < n; k++) {
-        const size_t at = (size_t)(k * ADAMW_BLOCK);
-        if (blocks[k].left >= MOMENTS) {
-            store_moments(&blocks[k], t, s, format, i + at,
-                          pass == ADAMW_UNDO ? s->root_scale_before : s->root_scale);
-        } else if (blocks[k].left == WEIGHTS) {
-            load_directions(&blocks[k], t, s, format, i + at);
-        }
-    }
-    for (int k = 0; k < n; k++) {
-        const size_t at = (size_t)(k * ADAMW_BLOCK);
-        if (blocks[k].left >= MOMENTS && has_8bit_moments(format)) {
-            store_directions(&blocks[k], t, i + at);
-        }
-        if (blocks[k].left & WEIGHTS) {
-            move_weights(&blocks[k], t, s, format, i + at);
-        }
-    }
-    return n_left_out;
 }
 
 INLINE size_t weight_bytes(int format) { return is_bf16(format) ? 2 : 4; }
 
 INLINE size_t rest_bytes(int format) { return !is_bf16(format) ? 0 : format == ADAMW_BF16_F32 ? 2 : 1; }
 
-INLINE size_t moment_bytes(int format) {
-    return has_f32_moments(format) ? 4 : has_8bit_moments(format) ? 1 : 2;
-}
+INLINE size_t moment_bytes(int format) { return has_f32_moments(format) ? 4 : 2; }
 
 // Computes the last n values, which are fewer than a block, in a block of their own.
-INLINE int compute_tail(const struct adamw_tensor *t, const struct adamw_step *s, int format, int pass, size_t i,
+INLINE bool compute_tail(const struct adamw_tensor *t, const struct adamw_step *s, int format, int pass, size_t i,
                          size_t n) {
     float weights[ADAMW_BLOCK] = {0}, gradient[ADAMW_BLOCK] = {0}, first[ADAMW_BLOCK] = {0},
           second[ADAMW_BLOCK] = {0};
     int16_t rest[ADAMW_BLOCK] = {0};
     const size_t w = weight_bytes(format), r = rest_bytes(format), m = moment_bytes(format);
-    if (has_8bit_moments(format)) {
-        memset(first, 128, sizeof first);
-    }
     memcpy(weights, (char *)t->weights + i * w, n * w);
     memcpy(gradient, (const char *)t->gradient + i * w, n * w);
     memcpy(first, (char *)t->first + i * m, n * m);
@@ -190,17 +108,31 @@ INLINE int compute_tail(const struct adamw_tensor *t, const struct adamw_step *s
     }
     struct adamw_tensor one = *t;
     one.weights = weights, one.gradient = gradient, one.first = first, one.second = second, one.rest = rest;
-    one.scales = t->scales ? t->scales + i / ADAMW_BLOCK : NULL;
-    one.bases = t->bases ? t->bases + i / ADAMW_BLOCK : NULL;
     one.moved = t->moved ? t->moved + i / ADAMW_BLOCK : NULL;
-    const int n_left_out = compute_blocks(&one, s, format, pass, 0, i, 1);
+    const bool is_left_out = compute_block(&one, s, format, pass, 0, i);
     memcpy((char *)t->weights + i * w, weights, n * w);
     memcpy((char *)t->first + i * m, first, n * m);
     memcpy((char *)t->second + i * m, second, n * m);
     if (r) {
         memcpy((char *)t->rest + i * r, rest, n * r);
     }
-    return n_left_out;
+    return is_left_out;
+}
+
+// The same where moments have 8 bits: their block is whole, what is beyond the last value too.
+INLINE bool compute_wide_tail(const struct adamw_tensor *t, const struct adamw_step *s, int format, int pass,
+                              size_t i, size_t n) {
+    float weights[ADAMW_WIDE_BLOCK] = {0}, gradient[ADAMW_WIDE_BLOCK] = {0};
+    const size_t w = weight_bytes(format), block = i / ADAMW_WIDE_BLOCK, columns = block * ADAMW_COLUMNS;
+    memcpy(weights, (char *)t->weights + i * w, n * w);
+    memcpy(gradient, (const char *)t->gradient + i * w, n * w);
+    struct adamw_tensor one = *t;
+    one.weights = weights, one.gradient = gradient;
+    one.first = (char *)t->first + i, one.second = (char *)t->second + i, one.rest = (char *)t->rest + i;
+    one.scales = t->scales + columns, one.bases = t->bases + columns, one.moved = t->moved + block;
+    const bool is_left_out = compute_wide_block(&one, s, format, pass, 0, i);
+    memcpy((char *)t->weights + i * w, weights, n * w);
+    return is_left_out;
 }
 
 // Returns the sum of the squares of n values from i on; not finite if one of them is not, or too large.
@@ -226,6 +158,25 @@ INLINE double squares_of(const struct adamw_tensor *t, int format, size_t i, siz
     return sum;
 }
 
+// Computes the values from i on before `stop`. Returns how many blocks stay as they were.
+INLINE int compute_blocks(const struct adamw_tensor *t, const struct adamw_step *s, int format, int pass, size_t i,
+                          size_t stop) {
+    int n_left_out = 0;
+    for (; i + ADAMW_BLOCK <= stop; i += ADAMW_BLOCK) {
+        n_left_out += compute_block(t, s, format, pass, i, i);
+    }
+    return n_left_out + (i < stop && compute_tail(t, s, format, pass, i, stop - i));
+}
+
+INLINE int compute_wide_blocks(const struct adamw_tensor *t, const struct adamw_step *s, int format, int pass,
+                               size_t i, size_t stop) {
+    int n_left_out = 0;
+    for (; i + ADAMW_WIDE_BLOCK <= stop; i += ADAMW_WIDE_BLOCK) {
+        n_left_out += compute_wide_block(t, s, format, pass, i, i);
+    }
+    return n_left_out + (i < stop && compute_wide_tail(t, s, format, pass, i, stop - i));
+}
+
 INLINE void compute_part(struct adamw_part *part, int format, int pass) {
     const struct adamw_tensor t = *part->tensor;
     const struct adamw_step s = part->step ? *part->step : (struct adamw_step){0};
@@ -240,16 +191,8 @@ INLINE void compute_part(struct adamw_part *part, int format, int pass) {
         if (pass == ADAMW_SQUARES) {
             continue;
         }
-        size_t j = i;
-        for (; has_8bit_moments(format) && j + AT_ONCE * ADAMW_BLOCK <= stop; j += AT_ONCE * ADAMW_BLOCK) {
-            part->left_out += compute_blocks(&t, &s, format, pass, j, j, AT_ONCE);
-        }
-        for (; j + ADAMW_BLOCK <= stop; j += ADAMW_BLOCK) {
-            part->left_out += compute_blocks(&t, &s, format, pass, j, j, 1);
-        }
-        if (j < stop) {
-            part->left_out += compute_tail(&t, &s, format, pass, j, stop - j);
-        }
+        part->left_out += has_8bit_moments(format) ? compute_wide_blocks(&t, &s, format, pass, i, stop)
+                                                   : compute_blocks(&t, &s, format, pass, i, stop);
     }
 }
 

@@ -5,11 +5,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// What has a scale or a mark of its own. A last one that is not full is computed as if it were.
+// What has a mark of its own. A last one that is not full is computed as if it were.
 enum { ADAMW_BLOCK = 64 };
 
-// What `bases` hold before the first step.
-enum { ADAMW_SMALLEST_BASE = 32 };
+// The same where moments have 8 bits. It is a table of 64 rows and 16 columns; columns have scales of their own.
+enum { ADAMW_WIDE_BLOCK = 1024, ADAMW_COLUMNS = 16 };
+
+// What 8-bit state holds before the first step: `first`, `rest`; `second` holds zeros; `bases`.
+enum { ADAMW_ZERO = 128, ADAMW_SMALLEST_BASE = 32 };
 
 // How a parameter and its state lie in memory; the gradient is of the parameter's type.
 enum adamw_format {
@@ -32,10 +35,11 @@ enum adamw_pass {
 struct adamw_tensor {
     void *weights;
     const void *gradient;
-    void *rest;      // int16_t or int8_t: what a bfloat16 weight lacks
-    void *first;     // moment: float, bfloat16, or 8 bits of the direction of the step
-    void *second;    // moment: float, bfloat16, or 8 bits of its logarithm, roughly
-    float *scales;    // of `first`, one a block; 8 bits only, as the next
+    // 8-bit state is whole blocks, and in an order of its own; all else lies as the weights do.
+    void *rest;       // int16_t, int8_t or 8-bit state: what a bfloat16 weight lacks
+    void *first;      // moment: float, bfloat16, or 8 bits of the direction of the step
+    void *second;     // moment: float, bfloat16, or 8 bits of its logarithm, roughly
+    float *scales;    // of `first`, one for each column of a block; 8 bits only, as the next
     uint16_t *bases;  // of `second`
     uint8_t *moved;   // marks of ADAMW_EARLY, one a block
     uint32_t seed;    // of what is rounded at random
@@ -54,7 +58,7 @@ struct adamw_step {
     float scale;  // of the gradient: below one if it is clipped
 };
 
-// A part of a tensor that one thread works on without interruption; first is a multiple of ADAMW_BLOCK.
+// A part of a tensor that one thread works on without interruption; first is a multiple of the block.
 struct adamw_part {
     const struct adamw_tensor *tensor;
     const struct adamw_step *step;

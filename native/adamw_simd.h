@@ -28,16 +28,6 @@ typedef int8_t signed_byte_lanes __attribute__((vector_size(FLOAT_LANES), aligne
 
 INLINE float_lanes all_lanes(float x) { return (float_lanes){0} + x; }
 
-INLINE word_lanes load_bytes(const uint8_t *x) {
-#if defined(__AVX512F__)
-    return (word_lanes)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)x));
-#elif defined(__AVX2__)
-    return (word_lanes)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)x));
-#else
-    return __builtin_convertvector(*(const byte_lanes *)x, word_lanes);
-#endif
-}
-
 INLINE word_lanes load_signed_bytes(const int8_t *x) {
 #if defined(__AVX512F__)
     return (word_lanes)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)x));
@@ -55,6 +45,27 @@ INLINE word_lanes load_shorts(const uint16_t *x) {
     return (word_lanes)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x));
 #else
     return __builtin_convertvector(*(const short_lanes *)x, word_lanes);
+#endif
+}
+
+INLINE word_lanes load_words(const void *x) {
+    typedef uint32_t word_lanes_unaligned
+        __attribute__((vector_size(FLOAT_LANES * sizeof(uint32_t)), aligned(1), may_alias));
+    return *(const word_lanes_unaligned *)x;
+}
+
+INLINE void store_words(void *x, word_lanes v) {
+    typedef uint32_t word_lanes_unaligned
+        __attribute__((vector_size(FLOAT_LANES * sizeof(uint32_t)), aligned(1), may_alias));
+    *(word_lanes_unaligned *)x = v;
+}
+
+// Returns the bits of `a` where `mask` has ones, else those of `b`.
+INLINE word_lanes chosen_bits(uint32_t mask, word_lanes a, word_lanes b) {
+#if defined(__AVX512F__)
+    return (word_lanes)_mm512_ternarylogic_epi32(_mm512_set1_epi32((int)mask), (__m512i)a, (__m512i)b, 0xCA);
+#else
+    return b ^ ((a ^ b) & mask);
 #endif
 }
 
@@ -96,18 +107,6 @@ INLINE word_lanes larger_words(word_lanes a, word_lanes b) {
     return (word_lanes)vmaxq_u32((uint32x4_t)a, (uint32x4_t)b);
 #else
     return a > b ? a : b;
-#endif
-}
-
-INLINE uint32_t largest_word(word_lanes v) {
-#if defined(__AVX512F__)
-    return _mm512_reduce_max_epu32((__m512i)v);
-#else
-    uint32_t largest = v[0];
-    for (int i = 1; i < FLOAT_LANES; i++) {
-        largest = v[i] > largest ? v[i] : largest;
-    }
-    return largest;
 #endif
 }
 

@@ -7,7 +7,7 @@
 
 #include "adamw.h"
 
-enum { N = 1000, BLOCKS = (N + ADAMW_BLOCK - 1) / ADAMW_BLOCK, STEPS = 40, FORMATS = 6 };
+enum { N = 3000, WHOLE = 3 * ADAMW_WIDE_BLOCK, N_COLUMNS = 3 * ADAMW_COLUMNS, STEPS = 40, FORMATS = 6 };
 
 void dure_adamw(struct adamw_part *parts, int64_t n, _Atomic int64_t *next);
 
@@ -31,11 +31,22 @@ static float float_of_bits(uint32_t u) {
     return x;
 }
 
+// Returns where what value i lacks is, if state has 8 bits. The even ones of 32 are a row, the odd ones the next.
+static int place_of_rest(int i) {
+    const int block = i / ADAMW_WIDE_BLOCK * ADAMW_WIDE_BLOCK, within = i - block;
+    const int row = within / 32 * 2 + within % 2, column = within % 32 / 2;
+    return block + row / 4 * 4 * ADAMW_COLUMNS + 4 * column + row % 4;
+}
+
 static void compute(struct adamw_tensor *t, struct adamw_step *s, int pass) {
     // Two parts: nothing depends on how a tensor is cut.
     struct adamw_part parts[] = {
-        {.tensor = t, .step = s, .first = 0, .n = 6 * ADAMW_BLOCK, .pass = pass},
-        {.tensor = t, .step = s, .first = 6 * ADAMW_BLOCK, .n = N - 6 * ADAMW_BLOCK, .pass = pass},
+        {.tensor = t, .step = s, .first = 0, .n = 2 * ADAMW_WIDE_BLOCK, .pass = pass},
+        {.tensor = t,
+         .step = s,
+         .first = 2 * ADAMW_WIDE_BLOCK,
+         .n = N - 2 * ADAMW_WIDE_BLOCK,
+         .pass = pass},
     };
     _Atomic int64_t next = 0;
     dure_adamw(parts, 2, &next);
@@ -58,12 +69,13 @@ static struct adamw_step constants(int step, float scale) {
 
 int main(void) {
     for (int format = 0; format < FORMATS; format++) {
-        static float weights[N], gradient[N], first[N], second[N], scales[BLOCKS];
-        static int16_t rest[N];
-        static uint16_t bases[BLOCKS];
-        static uint8_t moved[BLOCKS];
-        memset(rest, 0, sizeof rest);
-        memset(first, format % 3 == ADAMW_F32_8BIT ? 128 : 0, sizeof first);
+        static float weights[N], gradient[N], first[WHOLE], second[WHOLE], scales[N_COLUMNS];
+        static int16_t rest[WHOLE];
+        static uint16_t bases[N_COLUMNS];
+        static uint8_t moved[WHOLE / ADAMW_BLOCK];
+        const int zero = format % 3 == ADAMW_F32_8BIT ? ADAMW_ZERO : 0;
+        memset(rest, zero, sizeof rest);
+        memset(first, zero, sizeof first);
         memset(second, 0, sizeof second);
         memset(scales, 0, sizeof scales);
         const int is_bf16 = format >= ADAMW_BF16_F32;
@@ -71,7 +83,7 @@ int main(void) {
             const float x = any();
             is_bf16 ? (void)(((uint16_t *)weights)[i] = bfloat_of(x)) : (void)(weights[i] = x);
         }
-        for (int i = 0; i < BLOCKS; i++) {
+        for (int i = 0; i < N_COLUMNS; i++) {
             bases[i] = ADAMW_SMALLEST_BASE;
         }
         struct adamw_tensor t = {weights, gradient, rest, first, second, scales, bases, moved, 7, 0, format, 0};
@@ -99,7 +111,9 @@ int main(void) {
             if (i == 0) {
                 memcpy(upper, weights, sizeof upper);
             }
-            const int32_t lower = format == ADAMW_BF16_F32 ? rest[i] : ((int8_t *)rest)[i] * 256;
+            const int32_t lower = format == ADAMW_BF16_F32    ? rest[i]
+                                  : format == ADAMW_BF16_BF16 ? ((int8_t *)rest)[i] * 256
+                                                              : ((uint8_t *)rest)[place_of_rest(i)] * 256 - 0x8000;
             weights[i] = float_of_bits(((uint32_t)upper[i] << 16) + (uint32_t)lower);
         }
         fwrite(weights, sizeof weights, 1, stdout);

@@ -20,7 +20,7 @@ FLAGS = ("-std=gnu11", "-O1", "-ffp-contract=off", "-fno-math-errno", "-fno-trap
 LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4", "armv8-a")
 CROSS = "aarch64-linux-gnu-gcc"
 EMULATOR = "qemu-aarch64-static"
-N_VALUES, MOVED = 1000, 40 * 0.01  # as in adamw_steps.c: what a weight moves by at most, roughly
+N_VALUES, MOVED = 3000, 40 * 0.01  # as in adamw_steps.c: what a weight moves by at most, roughly
 
 
 def weights(level: str, folder: Path) -> np.ndarray:

@@ -14,14 +14,21 @@ import torch
 from torch import Tensor
 
 from dure.errors import UsageError
-from dure.tune.optimizer.native import BLOCK, SMALLEST_BASE, Format, TensorStruct
+from dure.tune.optimizer.native import (
+    BLOCK,
+    COLUMNS,
+    SMALLEST_BASE,
+    WIDE_BLOCK,
+    ZERO,
+    Format,
+    TensorStruct,
+)
 
 __all__ = ["STATES", "Kept", "State", "refuse_parameter"]
 
 State = Literal["fp32", "bf16", "8bit"]
 STATES: tuple[State, ...] = get_args(State)
-_MOMENTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "8bit": torch.uint8}
-_ZERO_DIRECTION = 128
+_MOMENTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def refuse_parameter(parameter: Tensor, name: str) -> None:
@@ -56,29 +63,35 @@ class Kept:
             self._gradient = torch.empty(like.shape, dtype=like.dtype, pin_memory=pinned)
         self._seen_version = -1
         self.tensors = self._new_tensors()
-        blocks = -(-self.n // BLOCK)
+        blocks = -(-self.n // (WIDE_BLOCK if state == "8bit" else BLOCK))
         self._marks = torch.zeros(blocks if marks else 0, dtype=torch.uint8)
         self.struct = TensorStruct(format=self.format, seed=seed)
         self._point()
 
     def _new_tensors(self) -> dict[str, Tensor]:
-        moments = _MOMENTS[self.state]
-        like, blocks = self.weights, -(-self.n // BLOCK)
         if self.state == "8bit":
-            found = {
-                "direction": torch.full_like(like, _ZERO_DIRECTION, dtype=moments),
-                "exp_avg_sq": torch.zeros_like(like, dtype=moments),
-                "direction_scale": torch.zeros(blocks),
-                "exp_avg_sq_base": torch.full((blocks,), SMALLEST_BASE, dtype=torch.uint16),
-            }
-        else:
-            found = {
-                "exp_avg": torch.zeros_like(like, dtype=moments),
-                "exp_avg_sq": torch.zeros_like(like, dtype=moments),
-            }
+            return self._new_bytes()
+        like, moments = self.weights, _MOMENTS[self.state]
+        found = {
+            "exp_avg": torch.zeros_like(like, dtype=moments),
+            "exp_avg_sq": torch.zeros_like(like, dtype=moments),
+        }
         if like.dtype == torch.bfloat16:
             rest = torch.int16 if self.state == "fp32" else torch.int8
             found["rest"] = torch.zeros_like(like, dtype=rest)
+        return found
+
+    def _new_bytes(self) -> dict[str, Tensor]:
+        blocks = -(-self.n // WIDE_BLOCK)
+        values = (blocks, WIDE_BLOCK)
+        found = {
+            "direction": torch.full(values, ZERO, dtype=torch.uint8),
+            "exp_avg_sq": torch.zeros(values, dtype=torch.uint8),
+            "direction_scale": torch.zeros(blocks, COLUMNS),
+            "exp_avg_sq_base": torch.full((blocks, COLUMNS), SMALLEST_BASE, dtype=torch.uint16),
+        }
+        if self.weights.dtype == torch.bfloat16:
+            found["rest"] = torch.full(values, ZERO, dtype=torch.uint8)
         return found
 
     def _point(self) -> None:

@@ -15,7 +15,10 @@ from dure.errors import ResourceError
 
 __all__ = [
     "BLOCK",
+    "COLUMNS",
     "SMALLEST_BASE",
+    "WIDE_BLOCK",
+    "ZERO",
     "Format",
     "Pass",
     "Passes",
@@ -25,10 +28,16 @@ __all__ = [
 ]
 
 BLOCK = 64
-"""Values that have one scale or one mark."""
+"""Values that have one mark."""
 
-SMALLEST_BASE = 32
-"""Of second moments in 8 bits, before the first step."""
+WIDE_BLOCK = 1024
+"""The same if state has 8 bits. Such state is whole blocks."""
+
+COLUMNS = 16
+"""Of a wide block: each has a scale and a base of its own."""
+
+ZERO, SMALLEST_BASE = 128, 32
+"""Of directions and of what weights lack, and of second moments: in 8-bit state, before the first step."""
 
 PART = 1 << 20  # values that a thread works on without interruption
 _SIZES = 16, 8  # bits by which the library's answer is shifted
