@@ -16,6 +16,11 @@ struct activation_block {
 void quantize_activations(const float *x, int64_t n_blocks, bool is_super, int32_t zero_point,
                           struct activation_block *out);
 
+// Puts both corrections, which must fit 16 bits, into the first: as add_scaled_dot wants them.
+INLINE void pair_corrections(struct activation_block *v) {
+    v->corrections[0] = (int32_t)((uint32_t)v->corrections[1] << 16 | (uint16_t)v->corrections[0]);
+}
+
 // Cases of a switch over a number of vectors, in each of which the compiler knows the number.
 #define ONE_TO_EIGHT(CASE) \
     CASE(1);               \

@@ -76,8 +76,11 @@ static void quantize_share(const struct matmul *m, const struct ggml_tensor *dst
     for (int64_t i = n * thread / n_threads; i < n * (thread + 1) / n_threads; i++) {
         const size_t at = (size_t)(i % x->ne[1]) * x->nb[1] + (size_t)(i / x->ne[1]) * x->nb[2];
         const float *const row = (const float *)((const char *)x->data + at);
-        quantize_activations(row, n_blocks, has_superblocks(type), panel_types[type].zero_point,
+        quantize_activations(row, n_blocks, has_superblocks(type), zero_point_of_corrections(type),
                              vectors + i * n_blocks);
+        for (int64_t b = 0; has_paired_corrections(type) && b < n_blocks; b++) {
+            pair_corrections(&vectors[i * n_blocks + b]);
+        }
     }
 }
 

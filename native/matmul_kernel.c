@@ -22,7 +22,7 @@ enum { PANEL_BLOCKS = 32 };  // that are packed at a time: they stay in the firs
 
 struct panel {
     struct panel_block blocks[PANEL_BLOCKS];
-    superblock_scales scales[PANEL_BLOCKS / SUPERBLOCK];
+    struct panel_superblock superblocks[PANEL_BLOCKS / SUPERBLOCK];
 };
 
 // Adds the products of four numbers of each row and of a vector. signs: those that the numbers lack.
@@ -62,7 +62,7 @@ INLINE void add_quads(const bool has_signs, const int n, const struct panel_bloc
 
 // Returns what the zero point needs added to the products of the quads that have scale `s`.
 INLINE int32_t correction(const struct panel_type type, const struct activation_block *v, int s) {
-    return type.n_scales == 2 ? v->corrections[s] : v->corrections[0] + v->corrections[1];
+    return !type.zero_point ? 0 : type.n_scales == 2 ? v->corrections[s] : v->corrections[0] + v->corrections[1];
 }
 
 // Computes the products of the quads that have scale `s` with n vectors. whole: [n][PANEL_ROWS].
@@ -73,7 +73,7 @@ INLINE void multiply_block(const struct panel_type type, const int n, const stru
     const bool at_once = HAS_VNNI || type.has_signs;
     for (int i = 0; i < n; i++) {
         for (int r = 0; r < PANEL_REGISTERS; r++) {
-            whole[i][r] = (int_lanes){0} + (type.zero_point ? correction(type, &vectors[i][b], s) : 0);
+            whole[i][r] = (int_lanes){0} + correction(type, &vectors[i][b], s);
         }
     }
     if (at_once) {
@@ -126,10 +126,10 @@ INLINE void add_q4_k_block(const int n, const struct panel_block *panel,
     }
 }
 
-// Adds the products of a block of Q6_K, times its factors.
-INLINE void add_q6_k_block(const struct panel_type type, const int n, const struct panel_block *panel,
-                           const struct activation_block *const *vectors, int64_t b,
-                           int_lanes sum[][PANEL_REGISTERS]) {
+// Adds the products of a block of a row type, times its factors.
+INLINE void add_row_block(const struct panel_type type, const int n, const struct panel_block *panel,
+                          const struct activation_block *const *vectors, int64_t b,
+                          int_lanes sum[][PANEL_REGISTERS]) {
 #pragma GCC unroll 2
     for (int s = 0; s < type.n_scales; s++) {
         int_lanes whole[MAX_TILE][PANEL_REGISTERS];
@@ -137,41 +137,107 @@ INLINE void add_q6_k_block(const struct panel_type type, const int n, const stru
         const int_lanes_unaligned *const factors = (const int_lanes_unaligned *)panel->factors[s];
         for (int i = 0; i < n; i++) {
             for (int r = 0; r < PANEL_REGISTERS; r++) {
-                sum[i][r] += whole[i][r] * factors[r];
+                sum[i][r] = type.is_small ? add_scaled_dot(sum[i][r], whole[i][r], factors[r])
+                                          : sum[i][r] + whole[i][r] * factors[r];
             }
         }
     }
 }
 
-// Adds the products of a superblock, whose sums stay whole numbers up to its end.
-INLINE void add_superblock(const struct panel_type type, const int n, const struct panel_block *panel,
-                           superblock_scales of, const struct activation_block *const *vectors, int64_t first,
-                           product_lanes result[][PANEL_REGISTERS]) {
+// The same for sums of two numbers of 16 bits, which are scaled before they are joined.
+INLINE void add_row_block_in_16_bits(const struct panel_type type, const int n, const struct panel_block *panel,
+                                     const struct activation_block *const *vectors, int64_t b,
+                                     int_lanes sum[][PANEL_REGISTERS]) {
+    const int at_once = type.quads_in_16_bits;
+#pragma GCC unroll 4
+    for (int q = 0; q < QUADS; q += at_once) {
+        const int s = q * type.n_scales / QUADS;
+        const int_lanes_unaligned *const factors = (const int_lanes_unaligned *)panel->factors[s];
+        int_lanes dot[MAX_TILE][PANEL_REGISTERS];
+        for (int i = 0; i < n; i++) {
+            for (int r = 0; r < PANEL_REGISTERS; r++) {
+                dot[i][r] = (int_lanes){0} + (correction(type, &vectors[i][b], s) & 0xffff);
+            }
+        }
+        add_quads(false, n, panel, vectors, b, q, q + at_once, dot);
+        for (int i = 0; i < n; i++) {
+            for (int r = 0; r < PANEL_REGISTERS; r++) {
+                sum[i][r] = add_scaled_dot(sum[i][r], dot[i][r], factors[r]);
+            }
+        }
+    }
+}
+
+// Takes the minima of a superblock off the results.
+INLINE void add_minima(const int n, const struct panel_superblock *super,
+                       const struct activation_block *const *vectors, int64_t first,
+                       product_lanes result[][PANEL_REGISTERS]) {
+    int_lanes sum[MAX_TILE][PANEL_REGISTERS] = {0};
+    for (int b = 0; b < SUPERBLOCK; b++) {
+        const int_lanes_unaligned *const minima = (const int_lanes_unaligned *)super->minima[b];
+        for (int i = 0; i < n; i++) {
+            const int_lanes x = (int_lanes){0} + vectors[i][first + b].corrections[0];  // see pair_corrections
+            for (int r = 0; r < PANEL_REGISTERS; r++) {
+                sum[i][r] = add_scaled_dot(sum[i][r], x, minima[r]);
+            }
+        }
+    }
+    const product_lanes_unaligned *const scales = (const product_lanes_unaligned *)super->scales[1];
+    for (int i = 0; i < n; i++) {
+        for (int r = 0; r < PANEL_REGISTERS; r++) {
+            const product_lanes x = __builtin_convertvector(sum[i][r], product_lanes);
+            result[i][r] = fused(x, scales[r] * vectors[i][first].scale, result[i][r]);
+        }
+    }
+}
+
+// Adds the products of a superblock of a row type, whose sums stay whole numbers up to its end.
+INLINE void add_row_superblock(const struct panel_type type, const int n, const struct panel_block *panel,
+                               const struct panel_superblock *super, const struct activation_block *const *vectors,
+                               int64_t first, product_lanes result[][PANEL_REGISTERS]) {
+    int_lanes sum[MAX_TILE][PANEL_REGISTERS] = {0};
+    for (int b = 0; b < SUPERBLOCK; b++) {
+        if (!HAS_VNNI && type.is_small) {
+            add_row_block_in_16_bits(type, n, &panel[b], vectors, first + b, sum);
+        } else {
+            add_row_block(type, n, &panel[b], vectors, first + b, sum);
+        }
+    }
+    const product_lanes_unaligned *const scales = (const product_lanes_unaligned *)super->scales[0];
+    for (int i = 0; i < n; i++) {
+        for (int r = 0; r < PANEL_REGISTERS; r++) {
+            const product_lanes x = __builtin_convertvector(sum[i][r], product_lanes);
+            result[i][r] = fused(x, scales[r] * vectors[i][first].scale, result[i][r]);
+        }
+    }
+    if (type.has_minima) {
+        add_minima(n, super, vectors, first, result);
+    }
+}
+
+// Adds the products of a superblock of Q4_K, whose sums stay whole numbers up to its end.
+INLINE void add_q4_k_superblock(const int n, const struct panel_block *panel, const struct panel_superblock *super,
+                                const struct activation_block *const *vectors, int64_t first,
+                                product_lanes result[][PANEL_REGISTERS]) {
     int_lanes sum[MAX_TILE][PANEL_REGISTERS] = {0};
     product_lanes sum_of_minima[MAX_TILE][PANEL_REGISTERS] = {0};
     for (int64_t b = first; b < first + SUPERBLOCK; b++, panel++) {
-        if (type.has_minima) {
-            add_q4_k_block(n, panel, vectors, b, sum);
-        } else {
-            add_q6_k_block(type, n, panel, vectors, b, sum);
-        }
+        add_q4_k_block(n, panel, vectors, b, sum);
         const product_lanes_unaligned *const minima = (const product_lanes_unaligned *)panel->scales[1];
-        for (int i = 0; type.has_minima && i < n; i++) {
+        for (int i = 0; i < n; i++) {
             for (int r = 0; r < PANEL_REGISTERS; r++) {
                 const product_lanes x = (product_lanes){0} + vectors[i][b].sum;
                 sum_of_minima[i][r] = fused(minima[r], x, sum_of_minima[i][r]);
             }
         }
     }
-    const product_lanes_unaligned *const scales = (const product_lanes_unaligned *)of[0];
-    const product_lanes_unaligned *const minima = (const product_lanes_unaligned *)of[1];
+    const product_lanes_unaligned *const scales = (const product_lanes_unaligned *)super->scales[0];
+    const product_lanes_unaligned *const minima = (const product_lanes_unaligned *)super->scales[1];
     for (int i = 0; i < n; i++) {
         for (int r = 0; r < PANEL_REGISTERS; r++) {
             const product_lanes x = __builtin_convertvector(sum[i][r], product_lanes);
             result[i][r] = fused(x, scales[r] * vectors[i][first].scale, result[i][r]);
-            if (type.has_minima) {
-                result[i][r] = fused_minus(minima[r], sum_of_minima[i][r], result[i][r]);
-            }
+            result[i][r] = fused_minus(minima[r], sum_of_minima[i][r], result[i][r]);
         }
     }
 }
@@ -186,8 +252,11 @@ INLINE void multiply_tile(const struct panel_type type, const int n, struct pane
         }
     }
     for (int64_t b = 0; b < n_blocks; b += type.is_super ? SUPERBLOCK : 1) {
-        if (type.is_super) {
-            add_superblock(type, n, &panel->blocks[b], panel->scales[b / SUPERBLOCK], vectors, b, result);
+        const struct panel_superblock *const super = &panel->superblocks[b / SUPERBLOCK];
+        if (type.is_row) {
+            add_row_superblock(type, n, &panel->blocks[b], super, vectors, b, result);
+        } else if (type.is_super) {
+            add_q4_k_superblock(n, &panel->blocks[b], super, vectors, b, result);
         } else {
             add_block(type, n, &panel->blocks[b], vectors, b, result);
         }
@@ -241,17 +310,19 @@ void multiply_rows(const struct matrix_product *p, int64_t first, int64_t stop) 
     for (int64_t block = 0; block < p->matrix.n_blocks; block += PANEL_BLOCKS) {
         const int64_t n = p->matrix.n_blocks - block < PANEL_BLOCKS ? p->matrix.n_blocks - block : PANEL_BLOCKS;
         for (int64_t row = first; row < stop; row += PANEL_ROWS) {
-            pack_panel(&p->matrix, row, block, block + n, panel.blocks, panel.scales);
-#define CASE(type, most) \
-    case type: multiply_panel(panel_types[type], most, p, &panel, row, block, n); break
+            pack_panel(&p->matrix, row, block, block + n, panel.blocks, panel.superblocks);
+#define CASE_OF(type, most) \
+    case type: multiply_panel(panel_type_of(type), most, p, &panel, row, block, n); break
+#define CASE(type) CASE_OF(type, MAX_WIDE_TILE)
             switch (p->matrix.type) {  // known to the compiler
-                CASE(GGML_TYPE_Q4_0, MAX_TILE);
-                CASE(GGML_TYPE_Q4_K, MAX_TILE);
-                CASE(GGML_TYPE_Q6_K, MAX_WIDE_TILE);
-                CASE(GGML_TYPE_Q8_0, MAX_WIDE_TILE);
+                CASE_OF(GGML_TYPE_Q4_0, MAX_TILE);
+                CASE_OF(GGML_TYPE_Q4_K, MAX_TILE);
+                CASE(GGML_TYPE_Q8_0);
+                EACH_ROW_TYPE(CASE);
                 default: break;
             }
 #undef CASE
+#undef CASE_OF
         }
     }
 }

@@ -6,7 +6,7 @@
 #pragma once
 
 #include "matrix_product.h"
-#include "weight_layout.h"
+#include "row_types.h"
 
 #if HAS_PRODUCTS
 
@@ -20,25 +20,47 @@ enum {
 // How blocks of a type are packed. A packed number is not negative.
 struct panel_type {
     bool is_super;
-    int n_scales;  // of a row's block, each of as many numbers
+    bool is_row;           // of row_types.h
+    int n_scales;          // of a row's block, each of as many numbers
     bool has_minima;
     int32_t zero_point;    // what a weight of zero is packed as
     bool has_signs;        // numbers are packed without their signs, which are beside them
     int quads_in_16_bits;  // whose products' sum fits 16 bits; not needed with VNNI or if has_signs
+    bool is_small;         // see row_types.h
 };
 
-static const struct panel_type panel_types[] = {
-    [GGML_TYPE_Q4_0] = {false, 1, false, 8, false, 8},
-    [GGML_TYPE_Q4_K] = {true, 1, true, 0, false, 8},
-    [GGML_TYPE_Q6_K] = {true, 2, false, PANEL_Q6_K_ZERO_POINT, false, 2},
-    [GGML_TYPE_Q8_0] = {false, 1, false, HAS_VNNI ? 128 : 0, !HAS_VNNI, 0},
-};
+INLINE struct panel_type panel_type_of(const enum ggml_type type) {
+    if (is_row_type(type)) {
+        const struct row_type t = row_types[type];
+        return (struct panel_type){.is_super = true,
+                                   .is_row = true,
+                                   .n_scales = t.n_scales,
+                                   .has_minima = t.has_minima,
+                                   .zero_point = raised_by(type),
+                                   .has_signs = t.is_signed && !HAS_VNNI,
+                                   .quads_in_16_bits = t.quads_in_16_bits,
+                                   .is_small = t.is_small};
+    }
+    const bool has_signs = type == GGML_TYPE_Q8_0 && !HAS_VNNI;
+    return (struct panel_type){.is_super = type == GGML_TYPE_Q4_K,
+                               .n_scales = 1,
+                               .has_minima = type == GGML_TYPE_Q4_K,
+                               .zero_point = type == GGML_TYPE_Q4_0   ? 8
+                                             : type == GGML_TYPE_Q4_K ? 0
+                                                                      : (HAS_VNNI ? 128 : 0),
+                               .has_signs = has_signs,
+                               .quads_in_16_bits = 8};
+}
+
+// What sums of activations count in their corrections.
+INLINE int32_t zero_point_of_corrections(enum ggml_type type) {
+    return has_paired_corrections(type) ? 1 : panel_type_of(type).zero_point;
+}
 
 // Four numbers of each row of a panel.
 typedef uint8_t panel_quad[PANEL_ROWS][4];
 
-// A block of sixteen rows. Blocks of superblocks have factors, whole numbers, in place of scales: of Q4_K
-// as add_scaled_dot wants them.
+// A block of sixteen rows. Blocks of superblocks have factors, whole numbers, in place of scales.
 struct panel_block {
     union {
         float scales[2][PANEL_ROWS];
@@ -48,8 +70,12 @@ struct panel_block {
     panel_quad signs[HAS_VNNI ? 1 : QUADS];
 };
 
-// Scales of sixteen rows' superblocks. [1]: of the minima.
-typedef float superblock_scales[2][PANEL_ROWS];
+// What sixteen rows' superblocks have besides. scales[1]: of the minima. minima: of each block, of its first
+// and its last sixteen numbers, as two numbers of 16 bits.
+struct panel_superblock {
+    float scales[2][PANEL_ROWS];
+    int32_t minima[SUPERBLOCK][PANEL_ROWS];
+};
 
 // ---------------------------------------------------------------- packing
 
@@ -100,10 +126,10 @@ static inline void pack_q4_0(const struct q4_0_group *from, int group, struct pa
 }
 
 static inline void pack_q4_k(const struct q4_k_group *from, int group, struct panel_block *out,
-                             superblock_scales scales) {
+                             struct panel_superblock *super) {
     const struct q4_k_factors factors = q4_k_factors_of(from);
-    _mm256_storeu_ps(scales[0] + group * ROW_GROUP, load_eight_halves(from->scales));
-    _mm256_storeu_ps(scales[1] + group * ROW_GROUP, load_eight_halves(from->minima));
+    _mm256_storeu_ps(super->scales[0] + group * ROW_GROUP, load_eight_halves(from->scales));
+    _mm256_storeu_ps(super->scales[1] + group * ROW_GROUP, load_eight_halves(from->minima));
     for (int b = 0; b < SUPERBLOCK; b++) {
         const __m128i eight = _mm_loadl_epi64((const __m128i *)factors.scales[b]);
         const __m256i low = _mm256_cvtepu8_epi32(eight);
@@ -119,35 +145,92 @@ static inline void pack_q4_k(const struct q4_k_group *from, int group, struct pa
     }
 }
 
+// Packs numbers of a block of eight rows.
+INLINE void pack_row_numbers(const enum ggml_type type, const __m256i rows[ROW_GROUP], int group,
+                             struct panel_block *out) {
+    __m256i transposed[QUADS];
+    transpose(rows, transposed);
+    for (int q = 0; q < QUADS; q++) {
+        const __m256i x = transposed[q];
+        if (!row_types[type].is_signed) {
+            store_quad(out->numbers, group, q, x);
+        } else if (HAS_VNNI) {
+            store_quad(out->numbers, group, q, _mm256_xor_si256(x, _mm256_set1_epi8((char)0x80)));
+        } else {
+            store_quad(out->numbers, group, q, _mm256_abs_epi8(x));
+            store_quad(out->signs, group, q, x);
+        }
+    }
+}
+
+// Packs the factors of eight rows: as 32-bit numbers, or as add_scaled_dot wants them.
+INLINE void pack_row_factors(const enum ggml_type type, const __m128i factors[ROW_GROUP], int group,
+                             struct panel_block *out) {
+    const int n_scales = row_types[type].n_scales, per_register = SUPERBLOCK / (2 / n_scales);
+    const bool in_16_bits = row_types[type].is_small;
+    for (int i = 0; i < 2; i++) {
+        __m256i wide[ROW_GROUP], transposed[8];
+        for (int r = 0; r < ROW_GROUP; r++) {
+            wide[r] = _mm256_cvtepi8_epi32(i ? _mm_srli_si128(factors[r], 8) : factors[r]);
+        }
+        transpose(wide, transposed);
+        for (int k = 0; k < per_register; k++) {
+            const __m256i x = transposed[k * (2 / n_scales)];
+            const __m256i low = _mm256_and_si256(x, _mm256_set1_epi32(0xffff));
+            const __m256i both = HAS_VNNI ? low : _mm256_or_si256(low, _mm256_slli_epi32(x, 16));
+            const int block = (i * per_register + k) / n_scales;
+            int32_t *const to = out[block].factors[k % n_scales] + group * ROW_GROUP;
+            _mm256_storeu_si256((__m256i *)to, in_16_bits ? both : x);
+        }
+    }
+}
+
 // Packs superblock s of eight rows.
-static inline void pack_q6_k(const void *const rows[ROW_GROUP], int64_t s, int group, struct panel_block *out,
-                             superblock_scales scales) {
-    __m256i numbers[SUPERBLOCK][ROW_GROUP], factors[2][ROW_GROUP], transposed[QUADS];
+INLINE void pack_superblock_rows(const enum ggml_type type, const void *const rows[ROW_GROUP], int64_t s, int group,
+                                 struct panel_block *out, struct panel_superblock *super) {
+    const struct row_type t = row_types[type];
+    __m256i numbers[SUPERBLOCK][ROW_GROUP], minima[ROW_GROUP], transposed[SUPERBLOCK];
+    __m128i factors[ROW_GROUP];
+    uint16_t scales[ROW_GROUP], minimum_scales[ROW_GROUP] = {0};
     for (int r = 0; r < ROW_GROUP; r++) {
-        const struct q6_k_row *const row = (const struct q6_k_row *)rows[r] + s;
+        const void *const row = (const char *)rows[r] + (size_t)s * t.bytes;
 #pragma GCC unroll 8
         for (int b = 0; b < SUPERBLOCK; b++) {
-            numbers[b][r] = q6_k_numbers_of(row, b);
+            numbers[b][r] = numbers_of_block(type, row, b);
         }
-        scales[0][group * ROW_GROUP + r] = _cvtsh_ss(row->scale);
-        for (int i = 0; i < 2; i++) {
-            const __m128i eight = _mm_loadl_epi64((const __m128i *)(row->scales + i * SUPERBLOCK));
-            factors[i][r] = _mm256_cvtepi8_epi32(eight);
+        const struct row_factors f = row_factors_of(type, row);
+        factors[r] = f.factors;
+        minima[r] = _mm256_cvtepi8_epi16(f.minima);
+        scales[r] = row_scale_of(type, row);
+        if (t.has_minima) {
+            minimum_scales[r] = row_minimum_scale_of(type, row);
         }
     }
+    _mm256_storeu_ps(super->scales[0] + group * ROW_GROUP, load_eight_halves(scales));
     for (int b = 0; b < SUPERBLOCK; b++) {
-        transpose(numbers[b], transposed);
-        for (int q = 0; q < QUADS; q++) {
-            store_quad(out[b].numbers, group, q, transposed[q]);
-        }
+        pack_row_numbers(type, numbers[b], group, &out[b]);
     }
-    for (int i = 0; i < 2; i++) {
-        transpose(factors[i], transposed);
-        for (int k = 0; k < SUPERBLOCK; k++) {
-            int32_t *const to = out[(i * SUPERBLOCK + k) / 2].factors[k % 2] + group * ROW_GROUP;
-            _mm256_storeu_si256((__m256i *)to, transposed[k]);
-        }
+    pack_row_factors(type, factors, group, out);
+    if (!t.has_minima) {
+        return;
     }
+    _mm256_storeu_ps(super->scales[1] + group * ROW_GROUP, load_eight_halves(minimum_scales));
+    transpose(minima, transposed);
+    for (int b = 0; b < SUPERBLOCK; b++) {
+        _mm256_storeu_si256((__m256i *)(super->minima[b] + group * ROW_GROUP), transposed[b]);
+    }
+}
+
+// The same, of a type that is known only now.
+static inline void pack_rows(enum ggml_type type, const void *const rows[ROW_GROUP], int64_t s, int group,
+                             struct panel_block *out, struct panel_superblock *super) {
+#define CASE(type) \
+    case type: pack_superblock_rows(type, rows, s, group, out, super); break
+    switch (type) {
+        EACH_ROW_TYPE(CASE);
+        default: break;
+    }
+#undef CASE
 }
 
 // Packs block b of eight rows.
@@ -173,9 +256,9 @@ static inline void pack_q8_0(const void *const rows[ROW_GROUP], int64_t b, int g
 }
 
 // Packs the blocks from `first` up to `stop` of the rows from `row` on; the last ones stand for those that
-// lack. out: [stop - first]. scales: [(stop - first) / SUPERBLOCK], if there are superblocks.
+// lack. out: [stop - first]. superblocks: [(stop - first) / SUPERBLOCK], if there are any.
 static inline void pack_panel(const struct quant_matrix *w, int64_t row, int64_t first, int64_t stop,
-                              struct panel_block *out, superblock_scales *scales) {
+                              struct panel_block *out, struct panel_superblock *superblocks) {
     for (int group = 0; group < PANEL_GROUPS; group++) {
         const int64_t own = row + group * ROW_GROUP < w->n_rows ? row + group * ROW_GROUP : row;
         const void *rows[ROW_GROUP];
@@ -186,12 +269,12 @@ static inline void pack_panel(const struct quant_matrix *w, int64_t row, int64_t
         for (int64_t b = first; b < stop; b += has_superblocks(w->type) ? SUPERBLOCK : 1) {
             const int64_t s = b / SUPERBLOCK, i = b - first;
             struct panel_block *const to = out + i;
-            float(*const of)[PANEL_ROWS] = scales[i / SUPERBLOCK];
+            struct panel_superblock *const of = superblocks + i / SUPERBLOCK;
             switch (w->type) {
                 case GGML_TYPE_Q4_0: pack_q4_0((const struct q4_0_group *)rows[0] + b, group, to); break;
                 case GGML_TYPE_Q4_K: pack_q4_k((const struct q4_k_group *)rows[0] + s, group, to, of); break;
-                case GGML_TYPE_Q6_K: pack_q6_k(rows, s, group, to, of); break;
-                default: pack_q8_0(rows, b, group, to);
+                case GGML_TYPE_Q8_0: pack_q8_0(rows, b, group, to); break;
+                default: pack_rows(w->type, rows, s, group, to, of);
             }
         }
     }

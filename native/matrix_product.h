@@ -6,8 +6,6 @@
 
 #if HAS_PRODUCTS
 
-enum { PANEL_Q6_K_ZERO_POINT = 32 };  // what a weight of zero is packed as in a panel
-
 // A matrix of quantized weights.
 struct quant_matrix {
     enum ggml_type type;

@@ -22,8 +22,10 @@
 
 #include "activations.h"
 #include "claims.h"
+#include "matmul_panel.h"
 #include "matvec_interleaved.h"
 #include "matvec_row_major.h"
+#include "matvec_superblocks.h"
 
 enum {
     MAX_VECTORS_ROW_MAJOR = 5,
@@ -31,7 +33,7 @@ enum {
     Q4_0_ZERO_POINT = 8  // Q4_K and Q8_0 do not look at the corrections
 };
 
-// Of activations on the stack: matvec_q6_k loads 64 bytes at once, which must not cross cache lines.
+// Of activations on the stack: superblocks are loaded 64 bytes at once, which must not cross cache lines.
 #define CACHE_ALIGNED __attribute__((aligned(64)))
 
 // Of one llama.cpp context, which computes one node at a time.
@@ -44,7 +46,7 @@ struct matvec {
 
 // Returns how many rows of a type are multiplied at once.
 static int64_t rows_at_once(enum ggml_type type) {
-    return type == GGML_TYPE_Q4_0 ? SET_ROWS : type == GGML_TYPE_Q6_K ? 1 : ROW_GROUP;
+    return type == GGML_TYPE_Q4_0 ? SET_ROWS : ROW_GROUP;
 }
 
 // Multiplies rows, from `first` up to `stop`, of a matrix with n vectors. vectors: [n][n_blocks]. out:
@@ -61,12 +63,15 @@ INLINE void multiply_some(const int n, const struct quant_matrix *w,
             to[v] = out[v] + row;
         }
         const void *const from = w->data + (size_t)row * w->row_bytes;
+#define CASE(type) \
+    case type: matvec_superblocks(type, n, from, w->row_bytes, n_rows, vectors, n_super, to); break
         switch (w->type) {
             case GGML_TYPE_Q4_0: matvec_q4_0(n, from, n_rows, vectors, n_blocks, to); break;
             case GGML_TYPE_Q4_K: matvec_q4_k(n, from, vectors, n_super, to); break;
-            case GGML_TYPE_Q6_K: matvec_q6_k(n, from, vectors, n_super, to); break;
+            EACH_ROW_TYPE(CASE);
             default: matvec_q8_0(n, from, n_rows, vectors, n_blocks, to);
         }
+#undef CASE
     }
 }
 
@@ -75,11 +80,10 @@ static void quantize_row(const struct ggml_tensor *w, const struct ggml_tensor *
                          struct activation_block *out) {
     const float *const row = (const float *)((const char *)x->data + (size_t)i * x->nb[1]);
     const int64_t n_blocks = w->ne[0] / QUANT_BLOCK;
-    const bool is_q6_k = w->type == GGML_TYPE_Q6_K;
-    const int32_t zero_point = is_q6_k ? Q6_K_ZERO_POINT : Q4_0_ZERO_POINT;
-    quantize_activations(row, n_blocks, has_superblocks(w->type), zero_point, out);
-    if (is_q6_k) {
-        pack_for_q6_k(out, n_blocks);
+    const bool is_row = is_row_type(w->type);
+    quantize_activations(row, n_blocks, has_superblocks(w->type), is_row ? 1 : Q4_0_ZERO_POINT, out);
+    if (is_row) {
+        pack_superblocks(out, n_blocks);
     }
 }
 
@@ -155,16 +159,21 @@ static void multiply_experts(struct matvec *m, struct ggml_tensor *dst, int n_th
     }
 }
 
-// Copies a vector that was quantized for panels, whose zero point differs; returns the copy.
-static const struct activation_block *pack_vector(const struct activation_block *vector, int64_t n_blocks,
-                                                  struct activation_block *own) {
+// Packs a copy of a vector that was quantized for panels of a row type, and returns it.
+static const struct activation_block *packed_copy(enum ggml_type type, const struct activation_block *vector,
+                                                  int64_t n_blocks, struct activation_block *own) {
+    const int32_t zero_point = zero_point_of_corrections(type);
     memcpy(own, vector, (size_t)n_blocks * sizeof *own);
     for (int64_t b = 0; b < n_blocks; b++) {
-        for (int half = 0; half < 2; half++) {
-            own[b].corrections[half] = own[b].corrections[half] / PANEL_Q6_K_ZERO_POINT * Q6_K_ZERO_POINT;
+        int32_t *const of = own[b].corrections;
+        if (has_paired_corrections(type)) {
+            of[0] = (int16_t)of[0];
+        }
+        for (int half = 0; half < 2 && zero_point; half++) {
+            of[half] /= zero_point;
         }
     }
-    pack_for_q6_k(own, n_blocks);
+    pack_superblocks(own, n_blocks);
     return own;
 }
 
@@ -173,12 +182,12 @@ static void multiply_part(const struct matrix_product *p, int64_t begin, int64_t
     struct activation_block blocks[n * p->matrix.n_blocks] CACHE_ALIGNED;
     const struct activation_block *vectors[MAX_VECTORS];
     float *out[MAX_VECTORS];
-    const bool is_q6_k = p->matrix.type == GGML_TYPE_Q6_K;
     for (int64_t i = 0; i < n; i++) {
         vectors[i] = vector_of(p, begin + i);
         out[i] = result_of(p, begin + i);
-        if (is_q6_k) {
-            vectors[i] = pack_vector(vectors[i], p->matrix.n_blocks, blocks + i * p->matrix.n_blocks);
+        if (is_row_type(p->matrix.type)) {
+            struct activation_block *const own = blocks + i * p->matrix.n_blocks;
+            vectors[i] = packed_copy(p->matrix.type, vectors[i], p->matrix.n_blocks, own);
         }
     }
     multiply_with(n, &p->matrix, vectors, out, first, stop);

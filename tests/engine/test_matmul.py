@@ -104,6 +104,6 @@ def test_one_after_the_other_and_larger_each_time(take: Take) -> None:
 
 def test_what_it_does_not_know_stays_llama_cpps(take: Take) -> None:
     with new_graph() as graph:
-        graph.product(numbers(64, 256), "Q5_K", numbers(32, 256))
+        graph.product(numbers(64, 256), "Q5_1", numbers(32, 256))
         take(graph)
         assert graph.operation == "MUL_MAT"

@@ -77,7 +77,10 @@ def test_boards_and_desktops_differ(type_name: str, rows: int, on_pi: bool, on_p
         ("Q6_K", 4096, True, True),
         ("Q8_0", 4096, True, True),
         ("Q8_0", 4104, True, True),
-        ("Q5_K", 4096, True, False),
+        ("Q5_K", 4096, True, True),
+        ("Q2_K", 4096, False, True),
+        ("IQ4_XS", 4096, False, True),
+        ("IQ3_S", 4096, False, False),
         ("F16", 4096, False, False),
     ],
 )
@@ -113,7 +116,9 @@ def test_slow_bytes_are_those_of_matrices_without_quick_kernels(tmp_path: Path) 
     ("type_name", "features", "expected"),
     [
         *((name, N100, True) for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q6_K")),
-        *((name, N100, False) for name in ("Q5_K", "Q3_K", "IQ4_NL")),
+        *((name, N100, True) for name in ("Q2_K", "Q3_K", "Q5_K", "IQ4_XS")),
+        ("IQ4_NL", N100, False),
+        ("Q2_K", (*N100, "avx512f"), False),  # llama.cpp repacks it there
         ("Q4_K", N100, False),  # its vocabulary of 1,003 rows is not repacked
         ("Q4_0", PI_5, False),
     ],

@@ -18,7 +18,8 @@ needs_ours = pytest.mark.skipif(
     not {"avx2", "fma", "f16c"} <= set(platform({}, lambda _: "").features) or has_amx(),
     reason="ours needs AVX2, and llama.cpp's AMX kernels repack for themselves",
 )
-kinds = pytest.mark.parametrize("kind", ["Q4_0", "Q4_K", "Q6_K", "Q8_0"])
+KINDS = ("Q4_0", "Q4_K", "Q8_0", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "IQ4_XS")
+kinds = pytest.mark.parametrize("kind", KINDS)
 """All types whose products the native library computes."""
 
 
@@ -41,7 +42,7 @@ def rounded(x: Array, kind: str) -> Array:
 
     They have 8 bits, with a scale per 256 (types with superblocks), or a 16-bit scale per 32.
     """
-    is_super = kind.endswith("_K")
+    is_super = kind not in ("Q4_0", "Q8_0")
     blocks = x.reshape(-1, 256 if is_super else 32)
     scale = np.abs(blocks).max(1, keepdims=True) / np.float32(127)
     inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)

@@ -25,11 +25,12 @@ _REPACKED: Mapping[str, tuple[tuple[str, int], ...]] = {
     "IQ4_NL": (("avx2", 8), ("asimddp", 4)),
     "MXFP4": (("avx2", 8), ("asimddp", 4)),
 }
-_OURS = frozenset({"Q6_K", "Q8_0"})
+# Where they are not repacked.
+_OURS = frozenset({"Q2_K", "Q3_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_XS"})
 _OURS_NEED = frozenset({"avx2", "fma", "f16c"})
-# Types whose products do not depend on how many vectors there are: ours, and those of llama.cpp that sum in
-# one order for any number.
-_REPEATING = frozenset({"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q6_K", "Q8_0"})
+# Besides ours, types whose products do not depend on how many vectors there are: llama.cpp's that sum in one
+# order for any number, and Q4_0, which is ours or theirs.
+_REPEATING = frozenset({"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1"})
 _REPACKED_ROWS = 8  # of Q4_K, which is ours where it is repacked
 
 
@@ -45,6 +46,14 @@ def is_quick(type_name: str, n_rows: int, features: Collection[str]) -> bool:
     """Return whether a matrix of this type and n_rows rows has quick kernels, llama.cpp's or ours."""
     is_ours = type_name in _OURS and _OURS_NEED.issubset(features)
     return is_ours or is_repacked(type_name, n_rows, features)
+
+
+def _repeats(type_name: str, n_rows: int, features: Collection[str]) -> bool:
+    if type_name == "Q4_K":
+        return n_rows % _REPACKED_ROWS == 0
+    if type_name in _OURS:
+        return not is_repacked(type_name, n_rows, features)
+    return type_name in _REPEATING
 
 
 def slow_bytes(tensors: Iterable[Tensor], features: Collection[str]) -> dict[str, int]:
@@ -66,8 +75,7 @@ def repeats(tensors: Mapping[str, Tensor], features: Collection[str]) -> bool:
     """Return whether a token's numbers do not depend on how many others are computed with it."""
     looked_up = {"token_embd.weight"} if "output.weight" in tensors else set[str]()
     return _OURS_NEED.issubset(features) and all(
-        tensor.type.name in _REPEATING
-        or (tensor.type.name == "Q4_K" and tensor.shape[1] % _REPACKED_ROWS == 0)
+        _repeats(tensor.type.name, tensor.shape[1], features)
         for name, tensor in tensors.items()
         if len(tensor.shape) > 1 and name not in looked_up
     )
