@@ -317,7 +317,7 @@ void multiply_rows(const struct matrix_product *p, int64_t first, int64_t stop) 
             switch (p->matrix.type) {  // known to the compiler
                 CASE_OF(GGML_TYPE_Q4_0, MAX_TILE);
                 CASE_OF(GGML_TYPE_Q4_K, MAX_TILE);
-                CASE(GGML_TYPE_Q8_0);
+                EACH_BLOCK_TYPE(CASE);
                 EACH_ROW_TYPE(CASE);
                 default: break;
             }

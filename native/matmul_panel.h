@@ -6,7 +6,7 @@
 #pragma once
 
 #include "matrix_product.h"
-#include "row_types.h"
+#include "block_types.h"
 
 #if HAS_PRODUCTS
 
@@ -41,14 +41,18 @@ INLINE struct panel_type panel_type_of(const enum ggml_type type) {
                                    .quads_in_16_bits = t.quads_in_16_bits,
                                    .is_small = t.is_small};
     }
-    const bool has_signs = type == GGML_TYPE_Q8_0 && !HAS_VNNI;
-    return (struct panel_type){.is_super = type == GGML_TYPE_Q4_K,
+    if (is_block_type(type)) {
+        const struct block_type t = block_types[type];
+        return (struct panel_type){.n_scales = 1,
+                                   .zero_point = block_raised_by(type),
+                                   .has_signs = t.is_signed && !HAS_VNNI,
+                                   .quads_in_16_bits = t.quads_in_16_bits};
+    }
+    const bool is_q4_k = type == GGML_TYPE_Q4_K;
+    return (struct panel_type){.is_super = is_q4_k,
                                .n_scales = 1,
-                               .has_minima = type == GGML_TYPE_Q4_K,
-                               .zero_point = type == GGML_TYPE_Q4_0   ? 8
-                                             : type == GGML_TYPE_Q4_K ? 0
-                                                                      : (HAS_VNNI ? 128 : 0),
-                               .has_signs = has_signs,
+                               .has_minima = is_q4_k,
+                               .zero_point = is_q4_k ? 0 : 8,
                                .quads_in_16_bits = 8};
 }
 
@@ -146,13 +150,12 @@ static inline void pack_q4_k(const struct q4_k_group *from, int group, struct pa
 }
 
 // Packs numbers of a block of eight rows.
-INLINE void pack_row_numbers(const enum ggml_type type, const __m256i rows[ROW_GROUP], int group,
-                             struct panel_block *out) {
+INLINE void pack_numbers(const bool is_signed, const __m256i rows[ROW_GROUP], int group, struct panel_block *out) {
     __m256i transposed[QUADS];
     transpose(rows, transposed);
     for (int q = 0; q < QUADS; q++) {
         const __m256i x = transposed[q];
-        if (!row_types[type].is_signed) {
+        if (!is_signed) {
             store_quad(out->numbers, group, q, x);
         } else if (HAS_VNNI) {
             store_quad(out->numbers, group, q, _mm256_xor_si256(x, _mm256_set1_epi8((char)0x80)));
@@ -208,7 +211,7 @@ INLINE void pack_superblock_rows(const enum ggml_type type, const void *const ro
     }
     _mm256_storeu_ps(super->scales[0] + group * ROW_GROUP, load_eight_halves(scales));
     for (int b = 0; b < SUPERBLOCK; b++) {
-        pack_row_numbers(type, numbers[b], group, &out[b]);
+        pack_numbers(t.is_signed, numbers[b], group, &out[b]);
     }
     pack_row_factors(type, factors, group, out);
     if (!t.has_minima) {
@@ -234,25 +237,30 @@ static inline void pack_rows(enum ggml_type type, const void *const rows[ROW_GRO
 }
 
 // Packs block b of eight rows.
-static inline void pack_q8_0(const void *const rows[ROW_GROUP], int64_t b, int group, struct panel_block *out) {
-    __m256i numbers[ROW_GROUP], transposed[QUADS];
-    uint16_t scales[ROW_GROUP];
+INLINE void pack_block_rows(const enum ggml_type type, const void *const rows[ROW_GROUP], int64_t b, int group,
+                            struct panel_block *out) {
+    __m256i numbers[ROW_GROUP];
+    eight_halves scales;
 #pragma GCC unroll 8
     for (int r = 0; r < ROW_GROUP; r++) {
-        const struct q8_0_row *const row = (const struct q8_0_row *)rows[r] + b;
-        numbers[r] = load_bytes(row->numbers);
-        scales[r] = row->scale;
+        const void *const block = (const char *)rows[r] + (size_t)b * block_types[type].bytes;
+        numbers[r] = block_numbers_of(type, block);
+        scales[r] = block_scale_of(type, block);
     }
-    _mm256_storeu_ps(out->scales[0] + group * ROW_GROUP, load_eight_halves(scales));
-    transpose(numbers, transposed);
-    for (int q = 0; q < QUADS; q++) {
-        if (HAS_VNNI) {
-            store_quad(out->numbers, group, q, _mm256_xor_si256(transposed[q], _mm256_set1_epi8((char)0x80)));
-        } else {
-            store_quad(out->numbers, group, q, _mm256_abs_epi8(transposed[q]));
-            store_quad(out->signs, group, q, transposed[q]);
-        }
+    _mm256_storeu_ps(out->scales[0] + group * ROW_GROUP, eight_block_scales(type, scales));
+    pack_numbers(block_types[type].is_signed, numbers, group, out);
+}
+
+// The same, of a type that is known only now.
+static inline void pack_blocks(enum ggml_type type, const void *const rows[ROW_GROUP], int64_t b, int group,
+                               struct panel_block *out) {
+#define CASE(type) \
+    case type: pack_block_rows(type, rows, b, group, out); break
+    switch (type) {
+        EACH_BLOCK_TYPE(CASE);
+        default: break;
     }
+#undef CASE
 }
 
 // Packs the blocks from `first` up to `stop` of the rows from `row` on; the last ones stand for those that
@@ -273,8 +281,12 @@ static inline void pack_panel(const struct quant_matrix *w, int64_t row, int64_t
             switch (w->type) {
                 case GGML_TYPE_Q4_0: pack_q4_0((const struct q4_0_group *)rows[0] + b, group, to); break;
                 case GGML_TYPE_Q4_K: pack_q4_k((const struct q4_k_group *)rows[0] + s, group, to, of); break;
-                case GGML_TYPE_Q8_0: pack_q8_0(rows, b, group, to); break;
-                default: pack_rows(w->type, rows, s, group, to, of);
+                default:
+                    if (is_row_type(w->type)) {
+                        pack_rows(w->type, rows, s, group, to, of);
+                    } else {
+                        pack_blocks(w->type, rows, b, group, to);
+                    }
             }
         }
     }

@@ -24,13 +24,12 @@
 #include "claims.h"
 #include "matmul_panel.h"
 #include "matvec_interleaved.h"
-#include "matvec_row_major.h"
+#include "matvec_blocks.h"
 #include "matvec_superblocks.h"
 
 enum {
     MAX_VECTORS_ROW_MAJOR = 5,
-    PART_ROWS = 16,      // that a thread takes at least: a multiple of rows_at_once
-    Q4_0_ZERO_POINT = 8  // Q4_K and Q8_0 do not look at the corrections
+    PART_ROWS = 16  // that a thread takes at least: a multiple of rows_at_once
 };
 
 // Of activations on the stack: superblocks are loaded 64 bytes at once, which must not cross cache lines.
@@ -65,13 +64,17 @@ INLINE void multiply_some(const int n, const struct quant_matrix *w,
         const void *const from = w->data + (size_t)row * w->row_bytes;
 #define CASE(type) \
     case type: matvec_superblocks(type, n, from, w->row_bytes, n_rows, vectors, n_super, to); break
+#define BLOCK_CASE(type) \
+    case type: matvec_blocks(type, n, from, w->row_bytes, n_rows, vectors, n_blocks, to); break
         switch (w->type) {
             case GGML_TYPE_Q4_0: matvec_q4_0(n, from, n_rows, vectors, n_blocks, to); break;
             case GGML_TYPE_Q4_K: matvec_q4_k(n, from, vectors, n_super, to); break;
             EACH_ROW_TYPE(CASE);
-            default: matvec_q8_0(n, from, n_rows, vectors, n_blocks, to);
+            EACH_BLOCK_TYPE(BLOCK_CASE);
+            default: break;
         }
 #undef CASE
+#undef BLOCK_CASE
     }
 }
 
@@ -81,7 +84,8 @@ static void quantize_row(const struct ggml_tensor *w, const struct ggml_tensor *
     const float *const row = (const float *)((const char *)x->data + (size_t)i * x->nb[1]);
     const int64_t n_blocks = w->ne[0] / QUANT_BLOCK;
     const bool is_row = is_row_type(w->type);
-    quantize_activations(row, n_blocks, has_superblocks(w->type), is_row ? 1 : Q4_0_ZERO_POINT, out);
+    const int32_t zero_point = is_row ? 1 : zero_point_of_corrections(w->type);
+    quantize_activations(row, n_blocks, has_superblocks(w->type), zero_point, out);
     if (is_row) {
         pack_superblocks(out, n_blocks);
     }

@@ -4,7 +4,7 @@
 
 #pragma once
 
-#include "matvec_row_major.h"
+#include "matvec_blocks.h"
 #include "row_types.h"
 
 // A superblock of activations; it takes the place of its blocks. sums: of 16 numbers each.

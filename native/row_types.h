@@ -87,14 +87,22 @@ INLINE __m256i merged(__m256i a, __m256i b, const char mask, const char both) {
     return _mm256_or_si256(_mm256_and_si256(a, m), _mm256_and_si256(b, rest));
 }
 
+// Returns the lower halves of sixteen bytes, then the upper.
+INLINE __m256i halves_of(const uint8_t bytes[QUANT_BLOCK / 2]) {
+    const __m128i x = _mm_loadu_si128((const __m128i *)bytes);
+    return low_nibbles(_mm256_set_m128i(_mm_srli_epi16(x, 4), x));
+}
+
+INLINE __m256i looked_up(__m128i table, __m256i places) {
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), places);
+}
+
 INLINE __m128i iq4_values(void) {
     return _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
 }
 
 INLINE __m256i iq4_xs_block(const struct iq4_xs_row *row, const int b) {
-    const __m128i bytes = _mm_loadu_si128((const __m128i *)row->bytes[b]);
-    const __m256i places = low_nibbles(_mm256_set_m128i(_mm_srli_epi16(bytes, 4), bytes));
-    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(iq4_values()), places);
+    return looked_up(iq4_values(), halves_of(row->bytes[b]));
 }
 
 // Returns the numbers of block b.

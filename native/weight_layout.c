@@ -2,7 +2,7 @@
 //
 // Refuses to know: what they are multiplied with, and how.
 
-#include "row_types.h"
+#include "block_types.h"
 
 #if HAS_PRODUCTS
 
@@ -18,7 +18,7 @@ static bool is_repacked(const struct ggml_tensor *w) {
 }
 
 bool is_row_major(const struct ggml_tensor *w) {
-    return (w->type == GGML_TYPE_Q8_0 || is_row_type(w->type)) &&
+    return (is_block_type(w->type) || is_row_type(w->type)) &&
            (!w->buffer || ggml_backend_buffer_is_host(w->buffer));
 }
 

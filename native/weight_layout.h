@@ -51,14 +51,12 @@ struct q8_0_row {
     int8_t numbers[QUANT_BLOCK];
 };
 
-// Tells whether a matrix is of Q8_0 or of row_types.h, and lies row after row.
+// Tells whether a matrix is of row_types.h or block_types.h, and lies row after row.
 bool is_row_major(const struct ggml_tensor *w);
 
 // Tells whether a node is the product of activations with a matrix, or with the matrices of some experts, that
 // lies as is said here.
 bool is_known_product(const struct ggml_tensor *t);
-
-INLINE bool has_superblocks(enum ggml_type type) { return type != GGML_TYPE_Q4_0 && type != GGML_TYPE_Q8_0; }
 
 // ---------------------------------------------------------------- unpacking
 

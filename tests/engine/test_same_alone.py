@@ -22,7 +22,11 @@ from tests.support.random_models import SHAPES, write_random_model
 
 Take = Callable[[Graph], None]
 
-ROW_MAJOR = ("F32", "F16", "BF16", "Q8_0", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "IQ4_XS")  # any rows
+# Of any number of rows.
+ROW_MAJOR = (
+    *("F32", "F16", "BF16", "Q8_0", "Q5_0", "IQ4_NL", "MXFP4"),
+    *("Q2_K", "Q3_K", "Q5_K", "Q6_K", "IQ4_XS"),
+)
 KINDS = (*ROW_MAJOR, "Q4_0", "Q4_K")
 
 pytestmark = needs_ours

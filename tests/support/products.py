@@ -18,7 +18,8 @@ needs_ours = pytest.mark.skipif(
     not {"avx2", "fma", "f16c"} <= set(platform({}, lambda _: "").features) or has_amx(),
     reason="ours needs AVX2, and llama.cpp's AMX kernels repack for themselves",
 )
-KINDS = ("Q4_0", "Q4_K", "Q8_0", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "IQ4_XS")
+_OF_BLOCKS = ("Q4_0", "Q8_0", "Q5_0", "IQ4_NL", "MXFP4")
+KINDS = (*_OF_BLOCKS, "Q4_K", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "IQ4_XS")
 kinds = pytest.mark.parametrize("kind", KINDS)
 """All types whose products the native library computes."""
 
@@ -42,7 +43,7 @@ def rounded(x: Array, kind: str) -> Array:
 
     They have 8 bits, with a scale per 256 (types with superblocks), or a 16-bit scale per 32.
     """
-    is_super = kind not in ("Q4_0", "Q8_0")
+    is_super = kind not in _OF_BLOCKS
     blocks = x.reshape(-1, 256 if is_super else 32)
     scale = np.abs(blocks).max(1, keepdims=True) / np.float32(127)
     inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)

@@ -26,11 +26,11 @@ _REPACKED: Mapping[str, tuple[tuple[str, int], ...]] = {
     "MXFP4": (("avx2", 8), ("asimddp", 4)),
 }
 # Where they are not repacked.
-_OURS = frozenset({"Q2_K", "Q3_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_XS"})
+_OURS = frozenset({"Q5_0", "Q8_0", "IQ4_NL", "MXFP4", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "IQ4_XS"})
 _OURS_NEED = frozenset({"avx2", "fma", "f16c"})
 # Besides ours, types whose products do not depend on how many vectors there are: llama.cpp's that sum in
 # one order for any number, and Q4_0, which is ours or theirs.
-_REPEATING = frozenset({"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1"})
+_REPEATING = frozenset({"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_1"})
 _REPACKED_ROWS = 8  # of Q4_K, which is ours where it is repacked
 
 
