@@ -149,6 +149,11 @@ class Passes:
         """Compute parts until none is left. The interpreter is free for others meanwhile."""
         loaded().dure_adamw(ctypes.byref(self._parts), self.n_parts, ctypes.byref(self._next))
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a thread has taken a part. None stops before all are computed."""
+        return self._next.value > 0
+
     def squares(self) -> list[list[float]]:
         """Return the sums of the gradient's squares: of each tensor those of its parts."""
         sums = iter([part.squares for part in self._parts])

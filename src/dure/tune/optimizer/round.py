@@ -164,11 +164,12 @@ class Round:
     def _settle(self) -> int:
         """Wait for all threads. Return how many blocks were left out; raise what a thread has raised."""
         self._begin()
-        n_left_out, wrong = 0, None
+        n_left_out = 0
+        wrong: BaseException | None = None
         for entries, work, futures in self._running:
             errors = [error for future in futures if (error := future.exception()) is not None]
-            if errors:
-                wrong = errors[0]
+            wrong = wrong or next(iter(errors), None)
+            if errors and not work.has_begun:
                 for one in entries:
                     del self._entries[id(one.kept)]
                 continue
