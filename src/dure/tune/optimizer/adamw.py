@@ -19,7 +19,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from dure.errors import UsageError
 from dure.hardware.probe import n_cpus
-from dure.tune.optimizer.kept import STATES, Kept, State, refuse_parameter
+from dure.tune.optimizer.kept import STATES, Kept, State, refuse_parameter, sharing_groups
 from dure.tune.optimizer.native import loaded
 from dure.tune.optimizer.round import Round, StepOutcome, Threads
 
@@ -42,6 +42,8 @@ class OffloadedAdamW(Optimizer):
     max_norm. n_skipped: steps whose gradients were not finite.
 
     With DistributedDataParallel, which changes gradients after they have come, give overlap=False.
+    With FSDP2 (`fully_shard`) each process keeps and computes its part of each parameter, and the norm is
+    that of all parts: every process must call step(). `state_dict` has this process's parts, plain tensors.
     A gradient that is not finite skips the step; without max_norm it skips the 64 values around it.
     """
 
@@ -86,6 +88,7 @@ class OffloadedAdamW(Optimizer):
         self._places: dict[
             Tensor, tuple[int, int, int]
         ] = {}  # a number, its group, its place there
+        self._sharing: dict[tuple[Any, ...], torch.device] = {}  # groups of processes with parts
         self._round: Round | None = None
         self._is_calm = self._is_accumulating = False
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
@@ -106,6 +109,8 @@ class OffloadedAdamW(Optimizer):
             raise
         for i, parameter in enumerate(group["params"]):
             self._places[parameter] = (len(self._places), len(self.param_groups) - 1, i)
+            if groups := sharing_groups(parameter):
+                self._sharing.setdefault(groups, parameter.device)
         if self._overlap:
             coming = weakref.WeakMethod(self._gradient_comes)
             for parameter in group["params"]:
@@ -137,7 +142,8 @@ class OffloadedAdamW(Optimizer):
             self._is_accumulating = before
 
     def _new_round(self) -> Round:
-        return Round(self._threads, self._format, self._max_norm, self._is_calm and self._overlap)
+        is_calm, sharing = self._is_calm and self._overlap, list(self._sharing.items())
+        return Round(self._threads, self._format, self._max_norm, is_calm, sharing)
 
     @torch.no_grad()
     def _gradient_comes(self, parameter: Tensor) -> None:

@@ -4,6 +4,7 @@ Knows which tensors a format needs and where they lie; refuses to know when anyt
 
 A parameter whose memory is the processor's and dense is updated in place, in the order in which it lies
 there. Another, on a GPU or with gaps, has a mirror in memory: gradients come there, weights go back.
+Of a parameter that several processes divide (a DTensor, as FSDP makes them) only this one's part is kept.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dure.tune.optimizer.native import (
     TensorStruct,
 )
 
-__all__ = ["STATES", "Kept", "State", "refuse_parameter"]
+__all__ = ["STATES", "Kept", "State", "refuse_parameter", "sharing_groups"]
 
 State = Literal["fp32", "bf16", "8bit"]
 STATES: tuple[State, ...] = get_args(State)
@@ -38,9 +39,43 @@ def refuse_parameter(parameter: Tensor, name: str) -> None:
             f"{name} is {parameter.dtype}: only float32 and bfloat16 are computed",
             "convert the model first: model.to(torch.bfloat16)",
         )
-    if parameter.layout is not torch.strided or hasattr(parameter, "to_local"):
-        kind = type(parameter).__name__ if hasattr(parameter, "to_local") else parameter.layout
-        raise UsageError(f"{name} is a {kind}", "give the optimizer plain, dense parameters")
+    if parameter.layout is not torch.strided:
+        raise UsageError(
+            f"{name} is a {parameter.layout}", "give the optimizer plain, dense parameters"
+        )
+    if any(placement.is_partial() for placement in _placements(parameter)):
+        raise UsageError(
+            f"{name} is a sum that its processes have not computed yet ({parameter.placements})",
+            "redistribute it to Shard or Replicate first",
+        )
+
+
+def sharing_groups(parameter: Tensor) -> tuple[Any, ...]:
+    """Return the groups of processes that hold parts of a parameter; none if this process has all of it."""
+    dims = [i for i, placement in enumerate(_placements(parameter)) if placement.is_shard()]
+    return tuple(parameter.device_mesh.get_group(i) for i in dims)
+
+
+def _placements(tensor: Tensor) -> tuple[Any, ...]:
+    """Return how a DTensor lies on its processes; nothing for a plain tensor."""
+    found: tuple[Any, ...] = getattr(tensor, "placements", ())
+    return found
+
+
+def _own_part(tensor: Tensor) -> Tensor:
+    """Return what this process has of a tensor: all of a plain one."""
+    tensor = tensor.detach()
+    return tensor.to_local() if _placements(tensor) else tensor
+
+
+def _part_number(parameter: Tensor) -> int:
+    """Return a number of this process's part, the same for all processes that hold it."""
+    number = 0
+    for i, placement in enumerate(_placements(parameter)):
+        if placement.is_shard():
+            mesh = parameter.device_mesh
+            number = number * mesh.size(i) + mesh.get_local_rank(i)
+    return number
 
 
 class Kept:
@@ -49,14 +84,15 @@ class Kept:
     def __init__(self, parameter: Tensor, name: str, state: State, seed: int, marks: bool) -> None:
         self.parameter, self.name, self.state = parameter, name, state
         self.step = 0
-        self.n = parameter.numel()
+        self.groups = sharing_groups(parameter)
+        like = _own_part(parameter)
+        self.n = like.numel()
         self.format = Format(3 * (parameter.dtype == torch.bfloat16) + STATES.index(state))
-        self._mirrored = parameter.device.type != "cpu" or not _is_dense(parameter)
+        self._mirrored = parameter.device.type != "cpu" or not _is_dense(like)
         self._stream: Any = None
         if parameter.device.type == "cuda":
             self._stream = torch.cuda.Stream(parameter.device)
         pinned = self._stream is not None
-        like = parameter.detach()
         self.weights = like
         if self._mirrored:
             self.weights = torch.empty(like.shape, dtype=like.dtype, pin_memory=pinned)
@@ -65,6 +101,7 @@ class Kept:
         self.tensors = self._new_tensors()
         blocks = -(-self.n // (WIDE_BLOCK if state == "8bit" else BLOCK))
         self._marks = torch.zeros(blocks if marks else 0, dtype=torch.uint8)
+        seed = (seed + _part_number(parameter) * 0xC2B2AE35) & 0xFFFFFFFF
         self.struct = TensorStruct(format=self.format, seed=seed)
         self._point()
 
@@ -112,8 +149,15 @@ class Kept:
         """Take a gradient: point the native code to it, in memory and in the order of the weights.
 
         Return the tensor that must live until it is read, and an event to wait for before, or None.
-        Raises UsageError if it is sparse.
+        Raises UsageError if it is sparse, or divided otherwise than its parameter.
         """
+        if _placements(gradient) != _placements(self.parameter):
+            raise UsageError(
+                f"{self.name}: its gradient lies as {_placements(gradient) or 'a whole'}, and it lies as "
+                f"{_placements(self.parameter) or 'a whole'}",
+                "redistribute the gradient before step()",
+            )
+        gradient = _own_part(gradient)
         if gradient.layout is not torch.strided:
             raise UsageError(
                 f"{self.name}: its gradient is sparse ({gradient.layout})",
@@ -125,17 +169,15 @@ class Kept:
             event = self._bring(gradient)
             gradient = self._gradient
         else:
-            if (
-                self.weights.data_ptr() != self.parameter.data_ptr()
-            ):  # `parameter.data` was replaced
-                self._follow()
+            here = _own_part(self.parameter)
+            if self.weights.data_ptr() != here.data_ptr():  # `parameter.data` was replaced
+                self._follow(here)
             if not _lies_as(gradient, self.weights):
                 gradient = torch.empty_like(self.weights).copy_(gradient)
         self.struct.gradient = gradient.data_ptr()
         return gradient, event
 
-    def _follow(self) -> None:
-        replaced = self.parameter.detach()
+    def _follow(self, replaced: Tensor) -> None:
         if not (_lies_as(replaced, self.weights) and _is_dense(replaced)):
             raise UsageError(
                 f"{self.name} has another shape, type, device or order in memory than it had",
@@ -146,9 +188,10 @@ class Kept:
 
     def _refresh(self) -> None:
         """Read weights that others have written, as when a model's state is loaded."""
-        version = int(self.parameter._version)
+        there = _own_part(self.parameter)
+        version = int(there._version)
         if version != self._seen_version:
-            self.weights.copy_(self.parameter.detach())
+            self.weights.copy_(there)
             self._seen_version = version
 
     def _bring(self, gradient: Tensor) -> Any:
@@ -167,13 +210,14 @@ class Kept:
         """Write new weights back where the model has them; what comes next there waits for it."""
         if not self._mirrored:
             return
+        there = _own_part(self.parameter)
         if self._stream is None:
-            self.parameter.detach().copy_(self.weights)
+            there.copy_(self.weights)
         else:
             with torch.cuda.stream(self._stream):
-                self.parameter.detach().copy_(self.weights, non_blocking=True)
+                there.copy_(self.weights, non_blocking=True)
             torch.cuda.current_stream(self.parameter.device).wait_stream(self._stream)
-        self._seen_version = int(self.parameter._version)
+        self._seen_version = int(there._version)
 
     def saved(self) -> dict[str, Tensor]:
         """Return the state as `state_dict` has it: the kept tensors themselves, and the steps so far."""

@@ -5,16 +5,19 @@ was not clipped, moments move as gradients come, and are corrected in the end if
 all (`native/adamw.c` says why that is exact); otherwise only squares are summed. Without a largest norm the
 whole update of a parameter runs when its gradient comes. Which of these is chosen depends on finished steps
 alone, never on how quick threads are: so a resumed run repeats every bit.
+
+The norm is that of all processes which divide parameters among them: their squares are added.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dure.tune.optimizer.kept import Kept
@@ -96,12 +99,21 @@ class StepOutcome:
 class Round:
     """A step that is being made.
 
-    begun: what a gradient's coming sets going. state: the format of the moments.
+    begun: what a gradient's coming sets going. state: the format of the moments. sharing: the groups of
+    processes among which parameters are divided, with their device, in an order that all processes have.
     """
 
-    def __init__(self, threads: Threads, state: str, max_norm: float | None, is_calm: bool) -> None:
+    def __init__(
+        self,
+        threads: Threads,
+        state: str,
+        max_norm: float | None,
+        is_calm: bool,
+        sharing: Sequence[tuple[tuple[Any, ...], torch.device]] = (),
+    ) -> None:
         """is_calm: the step before was not clipped, so this one will hardly be."""
         self._threads, self._state, self._max_norm = threads, state, max_norm
+        self._sharing = sharing
         self._action = Pass.WHOLE if max_norm is None else Pass.EARLY if is_calm else Pass.SQUARES
         self._entries: dict[int, _Entry] = {}
         self._waiting: list[_Entry] = []
@@ -183,17 +195,22 @@ class Round:
         return n_left_out
 
     def finish(self) -> StepOutcome:
-        """Make what is left of the step. Raises what a thread has raised, after what can be undone is."""
+        """Make what is left of the step. Raises what a thread has raised, after what can be undone is.
+
+        Processes that divide parameters with this one then leave the step out.
+        """
         try:
             n_left_out = self._settle()
         except BaseException:
             self.abandon()
+            if self._max_norm is not None:
+                self._norm([], math.nan)
             raise
         entries = list(self._entries.values())
         if self._max_norm is None:
             self._send(entries)
             return StepOutcome(math.nan, is_clipped=False, is_skipped=n_left_out > 0)
-        norm = math.sqrt(math.fsum(square for one in entries for square in one.squares))
+        norm = self._norm(entries)
         if not math.isfinite(norm):
             self._undo(entries)
             return StepOutcome(norm, is_clipped=False, is_skipped=True)
@@ -204,6 +221,21 @@ class Round:
             one.kept.step += 1
         self._send(entries)
         return StepOutcome(norm, is_clipped=scale < 1, is_skipped=False)
+
+    def _norm(self, entries: list[_Entry], wrong: float = 0.0) -> float:
+        """Return the norm of all gradients, over all processes. wrong: NaN spoils it for all of them."""
+        squares: dict[tuple[Any, ...], list[float]] = {
+            groups: [wrong] for groups, _ in self._sharing
+        }
+        for one in entries:
+            squares.setdefault(one.kept.groups, []).extend(one.squares)
+        own = math.fsum(squares.pop((), [wrong]))
+        for groups, device in self._sharing:
+            part = torch.tensor(math.fsum(squares[groups]), dtype=torch.float64, device=device)
+            for group in groups:
+                torch.distributed.all_reduce(part, group=group)
+            own += part.item()
+        return math.sqrt(own)
 
     def abandon(self) -> None:
         """End the step without making it: moments are as they were; weights that have moved stay so."""
