@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,16 +22,18 @@ from dure.cli.terminal.tune_options import (
     WhatLearns,
     settings_of,
 )
+from dure.cli.terminal.tune_peers import goes_on_alone, one_of_several, run_on_gpus
 from dure.cli.terminal.tune_plan_report import PlanOptions, plan_data, print_plan
 from dure.cli.terminal.tune_result import ResultOptions
 from dure.cli.terminal.tune_view import as_json_lines, shown
-from dure.errors import UsageError
 from dure.hardware.probe import probe
 from dure.places import cache_directory
 from dure.tune.needed import check_installed
+from dure.tune.peers.environment import is_first, n_started
 
 if TYPE_CHECKING:
     from dure.tune.loop.events import Observer, RunEnded, TuneEvent
+    from dure.tune.peers.group import Peers
     from dure.tune.settings import TuneSettings
 
 __all__ = ["tune"]
@@ -68,6 +71,7 @@ def tune(
         typer.Option(
             metavar="STEPS",
             help="Write a checkpoint after so many steps.",
+            min=1,
             show_default="every 10 minutes, and with each best evaluation",
         ),
     ] = None,
@@ -88,8 +92,6 @@ def tune(
     Example: dure tune ./Qwen3-0.6B --data answers.jsonl --out tuned
     """
     check_installed((*_needed(tensorboard),))
-    if save_every is not None and save_every < 1:
-        raise UsageError(f"--save-every {save_every}", "give a whole number above 0")
     planning.check()
     path = _base(base)
     settings = settings_of(path, what, reading, learning, memory)
@@ -99,8 +101,14 @@ def tune(
     if planning.plan:
         _print_plan(settings, planning, as_json=as_json)
         return
-    with StopSignals() as stop, _observing(target, tensorboard, as_json=as_json) as observer:
-        done = _tuned(settings, target, observer, stop, save_every, restart)
+    if memory.gpus > 1 and n_started() == 1:
+        done = run_on_gpus(memory.gpus, target)
+    else:
+        seen = _observing(target, tensorboard, as_json=as_json)
+        with one_of_several() as (peers, stop), seen as observer:
+            done = _tuned(settings, target, observer, stop, save_every, restart, peers)
+        if not goes_on_alone():
+            return
     if not as_json:
         _report(done)
     if result.is_wanted:
@@ -133,13 +141,14 @@ def _base(name: str) -> Path:
 def _use_threads(threads: int | None) -> None:
     import torch
 
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads {threads}", "give a whole number above 0")
-    torch.set_num_threads(threads or probe().cores)
+    torch.set_num_threads(threads or max(1, probe().cores // n_started()))
 
 
 @contextmanager
 def _observing(target: Path, tensorboard: bool, *, as_json: bool) -> Iterator[Observer]:
+    if not is_first():
+        yield lambda _: None
+        return
     with ExitStack() as stack:
         observers: list[Observer] = [as_json_lines if as_json else stack.enter_context(shown())]
         if tensorboard:
@@ -161,6 +170,7 @@ def _tuned(
     stop: StopSignals,
     save_every: int | None,
     restart: bool,
+    peers: Peers,
 ) -> RunEnded:
     from dure.tune.loop.run import tune_model
     from dure.tune.loop.training import Stopped
@@ -173,13 +183,15 @@ def _tuned(
             save_every=save_every,
             restart=restart,
             is_stopped=stop.came,
+            peers=peers,
         )
     except Stopped as stopped:
-        errors.print(
-            f"stopped after step {stopped.step:,}, which is saved: the same command goes on from there",
-            markup=False,
-        )
-        raise typer.Exit(128 + stop.number) from None
+        if peers.is_first:
+            errors.print(
+                f"stopped after step {stopped.step:,}, which is saved: the same command goes on from there",
+                markup=False,
+            )
+        raise typer.Exit(128 + (stop.number or signal.SIGINT)) from None
 
 
 def _quantize() -> Callable[..., None]:

@@ -10,10 +10,14 @@ __all__ = ["StopSignals"]
 
 
 class StopSignals:
-    """Notes the first SIGINT or SIGTERM in its block; a second one does what it did before."""
+    """Notes the first SIGINT or SIGTERM in its block; a second one does what it did before.
 
-    def __init__(self) -> None:
-        self.number = 0
+    hears_second: else it is nothing new, as under torchrun, which hands on what the terminal has sent, and
+    ends itself what takes too long.
+    """
+
+    def __init__(self, *, hears_second: bool = True) -> None:
+        self.number, self._hears_second = 0, hears_second
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -31,6 +35,6 @@ class StopSignals:
         return self.number != 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
+        if self.number and self._hears_second:
             self._before[number](number, frame)
         self.number = number

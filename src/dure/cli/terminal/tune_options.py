@@ -262,9 +262,22 @@ class MemoryOptions:
     threads: Annotated[
         int | None,
         typer.Option(
-            "--threads", "-t", help="Threads.", show_default="cores", rich_help_panel=MEMORY
+            "--threads",
+            "-t",
+            help="Threads.",
+            show_default="cores",
+            min=1,
+            rich_help_panel=MEMORY,
         ),
     ] = None
+    gpus: Annotated[
+        int,
+        typer.Option(
+            help="Share each step among so many GPUs of this machine: a process for each.",
+            min=1,
+            rich_help_panel=MEMORY,
+        ),
+    ] = 1
 
 
 def settings_of(

@@ -69,9 +69,10 @@ class _View:
             case events.DataRead():
                 errors.print(event.text, markup=False)
             case events.ModelReady():
+                shared = f" in {event.processes} processes" if event.processes > 1 else ""
                 errors.print(
                     f"{_millions(event.learned)} of {_millions(event.weights)} weights learn, in "
-                    f"{event.arithmetic} on {event.device}: {event.steps:,} steps, rows of "
+                    f"{event.arithmetic} on {event.device}{shared}: {event.steps:,} steps, rows of "
                     f"{event.ctx:,} tokens",
                     markup=False,
                 )

@@ -22,6 +22,7 @@ from torch import Tensor
 from dure.errors import ModelError, ResourceError
 from dure.places import free_bytes
 from dure.sizes import compared
+from dure.tune.peers.group import Peers
 
 __all__ = ["Progress", "RunCheckpoints", "disk_faults", "new_folder"]
 
@@ -32,7 +33,8 @@ _WEIGHTS, _OPTIMIZER, _PROGRESS = "weights.pt", "optimizer.pt", "progress.json"
 class Progress:
     """How far a run is. step: steps that were done. best_step, best_loss: of the best evaluation.
 
-    worse: evaluations since then. tokens: that were read. threads, torch: what the bits depend on.
+    worse: evaluations since then. tokens: that were read. threads, torch, processes: what the bits depend
+    on.
     """
 
     step: int = 0
@@ -43,32 +45,55 @@ class Progress:
     seconds: float = 0.0
     threads: int = 0
     torch: str = ""
+    processes: int = 1
 
 
 class RunCheckpoints:
-    """The checkpoints in a folder."""
+    """The checkpoints in a folder. peers: the processes of the run, of which the first writes.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    is_divided: every process has a part of the optimizer's state, and adds it.
+    """
+
+    def __init__(self, folder: Path, peers: Peers | None = None, is_divided: bool = False) -> None:
+        self.folder, self._peers, self._is_divided = folder, peers or Peers(), is_divided
 
     def save(
         self, progress: Progress, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any]
     ) -> Path:
-        """Write a checkpoint. Raises ResourceError if the disk is full; the last one is whole then."""
+        """Write a checkpoint. Raises ResourceError if the disk is full; the last one is whole then.
+
+        Every process calls it; it is whole when the call returns in any of them.
+        """
         path = self._path(progress.step)
+        if not self._peers.is_first:
+            self._add_part(progress, optimizer)
+            return path
         with disk_faults(f"the checkpoint of step {progress.step}", self._last_text()):
             self._check_room(weights, optimizer)
             with new_folder(path) as part:
                 _save_tensors(part / _WEIGHTS, dict(weights))
                 _save_tensors(part / _OPTIMIZER, dict(optimizer))
                 (part / _PROGRESS).write_text(json.dumps(asdict(progress)))
+                self._peers.wait()  # for others to begin
+                self._peers.wait()  # for others to end
         self._forget_older(progress)
+        self._peers.wait()
         return path
+
+    def _add_part(self, progress: Progress, optimizer: Mapping[str, Any]) -> None:
+        self._peers.wait()
+        if self._is_divided:
+            path = part_of(self._path(progress.step)) / _part_name(self._peers.number)
+            with disk_faults(f"the checkpoint of step {progress.step}", "goes on from the last"):
+                _save_tensors(path, dict(optimizer))
+        self._peers.wait()
+        self._peers.wait()
 
     def newest(self) -> Progress | None:
         """Return how far the newest checkpoint is, None if there is none. What was not finished goes."""
-        for part in self.folder.glob("*.part"):
-            shutil.rmtree(part)
+        if self._peers.is_first:
+            for part in self.folder.glob("*.part"):
+                shutil.rmtree(part)
         steps = [
             int(p.name.removeprefix("step-"))
             for p in self.folder.glob("step-*")
@@ -89,8 +114,9 @@ class RunCheckpoints:
         return self._load(step, _WEIGHTS, device)
 
     def optimizer(self, step: int, device: torch.device) -> dict[str, Any]:
-        """Return the optimizer's state of a checkpoint. Raises ModelError."""
-        return self._load(step, _OPTIMIZER, device)
+        """Return the optimizer's state of a checkpoint: this process's part. Raises ModelError."""
+        number = self._peers.number if self._is_divided else 0
+        return self._load(step, _part_name(number), device)
 
     def _load(self, step: int, name: str, device: torch.device) -> dict[str, Any]:
         path = self._path(step) / name
@@ -110,7 +136,8 @@ class RunCheckpoints:
         return f"goes on from step {last.step}" if last else "begins anew"
 
     def _check_room(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
-        needed = sum(t.numel() * t.element_size() for t in _tensors([weights, optimizer]))
+        parts = [weights, *[optimizer] * (self._peers.n if self._is_divided else 1)]
+        needed = sum(t.numel() * t.element_size() for t in _tensors(parts))
         if (free := free_bytes(self.folder)) < needed:
             wanted, left = compared(needed, free)
             raise OSError(errno.ENOSPC, f"it needs {wanted}, and {left} are free")
@@ -121,13 +148,24 @@ class RunCheckpoints:
             if step not in (progress.step, progress.best_step):
                 shutil.rmtree(path)
             elif step != progress.step:
+                for state in path.glob(_part_name("*")):
+                    state.unlink()
                 (path / _OPTIMIZER).unlink(missing_ok=True)
+
+
+def _part_name(number: int | str) -> str:
+    return f"optimizer-{number}.pt" if number else _OPTIMIZER
+
+
+def part_of(path: Path) -> Path:
+    """Return the name that a folder has before all of it is on the disk."""
+    return path.with_name(f"{path.name}.part")
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a folder to be filled; it has its name only if all of it is on the disk."""
-    part = path.with_name(f"{path.name}.part")
+    part = part_of(path)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:

@@ -35,7 +35,10 @@ class DataRead:
 
 @dataclass(frozen=True)
 class ModelReady:
-    """The model is in memory. weights: of all; learned: that change. arithmetic: bfloat16 or float32."""
+    """The model is in memory. weights: of all; learned: that change. arithmetic: bfloat16 or float32.
+
+    processes: that share each step.
+    """
 
     weights: int
     learned: int
@@ -43,6 +46,7 @@ class ModelReady:
     device: str
     steps: int
     ctx: int
+    processes: int = 1
 
 
 @dataclass(frozen=True)

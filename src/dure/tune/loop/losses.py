@@ -105,16 +105,26 @@ class RowLoss:
     def __init__(
         self, model: nn.Module, arithmetic: Arith, *, pack: bool, is_plain: bool | None = None
     ) -> None:
-        self._arithmetic, self._pack = arithmetic, pack
+        self._arithmetic, self.pack = arithmetic, pack
         self._model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         if is_plain is None:
             self._head = _plain_head(self._model, arithmetic)
         else:
             self._head = self._model.get_output_embeddings() if is_plain else None
 
+    @property
+    def device(self) -> torch.device:
+        """Return where rows are computed."""
+        return self._arithmetic.device
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether logits are a product with the output matrix and nothing more."""
+        return self._head is not None
+
     def batch(self, rows: Sequence[Row]) -> RowBatch:
         """Return rows as tensors on the model's device."""
-        return batch_of(rows, self._arithmetic.device, pack=self._pack)
+        return batch_of(rows, self._arithmetic.device, pack=self.pack)
 
     def of(self, batch: RowBatch) -> Tensor:
         """Return the sum of weight times cross entropy, a scalar float32."""

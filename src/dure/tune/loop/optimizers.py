@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from dure.hardware.probe import n_cpus
 from dure.tune.optimizer import OffloadedAdamW
 from dure.tune.optimizer.kept import State
 from dure.tune.settings import StateFormat, TuneSettings
@@ -20,11 +21,12 @@ _FORMATS: dict[StateFormat, State] = {
 }
 
 
-def optimizer_of(model: nn.Module, settings: TuneSettings) -> OffloadedAdamW:
-    """Return the optimizer of the weights that are learned.
+def optimizer_of(model: nn.Module, settings: TuneSettings, n_processes: int = 1) -> OffloadedAdamW:
+    """Return the optimizer of the weights that are learned. n_processes: that share this machine.
 
     It begins while the backward pass runs only if that is on another device: on one processor both want
-    the same cores, and nothing is gained (docs/LOG.md).
+    the same cores, and nothing is gained (docs/LOG.md). With several processes a gradient is not whole
+    before the others have added theirs, so it waits for the end of the pass.
     """
     learned = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in learned if p.dim() >= 2]
@@ -41,6 +43,7 @@ def optimizer_of(model: nn.Module, settings: TuneSettings) -> OffloadedAdamW:
         betas=(0.9, settings.beta2),
         state=_FORMATS[settings.state],
         max_norm=settings.clip or math.inf,  # a norm is told in any case
-        overlap=any(p.device.type != "cpu" for p in learned),
+        overlap=n_processes == 1 and any(p.device.type != "cpu" for p in learned),
+        threads=max(1, n_cpus() // n_processes),
         seed=settings.seed,
     )

@@ -13,14 +13,7 @@ from dure.tune.loop.learner import Learner
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["load_weights", "write_result"]
-
-
-def load_weights(learner: Learner, weights: dict[str, torch.Tensor]) -> None:
-    """Set the weights that are learned. Raises KeyError if one is missing."""
-    with torch.no_grad():
-        for name, weight in learner.learned.items():
-            weight.copy_(weights[name])
+__all__ = ["write_result"]
 
 
 def write_result(
@@ -32,18 +25,39 @@ def write_result(
 ) -> tuple[Path, int]:
     """Write the best weights into the folder of a run; return where, and of which step they are.
 
-    Raises ResourceError if the disk is full; the checkpoints are whole then.
+    They are those of a checkpoint: this process may have a part of the model only. Raises ResourceError if
+    the disk is full; the checkpoints are whole then.
     """
     step = progress.step if progress.best_step is None else progress.best_step
-    device = next(iter(learner.learned.values())).device
-    if step != progress.step:
-        load_weights(learner, checkpoints.weights(step, device))
+    weights = checkpoints.weights(step, torch.device("cpu"))
     model: Any = learner.model
     is_adapter = hasattr(model, "get_base_model")
     path = out / ("adapter" if is_adapter else "model")
-    if not is_adapter:
-        model.to(learner.kept_dtype)
     with disk_faults(f"the result {path}", "writes it"), new_folder(path) as part:
-        model.save_pretrained(part)
+        if is_adapter:
+            _set(learner, weights)
+            model.save_pretrained(part)
+        else:
+            _save_model(part, model, weights, learner.kept_dtype)
         tokenizer.save_pretrained(part)
     return path, step
+
+
+def _set(learner: Learner, weights: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, weight in learner.learned.items():
+            weight.copy_(weights[name])
+
+
+def _save_model(
+    folder: Path, model: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype
+) -> None:
+    """Save weights as those of a model; the model itself, or its shape alone, is made anew for that."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        shape = AutoModelForCausalLM.from_config(model.config, dtype=dtype)
+    shape.generation_config = model.generation_config
+    shape.save_pretrained(
+        folder, state_dict={name: weight.to(dtype) for name, weight in weights.items()}
+    )

@@ -10,8 +10,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,29 @@ from dure.errors import UsageError
 from dure.tune.base import be_quiet, fingerprint_of
 from dure.tune.data.generated import is_generated
 from dure.tune.loop.checkpoint import Progress, RunCheckpoints, disk_faults
-from dure.tune.loop.events import DataRead, ModelReady, Notice, Observer, Resumed, RunEnded
+from dure.tune.loop.events import (
+    DataRead,
+    ModelReady,
+    Notice,
+    Observer,
+    Resumed,
+    RunEnded,
+    TuneEvent,
+)
 from dure.tune.loop.faults import memory_faults
 from dure.tune.loop.journal import LossJournal, write_loss_plot
-from dure.tune.loop.learner import arithmetic_of, learner_of
-from dure.tune.loop.losses import RowLoss, keeps_apart
+from dure.tune.loop.learner import Learner, arithmetic_of, learner_of
+from dure.tune.loop.losses import Arith, RowLoss, keeps_apart
 from dure.tune.loop.optimizers import optimizer_of
 from dure.tune.loop.prepared import Prepared, prepared_of
-from dure.tune.loop.result import load_weights, write_result
+from dure.tune.loop.result import write_result
+from dure.tune.loop.shared import SharedModel, is_divided, shared_model
 from dure.tune.loop.training import Pace, Training
+from dure.tune.peers.group import Peers, lost_peers
 from dure.tune.settings import TuneMethod, TuneSettings
 from dure.whole_file import write_whole
 
-__all__ = ["RunFolder", "tune_model"]
+__all__ = ["RunFolder", "finished_run", "tune_model"]
 
 EVALUATIONS = 10
 
@@ -100,91 +110,201 @@ def tune_model(
     save_every: int | None = None,
     restart: bool = False,
     is_stopped: Callable[[], bool] = lambda: False,
+    peers: Peers | None = None,
 ) -> RunEnded:
     """Tune a model, or go on where an earlier call was stopped; return what it led to.
 
-    restart: begin anew. Raises Stopped if is_stopped says so, and a DureError if something is wrong.
+    restart: begin anew. peers: the processes that call this together, each for its share; the first writes
+    and tells the observer. Raises Stopped if is_stopped says so, and a DureError if something is wrong.
     """
     be_quiet()
+    peers = peers or Peers()
     settings = settings.checked()
-    folder = RunFolder(out)
-    with folder.locked():
-        if restart:
-            folder.clear()
-        identity = _identity(settings)
-        facts = folder.read()
-        if facts:
-            _check_same(facts["settings"], identity, out)
+    _check_shares(settings, peers)
+    run = _Run(settings, RunFolder(out), peers, observer if peers.is_first else _silent)
+    with run.folder.locked() if peers.is_first else nullcontext(), lost_peers():
+        return run.ended(save_every, restart, is_stopped)
+
+
+def finished_run(out: Path) -> RunEnded:
+    """Return what a run that has ended has led to."""
+    return _finished(RunFolder(out).read()["result"])
+
+
+class _Run:
+    """A run as one of its processes does it."""
+
+    def __init__(
+        self, settings: TuneSettings, folder: RunFolder, peers: Peers, observer: Observer
+    ) -> None:
+        self._settings, self.folder, self._peers, self._tell = settings, folder, peers, observer
+        self._checkpoints = RunCheckpoints(folder.checkpoints, peers, is_divided(settings, peers.n))
+
+    def ended(
+        self, save_every: int | None, restart: bool, is_stopped: Callable[[], bool]
+    ) -> RunEnded:
+        """Do what is left of the run."""
+        identity = _identity(self._settings)
+        known = self._known(identity, restart) if self._peers.is_first else {}
+        facts, progress = self._peers.told((known, self._newest()))
         if "result" in facts and Path(facts["result"]["path"]).exists():
-            observer(Notice("this run has ended already: --restart begins it anew"))
+            self._tell(Notice("this run has ended already: --restart begins it anew"))
             return _finished(facts["result"])
-        prepared = prepared_of(settings)
-        _tell(prepared, observer)
+        self._check_divided(progress)
+        prepared = prepared_of(self._settings)
+        _tell(prepared, self._tell)
         facts = {
             "dure": version("dure"),
             "settings": identity,
             "data": {"text": prepared.text, **prepared.counts},
         }
-        folder.write(facts)
-        checkpoints = RunCheckpoints(folder.checkpoints)
-        with memory_faults(settings, lambda: _then(checkpoints)):
-            done = _run(prepared, folder, checkpoints, observer, save_every, is_stopped)
-        folder.write({**facts, "result": {**vars(done), "path": str(done.path)}})
-    return done
+        self._write(facts)
+        with memory_faults(self._settings, lambda: _then(self._checkpoints)):
+            done = self._learned(prepared, progress, save_every, is_stopped)
+        self._write({**facts, "result": {**vars(done), "path": str(done.path)}})
+        return done
+
+    def _known(self, identity: dict[str, Any], restart: bool) -> dict[str, Any]:
+        """Return what is known of the run. Raises UsageError if it was begun with other settings."""
+        if restart:
+            self.folder.clear()
+        facts = self.folder.read()
+        if facts:
+            _check_same(facts["settings"], identity, self.folder.path)
+        return facts
+
+    def _newest(self) -> Progress:
+        return (self._checkpoints.newest() if self._peers.is_first else None) or Progress()
+
+    def _write(self, facts: dict[str, Any]) -> None:
+        if self._peers.is_first:
+            self.folder.write(facts)
+
+    def _check_divided(self, progress: Progress) -> None:
+        """Check that the optimizer's state has as many parts as there are processes. Raises UsageError."""
+        before, now = progress.processes, self._peers.n
+        if progress.step and before != now and is_divided(self._settings, max(before, now)):
+            raise UsageError(
+                f"{self.folder.path} was begun on {_number(before)}, which divided all weights among them, "
+                f"and now there are {now}",
+                f"use {_number(before)} again, another --out, or --restart to begin anew",
+            )
+
+    def _learned(
+        self,
+        prepared: Prepared,
+        progress: Progress,
+        save_every: int | None,
+        is_stopped: Callable[[], bool],
+    ) -> RunEnded:
+        settings, peers = self._settings, self._peers
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        arithmetic = arithmetic_of(settings.dtype)
+        learner, loss, model = self._loaded(prepared, arithmetic)
+        source = prepared.source(loss.pack)
+        steps = prepared.steps(source)
+        optimizer = optimizer_of(learner.model, settings, peers.n)
+        if progress.step:
+            memory = torch.device("cpu")
+            model.load(self._checkpoints.weights(progress.step, memory))
+            optimizer.load_state_dict(self._checkpoints.optimizer(progress.step, memory))
+            _warn_of_other_bits(progress, peers, self._tell)
+            self._tell(Resumed(progress.step, steps))
+        progress = _as_here(progress, peers)
+        self._tell(
+            ModelReady(
+                learner.n_weights,
+                learner.n_learned,
+                str(arithmetic.dtype).removeprefix("torch."),
+                str(arithmetic.device),
+                steps,
+                prepared.ctx,
+                peers.n,
+            )
+        )
+        journal = self._journal(progress)
+        every = settings.eval_every or max(1, steps // EVALUATIONS)
+        training = Training(
+            settings,
+            model,
+            source,
+            peers,
+            optimizer,
+            self._checkpoints,
+            journal,
+            Pace(steps, every, save_every),
+            self._tell,
+            is_stopped,
+        )
+        progress = training.run(progress)
+        return self._result(learner, prepared, progress, journal, steps)
+
+    def _loaded(
+        self, prepared: Prepared, arithmetic: Arith
+    ) -> tuple[Learner, RowLoss, SharedModel]:
+        """Return the model, what computes its loss, and what all processes have of it.
+
+        A model that is divided is loaded and tried in memory: the whole of it may not fit on a GPU.
+        """
+        settings, peers = self._settings, self._peers
+        at_first = arithmetic
+        if is_divided(settings, peers.n):
+            at_first = Arith(torch.device("cpu"), arithmetic.dtype)
+        learner = learner_of(settings, prepared.tokenizer, at_first)
+        pack = settings.pack and keeps_apart(learner.model, at_first)
+        if settings.pack and not pack:
+            self._tell(Notice("this model mixes examples of one row, so each has a row of its own"))
+        is_plain = RowLoss(learner.model, at_first, pack=pack).is_plain
+        loss = RowLoss(learner.model, arithmetic, pack=pack, is_plain=is_plain)
+        return learner, loss, shared_model(learner, loss, peers, settings)
+
+    def _journal(self, progress: Progress) -> LossJournal | None:
+        if not self._peers.is_first:
+            return None
+        return LossJournal(self.folder.path / "losses.jsonl", progress.step)
+
+    def _result(
+        self,
+        learner: Learner,
+        prepared: Prepared,
+        progress: Progress,
+        journal: LossJournal | None,
+        steps: int,
+    ) -> RunEnded:
+        """Write the result, if this process does; return what the run led to."""
+        done = None
+        if journal is not None:
+            out = self.folder.path
+            path, step = write_result(out, learner, prepared.tokenizer, self._checkpoints, progress)
+            with disk_faults("loss.png", "writes it"):
+                write_loss_plot(journal, out / "loss.png")
+            losses = journal.losses()
+            last = losses[-1][1] if losses else None
+            is_early = progress.step < steps
+            done = RunEnded(
+                path, step, progress.step, last, progress.best_loss, stopped_early=is_early
+            )
+            self._tell(done)
+        told = self._peers.told(done)
+        assert told is not None, "the first has a journal"
+        return told
 
 
-def _run(
-    prepared: Prepared,
-    folder: RunFolder,
-    checkpoints: RunCheckpoints,
-    observer: Observer,
-    save_every: int | None,
-    is_stopped: Callable[[], bool],
-) -> RunEnded:
-    settings = prepared.settings
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    arithmetic = arithmetic_of(settings.dtype)
-    learner = learner_of(settings, prepared.tokenizer, arithmetic)
-    pack = settings.pack and keeps_apart(learner.model, arithmetic)
-    if settings.pack and not pack:
-        observer(Notice("this model mixes examples of one row, so each has a row of its own"))
-    source = prepared.source(pack)
-    steps = prepared.steps(source)
-    optimizer = optimizer_of(learner.model, settings)
-    progress = checkpoints.newest() or Progress()
-    if progress.step:
-        load_weights(learner, checkpoints.weights(progress.step, arithmetic.device))
-        optimizer.load_state_dict(checkpoints.optimizer(progress.step, arithmetic.device))
-        _warn_of_other_bits(progress, observer)
-        observer(Resumed(progress.step, steps))
-    progress = _as_here(progress)
-    kind, device = str(arithmetic.dtype).removeprefix("torch."), str(arithmetic.device)
-    observer(ModelReady(learner.n_weights, learner.n_learned, kind, device, steps, prepared.ctx))
-    journal = LossJournal(folder.path / "losses.jsonl", progress.step)
-    pace = Pace(steps, settings.eval_every or max(1, steps // EVALUATIONS), save_every)
-    training = Training(
-        settings,
-        learner,
-        source,
-        RowLoss(learner.model, arithmetic, pack=pack),
-        optimizer,
-        checkpoints,
-        journal,
-        pace,
-        observer,
-        is_stopped,
-    )
-    progress = training.run(progress)
-    path, step = write_result(folder.path, learner, prepared.tokenizer, checkpoints, progress)
-    with disk_faults("loss.png", "writes it"):
-        write_loss_plot(journal, folder.path / "loss.png")
-    losses = journal.losses()
-    last = losses[-1][1] if losses else None
-    done = RunEnded(
-        path, step, progress.step, last, progress.best_loss, stopped_early=progress.step < steps
-    )
-    observer(done)
-    return done
+def _silent(_: TuneEvent) -> None:
+    """Tell nothing: the first process does."""
+
+
+def _check_shares(settings: TuneSettings, peers: Peers) -> None:
+    if settings.rows_per_step < peers.n:
+        raise UsageError(
+            f"--batch {settings.batch} times --accumulate {settings.accumulate} is "
+            f"{settings.rows_per_step} row a step for {_number(peers.n)}",
+            f"use --accumulate {peers.n} or more: each takes its share of a step's rows",
+        )
+
+
+def _number(n: int) -> str:
+    return "1 process" if n == 1 else f"{n} processes"
 
 
 def _tell(prepared: Prepared, observer: Observer) -> None:
@@ -206,19 +326,19 @@ def _finished(result: dict[str, Any]) -> RunEnded:
     return RunEnded(**{**result, "path": Path(result["path"])})
 
 
-def _as_here(progress: Progress) -> Progress:
-    return Progress(
-        **{**vars(progress), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    )
+def _as_here(progress: Progress, peers: Peers) -> Progress:
+    threads = torch.get_num_threads()
+    return replace(progress, threads=threads, torch=torch.__version__, processes=peers.n)
 
 
-def _warn_of_other_bits(progress: Progress, observer: Observer) -> None:
-    here = _as_here(progress)
-    if (here.threads, here.torch) != (progress.threads, progress.torch):
+def _warn_of_other_bits(progress: Progress, peers: Peers, observer: Observer) -> None:
+    here = _as_here(progress, peers)
+    if here != progress:
         observer(
             Notice(
-                f"the checkpoint was made with {progress.threads} threads of torch {progress.torch}, "
-                f"this is {here.threads} of {here.torch}: losses will be the same but for rounding"
+                f"the checkpoint was made by {_number(progress.processes)} with {progress.threads} threads "
+                f"of torch {progress.torch}, here it is {_number(here.processes)} with {here.threads} of "
+                f"{here.torch}: losses will be the same but for rounding"
             )
         )
 

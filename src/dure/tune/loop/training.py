@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from dure.errors import ModelError
-from dure.tune.data.rows import Row, RowSource, batches_of
+from dure.tune.data.rows import Row, RowSource
 from dure.tune.loop.checkpoint import Progress, RunCheckpoints, disk_faults
 from dure.tune.loop.events import Evaluated, Observer, Saved, StepLearned
 from dure.tune.loop.journal import LossJournal
-from dure.tune.loop.learner import Learner
-from dure.tune.loop.losses import RowLoss
 from dure.tune.loop.schedule import LearningRate
+from dure.tune.loop.shared import SharedModel, passes_of
 from dure.tune.optimizer import OffloadedAdamW
+from dure.tune.peers.group import Peers
 from dure.tune.settings import TuneSettings
 
 __all__ = ["Pace", "Stopped", "Training"]
@@ -46,23 +46,26 @@ class Pace:
 
 
 class Training:
-    """One run. is_stopped: whether somebody wants it to end after this step."""
+    """One run, of which this process does its share. journal: the first process's, None in others.
+
+    is_stopped: whether somebody wants it to end after this step.
+    """
 
     def __init__(
         self,
         settings: TuneSettings,
-        learner: Learner,
+        model: SharedModel,
         source: RowSource,
-        loss: RowLoss,
+        peers: Peers,
         optimizer: OffloadedAdamW,
         checkpoints: RunCheckpoints,
-        journal: LossJournal,
+        journal: LossJournal | None,
         pace: Pace,
         observer: Observer,
         is_stopped: Callable[[], bool],
     ) -> None:
-        self._settings, self._learner, self._source = settings, learner, source
-        self._loss, self._optimizer = loss, optimizer
+        self._settings, self._model, self._source = settings, model, source
+        self._peers, self._optimizer = peers, optimizer
         self._checkpoints, self._journal, self._pace = checkpoints, journal, pace
         self._observer, self._is_stopped = observer, is_stopped
         self._held_out = source.held_out()
@@ -80,10 +83,11 @@ class Training:
             progress = self._step(progress)
             if self._is_due(progress):
                 progress = self._evaluated(progress)
-            if self._is_stopped() or self._should_save(progress):
+            is_stopped, is_time = self._agreed()
+            if is_stopped or self._should_save(progress, is_time):
                 self._save(progress)
                 saved = progress.step
-            if self._is_stopped() and progress.step < self._pace.steps:
+            if is_stopped and progress.step < self._pace.steps:
                 raise Stopped(progress.step)
         if progress.step != saved:
             self._save(progress)
@@ -96,17 +100,24 @@ class Training:
         at_end = progress.step == self._pace.steps
         return bool(self._held_out) and (at_end or progress.step % self._pace.eval_every == 0)
 
-    def _should_save(self, progress: Progress) -> bool:
+    def _agreed(self) -> tuple[bool, bool]:
+        """Return whether somebody stopped any of the processes, and whether it is time to save."""
+        is_time = time.monotonic() - self._saved_at > self._pace.save_after_s
+        stopped, over = self._peers.total(self._is_stopped(), is_time and self._peers.is_first)
+        return stopped > 0, over > 0
+
+    def _should_save(self, progress: Progress, is_time: bool) -> bool:
         if progress.best_step == progress.step:
             return True
         if self._pace.save_every is not None:
             return progress.step % self._pace.save_every == 0
-        return time.monotonic() - self._saved_at > self._pace.save_after_s
+        return is_time
 
     def _step(self, progress: Progress) -> Progress:
         began, step = time.monotonic(), progress.step
         rows = self._source.rows(step)
-        torch.manual_seed(self._settings.seed * 1_000_003 + step)
+        of_step = self._settings.seed * 1_000_003 + step
+        torch.manual_seed(of_step * self._peers.n + self._peers.number)
         rate = self._rate.at(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -125,16 +136,22 @@ class Training:
         )
 
     def _learn(self, rows: list[Row], step: int) -> float:
-        """Change the weights by the mean loss over all tokens of these rows, and return it."""
-        weight = sum(row.weight for row in rows)
-        batches = list(batches_of(rows, self._settings.batch))
-        total = 0.0
-        for number, batch in enumerate(batches, 1):
-            is_last = number == len(batches)
-            with nullcontext() if is_last else self._optimizer.accumulating():
-                loss = self._loss.of(self._loss.batch(batch)) / weight
+        """Change the weights by the mean loss over all tokens of these rows, and return it.
+
+        rows: of all processes; this one computes its share.
+        """
+        model, factor = self._model, self._model.factor
+        weight = sum(row.weight for row in rows) / factor
+        passes = passes_of(rows, self._settings.batch, self._peers)
+        own = 0.0
+        for number, batch in enumerate(passes, 1):
+            is_last = number == len(passes)
+            alone = nullcontext() if is_last else self._optimizer.accumulating()
+            with alone, model.passing(is_last=is_last):
+                loss = model.of(model.loss.batch(batch)) / weight
                 loss.backward()
-            total += loss.item()
+            own += loss.item() / factor
+        (total,) = self._peers.total(own)
         if not math.isfinite(total):
             raise ModelError(f"the loss of step {step + 1} is not a number", _CALM)
         n_skipped = self._optimizer.n_skipped
@@ -159,21 +176,20 @@ class Training:
         return replace(progress, worse=progress.worse + 1)
 
     def _held_out_loss(self) -> float:
-        model, total = self._learner.model, 0.0
-        model.eval()
-        try:
-            with torch.no_grad():
-                for batch in batches_of(self._held_out, self._settings.batch):
-                    total += self._loss.of(self._loss.batch(batch)).item()
-        finally:
-            model.train()
+        model, own = self._model, 0.0
+        with model.evaluating():
+            for batch in passes_of(self._held_out, self._settings.batch, self._peers):
+                own += model.of(model.loss.batch(batch)).item()
+        (total,) = self._peers.total(own)
         return total / sum(row.weight for row in self._held_out)
 
     def _note(self, event: StepLearned | Evaluated) -> None:
+        if self._journal is None:
+            return
         with disk_faults("the list of losses", "goes on from the last checkpoint"):
             self._journal.add(event)
 
     def _save(self, progress: Progress) -> None:
-        path = self._checkpoints.save(progress, self._learner.learned, self._optimizer.state_dict())
+        path = self._checkpoints.save(progress, self._model.whole(), self._optimizer.state_dict())
         self._saved_at = time.monotonic()
         self._observer(Saved(progress.step, path))
