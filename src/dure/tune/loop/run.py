@@ -186,7 +186,7 @@ class _Run:
         if progress.step and before != now and is_divided(self._settings, max(before, now)):
             raise UsageError(
                 f"{self.folder.path} was begun on {_number(before)}, which divided all weights among them, "
-                f"and now there are {now}",
+                f"and now it is {_number(now)}",
                 f"use {_number(before)} again, another --out, or --restart to begin anew",
             )
 
