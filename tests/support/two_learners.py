@@ -23,7 +23,7 @@ from dure.tune.loop.run import tune_model
 from dure.tune.loop.training import Stopped
 from dure.tune.optimizer import OffloadedAdamW
 from dure.tune.peers.group import Peers, joined
-from dure.tune.settings import Arithmetic, TuneMethod, TuneSettings
+from dure.tune.settings import Arithmetic, StateFormat, TuneMethod, TuneSettings
 
 STEPS = 6
 FULL = TuneSettings(
@@ -165,7 +165,7 @@ def main() -> None:
                 told[f"{name} stopped"] = stopped.step
             run(with_chance, f"{name}-parts")
         run(replace(FULL, checkpointing=True, batch=2, accumulate=3), "less")  # layers part at once
-        run(replace(FULL, state="8bit"), "bytes")  # type: ignore[arg-type]
+        run(replace(FULL, state=StateFormat.EIGHT_BIT), "bytes")
         again = run(FULL, "full")
         told["again"] = [one.text for one in again if isinstance(one, Notice)]
         told["beside"] = [beside_torchs(peers, overlap) for overlap in (False, True)]

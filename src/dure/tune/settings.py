@@ -12,6 +12,7 @@ from typing import Any
 
 from dure.errors import UsageError
 from dure.tune.data.examples import LongPolicy
+from dure.tune.state_format import StateFormat
 
 __all__ = [
     "Arithmetic",
@@ -37,14 +38,6 @@ class Schedule(StrEnum):
 
     COSINE = "cosine"
     PLATEAU = "plateau"
-
-
-class StateFormat(StrEnum):
-    """How the optimizer keeps its two moments."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    EIGHT_BIT = "8bit"
 
 
 class Arithmetic(StrEnum):

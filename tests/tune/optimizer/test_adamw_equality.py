@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dure.tune.optimizer import OffloadedAdamW
-from dure.tune.optimizer.kept import State
+from dure.tune.state_format import StateFormat
 
 SHAPES = ((70, 33), (5,), (128, 64), (1,), (3, 4, 5), (700, 40))
 LR, DECAY, N_STEPS = 1e-3, 0.05, 200
@@ -81,7 +81,7 @@ def test_what_is_done_early_changes_no_bit_unless_a_step_is_clipped() -> None:
 
 
 @pytest.mark.parametrize("state", ["fp32", "bf16", "8bit"])
-def test_bfloat16_weights_follow_float32_ones(state: State) -> None:
+def test_bfloat16_weights_follow_float32_ones(state: StateFormat) -> None:
     """Though a step is a twentieth of what separates two bfloat16 numbers there."""
     torch.manual_seed(0)
     start = (torch.rand(4096) + 0.5).to(torch.bfloat16)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dure.errors import UsageError
 from dure.tune.optimizer import OffloadedAdamW
-from dure.tune.optimizer.kept import STATES, State
+from dure.tune.state_format import StateFormat
 
 
 def parameter(*shape: int, seed: int = 0) -> nn.Parameter:
@@ -125,8 +125,8 @@ def test_a_second_pass_without_accumulating_is_refused() -> None:
 
 
 @pytest.mark.parametrize("max_norm", [1e9, 0.1])
-@pytest.mark.parametrize("state", STATES)
-def test_a_gradient_that_is_not_finite_skips_the_step(state: State, max_norm: float) -> None:
+@pytest.mark.parametrize("state", StateFormat)
+def test_a_gradient_that_is_not_finite_skips_the_step(state: StateFormat, max_norm: float) -> None:
     """Also when moments of others have moved already; the run goes on as if it had not been."""
     results = []
     for spoilt in (True, False):
@@ -226,8 +226,8 @@ def test_a_step_may_be_left_out_where_that_is_possible() -> None:
 
 
 @pytest.mark.parametrize("max_norm", [None, 20.0])
-@pytest.mark.parametrize("state", STATES)
-def test_a_resumed_run_repeats_every_bit(state: State, max_norm: float | None) -> None:
+@pytest.mark.parametrize("state", StateFormat)
+def test_a_resumed_run_repeats_every_bit(state: StateFormat, max_norm: float | None) -> None:
     def begun() -> tuple[list[nn.Parameter], OffloadedAdamW]:
         ps = [
             nn.Parameter(torch.ones(33, 7)),
@@ -290,7 +290,7 @@ def test_what_cannot_be_computed_is_refused_by_name() -> None:
         with pytest.raises(UsageError, match=f"deep.weight, of shape .2., is {dtype}"):
             OffloadedAdamW([named])
     with pytest.raises(UsageError, match="state='4bit': one of fp32, bf16, 8bit"):
-        OffloadedAdamW([one], state="4bit")  # type: ignore[arg-type]
+        OffloadedAdamW([one], state="4bit")
     with pytest.raises(UsageError, match="lr=-1"):
         OffloadedAdamW([one], -1)
     with pytest.raises(UsageError, match="betas="):

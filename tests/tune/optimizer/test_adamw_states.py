@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from dure.tune.optimizer import OffloadedAdamW
-from dure.tune.optimizer.kept import State
+from dure.tune.state_format import StateFormat
 from tests.tune.optimizer.small_model import SmallModel, batch, evaluation_loss, text_ids
 
 N_STEPS, LR = 500, 3e-3
 
 
-def final_loss(state: State | None, dtype: torch.dtype) -> float:
+def final_loss(state: StateFormat | None, dtype: torch.dtype) -> float:
     """Train the small model, without a state by torch's AdamW; return its loss on new text."""
     model = SmallModel(dtype=dtype)
     ids = text_ids(2000, seed=0)
@@ -48,7 +48,7 @@ def reference_() -> float:
     ],
 )
 def test_a_language_model_ends_at_the_same_loss(
-    reference: float, state: State, dtype: torch.dtype
+    reference: float, state: StateFormat, dtype: torch.dtype
 ) -> None:
     """To one percent; it has learned far more than which characters there are."""
     assert reference < 0.25
@@ -56,7 +56,7 @@ def test_a_language_model_ends_at_the_same_loss(
 
 
 @pytest.mark.parametrize("state", ["bf16", "8bit"])
-def test_second_moments_do_not_stall(state: State) -> None:
+def test_second_moments_do_not_stall(state: StateFormat) -> None:
     """At beta2 = 0.999 one changes by a thousandth a step: less than half of what separates two numbers.
 
     Gradients fall to a tenth: after 3,000 steps second moments must be a hundredth and a rest of 5 %, and
@@ -81,7 +81,7 @@ def test_second_moments_do_not_stall(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", ["bf16", "8bit"])
-def test_small_gradients_beside_large_ones_are_not_lost(state: State) -> None:
+def test_small_gradients_beside_large_ones_are_not_lost(state: StateFormat) -> None:
     """A value whose gradient is a hundredth of its neighbour's moves as far as that one does."""
     one = nn.Parameter(torch.zeros(640))
     optimizer = OffloadedAdamW([one], 1e-3, weight_decay=0, state=state)

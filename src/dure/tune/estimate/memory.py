@@ -23,7 +23,8 @@ from dure.tune.data.rows import row_of
 from dure.tune.loop.learner import blank_model
 from dure.tune.loop.losses import Arith, RowBatch, RowLoss, rounded
 from dure.tune.loop.optimizers import optimizer_of
-from dure.tune.settings import StateFormat, TuneSettings
+from dure.tune.optimizer.kept import state_bytes
+from dure.tune.settings import TuneSettings
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -40,11 +41,6 @@ _SMALL = {
 }
 _HOLES = 0.15  # of the tensors: what the allocator keeps between them (bench/tune_plan.py)
 _WORKSPACE = 64 << 20  # what the libraries keep for matrices of a usual size
-_STATE_BYTES = {  # of a weight that learns
-    StateFormat.FP32: 8.0,
-    StateFormat.BF16: 4.0,
-    StateFormat.EIGHT_BIT: 2.1,
-}
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,7 @@ def memory_of(
     with FakeTensorMode(allow_non_fake_inputs=True):
         _place(model)
         parameters = list(model.parameters())
-        learned = sum(p.numel() for p in parameters if p.requires_grad)
+        learned = [p for p in parameters if p.requires_grad]
         held = {s._cdata: s.nbytes() for s in map(_storage, [*parameters, *model.buffers()])}
         loss = RowLoss(model, here, pack=True, is_plain=_is_plain(config))
         with _Living(held) as living:
@@ -118,10 +114,10 @@ def memory_of(
                 loss.of(_batch(shapes)).backward()
     return MemoryEstimate(
         weights=sum(p.numel() for p in parameters),
-        learned=learned,
+        learned=sum(p.numel() for p in learned),
         weight_bytes=sum(held.values()),
         pass_bytes=living.peak,
-        state_bytes=int(_STATE_BYTES[settings.state] * learned),
+        state_bytes=sum(state_bytes(p.shape, p.dtype, settings.state) for p in learned),
         program=program,
     )
 

@@ -9,16 +9,9 @@ from torch import nn
 
 from dure.hardware.probe import n_cpus
 from dure.tune.optimizer import OffloadedAdamW
-from dure.tune.optimizer.kept import State
-from dure.tune.settings import StateFormat, TuneSettings
+from dure.tune.settings import TuneSettings
 
 __all__ = ["optimizer_of"]
-
-_FORMATS: dict[StateFormat, State] = {
-    StateFormat.FP32: "fp32",
-    StateFormat.BF16: "bf16",
-    StateFormat.EIGHT_BIT: "8bit",
-}
 
 
 def optimizer_of(model: nn.Module, settings: TuneSettings, n_processes: int = 1) -> OffloadedAdamW:
@@ -41,7 +34,7 @@ def optimizer_of(model: nn.Module, settings: TuneSettings, n_processes: int = 1)
         [group for group in groups if group["params"]],
         lr=settings.lr,
         betas=(0.9, settings.beta2),
-        state=_FORMATS[settings.state],
+        state=settings.state,
         max_norm=settings.clip or math.inf,  # a norm is told in any case
         overlap=n_processes == 1 and any(p.device.type != "cpu" for p in learned),
         threads=max(1, n_cpus() // n_processes),

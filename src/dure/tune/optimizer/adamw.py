@@ -19,9 +19,10 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from dure.errors import UsageError
 from dure.hardware.probe import n_cpus
-from dure.tune.optimizer.kept import STATES, Kept, State, refuse_parameter, sharing_groups
+from dure.tune.optimizer.kept import Kept, refuse_parameter, sharing_groups
 from dure.tune.optimizer.native import loaded
 from dure.tune.optimizer.round import Round, StepOutcome, Threads
+from dure.tune.state_format import StateFormat
 
 __all__ = ["OffloadedAdamW"]
 
@@ -55,7 +56,7 @@ class OffloadedAdamW(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
         *,
-        state: State = "fp32",
+        state: str = StateFormat.FP32,
         max_norm: float | None = None,
         overlap: bool = True,
         release: bool = False,
@@ -67,8 +68,8 @@ class OffloadedAdamW(Optimizer):
             if name not in (*_REFUSED, "foreach", "fused"):
                 raise TypeError(f"OffloadedAdamW has no argument {name!r}")
             _refuse_option(name, value)
-        if state not in STATES:
-            raise UsageError(f"state={state!r}", f"one of {', '.join(STATES)}")
+        if state not in list(StateFormat):
+            raise UsageError(f"state={state!r}", f"one of {', '.join(StateFormat)}")
         if max_norm is not None and not max_norm > 0:
             raise UsageError(f"max_norm={max_norm}", "a number above 0, or None not to clip")
         if threads is not None and threads < 1:
@@ -82,7 +83,8 @@ class OffloadedAdamW(Optimizer):
         self._release = release
         self.last_norm = math.nan
         self.n_skipped = 0
-        self._format, self._max_norm, self._overlap, self._seed = state, max_norm, overlap, seed
+        self._format = StateFormat(state)
+        self._max_norm, self._overlap, self._seed = max_norm, overlap, seed
         self._threads = Threads(threads or n_cpus())
         self._kept: dict[Tensor, Kept] = {}
         self._places: dict[
@@ -229,7 +231,7 @@ class OffloadedAdamW(Optimizer):
             self.state[parameter] = kept.saved()
         saved: dict[str, Any] = super().state_dict()
         saved[_OURS] = {
-            "state": self._format,
+            "state": self._format.value,
             "seed": self._seed,
             "last_norm": self.last_norm,
             "n_skipped": self.n_skipped,

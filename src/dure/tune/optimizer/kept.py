@@ -9,7 +9,7 @@ Of a parameter that several processes divide (a DTensor, as FSDP makes them) onl
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +24,11 @@ from dure.tune.optimizer.native import (
     Format,
     TensorStruct,
 )
+from dure.tune.state_format import StateFormat
 
-__all__ = ["STATES", "Kept", "State", "refuse_parameter", "sharing_groups"]
+__all__ = ["Kept", "refuse_parameter", "sharing_groups", "state_bytes"]
 
-State = Literal["fp32", "bf16", "8bit"]
-STATES: tuple[State, ...] = get_args(State)
-_MOMENTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_MOMENTS = {StateFormat.FP32: torch.float32, StateFormat.BF16: torch.bfloat16}
 
 
 def refuse_parameter(parameter: Tensor, name: str) -> None:
@@ -78,16 +77,59 @@ def _part_number(parameter: Tensor) -> int:
     return number
 
 
+def state_bytes(shape: torch.Size, dtype: torch.dtype, state: StateFormat) -> int:
+    """Return the bytes of the state of a parameter of this shape and type."""
+    like = torch.empty(shape, dtype=dtype, device="meta")
+    return sum(tensor.nbytes for tensor in _new_tensors(like, state).values())
+
+
+def _new_tensors(like: Tensor, state: StateFormat) -> dict[str, Tensor]:
+    """Return the state of weights that have not moved yet, by the names that it has in `state_dict`."""
+    if state is StateFormat.EIGHT_BIT:
+        return _new_bytes(like)
+    moments = _MOMENTS[state]
+    found = {
+        "exp_avg": torch.zeros_like(like, dtype=moments),
+        "exp_avg_sq": torch.zeros_like(like, dtype=moments),
+    }
+    if like.dtype == torch.bfloat16:
+        rest = torch.int16 if state is StateFormat.FP32 else torch.int8
+        found["rest"] = torch.zeros_like(like, dtype=rest)
+    return found
+
+
+def _new_bytes(like: Tensor) -> dict[str, Tensor]:
+    blocks = -(-like.numel() // WIDE_BLOCK)
+    values = (blocks, WIDE_BLOCK)
+
+    def full(shape: tuple[int, int], value: int, dtype: torch.dtype) -> Tensor:
+        return torch.full(shape, value, dtype=dtype, device=like.device)
+
+    found = {
+        "direction": full(values, ZERO, torch.uint8),
+        "exp_avg_sq": full(values, 0, torch.uint8),
+        "direction_scale": full((blocks, COLUMNS), 0, torch.float32),
+        "exp_avg_sq_base": full((blocks, COLUMNS), SMALLEST_BASE, torch.uint16),
+    }
+    if like.dtype == torch.bfloat16:
+        found["rest"] = full(values, ZERO, torch.uint8)
+    return found
+
+
 class Kept:
     """The state of one parameter. tensors: by the names under which `state_dict` has them."""
 
-    def __init__(self, parameter: Tensor, name: str, state: State, seed: int, marks: bool) -> None:
+    def __init__(
+        self, parameter: Tensor, name: str, state: StateFormat, seed: int, marks: bool
+    ) -> None:
         self.parameter, self.name, self.state = parameter, name, state
         self.step = 0
         self.groups = sharing_groups(parameter)
         like = _own_part(parameter)
         self.n = like.numel()
-        self.format = Format(3 * (parameter.dtype == torch.bfloat16) + STATES.index(state))
+        self.format = Format(
+            3 * (parameter.dtype == torch.bfloat16) + list(StateFormat).index(state)
+        )
         self._mirrored = parameter.device.type != "cpu" or not _is_dense(like)
         self._stream: Any = None
         if parameter.device.type == "cuda":
@@ -98,38 +140,12 @@ class Kept:
             self.weights = torch.empty(like.shape, dtype=like.dtype, pin_memory=pinned)
             self._gradient = torch.empty(like.shape, dtype=like.dtype, pin_memory=pinned)
         self._seen_version = -1
-        self.tensors = self._new_tensors()
-        blocks = -(-self.n // (WIDE_BLOCK if state == "8bit" else BLOCK))
+        self.tensors = _new_tensors(self.weights, state)
+        blocks = -(-self.n // (WIDE_BLOCK if state is StateFormat.EIGHT_BIT else BLOCK))
         self._marks = torch.zeros(blocks if marks else 0, dtype=torch.uint8)
         seed = (seed + _part_number(parameter) * 0xC2B2AE35) & 0xFFFFFFFF
         self.struct = TensorStruct(format=self.format, seed=seed)
         self._point()
-
-    def _new_tensors(self) -> dict[str, Tensor]:
-        if self.state == "8bit":
-            return self._new_bytes()
-        like, moments = self.weights, _MOMENTS[self.state]
-        found = {
-            "exp_avg": torch.zeros_like(like, dtype=moments),
-            "exp_avg_sq": torch.zeros_like(like, dtype=moments),
-        }
-        if like.dtype == torch.bfloat16:
-            rest = torch.int16 if self.state == "fp32" else torch.int8
-            found["rest"] = torch.zeros_like(like, dtype=rest)
-        return found
-
-    def _new_bytes(self) -> dict[str, Tensor]:
-        blocks = -(-self.n // WIDE_BLOCK)
-        values = (blocks, WIDE_BLOCK)
-        found = {
-            "direction": torch.full(values, ZERO, dtype=torch.uint8),
-            "exp_avg_sq": torch.zeros(values, dtype=torch.uint8),
-            "direction_scale": torch.zeros(blocks, COLUMNS),
-            "exp_avg_sq_base": torch.full((blocks, COLUMNS), SMALLEST_BASE, dtype=torch.uint16),
-        }
-        if self.weights.dtype == torch.bfloat16:
-            found["rest"] = torch.full(values, ZERO, dtype=torch.uint8)
-        return found
 
     def _point(self) -> None:
         """Tell the native code where the tensors are."""
@@ -230,7 +246,7 @@ class Kept:
         if step is None or set(saved) != set(self.tensors):
             raise UsageError(
                 f"{self.name}: the saved state has {', '.join(sorted(saved))}, "
-                f"state={self.state!r} needs {', '.join(sorted(self.tensors))}",
+                f"state={self.state.value!r} needs {', '.join(sorted(self.tensors))}",
                 "make the optimizer with the state that was saved: states are not converted",
             )
         for name, tensor in self.tensors.items():
