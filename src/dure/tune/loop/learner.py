@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Learner",
+    "add_adapter",
     "arithmetic_of",
     "blank_model",
     "keep_less",
     "learner_of",
     "new_config",
-    "with_adapter",
 ]
 
 _BF16_FEATURES = {"amx_bf16", "avx512_bf16", "bf16"}  # the last is Arm's
@@ -37,10 +36,14 @@ _SUMS_INTO_STREAM = ("o_proj.weight", "down_proj.weight")
 
 @dataclass(frozen=True)
 class Learner:
-    """A model that learns. model: torch's. kept_dtype: in which its result is written."""
+    """A model that learns. model: torch's. kept_dtype: in which its result is written, if it is a model.
+
+    is_adapter: the result is what stands beside the model's weights.
+    """
 
     model: nn.Module
     kept_dtype: torch.dtype
+    is_adapter: bool
 
     @property
     def learned(self) -> dict[str, nn.Parameter]:
@@ -83,7 +86,7 @@ def blank_model(config: PretrainedConfig, settings: TuneSettings, arithmetic: Ar
 
 def _ready(model: Any, settings: TuneSettings, arithmetic: Arith) -> nn.Module:
     if settings.method is TuneMethod.LORA:
-        model = with_adapter(model, settings)
+        add_adapter(model, settings)
     if arithmetic.device.type != "cpu":
         model = model.to(arithmetic.device)
     if settings.checkpointing:
@@ -105,12 +108,16 @@ def learner_of(
         is_frozen = settings.method is TuneMethod.LORA
         base = load_base(settings.base, arithmetic.dtype if is_frozen else torch.float32)
         model, kept = base.model, base.model.config.dtype or torch.float32
-    return Learner(_ready(model, settings, arithmetic), kept)
+    is_adapter = settings.method is TuneMethod.LORA
+    return Learner(_ready(model, settings, arithmetic), kept, is_adapter)
 
 
-def with_adapter(model: Any, settings: TuneSettings) -> Any:
-    """Return a model with a LoRA adapter beside each matrix of its layers."""
-    from peft import LoraConfig, get_peft_model
+def add_adapter(model: Any, settings: TuneSettings) -> None:
+    """Give a model a LoRA adapter beside each matrix of its layers, which alone learns, in float32.
+
+    By transformers' own way to peft: peft's wrapper asks transformers for what is deprecated there.
+    """
+    from peft import LoraConfig
 
     config = LoraConfig(
         r=settings.rank,
@@ -119,18 +126,17 @@ def with_adapter(model: Any, settings: TuneSettings) -> Any:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
-        return get_peft_model(model, config)
+    model.add_adapter(config)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
 
 
 def keep_less(model: Any) -> None:
     """Let a model compute what is inside of its layers again for the gradient, instead of keeping it."""
     newer = getattr(model, "activation_checkpointing_enable", None)
     enable = newer or model.gradient_checkpointing_enable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        enable({"use_reentrant": False})
+    enable({"use_reentrant": False})
 
 
 def new_config(path: Path, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:

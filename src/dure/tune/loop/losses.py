@@ -106,7 +106,7 @@ class RowLoss:
         self, model: nn.Module, arithmetic: Arith, *, pack: bool, is_plain: bool | None = None
     ) -> None:
         self._arithmetic, self.pack = arithmetic, pack
-        self._model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._model: Any = model
         if is_plain is None:
             self._head = _plain_head(self._model, arithmetic)
         else:
@@ -207,7 +207,7 @@ def _plain_head(model: Any, arithmetic: Arith) -> nn.Linear | None:
 
 def keeps_apart(model: nn.Module, arithmetic: Arith) -> bool:
     """Return whether a model reads each example of a row as if it were alone; found by trying."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = model
     ids = torch.arange(1, 17, device=arithmetic.device)[None] % base.config.vocab_size
     positions = torch.cat([torch.arange(7), torch.arange(9)])[None].to(arithmetic.device)
     with torch.no_grad(), _evaluating(base), arithmetic.autocast():

@@ -31,10 +31,9 @@ def write_result(
     step = progress.step if progress.best_step is None else progress.best_step
     weights = checkpoints.weights(step, torch.device("cpu"))
     model: Any = learner.model
-    is_adapter = hasattr(model, "get_base_model")
-    path = out / ("adapter" if is_adapter else "model")
+    path = out / ("adapter" if learner.is_adapter else "model")
     with disk_faults(f"the result {path}", "writes it"), new_folder(path) as part:
-        if is_adapter:
+        if learner.is_adapter:
             _set(learner, weights)
             model.save_pretrained(part)
         else:
