@@ -23,7 +23,7 @@ from dure.tune.loop.run import tune_model
 from dure.tune.peers.group import Peers
 from dure.tune.peers.starting import run_together
 from dure.tune.settings import TuneSettings
-from tests.support.dure_process import Dure, error_line
+from tests.support.dure_process import IN_FRONT, Dure, error_line
 from tests.support.tiny_models import chats, write_lines, write_tiny_model
 from tests.support.two_learners import FULL, LORA, STEPS
 
@@ -165,7 +165,7 @@ def test_a_run_that_has_ended_is_not_begun_again(told: list[dict[str, Any]]) -> 
 
 def test_too_few_rows_for_the_processes_are_refused(folder: Path, tmp_path: Path) -> None:
     few = replace(placed(LORA, folder), accumulate=1)
-    with pytest.raises(UsageError, match=r"is 1 row a step for 2 processes: use --accumulate 2"):
+    with pytest.raises(UsageError, match="are fewer rows than 2 processes: use --accumulate 2"):
         tune_model(few, tmp_path, lambda _: None, peers=Peers(0, 2))
 
 
@@ -242,7 +242,8 @@ def test_ctrl_c_reaches_all_processes_once_and_a_death_is_told_by_its_signal(
     dure: Dure, folder: Path, tmp_path: Path
 ) -> None:
     """As `--gpus` starts them; the second time the run goes on, and loses a process."""
-    words = [sys.executable, "-c", STARTED, *command(folder, tmp_path / "out")]
+    started = [sys.executable, "-c", STARTED, *command(folder, tmp_path / "out")]
+    words = [sys.executable, "-c", IN_FRONT, *started]
     with subprocess.Popen(
         words, env=dure.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

@@ -26,6 +26,7 @@ from dure.cli.terminal.tune_peers import goes_on_alone, one_of_several, run_on_g
 from dure.cli.terminal.tune_plan_report import PlanOptions, plan_data, print_plan
 from dure.cli.terminal.tune_result import ResultOptions
 from dure.cli.terminal.tune_view import as_json_lines, shown
+from dure.errors import UsageError
 from dure.hardware.probe import probe
 from dure.places import cache_directory
 from dure.tune.needed import check_installed
@@ -99,6 +100,10 @@ def tune(
     target = out or Path(f"{path.name.removesuffix('.gguf')}-tuned")
     _use_threads(memory.threads)
     if planning.plan:
+        if memory.gpus > 1:
+            raise UsageError(
+                f"--plan with --gpus {memory.gpus}", "leave out --gpus: what is planned is one GPU"
+            )
         _print_plan(settings, planning, as_json=as_json)
         return
     if memory.gpus > 1 and n_started() == 1:

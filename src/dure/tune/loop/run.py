@@ -297,8 +297,8 @@ def _silent(_: TuneEvent) -> None:
 def _check_shares(settings: TuneSettings, peers: Peers) -> None:
     if settings.rows_per_step < peers.n:
         raise UsageError(
-            f"--batch {settings.batch} times --accumulate {settings.accumulate} is "
-            f"{settings.rows_per_step} row a step for {_number(peers.n)}",
+            f"--batch {settings.batch} times --accumulate {settings.accumulate} are fewer rows than "
+            f"{_number(peers.n)}",
             f"use --accumulate {peers.n} or more: each takes its share of a step's rows",
         )
 

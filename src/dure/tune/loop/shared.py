@@ -188,6 +188,11 @@ def _without_weight(row: Row) -> Row:
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """Return the layers of a model: those of its longest list of modules."""
-    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
-    return max(lists, key=len, default=[])
+    """Return the layers of a model: what lies in lists of modules that lie in no other list."""
+    lists = {name: one for name, one in model.named_modules() if isinstance(one, nn.ModuleList)}
+    outer = (
+        one
+        for name, one in lists.items()
+        if not any(name.startswith(f"{other}.") for other in lists)
+    )
+    return [layer for one in outer for layer in one]
