@@ -19,7 +19,10 @@ from torch.distributed.tensor import DTensor, Partial
 
 from dure.errors import UsageError
 from dure.tune.loop.events import Notice, StepLearned, TuneEvent
+from dure.tune.loop.learner import Learner
+from dure.tune.loop.losses import Arith, RowLoss
 from dure.tune.loop.run import tune_model
+from dure.tune.loop.shared import shared_model
 from dure.tune.loop.training import Stopped
 from dure.tune.optimizer import OffloadedAdamW
 from dure.tune.peers.group import Peers, joined
@@ -116,8 +119,8 @@ def resumed(peers: Peers, state: Any) -> bool:
     return all(torch.equal(a.to_local(), b.to_local()) for a, b in pairs)
 
 
-def refused() -> list[str]:
-    """Return why parameters are refused that no process has."""
+def refused(peers: Peers) -> list[str]:
+    """Return why parameters are refused that no process has, and experts that a process may not use."""
     mesh = init_device_mesh("cpu", (2,))
     partial = nn.Parameter(DTensor.from_local(torch.ones(4), mesh, [Partial()]))
     whole = divided()
@@ -131,6 +134,13 @@ def refused() -> list[str]:
     weight.grad = DTensor.from_local(torch.ones(weight.shape), mesh, [Partial()])
     try:
         optimizer.step()
+    except UsageError as error:
+        told.append(str(error))
+    layer = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+    experts = nn.Sequential(nn.ModuleList([layer]))
+    loss = RowLoss(experts, Arith(torch.device("cpu"), torch.float32), pack=True, is_plain=False)
+    try:
+        shared_model(Learner(experts, torch.float32, False), loss, peers, FULL)
     except UsageError as error:
         told.append(str(error))
     return told
@@ -170,7 +180,7 @@ def main() -> None:
         told["again"] = [one.text for one in again if isinstance(one, Notice)]
         told["beside"] = [beside_torchs(peers, overlap) for overlap in (False, True)]
         told["resumed"] = {state: resumed(peers, state) for state in ("fp32", "bf16", "8bit")}
-        told["refused"] = refused()
+        told["refused"] = refused(peers)
         Path(f"told-{peers.number}.json").write_text(json.dumps(told))
 
 

@@ -187,10 +187,11 @@ def test_parts_of_an_optimizer_go_on_with_the_same_bits(told: list[dict[str, Any
         assert one["resumed"] == {"fp32": True, "bf16": True, "8bit": True}
 
 
-def test_sums_that_nobody_has_computed_are_refused(told: list[dict[str, Any]]) -> None:
+def test_what_cannot_be_divided_is_refused_by_name(told: list[dict[str, Any]]) -> None:
     for one in told:
         assert "is a sum that its processes have not computed yet" in one["refused"][0]
         assert "its gradient lies as (Partial(sum),)" in one["refused"][1]
+        assert "layers choose among modules of their own" in one["refused"][2]
 
 
 @pytest.fixture

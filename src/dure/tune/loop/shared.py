@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dure.errors import UsageError
 from dure.tune.data.rows import Row, batches_of
 from dure.tune.loop.learner import Learner
 from dure.tune.loop.losses import RowBatch, RowLoss
@@ -75,7 +76,10 @@ class _CopiedModel(SharedModel):
     def __init__(self, learner: Learner, loss: RowLoss, peers: Peers) -> None:
         super().__init__(learner, loss)
         self.factor = peers.n
-        self._module = nn.parallel.DistributedDataParallel(_LossModule(learner.model, loss))
+        _, has_inner = _layers(learner.model)
+        self._module = nn.parallel.DistributedDataParallel(
+            _LossModule(learner.model, loss), find_unused_parameters=has_inner
+        )
 
     def of(self, batch: RowBatch) -> Tensor:
         found: Tensor = self._module(batch) if torch.is_grad_enabled() else self.loss.of(batch)
@@ -94,9 +98,15 @@ class _DividedModel(SharedModel):
         from torch.distributed.fsdp import fully_shard
 
         self.factor, self._peers, self._keeps = peers.n, peers, keeps
+        layers, has_inner = _layers(learner.model)
+        if has_inner:
+            raise UsageError(
+                "this model's layers choose among modules of their own, so processes would learn others",
+                "use --lora, or one GPU",
+            )
         device = loss.device.type
         mesh = init_device_mesh(device, (peers.n,))
-        for layer in _layers(learner.model):
+        for layer in layers:
             fully_shard(layer, mesh=mesh, reshard_after_forward=not keeps)
         self._module: Any = fully_shard(_LossModule(learner.model, loss), mesh=mesh)
         super().__init__(learner, loss)
@@ -187,12 +197,15 @@ def _without_weight(row: Row) -> Row:
     )
 
 
-def _layers(model: nn.Module) -> list[nn.Module]:
-    """Return the layers of a model: what lies in lists of modules that lie in no other list."""
+def _layers(model: nn.Module) -> tuple[list[nn.Module], bool]:
+    """Return the layers of a model, and whether there are lists of modules in them too, as of experts.
+
+    Layers lie in lists that lie in no other list.
+    """
     lists = {name: one for name, one in model.named_modules() if isinstance(one, nn.ModuleList)}
-    outer = (
+    outer = [
         one
         for name, one in lists.items()
         if not any(name.startswith(f"{other}.") for other in lists)
-    )
-    return [layer for one in outer for layer in one]
+    ]
+    return [layer for one in outer for layer in one], len(outer) < len(lists)
