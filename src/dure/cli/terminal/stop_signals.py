@@ -12,8 +12,9 @@ __all__ = ["StopSignals"]
 class StopSignals:
     """Notes the first SIGINT or SIGTERM in its block; a second one does what it did before.
 
-    hears_second: else it is nothing new, as under torchrun, which hands on what the terminal has sent, and
-    ends itself what takes too long.
+    hears_second: else it is nothing new, as for one of several processes: torchrun hands on what the
+    terminal has sent already, the kernel tells of a parent's end once for each of its threads, and whoever
+    has started the process ends it if it takes too long.
     """
 
     def __init__(self, *, hears_second: bool = True) -> None:

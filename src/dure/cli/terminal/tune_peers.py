@@ -29,8 +29,7 @@ def one_of_several() -> Iterator[tuple[Peers, StopSignals]]:
     """
     from dure.tune.peers.group import joined
 
-    is_torchruns = n_started() > 1 and not is_ours()
-    with joined() as peers, StopSignals(hears_second=not is_torchruns) as stop:
+    with joined() as peers, StopSignals(hears_second=n_started() == 1) as stop:
         try:
             yield peers, stop
         except DureError as error:
