@@ -124,16 +124,20 @@ def refused(peers: Peers) -> list[str]:
     mesh = init_device_mesh("cpu", (2,))
     partial = nn.Parameter(DTensor.from_local(torch.ones(4), mesh, [Partial()]))
     whole = divided()
-    optimizer = OffloadedAdamW(whole.parameters(), overlap=False)
+    optimizer = OffloadedAdamW(whole.parameters(), overlap=False, max_norm=1.0)
     told = []
     try:
         OffloadedAdamW([partial])
     except UsageError as error:
         told.append(str(error))
     weight = next(iter(whole.parameters()))
-    weight.grad = DTensor.from_local(torch.ones(weight.shape), mesh, [Partial()])
+    if peers.is_first:
+        weight.grad = torch.ones_like(weight)
+    else:
+        weight.grad = DTensor.from_local(torch.ones(weight.shape), mesh, [Partial()])
     try:
         optimizer.step()
+        told.append(f"{optimizer.n_skipped} step left out, with a norm of {optimizer.last_norm}")
     except UsageError as error:
         told.append(str(error))
     layer = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])

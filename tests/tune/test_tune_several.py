@@ -190,8 +190,13 @@ def test_parts_of_an_optimizer_go_on_with_the_same_bits(told: list[dict[str, Any
 def test_what_cannot_be_divided_is_refused_by_name(told: list[dict[str, Any]]) -> None:
     for one in told:
         assert "is a sum that its processes have not computed yet" in one["refused"][0]
-        assert "its gradient lies as (Partial(sum),)" in one["refused"][1]
         assert "layers choose among modules of their own" in one["refused"][2]
+
+
+def test_a_step_that_one_process_cannot_make_is_made_by_none(told: list[dict[str, Any]]) -> None:
+    """The others do not wait for it: their norm is no number."""
+    assert told[0]["refused"][1] == "1 step left out, with a norm of nan"
+    assert "its gradient lies as (Partial(sum),)" in told[1]["refused"][1]
 
 
 @pytest.fixture

@@ -197,7 +197,7 @@ class OffloadedAdamW(Optimizer):
                         if not now.has(kept):
                             now.hand_over(kept, group, parameter.grad, at_once=False)
         except BaseException:
-            now.abandon()
+            now.give_up()
             raise
         self._note(now.finish())
         return loss

@@ -195,16 +195,11 @@ class Round:
         return n_left_out
 
     def finish(self) -> StepOutcome:
-        """Make what is left of the step. Raises what a thread has raised, after what can be undone is.
-
-        Processes that divide parameters with this one then leave the step out.
-        """
+        """Make what is left of the step. Raises what a thread has raised, after what can be undone is."""
         try:
             n_left_out = self._settle()
         except BaseException:
-            self.abandon()
-            if self._max_norm is not None:
-                self._norm([], math.nan)
+            self.give_up()
             raise
         entries = list(self._entries.values())
         if self._max_norm is None:
@@ -236,6 +231,15 @@ class Round:
                 torch.distributed.all_reduce(part, group=group)
             own += part.item()
         return math.sqrt(own)
+
+    def give_up(self) -> None:
+        """End the step that others may be making, who divide parameters with this process.
+
+        They leave it out, as the norm of all parts is no number then.
+        """
+        self.abandon()
+        if self._max_norm is not None:
+            self._norm([], math.nan)
 
     def abandon(self) -> None:
         """End the step without making it: moments are as they were; weights that have moved stay so."""
