@@ -1,7 +1,7 @@
 // Multiplies matrices with few vectors, in place of llama.cpp: the work of decoding.
 //
 // Knows: which products it takes, and how threads share their rows. Refuses to know: how a row is multiplied;
-// see matvec_interleaved.h and matvec_row_major.h.
+// see matvec_interleaved.h, matvec_blocks.h and matvec_superblocks.h.
 //
 // llama.cpp repacks matrices in groups of eight rows, and a core that computes with them asks memory too late,
 // so it computes when it should wait for memory alone. Here shuffling is left to the end, and memory is asked
