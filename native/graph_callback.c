@@ -15,6 +15,12 @@
 #include "importance.h"
 #include "reduction_points.h"
 
+// The graph is computed as in a step, and its partial vectors stay as they are.
+static bool is_warming_up;
+
+// Begins to compute without the other ranks, or ends it.
+EXPORT void dure_warm_up(bool on) { is_warming_up = on; }
+
 static bool reduce(struct ggml_tensor *t, bool is_alone) {
     step_stats.n_allreduces++;
     if (ggml_nelements(t) == 0) {  // of a last layer whose logits nobody wants
@@ -32,8 +38,9 @@ static bool reduce(struct ggml_tensor *t, bool is_alone) {
 // dure_kernels_new returned. A process that does not all-reduce runs a whole model; it only notes when it came
 // to the reduction points, if times are kept.
 EXPORT bool dure_graph_callback(struct ggml_tensor *t, bool ask, void *user) {
-    const bool is_alone = !allreduce_is_open();
-    const bool reduces = step_stats.status == ALLREDUCE_OK && !(is_alone && !times_are_kept());
+    const bool is_alone = !allreduce_is_open() || is_warming_up;
+    const bool reduces =
+        step_stats.status == ALLREDUCE_OK && (is_warming_up || times_are_kept() || !is_alone);
     struct importance *const gathered = importance_of(user);
     const bool is_choice = notes_choice(t);
     if (ask) {

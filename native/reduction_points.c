@@ -49,6 +49,18 @@ bool read_reduction_points(const char *lines) {
 
 void forget_reduction_points(void) { n_points = 0; }
 
+// Copies the name of a product's weight. ggml calls a copy of it on a device "device#name#0".
+static void read_weight_name(const struct ggml_tensor *product, weight_name out) {
+    const char *name = product->src[0]->name;
+    const char *const first = strchr(name, '#'), *const last = strrchr(name, '#');
+    const bool is_copy = first && last > first;
+    name = is_copy ? first + 1 : name;
+    const size_t n = is_copy ? (size_t)(last - name) : strlen(name);
+    const size_t length = n < MAX_NAME ? n : MAX_NAME - 1;
+    memcpy(out, name, length);
+    out[length] = 0;
+}
+
 static bool ends_with(const char *s, const char *end) {
     const size_t n = strlen(s), m = strlen(end);
     return n >= m && memcmp(s + n - m, end, m) == 0;
@@ -78,9 +90,9 @@ static int count_adapters_of(const char *weight) {
     return n;
 }
 
-static bool is_point(const struct reduction_point *p, const struct ggml_tensor *t) {
-    return p->is_weight ? is_product(t) && ends_with(t->src[0]->name, p->name)
-                        : strncmp(t->name, p->name, strlen(p->name)) == 0;
+// weight: of t, if it is a product, else "".
+static bool is_point(const struct reduction_point *p, const struct ggml_tensor *t, const char *weight) {
+    return p->is_weight ? ends_with(weight, p->name) : strncmp(t->name, p->name, strlen(p->name)) == 0;
 }
 
 bool is_reduction_point(const struct ggml_tensor *t) {
@@ -94,9 +106,13 @@ bool is_reduction_point(const struct ggml_tensor *t) {
         last_sum = n_to_add ? NULL : t;
         return n_to_add == 0;
     }
+    weight_name weight = "";
+    if (is_product(t)) {
+        read_weight_name(t, weight);
+    }
     for (int i = 0; i < n_points; i++) {
-        if (is_point(&points[i], t)) {
-            n_to_add = points[i].is_weight ? count_adapters_of(t->src[0]->name) : 0;
+        if (is_point(&points[i], t, weight)) {
+            n_to_add = points[i].is_weight ? count_adapters_of(weight) : 0;
             unfinished = n_to_add ? t : NULL;
             return n_to_add == 0;
         }

@@ -6,9 +6,11 @@ steps and shards.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -142,6 +144,15 @@ class AllReduce:
         self._begin, self._end = library().dure_allreduce_begin, library().dure_allreduce_end
         self._stats = _Stats()
         self._stats_pointer = ctypes.byref(self._stats)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Compute without the other ranks for a while: partial vectors stay as they are."""
+        library().dure_warm_up(True)
+        try:
+            yield
+        finally:
+            library().dure_warm_up(False)
 
     def begin(self) -> None:
         """Forget the last step's figures."""

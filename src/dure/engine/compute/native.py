@@ -69,6 +69,7 @@ def library() -> ctypes.CDLL:
     loaded.dure_importance_get.restype = pointer
     loaded.dure_importance_lacks_memory.argtypes = [pointer]
     loaded.dure_importance_lacks_memory.restype = ctypes.c_bool
+    loaded.dure_warm_up.argtypes, loaded.dure_warm_up.restype = [ctypes.c_bool], None
     loaded.dure_exchange_seconds.restype = ctypes.c_double
     loaded.dure_allreduce_times.restype = ctypes.c_int64
     loaded.dure_read_bytes_per_second.restype = ctypes.c_double
