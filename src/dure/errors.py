@@ -11,6 +11,7 @@ Anything that is not a `DureError` is a bug of ours and may show its traceback.
     ├── ModelError      a file is no model, is damaged, or is of a kind we do not know
     ├── CutError        a model cannot be cut in the way that was asked for
     ├── ResourceError   memory, disk or a program that should be installed is missing
+    │   └── GpuMemoryError  a GPU's memory is short, so that fewer layers may fit
     ├── ClusterError    a machine of the cluster cannot be reached, trusted or used
     ├── EngineError     a rank failed to load, died, or missed a step's deadline
     ├── BusyError       too many requests wait already
@@ -31,6 +32,7 @@ __all__ = [
     "DureError",
     "EngineError",
     "ErrorRecord",
+    "GpuMemoryError",
     "ModelError",
     "NotReadyError",
     "ParameterError",
@@ -110,6 +112,10 @@ class CutError(DureError):
 
 class ResourceError(DureError):
     """Memory, disk space or an installed program is missing."""
+
+
+class GpuMemoryError(ResourceError):
+    """A GPU's memory is short: fewer layers may fit."""
 
 
 class ClusterError(DureError):

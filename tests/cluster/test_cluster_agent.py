@@ -29,6 +29,7 @@ from starlette.websockets import WebSocketDisconnect
 from dure.cluster.node.agent import agent_app
 from dure.cluster.software import versions
 from dure.cluster.trust.record_routes import RecordApp
+from dure.engine.compute.gpu import gpus
 
 CHECKS = [
     not_a_server_error,
@@ -44,6 +45,7 @@ VERBS = {
     ("POST", "/certificate"),
     ("POST", "/leave"),
     ("POST", "/speed"),
+    ("GET", "/gpus"),
     ("POST", "/sink"),
     ("GET", "/shards"),
     ("POST", "/shards/{name}"),
@@ -107,6 +109,14 @@ def test_it_measures_a_type_and_refuses_what_is_none(client: TestClient) -> None
     assert told["prompt_bytes_per_s"] > 1e6
     for wrong in ("Q9_9", "q4_0", "", "../x"):
         assert client.post("/speed", json={"type": wrong}).status_code in {400, 422}
+    assert client.post("/speed", json={"type": "Q4_0", "gpu": "../x"}).status_code in {400, 422}
+
+
+def test_it_tells_the_gpus_that_llama_cpp_sees(client: TestClient) -> None:
+    """In their own words as a fact, and with their free memory when it is asked for that."""
+    told = client.get("/gpus").json()["gpus"]
+    assert [gpu["description"] for gpu in told] == [gpu.description for gpu in gpus()]
+    assert client.get("/facts").json()["platform"]["gpus"] == [gpu["description"] for gpu in told]
 
 
 def test_it_changes_settings_of_latency_and_no_others(client: TestClient) -> None:

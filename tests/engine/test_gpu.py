@@ -16,6 +16,7 @@ from dure.engine.arrays import Floats
 from dure.engine.compute.gpu import devices_of, gpu_backends, gpus
 from dure.engine.executor import Batch, Executor
 from dure.engine.kv import Copy, Forget
+from dure.errors import ResourceError
 from dure.model.gguf import open_gguf
 from tests.support.adapters import write_adapter
 from tests.support.cut_models import relative_error, step
@@ -82,3 +83,9 @@ def test_a_model_without_layers_on_a_gpu_gets_no_devices() -> None:
     """An empty list; and a GPU is seen only where llama.cpp was built for one."""
     assert list(devices_of("")) == [None]
     assert bool(gpu_backends()) >= bool(gpus())
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    """A rank would otherwise compute all of it on its processor, and nobody knew."""
+    with pytest.raises(ResourceError, match=r"llama\.cpp sees no GPU CUDA7 on .* any more"):
+        devices_of("CUDA7")

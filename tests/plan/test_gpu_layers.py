@@ -10,8 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dure.hardware.gpu import Gpu
+from dure.model.cut import plan_cut
 from dure.model.gguf import open_gguf
-from dure.plan.gpu_layers import LayerBytes, chosen_gpu, layer_bytes_of, layers_on
+from dure.model.shard import sized_shards
+from dure.plan.gpu_layers import (
+    LayerBytes,
+    gpus_of_ranks,
+    layer_bytes,
+    layer_bytes_of,
+    layers_on,
+    mixed_speed,
+)
 from dure.plan.memory import RankMemory, whole_memory
 
 DEMO = Path(__file__).parents[2] / "models" / "dure-demo.gguf"
@@ -81,9 +90,43 @@ def test_layers_are_divided_and_nothing_is_lost(n: int) -> None:
 def test_a_card_goes_before_the_unit_within_the_processor_and_the_emptier_one_first() -> None:
     unit = Gpu("Vulkan1", "within the processor", 60 * GB, 64 * GB, shares_ram=True)
     full = replace(CARD, name="CUDA1", free_bytes=2 * GB)
-    assert chosen_gpu([unit, full, CARD]) == CARD
-    assert chosen_gpu([unit]) == unit
-    assert chosen_gpu([]) is None
+    assert gpus_of_ranks([unit, full, CARD], 1) == [CARD]
+    assert gpus_of_ranks([unit, full, CARD], 2) == [CARD, full]
+    assert gpus_of_ranks([unit], 1) == [unit]
+    assert gpus_of_ranks([], 2) == [None, None]
+
+
+@given(n_ranks=st.integers(1, 9), n_gpus=st.integers(1, 4))
+def test_ranks_of_one_machine_share_its_cards_and_no_byte_is_promised_twice(
+    n_ranks: int, n_gpus: int
+) -> None:
+    cards = [replace(CARD, name=f"CUDA{n}", free_bytes=(20 - n) * GB) for n in range(n_gpus)]
+    found = [gpu for gpu in gpus_of_ranks(cards, n_ranks) if gpu is not None]
+    assert len(found) == n_ranks
+    for card in cards:
+        promised = sum(gpu.free_bytes for gpu in found if gpu.name == card.name)
+        assert promised <= card.free_bytes
+        assert bool(promised) == any(gpu.name == card.name for gpu in found)
+
+
+def test_the_layers_of_shards_are_those_of_the_model() -> None:
+    """Whatever rank holds them; norms and their like are on every rank."""
+    with open_gguf(DEMO) as model:
+        whole, cut = layer_bytes_of(model), plan_cut(model, [2.0, 1.0])
+        parts = [layer_bytes(one.tensors, cut.shape.n_layer) for one in sized_shards(model, cut)]
+    first, second = parts
+    assert len(first.layers) == len(second.layers) == len(whole.layers)
+    for one, other, all_of_it in zip(first.layers, second.layers, whole.layers, strict=True):
+        assert one > other
+        assert all_of_it <= one + other < 1.1 * all_of_it
+    assert whole.output <= first.output + second.output < 1.1 * whole.output
+
+
+def test_a_machine_is_as_fast_as_what_its_card_and_its_processor_read() -> None:
+    """All there, none, and a half: the processor's half takes ten times as long."""
+    assert mixed_speed(GB, 2 * GB, 100.0, 10.0) == pytest.approx(100)
+    assert mixed_speed(GB, 0, 100.0, 10.0) == pytest.approx(10)
+    assert mixed_speed(GB, GB / 2, 100.0, 10.0) == pytest.approx(2 / (1 / 100 + 1 / 10))
 
 
 def test_the_weights_of_a_file_are_told_by_layer() -> None:

@@ -16,7 +16,7 @@ import psutil
 
 from dure.engine.executor import Batch, Executor
 from dure.engine.kv import Clear, KvOp
-from dure.engine.limits import Limits
+from dure.engine.limits import Limits, OffloadedLayers
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
 from dure.engine.wire import Wire
@@ -41,8 +41,12 @@ def cut_executor(
     limits: Limits = LIMITS,
     staged: bool = False,
     two_phase_above: float | None = None,
+    gpus: Sequence[OffloadedLayers] = (),
 ) -> Iterator[MpiExecutor]:
-    """Cut the model at `path` into `directory` and run it on one rank per share."""
+    """Cut the model at `path` into `directory` and run it on one rank per share.
+
+    gpus: what of each rank lies on one.
+    """
     with open_gguf(path) as model:
         plan = plan_cut(model, shares)
         shards = plan_shards(model, plan, directory)
@@ -53,6 +57,7 @@ def cut_executor(
         plan,
         limits,
         options=MpiOptions(wire=wire, staged=staged, two_phase_above=two_phase_above),
+        gpus=gpus,
     )
     try:
         yield executor

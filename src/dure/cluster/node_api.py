@@ -17,6 +17,7 @@ from dure.cluster.job_identity import JobId, JobIdentity
 from dure.cluster.trust.connection import NodeConnection
 from dure.engine.ranks.job import Job
 from dure.hardware.examination.condition import Condition
+from dure.hardware.gpu import Gpu
 from dure.hardware.health import Health, Platform
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ __all__ = [
     "MeasureSpeed",
     "NodeClient",
     "NodeFacts",
+    "NodeGpus",
     "NodeJob",
     "NodeShard",
     "NodeShards",
@@ -76,9 +78,10 @@ def shard_digest(chunks: bytes) -> str:
 
 
 class MeasureSpeed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Measure the speed with weights of a type."""
+    """Measure the speed with weights of a type. gpu: that computes, by its name; "": the processor."""
 
     type: TypeName
+    gpu: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_]*$", max_length=32)] = ""
 
 
 class Examine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,6 +154,12 @@ class NodeFacts(msgspec.Struct, frozen=True):
     platform: Platform
     health: Health
     jobs: list[NodeJob] = []
+
+
+class NodeGpus(msgspec.Struct, frozen=True):
+    """The GPUs that llama.cpp can compute on, with their memory that is free now."""
+
+    gpus: list[Gpu]
 
 
 class ExaminedMachine(msgspec.Struct, frozen=True):
@@ -262,11 +271,15 @@ class NodeClient:
         asked = AskSetting(name, value)
         return self._connection.ask("POST", "/setting", KnownSetting, asked).value
 
-    def speed(self, type_name: str) -> Speed:
-        """Have the node measure its speed with weights of a type; that takes seconds."""
+    def speed(self, type_name: str, gpu: str = "") -> Speed:
+        """Have the node measure its speed with weights of a type, or a GPU's; that takes seconds."""
         from dure.engine.instruments.speed import Speed  # it imports llama.cpp
 
-        return self._connection.ask("POST", "/speed", Speed, MeasureSpeed(type_name))
+        return self._connection.ask("POST", "/speed", Speed, MeasureSpeed(type_name, gpu))
+
+    def gpus(self) -> list[Gpu]:
+        """Return the GPUs that llama.cpp can compute on there."""
+        return self._connection.ask("GET", "/gpus", NodeGpus).gpus
 
     def prepare_name(self, name: str) -> bytes:
         """Return the node's request for a certificate of another name (PEM)."""

@@ -26,8 +26,18 @@ from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.deploy.adapters import planned
 from dure.deploy.cluster_setup import known_setup
 from dure.deploy.deployment import Deployment, deployment_of_shards
+from dure.deploy.gpu import RankGpu, offloaded, placed_on_gpus
 from dure.deploy.learning import Learning
-from dure.deploy.local import cut_missing, limits_of, memory_of_whole, start_local, threads_of
+from dure.deploy.local import (
+    cut_missing,
+    fewer_layers,
+    left_of,
+    limits_of,
+    memory_of_whole,
+    start_local,
+    tell_of_gpus,
+    threads_of,
+)
 from dure.deploy.node_pool import FullNode, NodePool, full_nodes
 from dure.deploy.node_sharing import NodeSharing
 from dure.deploy.node_wait import NodeWait
@@ -37,6 +47,7 @@ from dure.deploy.reporter import EngineEvent, Reporter
 from dure.deploy.shares import ClusterPlan, ClusterPlanner
 from dure.deploy.start_timer import StartTimer
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
+from dure.errors import GpuMemoryError
 from dure.hardware.probe import health, platform, probe
 from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile
@@ -102,11 +113,12 @@ def start_on_cluster(
         others = [*start.occupancy.others, *registry.others()]
         return any(not other.machines.keys().isdisjoint(start.uses) for other in others)
 
+    learning = Learning(cluster, main_type_of(model), start.held_bytes, is_shared)
     return replace(
         deployment,
         restart_reason=watch.why,
         record=lambda event, facts: cluster.events.add(event, **facts),
-        learn=Learning(cluster, main_type_of(model), start.held_bytes, is_shared).learn,
+        learn=deployment.learn if deployment.gpu else learning.learn,  # speeds are of processors
         is_shared=is_shared(),
         machines=tuple(map(shown_name, start.uses)),
         measured_setup=partial(_measured_setup, model, options, cluster, start.plan),
@@ -165,10 +177,10 @@ class _SingleMachine:
             nodes=None,
             interface=None,
             share_node=False,
-            gpu_layers=0,
             threads=threads if occupancy.holders(ROOT_NAME) else options.threads,
         )
-        memory, n_ctx = memory_of_whole(model, self._options, here)
+        gpu = plan.gpus.get(ROOT_NAME)
+        memory, n_ctx = memory_of_whole(model, self._options, here, gpu=gpu)
         n_bytes = memory.total_bytes(n_ctx, options.n_sequences)
         self.uses = {ROOT_NAME: MachineUse(threads, n_bytes)}
 
@@ -212,10 +224,24 @@ class _CutOverNodes:
             for shard, machine in zip(self._shards, machines, strict=True)
         ]
         self._memory = with_options(memory, model, options, self._cut)
-        ranks = list(zip(names, self._memory, machines, strict=True))
-        trained = self._cut.shape.context_length
-        self._n_ctx = common_ctx(options.ctx, trained, ranks, options.n_sequences)
+        self._machines = list(zip(names, machines, strict=True))
         self._threads = [threads_of(options.threads, 1, machine) for machine in machines]
+        self._place()
+
+    def _place(self, part: float = 1.0) -> None:
+        """Place layers on GPUs, and choose the context that fits. part: see `placed_on_gpu`."""
+        options, names = self._options, [name for name, _ in self._machines]
+        found = [self.plan.gpus.get(name) for name in self._names]
+        ranks = [RankGpu(name, gpu) for name, gpu in zip(names, found, strict=True)]
+        placed = (self._model, options, self._cut, self._shards, self._memory)
+        self._gpus = placed_on_gpus(ranks, *placed, part)
+        self._left = left_of(self._memory, self._gpus)
+        taken = [
+            (name, left, machine)
+            for (name, machine), left in zip(self._machines, self._left, strict=True)
+        ]
+        trained = self._cut.shape.context_length
+        self._n_ctx = common_ctx(options.ctx, trained, taken, options.n_sequences)
 
     @property
     def held_bytes(self) -> Mapping[str, float]:
@@ -227,7 +253,7 @@ class _CutOverNodes:
     def uses(self) -> Mapping[str, MachineUse]:
         """Return what the ranks take of each machine, by name."""
         n_ctx, n_sequences = self._n_ctx, self._options.n_sequences
-        ranks = zip(self._names, self._threads, self._memory, strict=True)
+        ranks = zip(self._names, self._threads, self._left, strict=True)
         return {
             name: MachineUse(threads, memory.total_bytes(n_ctx, n_sequences))
             for name, threads, memory in ranks
@@ -248,14 +274,30 @@ class _CutOverNodes:
         cut_missing(self._model, self._shards[:1], reporter)
         timer.note("shards_s")
         reporter.event(EngineEvent.LOADS)
-        executor = self._executor(cluster, placed, reporter)
+        executor = self._started(cluster, placed, reporter)
         timer.note("load_s")
+        tell_of_gpus([name for name, _ in self._machines], self._gpus, reporter)
         return deployment_of_shards(
             executor,
             self._shards,
             self._memory,
             lambda adapter: self._place_adapter(adapter, nodes, reporter),
+            self._gpus,
         )
+
+    def _started(
+        self, cluster: Cluster, placed: Sequence[tuple[Member, Shard]], reporter: Reporter
+    ) -> MpiExecutor:
+        """Start the ranks, with fewer layers on GPUs if those that should fit do not."""
+        part = 1.0
+        while True:
+            try:
+                return self._executor(cluster, placed, reporter)
+            except GpuMemoryError:
+                if self._options.gpu_layers is not None:
+                    raise
+                part = fewer_layers(part)
+                self._place(part)
 
     def _place_adapter(self, adapter: GgufFile, nodes: Nodes, reporter: Reporter) -> list[str]:
         """Send every machine its part of an adapter; return what each calls it, beside its shard."""
@@ -285,6 +327,7 @@ class _CutOverNodes:
                 options=MpiOptions(wire=options.wire),
                 threads=self._threads,
                 kv_bytes=[rank.kv_bytes(self._n_ctx, options.n_sequences) for rank in self._memory],
+                gpus=[offloaded(gpu) for gpu in self._gpus],
                 launch=launch,
                 progress=loaded,
             )

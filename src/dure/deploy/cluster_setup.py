@@ -10,6 +10,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from dure.cluster.root.membership import Cluster
 from dure.cluster.root.readiness import machine_of
 from dure.cluster.root.speeds import KnownSpeeds
@@ -48,6 +50,8 @@ def setup_of_cluster(
 
     Raises ClusterError or ResourceError as a start would.
     """
+    # What is predicted is of processors, and so are these shares.
+    options = msgspec.structs.replace(options, gpu_layers=0)
     there = AnsweringMachines(cluster, options, reporter)
     wanted = read_types(model)
     there.measure(wanted)

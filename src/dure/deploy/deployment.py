@@ -32,7 +32,7 @@ class Deployment:
     an adapter to where the ranks are, and returns each rank's file; see `Adapters.load_adapter`.
     measured_setup: returns the machines of a cluster as they were measured, and their shares; None if
     something of them is not known. platforms, shares: of the ranks of a cluster; empty if all are here.
-    gpu: the layers that lie there; None: all are computed by processors.
+    gpus: each rank's layers that lie on one, or None; empty if processors compute all.
     """
 
     executor: FullExecutor
@@ -50,7 +50,12 @@ class Deployment:
     measured_setup: Callable[[], tuple[Setup, Sequence[float]] | None] = lambda: None
     platforms: tuple[Platform, ...] = ()
     shares: tuple[float, ...] = ()
-    gpu: GpuLayers | None = None
+    gpus: tuple[GpuLayers | None, ...] = ()
+
+    @property
+    def gpu(self) -> GpuLayers | None:
+        """The first rank's layers that lie on a GPU; None: all are computed by processors."""
+        return next(filter(None, self.gpus), None)
 
 
 def deployment_of_shards(
@@ -58,13 +63,17 @@ def deployment_of_shards(
     shards: Sequence[Shard],
     memory: Sequence[RankMemory],
     place_adapter: Callable[[GgufFile], Sequence[str]],
+    gpus: Sequence[GpuLayers | None] = (),
 ) -> Deployment:
     """Return the deployment of an executor that runs these shards."""
     names = "".join(shard.name for shard in shards)
+    if any(gpus):
+        names += "".join(f"-gpu{gpu.n if gpu else 0}" for gpu in gpus)
     return Deployment(
         executor,
         sum(rank.weights_bytes for rank in memory),
         tuple(rank.moved_bytes_per_token for rank in memory),
         hashlib.blake2b(names.encode(), digest_size=8).hexdigest(),
         place_adapter=place_adapter,
+        gpus=tuple(gpus),
     )

@@ -50,7 +50,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     at once. wire: format of partial sums. lock_memory: weights are never swapped out. pin: each thread has
     its own core. lora: adapters that are loaded with the model; the first is number 0. gathers_inputs: what
     weights are multiplied with will be added up (`InputGathering`), which takes memory.
-    gpu_layers: how many lie on a GPU; None: as many as fit.
+    gpu_layers: how many of each rank lie on its GPU; None: as many as fit.
     """
 
     ranks: int | None = None

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from dure.cluster.root.gpus import gpus_of
 from dure.cluster.root.membership import Cluster, Member
 from dure.cluster.root.occupancy import Occupancy
 from dure.cluster.root.readiness import machine_of
@@ -17,18 +18,23 @@ from dure.cluster.root.speeds import (
     LinkSpeed,
     kind_of,
     link_speed,
+    measure_gpus,
     measure_machines,
     measured_once,
+    of_gpu,
 )
 from dure.cluster.root.survey import NodeReport, Nodes, root_report
 from dure.cluster.trust.identity import ROOT_NAME, shown_name
+from dure.deploy.gpu import wants_gpu
 from dure.deploy.options import RunOptions, parse_shares
 from dure.deploy.reporter import Reporter
+from dure.hardware.gpu import Gpu
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
 from dure.model.gguf import GgufFile
 from dure.places import shard_directory
-from dure.plan.load import load_of
+from dure.plan.gpu_layers import free_for_layers, mixed_speed
+from dure.plan.load import ModelLoad, load_of
 from dure.plan.measuring import alike, wants_more
 from dure.plan.memory import DEFAULT_CTX, whole_memory
 from dure.plan.placement import Candidate, PlacementOptions, fixed_shares, measured_placement
@@ -43,13 +49,14 @@ _ANY_LINK = LinkSpeed(3e-4, 1e8)  # of a wired network, 1 Gbit/s
 class ClusterPlan:
     """The nodes that take part, the shares of the root and of each node, and why others are left out.
 
-    guessed: machines whose speed or link the plan had to guess.
+    guessed: machines whose speed or link the plan had to guess. gpus: that machines may use, by name.
     """
 
     reports: list[NodeReport]
     shares: list[float]
     left_out: Mapping[str, str] = field(default_factory=dict)
     guessed: tuple[str, ...] = ()
+    gpus: Mapping[str, Gpu] = field(default_factory=dict)
 
     @property
     def shares_by_name(self) -> dict[str, float]:
@@ -97,8 +104,9 @@ class ClusterPlanner:
         names = [shown_name(ROOT_NAME), *(report.member.name for report in available)]
         placing = _placement_options(self._options)
         fixed = fixed_shares(names, placing, is_reduced=is_reduced)
+        gpus = gpus_of(self._nodes, available) if wants_gpu(self._options) else {}
         if fixed is not None:
-            return ClusterPlan(available, [fixed[name] for name in names])
+            return ClusterPlan(available, [fixed[name] for name in names], gpus=gpus)
         load = load_of(
             self._model,
             n_ctx=self._options.ctx,
@@ -106,7 +114,7 @@ class ClusterPlanner:
             value_bytes=self._options.wire.value_bytes,
         )
         placement = measured_placement(
-            self._candidates(available, occupancy, load.main_type), load, placing
+            self._candidates(available, occupancy, load, gpus), load, placing
         )
         for name, reason in placement.left_out.items():
             self._reporter.warn(f"{name} does not take part: {reason} (--nodes insists)")
@@ -114,7 +122,7 @@ class ClusterPlanner:
         names = [ROOT_NAME, *(report.member.name for report in used)]
         shares = [placement.shares[name] for name in names]
         guessed = self._guessed(available, load.main_type)
-        return ClusterPlan(used, shares, placement.left_out, guessed)
+        return ClusterPlan(used, shares, placement.left_out, guessed, gpus)
 
     def _guessed(self, available: list[NodeReport], type_name: str) -> tuple[str, ...]:
         nodes, known = [report.member.name for report in available], self._known
@@ -123,9 +131,14 @@ class ClusterPlanner:
         return tuple(name for name in (ROOT_NAME, *nodes) if name in lacking)
 
     def _candidates(
-        self, reports: list[NodeReport], occupancy: Occupancy, type_name: str
+        self,
+        reports: list[NodeReport],
+        occupancy: Occupancy,
+        load: ModelLoad,
+        gpus: Mapping[str, Gpu],
     ) -> list[Candidate]:
         """Return the root and these nodes with their speeds; measure those unknown or in doubt."""
+        type_name, members = load.main_type, [report.member for report in reports]
         here = root_report(shard_directory())
         kinds = {r.member.name: kind_of(r.platform) for r in (here, *reports)}
         samples = {name: self._known.samples(name, type_name) for name in kinds}
@@ -134,18 +147,48 @@ class ClusterPlanner:
         unknown = [n for n in kinds if n not in alone and self._known.speed(n, type_name) is None]
         if self._may_measure and (doubtful or unknown):
             with self._reporter.doing(f"measuring the speed of the machines with {type_name}"):
-                members = [report.member for report in reports]
                 self._measure(doubtful, kinds, members, type_name)
                 # Beside another job a machine looks slower than it is.
                 found = measured_once(self._nodes, members, type_name, unknown)
                 for name, speed in found.items():
                     self._known.use_for_now(name, speed)
+        self._measure_gpus(members, type_name, gpus)
         machines = {ROOT_NAME: probe()}
         machines |= {report.member.name: machine_of(report) for report in reports}
         return [
-            self._candidate(name, type_name, machine, occupancy)
+            self._with_gpu(self._candidate(name, type_name, machine, occupancy), load, gpus)
             for name, machine in machines.items()
         ]
+
+    def _measure_gpus(self, members: list[Member], type_name: str, gpus: Mapping[str, Gpu]) -> None:
+        """Measure the GPUs whose speed is not known."""
+        key = of_gpu(type_name)
+        unknown = {name: gpu for name, gpu in gpus.items() if not self._known.speed(name, key)}
+        if self._may_measure and unknown:
+            with self._reporter.doing(f"measuring the speed of GPUs with {type_name}"):
+                measure_gpus(self._nodes, self._known, members, type_name, unknown)
+
+    def _with_gpu(
+        self, candidate: Candidate, load: ModelLoad, gpus: Mapping[str, Gpu]
+    ) -> Candidate:
+        """Return a machine with its GPU's memory and speed, as if it held the whole model."""
+        gpu = gpus.get(candidate.name)
+        speed = self._known.speed(candidate.name, of_gpu(load.main_type))
+        if gpu is None or speed is None:
+            return candidate
+        there = free_for_layers(gpu)
+        if self._options.gpu_layers is not None:
+            there = min(there, int(load.weights_bytes * self._options.gpu_layers / load.n_layers))
+        mixed = mixed_speed(
+            load.weights_bytes + load.kv_bytes,
+            there,
+            speed.decode_bytes_per_s,
+            candidate.alone_bytes_per_s,
+        )
+        own = 0 if gpu.shares_ram else there
+        return replace(
+            candidate, alone_bytes_per_s=mixed, free_bytes=max(0.0, candidate.free_bytes) + own
+        )
 
     def _measure(
         self, names: list[str], kinds: Mapping[str, object], members: list[Member], type_name: str

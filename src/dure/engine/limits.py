@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "OffloadedLayers"]
+
+
+@dataclass(frozen=True)
+class OffloadedLayers:
+    """What of a model lies on a GPU; nothing if there are no layers.
+
+    device: as llama.cpp names it. layers: the last ones; the output counts as one. weights_bytes: theirs.
+    """
+
+    device: str = ""
+    layers: int = 0
+    weights_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -19,8 +31,6 @@ class Limits:
     gives_up_threads: while other programs use the processors; see `ThreadSharing`.
     full_window: layers that see a window of positions keep all of them, so that a sequence can be cut back
     anywhere.
-    gpu_layers: the last ones lie on the device `gpu`, as llama.cpp names it; the output counts as one.
-    gpu_bytes: of weights that lie there.
     """
 
     n_ctx: int
@@ -33,6 +43,4 @@ class Limits:
     first_core: int = 0
     gives_up_threads: bool = False
     full_window: bool = False
-    gpu_layers: int = 0
-    gpu: str = ""
-    gpu_bytes: int = 0
+    gpu: OffloadedLayers = OffloadedLayers()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Gpu"]
+__all__ = ["Gpu", "gpu_environment"]
+
+# What drivers and llama.cpp read: which cards are seen, and which driver is used.
+_VARIABLES = ("CUDA_", "GGML_", "HIP_", "HSA_", "MESA_", "NVIDIA_", "ROCR_", "VK_")
 
 
 @dataclass(frozen=True)
@@ -20,3 +24,8 @@ class Gpu:
     free_bytes: int
     total_bytes: int
     shares_ram: bool = False
+
+
+def gpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what of an environment a process needs that computes on a GPU."""
+    return {name: text for name, text in environment.items() if name.startswith(_VARIABLES)}

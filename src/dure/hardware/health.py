@@ -14,6 +14,7 @@ class Platform:
     host: its own name. architecture: as `uname -m` has it. features: of its processor, those that
     llama.cpp has kernels for. versions: of dure and of what must be the same on all nodes, by name.
     problem: why that software does not run here, or "". cpu_limit, memory_limit: see `Machine`.
+    gpus: that llama.cpp can compute on, as their makers call them; not looked for everywhere.
     """
 
     host: str
@@ -26,6 +27,7 @@ class Platform:
     problem: str = ""
     cpu_limit: str = ""
     memory_limit: str = ""
+    gpus: tuple[str, ...] = ()
 
     @property
     def limits(self) -> tuple[str, ...]:

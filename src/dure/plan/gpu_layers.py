@@ -7,14 +7,23 @@ and the table of embeddings stays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from dure.hardware.gpu import Gpu
-from dure.model.gguf import GgufFile
+from dure.model.gguf import GgufFile, TensorSpec
 from dure.plan.memory import RankMemory
 
-__all__ = ["GpuLayers", "LayerBytes", "chosen_gpu", "layer_bytes_of", "layers_on"]
+__all__ = [
+    "GpuLayers",
+    "LayerBytes",
+    "free_for_layers",
+    "gpus_of_ranks",
+    "layer_bytes",
+    "layer_bytes_of",
+    "layers_on",
+    "mixed_speed",
+]
 
 _KEPT_FREE = 1 << 30  # bytes of a device for what it computes with besides, and for other programs
 _KEPT_PART = 8  # of a small device's memory
@@ -61,25 +70,41 @@ class GpuLayers:
 
 
 def layer_bytes_of(model: GgufFile) -> LayerBytes:
-    """Return a model's weights by layer. A tied output is a copy of the table of embeddings."""
+    """Return a model's weights by layer."""
     n = model.int(f"{model.architecture}.block_count", 0)
+    return layer_bytes(model.tensors.values(), n)
+
+
+def layer_bytes(tensors: Iterable[TensorSpec], n: int) -> LayerBytes:
+    """Return the weights of a model or shard of n layers. A tied output copies the table of embeddings."""
+    named = {tensor.name: tensor for tensor in tensors}
     layers, output = [0] * n, 0
-    for name, tensor in model.tensors.items():
+    for name, tensor in named.items():
         first, _, rest = name.partition(".")
         number = rest.partition(".")[0]
         if first == "blk" and number.isdecimal() and int(number) < n:
             layers[int(number)] += tensor.size_bytes
         elif first in ("output", "output_norm"):
             output += tensor.size_bytes
-    table = model.tensors.get("token_embd.weight")
-    if table is not None and "output.weight" not in model.tensors:
+    table = named.get("token_embd.weight")
+    if table is not None and "output.weight" not in named:
         output += table.size_bytes
     return LayerBytes(tuple(layers), output)
 
 
-def chosen_gpu(gpus: Sequence[Gpu]) -> Gpu | None:
-    """Return the GPU with the most free memory; one with memory of its own goes before one without."""
-    return max(gpus, key=lambda gpu: (not gpu.shares_ram, gpu.free_bytes), default=None)
+def gpus_of_ranks(gpus: Sequence[Gpu], n_ranks: int) -> list[Gpu | None]:
+    """Return each rank's GPU on a machine; None for all if there is none.
+
+    The emptiest go first, and those within the processor only if there are no others. Ranks that get the
+    same have a part of its free memory each.
+    """
+    kind = min((gpu.shares_ram for gpu in gpus), default=False)
+    ranked = sorted((g for g in gpus if g.shares_ram == kind), key=lambda gpu: -gpu.free_bytes)
+    used = ranked[:n_ranks]
+    if not used:
+        return [None] * n_ranks
+    mine = [used[rank % len(used)] for rank in range(n_ranks)]
+    return [replace(gpu, free_bytes=gpu.free_bytes // mine.count(gpu)) for gpu in mine]
 
 
 def layers_on(
@@ -97,7 +122,6 @@ def layers_on(
     for may not fit: compare `needed_bytes`.
     """
     n_all = len(weights.layers)
-    kept = min(_KEPT_FREE, gpu.total_bytes // _KEPT_PART)
 
     def placed(n: int) -> GpuLayers:
         there = sum(weights.layers[n_all - n :]) + weights.output if n else 0
@@ -107,7 +131,20 @@ def layers_on(
     if asked is not None:
         return placed(min(asked, n_all))
     fitting = (placed(n) for n in range(n_all, 0, -1))
-    return next((p for p in fitting if p.needed_bytes <= gpu.free_bytes - kept), placed(0))
+    return next((p for p in fitting if p.needed_bytes <= free_for_layers(gpu)), placed(0))
+
+
+def free_for_layers(gpu: Gpu) -> int:
+    """Return the bytes of a GPU that layers may take."""
+    return max(0, gpu.free_bytes - min(_KEPT_FREE, gpu.total_bytes // _KEPT_PART))
+
+
+def mixed_speed(
+    n_bytes: float, gpu_bytes: float, gpu_bytes_per_s: float, bytes_per_s: float
+) -> float:
+    """Return how fast weights are read of which a GPU holds gpu_bytes, and a processor the others."""
+    part = min(1.0, gpu_bytes / n_bytes) if n_bytes else 1.0
+    return 1 / (part / gpu_bytes_per_s + (1 - part) / bytes_per_s)
 
 
 def _beside(weights: LayerBytes, memory: RankMemory, n: int, n_ctx: int, n_sequences: int) -> int:

@@ -34,6 +34,11 @@ class ModelLoad:
     allreduce_bytes: float
     main_type: str = _LIKE_MOST
 
+    @property
+    def n_layers(self) -> int:
+        """Return the layers: each has two all-reduces."""
+        return self.n_allreduces // 2
+
 
 def load_of(
     model: GgufFile, *, n_ctx: int | None, n_sequences: int, value_bytes: float

@@ -22,6 +22,7 @@ from dure.cli.terminal.console import errors, output, print_json, printable
 from dure.cli.terminal.parameters import Json
 from dure.cli.terminal.this_cluster import this_cluster
 from dure.cluster.job_identity import JobIdentity
+from dure.cluster.root.gpus import gpus_of
 from dure.cluster.root.job_registry import JobRegistry
 from dure.cluster.root.membership import Cluster
 from dure.cluster.root.node_changes import dissolve as end_cluster
@@ -32,7 +33,9 @@ from dure.cluster.root.speeds import (
     KnownSpeeds,
     kind_of,
     link_speed,
+    measure_gpus,
     measure_machines,
+    of_gpu,
 )
 from dure.cluster.root.survey import Nodes, root_report
 from dure.cluster.trust.discovery import JOIN_SERVICE, announced
@@ -210,6 +213,7 @@ def bench(
     """Measure and save every machine's speed with weights of each type, and every link's.
 
     The saved speeds decide the shares with `--cluster`; a doubtful one is measured again.
+    GPUs that llama.cpp was built for are measured too.
     Measure while nothing else runs: other commands on the cluster are refused meanwhile.
 
     Example: dure cluster bench --types Q4_K
@@ -222,14 +226,17 @@ def bench(
     nodes, known, members = Nodes(root), KnownSpeeds(root.directory), root.members
     reports = [root_report(root.directory), *nodes.survey(members)]
     kinds = {report.member.name: kind_of(report.platform) for report in reports}
+    gpus = gpus_of(nodes, reports[1:])
     with sole_use(root, JobIdentity.new("cluster bench", ",".join(names)), reports):
         for name in names:
             with errors.status(f"measuring {name}"):
                 measure_machines(nodes, known, members, name, list(kinds), kinds)
+                measure_gpus(nodes, known, members, name, gpus)
         for member in members:
             with errors.status(f"measuring the link to {member.name}"):
                 known.keep(member.name, link=link_speed(nodes, member))
     machines = [ROOT_NAME, *(member.name for member in members)]
+    names += [of_gpu(name) for name in names] if gpus else []
     rows = [known.machine(machine, names) for machine in machines]
     if as_json:
         print_json(msgspec.to_builtins(rows))

@@ -15,7 +15,7 @@ from dure.cli.terminal.console import output, print_json, printable
 from dure.cli.terminal.model_argument import resolve_model
 from dure.cli.terminal.parameters import Json, Model
 from dure.cli.terminal.pull_progress import pull_progress
-from dure.deploy.gpu import placed_on_gpu, told_of_gpu
+from dure.deploy.gpu import own_gpu, placed_on_gpu, told_of_gpu
 from dure.deploy.options import RunOptions, check_sequences
 from dure.errors import ModelError
 from dure.generate.file_sampling import file_sampling
@@ -148,7 +148,7 @@ def _tuning(gguf: GgufFile) -> dict[str, Any] | None:
 
 def _on_gpu(gguf: GgufFile, options: RunOptions, n_ctx: int) -> dict[str, Any]:
     """Return what would lie on this machine's GPU; nothing if llama.cpp sees none, or no layer fits."""
-    placed = placed_on_gpu(gguf, options, whole_memory(gguf)[0], n_ctx)
+    placed = placed_on_gpu(own_gpu(options), gguf, options, whole_memory(gguf)[0], n_ctx)
     if placed is None:
         return {}
     gpu = placed.gpu

@@ -50,7 +50,7 @@ def status_table(cluster: str, here: NodeStatus, now: ClusterStatus) -> Table:
             printable(", ".join(f"{job.command} {job.model}" for job in node.jobs)),
             f"{shares[node.name]:.0%}" if node.name in shares else "",
             _speed(now.speeds.get(node.name, {})),
-            printable(f"{machine.architecture}, {machine.processor}"),
+            printable(", ".join((machine.architecture, machine.processor, *machine.gpus))),
             str(machine.cores),
             f"{bytes_text(health.available_bytes)} of {bytes_text(machine.memory_bytes)}",
             f"{health.load:.1f}",
@@ -82,7 +82,10 @@ def speed_table(rows: list[MachineSpeeds], types: list[str]) -> Table:
     for heading in (*(f"{name}, GB/s" for name in types), "round trip, µs", "link, MB/s"):
         table.add_column(heading, justify="right")
     for row in rows:
-        speeds = [f"{row.types[name].decode_bytes_per_s / 1e9:.1f}" for name in types]
+        speeds = [
+            f"{row.types[name].decode_bytes_per_s / 1e9:.1f}" if name in row.types else ""
+            for name in types
+        ]
         table.add_row(
             shown_name(row.name),
             *speeds,

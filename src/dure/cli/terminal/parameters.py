@@ -82,8 +82,8 @@ OnGpu = Annotated[
         "--gpu-layers",
         "-g",
         metavar="auto|N",
-        help="Layers that lie on the GPU, if llama.cpp was built for one: as many as fit (auto), or N; "
-        "0 leaves it alone.",
+        help="Layers that lie on the GPU of each machine whose llama.cpp was built for one: as many as fit "
+        "(auto), or N; 0 leaves it alone.",
         rich_help_panel=SPEED,
     ),
 ]

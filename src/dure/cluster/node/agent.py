@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -40,6 +41,7 @@ from dure.cluster.node_api import (
     KnownSetting,
     MeasureSpeed,
     NodeFacts,
+    NodeGpus,
     NodeShard,
     NodeShards,
     RankOrder,
@@ -51,6 +53,7 @@ from dure.cluster.node_api import (
 from dure.cluster.software import versions
 from dure.cluster.trust.record_routes import RecordApp, answer, body_as, described
 from dure.engine.compute.build import problem_of_build
+from dure.engine.compute.gpu import gpus_in_process
 from dure.engine.instruments.speed import Speed, measure_in_process
 from dure.errors import DureError
 from dure.hardware.health import Platform
@@ -63,7 +66,7 @@ MOST_BODY_BYTES = CHUNK_BYTES + (1 << 16)
 ORDER_S = 20.0  # to say what is wanted
 _RECORDS = (
     *(BeginShard, BegunShard, CheckedShard, Acknowledged, FinishShard, MeasureSpeed, NodeFacts),
-    *(NodeShard, NodeShards, Speed, SunkBytes),
+    *(NodeGpus, NodeShard, NodeShards, Speed, SunkBytes),
     *(Examine, ExaminedMachine, AskSetting, KnownSetting),
     *(RenameNode, CertificateRequest, TakeCertificate),
 )
@@ -82,7 +85,12 @@ FinishBody = Annotated[FinishShard, Depends(body_as(FinishShard))]
 
 def own_platform() -> Platform:
     """Return what this machine is; llama.cpp is started once to see if it can be."""
-    return platform(versions(), _problem_of_build)
+    return replace(platform(versions(), _problem_of_build), gpus=_gpu_names())
+
+
+@cache
+def _gpu_names() -> tuple[str, ...]:
+    return tuple(gpu.description for gpu in gpus_in_process())
 
 
 _problem_of_build = cache(problem_of_build)
@@ -163,7 +171,12 @@ def _add_speed(app: FastAPI) -> None:
     @app.post("/speed", **described(Speed, takes=MeasureSpeed, refuses=no_such_type))
     def speed(asked: SpeedBody) -> Response:
         """Measure how fast this machine computes with weights of a type."""
-        return answer(measure_in_process(asked.type, probe().cores))
+        return answer(measure_in_process(asked.type, probe().cores, asked.gpu))
+
+    @app.get("/gpus", **described(NodeGpus))
+    def gpus() -> Response:
+        """Tell which GPUs llama.cpp can compute on here, and what memory they have free."""
+        return answer(NodeGpus(gpus_in_process()))
 
     @app.post("/sink", **described(SunkBytes))
     async def sink(request: Request) -> Response:

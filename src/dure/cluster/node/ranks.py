@@ -33,6 +33,7 @@ from dure.engine.environment import with_huge_pages
 from dure.engine.ranks.launch import GUARD, kill_all_of
 from dure.engine.ranks.shared_memory import make_room
 from dure.errors import ClusterError, ResourceError
+from dure.hardware.gpu import gpu_environment
 from dure.hardware.probe import memory_of
 from dure.hardware.rank_priority import priority_environment
 
@@ -271,6 +272,7 @@ def _environment(directory: Path, device: str) -> dict[str, str]:
     return with_huge_pages(
         {
             **{name: os.environ[name] for name in names if name in os.environ},
+            **gpu_environment(os.environ),
             "PATH": f"{directory}:/usr/bin:/bin",
             "TMPDIR": str(directory),  # what hydra leaves there goes with the next run
             **network_environment(device),

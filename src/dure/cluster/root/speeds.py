@@ -25,6 +25,7 @@ from dure.cluster.root.survey import Nodes
 from dure.cluster.trust.identity import ROOT_NAME
 from dure.engine.instruments.speed import MEASURE_S, Speed, measure_in_process
 from dure.errors import ClusterError
+from dure.hardware.gpu import Gpu
 from dure.hardware.health import Platform
 from dure.hardware.probe import probe
 from dure.plan.measuring import KEPT, alike, spread_of, wants_more
@@ -37,8 +38,10 @@ __all__ = [
     "TypeSpeed",
     "kind_of",
     "link_speed",
+    "measure_gpus",
     "measure_machines",
     "measured_until_sure",
+    "of_gpu",
     "round_trip_s",
 ]
 
@@ -106,6 +109,7 @@ class _Samples(msgspec.Struct):
             _median(one.layer_s for one in newer),
             _median(one.column_s for one in newer),
             _median(few for one in newer if (few := one.few_bytes_per_s)),
+            each[-1].gpu,
         )
 
 
@@ -130,7 +134,10 @@ class _OldRecord(msgspec.Struct):
 
 
 class KnownSpeeds:
-    """Store what was measured of a cluster; the root's under its own name, `dure-root`."""
+    """Store what was measured of a cluster; the root's under its own name, `dure-root`.
+
+    A type's name stands for the processor's speed with it, and `of_gpu` of that for a GPU's.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "speeds.json"
@@ -182,8 +189,9 @@ class KnownSpeeds:
         """Store what was measured of a machine; a speed as one more sample."""
         if speed is not None:
             types = self._record.machines.setdefault(name, {})
-            before = types[speed.type].samples if speed.type in types else []
-            types[speed.type] = _Samples([*before, _Sample(speed, time.time())][-KEPT:])
+            key = of_gpu(speed.type) if speed.gpu else speed.type
+            before = types[key].samples if key in types else []
+            types[key] = _Samples([*before, _Sample(speed, time.time())][-KEPT:])
         if link is not None:
             self._record.links[name] = link
         self._write()
@@ -234,6 +242,11 @@ def _median(values: Iterable[float]) -> float:
     """Return the median; 0 if nothing was measured."""
     found = list(values)
     return statistics.median(found) if found else 0.0
+
+
+def of_gpu(type_name: str) -> str:
+    """Return under which name a GPU's speed with a type is kept."""
+    return f"{type_name} on the GPU"
 
 
 def kind_of(platform: Platform | None) -> object:
@@ -292,22 +305,50 @@ def measure_machines(
             known.keep(name, speed=speed)
 
 
+def measure_gpus(
+    nodes: Nodes,
+    known: KnownSpeeds,
+    members: Sequence[Member],
+    type_name: str,
+    gpus: Mapping[str, Gpu],
+) -> None:
+    """Measure the GPUs of machines, by their names, and store each sample. Raises ClusterError."""
+
+    def measure(names: list[str]) -> dict[str, Speed]:
+        return measured_once(nodes, members, type_name, names, gpus)
+
+    for name, speeds in measured_until_sure(measure, list(gpus), {}, {}).items():
+        for speed in speeds:
+            known.keep(name, speed=speed)
+
+
 def measured_once(
-    nodes: Nodes, members: Sequence[Member], type_name: str, names: Sequence[str]
+    nodes: Nodes,
+    members: Sequence[Member],
+    type_name: str,
+    names: Sequence[str],
+    gpus: Mapping[str, Gpu] = {},
 ) -> dict[str, Speed]:
-    """Measure the root and nodes of these names once; return their speeds by name. Raises ClusterError."""
-    speeds = _measure_nodes(nodes, [m for m in members if m.name in names], type_name)
+    """Measure the root and nodes of these names once; return their speeds by name.
+
+    gpus: that compute, by machine; without, processors do. Raises ClusterError.
+    """
+    devices = {name: gpu.name for name, gpu in gpus.items()}
+    speeds = _measure_nodes(nodes, [m for m in members if m.name in names], type_name, devices)
     if ROOT_NAME in names:
-        speeds[ROOT_NAME] = measure_in_process(type_name, probe().cores)
+        own = devices.get(ROOT_NAME, "")
+        speeds[ROOT_NAME] = measure_in_process(type_name, probe().cores, own)
     return speeds
 
 
-def _measure_nodes(nodes: Nodes, members: Sequence[Member], type_name: str) -> dict[str, Speed]:
+def _measure_nodes(
+    nodes: Nodes, members: Sequence[Member], type_name: str, devices: Mapping[str, str]
+) -> dict[str, Speed]:
     """Measure the speed of several nodes at once; return it by name. Raises ClusterError."""
 
     def measured(member: Member) -> Speed:
         with closing(nodes.client(member, MEASURE_S)) as client:
-            return client.speed(type_name)
+            return client.speed(type_name, devices.get(member.name, ""))
 
     with ThreadPoolExecutor(max_workers=AT_ONCE) as threads:
         speeds = list(threads.map(measured, members))

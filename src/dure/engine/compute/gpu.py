@@ -1,19 +1,31 @@
 """The GPUs that llama.cpp can compute on here, and the lists of devices that it takes.
 
-Knows ggml's interface of devices. Refuses to know models, and how many of their layers lie where.
+    python -m dure.engine.compute.gpu
+
+tells the GPUs as JSON. Knows ggml's interface of devices. Refuses to know models, and how many of their
+layers lie where.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import socket
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from dure.errors import ResourceError
 from dure.hardware.gpu import Gpu
 from dure.model.llama_log import silence_llama
 
-__all__ = ["devices_of", "gpu_backends", "gpus"]
+__all__ = ["devices_of", "gpu_backends", "gpus", "gpus_in_process"]
+
+_ASK_S = 60.0  # a driver may compile when it is first used
 
 _GPU, _IGPU = 1, 2  # enum ggml_backend_dev_type
 _BACKENDS = {"cuda": "CUDA", "hip": "ROCm", "vulkan": "Vulkan"}
@@ -36,14 +48,35 @@ def gpus() -> list[Gpu]:
     return [gpu for gpu in found if gpu is not None]
 
 
+def gpus_in_process() -> list[Gpu]:
+    """Return what `gpus` would, asked in a process of its own; nothing if that fails.
+
+    The caller takes no memory of a card, and outlives a driver that crashes.
+    """
+    if not gpu_backends():
+        return []
+    words = [sys.executable, "-m", "dure.engine.compute.gpu"]
+    with contextlib.suppress(subprocess.SubprocessError, msgspec.MsgspecError):
+        done = subprocess.run(words, capture_output=True, timeout=_ASK_S, check=True)
+        return msgspec.json.decode(done.stdout, type=list[Gpu])
+    return []
+
+
 def devices_of(name: str) -> Any:
     """Return the list of devices for a model, in C: this one; none if the name is empty.
 
     Without a list llama.cpp takes all that it finds, even for a model whose layers are all on the CPU.
+    Raises ResourceError if there is no such device in this process.
     """
     if not name:
         return (ctypes.c_void_p * 1)(None)
-    return (ctypes.c_void_p * 2)(_ggml().ggml_backend_dev_by_name(name.encode()), None)
+    device = _ggml().ggml_backend_dev_by_name(name.encode())
+    if not device:
+        raise ResourceError(
+            f"llama.cpp sees no GPU {name} on {socket.gethostname()} any more",
+            "see whether its driver lists it (`vulkaninfo --summary`, `nvidia-smi`), or use --gpu-layers 0",
+        )
+    return (ctypes.c_void_p * 2)(device, None)
 
 
 def _described(device: int) -> Gpu | None:
@@ -78,3 +111,7 @@ def _ggml() -> ctypes.CDLL:
     ggml.ggml_backend_dev_name.restype = ctypes.c_char_p
     ggml.ggml_backend_dev_description.restype = ctypes.c_char_p
     return ggml
+
+
+if __name__ == "__main__":
+    sys.stdout.write(msgspec.json.encode(gpus()).decode() + "\n")

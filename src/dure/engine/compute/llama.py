@@ -29,7 +29,7 @@ from dure.engine.compute.native import ggml_cpu
 from dure.engine.compute.pinning import PinnedThreads, cores_for
 from dure.engine.compute.sharing import StepTimes, ThreadSharing
 from dure.engine.limits import Limits
-from dure.errors import EngineError, ModelError, ResourceError
+from dure.errors import EngineError, GpuMemoryError, ModelError, ResourceError
 from dure.model.context import moving_window, padded_ctx
 from dure.model.llama_log import captured_log, silence_llama
 from dure.sizes import compared
@@ -185,7 +185,7 @@ class LoadedModel:
         spent: by a step of n_tokens, of which sync_s in all-reduces. Returns what it had.
         """
         given_up = self._threads - min(self._threads, self._fitting_threads)
-        if not n_tokens or self.limits.gpu_layers:  # threads that wait for a GPU lose nothing
+        if not n_tokens or self.limits.gpu.layers:  # threads that wait for a GPU lose nothing
             return given_up, 0.0
         had = self._threads if n_tokens == 1 else self.limits.threads
         lost = spent.lost(min(had, self._fitting_threads), sync_s)
@@ -308,8 +308,8 @@ def load_model(
     # Read, not mapped: repacked weights are copies, and a map beside them would double the memory.
     params.load_mode = lib.LLAMA_LOAD_MODE_NONE
     params.use_extra_bufts = not has_amx()
-    devices = devices_of(limits.gpu)
-    params.devices, params.n_gpu_layers = ctypes.addressof(devices), limits.gpu_layers
+    devices = devices_of(limits.gpu.device)
+    params.devices, params.n_gpu_layers = ctypes.addressof(devices), limits.gpu.layers
     callback = lib.llama_progress_callback(report)
     params.progress_callback = callback
     model = lib.llama_model_load_from_file(str(path).encode(), params)
@@ -318,17 +318,18 @@ def load_model(
             lib.llama_model_free(model)
         raise raised[0]
     if not model:
-        if limits.gpu_layers and any(word in line for line in captured_log() for word in _SHORT):
+        if limits.gpu.layers and any(word in line for line in captured_log() for word in _SHORT):
             raise _gpu_is_short(path, limits)
         raise ModelError(f"llama.cpp cannot load {path.name}: {_reason()}", cure)
     if limits.lock_memory:
-        _lock(model, limits.gpu_bytes)
+        _lock(model, limits.gpu.weights_bytes)
     return model
 
 
-def _gpu_is_short(path: Path, limits: Limits) -> ResourceError:
-    return ResourceError(
-        f"{limits.gpu} has no memory for these layers of {path.name} and {limits.n_ctx} tokens of context",
+def _gpu_is_short(path: Path, limits: Limits) -> GpuMemoryError:
+    return GpuMemoryError(
+        f"{limits.gpu.device} has no memory for these layers of {path.name} and {limits.n_ctx} tokens of "
+        "context",
         "use fewer --gpu-layers or a smaller --ctx, or stop what else uses the GPU",
     )
 
@@ -366,7 +367,7 @@ def _make_context(model: Any, limits: Limits, nodes: CustomNodes, path: Path) ->
     params.cb_eval_user_data = nodes.handle
     context = lib.llama_init_from_model(model, params)
     if not context:
-        if limits.gpu_layers:
+        if limits.gpu.layers:
             raise _gpu_is_short(path, limits)
         raise ResourceError(
             f"no memory for a context of {limits.n_ctx} tokens of {path.name}",

@@ -1,6 +1,6 @@
 """Measure how fast this machine computes with weights of a type, with llama.cpp itself.
 
-    python -m dure.engine.instruments.speed Q4_0 4
+    python -m dure.engine.instruments.speed Q4_0 4 ""
 
 Writes a small model of that type whose weights do not fit into caches, decodes with it, and reports how
 many bytes of weights it read in a second: what decides the time of a token. A second model of many layers
@@ -27,7 +27,7 @@ import numpy as np
 from dure.engine.compute.llama import LoadedModel
 from dure.engine.environment import with_huge_pages
 from dure.engine.kv import Forget
-from dure.engine.limits import Limits
+from dure.engine.limits import Limits, OffloadedLayers
 from dure.errors import EngineError
 from dure.model.ggml import GgmlType, needs_importance, quantize, type_named
 from dure.model.gguf import GgufWriter
@@ -53,7 +53,7 @@ class Speed(msgspec.Struct, frozen=True):
     prefill of PROMPT tokens, where each token counts. layer_s: that a layer takes of a token besides
     reading weights, whatever their type. column_s: that each column of a vector takes before or after a
     matrix; the speed of reading is without both. few_bytes_per_s: as in a prefill, of FEW tokens. Each of
-    the three is 0 if it was not measured.
+    the three is 0 if it was not measured. gpu: that computed, as llama.cpp names it; "": the processor.
     """
 
     type: str
@@ -63,6 +63,7 @@ class Speed(msgspec.Struct, frozen=True):
     layer_s: float = 0.0
     column_s: float = 0.0
     few_bytes_per_s: float = 0.0
+    gpu: str = ""
 
     @property
     def weight_s(self) -> float:
@@ -129,14 +130,17 @@ class _Sizes:
         return 4 * (self.width + self.width) + 3 * (self.width + self.ffn)
 
 
-def measure(type_name: str, threads: int) -> Speed:
-    """Measure this machine's speed with weights of a type. Raises ModelError for an unknown type."""
+def measure(type_name: str, threads: int, gpu: str = "") -> Speed:
+    """Measure this machine's speed with weights of a type, or a GPU's.
+
+    Raises ModelError for an unknown type.
+    """
     sizes, empty = _Sizes.of(type_named(type_name)), _Sizes.empty()
     narrow = _Sizes.narrow(sizes.type)
-    layer_s = _measured(empty, threads).decode_s / empty.layers
-    found = _measured(sizes, threads)
+    layer_s = _measured(empty, threads, gpu).decode_s / empty.layers
+    found = _measured(sizes, threads, gpu)
     large_s = (found.prompt_s - found.decode_s) / sizes.layers
-    small_s = _measured(narrow, threads).prompt_s / narrow.layers - layer_s
+    small_s = _measured(narrow, threads, gpu).prompt_s / narrow.layers - layer_s
     column_s = _column_s(sizes, large_s / PROMPT, narrow, small_s / PROMPT)
     read_s = found.decode_s - sizes.layers * (layer_s + sizes.columns * column_s)
     return Speed(
@@ -147,6 +151,7 @@ def measure(type_name: str, threads: int) -> Speed:
         layer_s,
         column_s,
         FEW * found.model_bytes / max(found.few_s - sizes.layers * layer_s, found.few_s / 2),
+        gpu,
     )
 
 
@@ -156,14 +161,14 @@ def _column_s(large: _Sizes, large_s: float, small: _Sizes, small_s: float) -> f
     return max(0.0, (small_s - part * large_s) / (small.columns - part * large.columns))
 
 
-def measure_in_process(type_name: str, threads: int) -> Speed:
-    """Measure this machine's speed in a process of its own. Raises EngineError.
+def measure_in_process(type_name: str, threads: int, gpu: str = "") -> Speed:
+    """Measure this machine's speed in a process of its own, or a GPU's. Raises EngineError.
 
     The caller's memory stays as it is, and the model gets the huge pages that a rank has.
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "dure.engine.instruments.speed", type_name, str(threads)],
+            [sys.executable, "-m", "dure.engine.instruments.speed", type_name, str(threads), gpu],
             capture_output=True,
             env=with_huge_pages(os.environ),
             timeout=MEASURE_S,
@@ -189,13 +194,13 @@ class _Times(NamedTuple):
     decode_s: float
 
 
-def _measured(sizes: _Sizes, threads: int) -> _Times:
+def _measured(sizes: _Sizes, threads: int, gpu: str) -> _Times:
     with tempfile.TemporaryDirectory(prefix="dure-speed-") as directory:
         path = Path(directory) / "model.gguf"
         _write(path, sizes)
-        model = LoadedModel(
-            path, Limits(n_ctx=PROMPT, threads=threads, n_batch=PROMPT, n_outputs=PROMPT)
-        )
+        there = OffloadedLayers(gpu, sizes.layers + 1) if gpu else OffloadedLayers()
+        limits = Limits(n_ctx=PROMPT, threads=threads, n_batch=PROMPT, n_outputs=PROMPT, gpu=there)
+        model = LoadedModel(path, limits)
         try:
             return _times(model)
         finally:
@@ -283,8 +288,9 @@ def _tensors(sizes: _Sizes) -> list[TensorSpec]:
 
 
 def main() -> None:
-    """Measure the type and threads of the command line; the figures go to stdout as JSON."""
-    sys.stdout.write(msgspec.json.encode(measure(sys.argv[1], int(sys.argv[2]))).decode() + "\n")
+    """Measure the type, threads and GPU of the command line; the figures go to stdout as JSON."""
+    type_name, threads, gpu = sys.argv[1:]
+    sys.stdout.write(msgspec.json.encode(measure(type_name, int(threads), gpu)).decode() + "\n")
 
 
 if __name__ == "__main__":

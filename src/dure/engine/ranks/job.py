@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from dure.engine.limits import Limits
+from dure.engine.limits import Limits, OffloadedLayers
 from dure.engine.wire import Wire
 
 __all__ = ["RUNNING", "Job"]
@@ -20,7 +20,7 @@ class Job(msgspec.Struct):
 
     socket: where the client listens, for rank 0. model: the whole model, for rank 0's embedding rows.
     vocabulary: each rank's rows, half-open. max_values: of a vector that is reduced.
-    limits: as planned; `threads` has every rank's own.
+    limits: as planned; `threads` and `gpus` have every rank's own. gpus: empty if no rank has any.
     saved_directory: where this rank's machine keeps saved sequences; "": where the client says.
     """
 
@@ -39,3 +39,4 @@ class Job(msgspec.Struct):
     wait_s: float
     staged: bool = False
     saved_directory: str = ""
+    gpus: list[OffloadedLayers] = []

@@ -29,7 +29,7 @@ from dure.engine.executor import (
     nothing,
 )
 from dure.engine.kv import Forget
-from dure.engine.limits import Limits
+from dure.engine.limits import Limits, OffloadedLayers
 from dure.engine.ranks import messages as msg
 from dure.engine.ranks.job import Job
 from dure.engine.ranks.launch import Launch, LocalLaunch
@@ -67,7 +67,7 @@ class MpiExecutor:
 
     `model`: the whole model, for embedding rows; `shards`: a rank's GGUF each, cut by `plan`.
     `limits.threads` is one rank's, `threads` every rank's if they differ; `kv_bytes`: a rank's KV
-    cache each, as planned.
+    cache each, as planned; `gpus`: what of each rank lies on a GPU, empty if nothing does.
     Raises the error of the rank that could not load, ResourceError if mpiexec is missing.
     """
 
@@ -81,6 +81,7 @@ class MpiExecutor:
         options: MpiOptions | None = None,
         threads: Sequence[int] = (),
         kv_bytes: Sequence[int] = (),
+        gpus: Sequence[OffloadedLayers] = (),
         launch: Launch | None = None,
         progress: Callable[[float], None] = lambda _: None,
     ) -> None:
@@ -100,7 +101,7 @@ class MpiExecutor:
             n_window=moving_window(plan.shape.cache.n_window, limits.n_ctx),
             transport=launch.transport,
         )
-        job = _job(model, shards, plan, limits, threads, options, self._wait_s)
+        job = _job(model, shards, plan, limits, threads, gpus, options, self._wait_s)
         self._job = RunningJob(job, launch, progress)
         self._cut_inputs = [f".{name}" for name in plan.architecture.weights_with_cut_inputs]
 
@@ -257,6 +258,7 @@ def _job(
     plan: CutPlan,
     limits: Limits,
     threads: Sequence[int],
+    gpus: Sequence[OffloadedLayers],
     options: MpiOptions,
     wait_s: float,
 ) -> Job:
@@ -277,4 +279,5 @@ def _job(
         two_phase_above=options.two_phase_above,
         wait_s=wait_s,
         staged=options.staged,
+        gpus=list(gpus),
     )

@@ -26,7 +26,8 @@ from dure.engine.compute.memory import peak_bytes
 from dure.engine.compute.native import mpi
 from dure.engine.compute.sharing import StepTimes
 from dure.engine.compute.top_k import SliceTopK, adjust, slice_top_k
-from dure.engine.limits import Limits
+from dure.engine.kv import Clear
+from dure.engine.limits import Limits, OffloadedLayers
 from dure.engine.ranks import messages as msg
 from dure.engine.ranks.channel import Channel
 from dure.engine.ranks.job import Job
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["RankProcess"]
 
 WARM_UP, EXCHANGES = 50, 300
+WARM_UP_TOKENS = (1, 8, 128)  # of the steps for which a GPU's driver compiles different kernels
 
 
 class RankProcess:
@@ -84,12 +86,25 @@ class RankProcess:
                 f"shard {shard.name} has {model.n_vocab} vocabulary rows instead of {stop - start}",
                 "delete it and cut again",
             )
+        if model.limits.gpu.layers:
+            self._warm_up(model)
         return model
+
+    def _warm_up(self, model: LoadedModel) -> None:
+        """Compute alone, in vain: a GPU's driver compiles then, for longer than ranks wait in a step."""
+        most = min(model.limits.n_batch, model.limits.n_ctx)
+        with self._all_reduce.paused():
+            for n in (min(n, most) for n in WARM_UP_TOKENS):
+                embeddings = np.zeros((n, model.n_embd), np.float32)
+                positions = np.arange(n, dtype=np.int32)
+                model.decode(embeddings, positions, np.zeros(n, np.int32), [n - 1])
+                model.kv.change([Clear()])
 
     def _limits(self) -> Limits:
         threads, pin = self.job.threads[self.rank], self.job.limits.pin
         first_core = self._ranks_before_here() * threads if pin else 0
-        return replace(self.job.limits, threads=threads, first_core=first_core)
+        gpu = self.job.gpus[self.rank] if self.job.gpus else OffloadedLayers()
+        return replace(self.job.limits, threads=threads, first_core=first_core, gpu=gpu)
 
     def _ranks_before_here(self) -> int:
         """Count the ranks of a smaller number that this machine has."""
