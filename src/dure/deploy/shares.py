@@ -122,7 +122,24 @@ class ClusterPlanner:
         names = [ROOT_NAME, *(report.member.name for report in used)]
         shares = [placement.shares[name] for name in names]
         guessed = self._guessed(available, load.main_type)
-        return ClusterPlan(used, shares, placement.left_out, guessed, gpus)
+        quicker = self._quicker(gpus, load.main_type)
+        for name in gpus.keys() - quicker.keys():
+            self._reporter.warn(
+                f"the GPU of {shown_name(name)} is left alone: its processor reads {load.main_type} faster "
+                "(a number of --gpu-layers insists)"
+            )
+        return ClusterPlan(used, shares, placement.left_out, guessed, quicker)
+
+    def _quicker(self, gpus: Mapping[str, Gpu], type_name: str) -> dict[str, Gpu]:
+        """Return the GPUs that are worth it: not slower than their machine's processor, or asked for."""
+        if self._options.gpu_layers is not None:
+            return dict(gpus)
+        found = {}
+        for name, gpu in gpus.items():
+            own, there = (self._known.speed(name, key) for key in (type_name, of_gpu(type_name)))
+            if not own or not there or there.decode_bytes_per_s >= own.decode_bytes_per_s:
+                found[name] = gpu
+        return found
 
     def _guessed(self, available: list[NodeReport], type_name: str) -> tuple[str, ...]:
         nodes, known = [report.member.name for report in available], self._known
@@ -153,6 +170,7 @@ class ClusterPlanner:
                 for name, speed in found.items():
                     self._known.use_for_now(name, speed)
         self._measure_gpus(members, type_name, gpus)
+        gpus = self._quicker(gpus, type_name)
         machines = {ROOT_NAME: probe()}
         machines |= {report.member.name: machine_of(report) for report in reports}
         return [
