@@ -113,12 +113,11 @@ def start_on_cluster(
         others = [*start.occupancy.others, *registry.others()]
         return any(not other.machines.keys().isdisjoint(start.uses) for other in others)
 
-    learning = Learning(cluster, main_type_of(model), start.held_bytes, is_shared)
     return replace(
         deployment,
         restart_reason=watch.why,
         record=lambda event, facts: cluster.events.add(event, **facts),
-        learn=deployment.learn if deployment.gpu else learning.learn,  # speeds are of processors
+        learn=Learning(cluster, main_type_of(model), start.held_bytes, is_shared).learn,
         is_shared=is_shared(),
         machines=tuple(map(shown_name, start.uses)),
         measured_setup=partial(_measured_setup, model, options, cluster, start.plan),
@@ -245,7 +244,12 @@ class _CutOverNodes:
 
     @property
     def held_bytes(self) -> Mapping[str, float]:
-        """Return the bytes of each machine's weights, by name."""
+        """Return the bytes of each machine's weights, by name; none if GPUs hold some.
+
+        What is learned from these is the speed of processors.
+        """
+        if any(self._gpus):
+            return {}
         held = zip(self._names, self._shards, strict=True)
         return {name: shard.weights_bytes for name, shard in held}
 
