@@ -28,6 +28,7 @@ from dure.cluster.trust.identity import ROOT_NAME, shown_name
 from dure.deploy.gpu import wants_gpu
 from dure.deploy.options import RunOptions, parse_shares
 from dure.deploy.reporter import Reporter
+from dure.errors import ClusterError, EngineError
 from dure.hardware.gpu import Gpu
 from dure.hardware.machine import Machine
 from dure.hardware.probe import probe
@@ -123,9 +124,9 @@ class ClusterPlanner:
         shares = [placement.shares[name] for name in names]
         guessed = self._guessed(available, load.main_type)
         quicker = self._quicker(gpus, load.main_type)
-        for name in gpus.keys() - quicker.keys():
+        for name in sorted(gpus.keys() - quicker.keys()):
             self._reporter.warn(
-                f"the GPU of {shown_name(name)} is left alone: its processor reads {load.main_type} faster "
+                f"the GPU of {shown_name(name)} is left alone: {self._why_not(name, load.main_type)} "
                 "(a number of --gpu-layers insists)"
             )
         return ClusterPlan(used, shares, placement.left_out, guessed, quicker)
@@ -137,9 +138,14 @@ class ClusterPlanner:
         found = {}
         for name, gpu in gpus.items():
             own, there = (self._known.speed(name, key) for key in (type_name, of_gpu(type_name)))
-            if not own or not there or there.decode_bytes_per_s >= own.decode_bytes_per_s:
+            if there and (not own or there.decode_bytes_per_s >= own.decode_bytes_per_s):
                 found[name] = gpu
         return found
+
+    def _why_not(self, name: str, type_name: str) -> str:
+        if self._known.speed(name, of_gpu(type_name)) is None:
+            return f"its speed with {type_name} is not known"
+        return f"the processor reads {type_name} faster"
 
     def _guessed(self, available: list[NodeReport], type_name: str) -> tuple[str, ...]:
         nodes, known = [report.member.name for report in available], self._known
@@ -179,12 +185,18 @@ class ClusterPlanner:
         ]
 
     def _measure_gpus(self, members: list[Member], type_name: str, gpus: Mapping[str, Gpu]) -> None:
-        """Measure the GPUs whose speed is not known."""
+        """Measure the GPUs whose speed is not known. Raises only if they were asked for."""
         key = of_gpu(type_name)
         unknown = {name: gpu for name, gpu in gpus.items() if not self._known.speed(name, key)}
-        if self._may_measure and unknown:
-            with self._reporter.doing(f"measuring the speed of GPUs with {type_name}"):
-                measure_gpus(self._nodes, self._known, members, type_name, unknown)
+        for name, gpu in unknown.items() if self._may_measure else ():
+            what = f"measuring the GPU of {shown_name(name)} with {type_name}"
+            try:
+                with self._reporter.doing(what):
+                    measure_gpus(self._nodes, self._known, members, type_name, {name: gpu})
+            except (ClusterError, EngineError) as error:
+                if self._options.gpu_layers is not None:
+                    raise
+                self._reporter.warn(f"{what} failed: {error}")
 
     def _with_gpu(
         self, candidate: Candidate, load: ModelLoad, gpus: Mapping[str, Gpu]
