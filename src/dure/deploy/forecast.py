@@ -11,7 +11,9 @@ from dure.cluster.root.membership import Cluster
 from dure.cluster.root.occupancy import Occupancy
 from dure.cluster.root.readiness import machine_of
 from dure.cluster.root.survey import NodeReport, Nodes
-from dure.cluster.trust.identity import ROOT_NAME
+from dure.cluster.trust.identity import ROOT_NAME, shown_name
+from dure.deploy.gpu import RankGpu, placed_on_gpu, placed_on_gpus, told_of_gpu
+from dure.deploy.local import left_of
 from dure.deploy.node_pool import full_nodes
 from dure.deploy.node_sharing import NodeSharing
 from dure.deploy.options import RunOptions
@@ -24,6 +26,7 @@ from dure.model.cut import plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, plan_shards, sized_shards
 from dure.places import shard_directory
+from dure.plan.gpu_layers import GpuLayers
 from dure.plan.memory import DEFAULT_CTX, RankMemory, rank_memory, whole_memory
 
 __all__ = ["Forecast", "MachineForecast", "forecast"]
@@ -33,7 +36,8 @@ __all__ = ["Forecast", "MachineForecast", "forecast"]
 class MachineForecast:
     """One machine's part. memory_bytes: of its process, with its contexts. free_bytes: there is now.
 
-    fits: into its memory. disk: why its shard does not fit on its disk; "" if it does.
+    fits: into its memory. disk: why its shard does not fit on its disk; "" if it does. gpu: which of its
+    layers would lie there, in words; "" if none.
     """
 
     name: str
@@ -43,6 +47,7 @@ class MachineForecast:
     free_bytes: int
     fits: bool
     disk: str = ""
+    gpu: str = ""
 
 
 @dataclass
@@ -106,7 +111,7 @@ def _machines(
     there = {ROOT_NAME: probe()}
     there |= {report.member.name: machine_of(report) for report in plan.reports}
     free = {name: occupancy.left(name, machine) for name, machine in there.items()}
-    ranks, trained, shards = _ranks(model, plan, list(free.values()))
+    ranks, trained, shards, gpus = _ranks(model, options, plan, list(free.values()))
     placed = zip([report.member for report in plan.reports], shards[1:], strict=True)
     disks = {full.member.name: str(full.lack) for full in full_nodes(nodes, list(placed))}
     n_ctx, n = options.ctx or min(DEFAULT_CTX, trained), options.n_sequences
@@ -119,21 +124,25 @@ def _machines(
             free[name].available_bytes,
             taken <= free[name].available_bytes,
             disks.get(name, ""),
+            told_of_gpu(gpu) if gpu else "",
         )
-        for (name, share), rank in zip(plan.shares_by_name.items(), ranks, strict=True)
+        for (name, share), rank, gpu in zip(plan.shares_by_name.items(), ranks, gpus, strict=True)
     )
 
 
 def _ranks(
-    model: GgufFile, plan: ClusterPlan, machines: list[Machine]
-) -> tuple[list[RankMemory], int, Sequence[Shard]]:
-    """Return what each machine's rank takes, the context that the model was trained for, and the shards.
+    model: GgufFile, options: RunOptions, plan: ClusterPlan, machines: list[Machine]
+) -> tuple[list[RankMemory], int, Sequence[Shard], Sequence[GpuLayers | None]]:
+    """Return what each machine's rank takes of its own memory, the context that the model was trained for,
+    the shards, and which layers lie on GPUs.
 
-    Those of a model that is not here have no names, since a node has none of them.
+    Shards of a model that is not here have no names, since a node has none of them.
     """
     if not plan.reports:
         memory, trained = whole_memory(model, machines[0].features)
-        return [memory], trained, ()
+        n_ctx, own = options.ctx or min(DEFAULT_CTX, trained), plan.gpus.get(ROOT_NAME)
+        gpu = placed_on_gpu(own, model, options, memory, n_ctx)
+        return left_of([memory], [gpu]), trained, (), [gpu]
     cut = plan_cut(model, plan.shares)
     is_here = model.paths[0].exists()
     shards = plan_shards(model, cut, shard_directory()) if is_here else sized_shards(model, cut)
@@ -141,4 +150,6 @@ def _ranks(
         rank_memory(cut, shard, machine.features)
         for shard, machine in zip(shards, machines, strict=True)
     ]
-    return ranks, cut.shape.context_length, shards
+    named = [RankGpu(shown_name(name), plan.gpus.get(name)) for name in plan.shares_by_name]
+    gpus = placed_on_gpus(named, model, options, cut, shards, ranks)
+    return left_of(ranks, gpus), cut.shape.context_length, shards, gpus

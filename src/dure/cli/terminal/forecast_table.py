@@ -23,6 +23,8 @@ def print_forecast(cluster: dict[str, Any]) -> None:
     for one in cluster["machines"]:
         if one["disk"]:
             output.print(printable(one["disk"]), soft_wrap=True)
+        if one["gpu"]:
+            output.print(f"{shown_name(one['name'])}: {printable(one['gpu'])}", soft_wrap=True)
     for name, reason in cluster["left_out"].items():
         output.print(f"{shown_name(name)} would take no part: {printable(reason)}", soft_wrap=True)
     if guessed := ", ".join(map(shown_name, cluster["guessed"])):
