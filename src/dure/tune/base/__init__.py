@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TuneBase", "be_quiet", "config_of", "fingerprint_of", "load_base", "tokenizer_of"]
+__all__ = [
+    "TuneBase",
+    "be_quiet",
+    "config_of",
+    "ends_of",
+    "fingerprint_of",
+    "load_base",
+    "tokenizer_of",
+]
 
 
 class BaseSource(Protocol):
@@ -33,6 +41,9 @@ class BaseSource(Protocol):
 
     def model_of(self, path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
         """Return the model with its weights."""
+
+    def ends_of(self, path: Path) -> list[int]:
+        """Return the tokens by which generating ends."""
 
     def fingerprint_of(self, path: Path) -> str:
         """Return what tells the model from others."""
@@ -73,6 +84,11 @@ def load_base(path: Path, dtype: torch.dtype | None = None) -> TuneBase:
     source = _source(path)
     tokenizer = source.tokenizer_of(path)
     return TuneBase(path, source.model_of(path, dtype), tokenizer)
+
+
+def ends_of(path: Path) -> list[int]:
+    """Return the tokens by which the model's own settings say that an answer ends."""
+    return _source(path).ends_of(path)
 
 
 def fingerprint_of(path: Path) -> str:

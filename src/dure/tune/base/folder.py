@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["config_of", "fingerprint_of", "is_meant", "model_of", "tokenizer_of"]
+__all__ = ["config_of", "ends_of", "fingerprint_of", "is_meant", "model_of", "tokenizer_of"]
 
 _CURE = "get the folder again, with config.json, the tokenizer's files and the safetensors"
 
@@ -60,6 +60,17 @@ def model_of(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
         raise ModelError(
             f"the weights of {path} cannot be used: {_first_line(error)}", _CURE
         ) from error
+
+
+def ends_of(path: Path) -> list[int]:
+    """Return the tokens by which generating ends, none if the folder does not say."""
+    from transformers import GenerationConfig
+
+    try:
+        found = GenerationConfig.from_pretrained(path, local_files_only=True).eos_token_id
+    except (OSError, ValueError):
+        return []
+    return found if isinstance(found, list) else [found] if found is not None else []
 
 
 def fingerprint_of(path: Path) -> str:

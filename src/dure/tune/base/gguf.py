@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["config_of", "fingerprint_of", "is_meant", "model_of", "tokenizer_of"]
+__all__ = ["config_of", "ends_of", "fingerprint_of", "is_meant", "model_of", "tokenizer_of"]
 
 
 def is_meant(path: Path) -> bool:
@@ -54,8 +54,14 @@ def model_of(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
     with open_gguf(path) as gguf:
         own = torch.bfloat16 if _most_bytes(gguf) == "BF16" else torch.float32
         model = torch_model(gguf, dtype or own)
-        model.generation_config.eos_token_id = _ends(gguf)
+        model.generation_config.eos_token_id = _ends(gguf) or None
     return model
+
+
+def ends_of(path: Path) -> list[int]:
+    """Return the tokens that the file says end an answer."""
+    with open_gguf(path) as gguf:
+        return _ends(gguf)
 
 
 def fingerprint_of(path: Path) -> str:
@@ -71,7 +77,6 @@ def _most_bytes(gguf: GgufFile) -> str:
     return max(sizes, key=sizes.__getitem__)
 
 
-def _ends(gguf: GgufFile) -> list[int] | None:
-    """Return the tokens that the file says end an answer."""
+def _ends(gguf: GgufFile) -> list[int]:
     keys = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
-    return [gguf.int(key) for key in keys if key in gguf.metadata] or None
+    return [gguf.int(key) for key in keys if key in gguf.metadata]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dure.errors import UsageError
-from dure.tune.base import config_of, tokenizer_of
+from dure.tune.base import config_of, ends_of, tokenizer_of
 from dure.tune.data.chat_text import ChatText
 from dure.tune.data.encoder import ExampleEncoder
 from dure.tune.data.examples import Examples, read_examples
@@ -178,12 +178,5 @@ def _ends(settings: TuneSettings, tokenizer: Any) -> Iterator[int]:
     """Yield the tokens that end an answer: the tokenizer's, and those by which generating ends."""
     if tokenizer.eos_token_id is not None:
         yield tokenizer.eos_token_id
-    if settings.method is TuneMethod.SCRATCH:
-        return
-    from transformers import GenerationConfig
-
-    try:
-        more = GenerationConfig.from_pretrained(settings.base).eos_token_id
-    except (OSError, ValueError):
-        more = None
-    yield from more if isinstance(more, list) else [more] if more is not None else []
+    if settings.method is not TuneMethod.SCRATCH:
+        yield from ends_of(settings.base)
