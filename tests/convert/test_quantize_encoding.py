@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,14 @@ def test_output_and_embedding_types_are_passed_on(tmp_path: Path) -> None:
     assert types["output.weight"].name == "Q8_0"
     assert types["token_embd.weight"].name == "Q5_0"
     assert types["blk.0.attn_q.weight"].name == "Q4_0"
+
+
+def test_a_mixture_that_needs_importances_is_refused_without(tmp_path: Path) -> None:
+    """Before anything is encoded: what the types are is known from the header."""
+    source = small_model(tmp_path / "source.gguf", replace(SMALL, n_embd=256))
+    match = r"IQ2_XXS has .*IQ2_XXS, which cannot be made without an importance matrix"
+    with open_gguf(source) as model, pytest.raises(ModelError, match=match):
+        llama_types(model, Mixture("IQ2_XXS"), has_importances=False)
 
 
 def test_an_unknown_mixture_is_refused_with_the_names_there_are() -> None:

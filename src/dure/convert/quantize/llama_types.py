@@ -20,7 +20,7 @@ from functools import cache
 import msgspec
 
 from dure.errors import ModelError, UsageError
-from dure.model.ggml import GgmlType, type_named
+from dure.model.ggml import GgmlType, needs_importance, type_named
 from dure.model.gguf import GgufFile
 
 __all__ = ["LlamaTypes", "Mixture", "file_types", "llama_types", "mixture_named", "quantizable"]
@@ -81,8 +81,19 @@ def mixture_named(name: str) -> str:
 
 
 def llama_types(model: GgufFile, mixture: Mixture, *, has_importances: bool) -> LlamaTypes:
-    """Return the type of each tensor that a mixture changes. Raises ModelError if llama.cpp refuses."""
-    return _asked(model, [mixture], has_importances=has_importances)[0]
+    """Return the type of each tensor that a mixture changes.
+
+    Raises ModelError if llama.cpp refuses, or a type needs an importance matrix and there is none.
+    """
+    found = _asked(model, [mixture], has_importances=has_importances)[0]
+    needing = {one.name for one in found.types.values() if needs_importance(one)}
+    if needing and not has_importances:
+        raise ModelError(
+            f"{mixture.name} has {', '.join(sorted(needing))}, which cannot be made without an importance "
+            "matrix",
+            "make one with `dure imatrix`, or use Q4_K_M",
+        )
+    return found
 
 
 def quantizable(model: GgufFile) -> frozenset[str]:
