@@ -220,7 +220,15 @@ export interface ModelOnDisk {
 }
 
 export type WorkState = "running" | "done" | "failed" | "stopped";
-export type WorkKind = "pull" | "import" | "quantize" | "cut" | "load" | "eval" | "imatrix";
+export type WorkKind =
+  | "pull"
+  | "import"
+  | "quantize"
+  | "cut"
+  | "load"
+  | "eval"
+  | "imatrix"
+  | "tune";
 
 /** What is done within work that has several parts. */
 export type WorkPhase =
@@ -235,7 +243,8 @@ export type WorkPhase =
   | "writing"
   | "judging"
   | "timing"
-  | "gathering";
+  | "gathering"
+  | "tuning";
 
 export interface Work {
   readonly id: string;

@@ -243,6 +243,7 @@ export const en = {
       load: "load",
       eval: "eval",
       imatrix: "imatrix",
+      tune: "tune",
     },
     state: { running: "running", done: "done", failed: "failed", stopped: "stopped" },
     phase: {
@@ -258,6 +259,7 @@ export const en = {
       judging: "judging",
       timing: "measuring the speed",
       gathering: "gathering",
+      tuning: "learning",
     },
     ended: (kind: string, name: string, state: string) => `${kind} ${name}: ${state}`,
     tokens: (n: string) => `${n} tokens`,

@@ -240,6 +240,7 @@ export const ko: Texts = {
       load: "로드",
       eval: "평가",
       imatrix: "중요도 행렬",
+      tune: "튜닝",
     },
     state: { running: "진행 중", done: "완료", failed: "실패", stopped: "중지됨" },
     phase: {
@@ -255,6 +256,7 @@ export const ko: Texts = {
       judging: "평가 중",
       timing: "속도 측정 중",
       gathering: "수집 중",
+      tuning: "학습 중",
     },
     ended: (kind, name, state) => `${name} ${kind}: ${state}`,
     tokens: (n) => `${n} 토큰`,

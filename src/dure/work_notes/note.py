@@ -12,7 +12,7 @@ __all__ = ["Unit", "WorkKind", "WorkNote", "WorkPhase", "WorkState", "is_shown",
 
 KEPT_S = 60.0  # how work ended is shown so long
 
-WorkKind = Literal["pull", "import", "quantize", "cut", "load", "eval", "imatrix"]
+WorkKind = Literal["pull", "import", "quantize", "cut", "load", "eval", "imatrix", "tune"]
 WorkPhase = Literal[
     "",
     "cutting",
@@ -27,6 +27,7 @@ WorkPhase = Literal[
     "judging",
     "timing",
     "gathering",
+    "tuning",
 ]
 WorkState = Literal["running", "done", "failed", "stopped"]
 Unit = Literal["bytes", "tokens", "part"]  # part: done counts from 0 to 1
