@@ -28,6 +28,7 @@ __all__ = [
     "route_directory",
     "runtime_directories",
     "runtime_directory",
+    "same_disk",
     "shard_directory",
     "temporary_directory",
     "ui_file",
@@ -43,6 +44,11 @@ def free_bytes(directory: Path) -> int:
 def disk_bytes(directory: Path) -> int:
     """Return the size of the disk of a directory, which need not exist yet."""
     return shutil.disk_usage(_existing(directory)).total
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """Return whether two directories, which need not exist yet, are on one disk."""
+    return _existing(one.absolute()).stat().st_dev == _existing(other.absolute()).stat().st_dev
 
 
 def _existing(directory: Path) -> Path:

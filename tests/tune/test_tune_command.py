@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.dure_process import DURE, Dure, error_line
+from tests.support.dure_process import DURE, Dure, as_json, error_line
 from tests.support.tiny_models import chats, write_lines, write_tiny_model
 
 OPTIONS = ["--ctx", "128", "--lr", "3e-3", "--steps", "40", "--threads", "1"]
@@ -88,6 +88,7 @@ def test_a_run_that_is_killed_goes_on_with_the_same_losses(
 def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(
     dure: Dure, arguments: list[str], tmp_path: Path
 ) -> None:
+    """`dure ps` says what was stopped."""
     command = [*arguments, "--json", "--out", tmp_path / "out"]
     process = dure.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     read_until(process, 3)
@@ -97,6 +98,10 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(
     assert b"the same command goes on from there" in told
     step = int(told.decode().split("after step ")[1].split(",")[0])
     assert (tmp_path / f"out/checkpoints/step-{step:06}/weights.pt").exists()
+    (work,) = as_json(dure("ps", "--json"))["work"]
+    assert (work["kind"], work["name"], work["phase"]) == ("tune", "out", "tuning")
+    assert work["state"] == "stopped"
+    assert 3 / 40 <= work["done"] < 1
 
 
 def test_on_a_terminal_the_loss_is_a_line(dure: Dure, arguments: list[str], tmp_path: Path) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dure.cli.terminal.console import errors, output, print_json, printable
 from dure.cli.terminal.model_argument import resolve_model
+from dure.cli.terminal.noted import noted
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import Json
 from dure.cli.terminal.stop_signals import StopSignals
@@ -25,7 +26,8 @@ from dure.cli.terminal.tune_options import (
 from dure.cli.terminal.tune_peers import goes_on_alone, one_of_several, run_on_gpus
 from dure.cli.terminal.tune_plan_report import PlanOptions, plan_data, print_plan
 from dure.cli.terminal.tune_result import ResultOptions
-from dure.cli.terminal.tune_view import as_json_lines, shown
+from dure.cli.terminal.tune_to_boards import ToBoards
+from dure.cli.terminal.tune_view import as_json_lines, noted_learning, shown
 from dure.errors import UsageError
 from dure.hardware.probe import probe
 from dure.places import cache_directory
@@ -42,6 +44,7 @@ __all__ = ["tune"]
 
 @expanded
 def tune(
+    context: typer.Context,
     base: Annotated[
         str,
         typer.Argument(
@@ -96,8 +99,15 @@ def tune(
     planning.check()
     path = _base(base)
     settings = settings_of(path, what, reading, learning, memory)
-    result.check(path, learns_adapter=what.method == "lora")
+    result.check(
+        path,
+        learns_adapter=what.method == "lora",
+        is_typed=lambda name: str(context.get_parameter_source(name)).endswith("COMMANDLINE"),
+    )
     target = out or Path(f"{path.name.removesuffix('.gguf')}-tuned")
+    boards = ToBoards(result, context, target, settings)
+    if goes_on_alone():
+        boards.check(listens=not planning.plan)
     _use_threads(memory.threads)
     if planning.plan:
         if memory.gpus > 1:
@@ -106,20 +116,22 @@ def tune(
             )
         _print_plan(settings, planning, as_json=as_json)
         return
-    if memory.gpus > 1 and n_started() == 1:
-        done = run_on_gpus(memory.gpus, target)
-    else:
-        seen = _observing(target, tensorboard, as_json=as_json)
-        with one_of_several() as (peers, stop), seen as observer:
-            done = _tuned(settings, target, observer, stop, save_every, restart, peers)
-        if not goes_on_alone():
-            return
-    if not as_json:
-        _report(done)
-    if result.is_wanted:
-        is_new = what.method == "from-scratch"
-        for file in result.finish(target, done.path, None if is_new else path, _quantize()):
+    if goes_on_alone():
+        boards.tell(1, f"tuning {path.name}")
+    with noted("tune", target.resolve().name) if goes_on_alone() else nullcontext():
+        if memory.gpus > 1 and n_started() == 1:
+            done = run_on_gpus(memory.gpus, target)
+        else:
+            seen = _observing(target, tensorboard, as_json=as_json)
+            with one_of_several() as (peers, stop), seen as observer:
+                done = _tuned(settings, target, observer, stop, save_every, restart, peers)
+            if not goes_on_alone():
+                return
+        if not as_json:
+            _report(done)
+        for file in boards.files(done.path):
             _tell_of(file, as_json=as_json)
+    boards.serve()
 
 
 def _print_plan(settings: TuneSettings, options: PlanOptions, *, as_json: bool) -> None:
@@ -156,6 +168,7 @@ def _observing(target: Path, tensorboard: bool, *, as_json: bool) -> Iterator[Ob
         return
     with ExitStack() as stack:
         observers: list[Observer] = [as_json_lines if as_json else stack.enter_context(shown())]
+        observers.append(noted_learning())
         if tensorboard:
             from dure.tune.loop.tensorboard import event_files
 
@@ -196,16 +209,8 @@ def _tuned(
                 f"stopped after step {stopped.step:,}, which is saved: the same command goes on from there",
                 markup=False,
             )
-        raise typer.Exit(128 + (stop.number or signal.SIGINT)) from None
-
-
-def _quantize() -> Callable[..., None]:
-    """Return `dure quantize` as a function of its groups of options."""
-    from dure.cli.commands.quantize import quantize
-
-    command: Any = quantize
-    plain: Callable[..., None] = command.__wrapped__
-    return plain
+        # Not typer's Exit: this notes that the run was stopped, not that it failed.
+        raise SystemExit(128 + (stop.number or signal.SIGINT)) from None
 
 
 def _tell_of(file: Path, *, as_json: bool) -> None:

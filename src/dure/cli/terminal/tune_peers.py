@@ -61,5 +61,5 @@ def run_on_gpus(n: int, target: Path) -> RunEnded:
     with StopSignals() as stop:
         words = [sys.executable, "-m", "dure", *sys.argv[1:]]
         if code := run_together(words, n, lambda: stop.number):
-            raise typer.Exit(code)
+            raise SystemExit(code)
     return finished_run(target)

@@ -1,23 +1,14 @@
-"""What becomes of a result of `dure tune`: a GGUF, quantized if asked for, and served.
-
-Each step tells its progress as the command of its name does. Serving takes the place of this process: what
-tuning held in memory is free then.
-"""
+"""What should become of a result of `dure tune`: a GGUF, quantized if asked for, and served."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dure.cli.terminal.console import errors, printable, progress_bar
-from dure.cli.terminal.out_file import check_room
 from dure.errors import UsageError
 
 __all__ = ["ResultOptions"]
@@ -94,20 +85,36 @@ class ResultOptions:
         """Return whether the result becomes a file."""
         return self.gguf or self.beside or self.quantizes or self.serve
 
-    def check(self, base: Path, *, learns_adapter: bool) -> None:
-        """Check what can be checked before a run. Raises UsageError."""
+    def check(
+        self,
+        base: Path,
+        *,
+        learns_adapter: bool,
+        is_typed: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        """Check that the options go together. Raises UsageError.
+
+        is_typed: whether an option was typed; the configuration may have it for all commands.
+        """
         if self.quantize is not None and self.target_bpw is not None:
             raise UsageError("--quantize and --target-bpw", "give one of them")
         if self.quantize is not None:
-            from dure.convert.quantize.llama_types import mixture_named
+            from dure.convert.quantize.llama_types import file_types
 
-            mixture_named(self.quantize)
+            if self.quantize.upper() not in file_types():
+                cure = f"use one of {', '.join(file_types())}"
+                raise UsageError(f"--quantize {self.quantize}", cure)
         if not self.serve:
-            for option, given in (("--ranks", self.ranks), ("--port", self.port)):
-                if given is not None:
-                    raise UsageError(f"{option} without --serve", "add --serve")
-        if not self.beside:
-            return
+            self._check_unserved(is_typed)
+        if self.beside:
+            self._check_beside(base, learns_adapter)
+
+    def _check_unserved(self, is_typed: Callable[[str], bool]) -> None:
+        for name in ("ranks", "port", "cluster"):
+            if getattr(self, name) not in (None, False) and is_typed(name):
+                raise UsageError(f"--{name} without --serve", "add --serve")
+
+    def _check_beside(self, base: Path, learns_adapter: bool) -> None:
         if not learns_adapter:
             raise UsageError("--beside without an adapter", "leave out --beside, or use --lora")
         if self.quantizes:
@@ -120,60 +127,3 @@ class ResultOptions:
                 f"--beside --serve needs a GGUF to put the adapter beside, and {base} is a folder",
                 "leave out --beside, or tune the imported GGUF",
             )
-
-    def finish(
-        self, run: Path, result: Path, base: Path | None, quantize: Callable[..., None]
-    ) -> Iterator[Path]:
-        """Make what was asked for; yield each file. With `serve` it does not come back.
-
-        run: the folder of the run. result: the model or the adapter in it. base: None for a new model.
-        quantize: the command, which gets its groups of options.
-        """
-        file = self._written(run, result, base)
-        yield file
-        if self.quantizes:
-            file = self._quantized(file, quantize)
-            yield file
-        if self.serve:
-            self._serve(file, base)
-
-    def _written(self, run: Path, result: Path, base: Path | None) -> Path:
-        from dure.convert.model import write_model
-        from dure.tune.result.card import card_of_run
-        from dure.tune.result.writing import ResultForm, opened_result
-
-        target = run / f"{run.resolve().name}-{'adapter' if self.beside else 'F16'}.gguf"
-        wanted = ResultForm(merge=not self.beside, name=run.resolve().name)
-        with opened_result(result, base, card_of_run(run), wanted) as model:
-            check_room(target, model.size_bytes)
-            for note in model.notes:
-                errors.print(printable(note), markup=False, soft_wrap=True)
-            with progress_bar(f"writing {target.name}", model.size_bytes) as advance:
-                write_model(model, target, advance)
-        return target
-
-    def _quantized(self, file: Path, quantize: Callable[..., None]) -> Path:
-        from dure.cli.terminal import quantize_options as groups
-
-        label = self.quantize.upper() if self.quantize else f"{self.target_bpw:g}bpw"
-        target = file.with_name(f"{file.stem.removesuffix('-F16')}-{label}.gguf")
-        with redirect_stdout(sys.stderr):  # what is printed there is our files alone
-            quantize(
-                str(file),
-                target=groups.Target(type_=self.quantize, target_bpw=self.target_bpw),
-                mixture=groups.MixtureOptions(),
-                where=groups.WhereItRuns(ranks=self.ranks),
-                measuring=groups.Measuring(),
-                writing=groups.Writing(out=target, verify=False, force=True),
-            )
-        return target
-
-    def _serve(self, file: Path, base: Path | None) -> None:
-        model = (base, "--lora", file) if self.beside and base else (file,)
-        options = [
-            *(("--ranks", self.ranks) if self.ranks is not None else ()),
-            *(("--port", self.port) if self.port is not None else ()),
-            *(("--cluster",) if self.cluster else ()),
-        ]
-        program = [sys.executable, "-m", "dure.cli.main", "serve", *model, *options]
-        os.execv(sys.executable, [str(one) for one in program])  # noqa: S606 - our own command

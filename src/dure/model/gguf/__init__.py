@@ -18,7 +18,7 @@ from dure.model.gguf.values import (
     bytes_by_type,
     value_of,
 )
-from dure.model.gguf.writer import GgufWriter, Sink
+from dure.model.gguf.writer import GgufWriter, Sink, write_header
 
 __all__ = [
     "GgufFile",
@@ -32,4 +32,5 @@ __all__ = [
     "bytes_by_type",
     "open_gguf",
     "value_of",
+    "write_header",
 ]

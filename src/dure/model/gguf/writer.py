@@ -62,7 +62,7 @@ class GgufWriter:
 
     For a path, the bytes go to `<path>.part`, which is renamed at the end and deleted on an exception.
     A `Value` in `metadata` is copied as it is, anything else gets the kind llama.cpp expects;
-    `general.alignment` is set from `alignment`. `sha256` and `size_bytes` are the file's.
+    `general.alignment` is set from `alignment`. `sha256`, `header` and `size_bytes` are the file's.
     Raises ModelError for tensors llama.cpp cannot hold, ResourceError for a full disk, and ValueError
     when the chunks do not add up to the tensors.
     """
@@ -78,13 +78,13 @@ class GgufWriter:
             raise ValueError(f"alignment {alignment} is not a power of two to {MAX_ALIGNMENT}")
         self._tensors = tuple(tensors)
         self._alignment = alignment
-        self._header = self._encode_header(metadata)
+        self.header = self._encode_header(metadata)
         self._digest = hashlib.sha256()
         self._current = 0  # the tensor that is being written, and its bytes so far
         self._done = 0
         self._is_open = False
         padded = (aligned(tensor.size_bytes, alignment) for tensor in self._tensors)
-        self.size_bytes = len(self._header) + sum(padded)
+        self.size_bytes = len(self.header) + sum(padded)
         self._sink: Sink = _FileSink(target) if isinstance(target, Path) else target
 
     @property
@@ -96,7 +96,7 @@ class GgufWriter:
         try:
             self._sink.open(self.size_bytes)
             self._is_open = True
-            self._put(self._header)
+            self._put(self.header)
         except BaseException:
             self._drop()
             raise
@@ -163,6 +163,17 @@ class GgufWriter:
             offset += aligned(tensor.size_bytes, self._alignment)
         header = b"".join(pieces)
         return header.ljust(aligned(len(header), self._alignment), b"\0")
+
+
+def write_header(
+    path: Path,
+    metadata: Mapping[str, Value | bool | int | float | str],
+    tensors: Sequence[TensorSpec],
+) -> None:
+    """Write a model without its content, which takes no disk: for what looks at headers alone."""
+    writer = GgufWriter(path, metadata, tensors)
+    path.write_bytes(writer.header)
+    os.truncate(path, writer.size_bytes)
 
 
 class _FileSink:

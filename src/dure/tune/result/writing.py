@@ -21,7 +21,7 @@ from dure.model.gguf import open_gguf
 from dure.model.gguf.values import one_line
 from dure.tune.result.card import TuneCard
 
-__all__ = ["ResultForm", "opened_result"]
+__all__ = ["ResultForm", "opened_base", "opened_result"]
 
 _KEPT = ("tokenizer.", "general.sampling.")
 Keys = dict[str, Any]
@@ -61,7 +61,7 @@ def _adapter(result: Path, base: Path | None, wanted: ResultForm) -> Iterator[Co
         raise UsageError(
             f"{one_line(result.name)} is an adapter, and its base is not known", "name the base"
         )
-    with _base(base, wanted) as model:
+    with opened_base(base, wanted) as model:
         facts = adapters.base_of(model)
         with adapters.opened_adapter(result, facts) as adapter:
             yield (
@@ -72,7 +72,8 @@ def _adapter(result: Path, base: Path | None, wanted: ResultForm) -> Iterator[Co
 
 
 @contextmanager
-def _base(base: Path, wanted: ResultForm) -> Iterator[ConvertedModel]:
+def opened_base(base: Path, wanted: ResultForm) -> Iterator[ConvertedModel]:
+    """Open what is tuned as a model to be written: a result that is merged has its tensors."""
     type_ = wanted.type or type_named("F16")
     if huggingface.is_folder(base):
         with huggingface.convert_folder(base, type_) as model:
