@@ -20,8 +20,10 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ TOOLS = Path(__file__).parents[1] / "tools"
 DEMO = Path(__file__).parents[1] / "models" / "dure-demo.gguf"
 N_TRAIN, N_HELD_OUT = 1200, 100
 START_S = 600.0
+AT_ONCE = 4  # questions
 NOTES = (
     "{lender} the {job} lent the {tool} to {borrower} at the {place}.",
     "At the {place}, {borrower} borrowed the {tool} from {lender} the {job}.",
@@ -82,7 +85,7 @@ def dure(*arguments: object) -> str:
 @contextmanager
 def served(model: Path, ranks: int) -> Iterator[str]:
     """Serve a file, and yield its address once it is ready."""
-    options = ("--ranks", ranks, "--port", 0, "--ctx", 512, "--parallel", 4)
+    options = ("--ranks", ranks, "--port", 0, "--ctx", 512, "--parallel", AT_ONCE)
     command = [sys.executable, "-m", "dure.cli.main", "serve", model, *options]
     with (
         tempfile.TemporaryFile("w+") as said,
@@ -100,7 +103,7 @@ def _address(process: subprocess.Popen[str], said: Any) -> str:
     while time.monotonic() < ends and process.poll() is None:
         said.seek(0)
         text = said.read()
-        if "ready" in text and (found := re.search(r"https?://\S+", text)):
+        if "ready:" in text and (found := re.search(r"https?://\S+", text)):
             return found[0]
         time.sleep(0.2)
     said.seek(0)
@@ -125,8 +128,8 @@ def asked(address: str, question: Question, *, chat: bool) -> str:
 
 def exact(model: Path, held_out: Sequence[Question], ranks: int, *, chat: bool) -> tuple[int, str]:
     """Return how many answers are right, and the first one."""
-    with served(model, ranks) as address:
-        answers = [asked(address, one, chat=chat) for one in held_out]
+    with served(model, ranks) as address, ThreadPoolExecutor(AT_ONCE) as threads:
+        answers = list(threads.map(partial(asked, address, chat=chat), held_out))
     right = sum(one.answer == answer for one, answer in zip(held_out, answers, strict=True))
     return right, answers[0]
 
@@ -138,7 +141,7 @@ def tuned(options: argparse.Namespace, folder: Path, way: str, base: Path, held:
     dure(
         *("tune", base, way, "--data", held, "--out", out, "--steps", options.steps),
         *("--lr", rates[way], "--batch", options.batch, "--ctx", options.row, "--rank", 16),
-        *("--threads", options.threads, "--eval-split", 0.02, "--dtype", "float32"),
+        *("--threads", options.threads, "--eval-split", 0.02, "--dtype", options.dtype),
     )
     file = folder / f"{way.strip('-')}.gguf"
     if way == "--lora":
@@ -159,6 +162,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--row", type=int, default=512, help="tokens")
     parser.add_argument("--lr", type=float)
+    parser.add_argument("--dtype", default="float32", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--held-out", type=int, default=N_HELD_OUT)
     parser.add_argument("--folder", type=Path, help="keep what is made there")
     options = parser.parse_args()
