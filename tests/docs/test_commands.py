@@ -50,7 +50,8 @@ SETTINGS = {  # what a page's commands take much of by default is little here
         "DURE_IMATRIX_CHUNKS": "2",
         "DURE_EVAL_CHUNKS": "2",
         "DURE_EVAL_CTX": "128",
-    }
+    },
+    "docs/tuning.md": {"DURE_TUNE_STEPS": "2", "DURE_TUNE_THREADS": "1"},
 }
 WITHOUT_MODEL = {"plan", "ps", "doctor", "config"}
 QUICK = WITHOUT_MODEL | {"run", "chat", "serve", "show", "cut"}
@@ -91,6 +92,7 @@ def dure(tmp_path: Path, hub: HubServer) -> Dure:
         del program.environment[name]
     (tmp_path / "clone" / "models").mkdir(parents=True)
     shutil.copy(DEMO, tmp_path / "clone" / "models")
+    (tmp_path / "clone" / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "clone" / ".venv").symlink_to(sys.prefix)
     (tmp_path / "home").mkdir()
     program.environment |= {

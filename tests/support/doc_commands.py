@@ -49,6 +49,7 @@ dure() {
     case "$1 $2" in
         "serve install" | "serve uninstall") command dure "$@" ;;
         "serve "* | "route serve") serve_behind "$@" ;;
+        "tune "*) case " $* " in *" --serve "*) serve_behind "$@" ;; *) command dure "$@" ;; esac ;;
         "doctor "*) command dure "$@" || [ $? = 1 ] ;;  # there are findings
         *) command dure "$@" ;;
     esac
