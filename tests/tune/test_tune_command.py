@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -113,20 +114,32 @@ def test_on_a_terminal_the_loss_is_a_line(dure: Dure, arguments: list[str], tmp_
     assert shown.rstrip().endswith("out/adapter")
 
 
-def test_memory_that_runs_out_is_told_with_what_makes_it_fit(dure: Dure, tmp_path: Path) -> None:
-    """A process that may have 2 GB, and a step that needs more."""
-    base = write_tiny_model(
-        tmp_path / "base", max_position_embeddings=8192, intermediate_size=65536
-    )
-    data = write_lines(tmp_path / "long.jsonl", {"text": "a" * 8000})
-    options = ["--full", "--ctx", "8192", "--no-pack", "--threads", "1"]
-    done = subprocess.run(
-        [*DURE, "tune", base, "--data", data, *options, "--out", tmp_path / "out"],
+def in_two_gigabytes(dure: Dure, folder: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a process that may have 2 GB, and a step that needs more."""
+    base = write_tiny_model(folder / "base", max_position_embeddings=8192, intermediate_size=65536)
+    data = write_lines(folder / "long.jsonl", {"text": "a" * 8000})
+    options = ("--full", "--ctx", "8192", "--no-pack", "--threads", "1", *options)
+    return subprocess.run(
+        [*DURE, "tune", base, "--data", data, *options, "--out", folder / "out"],
         env=dure.environment,
         capture_output=True,
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30)),
     )
+
+
+def test_a_run_that_does_not_fit_is_not_begun(dure: Dure, tmp_path: Path) -> None:
+    """It says so before the model is loaded, with what makes it fit; other settings may follow."""
+    done = in_two_gigabytes(dure, tmp_path)
+    told = done.stderr.decode().splitlines()[-1]
+    assert re.match(r"dure: the run needs \d.* of memory, and \d.* are free: ", told), told
+    assert told.endswith("; --anyway begins in spite of that")
+    assert done.returncode == 1
+    assert not (tmp_path / "out/run.json").exists()
+
+
+def test_memory_that_runs_out_is_told_with_what_makes_it_fit(dure: Dure, tmp_path: Path) -> None:
+    done = in_two_gigabytes(dure, tmp_path, "--anyway")
     told = done.stderr.decode().splitlines()[-1]
     assert told.startswith("dure: the run does not fit into memory: add --checkpointing"), told
     assert done.returncode == 1

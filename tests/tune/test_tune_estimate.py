@@ -62,6 +62,16 @@ def test_what_is_kept_grows_with_rows_and_shrinks_by_computing_again() -> None:
     assert again < 0.6 * four
 
 
+def test_experts_are_counted_in_bfloat16_too() -> None:
+    """Their products of groups have weights in float32, which torch refuses for tensors without content."""
+    config = AutoConfig.for_model(
+        "qwen3_moe", **SHAPE, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16
+    )
+    here = Arith(torch.device("cpu"), torch.bfloat16)
+    found = memory_of(config, SETTINGS, here, SHAPES, 0)
+    assert found.pass_bytes > 4 * found.learned
+
+
 def test_gradients_stay_between_passes_of_a_step() -> None:
     found, several = estimate(), estimate(accumulate=3)
     gradients = 4 * found.learned
@@ -82,7 +92,7 @@ def test_a_plan_measures_once_and_keeps_it(settings: TuneSettings, tmp_path: Pat
     assert plan.seconds is not None
     assert plan.seconds > 0
     [kept] = tmp_path.iterdir()
-    kept.write_text("[100.0, 0.0]")
+    kept.write_text("[100.0, 0.0, 0.0]")
     again = plan_of(settings, tmp_path)
     assert again.seconds is not None
     assert 50 * plan.steps < again.seconds < 100 * plan.steps  # an epoch's last has fewer rows
@@ -110,4 +120,7 @@ def test_the_switch_that_costs_least_is_named(
     def fits(one: TuneSettings) -> bool:
         return one.batch <= rows_at_once or (one.method is TuneMethod.LORA and method != one.method)
 
-    assert switch_of(replace(SETTINGS, batch=4, accumulate=2, method=method), fits) == switch
+    settings = replace(SETTINGS, batch=4, accumulate=2, method=method)
+    assert switch_of(settings, fits) == switch
+    kept = switch if "--lora" not in switch else ""
+    assert switch_of(settings, fits, keeps_method=True) == kept

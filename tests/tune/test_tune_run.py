@@ -25,6 +25,7 @@ from dure.tune.loop.events import (
     StepLearned,
     TuneEvent,
 )
+from dure.tune.loop.prepared import Prepared
 from dure.tune.loop.run import tune_model
 from dure.tune.loop.training import Stopped
 from dure.tune.settings import Arithmetic, TuneMethod, TuneSettings
@@ -171,6 +172,28 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_losses(
     _, later = run(lora, tmp_path / "parts")
     assert later.of(Resumed) == [Resumed(5, 12)]
     assert journal(tmp_path / "parts") == journal(tmp_path / "whole")
+
+
+def test_what_speaks_against_a_run_is_asked_before_it_is_loaded(
+    settings: TuneSettings, tmp_path: Path
+) -> None:
+    """Whenever it begins or goes on; if something does, the folder may be used for other settings."""
+    asked: list[bool] = []
+
+    def refuse(prepared: Prepared, is_resumed: bool) -> None:
+        asked.append(is_resumed)
+        raise ResourceError(f"{prepared.ctx} tokens are too many", "use fewer")
+
+    seen = Seen()
+    with pytest.raises(ResourceError, match="128 tokens are too many"):
+        tune_model(settings, tmp_path, seen, check=refuse)
+    assert not seen.of(ModelReady)
+    seen.stop_after = 2
+    with pytest.raises(Stopped):
+        tune_model(replace(settings, lr=1e-3), tmp_path, seen, is_stopped=seen.is_stopped)
+    with pytest.raises(ResourceError):
+        tune_model(replace(settings, lr=1e-3), tmp_path, Seen(), check=refuse)
+    assert asked == [False, True]
 
 
 def test_other_settings_are_refused_by_name(settings: TuneSettings, tmp_path: Path) -> None:

@@ -124,7 +124,9 @@ def tune(
         else:
             seen = _observing(target, tensorboard, as_json=as_json)
             with one_of_several() as (peers, stop), seen as observer:
-                done = _tuned(settings, target, observer, stop, save_every, restart, peers)
+                done = _tuned(
+                    settings, target, observer, stop, save_every, restart, memory.anyway, peers
+                )
             if not goes_on_alone():
                 return
         if not as_json:
@@ -188,8 +190,10 @@ def _tuned(
     stop: StopSignals,
     save_every: int | None,
     restart: bool,
+    anyway: bool,
     peers: Peers,
 ) -> RunEnded:
+    from dure.tune.estimate.plan import check_memory
     from dure.tune.loop.run import tune_model
     from dure.tune.loop.training import Stopped
 
@@ -200,6 +204,7 @@ def _tuned(
             observer,
             save_every=save_every,
             restart=restart,
+            check=(lambda _prepared, _is_resumed: None) if anyway else check_memory,
             is_stopped=stop.came,
             peers=peers,
         )

@@ -278,6 +278,14 @@ class MemoryOptions:
             rich_help_panel=MEMORY,
         ),
     ] = 1
+    anyway: Annotated[
+        bool,
+        typer.Option(
+            "--anyway",
+            help="Begin though the run would need more memory than is free.",
+            rich_help_panel=MEMORY,
+        ),
+    ] = False
 
 
 def settings_of(

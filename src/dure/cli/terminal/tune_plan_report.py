@@ -70,7 +70,14 @@ class PlanOptions:
 def plan_data(plan: TunePlan, options: PlanOptions) -> dict[str, Any]:
     """Return a plan as JSON has it."""
     price = None if plan.seconds is None else options.price(plan.seconds)
-    return {**asdict(plan), "fits": plan.fits, "price_usd": price}
+    room = plan.rooms[0]
+    return {
+        **asdict(plan),
+        "needed_bytes": room.needed_bytes,
+        "available_bytes": room.available_bytes,
+        "fits": plan.fits,
+        "price_usd": price,
+    }
 
 
 def print_plan(plan: TunePlan, options: PlanOptions) -> None:
@@ -93,7 +100,11 @@ def _lines(plan: TunePlan, options: PlanOptions) -> Iterator[tuple[str, str]]:
         f"weights {bytes_text(memory.weight_bytes)}, optimizer {bytes_text(memory.state_bytes)}, "
     )
     parts += f"passes and gradients {bytes_text(memory.pass_bytes)}"
-    free = f"{bytes_text(plan.needed_bytes)} at the peak ({parts}), {bytes_text(plan.available_bytes)} free"
+    said = [
+        f"{bytes_text(room.needed_bytes)} of {room.where}, {bytes_text(room.available_bytes)} free"
+        for room in plan.rooms
+    ]
+    free = f"{'; '.join(said)} ({parts})"
     if plan.fits:
         yield "memory", f"{free}: it fits"
     elif plan.switch:

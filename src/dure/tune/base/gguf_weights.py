@@ -27,6 +27,8 @@ __all__ = ["config_values", "torch_model"]
 
 Floats = npt.NDArray[np.float32]
 _FUSED = re.compile(r"(?P<stem>.+\.experts)\.(?P<part>gate_up|down)_proj(?P<bias>_bias)?")
+_TABLES = frozenset({"token_embd.weight", "output.weight"})  # no family changes them
+_AT_ONCE = 1 << 22  # floats
 _FACTORS = "rope_freqs.weight"
 _ABSENT = re.compile(r".+\.self_attn\.o_proj\.bias")
 """Llama's configuration has biases in all four matrices of attention or in none."""
@@ -83,18 +85,39 @@ def torch_model(
             sources = _sources(gguf, name)
             if not sources:
                 parameter.zero_()
-                continue
-            found = family.joined(name, [_decoded(gguf, one) for one in sources], header)
-            if found.shape != tuple(parameter.shape):
-                raise ModelError(
-                    f"{one_line(sources[0])} has the shape {found.shape}, not {tuple(parameter.shape)}",
-                    "get the model again",
-                )
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(found)))
+            elif _TABLES.issuperset(sources):
+                _copy_rows(gguf, sources[0], parameter)
+            else:
+                found = family.joined(name, [_decoded(gguf, one) for one in sources], header)
+                _check_shape(sources[0], found.shape, parameter)
+                parameter.copy_(torch.from_numpy(np.ascontiguousarray(found)))
             used.update(sources)
             progress(sum(gguf.tensors[one].size_bytes for one in sources))
     _check_used(gguf, used)
     return model.eval()
+
+
+def _check_shape(source: str, shape: tuple[int, ...], parameter: torch.Tensor) -> None:
+    if shape != tuple(parameter.shape):
+        raise ModelError(
+            f"{one_line(source)} has the shape {shape}, not {tuple(parameter.shape)}",
+            "get the model again",
+        )
+
+
+def _copy_rows(gguf: GgufFile, source: str, parameter: torch.Tensor) -> None:
+    """Decode a table a few rows at a time: as floats all of it may be larger than the model."""
+    import torch
+
+    tensor = gguf.tensors[source]
+    _check_shape(source, tensor.shape[::-1], parameter)
+    n_rows, width = parameter.shape
+    row_bytes, at_once = tensor.size_bytes // n_rows, max(1, _AT_ONCE // width)
+    for at in range(0, n_rows, at_once):
+        n = min(at_once, n_rows - at)
+        data = gguf.read(tensor, at * row_bytes, n * row_bytes)
+        rows = dequantize(data, tensor.type, n * width).reshape(n, width)
+        parameter[at : at + n].copy_(torch.from_numpy(rows))
 
 
 def _family(gguf: GgufFile) -> TorchFamily:

@@ -1,7 +1,8 @@
 """The memory of a step, by arithmetic: its operations are run on tensors that have shapes and no content.
 
 Every tensor is counted while it lives: weights, what the forward pass keeps, gradients, what comes and
-goes. The optimizer's state is added, which is there from the first step on.
+goes. The optimizer's state is added, which is there from the first step on, and on a processor what its
+allocator keeps between tensors.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dure.tune.data.rows import row_of
+from dure.tune.loop.allocator import give_back
 from dure.tune.loop.learner import blank_model
 from dure.tune.loop.losses import Arith, RowBatch, RowLoss, rounded
 from dure.tune.loop.optimizers import optimizer_of
@@ -39,8 +41,15 @@ _SMALL = {
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
 }
-_HOLES = 0.15  # of the tensors: what the allocator keeps between them (bench/tune_plan.py)
+_HOLES = 0.25
+"""Of what comes and goes, and what lies between: free pieces that are too small for the next tensor.
+
+glibc looks for 96 bytes more than a tensor has, to find an address for it, so a hole never takes a tensor
+of its own size again. Weights lie together, before all else, and have none. Pages of its own for each large
+tensor would leave no holes, but cost a fifth more time (docs/LOG.md).
+"""
 _WORKSPACE = 64 << 20  # what the libraries keep for matrices of a usual size
+_MIRROR_BYTES = 8  # of a weight that learns on a GPU, and of its gradient, in memory
 
 
 @dataclass(frozen=True)
@@ -66,14 +75,22 @@ class MemoryEstimate:
     program: int
 
     @property
-    def model_bytes(self) -> int:
-        """Return the bytes on the device that computes."""
-        return self.weight_bytes + self.pass_bytes + self.state_bytes
+    def gpu_bytes(self) -> int:
+        """Return the bytes on a GPU, where the optimizer's state is not."""
+        return self.weight_bytes + self.pass_bytes
+
+    @property
+    def beside_gpu_bytes(self) -> int:
+        """Return the bytes of the process beside a GPU: with a copy of what learns, and gradients."""
+        return self.program + max(
+            self.weight_bytes, self.state_bytes + _MIRROR_BYTES * self.learned
+        )
 
     @property
     def peak_bytes(self) -> int:
         """Return the bytes of the process, if it computes on the processor."""
-        return round((1 + _HOLES) * self.model_bytes) + self.program
+        moving = round((1 + _HOLES) * (self.pass_bytes + self.state_bytes))
+        return self.program + self.weight_bytes + moving
 
 
 def program_bytes(settings: TuneSettings, arithmetic: Arith) -> int:
@@ -89,6 +106,7 @@ def program_bytes(settings: TuneSettings, arithmetic: Arith) -> int:
     loss, optimizer = RowLoss(model, arithmetic, pack=True), optimizer_of(model, settings)
     loss.of(loss.batch([row])).backward()
     optimizer.step()
+    give_back()
     return _WORKSPACE + int(psutil.Process(os.getpid()).memory_info().rss)
 
 
@@ -167,7 +185,10 @@ class _Living(TorchDispatchMode):  # type: ignore[misc]  # torch is not followed
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and count what it makes."""
-        made = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._grouped_mm.default:
+            made = _grouped_product(*args, **(kwargs or {}))
+        else:
+            made = func(*args, **(kwargs or {}))
         for tensor in _tensors_in(made):
             self._count(_storage(tensor))
         return made
@@ -184,6 +205,20 @@ class _Living(TorchDispatchMode):  # type: ignore[misc]  # torch is not followed
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
         self._now -= size
+
+
+def _grouped_product(
+    a: Tensor, b: Tensor, offs: Tensor | None = None, *_: Any, **__: Any
+) -> Tensor:
+    """Return a tensor for the products of groups, as experts have them: torch's own refuses float32 if it
+    has no content.
+
+    Each of a and b is a matrix, whose rows or columns are cut at offs, or has one for each group.
+    """
+    if a.dim() == b.dim() == 2:
+        assert offs is not None
+        return a.new_empty(len(offs), a.shape[0], b.shape[1])
+    return a.new_empty(*(a.shape[:1] if a.dim() == b.dim() else ()), a.shape[-2], b.shape[-1])
 
 
 def _tensors_in(made: Any) -> Iterator[Tensor]:

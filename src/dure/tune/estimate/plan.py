@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from dure.hardware.probe import probe
+from dure.errors import ResourceError
+from dure.sizes import compared
 from dure.tune.base import be_quiet
-from dure.tune.data.rows import RowSource
+from dure.tune.data.rows import Row, RowSource, batches_of
 from dure.tune.estimate.memory import MemoryEstimate, memory_of, program_bytes, shapes_of
+from dure.tune.estimate.room import Room, rooms_of
 from dure.tune.estimate.speed import step_times
 from dure.tune.loop.learner import arithmetic_of
-from dure.tune.loop.losses import Arith
+from dure.tune.loop.losses import Arith, rounded
 from dure.tune.loop.prepared import Prepared, prepared_of
-from dure.tune.loop.run import EVALUATIONS
+from dure.tune.loop.run import evaluated_every
 from dure.tune.settings import TuneMethod, TuneSettings
 
-__all__ = ["TunePlan", "plan_of", "switch_of"]
+__all__ = ["TunePlan", "check_memory", "plan_of", "switch_of"]
 
-SAMPLE = 64  # steps whose rows are looked at
-FORWARD = 1 / 3  # of the time of a pass, which also goes backward
+SAMPLE, FEW = 64, 16  # steps whose rows are looked at: for a plan, and before a run
 
 
 @dataclass(frozen=True)
 class TunePlan:
-    """A run. available_bytes: of memory, or of the GPU's. switch: what makes it fit, if it does not: "" if
-    nothing does. seconds: on this machine; None if it was not measured, as the run does not fit.
+    """A run. rooms: of the device that computes, and of the processor's memory beside a GPU. switch: what
+    makes it fit, if it does not: "" if nothing does. seconds: on this machine; None if it was not measured,
+    as the run does not fit.
     """
 
     text: str
@@ -38,15 +39,36 @@ class TunePlan:
     steps: int
     tokens: int
     memory: MemoryEstimate
-    needed_bytes: int
-    available_bytes: int
+    rooms: tuple[Room, ...]
     switch: str
     seconds: float | None
 
     @property
     def fits(self) -> bool:
         """Return whether memory is enough."""
-        return self.needed_bytes <= self.available_bytes
+        return all(room.is_enough for room in self.rooms)
+
+
+class _Needs:
+    """What a run needs of memory, as its settings change. sample: rows of some steps."""
+
+    def __init__(self, prepared: Prepared, arithmetic: Arith, sample: list[Row]) -> None:
+        self._config, self._arithmetic, self._sample = prepared.config, arithmetic, sample
+        self._program = program_bytes(prepared.settings, arithmetic)
+
+    def memory(self, settings: TuneSettings) -> MemoryEstimate:
+        """Return the memory of a run."""
+        shapes = shapes_of(self._sample, settings)
+        return memory_of(self._config, settings, self._arithmetic, shapes, self._program)
+
+    def rooms(self, memory: MemoryEstimate, available_bytes: int | None = None) -> tuple[Room, ...]:
+        """Return what it needs and what there is. available_bytes: instead of what is free."""
+        return rooms_of(memory, self._arithmetic, available_bytes)
+
+    def fits(self, settings: TuneSettings, available_bytes: int | None = None) -> bool:
+        """Return whether a run fits."""
+        rooms = self.rooms(self.memory(settings), available_bytes)
+        return all(room.is_enough for room in rooms)
 
 
 def plan_of(settings: TuneSettings, kept: Path, *, available_bytes: int | None = None) -> TunePlan:
@@ -62,20 +84,12 @@ def plan_of(settings: TuneSettings, kept: Path, *, available_bytes: int | None =
     steps = prepared.steps(source)
     sample = [source.rows(step) for step in range(min(steps, SAMPLE))]
     tokens = round(sum(len(row) for rows in sample for row in rows) / len(sample) * steps)
-    program = program_bytes(settings, arithmetic)
-
-    def memory(of: TuneSettings) -> MemoryEstimate:
-        rows = [row for step in sample for row in step]
-        return memory_of(prepared.config, of, arithmetic, shapes_of(rows, of), program)
-
-    found = memory(settings)
-    available = _available(arithmetic) if available_bytes is None else available_bytes
-    needed = _needed(found, arithmetic)
-    fits = needed <= available
-    switch = (
-        "" if fits else switch_of(settings, lambda s: _needed(memory(s), arithmetic) <= available)
-    )
-    seconds = _seconds(prepared, source, arithmetic, steps, tokens, kept) if fits else None
+    needs = _Needs(prepared, arithmetic, [row for rows in sample for row in rows])
+    memory = needs.memory(settings)
+    rooms = needs.rooms(memory, available_bytes)
+    fits = all(room.is_enough for room in rooms)
+    switch = "" if fits else switch_of(settings, lambda s: needs.fits(s, available_bytes))
+    seconds = _seconds(prepared, source, arithmetic, steps, kept) if fits else None
     return TunePlan(
         prepared.text,
         prepared.notes,
@@ -83,27 +97,41 @@ def plan_of(settings: TuneSettings, kept: Path, *, available_bytes: int | None =
         str(arithmetic.dtype).removeprefix("torch."),
         steps,
         tokens,
-        found,
-        needed,
-        available,
+        memory,
+        rooms,
         switch,
         seconds,
     )
 
 
-def _needed(found: MemoryEstimate, arithmetic: Arith) -> int:
-    return found.peak_bytes if arithmetic.device.type == "cpu" else found.model_bytes
+def check_memory(prepared: Prepared, is_resumed: bool) -> None:
+    """Check that a run fits, before its model is loaded. is_resumed: it has begun, in its way.
+
+    Raises ResourceError that names the switch with which it does.
+    """
+    settings = prepared.settings
+    source, arithmetic = prepared.source(settings.pack), arithmetic_of(settings.dtype)
+    steps = range(min(prepared.steps(source), FEW))
+    needs = _Needs(prepared, arithmetic, [row for step in steps for row in source.rows(step)])
+    short = [room for room in needs.rooms(needs.memory(settings)) if not room.is_enough]
+    if not short:
+        return
+    switch = switch_of(settings, needs.fits, keeps_method=is_resumed)
+    wanted, free = compared(short[0].needed_bytes, short[0].available_bytes)
+    smaller = f"with {switch} it fits" if switch else "use a smaller --ctx, or a smaller model"
+    raise ResourceError(
+        f"the run needs {wanted} of {short[0].where}, and {free} are free",
+        f"{smaller}; --anyway begins in spite of that",
+    )
 
 
-def _available(arithmetic: Arith) -> int:
-    if arithmetic.device.type == "cpu":
-        return probe().available_bytes
-    return int(torch.cuda.mem_get_info()[0])
-
-
-def switch_of(settings: TuneSettings, fits: Callable[[TuneSettings], bool]) -> str:
+def switch_of(
+    settings: TuneSettings, fits: Callable[[TuneSettings], bool], *, keeps_method: bool = False
+) -> str:
     """Return the first change with which a run fits, what costs least first; "" if none does."""
     for text, changed in _smaller(settings):
+        if keeps_method and changed.method is not settings.method:
+            break
         if fits(changed):
             return text
     return ""
@@ -129,13 +157,29 @@ def _seconds(
     source: RowSource,
     arithmetic: Arith,
     steps: int,
-    tokens: int,
     kept: Path,
 ) -> float:
     """Return the seconds of all steps and evaluations."""
-    settings, rows = prepared.settings, source.rows(0)
+    settings = prepared.settings
+    samples = sorted((source.rows(step) for step in range(min(steps, SAMPLE))), key=_work(settings))
+    rows = samples[len(samples) // 2]
     times = step_times(prepared.config, settings, arithmetic, rows, kept)
-    per_token = times.pass_s / sum(map(len, rows))
-    evaluated = sum(map(len, source.held_out())) * FORWARD
-    evaluations = steps // settings.eval_every if settings.eval_every else min(EVALUATIONS, steps)
-    return steps * times.update_s + per_token * (tokens + evaluations * evaluated)
+    work = _work(settings)
+    mean = sum(map(work, samples)) / len(samples)
+    passes = steps * times.pass_s * mean / work(rows)
+    held_out = source.held_out()
+    every = evaluated_every(settings, steps)
+    evaluations = math.ceil(steps / every) if held_out else 0
+    evaluating = evaluations * times.forward_s * work(held_out) / work(rows)
+    return passes + steps * times.update_s + evaluating
+
+
+def _work(settings: TuneSettings) -> Callable[[Sequence[Row]], int]:
+    """Return what counts the tokens that are computed for some rows, with those that fill them up."""
+
+    def work(rows: Sequence[Row]) -> int:
+        return sum(
+            len(batch) * rounded(max(map(len, batch))) for batch in batches_of(rows, settings.batch)
+        )
+
+    return work

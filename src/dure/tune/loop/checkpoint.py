@@ -119,9 +119,12 @@ class RunCheckpoints:
         return self._load(step, _part_name(number), device)
 
     def _load(self, step: int, name: str, device: torch.device) -> dict[str, Any]:
+        """Return what was saved, read as it is used: a run must not need twice its memory to go on."""
         path = self._path(step) / name
         try:
-            found: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            found: dict[str, Any] = torch.load(
+                path, map_location=device, mmap=True, weights_only=True
+            )
         except Exception as error:  # pickle and zip raise what they like
             raise ModelError(
                 f"{path} is damaged: {error}", "begin anew with --restart, or another --out"

@@ -21,6 +21,7 @@ import torch
 from dure.errors import UsageError
 from dure.tune.base import be_quiet, fingerprint_of
 from dure.tune.data.generated import is_generated
+from dure.tune.loop.allocator import give_back
 from dure.tune.loop.checkpoint import Progress, RunCheckpoints, disk_faults
 from dure.tune.loop.events import (
     DataRead,
@@ -44,7 +45,7 @@ from dure.tune.peers.group import Peers, lost_peers
 from dure.tune.settings import TuneMethod, TuneSettings
 from dure.whole_file import write_whole
 
-__all__ = ["RunFolder", "finished_run", "tune_model"]
+__all__ = ["RunFolder", "evaluated_every", "finished_run", "tune_model"]
 
 EVALUATIONS = 10
 
@@ -109,13 +110,16 @@ def tune_model(
     *,
     save_every: int | None = None,
     restart: bool = False,
+    check: Callable[[Prepared, bool], None] = lambda _prepared, _is_resumed: None,
     is_stopped: Callable[[], bool] = lambda: False,
     peers: Peers | None = None,
 ) -> RunEnded:
     """Tune a model, or go on where an earlier call was stopped; return what it led to.
 
-    restart: begin anew. peers: the processes that call this together, each for its share; the first writes
-    and tells the observer. Raises Stopped if is_stopped says so, and a DureError if something is wrong.
+    restart: begin anew. check: is called when the data are read and before a model is loaded, also if the
+    run goes on, and raises what speaks against it; but not if several processes share the run. peers: the
+    processes that call this together, each for its share; the first writes and tells the observer. Raises
+    Stopped if is_stopped says so, and a DureError if something is wrong.
     """
     be_quiet()
     peers = peers or Peers()
@@ -123,7 +127,7 @@ def tune_model(
     _check_shares(settings, peers)
     run = _Run(settings, RunFolder(out), peers, observer if peers.is_first else _silent)
     with run.folder.locked() if peers.is_first else nullcontext(), lost_peers():
-        return run.ended(save_every, restart, is_stopped)
+        return run.ended(save_every, restart, check, is_stopped)
 
 
 def finished_run(out: Path) -> RunEnded:
@@ -141,7 +145,11 @@ class _Run:
         self._checkpoints = RunCheckpoints(folder.checkpoints, peers, is_divided(settings, peers.n))
 
     def ended(
-        self, save_every: int | None, restart: bool, is_stopped: Callable[[], bool]
+        self,
+        save_every: int | None,
+        restart: bool,
+        check: Callable[[Prepared, bool], None],
+        is_stopped: Callable[[], bool],
     ) -> RunEnded:
         """Do what is left of the run."""
         identity = _identity(self._settings)
@@ -153,6 +161,9 @@ class _Run:
         self._check_divided(progress)
         prepared = prepared_of(self._settings)
         _tell(prepared, self._tell)
+        give_back()
+        if self._peers.n == 1:
+            check(prepared, progress.step > 0)
         facts = {
             "dure": version("dure"),
             "settings": identity,
@@ -223,7 +234,7 @@ class _Run:
             )
         )
         journal = self._journal(progress)
-        every = settings.eval_every or max(1, steps // EVALUATIONS)
+        every = evaluated_every(settings, steps)
         training = Training(
             settings,
             model,
@@ -305,6 +316,11 @@ def _check_shares(settings: TuneSettings, peers: Peers) -> None:
 
 def _number(n: int) -> str:
     return "1 process" if n == 1 else f"{n} processes"
+
+
+def evaluated_every(settings: TuneSettings, steps: int) -> int:
+    """Return after how many steps each evaluation comes; there is one at the end in any case."""
+    return settings.eval_every or max(1, steps // EVALUATIONS)
 
 
 def _tell(prepared: Prepared, observer: Observer) -> None:
