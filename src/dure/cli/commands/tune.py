@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +12,11 @@ import typer
 
 from dure.cli.terminal.console import errors, output, print_json, printable
 from dure.cli.terminal.model_argument import resolve_model
+from dure.cli.terminal.noted import noted
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import Json
 from dure.cli.terminal.stop_signals import StopSignals
+from dure.cli.terminal.tune_notes import TuneNotes
 from dure.cli.terminal.tune_options import (
     DataOptions,
     LearningOptions,
@@ -106,20 +108,23 @@ def tune(
             )
         _print_plan(settings, planning, as_json=as_json)
         return
-    if memory.gpus > 1 and n_started() == 1:
-        done = run_on_gpus(memory.gpus, target)
-    else:
-        seen = _observing(target, tensorboard, as_json=as_json)
-        with one_of_several() as (peers, stop), seen as observer:
-            done = _tuned(settings, target, observer, stop, save_every, restart, peers)
-        if not goes_on_alone():
-            return
-    if not as_json:
-        _report(done)
-    if result.is_wanted:
-        is_new = what.method == "from-scratch"
-        for file in result.finish(target, done.path, None if is_new else path, _quantize()):
+    made_of, file = None if what.method == "from-scratch" else path, None
+    starts_others = memory.gpus > 1 and n_started() == 1  # whose first one notes the work
+    with noted("tune", path.name) if is_first() and not starts_others else nullcontext():
+        if starts_others:
+            done = run_on_gpus(memory.gpus, target)
+        else:
+            seen = _observing(target, tensorboard, as_json=as_json)
+            with one_of_several() as (peers, stop), seen as observer:
+                done = _tuned(settings, target, observer, stop, save_every, restart, peers)
+            if not goes_on_alone():
+                return
+        if not as_json:
+            _report(done)
+        for file in result.files(target, done.path, made_of, _quantize()):
             _tell_of(file, as_json=as_json)
+    if result.serve and file is not None:
+        result.start_server(file, made_of)
 
 
 def _print_plan(settings: TuneSettings, options: PlanOptions, *, as_json: bool) -> None:
@@ -154,8 +159,11 @@ def _observing(target: Path, tensorboard: bool, *, as_json: bool) -> Iterator[Ob
     if not is_first():
         yield lambda _: None
         return
+    from dure.tune.loop.journal import LOSSES
+
     with ExitStack() as stack:
         observers: list[Observer] = [as_json_lines if as_json else stack.enter_context(shown())]
+        observers.append(TuneNotes(target / LOSSES).tell)
         if tensorboard:
             from dure.tune.loop.tensorboard import event_files
 
@@ -196,7 +204,8 @@ def _tuned(
                 f"stopped after step {stopped.step:,}, which is saved: the same command goes on from there",
                 markup=False,
             )
-        raise typer.Exit(128 + (stop.number or signal.SIGINT)) from None
+        # no Exception: it did not fail
+        raise SystemExit(128 + (stop.number or signal.SIGINT)) from None
 
 
 def _quantize() -> Callable[..., None]:

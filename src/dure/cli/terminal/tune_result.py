@@ -121,21 +121,20 @@ class ResultOptions:
                 "leave out --beside, or tune the imported GGUF",
             )
 
-    def finish(
+    def files(
         self, run: Path, result: Path, base: Path | None, quantize: Callable[..., None]
     ) -> Iterator[Path]:
-        """Make what was asked for; yield each file. With `serve` it does not come back.
+        """Make what was asked for, if anything was; yield each file, the one to be served last.
 
         run: the folder of the run. result: the model or the adapter in it. base: None for a new model.
         quantize: the command, which gets its groups of options.
         """
+        if not self.is_wanted:
+            return
         file = self._written(run, result, base)
         yield file
         if self.quantizes:
-            file = self._quantized(file, quantize)
-            yield file
-        if self.serve:
-            self._serve(file, base)
+            yield self._quantized(file, quantize)
 
     def _written(self, run: Path, result: Path, base: Path | None) -> Path:
         from dure.convert.model import write_model
@@ -148,7 +147,7 @@ class ResultOptions:
             check_room(target, model.size_bytes)
             for note in model.notes:
                 errors.print(printable(note), markup=False, soft_wrap=True)
-            with progress_bar(f"writing {target.name}", model.size_bytes) as advance:
+            with progress_bar(f"writing {target.name}", model.size_bytes, "writing") as advance:
                 write_model(model, target, advance)
         return target
 
@@ -168,7 +167,8 @@ class ResultOptions:
             )
         return target
 
-    def _serve(self, file: Path, base: Path | None) -> None:
+    def start_server(self, file: Path, base: Path | None) -> None:
+        """Serve a file in place of this process. base: as `files` has it."""
         model = (base, "--lora", file) if self.beside and base else (file,)
         options = [
             *(("--ranks", self.ranks) if self.ranks is not None else ()),
