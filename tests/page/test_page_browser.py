@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Request, expect
 
 from dure.serve.page.built import index
+from dure.work_notes import GrowingCurve, WorkWriter
+from dure.work_notes.writing import EVERY_S
 from tests.support.browsing import CHROMIUM, browser, visiting
 from tests.support.chat_templates import GEMMA
 from tests.support.dure_server import DEMO, Home, Serving
@@ -339,6 +342,37 @@ def test_a_model_is_cut_from_the_page(chromium: Browser, server: Serving, home: 
         expect(page.get_by_role("status").get_by_text("cut dure-demo.gguf: done")).to_be_attached()
     shards = Path(home.dure.environment["DURE_CACHE"]) / "shards"
     assert len(list(shards.glob("dure-demo-rank?of3-*.gguf"))) == 3
+
+
+def test_a_tuning_is_seen_with_its_losses(
+    chromium: Browser, server: Serving, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a chart that goes on while it learns, in both languages; then it is done, and the chart stays."""
+    monkeypatch.setenv("DURE_WORK", home.dure.environment["DURE_WORK"])
+    work, curve = WorkWriter("tune", "goat.gguf"), GrowingCurve()
+    work.begin("learning", 2000, "steps")
+    for step in range(1, 801):
+        curve.learn(step, 1 + 100 / step)
+    curve.evaluate(800, 1.5)
+    with (
+        visiting(chromium, server.url, "models") as page,
+        visiting(chromium, server.url, "models", locale="ko-KR") as korean,
+    ):
+        item = page.get_by_role("listitem").filter(has_text="goat.gguf")
+        expect(item).to_contain_text("learning")
+        expect(item.locator("svg")).to_have_count(0)
+        work.draw(curve.curve)
+        time.sleep(EVERY_S)
+        work.reach(800)
+        expect(item).to_contain_text("800 steps of 2,000 steps")
+        expect(item.get_by_role("img", name="loss 1.1, held-out loss 1.5")).to_be_visible()
+        expect(korean.get_by_role("img", name="손실 1.1, 검증 손실 1.5")).to_be_visible()
+        expect(item.locator("svg path")).to_have_count(2)
+        curve.evaluate(900, 1.25)
+        work.draw(curve.curve)
+        work.end("done")
+        expect(item.get_by_role("img", name="loss 1.1, held-out loss 1.3")).to_be_visible()
+        expect(page.get_by_role("status").get_by_text("tune goat.gguf: done")).to_be_attached()
 
 
 def test_the_first_view_needs_little(chromium: Browser, server: Serving) -> None:

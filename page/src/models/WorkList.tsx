@@ -8,6 +8,7 @@ import { useAsking } from "../parts/asking";
 import { Refusal } from "../parts/Refusal";
 import { text } from "../preferences";
 import { toldText } from "../text/told";
+import { LossChart } from "./LossChart";
 
 export function WorkList({ work }: { readonly work: readonly Work[] }): VNode {
   const t = text.value.models;
@@ -63,6 +64,7 @@ function WorkItem({ work }: { readonly work: Work }): VNode {
         />
       )}
       <p class="quiet small-text">{progress(work)}</p>
+      {work.losses !== null && <LossChart name={work.name} losses={work.losses} />}
       {work.note !== null && <p class="small-text">{toldText(work.note)}</p>}
       {work.error !== null && <Refusal problem={new ApiError(0, work.error, work.cure)} />}
       <Refusal problem={asking.problem.value} />
