@@ -18,7 +18,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Request, expect
 
+from dure.model.gguf import GgufWriter, open_gguf
 from dure.serve.page.built import index
+from dure.tune.result.card import DataFile, TuneCard
 from dure.work_notes import GrowingCurve, WorkWriter
 from dure.work_notes.writing import EVERY_S
 from tests.support.browsing import CHROMIUM, browser, visiting
@@ -373,6 +375,36 @@ def test_a_tuning_is_seen_with_its_losses(
         work.end("done")
         expect(item.get_by_role("img", name="loss 1.1, held-out loss 1.3")).to_be_visible()
         expect(page.get_by_role("status").get_by_text("tune goat.gguf: done")).to_be_attached()
+
+
+def test_a_tuned_model_says_what_it_was_made_of(
+    chromium: Browser, server: Serving, home: Home
+) -> None:
+    """Its file has the card: base, examples, steps and losses."""
+    card = TuneCard(
+        base="Goat-0.6B",
+        base_fingerprint="abcd",
+        method="lora",
+        data=(DataFile("answers.jsonl"),),
+        examples=1234,
+        step=300,
+        steps=300,
+        loss=0.25,
+        eval_loss=0.75,
+        settings={},
+        dure="1",
+    )
+    models = Path(home.dure.environment["DURE_MODELS"])
+    models.mkdir(exist_ok=True)
+    with (
+        open_gguf(DEMO) as demo,
+        GgufWriter(models / "tuned.gguf", {**demo.metadata, **card.metadata()}, []),
+    ):
+        pass
+    with visiting(chromium, server.url, "models") as page:
+        model = page.get_by_role("listitem").filter(has_text="tuned.gguf")
+        for told in ("Tuned from Goat-0.6B", "examples 1,234", "steps 300", "held-out loss 0.75"):
+            expect(model).to_contain_text(re.compile(r"\s*".join(map(re.escape, told.split()))))
 
 
 def test_the_first_view_needs_little(chromium: Browser, server: Serving) -> None:
