@@ -30,7 +30,6 @@ from dure.cli.terminal.tune_result import ResultOptions
 from dure.cli.terminal.tune_view import as_json_lines, shown
 from dure.errors import UsageError
 from dure.hardware.probe import probe
-from dure.places import cache_directory
 from dure.tune.needed import check_installed
 from dure.tune.peers.environment import is_first, n_started
 
@@ -128,9 +127,10 @@ def tune(
 
 
 def _print_plan(settings: TuneSettings, options: PlanOptions, *, as_json: bool) -> None:
+    from dure.tune.estimate.kept import times_directory
     from dure.tune.estimate.plan import plan_of
 
-    plan = plan_of(settings, cache_directory() / "tune")
+    plan = plan_of(settings, times_directory())
     if as_json:
         print_json(plan_data(plan, options))
     else:

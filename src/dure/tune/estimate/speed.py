@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import platform
 import statistics
 import time
@@ -60,7 +61,10 @@ def step_times(
     """Return the time of a step on these rows, on this machine. kept: the folder of measurements."""
     path = kept / f"{_key(config, settings, arithmetic, rows)}.json"
     with suppress(OSError, ValueError, TypeError):
-        return LearningTimes(json.loads(path.read_text()))
+        found = LearningTimes(json.loads(path.read_text()))
+        with suppress(OSError):  # another user's, perhaps
+            os.utime(path)
+        return found
     layers = config.num_hidden_layers
     if layers <= MORE:
         found = _timed(config, settings, arithmetic, rows)
