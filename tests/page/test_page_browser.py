@@ -28,6 +28,7 @@ from tests.support.chat_templates import GEMMA
 from tests.support.dure_server import DEMO, Home, Serving
 from tests.support.long_work import halted_cut, write_400_mb
 from tests.support.parrot import write_speaker
+from tests.support.tiny_models import chats, write_lines
 
 WAIT_MS = 30_000  # detects a hang; nothing is measured with it
 KEY = "sk-page-0123456789"
@@ -338,12 +339,34 @@ def test_a_model_is_cut_from_the_page(chromium: Browser, server: Serving, home: 
     """By a process of its own; its shards are those that `--ranks` finds. What it refuses is told there."""
     with visiting(chromium, server.url, "models") as page:
         model = page.get_by_role("listitem").filter(has_text="served now")
-        model.get_by_text("Make smaller, or cut").click()
+        model.get_by_text("Make smaller, cut, or tune").click()
         model.get_by_label("Machines").fill("3")
         model.get_by_role("button", name="Cut", exact=True).click()
         expect(page.get_by_role("status").get_by_text("cut dure-demo.gguf: done")).to_be_attached()
     shards = Path(home.dure.environment["DURE_CACHE"]) / "shards"
     assert len(list(shards.glob("dure-demo-rank?of3-*.gguf"))) == 3
+
+
+def test_a_model_is_tuned_from_the_page(
+    chromium: Browser, server: Serving, home: Home, tmp_path: Path
+) -> None:
+    """With a file of examples, which stays beside the result; it is stopped there. A name is had once."""
+    data = write_lines(tmp_path / "answers.jsonl", *chats(60))
+    with visiting(chromium, server.url, "models") as page:
+        model = page.get_by_role("listitem").filter(has_text="served now")
+        model.get_by_text("Make smaller, cut, or tune").click()
+        model.get_by_label("Examples, in JSONL").set_input_files(data)
+        model.get_by_label("Name of the result").fill("goats")
+        model.get_by_role("button", name="Tune", exact=True).click()
+        page.get_by_role("button", name="Stop dure-demo.gguf").click()
+        expect(
+            page.get_by_role("status").get_by_text("tune dure-demo.gguf: stopped")
+        ).to_be_attached()
+    kept = Path(home.dure.environment["DURE_MODELS"]) / "goats" / "examples.jsonl"
+    assert len(kept.read_text().splitlines()) == 60
+    others = {"path": str(DEMO), "name": "goats", "epochs": 1, "examples": "{}"}
+    refused = httpx.post(f"{server.url}/page/models/tune", json=others, timeout=60)
+    assert "goats is there already" in refused.json()["error"]["message"]
 
 
 def test_a_tuning_is_seen_with_its_losses(

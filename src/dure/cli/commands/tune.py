@@ -99,17 +99,18 @@ def tune(
     settings = settings_of(path, what, reading, learning, memory)
     result.check(path, learns_adapter=what.method == "lora")
     target = out or Path(f"{path.name.removesuffix('.gguf')}-tuned")
-    _use_threads(memory.threads)
     if planning.plan:
         if memory.gpus > 1:
             raise UsageError(
                 f"--plan with --gpus {memory.gpus}", "leave out --gpus: what is planned is one GPU"
             )
+        _use_threads(memory.threads)
         _print_plan(settings, planning, as_json=as_json)
         return
     made_of, file = None if what.method == "from-scratch" else path, None
     starts_others = memory.gpus > 1 and n_started() == 1  # whose first one notes the work
     with noted("tune", path.name) if is_first() and not starts_others else nullcontext():
+        _use_threads(memory.threads)
         if starts_others:
             done = run_on_gpus(memory.gpus, target)
         else:
