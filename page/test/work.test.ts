@@ -16,6 +16,7 @@ const CUT: Work = {
   rest_s: 150,
   state: "running",
   note: null,
+  losses: null,
   error: null,
   cure: null,
   can_stop: true,
@@ -31,6 +32,16 @@ test("work is told with its phase, its amount, its speed and what is left", () =
   );
   language.value = "ko";
   expect(progress(part)).toBe("타입 선택 중 · 25% · 2분 30초 남음");
+});
+
+test("a tuning is told by its steps", () => {
+  language.value = "en";
+  const tune: Work = { ...CUT, kind: "tune", unit: "steps", done: 1200, total: 4000, per_s: 3.25 };
+  expect(progress(tune)).toBe("1,200 steps of 4,000 steps · 3.3 steps/s · 2 min 30 s left");
+  language.value = "ko";
+  expect(progress({ ...tune, per_s: 0.05 })).toBe(
+    "1,200스텝 / 4,000스텝 · 스텝당 20 s · 2분 30초 남음",
+  );
 });
 
 test("what has ended has neither a speed nor a phase", () => {

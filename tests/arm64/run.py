@@ -32,6 +32,7 @@ from tests.arm64.wheels import build_and_download, requirements
 # Run on a board as they are: what native code computes there.
 ON_BOARD = (
     "tests/arm64/test_on_board.py",
+    "tests/arm64/test_optimizer_on_board.py",
     "tests/engine/test_all_reduce.py",
     "tests/engine/test_attention.py",
     "tests/engine/test_scale.py",

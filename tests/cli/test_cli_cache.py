@@ -77,7 +77,7 @@ def test_damage_is_found_told_and_made_good(dure: Dure, tmp_path: Path) -> None:
     assert damaged.read_bytes() == right
 
 
-def test_what_eval_and_quantize_keep_is_listed_and_deleted_alike(tmp_path: Path) -> None:
+def test_what_eval_and_quantize_and_tune_keep_is_listed_and_deleted_alike(tmp_path: Path) -> None:
     """By kind for a person, by file or folder in JSON; the lock and a running quantizer are left alone."""
     cache = tmp_path / "cache"
     dure, folder = Dure(cache), cache / "quantize" / "tensors"
@@ -88,6 +88,8 @@ def test_what_eval_and_quantize_keep_is_listed_and_deleted_alike(tmp_path: Path)
     done = dure("eval", DEMO, "--data", text, "--ctx", 32, "--chunks", 2, "--threads", 1)
     assert done.returncode == 0, done.stderr
     (cache / "quantize" / "table.json").write_text("{}")
+    (cache / "tune").mkdir()
+    (cache / "tune" / "times.json").write_text("[1.5, 0.5]")
     (left, running) = (cache / "quantize" / f"swaps-{name}" for name in ("left", "running"))
     for one in (left, running):
         one.mkdir()
@@ -100,11 +102,13 @@ def test_what_eval_and_quantize_keep_is_listed_and_deleted_alike(tmp_path: Path)
     assert tensors.items() < sizes.items()
     assert sizes["quantize/swaps-left"] == 7
     assert sizes["quantize/table.json"] == 2
+    assert sizes["tune/times.json"] == 10
     assert len([name for name in sizes if name.startswith("evaluations/")]) == 1
-    assert len(sizes) == len(tensors) + 3
+    assert len(sizes) == len(tensors) + 4
     shown = dure("cache", "ls").stdout
     assert f"here     {len(tensors)} quantized tensors" in shown
     assert "1 results of judging" in shown
+    assert "1 measured times of tuning" in shown
     old = next(folder.iterdir())
     os.utime(old, (time.time() - 31 * 86400,) * 2)
     assert "1 quantized tensors deleted" in dure("cache", "prune").stderr

@@ -37,7 +37,7 @@ def placed(
 ) -> list[GpuLayers | None]:
     cut = plan_cut(model, [1.0] * len(gpus))
     shards = plan_shards(model, cut, Path())
-    memory = [rank_memory(cut, shard) for shard in shards]
+    memory = [rank_memory(cut, shard.size) for shard in shards]
     names = ["the root", "pi-1", "desktop"]
     ranks = [RankGpu(name, gpu) for name, gpu in zip(names, gpus, strict=False)]
     return placed_on_gpus(ranks, model, options, cut, shards, memory, part)

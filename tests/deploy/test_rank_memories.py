@@ -28,7 +28,7 @@ def test_sums_of_inputs_are_planned_for(tmp_path: Path) -> None:
         assert whole == replace(memory.with_other(4 * SUMS), least_outputs=PREFILL)
         assert with_options([memory], model, RunOptions()) == [memory]
         cut = plan_cut(model, [1, 1])
-        ranks = [rank_memory(cut, shard) for shard in plan_shards(model, cut, tmp_path)]
+        ranks = [rank_memory(cut, shard.size) for shard in plan_shards(model, cut, tmp_path)]
         first, second = with_options(ranks, model, GATHERING, cut)
     assert first == replace(ranks[0].with_other(4 * SUMS), least_outputs=PREFILL)
     assert second == replace(ranks[1].with_other(SUMS), least_outputs=PREFILL)

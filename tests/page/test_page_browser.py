@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,12 +18,17 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Request, expect
 
+from dure.model.gguf import GgufWriter, open_gguf
 from dure.serve.page.built import index
+from dure.tune.result.card import DataFile, TuneCard
+from dure.work_notes import GrowingCurve, WorkWriter
+from dure.work_notes.writing import EVERY_S
 from tests.support.browsing import CHROMIUM, browser, visiting
 from tests.support.chat_templates import GEMMA
 from tests.support.dure_server import DEMO, Home, Serving
 from tests.support.long_work import halted_cut, write_400_mb
 from tests.support.parrot import write_speaker
+from tests.support.tiny_models import chats, write_lines
 
 WAIT_MS = 30_000  # detects a hang; nothing is measured with it
 KEY = "sk-page-0123456789"
@@ -333,12 +339,95 @@ def test_a_model_is_cut_from_the_page(chromium: Browser, server: Serving, home: 
     """By a process of its own; its shards are those that `--ranks` finds. What it refuses is told there."""
     with visiting(chromium, server.url, "models") as page:
         model = page.get_by_role("listitem").filter(has_text="served now")
-        model.get_by_text("Make smaller, or cut").click()
+        model.get_by_text("Make smaller, cut, or tune").click()
         model.get_by_label("Machines").fill("3")
         model.get_by_role("button", name="Cut", exact=True).click()
         expect(page.get_by_role("status").get_by_text("cut dure-demo.gguf: done")).to_be_attached()
     shards = Path(home.dure.environment["DURE_CACHE"]) / "shards"
     assert len(list(shards.glob("dure-demo-rank?of3-*.gguf"))) == 3
+
+
+def test_a_model_is_tuned_from_the_page(
+    chromium: Browser, server: Serving, home: Home, tmp_path: Path
+) -> None:
+    """With a file of examples, which stays beside the result; it is stopped there. A name is had once."""
+    data = write_lines(tmp_path / "answers.jsonl", *chats(60))
+    with visiting(chromium, server.url, "models") as page:
+        model = page.get_by_role("listitem").filter(has_text="served now")
+        model.get_by_text("Make smaller, cut, or tune").click()
+        model.get_by_label("Examples, in JSONL").set_input_files(data)
+        model.get_by_label("Name of the result").fill("goats")
+        model.get_by_role("button", name="Tune", exact=True).click()
+        page.get_by_role("button", name="Stop dure-demo.gguf").click()
+        expect(
+            page.get_by_role("status").get_by_text("tune dure-demo.gguf: stopped")
+        ).to_be_attached()
+    kept = Path(home.dure.environment["DURE_MODELS"]) / "goats" / "examples.jsonl"
+    assert len(kept.read_text().splitlines()) == 60
+    others = {"path": str(DEMO), "name": "goats", "epochs": 1, "examples": "{}"}
+    refused = httpx.post(f"{server.url}/page/models/tune", json=others, timeout=60)
+    assert "goats is there already" in refused.json()["error"]["message"]
+
+
+def test_a_tuning_is_seen_with_its_losses(
+    chromium: Browser, server: Serving, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a chart that goes on while it learns, in both languages; then it is done, and the chart stays."""
+    monkeypatch.setenv("DURE_WORK", home.dure.environment["DURE_WORK"])
+    work, curve = WorkWriter("tune", "goat.gguf"), GrowingCurve()
+    work.begin("learning", 2000, "steps")
+    for step in range(1, 801):
+        curve.learn(step, 1 + 100 / step)
+    curve.evaluate(800, 1.5)
+    with (
+        visiting(chromium, server.url, "models") as page,
+        visiting(chromium, server.url, "models", locale="ko-KR") as korean,
+    ):
+        item = page.get_by_role("listitem").filter(has_text="goat.gguf")
+        expect(item).to_contain_text("learning")
+        expect(item.locator("svg")).to_have_count(0)
+        work.draw(curve.curve)
+        time.sleep(EVERY_S)
+        work.reach(800)
+        expect(item).to_contain_text("800 steps of 2,000 steps")
+        expect(item.get_by_role("img", name="loss 1.1, held-out loss 1.5")).to_be_visible()
+        expect(korean.get_by_role("img", name="손실 1.1, 검증 손실 1.5")).to_be_visible()
+        expect(item.locator("svg path")).to_have_count(2)
+        curve.evaluate(900, 1.25)
+        work.draw(curve.curve)
+        work.end("done")
+        expect(item.get_by_role("img", name="loss 1.1, held-out loss 1.3")).to_be_visible()
+        expect(page.get_by_role("status").get_by_text("tune goat.gguf: done")).to_be_attached()
+
+
+def test_a_tuned_model_says_what_it_was_made_of(
+    chromium: Browser, server: Serving, home: Home
+) -> None:
+    """Its file has the card: base, examples, steps and losses."""
+    card = TuneCard(
+        base="Goat-0.6B",
+        base_fingerprint="abcd",
+        method="lora",
+        data=(DataFile("answers.jsonl"),),
+        examples=1234,
+        step=300,
+        steps=300,
+        loss=0.25,
+        eval_loss=0.75,
+        settings={},
+        dure="1",
+    )
+    models = Path(home.dure.environment["DURE_MODELS"])
+    models.mkdir(exist_ok=True)
+    with (
+        open_gguf(DEMO) as demo,
+        GgufWriter(models / "tuned.gguf", {**demo.metadata, **card.metadata()}, []),
+    ):
+        pass
+    with visiting(chromium, server.url, "models") as page:
+        model = page.get_by_role("listitem").filter(has_text="tuned.gguf")
+        for told in ("Tuned from Goat-0.6B", "examples 1,234", "steps 300", "held-out loss 0.75"):
+            expect(model).to_contain_text(re.compile(r"\s*".join(map(re.escape, told.split()))))
 
 
 def test_the_first_view_needs_little(chromium: Browser, server: Serving) -> None:

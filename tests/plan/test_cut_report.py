@@ -9,9 +9,10 @@ import pytest
 from dure.model.cut import plan_cut
 from dure.model.ggml import type_named
 from dure.model.gguf import GgufWriter, TensorSpec, open_gguf
-from dure.model.shard import cut_model, plan_shards
+from dure.model.shard import cut_model, plan_shards, shard_sizes, sized_shards
 from dure.plan.cut_report import Reencoding, cut_report
 from dure.plan.memory import PROCESS_BYTES, whole_memory
+from dure.plan.outline import outline_named, outlined_model
 from tests.support.random_models import SHAPES, write_random_model
 
 
@@ -33,6 +34,21 @@ def test_a_report_says_what_shards_would_weigh_and_writes_none(path: Path) -> No
         assert rank.memory_bytes is not None
         assert rank.memory_bytes > rank.weights_bytes + PROCESS_BYTES
     assert (report.n_ranks, report.problem) == (2, "")
+
+
+@pytest.mark.parametrize("name", ["gpt-oss:20b", "gemma3:1b", "qwen3:0.6b"])
+def test_sizes_of_shards_are_those_of_all_their_tensors(name: str) -> None:
+    """They are added up by tensors that are alike: with experts, a tied table, and mixed types."""
+    outline = outline_named(name)
+    assert outline is not None
+    model = outlined_model(name, outline, "Q4_K_M")
+    for shares in ([1, 1], [3, 2, 1]):
+        cut = plan_cut(model, shares)
+        whole = sized_shards(model, cut)
+        assert shard_sizes(model, cut) == [shard.size for shard in whole]
+        assert [sum(one.size_bytes for one in shard.tensors) for shard in whole] == [
+            shard.weights_bytes for shard in whole
+        ]
 
 
 def test_a_single_rank_holds_the_model_as_it_is(path: Path) -> None:

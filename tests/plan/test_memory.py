@@ -122,7 +122,7 @@ def test_a_shard_takes_what_was_planned_for_its_rank(
     for shard, (kv_bytes, weights_bytes) in zip(
         shards, ask_llama([shard.path for shard in shards]), strict=True
     ):
-        expected = without_kept_states(rank_memory(plan, shard))
+        expected = without_kept_states(rank_memory(plan, shard.size))
         assert kv_bytes == pytest.approx(expected, abs=2 * SHOWN)
         assert weights_bytes == shard.weights_bytes
 
@@ -271,7 +271,7 @@ def planned(path: Path, n_ctx: int, n_ranks: int, n_sequences: int) -> list[int]
         else:
             plan = plan_cut(gguf, [1.0] * n_ranks)
             shards = plan_shards(gguf, plan, Path())
-            ranks = [rank_memory(plan, shard, features) for shard in shards]
+            ranks = [rank_memory(plan, shard.size, features) for shard in shards]
     return [rank.total_bytes(n_ctx, n_sequences) for rank in ranks]
 
 

@@ -33,6 +33,7 @@ NOT_ROUTED = {
             "POST /page/models/pull",
             "POST /page/models/quantize",
             "POST /page/models/cut",
+            "POST /page/models/tune",
             "POST /page/work/{work_id}/stop",
             "POST /page/trace",
         ),

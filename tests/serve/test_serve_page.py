@@ -200,7 +200,7 @@ def test_a_pull_that_fails_says_why(server: Serving) -> None:
 
 
 def test_a_model_is_made_smaller(server: Serving) -> None:
-    """By a process of its own, whose end is in the journal; other files and numbers are refused."""
+    """By a process of its own, whose end is in the journal; other files, names and numbers are refused."""
     models = httpx.get(f"{server.url}/page/models").json()["models"]
     (served,) = (one for one in models if one["is_served"])
     asked, path = f"{server.url}/page/models/quantize", served["path"]
@@ -212,6 +212,16 @@ def test_a_model_is_made_smaller(server: Serving) -> None:
     ):
         answer = httpx.post(asked, json=body, timeout=WAIT_S)
         assert answer.status_code == status, (body, answer.text)
+    for change, status in (
+        ({"name": "../goats"}, 400),
+        ({"name": ".goats"}, 400),
+        ({"examples": " "}, 400),
+        ({"epochs": 0}, 400),
+        ({"path": "/etc/passwd"}, 404),
+    ):
+        whole = {"path": path, "name": "goats", "examples": "{}", "epochs": 1, **change}
+        answer = httpx.post(f"{server.url}/page/models/tune", json=whole, timeout=WAIT_S)
+        assert answer.status_code == status, (change, answer.text)
     many = httpx.post(
         f"{server.url}/page/models/cut", json={"path": path, "ranks": 100}, timeout=WAIT_S
     )

@@ -6,14 +6,15 @@ import json
 import random
 import re
 import resource
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dure.work_notes import interrupt
 from tests.support.dure_process import DURE, Dure, as_json, error_line
+from tests.support.long_work import notes_of
 from tests.support.tiny_models import chats, write_lines, write_tiny_model
 
 OPTIONS = ["--ctx", "128", "--lr", "3e-3", "--steps", "40", "--threads", "1"]
@@ -70,7 +71,7 @@ def test_a_run_tells_its_events_as_lines_of_json(
 def test_a_run_that_is_killed_goes_on_with_the_same_losses(
     dure: Dure, arguments: list[str], whole: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
-    """Bit by bit, whenever it is killed: here at a step that chance names."""
+    """Bit by bit, whenever it is killed: here at a step that chance names. Others see all of them."""
     command = [*arguments, "--json", "--save-every", "4", "--out", tmp_path / "out"]
     killed_at = random.randrange(5, 38)
     process = dure.start(*command, stdout=subprocess.PIPE)
@@ -84,25 +85,37 @@ def test_a_run_that_is_killed_goes_on_with_the_same_losses(
     assert found == (whole[0] / "losses.jsonl").read_text(), f"killed at {killed_at}"
     name = "adapter/adapter_model.safetensors"
     assert (tmp_path / "out" / name).read_bytes() == (whole[0] / name).read_bytes()
+    work, _ = notes_of(dure)
+    assert work.losses
+    assert (work.state, work.done) == ("done", 40)
+    assert [step for step, _ in work.losses.learned] == list(range(1, 41))
+    assert [step for step, _ in work.losses.held_out] == [15, 30, 40]
 
 
-def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(
+def test_a_run_that_others_see_is_stopped_after_a_checkpoint_and_says_how_to_go_on(
     dure: Dure, arguments: list[str], tmp_path: Path
 ) -> None:
-    """`dure ps` says what was stopped."""
+    """It is interrupted as the page does it, which is Ctrl-C; `dure ps` says what was stopped."""
     command = [*arguments, "--json", "--out", tmp_path / "out"]
     process = dure.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     read_until(process, 3)
-    process.send_signal(signal.SIGINT)
+    (work,) = notes_of(dure)
+    assert (work.kind, work.phase, work.unit, work.total) == ("tune", "learning", "steps", 40)
+    assert interrupt(work)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"the same command goes on from there" in told
     step = int(told.decode().split("after step ")[1].split(",")[0])
     assert (tmp_path / f"out/checkpoints/step-{step:06}/weights.pt").exists()
-    (work,) = as_json(dure("ps", "--json"))["work"]
-    assert (work["kind"], work["name"], work["phase"]) == ("tune", "out", "tuning")
-    assert work["state"] == "stopped"
-    assert 3 / 40 <= work["done"] < 1
+    (work,) = notes_of(dure)
+    assert work.losses
+    assert (work.state, work.done, len(work.losses.learned)) == ("stopped", step, step)
+    (told_work,) = as_json(dure("ps", "--json"))["work"]
+    assert (told_work["kind"], told_work["phase"], told_work["state"]) == (
+        "tune",
+        "learning",
+        "stopped",
+    )
 
 
 def test_on_a_terminal_the_loss_is_a_line(dure: Dure, arguments: list[str], tmp_path: Path) -> None:

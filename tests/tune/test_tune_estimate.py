@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,16 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> TuneSettings:
 
 
 def test_a_plan_measures_once_and_keeps_it(settings: TuneSettings, tmp_path: Path) -> None:
+    """Reading it is using it: `dure cache prune` deletes what was not used."""
     plan = plan_of(settings, tmp_path)
     assert plan.fits
     assert plan.seconds is not None
     assert plan.seconds > 0
     [kept] = tmp_path.iterdir()
     kept.write_text("[100.0, 0.0, 0.0]")
+    os.utime(kept, (0, 0))
     again = plan_of(settings, tmp_path)
+    assert kept.stat().st_mtime > 0
     assert again.seconds is not None
     assert 50 * plan.steps < again.seconds < 100 * plan.steps  # an epoch's last has fewer rows
 

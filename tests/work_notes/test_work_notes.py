@@ -18,6 +18,7 @@ import pytest
 from dure.errors import ResourceError
 from dure.processes import Moment, identity_of
 from dure.work_notes import (
+    GrowingCurve,
     WorkNote,
     WorkState,
     WorkWriter,
@@ -201,6 +202,23 @@ def test_a_phase_is_told_by_what_is_done_of_it() -> None:
     work.end("done")
 
 
+def test_losses_of_any_number_of_steps_stay_few() -> None:
+    """Each point is the mean of as many steps, at the last of them; evaluations are no steps."""
+    growing = GrowingCurve()
+    for step in range(1, 4):
+        growing.learn(step, 1 / step)
+    growing.evaluate(3, 0.5)
+    assert growing.curve.learned == ((1, 1.0), (2, 0.5), (3, 0.3333))
+    for step in range(4, 10_001):
+        growing.learn(step, float(step))
+    (early, _), *_, (last, loss) = points = growing.curve.learned
+    assert 32 <= len(points) <= 64
+    assert (early, last) == (256, 10_000)
+    assert points[1] == (512, 384.5)
+    assert loss == pytest.approx(10_000, rel=0.02)
+    assert growing.curve.held_out == ((3, 0.5),)
+
+
 def test_a_forked_process_does_not_end_the_work_of_its_parent() -> None:
     work = WorkWriter("cut", "m")
     child = os.fork()
@@ -235,7 +253,7 @@ def test_ps_shows_a_cut_while_it_runs(tmp_path: Path) -> None:
 
 
 def test_commands_note_their_work(tmp_path: Path) -> None:
-    """How a quantizing ended, and why a pull failed; a run has loaded, and is no work."""
+    """How a quantizing and a bench ended, and why a pull failed; a run has loaded, and is no work."""
     dure = Dure(tmp_path / "cache")
     dure.environment["DURE_MODELS"] = str(tmp_path / "models")
     out = tmp_path / "small.gguf"
@@ -243,8 +261,10 @@ def test_commands_note_their_work(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     address = "http://user:secret@127.0.0.1:9/x.gguf?token=secret"
     assert dure("pull", address, "--tries", 1).returncode == 1
+    assert dure("bench", DEMO, "-p", 4, "-n", 4, "--repeat", 1).returncode == 0
     assert dure("run", DEMO, "Hello", "-n", 2, "--ranks", 2).returncode == 0
-    pull, quantized = notes_of(dure)
+    bench, pull, quantized = notes_of(dure)
+    assert (bench.kind, bench.name, bench.state) == ("bench", DEMO.name, "done")
     assert (quantized.kind, quantized.phase, quantized.state) == ("quantize", "writing", "done")
     assert (pull.kind, pull.state, pull.name) == ("pull", "failed", "http://127.0.0.1:9/x.gguf")
     assert pull.error

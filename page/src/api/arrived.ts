@@ -47,6 +47,7 @@ const WORK = [
   "per_s",
   "rest_s",
   "note",
+  "losses",
   "error",
   "cure",
 ] as const satisfies readonly (keyof Work)[];

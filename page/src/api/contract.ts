@@ -228,7 +228,9 @@ export type WorkKind =
   | "load"
   | "eval"
   | "imatrix"
-  | "tune";
+  | "tune"
+  | "bench"
+  | "doctor";
 
 /** What is done within work that has several parts. */
 export type WorkPhase =
@@ -244,7 +246,14 @@ export type WorkPhase =
   | "judging"
   | "timing"
   | "gathering"
-  | "tuning";
+  | "learning"
+  | "checking";
+
+/** Steps of a tuning and their losses, of which each point is the mean of some. */
+export interface LossCurve {
+  readonly learned: readonly (readonly [number, number])[];
+  readonly held_out: readonly (readonly [number, number])[];
+}
 
 export interface Work {
   readonly id: string;
@@ -252,7 +261,7 @@ export interface Work {
   readonly name: string;
   readonly phase: Known<WorkPhase>;
   /** part: `done` counts from 0 to 1. */
-  readonly unit: "bytes" | "tokens" | "part";
+  readonly unit: "bytes" | "tokens" | "steps" | "part";
   /** Of the phase, as all that follows. */
   readonly done: Known<number>;
   readonly total: Known<number>;
@@ -262,6 +271,8 @@ export interface Work {
   readonly state: WorkState;
   /** What a person should know of it, as why nothing comes. */
   readonly note: Known<string>;
+  /** Of a tuning. */
+  readonly losses: Known<LossCurve>;
   readonly error: Known<string>;
   readonly cure: Known<string>;
   readonly can_stop: boolean;

@@ -1,4 +1,4 @@
-/** What can be made of a model on disk: a smaller file, and shards for several machines. */
+/** What can be made of a model on disk: a smaller file, shards for several machines, and a tuned model. */
 import { useSignal } from "@preact/signals";
 import type { VNode } from "preact";
 import { post } from "../api/client";
@@ -6,6 +6,7 @@ import type { ModelOnDisk } from "../api/contract";
 import { useAsking } from "../parts/asking";
 import { Refusal } from "../parts/Refusal";
 import { text } from "../preferences";
+import { TuneForm } from "./TuneForm";
 
 const USUAL_BITS = 4.5;
 const USUAL_RANKS = 2;
@@ -34,6 +35,7 @@ export function Making({ model }: { readonly model: ModelOnDisk }): VNode {
           step={1}
           begin={(ranks) => post("page/models/cut", { path: model.path, ranks })}
         />
+        <TuneForm model={model} />
       </div>
     </details>
   );

@@ -2,12 +2,13 @@
 import type { VNode } from "preact";
 import { ApiError, post } from "../api/client";
 import type { Work } from "../api/contract";
-import { bytes, count, long, percent } from "../format";
+import { bytes, count, figure, long, percent, short } from "../format";
 import { Meter } from "../parts/Meter";
 import { useAsking } from "../parts/asking";
 import { Refusal } from "../parts/Refusal";
 import { text } from "../preferences";
 import { toldText } from "../text/told";
+import { LossChart } from "./LossChart";
 
 export function WorkList({ work }: { readonly work: readonly Work[] }): VNode {
   const t = text.value.models;
@@ -63,6 +64,7 @@ function WorkItem({ work }: { readonly work: Work }): VNode {
         />
       )}
       <p class="quiet small-text">{progress(work)}</p>
+      {work.losses !== null && <LossChart name={work.name} losses={work.losses} />}
       {work.note !== null && <p class="small-text">{toldText(work.note)}</p>}
       {work.error !== null && <Refusal problem={new ApiError(0, work.error, work.cure)} />}
       <Refusal problem={asking.problem.value} />
@@ -73,8 +75,10 @@ function WorkItem({ work }: { readonly work: Work }): VNode {
 /** Say how far work is: what is done now, how much of it, how fast, how long still. */
 export function progress(work: Work): string {
   const t = text.value.models;
-  const amount = (n: number | null): string =>
-    work.unit === "bytes" ? bytes(n) : t.tokens(count(n));
+  const amount = (n: number | null): string => {
+    if (work.unit === "bytes") return bytes(n);
+    return work.unit === "steps" ? t.nSteps(count(n)) : t.tokens(count(n));
+  };
   const said: string[] = [];
   if (work.state === "running" && work.phase !== null) said.push(t.phase[work.phase]);
   if (work.unit === "part") {
@@ -82,8 +86,14 @@ export function progress(work: Work): string {
   } else if (work.total !== null) said.push(t.of(amount(work.done), amount(work.total)));
   else if (work.done !== null) said.push(amount(work.done));
   if (work.state === "running") {
-    if (work.per_s !== null && work.unit !== "part") said.push(t.perS(amount(work.per_s)));
+    if (work.per_s !== null && work.unit !== "part") said.push(speed(work, work.per_s, amount));
     if (work.rest_s !== null) said.push(t.rest(long(work.rest_s)));
   }
   return said.join(" · ");
+}
+
+function speed(work: Work, per_s: number, amount: (n: number) => string): string {
+  const t = text.value.models;
+  if (work.unit !== "steps") return t.perS(amount(per_s));
+  return per_s < 1 ? t.perStep(short(1 / per_s)) : t.perS(t.nSteps(figure(per_s)));
 }

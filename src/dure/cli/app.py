@@ -65,8 +65,8 @@ COMMANDS = {
         "node": "Run this machine as a node of a cluster. Alone, `dure node` means `dure node run`.",
         "doctor": "Find what makes this machine slow or sick, and what cures it.",
         "pod": "Rent a GPU that nobody can forget: its price is shown before, and guards end it.",
-        "cache": "List, check and delete what is cached: shards, and what `eval` and `quantize` need not "
-        "compute again.",
+        "cache": "List, check and delete what is cached: shards, and what `eval`, `quantize` and `tune` "
+        "need not compute again.",
         "config": "Show and change the default values of options.",
     }.items()
 }

@@ -219,7 +219,7 @@ class _CutOverNodes:
             for name, machine in zip(self._names, [here, *map(machine_of, reports)], strict=True)
         ]
         memory = [
-            rank_memory(self._cut, shard, machine.features)
+            rank_memory(self._cut, shard.size, machine.features)
             for shard, machine in zip(self._shards, machines, strict=True)
         ]
         self._memory = with_options(memory, model, options, self._cut)

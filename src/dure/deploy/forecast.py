@@ -147,7 +147,7 @@ def _ranks(
     is_here = model.paths[0].exists()
     shards = plan_shards(model, cut, shard_directory()) if is_here else sized_shards(model, cut)
     ranks = [
-        rank_memory(cut, shard, machine.features)
+        rank_memory(cut, shard.size, machine.features)
         for shard, machine in zip(shards, machines, strict=True)
     ]
     named = [RankGpu(shown_name(name), plan.gpus.get(name)) for name in plan.shares_by_name]

@@ -124,7 +124,7 @@ def _planned(model: GgufFile, options: RunOptions, part: float = 1.0) -> _Plan:
         return _planned_whole(model, options, machine, threads, part)
     cut = plan_cut(model, shares)
     shards = plan_shards(model, cut, shard_directory())
-    ranks = [rank_memory(cut, shard, machine.features) for shard in shards]
+    ranks = [rank_memory(cut, shard.size, machine.features) for shard in shards]
     memory, trained = with_options(ranks, model, options, cut), cut.shape.context_length
     check_ctx(options.ctx, trained)
     found = gpus_of_ranks(gpus_in_process() if may_use_gpu(options) else [], len(shares))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dure.errors import ModelError
-from dure.model.gguf import GgufFile
+from dure.model.gguf import GgufFile, once_per_model
 
 __all__ = ["CacheShape", "cache_shape_of"]
 
@@ -85,6 +85,7 @@ _INTERVALS = {"qwen3next", "qwen35", "qwen35moe"}  # attention in every n-th lay
 _N_LAYER_WITH_KV = {"gemma3n": 20}  # later layers look into theirs
 
 
+@once_per_model
 def cache_shape_of(model: GgufFile) -> CacheShape:
     """Read what a model keeps. Raises ModelError if its header does not say enough."""
     return _Header(model).cache_shape()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dure.errors import CutError
+from dure.model.alike import alike_tensors
 from dure.model.architectures import (
     Along,
     Architecture,
@@ -153,7 +154,7 @@ def _check_shares(shares: Sequence[float]) -> None:
 def _check_tensors(model: GgufFile, architecture: Architecture, shape: Shape) -> None:
     """Check that every tensor is in the table, and as long along its cut axis as the header says."""
     whole = whole_cut(shape)
-    for tensor in model.tensors.values():
+    for tensor, _ in alike_tensors(model):
         rule = architecture.rule(tensor.name)
         span = whole.get(rule.along)
         if span is not None and (

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dure.errors import DureError, ModelError, ResourceError
+from dure.model.alike import alike_tensors, is_in_layer
 from dure.model.architectures import Along, Rule
 from dure.model.cut import COUNTED, CutPlan, Span
 from dure.model.ggml import GgmlType, dequantize, quantize, type_named
@@ -49,6 +50,7 @@ __all__ = [
     "is_whole",
     "plan_facts",
     "plan_shards",
+    "shard_sizes",
     "shards_cut_from",
     "sized_shards",
     "stem_of",
@@ -76,6 +78,15 @@ class TensorPiece:
 
 
 @dataclass(frozen=True)
+class ShardSize:
+    """How large one rank's part of a model is. ends: what it holds outside of layers."""
+
+    rank: int
+    weights_bytes: int
+    ends: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
 class Shard:
     """One rank's part of a model: where it lies or will lie, and how large its weights are."""
 
@@ -96,6 +107,12 @@ class Shard:
         return tuple(piece.spec for piece in self._pieces)
 
     @property
+    def size(self) -> ShardSize:
+        """How large it is."""
+        ends = tuple(piece.spec for piece in self._pieces if not is_in_layer(piece.source))
+        return ShardSize(self.rank, self.weights_bytes, ends)
+
+    @property
     def manifest(self) -> Path:
         """Return the file beside a finished shard that says its size and SHA-256."""
         return self.path.with_suffix(".json")
@@ -109,6 +126,21 @@ def plan_shards(model: GgufFile, plan: CutPlan, directory: Path) -> list[Shard]:
 def sized_shards(model: GgufFile, plan: CutPlan) -> list[Shard]:
     """Plan what every rank's shard holds, without names and metadata, for which tensors would be read."""
     return [_sized(model, plan, rank) for rank in range(len(plan.ranks))]
+
+
+def shard_sizes(model: GgufFile, plan: CutPlan) -> list[ShardSize]:
+    """Return how large every rank's shard would be; quicker than to plan them."""
+    return [_size(model, plan, rank) for rank in range(len(plan.ranks))]
+
+
+def _size(model: GgufFile, plan: CutPlan, rank: int) -> ShardSize:
+    total, ends = 0, list[TensorSpec]()
+    for tensor, n in alike_tensors(model):
+        if (piece := _piece(model, plan, tensor, rank)) is not None:
+            total += n * piece.spec.size_bytes
+            if not is_in_layer(tensor):
+                ends.append(piece.spec)
+    return ShardSize(rank, total, tuple(ends))
 
 
 def _shard(model: GgufFile, plan: CutPlan, directory: Path, rank: int) -> Shard:

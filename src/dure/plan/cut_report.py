@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dure.errors import DureError
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile
-from dure.model.shard import sized_shards
+from dure.model.shard import shard_sizes
 from dure.plan.memory import DEFAULT_CTX, rank_memory, whole_memory
 
 __all__ = ["CutReport", "RankSize", "Reencoding", "cut_report", "reencodings"]
@@ -86,7 +86,7 @@ def _cut(
     n_ctx: int | None,
     n_sequences: int,
 ) -> CutReport:
-    shards, n_ctx = sized_shards(model, plan), n_ctx or min(DEFAULT_CTX, plan.shape.context_length)
+    shards, n_ctx = shard_sizes(model, plan), n_ctx or min(DEFAULT_CTX, plan.shape.context_length)
     memory = [
         rank_memory(plan, shard, features).total_bytes(n_ctx, n_sequences) for shard in shards
     ]

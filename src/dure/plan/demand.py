@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from dure.errors import ModelError
+from dure.model.alike import alike_tensors
 from dure.model.architectures import Along, Shape, shape_of
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile, Tensor
-from dure.model.shard import sized_shards
+from dure.model.shard import shard_sizes
 from dure.plan.kernels import is_quick
 from dure.plan.memory import RankMemory, rank_memory, whole_memory
 from dure.plan.type_times import read_part
@@ -141,9 +142,7 @@ def _ranks(
             rank_memory(cut, shard, features[rank]),
             _attention_values(cut.shape, len(cut.ranks[rank][Along.HEADS])),
         )
-        for rank, (share, shard) in enumerate(
-            zip(cut.shares, sized_shards(model, cut), strict=True)
-        )
+        for rank, (share, shard) in enumerate(zip(cut.shares, shard_sizes(model, cut), strict=True))
     ]
 
 
@@ -166,7 +165,7 @@ def _products(
 ) -> tuple[Product, ...]:
     """Add up the matrices of a rank that are alike."""
     sums: dict[tuple[str, ProductKind, bool], list[float]] = defaultdict(lambda: [0.0] * 5)
-    for tensor in model.tensors.values():
+    for tensor, n in alike_tensors(model):
         kind = _kind(tensor)
         part = used if kind is ProductKind.EXPERTS else read_part(model, tensor)
         if not part or len(tensor.shape) < 2:
@@ -180,7 +179,7 @@ def _products(
         of_ffn = part * n_weights if ".ffn_" in tensor.name else 0.0
         values = part * n_bytes, part * n_weights, part * columns, of_ffn, n_bytes
         for i, value in enumerate(values):
-            found[i] += value
+            found[i] += n * value
     return tuple(Product(*key, *values) for key, values in sums.items())
 
 

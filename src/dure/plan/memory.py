@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from dure.errors import ModelError, ResourceError, UsageError
 from dure.hardware.machine import Machine
+from dure.model.alike import alike_tensors
 from dure.model.architectures import Along, Shape, shape_of
 from dure.model.cache_shape import CacheShape, cache_shape_of
 from dure.model.context import (
@@ -21,7 +22,7 @@ from dure.model.context import (
 )
 from dure.model.cut import CutPlan
 from dure.model.gguf import GgufFile, TensorSpec
-from dure.model.shard import Shard
+from dure.model.shard import ShardSize
 from dure.plan.kernels import is_repacked
 from dure.sizes import compared
 
@@ -195,7 +196,7 @@ def memory_of(weights_bytes: int, cache: CacheShape) -> RankMemory:
     )
 
 
-def rank_memory(plan: CutPlan, shard: Shard, features: Collection[str] = ()) -> RankMemory:
+def rank_memory(plan: CutPlan, shard: ShardSize, features: Collection[str] = ()) -> RankMemory:
     """Return what a rank of a cut takes. features: of its machine's processor."""
     shape, cut = plan.shape, plan.ranks[shard.rank]
     n_head, n_head_kv = len(cut[Along.HEADS]), len(cut[Along.KV_HEADS])
@@ -205,7 +206,7 @@ def rank_memory(plan: CutPlan, shard: Shard, features: Collection[str] = ()) -> 
         n_embd=shape.n_embd,
         n_vocab=len(cut[Along.VOCABULARY]),
         n_summed=shape.n_embd if len(plan.ranks) > 1 else 0,
-        other_bytes=_doubled_bytes(shard.tensors, features),
+        other_bytes=_doubled_bytes(shard.ends, features),
     )
 
 
@@ -214,7 +215,8 @@ def whole_memory(model: GgufFile, features: Collection[str] = ()) -> tuple[RankM
 
     Without what it keeps of a sequence if the header does not say enough. features: see `rank_memory`.
     """
-    weights_bytes = sum(tensor.size_bytes for tensor in model.tensors.values())
+    alike = alike_tensors(model)
+    weights_bytes = sum(n * tensor.size_bytes for tensor, n in alike)
     memory = RankMemory(weights_bytes, 0)
     try:
         memory = memory_of(weights_bytes, cache_shape_of(model))
@@ -227,7 +229,7 @@ def whole_memory(model: GgufFile, features: Collection[str] = ()) -> tuple[RankM
         width=_width(shape, shape.n_head, shape.n_head_kv, shape.n_ff),
         n_embd=shape.n_embd,
         n_vocab=shape.n_vocab,
-        other_bytes=_vocabulary_bytes(model) + _doubled_bytes(model.tensors.values(), features),
+        other_bytes=_vocabulary_bytes(model) + _doubled_bytes((one for one, _ in alike), features),
     )
     return memory, shape.context_length
 

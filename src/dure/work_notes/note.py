@@ -7,12 +7,15 @@ from typing import Any, Literal
 import msgspec
 
 from dure.processes import Moment
+from dure.work_notes.loss_curve import LossCurve
 
 __all__ = ["Unit", "WorkKind", "WorkNote", "WorkPhase", "WorkState", "is_shown", "work_facts"]
 
 KEPT_S = 60.0  # how work ended is shown so long
 
-WorkKind = Literal["pull", "import", "quantize", "cut", "load", "eval", "imatrix", "tune"]
+WorkKind = Literal[
+    "pull", "import", "quantize", "cut", "load", "eval", "imatrix", "tune", "bench", "doctor"
+]
 WorkPhase = Literal[
     "",
     "cutting",
@@ -27,10 +30,11 @@ WorkPhase = Literal[
     "judging",
     "timing",
     "gathering",
-    "tuning",
+    "learning",
+    "checking",  # a file is compared with its checksum
 ]
 WorkState = Literal["running", "done", "failed", "stopped"]
-Unit = Literal["bytes", "tokens", "part"]  # part: done counts from 0 to 1
+Unit = Literal["bytes", "tokens", "steps", "part"]  # part: done counts from 0 to 1
 
 
 class WorkNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +43,7 @@ class WorkNote(msgspec.Struct, frozen=True, kw_only=True):
     process: the identity of its process, beside its number. done, total: of the phase, in the unit; total
     is None if nobody knows it. per_s: lately; None: not known. words: what a person should know, as why
     nothing comes. at: when this was noted. stop_signal: ends the process in good order; 0: it is not to be
-    ended for this work.
+    ended for this work. losses: of a tuning, None of other work.
     """
 
     id: str
@@ -55,6 +59,7 @@ class WorkNote(msgspec.Struct, frozen=True, kw_only=True):
     total: float | None = None
     per_s: float | None = None
     words: str = ""
+    losses: LossCurve | None = None
     state: WorkState = "running"
     error: str = ""
     cure: str = ""
@@ -98,6 +103,7 @@ def work_facts(note: WorkNote) -> dict[str, Any]:
         "rest_s": note.rest_s,
         "state": note.state,
         "note": note.words,
+        "losses": msgspec.to_builtins(note.losses),
         "error": note.error,
         "cure": note.cure,
         "can_stop": note.state == "running" and note.stop_signal != 0,

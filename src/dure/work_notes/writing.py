@@ -21,6 +21,7 @@ from dure.errors import DureError
 from dure.places import work_directory
 from dure.processes import Moment, identity_of
 from dure.whole_file import write_whole
+from dure.work_notes.loss_curve import LossCurve
 from dure.work_notes.note import Unit, WorkKind, WorkNote, WorkPhase, WorkState
 from dure.work_notes.reading import noted_work
 
@@ -94,6 +95,11 @@ class WorkWriter:
             if is_due:
                 self._pace.mark(now, done)
                 self._write()
+
+    def draw(self, losses: LossCurve) -> None:
+        """Note the losses so far, together with what is noted next."""
+        with self._lock:
+            self._replace(losses=losses)
 
     def tell(self, words: str) -> None:
         """Note what a person should know, until the work goes on."""

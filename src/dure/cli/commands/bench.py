@@ -21,6 +21,7 @@ from dure.cli.terminal.bench_report import (
 from dure.cli.terminal.configuration import NUMBERS
 from dure.cli.terminal.console import loading_bar, output, print_json, print_warning
 from dure.cli.terminal.model_argument import resolve_model
+from dure.cli.terminal.noted import noted
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import SPEED, Json, Model, Running
 from dure.cli.terminal.plan_report import basis_of
@@ -121,13 +122,14 @@ def bench(
         with open_gguf(file) as gguf:
             model_record(gguf)  # or it raises what a record would, before anything is measured
     found: list[BenchRow] = []
-    for count in counts:
-        options = replace(running, threads=count).options("bench", model, ctx=longest.n_tokens)
-        if trace:
-            _bench_traced(file, options, longest, trace, as_json=as_json)
-            return
-        rows, record = _measured(file, options, runs, is_shared=sharing.share is not None)
-        found += rows
+    with noted("bench", file.name):
+        for count in counts:
+            options = replace(running, threads=count).options("bench", model, ctx=longest.n_tokens)
+            if trace:
+                _bench_traced(file, options, longest, trace, as_json=as_json)
+                return
+            rows, record = _measured(file, options, runs, is_shared=sharing.share is not None)
+            found += rows
     if not as_json:
         _print(found, options.wire)
     shared = {"shared": sharing.offer(record)} if record else {}

@@ -1,4 +1,4 @@
-"""`dure cache`: lists, checks and deletes shards, and what `eval` and `quantize` keep."""
+"""`dure cache`: lists, checks and deletes shards, and what `eval`, `quantize` and `tune` keep."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from dure.evaluate.store import kept_evaluations
 from dure.kept_work import KeptWork, delete_work
 from dure.places import cache_directory
 from dure.sizes import bytes_text
+from dure.tune.estimate.kept import kept_times
 
 __all__ = ["cache"]
 
 DAY_S = 86400.0
 SHARDS = "shards"
 cache = typer.Typer(
-    help="List, check and delete what is cached: shards, and what `eval` and `quantize` need not compute "
-    "again.",
+    help="List, check and delete what is cached: shards, and what `eval`, `quantize` and `tune` need not "
+    "compute again.",
     no_args_is_help=True,
 )
 OnNodes = Annotated[
@@ -112,7 +113,7 @@ def check(cluster: OnNodes = False, as_json: Json = False) -> None:
 
 
 def _work() -> list[KeptWork]:
-    return [*kept_evaluations(), *kept_of_searches()]
+    return [*kept_evaluations(), *kept_of_searches(), *kept_times()]
 
 
 def _shard_facts(shard: StoredShard) -> dict[str, Any]:

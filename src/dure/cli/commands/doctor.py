@@ -17,6 +17,7 @@ from dure.cli.terminal.console import errors, print_json, progress_bar
 from dure.cli.terminal.doctor_fixes import fix_data, offer_fixes, undo_all
 from dure.cli.terminal.findings_table import finding_data, print_findings
 from dure.cli.terminal.model_argument import resolve_model
+from dure.cli.terminal.noted import noted
 from dure.cli.terminal.parameters import Json
 from dure.cli.terminal.this_cluster import this_cluster
 from dure.cli.terminal.tuning_report import tune_cluster
@@ -97,7 +98,8 @@ def doctor(
         return
     if tunes:
         file = None if model is None else resolve_model(model)
-        tune_cluster(this_cluster(), journal, file, as_json=as_json)
+        with noted("doctor", file.name if file else "--tune"):
+            tune_cluster(this_cluster(), journal, file, as_json=as_json)
         return
     found = _of_cluster(patient) if of_cluster else _of_this(patient)
     if model is not None:
@@ -186,5 +188,8 @@ def _settings_of(journal: ChangeJournal) -> dict[str, Settings]:
 def _of_model(path: Path) -> list[Finding]:
     with open_gguf(path) as model:
         size_bytes = model.size_bytes
-    with progress_bar(f"reading {path.name}", size_bytes) as progress:
+    with (
+        noted("doctor", path.name),
+        progress_bar(f"reading {path.name}", size_bytes, "checking") as progress,
+    ):
         return judged(MODEL_CHECKS, read_model_file(path, progress))

@@ -85,14 +85,19 @@ def _done(work: WorkNote) -> str:
     if work.unit == "part":
         return f"{work.fraction:.0%}" if work.fraction is not None else ""
     of = f" of {_amount(work, work.total)}" if work.total else ""
-    return f"{_amount(work, work.done)}{of}"
+    learned = work.losses.learned if work.losses else ()
+    return f"{_amount(work, work.done)}{of}" + (f", loss {learned[-1][1]:g}" if learned else "")
 
 
 def _speed(work: WorkNote) -> str:
-    is_counted = work.per_s is not None and work.unit != "part"
-    return f"{_amount(work, work.per_s)}/s" if is_counted else ""
+    if work.per_s is None or work.unit == "part":
+        return ""
+    if work.unit == "steps":
+        is_slow = work.per_s < 1
+        return f"{1 / work.per_s:.1f} s a step" if is_slow else f"{work.per_s:.1f} steps/s"
+    return f"{_amount(work, work.per_s)}/s"
 
 
 def _amount(work: WorkNote, amount: float | None) -> str:
     shown = round(amount or 0)
-    return bytes_text(shown) if work.unit == "bytes" else f"{shown} tokens"
+    return bytes_text(shown) if work.unit == "bytes" else f"{shown:,} {work.unit}"

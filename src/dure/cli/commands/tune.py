@@ -16,6 +16,7 @@ from dure.cli.terminal.noted import noted
 from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import Json
 from dure.cli.terminal.stop_signals import StopSignals
+from dure.cli.terminal.tune_notes import TuneNotes
 from dure.cli.terminal.tune_options import (
     DataOptions,
     LearningOptions,
@@ -27,10 +28,9 @@ from dure.cli.terminal.tune_peers import goes_on_alone, one_of_several, run_on_g
 from dure.cli.terminal.tune_plan_report import PlanOptions, plan_data, print_plan
 from dure.cli.terminal.tune_result import ResultOptions
 from dure.cli.terminal.tune_to_boards import ToBoards
-from dure.cli.terminal.tune_view import as_json_lines, noted_learning, shown
+from dure.cli.terminal.tune_view import as_json_lines, shown
 from dure.errors import UsageError
 from dure.hardware.probe import probe
-from dure.places import cache_directory
 from dure.tune.needed import check_installed
 from dure.tune.peers.environment import is_first, n_started
 
@@ -108,18 +108,20 @@ def tune(
     boards = ToBoards(result, context, target, settings)
     if goes_on_alone():
         boards.check(listens=not planning.plan)
-    _use_threads(memory.threads)
     if planning.plan:
         if memory.gpus > 1:
             raise UsageError(
                 f"--plan with --gpus {memory.gpus}", "leave out --gpus: what is planned is one GPU"
             )
+        _use_threads(memory.threads)
         _print_plan(settings, planning, as_json=as_json)
         return
     if goes_on_alone():
         boards.tell(1, f"tuning {path.name}")
-    with noted("tune", target.resolve().name) if goes_on_alone() else nullcontext():
-        if memory.gpus > 1 and n_started() == 1:
+    starts_others = memory.gpus > 1 and n_started() == 1  # whose first one notes the work
+    with noted("tune", path.name) if is_first() and not starts_others else nullcontext():
+        _use_threads(memory.threads)
+        if starts_others:
             done = run_on_gpus(memory.gpus, target)
         else:
             seen = _observing(target, tensorboard, as_json=as_json)
@@ -137,9 +139,10 @@ def tune(
 
 
 def _print_plan(settings: TuneSettings, options: PlanOptions, *, as_json: bool) -> None:
+    from dure.tune.estimate.kept import times_directory
     from dure.tune.estimate.plan import plan_of
 
-    plan = plan_of(settings, cache_directory() / "tune")
+    plan = plan_of(settings, times_directory())
     if as_json:
         print_json(plan_data(plan, options))
     else:
@@ -168,9 +171,11 @@ def _observing(target: Path, tensorboard: bool, *, as_json: bool) -> Iterator[Ob
     if not is_first():
         yield lambda _: None
         return
+    from dure.tune.loop.journal import LOSSES
+
     with ExitStack() as stack:
         observers: list[Observer] = [as_json_lines if as_json else stack.enter_context(shown())]
-        observers.append(noted_learning())
+        observers.append(TuneNotes(target / LOSSES).tell)
         if tensorboard:
             from dure.tune.loop.tensorboard import event_files
 

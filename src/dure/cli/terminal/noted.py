@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dure.work_notes import Unit, WorkKind, WorkPhase, WorkWriter
+    from dure.work_notes import LossCurve, Unit, WorkKind, WorkPhase, WorkWriter
 
-__all__ = ["begin_phase", "noted", "noted_phase", "tell"]
+__all__ = ["begin_phase", "draw", "noted", "noted_phase", "tell"]
 
 _current: list[WorkWriter] = []  # one at most: a command does one thing
 
@@ -34,13 +34,19 @@ def noted(kind: WorkKind, name: str) -> Iterator[None]:
 
 
 def begin_phase(
-    phase: WorkPhase, total: float | None, unit: Unit, done: float
+    phase: WorkPhase, total: float | None, unit: Unit = "part", done: float = 0.0
 ) -> Callable[[float], None]:
     """Note the next phase of the current work, if there is any; return what notes how much is done."""
     if not _current:
         return lambda _: None
     _current[0].begin(phase, total, unit, done)
     return _current[0].reach
+
+
+def draw(losses: LossCurve) -> None:
+    """Note the losses of a tuning, if that is the current work."""
+    if _current:
+        _current[0].draw(losses)
 
 
 def tell(words: str) -> None:

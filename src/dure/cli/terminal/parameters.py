@@ -25,6 +25,7 @@ __all__ = [
     "SAMPLING",
     "SERVER",
     "SPEED",
+    "Context",
     "DraftFrom",
     "Json",
     "MaxTokens",
@@ -57,6 +58,16 @@ Pull = Annotated[
     typer.Option(
         "--pull",
         help="Pull a missing model without asking.",
+        rich_help_panel=MODEL,
+    ),
+]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        "--ctx",
+        "-c",
+        help="Context in tokens.",
+        show_default="4096, or less if trained for less",
         rich_help_panel=MODEL,
     ),
 ]
@@ -128,16 +139,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
 class Running:
     """Where and how a model runs, for every command that starts one."""
 
-    ctx: Annotated[
-        int | None,
-        typer.Option(
-            "--ctx",
-            "-c",
-            help="Context in tokens.",
-            show_default="4096, or less if trained for less",
-            rich_help_panel=MODEL,
-        ),
-    ] = None
+    ctx: Context = None
     lora: Annotated[
         list[str] | None,
         typer.Option(

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from dure.cli.terminal.parameters import MODEL, Context
 from dure.cli.terminal.plan_report import PlanPrices
 from dure.cli.terminal.quantities import dollars_of, tokens_per_s_of
 from dure.deploy.options import check_sequences
@@ -166,17 +167,10 @@ class PlannedTask:
             metavar="Q4_K_M|2.7bpw|...",
             help="Plan for these types of weights, or for a mean number of bits.",
             show_default="the file's own; with --want the finest that is fast enough",
+            rich_help_panel=MODEL,
         ),
     ] = None
-    ctx: Annotated[
-        int | None,
-        typer.Option(
-            "--ctx",
-            "-c",
-            help="Context in tokens.",
-            show_default="4096, or less if trained for less",
-        ),
-    ] = None
+    ctx: Context = None
     parallel: Annotated[int, typer.Option(help="Number of answers at once.")] = 1
     electricity: Annotated[
         str, typer.Option(metavar="PRICE", help="Price of a kilowatt-hour in dollars.")

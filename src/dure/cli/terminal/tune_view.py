@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,11 @@ from rich.text import Text
 
 from dure.cli.terminal.braille import braille_line
 from dure.cli.terminal.console import duration_text, errors, print_json, print_warning, printable
-from dure.cli.terminal.noted import begin_phase
 
 if TYPE_CHECKING:
     from dure.tune.loop.events import Observer, StepLearned, TuneEvent
 
-__all__ = ["as_json_lines", "noted_learning", "shown"]
+__all__ = ["as_json_lines", "shown"]
 
 LINES = 20  # on which a run is told elsewhere than on a terminal
 RECENT = 20  # steps from which speed and time left are told
@@ -30,22 +29,6 @@ def as_json_lines(event: TuneEvent) -> None:
     from dure.tune.loop.events import event_data
 
     print_json(event_data(event), in_a_line=True)
-
-
-def noted_learning() -> Observer:
-    """Return what notes how far the learning is: for `dure ps`, and for the page."""
-    from dure.tune.loop.events import StepLearned
-
-    notes: list[Callable[[float], None]] = []
-
-    def tell(event: TuneEvent) -> None:
-        if isinstance(event, StepLearned):
-            done = event.step / event.steps
-            if not notes:
-                notes.append(begin_phase("tuning", 1.0, "part", (event.step - 1) / event.steps))
-            notes[0](done)
-
-    return tell
 
 
 @contextmanager

@@ -14,11 +14,11 @@ import socket
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from dure.engine.compute.native import llama_libraries
 from dure.errors import ResourceError
 from dure.hardware.gpu import Gpu
 from dure.model.llama_log import silence_llama
@@ -33,7 +33,8 @@ _BACKENDS = {"cuda": "CUDA", "hip": "ROCm", "vulkan": "Vulkan"}
 
 def gpu_backends() -> list[str]:
     """Return what llama.cpp was built with to compute on GPUs, as CUDA or Vulkan."""
-    return [name for key, name in _BACKENDS.items() if (_folder() / f"libggml-{key}.so").exists()]
+    folder = llama_libraries()
+    return [name for key, name in _BACKENDS.items() if (folder / f"libggml-{key}.so").exists()]
 
 
 def gpus() -> list[Gpu]:
@@ -95,15 +96,9 @@ def _count() -> int:
     return int(_ggml().ggml_backend_dev_count())
 
 
-def _folder() -> Path:
-    import llama_cpp.llama_cpp as lib
-
-    return Path(lib.__file__).with_name("lib")
-
-
 @cache
 def _ggml() -> ctypes.CDLL:
-    ggml = ctypes.CDLL(str(_folder() / "libggml.so"))
+    ggml = ctypes.CDLL(str(llama_libraries() / "libggml.so"))
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
     ggml.ggml_backend_dev_get.restype = ctypes.c_void_p

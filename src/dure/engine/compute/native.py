@@ -12,7 +12,7 @@ import numpy as np
 from dure.engine.compute.variants import chosen, file_of
 from dure.errors import ResourceError
 
-__all__ = ["address_of", "ggml_cpu", "library", "mpi"]
+__all__ = ["address_of", "ggml_cpu", "library", "llama_libraries", "mpi"]
 
 
 @cache
@@ -27,12 +27,17 @@ def mpi() -> Any:
     return MPI
 
 
+def llama_libraries() -> Path:
+    """Return the folder of llama.cpp's libraries."""
+    import llama_cpp.llama_cpp as lib
+
+    return Path(lib.__file__).with_name("lib")
+
+
 @cache
 def ggml_cpu() -> ctypes.CDLL:
     """Load llama.cpp's library of this processor's kernels."""
-    import llama_cpp.llama_cpp as lib
-
-    loaded = ctypes.CDLL(str(Path(lib.__file__).with_name("lib") / "libggml-cpu.so"))
+    loaded = ctypes.CDLL(str(llama_libraries() / "libggml-cpu.so"))
     loaded.ggml_threadpool_new.restype = ctypes.c_void_p
     return loaded
 

@@ -8,12 +8,12 @@ Source: llama.cpp `src/models/*.cpp` (shapes, graphs) and `gguf-py/gguf/constant
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from dure.errors import CutError
+from dure.model.alike import name_in_layer
 from dure.model.cache_shape import CacheShape
 
 __all__ = [
@@ -186,8 +186,8 @@ class Architecture:
 
     def rule(self, tensor_name: str) -> Rule:
         """Return the rule of a tensor. Raises CutError if the table does not know it."""
-        match = re.fullmatch(r"blk\.\d+\.(.+)", tensor_name)
-        rule = (self.tensors if match else ENDS).get(match[1] if match else tensor_name)
+        name = name_in_layer(tensor_name)
+        rule = self.tensors.get(name) if name else ENDS.get(tensor_name)
         if rule is None:
             raise CutError(
                 f"tensor {tensor_name} is not in dure's table of {self.name}, so this model cannot be cut",

@@ -14,7 +14,7 @@ from pathlib import Path
 from dure.errors import CutError, ModelError
 from dure.model.architectures.base import Architecture, Shape
 from dure.model.cache_shape import cache_shape_of
-from dure.model.gguf import GgufFile
+from dure.model.gguf import GgufFile, once_per_model
 
 __all__ = ["ARCHITECTURES", "architecture_of", "shape_of"]
 
@@ -44,6 +44,7 @@ def architecture_of(model: GgufFile) -> Architecture:
     return known
 
 
+@once_per_model
 def shape_of(model: GgufFile) -> Shape:
     """Read the sizes every model has. Raises ModelError if one is missing or impossible."""
     arch = model.architecture

@@ -9,6 +9,7 @@ Source of the format: llama.cpp `gguf.h`.
 from __future__ import annotations
 
 from dure.model.gguf.reader import GgufFile, open_gguf
+from dure.model.gguf.remembered import once_per_model
 from dure.model.gguf.values import (
     Tensor,
     TensorSpec,
@@ -30,6 +31,7 @@ __all__ = [
     "ValueKind",
     "array_of",
     "bytes_by_type",
+    "once_per_model",
     "open_gguf",
     "value_of",
     "write_header",

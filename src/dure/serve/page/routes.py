@@ -132,6 +132,18 @@ async def cut(request: Request, watch: CurrentPage) -> Response:
     return json_response(await asyncio.to_thread(watch.works.cut, model, int(n_ranks)))
 
 
+@router.post("/page/models/tune")
+async def tune(request: Request, watch: CurrentPage) -> Response:
+    """Begin to tune a model here with examples. With keys, only the server's owner may."""
+    model, asked = await _model_of(request, watch)
+    name, examples = asked.get("name"), asked.get("examples")
+    if not isinstance(name, str) or not isinstance(examples, str) or not examples.strip():
+        raise UsageError("no name, or no examples", "give a name and examples, as JSONL")
+    epochs = _number(asked, "epochs", 0.01, 1000)
+    tuned = await asyncio.to_thread(watch.works.tune, model, name, examples, epochs)
+    return json_response(tuned)
+
+
 @router.post("/page/work/{work_id}/stop")
 async def stop(work_id: str, request: Request, watch: CurrentPage) -> Response:
     """Stop work on a model as Ctrl-C does, wherever it was begun. With keys, only the owner may."""

@@ -26,6 +26,7 @@ _DURE = (sys.executable, "-m", "dure.cli.main")
 _NOTED_WITHIN_S = 60.0  # a slow board imports for a while, and reads a large model's header
 _LOOK_EVERY_S = 0.05
 _NICENESS = 10  # answers come first
+_FIRST_TO_GO = "1000"  # to Linux, if memory runs out: the engine is to stay
 
 
 class StartedCommands:
@@ -57,6 +58,7 @@ class StartedCommands:
             )
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
+            Path(f"/proc/{process.pid}/oom_score_adj").write_text(_FIRST_TO_GO)
         try:
             note = _noted(process, said)
         except BaseException:

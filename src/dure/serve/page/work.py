@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dure.errors import BusyError, DureError, UsageError
+from dure.errors import BusyError, DureError, ResourceError, UsageError
 from dure.model.store import Library, parse_name
 from dure.model.store.names import without_secrets
 from dure.model.store.watching import Watcher
 from dure.places import shard_directory
 from dure.serve.page.sentences import SaidSentence, said
 from dure.serve.page.started import StartedCommands
+from dure.whole_file import write_whole
 from dure.work_notes import WorkNote, WorkWriter, interrupt, is_shown, noted_work, work_facts
 
 __all__ = ["Works"]
@@ -26,7 +28,9 @@ __all__ = ["Works"]
 log = logging.getLogger(__name__)
 
 _MOST_RUNNING = 2
-_DOING = {"pull": "pulling", "quantize": "quantizing", "cut": "cutting"}
+_DOING = {"pull": "pulling", "quantize": "quantizing", "cut": "cutting", "tune": "tuning"}
+_EXAMPLES = "examples.jsonl"
+_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 class _StoppedError(Exception):
@@ -115,6 +119,16 @@ class Works:
         words = ("cut", str(model), "--ranks", str(n_ranks), "--out", str(out))
         return work_facts(self._commands.start(words, out))
 
+    def tune(self, model: Path, name: str, examples: str, epochs: float) -> dict[str, Any]:
+        """Begin to tune a model into a folder of the library, or go on. Raises as `start` does.
+
+        examples: in JSONL; they stay in that folder. Raises UsageError for a name that cannot be had, and
+        ResourceError.
+        """
+        folder = _prepared(Library().directory, name, examples.encode())
+        words = ("tune", str(model), "--data", _EXAMPLES, "--epochs", f"{epochs:g}", "--gguf")
+        return work_facts(self._commands.start((*words, "--out", str(folder)), folder))
+
     def close(self) -> None:
         """Stop what runs in processes of its own; pulls end with this one."""
         self._commands.close()
@@ -145,6 +159,25 @@ class Works:
         if note.state == "failed":
             facts |= {"reason": note.error, "cure": note.cure}
         self._tell(said(f"work_{note.state}", facts), note.state == "failed")
+
+
+def _prepared(library: Path, name: str, examples: bytes) -> Path:
+    """Return a folder with these examples, which need not be new if it has them already."""
+    if not _FOLDER.fullmatch(name):
+        raise UsageError(f"the name {name!r}", "use letters, digits, dots, hyphens and underscores")
+    folder = library / name
+    there = folder / _EXAMPLES
+    try:
+        if folder.exists() and not (there.exists() and there.read_bytes() == examples):
+            raise UsageError(
+                f"{name} is there already, made of something else", "give another name"
+            )
+        write_whole(there, examples)
+    except OSError as error:
+        raise ResourceError(
+            f"{there} cannot be written: {error.strerror}", f"see whether {folder} can be written"
+        ) from error
+    return folder
 
 
 def _pull_shown(pull: _Pull) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from typing import Any
 from dure.tune.loop.events import Evaluated, StepLearned
 from dure.whole_file import write_whole
 
-__all__ = ["LossJournal", "write_loss_plot"]
+__all__ = ["LOSSES", "LossJournal", "read_lines", "write_loss_plot"]
+
+LOSSES = "losses.jsonl"
 
 
 class LossJournal:
@@ -41,16 +43,20 @@ class LossJournal:
         return [(line["step"], line["eval_loss"]) for line in self._lines() if "eval_loss" in line]
 
     def _lines(self) -> list[dict[str, Any]]:
-        """Return all whole lines: the last may have been cut by a kill."""
-        if not self._path.exists():
-            return []
-        found = []
-        for line in self._path.read_text().splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                break
-        return found
+        return read_lines(self._path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return all whole lines of such a file: the last may have been cut by a kill."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text().splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
 
 
 def write_loss_plot(journal: LossJournal, path: Path) -> bool:

@@ -33,7 +33,7 @@ from dure.tune.loop.events import (
     TuneEvent,
 )
 from dure.tune.loop.faults import memory_faults
-from dure.tune.loop.journal import LossJournal, write_loss_plot
+from dure.tune.loop.journal import LOSSES, LossJournal, write_loss_plot
 from dure.tune.loop.learner import Learner, arithmetic_of, learner_of
 from dure.tune.loop.losses import Arith, RowLoss, keeps_apart
 from dure.tune.loop.optimizers import optimizer_of
@@ -85,7 +85,7 @@ class RunFolder:
         """Delete what an earlier run has left."""
         for path in (self.checkpoints, self.path / "model", self.path / "adapter"):
             shutil.rmtree(path, ignore_errors=True)
-        for name in ("run.json", "losses.jsonl", "loss.png"):
+        for name in ("run.json", LOSSES, "loss.png"):
             (self.path / name).unlink(missing_ok=True)
         self.checkpoints.mkdir(parents=True)
 
@@ -272,7 +272,7 @@ class _Run:
     def _journal(self, progress: Progress) -> LossJournal | None:
         if not self._peers.is_first:
             return None
-        return LossJournal(self.folder.path / "losses.jsonl", progress.step)
+        return LossJournal(self.folder.path / LOSSES, progress.step)
 
     def _result(
         self,
