@@ -13,7 +13,7 @@ from dure.errors import UsageError
 from dure.sizes import bytes_text
 
 if TYPE_CHECKING:
-    from dure.tune.estimate.plan import TunePlan
+    from dure.tune.estimate.estimates import TunePlan
 
 __all__ = ["PlanOptions", "plan_data", "print_plan"]
 

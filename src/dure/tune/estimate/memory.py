@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dure.tune.data.rows import row_of
+from dure.tune.estimate.estimates import MemoryEstimate
 from dure.tune.loop.learner import blank_model
 from dure.tune.loop.losses import Arith, RowBatch, RowLoss, rounded
 from dure.tune.loop.optimizers import optimizer_of
@@ -29,7 +30,7 @@ from dure.tune.settings import TuneSettings
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["MemoryEstimate", "Shapes", "memory_of", "program_bytes", "shapes_of"]
+__all__ = ["Shapes", "memory_of", "program_bytes", "shapes_of"]
 
 _SMALL = {
     "vocab_size": 512,
@@ -39,7 +40,6 @@ _SMALL = {
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
 }
-_HOLES = 0.15  # of the tensors: what the allocator keeps between them (bench/tune_plan.py)
 _WORKSPACE = 64 << 20  # what the libraries keep for matrices of a usual size
 
 
@@ -50,30 +50,6 @@ class Shapes:
     rows: int
     tokens: int
     counted: int
-
-
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes at the peak. weights and learned: numbers of them. pass_bytes: what the passes keep, with the
-    gradients. program: of the libraries themselves.
-    """
-
-    weights: int
-    learned: int
-    weight_bytes: int
-    pass_bytes: int
-    state_bytes: int
-    program: int
-
-    @property
-    def model_bytes(self) -> int:
-        """Return the bytes on the device that computes."""
-        return self.weight_bytes + self.pass_bytes + self.state_bytes
-
-    @property
-    def peak_bytes(self) -> int:
-        """Return the bytes of the process, if it computes on the processor."""
-        return round((1 + _HOLES) * self.model_bytes) + self.program
 
 
 def program_bytes(settings: TuneSettings, arithmetic: Arith) -> int:

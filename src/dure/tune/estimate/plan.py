@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,8 @@ import torch
 from dure.hardware.probe import probe
 from dure.tune.base import be_quiet
 from dure.tune.data.rows import RowSource
-from dure.tune.estimate.memory import MemoryEstimate, memory_of, program_bytes, shapes_of
+from dure.tune.estimate.estimates import MemoryEstimate, TunePlan
+from dure.tune.estimate.memory import memory_of, program_bytes, shapes_of
 from dure.tune.estimate.speed import step_times
 from dure.tune.loop.learner import arithmetic_of
 from dure.tune.loop.losses import Arith
@@ -19,34 +20,10 @@ from dure.tune.loop.prepared import Prepared, prepared_of
 from dure.tune.loop.run import EVALUATIONS
 from dure.tune.settings import TuneMethod, TuneSettings
 
-__all__ = ["TunePlan", "plan_of", "switch_of"]
+__all__ = ["plan_of", "switch_of"]
 
 SAMPLE = 64  # steps whose rows are looked at
 FORWARD = 1 / 3  # of the time of a pass, which also goes backward
-
-
-@dataclass(frozen=True)
-class TunePlan:
-    """A run. available_bytes: of memory, or of the GPU's. switch: what makes it fit, if it does not: "" if
-    nothing does. seconds: on this machine; None if it was not measured, as the run does not fit.
-    """
-
-    text: str
-    notes: tuple[str, ...]
-    device: str
-    arithmetic: str
-    steps: int
-    tokens: int
-    memory: MemoryEstimate
-    needed_bytes: int
-    available_bytes: int
-    switch: str
-    seconds: float | None
-
-    @property
-    def fits(self) -> bool:
-        """Return whether memory is enough."""
-        return self.needed_bytes <= self.available_bytes
 
 
 def plan_of(settings: TuneSettings, kept: Path, *, available_bytes: int | None = None) -> TunePlan:
