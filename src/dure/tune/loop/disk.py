@@ -11,7 +11,7 @@ from pathlib import Path
 from dure.errors import ResourceError
 from dure.whole_file import part_of
 
-__all__ = ["disk_faults", "new_folder"]
+__all__ = ["disk_faults", "new_folder", "settled"]
 
 
 @contextmanager
@@ -22,14 +22,20 @@ def new_folder(path: Path) -> Iterator[Path]:
     part.mkdir(parents=True)
     try:
         yield part
-        for one in [*(p for p in part.rglob("*") if p.is_file()), part]:
-            _sync(one)
-        shutil.rmtree(path, ignore_errors=True)
-        part.rename(path)
-        _sync(path.parent)
+        settled(part, path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def settled(part: Path, path: Path) -> None:
+    """Give a folder its name, in the place of what had it, once all of it is on the disk."""
+    for one in [*(p for p in part.rglob("*") if p.is_file()), part]:
+        _sync(one)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+    part.rename(path)
+    _sync(path.parent)
 
 
 @contextmanager

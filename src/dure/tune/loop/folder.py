@@ -22,7 +22,12 @@ from dure.tune.loop.disk import disk_faults
 from dure.tune.settings import TuneMethod, TuneSettings
 from dure.whole_file import write_whole
 
-__all__ = ["RunFolder", "check_same", "identity_of"]
+__all__ = ["BASE_CONTENT", "RunFolder", "check_same", "identity_of"]
+
+HUB = "hf:"
+"""What the name of a base that a pod fetches from the hub begins with."""
+BASE_CONTENT = "the content of BASE"
+"""The name of what tells a base from others of its name."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,13 @@ class RunFolder:
             write_whole(self.record, (json.dumps(facts, indent=2) + "\n").encode())
 
 
-def identity_of(settings: TuneSettings, names: Mapping[str, str]) -> dict[str, Any]:
+def identity_of(
+    settings: TuneSettings, names: Mapping[str, str], *, base_is_here: bool = True
+) -> dict[str, Any]:
     """Return the settings, and what tells the model and the files from others of the same name.
 
-    names: what paths of theirs are called where the run was asked for. Raises UsageError.
+    names: what paths of theirs are called where the run was asked for. base_is_here: its content is told
+    too. Raises UsageError.
     """
     said = settings.identity()
     found: dict[str, Any] = {option: _renamed(value, names) for option, value in said.items()}
@@ -89,9 +97,15 @@ def identity_of(settings: TuneSettings, names: Mapping[str, str]) -> dict[str, A
     if settings.config:
         files.append(settings.config)
     found["the content of --data"] = [_digest(path) for path in files]
-    if settings.method is not TuneMethod.SCRATCH:
-        found["the content of BASE"] = fingerprint_of(settings.base)
+    if settings.method is not TuneMethod.SCRATCH and base_is_here:
+        found[BASE_CONTENT] = fingerprint_of(settings.base)
     return found
+
+
+def _is_of_the_hub(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether both have the same base, which one of them has named as the hub does."""
+    is_named = any(str(one.get("BASE", "")).startswith(HUB) for one in (before, now))
+    return is_named and before.get(BASE_CONTENT) == now.get(BASE_CONTENT) is not None
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:
@@ -111,6 +125,8 @@ def _digest(path: Path) -> str:
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path | str) -> None:
     """Raise UsageError if a run was begun with other settings. out: what to call it."""
     for name, value in now.items():
+        if name == "BASE" and _is_of_the_hub(before, now):
+            continue
         if name in before and before[name] != value:
             raise UsageError(
                 f"{out} was begun with {name} {_shown(before[name])}, and now it is {_shown(value)}",
