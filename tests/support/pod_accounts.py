@@ -86,9 +86,9 @@ class Renting:
         return next(one for one in self.ledger.all() if one.label == entry.label)
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
+def wait_until(is_so: Callable[[], bool], patient_s: float = _GIVE_UP_S) -> None:
     """Wait for what other processes do."""
-    give_up = time.monotonic() + _GIVE_UP_S
+    give_up = time.monotonic() + patient_s
     while not is_so():
         assert time.monotonic() < give_up, "it never was so"
         time.sleep(0.05)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from dure.tune.estimate.memory import MemoryEstimate, Shapes, memory_of
+from dure.tune.estimate.estimates import MemoryEstimate
+from dure.tune.estimate.memory import Shapes, memory_of
 from dure.tune.estimate.plan import plan_of, switch_of
 from dure.tune.loop.learner import blank_model
 from dure.tune.loop.losses import Arith

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,7 @@ from dure.cli.terminal.option_groups import expanded
 from dure.cli.terminal.parameters import Json
 from dure.cli.terminal.stop_signals import StopSignals
 from dure.cli.terminal.tune_notes import TuneNotes
+from dure.cli.terminal.tune_on_pod import PodRun, plan_on_pod, tuned_on_pod
 from dure.cli.terminal.tune_options import (
     DataOptions,
     LearningOptions,
@@ -26,6 +27,7 @@ from dure.cli.terminal.tune_options import (
 )
 from dure.cli.terminal.tune_peers import goes_on_alone, one_of_several, run_on_gpus
 from dure.cli.terminal.tune_plan_report import PlanOptions, plan_data, print_plan
+from dure.cli.terminal.tune_pod_options import PodBase, PodRunOptions, pod_base
 from dure.cli.terminal.tune_result import ResultOptions
 from dure.cli.terminal.tune_to_boards import ToBoards
 from dure.cli.terminal.tune_view import as_json_lines, shown
@@ -37,7 +39,6 @@ from dure.tune.peers.environment import is_first, n_started
 if TYPE_CHECKING:
     from dure.tune.loop.events import Observer, RunEnded, TuneEvent
     from dure.tune.peers.group import Peers
-    from dure.tune.settings import TuneSettings
 
 __all__ = ["tune"]
 
@@ -60,6 +61,7 @@ def tune(
     memory: MemoryOptions,
     planning: PlanOptions,
     result: ResultOptions,
+    pod: PodRunOptions,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -92,45 +94,48 @@ def tune(
     """Tune a model with examples of yours: a small adapter, all of its weights, or a new model.
 
     What was stopped, or killed, goes on from its last checkpoint if the same command is given again.
+    With --on it runs on a rented pod, and goes on there when this command ends.
 
     Example: dure tune ./Qwen3-0.6B --data answers.jsonl --out tuned
     """
-    check_installed((*_needed(tensorboard),))
+    if pod.on is None:
+        check_installed((*_needed(tensorboard),))
     planning.check()
-    path = _base(base)
-    settings = settings_of(path, what, reading, learning, memory)
+    pod.check(memory.gpus)
+    given = pod_base(base) if pod.on is not None else PodBase(_base(base))
+    settings = settings_of(given.path, what, reading, learning, memory)
     result.check(
-        path,
+        given.path,
         learns_adapter=what.method == "lora",
         is_typed=lambda name: str(context.get_parameter_source(name)).endswith("COMMANDLINE"),
     )
-    target = out or Path(f"{path.name.removesuffix('.gguf')}-tuned")
+    is_new = what.method == "from-scratch"
+    if pod.on is not None and result.is_wanted and not is_new and not given.is_here:
+        raise UsageError(
+            f"{base} is not on this machine, where a GGUF would be made with it",
+            "get it and name its path, or leave that out and import the result later: `dure import`",
+        )
+    target = out or Path(f"{given.path.name.removesuffix('.gguf')}-tuned")
     boards = ToBoards(result, context, target, settings)
     if goes_on_alone():
         boards.check(listens=not planning.plan)
+    run = PodRun(
+        *(settings, given, target, pod, save_every),
+        *(memory.threads, tensorboard, restart, memory.anyway, as_json),
+    )
     if planning.plan:
         if memory.gpus > 1:
             raise UsageError(
                 f"--plan with --gpus {memory.gpus}", "leave out --gpus: what is planned is one GPU"
             )
-        _use_threads(memory.threads)
-        _print_plan(settings, planning, as_json=as_json)
+        _tell_plan(run, planning)
         return
     if goes_on_alone():
-        boards.tell(1, f"tuning {path.name}")
-    starts_others = memory.gpus > 1 and n_started() == 1  # whose first one notes the work
-    with noted("tune", path.name) if is_first() and not starts_others else nullcontext():
-        _use_threads(memory.threads)
-        if starts_others:
-            done = run_on_gpus(memory.gpus, target)
-        else:
-            seen = _observing(target, tensorboard, as_json=as_json)
-            with one_of_several() as (peers, stop), seen as observer:
-                done = _tuned(
-                    settings, target, observer, stop, save_every, restart, memory.anyway, peers
-                )
-            if not goes_on_alone():
-                return
+        boards.tell(1, f"tuning {given.path.name}")
+    with _noted(run, memory.gpus):
+        done = _ended(run, memory.gpus)
+        if not goes_on_alone():
+            return
         if not as_json:
             _report(done)
         for file in boards.files(done.path):
@@ -138,15 +143,39 @@ def tune(
     boards.serve()
 
 
-def _print_plan(settings: TuneSettings, options: PlanOptions, *, as_json: bool) -> None:
+def _noted(run: PodRun, gpus: int) -> AbstractContextManager[None]:
+    """Return what notes the work: where it is done, and by the first of several processes."""
+    starts_others = gpus > 1 and n_started() == 1
+    if run.options.on is not None or starts_others or not is_first():
+        return nullcontext()
+    return noted("tune", run.base.path.name)
+
+
+def _tell_plan(run: PodRun, options: PlanOptions) -> None:
+    if run.options.on is not None:
+        plan_on_pod(run, options)
+        return
     from dure.tune.estimate.kept import times_directory
     from dure.tune.estimate.plan import plan_of
 
-    plan = plan_of(settings, times_directory())
-    if as_json:
+    _use_threads(run.threads)
+    plan = plan_of(run.settings, times_directory())
+    if run.as_json:
         print_json(plan_data(plan, options))
     else:
         print_plan(plan, options)
+
+
+def _ended(run: PodRun, gpus: int) -> RunEnded:
+    """Tune here, on several GPUs, or on a pod, to the end."""
+    if run.options.on is not None:
+        return tuned_on_pod(run, lambda: _observing(run.out, False, as_json=run.as_json))
+    _use_threads(run.threads)
+    if gpus > 1 and n_started() == 1:
+        return run_on_gpus(gpus, run.out)
+    seen = _observing(run.out, run.tensorboard, as_json=run.as_json)
+    with one_of_several() as (peers, stop), seen as observer:
+        return _tuned(run, observer, stop, peers)
 
 
 def _needed(tensorboard: bool) -> Iterator[str]:
@@ -188,28 +217,19 @@ def _observing(target: Path, tensorboard: bool, *, as_json: bool) -> Iterator[Ob
         yield tell
 
 
-def _tuned(
-    settings: TuneSettings,
-    target: Path,
-    observer: Observer,
-    stop: StopSignals,
-    save_every: int | None,
-    restart: bool,
-    anyway: bool,
-    peers: Peers,
-) -> RunEnded:
+def _tuned(run: PodRun, observer: Observer, stop: StopSignals, peers: Peers) -> RunEnded:
     from dure.tune.estimate.plan import check_memory
     from dure.tune.loop.run import tune_model
     from dure.tune.loop.training import Stopped
 
     try:
         return tune_model(
-            settings,
-            target,
+            run.settings,
+            run.out,
             observer,
-            save_every=save_every,
-            restart=restart,
-            check=(lambda _prepared, _is_resumed: None) if anyway else check_memory,
+            save_every=run.save_every,
+            restart=run.restart,
+            check=(lambda _prepared, _is_resumed: None) if run.anyway else check_memory,
             is_stopped=stop.came,
             peers=peers,
         )

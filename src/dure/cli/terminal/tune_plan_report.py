@@ -13,7 +13,7 @@ from dure.errors import UsageError
 from dure.sizes import bytes_text
 
 if TYPE_CHECKING:
-    from dure.tune.estimate.plan import TunePlan
+    from dure.tune.estimate.estimates import TunePlan
 
 __all__ = ["PlanOptions", "plan_data", "print_plan"]
 
@@ -80,15 +80,15 @@ def plan_data(plan: TunePlan, options: PlanOptions) -> dict[str, Any]:
     }
 
 
-def print_plan(plan: TunePlan, options: PlanOptions) -> None:
+def print_plan(plan: TunePlan, options: PlanOptions, where: str = "on this machine") -> None:
     """Print a plan in words."""
     for note in plan.notes:
         print_warning(note)
-    for heading, text in _lines(plan, options):
+    for heading, text in _lines(plan, options, where):
         output.print(f"{heading:<9}{text}", soft_wrap=True)
 
 
-def _lines(plan: TunePlan, options: PlanOptions) -> Iterator[tuple[str, str]]:
+def _lines(plan: TunePlan, options: PlanOptions, where: str) -> Iterator[tuple[str, str]]:
     memory = plan.memory
     yield "data", plan.text
     yield "model", f"{memory.weights:,} weights, of which {memory.learned:,} learn"
@@ -112,7 +112,7 @@ def _lines(plan: TunePlan, options: PlanOptions) -> Iterator[tuple[str, str]]:
     else:
         yield "memory", f"{free}: it does not fit; use a smaller --ctx, or a smaller model"
     if plan.seconds is not None:
-        yield "time", f"about {_time_text(plan.seconds)} on this machine"
+        yield "time", f"about {_time_text(plan.seconds)} {where}"
         price = options.price(plan.seconds)
         if price is not None:
             yield "price", f"about {price:.2f} usd"

@@ -15,6 +15,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -35,7 +37,7 @@ StrictModes no
 UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
-SetEnv DURE_POD_STATE={folder}/disk/state PATH={folder}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
+SetEnv {variables}
 Subsystem sftp internal-sftp
 """
 _MODEL_SERVER = Path(__file__).with_name("model_server.py")
@@ -54,6 +56,7 @@ class LocalMachine:
     def __init__(self, folder: Path, step_s: int = 1) -> None:
         self._folder, self._step_s = folder, step_s
         self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Lock()
         self.public_port = 0  # where the provider's proxy would lead to
 
     def start(self, pod: EmulatedPod) -> int:
@@ -70,11 +73,12 @@ class LocalMachine:
                 [*command["entrypoint"], *command["cmd"]],
                 cwd=self._folder / "workspace",
                 env={
-                    "PATH": f"{self._folder}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+                    "PATH": self._path,
                     **pod.env,
                     **public,
+                    **self._workbench(pod),
                     "HOME": str(self._folder / "disk" / "home"),
-                    "DURE_POD_STATE": str(self._folder / "disk" / "state"),
+                    "DURE_POD_STATE": self._state,
                     "DURE_STEP_S": str(self._step_s),
                     "RUNPOD_POD_ID": pod.id,
                     "RUNPOD_API_KEY": pod.key,
@@ -86,24 +90,39 @@ class LocalMachine:
             )
         return port
 
+    def _workbench(self, pod: EmulatedPod) -> dict[str, str]:
+        """Return what runs in a workbench: the image's own program is not on this machine."""
+        own = pod.env.get("DURE_RUN") == "/start.sh"
+        return {"DURE_RUN": "workbench"} if own else {}
+
     def stop(self, *, wipe: bool) -> None:
         """End every process of the pod, and empty its disk."""
-        if self._process is not None:
-            logins = _below(self._sshd_pid())
-            for kept in (self._process.pid, self._sshd_pid()):
-                _end_group(kept)
-            for login in logins:
-                _end_group(login)
-            self._process.wait()
-            self._process = None
-        shutil.rmtree(self._folder / "disk", ignore_errors=True)
-        if wipe:
-            shutil.rmtree(self._folder / "workspace", ignore_errors=True)
+        with self._stopping:  # its provider and its own guard may do so at once
+            if self._process is not None:
+                logins = _below(self._sshd_pid())
+                for kept in (self._process.pid, self._sshd_pid()):
+                    _end_group(kept)
+                for login in [*logins, *_with_state(self._state)]:
+                    _end_group(login)
+                self._process.wait()
+                self._process = None
+            shutil.rmtree(self._folder / "disk", ignore_errors=True)
+            if wipe:
+                shutil.rmtree(self._folder / "workspace", ignore_errors=True)
 
     @property
     def pid(self) -> int:
         """The process that started with the pod, 0 if none runs."""
         return self._process.pid if self._process else 0
+
+    @property
+    def _path(self) -> str:
+        return f"{self._folder}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+
+    @property
+    def _state(self) -> str:
+        """The folder that every process of the pod knows, however it was started."""
+        return str(self._folder / "disk" / "state")
 
     def log(self) -> list[str]:
         """Return what the pod wrote."""
@@ -111,6 +130,17 @@ class LocalMachine:
             return (self._folder / "log").read_text(errors="replace").splitlines()
         except OSError:
             return []
+
+    def holds(self, path: str) -> bool:
+        """Return whether a path is of this machine."""
+        return path.startswith(str(self._folder))
+
+    def work_lines(self) -> int:
+        """Return how much work the guard in the pod has seen so far."""
+        try:
+            return Path(self._state, "work").stat().st_size
+        except OSError:
+            return 0
 
     def _sshd_pid(self) -> int:
         try:
@@ -129,7 +159,15 @@ class LocalMachine:
         ):
             made.mkdir(parents=True, exist_ok=True)
         port = _free_port()
-        (disk / "sshd_config").write_text(_CONFIG.format(port=port, folder=folder))
+        variables = {
+            "DURE_POD_STATE": self._state,
+            "DURE_POD_VOLUME": folder / "workspace",
+            "HOME": disk / "home",  # what this machine's shells do at a login is its own
+            "PATH": self._path,
+        }
+        given = " ".join(f"{name}={value}" for name, value in variables.items())
+        config = _CONFIG.format(port=port, folder=folder, variables=given)
+        (disk / "sshd_config").write_text(config)
         sshd = shlex.join([_SSHD, "-D", "-f", str(disk / "sshd_config")])
         key = shlex.quote(str(disk / "host_key"))
         self._program(
@@ -139,6 +177,10 @@ class LocalMachine:
         )
         if rsync := shutil.which("rsync"):
             self._program("rsync", _RSYNC.format(folder=folder, rsync=rsync))
+        self._program(
+            "python3", f'exec {shlex.quote(sys.executable)} "$@"\n'
+        )  # with what tuning needs
+        self._program("workbench", "exec sleep infinity\n")
         self._program("ssh-keygen", "exit 0\n")  # the keys of this machine are its own
         self._program(
             "nvidia-smi",
@@ -168,6 +210,16 @@ def _below(pid: int) -> list[int]:
         return [one.pid for one in psutil.Process(pid).children(recursive=True)] if pid else []
     except psutil.NoSuchProcess:
         return []
+
+
+def _with_state(state: str) -> list[int]:
+    """Return the processes that have outlived the login that started them."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("DURE_POD_STATE") == state:
+                found.append(process.pid)
+    return found
 
 
 def _end_group(pid: int) -> None:

@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dure.tune.data.rows import row_of
+from dure.tune.estimate.estimates import MemoryEstimate
 from dure.tune.loop.allocator import give_back
 from dure.tune.loop.learner import blank_model
 from dure.tune.loop.losses import Arith, RowBatch, RowLoss, rounded
@@ -31,7 +32,7 @@ from dure.tune.settings import TuneSettings
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["MemoryEstimate", "Shapes", "memory_of", "program_bytes", "shapes_of"]
+__all__ = ["Shapes", "memory_of", "program_bytes", "shapes_of"]
 
 _SMALL = {
     "vocab_size": 512,
@@ -41,15 +42,7 @@ _SMALL = {
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
 }
-_HOLES = 0.25
-"""Of what comes and goes, and what lies between: free pieces that are too small for the next tensor.
-
-glibc looks for 96 bytes more than a tensor has, to find an address for it, so a hole never takes a tensor
-of its own size again. Weights lie together, before all else, and have none. Pages of its own for each large
-tensor would leave no holes, but cost a fifth more time (docs/LOG.md).
-"""
 _WORKSPACE = 64 << 20  # what the libraries keep for matrices of a usual size
-_MIRROR_BYTES = 8  # of a weight that learns on a GPU, and of its gradient, in memory
 
 
 @dataclass(frozen=True)
@@ -59,38 +52,6 @@ class Shapes:
     rows: int
     tokens: int
     counted: int
-
-
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes at the peak. weights and learned: numbers of them. pass_bytes: what the passes keep, with the
-    gradients. program: of the libraries themselves.
-    """
-
-    weights: int
-    learned: int
-    weight_bytes: int
-    pass_bytes: int
-    state_bytes: int
-    program: int
-
-    @property
-    def gpu_bytes(self) -> int:
-        """Return the bytes on a GPU, where the optimizer's state is not."""
-        return self.weight_bytes + self.pass_bytes
-
-    @property
-    def beside_gpu_bytes(self) -> int:
-        """Return the bytes of the process beside a GPU: with a copy of what learns, and gradients."""
-        return self.program + max(
-            self.weight_bytes, self.state_bytes + _MIRROR_BYTES * self.learned
-        )
-
-    @property
-    def peak_bytes(self) -> int:
-        """Return the bytes of the process, if it computes on the processor."""
-        moving = round((1 + _HOLES) * (self.pass_bytes + self.state_bytes))
-        return self.program + self.weight_bytes + moving
 
 
 def program_bytes(settings: TuneSettings, arithmetic: Arith) -> int:

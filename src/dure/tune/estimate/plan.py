@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from dure.errors import ResourceError
 from dure.sizes import compared
 from dure.tune.base import be_quiet
 from dure.tune.data.rows import Row, RowSource, batches_of
-from dure.tune.estimate.memory import MemoryEstimate, memory_of, program_bytes, shapes_of
-from dure.tune.estimate.room import Room, rooms_of
+from dure.tune.estimate.estimates import MemoryEstimate, Room, TunePlan
+from dure.tune.estimate.memory import memory_of, program_bytes, shapes_of
+from dure.tune.estimate.room import rooms_of
 from dure.tune.estimate.speed import step_times
 from dure.tune.loop.learner import arithmetic_of
 from dure.tune.loop.losses import Arith, rounded
@@ -20,33 +21,9 @@ from dure.tune.loop.prepared import Prepared, prepared_of
 from dure.tune.loop.run import evaluated_every
 from dure.tune.settings import TuneMethod, TuneSettings
 
-__all__ = ["TunePlan", "check_memory", "plan_of", "switch_of"]
+__all__ = ["check_memory", "plan_of", "switch_of"]
 
 SAMPLE, FEW = 64, 16  # steps whose rows are looked at: for a plan, and before a run
-
-
-@dataclass(frozen=True)
-class TunePlan:
-    """A run. rooms: of the device that computes, and of the processor's memory beside a GPU. switch: what
-    makes it fit, if it does not: "" if nothing does. seconds: on this machine; None if it was not measured,
-    as the run does not fit.
-    """
-
-    text: str
-    notes: tuple[str, ...]
-    device: str
-    arithmetic: str
-    steps: int
-    tokens: int
-    memory: MemoryEstimate
-    rooms: tuple[Room, ...]
-    switch: str
-    seconds: float | None
-
-    @property
-    def fits(self) -> bool:
-        """Return whether memory is enough."""
-        return all(room.is_enough for room in self.rooms)
 
 
 class _Needs:

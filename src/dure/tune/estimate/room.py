@@ -5,30 +5,15 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import psutil
 import torch
 
 from dure.hardware.probe import probe
-from dure.tune.estimate.memory import MemoryEstimate
+from dure.tune.estimate.estimates import MemoryEstimate, Room
 from dure.tune.loop.losses import Arith
 
-__all__ = ["Room", "rooms_of"]
-
-
-@dataclass(frozen=True)
-class Room:
-    """What is needed somewhere, and what there is for it. where: in words."""
-
-    where: str
-    needed_bytes: int
-    available_bytes: int
-
-    @property
-    def is_enough(self) -> bool:
-        """Return whether a run fits."""
-        return self.needed_bytes <= self.available_bytes
+__all__ = ["rooms_of"]
 
 
 def rooms_of(

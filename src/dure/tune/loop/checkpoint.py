@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dure.errors import ModelError, ResourceError
+from dure.errors import ModelError
 from dure.places import free_bytes
 from dure.sizes import compared
+from dure.tune.loop.disk import disk_faults, new_folder
 from dure.tune.peers.group import Peers
 
-__all__ = ["Progress", "RunCheckpoints", "disk_faults", "new_folder"]
+__all__ = ["Progress", "RunCheckpoints"]
 
 _WEIGHTS, _OPTIMIZER, _PROGRESS = "weights.pt", "optimizer.pt", "progress.json"
 
@@ -165,37 +165,6 @@ def part_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to be filled; it has its name only if all of it is on the disk."""
-    part = part_of(path)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        for one in [*(p for p in part.rglob("*") if p.is_file()), part]:
-            _sync(one)
-        shutil.rmtree(path, ignore_errors=True)
-        part.rename(path)
-        _sync(path.parent)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-
-
-@contextmanager
-def disk_faults(what: str, then: str) -> Iterator[None]:
-    """Report a disk that is full, or refuses. then: what the same command does the next time."""
-    try:
-        yield
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise ResourceError(
-            f"{what} cannot be written: {why}",
-            f"make room, and give the same command again: it {then}",
-        ) from error
-
-
 def _save_tensors(path: Path, values: dict[str, Any]) -> None:
     """Save values. Raises OSError: torch makes another error of it, so it is kept on the way."""
     with path.open("wb") as file:
@@ -234,11 +203,3 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for one in value:
             yield from _tensors(one)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ __all__ = [
     "StepLearned",
     "TuneEvent",
     "event_data",
+    "event_from",
 ]
 
 
@@ -125,3 +126,15 @@ def event_data(event: TuneEvent) -> dict[str, Any]:
     """Return an event as JSON has it."""
     said = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(event).items()}
     return {"event": _NAMES[type(event)], **said}
+
+
+def event_from(said: Mapping[str, Any]) -> TuneEvent | None:
+    """Return the event that `event_data` has written; None for one that is not known."""
+    kind = next((kind for kind, name in _NAMES.items() if name == said["event"]), None)
+    if kind is None:
+        return None
+    fields = {key: value for key, value in said.items() if key != "event"}
+    if "path" in fields:
+        fields["path"] = Path(fields["path"])
+    found: TuneEvent = kind(**fields)
+    return found

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dure.tune.loop.checkpoint import Progress, RunCheckpoints, disk_faults, new_folder
+from dure.tune.loop.checkpoint import Progress, RunCheckpoints
+from dure.tune.loop.disk import disk_faults, new_folder
 from dure.tune.loop.learner import Learner
 
 if TYPE_CHECKING:

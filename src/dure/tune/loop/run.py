@@ -5,13 +5,9 @@ Everything lies in one folder: run.json with the settings, checkpoints, losses, 
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,10 +15,10 @@ from typing import Any
 import torch
 
 from dure.errors import UsageError
-from dure.tune.base import be_quiet, fingerprint_of
-from dure.tune.data.generated import is_generated
+from dure.tune.base import be_quiet
 from dure.tune.loop.allocator import give_back
-from dure.tune.loop.checkpoint import Progress, RunCheckpoints, disk_faults
+from dure.tune.loop.checkpoint import Progress, RunCheckpoints
+from dure.tune.loop.disk import disk_faults
 from dure.tune.loop.events import (
     DataRead,
     ModelReady,
@@ -33,6 +29,7 @@ from dure.tune.loop.events import (
     TuneEvent,
 )
 from dure.tune.loop.faults import memory_faults
+from dure.tune.loop.folder import RunFolder, check_same, identity_of
 from dure.tune.loop.journal import LOSSES, LossJournal, write_loss_plot
 from dure.tune.loop.learner import Learner, arithmetic_of, learner_of
 from dure.tune.loop.losses import Arith, RowLoss, keeps_apart
@@ -42,65 +39,11 @@ from dure.tune.loop.result import write_result
 from dure.tune.loop.shared import SharedModel, is_divided, shared_model
 from dure.tune.loop.training import Pace, Training
 from dure.tune.peers.group import Peers, lost_peers
-from dure.tune.settings import TuneMethod, TuneSettings
-from dure.whole_file import write_whole
+from dure.tune.settings import TuneSettings
 
-__all__ = ["RunFolder", "evaluated_every", "finished_run", "tune_model"]
+__all__ = ["evaluated_every", "finished_run", "tune_model"]
 
 EVALUATIONS = 10
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """The folder of a run: everything that is written lies there."""
-
-    path: Path
-
-    @property
-    def record(self) -> Path:
-        """Return the file with the settings, and the result's facts once there is one."""
-        return self.path / "run.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Return the folder of checkpoints."""
-        return self.path / "checkpoints"
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep a second run out. Raises UsageError if there is one."""
-        with disk_faults(str(self.path), "begins"):
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"another `dure tune` is writing into {self.path}", "wait, or use another --out"
-                ) from None
-            yield
-
-    def clear(self) -> None:
-        """Delete what an earlier run has left."""
-        for path in (self.checkpoints, self.path / "model", self.path / "adapter"):
-            shutil.rmtree(path, ignore_errors=True)
-        for name in ("run.json", LOSSES, "loss.png"):
-            (self.path / name).unlink(missing_ok=True)
-        self.checkpoints.mkdir(parents=True)
-
-    def read(self) -> dict[str, Any]:
-        """Return what is known of the run; nothing if it has not begun."""
-        try:
-            found: dict[str, Any] = json.loads(self.record.read_text())
-        except (OSError, ValueError):
-            return {}
-        return found
-
-    def write(self, facts: dict[str, Any]) -> None:
-        """Write what is known of the run. Raises ResourceError."""
-        with disk_faults(str(self.record), "goes on from the last checkpoint"):
-            write_whole(self.record, (json.dumps(facts, indent=2) + "\n").encode())
 
 
 def tune_model(
@@ -113,19 +56,22 @@ def tune_model(
     check: Callable[[Prepared, bool], None] = lambda _prepared, _is_resumed: None,
     is_stopped: Callable[[], bool] = lambda: False,
     peers: Peers | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> RunEnded:
     """Tune a model, or go on where an earlier call was stopped; return what it led to.
 
     restart: begin anew. check: is called when the data are read and before a model is loaded, also if the
     run goes on, and raises what speaks against it; but not if several processes share the run. peers: the
-    processes that call this together, each for its share; the first writes and tells the observer. Raises
-    Stopped if is_stopped says so, and a DureError if something is wrong.
+    processes that call this together, each for its share; the first writes and tells the observer. names:
+    what files are called where the run was asked for, if that is elsewhere. Raises Stopped if is_stopped
+    says so, and a DureError if something is wrong.
     """
     be_quiet()
     peers = peers or Peers()
     settings = settings.checked()
     _check_shares(settings, peers)
-    run = _Run(settings, RunFolder(out), peers, observer if peers.is_first else _silent)
+    seen = observer if peers.is_first else _silent
+    run = _Run(settings, RunFolder(out), peers, seen, names or {})
     with run.folder.locked() if peers.is_first else nullcontext(), lost_peers():
         return run.ended(save_every, restart, check, is_stopped)
 
@@ -139,8 +85,14 @@ class _Run:
     """A run as one of its processes does it."""
 
     def __init__(
-        self, settings: TuneSettings, folder: RunFolder, peers: Peers, observer: Observer
+        self,
+        settings: TuneSettings,
+        folder: RunFolder,
+        peers: Peers,
+        observer: Observer,
+        names: Mapping[str, str],
     ) -> None:
+        self._names = names
         self._settings, self.folder, self._peers, self._tell = settings, folder, peers, observer
         self._checkpoints = RunCheckpoints(folder.checkpoints, peers, is_divided(settings, peers.n))
 
@@ -152,7 +104,7 @@ class _Run:
         is_stopped: Callable[[], bool],
     ) -> RunEnded:
         """Do what is left of the run."""
-        identity = _identity(self._settings)
+        identity = identity_of(self._settings, self._names)
         known = self._known(identity, restart) if self._peers.is_first else {}
         facts, progress = self._peers.told((known, self._newest()))
         if "result" in facts and Path(facts["result"]["path"]).exists():
@@ -181,7 +133,7 @@ class _Run:
             self.folder.clear()
         facts = self.folder.read()
         if facts:
-            _check_same(facts["settings"], identity, self.folder.path)
+            check_same(facts["settings"], identity, self.folder.path)
         return facts
 
     def _newest(self) -> Progress:
@@ -357,38 +309,3 @@ def _warn_of_other_bits(progress: Progress, peers: Peers, observer: Observer) ->
                 f"{here.torch}: losses will be the same but for rounding"
             )
         )
-
-
-def _identity(settings: TuneSettings) -> dict[str, Any]:
-    """Return the settings, and what tells the model and the files from others of the same name."""
-    found = settings.identity()
-    files = [Path(one) for one in settings.data if not is_generated(one)]
-    if settings.config:
-        files.append(settings.config)
-    found["the content of --data"] = [_digest(path) for path in files]
-    if settings.method is not TuneMethod.SCRATCH:
-        found["the content of BASE"] = fingerprint_of(settings.base)
-    return found
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", "name another file") from error
-
-
-def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    for name, value in now.items():
-        if name in before and before[name] != value:
-            raise UsageError(
-                f"{out} was begun with {name} {_shown(before[name])}, and now it is {_shown(value)}",
-                "give the same settings to go on, another --out, or --restart to begin anew",
-            )
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return " and ".join(map(str, value))
-    return "no value" if value is None else str(value)

@@ -12,7 +12,8 @@ import torch
 
 from dure.errors import ModelError
 from dure.tune.data.rows import Row, RowSource
-from dure.tune.loop.checkpoint import Progress, RunCheckpoints, disk_faults
+from dure.tune.loop.checkpoint import Progress, RunCheckpoints
+from dure.tune.loop.disk import disk_faults
 from dure.tune.loop.events import Evaluated, Observer, Saved, StepLearned
 from dure.tune.loop.journal import LossJournal
 from dure.tune.loop.schedule import LearningRate
