@@ -10,6 +10,7 @@ from pathlib import Path
 from dure.errors import ResourceError
 from dure.sizes import compared
 from dure.tune.base import be_quiet
+from dure.tune.data.generated import is_generated
 from dure.tune.data.rows import Row, RowSource, batches_of
 from dure.tune.estimate.estimates import MemoryEstimate, Room, TunePlan
 from dure.tune.estimate.memory import memory_of, program_bytes, shapes_of
@@ -88,7 +89,8 @@ def check_memory(prepared: Prepared, is_resumed: bool) -> None:
     """
     settings = prepared.settings
     source, arithmetic = prepared.source(settings.pack), arithmetic_of(settings.dtype)
-    steps = range(min(prepared.steps(source), FEW))
+    few = 1 if any(map(is_generated, settings.data)) else FEW  # writing examples may take long
+    steps = range(min(prepared.steps(source), few))
     needs = _Needs(prepared, arithmetic, [row for step in steps for row in source.rows(step)])
     short = [room for room in needs.rooms(needs.memory(settings)) if not room.is_enough]
     if not short:
