@@ -8,8 +8,9 @@ from pathlib import Path
 import llama_cpp.llama_cpp as binding
 import pytest
 
-from dure.engine.compute.allreduce import ReductionTimes, graph_callback
+from dure.engine.compute.allreduce import ReductionStatus, ReductionTimes, graph_callback
 from dure.engine.compute.custom_nodes import CustomNodes
+from dure.engine.compute.native import library
 
 POINT = "=attn_output.weight"
 F32 = 0
@@ -32,6 +33,7 @@ def is_asked_for(weight: str) -> bool:
     ggml.ggml_set_name(w, weight.encode())
     node = ctypes.c_void_p(ggml.ggml_mul_mat(context, w, x))
     nodes, times = CustomNodes(), ReductionTimes()
+    assert library().dure_allreduce_adapters(b"") == ReductionStatus.OK  # a model before had some
     times.record_whole((POINT,), 1)
     callback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
     try:
