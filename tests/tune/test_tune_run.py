@@ -32,14 +32,7 @@ from dure.tune.settings import Arithmetic, TuneMethod, TuneSettings
 from tests.support.needs_root import needs_root
 from tests.support.tiny_models import SHAPE, chats, write_lines, write_tiny_model
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny models are quicker so, and tests beside these are not disturbed."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,12 +63,7 @@ def told(folder: Path) -> list[dict[str, Any]]:
     return [json.loads((folder / f"told-{number}.json").read_text()) for number in (0, 1)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def placed(settings: TuneSettings, folder: Path) -> TuneSettings:
