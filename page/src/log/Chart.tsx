@@ -6,7 +6,8 @@ import { clock, figure } from "../format";
 import { custom } from "../parts/Meter";
 import { useWidth } from "../parts/size";
 import { text } from "../preferences";
-import { type Frame, linePath, marksOf, nearest, type Sample, scaleOf, xOf, yOf } from "./chart";
+import { Axes } from "./Axes";
+import { type Frame, linePath, marksOf, nearest, type Sample, scaleOf, xOf } from "./chart";
 
 const HEIGHT_PX = 150;
 const FOOT_PX = 20;
@@ -71,7 +72,12 @@ export function Chart(props: ChartProps): VNode {
             onPointerMove={point}
             onPointerLeave={() => (pointedAt.value = null)}
           >
-            <Axes frame={frame} marks={marks} />
+            <Axes
+              frame={frame}
+              marks={marks}
+              below={marksOf(frame.from, frame.until, frame.width / MARK_EVERY_PX)}
+              say={clock}
+            />
             {bands?.stretches.map(([from, until]) => (
               <rect
                 key={from}
@@ -125,24 +131,4 @@ function sayRange(values: readonly number[], unit: string): string {
 
 function Cursor({ x }: { readonly x: number }): VNode {
   return <line class="cursor" x1={x} x2={x} y2={HEIGHT_PX} />;
-}
-
-function Axes({ frame, marks }: { frame: Frame; marks: readonly number[] }): VNode {
-  return (
-    <g aria-hidden="true">
-      {marks.map((mark) => (
-        <g key={mark} transform={`translate(0 ${yOf(mark, frame)})`}>
-          <line class="grid" x2={frame.width} />
-          <text x={-6} y={4} text-anchor="end">
-            {figure(mark)}
-          </text>
-        </g>
-      ))}
-      {marksOf(frame.from, frame.until, frame.width / MARK_EVERY_PX).map((at) => (
-        <text key={at} x={xOf(at, frame)} y={HEIGHT_PX + 15} text-anchor="middle">
-          {clock(at)}
-        </text>
-      ))}
-    </g>
-  );
 }

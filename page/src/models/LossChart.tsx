@@ -3,7 +3,8 @@ import type { VNode } from "preact";
 import { useRef } from "preact/hooks";
 import type { LossCurve } from "../api/contract";
 import { count, figure } from "../format";
-import { type Frame, linePath, type Sample, scaleOf, xOf, yOf } from "../log/chart";
+import { Axes } from "../log/Axes";
+import { type Frame, linePath, type Sample, scaleOf } from "../log/chart";
 import { useWidth } from "../parts/size";
 import { text } from "../preferences";
 
@@ -55,7 +56,7 @@ function Drawn({ name, losses }: { readonly name: string; readonly losses: LossC
             role="img"
             aria-label={`${name}: ${said.join(", ")}`}
           >
-            <Axes frame={frame} marks={marks} />
+            <Axes frame={frame} marks={marks} below={[frame.from, frame.until]} say={count} />
             {lines.map(({ name, samples }, i) => (
               <path key={name} class={`line series-${i}`} d={linePath(samples, frame, Infinity)} />
             ))}
@@ -76,25 +77,4 @@ function Drawn({ name, losses }: { readonly name: string; readonly losses: LossC
 
 function samplesOf(points: LossCurve["learned"]): readonly (Sample & { readonly value: number })[] {
   return points.map(([at, value]) => ({ at, value }));
-}
-
-function Axes({ frame, marks }: { frame: Frame; marks: readonly number[] }): VNode {
-  const ends = [frame.from, frame.until];
-  return (
-    <g aria-hidden="true">
-      {marks.map((mark) => (
-        <g key={mark} transform={`translate(0 ${yOf(mark, frame)})`}>
-          <line class="grid" x2={frame.width} />
-          <text x={-6} y={4} text-anchor="end">
-            {figure(mark)}
-          </text>
-        </g>
-      ))}
-      {ends.map((step) => (
-        <text key={step} x={xOf(step, frame)} y={HEIGHT_PX + 15} text-anchor="middle">
-          {count(step)}
-        </text>
-      ))}
-    </g>
-  );
 }
