@@ -229,7 +229,7 @@ def _tuned(run: PodRun, observer: Observer, stop: StopSignals, peers: Peers) -> 
             observer,
             save_every=run.save_every,
             restart=run.restart,
-            check=(lambda _prepared, _is_resumed: None) if run.anyway else check_memory,
+            check=None if run.anyway else check_memory,
             is_stopped=stop.came,
             peers=peers,
         )

@@ -53,7 +53,7 @@ def tune_model(
     *,
     save_every: int | None = None,
     restart: bool = False,
-    check: Callable[[Prepared, bool], None] = lambda _prepared, _is_resumed: None,
+    check: Callable[[Prepared, bool], None] | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
     peers: Peers | None = None,
     names: Mapping[str, str] | None = None,
@@ -100,7 +100,7 @@ class _Run:
         self,
         save_every: int | None,
         restart: bool,
-        check: Callable[[Prepared, bool], None],
+        check: Callable[[Prepared, bool], None] | None,
         is_stopped: Callable[[], bool],
     ) -> RunEnded:
         """Do what is left of the run."""
@@ -114,7 +114,7 @@ class _Run:
         prepared = prepared_of(self._settings)
         _tell(prepared, self._tell)
         give_back()
-        if self._peers.n == 1:
+        if check is not None and self._peers.n == 1:
             check(prepared, progress.step > 0)
         facts = {
             "dure": version("dure"),

@@ -117,7 +117,7 @@ def _run(
             tell,
             save_every=job.save_every,
             restart=job.restart,
-            check=(lambda _prepared, _is_resumed: None) if job.anyway else check_memory,
+            check=None if job.anyway else check_memory,
             is_stopped=is_stopped,
             names=names,
         )
