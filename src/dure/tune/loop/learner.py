@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 __all__ = [
+    "ADAPTER",
     "Learner",
     "add_adapter",
     "arithmetic_of",
@@ -29,6 +30,9 @@ __all__ = [
     "learner_of",
     "new_config",
 ]
+
+ADAPTER = "default"
+"""What peft calls the adapter within the model: a part of its weights' names."""
 
 _BF16_FEATURES = {"amx_bf16", "avx512_bf16", "bf16"}  # the last is Arm's
 _SUMS_INTO_STREAM = ("o_proj.weight", "down_proj.weight")
@@ -115,9 +119,10 @@ def learner_of(
 def add_adapter(model: Any, settings: TuneSettings) -> None:
     """Give a model a LoRA adapter beside each matrix of its layers, which alone learns, in float32.
 
-    By transformers' own way to peft: peft's wrapper asks transformers for what is deprecated there.
+    Neither by transformers' `add_adapter`, which in 5.24.0 refuses every peft that is released, nor by
+    peft's wrapper, which asks transformers for what is deprecated there.
     """
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(
         r=settings.rank,
@@ -126,7 +131,7 @@ def add_adapter(model: Any, settings: TuneSettings) -> None:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    model.add_adapter(config)
+    inject_adapter_in_model(config, model, ADAPTER)
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()

@@ -9,7 +9,7 @@ import torch
 
 from dure.tune.loop.checkpoint import Progress, RunCheckpoints
 from dure.tune.loop.disk import disk_faults, new_folder
-from dure.tune.loop.learner import Learner
+from dure.tune.loop.learner import ADAPTER, Learner
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,18 +35,25 @@ def write_result(
     path = out / ("adapter" if learner.is_adapter else "model")
     with disk_faults(f"the result {path}", "writes it"), new_folder(path) as part:
         if learner.is_adapter:
-            _set(learner, weights)
-            model.save_pretrained(part)
+            _save_adapter(part, model, weights)
         else:
             _save_model(part, model, weights, learner.kept_dtype)
         tokenizer.save_pretrained(part)
     return path, step
 
 
-def _set(learner: Learner, weights: dict[str, torch.Tensor]) -> None:
-    with torch.no_grad():
-        for name, weight in learner.learned.items():
-            weight.copy_(weights[name])
+def _save_adapter(folder: Path, model: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Save weights as peft reads an adapter: called as within its own model, without the adapter's name."""
+    from safetensors.torch import save_file
+
+    config = model.peft_config[ADAPTER]
+    config.base_model_name_or_path = model.name_or_path
+    config.save_pretrained(folder)
+    tensors = {
+        f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": weight.contiguous()
+        for name, weight in weights.items()
+    }
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _save_model(
