@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string.h>
+
 #include "weight_layout.h"
 
 #if HAS_PRODUCTS
@@ -19,6 +21,36 @@ void quantize_activations(const float *x, int64_t n_blocks, bool is_super, int32
 // Puts both corrections, which must fit 16 bits, into the first: as add_scaled_dot wants them.
 INLINE void pair_corrections(struct activation_block *v) {
     v->corrections[0] = (int32_t)((uint32_t)v->corrections[1] << 16 | (uint16_t)v->corrections[0]);
+}
+
+// A superblock of activations; it takes the place of its blocks. sums: of 16 numbers each.
+struct __attribute__((may_alias)) activation_superblock {
+    int8_t numbers[SUPERBLOCK * QUANT_BLOCK];
+    int16_t sums[2 * SUPERBLOCK];
+    float scale;
+};
+_Static_assert(sizeof(struct activation_superblock) <= SUPERBLOCK * sizeof(struct activation_block),
+               "it takes their place");
+
+static inline void pack_superblock(struct activation_block *blocks) {
+    struct activation_superblock packed = {.scale = blocks[0].scale};
+    for (int b = 0; b < SUPERBLOCK; b++) {
+        memcpy(packed.numbers + b * QUANT_BLOCK, blocks[b].numbers, QUANT_BLOCK);
+        packed.sums[2 * b] = (int16_t)-blocks[b].corrections[0];
+        packed.sums[2 * b + 1] = (int16_t)-blocks[b].corrections[1];
+    }
+    memcpy(blocks, &packed, sizeof packed);
+}
+
+// Packs the blocks of a vector that was quantized with a zero point of one.
+static inline void pack_superblocks(struct activation_block *blocks, int64_t n_blocks) {
+    for (int64_t b = 0; b < n_blocks; b += SUPERBLOCK) {
+        pack_superblock(blocks + b);
+    }
+}
+
+INLINE const struct activation_superblock *superblock_of(const struct activation_block *vector, int64_t s) {
+    return (const struct activation_superblock *)&vector[s * SUPERBLOCK];
 }
 
 // Cases of a switch over a number of vectors, in each of which the compiler knows the number.

@@ -28,7 +28,7 @@ struct iq4_nl_block {
     uint8_t bytes[QUANT_BLOCK / 2];
 };
 
-// Of MXFP4: floats of four bits, times two. exponent: of two, plus 127.
+// Of MXFP4: floats of four bits, times two, from -12 to 12. exponent: of two, plus 127.
 struct mxfp4_block {
     uint8_t exponent, bytes[QUANT_BLOCK / 2];
 };
@@ -37,7 +37,7 @@ static const struct block_type block_types[] = {
     [GGML_TYPE_Q8_0] = {sizeof(struct q8_0_row), true, 0, 0},
     [GGML_TYPE_Q5_0] = {sizeof(struct q5_0_block), false, 16, 4},
     [GGML_TYPE_IQ4_NL] = {sizeof(struct iq4_nl_block), true, 0, 0},
-    [GGML_TYPE_MXFP4] = {sizeof(struct mxfp4_block), true, 0, 0},
+    [GGML_TYPE_MXFP4] = {sizeof(struct mxfp4_block), false, 12, 4},
 };
 
 #define EACH_BLOCK_TYPE(CASE) \
@@ -67,6 +67,11 @@ INLINE __m256i sixteens_of(const uint8_t bits[4]) {
     return _mm256_and_si256(_mm256_cmpeq_epi8(of_byte, own), _mm256_set1_epi8(16));
 }
 
+// Returns what the numbers of MXFP4 stand for, plus 12.
+INLINE __m128i mxfp4_values(void) {
+    return _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
+}
+
 // Returns the numbers of a block.
 INLINE __m256i block_numbers_of(const enum ggml_type type, const void *block) {
     if (type == GGML_TYPE_Q5_0) {
@@ -77,8 +82,7 @@ INLINE __m256i block_numbers_of(const enum ggml_type type, const void *block) {
         return looked_up(iq4_values(), halves_of(((const struct iq4_nl_block *)block)->bytes));
     }
     if (type == GGML_TYPE_MXFP4) {
-        const __m128i values = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
-        return looked_up(values, halves_of(((const struct mxfp4_block *)block)->bytes));
+        return looked_up(mxfp4_values(), halves_of(((const struct mxfp4_block *)block)->bytes));
     }
     return load_bytes(((const struct q8_0_row *)block)->numbers);
 }

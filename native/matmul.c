@@ -23,7 +23,8 @@
 
 enum {
     HAS_QUICK_VECTORS = HAS_VNNI && INT_LANES == 16,
-    // Vectors of a matrix for which packing pays; if its rows lie as the kernel for few vectors wants them.
+    // Vectors of a matrix for which packing pays; if its rows, and the vectors, lie as the kernel for few vectors
+    // wants them.
     FEWEST_VECTORS = HAS_QUICK_VECTORS ? 8 : 6,
     FEWEST_INTERLEAVED = HAS_QUICK_VECTORS ? 96 : 6,
     CLAIMED_PANELS = 4,  // that a thread takes at once
@@ -125,9 +126,8 @@ static struct matrix_product product_of(const struct matmul *m, const struct ggm
 
 // Tells whether packing rows takes longer than what it saves with so many vectors.
 static bool are_few(const struct matrix_product *p) {
-    const enum ggml_type type = p->matrix.type;
-    const bool is_interleaved = type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q4_K;
-    const int64_t fewest = is_interleaved ? FEWEST_INTERLEAVED : FEWEST_VECTORS;
+    const bool lies_well = p->matrix.is_interleaved && !is_row_type(p->matrix.type);
+    const int64_t fewest = lies_well ? FEWEST_INTERLEAVED : FEWEST_VECTORS;
     return p->n < fewest && p->matrix.n_blocks <= MAX_WIDTH / QUANT_BLOCK;
 }
 

@@ -25,17 +25,6 @@ struct panel {
     struct panel_superblock superblocks[PANEL_BLOCKS / SUPERBLOCK];
 };
 
-// Adds the products of four numbers of each row and of a vector. signs: those that the numbers lack.
-INLINE int_lanes add_signed_dot(int_lanes sum, int_lanes rows, int_lanes signs, int_lanes vector) {
-#if HAS_VNNI
-    (void)signs;
-    return add_dot(sum, rows, vector);
-#else
-    const __m256i transposed = _mm256_sign_epi8((__m256i)vector, (__m256i)signs);
-    return sum + widened_dot((int_lanes)_mm256_maddubs_epi16((__m256i)rows, transposed));
-#endif
-}
-
 // Returns four numbers of a vector, the same in every lane.
 INLINE int_lanes vector_quad(const struct activation_block *v, int q) {
     int32_t x;

@@ -1,7 +1,7 @@
 // Multiplies matrices with few vectors, in place of llama.cpp: the work of decoding.
 //
 // Knows: which products it takes, and how threads share their rows. Refuses to know: how a row is multiplied;
-// see matvec_interleaved.h, matvec_blocks.h and matvec_superblocks.h.
+// see matvec_interleaved.h, matvec_q2_k.h, matvec_blocks.h and matvec_superblocks.h.
 //
 // llama.cpp repacks matrices in groups of eight rows, and a core that computes with them asks memory too late,
 // so it computes when it should wait for memory alone. Here shuffling is left to the end, and memory is asked
@@ -24,6 +24,7 @@
 #include "claims.h"
 #include "matmul_panel.h"
 #include "matvec_interleaved.h"
+#include "matvec_q2_k.h"
 #include "matvec_blocks.h"
 #include "matvec_superblocks.h"
 
@@ -43,9 +44,41 @@ struct matvec {
 
 // ---------------------------------------------------------------- computing
 
-// Returns how many rows of a type are multiplied at once.
-static int64_t rows_at_once(enum ggml_type type) {
-    return type == GGML_TYPE_Q4_0 ? SET_ROWS : ROW_GROUP;
+// Returns how many rows of a matrix are multiplied at once.
+static int64_t rows_at_once(const struct quant_matrix *w) {
+    return w->is_interleaved && is_nibble_type(w->type) ? SET_ROWS : ROW_GROUP;
+}
+
+// Multiplies n_rows interleaved rows, rows_at_once at most, with n vectors. vectors: [n][n_blocks]. out: [n][n_rows].
+INLINE void multiply_interleaved(const int n, enum ggml_type type, const void *from, int64_t n_rows,
+                                 const struct activation_block *const *vectors, int64_t n_blocks,
+                                 float *const *out) {
+#define CASE(type) \
+    case type: matvec_nibbles(type, n, from, n_rows, vectors, n_blocks, out); break
+    switch (type) {
+        EACH_NIBBLE_TYPE(CASE);
+        case GGML_TYPE_Q4_K: matvec_q4_k(n, from, vectors, n_blocks / SUPERBLOCK, out); break;
+        case GGML_TYPE_Q2_K: matvec_q2_k(n, from, vectors, n_blocks / SUPERBLOCK, out); break;
+        default: break;
+    }
+#undef CASE
+}
+
+// The same of rows that lie one after the other, as w says.
+INLINE void multiply_row_major(const int n, const struct quant_matrix *w, const char *from, int64_t n_rows,
+                               const struct activation_block *const *vectors, float *const *out) {
+    const int64_t n_blocks = w->n_blocks, n_super = n_blocks / SUPERBLOCK;
+#define CASE(type) \
+    case type: matvec_superblocks(type, n, from, w->row_bytes, n_rows, vectors, n_super, out); break
+#define BLOCK_CASE(type) \
+    case type: matvec_blocks(type, n, from, w->row_bytes, n_rows, vectors, n_blocks, out); break
+    switch (w->type) {
+        EACH_ROW_TYPE(CASE);
+        EACH_BLOCK_TYPE(BLOCK_CASE);
+        default: break;
+    }
+#undef CASE
+#undef BLOCK_CASE
 }
 
 // Multiplies rows, from `first` up to `stop`, of a matrix with n vectors. vectors: [n][n_blocks]. out:
@@ -53,28 +86,19 @@ static int64_t rows_at_once(enum ggml_type type) {
 INLINE void multiply_some(const int n, const struct quant_matrix *w,
                           const struct activation_block *const *vectors, float *const *out, int64_t first,
                           int64_t stop) {
-    const int64_t n_blocks = w->n_blocks, n_super = n_blocks / SUPERBLOCK;
-    const int64_t step = rows_at_once(w->type);
+    const int64_t step = rows_at_once(w);
     for (int64_t row = first; row < stop; row += step) {
         const int64_t n_rows = stop - row < step ? stop - row : step;
         float *to[MAX_VECTORS];
         for (int v = 0; v < n; v++) {
             to[v] = out[v] + row;
         }
-        const void *const from = w->data + (size_t)row * w->row_bytes;
-#define CASE(type) \
-    case type: matvec_superblocks(type, n, from, w->row_bytes, n_rows, vectors, n_super, to); break
-#define BLOCK_CASE(type) \
-    case type: matvec_blocks(type, n, from, w->row_bytes, n_rows, vectors, n_blocks, to); break
-        switch (w->type) {
-            case GGML_TYPE_Q4_0: matvec_q4_0(n, from, n_rows, vectors, n_blocks, to); break;
-            case GGML_TYPE_Q4_K: matvec_q4_k(n, from, vectors, n_super, to); break;
-            EACH_ROW_TYPE(CASE);
-            EACH_BLOCK_TYPE(BLOCK_CASE);
-            default: break;
+        const char *const from = w->data + (size_t)row * w->row_bytes;
+        if (w->is_interleaved) {
+            multiply_interleaved(n, w->type, from, n_rows, vectors, w->n_blocks, to);
+        } else {
+            multiply_row_major(n, w, from, n_rows, vectors, to);
         }
-#undef CASE
-#undef BLOCK_CASE
     }
 }
 

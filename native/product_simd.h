@@ -82,6 +82,14 @@ INLINE int_lanes add_dot(int_lanes dot, int_lanes weights, int_lanes activations
 // Returns the sum of each lane in 32 bits.
 INLINE int_lanes widened_dot(int_lanes dot) { return dot; }
 
+// Weights never have signs here, see add_signed_dot below.
+INLINE int_lanes add_signed_dot(int_lanes sum, int_lanes absolute, int_lanes signs, int_lanes activations) {
+    (void)signs;
+    return add_dot(sum, absolute, activations);
+}
+
+INLINE int_lanes abs_of_bytes(int_lanes x) { return x; }
+
 // Adds dots that fit 16 bits, times factors below 256: one in the lower 16 bits of each lane.
 INLINE int_lanes add_scaled_dot(int_lanes to, int_lanes dot, int_lanes factors) {
 #if defined(__AVX512VNNI__)
@@ -106,6 +114,14 @@ INLINE int_lanes widened_dot(int_lanes dot) {
 INLINE int_lanes add_scaled_dot(int_lanes to, int_lanes dot, int_lanes factors) {
     return to + (int_lanes)_mm256_madd_epi16((__m256i)dot, (__m256i)factors);
 }
+
+// Adds the products of four bytes of weights with signs, none of them -128. absolute: the weights without signs.
+INLINE int_lanes add_signed_dot(int_lanes sum, int_lanes absolute, int_lanes signs, int_lanes activations) {
+    const __m256i turned = _mm256_sign_epi8((__m256i)activations, (__m256i)signs);
+    return sum + widened_dot((int_lanes)_mm256_maddubs_epi16((__m256i)absolute, turned));
+}
+
+INLINE int_lanes abs_of_bytes(int_lanes x) { return (int_lanes)_mm256_abs_epi8((__m256i)x); }
 
 #endif
 

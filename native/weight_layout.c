@@ -2,7 +2,7 @@
 //
 // Refuses to know: what they are multiplied with, and how.
 
-#include "block_types.h"
+#include "interleaved_types.h"
 
 #if HAS_PRODUCTS
 
@@ -13,7 +13,8 @@ static bool repacks;
 void set_repacks(bool repacks_) { repacks = repacks_; }
 
 static bool is_repacked(const struct ggml_tensor *w) {
-    return repacks && w->buffer && (w->type == GGML_TYPE_Q4_0 || w->type == GGML_TYPE_Q4_K) &&
+    const enum ggml_type type = w->type;
+    return repacks && w->buffer && (is_nibble_type(type) || type == GGML_TYPE_Q4_K || type == GGML_TYPE_Q2_K) &&
            strcmp(ggml_backend_buft_name(ggml_backend_buffer_get_type(w->buffer)), "CPU_REPACK") == 0;
 }
 

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from tests.support.ggml_graphs import Graph, new_graph, taking
-from tests.support.products import Array, close_to, kinds, needs_ours, numbers, rounded, weights
+from tests.support.products import (
+    Array,
+    close_to,
+    layouts,
+    needs_ours,
+    numbers,
+    rounded,
+    weights,
+)
 
 Take = Callable[[Graph], None]
 
@@ -22,15 +30,17 @@ def take_() -> Iterator[Take]:
         yield take
 
 
-def product(take: Take, kind: str, matrix: Array, x: Array, threads: int) -> Array:
+def product(
+    take: Take, kind: str, matrix: Array, x: Array, threads: int, *, repacked: bool = False
+) -> Array:
     with new_graph() as graph:
-        graph.product(matrix, kind, x)
+        graph.product(matrix, kind, x, repacked=repacked)
         take(graph)
         assert graph.operation == "CUSTOM"
         return graph.compute(threads)
 
 
-@kinds
+@layouts
 @pytest.mark.parametrize(
     ("rows", "width", "n"),
     [
@@ -44,24 +54,32 @@ def product(take: Take, kind: str, matrix: Array, x: Array, threads: int) -> Arr
         *((16, 256, n) for n in range(20, 25)),
     ],
 )
-def test_products_are_exact(take: Take, kind: str, rows: int, width: int, n: int) -> None:
+def test_products_are_exact(
+    take: Take, kind: str, repacked: bool, rows: int, width: int, n: int
+) -> None:
     matrix, x = numbers(rows, width), numbers(n, width, seed=1)
     expected = rounded(x, kind) @ weights(matrix, kind).T
-    for threads in (1, 2, 5):
-        assert product(take, kind, matrix, x, threads) == close_to(expected)
+    with new_graph() as graph:
+        graph.product(matrix, kind, x, repacked=repacked)
+        take(graph)
+        assert graph.operation == "CUSTOM"
+        for threads in (1, 2, 5):
+            assert graph.compute(threads) == close_to(expected)
 
 
-@kinds
+@layouts
 @pytest.mark.parametrize("own", [False, True], ids=["one vector for all", "a vector for each"])
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_products_of_experts_are_exact(take: Take, kind: str, threads: int, own: bool) -> None:
+def test_products_of_experts_are_exact(
+    take: Take, kind: str, repacked: bool, threads: int, own: bool
+) -> None:
     """One expert has no token, others have few or many."""
     random = np.random.default_rng(2)
     ids = np.stack([random.permutation([0, 1, 2, 3, 4])[:2] for _ in range(24)]).astype(np.int32)
     ids[:20, 0] = 6
     matrices, x = numbers(7, 48, 512), numbers(24, 2 if own else 1, 512, seed=1)
     with new_graph() as graph:
-        graph.experts(matrices, kind, x, ids)
+        graph.experts(matrices, kind, x, ids, repacked=repacked)
         take(graph)
         assert graph.operation == "CUSTOM"
         result = graph.compute(threads)
@@ -69,26 +87,26 @@ def test_products_of_experts_are_exact(take: Take, kind: str, threads: int, own:
     assert result == close_to(np.einsum("terw,tew->ter", weights(matrices, kind)[ids], each))
 
 
-@kinds
-def test_the_largest_numbers_overflow_nothing(take: Take, kind: str) -> None:
+@layouts
+def test_the_largest_numbers_overflow_nothing(take: Take, kind: str, repacked: bool) -> None:
     """All weights and activations at an end of their range, where 16-bit sums are full."""
     for sign in (1, -1):
-        matrix = np.full((16, 512), sign, np.float32)
-        matrix[:, ::32] = -sign  # so that a block with a minimum has more than one value
+        matrix = np.full((16, 512), 1.5 * sign, np.float32)  # MXFP4 has 6 times a power of two
+        matrix[:, ::32] *= -1  # so that a block with a minimum has more than one value
         x = np.full((16, 512), 3, np.float32)
         expected = rounded(x, kind) @ weights(matrix, kind).T
-        assert product(take, kind, matrix, x, 1) == close_to(expected)
+        assert product(take, kind, matrix, x, 1, repacked=repacked) == close_to(expected)
 
 
-@kinds
-def test_zeros_give_zero_and_llama_cpp_agrees(take: Take, kind: str) -> None:
+@layouts
+def test_zeros_give_zero_and_llama_cpp_agrees(take: Take, kind: str, repacked: bool) -> None:
     matrix, x = numbers(64, 512), numbers(16, 512)
     x[0, :256] = 0
     x[1] = 0
     with new_graph() as graph:
-        graph.product(matrix, kind, x)
+        graph.product(matrix, kind, x, repacked=repacked)
         llamas = graph.compute(1)
-    result = product(take, kind, matrix, x, 1)
+    result = product(take, kind, matrix, x, 1, repacked=repacked)
     assert not result[1].any()
     assert result == close_to(llamas)
 

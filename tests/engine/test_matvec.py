@@ -1,4 +1,4 @@
-"""Our products of repacked matrices and few vectors: those of llama.cpp, but for the order of sums."""
+"""Our products of matrices and few vectors: those of llama.cpp, but for the order of sums."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.ggml_graphs import Graph, new_graph, taking
-from tests.support.products import close_to, kinds, needs_ours, numbers, rounded, weights
+from tests.support.products import close_to, layouts, needs_ours, numbers, rounded, weights
 
 Take = Callable[[Graph], None]
 
@@ -22,7 +22,6 @@ def take_() -> Iterator[Take]:
         yield take
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize(
     ("rows", "width", "n"),
     [
@@ -30,27 +29,30 @@ def take_() -> Iterator[Take]:
         *((512, 1024, n) for n in range(2, 9)),
     ],
 )
-@kinds
+@layouts
 def test_products_are_exact(
-    take: Take, kind: str, rows: int, width: int, n: int, threads: int
+    take: Take, kind: str, repacked: bool, rows: int, width: int, n: int
 ) -> None:
     matrix, x = numbers(rows, width), numbers(n, width, seed=1)
+    expected = rounded(x, kind) @ weights(matrix, kind).T
     with new_graph() as graph:
-        graph.product(matrix, kind, x)
+        graph.product(matrix, kind, x, repacked=repacked)
         take(graph)
         assert graph.operation == "CUSTOM"
-        result = graph.compute(threads)
-    assert result == close_to(rounded(x, kind) @ weights(matrix, kind).T)
+        for threads in (1, 2, 5):
+            assert graph.compute(threads) == close_to(expected)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("own", [False, True], ids=["one vector for all", "a vector for each"])
-@kinds
-def test_products_of_experts_are_exact(take: Take, kind: str, own: bool, threads: int) -> None:
+@layouts
+def test_products_of_experts_are_exact(
+    take: Take, kind: str, repacked: bool, own: bool, threads: int
+) -> None:
     ids = np.array([[5, 0, 3, 5]], np.int32)
     matrices, x = numbers(6, 40, 256), numbers(1, ids.size if own else 1, 256, seed=1)
     with new_graph() as graph:
-        graph.experts(matrices, kind, x, ids)
+        graph.experts(matrices, kind, x, ids, repacked=repacked)
         take(graph)
         assert graph.operation == "CUSTOM"
         result = graph.compute(threads)
@@ -62,15 +64,15 @@ def test_products_of_experts_are_exact(take: Take, kind: str, own: bool, threads
     assert result[0] == close_to(expected)
 
 
-@kinds
-def test_zeros_give_zero_and_llama_cpp_agrees(take: Take, kind: str) -> None:
+@layouts
+def test_zeros_give_zero_and_llama_cpp_agrees(take: Take, kind: str, repacked: bool) -> None:
     x = numbers(2, 512)
     x[0, :256] = 0
     x[1] = 0
     results = []
     for ours in (True, False):
         with new_graph() as graph:
-            graph.product(numbers(32, 512), kind, x)
+            graph.product(numbers(32, 512), kind, x, repacked=repacked)
             if ours:
                 take(graph)
             results.append(graph.compute(1))
@@ -82,7 +84,7 @@ def test_a_very_wide_matrix_is_exact(take: Take) -> None:
     """Vectors that do not fit the stack."""
     matrix, x = numbers(8, 32800), numbers(1, 32800, seed=1)
     with new_graph() as graph:
-        graph.product(matrix, "Q4_0", x)
+        graph.product(matrix, "Q4_0", x, repacked=True)
         take(graph)
         assert graph.operation == "CUSTOM"
         result = graph.compute(2)

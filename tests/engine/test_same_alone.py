@@ -5,6 +5,7 @@ Guessed tokens, other answers and chunks of prompts come as they come; a text mu
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +18,25 @@ from dure.engine.compute.llama import LoadedModel
 from dure.engine.kv import Clear
 from dure.engine.limits import Limits
 from tests.support.ggml_graphs import Graph, new_graph, taking
-from tests.support.products import Array, close_to, needs_ours, numbers, weights
+from tests.support.products import (
+    REPACKED,
+    ROW_MAJOR,
+    Array,
+    close_to,
+    needs_ours,
+    numbers,
+    weights,
+)
 from tests.support.random_models import SHAPES, write_random_model
 
 Take = Callable[[Graph], None]
 
-# Of any number of rows.
-ROW_MAJOR = (
-    *("F32", "F16", "BF16", "Q8_0", "Q5_0", "IQ4_NL", "MXFP4"),
-    *("Q2_K", "Q3_K", "Q5_K", "Q6_K", "IQ4_XS"),
-)
-KINDS = (*ROW_MAJOR, "Q4_0", "Q4_K")
+FLOATS = ("F32", "F16", "BF16")
+# Any number of rows lies one after the other; multiples of eight may be repacked.
+LAYOUTS = [
+    *(pytest.param(kind, False, id=kind) for kind in (*FLOATS, *ROW_MAJOR)),
+    *(pytest.param(kind, True, id=f"{kind} repacked") for kind in REPACKED),
+]
 
 pytestmark = needs_ours
 
@@ -46,16 +55,16 @@ def bits(x: Array) -> Array:
 # ---------------------------------------------------------------- operations
 
 
-@pytest.mark.parametrize(
-    ("kind", "rows"), [*((kind, 72) for kind in KINDS), *((kind, 67) for kind in ROW_MAJOR)]
-)
-def test_a_product_is_the_same_with_any_number_of_vectors(take: Take, kind: str, rows: int) -> None:
+@pytest.mark.parametrize(("kind", "repacked"), LAYOUTS)
+def test_a_product_is_the_same_with_any_number_of_vectors(
+    take: Take, kind: str, repacked: bool
+) -> None:
     """And on any number of threads; some rows fill no group."""
-    matrix, x = numbers(rows, 768), numbers(100, 768, seed=1)
+    matrix, x = numbers(72 if repacked else 67, 768), numbers(100, 768, seed=1)
 
     def product(vectors: Array, threads: int) -> Array:
         with new_graph() as graph:
-            graph.product(matrix, kind, vectors)
+            graph.product(matrix, kind, vectors, repacked=repacked)
             take(graph)
             assert graph.operation == "CUSTOM"
             return graph.compute(threads)
@@ -65,7 +74,21 @@ def test_a_product_is_the_same_with_any_number_of_vectors(take: Take, kind: str,
         assert np.array_equal(bits(product(x[:n], 1 + n % 3)), bits(alone[:n]))
 
 
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("kind", [kind for kind in ROW_MAJOR if kind in REPACKED])
+@pytest.mark.parametrize("n", [1, 5, 100])
+def test_a_product_is_the_same_in_both_layouts(take: Take, kind: str, n: int) -> None:
+    """So a rank whose rows cannot be repacked computes what another would."""
+    matrix, x = numbers(72, 768), numbers(n, 768, seed=1)
+    results = []
+    for repacked in (False, True):
+        with new_graph() as graph:
+            graph.product(matrix, kind, x, repacked=repacked)
+            take(graph)
+            results.append(graph.compute(2))
+    assert np.array_equal(bits(results[0]), bits(results[1]))
+
+
+@pytest.mark.parametrize("kind", FLOATS)
 @pytest.mark.parametrize("n", [1, 7])
 def test_products_of_floats_are_exact(take: Take, kind: str, n: int) -> None:
     matrix, x = numbers(35, 256), numbers(n, 256, seed=1)
@@ -76,7 +99,7 @@ def test_products_of_floats_are_exact(take: Take, kind: str, n: int) -> None:
     assert result == close_to(x.astype(float) @ weights(matrix, kind).T)
 
 
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("kind", FLOATS)
 @pytest.mark.parametrize("width", [1, 3, 8, 24, 100, 257])
 def test_floats_of_any_width_are_exact_and_the_same(take: Take, kind: str, width: int) -> None:
     """As the rank of an adapter is, which may be anything: what fills no register is multiplied too."""
@@ -95,8 +118,10 @@ def test_floats_of_any_width_are_exact_and_the_same(take: Take, kind: str, width
         assert np.array_equal(bits(product(x[:n])), bits(alone[:n]))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_experts_are_the_same_with_any_number_of_tokens(take: Take, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "repacked"), LAYOUTS)
+def test_experts_are_the_same_with_any_number_of_tokens(
+    take: Take, kind: str, repacked: bool
+) -> None:
     """Some experts have no token, some have one, some have many."""
     random = np.random.default_rng(2)
     ids = np.stack([random.permutation(8)[:2] for _ in range(120)]).astype(np.int32)
@@ -105,7 +130,8 @@ def test_experts_are_the_same_with_any_number_of_tokens(take: Take, kind: str) -
 
     def product(first: int, n: int, threads: int) -> Array:
         with new_graph() as graph:
-            graph.experts(matrices, kind, x[first : first + n], ids[first : first + n])
+            tokens = slice(first, first + n)
+            graph.experts(matrices, kind, x[tokens], ids[tokens], repacked=repacked)
             take(graph)
             return graph.compute(threads)
 
@@ -153,8 +179,15 @@ def test_attention_is_the_same_in_any_company(take: Take, window: int) -> None:
 # ---------------------------------------------------------------- models
 
 
-@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_0", "Q6_K"])
-@pytest.mark.parametrize("name", ["llama", "qwen3moe", "gemma3", "gpt-oss"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *itertools.product(
+            ["llama", "qwen3moe", "gemma3", "gpt-oss"], ["F16", "Q8_0", "Q4_0", "Q6_K"]
+        ),
+        ("gpt-oss", "MXFP4"),
+    ],
+)
 def test_logits_are_the_same_in_any_step(tmp_path: Path, name: str, kind: str) -> None:
     """One token at a time, guessed ahead, as chunks of a prompt, beside others, and on two threads.
 

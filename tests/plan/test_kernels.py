@@ -33,7 +33,9 @@ N100 = ("avx", "avx2", "fma", "f16c", "avx_vnni")
 
 
 @pytest.mark.skipif(has_amx(), reason="llama.cpp was built with AMX, and repacks for that")
-@pytest.mark.parametrize("type_name", ["Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL", "F16"])
+@pytest.mark.parametrize(
+    "type_name", ["Q2_K", "Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL", "MXFP4", "F16"]
+)
 def test_llama_cpp_repacks_what_is_said(tmp_path: Path, type_name: str) -> None:
     path = tmp_path / "model.gguf"
     write_random_model(path, SHAPES["qwen3"], type_name)
@@ -116,9 +118,8 @@ def test_slow_bytes_are_those_of_matrices_without_quick_kernels(tmp_path: Path) 
     ("type_name", "features", "expected"),
     [
         *((name, N100, True) for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q6_K")),
-        *((name, N100, True) for name in ("Q2_K", "Q3_K", "Q5_K", "IQ4_XS")),
-        ("IQ4_NL", N100, False),
-        ("Q2_K", (*N100, "avx512f"), False),  # llama.cpp repacks it there
+        *((name, N100, True) for name in ("Q2_K", "Q3_K", "Q5_K", "IQ4_XS", "IQ4_NL", "MXFP4")),
+        ("Q2_K", (*N100, "avx512f"), True),  # llama.cpp repacks it there
         ("Q4_K", N100, False),  # its vocabulary of 1,003 rows is not repacked
         ("Q4_0", PI_5, False),
     ],

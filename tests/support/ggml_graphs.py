@@ -21,7 +21,6 @@ from dure.model.ggml import quantize, type_named
 Array = npt.NDArray[Any]
 
 _TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.int32): 26}  # ggml_type
-_REPACKED = {"Q4_0", "Q4_K"}
 _MEMORY = 512 << 20
 _POINTERS = {  # functions that return them
     "ggml-base": (
@@ -100,19 +99,20 @@ class Graph:
             self._base.ggml_flash_attn_ext_add_sinks(self.node, self._tensor(sinks))
         self._shape = q.shape
 
-    def product(self, matrix: Array, kind: str, x: Array) -> None:
-        """Make a node of a matrix, repacked if llama.cpp repacks its type, times vectors.
+    def product(self, matrix: Array, kind: str, x: Array, *, repacked: bool = False) -> None:
+        """Make a node of a matrix, as in a file or as llama.cpp repacks it, times vectors.
 
         matrix: float32 [rows, width], quantized to a type here. x: float32 [n, width].
         Its result is float32 [n, rows].
         """
-        self.node = ctypes.c_void_p(
-            self._base.ggml_mul_mat(self._context, self._weight(matrix, kind), self._tensor(x))
-        )
+        weight = self._weight(matrix, kind, repacked=repacked)
+        self.node = ctypes.c_void_p(self._base.ggml_mul_mat(self._context, weight, self._tensor(x)))
         self._shape = (len(x), len(matrix))
 
-    def experts(self, matrices: Array, kind: str, x: Array, ids: Array) -> None:
-        """Make a node of selected matrices, repacked as above, times vectors.
+    def experts(
+        self, matrices: Array, kind: str, x: Array, ids: Array, *, repacked: bool = False
+    ) -> None:
+        """Make a node of selected matrices, in a layout as above, times vectors.
 
         matrices: float32 [experts, rows, width]. x: float32 [tokens, 1 or used, width].
         ids: int32 [tokens, used]. Its result is float32 [tokens, used, rows].
@@ -120,7 +120,8 @@ class Graph:
         self.node = ctypes.c_void_p(
             self._base.ggml_mul_mat_id(
                 self._context,
-                *(self._weight(matrices, kind), self._tensor(x), self._tensor(ids)),
+                *(self._weight(matrices, kind, repacked=repacked), self._tensor(x)),
+                self._tensor(ids),
             )
         )
         self._shape = (*ids.shape, matrices.shape[1])
@@ -164,11 +165,11 @@ class Graph:
         ctypes.memmove(self._base.ggml_get_data(tensor), whole.ctypes.data, whole.nbytes)
         return tensor
 
-    def _weight(self, x: Array, kind: str) -> ctypes.c_void_p:
+    def _weight(self, x: Array, kind: str, *, repacked: bool) -> ctypes.c_void_p:
         """Return weights as llama.cpp stores them."""
         type_ = type_named(kind)
         data = quantize(x.reshape(-1, x.shape[-1]), type_)
-        if kind not in _REPACKED:
+        if not repacked:
             tensor = self._new(self._context, x.shape, type_.id)
             ctypes.memmove(self._base.ggml_get_data(tensor), data.ctypes.data, data.nbytes)
             return tensor

@@ -11,17 +11,31 @@ import pytest
 from dure.engine.compute.llama import has_amx
 from dure.hardware.probe import platform
 from dure.model.ggml import dequantize, quantize, type_named
+from dure.plan.kernels import is_repacked
 
 Array = npt.NDArray[Any]
 
+_FEATURES = frozenset(platform({}, lambda _: "").features)
+
 needs_ours = pytest.mark.skipif(
-    not {"avx2", "fma", "f16c"} <= set(platform({}, lambda _: "").features) or has_amx(),
+    not {"avx2", "fma", "f16c"} <= _FEATURES or has_amx(),
     reason="ours needs AVX2, and llama.cpp's AMX kernels repack for themselves",
 )
 _OF_BLOCKS = ("Q4_0", "Q8_0", "Q5_0", "IQ4_NL", "MXFP4")
 KINDS = (*_OF_BLOCKS, "Q4_K", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "IQ4_XS")
-kinds = pytest.mark.parametrize("kind", KINDS)
 """All types whose products the native library computes."""
+REPACKED = tuple(kind for kind in KINDS if is_repacked(kind, 8, _FEATURES))
+"""Those of them that llama.cpp repacks on this processor, if there are rows for it."""
+ROW_MAJOR = tuple(kind for kind in KINDS if kind not in ("Q4_0", "Q4_K"))
+"""Those that are computed as they are in a file."""
+layouts = pytest.mark.parametrize(
+    ("kind", "repacked"),
+    [
+        *(pytest.param(kind, False, id=kind) for kind in ROW_MAJOR),
+        *(pytest.param(kind, True, id=f"{kind} repacked") for kind in REPACKED),
+    ],
+)
+"""The types, in each layout that is computed."""
 
 
 def numbers(*shape: int, seed: int = 0) -> Array:

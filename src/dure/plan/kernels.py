@@ -2,7 +2,7 @@
 the same bits alone and among others. Pure.
 
 llama.cpp's quick kernels read weights that were repacked at loading, several rows side by side; which types
-have them depends on the processor. For some other types dure has kernels of its own.
+have them depends on the processor. dure has kernels of its own, for some of these and for other types.
 Source: llama.cpp, as llama-cpp-python 0.3.36 has it, and `native/weight_layout.h`.
 """
 
@@ -25,7 +25,7 @@ _REPACKED: Mapping[str, tuple[tuple[str, int], ...]] = {
     "IQ4_NL": (("avx2", 8), ("asimddp", 4)),
     "MXFP4": (("avx2", 8), ("asimddp", 4)),
 }
-# Where they are not repacked.
+# Of any number of rows: repacked by eight, or row after row.
 _OURS = frozenset({"Q5_0", "Q8_0", "IQ4_NL", "MXFP4", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "IQ4_XS"})
 _OURS_NEED = frozenset({"avx2", "fma", "f16c"})
 # Besides ours, types whose products do not depend on how many vectors there are: llama.cpp's that sum in
@@ -48,12 +48,10 @@ def is_quick(type_name: str, n_rows: int, features: Collection[str]) -> bool:
     return is_ours or is_repacked(type_name, n_rows, features)
 
 
-def _repeats(type_name: str, n_rows: int, features: Collection[str]) -> bool:
+def _repeats(type_name: str, n_rows: int) -> bool:
     if type_name == "Q4_K":
         return n_rows % _REPACKED_ROWS == 0
-    if type_name in _OURS:
-        return not is_repacked(type_name, n_rows, features)
-    return type_name in _REPEATING
+    return type_name in _OURS or type_name in _REPEATING
 
 
 def slow_bytes(tensors: Iterable[Tensor], features: Collection[str]) -> dict[str, int]:
@@ -75,7 +73,7 @@ def repeats(tensors: Mapping[str, Tensor], features: Collection[str]) -> bool:
     """Return whether a token's numbers do not depend on how many others are computed with it."""
     looked_up = {"token_embd.weight"} if "output.weight" in tensors else set[str]()
     return _OURS_NEED.issubset(features) and all(
-        _repeats(tensor.type.name, tensor.shape[1], features)
+        _repeats(tensor.type.name, tensor.shape[1])
         for name, tensor in tensors.items()
         if len(tensor.shape) > 1 and name not in looked_up
     )
