@@ -93,4 +93,17 @@ INLINE int32x4_t dots_of_rows(const enum row_layout layout, const int largest, c
 
 #endif
 
+// Adds to each row's lane the products of four bytes of x and of the same four of y.
+INLINE int32x4_t add_quad_dots(int32x4_t to, int8x16_t x, const int8_t *y) {
+    int32_t four;
+    memcpy(&four, y, sizeof four);
+    const int8x16_t all = vreinterpretq_s8_s32(vdupq_n_s32(four));
+#if HAS_ARM_DOT
+    return vdotq_s32(to, x, all);
+#else
+    const int16x8_t low = vmull_s8(vget_low_s8(x), vget_low_s8(all)), high = vmull_high_s8(x, all);
+    return vpadalq_s16(to, vpaddq_s16(low, high));  // minima are small: it fits
+#endif
+}
+
 #endif

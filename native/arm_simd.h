@@ -34,16 +34,6 @@ INLINE float32x4_t four_halves(const void *from) {
     return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8((const uint8_t *)from)));
 }
 
-// Adds to each lane the products of four signed bytes of x and of y; their sum must fit 16 bits without dot products.
-INLINE int32x4_t add_quad_dots(int32x4_t to, int8x16_t x, int8x16_t y) {
-#if HAS_ARM_DOT
-    return vdotq_s32(to, x, y);
-#else
-    const int16x8_t low = vmull_s8(vget_low_s8(x), vget_low_s8(y)), high = vmull_high_s8(x, y);
-    return vpadalq_s16(to, vpaddq_s16(low, high));
-#endif
-}
-
 // The whole numbers that a block or a superblock comes to become parts of the results, four rows at once. Kernels for
 // few and for many vectors do it by these alone: a vector has the same bits alone and among others
 // (docs/decisions/0023). shift: bits that the numbers are too large by. scales: of the rows. scale: of the vector.

@@ -94,6 +94,13 @@ static void quantize_vector(enum ggml_type type, const float *x, int64_t n_block
     }
 }
 
+#else
+
+static void multiply_some(int n, const struct quant_matrix *w, const struct activation_block *const *vectors,
+                          float *const *out, int64_t first, int64_t stop) {
+    multiply_arm(n, w, vectors, out, first, stop);
+}
+
 #endif
 
 // Quantizes vector i of x for a matrix like w.

@@ -24,6 +24,8 @@ static bool is_repacked_type(enum ggml_type type) {
     return HAS_ARM_DOT && repacked_bytes > 0 && is_arm_type(type) && arm_types[type].group_rows && !has_own_rows;
 }
 
+static bool has_layout_of_eight(enum ggml_type type) { return has_layout(type, ROWS_BY_EIGHT_BYTES); }
+
 static bool is_known_type(enum ggml_type type) { return is_arm_type(type); }
 
 #else
@@ -31,6 +33,11 @@ static bool is_known_type(enum ggml_type type) { return is_arm_type(type); }
 static bool is_repacked_type(enum ggml_type type) {
     return repacked_bytes == 8 && repacked_q4_0_rows == ROW_GROUP &&
            (type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q4_K);
+}
+
+static bool has_layout_of_eight(enum ggml_type type) {
+    (void)type;
+    return true;
 }
 
 static bool is_known_type(enum ggml_type type) { return is_block_type(type) || is_row_type(type); }
@@ -46,9 +53,7 @@ enum row_layout row_layout_of(const struct ggml_tensor *w) {
     if (!is_repacked(w)) {
         return ROW_BY_ROW;
     }
-    // These two have no layout of eight bytes there, but on processors with AVX2.
-    const bool by_four = HAS_ARM_PRODUCTS && (w->type == GGML_TYPE_IQ4_NL || w->type == GGML_TYPE_MXFP4);
-    return by_four || repacked_bytes == 4 ? ROWS_BY_FOUR_BYTES : ROWS_BY_EIGHT_BYTES;
+    return repacked_bytes == 8 && has_layout_of_eight(w->type) ? ROWS_BY_EIGHT_BYTES : ROWS_BY_FOUR_BYTES;
 }
 
 bool is_row_major(const struct ggml_tensor *w) {
