@@ -45,6 +45,7 @@ INLINE void matvec_arm_blocks(const enum ggml_type type, const enum row_layout l
     const int shift = is_flipped(type, layout) ? 4 : 0;
     float32x4_t sums[MAX_VECTORS][TILES] = {0};
     for (int64_t b = 0; b < n_blocks; b++) {
+#pragma GCC unroll 2
         for (int t = 0; t < TILES; t++) {
             int8x16_t numbers[2][TILE_ROWS];
             unpack_block(type, layout, &tiles[t], b, numbers);
@@ -71,6 +72,7 @@ INLINE void add_superblock_block(const enum ggml_type type, const enum row_layou
                                  const int t) {
     const int n_factors = has_two_factors(type) ? 2 : 1, n_halves = 2 / n_factors;
     const bool corrects = arm_types[type].zero_point;
+#pragma GCC unroll 2
     for (int k = 0; k < n_factors; k++) {
         const int32x4_t factor = factor_of_rows(type, layout, w, s, factors, b * n_factors + k);
         for (int i = 0; i < n; i++) {
@@ -127,9 +129,11 @@ INLINE void matvec_arm_superblocks(const enum ggml_type type, const enum row_lay
         }
 #pragma GCC unroll 4
         for (int p = 0; p < SUPERBLOCK / 2; p++) {
+#pragma GCC unroll 2
             for (int t = 0; t < TILES; t++) {
                 int8x16_t numbers[2][2][TILE_ROWS];
                 unpack_pair(type, layout, &tiles[t], s, p, numbers);
+#pragma GCC unroll 2
                 for (int k = 0; k < 2; k++) {
                     add_superblock_block(type, layout, n, &tiles[t], s, block_of_pair(type, p, k), numbers[k],
                                          &factors[t], vectors, whole, t);
@@ -147,75 +151,73 @@ INLINE void matvec_arm_superblocks(const enum ggml_type type, const enum row_lay
 
 // ---------------------------------------------------------------- kernels
 
-// A kernel for each type, layout and number of vectors: its own function, since the compiler knows all three.
-typedef void kernel(const struct quant_matrix *w, int64_t row, int64_t n_rows,
+// Two kernels for each type and layout, which the compiler knows: for one vector, and for any number.
+typedef void kernel(int n, const struct quant_matrix *w, int64_t row, int64_t n_rows,
                     const struct activation_block *const *vectors, float *const *out);
 
-#define KERNEL(type, layout, n)                                                                             \
-    static __attribute__((noinline)) void type##_##layout##_##n(                                            \
-        const struct quant_matrix *w, int64_t row, int64_t n_rows,                                          \
-        const struct activation_block *const *vectors, float *const *out) {                                 \
-        struct arm_rows tiles[TILES];                                                                       \
-        find_tiles(type, layout, w, row, n_rows, tiles);                                                    \
-        if (arm_types[type].has_superblocks) {                                                              \
-            matvec_arm_superblocks(type, layout, n, tiles, n_rows, vectors, w->n_blocks / SUPERBLOCK, out); \
-        } else {                                                                                            \
-            matvec_arm_blocks(type, layout, n, tiles, n_rows, vectors, w->n_blocks, out);                   \
-        }                                                                                                   \
+INLINE void multiply_set(const enum ggml_type type, const enum row_layout layout, const int n,
+                         const struct quant_matrix *w, int64_t row, int64_t n_rows,
+                         const struct activation_block *const *vectors, float *const *out) {
+    struct arm_rows tiles[TILES];
+    find_tiles(type, layout, w, row, n_rows, tiles);
+    if (arm_types[type].has_superblocks) {
+        matvec_arm_superblocks(type, layout, n, tiles, n_rows, vectors, w->n_blocks / SUPERBLOCK, out);
+    } else {
+        matvec_arm_blocks(type, layout, n, tiles, n_rows, vectors, w->n_blocks, out);
     }
-#define NAME(type, layout, n) type##_##layout##_##n
-#define KERNELS(type, layout) KERNEL(type, layout, 1) KERNEL(type, layout, 2) KERNEL(type, layout, 4)
-#define NAMES(type, layout) {NAME(type, layout, 1), NAME(type, layout, 2), NAME(type, layout, 4)}
+}
 
-#if HAS_ARM_DOT
+#define KERNEL(type, layout, name, number)                                                                          \
+    static void type##_##layout##_##name(int n, const struct quant_matrix *w, int64_t row, int64_t n_rows,          \
+                                         const struct activation_block *const *vectors, float *const *out) {        \
+        (void)n;                                                                                                    \
+        multiply_set(type, layout, number, w, row, n_rows, vectors, out);                                           \
+    }
+#define KERNELS(type, layout) KERNEL(type, layout, one, 1) KERNEL(type, layout, some, n)
+#define NAMES(type, layout) {type##_##layout##_one, type##_##layout##_some},
+
 #define DEFINE_ROWS(type) KERNELS(type, ROW_BY_ROW)
+#define LIST_ROWS(type) [type] = {NAMES(type, ROW_BY_ROW)},
+#if HAS_ARM_DOT
 #define DEFINE_BY_FOUR(type) DEFINE_ROWS(type) KERNELS(type, ROWS_BY_FOUR_BYTES)
 #define DEFINE_BY_EIGHT(type) DEFINE_BY_FOUR(type) KERNELS(type, ROWS_BY_EIGHT_BYTES)
-#define LIST_ROWS(type) [type] = {NAMES(type, ROW_BY_ROW)},
-#define LIST_BY_FOUR(type) [type] = {NAMES(type, ROW_BY_ROW), NAMES(type, ROWS_BY_FOUR_BYTES)},
+#define LIST_BY_FOUR(type) [type] = {NAMES(type, ROW_BY_ROW) NAMES(type, ROWS_BY_FOUR_BYTES)},
 #define LIST_BY_EIGHT(type) \
-    [type] = {NAMES(type, ROW_BY_ROW), NAMES(type, ROWS_BY_FOUR_BYTES), NAMES(type, ROWS_BY_EIGHT_BYTES)},
+    [type] = {NAMES(type, ROW_BY_ROW) NAMES(type, ROWS_BY_FOUR_BYTES) NAMES(type, ROWS_BY_EIGHT_BYTES)},
 #else
-#define DEFINE_ROWS(type) KERNELS(type, ROW_BY_ROW)
 #define DEFINE_BY_FOUR DEFINE_ROWS
 #define DEFINE_BY_EIGHT DEFINE_ROWS
-#define LIST_ROWS(type) [type] = {NAMES(type, ROW_BY_ROW)},
 #define LIST_BY_FOUR LIST_ROWS
 #define LIST_BY_EIGHT LIST_ROWS
 #endif
 
-// By the layouts that llama.cpp may give them.
+// By the layouts that llama.cpp may give them; see has_layout.
 #define EACH_TYPE(ROWS, BY_FOUR, BY_EIGHT) \
-    BY_EIGHT(GGML_TYPE_Q4_0)                          \
-    BY_EIGHT(GGML_TYPE_Q8_0)                \
-    BY_EIGHT(GGML_TYPE_Q4_K)                \
-    BY_EIGHT(GGML_TYPE_Q5_K)                \
-    BY_EIGHT(GGML_TYPE_Q6_K)                \
-    BY_FOUR(GGML_TYPE_IQ4_NL)               \
-    BY_FOUR(GGML_TYPE_MXFP4)                \
-    ROWS(GGML_TYPE_Q5_0)                    \
-    ROWS(GGML_TYPE_Q2_K)                    \
-    ROWS(GGML_TYPE_Q3_K)                    \
+    BY_EIGHT(GGML_TYPE_Q4_0)               \
+    BY_EIGHT(GGML_TYPE_Q8_0)               \
+    BY_EIGHT(GGML_TYPE_Q4_K)               \
+    BY_EIGHT(GGML_TYPE_Q5_K)               \
+    BY_EIGHT(GGML_TYPE_Q6_K)               \
+    BY_FOUR(GGML_TYPE_IQ4_NL)              \
+    BY_FOUR(GGML_TYPE_MXFP4)               \
+    ROWS(GGML_TYPE_Q5_0)                   \
+    ROWS(GGML_TYPE_Q2_K)                   \
+    ROWS(GGML_TYPE_Q3_K)                   \
     ROWS(GGML_TYPE_IQ4_XS)
 
 EACH_TYPE(DEFINE_ROWS, DEFINE_BY_FOUR, DEFINE_BY_EIGHT)
 
-static kernel *const kernels[][3][3] = {EACH_TYPE(LIST_ROWS, LIST_BY_FOUR, LIST_BY_EIGHT)};
+static kernel *const kernels[][3][2] = {EACH_TYPE(LIST_ROWS, LIST_BY_FOUR, LIST_BY_EIGHT)};
 
-void multiply_arm(int64_t n, const struct quant_matrix *w, const struct activation_block *const *vectors,
+void multiply_arm(int n, const struct quant_matrix *w, const struct activation_block *const *vectors,
                   float *const *out, int64_t first, int64_t stop) {
-    const struct activation_block *from[MAX_VECTORS];
-    float *to[MAX_VECTORS], unused[SET_ROWS];
-    const int kernel_vectors = n > 2 ? 4 : (int)n;
-    for (int i = 0; i < kernel_vectors; i++) {  // the last vector stands for one that lacks
-        from[i] = vectors[i < n ? i : n - 1];
-    }
+    kernel *const multiply = kernels[w->type][w->layout][n > 1];
     for (int64_t row = first; row < stop; row += SET_ROWS) {
-        const int64_t n_rows = stop - row < SET_ROWS ? stop - row : SET_ROWS;
-        for (int i = 0; i < kernel_vectors; i++) {
-            to[i] = i < n ? out[i] + row : unused;
+        float *to[MAX_VECTORS];
+        for (int i = 0; i < n; i++) {
+            to[i] = out[i] + row;
         }
-        kernels[w->type][w->layout][kernel_vectors / 2](w, row, n_rows, from, to);
+        multiply(n, w, row, stop - row < SET_ROWS ? stop - row : SET_ROWS, vectors, to);
     }
 }
 

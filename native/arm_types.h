@@ -86,6 +86,7 @@ INLINE uint8x16_t fifth_bits(const uint8_t *bits, const int half) {
 INLINE void unpack_block(const enum ggml_type type, const enum row_layout layout, const struct arm_rows *w,
                          int64_t block, int8x16_t out[2][TILE_ROWS]) {
     const struct arm_type t = arm_types[type];
+#pragma GCC unroll 4
     for (int i = 0; i < TILE_ROWS; i++) {
         const uint8x16_t bytes = sixteen_bytes(type, layout, w, block, t.numbers, 0, i);
         if (type == GGML_TYPE_Q8_0) {
@@ -177,7 +178,9 @@ INLINE void unpack_registers(const enum ggml_type type, const enum row_layout la
 // Unpacks a pair of blocks of four rows' superblock s: out[which of the pair][half][register], see sixteen_bytes.
 INLINE void unpack_pair(const enum ggml_type type, const enum row_layout layout, const struct arm_rows *w, int64_t s,
                         const int p, int8x16_t out[2][2][TILE_ROWS]) {
+#pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
+#pragma GCC unroll 4
         for (int i = 0; i < TILE_ROWS; i++) {
             unpack_registers(type, layout, w, s, p, half, i, &out[0][half][i], &out[1][half][i]);
         }

@@ -11,22 +11,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BYTES", "GROUP_ROWS", "HALVES", "side_by_side"]
+from dure.model.ggml import type_named
+
+__all__ = ["GROUP_ROWS", "HALVES", "side_by_side"]
 
 Bytes = npt.NDArray[np.uint8]
 
-# Bytes of a block or a superblock, and where its 16-bit floats are.
-BYTES = {
-    "Q4_0": 18, "Q5_0": 22, "Q8_0": 34, "IQ4_NL": 18, "MXFP4": 17,
-    "Q2_K": 84, "Q3_K": 110, "Q4_K": 144, "Q5_K": 176, "Q6_K": 210, "IQ4_XS": 136,
-}  # fmt: skip
+# Where 16-bit floats of a block or a superblock are.
 HALVES = {
     "Q4_0": (0,), "Q5_0": (0,), "Q8_0": (0,), "IQ4_NL": (0,), "MXFP4": (),
     "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_XS": (0,),
 }  # fmt: skip
 GROUP_ROWS = {"Q4_0": 4, "Q8_0": 4, "IQ4_NL": 4, "MXFP4": 4, "Q4_K": 8, "Q5_K": 8, "Q6_K": 8}
-# Fields in the order that they have in a group: first byte, end, and the bytes of a row that stay together; 0: those
-# of the layout.
+# Fields in the order that they have in a group: first byte, end, and the bytes of a row that stay together;
+# 0: those of the layout.
 _FIELDS: Mapping[str, tuple[tuple[int, int, int], ...]] = {
     "Q4_0": ((0, 2, 2), (2, 18, 0)),
     "Q8_0": ((0, 2, 2), (2, 34, 0)),
@@ -40,7 +38,7 @@ _FIELDS: Mapping[str, tuple[tuple[int, int, int], ...]] = {
 
 def side_by_side(rows: Bytes, kind: str, chunk: int) -> Bytes:
     """Return rows [n_rows, row_bytes] as llama.cpp repacks them, chunk bytes of each row in turn."""
-    n, together = BYTES[kind], GROUP_ROWS[kind]
+    n, together = type_named(kind).type_size, GROUP_ROWS[kind]
     groups = rows.reshape(rows.shape[0] // together, together, -1, n).swapaxes(1, 2)
     parts: list[Any] = []
     for first, end, own in _FIELDS[kind]:
@@ -55,7 +53,7 @@ def side_by_side(rows: Bytes, kind: str, chunk: int) -> Bytes:
 
 
 def _packed(own: Bytes) -> Bytes:
-    """Return scales and minima of eight rows' superblocks [..., row, 12], packed by block: [..., block, 12]."""
+    """Return scales and minima [..., row, 12] of eight rows, packed by block: [..., block, 12]."""
     first, last, low = own[..., :4], own[..., 4:8], own[..., 8:]
     scales = np.concatenate([first & 63, (low & 15) | first >> 6 << 4], -1).swapaxes(-1, -2)
     minima = np.concatenate([last & 63, low >> 4 | last >> 6 << 4], -1).swapaxes(-1, -2)
