@@ -10,7 +10,7 @@
 
 #if HAS_ARM_PRODUCTS
 
-#include "arm_dots.h"
+#include "arm_panel_dots.h"
 
 struct panel {
     struct packed_rows rows[PANEL_ROWS / EIGHT_ROWS];

@@ -55,7 +55,7 @@ INLINE void matvec_arm_blocks(const enum ggml_type type, const enum row_layout l
                 const int8x16_t x[2] = {vld1q_s8(v->numbers), vld1q_s8(v->numbers + QUANT_BLOCK / 2)};
                 const int32_t first = corrects ? v->corrections[0] : 0;
                 const int32x4_t whole = dots_of_rows(layout, arm_largest(type), 2, numbers, x, first);
-                sums[i][t] = add_whole(sums[i][t], whole, shift, scales, v->scale);
+                sums[i][t] = add_block_whole(sums[i][t], whole, shift, scales, v->scale);
             }
         }
     }
