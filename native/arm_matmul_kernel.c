@@ -37,7 +37,7 @@ INLINE void add_block(const struct arm_panel_type type, const int n, const struc
         for (int i = 0; i < n; i++) {
             const float32x4_t offsets = vreinterpretq_f32_s32(load_anew(of_rows->offsets + 4 * r));
             const float32x4_t scaled = vfmaq_f32(offsets, vreinterpretq_f32_s32(whole[i][r]), scales);
-            result[i][r] = vfmaq_laneq_f32(result[i][r], scaled, of_vectors[i], 0);
+            result[i][r] = add_times_lane(result[i][r], scaled, of_vectors[i]);
         }
     }
 }
@@ -167,8 +167,9 @@ INLINE void multiply_eight(const struct arm_panel_type type, const int n, const 
 // Multiplies a panel with all vectors of a product. It has the blocks from `block` on of the rows from `row` on.
 INLINE void multiply_panel(const struct arm_panel_type type, const struct matrix_product *p,
                            const struct panel *panel, int64_t row, int64_t block, int64_t n_blocks) {
-    for (int64_t first = 0; first < p->n; first += MAX_TILE) {
-        const int n = p->n - first < MAX_TILE ? (int)(p->n - first) : MAX_TILE;
+    const int most = HAS_ARM_DOT || type.is_super ? MAX_TILE : 1;
+    for (int64_t first = 0; first < p->n; first += most) {
+        const int n = p->n - first < most ? (int)(p->n - first) : most;
         const struct activation_block *vectors[MAX_TILE];
         for (int i = 0; i < n; i++) {
             vectors[i] = vector_of(p, first + i) + block;

@@ -116,7 +116,8 @@ INLINE void store_half(const int8x16_t rows[EIGHT_ROWS], struct packed_half *out
 // Returns sixteen numbers of a row.
 INLINE int8x16_t half_of_row(const enum ggml_type type, const uint8_t *row, int b, int half) {
     const struct arm_panel_type t = arm_panel_types[type];
-    const uint8x16_t low = vld1q_u8(row + t.low + low_at(type, b, half));
+    const uint8x16_t bytes = vld1q_u8(row + t.low + low_at(type, b, half));
+    const uint8x16_t low = type == GGML_TYPE_Q4_0 ? veorq_u8(bytes, vdupq_n_u8(0x88)) : bytes;
     const uint8x16_t high = type == GGML_TYPE_Q5_0      ? ones_of(row + t.high + 2 * half)
                             : has_high_bits(type) ? vld1q_u8(row + t.high + high_at(type, b, half))
                                                         : low;
@@ -132,9 +133,7 @@ INLINE void pack_half(const enum ggml_type type, const enum row_layout layout, c
             const uint8x16_t low = load_register(type, layout, w, t.group_low, low_at(type, b, half), i);
             const uint8x16_t high =
                 has_high_bits(type) ? load_register(type, layout, w, t.group_high, high_at(type, b, half), i) : low;
-            // Repacked, the upper bits of both halves of Q4_0's bytes are flipped.
-            const uint8x16_t bytes = type == GGML_TYPE_Q4_0 ? veorq_u8(low, vdupq_n_u8(0x88)) : low;
-            vst1q_s8(out->registers[i], sixteen_numbers(type, bytes, high, b, half));
+            vst1q_s8(out->registers[i], sixteen_numbers(type, low, high, b, half));
         }
         return;
     }
@@ -151,13 +150,32 @@ INLINE void pack_half(const enum ggml_type type, const enum row_layout layout, c
 
 // ---------------------------------------------------------------- scales and factors
 
+// Returns the scales of four rows, from r on.
+INLINE float32x4_t four_scales(const enum ggml_type type, const enum row_layout layout, const struct rows_to_pack *w,
+                               int r) {
+    uint16_t halves[4];
+    float scales[4];
+    if (layout != ROW_BY_ROW && type != GGML_TYPE_MXFP4) {
+        return four_halves(two_bytes_of_group(type, w, 0, r));
+    }
+    for (int i = 0; i < 4; i++) {
+        const uint8_t *const from = layout == ROW_BY_ROW ? w->rows[r + i] : w->rows[group_of(type, r + i)] + i;
+        if (type == GGML_TYPE_MXFP4) {
+            scales[i] = mxfp4_scale(*from);
+        } else {
+            memcpy(&halves[i], from, sizeof halves[i]);
+        }
+    }
+    return type == GGML_TYPE_MXFP4 ? vld1q_f32(scales) : four_halves(halves);
+}
+
 INLINE void pack_scales(const enum ggml_type type, const enum row_layout layout, const struct rows_to_pack *w,
                         union packed_scales *out) {
-    for (int r = 0; r < EIGHT_ROWS; r++) {
-        const int first = layout == ROW_BY_ROW ? r : group_of(type, r), bytes = type == GGML_TYPE_MXFP4 ? 1 : 2;
-        const uint8_t *const from = w->rows[first] + (r - first) * bytes;
-        out->scales[r] = type == GGML_TYPE_MXFP4 ? mxfp4_scale(*from) : half_to_float(from);
-        out->offsets[r] = -MAGIC * out->scales[r];
+    const float by = type == GGML_TYPE_Q4_0 ? 1.0f / Q4_0_TIMES : 1.0f;
+    for (int r = 0; r < EIGHT_ROWS; r += 4) {
+        const float32x4_t scales = four_scales(type, layout, w, r);
+        vst1q_f32(out->scales + r, vmulq_n_f32(scales, by));
+        vst1q_f32(out->offsets + r, vmulq_n_f32(scales, -MAGIC * by));
     }
 }
 

@@ -26,6 +26,12 @@ INLINE float32x4_t load_lane(const float *from) {
     return x;
 }
 
+// Adds x times the number in the first lane of y. The compiler would copy that to all lanes if it is used twice.
+INLINE float32x4_t add_times_lane(float32x4_t to, float32x4_t x, float32x4_t y) {
+    __asm__("fmla %0.4s, %1.4s, %2.s[0]" : "+w"(to) : "w"(x), "w"(y));
+    return to;
+}
+
 #if HAS_ARM_I8MM
 
 // Adds the products of 16 n_halves numbers of eight rows with n vectors to four numbers, the same for all. whole:
@@ -78,6 +84,24 @@ INLINE int32x4_t add_dot_of_lane(int32x4_t to, int8x16_t rows, int8x16_t x, cons
     }
 }
 
+// Adds the products of sixteen numbers of eight rows with n vectors.
+INLINE void add_half(const int n, const struct packed_half *half, const int8_t *const *x, int h,
+                     int32x4_t whole[][QUARTETS]) {
+    int8x16_t vectors[MAX_TILE];
+    for (int i = 0; i < n; i++) {
+        vectors[i] = vld1q_s8(x[i] + HALF_BLOCK * h);
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+        for (int r = 0; r < QUARTETS; r++) {
+            const int8x16_t rows = vld1q_s8(half->registers[4 * r + k]);
+            for (int i = 0; i < n; i++) {
+                whole[i][r] = add_dot_of_lane(whole[i][r], rows, vectors[i], k);
+            }
+        }
+    }
+}
+
 INLINE void multiply_halves(const int n_halves, const int sums_of, const int n, const struct packed_half *halves,
                             const int8_t *const *x, const void *start, int32x4_t whole[][QUARTETS]) {
     (void)sums_of;
@@ -86,21 +110,12 @@ INLINE void multiply_halves(const int n_halves, const int sums_of, const int n, 
             whole[i][r] = load_anew(start);
         }
     }
-#pragma GCC unroll 2
-    for (int h = 0; h < n_halves; h++) {
-        int8x16_t vectors[MAX_TILE];
-        for (int i = 0; i < n; i++) {
-            vectors[i] = vld1q_s8(x[i] + HALF_BLOCK * h);
-        }
-#pragma GCC unroll 4
-        for (int k = 0; k < 4; k++) {
-            for (int r = 0; r < QUARTETS; r++) {
-                const int8x16_t rows = vld1q_s8(halves[h].registers[4 * r + k]);
-                for (int i = 0; i < n; i++) {
-                    whole[i][r] = add_dot_of_lane(whole[i][r], rows, vectors[i], k);
-                }
-            }
-        }
+    add_half(n, &halves[0], x, 0, whole);
+    if (n_halves > 1) {
+        add_half(n, &halves[1], x, 1, whole);
+    }
+    for (int h = 2; h < n_halves; h++) {
+        add_half(n, &halves[h], x, h, whole);
     }
 }
 

@@ -19,7 +19,7 @@ struct arm_panel_type {
     int n_factors;      // of a block; 0: numbers are packed times their factors, which fit 8 bits
     int n_minima;       // of a block
     bool is_negated;    // numbers are packed with the other sign
-    int sums_of;        // products that fit 16 bits, in each of eight lanes: 4 or 2
+    int sums_of;        // products that fit 16 bits, in each of eight lanes, with plain NEON: 4 or 2
     int group_rows;     // that llama.cpp lays side by side; 0: never
     // Where fields begin, in a row and in a group (for each of its rows).
     int low, high, scale, factors, group_low, group_high, group_factors;  // of a group its scales come first
@@ -101,12 +101,22 @@ INLINE int8x16_t looked_up(const int8_t table[16], uint8x16_t places) { return v
 static const int8_t iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 static const int8_t mxfp4_values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};  // times two
 
+// Q4_0's numbers are packed sixteen times as large: that takes one instruction. With plain NEON their products would
+// not fit 16 bits.
+enum { Q4_0_TIMES = HAS_ARM_DOT ? 16 : 1 };
+
+INLINE int8x16_t q4_0_half(uint8x16_t bytes, int half) {
+    const int8x16_t x = vreinterpretq_s8_u8(half ? vandq_u8(bytes, vdupq_n_u8(0xf0)) : vshlq_n_u8(bytes, 4));
+    return Q4_0_TIMES == 1 ? vshrq_n_s8(x, 4) : x;
+}
+
 // Returns sixteen numbers of block b, the first ones or the last. low, high: from low_at and high_at. high of Q5_0: a
-// one where the upper bit is set.
+// one where the upper bit is set. low of Q4_0: with the upper bits of both halves flipped, as it is repacked; then half a
+// byte is a number with a sign.
 INLINE int8x16_t sixteen_numbers(const enum ggml_type type, uint8x16_t low, uint8x16_t high, int b, int half) {
     const uint8x16_t zero = vdupq_n_u8(0);
     switch (type) {
-        case GGML_TYPE_Q4_0: return joined_bits(some_bits(low, 4 * half, 4), zero, 4, 8);
+        case GGML_TYPE_Q4_0: return q4_0_half(low, half);
         case GGML_TYPE_Q5_0: return joined_bits(some_bits(low, 4 * half, 4), high, 4, 16);
         case GGML_TYPE_IQ4_NL:
         case GGML_TYPE_IQ4_XS: return looked_up(iq4_values, some_bits(low, 4 * half, 4));

@@ -1,4 +1,4 @@
-"""Products with many vectors on ARM, as far as a cross compiler and QEMU alone can tell; it takes seconds."""
+"""Products with many vectors on ARM, as far as a cross compiler and QEMU alone can tell."""
 
 from __future__ import annotations
 
