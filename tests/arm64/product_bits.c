@@ -241,7 +241,7 @@ static void make_vectors(enum ggml_type type, int n, struct activation_block *ou
         }
         quantize_activations(x, N_BLOCKS, arm_panel_types[type].is_super, -1, out);
         for (int b = 0; arm_panel_types[type].is_super && b < N_BLOCKS; b += SUPERBLOCK) {
-            pack_superblock(out + b, type == GGML_TYPE_Q2_K ? 16 : QUANT_BLOCK);
+            pack_superblock(out + b, 0, type == GGML_TYPE_Q2_K ? 16 : QUANT_BLOCK);
         }
     }
 }
