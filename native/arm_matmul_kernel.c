@@ -6,6 +6,11 @@
 // among others. That the products of a block are whole numbers is used once more: they are added to the bits of a
 // float (MAGIC), which makes them one, and what it is too large by is taken off as the row's scale comes in.
 
+// The compiler's first scheduling makes it run out of registers, so that it copies them.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-schedule-insns")
+#endif
+
 #include "arm_matmul_kernel.h"
 
 #if HAS_ARM_PRODUCTS
@@ -196,12 +201,15 @@ INLINE void multiply_panel(const struct arm_panel_type type, const struct matrix
 }
 
 // Not inlined: each type's loops have the registers for themselves.
-#define DEFINE(type)                                                                                              \
-    static __attribute__((noinline)) void multiply_panel_##type(const struct matrix_product *p,                   \
-                                                                const struct panel *panel, int64_t row,           \
-                                                                int64_t block, int64_t n_blocks) {                \
-        multiply_panel(arm_panel_types[type], p, panel, row, block, n_blocks);                                    \
-    }                                                                                                             \
+#define DEFINE(type)                                                                                                  \
+    static __attribute__((noinline)) void pack_##type(const struct quant_matrix *w, int64_t row, int64_t first,       \
+                                                      int64_t stop, struct panel *out) {                              \
+        pack_panel(type, w, row, first, stop, out->rows);                                                             \
+    }                                                                                                                 \
+    static __attribute__((noinline)) void multiply_##type(const struct matrix_product *p, const struct panel *panel,  \
+                                                          int64_t row, int64_t block, int64_t n_blocks) {             \
+        multiply_panel(arm_panel_types[type], p, panel, row, block, n_blocks);                                        \
+    }                                                                                                                 \
     _Static_assert(true, "")
 EACH_ARM_PANEL_TYPE(DEFINE);
 #undef DEFINE
@@ -214,9 +222,11 @@ void multiply_rows(const struct matrix_product *p, int64_t first, int64_t stop) 
     for (int64_t block = 0; block < p->matrix.n_blocks; block += PANEL_BLOCKS) {
         const int64_t n = p->matrix.n_blocks - block < PANEL_BLOCKS ? p->matrix.n_blocks - block : PANEL_BLOCKS;
         for (int64_t row = first; row < stop; row += PANEL_ROWS) {
-            pack_panel(&p->matrix, row, block, block + n, panel.rows);
-#define CASE(type) \
-    case type: multiply_panel_##type(p, &panel, row, block, n); break
+#define CASE(type)                                              \
+    case type:                                                  \
+        pack_##type(&p->matrix, row, block, block + n, &panel); \
+        multiply_##type(p, &panel, row, block, n);              \
+        break
             switch (p->matrix.type) {  // known to the compiler
                 EACH_ARM_PANEL_TYPE(CASE);
                 default: break;

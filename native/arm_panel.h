@@ -98,6 +98,7 @@ INLINE const uint8_t *two_bytes_of_group(const enum ggml_type type, const struct
 
 // Stores sixteen numbers of each of eight rows.
 INLINE void store_half(const int8x16_t rows[EIGHT_ROWS], struct packed_half *out) {
+#pragma GCC unroll 8
     for (int r = 0; r < EIGHT_ROWS; r += REGISTER_ROWS) {
         int8_t *const to = out->registers[r];
 #if HAS_ARM_I8MM
@@ -129,6 +130,7 @@ INLINE void pack_half(const enum ggml_type type, const enum row_layout layout, c
                       int half, const struct row_factors *factors, struct packed_half *out) {
     const struct arm_panel_type t = arm_panel_types[type];
     if (layout != ROW_BY_ROW) {
+#pragma GCC unroll 8
         for (int i = 0; i < EIGHT_ROWS; i++) {
             const uint8x16_t low = load_register(type, layout, w, t.group_low, low_at(type, b, half), i);
             const uint8x16_t high =
@@ -138,6 +140,7 @@ INLINE void pack_half(const enum ggml_type type, const enum row_layout layout, c
         return;
     }
     int8x16_t rows[EIGHT_ROWS];
+#pragma GCC unroll 8
     for (int r = 0; r < EIGHT_ROWS; r++) {
         rows[r] = half_of_row(type, w->rows[r], b, half);
         if (t.is_super && t.n_factors == 0) {
@@ -172,6 +175,7 @@ INLINE float32x4_t four_scales(const enum ggml_type type, const enum row_layout 
 INLINE void pack_scales(const enum ggml_type type, const enum row_layout layout, const struct rows_to_pack *w,
                         union packed_scales *out) {
     const float by = type == GGML_TYPE_Q4_0 ? 1.0f / Q4_0_TIMES : 1.0f;
+#pragma GCC unroll 2
     for (int r = 0; r < EIGHT_ROWS; r += 4) {
         const float32x4_t scales = four_scales(type, layout, w, r);
         vst1q_f32(out->scales + r, vmulq_n_f32(scales, by));
@@ -253,63 +257,46 @@ INLINE void pack_rows(const enum ggml_type type, const enum row_layout layout, c
                              &out->superblocks[b / SUPERBLOCK]);
         return;
     }
-    pack_half(type, layout, w, 0, 0, NULL, &out->halves[2 * b]);
-    pack_half(type, layout, w, 0, 1, NULL, &out->halves[2 * b + 1]);
+    const struct row_factors none[EIGHT_ROWS] = {0};
+    pack_half(type, layout, w, 0, 0, none, &out->halves[2 * b]);
+    pack_half(type, layout, w, 0, 1, none, &out->halves[2 * b + 1]);
     pack_scales(type, layout, w, &out->blocks[b]);
 }
 
 // Packs the blocks from `first` up to `stop` of the eight rows from `row` on; the last ones stand for those that lack.
-static inline void pack_eight_rows(const enum ggml_type type, const enum row_layout layout,
-                                   const struct quant_matrix *w, int64_t row, int64_t first, int64_t stop,
-                                   struct packed_rows *out) {
+INLINE void pack_eight_rows(const enum ggml_type type, const enum row_layout layout, const struct quant_matrix *w,
+                            int64_t row, int64_t first, int64_t stop, struct packed_rows *out) {
     const struct arm_panel_type t = arm_panel_types[type];
     const int rows_of_group = layout == ROW_BY_ROW ? 1 : t.group_rows;
     const int64_t step = t.is_super ? SUPERBLOCK : 1, last = w->n_rows - rows_of_group;
-    for (int64_t b = first; b < stop; b += step) {
-        struct rows_to_pack from;
+    struct rows_to_pack from;
+    for (int r = 0; r < EIGHT_ROWS; r++) {
+        const int64_t own = row + r < last ? row + r : last;
+        from.rows[r] = (const uint8_t *)w->data + (size_t)own * w->row_bytes +
+                       (size_t)(first / step * t.bytes * rows_of_group);
+    }
+    for (int64_t b = 0; b < stop - first; b += step) {
+        pack_rows(type, layout, &from, b, out);
         for (int r = 0; r < EIGHT_ROWS; r++) {
-            const int64_t own = row + r < last ? row + r : last;
-            from.rows[r] = (const uint8_t *)w->data + (size_t)own * w->row_bytes +
-                           (size_t)(b / step * t.bytes * rows_of_group);
+            from.rows[r] += t.bytes * rows_of_group;
         }
-        pack_rows(type, layout, &from, b - first, out);
     }
 }
 
 // Packs the blocks from `first` up to `stop` of a panel's rows.
-static inline void pack_panel(const struct quant_matrix *w, int64_t row, int64_t first, int64_t stop,
-                              struct packed_rows out[PANEL_ROWS / EIGHT_ROWS]) {
+INLINE void pack_panel(const enum ggml_type type, const struct quant_matrix *w, int64_t row, int64_t first,
+                       int64_t stop, struct packed_rows out[PANEL_ROWS / EIGHT_ROWS]) {
     for (int i = 0; i < PANEL_ROWS / EIGHT_ROWS && row + i * EIGHT_ROWS < w->n_rows; i++) {
         const int64_t own = row + i * EIGHT_ROWS;
-#define CASE_OF(type, layout) \
-    case layout: pack_eight_rows(type, layout, w, own, first, stop, &out[i]); break
+        if (w->layout == ROW_BY_ROW) {
+            pack_eight_rows(type, ROW_BY_ROW, w, own, first, stop, &out[i]);
 #if HAS_ARM_DOT
-#define CASE(type)                                                                              \
-    case type:                                                                                  \
-        switch (w->layout) {                                                                    \
-            CASE_OF(type, ROW_BY_ROW);                                                          \
-            case ROWS_BY_FOUR_BYTES:                                                            \
-                if (arm_panel_types[type].group_rows) {                                         \
-                    pack_eight_rows(type, ROWS_BY_FOUR_BYTES, w, own, first, stop, &out[i]);    \
-                }                                                                               \
-                break;                                                                          \
-            case ROWS_BY_EIGHT_BYTES:                                                           \
-                if (arm_panel_types[type].group_rows) {                                         \
-                    pack_eight_rows(type, ROWS_BY_EIGHT_BYTES, w, own, first, stop, &out[i]);   \
-                }                                                                               \
-                break;                                                                          \
-        }                                                                                       \
-        break
-#else
-#define CASE(type) \
-    case type: pack_eight_rows(type, ROW_BY_ROW, w, own, first, stop, &out[i]); break
+        } else if (w->layout == ROWS_BY_FOUR_BYTES && arm_panel_types[type].group_rows) {
+            pack_eight_rows(type, ROWS_BY_FOUR_BYTES, w, own, first, stop, &out[i]);
+        } else if (w->layout == ROWS_BY_EIGHT_BYTES && arm_panel_types[type].group_rows) {
+            pack_eight_rows(type, ROWS_BY_EIGHT_BYTES, w, own, first, stop, &out[i]);
 #endif
-        switch (w->type) {  // known to the compiler
-            EACH_ARM_PANEL_TYPE(CASE);
-            default: break;
         }
-#undef CASE
-#undef CASE_OF
     }
 }
 
