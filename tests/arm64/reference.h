@@ -80,6 +80,9 @@ static float added(float sum, enum ggml_type type, bool is_super, const uint8_t 
         whole += number_of(type, p, j) * x[j] * (is_super ? factor_of(type, p, j / 16) : 1);
         minima += is_super ? minimum_of(type, p, j / 16) * x[j] : 0;
     }
+    if (!is_super) {
+        return fmaf((float)whole * scale_of(type, p), scale, sum);
+    }
     sum = fmaf((float)whole, scale_of(type, p) * scale, sum);
     if (type == GGML_TYPE_Q2_K) {
         sum = fmaf(-(float)minima, half_at(p + 82) * scale, sum);

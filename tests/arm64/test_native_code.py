@@ -100,6 +100,20 @@ def test_products_with_few_vectors_have_the_bits_of_scalar_c(objects: Objects) -
     assert not found.size
 
 
+def test_products_with_many_vectors_have_the_bits_of_few(objects: Objects) -> None:
+    """And those of scalar C: every type in every layout, with 1 to 9 vectors, with and without experts."""
+    program = objects.folder / "many_vectors"
+    names = ("arm_matmul_kernel.o", "arm_matvec.o", "activations.o")
+    includes = [f"-I{folder}" for folder in (NATIVE, *SEEN_BY_ALL)]
+    flags = [f"-march={objects.board.arch}", *FLAGS, EXACT, "-static", *includes]
+    source = Path(__file__).with_name("many_vectors.c")
+    own = [objects.folder / name for name in names]
+    subprocess.run([COMPILER, *flags, "-o", program, source, *own, "-lm"], check=True)
+    emulated = [EMULATOR, "-cpu", objects.board.cpu, program]
+    done = subprocess.run(emulated, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def sums(compiler: str, flag: str, directory: Path, vectors: bytes, *start: str) -> bytes:
     """Compile `wire_bits.c` and return what it writes for these vectors."""
     program = directory / compiler

@@ -1,19 +1,13 @@
-// Multiplies matrices of every type and layout with vectors by the kernel for many vectors, and compares each result
-// with plain C that adds in the same order. Writes what differs; exits with 0 if nothing does.
+// Multiplies matrices of every type and layout with vectors by the kernels for many vectors and for few, and compares
+// each result with scalar C that adds in the same order. Writes what differs; exits with 0 if nothing does.
 
-#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "arm_matmul_kernel.h"
+#include "arm_matvec.h"
+#include "reference.h"
 
 enum { N_BLOCKS = 40, WIDTH = N_BLOCKS * QUANT_BLOCK, MOST_ROWS = 40, MOST_VECTORS = 9, MOST_ROW_BYTES = 2048 };
-
-// What 32 numbers of a row are worth, as plain C reads them from the row: scale * factor * number - minimum.
-struct plain_block {
-    float scale, minimum_scale;
-    int factors[2], minima[2], numbers[QUANT_BLOCK];
-};
 
 static uint32_t next_random(void) {
     static uint64_t state = 7;
@@ -21,118 +15,17 @@ static uint32_t next_random(void) {
     return (uint32_t)(state >> 33);
 }
 
-static float half_at(const uint8_t *p) {
-    __fp16 x;
-    memcpy(&x, p, 2);
-    return (float)x;
-}
-
-static const int iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-static const int mxfp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-
-// ---------------------------------------------------------------- rows, as plain C reads them
-
-static void read_small_block(enum ggml_type type, const uint8_t *p, struct plain_block *out) {
-    const int bytes_at = type == GGML_TYPE_MXFP4 ? 1 : type == GGML_TYPE_Q5_0 ? 6 : 2;
-    out->scale = type == GGML_TYPE_MXFP4 ? ldexpf(1, p[0] - 128) : half_at(p);
-    for (int j = 0; j < QUANT_BLOCK; j++) {
-        const int nibble = p[bytes_at + j % 16] >> (j < 16 ? 0 : 4) & 15;
-        out->numbers[j] = type == GGML_TYPE_Q8_0     ? (int8_t)p[2 + j]
-                          : type == GGML_TYPE_Q4_0   ? nibble - 8
-                          : type == GGML_TYPE_Q5_0   ? (nibble | (p[2 + j / 8] >> j % 8 & 1) << 4) - 16
-                          : type == GGML_TYPE_IQ4_NL ? iq4[nibble]
-                                                     : mxfp4[nibble];
-    }
-}
-
-// Factor and minimum of six bits of block b.
-static void read_six_bits(const uint8_t *p, int b, int *factor, int *minimum) {
-    *factor = b < 4 ? p[b] & 63 : (p[b + 4] & 15) | (p[b - 4] >> 6) << 4;
-    *minimum = b < 4 ? p[b + 4] & 63 : p[b + 4] >> 4 | (p[b] >> 6) << 4;
-}
-
-static void read_super_block(enum ggml_type type, const uint8_t *p, int b, struct plain_block *out) {
-    for (int j = 0; j < QUANT_BLOCK; j++) {
-        int *const to = &out->numbers[j];
-        switch (type) {
-            case GGML_TYPE_Q2_K: *to = p[16 + b / 4 * 32 + j] >> 2 * (b % 4) & 3; break;
-            case GGML_TYPE_Q3_K:
-                *to = (p[32 + b / 4 * 32 + j] >> 2 * (b % 4) & 3) - (p[j] >> b & 1 ? 0 : 4);
-                break;
-            case GGML_TYPE_Q4_K: *to = p[16 + b / 2 * 32 + j] >> 4 * (b % 2) & 15; break;
-            case GGML_TYPE_Q5_K:
-                *to = (p[48 + b / 2 * 32 + j] >> 4 * (b % 2) & 15) | (p[16 + j] >> b & 1) << 4;
-                break;
-            case GGML_TYPE_Q6_K:
-                *to = (p[b / 4 * 64 + b % 2 * 32 + j] >> (b % 4 < 2 ? 0 : 4) & 15) |
-                      (p[128 + b / 4 * 32 + j] >> 2 * (b % 4) & 3) << 4;
-                *to -= 32;
-                break;
-            default: *to = iq4[p[8 + 16 * b + j % 16] >> (j < 16 ? 0 : 4) & 15];
-        }
-    }
-    const int scale_at = type == GGML_TYPE_Q2_K ? 80 : type == GGML_TYPE_Q3_K ? 108 : type == GGML_TYPE_Q6_K ? 208 : 0;
-    out->scale = half_at(p + scale_at);
-    out->minimum_scale = half_at(p + scale_at + 2);
-    for (int s = 0; s < 2; s++) {
-        const int i = 2 * b + s;
-        int *const factor = &out->factors[s], *const minimum = &out->minima[s];
-        *minimum = 0;
-        switch (type) {
-            case GGML_TYPE_Q2_K:
-                *factor = p[i] & 15;
-                *minimum = p[i] >> 4;
-                break;
-            case GGML_TYPE_Q3_K:
-                *factor = (p[96 + i % 8] >> (i < 8 ? 0 : 4) & 15) | (p[104 + i % 4] >> 2 * (i / 4) & 3) << 4;
-                *factor -= 32;
-                break;
-            case GGML_TYPE_Q6_K: *factor = (int8_t)p[192 + i]; break;
-            case GGML_TYPE_IQ4_XS:
-                *factor = (p[4 + b / 2] >> 4 * (b % 2) & 15) | (p[2 + b / 4] >> 2 * (b % 4) & 3) << 4;
-                *factor -= 32;
-                break;
-            default: read_six_bits(p + 4, b, factor, minimum);
-        }
-    }
-}
-
 // ---------------------------------------------------------------- the expected results
 
-static float expected_of_blocks(enum ggml_type type, const uint8_t *row, const struct activation_block *v) {
+// Multiplies a row with a vector.
+static float expected(enum ggml_type type, const uint8_t *row, const struct activation_block *v) {
+    const bool is_super = arm_panel_types[type].is_super;
     float result = 0;
-    for (int b = 0; b < N_BLOCKS; b++) {
-        struct plain_block w;
-        read_small_block(type, row + b * arm_panel_types[type].bytes, &w);
-        int whole = 0;
-        for (int j = 0; j < QUANT_BLOCK; j++) {
-            whole += w.numbers[j] * v[b].numbers[j];
-        }
-        const float scaled = (float)whole * w.scale;
-        result = fmaf(scaled, v[b].scale, result);
-    }
-    return result;
-}
-
-static float expected_of_superblocks(enum ggml_type type, const uint8_t *row, const struct activation_block *v) {
-    float result = 0;
-    for (int s = 0; s < N_BLOCKS / SUPERBLOCK; s++) {
-        const int8_t *const x = superblock_of(v, s)->numbers;
-        struct plain_block w;
-        int whole = 0, minima = 0;
-        for (int b = 0; b < SUPERBLOCK; b++) {
-            read_super_block(type, row + s * arm_panel_types[type].bytes, b, &w);
-            for (int j = 0; j < QUANT_BLOCK; j++) {
-                whole += w.factors[j / 16] * w.numbers[j] * x[QUANT_BLOCK * b + j];
-                minima += w.minima[j / 16] * x[QUANT_BLOCK * b + j];
-            }
-        }
-        const float scale = w.scale * superblock_of(v, s)->scale;
-        result = fmaf((float)whole, scale, result);
-        if (arm_panel_types[type].n_minima) {
-            const float minimum_scale = w.minimum_scale * superblock_of(v, s)->scale;
-            result = fmaf(-(float)minima, minimum_scale, result);
-        }
+    for (int b = 0; b < N_BLOCKS; b += is_super ? SUPERBLOCK : 1) {
+        const struct activation_superblock *const s = superblock_of(v, b / SUPERBLOCK);
+        result = added(result, type, is_super, row, is_super ? s->numbers : v[b].numbers,
+                       is_super ? s->scale : v[b].scale);
+        row += arm_panel_types[type].bytes;
     }
     return result;
 }
@@ -173,7 +66,8 @@ static void lay_six_bits(uint8_t *const *rows, uint8_t **to) {
     for (int b = 0; b < SUPERBLOCK; b++, *to += 12) {
         int f[8], m[8];
         for (int r = 0; r < 8; r++) {
-            read_six_bits(rows[r] + 4, b, &f[r], &m[r]);
+            f[r] = six_bits_at(rows[r] + 4, b, false);
+            m[r] = six_bits_at(rows[r] + 4, b, true);
         }
         for (int r = 0; r < 4; r++) {
             (*to)[r] = (uint8_t)(f[r] | f[r + 4] >> 4 << 6);
@@ -239,10 +133,7 @@ static void make_vectors(enum ggml_type type, int n, struct activation_block *ou
         for (int j = 0; j < WIDTH; j++) {
             x[j] = ((float)(next_random() % 20001) - 10000.0f) / 3000.0f * (next_random() % 16 ? 1.0f : 9.0f);
         }
-        quantize_activations(x, N_BLOCKS, arm_panel_types[type].is_super, -1, out);
-        for (int b = 0; arm_panel_types[type].is_super && b < N_BLOCKS; b += SUPERBLOCK) {
-            pack_superblock(out + b, 0, type == GGML_TYPE_Q2_K ? 16 : QUANT_BLOCK);
-        }
+        quantize_vector(type, x, N_BLOCKS, out);
     }
 }
 
@@ -282,14 +173,14 @@ static int compare(enum ggml_type type, enum row_layout layout, int n_rows, int 
     multiply_rows(&p, 0, n_rows);
     int n_unequal = 0;
     for (int i = 0; i < n; i++) {
+        const struct activation_block *const v = vectors + i / p.per_vector * N_BLOCKS;
+        float few[MOST_ROWS], *to = few;
+        multiply_arm(1, &p.matrix, &v, &to, 0, n_rows);
         for (int r = 0; r < n_rows; r++) {
-            const struct activation_block *const v = vectors + i / p.per_vector * N_BLOCKS;
-            const float expected = arm_panel_types[type].is_super
-                                       ? expected_of_superblocks(type, rows + r * row_bytes, v)
-                                       : expected_of_blocks(type, rows + r * row_bytes, v);
-            if (memcmp(&expected, &out[i][r], sizeof expected) != 0 && n_unequal++ == 0) {
-                printf("type %d, layout %d, %d rows, %d vectors: row %d of vector %d: %a, not %a\n", type, layout,
-                       n_rows, n, r, i, (double)out[i][r], (double)expected);
+            const float all[3] = {expected(type, rows + r * row_bytes, v), out[i][r], few[r]};
+            if ((memcmp(&all[0], &all[1], sizeof *all) || memcmp(&all[0], &all[2], sizeof *all)) && !n_unequal++) {
+                printf("type %d, layout %d, %d rows, %d vectors: row %d of vector %d: %a, few vectors %a, not %a\n",
+                       type, layout, n_rows, n, r, i, (double)all[1], (double)all[2], (double)all[0]);
             }
         }
     }
