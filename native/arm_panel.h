@@ -48,7 +48,7 @@ struct packed_rows {
     struct packed_superblock superblocks[PANEL_BLOCKS / SUPERBLOCK];
 };
 
-// Where eight rows have a block or a superblock: each of them, or, at its first row, a group that has them side by side.
+// Where eight rows have a block or a superblock: each of them, or, at its first row, a group with rows side by side.
 struct rows_to_pack {
     const uint8_t *rows[EIGHT_ROWS];
 };
@@ -102,8 +102,7 @@ INLINE void store_half(const int8x16_t rows[EIGHT_ROWS], struct packed_half *out
     for (int r = 0; r < EIGHT_ROWS; r += REGISTER_ROWS) {
         int8_t *const to = out->registers[r];
 #if HAS_ARM_I8MM
-        const int64x2x2_t two = {{vreinterpretq_s64_s8(rows[r]), vreinterpretq_s64_s8(rows[r + 1])}};
-        vst2q_s64((int64_t *)to, two);
+        vst2q_s64((int64_t *)to, (int64x2x2_t){{vreinterpretq_s64_s8(rows[r]), vreinterpretq_s64_s8(rows[r + 1])}});
 #elif HAS_ARM_DOT
         const int32x4x4_t four = {{vreinterpretq_s32_s8(rows[r]), vreinterpretq_s32_s8(rows[r + 1]),
                                    vreinterpretq_s32_s8(rows[r + 2]), vreinterpretq_s32_s8(rows[r + 3])}};
@@ -247,8 +246,6 @@ INLINE void pack_superblock_rows(const enum ggml_type type, const enum row_layou
     }
 }
 
-// ---------------------------------------------------------------- panels
-
 // Packs a block, or a superblock that begins there, of eight rows as block b of a panel.
 INLINE void pack_rows(const enum ggml_type type, const enum row_layout layout, const struct rows_to_pack *w, int64_t b,
                       struct packed_rows *out) {
@@ -283,7 +280,7 @@ INLINE void pack_eight_rows(const enum ggml_type type, const enum row_layout lay
     }
 }
 
-// Packs the blocks from `first` up to `stop` of a panel's rows.
+// The same of a panel's rows.
 INLINE void pack_panel(const enum ggml_type type, const struct quant_matrix *w, int64_t row, int64_t first,
                        int64_t stop, struct packed_rows out[PANEL_ROWS / EIGHT_ROWS]) {
     for (int i = 0; i < PANEL_ROWS / EIGHT_ROWS && row + i * EIGHT_ROWS < w->n_rows; i++) {

@@ -111,8 +111,8 @@ INLINE int8x16_t q4_0_half(uint8x16_t bytes, int half) {
 }
 
 // Returns sixteen numbers of block b, the first ones or the last. low, high: from low_at and high_at. high of Q5_0: a
-// one where the upper bit is set. low of Q4_0: with the upper bits of both halves flipped, as it is repacked; then half a
-// byte is a number with a sign.
+// one where the upper bit is set. low of Q4_0: with the upper bits of both halves flipped, as it is repacked; then
+// half a byte is a number with a sign.
 INLINE int8x16_t sixteen_numbers(const enum ggml_type type, uint8x16_t low, uint8x16_t high, int b, int half) {
     const uint8x16_t zero = vdupq_n_u8(0);
     switch (type) {
