@@ -108,7 +108,8 @@ def test_products_with_many_vectors_have_the_bits_of_few(objects: Objects) -> No
     flags = [f"-march={objects.board.arch}", *FLAGS, EXACT, "-static", *includes]
     source = Path(__file__).with_name("many_vectors.c")
     own = [objects.folder / name for name in names]
-    subprocess.run([COMPILER, *flags, "-o", program, source, *own, "-lm"], check=True)
+    words: list[str | Path] = [COMPILER, *flags, "-o", program, source, *own, "-lm"]
+    subprocess.run(words, check=True)
     emulated = [EMULATOR, "-cpu", objects.board.cpu, program]
     done = subprocess.run(emulated, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
