@@ -110,7 +110,7 @@ def test_products_with_many_vectors_have_the_bits_of_few(objects: Objects) -> No
     own = [objects.folder / name for name in names]
     words: list[str | Path] = [COMPILER, *flags, "-o", program, source, *own, "-lm"]
     subprocess.run(words, check=True)
-    emulated = [EMULATOR, "-cpu", objects.board.cpu, program]
+    emulated = [EMULATOR, "-cpu", objects.board.cpu, str(program)]
     done = subprocess.run(emulated, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
