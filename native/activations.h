@@ -4,7 +4,7 @@
 
 #include "weight_layout.h"
 
-#if HAS_PRODUCTS
+#if HAS_OWN_PRODUCTS
 
 // A block of activations, quantized to 8 bits: value = scale * number.
 struct activation_block {

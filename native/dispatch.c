@@ -47,8 +47,8 @@ void dispatch_node(struct kernels *kernels, struct ggml_tensor *t) {
     take_scale(&kernels->scale, t);
 }
 
-// To be called once, before the first context. repacks: see set_repacks.
-EXPORT void dure_kernels_start(bool repacks) { set_repacks(repacks); }
+// To be called once, before the first context. bytes, q4_0_rows: see set_repacks.
+EXPORT void dure_kernels_start(int bytes, int q4_0_rows) { set_repacks(bytes, q4_0_rows); }
 
 EXPORT void dure_kernels_free(struct kernels *kernels) {
     if (kernels) {

@@ -1,7 +1,7 @@
 // Multiplies matrices with many vectors, in place of llama.cpp: the work of a prefill.
 //
 // Knows: which products it takes, their experts, and how threads share the rows. Refuses to know: how rows are
-// packed and multiplied; see matmul_panel.h and matmul_kernel.c.
+// packed and multiplied; see matmul_panel.h and matmul_kernel.c, on ARM arm_panel.h and arm_matmul_kernel.c.
 //
 // llama.cpp scales the product of a block for every row and vector on its own, and shuffles lanes to add up
 // what lies side by side. Here rows are packed once for all vectors, so that each lane is a row's:
@@ -11,22 +11,35 @@
 #include "matmul.h"
 
 #include "custom_node.h"
-#include "matmul_kernel.h"
 #include "matvec.h"
+#include "weight_layout.h"
 
-#if HAS_PRODUCTS
+#if HAS_ARM_PRODUCTS
+#include "arm_matmul_kernel.h"
+#else
+#include "matmul_kernel.h"
+#endif
+
+#if HAS_OWN_PRODUCTS
 
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
+// Vectors of a matrix for which packing pays; if its rows, and the vectors, lie as the kernel for few vectors wants
+// them.
+#if HAS_ARM_PRODUCTS
+enum { FEWEST_VECTORS = 8, FEWEST_INTERLEAVED = 8 };
+#else
 enum {
     HAS_QUICK_VECTORS = HAS_VNNI && INT_LANES == 16,
-    // Vectors of a matrix for which packing pays; if its rows, and the vectors, lie as the kernel for few vectors
-    // wants them.
     FEWEST_VECTORS = HAS_QUICK_VECTORS ? 8 : 6,
-    FEWEST_INTERLEAVED = HAS_QUICK_VECTORS ? 96 : 6,
+    FEWEST_INTERLEAVED = HAS_QUICK_VECTORS ? 96 : 6
+};
+#endif
+
+enum {
     CLAIMED_PANELS = 4,  // that a thread takes at once
     SPINS_PER_YIELD = 64
 };
@@ -48,6 +61,14 @@ struct matmul {
 
 // ---------------------------------------------------------------- threads
 
+static void wait_a_moment(void) {
+#if HAS_ARM_PRODUCTS
+    __asm__ volatile("isb");  // longer than `yield`, which does nothing on most cores
+#else
+    _mm_pause();
+#endif
+}
+
 // Waits until all threads are here. The last one resets the claims.
 static void wait_for_all_threads(struct matmul *m, int n_threads) {
     const int barrier_round = atomic_load(&m->barrier_round);
@@ -59,7 +80,7 @@ static void wait_for_all_threads(struct matmul *m, int n_threads) {
     }
     for (int spins = 1; atomic_load(&m->barrier_round) == barrier_round; spins++) {
         if (spins % SPINS_PER_YIELD) {
-            _mm_pause();
+            wait_a_moment();
         } else {
             sched_yield();
         }
@@ -67,6 +88,18 @@ static void wait_for_all_threads(struct matmul *m, int n_threads) {
 }
 
 static long long next_claim(struct matmul *m) { return atomic_fetch_add(&m->claimed, 1); }
+
+#if !HAS_ARM_PRODUCTS
+
+// Quantizes a vector for panels of this type.
+static void quantize_vector(enum ggml_type type, const float *x, int64_t n_blocks, struct activation_block *out) {
+    quantize_activations(x, n_blocks, has_superblocks(type), zero_point_of_corrections(type), out);
+    for (int64_t b = 0; has_paired_corrections(type) && b < n_blocks; b++) {
+        pair_corrections(&out[b]);
+    }
+}
+
+#endif
 
 // Quantizes this thread's share of the vectors of a node.
 static void quantize_share(const struct matmul *m, const struct ggml_tensor *dst, int thread, int n_threads) {
@@ -77,11 +110,7 @@ static void quantize_share(const struct matmul *m, const struct ggml_tensor *dst
     for (int64_t i = n * thread / n_threads; i < n * (thread + 1) / n_threads; i++) {
         const size_t at = (size_t)(i % x->ne[1]) * x->nb[1] + (size_t)(i / x->ne[1]) * x->nb[2];
         const float *const row = (const float *)((const char *)x->data + at);
-        quantize_activations(row, n_blocks, has_superblocks(type), zero_point_of_corrections(type),
-                             vectors + i * n_blocks);
-        for (int64_t b = 0; has_paired_corrections(type) && b < n_blocks; b++) {
-            pair_corrections(&vectors[i * n_blocks + b]);
-        }
+        quantize_vector(type, row, n_blocks, vectors + i * n_blocks);
     }
 }
 
@@ -126,7 +155,7 @@ static struct matrix_product product_of(const struct matmul *m, const struct ggm
 
 // Tells whether packing rows takes longer than what it saves with so many vectors.
 static bool are_few(const struct matrix_product *p) {
-    const bool lies_well = p->matrix.is_interleaved && !is_row_type(p->matrix.type);
+    const bool lies_well = p->matrix.layout != ROW_BY_ROW && !is_row_type(p->matrix.type);
     const int64_t fewest = lies_well ? FEWEST_INTERLEAVED : FEWEST_VECTORS;
     return p->n < fewest && p->matrix.n_blocks <= MAX_WIDTH / QUANT_BLOCK;
 }

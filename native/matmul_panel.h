@@ -147,7 +147,7 @@ static inline void pack_panel(const struct quant_matrix *w, int64_t row, int64_t
         for (int64_t b = first; b < stop; b += has_superblocks(w->type) ? SUPERBLOCK : 1) {
             struct panel_block *const to = out + (b - first);
             struct panel_superblock *const of = superblocks + (b - first) / SUPERBLOCK;
-            if (w->is_interleaved) {
+            if (w->layout != ROW_BY_ROW) {
                 pack_group(w->type, rows[0], b, group, to, of);
             } else if (is_row_type(w->type)) {
                 pack_rows(w->type, rows, b / SUPERBLOCK, group, to, of);

@@ -4,12 +4,12 @@
 
 #include "activations.h"
 
-#if HAS_PRODUCTS
+#if HAS_OWN_PRODUCTS
 
 // A matrix of quantized weights.
 struct quant_matrix {
     enum ggml_type type;
-    bool is_interleaved;  // see interleaved_types.h; otherwise it lies row after row
+    enum row_layout layout;
     const char *data;
     size_t row_bytes;
     int64_t n_rows, n_blocks;  // n_blocks: of a row
@@ -19,7 +19,7 @@ struct quant_matrix {
 static inline struct quant_matrix quant_matrix_of(const struct ggml_tensor *w, int64_t expert) {
     return (struct quant_matrix){
         .type = w->type,
-        .is_interleaved = !is_row_major(w),
+        .layout = row_layout_of(w),
         .data = (const char *)w->data + (size_t)expert * w->nb[2],
         .row_bytes = w->nb[1],
         .n_rows = w->ne[1],

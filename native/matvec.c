@@ -1,7 +1,7 @@
 // Multiplies matrices with few vectors, in place of llama.cpp: the work of decoding.
 //
 // Knows: which products it takes, and how threads share their rows. Refuses to know: how a row is multiplied;
-// see matvec_interleaved.h, matvec_q2_k.h, matvec_blocks.h and matvec_superblocks.h.
+// see matvec_interleaved.h, matvec_q2_k.h, matvec_blocks.h and matvec_superblocks.h, on ARM arm_matvec.h.
 //
 // llama.cpp repacks matrices in groups of eight rows, and a core that computes with them asks memory too late,
 // so it computes when it should wait for memory alone. Here shuffling is left to the end, and memory is asked
@@ -16,20 +16,24 @@
 #include "matrix_product.h"
 #include "weight_layout.h"
 
-#if HAS_PRODUCTS
+#if HAS_OWN_PRODUCTS
 
 #include <stddef.h>
 
 #include "activations.h"
 #include "claims.h"
+#if HAS_ARM_PRODUCTS
+#include "arm_matvec.h"
+#else
 #include "matmul_panel.h"
 #include "matvec_interleaved.h"
 #include "matvec_q2_k.h"
 #include "matvec_blocks.h"
 #include "matvec_superblocks.h"
+#endif
 
 enum {
-    MAX_VECTORS_ROW_MAJOR = 5,
+    MAX_VECTORS_ROW_MAJOR = MAX_VECTORS < 5 ? MAX_VECTORS : 5,
     PART_ROWS = 16  // that a thread takes at least: a multiple of rows_at_once
 };
 
@@ -44,9 +48,11 @@ struct matvec {
 
 // ---------------------------------------------------------------- computing
 
+#if HAS_PRODUCTS
+
 // Returns how many rows of a matrix are multiplied at once.
 static int64_t rows_at_once(const struct quant_matrix *w) {
-    return w->is_interleaved && is_nibble_type(w->type) ? SET_ROWS : ROW_GROUP;
+    return w->layout != ROW_BY_ROW && is_nibble_type(w->type) ? SET_ROWS : ROW_GROUP;
 }
 
 // Multiplies n_rows interleaved rows, rows_at_once at most, with n vectors. vectors: [n][n_blocks]. out: [n][n_rows].
@@ -94,7 +100,7 @@ INLINE void multiply_some(const int n, const struct quant_matrix *w,
             to[v] = out[v] + row;
         }
         const char *const from = w->data + (size_t)row * w->row_bytes;
-        if (w->is_interleaved) {
+        if (w->layout != ROW_BY_ROW) {
             multiply_interleaved(n, w->type, from, n_rows, vectors, w->n_blocks, to);
         } else {
             multiply_row_major(n, w, from, n_rows, vectors, to);
@@ -102,17 +108,30 @@ INLINE void multiply_some(const int n, const struct quant_matrix *w,
     }
 }
 
+// Quantizes a vector for a matrix of this type.
+static void quantize_vector(enum ggml_type type, const float *x, int64_t n_blocks, struct activation_block *out) {
+    const bool is_row = is_row_type(type);
+    const int32_t zero_point = is_row ? 1 : zero_point_of_corrections(type);
+    quantize_activations(x, n_blocks, has_superblocks(type), zero_point, out);
+    if (is_row) {
+        pack_superblocks(out, n_blocks);
+    }
+}
+
+#else
+
+static void multiply_some(int n, const struct quant_matrix *w, const struct activation_block *const *vectors,
+                          float *const *out, int64_t first, int64_t stop) {
+    multiply_arm(n, w, vectors, out, first, stop);
+}
+
+#endif
+
 // Quantizes vector i of x for a matrix like w.
 static void quantize_row(const struct ggml_tensor *w, const struct ggml_tensor *x, int64_t i,
                          struct activation_block *out) {
     const float *const row = (const float *)((const char *)x->data + (size_t)i * x->nb[1]);
-    const int64_t n_blocks = w->ne[0] / QUANT_BLOCK;
-    const bool is_row = is_row_type(w->type);
-    const int32_t zero_point = is_row ? 1 : zero_point_of_corrections(w->type);
-    quantize_activations(row, n_blocks, has_superblocks(w->type), zero_point, out);
-    if (is_row) {
-        pack_superblocks(out, n_blocks);
-    }
+    quantize_vector(w->type, row, w->ne[0] / QUANT_BLOCK, out);
 }
 
 // Multiplies rows with n vectors, n known to the compiler.
@@ -187,6 +206,8 @@ static void multiply_experts(struct matvec *m, struct ggml_tensor *dst, int n_th
     }
 }
 
+#if HAS_PRODUCTS
+
 // Packs a copy of a vector that was quantized for panels of a row type, and returns it.
 static const struct activation_block *packed_copy(enum ggml_type type, const struct activation_block *vector,
                                                   int64_t n_blocks, struct activation_block *own) {
@@ -205,6 +226,26 @@ static const struct activation_block *packed_copy(enum ggml_type type, const str
     return own;
 }
 
+static bool needs_packed_copy(enum ggml_type type) { return is_row_type(type); }
+
+#else
+
+// There is one form for few vectors and for many.
+static bool needs_packed_copy(enum ggml_type type) {
+    (void)type;
+    return false;
+}
+
+static const struct activation_block *packed_copy(enum ggml_type type, const struct activation_block *vector,
+                                                  int64_t n_blocks, struct activation_block *own) {
+    (void)type;
+    (void)n_blocks;
+    (void)own;
+    return vector;
+}
+
+#endif
+
 // Multiplies rows with those vectors of a product that come from `begin` on, n of them.
 static void multiply_part(const struct matrix_product *p, int64_t begin, int64_t n, int64_t first, int64_t stop) {
     struct activation_block blocks[n * p->matrix.n_blocks] CACHE_ALIGNED;
@@ -213,7 +254,7 @@ static void multiply_part(const struct matrix_product *p, int64_t begin, int64_t
     for (int64_t i = 0; i < n; i++) {
         vectors[i] = vector_of(p, begin + i);
         out[i] = result_of(p, begin + i);
-        if (is_row_type(p->matrix.type)) {
+        if (needs_packed_copy(p->matrix.type)) {
             struct activation_block *const own = blocks + i * p->matrix.n_blocks;
             vectors[i] = packed_copy(p->matrix.type, vectors[i], p->matrix.n_blocks, own);
         }

@@ -16,7 +16,7 @@ void free_matvec(struct matvec *m);
 // matrices, with few vectors, in a layout that is known; leaves any other node alone. m may be NULL.
 void take_matvec(struct matvec *m, struct ggml_tensor *t);
 
-#if HAS_PRODUCTS
+#if HAS_OWN_PRODUCTS
 
 enum { MAX_WIDTH = 32768 };  // of a matrix: vectors are on the stack
 

@@ -1,6 +1,10 @@
 // Registers of integers for products of quantized numbers, in the instructions of this processor.
 //
-// Knows: AVX2, AVX-VNNI and AVX-512 VNNI. Refuses to know: how weights lie, and what is multiplied.
+// Knows: AVX2, AVX-VNNI and AVX-512 VNNI; those of ARM are in arm_simd.h. Refuses to know: how weights lie, and what is
+// multiplied.
+//
+// HAS_PRODUCTS: the kernels of x86 are there. HAS_ARM_PRODUCTS: those of ARM, whose files are named arm_*.
+// HAS_OWN_PRODUCTS: either; for what is the same on both.
 
 #pragma once
 
@@ -128,3 +132,10 @@ INLINE int_lanes abs_of_bytes(int_lanes x) { return (int_lanes)_mm256_abs_epi8((
 #else
 #define HAS_PRODUCTS 0
 #endif
+
+#if defined(__aarch64__) && defined(__ARM_NEON)
+#define HAS_ARM_PRODUCTS 1
+#else
+#define HAS_ARM_PRODUCTS 0
+#endif
+#define HAS_OWN_PRODUCTS (HAS_PRODUCTS || HAS_ARM_PRODUCTS)

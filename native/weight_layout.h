@@ -14,9 +14,23 @@ enum {
     ROW_GROUP = 8      // rows that llama.cpp interleaves when it repacks a matrix
 };
 
-// Says whether this llama.cpp repacks matrices as it does on processors with AVX2. Until it is said, no matrix
-// counts as repacked.
-void set_repacks(bool repacks);
+// How the rows of a matrix lie: one after the other; or side by side, four or eight in a group, as llama.cpp repacks
+// them, four or eight bytes of each row in turn.
+enum row_layout { ROW_BY_ROW, ROWS_BY_FOUR_BYTES, ROWS_BY_EIGHT_BYTES };
+
+// Says how this llama.cpp repacks matrices: how many bytes of a row stay together, 0 if it does not repack, and how
+// many rows of Q4_0 form a group. Until it is said, no matrix counts as repacked.
+void set_repacks(int bytes, int q4_0_rows);
+
+// Returns how the rows of a tensor lie, which is_known_product is true of.
+enum row_layout row_layout_of(const struct ggml_tensor *w);
+
+// Tells whether rows of a type that is known, in blocks or superblocks, lie one after the other.
+bool is_row_major(const struct ggml_tensor *w);
+
+// Tells whether a node is the product of activations with a matrix, or with the matrices of some experts, that
+// lies as is said here, or in arm_layout.h.
+bool is_known_product(const struct ggml_tensor *t);
 
 #if HAS_PRODUCTS
 
@@ -33,14 +47,6 @@ struct q8_0_row {
     uint16_t scale;
     int8_t numbers[QUANT_BLOCK];
 };
-
-// Tells whether a matrix is of row_types.h or block_types.h, and lies row after row. Any other that is_known_product
-// knows is interleaved, as interleaved_types.h says.
-bool is_row_major(const struct ggml_tensor *w);
-
-// Tells whether a node is the product of activations with a matrix, or with the matrices of some experts, that
-// lies as is said here.
-bool is_known_product(const struct ggml_tensor *t);
 
 // ---------------------------------------------------------------- unpacking
 

@@ -12,6 +12,8 @@ from dure.engine.compute.variants import chosen_of, installed
 from dure.errors import ResourceError, UsageError
 
 X86 = ("x86-64-v4-vnni", "x86-64-v3-vnni", "x86-64-v4", "x86-64-v3", "x86-64-v2")
+ARM = ("armv8-a-i8mm", "armv8-a-dotprod", "armv8-a")
+A76 = "fp asimd evtstrm aes crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
 V2 = "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3"
 V3 = f"{V2} abm avx avx2 bmi1 bmi2 f16c fma movbe"
 V4 = f"{V3} avx512bw avx512cd avx512dq avx512f avx512vl"
@@ -31,6 +33,18 @@ V4 = f"{V3} avx512bw avx512cd avx512dq avx512f avx512vl"
 )
 def test_a_processor_gets_the_best_that_it_runs(features: str, name: str) -> None:
     assert chosen_of(X86, features.split()) == name
+
+
+@pytest.mark.parametrize(
+    ("features", "name"),
+    [
+        ("fp asimd evtstrm crc32 cpuid", "armv8-a"),
+        (A76, "armv8-a-dotprod"),
+        (f"{A76} i8mm", "armv8-a-i8mm"),
+    ],
+)
+def test_a_board_gets_the_best_that_it_runs(features: str, name: str) -> None:
+    assert chosen_of(ARM, features.split()) == name
 
 
 def test_one_may_be_wanted_if_the_processor_runs_it() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ PROJECT = Path(__file__).parents[2]
 ARCHITECTURE = os.uname().machine
 NAMES = {
     "x86_64": ("x86-64-v4-vnni", "x86-64-v4", "x86-64-v3-vnni", "x86-64-v3", "x86-64-v2"),
-    "aarch64": ("armv8-a",),
+    "aarch64": ("armv8-a-i8mm", "armv8-a-dotprod", "armv8-a"),
 }.get(ARCHITECTURE, ())
 # What the compiler makes of the kernels for each: products of few and of many vectors, attention.
 KERNELS = (
@@ -95,7 +96,8 @@ def test_one_for_arm64_is_built_without_its_libraries(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as zipped:
         libraries = sorted(name for name in zipped.namelist() if name.endswith(".so"))
         machines = {zipped.read(library)[18:20] for library in libraries}
-    names = ("libdure_native-armv8-a.so", "libdure_optimizer-armv8-a.so")
+    levels = ("armv8-a-dotprod.so", "armv8-a-i8mm.so", "armv8-a.so")
+    names = (*(f"libdure_native-{level}" for level in levels), "libdure_optimizer-armv8-a.so")
     assert tuple(Path(library).name for library in libraries) == names
     assert machines == {(183).to_bytes(2, "little")}  # EM_AARCH64
     assert problems_of(wheel) == []
@@ -106,7 +108,7 @@ def test_all_of_the_package_is_in_it_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as zipped:
         names = {name for name in zipped.namelist() if ".dist-info/" not in name}
     libraries = {f"dure/engine/compute/libdure_native-{name}.so" for name in NAMES}
-    levels = {name.removesuffix("-vnni") for name in NAMES}
+    levels = {re.sub("-(vnni|i8mm|dotprod)$", "", name) for name in NAMES}
     libraries |= {f"dure/tune/optimizer/libdure_optimizer-{name}.so" for name in levels}
     source = PROJECT / "src"
     files = {str(p.relative_to(source)) for p in source.rglob("*") if p.is_file()}

@@ -28,6 +28,9 @@ _REPACKED: Mapping[str, tuple[tuple[str, int], ...]] = {
 # Of any number of rows: repacked by eight, or row after row.
 _OURS = frozenset({"Q5_0", "Q8_0", "IQ4_NL", "MXFP4", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "IQ4_XS"})
 _OURS_NEED = frozenset({"avx2", "fma", "f16c"})
+# On ARM in both layouts, with plain NEON too, which every processor of 64 bits has.
+_OURS_ON_ARM = _OURS | {"Q4_0", "Q4_K"}
+_ARM = "asimd"
 # Besides ours, types whose products do not depend on how many vectors there are: llama.cpp's that sum in
 # one order for any number, and Q4_0, which is ours or theirs.
 _REPEATING = frozenset({"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_1"})
@@ -44,6 +47,8 @@ def is_repacked(type_name: str, n_rows: int, features: Collection[str]) -> bool:
 
 def is_quick(type_name: str, n_rows: int, features: Collection[str]) -> bool:
     """Return whether a matrix of this type and n_rows rows has quick kernels, llama.cpp's or ours."""
+    if _ARM in features:
+        return type_name in _OURS_ON_ARM
     is_ours = type_name in _OURS and _OURS_NEED.issubset(features)
     return is_ours or is_repacked(type_name, n_rows, features)
 

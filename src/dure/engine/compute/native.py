@@ -14,6 +14,8 @@ from dure.errors import ResourceError
 
 __all__ = ["address_of", "ggml_cpu", "library", "llama_libraries", "mpi"]
 
+_SVE_BYTES = 32  # of registers for which llama.cpp has a layout of Q4_0
+
 
 @cache
 def mpi() -> Any:
@@ -48,6 +50,21 @@ def address_of(array: np.ndarray[Any, Any]) -> int:
     return int(address)
 
 
+def _repacking(cpu: ctypes.CDLL) -> tuple[int, int]:
+    """Return how a llama.cpp repacks matrices: see `set_repacks` in `native/weight_layout.h`.
+
+    Source: llama.cpp `ggml/src/ggml-cpu/repack.cpp`.
+    """
+    if cpu.ggml_cpu_has_avx2():
+        return 8, 8
+    if cpu.ggml_cpu_has_neon() and cpu.ggml_cpu_has_matmul_int8():
+        wide = cpu.ggml_cpu_has_sve() and cpu.ggml_cpu_get_sve_cnt() == _SVE_BYTES
+        return 8, 8 if wide else 4
+    if cpu.ggml_cpu_has_neon() and cpu.ggml_cpu_has_dotprod():
+        return 4, 4
+    return 0, 0
+
+
 @cache
 def library() -> ctypes.CDLL:
     """Load all that `native/` exports. Raises ResourceError if it cannot be loaded; also as `chosen`."""
@@ -80,5 +97,5 @@ def library() -> ctypes.CDLL:
     loaded.dure_read_bytes_per_second.restype = ctypes.c_double
     loaded.dure_processes_may_copy.restype = ctypes.c_bool
     loaded.dure_kernels_start.restype = None
-    loaded.dure_kernels_start(bool(cpu.ggml_cpu_has_avx2()))
+    loaded.dure_kernels_start(*_repacking(cpu))
     return loaded

@@ -23,6 +23,7 @@ VARIABLE = "DURE_NATIVE"
 _V2 = ("cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3")
 _V3 = (*_V2, "abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
 _V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
+_ARM_V8_2 = ("atomics", "asimdrdm", "crc32")
 # What each needs of a processor, as Linux names it; the best first, of every architecture.
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     NATIVE: (),
@@ -31,6 +32,8 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "x86-64-v4": _V4,
     "x86-64-v3": _V3,
     "x86-64-v2": _V2,
+    "armv8-a-i8mm": (*_ARM_V8_2, "asimddp", "i8mm"),
+    "armv8-a-dotprod": (*_ARM_V8_2, "asimddp"),
     "armv8-a": (),
 }
 

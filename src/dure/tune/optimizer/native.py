@@ -112,7 +112,7 @@ class _Part(ctypes.Structure):
 def loaded() -> ctypes.CDLL:
     """Load the kernels for this processor. Raises ResourceError if they cannot be; also as `chosen`."""
     # Of one level there are none for 8-bit products apart: AdamW has no products.
-    name = chosen().removesuffix("-vnni")
+    name = chosen().removesuffix("-vnni").removesuffix("-i8mm").removesuffix("-dotprod")
     path = file_of(name, "dure_optimizer", Path(__file__).parent)
     try:
         library = ctypes.CDLL(str(path))
