@@ -137,14 +137,11 @@ class Both:
     def compared(self, type_name: str, work: Work) -> Iterator[Comparison]:
         """Yield what a weight takes of both, first in cycles. Raises BenchError."""
         kind = type_named(type_name)
-        layouts = ["rows", "repacked"]
-        if is_repacked(type_name, MANY_ROWS, self.core.features):
-            layouts.reverse()
-        theirs = self.llama.counts(kind, work, layouts[0])
+        layout = "repacked" if is_repacked(type_name, MANY_ROWS, self.core.features) else "rows"
+        theirs = self.llama.counts(kind, work, layout)
         if theirs is None:
             return
-        tried = (self.ours.counts(kind, work, layout) for layout in layouts)
-        ours = next((found for found in tried if found), None)
+        ours = self.ours.counts(kind, work, layout)
         what = f"{self.core.name} {type_name} {work.name}" + ("" if ours else ", llama.cpp's own")
         target = work.target if self.core.has_dot_product else work.plain_target
         for unit, goal in (("cycles", target), ("instructions", None)):

@@ -1,7 +1,7 @@
 // Multiplies a matrix with vectors by dure's kernels, between two marks: for bench/arm.py, which counts.
 //
 // Usage: arm_ours TYPE_NUMBER ROWS WIDTH VECTORS ROW_BYTES LAYOUT, LAYOUT being rows or repacked. Goes in by the
-// door that dure uses, take_matvec and take_matmul. Of ggml there is only what these ask for, below.
+// door that dure uses, take_matvec and take_matmul. Of ggml there is only what these ask for.
 // The exit status is 3 if no kernel takes the product. Numbers are arbitrary: no kernel branches on them.
 
 #include <ggml-backend.h>
@@ -53,6 +53,19 @@ int64_t ggml_nelements(const struct ggml_tensor *t) { return t->ne[0] * t->ne[1]
 
 int64_t ggml_nrows(const struct ggml_tensor *t) { return t->ne[1] * t->ne[2] * t->ne[3]; }
 
+// Says how llama.cpp repacks on this core: four or eight bytes of each row in turn, four rows of Q4_0. A dure that
+// only asks whether it repacks gets the first alone.
+static void say_repacking(void) {
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    const int bytes = 8;
+#elif defined(__ARM_FEATURE_DOTPROD)
+    const int bytes = 4;
+#else
+    const int bytes = 0;
+#endif
+    ((void (*)(int, int))(void *)set_repacks)(bytes, 4);
+}
+
 // ---------------------------------------------------------------- a product
 
 static struct ggml_tensor matrix_of(enum ggml_type type, int64_t width, int64_t rows, size_t row_bytes) {
@@ -74,7 +87,7 @@ int main(int argc, char **argv) {
     struct ggml_tensor w = matrix_of((enum ggml_type)atoi(argv[1]), width, rows, (size_t)atoi(argv[5]));
     struct ggml_tensor x = matrix_of(GGML_TYPE_F32, width, n, (size_t)width * sizeof(float));
     struct ggml_tensor dst = matrix_of(GGML_TYPE_F32, rows, n, (size_t)rows * sizeof(float));
-    set_repacks(true);
+    say_repacking();
     w.buffer = strcmp(argv[6], "repacked") == 0 ? (void *)&w : NULL;
     dst.op = GGML_OP_MUL_MAT;
     dst.src[0] = &w;

@@ -149,6 +149,7 @@ def executed(binary: Path, arguments: Sequence[str], core: Core) -> list[str] | 
 
 _LINE = re.compile(r"^ *([0-9a-f]+):\t(.*)$", re.MULTILINE)
 _LEAVES = re.compile(r"(bl|blr|br|ret)\b")
+_ATOMIC = re.compile(r"(cas|swp|ldadd|ldclr|ldeor|ldset)[a-z]*\t")
 _AIMED = re.compile(r"(b|b\.\w+|cbn?z|tbn?z|adrp?)\t")
 
 
@@ -161,11 +162,14 @@ def disassembly(binary: Path) -> dict[str, str]:
 def readable(instruction: str) -> str:
     """Return an instruction without comments and addresses: where a branch leads does not matter.
 
-    Calls and returns become plain branches: llvm-mca would take 100 cycles for each.
+    Calls and returns become plain branches: llvm-mca would take 100 cycles for each. What threads agree with,
+    a few times for a whole matrix, is left out, as not all models know it.
     """
     text = re.sub(r"\s*(//.*|<.*)$", "", instruction)
     if _LEAVES.match(text):
         return "b\t#4"
+    if _ATOMIC.match(text):
+        return "nop"
     if _AIMED.match(text):
         return re.sub(r"[0-9a-f]+$", "#4096" if text.startswith("adrp") else "#4", text)
     return text
