@@ -15,16 +15,17 @@ What no kernel of dure takes is computed by llama.cpp's, and the ratio is 1.
 from __future__ import annotations
 
 import argparse
-import tempfile
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 from arm_programs import Sources, build_llama, build_ours
 from arm_sequence import CORES, Core, cycles, disassembly, executed, llvm_mca, program, version
 from measure import Comparison, Quantity, Spread, main, progress, report
+from shapes import default_directory
 
 from dure.model.ggml import GgmlType, type_named
 from dure.plan.kernels import is_repacked
@@ -80,7 +81,19 @@ class Kernels:
         return disassembly(self._binary)
 
     def counts(self, kind: GgmlType, work: Work, layout: str) -> Counts | None:
-        """Return what a weight takes, or None if no kernel takes the product. Raises BenchError."""
+        """Return what a weight takes, or None if no kernel takes the product. Raises BenchError.
+
+        What was counted of this program is kept beside it.
+        """
+        kept = self._binary.with_name(f"{kind.name}-{work.name}-{self._core.model}-{llvm()}.json")
+        if kept.exists():
+            known = json.loads(kept.read_text())
+            return Counts(**known) if known else None
+        found = self._counted(kind, work, layout)
+        kept.write_text(json.dumps(asdict(found) if found else None))
+        return found
+
+    def _counted(self, kind: GgmlType, work: Work, layout: str) -> Counts | None:
         each = [self._of_rows(kind, n, layout) for n in work.counted]
         known = [one for one in each if one is not None]
         if len(known) < len(each):
@@ -115,6 +128,12 @@ def _at(work: Work, values: Sequence[float]) -> float:
     return (last + slope * (work.vectors - high)) / work.vectors
 
 
+@cache
+def llvm() -> str:
+    """Return the version of llvm-mca. Raises BenchError."""
+    return version(llvm_mca())
+
+
 # ---------------------------------------------------------------- the two
 
 
@@ -134,15 +153,14 @@ class Both:
     ours: Kernels
     llama: Kernels
 
-    def compared(self, type_name: str, work: Work) -> Iterator[Comparison]:
+    def compared(self, kind: GgmlType, work: Work) -> Iterator[Comparison]:
         """Yield what a weight takes of both, first in cycles. Raises BenchError."""
-        kind = type_named(type_name)
-        layout = "repacked" if is_repacked(type_name, MANY_ROWS, self.core.features) else "rows"
+        layout = "repacked" if is_repacked(kind.name, MANY_ROWS, self.core.features) else "rows"
         theirs = self.llama.counts(kind, work, layout)
         if theirs is None:
             return
         ours = self.ours.counts(kind, work, layout)
-        what = f"{self.core.name} {type_name} {work.name}" + ("" if ours else ", llama.cpp's own")
+        what = f"{self.core.name} {kind.name} {work.name}" + ("" if ours else ", llama.cpp's own")
         target = work.target if self.core.has_dot_product else work.plain_target
         for unit, goal in (("cycles", target), ("instructions", None)):
             a, b = (float(getattr(one, unit)) for one in (ours or theirs, theirs))
@@ -153,16 +171,13 @@ class Both:
 
 def built(sources: Sources, core: Core, folder: Path) -> Both:
     """Build both for a core. Raises BenchError."""
-    progress(f"{core.name}: building")
     ours, llama = build_ours(sources, core, folder), build_llama(sources, core, folder)
-    return Both(
-        core, Kernels(ours, core, _ours_arguments), Kernels(llama, core, _llama_arguments)
-    )
+    return Both(core, Kernels(ours, core, _ours_arguments), Kernels(llama, core, _llama_arguments))
 
 
 def comparisons(both: Both, types: Sequence[str], works: Sequence[str]) -> Iterator[Comparison]:
     """Yield what is compared on a core, and tell the progress."""
-    jobs = [(name, WORKS[work]) for name in types for work in works]
+    jobs = [(type_named(name), WORKS[work]) for name in types for work in works]
     with ThreadPoolExecutor(2) as threads:
         for found in threads.map(lambda job: list(both.compared(*job)), jobs):
             for one in found[:1]:
@@ -183,14 +198,14 @@ def run() -> int:
     add("--cores", nargs="+", choices=CORES, default=list(CORES), help="default: all")
     add("--types", nargs="+", choices=TYPES, default=list(TYPES), help="default: all")
     add("--works", nargs="+", choices=WORKS, default=list(WORKS), help="default: both")
+    add("--dir", type=Path, default=default_directory(), help="of what is compiled (%(default)s)")
     add("--json", action="store_true", help="print JSON instead of a table")
     arguments = options.parse_args()
     sources = Sources(arguments.dure.resolve(), arguments.llama_cpp.resolve())
     found: list[Comparison] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.cores:
-            both = built(sources, CORES[name], Path(folder))
-            found += comparisons(both, arguments.types, arguments.works)
+    for name in arguments.cores:
+        both = built(sources, CORES[name], arguments.dir / "arm")
+        found += comparisons(both, arguments.types, arguments.works)
     return report("arm", _settings(arguments.cores), found, arguments.json)
 
 
@@ -198,7 +213,7 @@ def _settings(cores: Sequence[str]) -> dict[str, str]:
     versions = {
         "gcc": version(program("aarch64-linux-gnu-gcc")),
         "QEMU": version(program("qemu-aarch64-static")),
-        "llvm-mca": version(llvm_mca()),
+        "llvm-mca": llvm(),
     }
     return versions | {f"{name} as": CORES[name].model_title for name in cores}
 

@@ -100,14 +100,15 @@ class Graph:
             self._base.ggml_flash_attn_ext_add_sinks(self.node, self._tensor(sinks))
         self._shape = q.shape
 
-    def product(self, matrix: Array, kind: str, x: Array) -> None:
+    def product(self, matrix: Array, kind: str, x: Array, *, repacked: bool | None = None) -> None:
         """Make a node of a matrix, repacked if llama.cpp repacks its type, times vectors.
 
         matrix: float32 [rows, width], quantized to a type here. x: float32 [n, width].
-        Its result is float32 [n, rows].
+        repacked: whether it is; None: as llama.cpp does on x86. Its result is float32 [n, rows].
         """
+        weight = self._weight(matrix, kind, repacked=repacked)
         self.node = ctypes.c_void_p(
-            self._base.ggml_mul_mat(self._context, self._weight(matrix, kind), self._tensor(x))
+            self._base.ggml_mul_mat(self._context, weight, self._tensor(x))
         )
         self._shape = (len(x), len(matrix))
 
@@ -164,11 +165,11 @@ class Graph:
         ctypes.memmove(self._base.ggml_get_data(tensor), whole.ctypes.data, whole.nbytes)
         return tensor
 
-    def _weight(self, x: Array, kind: str) -> ctypes.c_void_p:
+    def _weight(self, x: Array, kind: str, *, repacked: bool | None = None) -> ctypes.c_void_p:
         """Return weights as llama.cpp stores them."""
         type_ = type_named(kind)
         data = quantize(x.reshape(-1, x.shape[-1]), type_)
-        if kind not in _REPACKED:
+        if not (kind in _REPACKED if repacked is None else repacked):
             tensor = self._new(self._context, x.shape, type_.id)
             ctypes.memmove(self._base.ggml_get_data(tensor), data.ctypes.data, data.nbytes)
             return tensor
