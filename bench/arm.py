@@ -1,12 +1,12 @@
-"""Kernels for ARM without a board: dure's beside llama.cpp's, by what they execute and a model of the core.
+"""Kernels for ARM without a board: dure's beside llama.cpp's, by what they execute and a model of a core.
 
-Both are built by one cross compiler for one core. For each type of weights two figures are told, of a weight
-that is multiplied with a vector: the instructions that are executed, counted by QEMU, and the cycles that
-llvm-mca's model of the core takes for just these instructions. They are predictions: data always lie in the
-first cache, and no branch is mistaken, so they say nothing of memory.
+Both are built by one cross compiler for one core. For each type of weights two figures are told, of a
+weight that is multiplied with a vector: the instructions that are executed, counted by QEMU, and the cycles
+that llvm-mca's model of the core takes for just these instructions. They are predictions: data always lie
+in the first cache, and no branch is mistaken, so they say nothing of memory.
 
-Generation is one vector. A prompt has 512: what is done once for all vectors is told apart from what each of
-them takes by two smaller numbers. What is done once for all rows (activations in 8 bits) is left out.
+Generation is one vector. A prompt has 512: what is done once for all vectors is told apart from what each
+of them takes by two smaller numbers. What is done once for all rows (activations in 8 bits) is left out.
 What no kernel of dure takes is computed by llama.cpp's, and the ratio is 1.
 
     python bench/arm.py --llama-cpp llama_cpp_python-0.3.36/vendor/llama.cpp
@@ -120,7 +120,7 @@ class Kernels:
 
 
 def _at(work: Work, values: Sequence[float]) -> float:
-    """Return what a vector takes if there are as many as the work has: a straight line through the values."""
+    """Return what a vector takes if there are as many as the work has: on a line through the values."""
     if len(values) == 1:
         return values[0] / work.vectors
     (low, high), (first, last) = work.counted, values
@@ -141,7 +141,7 @@ def _ours_arguments(kind: GgmlType, rows: int, n: int, layout: str) -> list[str]
     return [*map(str, (kind.id, rows, WIDTH, n, kind.row_bytes(WIDTH))), layout]
 
 
-def _llama_arguments(kind: GgmlType, rows: int, n: int, layout: str) -> list[str]:
+def _llama_arguments(kind: GgmlType, rows: int, n: int, _layout: str) -> list[str]:
     return [kind.name, *map(str, (rows, WIDTH, n, kind.row_bytes(WIDTH)))]
 
 

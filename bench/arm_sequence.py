@@ -1,8 +1,8 @@
 """What a program for ARM executes between two marks, and how many cycles a core takes for it: a prediction.
 
-Knows: QEMU's log, which names every executed instruction, the disassembly, and `llvm-mca`, which simulates the
-pipeline of a core with them. Refuses to know what the program computes.
-Nothing of it is measured on a board. llvm-mca takes all data from the first cache, and all branches as foreseen.
+Knows: QEMU's log, which names every executed instruction, the disassembly, and `llvm-mca`, which simulates
+the pipeline of a core with them. Refuses to know what the program computes. Nothing of it is measured on a
+board: llvm-mca takes all data from the first cache, and all branches as foreseen.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ CORES = {
             ("-mcpu=cortex-a76",),
             "cortex-a76",
             "neoverse-n1",
-            "LLVM's Neoverse N1, the Cortex-A76's pipeline in servers; LLVM has none of the Cortex-A76",
+            "LLVM's Neoverse N1, the Cortex-A76's twin in servers: LLVM has no own model of it",
             frozenset({"asimddp"}),
             2.4e9,
         ),
@@ -154,7 +154,7 @@ _AIMED = re.compile(r"(b|b\.\w+|cbn?z|tbn?z|adrp?)\t")
 
 
 def disassembly(binary: Path) -> dict[str, str]:
-    """Return a program's instructions by their addresses, as llvm-mca reads them. Raises BenchError."""
+    """Return a program's instructions by their addresses, for llvm-mca. Raises BenchError."""
     argv = [program("aarch64-linux-gnu-objdump"), "-d", "--no-show-raw-insn", str(binary)]
     return {at: readable(text) for at, text in _LINE.findall(output(argv).decode())}
 

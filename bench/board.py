@@ -1,13 +1,13 @@
-"""A board tells the truth in one command: dure's kernels and whole models beside llama.cpp's, for an owner of one.
+"""A board tells the truth in one command: dure's kernels and whole models beside llama.cpp's.
 
-Kernels: products of a matrix with one vector (generation) and with many (prompts), on one core and on all, in
-nanoseconds for each weight and vector; in cycles too if the clock is known, as bench/arm.py predicts them.
-Whole models: `dure bench` beside llama.cpp's own library, on all cores. Both take turns. While it measures, the
-board's clock, temperature and throttling are watched.
+For an owner of a board. Kernels: products of a matrix with one vector (generation) and with many (prompts),
+on one core and on all, in nanoseconds for each weight and vector; in cycles too if the clock is known, as
+bench/arm.py predicts them. Whole models: `dure bench` beside llama.cpp's own library, on all cores. Both
+take turns. While it measures, the board's clock, temperature and throttling are watched.
 
-It writes two files, with nothing personal in them: a record of the model's speeds that the planner's catalogue
-can have (CONTRIBUTING.md, "Share a measurement"), and all figures as JSON. It takes five minutes on a Raspberry
-Pi 5; leave the board alone meanwhile, with its fan on.
+It writes two files, with nothing personal in them: a record of the model's speeds that the planner's
+catalogue can have (CONTRIBUTING.md, "Share a measurement"), and all figures as JSON. It takes five minutes
+on a Raspberry Pi 5; leave the board alone meanwhile, with its fan on.
 
     python bench/board.py --out my-board
 """
@@ -47,12 +47,13 @@ from measure import (
     warn_if_busy,
 )
 from shapes import MIXES, add_model_options, gguf_file
-from tests.support.ggml_graphs import Graph, new_graph, taking
-from tests.support.products import KINDS, numbers
 
 from dure.hardware import probe
 from dure.hardware.health import Platform
+from dure.model.llama_log import silence_llama
 from dure.plan.kernels import is_repacked
+from tests.support.ggml_graphs import Graph, new_graph, taking
+from tests.support.products import KINDS, numbers
 
 ROWS, WIDTH, MANY = 4096, 4096, 64
 VECTORS = {"generation": 1, "prompt": MANY}
@@ -157,7 +158,8 @@ class Products:
 
     def ns(self, graph: Graph, n: int, threads: int) -> Sample:
         """Return the least nanoseconds for each weight and vector, of a few repetitions."""
-        times, begun = [], time.perf_counter()
+        times: list[float] = []
+        begun = time.perf_counter()
         while len(times) < 2 or (time.perf_counter() - begun < LONGEST_S / 4 and len(times) < 20):
             start = time.perf_counter()
             graph.compute(threads)
@@ -261,6 +263,7 @@ def run() -> int:
     add("-n", type=positive, default=32, help="generated tokens (%(default)s)")
     asked = options.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
+    silence_llama()
     here = probe.platform({}, lambda _: "")
     most = asked.threads or here.cores
     warn_if_busy()
@@ -305,9 +308,8 @@ def _report(document: dict[str, Any], found: Sequence[Comparison], asked: Any) -
     print("  ".join(f"{name} {facts[name]}" for name in shown if facts[name]))
     print("  ".join(f"{name} {value}" for name, value in document["watched"].items() if value))
     print(table(found))
-    print(
-        f"\nWritten: {', '.join(sorted(map(str, asked.out.iterdir())))}. CONTRIBUTING.md says how to share them."
-    )
+    written = ", ".join(sorted(map(str, asked.out.iterdir())))
+    print(f"\nWritten: {written}. CONTRIBUTING.md says how to share them.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Measures llama.cpp alone, as llama-cpp-python has it: a prompt, then tokens one by one, as `dure bench` does.
+"""Measures llama.cpp alone, as llama-cpp-python has it: a prompt, then tokens one by one.
 
-The library is the one that dure is installed with, so both have the same build of llama.cpp's kernels; nothing
-else of dure takes part. For those who have no llama-bench, as bench/board.py's users.
+The library is the one that dure is installed with, so both have the same build of llama.cpp's kernels;
+nothing else of dure takes part. For those who have no llama-bench, as users of bench/board.py.
 
     python bench/board_llama.py MODEL.gguf --threads 4 -p 128 -n 32 --repeat 3
 """
@@ -18,12 +18,14 @@ from pathlib import Path
 import llama_cpp.llama_cpp as lib
 from measure import BenchError, main, positive
 
+from dure.model.llama_log import silence_llama
+
 
 class Model:
     """A model with a context of its own."""
 
     def __init__(self, path: Path, threads: int, n_ctx: int) -> None:
-        lib.llama_log_set(_SILENT, ctypes.c_void_p(None))
+        silence_llama()
         lib.llama_backend_init()
         options = lib.llama_model_default_params()
         options.n_gpu_layers = 0
@@ -39,7 +41,7 @@ class Model:
 
     def forget(self) -> None:
         """Empty the context."""
-        lib.llama_memory_clear(lib.llama_get_memory(self._context), data=True)
+        lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
 
     def seconds(self, n: int, *, at_once: bool) -> float:
         """Return how long n tokens take, in one batch or one by one."""
@@ -51,11 +53,6 @@ class Model:
                 raise BenchError("llama.cpp failed to decode")
         lib.llama_synchronize(self._context)
         return time.perf_counter() - begun
-
-
-@lib.llama_log_callback
-def _SILENT(_level: int, _text: bytes, _user: ctypes.c_void_p) -> None:  # noqa: N802 - a constant in all but form
-    pass
 
 
 def run() -> int:
