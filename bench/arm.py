@@ -19,7 +19,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 from arm_programs import Sources, build_llama, build_ours
@@ -34,14 +34,18 @@ TYPES = (
     "Q4_0", "Q4_K", "Q6_K", "Q8_0", "Q2_K", "Q3_K", "Q5_K", "Q5_0", "IQ4_NL", "IQ4_XS", "MXFP4",
     "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS",
 )  # fmt: skip
-WIDTH, FEW_ROWS, MANY_ROWS = 1024, 16, 32
+FEW_ROWS, MANY_ROWS = 16, 32
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How many vectors are multiplied, and the numbers of them from which that follows."""
+    """How many vectors are multiplied, and the numbers of them from which that follows.
+
+    width: of the matrix, no larger than it must be: each instruction is simulated.
+    """
 
     name: str
+    width: int
     vectors: int
     counted: tuple[int, ...]
     target: float  # of cycles, with dot products
@@ -51,8 +55,8 @@ class Work:
 WORKS = {
     work.name: work
     for work in (
-        Work("generation", 1, (1,), 0.9, 0.7),
-        Work("prompt", 512, (24, 48), 0.75, 0.7),
+        Work("generation", 2048, 1, (1,), 0.9, 0.7),
+        Work("prompt", 1024, 512, (16, 32), 0.75, 0.7),
     )
 }
 
@@ -68,11 +72,14 @@ class Counts:
 class Kernels:
     """A program for a core, which multiplies matrices.
 
-    arguments: of a type, rows, vectors and a layout.
+    arguments: of a type, rows, width, vectors and a layout.
     """
 
     def __init__(
-        self, binary: Path, core: Core, arguments: Callable[[GgmlType, int, int, str], list[str]]
+        self,
+        binary: Path,
+        core: Core,
+        arguments: Callable[[GgmlType, int, int, int, str], list[str]],
     ) -> None:
         self._binary, self._core, self._arguments = binary, core, arguments
 
@@ -94,32 +101,35 @@ class Kernels:
         return found
 
     def _counted(self, kind: GgmlType, work: Work, layout: str) -> Counts | None:
-        each = [self._of_rows(kind, n, layout) for n in work.counted]
+        each = [self._of_rows(kind, work.width, n, layout) for n in work.counted]
         known = [one for one in each if one is not None]
         if len(known) < len(each):
             return None
         return Counts(
-            _at(work, [one.instructions for one in known]), _at(work, [one.cycles for one in known])
+            of_vectors(work, [one.instructions for one in known]),
+            of_vectors(work, [one.cycles for one in known]),
         )
 
-    def _of_rows(self, kind: GgmlType, n: int, layout: str) -> Counts | None:
+    def _of_rows(self, kind: GgmlType, width: int, n: int, layout: str) -> Counts | None:
         """Return what the rows beyond FEW_ROWS take, for each weight, with all of n vectors."""
-        few, many = (self._once(kind, rows, n, layout) for rows in (FEW_ROWS, MANY_ROWS))
+        of_rows = partial(self._once, kind, width, n, layout)
+        few, many = of_rows(FEW_ROWS), of_rows(MANY_ROWS)
         if few is None or many is None:
             return None
-        weights = (MANY_ROWS - FEW_ROWS) * WIDTH
+        weights = (MANY_ROWS - FEW_ROWS) * width
         return Counts(
             (many.instructions - few.instructions) / weights, (many.cycles - few.cycles) / weights
         )
 
-    def _once(self, kind: GgmlType, rows: int, n: int, layout: str) -> Counts | None:
-        found = executed(self._binary, self._arguments(kind, rows, n, layout), self._core)
+    def _once(self, kind: GgmlType, width: int, n: int, layout: str, rows: int) -> Counts | None:
+        arguments = self._arguments(kind, rows, width, n, layout)
+        found = executed(self._binary, arguments, self._core)
         if found is None:
             return None
         return Counts(len(found), cycles([self._instructions[at] for at in found], self._core))
 
 
-def _at(work: Work, values: Sequence[float]) -> float:
+def of_vectors(work: Work, values: Sequence[float]) -> float:
     """Return what a vector takes if there are as many as the work has: on a line through the values."""
     if len(values) == 1:
         return values[0] / work.vectors
@@ -137,12 +147,12 @@ def llvm() -> str:
 # ---------------------------------------------------------------- the two
 
 
-def _ours_arguments(kind: GgmlType, rows: int, n: int, layout: str) -> list[str]:
-    return [*map(str, (kind.id, rows, WIDTH, n, kind.row_bytes(WIDTH))), layout]
+def _ours_arguments(kind: GgmlType, rows: int, width: int, n: int, layout: str) -> list[str]:
+    return [*map(str, (kind.id, rows, width, n, kind.row_bytes(width))), layout]
 
 
-def _llama_arguments(kind: GgmlType, rows: int, n: int, _layout: str) -> list[str]:
-    return [kind.name, *map(str, (rows, WIDTH, n, kind.row_bytes(WIDTH)))]
+def _llama_arguments(kind: GgmlType, rows: int, width: int, n: int, _layout: str) -> list[str]:
+    return [kind.name, *map(str, (rows, width, n, kind.row_bytes(width)))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,6 @@ class Core:
     model: str
     model_title: str
     features: frozenset[str]  # as Linux calls them
-    clock_hz: float  # of the board that it is known from
     has_dot_product: bool = True
 
 
@@ -55,7 +54,6 @@ CORES = {
             "cortex-a72",
             "LLVM's Cortex-A57, which it uses for the Cortex-A72",
             frozenset(),
-            1.8e9,
             has_dot_product=False,
         ),
         Core(
@@ -66,7 +64,6 @@ CORES = {
             "neoverse-n1",
             "LLVM's Neoverse N1, the Cortex-A76's twin in servers: LLVM has no own model of it",
             frozenset({"asimddp"}),
-            2.4e9,
         ),
         Core(
             "i8mm",
@@ -76,7 +73,6 @@ CORES = {
             "neoverse-v1",
             "LLVM's Neoverse V1",
             frozenset({"asimddp", "i8mm"}),
-            2.6e9,
         ),
     )
 }
@@ -162,8 +158,8 @@ def disassembly(binary: Path) -> dict[str, str]:
 def readable(instruction: str) -> str:
     """Return an instruction without comments and addresses: where a branch leads does not matter.
 
-    Calls and returns become plain branches: llvm-mca would take 100 cycles for each. What threads agree with,
-    a few times for a whole matrix, is left out, as not all models know it.
+    Calls and returns become plain branches: llvm-mca would take 100 cycles for each. What threads agree
+    with, a few times for a whole matrix, is left out, as not all models know it.
     """
     text = re.sub(r"\s*(//.*|<.*)$", "", instruction)
     if _LEAVES.match(text):
