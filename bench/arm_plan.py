@@ -1,12 +1,14 @@
 """What the planner predicts for Raspberry Pi 5s if kernels take the cycles that bench/arm.py predicts.
 
-A weight is read as fast as memory gives it, or as fast as the cores compute with it, whichever is slower:
+A matrix takes the time in which memory gives it, and the part of the cores' time that memory does not hide:
 
-    memory   the most that any published speed on one Pi 5 has read: its memory gives at least that
-    cores    4 at 2.4 GHz (data sheet), by the cycles that each weight takes (arm.py, llvm-mca)
+    bytes / memory + exposed * weights * cycles / (4 cores * 2.4 GHz, its data sheet)
 
-All else is the catalogue's: the exchanges of a link, experts whose rows lie apart, and what every rank does
-alike between products. Each is told with its basis. Nothing here was measured with dure on a Pi.
+`memory` and `exposed` are fitted to published speeds of llama.cpp on one Pi 5, with the cycles that arm.py
+predicts for llama.cpp's kernels; rows that the planner leaves out of its fits are left out here too, and
+their errors are told. dure's kernels take their own cycles then. All else is the catalogue's, with its
+basis: the exchanges of a link, and what every rank does alike between products.
+Nothing here was measured with dure on a Pi.
 
     python bench/arm.py --llama-cpp FOLDER --cores cortex-a76 --json > arm.json
     python bench/arm_plan.py arm.json
@@ -21,19 +23,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from measure import BenchError, main
 from msgspec.structs import replace
 
 from dure.model.ggml import type_named
-from dure.plan.demand import Demand, demand_of
-from dure.plan.devices import Device, Processor
+from dure.plan.demand import Demand, RankDemand, demand_of
+from dure.plan.devices import Device, EngineWays
 from dure.plan.figures import Basis, Figure
 from dure.plan.machines import device_named, engine_named, link_named
 from dure.plan.outline import outline_named, outlined_model
-from dure.plan.performance import Prediction, TokenTime, predict
-from dure.plan.published import demand_of_row, published_speeds
+from dure.plan.performance import Prediction, predict
+from dure.plan.published import demand_of_row, error, published_speeds
 
-CORE, N_CORES, CLOCK_HZ = "cortex-a76", 4, 2.4e9
+CORE, CORES_PER_S = "cortex-a76", 4 * 2.4e9  # cycles of a Pi 5, each second
 MONTH = "2026-12"
 KERNELS = ("llama.cpp", "dure")
 Cycles = Mapping[tuple[str, str], float]  # of a weight, by type and work
@@ -57,12 +60,11 @@ AIMS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What is predicted with one program's kernels. bounds: what limits reading, by type, in GB/s.
+    """What is predicted with one program's kernels: tokens a second, and the parts of a token's time.
 
-    left_ms: the most that all besides reading may take of a token at the target; less than 0: it is beyond
-    what memory gives.
+    low, high: what generation lies between in four of five cases.
     """
 
     nodes: str
@@ -72,13 +74,12 @@ class Row:
     low: float
     high: float
     prompt: float
-    compute_ms: float
+    memory_ms: float
+    cores_ms: float
     sync_ms: float
     rest_ms: float
-    bounds: dict[str, str]
     published: str
     target: float
-    left_ms: float
 
     @property
     def met(self) -> bool:
@@ -101,56 +102,85 @@ def cycles_of(document: Any, kernels: str) -> Cycles:
     return found
 
 
-def memory() -> Figure:
-    """Return the least that a Pi 5's memory gives: the most that a published speed has read."""
-    read = {
-        row.id: demand_of_row(row).whole.read_bytes * row.generation_per_s
+def cores_s(demand: RankDemand, cycles: Cycles) -> float:
+    """Return the seconds that the cores take for a token's products, if memory kept up.
+
+    Types that arm.py does not know are read and no more, as float32.
+    """
+    known = (cycles.get((one.type, "generation"), 0.0) * one.n_weights for one in demand.products)
+    return sum(known) / CORES_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a Pi 5 reads. exposed: the part of the cores' time that is not hidden behind memory's.
+
+    errors: of published speeds, by their ids: those that were left out of the fit.
+    """
+
+    memory_bytes_per_s: float
+    exposed: float
+    errors: dict[str, float]
+
+    def seconds(self, n_bytes: float, computing_s: float) -> float:
+        """Return the seconds of reading and computing."""
+        return n_bytes / self.memory_bytes_per_s + self.exposed * computing_s
+
+
+def fitted(cycles: Cycles) -> Reading:
+    """Fit how a Pi 5 reads to published speeds of llama.cpp, whose kernels take these cycles."""
+    every = [
+        (row, whole.read_bytes, cores_s(whole, cycles))
         for row in published_speeds()
-        if row.device.startswith("pi5") and row.n_nodes == 1
-    }
-    best = max(read, key=lambda name: read[name])
-    return Figure(read[best], Basis.PUBLISHED, f"{best}: what it reads each second", MONTH)
+        if row.device.startswith("pi5") and row.n_nodes == 1 and row.engine.startswith("llama")
+        for whole in [demand_of_row(row).whole]
+    ]
+    taken = [(row.generation_per_s, b, s) for row, b, s in every if not row.is_left_out]
+    shares = np.array([[b * rate, s * rate] for rate, b, s in taken])  # of each token's time
+    (per_byte, exposed), *_ = np.linalg.lstsq(shares, np.ones(len(shares)), rcond=None)
+    reading = Reading(1 / float(per_byte), max(0.0, float(exposed)), {})
+    for row, n_bytes, computing_s in every:
+        if row.is_left_out:
+            value = 1 / reading.seconds(n_bytes, computing_s)
+            reading.errors[row.id] = error(value, row.generation_per_s)
+    return reading
 
 
-def board(device: Device, cycles: Cycles, demand: Demand, n_embd: int) -> Device:
-    """Return a board whose weights are read and multiplied as fast as memory and cycles allow."""
-    known, most = device.processor, memory()
+def board(device: Device, cycles: Cycles, reading: Reading, demand: Demand) -> Device:
+    """Return a board that reads so, with kernels that take these cycles.
+
+    What ranks do alike between products takes as long as the catalogue has it.
+    """
+    source = "bench/arm.py and published speeds"
     reads, prompts = dict[str, Figure](), dict[str, Figure]()
-    per_s = N_CORES * CLOCK_HZ
     for (name, work), each in cycles.items():
-        kind, source = type_named(name), "llvm-mca, Neoverse N1 (bench/arm.py)"
+        kind = type_named(name)
         if work == "prompt":
-            prompts[name] = Figure(2 * per_s / each, Basis.ASSUMED, source, MONTH)
+            prompts[name] = Figure(2 * CORES_PER_S / each, Basis.ASSUMED, source, MONTH)
             continue
-        computed = per_s / each * kind.type_size / kind.block_size
-        by_cores = Figure(computed, Basis.ASSUMED, source, MONTH)
-        reads[name] = min(most, by_cores, key=lambda one: one.value)
-    return replace(device, processor=_with(known, most, reads, prompts, demand, n_embd))
-
-
-def _with(
-    known: Processor,
-    most: Figure,
-    reads: Mapping[str, Figure],
-    prompts: Mapping[str, Figure],
-    demand: Demand,
-    n_embd: int,
-) -> Processor:
-    """Return a processor with these speeds; what ranks do alike takes as long as the catalogue has it."""
-    alike = engine_named("dure").uncut
-    part = 1 - 1 / demand.n_ranks
-    layer_s = alike.value * 2 * n_embd * part / known.read.value
-    return replace(
-        known,
-        read=most,
+        block_s = reading.seconds(kind.type_size, kind.block_size * each / CORES_PER_S)
+        reads[name] = Figure(kind.type_size / block_s, Basis.FITTED, source, MONTH)
+    alike, part = engine_named("dure").uncut, 1 - 1 / demand.n_ranks
+    layer_s = alike.value * 2 * demand.n_embd * part / device.processor.read.value
+    processor = replace(
+        device.processor,
+        read=Figure(reading.memory_bytes_per_s, Basis.FITTED, source, MONTH),
         reads=reads,
         prompts=prompts,
         layer_s=replace(alike, value=layer_s) if part else None,
     )
+    return replace(device, processor=processor)
+
+
+def dure_ways() -> EngineWays:
+    """Return how dure works; that experts are read slower is in the fit, whose rows have experts."""
+    ways = engine_named("dure")
+    return replace(ways, mixture_read=replace(ways.mixture_read, value=1.0))
 
 
 def rows(document: Any) -> Iterator[Row]:
     """Yield what is predicted for each aim with each program's kernels. Raises BenchError."""
+    reading = fitted(cycles_of(document, "llama.cpp"))
     for aim in AIMS:
         outline = outline_named(aim.model)
         if outline is None:
@@ -159,29 +189,29 @@ def rows(document: Any) -> Iterator[Row]:
         known, n = device_named(aim.device), aim.n_nodes
         demand = demand_of(model, [1.0] * n, [known.processor.features] * n)
         for kernels in KERNELS:
-            device = board(known, cycles_of(document, kernels), demand, demand.n_embd)
-            found = predict(demand, [device] * n, link_named("1gbe"), engine_named("dure"))
-            yield _row(aim, kernels, found, device, demand)
+            device = board(known, cycles_of(document, kernels), reading, demand)
+            found = predict(demand, [device] * n, link_named("1gbe"), dure_ways())
+            memory_ms = 1e3 * demand.ranks[0].read_bytes / reading.memory_bytes_per_s
+            yield _row(aim, kernels, device.title, found, memory_ms)
 
 
-def _row(aim: Aim, kernels: str, found: Prediction, device: Device, demand: Demand) -> Row:
-    time, processor = found.generation, device.processor
-    types = {one.type for one in demand.ranks[0].products}
-    bounds = {
-        name: f"{processor.read_speed(name) / 1e9:.1f} "
-        + ("by memory" if processor.read_speed(name) == processor.read.value else "by cores")
-        for name in sorted(types)
-    }
-    span = found.generation_per_s
+def _row(aim: Aim, kernels: str, title: str, found: Prediction, memory_ms: float) -> Row:
+    time, span = found.generation, found.generation_per_s
     return Row(
-        f"{aim.n_nodes} x {device.title}", f"{aim.model} {aim.weights}", kernels,
-        span.value, span.low, span.high, found.prompt_per_s.value,
-        *_ms(time), bounds, aim.published, aim.target, 1e3 / aim.target - time.compute_s * 1e3,
-    )  # fmt: skip
-
-
-def _ms(time: TokenTime) -> tuple[float, float, float]:
-    return time.compute_s * 1e3, time.sync_s * 1e3, time.rest_s * 1e3
+        nodes=f"{aim.n_nodes} x {title}",
+        model=f"{aim.model} {aim.weights}",
+        kernels=kernels,
+        generation=span.value,
+        low=span.low,
+        high=span.high,
+        prompt=found.prompt_per_s.value,
+        memory_ms=memory_ms,
+        cores_ms=1e3 * time.compute_s - memory_ms,
+        sync_ms=1e3 * time.sync_s,
+        rest_ms=1e3 * time.rest_s,
+        published=aim.published,
+        target=aim.target,
+    )
 
 
 def run() -> int:
@@ -192,24 +222,31 @@ def run() -> int:
     options.add_argument("cycles", type=Path, help="what `bench/arm.py --json` printed")
     options.add_argument("--json", action="store_true", help="print JSON instead of text")
     asked = options.parse_args()
-    found = list(rows(json.loads(asked.cycles.read_text())))
+    document = json.loads(asked.cycles.read_text())
+    reading, found = fitted(cycles_of(document, "llama.cpp")), list(rows(document))
     if asked.json:
-        print(json.dumps([asdict(one) | {"met": one.met} for one in found], indent=2))
+        predicted = [asdict(one) | {"met": one.met} for one in found]
+        print(json.dumps({"reading": asdict(reading), "predictions": predicted}, indent=2))
     else:
-        most = memory()
-        print(f"memory {most.value / 1e9:.2f} GB/s, {most.basis} ({most.source})")
-        print("\n".join(map(_line, found)))
+        print("\n".join([_first_line(reading), *map(_line, found)]))
     return 0 if all(one.met for one in found if one.kernels == "dure") else 1
 
 
+def _first_line(reading: Reading) -> str:
+    errors = ", ".join(f"{name} {each:+.1%}" for name, each in reading.errors.items())
+    return (
+        f"memory {reading.memory_bytes_per_s / 1e9:.2f} GB/s and {reading.exposed:.2f} of the cores' time, "
+        f"fitted to published speeds; errors of those left out: {errors}"
+    )
+
+
 def _line(one: Row) -> str:
-    bounds = ", ".join(f"{name} {text}" for name, text in one.bounds.items())
     return (
         f"{one.nodes}, {one.model}, {one.kernels}'s kernels: {one.generation:.1f} tokens/s "
         f"({one.low:.1f} to {one.high:.1f}), prompt {one.prompt:.0f}; published {one.published}, "
         f"target {one.target:g}: {'met' if one.met else 'MISSED'}\n"
-        f"    reading {one.compute_ms:.1f} ms ({bounds} GB/s), sums {one.sync_ms:.1f} ms, "
-        f"rest {one.rest_ms:.1f} ms; at the target {one.left_ms:.1f} ms are left for sums and rest"
+        f"    of {1e3 / one.generation:.1f} ms: memory {one.memory_ms:.1f}, cores {one.cores_ms:.1f}, "
+        f"sums {one.sync_ms:.1f}, rest {one.rest_ms:.1f}; the target is {1e3 / one.target:.1f}"
     )
 
 
