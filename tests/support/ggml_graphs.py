@@ -107,9 +107,7 @@ class Graph:
         repacked: whether it is; None: as llama.cpp does on x86. Its result is float32 [n, rows].
         """
         weight = self._weight(matrix, kind, repacked=repacked)
-        self.node = ctypes.c_void_p(
-            self._base.ggml_mul_mat(self._context, weight, self._tensor(x))
-        )
+        self.node = ctypes.c_void_p(self._base.ggml_mul_mat(self._context, weight, self._tensor(x)))
         self._shape = (len(x), len(matrix))
 
     def experts(self, matrices: Array, kind: str, x: Array, ids: Array) -> None:
