@@ -37,7 +37,7 @@ from serve_client import Address, fetch
 from serve_load import FIRST_WORD, LAST_WORD, Load, burst
 from serve_model import serving_model, vocabulary_file
 from serve_servers import Setting, dure_serve, running_command
-from shapes import MIXES, add_model_options
+from shapes import COMMON_MIXES, MIXES, add_model_options
 
 TARGET = 0.99
 PLACES = ("one-process", "two-nodes", "serving")
@@ -52,7 +52,13 @@ def run() -> int:
     add_model_options(options)
     add = options.add_argument
     add("--places", nargs="+", choices=PLACES, default=PLACES, help="only these")
-    add("--mixes", nargs="+", choices=MIXES, default=list(MIXES), help="types, in one process")
+    add(
+        "--mixes",
+        nargs="+",
+        choices=MIXES,
+        default=list(COMMON_MIXES),
+        help="types, in one process",
+    )
     add("--threads", nargs="+", type=positive, default=[1, 2], help="in one process")
     add("-p", type=positive, default=256, help="prompt tokens (%(default)s)")
     add("-n", type=positive, default=32, help="generated tokens (%(default)s)")

@@ -20,16 +20,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hosts import Host, cpu_of, rank_prefix
-from measure import BenchError
+from measure import BenchError, progress
 
 PARTS = ("prompt", "generation")
 SPLIT = ("compute", "sync")
+LLAMA, IK = "llama.cpp", "ik_llama.cpp"
 TIMEOUT_S = 1800.0
 DLLAMA_PORT = 9990
 RPC_PORT = 9992
@@ -48,6 +50,13 @@ class Load:
 def llama_bench_program() -> str:
     """The path of llama-bench, from DURE_LLAMA_BENCH. Raises BenchError."""
     return _peer("DURE_LLAMA_BENCH", "llama.cpp's llama-bench")
+
+
+def ik_bench_program() -> str | None:
+    """The path of ik_llama.cpp's llama-bench, from DURE_IK_BENCH; None without it. Raises BenchError."""
+    if not os.environ.get("DURE_IK_BENCH"):
+        return None
+    return _peer("DURE_IK_BENCH", "ik_llama.cpp's llama-bench")
 
 
 def llama_server_program() -> str:
@@ -162,6 +171,13 @@ def on_hosts(hosts: Sequence[Host]) -> dict[str, str]:
 FLASH = {"llama-bench -fa 0": ("-fa", "0"), "llama-bench -fa 1": ("-fa", "1")}
 """llama-bench without and with flash attention: which is faster depends on model and depth."""
 
+IK_FLAGS = {
+    f"ik_llama.cpp -rtr {repack} -fa {flash}": ("-rtr", repack, "-fa", flash, "-fmoe", "1")
+    for repack in "10"
+    for flash in "10"
+}
+"""ik_llama.cpp's llama-bench: weights repacked at loading or as they are, and flash attention."""
+
 
 def llama_bench(
     model: Path, threads: int, load: Load, *,
@@ -173,6 +189,24 @@ def llama_bench(
         "-p", str(load.prompt_tokens), "-n", str(load.generation_tokens), "-d", str(load.depth),
         "-r", str(load.repeats), "-o", "json", *more,
     ]  # fmt: skip
+    return _read_llama_bench(argv, load)
+
+
+def ik_bench(
+    program: str, model: Path, threads: int, load: Load, *,
+    prefix: Sequence[str] = (), more: Sequence[str] = (),
+) -> dict[str, float]:  # fmt: skip
+    """Run ik_llama.cpp's llama-bench in the same way. At a depth it measures generation only."""
+    n, depth = load.generation_tokens, load.depth
+    generation = ["-n", "0", "-gp", f"{depth},{n}"] if depth else ["-n", str(n)]
+    argv = [
+        *prefix, program, "-m", str(model), "-t", str(threads), "-p", str(load.prompt_tokens),
+        *generation, "-r", str(load.repeats), "-o", "json", *more,
+    ]  # fmt: skip
+    return _read_llama_bench(argv, load)
+
+
+def _read_llama_bench(argv: Sequence[str], load: Load) -> dict[str, float]:
     tests = _json(argv, None)
     try:
         rates = {PARTS[test["n_gen"] > 0]: statistics.median(test["samples_ts"]) for test in tests}
@@ -180,6 +214,50 @@ def llama_bench(
         return {part: rates[part] for part, n in wanted if n}
     except (KeyError, TypeError) as error:
         raise BenchError(f"llama-bench printed something else: {tests}") from error
+
+
+Program = Callable[[int, Load], dict[str, float]]
+"""Measures a model with a number of threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """What else runs a model in one process: by family, then by name, as it is called with its flags.
+
+    left_out: the families that cannot take part, and why, as a report's settings.
+    """
+
+    families: Mapping[str, Mapping[str, Program]]
+    left_out: Mapping[str, str]
+
+    def programs(self) -> dict[str, Program]:
+        """Return all programs by name."""
+        return {
+            name: program for family in self.families.values() for name, program in family.items()
+        }
+
+
+def peers_in_one_process(model: Path, prefix: Sequence[str] = ()) -> Peers:
+    """Return llama.cpp and, if it is here and reads the model, ik_llama.cpp."""
+    families: dict[str, dict[str, Program]] = {
+        LLAMA: {
+            name: partial(llama_bench, model, prefix=prefix, more=more)
+            for name, more in FLASH.items()
+        }
+    }
+    program = ik_bench_program()
+    if program is None:
+        return Peers(families, {IK: "not measured, DURE_IK_BENCH is not set"})
+    try:
+        ik_bench(program, model, 1, Load(1, 1, repeats=1), prefix=prefix)
+    except BenchError as error:
+        progress(f"{IK} is left out: {error}")
+        return Peers(families, {IK: "cannot run this model"})
+    families[IK] = {
+        name: partial(ik_bench, program, model, prefix=prefix, more=more)
+        for name, more in IK_FLAGS.items()
+    }
+    return Peers(families, {})
 
 
 def llama_rpc_on_hosts(

@@ -1,11 +1,13 @@
 """Long contexts: how generation slows down with the tokens in the context.
 
 dure in one process and, if the script runs as root, on two hosts (network namespaces) with a
-1 Gbit/s link, beside llama-bench in one process, without and with flash attention: all on the same two
-CPUs. The table has the better of the two, by name: for the speed, for its fraction of the contender's own
-speed with an empty context, and for the time by which the context lengthens a token. That time has the
-target: the fraction falls just because everything else in a token is quicker.
-Needs llama-bench (DURE_LLAMA_BENCH); see bench/README.md.
+1 Gbit/s link, beside llama-bench in one process, without and with flash attention, and ik_llama.cpp's with
+four combinations of its flags: all on the same two CPUs. The table has the better of each, by name: for the
+speed, for its fraction of the contender's own speed with an empty context, and for the time by which the
+context lengthens a token. That time has the target: the fraction falls just because everything else in a
+token is quicker.
+Needs llama-bench (DURE_LLAMA_BENCH), and takes ik_llama.cpp's if it is given (DURE_IK_BENCH); see
+bench/README.md.
 """
 
 from __future__ import annotations
@@ -17,13 +19,12 @@ from dataclasses import replace
 from functools import partial
 
 from contenders import (
-    FLASH,
     Load,
     dure,
     dure_on_hosts,
     installed_program,
-    llama_bench,
     llama_bench_program,
+    peers_in_one_process,
 )
 from hosts import RATE, linked_hosts
 from measure import (
@@ -40,7 +41,7 @@ from measure import (
 )
 from shapes import add_model_options, gguf_file
 
-MOST = 1.0  # what the context adds to a token of dure's, over what it adds to one of llama-bench's
+MOST = 1.0  # what the context adds to a token of dure's, over what it adds to one of a peer's
 
 
 def run() -> int:
@@ -59,8 +60,9 @@ def run() -> int:
     model = gguf_file(arguments.shape, arguments.dir)
     load = Load(0, arguments.n, repeats=arguments.r)
     ours: dict[str, Callable[[Load], Sample]] = {"dure": partial(dure, model, 1, 2)}
-    peers: dict[str, Callable[[Load], Sample]] = {
-        name: partial(llama_bench, model, 2, more=more) for name, more in FLASH.items()
+    peers = peers_in_one_process(model)
+    theirs: dict[str, Callable[[Load], Sample]] = {
+        name: partial(program, 2) for name, program in peers.programs().items()
     }
     with contextlib.ExitStack() as stack:
         if os.geteuid() == 0:
@@ -68,7 +70,7 @@ def run() -> int:
             ours["dure, 2 hosts"] = partial(dure_on_hosts, hosts, model)
         contenders = [
             Contender(name, partial(_speeds, program, load, arguments.depths))
-            for name, program in {**ours, **peers}.items()
+            for name, program in {**ours, **theirs}.items()
         ]
         quantities = [
             quantity
@@ -85,11 +87,13 @@ def run() -> int:
     comparisons = [
         comparison
         for own in ours
+        for programs in peers.families.values()
         for comparison in against_the_better(
-            [one for peer in peers for one in compared(samples, own, peer, quantities)]
+            [one for peer in programs for one in compared(samples, own, peer, quantities)]
         )
     ]
-    settings = {"model": model.name, "-n": arguments.n, "rounds": arguments.rounds}
+    settings = {"model": model.name, "-n": arguments.n, "rounds": arguments.rounds,
+                **peers.left_out}  # fmt: skip
     return report("depth", settings, comparisons, arguments.json)
 
 

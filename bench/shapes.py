@@ -36,6 +36,7 @@ REVISION = 3
 
 SEED = 20_251
 CONTEXT_LENGTH = 32_768
+EXPONENT_BIAS = 128  # of MXFP4, whose numbers ggml keeps doubled
 DLLAMA_CONTEXT_LENGTH = 4096  # its KV cache is as long
 LARGEST_PIECE = 64 << 20
 CURE = "pip install --group bench, in dure's folder"  # if gguf is not installed
@@ -90,8 +91,32 @@ SHAPES: dict[str, Shape] = {
 }  # fmt: skip
 """Published shapes (source: each model's `config.json`); one has 12 of its 48 layers."""
 
-MIXES = ("q4_0", "q4_k_m", "q8_0")
-"""Types as `llama-quantize` gives them; but `q4_0` is Q4_0 throughout, as for Distributed Llama."""
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Types of a model's matrices: of most, of those that get more bits, and of the output."""
+
+    most: str
+    careful: str
+    output: str
+    file_type: str  # as GGUF's metadata names it
+
+
+MIXES: dict[str, Mix] = {
+    "q4_0": Mix("Q4_0", "Q4_0", "Q4_0", "MOSTLY_Q4_0"),
+    "q4_k_m": Mix("Q4_K", "Q6_K", "Q6_K", "MOSTLY_Q4_K_M"),
+    "q8_0": Mix("Q8_0", "Q8_0", "Q8_0", "MOSTLY_Q8_0"),
+    "q2_k": Mix("Q2_K", "Q2_K", "Q6_K", "MOSTLY_Q2_K"),
+    "q3_k_s": Mix("Q3_K", "Q3_K", "Q6_K", "MOSTLY_Q3_K_S"),
+    "iq4_xs": Mix("IQ4_XS", "IQ4_XS", "Q6_K", "MOSTLY_IQ4_XS"),
+    "mxfp4": Mix("MXFP4", "MXFP4", "Q8_0", "MOSTLY_MXFP4_MOE"),
+    "iq3_s": Mix("IQ3_S", "IQ3_S", "Q6_K", "MOSTLY_IQ3_S"),
+    "iq2_s": Mix("IQ2_S", "IQ2_S", "Q5_K", "MOSTLY_IQ2_S"),
+}
+"""Types as `llama-quantize` gives them; but `q4_0` is Q4_0 throughout, as for Distributed Llama, and the
+few-bit ones have their type in all matrices but the output, so that a table tells of one type."""
+
+COMMON_MIXES = ("q4_0", "q4_k_m", "q8_0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +125,13 @@ class Blocks:
 
     A scale is `factor` times the weights' standard deviation, if all other bytes are uniformly random; a
     block's scales have a random sign, so that the mean is 0.
+    An exponent is that of the power of two next to such a scale, with a bias, in one byte.
     """
 
     weights: int
     bytes: int
     scales: tuple[tuple[int, float], ...]  # offset in bytes, factor
+    exponents: tuple[tuple[int, float], ...] = ()
 
 
 BLOCKS: dict[str, Blocks] = {
@@ -112,6 +139,13 @@ BLOCKS: dict[str, Blocks] = {
     "Q8_0": Blocks(32, 34, ((0, 1 / 74),)),  # d * n
     "Q4_K": Blocks(256, 144, ((0, 1 / 258), (2, 7.5 / 258))),  # d * s * n - dmin * m
     "Q6_K": Blocks(256, 210, ((208, 1 / 1366),)),  # d * s * (n - 32)
+    "Q2_K": Blocks(256, 84, ((80, 1 / 13.9), (82, 1.5 / 13.9))),  # d * s * n - dmin * m
+    "Q3_K": Blocks(256, 110, ((108, 1 / 43.4),)),  # d * (s - 32) * (n - 4)
+    "Q5_K": Blocks(256, 176, ((0, 1 / 526), (2, 15.5 / 526))),  # d * s * n - dmin * m
+    "IQ4_XS": Blocks(256, 136, ((0, 1 / 1247),)),  # d * (s - 32) * one of 16 numbers
+    "IQ3_S": Blocks(256, 110, ((0, 1 / 140),)),  # d * s * four of a table at once
+    "IQ2_S": Blocks(256, 82, ((0, 1 / 56.3),)),  # d * s * eight of a table at once
+    "MXFP4": Blocks(32, 17, (), ((0, 1 / 5.86),)),  # a power of two * one of 16 numbers
 }  # fmt: skip
 
 
@@ -159,13 +193,15 @@ def _random_blocks(
     for offset, factor in blocks.scales:
         scales = (signs * (deviation * factor)).astype(np.float16)
         found[:, offset : offset + 2] = scales[:, None].view(np.uint8)
+    for offset, factor in blocks.exponents:
+        found[:, offset] = round(math.log2(deviation * factor)) + EXPONENT_BIAS
     return found
 
 
 def tensors(shape: Shape, mix: str) -> Iterator[Tensor]:
     """Return all tensors of a model, with llama.cpp's names."""
-    s, main_type = shape, mix.removesuffix("_m").upper()
-    best = "Q6_K" if mix == "q4_k_m" else main_type
+    s, types = shape, MIXES[mix]
+    main_type, best = types.most, types.output
     vocabulary = (s.vocabulary, s.embedding)
     # Larger than what layers add: else all tokens become alike, and choose the same experts.
     yield Tensor("token_embd.weight", vocabulary, best if s.tied else main_type, deviation=4.0)
@@ -173,7 +209,7 @@ def tensors(shape: Shape, mix: str) -> Iterator[Tensor]:
     if not s.tied:
         yield Tensor("output.weight", vocabulary, best)
     for layer in range(s.layers):
-        careful = best if _gets_more_bits(layer, s.layers) else main_type
+        careful = types.careful if _gets_more_bits(layer, s.layers) else main_type
         yield from _attention(s, f"blk.{layer}", main_type, careful)
         yield from (_experts if s.experts else _feed_forward)(s, f"blk.{layer}", main_type, careful)
 
@@ -282,7 +318,7 @@ def write_gguf(shape: Shape, mix: str, path: Path) -> None:
 
 def _add_metadata(writer: Any, s: Shape, mix: str) -> None:
     writer.add_name("random weights")
-    writer.add_file_type(gguf_package().LlamaFileType[f"MOSTLY_{mix.upper()}"])
+    writer.add_file_type(gguf_package().LlamaFileType[MIXES[mix].file_type])
     writer.add_block_count(s.layers)
     writer.add_context_length(CONTEXT_LENGTH)
     writer.add_embedding_length(s.embedding)

@@ -177,6 +177,7 @@ ranks_of_memory = st.lists(
         window_bytes_per_token=st.integers(0, 10**6),
         n_window=st.sampled_from([0, 128, 4096]),
         state_bytes=st.integers(0, 10**8),
+        loading_bytes=st.integers(0, 10**9),
     ),
     min_size=1,
     max_size=8,

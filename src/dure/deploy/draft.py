@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from dure.deploy.local import limits_of, memory_of_whole, threads_of
+from dure.deploy.local import limits_of, memory_of_whole, table_of, threads_of
 from dure.deploy.options import RunOptions
 from dure.deploy.reporter import Reporter
 from dure.engine.local import LocalExecutor
@@ -40,6 +40,7 @@ def start_draft(
             pin=options.pin,
         )
         memory, n_ctx = memory_of_whole(model, own, machine, full_window=True)
+        table = table_of(model)
     with reporter.loading(path.name) as progress:
         executor = LocalExecutor(
             path,
@@ -47,6 +48,7 @@ def start_draft(
                 limits_of(n_ctx, threads, own, memory), full_window=True
             ),  # it is cut back after every step
             kv_bytes=memory.kv_bytes(n_ctx, own.n_sequences),
+            table=table,
             progress=progress,
         )
     if not executor.info.can_forget:

@@ -22,17 +22,18 @@ from dure.deploy.gpu import (
 from dure.deploy.options import RunOptions, parse_shares
 from dure.deploy.rank_memories import with_options
 from dure.deploy.reporter import EngineEvent, Reporter
+from dure.engine.compute.embedding_table import EmbeddingTable
 from dure.engine.compute.gpu import gpus_in_process
 from dure.engine.compute.llama import has_amx
 from dure.engine.compute.pinning import cores_for
 from dure.engine.limits import Limits
 from dure.engine.local import LocalExecutor
 from dure.engine.ranks.mpi import MpiExecutor, MpiOptions
-from dure.errors import GpuMemoryError, UsageError
+from dure.errors import GpuMemoryError, ModelError, UsageError
 from dure.hardware.gpu import Gpu
 from dure.hardware.machine import Machine
 from dure.hardware.probe import n_cpus, probe
-from dure.model.architectures import ARCHITECTURES
+from dure.model.architectures import ARCHITECTURES, shape_of
 from dure.model.cut import CutPlan, plan_cut
 from dure.model.gguf import GgufFile
 from dure.model.shard import Shard, cut_model, is_finished, plan_shards
@@ -56,6 +57,7 @@ __all__ = [
     "limits_of",
     "memory_of_whole",
     "start_local",
+    "table_of",
     "tell_of_gpus",
     "threads_of",
 ]
@@ -241,8 +243,20 @@ def _loaded_whole(
             limits_of(n_ctx, plan.threads, options, memory, *plan.gpus),
             kv_bytes=memory.kv_bytes(n_ctx, options.n_sequences),
             reduction_points=known.reduction_points if known else (),
+            table=table_of(model),
             progress=progress,
         )
+
+
+def table_of(model: GgufFile) -> EmbeddingTable | None:
+    """Return a model's table of embeddings, read on demand; None if what is done with them is not known."""
+    known = ARCHITECTURES.get(model.architecture)
+    if known is None or "output.weight" in model.tensors:
+        return None
+    try:
+        return EmbeddingTable(model, known.embedding_scale(shape_of(model).n_embd))
+    except ModelError:  # llama.cpp says better what is wrong
+        return None
 
 
 def _start_cut(

@@ -31,6 +31,7 @@ class Limits:
     gives_up_threads: while other programs use the processors; see `ThreadSharing`.
     full_window: layers that see a window of positions keep all of them, so that a sequence can be cut back
     anywhere.
+    given_embeddings: what is decoded is embeddings, not tokens, so that the table is not kept twice.
     """
 
     n_ctx: int
@@ -43,4 +44,5 @@ class Limits:
     first_core: int = 0
     gives_up_threads: bool = False
     full_window: bool = False
+    given_embeddings: bool = False
     gpu: OffloadedLayers = OffloadedLayers()

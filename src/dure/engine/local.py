@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dure.engine.compute.allreduce import ReductionTimes, read_bytes_per_s
+from dure.engine.compute.embedding_table import EmbeddingTable
 from dure.engine.compute.expert_choices import ExpertChoices
 from dure.engine.compute.llama import LoadedModel
 from dure.engine.compute.memory import peak_bytes
@@ -44,6 +45,7 @@ class LocalExecutor:
 
     reduction_points: where attention and feed-forward of each layer end, as `Architecture` has them; () if
     there is no table, and then it cannot be traced.
+    table: reads tokens' embeddings from the file, so that the model's own table is not held twice.
     Raises ModelError or ResourceError if it cannot be loaded.
     """
 
@@ -54,9 +56,14 @@ class LocalExecutor:
         *,
         kv_bytes: int = 0,
         reduction_points: tuple[str, ...] = (),
+        table: EmbeddingTable | None = None,
         progress: Callable[[float], None] = lambda _: None,
     ) -> None:
+        limits = replace(limits, given_embeddings=table is not None)
         self._model = LoadedModel(path, limits, progress=progress)
+        if table and not self._model.lacks_table:
+            table.close()
+        self._table = table if self._model.lacks_table else None
         self._name, self._points, self._times = path.name, reduction_points, ReductionTimes()
         self._choices = ExpertChoices()
         self._steps: list[StepTrace] | None = None  # while traced
@@ -89,7 +96,8 @@ class LocalExecutor:
         self._model.want_embeddings(batch.embed)
         if batch.tokens.size:
             self._model.adapters.use(batch.adapters)
-            self._model.decode(batch.tokens, batch.positions, batch.sequences, batch.outputs)
+            inputs = batch.tokens if self._table is None else self._table.rows(batch.tokens)
+            self._model.decode(inputs, batch.positions, batch.sequences, batch.outputs)
         rows = () if batch.embed else self._rows(batch)
         embeddings = self._model.embeddings(batch.outputs) if batch.embed else None
         end = time.monotonic()
@@ -190,3 +198,5 @@ class LocalExecutor:
     def close(self) -> None:
         """Free the model."""
         self._model.close()
+        if self._table is not None:
+            self._table.close()

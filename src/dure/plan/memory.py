@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from dure.errors import ModelError, ResourceError, UsageError
 from dure.hardware.machine import Machine
 from dure.model.alike import alike_tensors
-from dure.model.architectures import Along, Shape, shape_of
+from dure.model.architectures import ARCHITECTURES, Along, Shape, shape_of
 from dure.model.cache_shape import CacheShape, cache_shape_of
 from dure.model.context import (
     CTX_GRAIN,
@@ -87,6 +87,7 @@ class RankMemory:
     width: columns of activations that exist at once in a layer. n_embd, n_vocab: of the hidden state, and
     of the rank's logits. n_summed: columns that are added up over ranks.
     other_bytes: besides, whatever the context: a vocabulary, copies of weights.
+    loading_bytes: besides, until the weights are loaded.
     least_outputs: rows of logits that a step may have, or one for each sequence if those are more.
     """
 
@@ -101,6 +102,7 @@ class RankMemory:
     n_window: int = 0
     state_bytes: int = 0
     least_outputs: int = LEAST_OUTPUTS
+    loading_bytes: int = 0
 
     def n_outputs(self, n_sequences: int) -> int:
         """Return how many rows of logits a step may have."""
@@ -132,11 +134,13 @@ class RankMemory:
         """Return what it takes beside weights and KV cache.
 
         A sequence that is copied to another goes through a buffer, and the beginning of one with windows
-        through two.
+        through two. What is held while loading is there before the KV cache.
         """
         n_copies = (1 + bool(self.n_window)) * (n_sequences > 1)
         copied = self._sequence_bytes(n_ctx, n_sequences) * n_copies
-        return PROCESS_BYTES + self.other_bytes + copied + self.step_bytes(n_ctx, n_sequences)
+        running = copied + self.step_bytes(n_ctx, n_sequences)
+        loading = self.loading_bytes - self.kv_bytes(n_ctx, n_sequences)
+        return PROCESS_BYTES + self.other_bytes + max(running, loading)
 
     def bytes_per_position(self, n_sequences: int) -> int:
         """Return by how much `total_bytes` grows at most with a position, once windows are full."""
@@ -206,7 +210,7 @@ def rank_memory(plan: CutPlan, shard: ShardSize, features: Collection[str] = ())
         n_embd=shape.n_embd,
         n_vocab=len(cut[Along.VOCABULARY]),
         n_summed=shape.n_embd if len(plan.ranks) > 1 else 0,
-        other_bytes=_doubled_bytes(shard.ends, features),
+        loading_bytes=_doubled_bytes(shard.ends, features),
     )
 
 
@@ -224,12 +228,15 @@ def whole_memory(model: GgufFile, features: Collection[str] = ()) -> tuple[RankM
     except ModelError:  # llama.cpp may know it all the same, or say better what is wrong
         trained = model.int(f"{model.architecture}.context_length", DEFAULT_CTX)
         return replace(memory, other_bytes=_UNKNOWN_BYTES), trained
+    doubled = _doubled_bytes((one for one, _ in alike), features)
+    stays = 0 if model.architecture in ARCHITECTURES else doubled
     memory = replace(
         memory,
         width=_width(shape, shape.n_head, shape.n_head_kv, shape.n_ff),
         n_embd=shape.n_embd,
         n_vocab=shape.n_vocab,
-        other_bytes=_vocabulary_bytes(model) + _doubled_bytes((one for one, _ in alike), features),
+        other_bytes=_vocabulary_bytes(model) + stays,
+        loading_bytes=doubled - stays,
     )
     return memory, shape.context_length
 
@@ -253,7 +260,10 @@ def _vocabulary_bytes(model: GgufFile) -> int:
 
 
 def _doubled_bytes(tensors: Iterable[TensorSpec], features: Collection[str]) -> int:
-    """Return the bytes of a table of embeddings that is held twice: as it is, and repacked for logits."""
+    """Return the bytes of a table of embeddings that is held twice: as it is, and repacked for logits.
+
+    Where the architecture is known, the first copy is given back once it is loaded.
+    """
     named = {tensor.name: tensor for tensor in tensors}
     table = named.get("token_embd.weight")
     if table is None or "output.weight" in named:

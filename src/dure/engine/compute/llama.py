@@ -20,6 +20,7 @@ import numpy as np
 from dure.engine.arrays import Floats, Ints
 from dure.engine.compute.allreduce import graph_callback
 from dure.engine.compute.custom_nodes import CustomNodes
+from dure.engine.compute.doubled_table import give_back_table, is_doubled
 from dure.engine.compute.gpu import devices_of
 from dure.engine.compute.importance import InputGatherer
 from dure.engine.compute.kv_cache import KvCache
@@ -59,6 +60,7 @@ class LoadedModel:
     """A model with its context and KV cache. Not thread-safe.
 
     n_window: positions that a sequence keeps for some layers, while it is longer; 0 if it keeps all.
+    lacks_table: embeddings must be decoded, because tokens cannot be looked up.
     `cure` is what a user should do with a file that llama.cpp refuses.
     Raises ModelError if llama.cpp refuses the file, ResourceError if memory is short, and what
     `progress` raises.
@@ -75,6 +77,7 @@ class LoadedModel:
         self.limits = limits
         cores = cores_for(limits.threads, limits.first_core) if limits.pin else None
         self._model = load_model(path, progress, cure, limits)
+        self.lacks_table = _gives_back_table(limits) and is_doubled(self._model)
         can_give_up = limits.gives_up_threads and limits.threads > 1
         self._sharing = ThreadSharing(limits.threads) if can_give_up else None
         self._threads = self._fitting_threads = limits.threads
@@ -321,9 +324,15 @@ def load_model(
         if limits.gpu.layers and any(word in line for line in captured_log() for word in _SHORT):
             raise _gpu_is_short(path, limits)
         raise ModelError(f"llama.cpp cannot load {path.name}: {_reason()}", cure)
+    if _gives_back_table(limits):
+        give_back_table(model)
     if limits.lock_memory:
         _lock(model, limits.gpu.weights_bytes)
     return model
+
+
+def _gives_back_table(limits: Limits) -> bool:
+    return limits.given_embeddings and not limits.gpu.layers
 
 
 def _gpu_is_short(path: Path, limits: Limits) -> GpuMemoryError:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dure.engine.environment import says_huge_pages
 
-__all__ = ["lock_all", "locked_bytes", "peak_bytes", "want_huge_pages"]
+__all__ = ["give_back", "lock_all", "locked_bytes", "peak_bytes", "want_huge_pages"]
 
 _LARGE = 8 << 20  # bytes; looking up the pages of a smaller block costs little
 _ANONYMOUS = 5  # words of its line; a mapped file has a sixth
@@ -46,6 +46,14 @@ def want_huge_pages() -> None:
     if sys.platform == "linux" and not says_huge_pages(os.environ):
         for start, stop in _blocks(_LARGE):
             _libc().madvise(start, stop - start, mmap.MADV_HUGEPAGE)
+
+
+def give_back(start: int, size: int) -> None:
+    """Give back the memory at an address, which is no file's: its pages hold zeros from now on (Linux)."""
+    page = mmap.PAGESIZE
+    first, stop = -(-start // page) * page, (start + size) // page * page
+    if sys.platform == "linux" and first < stop:
+        _libc().madvise(first, stop - first, mmap.MADV_DONTNEED)
 
 
 def lock_all() -> None:

@@ -49,7 +49,8 @@ class Leader:
         self._process, self._client = process, client
         self._comm, self._job = process.comm, process.job
         self._others = range(1, self._comm.size)
-        self._table = EmbeddingTable(open_gguf(Path(self._job.model)), self._job.embedding_scale)
+        with open_gguf(Path(self._job.model)) as model:
+            self._table = EmbeddingTable(model, self._job.embedding_scale)
 
     def lead(self) -> None:
         """Answer requests until the client says stop."""

@@ -8,7 +8,7 @@ Source of the format: llama.cpp `gguf.h`.
 
 from __future__ import annotations
 
-from dure.model.gguf.reader import GgufFile, open_gguf
+from dure.model.gguf.reader import GgufFile, OpenTensor, open_gguf
 from dure.model.gguf.remembered import once_per_model
 from dure.model.gguf.values import (
     Tensor,
@@ -24,6 +24,7 @@ from dure.model.gguf.writer import GgufWriter, Sink, write_header
 __all__ = [
     "GgufFile",
     "GgufWriter",
+    "OpenTensor",
     "Sink",
     "Tensor",
     "TensorSpec",

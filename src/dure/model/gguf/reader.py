@@ -84,18 +84,7 @@ class GgufFile:
 
     def read_into(self, tensor: Tensor, start: builtins.int, data: memoryview) -> None:
         """Read as many bytes as `data` has."""
-        size = len(data)
-        _check_range(tensor, start, size)
-        part = self._parts[tensor.path]
-        done = 0
-        while done < size:
-            got = part.file.read_into(data[done:], tensor.offset + start + done)
-            if not got:
-                raise ModelError(
-                    f"{one_line(part.path.name)}: tensor {one_line(tensor.name)} is cut off",
-                    "the file was changed after it was opened, start again",
-                )
-            done += got
+        _read(self._parts[tensor.path].file, tensor, start, data)
 
     def int(self, key: builtins.str, default: builtins.int | None = None) -> builtins.int:
         """Return an integer of any width. Raises ModelError: another kind, or missing without default."""
@@ -132,6 +121,21 @@ class GgufFile:
                 "convert the model again",
             )
         return value.value
+
+
+class OpenTensor:
+    """One tensor of a file on this machine, which is read without the rest of its model."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._file = tensor, LocalFile(tensor.path)
+
+    def read_into(self, start: builtins.int, data: memoryview) -> None:
+        """Read from byte `start` as `GgufFile.read_into` does."""
+        _read(self._file, self._tensor, start, data)
+
+    def close(self) -> None:
+        """Let go of the file. May be called twice."""
+        self._file.close()
 
 
 def open_gguf(path: Path, opened: Callable[[Path], ByteSource] = LocalFile) -> GgufFile:
@@ -197,6 +201,19 @@ def _check_whole(parts: Sequence[Part]) -> None:
             f"split.tensors.count is {total.value}",
             "download all parts again",
         )
+
+
+def _read(file: ByteSource, tensor: Tensor, start: int, data: memoryview) -> None:
+    size, done = len(data), 0
+    _check_range(tensor, start, size)
+    while done < size:
+        got = file.read_into(data[done:], tensor.offset + start + done)
+        if not got:
+            raise ModelError(
+                f"{one_line(tensor.path.name)}: tensor {one_line(tensor.name)} is cut off",
+                "the file was changed after it was opened, start again",
+            )
+        done += got
 
 
 def _check_range(tensor: Tensor, start: int, size: int) -> None:
