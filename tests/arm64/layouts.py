@@ -46,7 +46,7 @@ def side_by_side(rows: Bytes, kind: str, chunk: int) -> Bytes:
         if own == 12:
             field = _packed(field)
         elif kind == "Q4_0" and not own:
-            field = field ^ 0x88
+            field = field ^ np.uint8(0x88)
         chunks = field.reshape(*field.shape[:-1], -1, own or chunk).swapaxes(2, 3)
         parts.append(chunks.reshape(*field.shape[:2], -1))
     return np.ascontiguousarray(np.concatenate(parts, -1)).reshape(rows.shape)

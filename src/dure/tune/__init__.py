@@ -6,6 +6,6 @@ them. Refuses to know a terminal.
 
 import os
 
-# Large tensors then begin at large pages, and what one leaves serves the next. Where the C library places them
-# else, the holes between them may take several times what the tensors do (docs/LOG.md).
+# Large tensors then begin at large pages, and what one leaves serves the next. Elsewhere the holes between
+# them may take several times what they do themselves (docs/LOG.md).
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it when it allocates first
