@@ -3,6 +3,12 @@
 // Knows: the rows that are multiplied at once, and how their products become results. Refuses to know: how the blocks
 // of a type are unpacked, nodes and threads.
 
+// GCC would load and compute ahead until registers are stored and loaded again: a tenth more work. Cores look ahead by
+// themselves.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-schedule-insns", "no-tree-pre")
+#endif
+
 #include "arm_matvec.h"
 
 #if HAS_ARM_PRODUCTS
@@ -32,9 +38,14 @@ INLINE void find_tiles(const enum ggml_type type, const enum row_layout layout, 
     }
 }
 
-// Stores the results of n_rows rows, SET_ROWS at most.
+// Stores the results of n_rows rows, SET_ROWS at most. From a copy: sums whose address is taken would be stored after
+// every block.
 INLINE void store_rows(float *out, const float32x4_t sums[TILES], int64_t n_rows) {
-    memcpy(out, sums, (size_t)n_rows * sizeof(float));
+    float all[SET_ROWS];
+    for (int t = 0; t < TILES; t++) {
+        vst1q_f32(all + t * TILE_ROWS, sums[t]);
+    }
+    memcpy(out, all, (size_t)n_rows * sizeof(float));
 }
 
 // Multiplies rows of blocks with n vectors. vectors: [n][n_blocks]. out: [n][n_rows].
@@ -68,8 +79,7 @@ INLINE void matvec_arm_blocks(const enum ggml_type type, const enum row_layout l
 INLINE void add_superblock_block(const enum ggml_type type, const enum row_layout layout, const int n,
                                  const struct arm_rows *w, int64_t s, const int b,
                                  const int8x16_t numbers[2][TILE_ROWS], const struct arm_factors *factors,
-                                 const struct activation_block *const *vectors, int32x4_t whole[][TILES],
-                                 const int t) {
+                                 const struct activation_block *const *vectors, int32x4_t *whole) {
     const int n_factors = has_two_factors(type) ? 2 : 1, n_halves = 2 / n_factors;
     const bool corrects = arm_types[type].zero_point;
 #pragma GCC unroll 2
@@ -81,7 +91,7 @@ INLINE void add_superblock_block(const enum ggml_type type, const enum row_layou
             const int8x16_t x[2] = {vld1q_s8(from), vld1q_s8(n_halves == 2 ? from + QUANT_BLOCK / 2 : from)};
             const int32_t first = corrects ? v->corrections[2 * b + k] : 0;
             const int32x4_t dots = dots_of_rows(layout, arm_largest(type), n_halves, numbers + k, x, first);
-            whole[i][t] = vmlaq_s32(whole[i][t], dots, factor);
+            whole[i] = vmlaq_s32(whole[i], dots, factor);
         }
     }
 }
@@ -101,12 +111,12 @@ INLINE int32x4_t dots_of_minima(const enum ggml_type type, const struct arm_fact
 // Adds superblock s to the results of four rows.
 INLINE void finish_superblock(const enum ggml_type type, const enum row_layout layout, const int n,
                               const struct arm_rows *w, int64_t s, const struct arm_factors *factors,
-                              const struct activation_block *const *vectors, const int32x4_t whole[][TILES],
+                              const struct activation_block *const *vectors, const int32x4_t *whole,
                               float32x4_t sums[][TILES], const int t) {
     const float32x4_t scales = arm_scales(type, layout, w, s);
     for (int i = 0; i < n; i++) {
         const struct activation_superblock *const v = superblock_of(vectors[i], s);
-        sums[i][t] = add_whole(sums[i][t], whole[i][t], 0, scales, v->scale);
+        sums[i][t] = add_whole(sums[i][t], whole[i], 0, scales, v->scale);
         if (has_minima(type)) {
             const int32x4_t minima = dots_of_minima(type, factors, v);
             const float32x4_t of_minima = arm_minimum_scales(type, layout, w, s);
@@ -122,26 +132,22 @@ INLINE void matvec_arm_superblocks(const enum ggml_type type, const enum row_lay
                                    float *const *out) {
     float32x4_t sums[MAX_VECTORS][TILES] = {0};
     for (int64_t s = 0; s < n_super; s++) {
-        struct arm_factors factors[TILES];
-        int32x4_t whole[MAX_VECTORS][TILES] = {0};
-        for (int t = 0; t < TILES; t++) {
-            factors_of_rows(type, layout, &tiles[t], s, &factors[t]);
-        }
-#pragma GCC unroll 4
-        for (int p = 0; p < SUPERBLOCK / 2; p++) {
 #pragma GCC unroll 2
-            for (int t = 0; t < TILES; t++) {
+        for (int t = 0; t < TILES; t++) {
+            struct arm_factors factors;
+            int32x4_t whole[MAX_VECTORS] = {0};
+            factors_of_rows(type, layout, &tiles[t], s, &factors);
+#pragma GCC unroll 4
+            for (int p = 0; p < SUPERBLOCK / 2; p++) {
                 int8x16_t numbers[2][2][TILE_ROWS];
                 unpack_pair(type, layout, &tiles[t], s, p, numbers);
 #pragma GCC unroll 2
                 for (int k = 0; k < 2; k++) {
                     add_superblock_block(type, layout, n, &tiles[t], s, block_of_pair(type, p, k), numbers[k],
-                                         &factors[t], vectors, whole, t);
+                                         &factors, vectors, whole);
                 }
             }
-        }
-        for (int t = 0; t < TILES; t++) {
-            finish_superblock(type, layout, n, &tiles[t], s, &factors[t], vectors, whole, sums, t);
+            finish_superblock(type, layout, n, &tiles[t], s, &factors, vectors, whole, sums, t);
         }
     }
     for (int i = 0; i < n; i++) {
