@@ -23,7 +23,9 @@ INLINE void pair_corrections(struct activation_block *v) {
     v->corrections[0] = (int32_t)((uint32_t)v->corrections[1] << 16 | (uint16_t)v->corrections[0]);
 }
 
-// A superblock of activations; it takes the place of its blocks. sums: of 16 numbers each.
+#if HAS_PRODUCTS
+
+// A superblock of activations; it takes the place of its blocks; arm_activations.h has ARM's. sums: of 16 numbers each.
 struct __attribute__((may_alias)) activation_superblock {
     int8_t numbers[SUPERBLOCK * QUANT_BLOCK];
     int16_t sums[2 * SUPERBLOCK];
@@ -52,6 +54,8 @@ static inline void pack_superblocks(struct activation_block *blocks, int64_t n_b
 INLINE const struct activation_superblock *superblock_of(const struct activation_block *vector, int64_t s) {
     return (const struct activation_superblock *)&vector[s * SUPERBLOCK];
 }
+
+#endif
 
 // Cases of a switch over a number of vectors, in each of which the compiler knows the number.
 #define ONE_TO_EIGHT(CASE) \

@@ -27,16 +27,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Vectors of a matrix for which packing pays; if its rows, and the vectors, lie as the kernel for few vectors wants
-// them.
+// Returns the number of vectors from which on packing pays.
 #if HAS_ARM_PRODUCTS
-enum { FEWEST_VECTORS = 8, FEWEST_INTERLEAVED = 8 };
+static int64_t fewest_vectors(const struct quant_matrix *w) {
+    (void)w;
+    return 8;
+}
 #else
-enum {
-    HAS_QUICK_VECTORS = HAS_VNNI && INT_LANES == 16,
-    FEWEST_VECTORS = HAS_QUICK_VECTORS ? 8 : 6,
-    FEWEST_INTERLEAVED = HAS_QUICK_VECTORS ? 96 : 6
-};
+static int64_t fewest_vectors(const struct quant_matrix *w) {
+    const bool is_quick = HAS_VNNI && INT_LANES == 16;
+    // Then rows, and the vectors, lie as the kernel for few vectors wants them.
+    const bool lies_well = w->layout != ROW_BY_ROW && !is_row_type(w->type);
+    return !is_quick ? 6 : lies_well ? 96 : 8;
+}
 #endif
 
 enum {
@@ -155,9 +158,7 @@ static struct matrix_product product_of(const struct matmul *m, const struct ggm
 
 // Tells whether packing rows takes longer than what it saves with so many vectors.
 static bool are_few(const struct matrix_product *p) {
-    const bool lies_well = p->matrix.layout != ROW_BY_ROW && !is_row_type(p->matrix.type);
-    const int64_t fewest = lies_well ? FEWEST_INTERLEAVED : FEWEST_VECTORS;
-    return p->n < fewest && p->matrix.n_blocks <= MAX_WIDTH / QUANT_BLOCK;
+    return p->n < fewest_vectors(&p->matrix) && p->matrix.n_blocks <= MAX_WIDTH / QUANT_BLOCK;
 }
 
 // Multiplies some rows, with the kernel that is quicker for so many vectors; both give the same bits.
