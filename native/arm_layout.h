@@ -53,6 +53,9 @@ static const struct arm_type arm_types[] = {
     CASE(GGML_TYPE_Q5_K);              \
     CASE(GGML_TYPE_Q6_K);              \
     CASE(GGML_TYPE_IQ4_XS)
+#define EACH_ARM_TYPE(CASE)    \
+    EACH_ARM_BLOCK_TYPE(CASE); \
+    EACH_ARM_SUPERBLOCK_TYPE(CASE)
 
 INLINE bool is_arm_type(enum ggml_type type) {
     return type < sizeof arm_types / sizeof *arm_types && arm_types[type].bytes > 0;

@@ -24,7 +24,7 @@ struct panel {
 static const int32_t nothing[4] = {0}, magic_bits[4] = {MAGIC_BITS, MAGIC_BITS, MAGIC_BITS, MAGIC_BITS};
 
 // Adds the products of a block with n vectors to their results. result: [n][rows].
-INLINE void add_block(const struct arm_panel_type type, const int n, const struct packed_rows *panel, int64_t b,
+INLINE void add_block(const enum ggml_type type, const int n, const struct packed_rows *panel, int64_t b,
                       const struct activation_block *const *vectors, float32x4_t result[][QUARTETS]) {
     const union packed_scales *const of_rows = &panel->blocks[b];
     const int8_t *numbers[MAX_TILE];
@@ -32,7 +32,7 @@ INLINE void add_block(const struct arm_panel_type type, const int n, const struc
     for (int i = 0; i < n; i++) {
         numbers[i] = vectors[i][b].numbers;
     }
-    multiply_halves(2, type.sums_of, n, &panel->halves[2 * b], numbers, magic_bits, whole);
+    multiply_halves(2, arm_panel_types[type].sums_of, n, &panel->halves[2 * b], numbers, magic_bits, whole);
     float32x4_t of_vectors[MAX_TILE];
     for (int i = 0; i < n; i++) {
         of_vectors[i] = load_lane(&vectors[i][b].scale);
@@ -48,9 +48,10 @@ INLINE void add_block(const struct arm_panel_type type, const int n, const struc
 }
 
 // Computes the products of a superblock with n vectors, which stay whole numbers. vectors: [n].
-INLINE void multiply_superblock(const struct arm_panel_type type, const int n, const struct packed_rows *panel,
+INLINE void multiply_superblock(const enum ggml_type type, const int n, const struct packed_rows *panel,
                                 int64_t first, const struct activation_superblock *const *vectors,
                                 int32x4_t sum[][QUARTETS]) {
+    const struct arm_panel_type t = arm_panel_types[type];
     const int8_t *numbers[MAX_TILE];
     for (int i = 0; i < n; i++) {
         numbers[i] = vectors[i]->numbers;
@@ -58,16 +59,16 @@ INLINE void multiply_superblock(const struct arm_panel_type type, const int n, c
             sum[i][r] = vdupq_n_s32(0);
         }
     }
-    if (type.n_factors == 0) {
-        multiply_halves(2 * SUPERBLOCK, type.sums_of, n, &panel->halves[2 * first], numbers, nothing, sum);
+    if (t.n_factors == 0) {
+        multiply_halves(2 * SUPERBLOCK, t.sums_of, n, &panel->halves[2 * first], numbers, nothing, sum);
         return;
     }
-    const int n_halves = 2 / type.n_factors;
+    const int n_halves = 2 / t.n_factors;
     for (int b = 0; b < SUPERBLOCK; b++) {
 #pragma GCC unroll 2
-        for (int s = 0; s < type.n_factors; s++) {
+        for (int s = 0; s < t.n_factors; s++) {
             int32x4_t whole[MAX_TILE][QUARTETS];
-            multiply_halves(n_halves, type.sums_of, n, &panel->halves[2 * (first + b) + s], numbers, nothing, whole);
+            multiply_halves(n_halves, t.sums_of, n, &panel->halves[2 * (first + b) + s], numbers, nothing, whole);
             for (int r = 0; r < QUARTETS; r++) {
                 const int32x4_t factors = vld1q_s32(panel->blocks[first + b].factors[s] + 4 * r);
                 for (int i = 0; i < n; i++) {
@@ -100,7 +101,7 @@ INLINE void multiply_minima(const int n, const struct packed_superblock *super,
 }
 
 // Adds the products of a superblock with n vectors to their results. result: [n][rows].
-INLINE void add_superblock(const struct arm_panel_type type, const int n, const struct packed_rows *panel,
+INLINE void add_superblock(const enum ggml_type type, const int n, const struct packed_rows *panel,
                            int64_t first, const struct activation_block *const *vectors,
                            float32x4_t result[][QUARTETS]) {
     const struct packed_superblock *const super = &panel->superblocks[first / SUPERBLOCK];
@@ -116,7 +117,7 @@ INLINE void add_superblock(const struct arm_panel_type type, const int n, const 
             result[i][r] = add_whole(result[i][r], sum[i][r], 0, scales, own[i]->scale);
         }
     }
-    if (!type.n_minima) {
+    if (!arm_panel_types[type].n_minima) {
         return;
     }
     multiply_minima(n, super, own, sum);
@@ -129,7 +130,7 @@ INLINE void add_superblock(const struct arm_panel_type type, const int n, const 
 }
 
 // Adds the products of eight rows with n vectors to their results. vectors: [n][n_blocks]. out: [n][rows].
-INLINE void multiply_tile(const struct arm_panel_type type, const int n, const struct packed_rows *panel,
+INLINE void multiply_tile(const enum ggml_type type, const int n, const struct packed_rows *panel,
                           int64_t n_blocks, const struct activation_block *const *vectors, float *const *out) {
     float32x4_t result[MAX_TILE][QUARTETS];
     for (int i = 0; i < n; i++) {
@@ -137,8 +138,8 @@ INLINE void multiply_tile(const struct arm_panel_type type, const int n, const s
             result[i][r] = vld1q_f32(out[i] + 4 * r);
         }
     }
-    for (int64_t b = 0; b < n_blocks; b += type.is_super ? SUPERBLOCK : 1) {
-        if (type.is_super) {
+    for (int64_t b = 0; b < n_blocks; b += arm_types[type].has_superblocks ? SUPERBLOCK : 1) {
+        if (arm_types[type].has_superblocks) {
             add_superblock(type, n, panel, b, vectors, result);
         } else {
             add_block(type, n, panel, b, vectors, result);
@@ -152,7 +153,7 @@ INLINE void multiply_tile(const struct arm_panel_type type, const int n, const s
 }
 
 // Multiplies eight rows, or n_rows, with n vectors, n known to the compiler.
-INLINE void multiply_eight(const struct arm_panel_type type, const int n, const struct packed_rows *panel,
+INLINE void multiply_eight(const enum ggml_type type, const int n, const struct packed_rows *panel,
                            int64_t n_blocks, const struct activation_block *const *vectors, float *const *out,
                            int64_t n_rows) {
     float spare[MAX_TILE][EIGHT_ROWS], *to[MAX_TILE];  // spare: if there are fewer rows
@@ -170,9 +171,9 @@ INLINE void multiply_eight(const struct arm_panel_type type, const int n, const 
 }
 
 // Multiplies a panel with all vectors of a product. It has the blocks from `block` on of the rows from `row` on.
-INLINE void multiply_panel(const struct arm_panel_type type, const struct matrix_product *p,
+INLINE void multiply_panel(const enum ggml_type type, const struct matrix_product *p,
                            const struct panel *panel, int64_t row, int64_t block, int64_t n_blocks) {
-    const int most = HAS_ARM_DOT || type.is_super ? MAX_TILE : 1;
+    const int most = HAS_ARM_DOT || arm_types[type].has_superblocks ? MAX_TILE : 1;
     for (int64_t first = 0; first < p->n; first += most) {
         const int n = p->n - first < most ? (int)(p->n - first) : most;
         const struct activation_block *vectors[MAX_TILE];
@@ -208,10 +209,10 @@ INLINE void multiply_panel(const struct arm_panel_type type, const struct matrix
     }                                                                                                                 \
     static __attribute__((noinline)) void multiply_##type(const struct matrix_product *p, const struct panel *panel,  \
                                                           int64_t row, int64_t block, int64_t n_blocks) {             \
-        multiply_panel(arm_panel_types[type], p, panel, row, block, n_blocks);                                        \
+        multiply_panel(type, p, panel, row, block, n_blocks);                                                         \
     }                                                                                                                 \
     _Static_assert(true, "")
-EACH_ARM_PANEL_TYPE(DEFINE);
+EACH_ARM_TYPE(DEFINE);
 #undef DEFINE
 
 void multiply_rows(const struct matrix_product *p, int64_t first, int64_t stop) {
@@ -228,7 +229,7 @@ void multiply_rows(const struct matrix_product *p, int64_t first, int64_t stop) 
         multiply_##type(p, &panel, row, block, n);              \
         break
             switch (p->matrix.type) {  // known to the compiler
-                EACH_ARM_PANEL_TYPE(CASE);
+                EACH_ARM_TYPE(CASE);
                 default: break;
             }
 #undef CASE

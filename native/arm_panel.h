@@ -1,7 +1,7 @@
 // Packs rows of quantized weights into panels on ARM: sixteen rows as bytes, laid out so that a register has what an
 // instruction multiplies at once.
 //
-// Knows: where rows lie (weight_layout.h, arm_panel_types.h), and a panel. Refuses to know: what it is multiplied with.
+// Knows: where rows lie (arm_layout.h, arm_panel_types.h), and a panel. Refuses to know: what it is multiplied with.
 
 #pragma once
 
@@ -57,16 +57,16 @@ struct rows_to_pack {
 
 // Returns the first row of the group that row r is of.
 INLINE int group_of(const enum ggml_type type, int r) {
-    return r / arm_panel_types[type].group_rows * arm_panel_types[type].group_rows;
+    return r / arm_types[type].group_rows * arm_types[type].group_rows;
 }
 
 // Loads the sixteen bytes of a group that have byte `at` of a field of row r, and those of the rows beside it. field:
-// where it begins, for each row.
+// where it begins in a row that lies alone.
 INLINE uint8x16_t load_of_group(const enum ggml_type type, const int together, const struct rows_to_pack *w,
                                 int field, int at, int r) {
-    const int group_rows = arm_panel_types[type].group_rows, first = group_of(type, r);
+    const int group_rows = arm_types[type].group_rows, first = group_of(type, r);
     const int i = at / (16 / together) * (group_rows / together) + (r - first) / together;
-    return vld1q_u8(w->rows[first] + field * group_rows + 16 * i);
+    return vld1q_u8(w->rows[first] + group_offset(type, field) + 16 * i);
 }
 
 // Loads register i of those that have the sixteen bytes from `at` on, as a panel has them.
@@ -88,10 +88,10 @@ INLINE uint8x16_t load_register(const enum ggml_type type, const enum row_layout
     return vreinterpretq_u8_u32(r % 4 ? vzip2q_u32(a, b) : vzip1q_u32(a, b));
 }
 
-// Returns where the field of two bytes of row r is that begins at `field` of a group.
+// Returns where a field of two bytes of row r is, which begins at `field` in a row that lies alone.
 INLINE const uint8_t *two_bytes_of_group(const enum ggml_type type, const struct rows_to_pack *w, int field, int r) {
     const int first = group_of(type, r);
-    return w->rows[first] + field * arm_panel_types[type].group_rows + 2 * (r - first);
+    return w->rows[first] + group_offset(type, field) + 2 * (r - first);
 }
 
 // ---------------------------------------------------------------- numbers
@@ -115,8 +115,8 @@ INLINE void store_half(const int8x16_t rows[EIGHT_ROWS], struct packed_half *out
 
 // Returns sixteen numbers of a row.
 INLINE int8x16_t half_of_row(const enum ggml_type type, const uint8_t *row, int b, int half) {
-    const struct arm_panel_type t = arm_panel_types[type];
-    const uint8x16_t bytes = vld1q_u8(row + t.low + low_at(type, b, half));
+    const struct arm_type t = arm_types[type];
+    const uint8x16_t bytes = vld1q_u8(row + t.numbers + low_at(type, b, half));
     const uint8x16_t low = type == GGML_TYPE_Q4_0 ? veorq_u8(bytes, vdupq_n_u8(0x88)) : bytes;
     const uint8x16_t high = type == GGML_TYPE_Q5_0      ? ones_of(row + t.high + 2 * half)
                             : has_high_bits(type) ? vld1q_u8(row + t.high + high_at(type, b, half))
@@ -127,13 +127,14 @@ INLINE int8x16_t half_of_row(const enum ggml_type type, const uint8_t *row, int 
 // Packs half of block b. factors: of the rows, if numbers are packed times them.
 INLINE void pack_half(const enum ggml_type type, const enum row_layout layout, const struct rows_to_pack *w, int b,
                       int half, const struct row_factors *factors, struct packed_half *out) {
-    const struct arm_panel_type t = arm_panel_types[type];
+    const struct arm_panel_type packed = arm_panel_types[type];
+    const struct arm_type t = arm_types[type];
     if (layout != ROW_BY_ROW) {
 #pragma GCC unroll 8
         for (int i = 0; i < EIGHT_ROWS; i++) {
-            const uint8x16_t low = load_register(type, layout, w, t.group_low, low_at(type, b, half), i);
+            const uint8x16_t low = load_register(type, layout, w, t.numbers, low_at(type, b, half), i);
             const uint8x16_t high =
-                has_high_bits(type) ? load_register(type, layout, w, t.group_high, high_at(type, b, half), i) : low;
+                has_high_bits(type) ? load_register(type, layout, w, t.high, high_at(type, b, half), i) : low;
             vst1q_s8(out->registers[i], sixteen_numbers(type, low, high, b, half));
         }
         return;
@@ -142,9 +143,9 @@ INLINE void pack_half(const enum ggml_type type, const enum row_layout layout, c
 #pragma GCC unroll 8
     for (int r = 0; r < EIGHT_ROWS; r++) {
         rows[r] = half_of_row(type, w->rows[r], b, half);
-        if (t.is_super && t.n_factors == 0) {
+        if (t.has_superblocks && packed.n_factors == 0) {
             const int8_t factor = factors[r].factors[2 * b + half];
-            rows[r] = vmulq_s8(rows[r], vdupq_n_s8(t.is_negated ? (int8_t)-factor : factor));
+            rows[r] = vmulq_s8(rows[r], vdupq_n_s8(packed.is_negated ? (int8_t)-factor : factor));
         }
     }
     store_half(rows, out);
@@ -158,7 +159,7 @@ INLINE float32x4_t four_scales(const enum ggml_type type, const enum row_layout 
     uint16_t halves[4];
     float scales[4];
     if (layout != ROW_BY_ROW && type != GGML_TYPE_MXFP4) {
-        return four_halves(two_bytes_of_group(type, w, 0, r));
+        return four_halves(two_bytes_of_group(type, w, arm_types[type].scale, r));
     }
     for (int i = 0; i < 4; i++) {
         const uint8_t *const from = layout == ROW_BY_ROW ? w->rows[r + i] : w->rows[group_of(type, r + i)] + i;
@@ -184,16 +185,17 @@ INLINE void pack_scales(const enum ggml_type type, const enum row_layout layout,
 
 INLINE void pack_superblock_scales(const enum ggml_type type, const enum row_layout layout,
                                    const struct rows_to_pack *w, struct packed_superblock *out) {
-    const struct arm_panel_type t = arm_panel_types[type];
+    const struct arm_panel_type packed = arm_panel_types[type];
+    const struct arm_type t = arm_types[type];
+#define TWO_BYTES(field) (layout == ROW_BY_ROW ? w->rows[r] + (field) : two_bytes_of_group(type, w, field, r))
     for (int r = 0; r < EIGHT_ROWS; r++) {
-        const bool is_row = layout == ROW_BY_ROW;
-        const float scale = half_to_float(is_row ? w->rows[r] + t.scale : two_bytes_of_group(type, w, 0, r));
-        out->scales[r] = t.is_negated ? -scale : scale;
-        if (t.n_minima) {
-            const uint8_t *const from = is_row ? w->rows[r] + t.scale + 2 : two_bytes_of_group(type, w, 2, r);
-            out->minimum_scales[r] = half_to_float(from);
+        const float scale = half_to_float(TWO_BYTES(t.scale));
+        out->scales[r] = packed.is_negated ? -scale : scale;
+        if (packed.n_minima) {
+            out->minimum_scales[r] = half_to_float(TWO_BYTES(t.minimum_scale));
         }
     }
+#undef TWO_BYTES
 }
 
 // Reads the factors of eight rows that lie side by side.
@@ -210,13 +212,12 @@ INLINE void read_group_factors(const enum ggml_type type, const uint8_t *from, s
 
 INLINE void read_all_factors(const enum ggml_type type, const enum row_layout layout, const struct rows_to_pack *w,
                              struct row_factors out[EIGHT_ROWS]) {
-    const struct arm_panel_type t = arm_panel_types[type];
     if (layout != ROW_BY_ROW) {
-        read_group_factors(type, w->rows[0] + t.group_factors * EIGHT_ROWS, out);
+        read_group_factors(type, w->rows[0] + group_offset(type, arm_types[type].factors), out);
         return;
     }
     for (int r = 0; r < EIGHT_ROWS; r++) {
-        read_factors(type, w->rows[r] + t.factors, &out[r]);
+        read_factors(type, w->rows[r], &out[r]);
     }
 }
 
@@ -249,7 +250,7 @@ INLINE void pack_superblock_rows(const enum ggml_type type, const enum row_layou
 // Packs a block, or a superblock that begins there, of eight rows as block b of a panel.
 INLINE void pack_rows(const enum ggml_type type, const enum row_layout layout, const struct rows_to_pack *w, int64_t b,
                       struct packed_rows *out) {
-    if (arm_panel_types[type].is_super) {
+    if (arm_types[type].has_superblocks) {
         pack_superblock_rows(type, layout, w, &out->halves[2 * b], &out->blocks[b],
                              &out->superblocks[b / SUPERBLOCK]);
         return;
@@ -263,9 +264,9 @@ INLINE void pack_rows(const enum ggml_type type, const enum row_layout layout, c
 // Packs the blocks from `first` up to `stop` of the eight rows from `row` on; the last ones stand for those that lack.
 INLINE void pack_eight_rows(const enum ggml_type type, const enum row_layout layout, const struct quant_matrix *w,
                             int64_t row, int64_t first, int64_t stop, struct packed_rows *out) {
-    const struct arm_panel_type t = arm_panel_types[type];
+    const struct arm_type t = arm_types[type];
     const int rows_of_group = layout == ROW_BY_ROW ? 1 : t.group_rows;
-    const int64_t step = t.is_super ? SUPERBLOCK : 1, last = w->n_rows - rows_of_group;
+    const int64_t step = t.has_superblocks ? SUPERBLOCK : 1, last = w->n_rows - rows_of_group;
     struct rows_to_pack from;
     for (int r = 0; r < EIGHT_ROWS; r++) {
         const int64_t own = row + r < last ? row + r : last;
@@ -288,9 +289,9 @@ INLINE void pack_panel(const enum ggml_type type, const struct quant_matrix *w, 
         if (w->layout == ROW_BY_ROW) {
             pack_eight_rows(type, ROW_BY_ROW, w, own, first, stop, &out[i]);
 #if HAS_ARM_DOT
-        } else if (w->layout == ROWS_BY_FOUR_BYTES && arm_panel_types[type].group_rows) {
+        } else if (w->layout == ROWS_BY_FOUR_BYTES && arm_types[type].group_rows) {
             pack_eight_rows(type, ROWS_BY_FOUR_BYTES, w, own, first, stop, &out[i]);
-        } else if (w->layout == ROWS_BY_EIGHT_BYTES && arm_panel_types[type].group_rows) {
+        } else if (w->layout == ROWS_BY_EIGHT_BYTES && arm_types[type].group_rows) {
             pack_eight_rows(type, ROWS_BY_EIGHT_BYTES, w, own, first, stop, &out[i]);
 #endif
         }

@@ -1,5 +1,5 @@
-// What panels know of a type on ARM: where the fields of a row's block or superblock lie, and how sixteen bytes of them
-// become numbers.
+// What panels know of a type on ARM, besides where its fields lie (arm_layout.h): how it is packed, and how sixteen
+// bytes of a field become numbers.
 //
 // A weight is scale * factor * number - minimum scale * minimum; blocks without superblocks have a scale alone.
 // Numbers have their signs: zero points are taken off.
@@ -8,54 +8,31 @@
 
 #include <string.h>
 
-#include "arm_simd.h"
-#include "weight_layout.h"
+#include "arm_types.h"
 
 #if HAS_ARM_PRODUCTS
 
 struct arm_panel_type {
-    int bytes;          // of a row's block or superblock
-    bool is_super;
-    int n_factors;      // of a block; 0: numbers are packed times their factors, which fit 8 bits
-    int n_minima;       // of a block
-    bool is_negated;    // numbers are packed with the other sign
-    int sums_of;        // products that fit 16 bits, in each of eight lanes, with plain NEON: 4 or 2
-    int group_rows;     // that llama.cpp lays side by side; 0: never
-    // Where fields begin, in a row and in a group (for each of its rows).
-    int low, high, scale, factors, group_low, group_high, group_factors;  // of a group its scales come first
+    int n_factors;    // of a block; 0: numbers are packed times their factors, which fit 8 bits
+    int n_minima;     // of a block
+    bool is_negated;  // numbers are packed with the other sign
+    int sums_of;      // products that fit 16 bits, in each of eight lanes, with plain NEON: 4 or 2
 };
 
 static const struct arm_panel_type arm_panel_types[] = {
-    [GGML_TYPE_Q4_0] = {18, .sums_of = 4, .group_rows = 4, .low = 2, .group_low = 2},
-    [GGML_TYPE_Q8_0] = {34, .sums_of = 2, .group_rows = 4, .low = 2, .group_low = 2},
-    [GGML_TYPE_Q5_0] = {22, .sums_of = 4, .high = 2, .low = 6},
-    [GGML_TYPE_IQ4_NL] = {18, .sums_of = 2, .group_rows = 4, .low = 2, .group_low = 2},
-    [GGML_TYPE_MXFP4] = {17, .sums_of = 4, .group_rows = 4, .low = 1, .group_low = 1},
-    [GGML_TYPE_Q2_K] = {84, true, .n_minima = 2, .sums_of = 4, .low = 16, .scale = 80},
+    [GGML_TYPE_Q4_0] = {.sums_of = 4},
+    [GGML_TYPE_Q8_0] = {.sums_of = 2},
+    [GGML_TYPE_Q5_0] = {.sums_of = 4},
+    [GGML_TYPE_IQ4_NL] = {.sums_of = 2},
+    [GGML_TYPE_MXFP4] = {.sums_of = 4},
+    [GGML_TYPE_Q2_K] = {.n_minima = 2, .sums_of = 4},
     // Numbers are -4 to 3, factors -32 to 31: -128 to 124, once they are negated.
-    [GGML_TYPE_Q3_K] = {110, true, .is_negated = true, .sums_of = 2, .low = 32, .scale = 108, .factors = 96},
-    [GGML_TYPE_Q4_K] = {144, true, .n_factors = 1, .n_minima = 1, .sums_of = 4, .group_rows = 8, .low = 16,
-                        .factors = 4, .group_low = 16, .group_factors = 4},
-    [GGML_TYPE_Q5_K] = {176, true, .n_factors = 1, .n_minima = 1, .sums_of = 4, .group_rows = 8, .low = 48,
-                        .high = 16, .factors = 4, .group_low = 48, .group_high = 16, .group_factors = 4},
-    [GGML_TYPE_Q6_K] = {210, true, .n_factors = 2, .sums_of = 4, .group_rows = 8, .high = 128, .scale = 208,
-                        .factors = 192, .group_low = 18, .group_high = 146, .group_factors = 2},
-    [GGML_TYPE_IQ4_XS] = {136, true, .n_factors = 1, .sums_of = 2, .low = 8, .factors = 2},
+    [GGML_TYPE_Q3_K] = {.is_negated = true, .sums_of = 2},
+    [GGML_TYPE_Q4_K] = {.n_factors = 1, .n_minima = 1, .sums_of = 4},
+    [GGML_TYPE_Q5_K] = {.n_factors = 1, .n_minima = 1, .sums_of = 4},
+    [GGML_TYPE_Q6_K] = {.n_factors = 2, .sums_of = 4},
+    [GGML_TYPE_IQ4_XS] = {.n_factors = 1, .sums_of = 2},
 };
-
-// Cases of a switch, in each of which the compiler knows the type.
-#define EACH_ARM_PANEL_TYPE(CASE) \
-    CASE(GGML_TYPE_Q4_0);         \
-    CASE(GGML_TYPE_Q8_0);         \
-    CASE(GGML_TYPE_Q5_0);         \
-    CASE(GGML_TYPE_IQ4_NL);       \
-    CASE(GGML_TYPE_MXFP4);        \
-    CASE(GGML_TYPE_Q2_K);         \
-    CASE(GGML_TYPE_Q3_K);         \
-    CASE(GGML_TYPE_Q4_K);         \
-    CASE(GGML_TYPE_Q5_K);         \
-    CASE(GGML_TYPE_Q6_K);         \
-    CASE(GGML_TYPE_IQ4_XS)
 
 // Has two numbers in each byte, numbers j and 16 + j of a block.
 INLINE bool has_halves_in_bytes(const enum ggml_type type) {
@@ -96,11 +73,6 @@ INLINE int8x16_t joined_bits(uint8x16_t low, uint8x16_t high, const int bits, in
     return vsubq_s8(vreinterpretq_s8_u8(x), vdupq_n_s8(zero_point));
 }
 
-INLINE int8x16_t looked_up(const int8_t table[16], uint8x16_t places) { return vqtbl1q_s8(vld1q_s8(table), places); }
-
-static const int8_t iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-static const int8_t mxfp4_values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};  // times two
-
 // Q4_0's numbers are packed sixteen times as large: that takes one instruction. With plain NEON their products would
 // not fit 16 bits.
 enum { Q4_0_TIMES = HAS_ARM_DOT ? 16 : 1 };
@@ -119,8 +91,8 @@ INLINE int8x16_t sixteen_numbers(const enum ggml_type type, uint8x16_t low, uint
         case GGML_TYPE_Q4_0: return q4_0_half(low, half);
         case GGML_TYPE_Q5_0: return joined_bits(some_bits(low, 4 * half, 4), high, 4, 16);
         case GGML_TYPE_IQ4_NL:
-        case GGML_TYPE_IQ4_XS: return looked_up(iq4_values, some_bits(low, 4 * half, 4));
-        case GGML_TYPE_MXFP4: return looked_up(mxfp4_values, some_bits(low, 4 * half, 4));
+        case GGML_TYPE_IQ4_XS: return iq4_values_of(vreinterpretq_s8_u8(some_bits(low, 4 * half, 4)));
+        case GGML_TYPE_MXFP4: return mxfp4_values_of(vreinterpretq_s8_u8(some_bits(low, 4 * half, 4)));
         case GGML_TYPE_Q4_K: return joined_bits(some_bits(low, 4 * (b % 2), 4), zero, 4, 0);
         case GGML_TYPE_Q5_K: return joined_bits(some_bits(low, 4 * (b % 2), 4), some_bits(high, b, 1), 4, 0);
         case GGML_TYPE_Q6_K:
@@ -177,7 +149,9 @@ struct row_factors {
     int8_t factors[2 * SUPERBLOCK], minima[2 * SUPERBLOCK];
 };
 
-INLINE void read_factors(const enum ggml_type type, const uint8_t *from, struct row_factors *out) {
+INLINE void read_factors(const enum ggml_type type, const uint8_t *row, struct row_factors *out) {
+    const struct arm_type t = arm_types[type];
+    const uint8_t *const from = row + t.factors;
     if (type == GGML_TYPE_Q4_K || type == GGML_TYPE_Q5_K) {
         const struct six_bit_factors six = six_bit_factors_of(from);
         memcpy(out->factors, six.factors, sizeof six.factors);
@@ -195,7 +169,7 @@ INLINE void read_factors(const enum ggml_type type, const uint8_t *from, struct 
         }
     } else if (type == GGML_TYPE_IQ4_XS) {
         for (int i = 0; i < SUPERBLOCK; i++) {
-            const int low = from[2 + i / 2] >> i % 2 * 4 & 15, high = from[i / 4] >> i % 4 * 2 & 3;
+            const int low = from[i / 2] >> i % 2 * 4 & 15, high = row[t.high + i / 4] >> i % 4 * 2 & 3;
             out->factors[i] = (int8_t)((low | high << 4) - 32);
         }
     }

@@ -19,13 +19,13 @@ static uint32_t next_random(void) {
 
 // Multiplies a row with a vector.
 static float expected(enum ggml_type type, const uint8_t *row, const struct activation_block *v) {
-    const bool is_super = arm_panel_types[type].is_super;
+    const bool is_super = arm_types[type].has_superblocks;
     float result = 0;
     for (int b = 0; b < N_BLOCKS; b += is_super ? SUPERBLOCK : 1) {
         const struct activation_superblock *const s = superblock_of(v, b / SUPERBLOCK);
         result = added(result, type, is_super, row, is_super ? s->numbers : v[b].numbers,
                        is_super ? s->scale : v[b].scale);
-        row += arm_panel_types[type].bytes;
+        row += arm_types[type].bytes;
     }
     return result;
 }
@@ -34,8 +34,8 @@ static float expected(enum ggml_type type, const uint8_t *row, const struct acti
 
 // Fills a row with random numbers, whose scales are neither infinite nor far apart.
 static void fill_row(enum ggml_type type, uint8_t *row) {
-    const int bytes = arm_panel_types[type].bytes, scale_at = arm_panel_types[type].scale;
-    const int n = arm_panel_types[type].is_super ? N_BLOCKS / SUPERBLOCK : N_BLOCKS;
+    const int bytes = arm_types[type].bytes, scale_at = arm_types[type].scale;
+    const int n = arm_types[type].has_superblocks ? N_BLOCKS / SUPERBLOCK : N_BLOCKS;
     for (int i = 0; i < n; i++, row += bytes) {
         for (int j = 0; j < bytes; j++) {
             row[j] = (uint8_t)next_random();
@@ -115,7 +115,7 @@ static uint8_t *lay_group(enum ggml_type type, uint8_t *const *rows, int n_rows,
 }
 
 static void lay_out(enum ggml_type type, const uint8_t *rows, int n_rows, int row_bytes, int together, uint8_t *to) {
-    const int in_group = arm_panel_types[type].group_rows, bytes = arm_panel_types[type].bytes;
+    const int in_group = arm_types[type].group_rows, bytes = arm_types[type].bytes;
     for (int row = 0; row < n_rows; row += in_group) {
         for (int at = 0; at < row_bytes; at += bytes) {
             uint8_t *of_group[8];
@@ -143,8 +143,8 @@ static int compare(enum ggml_type type, enum row_layout layout, int n_rows, int 
     static uint8_t rows[MOST_ROWS * MOST_ROW_BYTES], laid[MOST_ROWS * MOST_ROW_BYTES];
     static struct activation_block vectors[MOST_VECTORS * N_BLOCKS];
     static float out[MOST_VECTORS][MOST_ROWS];
-    const int blocks = arm_panel_types[type].is_super ? N_BLOCKS / SUPERBLOCK : N_BLOCKS;
-    const int row_bytes = blocks * arm_panel_types[type].bytes;
+    const int blocks = arm_types[type].has_superblocks ? N_BLOCKS / SUPERBLOCK : N_BLOCKS;
+    const int row_bytes = blocks * arm_types[type].bytes;
     for (int r = 0; r < n_rows; r++) {
         fill_row(type, rows + r * row_bytes);
     }
@@ -192,7 +192,7 @@ static int compare_type(enum ggml_type type) {
     for (int n = 1; n <= MOST_VECTORS; n += n < 5 ? 1 : 4) {
         n_unequal += compare(type, ROW_BY_ROW, n % 2 ? 21 : 32, n, n == 4);
         for (enum row_layout layout = ROWS_BY_FOUR_BYTES; HAS_ARM_DOT && layout <= ROWS_BY_EIGHT_BYTES; layout++) {
-            const int group_rows = arm_panel_types[type].group_rows;
+            const int group_rows = arm_types[type].group_rows;
             const bool is_known = layout == ROWS_BY_FOUR_BYTES || (type != GGML_TYPE_IQ4_NL && type != GGML_TYPE_MXFP4);
             if (group_rows && is_known) {
                 n_unequal += compare(type, layout, 16 + group_rows, n, n == 4);
@@ -205,7 +205,7 @@ static int compare_type(enum ggml_type type) {
 int main(void) {
     int n_unequal = 0;
 #define CASE(type) n_unequal += compare_type(type)
-    EACH_ARM_PANEL_TYPE(CASE);
+    EACH_ARM_TYPE(CASE);
     printf("%d unequal\n", n_unequal);
     return n_unequal != 0;
 }
