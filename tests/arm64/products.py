@@ -14,11 +14,8 @@ from tests.support.products import KINDS, Array, rounded
 __all__ = ["Product", "all_products"]
 
 N_COLUMNS = 512
-CHUNKS = (
-    0,
-    4,
-    8,
-)  # bytes of a row that stay together, in the order of `row_layout`; 0: rows are one by one
+CHUNKS = (0, 4, 8)
+"""Bytes of a row that stay together, in the order of `row_layout`; 0: rows are one by one."""
 
 
 @dataclass(frozen=True, slots=True)

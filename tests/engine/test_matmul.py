@@ -10,6 +10,7 @@ import pytest
 from tests.support.ggml_graphs import Graph, new_graph, taking
 from tests.support.products import (
     Array,
+    check_product,
     close_to,
     layouts,
     needs_ours,
@@ -57,14 +58,7 @@ def product(
 def test_products_are_exact(
     take: Take, kind: str, repacked: bool, rows: int, width: int, n: int
 ) -> None:
-    matrix, x = numbers(rows, width), numbers(n, width, seed=1)
-    expected = rounded(x, kind) @ weights(matrix, kind).T
-    with new_graph() as graph:
-        graph.product(matrix, kind, x, repacked=repacked)
-        take(graph)
-        assert graph.operation == "CUSTOM"
-        for threads in (1, 2, 5):
-            assert graph.compute(threads) == close_to(expected)
+    check_product(take, kind, (rows, width, n), repacked=repacked)
 
 
 @layouts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from dure.engine.compute.llama import has_amx
 from dure.hardware.probe import platform
 from dure.model.ggml import dequantize, quantize, type_named
 from dure.plan.kernels import is_repacked
+from tests.support.ggml_graphs import Graph, new_graph
 
 Array = npt.NDArray[Any]
 
@@ -64,6 +66,24 @@ def rounded(x: Array, kind: str) -> Array:
     stored = scale if is_super else scale.astype(np.float16)
     result: Array = np.rint(blocks * inverse) * stored.astype(float)
     return result.reshape(x.shape)
+
+
+def check_product(
+    take: Callable[[Graph], None], kind: str, sizes: tuple[int, int, int], *, repacked: bool
+) -> None:
+    """Compare a product that is ours with the exact one, on some numbers of threads.
+
+    sizes: rows, width, vectors.
+    """
+    rows, width, n = sizes
+    matrix, x = numbers(rows, width), numbers(n, width, seed=1)
+    expected = rounded(x, kind) @ weights(matrix, kind).T
+    with new_graph() as graph:
+        graph.product(matrix, kind, x, repacked=repacked)
+        take(graph)
+        assert graph.operation == "CUSTOM"
+        for threads in (1, 2, 5):
+            assert graph.compute(threads) == close_to(expected)
 
 
 def close_to(expected: Array, *, rel: float = 1e-4) -> Any:
