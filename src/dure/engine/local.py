@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +46,8 @@ class LocalExecutor:
 
     reduction_points: where attention and feed-forward of each layer end, as `Architecture` has them; () if
     there is no table, and then it cannot be traced.
-    table: reads tokens' embeddings from the file, so that the model's own table is not held twice.
+    table: reads tokens' embeddings from the file, so that the model's own table is not held twice. It is
+    closed here.
     Raises ModelError or ResourceError if it cannot be loaded.
     """
 
@@ -60,10 +62,13 @@ class LocalExecutor:
         progress: Callable[[float], None] = lambda _: None,
     ) -> None:
         limits = replace(limits, given_embeddings=table is not None)
-        self._model = LoadedModel(path, limits, progress=progress)
-        if table and not self._model.lacks_table:
-            table.close()
-        self._table = table if self._model.lacks_table else None
+        with ExitStack() as unused:
+            if table:
+                unused.callback(table.close)
+            self._model = LoadedModel(path, limits, progress=progress)
+            self._table = table if self._model.lacks_table else None
+            if self._table:
+                unused.pop_all()
         self._name, self._points, self._times = path.name, reduction_points, ReductionTimes()
         self._choices = ExpertChoices()
         self._steps: list[StepTrace] | None = None  # while traced

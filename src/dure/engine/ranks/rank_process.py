@@ -104,8 +104,9 @@ class RankProcess:
         threads, pin = self.job.threads[self.rank], self.job.limits.pin
         first_core = self._ranks_before_here() * threads if pin else 0
         gpu = self.job.gpus[self.rank] if self.job.gpus else OffloadedLayers()
-        own = replace(self.job.limits, threads=threads, first_core=first_core, gpu=gpu)
-        return replace(own, given_embeddings=True)
+        return replace(
+            self.job.limits, threads=threads, first_core=first_core, gpu=gpu, given_embeddings=True
+        )
 
     def _ranks_before_here(self) -> int:
         """Count the ranks of a smaller number that this machine has."""
